@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.serving import shop
+from tests.training import routed
 
 from tailorbird.candidates.protocol import CandidateRequest, Epoch, NoTables
 from tailorbird.candidates.query import RequestLists
@@ -144,6 +145,13 @@ def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_t
     answer = make(tables=Tables()).answer(RecommendQuery(slot="home", user_id="u1"))
     assert "candidates" in answer.degraded
     assert answer.items
+
+
+def test_a_slot_whose_sources_have_next_to_nothing_still_shows_a_whole_list(make):
+    one = shop.Live(["popular:1h"], events=routed.table(routed.event("click", shop.NOW - 1, "p1", shop.item_id(3))))
+    slots = {"home": replace(shop.slots()["home"], sources={"popular:1h": 10})}
+    answer = make(slots=slots, tables=one).answer(RecommendQuery(slot="home", user_id="u1", size=9))
+    assert len(answer.items) == 9
 
 
 def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):

@@ -34,7 +34,7 @@ from benchmarks.quality.true_reward import (
     oracle_scores,
     worth_of,
 )
-from tailorbird.events import DAY, Event
+from tailorbird.events import DAY, Event, Receipt, RoutePlan, check
 from tailorbird.simulator import Site
 
 POPULAR, ORACLE, LEARNER = "clicked_7d", "oracle", "learner"
@@ -165,6 +165,9 @@ def read_history(world: World) -> tuple[Log, Stream, list[bytes]]:
         if arrival.received_at >= at:
             plain = {k: v for k, v in json.loads(arrival.body).items() if k != "received_at"}
             line = json.dumps(plain).encode()
+            receipt = Receipt(arrival.received_at, encoding="ndjson")
+            if event.type != "answer" and not check(line, receipt, RoutePlan())[0]:
+                continue  # dirt too
             stream.lines.append(None if event.type == "answer" else line)
             stream.events.append(event)
         elif not is_click:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from tailorbird.candidates.protocol import CandidateTables
     from tailorbird.config import Project
 
-_LATE_S = 120.0
 _LOOKED_AT = 200  # of the most popular items, whose neighbours are looked for
 _START = "tailorbird up, or tailorbird run candidates"
 
@@ -25,6 +24,7 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
     from tailorbird.candidates.query import live_sources
     from tailorbird.config.candidates import slots_contract
     from tailorbird.events import SECOND, SystemClock
+    from tailorbird.serving.finding import LATE_US
 
     root, wanted = project.paths.candidates, slots_contract(project)
     try:
@@ -47,7 +47,7 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
             now = SystemClock().now()
             for name, group in published.groups.items():
                 late = (now - group.at) / SECOND
-                if late > _LATE_S:
+                if late > LATE_US[name] / SECOND:
                     yield f"candidates: {name}", "warning", f"not known to be up to date for {late:,.0f} s", _START
         names = {name: slot.name for slot in project.slots.values() for name in live_sources(slot.sources)}
         with reader.tables() as tables:

@@ -1,7 +1,12 @@
 """`tailorbird evaluate`."""
 
+from typing import TYPE_CHECKING
+
 from tailorbird.cli.output import Json, console, print_json, progress_bars
 from tailorbird.cli.train import Rows
+
+if TYPE_CHECKING:
+    from tailorbird.registry import Registry
 
 
 def evaluate(
@@ -48,7 +53,7 @@ def evaluate(
         known = ", ".join(info.version for info in registry.versions())
         fix = f"tailorbird evaluate VERSION judges one of {known}" if known else "tailorbird train makes one"
         raise NotReadyError("there is no champion to judge yet", where=str(registry.path), fix=fix)
-    chosen = [registry.resolve(name).name for name in versions or ("champion",)]
+    chosen, note = _judged(registry, versions)
     learned = {version: to_iso(registry.verify(version).window.ts_to) for version in chosen}
     window_us = window_of(window, project)
     with progress_bars(quiet=json) as progress:
@@ -70,8 +75,24 @@ def evaluate(
     print_cold_start(found)
     print_long_tail(found)
     out = console()
+    if note:
+        out.print(note)
     for name, amount in found.amounts.items():
         out.print(f"{name}: {amount.told}")
     out.print(found.about["source"])
     for version, moment in learned.items():
         out.print(f"{version} learned from what came before {moment}")
+
+
+def _judged(registry: "Registry", versions: tuple[str, ...]) -> tuple[list[str], str]:
+    """Return the versions to judge, and what to say of the choice: a champion without a model is judged as the baseline that it is."""
+    from tailorbird.errors import NotReadyError
+
+    chosen = [registry.resolve(name).name for name in versions or ("champion",)]
+    if versions or registry.info(chosen[0]).heads:
+        return chosen, ""
+    models = [info.version for info in registry.versions() if info.heads]
+    if not models:
+        problem = f"{chosen[0]} has no model, and no other version has one"
+        raise NotReadyError(problem, where=str(registry.path), fix="tailorbird train")
+    return models[-1:], f"{chosen[0]} answers, by a baseline that stands among the others. Judged is the newest model, {models[-1]}."

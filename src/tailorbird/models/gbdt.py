@@ -38,7 +38,8 @@ class GbdtSettings:
         leaf_rows: least rows of a leaf; 0 takes as many as hold `leaf_positives` positives on average.
         rate, l2: learning rate, penalty on leaf values.
         columns, rows: share of columns for each tree and of rows for every tree.
-        sets_from: positives from which codes are split as sets; below, as ranges of codes, which are ordered by frequency.
+        sets_from: positives from which codes are split as sets; below, as ranges of codes, which are ordered by frequency. ONNX tests a
+            set value by value: on a shop's baskets a row took 0.4 ms with sets, and NDCG@10 was .231 (.235 with ranges).
         threads: 0 takes half the cores: LightGBM's threads spin while they wait, so that on cores which others use too, two were ten
             times slower than one. The number does not change the model (`deterministic`, `force_row_wise`).
         seed: of every draw.
@@ -54,7 +55,7 @@ class GbdtSettings:
     l2: float = 20.0
     columns: float = 0.4
     rows: float = 0.7
-    sets_from: int = 10_000
+    sets_from: int = 1_000_000
     threads: int = 0
     seed: int = 7
 
@@ -218,6 +219,7 @@ def _parameters(settings: GbdtSettings) -> dict[str, object]:
         "bagging_fraction": settings.rows,
         "bagging_freq": 1 if settings.rows < 1 else 0,
         "max_cat_to_onehot": 8,
+        "max_cat_threshold": 8,
         "cat_smooth": 20.0,
         "lambdarank_truncation_level": 20,
         "num_threads": settings.threads,

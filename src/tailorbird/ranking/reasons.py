@@ -16,6 +16,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
 
 Keys = npt.NDArray[np.uint64]
+LATELY = ((6 * HOUR, "right now"), (DAY, "today"), (7 * DAY, "this week"), (31 * DAY, "this month"), (366 * DAY, "this year"))
 Rows = npt.NDArray[np.intp]
 _DECAY = 0.8  # of what a recent item says, by how many came after it
 
@@ -118,7 +119,7 @@ def _without_anchor(index: Index, row: int, source: str, lists: RequestLists) ->
         return Reason("related", "Where others went on to from here")
     if told.board is None:
         return None
-    lately = "right now" if told.board.window_us <= 6 * HOUR else "today" if told.board.window_us <= DAY else "this week"
+    lately = next((words for most, words in LATELY if told.board.window_us <= most), "of all time")
     if told.board.segment == "category":
         return Reason("popular_in_category", f"Popular in {category} {lately}" if category else f"Popular {lately}")
     if of_segment(lists.tables, lists.request, told.board) is not None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tailorbird.candidates.item_knn.query import RECENT_MAX
 from tailorbird.candidates.merge import Merge, Merged, bounded
-from tailorbird.candidates.protocol import BOARDS, RankedList
+from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedList
 from tailorbird.candidates.query import LIVE, source_of
 from tailorbird.events import SECOND
 from tailorbird.ranking.baseline import Baseline
@@ -21,7 +21,8 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Near = Callable[[int], Found]
 
-LATE_US = 30 * SECOND  # beyond which an answer says that its candidates are not up to date
+# Beyond which an answer says that its candidates are not up to date; tables of sessions come once a minute.
+LATE_US = {BOARDS: 30 * SECOND, NEIGHBOURS: 60 * SECOND, SESSIONS: 150 * SECOND}
 CLUSTER_DECAY = 0.8  # of what a person had, near whose clusters something is looked for
 BASELINE_ITEMS = 200  # of each of a baseline's sources
 PLACES_KEPT = 256  # lists whose rows are remembered
@@ -115,11 +116,18 @@ def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
     return bounded(found)
 
 
-def newest_of(view: Index, most: int) -> Candidates:
-    """The newest items that may be shown: what is left where nothing is published yet."""
+def with_newest(found: Candidates, view: Index, most: int) -> Candidates:
+    """Add the newest items that may be shown: what is left where sources have too little, or nothing is published yet."""
     rows = np.arange(len(view)) if view.shown is None else np.flatnonzero(view.shown)
+    rows = rows[~np.isin(rows, found.rows)]
     rows = rows[np.lexsort((view.keys[rows], -view.first_seen[rows]))[:most]]
-    return Candidates(rows, [view.ids[row] for row in rows.tolist()], view.keys[rows], ["new_items"] * len(rows), np.zeros(len(rows)))
+    return Candidates(
+        np.concatenate([found.rows, rows]),
+        [*found.ids, *(view.ids[row] for row in rows.tolist())],
+        np.concatenate([found.keys, view.keys[rows]]),
+        [*found.sources, *["new_items"] * len(rows)],
+        np.concatenate([found.scores, np.zeros(len(rows))]),
+    )
 
 
 def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
@@ -128,7 +136,7 @@ def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
         return
     if not request.lists.tables.epochs:
         request.lacks("candidates")
-    elif ages.get(BOARDS, 0) > LATE_US:
+    elif any(age > LATE_US[group] for group, age in ages.items()):
         request.lacks("stale_candidates")
 
 

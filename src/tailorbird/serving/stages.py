@@ -29,7 +29,7 @@ from tailorbird.retrieval import NOTHING, Found, Index
 from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Synonyms, Words
 from tailorbird.serving.explain import Wished
-from tailorbird.serving.finding import Finder, check_tables, newest_of, sources_for
+from tailorbird.serving.finding import Finder, check_tables, sources_for, with_newest
 from tailorbird.serving.lastknown import LastKnown
 from tailorbird.serving.parts import Editors, FeatureReader, Watcher
 from tailorbird.serving.patience import Patience
@@ -141,14 +141,14 @@ class Stages:
         }
         found = self._finder.find(request, view, asked, **how)
         check_tables(request, self._ages(), any(source_of(name).kind in LIVE for name in asked))
-        if not found.rows.size and request.text is None:
-            # A slot whose own sources have nothing for this person still shows something.
-            found = self._finder.find(request, view, SOURCES, **how)
-            if not found.rows.size:
-                return newest_of(view, NEWEST_MAX)
+        enough = -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
+        if found.rows.size < enough:
+            # A slot whose own sources have next to nothing still shows a list: as after one event behind a log that ended long ago.
+            found = self._finder.find(request, view, {**asked, **SOURCES}, **how)
         request.contributed = {source: count for source, count in found.contributed.items() if count}
         rows = found.rows
-        return Candidates(rows, [view.ids[row] for row in rows.tolist()], view.keys[rows], found.source_names(), found.score)
+        listed = Candidates(rows, [view.ids[row] for row in rows.tolist()], view.keys[rows], found.source_names(), found.score)
+        return listed if rows.size >= enough else with_newest(listed, view, NEWEST_MAX)
 
     def _search(self, request: Request, view: Index, most: int) -> Found:
         return view.search(request.text, most, self._beside(request)) if request.text else NOTHING

@@ -112,7 +112,7 @@ def decide(evidence: Evidence) -> Decision:
         if by_margin:
             text += f", where it may lose {evidence.margin:.0%} ({evidence.margin * abs(rival.value):.4f})"
         good = rival.is_matched(evidence.margin) if by_margin else rival.is_beaten
-        why = "falls too far behind: " if by_margin else "no gain that could not be chance: "
+        why = "falls too far behind: " if by_margin or rival.gain.high < 0 else "no gain that could not be chance: "
         (notes if good else refusals).append(text if good else f"{why}{text}")
     if evidence.unjudged:
         notes.append(evidence.unjudged)

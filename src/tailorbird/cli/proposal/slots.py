@@ -61,7 +61,10 @@ def _chosen(facts: Facts, reasons: Reasons) -> _Sources:
     if facts.again:
         sources["repeat"] = 200 if facts.log.repeats >= _OFTEN else 60
         reasons.append(("repeat", "source", f"{facts.log.repeats:.0%} of the events are about an item that the person had before"))
-    sources |= {short: 160, "item_knn:2" if facts.type in ("click", "view") else "item_knn:10": 100}
+    near = "item_knn:2" if facts.type in ("click", "view") else "item_knn:10"
+    sources |= {short: 160, near: 100}
+    told = "of the last two items: a click follows the one before" if near == "item_knn:2" else "of the last ten items of a person"
+    reasons.append((near, "source", f"what goes with each {told}"))
     if facts.log.session_events >= _SESSION_EVENTS:
         sources["session_knn"] = 60
         reasons.append(("session_knn", "source", f"a session has {facts.log.session_events:.1f} events, as a mean"))
@@ -88,6 +91,8 @@ def _boards(facts: Facts) -> list[int]:
 def _columns(facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons) -> Iterator[str]:
     """Yield the sources that add no candidates, though the ranker sees them."""
     named = [f"popular:{window_text(window)}" for window in boards[2:]]
+    if named:
+        reasons.append((", ".join(named), "column", "these windows tell nearly as much: the ranker sees the share of the traffic in each"))
     yield from (name for name in named if name not in sources)
     yield from (name for name in ("item_knn:2", "item_knn:10") if name not in sources)
     if "session_knn" in sources:

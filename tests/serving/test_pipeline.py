@@ -93,7 +93,7 @@ class Seen(shop.FakeReader):
 
 
 def test_categories_are_those_of_the_sequence_that_the_model_looks_at(make, features):
-    slots = {"home": Slot("home", size=40, sources={"popular:7d:category": 40})}
+    slots = {"home": Slot("home", size=20, sources={"popular:7d:category": 40})}
     reader = Seen(features, {"u1": [(4, "click")]})  # a coat was clicked on, a shoe seen, a hat hidden
     answer = make(slots=slots, reader=reader, tables=shop.Live(["popular:7d:category"])).answer(RecommendQuery(slot="home", user_id="u1"))
     assert {shop.CATEGORIES[number % 4] for number in numbers(answer)} == {"coats"}

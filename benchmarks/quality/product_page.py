@@ -30,7 +30,7 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
         "|---" * 9 + "|",
     ]
     for result in results:
-        name, best = result["set"], result["best_baseline"]
+        name, best = result["set"], _best(result)
         figure = next(each for each in ("ndcg_10", "reward") if each in result["results"][OURS])
         ours, theirs, gain = result["results"][OURS], result["results"][best], result["gains"][best]
         cells = [f"[{name}](#product-{name})", _value(ours, figure), f"{best} {_value(theirs, figure)}", signed(gain, figure)]
@@ -77,6 +77,13 @@ def signed(gain: dict[str, float], figure: str) -> str:
     return f"{gain[figure]:+.4f} ({gain[f'{figure}_low']:+.4f} to {gain[f'{figure}_high']:+.4f})"
 
 
+def _best(result: dict[str, Any]) -> str:
+    """The best of those that know no more than we do."""
+    known = {"oracle", *result.get("knowing", ())}
+    others = {name: result["results"][name] for name in result["gains"] if name not in known}
+    return result.get("best_baseline") or max(others, key=lambda name: others[name]["reward"])
+
+
 def _value(figures: dict[str, Any], name: str) -> str:
     value = figures.get(name)
     return "–" if value is None else f"{value:.4f}"
@@ -92,9 +99,13 @@ def _gap(result: dict[str, Any]) -> str:
 
 
 def _cut(name: str, cut: dict[str, Any]) -> str:
-    told = f"- Cut `{name}`: {cut['train_rows']:,} rows until {cut['test_from'][:16]}, then {cut['questions']:,} questions"
+    if "days" in cut:
+        told, until = f"- {cut['days']} days, then {cut['questions']:,} questions", f"within {cut['live_days']} days"
+    else:
+        told = f"- Cut `{name}`: {cut['train_rows']:,} rows until {cut['test_from'][:16]}, then {cut['questions']:,} questions"
+        until = f"until {cut['test_to'][:16]}"
     trained = [f"seed {seed}: {_training(each)}" for seed, each in cut["training"].items()]
-    return f"{told} until {cut['test_to'][:16]}. Training, {'; '.join(trained)}."
+    return f"{told} {until}. Training, {'; '.join(trained)}."
 
 
 def _training(each: dict[str, Any]) -> str:

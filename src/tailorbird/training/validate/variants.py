@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features import FeatureSet
-from tailorbird.features.declare import POSITION
+from tailorbird.features.declare import OF_CANDIDATES, POSITION
 from tailorbird.models.architectures import DEEP
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.gbdt import GbdtSettings
@@ -95,6 +95,8 @@ def column_groups(names: Sequence[str], features: FeatureSet, layout: Layout | N
             group = "columns of item"
         elif name in COMPUTED or (about is None and any(name.startswith(f"{one}_") for one in COMPUTED)):
             group = "columns of the index"
+        elif OF_CANDIDATES.fullmatch(name):
+            group = "columns of candidates"
         elif about is None:
             group = next((f"columns of {each or 'the request'}" for column, each in of.items() if name.startswith(f"{column}_")), "others")
         else:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.quality.product_page import cell
+
 OURS = "tailorbird"
 SHOWN = ("auc", "ap", "ap_gone", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
 
@@ -70,9 +72,5 @@ def _wanted(figure: str, target: float) -> str:
 
 
 def _cell(figures: dict[str, Any], name: str) -> str:
-    value = figures.get(name)
-    if value is None:
-        return "–"
-    low, high, seeds = (figures.get(f"{name}_{end}") for end in ("low", "high", "seeds"))
-    span = "" if low is None or high is None else f" ({low:.4f}–{high:.4f})"
-    return f"{value:.4f}{span}" + (f" ± {seeds:.4f}" if seeds else "")
+    seeds = figures.get(f"{name}_seeds")
+    return cell(figures, name) + (f" ± {seeds:.4f}" if seeds else "")

@@ -1,6 +1,6 @@
 """The sections of `docs/results.md` about what is served, from the JSON of `benchmarks.quality.product`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 OURS, REPORT = "tailorbird", "report"
@@ -63,7 +63,7 @@ def measured(result: dict[str, Any]) -> str:
     return f"{told} at revision `{result['revision'][:12]}`, LightGBM {where['lightgbm']}."
 
 
-def cell(figures: dict[str, Any], name: str) -> str:
+def cell(figures: Mapping[str, Any], name: str) -> str:
     """A figure with its interval, where it has one."""
     value = figures.get(name)
     if value is None:

@@ -10,6 +10,7 @@ from benchmarks.quality.product.baselines import DESCRIPTIONS
 from benchmarks.quality.product.figures import OURS, by_hour, figures
 from benchmarks.quality.product.replay import BATCH_US, CANDIDATES_MAX
 from benchmarks.quality.product.run import CutResult, Run
+from benchmarks.quality.product_page import cell
 from benchmarks.quality.running import environment
 from tailorbird.events import MINUTE, to_iso
 
@@ -137,14 +138,14 @@ def show(result: Mapping[str, Any]) -> None:
     columns = [each for each in COLUMNS if any(each in row for row in result["results"].values())]
     print(f"{'':24}" + "".join(f"{name:>28}" for name in columns))
     for name, each in sorted(result["results"].items(), key=_by_first):
-        print(f"{name:24}" + "".join(f"{_cell(each, column):>28}" for column in columns))
+        print(f"{name:24}" + "".join(f"{cell(each, column):>28}" for column in columns))
     for name, gain in result["gains"].items():
-        print(f"over {name:19}{_cell(gain, next(iter(gain))):>28}")
+        print(f"over {name:19}{cell(gain, next(iter(gain))):>28}")
     for name, each in result.get("report_gains", {}).items():
         print(f"over {name}: report {each['report']:+.4f}, served {each['served']:+.4f}")
     if "by_hour" in result:
         hours = result["by_hour"]
-        print("ours ÷ best, late over early hours:", _cell(hours, "late_over_early").strip())
+        print("ours ÷ best, late over early hours:", cell(hours, "late_over_early").strip())
     for name, cut in result["cuts"].items():
         print(f"{name}: {cut['questions']:,} questions, seconds {cut['seconds']}")
         for seed, each in cut["replay"].items():
@@ -156,11 +157,3 @@ def show(result: Mapping[str, Any]) -> None:
 
 def _by_first(entry: tuple[str, Mapping[str, Any]]) -> float:
     return -(entry[1].get("ndcg_10") or entry[1].get("reward") or 0)
-
-
-def _cell(figures_: Mapping[str, Any], name: str) -> str:
-    value = figures_.get(name)
-    if value is None:
-        return "–"
-    low, high = figures_.get(f"{name}_low"), figures_.get(f"{name}_high")
-    return f"{value:.4f}" if low is None else f"{value:.4f} ({low:.4f}–{high:.4f})"

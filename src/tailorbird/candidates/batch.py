@@ -1,8 +1,9 @@
 """What candidate sources see of events: columns of keys, the same from the routed log and from the lake."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -78,14 +79,11 @@ def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
     kinds = _kinds(table, contract)
     table, kind = _one_item_a_row(table, kinds)
     is_interest = kind == INTEREST
-    segments = {name: np.where(is_interest, _segments(name, table[name]), np.uint64(0)) for name in CONTEXT}
+    segments = {name: np.where(is_interest, _keys(table[name], partial(_segment, name)), np.uint64(0)) for name in CONTEXT}
     ts = np.where(pc.fill_null(table["timeless"], False).to_numpy(), 0, micros(table["ts"]))
     person = np.where(is_interest, _keys(table["person"]), np.uint64(0))
-    ids = table["item_id"].combine_chunks() if isinstance(table["item_id"], pa.ChunkedArray) else table["item_id"]
-    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) and ids.num_chunks == 1 else ids
-    return EventBatch(
-        table["p"].to_numpy(), ts.astype(np.int64), kind, person, _keys(ids), _categories(table, kind), segments, _array(ids), end
-    )
+    ids = _array(table["item_id"])
+    return EventBatch(table["p"].to_numpy(), ts.astype(np.int64), kind, person, _keys(ids), _categories(table, kind), segments, ids, end)
 
 
 def empty_batch(end: int) -> EventBatch:
@@ -131,18 +129,10 @@ def _one_item_a_row(table: pa.Table, kind: npt.NDArray[np.uint8]) -> tuple[pa.Ta
     return spread.set_column(column, "item_id", pa.array(ids.tolist(), pa.string())), kind[at]
 
 
-def _keys(column: pa.Array | pa.ChunkedArray) -> Keys:
-    """Hash a column of texts, each different one once; 0 for null."""
+def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
+    """Hash a column of texts, or what `text` makes of them, each different one once; 0 for null."""
     encoded = _array(column).dictionary_encode()
-    keys = np.concatenate([hash64s(encoded.dictionary.to_pylist()), np.zeros(1, np.uint64)])
-    return keys[pc.fill_null(encoded.indices, len(keys) - 1).to_numpy()]
-
-
-def _segments(name: str, column: pa.Array | pa.ChunkedArray) -> Keys:
-    """Hash the segments that the values of a context field belong to; 0 for null."""
-    encoded = _array(column).dictionary_encode()
-    values = [_segment(name, value) for value in encoded.dictionary.to_pylist()]
-    keys = np.concatenate([hash64s(values), np.zeros(1, np.uint64)])
+    keys = np.append(hash64s([text(value) for value in encoded.dictionary.to_pylist()]), np.uint64(0))
     return keys[pc.fill_null(encoded.indices, len(keys) - 1).to_numpy()]
 
 

@@ -24,7 +24,7 @@ from tailorbird.candidates.item_knn.fold import ItemKnnFold
 from tailorbird.candidates.keytable import KeyTable, grown
 from tailorbird.candidates.new_items.query import newest_items
 from tailorbird.candidates.popularity.fold import PopularityFold
-from tailorbird.candidates.protocol import GROUPS, BoardTable, Epoch, ItemFacts, Keys, Neighbours, RankedList
+from tailorbird.candidates.protocol import GROUPS, NO_TABLES, BoardTable, Epoch, ItemFacts, Keys, Neighbours, RankedList
 from tailorbird.candidates.session_knn.fold import SessionKnnFold
 from tailorbird.candidates.session_knn.sessions import Sessions
 
@@ -283,7 +283,7 @@ class FoldTables:
     def neighbours(self, keys: Keys) -> Neighbours:
         knn = self._fold.item_knn
         if knn is None:
-            return Neighbours(np.zeros(len(keys) + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.float32))
+            return NO_TABLES.neighbours(keys)
         return knn.table(self._fold.items.find(keys))
 
     def sessions(self) -> Sessions | None:

@@ -11,10 +11,9 @@ import pyarrow.dataset as ds
 from tailorbird.candidates.batch import COLUMNS
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.role import CandidatesRole
-from tailorbird.errors import DamageError
 from tailorbird.events import Clock
 from tailorbird.lake import Lake
-from tailorbird.stream import Address, read_released
+from tailorbird.stream import Address, end_of_history
 
 BATCH_ROWS = 500_000
 
@@ -35,13 +34,7 @@ def build_from_lake(
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
-    end, start = read_released(lake.path).of_routed(), role.log_start()
-    if end < start:
-        raise DamageError(
-            f"the routed log begins at {start}, the lake has only what stood before {end}",
-            where=str(lake.path),
-            fix="restore the lake from a copy, or let the lake role catch up",
-        )
+    end = end_of_history(lake.path, role.log_start())
     try:
         role.build(lambda after: _events(lake, after, end, stop, progress), end - 1)
     except _Stopped:

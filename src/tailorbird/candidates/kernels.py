@@ -23,7 +23,7 @@ compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=
 STEPS = 64  # of a half-life: weights are constant between
 # 2 ** (i / 64), rounded to 40 bits: the same on every processor.
 POWERS: Floats = np.array([round(2.0 ** (i / STEPS) * 2**40) / 2**40 for i in range(STEPS)])
-SHIFT = 512  # halvings after which all weights are scaled by 2**-512, which is exact
+SHIFT = 512  # halvings after which all weights are scaled by 2**-SHIFT, which is exact
 
 
 @compiled
@@ -152,10 +152,10 @@ def cooccur(
             if not landmark[1]:
                 landmark[0], landmark[1] = t, 1
             steps = (t - landmark[0]) * 64 // half_life
-            while steps > 512 * 64:
-                weights[: free[0]] *= 2.0**-512
-                total[:] *= 2.0**-512
-                landmark[0] += 512 * half_life
+            while steps > SHIFT * STEPS:
+                weights[: free[0]] *= 2.0**-SHIFT
+                total[:] *= 2.0**-SHIFT
+                landmark[0] += SHIFT * half_life
                 steps = (t - landmark[0]) * 64 // half_life
             if steps < -1000 * 64:
                 steps = -1000 * 64

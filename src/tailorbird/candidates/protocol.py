@@ -78,6 +78,13 @@ class RankedList:
         at = np.minimum(np.searchsorted(self.ordered, keys), len(self.keys) - 1)
         return np.where(self.ordered[at] == keys, self.order[at], -1)
 
+    def scores_of(self, keys: Keys) -> Floats:
+        """Return the score of each key, 0 where it is not in the list."""
+        rank, scores = self.ranks(keys), np.zeros(len(keys))
+        there = rank >= 0
+        scores[there] = self.scores[rank[there]]
+        return scores
+
 
 EMPTY_LIST = RankedList(NO_KEYS, np.zeros(0))
 
@@ -113,6 +120,11 @@ class Neighbours:
     offsets: Int64s
     keys: Keys
     weights: npt.NDArray[np.float32]
+
+    def of(self, item: int) -> RankedList:
+        """Return what goes with the item at a place, strongest first."""
+        here = slice(self.offsets[item], self.offsets[item + 1])
+        return RankedList(self.keys[here], self.weights[here].astype(np.float64))
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,13 @@ write tens of megabytes a second. Each group of tables says at which position it
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from tailorbird.candidates import tables
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import BOARDS, GROUPS, NEIGHBOURS, SESSIONS
 from tailorbird.candidates.tables import GroupEpoch, Published
-from tailorbird.errors import DamageError
 from tailorbird.events.clock import SECOND
-from tailorbird.store.protocol import Snapshot, Store, Transaction
+from tailorbird.store.protocol import Store, Transaction
 
 EVERY_US = {BOARDS: SECOND, NEIGHBOURS: 10 * SECOND, SESSIONS: 60 * SECOND}
 _AT_ONCE = 10_000  # items whose neighbours are encoded at a time
@@ -31,7 +28,7 @@ class Publisher:
     def __init__(self, store: Store, contract: Contract) -> None:
         self._store, self._contract = store, contract
         with store.snapshot() as snapshot:
-            found = read_published(snapshot)
+            found = tables.read_epoch(snapshot.get(tables.EPOCH))
         self.published = found if found is not None and found.contract == contract.hash else None
         self._done_at: dict[str, int] = {}
 
@@ -88,15 +85,6 @@ class Publisher:
         self._done_at |= dict.fromkeys(groups, now)
         self.published = after
         return after
-
-
-def read_published(snapshot: Snapshot) -> Published | None:
-    """Return what a store has published, None before anything is. Raises DamageError."""
-    found = snapshot.get(b"e")
-    try:
-        return msgspec.json.decode(found, type=Published) if found else None
-    except msgspec.MsgspecError as error:
-        raise DamageError(f"the published candidates cannot be read: {error}", fix="remove data/candidates; they are built anew") from error
 
 
 def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:

@@ -1,6 +1,6 @@
 """From the name of a source to its list, and from lists to columns: one code for servers, training, reports and verification."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 
 import msgspec
@@ -134,6 +134,3 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
             found[:, 2 * place] = np.where(there, rank, np.nan)
             found[there, 2 * place + 1] = listed.scores[rank[there]]
         return found
-
-
-Lists = Mapping[str, RankedList]

@@ -66,11 +66,14 @@ class Published(msgspec.Struct, frozen=True):
     evicted: dict[str, int] = {}
 
 
+EPOCH = b"e"  # key of the record
+
+
 # Encoding
 
 
 def epoch_record(published: Published) -> tuple[bytes, bytes]:
-    return b"e", msgspec.json.encode(published)
+    return EPOCH, msgspec.json.encode(published)
 
 
 def board_record(number: int, segment: int, table: BoardTable) -> tuple[bytes, bytes]:
@@ -179,23 +182,28 @@ class TableReader:
         with self._store.snapshot() as snapshot:
             return self._kept_of(snapshot).published
 
+    @property
+    def last_published(self) -> Published | None:
+        """What was published when the store was last looked at, by a request or by `look`."""
+        return self._kept.published
+
     def close(self) -> None:
         self._store.close()
 
     def _kept_of(self, snapshot: Snapshot) -> _Kept:
-        epoch = snapshot.get(b"e") or b""
+        epoch = snapshot.get(EPOCH) or b""
         kept = self._kept
         if kept.epoch == epoch:
             return kept
-        published = _published(epoch) if epoch else None
-        fresh = _Kept(epoch, published, dict(kept.boards), kept.new, kept.sessions)
+        fresh = _Kept(epoch, read_epoch(epoch), dict(kept.boards), kept.new, kept.sessions)
         self._kept = fresh
         return fresh
 
 
-def _published(data: bytes) -> Published:
+def read_epoch(data: bytes | None) -> Published | None:
+    """Return what is published, by its record; None before anything is. Raises DamageError."""
     try:
-        return msgspec.json.decode(data, type=Published)
+        return msgspec.json.decode(data, type=Published) if data else None
     except msgspec.MsgspecError as error:
         raise DamageError(f"the published candidates cannot be read: {error}", fix="remove data/candidates; they are built anew") from error
 

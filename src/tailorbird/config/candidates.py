@@ -7,11 +7,11 @@ from tailorbird.candidates.contract import Contract, contract_of
 from tailorbird.candidates.folder import current_contract
 from tailorbird.candidates.query import live_sources
 from tailorbird.config.project import Project
+from tailorbird.config.schemas import SERVED
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.clock import SystemClock
 from tailorbird.registry import Registry
 
-_SERVED = ("champion", "previous", "canary", "shadow")
 log = logging.getLogger(__name__)
 
 
@@ -31,10 +31,8 @@ def wanted_contract(project: Project) -> Contract:
     registry = Registry(project.paths.registry, clock=SystemClock())
     sources: list[str] = []
     try:
-        for name in _SERVED:
-            folder = registry.previous() if name == "previous" else registry.behind(name)
-            if folder is not None:
-                sources += registry.info(folder.name).sources
+        for version in filter(None, map(registry.aliases().named, SERVED)):
+            sources += registry.info(version).sources
     except TailorbirdError as error:
         log.warning("the candidate sources of a bundle are not known: %s", error)
     return slots_contract(project, sources)

@@ -30,7 +30,7 @@ from tailorbird.whole import Stamp, stamp
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
 
-_SERVED = ("champion", "previous", "canary", "shadow")
+SERVED = ("champion", "previous", "canary", "shadow")  # names of the versions that answer or may
 log = logging.getLogger(__name__)
 
 
@@ -135,7 +135,7 @@ def _answering_versions(project: Project) -> list[tuple[Registry, str]]:
     for path in _registries(project):
         registry = Registry(path, clock=SystemClock())
         aliases = registry.aliases()
-        found += [(registry, version) for version in map(aliases.named, _SERVED) if version]
+        found += [(registry, version) for version in map(aliases.named, SERVED) if version]
     return found
 
 

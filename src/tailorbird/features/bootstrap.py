@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.errors import DamageError
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
-from tailorbird.stream import read_released
+from tailorbird.stream import end_of_history, read_released
 
 BATCH_ROWS = 100_000
 log = logging.getLogger(__name__)
@@ -44,13 +43,7 @@ def build_from_lake(
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
-    end, start = read_released(lake.path).of_routed(), worker.log_start()
-    if end < start:
-        raise DamageError(
-            f"the routed log begins at {start}, the lake has only what stood before {end}",
-            where=str(lake.path),
-            fix="restore the lake from a copy, or let the lake role catch up",
-        )
+    end = end_of_history(lake.path, worker.log_start())
     log.info("building the state of schema %s from %d rows of the lake", worker.features.schema_hash, end - 1 - worker.position.p)
     try:
         worker.bootstrap(lambda after: _history(lake, worker.features, after, end, stop, batch_rows, progress), end - 1)

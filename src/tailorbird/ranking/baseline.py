@@ -46,10 +46,7 @@ class Baseline:
         """Return the value of each item, (n,); 0 for one that no source knows."""
         values = np.zeros(len(keys))
         for name in self.sources:
-            listed = lists.of(name)
-            rank = listed.ranks(keys)
-            there = rank >= 0
-            values[there] += listed.scores[rank[there]]
+            values += lists.of(name).scores_of(keys)
         return values
 
     def top(self, lists: RequestLists, without: Keys, most: int) -> Keys:

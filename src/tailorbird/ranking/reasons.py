@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from tailorbird.candidates.item_knn.query import RECENT_MAX
 from tailorbird.candidates.popularity.query import of_segment
-from tailorbird.candidates.protocol import RankedList
 from tailorbird.candidates.query import RequestLists, source_of
 from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.keys import hash64
@@ -136,11 +135,7 @@ def _anchors(index: Index, rows: Rows, lists: RequestLists, recent: RecentLike |
     found = lists.neighbours_of(recent.item[newest])
     pull = np.zeros((known.size, rows.size))
     for age in range(known.size):
-        here = slice(found.offsets[age], found.offsets[age + 1])
-        near = RankedList(found.keys[here], found.weights[here].astype(np.float64))
-        rank = near.ranks(keys)
-        there = rank >= 0
-        pull[age, there] = near.scores[rank[there]] * _DECAY**age
+        pull[age] = found.of(age).scores_of(keys) * _DECAY**age
     best = np.argmax(pull, axis=0)
     there = (pull[best, np.arange(rows.size)] > 0) & (known[best] >= 0)
     return np.where(there, known[best], -1), recent.type[newest][best].tolist()

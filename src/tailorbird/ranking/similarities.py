@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.protocol import Keys, RankedList
+from tailorbird.candidates.protocol import Keys
 from tailorbird.candidates.query import RequestLists
 from tailorbird.errors import BundleError
 from tailorbird.features import declare
@@ -54,10 +54,7 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return np.full(len(candidates), np.nan)
         value = np.zeros(len(candidates))
         for age in range(len(recent)):
-            here = slice(found.offsets[age], found.offsets[age + 1])
-            near = RankedList(found.keys[here], found.weights[here].astype(np.float64))
-            rank = near.ranks(candidates)
-            worth = np.where(rank >= 0, near.scores[np.maximum(rank, 0)], 0.0) * self.decay**age if len(near) else np.zeros(len(rank))
+            worth = found.of(age).scores_of(candidates) * self.decay**age
             value = np.maximum(value, worth) if self.how == "max" else value + worth
         return value
 

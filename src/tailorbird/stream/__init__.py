@@ -29,7 +29,7 @@ from tailorbird.stream.partitions import (
 )
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, Stored
 from tailorbird.stream.reading import EmbeddedReader
-from tailorbird.stream.released import Released, read_released
+from tailorbird.stream.released import Released, end_of_history, read_released
 
 __all__ = [
     "IMPORTS",
@@ -50,6 +50,7 @@ __all__ = [
     "answers_address",
     "answers_addresses",
     "answers_path",
+    "end_of_history",
     "folder_of",
     "is_made_of_another",
     "open_reader",

@@ -77,6 +77,22 @@ def known_released(lake: Place) -> Released | None:
         return None
 
 
+def end_of_history(lake: Place, log_start: int) -> int:
+    """Return the position up to which a reader of the routed log can be built from the lake, before it goes on in the log.
+
+    Raises:
+        DamageError: the lake does not have all that the log, which begins at `log_start`, has deleted.
+    """
+    end = read_released(lake).of_routed()
+    if end < log_start:
+        raise DamageError(
+            f"the routed log begins at {log_start}, the lake has only what stood before {end}",
+            where=str(lake),
+            fix="restore the lake from a copy, or let the lake role catch up",
+        )
+    return end
+
+
 def read_released(lake: Place) -> Released:
     """What the lake at `lake` has released; nothing if it has said nothing yet. Raises DamageError, StorageError.
 

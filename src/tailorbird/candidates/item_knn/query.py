@@ -28,5 +28,4 @@ def scored(recent: Keys, found: Neighbours, last: int) -> RankedList:
 
 def similar(tables: CandidateTables, key: int) -> RankedList:
     """Return what goes with one item."""
-    found = tables.neighbours(np.array([key], np.uint64))
-    return RankedList(found.keys, found.weights.astype(np.float64))
+    return tables.neighbours(np.array([key], np.uint64)).of(0)

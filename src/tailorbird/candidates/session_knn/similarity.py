@@ -33,7 +33,6 @@ Floats = npt.NDArray[np.float64]
 Weighting = Literal["same", "div", "linear", "quadratic", "log"]
 
 CONTEXT_MAX = 50
-SAMPLE_MAX = 5_000  # beyond which a server would sort for milliseconds
 
 
 @dataclass(frozen=True)

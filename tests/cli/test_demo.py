@@ -33,7 +33,7 @@ def test_prints_every_figure(figures: dict) -> None:
         assert 0 < figures[name]["p50"] <= figures[name]["p99"]
     for metrics in figures["offline"].values():
         assert metrics["ndcg_10_low"] <= metrics["ndcg_10"] <= metrics["ndcg_10_high"]
-    assert {"tailorbird", "popular_7d", "random", "item_to_item"} <= figures["offline"].keys()
+    assert {"tailorbird", "popular:7d", "item_knn+popular:7d"} <= figures["offline"].keys()
     assert figures["offline"]["tailorbird"].keys() >= {"auc", "log_loss", "calibration_error"}
 
 

@@ -1,5 +1,6 @@
 """`tailorbird features rank` and `train --leave-out`, on small shops."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_ranks_every_column_and_says_what_to_paste(shop: Path, tmp_path: Path) -> None:
     shown = must("-C", shop, "features", "rank", "--requests", 2_000, "--out", tmp_path / "out")
-    for name in ("item_ctr_7d", "device", "popularity", "requests that had no say in the choice"):
+    for name in ("item_ctr_7d", "device", "popular_24h_score", "requests that had no say in the choice"):
         assert name in shown
     assert (tmp_path / "out" / "signals.html").is_file()
     assert (tmp_path / "out" / "signals.png").is_file()
@@ -36,7 +37,9 @@ def test_it_ranks_every_column_and_says_what_to_paste(shop: Path, tmp_path: Path
 
     words = shlex.split(command)[1:]
     found = must_json(*words, "--quick")
-    assert found["results"]["tailorbird"]["ndcg_10"] > found["results"]["random"]["ndcg_10"]
+    encoder = json.loads((shop / "data" / "registry" / found["version"] / "encoder.json").read_bytes())
+    assert encoder["numeric"], "some were proposed to stay"
+    assert not set(left_out) & {*encoder["numeric"], *(one["name"] for one in encoder["vocabularies"])}
 
 
 def test_json_has_figures_with_intervals(shop: Path, tmp_path: Path) -> None:
@@ -44,7 +47,7 @@ def test_json_has_figures_with_intervals(shop: Path, tmp_path: Path) -> None:
     found = must_json("-C", shop, *words)
     assert found["target"] == "click"
     names = {one["name"] for one in found["signals"]}
-    assert {"item_ctr_7d", "user_last_category", "i2i_score"} <= names
+    assert {"item_ctr_7d", "user_last_category", "item_knn_score"} <= names
     for one in found["signals"]:
         assert one["importance_low"] <= one["importance"] <= one["importance_high"]
         assert one["verdict"] in ("signal", "null", "redundant", "unstable", "too good: leak?", "too few requests to decide")

@@ -98,9 +98,9 @@ def tables(tmp_path: Path) -> Path:
         [
             start + i * step,
             f"u{i * 7919 % USERS:03}",
-            f"{i * i % ITEMS:03}",
+            f"{i * i % 41 % ITEMS:03}",
             kinds[i % 6],
-            5 + i * i % ITEMS,
+            5 + i * i % 41 % ITEMS,
             "phone" if i % 3 else "desktop",
         ]
         for i in range(CLICKS)

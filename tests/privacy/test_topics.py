@@ -59,13 +59,13 @@ def left(site: Site) -> list[str]:
     return [*left_of(site.root, *needles), *(where for where, data in in_topics(site.project) if any(one in data for one in needles))]
 
 
-def catalogue(project: Project) -> tuple[dict, dict]:
+def catalogue(project: Project) -> tuple[dict, set]:
     """What a server that starts now knows of items."""
     found = Catalogue(project.routed)
     while found.refresh():
         pass
     found.stop()
-    return found._items, dict(found._interests)
+    return found._items, set(found._seen.ids)
 
 
 def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def catalogue(site):
     found = Catalogue(site.stream.routed)
     found.refresh()
     found.stop()
-    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, dict(found._interests)
+    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, set(found._seen.ids)
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ import numpy as np
 import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
-from tests.serving.shop_plan import feature_set, slots
+from tests.serving.shop_plan import contract, feature_set, slots
 from tests.training import routed
 
 from tailorbird.candidates.batch import COLUMNS, batch_of
-from tailorbird.candidates.contract import contract_of
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateTables
-from tailorbird.candidates.query import CandidateColumns, live_sources
+from tailorbird.candidates.query import CandidateColumns
 from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, ReadRequest, Rows
@@ -93,8 +92,7 @@ class Live:
     """
 
     def __init__(self, sources: Iterable[str] = (), events: pa.Table | None = None, *, age_us: int = 0) -> None:
-        named = [name for slot in slots().values() for name in (*slot.sources, *slot.columns)]
-        self.fold = CandidateFold(contract_of(live_sources([*named, *sources])))
+        self.fold = CandidateFold(contract(sources))
         self._age_us = age_us
         self.take(log() if events is None else events)
 

@@ -1,5 +1,9 @@
 """The shop's declarations alone, for a serve process: what makes bundles (onnx) must not be loaded there."""
 
+from collections.abc import Iterable
+
+from tailorbird.candidates.contract import Contract, contract_of
+from tailorbird.candidates.query import live_sources
 from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, attribute, context, count, entity, sequence
 from tailorbird.ranking import Explore, Slot
@@ -37,3 +41,9 @@ def slots(**home) -> dict[str, Slot]:
             experiment=Experiment("home-model", arms={"popular": 0.5, "model": 0.5}),
         ),
     }
+
+
+def contract(sources: Iterable[str] = ()) -> Contract:
+    """The candidate tables that the slots ask for, and further sources."""
+    named = [name for slot in slots().values() for name in (*slot.sources, *slot.columns)]
+    return contract_of(live_sources([*named, *sources]))

@@ -13,13 +13,18 @@ from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.events import Clock
 from tailorbird.lake import Lake
-from tailorbird.stream import Address, end_of_history
+from tailorbird.stream import Address, end_of_history, read_released
 
 BATCH_ROWS = 500_000
 
 
 class _Stopped(Exception):
     """The role is to stop before the tables are built."""
+
+
+def lake_is_ahead(role: CandidatesRole, lake: Lake) -> bool:
+    """Whether the lake has more than the folds took in; until then a role that needs history waits for it."""
+    return read_released(lake.path).of_routed() > role.fold.p + 1
 
 
 def build_from_lake(

@@ -3,7 +3,7 @@
 import threading
 from typing import TYPE_CHECKING
 
-from tailorbird.candidates.history import build_from_lake as tables_from_lake
+from tailorbird.candidates import history
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.cli.output import Report, console, this_command
 from tailorbird.config import Project
@@ -91,8 +91,12 @@ class Roles:
             root = self._project.paths.candidates
             root.mkdir(parents=True, exist_ok=True)
             role = self._candidates = CandidatesRole(self._project.routed, root, contract, clock=self._clock)
-        if role.needs_history():
-            tables_from_lake(role, Lake(self._project.paths.lake), threading.Event())
+
+    def _take_history(self) -> None:
+        """Build the candidate tables from the lake where the log no longer has what comes next."""
+        role, lake = self.candidates, Lake(self._project.paths.lake)
+        if role.needs_history() and history.lake_is_ahead(role, lake):
+            history.build_from_lake(role, lake, threading.Event())
 
     @property
     def candidates(self) -> CandidatesRole:
@@ -117,6 +121,7 @@ class Roles:
     def _follow(self) -> None:
         for worker in self.workers.values():
             follow(worker, Lake(self._project.paths.lake))
+        self._take_history()
         while self.candidates.step():
             pass
         self.candidates.publish()

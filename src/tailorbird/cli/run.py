@@ -293,11 +293,14 @@ def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: 
     ):
         while not stop.is_set():
             if role.needs_history():
-                from tailorbird.candidates.history import build_from_lake
+                from tailorbird.candidates.history import build_from_lake, lake_is_ahead
                 from tailorbird.lake import Lake
 
-                from_lake = True
-                build_from_lake(role, Lake(project.paths.lake), stop)
+                from_lake, tables = True, Lake(project.paths.lake)
+                if not lake_is_ahead(role, tables):  # topics were begun anew, and the lake is not past what was lost
+                    stop.wait(LAKE_POLL_S)
+                    continue
+                build_from_lake(role, tables, stop)
             role.run(stop)
     if from_lake:
         from tailorbird.lake import leave

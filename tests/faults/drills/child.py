@@ -55,7 +55,7 @@ def main() -> None:
     options = ServeOptions(
         stream=stream_of(data, part.kafka), routed=data / "routed.db", state=data / "state", registry=data / "registry",
         run=data / "run", features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(),
-        port=part.port, port_asked=bool(part.port), copies=copies,
+        port=part.port, port_asked=bool(part.port), copies=copies, candidates=data / "candidates", contract=shop_plan.contract,
     )  # fmt: skip
     run(options)
 

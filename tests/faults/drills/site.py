@@ -1,4 +1,4 @@
-"""A site to let fall apart: two serve processes over one registry, features in a Valkey that a worker keeps, a routed log of clicks.
+"""A site to let fall apart: two serve processes over one registry, a routed log of clicks, and what is made of it in a Valkey.
 
 What servers write goes into files, or to a broker. Nothing routes it: the answers are what is looked at, and that no event is lost.
 """
@@ -19,9 +19,10 @@ import numpy as np
 from tests.faults.drills.child import Part, stream_of
 from tests.faults.roles import until
 from tests.features import kit
-from tests.serving import shop
+from tests.serving import shop, shop_plan
 from tests.store.servers import Server as Valkey
 
+from tailorbird.candidates.role import CandidatesRole
 from tailorbird.errors import StorageError
 from tailorbird.events import SECOND, SystemClock
 from tailorbird.features.worker import FeatureWorker
@@ -88,6 +89,8 @@ class Site:
         copies = CopiesAt(self.valkey.url, "drill")
         self.worker = FeatureWorker(folder / "routed.db", folder / "state", self.features, clock=SystemClock(), copies=copies)
         self.worker.step()
+        clock, tables = SystemClock(), folder / "candidates"
+        self.candidates = CandidatesRole(folder / "routed.db", tables, shop_plan.contract(), clock=clock, copies=copies)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -158,8 +161,9 @@ class Site:
             server.kill()
         self._stop.set()
         self._thread.join(20)
-        with suppress(StorageError):
-            self.worker.close()
+        for role in (self.worker, self.candidates):
+            with suppress(StorageError):
+                role.close()
         self.valkey.kill()
         self._http.close()
 
@@ -182,6 +186,8 @@ class Site:
     def _work(self) -> None:
         while not self._stop.wait(0.1):
             self.worker.step()
+            self.candidates.step()
+            self.candidates.publish()
 
 
 @contextmanager

@@ -176,7 +176,8 @@ def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_i
     again = incremental(shop, tmp_path / "killed", shop.clock)
     assert any(note.startswith("went on from the weights of the last training") for note in again.notes), again.notes
     assert any(note.startswith("went on with the training that was begun at") for note in again.notes), again.notes
-    made = [(tmp_path / name / "registry" / "v0002" / "model" / "shared.onnx").read_bytes() for name in ("whole", "killed")]
+    ended = {"whole": whole.version, "killed": again.version}
+    made = [(tmp_path / name / "registry" / version / "model" / "shared.onnx").read_bytes() for name, version in ended.items()]
     assert made[0] == made[1]
     assert whole.evaluation.plain() == again.evaluation.plain()
 
@@ -202,9 +203,8 @@ def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop
 
 def test_where_a_head_has_become_too_rare_to_be_learned_the_next_training_says_that_it_begins_anew_by_that(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
-    with monkeypatch.context() as learnable:
-        learnable.setattr("tailorbird.training.fit.POSITIVES_MIN", 3)
-        first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
+    first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
+    monkeypatch.setattr("tailorbird.training.fit.POSITIVES_MIN", 120)
     report = incremental(shop, tmp_path, shop.clock)
     (rare,) = set(first.heads) - set(report.heads)
     (told,) = (note for note in report.notes if note.startswith("trained from scratch, though --incremental was asked for"))

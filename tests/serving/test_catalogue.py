@@ -2,11 +2,12 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 from tests.serving import shop
 
-from tailorbird.events import SECOND, RoutePlan, SystemClock
+from tailorbird.events import MINUTE, SECOND, RoutePlan, SystemClock
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.router import Router
 from tailorbird.serving.catalogue import Catalogue
@@ -76,6 +77,21 @@ def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds
         assert index.attributes["price"][1] == 1.0
 
 
+def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late_it_came_in(tmp_path):
+    """As where a log of last year is brought in today, and the index is of its end."""
+    end = SystemClock().now() - 20 * MINUTE
+    with Site(tmp_path) as site:
+        site.item("i1", ts=end - 2 * SECOND)
+        site.catalogue.refresh()
+        base = replace(Index.bare(["i1"]), as_of=end, p=site.catalogue.position - 1)
+        assert site.catalogue.over(base) is base
+        unknown = replace(base, p=0)
+        assert site.catalogue.over(unknown).attributes["price"][0] == 1.0, "an index that does not say goes by the time"
+        site.item("i1", ts=end - SECOND, price=2.0)
+        site.catalogue.refresh()
+        assert site.catalogue.over(base).attributes["price"][0] == 2.0
+
+
 class Site:
     """A door, a router and the catalogue behind them."""
 
@@ -94,8 +110,8 @@ class Site:
         self.router.close()
         self.door.close()
 
-    def item(self, item_id):
-        self._take({"event_id": item_id, "type": "item", "item_id": item_id, "properties": {"price": 1.0}})
+    def item(self, item_id, price=1.0, **more):
+        self._take({"event_id": f"{item_id}-{price}", "type": "item", "item_id": item_id, "properties": {"price": price}, **more})
 
     def click(self, item_id, ts):
         self.clicks += 1

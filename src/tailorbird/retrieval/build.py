@@ -37,7 +37,7 @@ def build_index(
     Args:
         folder: made here.
         events: with at least `type, ts, item_id`; `agent` and `counts` are heeded if there. Any order.
-        items: `id, valid_from, attributes` (JSON) and, if there, `timeless`: of each item the newest version counts.
+        items: `id, valid_from, attributes` (JSON) and, if there, `timeless` and `p`: of each item the newest version counts.
         as_of: later events and versions are left out.
         event_types: which events show that there is an item.
         until: items that came until then are there too, as they were when they came.
@@ -62,7 +62,12 @@ def build_index(
         write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
     for name, data in find_clusters(attributes, len(ids)).files().items():
         (folder / name).write_bytes(data)
-    (folder / "meta.json").write_bytes(msgspec.json.encode(Meta(FORMAT, as_of)))
+    (folder / "meta.json").write_bytes(msgspec.json.encode(Meta(FORMAT, as_of, _newest(items))))
+
+
+def _newest(items: pa.Table) -> int:
+    p = pc.max(items["p"]).as_py() if "p" in items.column_names else None
+    return 0 if p is None else p
 
 
 def _interests(events: pa.Table, until: int, event_types: Sequence[str]) -> pa.Table:

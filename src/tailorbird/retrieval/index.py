@@ -8,7 +8,7 @@ What people do with items is not in it: that is read live, see `candidates`.
     text/          see `retrieval.text`
     vectors*       see `retrieval.vectors`; not in every index
     clusters*      see `retrieval.clusters`; not in every index
-    meta.json      format, as_of
+    meta.json      format, as_of, p
 
 How it is built stands in `retrieval.build`.
 """
@@ -49,6 +49,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: int
     as_of: int
+    p: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Index:
         first_seen: int64 (n,): when the item came; 0 if it has been there from the beginning.
         attributes: name → column of n.
         truths: names of those that are true or false, and no numbers.
+        p: position in the routed log of the newest profile that it was built from; 0 where that is not known.
         text: full text, or None.
         later_at: the row from which on items came later than the index was built.
         shown: bool (n,): which items sources may find, see `only`; None is all.
@@ -91,6 +93,7 @@ class Index:
     vectors: ItemVectors | None = None
     together: Clusters | None = None
     truths: frozenset[str] = frozenset()
+    p: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -115,7 +118,7 @@ class Index:
             keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
             vectors, together = ItemVectors.read(files, table.num_rows), Clusters.read(files, table.num_rows)
             truths = frozenset(field.name[2:] for field in table.schema if TRUTH in (field.metadata or {}))
-            more = {"vectors": vectors, "together": together, "truths": truths}
+            more = {"vectors": vectors, "together": together, "truths": truths, "p": meta.p}
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(f"the index cannot be read: {error}", fix="tailorbird train") from error
         index = cls(meta.as_of, ids, keys, first_seen, attributes, text, len(ids), **more)

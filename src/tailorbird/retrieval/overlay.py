@@ -28,11 +28,20 @@ class NewItem:
 
 @dataclass(frozen=True)
 class ItemVersion:
-    """A profile of an item: its attributes as JSON, when it came to be, and since when it is known."""
+    """A profile of an item: its attributes as JSON, when it came to be, since when it is known, and where it stands in the routed log.
+
+    `p` may be too large: of what was deleted from the log, only where the log begins is known.
+    """
 
     attributes: str
     valid_from: int
     known_since: int
+    p: int
+
+    def is_later_than(self, index: Index) -> bool:
+        """Whether an index that knows the item was built without this version."""
+        # Of a log that was brought in afterwards, all is known later than an index of its end, and stands before it nevertheless.
+        return self.known_since >= index.as_of and (self.valid_from >= index.as_of or self.p > index.p)
 
     def item(self, item_id: str) -> NewItem:
         attributes = msgspec.json.decode(self.attributes)
@@ -57,7 +66,7 @@ def laid_over(index: Index, newest: Mapping[str, ItemVersion], bare: Sequence[Ne
     later = [
         version.item(item_id)
         for (item_id, version), row in zip(newest.items(), rows, strict=True)
-        if row < 0 or version.known_since >= index.as_of
+        if row < 0 or version.is_later_than(index)
     ]
     later = [*(one for one in bare if one.id not in newest), *later]
     return with_items(index, later, texts=texts) if later else index

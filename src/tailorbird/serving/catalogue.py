@@ -98,7 +98,7 @@ class Catalogue:
         while stored := self._log.read(self._position, bytes_max=bytes_max):
             for each in stored:
                 if each.block.kind == "events":
-                    found += self._take(each.block.payload)
+                    found += self._take(each.block.payload, each.end - 1)
             self._position = stored[-1].end
             if self.loop.stopping:
                 break
@@ -113,8 +113,9 @@ class Catalogue:
         with self._summary(reader) as (connection, position):
             self._position = position
             if connection is not None and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():
-                for item_id, *version in connection.execute("SELECT item_id, properties, valid_from, known_since FROM pruned_item"):
-                    items[item_id] = ItemVersion(*version)
+                chosen = "SELECT item_id, properties, valid_from, known_since FROM pruned_item"
+                for item_id, text, valid_from, known_since in connection.execute(chosen):
+                    items[item_id] = ItemVersion(text, valid_from, known_since, position - 1)
                 for type_, item_id in connection.execute("SELECT type, item_id FROM pruned_interest"):
                     if type_ in INTERESTS:
                         seen.take([item_id], [0])
@@ -185,7 +186,8 @@ class Catalogue:
         laid = laid_over(base, items, self._seen.unknown_to(base))
         return laid if len(laid) or index is not None else None
 
-    def _take(self, payload: bytes) -> int:
+    def _take(self, payload: bytes, p: int) -> int:
+        """Take in a block of events, whose last position is `p`."""
         table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
         interests = table.filter(pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"])))
         first = interests.group_by("item_id").aggregate([("ts", "min")])
@@ -197,7 +199,7 @@ class Catalogue:
         valid_from = micros(profiles["ts"]).tolist()
         received = micros(profiles["received_at"]).tolist()
         for item_id, text, always, ts, at in zip(ids, texts, timeless, valid_from, received, strict=True):
-            take_version(self._items, item_id, ItemVersion(text or "{}", 0 if always else ts, max(ts, at)))
+            take_version(self._items, item_id, ItemVersion(text or "{}", 0 if always else ts, max(ts, at), p))
         return found + profiles.num_rows
 
     def _follow(self) -> None:

@@ -44,7 +44,7 @@ def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock:
     if not source.exists("events"):
         raise NotReadyError("the lake is empty", where=str(lake), fix="tailorbird import brings events in")
     events = source.events(columns=list(READ), ts_from=now - HORIZON)
-    items = source.table("items", ["id", "valid_from", "attributes", "timeless"]) if source.exists("items") else no_items()
+    items = source.table("items", ["id", "valid_from", "attributes", "timeless", "p"]) if source.exists("items") else no_items()
     if not events.num_rows:
         raise NotReadyError("the lake holds no event", where=str(lake), fix="tailorbird import brings events in")
     told = "Nothing was learned and nothing was judged: there is no figure of quality."

@@ -104,12 +104,14 @@ def _later(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion]]:
     valid_from = micros(items["valid_from"])
     known_since = np.maximum(valid_from, micros(items["received_at"]))
     ids = items["id"].to_pylist()
-    unknown = base.find_ids(ids) < 0
-    moved = {ids[row] for row in np.flatnonzero(unknown | (known_since >= base.as_of))}
     starts = np.where(items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from).tolist()
-    rows = zip(known_since.tolist(), starts, ids, items["attributes"].to_pylist(), items["p"].to_pylist(), strict=True)
-    chosen = sorted((row for row in rows if row[2] in moved), key=lambda row: (row[0], row[4]))
-    return [(item, ItemVersion(text or "{}", start, known)) for known, start, item, text, _ in chosen]
+    texts, places = items["attributes"].to_pylist(), items["p"].to_pylist()
+    told = zip(texts, starts, known_since.tolist(), places, strict=True)
+    versions = [ItemVersion(text or "{}", start, known, p) for text, start, known, p in told]
+    unknown = (base.find_ids(ids) < 0).tolist()
+    moved = {item for item, new, version in zip(ids, unknown, versions, strict=True) if new or version.is_later_than(base)}
+    chosen = [(item, version) for item, version in zip(ids, versions, strict=True) if item in moved]
+    return sorted(chosen, key=lambda one: (one[1].known_since, one[1].p))
 
 
 def rescored(

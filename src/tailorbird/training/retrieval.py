@@ -2,7 +2,8 @@
 
 Asked is what people did next, whatever they had been shown: of each question, whether it is among the candidates, of which both ways
 have equally many. `auto` takes vectors where the lower end of the paired gain in recall is above 0 and a request costs at most
-`COST_US_MAX` more. Everything is as of the end of the training part, the towers included.
+`COST_US_MAX` more. Everything is as of the end of the training part, the tower included: it alone is learned to choose by, and those
+of the other indexes only where vectors are taken.
 """
 
 import time
@@ -122,19 +123,27 @@ def choose_retrieval(
         if choice == "sequence":
             raise UsageError(f"retrieval by vectors cannot be had: {why}", fix="--retrieval tables")
         return Chosen(series, told=f"candidates come from tables alone: {why}")
-    made = with_spaces(series, learner, between[0], least, tell)
-    place = int(series.place_of(np.array([between[0]]))[0])
-    space = made.spaces[place]
-    assert space is not None  # enough had happened before the border, and an index is of it
-    best, gain, figures = compare(material, features, slot, made, held, seed)
-    learner.share = best
+    tell(0, 1)
+    tried = _at_border(series, learner, between[0])
+    best, gain, figures = compare(material, features, slot, tried, held, seed)
     cost = figures[_way(best)]["us"] - figures[TABLES]["us"]
     told = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
-    if choice == "sequence":
-        return Chosen(made, learner, f"{best:.0%} of the candidates come from vectors, as asked for: {told}", figures)
-    if gain.known and gain.low > 0 and cost <= COST_US_MAX:
-        return Chosen(made, learner, f"{best:.0%} of the candidates come from vectors: {told}", figures)
-    return Chosen(series, None, f"candidates come from tables alone: vectors would bring {told}", figures)
+    tell(1, 1)
+    if choice == "auto" and not (gain.known and gain.low > 0 and cost <= COST_US_MAX):
+        return Chosen(series, None, f"candidates come from tables alone: vectors would bring {told}", figures)
+    learner = learner_for(material, features, series, settings, seed)
+    assert learner is not None  # there was one before
+    learner.share = best
+    made = with_spaces(series, learner, between[0], least, tell)
+    asked = ", as asked for" if choice == "sequence" else ""
+    return Chosen(made, learner, f"{best:.0%} of the candidates come from vectors{asked}: {told}", figures)
+
+
+def _at_border(series: IndexSeries, learner: Learner, border: int) -> IndexSeries:
+    """Return the index that is there when the validation part begins, with vectors as of that moment."""
+    place = int(series.place_of(np.array([border]))[0])
+    moment, index = int(series.moments[place]), series.indexes[place]
+    return IndexSeries(series.moments[place : place + 1], (index,), (learner.space(index, moment),))
 
 
 def _why_not(slot: Slot, features: FeatureSet) -> str:

@@ -32,7 +32,7 @@ def test_it_ranks_every_column_and_says_what_to_paste(shop: Path, tmp_path: Path
     places = [line.split() for line in shown.splitlines() if line.startswith(f"  {shop / 'features.py'}:")]
     assert places
     for place, name in places:
-        assert f'"{name}"' in declared[int(place.rpartition(":")[2]) - 1]
+        assert name in declared[int(place.rpartition(":")[2]) - 1]
         assert name in left_out
 
     words = shlex.split(command)[1:]

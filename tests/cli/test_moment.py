@@ -1,4 +1,4 @@
-"""`--as-of latest`: the end of what the lake holds, with the labels that no late event may change any more."""
+"""`--as-of latest`: the end of what the lake holds, with the labels that no late event may change any more; and of an answer, the end."""
 
 import time
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from tailorbird.cli.moment import clock_as_of
+from tailorbird.cli.moment import clock_as_of, clock_of_answers
 from tailorbird.config.project import Paths
 from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
 from tailorbird.events.schema import ROUTED
@@ -20,9 +20,9 @@ LATENESS = DAY
 def project(tmp_path):
     """A project whose newest event happened so many microseconds ago."""
 
-    def written(ago):
+    def written(ago, type_="click"):
         newest = time.time_ns() // 1_000 - ago
-        row = {"event_id": "e1", "type": "click", "ts": newest, "p": 1, "timeless": False}
+        row = {"event_id": "e1", "type": type_, "ts": newest, "p": 1, "timeless": False}
         columns = {field.name: pa.array([row.get(field.name)], field.type) for field in ROUTED}
         day = pa.array([newest // DAY], pa.int32()).cast(pa.date32())
         paths = Paths(tmp_path)
@@ -54,3 +54,29 @@ def test_a_machine_behind_the_log_does_not_look_ahead(project):
 def test_scores_are_just_behind_the_newest_event_whatever_may_come(project):
     shop, newest = project(2 * HOUR)
     assert clock_as_of("latest", shop, settled=False).now() == newest + 1
+
+
+def test_a_log_that_ended_long_ago_is_answered_as_of_its_end_and_says_so(project):
+    shop, newest = project(425 * DAY + HOUR)
+    clock, told = clock_of_answers("", shop, SystemClock())
+    assert clock.now() == newest + 1
+    assert "425 days ago" in told
+    machine = SystemClock()
+    assert clock_of_answers("now", shop, machine) == (machine, "")
+    clock, told = clock_of_answers("2026-11-25", shop, machine)
+    assert told.startswith("Answered as of 2026-11-25T00:00:00")
+
+
+def test_a_log_that_goes_on_is_answered_as_of_now(project):
+    shop, newest = project(DAY)
+    machine = SystemClock()
+    assert clock_of_answers("", shop, machine) == (machine, "")
+    clock, told = clock_of_answers("latest", shop, machine)
+    assert clock.now() == newest + 1
+    assert told
+
+
+def test_an_answer_alone_is_no_life(project):
+    """As where somebody looked at the page of a project whose log ended: people did nothing since."""
+    shop, _ = project(HOUR, "answer")
+    assert clock_as_of("latest", shop, settled=False).now() == 1

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 from tailorbird.config import Project
 from tailorbird.errors import UsageError
-from tailorbird.events import Clock, SimulatedClock, SystemClock
+from tailorbird.events import DAY, Clock, SimulatedClock, SystemClock, to_iso
 from tailorbird.lake import Lake
 
-LATEST = "latest"
+LATEST, NOW = "latest", "now"
+IDLE_US = 2 * DAY  # since the newest event, from which on a log is taken for one that ended
 
 
 def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
@@ -25,10 +26,37 @@ def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
     if not text:
         return SystemClock()
     if text == LATEST:
-        newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless").column("ts")[0]
-        end = (newest.value or 0) + 1
+        end = max(_end_of(project), 1)
         return _latest(end, project.plan.lateness_us, SystemClock()) if settled else SimulatedClock(end)
     return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
+
+
+def clock_of_answers(text: str, project: Project, machine: Clock) -> tuple[Clock, str]:
+    """The clock that an answer goes by without a server, and a sentence where that is not the machine's own.
+
+    For "", the end of a log that ended long ago, so that people are as they were then; `now` takes the machine's own.
+
+    Raises:
+        UsageError: the text is no time.
+        NotReadyError: `latest`, and the lake holds nothing.
+    """
+    if text == NOW:
+        return machine, ""
+    if text not in ("", LATEST):
+        clock = clock_as_of(text, project)
+        return clock, f"Answered as of {to_iso(clock.now())}."
+    end = _end_of(project) if text or Lake(project.paths.lake).exists("events") else 0
+    idle = machine.now() - end
+    if not end or (not text and idle < IDLE_US):
+        return machine, ""
+    days = f", {idle // DAY:,} days ago" if idle >= DAY else ""
+    return SimulatedClock(end), f"The log ended on {to_iso(end)[:10]}{days}: answered as of its end; --as-of {NOW} goes by today."
+
+
+def _end_of(project: Project) -> int:
+    """Just behind the newest that somebody did; 0 where nothing has a time. An answer alone, as to a look at an old log, is no life."""
+    newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless AND type <> 'answer'").column("ts")[0]
+    return newest.value + 1 if newest.is_valid else 0
 
 
 def _latest(end: int, lateness_us: int, machine: Clock) -> Clock:

@@ -16,9 +16,19 @@ if TYPE_CHECKING:
 
 
 def recommend(
-    *, user: str = "", slot: str = "", size: int = 0, query: str = "", url: str = "", explain: bool = False, json: Json = False
+    *,
+    user: str = "",
+    slot: str = "",
+    size: int = 0,
+    query: str = "",
+    url: str = "",
+    as_of: str = "",
+    explain: bool = False,
+    json: Json = False,
 ) -> None:
     """Ask for an answer from the shell: from the running server if there is one, else from this process, without logging it.
+
+    Of a log that ended more than two days ago this process answers as of its end, and says so; a server goes by its own clock.
 
     A server that asks for a key is given `TAILORBIRD_KEY`, or the first of `serve.read_keys`.
 
@@ -38,6 +48,8 @@ def recommend(
         search for this instead of filling the slot
     url:
         ask this server
+    as_of:
+        answer in this process as if it were then: a time, `latest` for the end of the log, or `now`
     explain:
         also show the features behind the first items, and what they did to the value
     """
@@ -52,14 +64,21 @@ def recommend(
         body["size"] = size
     if query:
         body["query"] = query
-    url = url or next(running_servers(project.paths.run), "")
-    answer = _ask(url, "/v1/search" if query else "/v1/recommend", body, project.settings.serve.read_keys) if url else _here(project, body)
+    if url and as_of:
+        raise UsageError("a server answers as of its own clock", where="--as-of", fix="leave --url out")
+    url = url or ("" if as_of else next(running_servers(project.paths.run), ""))
+    if url:
+        answer, told = _ask(url, "/v1/search" if query else "/v1/recommend", body, project.settings.serve.read_keys), ""
+    else:
+        answer, told = _here(project, body, as_of)
     if "index" in answer["degraded"]:
         fix = "tailorbird import FORMAT PATH, then tailorbird train"
         raise NotReadyError("there is nothing to recommend yet: no model, and no item is known", where=url or str(project.root), fix=fix)
     if json:
         print_json(answer)
         return
+    if told:
+        console().print(told)
     rows = [_row(item) for item in answer["items"]]
     print_table("", ["", "item", "title", "score", "reason", "propensity"], rows, right=["", "score", "propensity"])
     degraded = f", degraded: {', '.join(answer['degraded'])}" if answer["degraded"] else ""
@@ -103,16 +122,19 @@ def _refusal(error: urllib.error.HTTPError, where: str) -> UsageError:
     return UsageError(fault.get("message", "refused"), where=f"{where} {fault.get('path', '')}".strip(), fix=fault.get("fix", ""))
 
 
-def _here(project: "Project", body: dict) -> dict:
+def _here(project: "Project", body: dict, as_of: str) -> tuple[dict, str]:
+    """The answer, and a sentence where it is as of another moment than now."""
     from tailorbird.cli.inprocess import open_pipeline
+    from tailorbird.cli.moment import clock_of_answers
     from tailorbird.events import SystemClock
     from tailorbird.serving.messages import RecommendQuery, SearchQuery, decode
 
     # Through JSON, so that a wrong value is refused with the same sentence as a server's.
     asked = msgspec.json.encode(body)
-    with open_pipeline(project, SystemClock(), seed=None) as pipeline:
+    clock, told = clock_of_answers(as_of, project, SystemClock())
+    with open_pipeline(project, clock, seed=None) as pipeline:
         if "query" in body:
             answer = pipeline.search(decode(asked, msgspec.json.Decoder(SearchQuery)))
         else:
             answer = pipeline.answer(decode(asked, msgspec.json.Decoder(RecommendQuery)))
-    return msgspec.to_builtins(answer)
+    return msgspec.to_builtins(answer), told

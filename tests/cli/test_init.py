@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import environment, must, must_json
+from tests.cli.kit import environment, must, must_json, refused, tailorbird
 from tests.faults.roles import until
 
 CLICKS, USERS, ITEMS = 3_000, 120, 40
@@ -138,3 +138,11 @@ def test_a_name_that_toml_must_quote(tmp_path: Path) -> None:
     must("init", 'a "shop" \\ more', cwd=tmp_path)
     shown = must_json("config", "show", cwd=tmp_path / 'a "shop" \\ more')["settings"]
     assert next(row["value"] for row in shown if row["key"] == "project.name") == 'a "shop" \\ more'
+
+
+def test_the_folder_of_the_command_is_that_of_the_option(tmp_path: Path) -> None:
+    must("-C", "shop", "init", cwd=tmp_path)
+    must("-C", "shop", "init", "inner", cwd=tmp_path)
+    assert (tmp_path / "shop" / "slots.py").is_file()
+    assert (tmp_path / "shop" / "inner" / "slots.py").is_file()
+    refused(tailorbird("init", cwd=tmp_path), "where to make the project is not said")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailorbird.cli.output import print_table, show
+from tailorbird.cli.output import console, print_table, show
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,8 @@ def test_a_table_escapes_what_stands_in_it(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().out
     assert "view\\x1b[2J" in told
     assert "\x1b" not in told
+
+
+def test_square_brackets_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("pip install 'tailorbird[deep]'")
+    assert capsys.readouterr().out == "pip install 'tailorbird[deep]'\n"

@@ -64,7 +64,7 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     else:
         rows = [(check.name, _word(check), "; ".join(check.details) or check.told) for check in report.checks]
         print_table(f"{report.day}, {report.rows:,} events", ["check", "", "what was found"], rows)
-        console().print(f"{told}\n{page}".strip(), markup=False)
+        console().print(f"{told}\n{page}".strip())
     raise SystemExit(1 if report.failed else 0)
 
 

@@ -148,4 +148,4 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
     if late > max(project.plan.lateness_us, DAY):
         days = late // DAY
         ended = f"The log ends at {to_iso(found.until)[:16]}, {days:,} day{'s' * (days != 1)} before these scores"
-        console().print(f"  {ended}: everybody counts as away since. For a log that ended, score with --as-of latest.", markup=False)
+        console().print(f"  {ended}: everybody counts as away since. For a log that ended, score with --as-of latest.")

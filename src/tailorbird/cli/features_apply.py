@@ -106,9 +106,9 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     else:
         out.print(f"Schema {features.schema_hash} is applied; its state is being built.")
     for line in _to_retrain_told(_to_retrain(project, features.schema_hash)):
-        out.print(line, markup=False)
+        out.print(line)
     if back and _declared(project) != features.schema_hash:
-        out.print("features.py still declares another schema; it stays unapplied until you apply it.", markup=False)
+        out.print("features.py still declares another schema; it stays unapplied until you apply it.")
 
 
 def prune(*, unnamed: bool = False, json: Json = False) -> None:
@@ -145,7 +145,7 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
     for schema, size in removed.items():
         console().print(f"schema {schema}: removed, {_bytes(size)}")
     for schema, records in copied.items():
-        console().print(f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey", markup=False)
+        console().print(f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey")
     kept = ", ".join(schemas.state_folders(project.paths.state)) or "none"
     console().print(f"{'' if removed or copied else 'Nothing to remove. '}Kept: {kept}")
 
@@ -347,7 +347,6 @@ def _tell(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Me
         out.print(
             f"No sum overflows: each of {len(found.proofs)} holds the largest value {least.events:,} times or more "
             f"({least.name}, {least.place}: {least.units_max:,} units).",
-            markup=False,
         )
     if found.before == found.after:
         return
@@ -361,8 +360,8 @@ def _tell(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Me
     else:
         out.print("How long the new state takes to build was not measured: the lake has no rows, or --no-measure.")
     for line in _to_retrain_told(retrain):
-        out.print(line, markup=False)
-    out.print(f"To apply it without stopping anything:  {this_command()} features apply", markup=False)
+        out.print(line)
+    out.print(f"To apply it without stopping anything:  {this_command()} features apply")
 
 
 def _tell_changes(found: "Comparison") -> None:

@@ -116,7 +116,7 @@ def backfill(
         print_json({"folder": str(out), "requests": len(wanted.t), "rows": len(wanted.row_request), "columns": names, "p": newest})
         return
     told = f"{len(names)} features of {len(wanted.row_request):,} rows of {len(wanted.t):,} requests"
-    console().print(f"{told} are in {out}/rows-*.parquet.", markup=False)
+    console().print(f"{told} are in {out}/rows-*.parquet.")
 
 
 def _leave_none(out: Path, *, folder: bool) -> None:

@@ -90,7 +90,7 @@ def rank(
         return
     _print(report)
     for line in ("", *paste, "", f"Report: {page}", f"Picture: {image}"):
-        console().print(line, markup=False)
+        console().print(line)
 
 
 def _check(requests: int, tolerance: float) -> None:
@@ -176,12 +176,11 @@ def _print(report: "SignalReport") -> None:
     subset, out = report.subset, console()
     out.print("† the same for all items of a request: it can order them only together with other columns")
     for note in report.notes:
-        out.print(note, markup=False)
+        out.print(note)
     out.print(
         f"\n{len(subset.keep)} of {len(report.signals)} columns are proposed to stay: {', '.join(subset.keep)}.\n"
         f"On {report.about['parts']['judge']['with_something_to_find']:,} requests that had no say in the choice, NDCG@10 is "
         f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}.",
-        markup=False,
     )
     if "read_us" in subset.about:
         from tailorbird.training.serving_cost import ITEMS

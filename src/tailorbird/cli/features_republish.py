@@ -37,7 +37,7 @@ def republish(*, json: Json = False) -> None:
         print_json({"schemas": done})
         return
     for schema, each in done.items():
-        console().print(f"schema {schema}: {each['records']:,} records, as of position {each['p']:,}", markup=False)
+        console().print(f"schema {schema}: {each['records']:,} records, as of position {each['p']:,}")
 
 
 def _republish(project: "Project", features: "FeatureSet", progress: Report) -> dict[str, int]:

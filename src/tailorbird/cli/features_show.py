@@ -208,9 +208,9 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
         print_json({"person": person, "feature": name, "t": asked.t, "p": p, "value": found.value, "lacks": found.lacks, "events": rows})
         return
     out = console()
-    out.print(f"{name} of {asked.titled(person)} at {to_iso(asked.t)}, known up to {p:,}: {found.value}", markup=False)
+    out.print(f"{name} of {asked.titled(person)} at {to_iso(asked.t)}, known up to {p:,}: {found.value}")
     for read in found.reads:
-        out.print(f"  {read.name}: {read.value}", markup=False)
+        out.print(f"  {read.name}: {read.value}")
     named = {"user": f"{asked.kind}:{asked.name}" if asked.name else "", "item": f"item:{asked.item}" if asked.item else ""}
     tell_lacking(found, [named[field] for field in found.about if named.get(field)])
     print_table("", list(_SHOWN), [(to_iso(row["ts"] or 0), *list(row.values())[1:]) for row in rows])
@@ -224,11 +224,11 @@ def tell_lacking(found: "Explanation", about: Sequence[str]) -> None:
         said = [name for name in one.lacks if "." not in name]
         unknown = [name for name in one.lacks if "." in name]
         if unknown:
-            console().print(f"{one.name} is missing: no profile says {', '.join(unknown)}", markup=False)
+            console().print(f"{one.name} is missing: no profile says {', '.join(unknown)}")
         if said:
             more = " ".join(shlex.quote(text) for text in (*about, *(f"{name}:VALUE" for name in said)))
             command = f"{this_command()} features show {more} --why {one.name}"
-            console().print(f"{one.name} is missing: it is about {', '.join(said)} too, which was not said. Try {command}", markup=False)
+            console().print(f"{one.name} is missing: it is about {', '.join(said)} too, which was not said. Try {command}")
 
 
 def _check_name(project: "Project", name: str) -> None:
@@ -324,7 +324,7 @@ def _unheard(project: "Project", asked: _Asked, person: str) -> list[str]:
 
 def _tell_unheard(names: list[str]) -> None:
     for name in names:
-        console().print(f"\nThe lake has no event of {name}: what is counted is 0, and the rest is missing.", markup=False)
+        console().print(f"\nThe lake has no event of {name}: what is counted is 0, and the rest is missing.")
 
 
 def _newest(project: "Project", where: str, count: int, *, before: int | None = None, p: int | None = None) -> list[dict]:

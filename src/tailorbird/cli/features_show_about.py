@@ -70,7 +70,7 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
         if missing:
             console().print(f"missing: {', '.join(missing)}")
     if not newest:
-        console().print(f"\nThe lake has no event of {subject.title}: what is counted is 0, and the rest is missing.", markup=False)
+        console().print(f"\nThe lake has no event of {subject.title}: what is counted is 0, and the rest is missing.")
     print_table("\nNewest events" + (" then" if asked.past else ""), list(_SHOWN), [list(event.values()) for event in found["events"]])
 
 
@@ -95,9 +95,9 @@ def explain_about(project: "Project", asked: Asked, name: str, json: bool) -> No
         print_json({"about": dict(subject.parts), **told})
         return
     out = console()
-    out.print(f"{name} of {subject.title} at {to_iso(asked.t)}, known up to {asked.p:,}: {found.value}", markup=False)
+    out.print(f"{name} of {subject.title} at {to_iso(asked.t)}, known up to {asked.p:,}: {found.value}")
     for read in found.reads:
-        out.print(f"  {read.name}: {read.value}", markup=False)
+        out.print(f"  {read.name}: {read.value}")
     tell_lacking(found, asked.texts)
     print_table("", list(_SHOWN), [list(row.values()) for row in rows])
 

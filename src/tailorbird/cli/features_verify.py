@@ -104,7 +104,7 @@ def _logged(project: "Project", lake: "Lake", answers: int, memory_bytes: int, p
         try:
             features = find_schema(project, schema)
         except TailorbirdError as error:
-            console(stderr=True).print(f"answers of schema {schema} are not compared: {error.message}", markup=False)
+            console(stderr=True).print(f"answers of schema {schema} are not compared: {error.message}")
             continue
         own = places.filter(pc.equal(places["schema_hash"], schema))
         every = max(1, -(-places.num_rows // answers))
@@ -259,8 +259,8 @@ def _print(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: 
         return
     print_table("Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"])
     for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]:
-        out.print(f"\n{one.feature}: read {one.logged}, the lake says {one.recomputed}", markup=False)
-        out.print(f"  {explaining(one)}", markup=False)
+        out.print(f"\n{one.feature}: read {one.logged}, the lake says {one.recomputed}")
+        out.print(f"  {explaining(one)}")
 
 
 def explaining(one: "Difference") -> str:

@@ -76,4 +76,4 @@ def print_lists(report: "ListReport") -> None:
     if report.unequal:
         print_table("Unequal, by source", ["source", "lists"], list(report.unequal.items()), right=["lists"])
     for one in report.examples[:_EXPLAINED]:
-        out.print(f"  {one.source} of request {one.request_id}, tables at {one.p:,}", markup=False)
+        out.print(f"  {one.source} of request {one.request_id}, tables at {one.p:,}")

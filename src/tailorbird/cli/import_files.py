@@ -175,7 +175,7 @@ def _guess(path: Path, json: bool) -> None:
         out.print(f"# {name}: {column:<20} → {role:<28} {why}", style="dim")
     out.print(f"# The first {len(rows)} rows, as they would be read:", style="dim")
     for row in rows:
-        out.print(f"#   {row.decode()}", style="dim", markup=False)
+        out.print(f"#   {row.decode()}", style="dim")
 
 
 def _guesses(files: list[Path]) -> tuple[list["SourceGuess"], list[tuple[Path, str]]]:

@@ -1,6 +1,7 @@
 """`tailorbird init`."""
 
 import json as json_
+import os
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ _ENDED_DAYS = 3.0  # data whose newest event is older is trained on as of then
 _GITIGNORE = "data/\nkeys.json\n"
 
 
-def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")] = None, json: Json = False) -> None:
+def init(folder: Path | None = None, *, from_: Annotated[Path | None, Parameter(name="--from")] = None, json: Json = False) -> None:
     """Make a project: tailorbird.toml, features.py and slots.py, each short, commented and ready to run.
 
     Prints the next commands; each works when pasted.
@@ -28,10 +29,11 @@ def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")
     Parameters
     ----------
     folder:
-        where to make it; files that are already there are not touched
+        where to make it, that of `-C` unless told; files that are already there are not touched
     from_:
         a CSV or Parquet file, or a folder of them: proposes a mapping and declarations from its columns, and says why
     """
+    folder = _chosen(folder)
     taken = [name for name in _FILES if (folder / name).exists()]
     if taken:
         raise UsageError(f"{', '.join(taken)} already there; nothing was written", where=str(folder), fix="choose another folder")
@@ -65,6 +67,14 @@ def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")
     out.print(f"Made {folder} with {', '.join(contents)}.\n\nNext:")
     for step in steps:
         out.print(f"  {step}")
+
+
+def _chosen(folder: Path | None) -> Path:
+    """The folder of the command, within that of `-C` where there is one."""
+    project = os.environ.get("TAILORBIRD_PROJECT", "")
+    if folder is None and not project:
+        raise UsageError("where to make the project is not said", fix="tailorbird init shop")
+    return Path(project, *([] if folder is None else [folder]))
 
 
 def _next_steps(folder: Path, data: Path | None, ended_long_ago: bool) -> list[str]:

@@ -134,7 +134,7 @@ def revoke(key: str, *, json: Json = False) -> None:
     if json:
         print_json({"revoked": _told(record)})
         return
-    console().print(f"Key {record.id} ({record.name}) is refused from now on.", markup=False)
+    console().print(f"Key {record.id} ({record.name}) is refused from now on.")
 
 
 def _limits(words: list[str] | None) -> "Limits":

@@ -53,7 +53,7 @@ def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
     if json:
         print_json(msgspec.to_builtins(report))
     else:
-        console().print(str(report), markup=False)
+        console().print(str(report))
     raise SystemExit(0 if report.clean else 1)
 
 
@@ -234,7 +234,7 @@ def _tell(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, 
     if report.refused:
         out.print(f"Refused again for: {', '.join(f'{count:,} {code}' for code, count in report.refused.most_common())}.")
         for example in report.examples:
-            out.print(f"  {example}", markup=False)
+            out.print(f"  {example}")
     if dry_run:
         out.print("Nothing was sent.")
     elif route and (routed is not None or report.sent):

@@ -237,7 +237,7 @@ def _tell(done: "Erased", project: "Project") -> None:
     _tell_found(done.searched, project, erased=True)
     _tell_unnamed(done.unnamed)
     _tell_strangers(done.strangers)
-    out.print(f"Receipt: {done.receipt}", markup=False)
+    out.print(f"Receipt: {done.receipt}")
 
 
 def _tell_unnamed(count: int) -> None:
@@ -278,7 +278,7 @@ def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
     out = console()
     out.print(f"{found.files:,} files, {found.bytes:,} bytes searched.")
     for limit in found.limits:
-        out.print(limit, markup=False)
+        out.print(limit)
     if not found.found:
         out.print("Nothing else of theirs was found." if found.limits else "Nothing of theirs is left.")
         return

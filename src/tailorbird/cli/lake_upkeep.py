@@ -141,7 +141,7 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
         return
     console().print(f"Version {told['version']} of events has {len(rows):,} rows.")
     if out is not None:
-        console().print(f"Written to {out}", markup=False)
+        console().print(f"Written to {out}")
     else:
         last = rows.slice(max(0, len(rows) - _SHOWN)).to_pylist()
         print_table("The last of them", list(rows.column_names), [list(row.values()) for row in last], right=["p"])

@@ -68,7 +68,7 @@ def show(version: str = "champion", *, churn: Of = "", markdown: bool = False, j
         return
     out = console()
     out.print(f"[bold]{manifest.version}[/bold], made {time_told(manifest.created_at)}, {len(manifest.files)} files, all as signed")
-    out.print(manifest.card, markup=False)
+    out.print(manifest.card)
 
 
 def promote(version: str, *, why: Why, by: By = "", churn: Of = "") -> None:

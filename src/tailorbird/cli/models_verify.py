@@ -77,7 +77,7 @@ def _compared(
         try:
             bundle = Bundle.load(registry.resolve(name), schema_hash=None)
         except TailorbirdError as error:
-            console(stderr=True).print(f"answers of {name} are not compared: {error.message}", markup=False)
+            console(stderr=True).print(f"answers of {name} are not compared: {error.message}")
             damaged.append(name)
             continue
         own = lake.table("answers", ("producer", "offset", "ts"), ds.field("model") == name).sort_by("ts")
@@ -138,7 +138,7 @@ def _print(reports: "dict[str, ScoreReport]", *, whole: bool) -> None:
     print_table("", names, counts)
     for name, report in reports.items():
         for one in report.examples[:_EXPLAINED]:
-            out.print(f"{name}, answer {one.request_id}, item {one.item}: logged {one.logged!r}, now {one.recomputed!r}", markup=False)
+            out.print(f"{name}, answer {one.request_id}, item {one.item}: logged {one.logged!r}, now {one.recomputed!r}")
     if not any(report.unequal for report in reports.values()):
         if whole:
             out.print("[green]Every score that was compared is what the bundle says.[/green]")

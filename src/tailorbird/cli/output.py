@@ -31,7 +31,7 @@ _OBEYED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if 
 def console(*, stderr: bool = False) -> Console:
     """A terminal if it is one; else plain lines that are not broken, in a file or a pipe."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _WIDTH_OF_FILES)
+    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=not terminal, width=None if terminal else _WIDTH_OF_FILES)
 
 
 def this_command() -> str:

@@ -50,7 +50,7 @@ def retire(*producers: str, idle: str = "1d", dry_run: bool = False, json: Json 
         print_json({"producers": [{"producer": one.producer, "gone": one.gone, "why": one.why} for one in found], "dry_run": dry_run})
         return
     for one in found:
-        console().print(f"{one.producer}: {_told(one, dry_run=dry_run)}", markup=False)
+        console().print(f"{one.producer}: {_told(one, dry_run=dry_run)}")
     if not found:
         console().print("There are no topics of servers, and none of shuffles that nobody reads.")
 
@@ -95,9 +95,7 @@ def begin_anew(*, yes: bool = False, json: Json = False) -> None:
         return
     for one in found.all:
         parts = ", ".join(f"{end:,}" for end in one.was.ends)
-        console().print(
-            f"{one.was.topic}: lacks {one.rows:,} rows that were read; {'began' if yes else 'would begin'} anew at {parts}", markup=False
-        )
+        console().print(f"{one.was.topic}: lacks {one.rows:,} rows that were read; {'began' if yes else 'would begin'} anew at {parts}")
     if behind:
         console().print(
             f"{behind:,} routed rows are not in the lake: `tailorbird lake verify` counts them, `lake repair` routes them again."

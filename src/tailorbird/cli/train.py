@@ -124,7 +124,7 @@ def train(
     settled = for_training(open_project(), SystemClock())
     project = settled.project
     if settled.said:
-        console(stderr=True).print(settled.said, markup=False)
+        console(stderr=True).print(settled.said)
     declared = project.slot_or_churn(name)
     if isinstance(declared, Churn):
         from tailorbird.cli.churn import train_named
@@ -289,7 +289,7 @@ def print_long_tail(evaluation: "Evaluation") -> None:
         console().print("Long-tail items: nobody chose one in the test part")
         return
     beside = f", {best} {figures[best]}" if best else ""
-    console().print(f"Long-tail items, {count:,} requests: {evaluation.model} {figures[evaluation.model]}{beside}", markup=False)
+    console().print(f"Long-tail items, {count:,} requests: {evaluation.model} {figures[evaluation.model]}{beside}")
 
 
 def print_cold_start(evaluation: "Evaluation") -> None:

@@ -127,7 +127,7 @@ def tune(
         return
     _print(report)
     for line in (*told, f"Report: {page}"):
-        console().print(line, markup=False)
+        console().print(line)
 
 
 def _tuned(project: "Project", slot: str, clock, settings: "TuneSettings", space: Path | None, *, more: bool, quiet: bool) -> "TuneReport":
@@ -188,10 +188,10 @@ def _print(report: "TuneReport") -> None:
         spent = report.about["spent"][name]["seconds"]
         out.print(f"{name}: {len(trials)} trials, {pruned} given up early, {failed} failed, {spent:,.0f} s of fits")
     if report.about["untuned"]:
-        out.print(f"Not tuned: {report.about['untuned']}", markup=False)
-    out.print(f"\n{report.choice.why}", markup=False)
+        out.print(f"Not tuned: {report.about['untuned']}")
+    out.print(f"\n{report.choice.why}")
     if report.settings:
-        out.print("  " + ", ".join(f"{name} {_shown(value)}" for name, value in report.settings.items()), markup=False)
+        out.print("  " + ", ".join(f"{name} {_shown(value)}" for name, value in report.settings.items()))
 
 
 def _shown(value: object) -> str:

@@ -82,7 +82,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
 
     def say(role: str, line: str) -> None:
         out.print(f"[bold]{role:<8}[/bold]", end=" ")
-        out.print(line, markup=False)
+        out.print(line)
         sys.stdout.flush()
 
     def first() -> list[Role]:

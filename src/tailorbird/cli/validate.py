@@ -115,7 +115,7 @@ def validate(
         print_json({**report.plain(), "report": str(page)})
     else:
         _print(report)
-        console().print(f"Report: {page}", markup=False)
+        console().print(f"Report: {page}")
     if strict and report.leaks:
         raise SystemExit(1)
 
@@ -139,7 +139,7 @@ def _print(report: "ValidationReport") -> None:
 
     evaluation, out = report.evaluation, console()
     if report.instead:
-        out.print(f"{report.instead}.\n", markup=False)
+        out.print(f"{report.instead}.\n")
     best = best_baseline(report)
     title = (
         f"Slot {report.slot}: NDCG@10 of {report.architecture} over {len(report.about['splits'])} origins, {evaluation.requests:,} requests"
@@ -157,11 +157,11 @@ def _print(report: "ValidationReport") -> None:
     print_table("\nOver-fit gap", ["origin", "head", *names], gaps, right=names)
     out.print("")
     for one in report.findings:
-        out.print(f"{one.severity.upper()}  {one.what}: {one.why}", markup=False)
+        out.print(f"{one.severity.upper()}  {one.what}: {one.why}")
     if not report.leaks:
         out.print("No leak was found.")
     for note in report.notes:
-        out.print(note, markup=False)
+        out.print(note)
 
 
 def _primary(report: "ValidationReport") -> dict[str, Any]:

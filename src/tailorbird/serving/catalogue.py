@@ -98,7 +98,7 @@ class Catalogue:
         while stored := self._log.read(self._position, bytes_max=bytes_max):
             for each in stored:
                 if each.block.kind == "events":
-                    found += self._take(each.block.payload, each.end - 1)
+                    found += self._take(each.block.payload, each.offset)
             self._position = stored[-1].end
             if self.loop.stopping:
                 break
@@ -187,19 +187,20 @@ class Catalogue:
         return laid if len(laid) or index is not None else None
 
     def _take(self, payload: bytes, p: int) -> int:
-        """Take in a block of events, whose last position is `p`."""
+        """Take in a block of events, whose first position is `p`."""
         table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
         interests = table.filter(pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"])))
         first = interests.group_by("item_id").aggregate([("ts", "min")])
         found = self._seen.take(first["item_id"].to_pylist(), micros(first["ts_min"]).tolist())
-        profiles = table.filter(pc.equal(table["type"], "item"))
+        is_profile = pc.equal(table["type"], "item")
+        profiles, places = table.filter(is_profile), np.flatnonzero(is_profile.to_numpy()) + p
         if not profiles.num_rows:
             return found
         ids, texts, timeless = (profiles[name].to_pylist() for name in ("item_id", "properties", "timeless"))
         valid_from = micros(profiles["ts"]).tolist()
         received = micros(profiles["received_at"]).tolist()
-        for item_id, text, always, ts, at in zip(ids, texts, timeless, valid_from, received, strict=True):
-            take_version(self._items, item_id, ItemVersion(text or "{}", 0 if always else ts, max(ts, at), p))
+        for item_id, text, always, ts, at, place in zip(ids, texts, timeless, valid_from, received, places.tolist(), strict=True):
+            take_version(self._items, item_id, ItemVersion(text or "{}", 0 if always else ts, max(ts, at), place))
         return found + profiles.num_rows
 
     def _follow(self) -> None:

@@ -69,7 +69,7 @@ def report(slot: str = "", *, since: str = "", html: Path | None = None, json: J
     if json:
         print_json(dataclasses.asdict(found))
         return
-    console().print(f"[bold]{found.verdict}[/bold]\n")
+    console().print(f"{found.verdict}\n", style="bold")
     rows = [(a.arm, a.users, a.impressions, a.clicks, _percent(a.ctr), a.purchases, _percent(a.conversion)) for a in found.arms]
     columns = ["arm", "users", "impressions", "clicks", "CTR", "purchases", "conversion"]
     print_table("", columns, rows, right=columns[1:])

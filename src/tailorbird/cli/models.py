@@ -67,7 +67,7 @@ def show(version: str = "champion", *, churn: Of = "", markdown: bool = False, j
         sys.stdout.write(manifest.card)
         return
     out = console()
-    out.print(f"[bold]{manifest.version}[/bold], made {time_told(manifest.created_at)}, {len(manifest.files)} files, all as signed")
+    out.print(f"{manifest.version}, made {time_told(manifest.created_at)}, {len(manifest.files)} files, all as signed")
     out.print(manifest.card)
 
 

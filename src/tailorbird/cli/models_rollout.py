@@ -161,7 +161,7 @@ def _tell(project: "Project", registry: "Registry", json: bool) -> None:
                     "uplift": uplift, "versions": rows})  # fmt: skip
         return
     out = console()
-    out.print(f"[bold]{aliases.canary}[/bold] answers {aliases.share * 100:.3g}% of the people, {aliases.champion} the others")
+    out.print(f"{aliases.canary} answers {aliases.share * 100:.3g}% of the people, {aliases.champion} the others")
     for row in rows:
         out.print(
             f"{row['is']:>9} {row['version']}: {row['answers']:,} answers, {row['failed']:,} failed, "

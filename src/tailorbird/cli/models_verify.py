@@ -141,6 +141,6 @@ def _print(reports: "dict[str, ScoreReport]", *, whole: bool) -> None:
             out.print(f"{name}, answer {one.request_id}, item {one.item}: logged {one.logged!r}, now {one.recomputed!r}")
     if not any(report.unequal for report in reports.values()):
         if whole:
-            out.print("[green]Every score that was compared is what the bundle says.[/green]")
+            out.print("Every score that was compared is what the bundle says.", style="green")
         return
     out.print("Compare the server's version and machine with this one's; a bundle's files are checked by  tailorbird models show")

@@ -81,7 +81,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     out = console()
 
     def say(role: str, line: str) -> None:
-        out.print(f"[bold]{role:<8}[/bold]", end=" ")
+        out.print(f"{role:<8}", style="bold", end=" ")
         out.print(line)
         sys.stdout.flush()
 

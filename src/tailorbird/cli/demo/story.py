@@ -63,7 +63,7 @@ class Story:
             self.shop = Shop(self.folder / "shop", self.port)
             url = self.shop.wait()
             self.figures.first_page_s = round(time.monotonic() - self._begun, 1)
-            say(f"\n  The shop is open: [bold]{url}/shop[/bold]   (the rest of the loop goes on meanwhile)\n", quiet=self.quiet)
+            say(f"\n  The shop is open: {url}/shop   (the rest of the loop goes on meanwhile)\n", quiet=self.quiet)
         traffic = Traffic(project, site, history.population, clock, self.scale, self.seed)
         try:
             self._live(project, site, clock, traffic)
@@ -210,7 +210,7 @@ class Story:
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        say(f"[bold]{name}[/bold]", quiet=self.quiet)
+        say(name, quiet=self.quiet, style="bold")
         yield
         self.figures.stages_s[name] = round(time.monotonic() - start, 1)
 

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -147,8 +146,3 @@ def test_the_folder_of_the_command_is_that_of_the_option(tmp_path: Path) -> None
     assert (tmp_path / "shop" / "slots.py").is_file()
     assert (tmp_path / "shop" / "inner" / "slots.py").is_file()
     refused(tailorbird("init", cwd=tmp_path), "where to make the project is not said")
-
-
-def test_what_people_did_is_for_nobody_else_on_the_machine(tmp_path: Path) -> None:
-    must("init", "shop", cwd=tmp_path)
-    assert stat.S_IMODE((tmp_path / "shop" / "data").stat().st_mode) == 0o700

@@ -54,7 +54,6 @@ def init(folder: Path | None = None, *, from_: Annotated[Path | None, Parameter(
         'name = "shop"', f"name = {json_.dumps(folder.resolve().name, ensure_ascii=False)}"
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "data").mkdir(mode=0o700, exist_ok=True)  # what people did is nobody's business on this machine
     for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
         if not (folder / name).exists():
             (folder / name).write_text(text)

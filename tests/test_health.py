@@ -178,9 +178,9 @@ def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path
     right.stop()
     found, take, calls = Catalogue(project.paths.routed, poll_s=0.01), Catalogue._take, []
 
-    def failing(self, payload):
+    def failing(self, payload, p):
         calls.append(1)
-        count = take(self, payload)
+        count = take(self, payload, p)
         if len(calls) == 2:
             raise MemoryError("in the middle")
         return count

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -36,7 +36,7 @@ class ItemVersion:
     attributes: str
     valid_from: int
     known_since: int
-    p: int
+    p: int = field(compare=False)
 
     def is_later_than(self, index: Index) -> bool:
         """Whether an index that knows the item was built without this version."""

@@ -65,7 +65,7 @@ def catalogue(project: Project) -> tuple[dict, set]:
     while found.refresh():
         pass
     found.stop()
-    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, set(found._seen.ids)
+    return found._items, set(found._seen.ids)
 
 
 def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tmp_path: Path) -> None:

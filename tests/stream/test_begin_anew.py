@@ -78,7 +78,7 @@ def items(project: Project) -> tuple[dict, set]:
     while found.refresh():
         pass
     found.stop()
-    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, set(found._seen.ids)
+    return dict(found._items), set(found._seen.ids)
 
 
 @pytest.mark.slow

@@ -84,14 +84,16 @@ def recommend(
     degraded = f", degraded: {', '.join(answer['degraded'])}" if answer["degraded"] else ""
     console().print(f"model {answer['model']}, arm {answer['arm'] or 'none'}, request {answer['request_id']}{degraded}")
     if explain:
-        for item in answer["items"][:3]:
-            explanation = item.get("explanation") or {}
-            moved = explanation.get("contributions", {})
-            features = [(name, value, moved.get(name, "")) for name, value in explanation.get("features", {}).items()]
-            made = [(name, "", value) for name, value in moved.items() if name not in explanation.get("features", {})]
-            print_table(
-                f"\n{item['item_id']}", ["column", "read", "moves the value"], [*features, *made], right=["read", "moves the value"]
-            )
+        _print_explanations(answer)
+
+
+def _print_explanations(answer: dict) -> None:
+    for item in answer["items"][:3]:
+        explanation = item.get("explanation") or {}
+        moved = explanation.get("contributions", {})
+        features = [(name, value, moved.get(name, "")) for name, value in explanation.get("features", {}).items()]
+        made = [(name, "", value) for name, value in moved.items() if name not in explanation.get("features", {})]
+        print_table(f"\n{item['item_id']}", ["column", "read", "moves the value"], [*features, *made], right=["read", "moves the value"])
 
 
 def _row(item: dict) -> tuple[object, ...]:

@@ -132,10 +132,11 @@ class Sessions:
         size = self.starts[session + 1] - self.starts[session]
         at, nth = spread(self.starts[session], size)
         item, gain = self.item[at], gain[nth]
-        ends = np.searchsorted(owner[nth], np.arange(questions + 1))
+        bounds = np.concatenate(([0], np.cumsum(size)))
+        ends = bounds[np.searchsorted(owner, np.arange(questions + 1))]
         is_own = _is_own(own, item, ends, items)
         if math.isfinite(how.closeness):
-            star = np.maximum.reduceat(np.where(is_own, self.place[at], 0), np.cumsum(size) - size)
+            star = np.maximum.reduceat(np.where(is_own, self.place[at], 0), bounds[:-1])
             gain = gain * apart[np.abs(self.place[at] - star[nth])]
         return self._summed(item, np.where(is_own, 0.0, gain * lift[item]), ends)
 

@@ -86,7 +86,7 @@ def _milliseconds(values: dict[str, float], what: str) -> str:
     return f"{what}: median {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms ({values['n']:,} measured)"
 
 
-def say(text: str, *, quiet: bool, style: str = "") -> None:
+def say(text: str, *, quiet: bool, style: str | None = None) -> None:
     """A line on the terminal, unless a machine listens."""
     if not quiet:
-        console().print(text, style=style or None)
+        console().print(text, style=style)

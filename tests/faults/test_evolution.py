@@ -406,6 +406,8 @@ def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
     try:
         router = up.pid("router")
         until(lambda: age(router) > STABLE_S, 30, "the router does not stay up")
+        begun = ("lake/positions.json", "state/*/worker.json", "candidates/*/role.lock")  # what a role writes once it has read the project
+        until(lambda: all(any(project.paths.data.glob(each)) for each in begun), 60, "not all roles have begun")
         slots = (project.root / "slots.py").read_text()
         (project.root / "slots.py").write_text("1 / 0")
         os.kill(router, signal.SIGKILL)

@@ -94,7 +94,7 @@ def duckdb_writes(folder: Path, sent: list[bytes], watch: Stopwatch) -> int:
         out = folder / f"duckdb{suffix}.parquet"
         with watch.of(f"duckdb_write{suffix}"):
             connection.execute(f"COPY (SELECT * FROM routed) TO '{out}' {to}")
-        written = connection.execute(f"SELECT count(*) FROM '{out}'").fetchone()[0]
+        (written,) = connection.execute(f"SELECT count(*) FROM '{out}'").fetchall()[0]
         with watch.of(f"duckdb_json{suffix}"):
             connection.execute(f"COPY (SELECT * FROM read_json('{lines}', format = 'newline_delimited')) TO '{out}' {to}")
         connection.close()

@@ -44,11 +44,11 @@ def test_an_attribute_that_two_tables_have_is_declared_once(tmp_path: Path) -> N
 
 def test_where_no_file_has_events_it_says_what_was_found_in_each(tmp_path: Path) -> None:
     (tmp_path / "goods.csv").write_text("product_id,shade\n" + "\n".join(f"{n},red" for n in range(9)) + "\n")
-    (tmp_path / "other.csv").write_text("klant,artikel\n1,2\n")
+    (tmp_path / "other.csv").write_text("klant,goed\n1,2\n")
     with pytest.raises(InputError) as told:
         propose(tmp_path, NOW)
     assert "goods.csv holds items by its columns product_id, shade" in str(told.value)
-    assert "other.csv no column looks like an item or a user: klant, artikel" in str(told.value)
+    assert "other.csv no column looks like an item or a user: klant, goed" in str(told.value)
     assert "fix: rename the columns" in str(told.value)
 
 

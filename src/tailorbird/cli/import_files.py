@@ -9,10 +9,8 @@ from tailorbird.cli.output import Json, console, print_json, progress_bars, this
 from tailorbird.errors import InputError, LockedError, UsageError
 
 if TYPE_CHECKING:
-    from tailorbird.events.adapters import SourceGuess
     from tailorbird.stream.importer import ImportReport
 
-_ROWS_SHOWN = 10
 _NAMES = "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, cloudevents, mapping"
 
 
@@ -146,7 +144,8 @@ def _read_mapping(format_: str, mapping: Path | None) -> str:
 def _guess(path: Path, json: bool) -> None:
     import msgspec
 
-    from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files, look_in, recognise
+    from tailorbird.events import SystemClock
+    from tailorbird.events.adapters import FORMATS, find_files, guess_files, look_in, recognise, try_mapping
 
     known = recognise(look_in(path))
     if known not in (None, "mapping", "tailorbird"):
@@ -156,39 +155,21 @@ def _guess(path: Path, json: bool) -> None:
             console(stderr=True).print(f"{path}: this is {known}, which needs no mapping: {this_command()} import {known} {path}")
         return
     files = find_files(path, FORMATS["mapping"][1])
-    guesses, left_out = _guesses(files)
+    guesses, left_out = guess_files(files)
     toml = "\n".join(guess.toml for guess in guesses)
-    options = AdapterOptions(mapping=toml, mapping_name="the proposed mapping", root=str(path))
-    rows: list[bytes] = []
-    for batch in FORMATS["mapping"][0](dict.fromkeys(files, "0" * 64), options):
-        rows += batch.lines[: _ROWS_SHOWN - len(rows)]
-        if len(rows) >= _ROWS_SHOWN:
-            break
+    trial = try_mapping(toml, files, SystemClock().now(), [name for guess in guesses for name in guess.types])
     columns = [(guess.file.name, column.column, column.role or "left out", column.why) for guess in guesses for column in guess.columns]
-    columns += [(file.name, "", "left out", why) for file, why in left_out]
+    columns += [(file.name, "", "left out", why) for file, why in left_out.items()]
     if json:
-        print_json({"mapping": toml, "columns": columns, "rows": [msgspec.json.decode(row) for row in rows]})
+        rows = [msgspec.json.decode(row) for row in trial.shown]
+        print_json({"mapping": toml, "columns": columns, "rows": rows, "tried": trial.rows, "refused": trial.refused})
         return
     print(toml)
     out = console(stderr=True)
     for name, column, role, why in columns:
         out.print(f"# {name}: {column:<20} → {role:<28} {why}", style="dim")
-    out.print(f"# The first {len(rows)} rows, as they would be read:", style="dim")
-    for row in rows:
+    out.print(f"# The first {len(trial.shown)} rows, as they would be read:", style="dim")
+    for row in trial.shown:
         out.print(f"#   {row.decode()}", style="dim")
-
-
-def _guesses(files: list[Path]) -> tuple[list["SourceGuess"], list[tuple[Path, str]]]:
-    """What is proposed for each file, and which are left out and why. If that is the only one, it is an error."""
-    from tailorbird.events.adapters import guess_source
-
-    guesses: list[SourceGuess] = []
-    left_out: list[tuple[Path, str]] = []
-    for file in files:
-        try:
-            guesses.append(guess_source(file))
-        except InputError as error:
-            if len(files) == 1:
-                raise
-            left_out.append((file, error.message))
-    return guesses, left_out
+    if trial.warning:
+        out.print(trial.warning, style="yellow")

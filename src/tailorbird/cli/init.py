@@ -3,21 +3,33 @@
 import json as json_
 import os
 import shlex
+import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from rich.prompt import Prompt
 
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.cli.proposal import Proposal
 
 _FILES = ("tailorbird.toml", "features.py", "slots.py")
 _ENDED_DAYS = 3.0  # data whose newest event is older is trained on as of then
 _GITIGNORE = "data/\nkeys.json\n"
 
 
-def init(folder: Path | None = None, *, from_: Annotated[Path | None, Parameter(name="--from")] = None, json: Json = False) -> None:
+def init(
+    folder: Path | None = None,
+    *,
+    from_: Annotated[Path | None, Parameter(name="--from")] = None,
+    columns: str = "",
+    ts_format: str = "",
+    json: Json = False,
+) -> None:
     """Make a project: tailorbird.toml, features.py and slots.py, each short, commented and ready to run.
 
     Prints the next commands; each works when pasted.
@@ -31,7 +43,11 @@ def init(folder: Path | None = None, *, from_: Annotated[Path | None, Parameter(
     folder:
         where to make it, that of `-C` unless told; files that are already there are not touched
     from_:
-        a CSV or Parquet file, or a folder of them: proposes a mapping and declarations from its columns, and says why
+        a CSV, JSON or Parquet file, or a folder of them: proposes a mapping and declarations from its columns, and says why
+    columns:
+        names of the columns, with commas between, of a file whose first line does not have them: user_id,timestamp,item_id
+    ts_format:
+        how times are written, as strptime has it, where day and month cannot be told apart: %d/%m/%Y
     """
     folder = _chosen(folder)
     taken = [name for name in _FILES if (folder / name).exists()]
@@ -40,11 +56,12 @@ def init(folder: Path | None = None, *, from_: Annotated[Path | None, Parameter(
     contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
     reasons: list[tuple[str, str, str]] = []
     ended_long_ago = False
+    tried, refused, user = 0, 0, ""
     if from_ is not None:
-        from tailorbird.cli.proposal import propose
-        from tailorbird.events import SystemClock
-
-        proposal = propose(from_, SystemClock().now())
+        proposal = _propose(from_, columns, ts_format)
+        if proposal.trial.warning:
+            console(stderr=True).print(proposal.trial.warning, style="yellow")
+        tried, refused, user = proposal.trial.rows, proposal.trial.refused, proposal.user
         ended_long_ago = proposal.ended_days > _ENDED_DAYS
         contents |= {"features.py": proposal.features, "slots.py": proposal.slots, "mapping.toml": proposal.mapping}
         toml = contents["tailorbird.toml"].replace("types = []", f"types = {json_.dumps(proposal.types)}")
@@ -57,9 +74,10 @@ def init(folder: Path | None = None, *, from_: Annotated[Path | None, Parameter(
     for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
-    steps = _next_steps(folder, from_, ended_long_ago)
+    steps = _next_steps(folder, from_, user, ended_long_ago)
     if json:
-        print_json({"project": str(folder), "files": list(contents), "next": steps, "why": [list(reason) for reason in reasons]})
+        told = {"project": str(folder), "files": list(contents), "next": steps, "tried": tried, "refused": refused}
+        print_json({**told, "why": [list(reason) for reason in reasons]})
         return
     if reasons:
         print_table("What the data proposes", ["column or feature", "taken as", "why"], reasons)
@@ -67,6 +85,23 @@ def init(folder: Path | None = None, *, from_: Annotated[Path | None, Parameter(
     out.print(f"Made {folder} with {', '.join(contents)}.\n\nNext:")
     for step in steps:
         out.print(f"  {step}")
+
+
+def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
+    """Propose from data; where it leaves one thing open, ask on a terminal."""
+    from tailorbird.cli.proposal import propose
+    from tailorbird.events import SystemClock
+    from tailorbird.events.adapters import Answers, AskError
+
+    names = tuple(name.strip() for name in columns.split(",")) if columns else ()
+    try:
+        return propose(data, SystemClock().now(), Answers(names, ts_format))
+    except AskError as error:
+        if not sys.stdin.isatty():
+            raise
+        console().print(f"{error.where}: {error.message}.")
+        chosen = Prompt.ask("Which is it?", choices=list(error.choices))
+        return _propose(data, columns, chosen)
 
 
 def _chosen(folder: Path | None) -> Path:
@@ -77,7 +112,7 @@ def _chosen(folder: Path | None) -> Path:
     return Path(project, *([] if folder is None else [folder]))
 
 
-def _next_steps(folder: Path, data: Path | None, ended_long_ago: bool) -> list[str]:
+def _next_steps(folder: Path, data: Path | None, user: str, ended_long_ago: bool) -> list[str]:
     here = f"tailorbird -C {shlex.quote(str(folder))}"
     if data is None:
         events = shlex.quote(str(folder / "history.jsonl"))
@@ -94,6 +129,6 @@ def _next_steps(folder: Path, data: Path | None, ended_long_ago: bool) -> list[s
         f"{here} check",
         f"{here} import mapping {shlex.quote(str(data))} --mapping {mapping}",
         f"{here} train{' --as-of latest' if ended_long_ago else ''}",
-        f"{here} recommend",
+        f"{here} recommend{f' --user {shlex.quote(user)}' if user else ''}",
         f"{here} up",
     ]

@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.events import hash64
-from tailorbird.events.adapters.files import DAMAGED
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.events.free import is_number
+from tailorbird.events.tables.files import DAMAGED
 from tailorbird.places import ObjectPath, Place
 from tailorbird.privacy.forms import forms, plain, written
 from tailorbird.privacy.mention import WITHIN_MIN, stands_alone

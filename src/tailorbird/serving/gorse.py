@@ -39,8 +39,8 @@ from tailorbird.events import Event
 from tailorbird.events.adapters import gorse
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.fields import as_record
-from tailorbird.events.adapters.files import count_records, split_records
 from tailorbird.events.adapters.record import Record, lines_of
+from tailorbird.events.tables.files import count_records, split_records
 from tailorbird.ranking.slot import Slot
 from tailorbird.serving.app import route
 from tailorbird.serving.handling import Answers, Service, admission, as_json, body_of, fault, in_thread, require_too

@@ -3,10 +3,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.events.adapters.kit import mapped
+from tests.events.adapters.kit import NOW, mapped
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters import guess_source
+from tailorbird.events.adapters import guess_sources, try_mapping
 
 HEAD = "event_time,user_id,product_id,event_type,price,country,session_size,colour\n"
 
@@ -18,7 +18,7 @@ def _csv(folder: Path, text: str, name: str = "e.csv") -> Path:
 
 def test_each_column_is_taken_or_left_out_with_its_reason(tmp_path: Path) -> None:
     file = _csv(tmp_path, HEAD + "1500000000,7,12,addtocart,2.5,NO,4,red\n1500000001,8,13,view,3.5,SE,2,blue\n")
-    guess = guess_source(file)
+    guess = guess_sources(file)[0]
     roles = {column.column: column.role for column in guess.columns}
     assert roles == {
         "event_time": "ts", "user_id": "user_id", "product_id": "item_id", "event_type": "type", "price": "properties.price",
@@ -31,7 +31,7 @@ def test_each_column_is_taken_or_left_out_with_its_reason(tmp_path: Path) -> Non
 
 def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
     file = _csv(tmp_path, HEAD + "1500000000000,7,12,addtocart,2.5,NO,4,red\n")
-    (event,) = mapped(file, guess_source(file).toml)
+    (event,) = mapped(file, guess_sources(file)[0].toml)
     del event["event_id"]
     assert event == {
         "type": "cart", "ts": 1_500_000_000_000_000, "user_id": "7", "item_id": "12", "context": {"country": "NO"},
@@ -76,9 +76,9 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
 def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str | None, kinds: dict[str, int]) -> None:
     if kind is None:
         with pytest.raises(InputError, match="or several of one with the time from which each holds, such as valid_from"):
-            guess_source(_csv(tmp_path, text))
+            guess_sources(_csv(tmp_path, text))
         return
-    guess = guess_source(_csv(tmp_path, text))
+    guess = guess_sources(_csv(tmp_path, text))[0]
     assert (guess.kind, guess.types) == (kind, kinds)
 
 
@@ -87,13 +87,13 @@ def test_a_file_whose_name_says_what_people_did_holds_events(tmp_path: Path) -> 
     kinds = {}
     for name in ("logins.csv", "shop-visits.csv", "bookings.csv", "customers.csv"):
         (tmp_path / name).write_text(rows)
-        kinds[name] = guess_source(tmp_path / name).kind
+        kinds[name] = guess_sources(tmp_path / name)[0].kind
     assert kinds == {"logins.csv": "events", "shop-visits.csv": "events", "bookings.csv": "events", "customers.csv": "users"}
 
 
 def test_rows_of_a_history_are_profiles_that_hold_each_from_its_time_on(tmp_path: Path) -> None:
     file = _csv(tmp_path, "user_id,plan,valid_from,valid_to,is_current\n7,free,2020-01-01,2020-05-01,0\n7,cancelled,2020-05-01,,1\n")
-    guess = guess_source(file)
+    guess = guess_sources(file)[0]
     first, second = mapped(file, guess.toml)
     assert first["ts"] < second["ts"]
     assert [one["properties"] for one in (first, second)] == [{"plan": "free"}, {"plan": "cancelled"}]
@@ -120,31 +120,31 @@ def test_rows_of_a_history_are_profiles_that_hold_each_from_its_time_on(tmp_path
     ],
 )
 def test_what_is_a_guess_says_which_line_to_change(tmp_path: Path, text: str, role: str, why: str) -> None:
-    guess = guess_source(_csv(tmp_path, text))
+    guess = guess_sources(_csv(tmp_path, text))[0]
     assert any(column.role == role and why in column.why for column in guess.columns), guess.columns
 
 
 def test_a_table_of_users_is_read_as_profiles_that_do_not_claim_to_have_been_known_at_the_sign_up(tmp_path: Path) -> None:
     file = _csv(tmp_path, "user_id,plan,last_login,created_at\n7,cancelled,2026-01-02,2020-01-01\n8,free,2026-01-01,2020-01-02\n")
-    event, _ = mapped(file, guess_source(file).toml)
+    event, _ = mapped(file, guess_sources(file)[0].toml)
     assert (event["type"], event["user_id"], event["timeless"], "ts" in event) == ("user", "7", True, False)
     assert event["properties"] == {"plan": "cancelled", "last_login": "2026-01-02", "created_at": "2020-01-01"}
 
 
 def test_a_session_stands_for_a_person_where_there_is_no_user(tmp_path: Path) -> None:
-    toml = guess_source(_csv(tmp_path, "session_id,item_id,ts\ns,i,2020-01-01T00:00:00Z\n")).toml
+    toml = guess_sources(_csv(tmp_path, "session_id,item_id,ts\ns,i,2020-01-01T00:00:00Z\n"))[0].toml
     assert 'anonymous_id = "session_id"' in toml
     assert 'session_id = "session_id"' in toml
 
 
 def test_a_number_that_is_no_time_is_not_taken_for_one(tmp_path: Path) -> None:
-    guess = guess_source(_csv(tmp_path, "user_id,item_id,date\n1,2,20170101\n1,3,20170102\n"))
+    guess = guess_sources(_csv(tmp_path, "user_id,item_id,date\n1,2,20170101\n1,3,20170102\n"))[0]
     assert "\nts = " not in guess.toml
     assert any("no column is a time" in column.why for column in guess.columns)
 
 
 def test_a_country_that_is_no_code_stays_a_property(tmp_path: Path) -> None:
-    guess = guess_source(_csv(tmp_path, "user_id,item_id,ts,country\n1,2,1500000000,Norway\n"))
+    guess = guess_sources(_csv(tmp_path, "user_id,item_id,ts,country\n1,2,1500000000,Norway\n"))[0]
     assert next(column for column in guess.columns if column.column == "country").role == "properties.country"
 
 
@@ -152,14 +152,14 @@ def test_names_are_quoted_for_toml(tmp_path: Path) -> None:
     file = tmp_path / 'a "b".parquet'
     columns = {"user_id": ["u"], "item_id": ["i"], "ts": [1500000000], 'größe "x"': ["L"], "back\\slash": [1]}
     pq.write_table(pa.table(columns), file)
-    (event,) = mapped(file, guess_source(file).toml)
+    (event,) = mapped(file, guess_sources(file)[0].toml)
     assert set(event["properties"].values()) == {"L", 1}
 
 
 def test_a_row_that_is_none_spoils_no_proposal(tmp_path: Path) -> None:
     file = tmp_path / "clicks.csv"
     file.write_bytes(b"user_id,item_id,title\nu1,i1,t\nu2\nu3,i3,caf\xe9\nu4,i4,t\n")
-    assert guess_source(file).kind == "events"
+    assert guess_sources(file)[0].kind == "events"
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,29 @@ def test_a_row_that_is_none_spoils_no_proposal(tmp_path: Path) -> None:
 )
 def test_a_file_that_nothing_can_be_made_of(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        guess_source(_csv(tmp_path, text))
+        guess_sources(_csv(tmp_path, text))
+
+
+def test_what_is_the_same_in_all_events_of_an_item_or_a_user_becomes_a_profile(tmp_path: Path) -> None:
+    rows = [f"u{n % 9},i{n % 7},{1_500_000_000 + n},Lamp {n % 7},{n % 4},{n % 9 % 2},{n % 7 + 5},phone" for n in range(120)]
+    file = _csv(tmp_path, "user_id,item_id,ts,product_name,basket,plan,price,device\n" + "\n".join(rows) + "\n")
+    events, items, users = guess_sources(file)
+    assert ("product_name", "") in [(column.column, column.role) for column in events.columns]
+    assert ("price", "properties.price") in [(column.column, column.role) for column in events.columns], "events keep what was paid"
+    assert "basket" in events.toml
+    assert 'title = "product_name"' in items.toml
+    assert 'price = "price"' in items.toml
+    assert 'plan = "plan"' in users.toml
+    made = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
+    assert [sum(one["type"] == kind for one in made) for kind in ("click", "item", "user")] == [120, 7, 9]
+    assert [guess.kind for guess in guess_sources(file, told={"items"})] == ["events", "users"]
+
+
+def test_a_mapping_is_tried_before_it_is_written(tmp_path: Path) -> None:
+    file = _csv(tmp_path, "user_id,item_id,ts\n" + "u,i,1500000000\n" * 60 + ",i,1500000000\n" * 40)
+    (guess,) = guess_sources(file)
+    trial = try_mapping(guess.toml, [file], NOW)
+    assert (trial.rows, trial.refused) == (100, 40)
+    assert "Of 100 rows tried, 40% would be refused" in trial.warning
+    assert "fix:" in trial.warning
+    assert len(trial.shown) == 10

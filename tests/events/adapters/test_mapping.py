@@ -218,12 +218,12 @@ def test_a_row_that_is_no_utf_8_spoils_only_itself(more: bytes, tmp_path: Path) 
     assert [one["user_id"] for one in made if "unread" not in one] == ["ü1", *(["u3"] if more else [])]
 
 
-@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
-def test_a_file_in_another_coding_is_told_with_the_way_to_convert_it(coding: str, tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_bytes("who,what,when,größe\nu,i,10,x\n".encode(coding))
-    with pytest.raises(InputError, match="no text in UTF-8") as refused:
-        lines("mapping", tmp_path, mapping=CLICKS)
-    assert f"iconv -f {'ISO-8859-1' if coding == 'latin-1' else 'UTF-16'} -t UTF-8 c.csv" in refused.value.fix
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252", "utf-8-sig"])
+def test_a_file_in_another_encoding_is_read(coding: str, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes(f"who,what,when,größe\nJürgen,i,1500000000,{'10 €' if coding == 'cp1252' else '10'}\n".encode(coding))
+    (event,) = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\nsize = "größe"\n')
+    assert event["user_id"] == "Jürgen"
+    assert event["properties"]["size"] == ("10 €" if coding == "cp1252" else 10)
 
 
 def test_two_sources_of_one_file_make_different_events(tmp_path: Path) -> None:

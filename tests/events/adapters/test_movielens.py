@@ -71,13 +71,13 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_read_are_passed_on_whole(tmp_path: Path) -> None:
-    rows = b'1,2,good,3\n1,2\n"a\nb",2,x,inf\n1,2,3.5,9,more\ncaf\xe9,2,3.5,9\n'
+    rows = b'1,2,good,3\n1,2\n"a\nb",2,x,inf\n1,2,3.5,9,more\ncaf\xe9,2,3.5,9\n1,2,gut\xc3\xa9,3\n'
     (tmp_path / "ratings.csv").write_bytes(b"userId,movieId,rating,timestamp\n" + rows)
     count, refused = refusals("movielens", tmp_path)
     assert count == 0
     assert [(code, unread["record"]) for code, _, _, unread in refused] == [
         ("wrong_type", ["1", "2", "good", "3"]), ("wrong_width", ["1,2"]), ("wrong_type", ["a\nb", "2", "x", "inf"]),
-        ("wrong_width", ["1,2,3.5,9,more"]), ("wrong_width", ["caf\\xe9,2,3.5,9"]),
+        ("wrong_width", ["1,2,3.5,9,more"]), ("wrong_width", ["caf\\xe9,2,3.5,9"]), ("wrong_type", ["1", "2", "guté", "3"]),
     ]  # fmt: skip
 
 

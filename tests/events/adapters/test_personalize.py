@@ -79,7 +79,7 @@ def test_an_item_of_1970_is_one_whose_time_is_not_known(tmp_path: Path, unknown:
 
 def test_rows_that_are_wrong_are_kept_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_bytes(
-        b"USER_ID,ITEM_ID,TIMESTAMP\n1,2,yesterday\n,2,1586735164\n1,2\n1,2,1586735164,9\n1,\xff,1586735164\n1,2,1586735164\n"
+        b"USER_ID,ITEM_ID,TIMESTAMP\n1,2,yesterday\n,2,1586735164\n1,2\n1,2,1586735164,9\n1,\xff,1586735164\n1,\xc3\xa9,1586735164\n"
     )
     accepted, refused = refusals("personalize", tmp_path)
     assert accepted == 1

@@ -8,7 +8,7 @@ import pytest
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import FORMATS, look_in, recognise
-from tailorbird.events.adapters.files import find_files
+from tailorbird.events.tables.files import find_files
 
 SAMPLES = [
     ("i.csv", "USER_ID,ITEM_ID,TIMESTAMP\n1,2,3\n", "personalize"),

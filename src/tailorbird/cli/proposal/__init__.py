@@ -6,16 +6,21 @@ files ──► columns (events.adapters.guess) ──► facts ──► featur
 """
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
+
+import pyarrow.compute as pc
 
 from tailorbird.cli.proposal.facts import Reasons, facts_of
 from tailorbird.cli.proposal.features import features_text
 from tailorbird.cli.proposal.slots import slots_text, train_window
 from tailorbird.errors import InputError
 from tailorbird.events import EVENT_TYPES
-from tailorbird.events.adapters import SourceGuess, find_files, guess_source
+from tailorbird.events.adapters import FORMATS, NO_ANSWERS, Answers, SourceGuess, Trial, find_files, guess_files, try_mapping
+from tailorbird.events.adapters.guess import quoted
 
 _FILES_TOLD = 5
+_REFUSED_MAX = 0.5  # share of the rows that may be refused where a project is made all the same
 
 
 @dataclass
@@ -26,6 +31,8 @@ class Proposal:
         ended_days: how long ago the newest event was; 0 where that cannot be told.
         types: event types of the data that are not built in, for `[events] types`.
         train_window: for `[train] window`.
+        user: somebody who did much, to try it with; "" where nobody has an id.
+        trial: what the contract says of rows from all over the files.
         reasons: (column, feature or source, taken or left out, why), in the order in which they were decided.
     """
 
@@ -35,27 +42,25 @@ class Proposal:
     types: list[str]
     ended_days: float
     train_window: str
+    user: str
+    trial: Trial
     reasons: Reasons = field(default_factory=list)
 
 
-def propose(data: Path, now: int) -> Proposal:
-    """Read the CSV or Parquet files at `data` and propose declarations. `now` is in microseconds.
+def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
+    """Read the CSV, JSON or Parquet files at `data` and propose declarations. `now` is in microseconds.
 
     Raises:
         InputError: no file holds events that could be used.
+        AskError: one answer is needed; see `Answers`.
     """
-    files = find_files(data, ("*.csv", "*.tsv", "*.parquet"))
+    files = find_files(data, FORMATS["mapping"][1])
     reasons: Reasons = []
-    guesses: list[SourceGuess] = []
-    for file in files:
-        try:
-            guess = guess_source(file)
-        except InputError as error:
-            reasons.append((file.name, "left out", error.message))
-            continue
-        guesses.append(guess)
-        for column in guess.columns:
-            reasons.append((f"{file.name}: {column.column}", column.role or "left out", column.why))
+    guesses, left_out = guess_files(files, answers)
+    reasons += [(file.name, "left out", why) for file, why in left_out.items()]
+    reasons += [
+        (f"{guess.file.name}: {column.column}", column.role or "left out", column.why) for guess in guesses for column in guess.columns
+    ]
     events = [guess for guess in guesses if guess.kind == "events"]
     if not events:
         raise InputError(
@@ -64,18 +69,55 @@ def propose(data: Path, now: int) -> Proposal:
             fix="rename the columns, as to user_id, item_id and timestamp, or write the mapping by hand: see docs/how-to/import.md",
         )
     main = max(events, key=lambda guess: guess.file.stat().st_size)
-    chosen = [main, *(guess for guess in guesses if guess.kind != "events")]
+    alike = [guess for guess in events if _without_name(guess) == _without_name(main)]
+    others = {guess.file for guess in events} - {main.file}
+    chosen = [main, *(guess for guess in guesses if guess.kind != "events" and guess.file not in others)]
     reasons += [
-        (guess.file.name, "left out", "a second file of events; add its [[source]] by hand") for guess in events if guess is not main
+        (guess.file.name, "left out", "a second file of events; add its [[source]] by hand") for guess in events if guess not in alike
     ]
     mapping = "# How the columns of the files become events and profiles; edit it, then import with --mapping.\n\n"
     mapping += "\n".join(guess.toml for guess in chosen)
+    if len(alike) > 1:
+        pattern = _pattern([guess.file.name for guess in alike])
+        mapping = mapping.replace(f"file = {quoted(main.file.name)}", f"file = {quoted(pattern)}")
+        reasons.append((pattern, "events", f"{len(alike)} files with the same columns; figures below are of {main.file.name}"))
     facts = facts_of(main, chosen, now)
     own = [name for name in main.types if name not in EVENT_TYPES]
+    trial = try_mapping(mapping, files, now, own)
+    if trial.share > _REFUSED_MAX:
+        fix = "write the mapping by hand: docs/how-to/import.md"
+        raise InputError(f"hardly a row could be used\n{trial.warning}", where=str(data), fix=fix)
     reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
     slots = slots_text(facts, reasons)
     features = features_text(facts, reasons)
-    return Proposal(mapping, features, slots, own, facts.log.ended_days, train_window(facts, reasons), reasons)
+    return Proposal(mapping, features, slots, own, facts.log.ended_days, train_window(facts, reasons), _somebody(main), trial, reasons)
+
+
+def _somebody(main: SourceGuess) -> str:
+    """Return the user with most events in the sample."""
+    column = next((column.column for column in main.columns if column.role == "user_id"), "")
+    if not column:
+        return ""
+    counts = pc.value_counts(main.sample.column(column).drop_null()).to_pylist()
+    user = max(counts, key=lambda each: each["counts"], default={"values": ""})["values"]
+    return f"{user:.15g}" if isinstance(user, float) else str(user)
+
+
+def _without_name(guess: SourceGuess) -> str:
+    return guess.toml.replace(f"file = {quoted(guess.file.name)}", "", 1)
+
+
+def _pattern(names: list[str]) -> str:
+    """Return a pattern that fits names with a part in common at their begin or end."""
+    begin = _common(names)
+    end = _common([name[len(begin) :][::-1] for name in names])[::-1]
+    return f"{begin}*{end}"
+
+
+def _common(names: list[str]) -> str:
+    """Return the letters that all names begin with."""
+    pairs = zip(min(names), max(names), strict=False)
+    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _found(files: list[Path], guesses: list[SourceGuess], reasons: Reasons) -> str:

@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from tailorbird.cli.proposal.statistics import LogStatistics, measure
 from tailorbird.events import DAY
 from tailorbird.events.adapters import SourceGuess
-from tailorbird.events.adapters.columns import read_columns
 
 Reasons = list[tuple[str, str, str]]
 
@@ -60,11 +59,10 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess], now: int) -> Facts:
     for guess in chosen:
         if guess.kind == "events":
             continue
-        sample = next(read_columns(guess.file, broken=[]))
         for column in guess.columns:
             if column.role.startswith("properties."):
                 name = column.role.removeprefix("properties.")
-                found.setdefault((guess.kind, name), _kind_of(column.column, sample.column(column.column)))
+                found.setdefault((guess.kind, name), _kind_of(column.column, guess.sample.column(column.column)))
 
     def named(of: str, kind: str) -> tuple[str, ...]:
         return tuple(name for (whose, name), what in found.items() if (whose, what) == (of, kind))

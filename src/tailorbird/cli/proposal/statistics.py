@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.events.adapters import SourceGuess
-from tailorbird.events.adapters.columns import read_columns
+from tailorbird.events.tables.columns import read_columns
+from tailorbird.events.tables.times import moment_of, parse_times
 
 Ints = npt.NDArray[np.int64]
 
@@ -96,18 +97,18 @@ def measure(guess: SourceGuess, values: Sequence[str], now: int) -> LogStatistic
         person_events=int(np.quantile(of_person[of_person > 0], 0.9)),
         new_items=_new_items(ts, what),
         found=_found(ts, what),
-        visits_a_day=visits * _part_of(guess.file) / max(span, 1.0),
+        visits_a_day=visits * _part_of(guess) / max(span, 1.0),
     )
 
 
 def _read(guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]) -> tuple[Ints, list[Ints]]:
     """Return times and codes of the other columns, for the events of a sample of the people."""
-    every = _part_of(guess.file)
-    rows = list(_kept(guess.file, names, type_, values, every))
+    every = _part_of(guess)
+    rows = list(_kept(guess, names, type_, values, every))
     if not rows:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     table = pa.Table.from_batches(rows)
-    ts = _micros(table.column(0), guess.ts_unit)
+    ts = _micros(table.column(0), guess)
     if ts is None:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     known = pc.is_valid(ts)
@@ -117,9 +118,9 @@ def _read(guess: SourceGuess, names: list[str], type_: str | None, values: Seque
     return pc.filter(ts, known).to_numpy().astype(np.int64), codes
 
 
-def _kept(file: Path, names: list[str], type_: str | None, values: Sequence[str], every: int) -> Iterator[pa.RecordBatch]:
+def _kept(guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str], every: int) -> Iterator[pa.RecordBatch]:
     wanted = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
-    for batch in read_columns(file, wanted, broken=[]):
+    for batch in read_columns(guess.file, wanted, texts=frozenset(names[1:]), broken=[], form=guess.form):
         if type_ and values:
             batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
         if every > 1:
@@ -129,27 +130,31 @@ def _kept(file: Path, names: list[str], type_: str | None, values: Sequence[str]
         yield pa.record_batch([batch.column(name) for name in names], [str(place) for place in range(len(names))])
 
 
-def _part_of(file: Path) -> int:
+def _part_of(guess: SourceGuess) -> int:
     """Return of how many people one is read, by the size of the file."""
-    first = next(read_columns(file, broken=[]), None)
-    if first is None or not first.num_rows:
-        return 1
+    file, sample = guess.file, guess.sample
     if file.name.endswith(".parquet"):
         import pyarrow.parquet as pq
 
         rows = pq.ParquetFile(file).metadata.num_rows
     else:
-        rows = file.stat().st_size * first.num_rows // max(first.nbytes, 1)
+        rows = file.stat().st_size * sample.num_rows // max(sample.nbytes, 1)
     return -(-rows // ROWS_MAX)
 
 
-def _micros(times: pa.ChunkedArray, unit: str) -> pa.ChunkedArray | None:
+def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
     """Return times as microseconds; None where they are text of an unknown form."""
     if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
         return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(pa.int64())
     if pa.types.is_integer(times.type) or pa.types.is_floating(times.type):
-        return pc.multiply(times.cast(pa.float64()), _US[unit]).cast(pa.int64(), safe=False)
-    return None
+        return pc.multiply(times.cast(pa.float64()), _US[guess.ts_unit]).cast(pa.int64(), safe=False)
+    if guess.ts_format:
+        return pa.chunked_array([parse_times(chunk, guess.ts_format, "UTC") for chunk in times.chunks], pa.int64())
+    return pa.chunked_array([pa.array([_elapsed(moment_of(text, UTC)) for text in times.to_pylist()], pa.int64())])
+
+
+def _elapsed(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp() * 1e6)
 
 
 def _codes(column: pa.ChunkedArray) -> Ints:

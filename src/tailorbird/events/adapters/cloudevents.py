@@ -28,11 +28,11 @@ import msgspec
 from tailorbird.events.adapters import ga4, gorse, segment
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, needed_text, slug, text_at, time_of_text
-from tailorbird.events.adapters.files import read_records
 from tailorbird.events.adapters.record import Convert, Record, UnreadableError, batches_of, of_validation
 from tailorbird.events.contract import ID_LENGTH_MAX
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import EVENT_TYPES, SHARED_TYPES
+from tailorbird.events.tables.files import read_records
 
 FORMAT = "cloudevents"
 PATTERNS = ("*.json", "*.jsonl", "*.ndjson")

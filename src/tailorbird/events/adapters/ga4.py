@@ -35,10 +35,10 @@ from tailorbird.events.adapters.fields import (
     text_at,
     time_since_1970,
 )
-from tailorbird.events.adapters.files import NO_SUFFIX, bare_suffix, parquet_batches, read_records
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, batches_of
 from tailorbird.events.envelope import Event
+from tailorbird.events.tables.files import NO_SUFFIX, bare_suffix, parquet_batches, read_records
 
 FORMAT = "ga4"
 PATTERNS = ("*.json", "*.jsonl", "*.ndjson", "*.parquet", NO_SUFFIX)  # an extract is called as it is told to

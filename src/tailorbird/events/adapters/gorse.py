@@ -20,9 +20,9 @@ import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, done_type, kept, needed_text, number_of, slug, time_of_text
-from tailorbird.events.adapters.files import read_records
 from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
+from tailorbird.events.tables.files import read_records
 
 FORMAT = "gorse"
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json")

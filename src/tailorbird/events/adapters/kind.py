@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.events.tables.times import forms_of_times
+
 HOLDS_UNTIL = frozenset(
     ("valid_to", "dbt_valid_to", "valid_until", "effective_to", "effective_until", "period_end", "end_date", "ended_at", "ends_at",
      "to_date", "churned_at", "cancelled_at"),
@@ -78,8 +80,7 @@ def kind_of(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind
 def can_be_time(column: pa.Array) -> bool:
     """Whether values look like times: dates, or numbers of seconds or less since 1970."""
     if pa.types.is_string(column.type):
-        first = next((value for value in column.to_pylist() if value), "")
-        return first[:4].isdigit() and "-" in first
+        return forms_of_times(column) is not None
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return True
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):

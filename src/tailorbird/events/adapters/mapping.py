@@ -1,4 +1,4 @@
-"""Any CSV or Parquet by a short mapping file, which `tailorbird import --guess` proposes.
+"""Any CSV, JSON or Parquet by a short mapping file, which `tailorbird import --guess` proposes.
 
 [[source]]
 file = "clicks.parquet"     # or a pattern, "*.csv.gz"
@@ -6,6 +6,11 @@ kind = "events"             # or "items", "users": profiles, timeless without ts
 type = "click"              # or: type = { column = "event", values = { addtocart = "cart" } }
 ts = "clicked_at"           # a column of times; for numbers say ts_unit = "s", "ms" or "us"
 ts_zone = "Europe/Oslo"     # of times that name no zone; UTC unless said
+ts_format = "%d.%m.%Y %H:%M"  # of times that are not ISO 8601, as strptime has it
+delimiter = ";"             # of a CSV file; a comma unless said, in .tsv a tab
+decimal = ","               # of its numbers, whose thousands points are left out then; a point unless said
+columns = ["visitor", "article_id"]  # names of its columns, where its first line does not have them
+distinct = true             # of profiles: only rows that say something new about an item or user, as where each event repeats it
 received_at = "exported_at" # when the row came in, a time as `ts`; of a profile, before which nobody knew what it says
 user_id = "visitor"
 item_id = "article_id"
@@ -20,6 +25,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatch
+from hashlib import blake2b
 from itertools import repeat
 from math import isfinite, isnan
 from pathlib import Path
@@ -32,13 +38,16 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches, known_by_content
-from tailorbird.events.adapters.columns import column_names, mostly, read_columns
 from tailorbird.events.adapters.fields import done_type
-from tailorbird.events.adapters.record import unread_row
+from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_row
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
+from tailorbird.events.tables.columns import column_names, mostly, read_columns, read_sample
+from tailorbird.events.tables.forms import TableForm
+from tailorbird.events.tables.records import is_json
+from tailorbird.events.tables.times import moment_of, parse_times
 
-PATTERNS = ("*.csv", "*.tsv", "*.parquet")
+PATTERNS = ("*.csv", "*.tsv", "*.parquet", "*.json", "*.jsonl", "*.ndjson")
 UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
@@ -58,6 +67,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ts: str | None = None
     ts_unit: str = "us"
     ts_zone: str = "UTC"
+    ts_format: str = ""
+    delimiter: str = ""
+    decimal: str = "."
+    columns: tuple[str, ...] = ()
+    distinct: bool = False
     received_at: str | None = None
     event_id: str | None = None
     user_id: str | None = None
@@ -93,6 +107,10 @@ def parse_mapping(text: str, name: str) -> Mapping:
             raise InputError(f"expected kind events, items or users, got {source.kind!r}", where=where)
         if source.ts_unit not in UNITS:
             raise InputError(f"expected ts_unit s, ms or us, got {source.ts_unit!r}", where=where)
+        if source.decimal not in (".", ","):
+            raise InputError(f'expected decimal "." or ",", got {source.decimal!r}', where=where)
+        if len(source.delimiter) > 1:
+            raise InputError(f"expected a delimiter of one character, got {source.delimiter!r}", where=where)
         if not _is_zone(source.ts_zone):
             raise InputError(f"expected ts_zone such as Europe/Oslo, got {source.ts_zone!r}", where=where)
         if source.kind == "items" and source.item_id is None:
@@ -134,20 +152,28 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
 
 def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
     wanted = _columns_of(source)
-    present = column_names(file)
+    form = form_of(source)
+    present = column_names(file, form)
     missing = [column for column in wanted if column not in present]
     if missing:
         raise InputError(f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}", where=name)
     done = 0
     broken: list[str] = []
+    said: set[bytes] = set()
     try:
-        for batch in read_columns(file, wanted, texts=_texts_of(source), broken=broken):
-            yield Batch(str(file), _events(batch, done, digest, source), list(range(done + 1, done + 1 + batch.num_rows)))
+        for batch in read_columns(file, wanted, texts=_texts_of(source), broken=broken, form=form):
+            made = list(enumerate(_events(batch, done, digest, source), done + 1))
+            if source.distinct:
+                made = [(number, event) for number, event in made if _is_new(event, said)]
+            yield Batch(str(file), [encode_event(event) for _, event in made], [number for number, _ in made])
             done += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
+    if source.distinct:  # the source of the events reads these rows too, and passes them on
+        return
+    reason = NO_RECORD if is_json(file) else WRONG_ROW
     yield from in_batches(
-        str(file), ((number, unread_row("mapping", f"{digest}:{number}", row)) for number, row in enumerate(broken, done + 1))
+        str(file), ((number, unread_row("mapping", f"{digest}:{number}", row, reason)) for number, row in enumerate(broken, done + 1))
     )
 
 
@@ -168,7 +194,34 @@ def _ids_of(source: Source) -> tuple[str | None, ...]:
     return source.event_id, source.user_id, source.anonymous_id, source.session_id, source.item_id, source.request_id
 
 
-def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[bytes]:
+def sample_lines(file: Path, source: Source) -> list[bytes]:
+    """Return what the mapping makes of rows from all over a file, as `read_sample` draws them.
+
+    Raises:
+        InputError: the file cannot be read, or not as the mapping says.
+    """
+    try:
+        batch = read_sample(file, form_of(source), _columns_of(source), texts=_texts_of(source))
+        return [encode_event(event) for event in _events(batch, 0, "sample", source)]
+    except pa.ArrowException as error:
+        raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
+
+
+def form_of(source: Source) -> TableForm:
+    """Return how the files of a source are written."""
+    return TableForm(source.delimiter, source.decimal, source.columns)
+
+
+def _is_new(event: Event, said: set[bytes]) -> bool:
+    """Whether no earlier row said the same of the same item or user."""
+    told = blake2b(msgspec.json.encode((event.item_id, event.user_id, event.properties)), digest_size=8).digest()
+    if told in said:
+        return False
+    said.add(told)
+    return True
+
+
+def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[Event]:
     texts = {name: _texts(batch, getattr(source, name)) for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")}
     ids = _texts(batch, source.event_id)
     times, arrivals = _times(batch, source.ts, source), _times(batch, source.received_at, source)
@@ -198,7 +251,7 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
     known = (event if event.event_id else known_by_content("mapping", event) for event in events)
     if source.kind == "events" and source.ts is not None and pa.types.is_date(batch.column(source.ts).type):
         known = (_in_order(event, done + row) for row, event in enumerate(known))
-    return [encode_event(event) for event in known]
+    return list(known)
 
 
 def _in_order(event: Event, row: int) -> Event:
@@ -240,8 +293,12 @@ def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
         return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         return [_microseconds(value, UNITS[source.ts_unit]) for value in column.to_pylist()]
+    texts = column.cast(pa.string()).to_pylist()
+    if source.ts_format:
+        parsed = parse_times(column, source.ts_format, source.ts_zone).to_pylist()
+        return [text if moment is None else moment for text, moment in zip(texts, parsed, strict=True)]
     zone = ZoneInfo(source.ts_zone)
-    return [_time_text(value, UNITS[source.ts_unit], zone) for value in column.cast(pa.string()).to_pylist()]
+    return [_time_text(value, UNITS[source.ts_unit], zone) for value in texts]
 
 
 def _microseconds(value: float | Decimal | None, unit: int) -> int | None:
@@ -256,11 +313,8 @@ def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
         return _microseconds(Decimal(text), unit)
     except InvalidOperation:
         pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).isoformat()
+    moment = moment_of(text, zone)
+    return text if moment is None else moment.isoformat()
 
 
 def _contexts(batch: pa.RecordBatch, source: Source) -> Any:

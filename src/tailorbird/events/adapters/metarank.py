@@ -18,10 +18,10 @@ import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import done_type
-from tailorbird.events.adapters.files import read_lines
 from tailorbird.events.adapters.record import UnreadableError, batches_of, of_validation
 from tailorbird.events.contract import show
 from tailorbird.events.envelope import Answer, Event
+from tailorbird.events.tables.files import read_lines
 
 FORMAT = "metarank"
 PATTERNS = ("*.jsonl", "*.json", "*.ndjson")

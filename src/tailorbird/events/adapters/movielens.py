@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event, in_batches, known_by_content
-from tailorbird.events.adapters.files import DAMAGED, open_file, open_table, parquet_batches
-from tailorbird.events.adapters.quotes import Lines, next_row
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Event
+from tailorbird.events.tables.encodings import open_table
+from tailorbird.events.tables.files import DAMAGED, open_file, parquet_batches
+from tailorbird.events.tables.quotes import Lines, next_row
 
 PATTERNS = (
     "u.data", "u.item", "u.user", "ratings.dat", "movies.dat", "users.dat",

@@ -36,10 +36,11 @@ from tailorbird.events.adapters.fields import (
     time_since_1970,
     typed,
 )
-from tailorbird.events.adapters.files import DAMAGED, open_table
-from tailorbird.events.adapters.quotes import Lines, next_row
 from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
+from tailorbird.events.tables.encodings import open_table
+from tailorbird.events.tables.files import DAMAGED
+from tailorbird.events.tables.quotes import Lines, next_row
 
 FORMAT = "personalize"
 PATTERNS = ("*.csv",)

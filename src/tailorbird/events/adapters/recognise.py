@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import movielens, snowplow
-from tailorbird.events.adapters.files import DAMAGED, bare_suffix, has_no_suffix, open_file, read_lines, read_records
+from tailorbird.events.tables.files import DAMAGED, bare_suffix, has_no_suffix, open_file, read_lines, read_records
 
 _LOOKED_AT = 20
 _HEAD = 4096

@@ -23,6 +23,7 @@ from tailorbird.events.plan import PROFILE_TYPES
 
 Record = dict[str, Any]
 WRONG_ROW = ("wrong_width", "$", "its columns are not those of the header, its quote is not closed, or it is no text in UTF-8")
+NO_RECORD = ("malformed_json", "$", "expected a JSON object")
 Convert = Callable[[Any, str], list[Event]]
 
 _decode = msgspec.json.Decoder().decode

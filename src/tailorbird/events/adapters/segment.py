@@ -39,11 +39,11 @@ from tailorbird.events.adapters.fields import (
     text_at,
     time_of_text,
 )
-from tailorbird.events.adapters.files import NO_SUFFIX, read_records
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Context, Event
 from tailorbird.events.plan import MERGED_INTO
+from tailorbird.events.tables.files import NO_SUFFIX, read_records
 
 FORMAT = "segment"
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.gz", NO_SUFFIX)  # its S3 archive has segment-logs/SOURCE/DAY/NAME.gz

@@ -25,10 +25,10 @@ import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, context_of, done_type, kept, number_of, record_at, slug, text_at, time_of_text
-from tailorbird.events.adapters.files import NO_SUFFIX, read_lines
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
+from tailorbird.events.tables.files import NO_SUFFIX, read_lines
 
 FORMAT = "snowplow"
 PATTERNS = ("*.tsv", "*.txt", NO_SUFFIX)  # without one: what its S3 loader writes, date-time-first-last.gz

@@ -9,9 +9,9 @@ import msgspec
 from tailorbird.errors import UsageError
 from tailorbird.events.adapters import cloudevents, segment
 from tailorbird.events.adapters.batch import encode_event
-from tailorbird.events.adapters.files import count_records, split_records
 from tailorbird.events.adapters.record import Convert, Record, lines_of
 from tailorbird.events.envelope import Event
+from tailorbird.events.tables.files import count_records, split_records
 
 WEBHOOKS: dict[str, Convert] = {"segment": segment.convert, "cloudevents": cloudevents.convert}
 _COPIES_BYTES_MAX = 1 << 22

@@ -78,10 +78,12 @@ def _is_one(lines: list[str], row: list[str], delimiter: str) -> bool:
 def without_broken_lines(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
     """The same bytes, but for lines that open a quote which no later line closes in its place, and rows that are no UTF-8: these are put
     into `broken`."""
-    return io.BufferedReader(_Joined(_pieces(stream, delimiter, broken)), _CHUNK)
+    return io.BufferedReader(Joined(_pieces(stream, delimiter, broken)), _CHUNK)
 
 
-class _Joined(io.RawIOBase):
+class Joined(io.RawIOBase):
+    """A stream of the bytes of pieces."""
+
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._left = pieces, b""
 
@@ -89,7 +91,7 @@ class _Joined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        self._left = self._left or next(self._pieces, b"")
+        self._left = self._left or next(filter(None, self._pieces), b"")
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]

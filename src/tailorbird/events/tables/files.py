@@ -22,8 +22,6 @@ NO_SUFFIX = "*"  # among patterns: files whose name has none, but for what commo
 _BESIDE = ("readme", "license", "copying", "notice", "changelog", "makefile", "manifest", "sha256sums", "md5sums")
 _COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20
-_HEAD = 4096
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LIST_BYTES_MAX = 1 << 30
 _LINE = re.compile(rb"\S[^\n]*")
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -75,30 +73,6 @@ def open_file(file: Path) -> BinaryIO:
         return file.open("rb")
     except OSError as error:
         raise InputError(f"cannot be opened: {error.strerror or error}", where=str(file)) from None
-
-
-def open_table(file: Path) -> BinaryIO:
-    """A file of rows of text opened for reading, as `open_file` does.
-
-    Raises:
-        InputError: it is not in UTF-8, as far as its first line tells, or damaged.
-    """
-    stream = open_file(file)
-    try:
-        head = stream.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]
-    except DAMAGED as error:
-        raise InputError(f"damaged: {error}", where=str(file)) from None
-    first = head.partition(b"\n")[0]
-    try:
-        if head.startswith(_UTF_16) or b"\x00" in first:
-            raise UnicodeError
-        codecs.getincrementaldecoder("utf-8")().decode(first, final=len(first) < len(head))
-    except UnicodeError:
-        stream.close()
-        coding = "UTF-16" if head.startswith(_UTF_16) or b"\x00" in first else "ISO-8859-1"
-        fix = f"write it in UTF-8, such as: iconv -f {coding} -t UTF-8 {file.name} > new-{file.name}"
-        raise InputError("its first line is no text in UTF-8", where=str(file), fix=fix) from None
-    return stream
 
 
 def parquet_batches(source: pq.ParquetFile, file: Path, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from tailorbird.events.adapters.quotes import without_broken_lines
+from tailorbird.events.tables.quotes import without_broken_lines
 
 HEADER = b"who,what,title\n"
 ROWS = [b"u%06d,i%06d,some title\n" % (number, number) for number in range(60_000)]

@@ -10,7 +10,7 @@ from tests.events.adapters.kit import lines
 
 from tailorbird.errors import DamageError, InputError
 from tailorbird.events.adapters import FORMATS, digest_files, find_files
-from tailorbird.events.adapters.files import bare_suffix, count_records, read_lines, split_records
+from tailorbird.events.tables.files import bare_suffix, count_records, read_lines, split_records
 
 TEXT = b"one\n\n  two \nthree"
 

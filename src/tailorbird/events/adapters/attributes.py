@@ -1,0 +1,52 @@
+"""Which columns of a table of events say what an item or a user is: those that are the same in all of its rows."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_SAME = 0.99  # share of the items or users whose rows must agree
+_ENOUGH = 5  # items or users with several rows, below which nothing can be said
+
+
+def attributes_of(sample: pa.RecordBatch, roles: dict[str, str], names: list[str]) -> dict[str, str]:
+    """Return of each of the columns that is an attribute whether of `items` or of `users`.
+
+    Args:
+        sample: rows from all over a file of events.
+        roles: role → column.
+        names: columns without a role.
+    """
+    found: dict[str, str] = {}
+    for kind, role in (("items", "item_id"), ("users", "user_id")):
+        if role in roles:
+            left = [name for name in names if name not in found and _varies(sample.column(name))]
+            found |= dict.fromkeys(_same_within(sample, roles[role], left), kind)
+    return found
+
+
+def _varies(column: pa.Array) -> bool:
+    return not pa.types.is_null(column.type) and pc.count_distinct(_comparable(column)).as_py() > 1
+
+
+def _same_within(sample: pa.RecordBatch, owner: str, names: list[str]) -> list[str]:
+    """Return the columns whose values are the same within all rows of an owner, empty ones left aside."""
+    if not names:
+        return []
+    columns = {name: _comparable(sample.column(name)) for name in names}
+    table = pa.table(
+        {"owner": sample.column(owner), "one": pa.repeat(1, sample.num_rows)} | {str(n): c for n, c in enumerate(columns.values())}
+    )
+    counted = table.group_by("owner", use_threads=False).aggregate(
+        [("one", "sum"), *((str(number), "count_distinct", pc.CountOptions(mode="only_valid")) for number in range(len(names)))]
+    )
+    several = counted.filter(pc.greater(counted["one_sum"], 1))
+    if several.num_rows < _ENOUGH:
+        return []
+    shares = {name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py() for number, name in enumerate(names)}
+    return [name for name, share in shares.items() if share >= _SAME]
+
+
+def _comparable(column: pa.Array) -> pa.Array:
+    """Return a column whose values can be counted: lists as their text."""
+    if not pa.types.is_nested(column.type):
+        return column
+    return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())

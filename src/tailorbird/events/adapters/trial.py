@@ -1,0 +1,113 @@
+"""What the contract would say of a proposed mapping, tried on rows from all over the files before anything is written."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.events.adapters.mapping import Mapping, parse_mapping, sample_lines
+from tailorbird.events.contract import Receipt, Refusal, check
+from tailorbird.events.plan import EVENT_TYPES, RoutePlan
+
+SHARE_MAX = 0.01  # of the rows that may be refused without a word
+_SHOWN = 10
+_REASONS = 3
+_FIXES = {
+    "bad_time": 'say how times are written: ts_format = "%d.%m.%Y %H:%M" or ts_unit = "s" in the mapping, or --ts-format',
+    "missing": "rows without it cannot be used; if another column has it, name that one in the mapping",
+    "wrong_type": "leave the column out of the mapping, or put it under another name",
+    "number_out_of_range": "leave the column out of the mapping, or put it under another name",
+    "ts_absurd": 'say how times are written: ts_unit = "s", "ms" or "us" in the mapping',
+    "ts_in_future": "times of the future are taken for mistakes; say ts_format or ts_zone in the mapping if they are read wrongly",
+    "unknown_type": "declare the type in tailorbird.toml under [events] types, or translate it in the mapping",
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why some rows of a sample would be refused."""
+
+    rows: int
+    message: str
+    example: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a sample of rows.
+
+    Attributes:
+        rows: how many were tried.
+        refused: how many of them the contract refuses.
+        reasons: the most common ones, the first first.
+        shown: the first rows of the first source that passed, as events.
+    """
+
+    rows: int
+    refused: int
+    reasons: list[Reason]
+    shown: list[bytes]
+
+    @property
+    def share(self) -> float:
+        """Share of the rows that would be refused."""
+        return self.refused / self.rows if self.rows else 0.0
+
+    @property
+    def warning(self) -> str:
+        """Return what to tell of it, "" where hardly a row is refused."""
+        if self.share <= SHARE_MAX:
+            return ""
+        told = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]
+        told += [f"  {reason.rows:,} rows: {reason.message}, such as {reason.example}\n    fix: {reason.fix}" for reason in self.reasons]
+        return "\n".join(told)
+
+
+def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[str] = ()) -> Trial:
+    """Try a mapping on a sample of each file that it names.
+
+    Args:
+        mapping: its text.
+        now: in microseconds.
+        types: event types beside the built-in ones.
+
+    Raises:
+        InputError: a file cannot be read, or not as the mapping says.
+    """
+    parsed: Mapping = parse_mapping(mapping, "the proposed mapping")
+    plan = _plan_with(types)
+    rows = refused = 0
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], Refusal] = {}
+    shown: list[bytes] = []
+    for source in parsed.source:
+        for file in (each for each in files if fnmatch(each.name, source.file)):
+            lines = sample_lines(file, source)
+            _, refusals = check(b"\n".join(lines), Receipt(now, "import", "ndjson"), plan)
+            rows, refused = rows + len(lines), refused + len(refusals)
+            for one in refusals:
+                counts[one.code, one.path] += 1
+                first.setdefault((one.code, one.path), one)
+            bad = {one.row for one in refusals}
+            if source.kind == "events" or len(parsed.source) == 1:
+                shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][: _SHOWN - len(shown)]
+    return Trial(rows, refused, [_reason(first[key], count) for key, count in counts.most_common(_REASONS)], shown)
+
+
+def _plan_with(types: Sequence[str]) -> RoutePlan:
+    """Return a plan that knows these event types too."""
+    return RoutePlan(event_types=tuple(dict.fromkeys((*EVENT_TYPES, *types))))
+
+
+def _reason(refusal: Refusal, count: int) -> Reason:
+    example = refusal.body.decode(errors="replace")
+    try:
+        record = msgspec.json.decode(refusal.body)
+        example = msgspec.json.encode({name: value for name, value in record.items() if name not in ("event_id", "properties")}).decode()
+    except (msgspec.MsgspecError, AttributeError):
+        pass
+    return Reason(count, f"{refusal.path}: {refusal.message}", example[:160], _FIXES.get(refusal.code, "change the mapping"))

@@ -1,0 +1,187 @@
+"""CSV, TSV, JSON and Parquet files in batches of columns. How columns become events stands in `adapters.mapping`.
+
+The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its row: it is passed on as
+text, for the contract to judge. Rows of another width than the header or that are no UTF-8, and lines whose quote is not closed, are set
+aside, not dropped.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from tailorbird.errors import InputError
+from tailorbird.events.tables.encodings import open_table
+from tailorbird.events.tables.files import DAMAGED, bare_suffix, parquet_batches
+from tailorbird.events.tables.forms import PLAIN, TableForm
+from tailorbird.events.tables.quotes import without_broken_lines
+from tailorbird.events.tables.records import is_json, json_names, read_json
+
+BATCH_ROWS = 20_000
+SAMPLE_ROWS = 20_000
+_MOSTLY = b"mostly"
+_DRAWN = 400  # rows of a batch behind the first one
+_COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
+
+
+def column_names(file: Path, form: TableForm = PLAIN) -> list[str]:
+    """Return the names of a file's columns."""
+    return json_names(file) if is_json(file) else _schema(file, form).names
+
+
+def read_columns(
+    file: Path,
+    columns: list[str] | None = None,
+    *,
+    texts: frozenset[str] = frozenset(),
+    broken: list[str] | None = None,
+    form: TableForm = PLAIN,
+) -> Iterator[pa.RecordBatch]:
+    """Read a file in batches.
+
+    Args:
+        columns: only these.
+        texts: columns of a CSV file that are read as they are written, whatever they look like.
+        broken: gets the rows of a CSV file that have another width than its header or are no UTF-8, which without it end the reading, and
+            the lines whose quote is not closed; of a JSON file the lines that are none.
+        form: how the values of a CSV file are written.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        if bare_suffix(file) == ".parquet":
+            yield from parquet_batches(pq.ParquetFile(file), file, BATCH_ROWS, columns)
+            return
+        if is_json(file):
+            yield from read_json(file, columns, texts, broken)
+            return
+        schema = _schema(file, form)
+        wanted = columns if columns is not None else schema.names
+        for batch in _open_csv(file, wanted, broken, form):
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield _typed(batch.slice(start, BATCH_ROWS), schema, texts, form)
+    except DAMAGED as error:
+        raise InputError(f"cannot be read: {error}", where=str(file)) from None
+
+
+def read_sample(
+    file: Path, form: TableForm = PLAIN, columns: list[str] | None = None, *, texts: frozenset[str] = frozenset()
+) -> pa.RecordBatch:
+    """Return the first rows of a file, in their order, and behind them rows drawn from all over the rest, always the same ones.
+
+    A column of which some rows are text and others numbers is text.
+    """
+    draw = np.random.default_rng(7)
+    taken: list[pa.RecordBatch] = []
+    for number, batch in enumerate(read_columns(file, columns, texts=texts, broken=[], form=form)):
+        if number and batch.num_rows > _DRAWN:
+            batch = batch.take(pa.array(np.sort(draw.choice(batch.num_rows, _DRAWN, replace=False))))
+        taken.append(batch)
+    if not taken:
+        return pa.record_batch([], schema=pa.schema([]))
+    head, drawn = taken[0], taken[1:]
+    rest = sum(batch.num_rows for batch in drawn)
+    if rest > SAMPLE_ROWS:
+        drawn = [batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // rest)) for batch in drawn]
+    return pa.record_batch([_joined([batch.column(name) for batch in (head, *drawn)]) for name in head.schema.names], head.schema.names)
+
+
+def _joined(parts: list[pa.Array]) -> pa.Array:
+    kinds = {part.type for part in parts}
+    if len(kinds) > 1:
+        kind = pa.float64() if all(pa.types.is_integer(each) or pa.types.is_floating(each) for each in kinds) else pa.string()
+        parts = [part.cast(kind, safe=False) for part in parts]
+    return pa.concat_arrays(parts)
+
+
+def _schema(file: Path, form: TableForm) -> pa.Schema:
+    try:
+        if bare_suffix(file) == ".parquet":
+            return pq.ParquetFile(file).schema_arrow
+        convert = pacsv.ConvertOptions(strings_can_be_null=True, decimal_point=form.decimal)
+        with _csv(file, convert, [], form) as reader:
+            if form.decimal == ".":
+                return reader.schema
+            first = next(iter(reader), None)
+        fields = (
+            []
+            if first is None
+            else [pa.field(name, _comma_type(column)) for name, column in zip(first.schema.names, first.columns, strict=True)]
+        )
+        return pa.schema(fields) if fields else reader.schema
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):
+            raise InputError("no row was found in it", where=str(file)) from None
+        raise InputError(f"cannot be read: {error}", where=str(file)) from None
+    except DAMAGED as error:
+        raise InputError(f"cannot be read: {error}", where=str(file)) from None
+
+
+def writes_decimal_comma(column: pa.Array) -> bool:
+    """Whether all texts of a column are numbers with a decimal comma, and thousands points where there are any."""
+    if not pa.types.is_string(column.type) or column.null_count == len(column):
+        return False
+    known = column.drop_null()
+    return bool(pc.all(pc.match_substring_regex(known, _COMMA_NUMBER)).as_py() and pc.any(pc.match_substring(known, ",")).as_py())
+
+
+def _comma_type(column: pa.Array) -> pa.DataType:
+    return pa.float64() if writes_decimal_comma(column) else column.type
+
+
+def _open_csv(file: Path, columns: list[str], broken: list[str] | None, form: TableForm) -> pacsv.CSVStreamingReader:
+    types = dict.fromkeys(columns, pa.string())
+    return _csv(file, pacsv.ConvertOptions(include_columns=columns, column_types=types, strings_can_be_null=True), broken, form)
+
+
+def _csv(file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None, form: TableForm) -> pacsv.CSVStreamingReader:
+    def set_aside(row: Any) -> str:
+        if broken is None:
+            return "error"
+        broken.append(row.text)
+        return "skip"
+
+    delimiter = form.delimiter_of(file)
+    parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
+    stream = open_table(file)
+    read = pacsv.ReadOptions(use_threads=False, column_names=list(form.columns))  # with threads the handler would not see rows in order
+    return pacsv.open_csv(
+        pa.PythonFile(stream if broken is None else without_broken_lines(stream, delimiter, broken), mode="r"),
+        read_options=read,
+        parse_options=parse,
+        convert_options=convert,
+    )
+
+
+def mostly(field: pa.Field) -> str:
+    """For a text column whose other batches hold numbers: which type those have; else ""."""
+    return (field.metadata or {}).get(_MOSTLY, b"").decode()
+
+
+def _typed(batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form: TableForm) -> pa.RecordBatch:
+    columns, fields = [], []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        kind = schema.field(name).type
+        metadata = None
+        if name in texts:
+            if pa.types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
+                column = pc.replace_substring_regex(column, r"^(\d+)\.0$", r"\1")
+        elif not pa.types.is_null(kind):
+            try:
+                column = (with_decimal_point(column) if form.decimal == "," and pa.types.is_floating(kind) else column).cast(kind)
+            except pa.ArrowInvalid:
+                metadata = {_MOSTLY: str(kind)}
+        columns.append(column)
+        fields.append(pa.field(name, column.type, metadata=metadata))
+    return pa.record_batch(columns, schema=pa.schema(fields))
+
+
+def with_decimal_point(column: pa.Array) -> pa.Array:
+    """Return texts of numbers such as 1.234,50 as 1234.50."""
+    return pc.replace_substring(pc.replace_substring(pc.utf8_trim_whitespace(column), ".", ""), ",", ".")

@@ -1,0 +1,76 @@
+"""Text files of any usual encoding, read as UTF-8: UTF-16, Windows-1252 and Latin-1 are recognised and transcoded while read."""
+
+import codecs
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tailorbird.errors import InputError
+from tailorbird.events.tables.files import DAMAGED, open_file
+from tailorbird.events.tables.quotes import Joined
+
+_LOOKED_AT = 16 << 20  # bytes; of a file whose first odd letter comes later, the rows with one go to the quarantine
+_CHUNK = 1 << 20
+
+
+def encoding_of(file: Path) -> str:
+    """Return the encoding of a text file, as Python calls it.
+
+    A line that is valid UTF-8 beyond ASCII proves UTF-8, since other encodings hardly ever look like it. Then lines that are not
+    valid are damaged, and the contract refuses them one by one.
+
+    Raises:
+        InputError: the file cannot be opened, or is damaged.
+    """
+    with open_file(file) as stream:
+        try:
+            head = stream.read(_LOOKED_AT)
+        except DAMAGED as error:
+            raise InputError(f"damaged: {error}", where=str(file)) from None
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    first = head[:_CHUNK].partition(b"\n")[0]
+    if b"\x00" in first:
+        return "utf-16-be" if first[:1] == b"\x00" else "utf-16-le"
+    if _is_utf_8(head):
+        return "utf-8"
+    try:
+        head.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252"
+
+
+def open_table(file: Path) -> BinaryIO:
+    """Open a text file for reading as UTF-8, decompressed by its ending and transcoded where that is needed.
+
+    Raises:
+        InputError: it cannot be opened, or is damaged.
+    """
+    encoding, stream = encoding_of(file), open_file(file)
+    return stream if encoding == "utf-8" else io.BufferedReader(Joined(_transcoded(stream, encoding)), _CHUNK)
+
+
+def _is_utf_8(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return any(not line.isascii() and _decodes(line) for line in head.splitlines())
+    return True
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _transcoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    with stream:
+        while chunk := stream.read(_CHUNK):
+            yield decoder.decode(chunk).encode()
+        yield decoder.decode(b"", final=True).encode()

@@ -1,0 +1,94 @@
+"""How a CSV file is written: its delimiter, whether its first line names the columns, the sign of its decimals."""
+
+import csv
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailorbird.errors import InputError
+from tailorbird.events.tables.encodings import open_table
+from tailorbird.events.tables.files import DAMAGED, bare_suffix
+
+DELIMITERS = (",", ";", "\t", "|")
+_HEAD = 256 << 10
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """How a CSV file is written, as far as its name does not tell.
+
+    Attributes:
+        delimiter: between values; "" takes a tab for `.tsv` and a comma for the rest.
+        decimal: of its numbers, "." or ",". With a comma, points divide thousands.
+        columns: names of its columns, where its first line does not have them.
+    """
+
+    delimiter: str = ""
+    decimal: str = "."
+    columns: tuple[str, ...] = ()
+
+    def delimiter_of(self, file: Path) -> str:
+        return self.delimiter or ("\t" if bare_suffix(file) == ".tsv" else ",")
+
+
+PLAIN = TableForm()
+
+
+def sniff_delimiter(file: Path) -> str:
+    """Return the delimiter of a text file, by DuckDB's sniffer: "" where it is the one that the file's name tells.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    head = _head(file)
+    usual = TableForm().delimiter_of(file)
+    first = head.partition("\n")[0]
+    if not head or (usual in first and not any(other in first for other in DELIMITERS if other != usual)):
+        return ""
+    found = _sniffed(head)
+    return "" if found == usual or found not in DELIMITERS else found
+
+
+def has_header(file: Path, form: TableForm) -> bool:
+    """Whether the first line of a text file names its columns: none of its values is empty but the first, a number or a time."""
+    row = next((row for row in csv.reader(_head(file).splitlines()[:5], delimiter=form.delimiter_of(file)) if row), [])
+    return not any(_is_value(text, place) for place, text in enumerate(row))
+
+
+def first_row(file: Path, form: TableForm) -> list[str]:
+    """Return the values of the first line of a text file."""
+    return next((row for row in csv.reader(_head(file).splitlines()[:5], delimiter=form.delimiter_of(file)) if row), [])
+
+
+def _is_value(text: str, place: int) -> bool:
+    text = text.strip()
+    if not text:
+        return place > 0  # pandas writes no name above its index
+    return text[:1].isdigit() and (text[-1:].isdigit() or text[-1:] in "ZM") and not text.isidentifier()
+
+
+def _head(file: Path) -> str:
+    """Return whole lines of the begin of a file."""
+    try:
+        with open_table(file) as stream:
+            head = stream.read(_HEAD)
+    except DAMAGED as error:
+        raise InputError(f"damaged: {error}", where=str(file)) from None
+    whole = head if len(head) < _HEAD else head.rpartition(b"\n")[0]
+    return whole.decode(errors="replace").removeprefix("\ufeff")
+
+
+def _sniffed(head: str) -> str:
+    try:
+        import duckdb
+    except ModuleNotFoundError:
+        raise InputError("to recognise how it is written, DuckDB is needed", fix="pip install 'tailorbird[files]'") from None
+    with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as scratch:
+        scratch.write(head)
+        scratch.flush()
+        try:
+            with duckdb.connect() as connection:
+                row = connection.execute("SELECT Delimiter FROM sniff_csv(?, quote = '\"')", [scratch.name]).fetchone()
+        except duckdb.Error:  # no table that it knows
+            return ""
+    return "" if row is None else row[0]

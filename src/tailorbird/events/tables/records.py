@@ -1,0 +1,114 @@
+"""JSON files as tables: one document a line, or a list of them. Objects within become columns (`user.id`), a list of objects rows."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from tailorbird.events.tables.files import bare_suffix, read_records
+
+SUFFIXES = (".json", ".jsonl", ".ndjson")
+BATCH_ROWS = 20_000
+_LOOKED_AT = 2_000  # records by which the columns are known
+_DEPTH = 4
+_decode = msgspec.json.Decoder().decode
+
+Row = dict[str, Any]
+
+
+def is_json(file: Path) -> bool:
+    """Whether a file's name says that it holds JSON."""
+    return bare_suffix(file) in SUFFIXES
+
+
+def json_names(file: Path) -> list[str]:
+    """Return the names of the columns of a JSON file, by its first records."""
+    return list(_names(file))
+
+
+def read_json(file: Path, columns: list[str] | None, texts: frozenset[str], broken: list[str] | None) -> Iterator[pa.RecordBatch]:
+    """Read a JSON file in batches.
+
+    Args:
+        columns: only these.
+        texts: columns whose values become text, whatever they are.
+        broken: gets the lines that are no JSON object.
+
+    Raises:
+        InputError: a list is too large, or the compression is damaged.
+    """
+    wanted = columns if columns is not None else json_names(file)
+    rows = _rows(file, broken)
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield pa.record_batch([_column([row.get(name) for row in batch], as_text=name in texts) for name in wanted], wanted)
+
+
+def _names(file: Path) -> dict[str, None]:
+    names: dict[str, None] = {}
+    for row in islice(_rows(file, None), _LOOKED_AT):
+        names |= dict.fromkeys(row)
+    return names
+
+
+def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
+    for _, raw in read_records(file):
+        try:
+            record = _decode(raw)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            record = None
+        if isinstance(record, dict):
+            yield from _unfolded(record)
+        elif broken is not None:
+            broken.append(raw.decode(errors="backslashreplace"))
+
+
+def _unfolded(record: Row) -> Iterator[Row]:
+    """Yield a record as one row, or as one for each object of the longest list of objects in it, as the items of an order are."""
+    row: Row = {}
+    lists: dict[str, list[Row]] = {}
+    _flatten(record, "", row, lists, 0)
+    name = max(lists, key=lambda each: len(lists[each]), default="")
+    if not name:
+        yield row
+        return
+    for element in lists[name]:
+        inner: Row = {}
+        _flatten(element, f"{name}.", inner, {}, 0)
+        yield row | inner
+
+
+def _flatten(record: Row, prefix: str, row: Row, lists: dict[str, list[Row]], depth: int) -> None:
+    for key, value in record.items():
+        name = prefix + key
+        if isinstance(value, dict) and depth < _DEPTH:
+            _flatten(value, f"{name}.", row, lists, depth + 1)
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            lists[name] = value
+        else:
+            row[name] = value
+
+
+def _column(values: list[Any], *, as_text: bool) -> pa.Array:
+    """Return values as an array of their type; of several types, as text."""
+    kinds = {type(value) for value in values if value is not None}
+    if not as_text or not kinds <= {str}:
+        if not as_text and kinds <= {int, float}:
+            try:
+                return pa.array(values, pa.float64() if float in kinds else pa.int64() if kinds else pa.null())
+            except (OverflowError, pa.ArrowInvalid):  # beyond 64 bits
+                pass
+        if not as_text and kinds == {bool}:
+            return pa.array(values)
+        if not as_text and kinds == {list} and all(isinstance(each, str) for value in values if value for each in value):
+            return pa.array(values, pa.list_(pa.string()))
+    return pa.array([value if value is None or isinstance(value, str) else _text(value) for value in values], pa.string())
+
+
+def _text(value: Any) -> str:
+    """Return a value as it would be written; a whole number that JSON has as a fraction, without it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,276 @@
+"""Small files in the layouts in which people have their data, made up here: who, what and when are known, so that a test can look for them.
+
+One made-up shop lies behind all of them: people have a taste for a third of the items, and come back. Each layout writes its events in the
+columns, times, numbers and packing of the original; none has a row of it.
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BEGIN = datetime(2025, 3, 3, 8, 0, 1, tzinfo=UTC)  # a day of which month and day cannot be mixed up unseen
+PEOPLE, ITEMS, EVENTS = 60, 40, 900
+WORDS = ("Lampe", "Stuhl", "Tisch", "Regal")
+
+
+@dataclass(frozen=True)
+class Deed:
+    """Something that somebody did."""
+
+    at: datetime
+    person: int
+    item: int
+    kind: str  # view, cart or purchase
+    session: int
+    price: float
+
+
+def deeds() -> list[Deed]:
+    """Return the events of the shop, in order of time."""
+    draw = random.Random(7)
+    made: list[Deed] = []
+    at = BEGIN
+    for number in range(EVENTS):
+        at += timedelta(seconds=draw.randrange(600, 4000))
+        person = draw.randrange(PEOPLE)
+        item = draw.randrange(ITEMS // 3) * 3 + person % 3 if draw.random() < 0.8 else draw.randrange(ITEMS)
+        kind = draw.choices(("view", "cart", "purchase"), (8, 2, 1))[0]
+        made.append(Deed(at, person, min(item, ITEMS - 1), kind, number // 4, round(5 + item * 1.25 % 60, 2)))
+    return made
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout, and what must be read of it.
+
+    Attributes:
+        write: writes its files into a folder.
+        first: time of the first event, in UTC.
+        user, item: of the first event, as they are read.
+        events: how many events there are.
+        types: event types that occur.
+        options: what the user adds to `init`, the answer to its one question.
+        question: what `init` says without them.
+        mapping: lines that the proposed mapping has.
+    """
+
+    write: Callable[[Path], None]
+    first: datetime
+    user: str
+    item: str
+    events: int
+    types: frozenset[str]
+    options: tuple[str, ...] = ()
+    question: str = ""
+    mapping: tuple[str, ...] = ()
+
+
+def _csv(path: Path, head: list[str], rows: list[list[object]], delimiter: str = ",", encoding: str = "utf-8") -> None:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        if head:
+            writer.writerow(head)
+        writer.writerows(rows)
+
+
+def rees46(folder: Path) -> None:
+    """Kaggle: eCommerce behaviour data from a multi-category store."""
+    head = ["event_time", "event_type", "product_id", "category_id", "category_code", "brand", "price", "user_id", "user_session"]
+    rows = [
+        [f"{d.at:%Y-%m-%d %H:%M:%S} UTC", d.kind, 1_000_000 + d.item, 2_053_013_555 + d.item % 5, f"furniture.kind{d.item % 5}",
+         f"brand{d.item % 7}", f"{d.price:.2f}", 512_000_000 + d.person, f"5d{d.session:06}-aa"]
+        for d in deeds()
+    ]  # fmt: skip
+    _csv(folder / "2025-Mar.csv", head, rows)
+
+
+def retailrocket(folder: Path) -> None:
+    """RetailRocket: events.csv with milliseconds, and properties one a row."""
+    kinds = {"view": "view", "cart": "addtocart", "purchase": "transaction"}
+    rows = [[int(d.at.timestamp() * 1000), d.person, kinds[d.kind], d.item, d.session if d.kind == "purchase" else ""] for d in deeds()]
+    _csv(folder / "events.csv", ["timestamp", "visitorid", "event", "itemid", "transactionid"], rows)
+    moment = int((BEGIN - timedelta(days=9)).timestamp() * 1000)
+    properties = [[moment, item, name, f"n{item % 9}.000"] for item in range(ITEMS) for name in ("categoryid", "790")]
+    _csv(folder / "item_properties_part1.csv", ["timestamp", "itemid", "property", "value"], properties)
+
+
+def hm(folder: Path) -> None:
+    """H&M: transactions of days, articles, customers."""
+    rows = [[f"{d.at:%Y-%m-%d}", f"{d.person:064x}", f"0{d.item:09}", d.price / 1000, 1 + d.item % 2] for d in deeds()]
+    _csv(folder / "transactions_train.csv", ["t_dat", "customer_id", "article_id", "price", "sales_channel_id"], rows)
+    articles = [[f"0{item:09}", f"Strap top {item}", f"Type {item % 6}", f"Dept {item % 4}"] for item in range(ITEMS)]
+    _csv(folder / "articles.csv", ["article_id", "prod_name", "product_type_name", "department_name"], articles)
+    customers = [[f"{person:064x}", "ACTIVE", 20 + person] for person in range(PEOPLE)]
+    _csv(folder / "customers.csv", ["customer_id", "club_member_status", "age"], customers)
+
+
+def otto(folder: Path) -> None:
+    """OTTO: a session a line, its events in a list."""
+    kinds = {"view": "clicks", "cart": "carts", "purchase": "orders"}
+    sessions: dict[int, list[dict[str, object]]] = {}
+    for d in deeds():
+        sessions.setdefault(d.person, []).append({"aid": d.item, "ts": int(d.at.timestamp() * 1000), "type": kinds[d.kind]})
+    lines = [json.dumps({"session": person, "events": events}) for person, events in sessions.items()]
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def lastfm(folder: Path) -> None:
+    """Last.fm 1K: tabs, no header."""
+    rows = [
+        [f"user_{d.person:06}", f"{d.at:%Y-%m-%dT%H:%M:%SZ}", f"a{d.item % 9}", f"Artist {d.item % 9}", f"t{d.item}", f"Track {d.item}"]
+        for d in deeds()
+    ]
+    _csv(folder / "userid-timestamp-artid-artname-traid-traname.tsv", [], rows, "\t")
+
+
+def shopify(folder: Path) -> None:
+    """Shopify: exported orders, a row for each line of an order."""
+    head = ["Name", "Email", "Financial Status", "Currency", "Total", "Created at", "Lineitem quantity", "Lineitem name", "Lineitem price",
+            "Lineitem sku", "Vendor"]  # fmt: skip
+    rows = [
+        [f"#{1001 + d.session}", f"p{d.person}@example.org", "paid", "EUR", round(d.price + d.session, 2),
+         f"{d.at:%Y-%m-%d %H:%M:%S} +0000", 2,
+         f"Chair {d.item}", d.price, f"SKU-{d.item:03}", f"Maker {d.item % 4}"]
+        for d in deeds()
+    ]  # fmt: skip
+    _csv(folder / "orders_export.csv", head, rows)
+
+
+def german(folder: Path) -> None:
+    """A German shop's export: semicolons, decimal commas, days first, Windows-1252."""
+    rows = [
+        [f"K{d.person:03}", f"{d.item:04}", f"{WORDS[d.item % 4]} für Gäste {d.item}", f"{d.at:%d.%m.%Y %H:%M:%S}",
+         f"{1000 + d.price:,.2f}".translate(str.maketrans(",.", ".,")), 1]
+        for d in deeds()
+    ]  # fmt: skip
+    _csv(folder / "bestellungen.csv", ["Kunde", "Artikel", "Bezeichnung", "Datum", "Preis", "Menge"], rows, ";", "cp1252")
+
+
+def american(folder: Path) -> None:
+    """Dates of which nobody can say whether day or month comes first: within twelve days, and in no order."""
+    at = [BEGIN + timedelta(days=number % 9) for number in range(EVENTS)]
+    rows = [
+        [d.person, d.item, f"{day:%m/%d/%Y} 10:{number // 60:02}:{number % 60:02}"]
+        for number, (d, day) in enumerate(zip(deeds(), at, strict=True))
+    ]
+    _csv(folder / "clicks.csv", ["user_id", "item_id", "time"], rows)
+
+
+def nested(folder: Path) -> None:
+    """JSON lines with objects within."""
+    lines = [
+        json.dumps({
+            "event": d.kind, "occurred_at": f"{d.at:%Y-%m-%dT%H:%M:%S}+00:00", "user": {"id": f"u{d.person}", "plan": "ab"[d.person % 2]},
+            "product": {"id": f"p{d.item}", "title": f"Lamp {d.item}", "tags": ["new", f"t{d.item % 3}"], "price": d.price},
+        })
+        for d in deeds()
+    ]  # fmt: skip
+    (folder / "events.jsonl").write_text("\n".join([*lines, "{broken"]) + "\n")
+
+
+def flat(folder: Path) -> None:
+    """One JSON list of flat objects, seconds since 1970."""
+    records = [{"userId": f"u{d.person}", "itemId": f"i{d.item}", "action": d.kind, "timestamp": int(d.at.timestamp())} for d in deeds()]
+    (folder / "export.json").write_text(json.dumps(records, indent=1))
+
+
+def indexed(folder: Path) -> None:
+    """Parquet as pandas writes it, with the index of its rows."""
+    made = deeds()
+    table = pa.table({
+        "customer_id": [float(d.person) for d in made], "product_id": [f"{d.item:05}" for d in made],
+        "created_at": pa.array([d.at.replace(tzinfo=None) for d in made], pa.timestamp("ns")), "amount": [d.price for d in made],
+        "__index_level_0__": list(range(len(made))),
+    })  # fmt: skip
+    pq.write_table(table, folder / "orders.parquet")
+
+
+def parts(folder: Path) -> None:
+    """A folder of packed files, a day's events in each."""
+    made = deeds()
+    for number in range(3):
+        table = pa.table({
+            "user_id": [f"u{d.person}" for d in made[number::3]], "item_id": [f"i{d.item}" for d in made[number::3]],
+            "timestamp": [d.at.isoformat() for d in made[number::3]],
+        })  # fmt: skip
+        pq.write_table(table, folder / f"part-{number:05}.parquet")
+
+
+_ALL = frozenset(("view", "cart", "purchase"))
+_FIRST = deeds()[0]
+_AT, _WHO, _WHAT = _FIRST.at, _FIRST.person, _FIRST.item
+
+LAYOUTS: dict[str, Layout] = {
+    "rees46": Layout(
+        rees46,
+        _AT,
+        str(512_000_000 + _WHO),
+        str(1_000_000 + _WHAT),
+        EVENTS,
+        _ALL,
+        mapping=('category = "category_code"', 'brand = "brand"'),
+    ),
+    "retailrocket": Layout(retailrocket, _AT, str(_WHO), str(_WHAT), EVENTS, _ALL, mapping=('ts_unit = "ms"',)),
+    "hm": Layout(
+        hm,
+        _AT.replace(hour=0, minute=0, second=0),
+        f"{_WHO:064x}",
+        f"0{_WHAT:09}",
+        EVENTS,
+        frozenset(("purchase",)),
+        mapping=('kind = "items"', 'kind = "users"'),
+    ),
+    "otto": Layout(otto, _AT, str(_WHO), str(_WHAT), EVENTS, frozenset(("click", "cart", "purchase"))),
+    "lastfm": Layout(
+        lastfm,
+        _AT,
+        f"user_{_WHO:06}",
+        f"t{_WHAT}",
+        EVENTS,
+        frozenset(("click",)),
+        ("--columns", "user_id,timestamp,artist_id,artist_name,track_id,track_name"),
+        "its first line is no header",
+        ('title = "track_name"',),
+    ),
+    "shopify": Layout(
+        shopify,
+        _AT,
+        f"p{_WHO}@example.org",
+        f"SKU-{_WHAT:03}",
+        EVENTS,
+        frozenset(("purchase",)),
+        mapping=('title = "Lineitem name"', 'brand = "Vendor"'),
+    ),
+    "german": Layout(
+        german,
+        _AT,
+        f"K{_WHO:03}",
+        f"{_WHAT:04}",
+        EVENTS,
+        frozenset(("purchase",)),
+        mapping=('delimiter = ";"', 'decimal = ","', 'ts_format = "%d.%m.%Y %H:%M:%S"', 'title = "Bezeichnung"'),
+    ),
+    "american": Layout(
+        american,
+        BEGIN.replace(hour=10, minute=0, second=0),
+        str(_WHO),
+        str(_WHAT),
+        EVENTS,
+        frozenset(("click",)),
+        ("--ts-format", "%m/%d/%Y %H:%M:%S"),
+        "day and month of time cannot be told apart",
+    ),
+    "nested": Layout(
+        nested, _AT, f"u{_WHO}", f"p{_WHAT}", EVENTS, _ALL, mapping=('title = "product.title"', 'tags = "product.tags"', 'kind = "users"')
+    ),
+    "flat": Layout(flat, _AT, f"u{_WHO}", f"i{_WHAT}", EVENTS, _ALL, mapping=('ts_unit = "s"',)),
+    "indexed": Layout(indexed, _AT, str(_WHO), f"{_WHAT:05}", EVENTS, frozenset(("purchase",))),
+    "parts": Layout(parts, _AT, f"u{_WHO}", f"i{_WHAT}", EVENTS, frozenset(("click",)), mapping=('file = "part-0000*.parquet"',)),
+}

@@ -1,0 +1,59 @@
+"""Data as people have it becomes a project and a list, without an edit: `init --from`, `import`, `train`, `recommend`.
+
+Each layout is read with the right times, people, items and types, or `init` stops with one question that one option answers.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from tests.cli.kit import each, tailorbird
+from tests.first_hour.layouts import LAYOUTS, Layout
+
+SIZE = 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path) -> None:
+    data = tmp_path / "files"
+    data.mkdir()
+    layout.write(data)
+    if layout.question:
+        asked = tailorbird("init", "shop", "--from", data, cwd=tmp_path)
+        assert asked.returncode != 0
+        assert layout.question in asked.stderr
+        assert layout.options[0] in asked.stderr
+        assert not (tmp_path / "shop").exists()
+    made = tailorbird("init", "shop", "--from", data, *layout.options, "--json", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    steps = json.loads(made.stdout)["next"]
+    assert "train --as-of latest" in steps[2]
+    mapping = (tmp_path / "shop" / "mapping.toml").read_text()
+    assert [line for line in layout.mapping if line not in mapping] == []
+    select = "SELECT ts, type, user_id, anonymous_id, item_id FROM events WHERE type NOT IN ('item', 'user') ORDER BY ts, event_id LIMIT 1"
+    (tmp_path / "said").mkdir()
+    shop = ["-C", "shop"]
+    imported, first, kinds, trained, listed = each(
+        [
+            [*shop, "import", "mapping", str(data), "--mapping", "shop/mapping.toml", "--json"],
+            [*shop, "sql", select, "--json"],
+            [*shop, "sql", "SELECT type, count(*) AS n FROM events WHERE type NOT IN ('item', 'user') GROUP BY type", "--json"],
+            [*shop, "train", "--as-of", "latest", "--json"],
+            [*shop, "recommend", "--user", layout.user, "--json"],
+        ],
+        tmp_path / "said",
+        cwd=tmp_path,
+    )
+    for done in (imported, first, kinds, trained, listed):
+        assert done.returncode == 0, done.stderr
+    (event,) = json.loads(first.stdout)["rows"]
+    assert datetime.fromisoformat(event["ts"]).replace(microsecond=0) == layout.first
+    assert layout.user in (event["user_id"], event["anonymous_id"])
+    assert event["item_id"] == layout.item
+    counts = {row["type"]: row["n"] for row in json.loads(kinds.stdout)["rows"]}
+    assert set(counts) == layout.types
+    assert sum(counts.values()) >= 0.97 * layout.events  # a few are said twice: on one day, or by chance
+    items = json.loads(listed.stdout)["items"]
+    assert len({item["item_id"] for item in items}) == SIZE

@@ -6,7 +6,7 @@ import pytest
 from tests.events.adapters.kit import NOW, mapped
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters import guess_sources, try_mapping
+from tailorbird.events.adapters import FORMATS, AdapterOptions, guess_sources, try_mapping
 
 HEAD = "event_time,user_id,product_id,event_type,price,country,session_size,colour\n"
 
@@ -183,6 +183,14 @@ def test_what_is_the_same_in_all_events_of_an_item_or_a_user_becomes_a_profile(t
     made = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
     assert [sum(one["type"] == kind for one in made) for kind in ("click", "item", "user")] == [120, 7, 9]
     assert [guess.kind for guess in guess_sources(file, told={"items"})] == ["events", "users"]
+
+
+def test_profiles_that_say_nothing_new_make_no_empty_batch(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("user_id,item_id,brand\n" + "u,i,b\n" * 70_000)
+    mapping = '[[source]]\nfile = "e.csv"\nkind = "items"\ndistinct = true\nitem_id = "item_id"\n[source.properties]\nbrand = "brand"\n'
+    read, _ = FORMATS["mapping"]
+    batches = list(read({tmp_path / "e.csv": "0" * 64}, AdapterOptions(mapping=mapping, root=str(tmp_path))))
+    assert [len(batch.lines) for batch in batches] == [1]
 
 
 def test_a_mapping_is_tried_before_it_is_written(tmp_path: Path) -> None:

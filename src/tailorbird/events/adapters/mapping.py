@@ -165,7 +165,8 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
             made = list(enumerate(_events(batch, done, digest, source), done + 1))
             if source.distinct:
                 made = [(number, event) for number, event in made if _is_new(event, said)]
-            yield Batch(str(file), [encode_event(event) for _, event in made], [number for number, _ in made])
+            if made:
+                yield Batch(str(file), [encode_event(event) for _, event in made], [number for number, _ in made])
             done += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None

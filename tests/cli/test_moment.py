@@ -8,8 +8,11 @@ import pytest
 from deltalake import write_deltalake
 
 from tailorbird.cli.moment import clock_as_of, clock_of_answers
+from tailorbird.config.log_end import settle_clock
 from tailorbird.config.project import Paths
+from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
+from tailorbird.events.log_clock import LogClock
 from tailorbird.events.schema import ROUTED
 from tailorbird.lake.tables import TABLES
 
@@ -20,14 +23,15 @@ LATENESS = DAY
 def project(tmp_path):
     """A project whose newest event happened so many microseconds ago."""
 
-    def written(ago, type_="click"):
+    def written(ago, type_="click", partition="import"):
         newest = time.time_ns() // 1_000 - ago
-        row = {"event_id": "e1", "type": type_, "ts": newest, "p": 1, "timeless": False}
+        row = {"event_id": "e1", "type": type_, "ts": newest, "p": 1, "timeless": False, "raw_partition": partition}
         columns = {field.name: pa.array([row.get(field.name)], field.type) for field in ROUTED}
         day = pa.array([newest // DAY], pa.int32()).cast(pa.date32())
         paths = Paths(tmp_path)
         write_deltalake(paths.lake / "events", pa.table(columns).append_column("day", day), partition_by=[TABLES["events"].partition])
-        return SimpleNamespace(paths=paths, plan=SimpleNamespace(lateness_us=LATENESS)), newest
+        plan = SimpleNamespace(lateness_us=LATENESS)
+        return SimpleNamespace(paths=paths, plan=plan, clock=lambda: LogClock(paths.data)), newest
 
     return written
 
@@ -80,3 +84,37 @@ def test_an_answer_alone_is_no_life(project):
     """As where somebody looked at the page of a project whose log ended: people did nothing since."""
     shop, _ = project(HOUR, "answer")
     assert clock_as_of("latest", shop, settled=False).now() == 1
+
+
+def test_an_imported_log_that_ended_long_ago_is_trained_on_as_of_its_end_without_a_word(project):
+    shop, newest = project(30 * DAY)
+    assert clock_as_of("", shop).now() == clock_as_of("latest", shop).now() == newest + 1 + LATENESS
+    assert clock_as_of("now", shop).now() > newest + 29 * DAY
+
+
+def test_a_site_that_was_quiet_for_long_goes_by_today(project):
+    shop, newest = project(30 * DAY, partition="serve-1")
+    assert clock_as_of("", shop).now() > newest + 29 * DAY
+    assert settle_clock(shop, SystemClock()) == ""
+    assert shop.clock().behind == 0
+
+
+def test_roles_go_on_from_the_end_of_an_imported_log_until_the_site_is_live(project):
+    shop, newest = project(30 * DAY)
+    assert "30 days ago" in settle_clock(shop, SystemClock())
+    clock = shop.clock()
+    assert newest < clock.now() < newest + MINUTE
+    assert clock_as_of("", shop).now() < newest + MINUTE, "commands go by the clock of the roles"
+    again, _ = clock_of_answers("", shop, SystemClock())
+    assert again.now() < newest + MINUTE
+    assert settle_clock(shop, SystemClock(), live=True) == "all roles go by today's time from now on"
+    assert clock.behind == 0, "a role that runs sees it"
+    assert settle_clock(shop, SystemClock()) == ""
+    assert shop.clock().behind == 0, "an old log is a pause by then"
+
+
+def test_a_clock_that_is_damaged_names_its_file(project):
+    shop, _ = project(DAY)
+    (shop.paths.data / "clock.json").write_text("{")
+    with pytest.raises(DamageError, match=r"clock\.json"):
+        shop.clock().now()

@@ -2,17 +2,18 @@
 
 from datetime import UTC, datetime, timedelta
 
+from tailorbird.cli.output import console
 from tailorbird.config import Project
+from tailorbird.config.log_end import end_of_log
 from tailorbird.errors import UsageError
-from tailorbird.events import DAY, Clock, SimulatedClock, SystemClock, to_iso
+from tailorbird.events import Clock, SimulatedClock, SystemClock, to_iso
 from tailorbird.lake import Lake
 
 LATEST, NOW = "latest", "now"
-IDLE_US = 2 * DAY  # since the newest event, from which on a log is taken for one that ended
 
 
 def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
-    """The machine's clock for ""; else one that stands still at a time, or at the end of what the lake holds for `latest`.
+    """Return the clock to train or judge by; for "" that of the project, or `latest` where its log was imported and ended long ago.
 
     `settled`: labels are read there, of which those count that no late event may change any more. Behind the newest event such events
     have as long to come as has passed since, and none counts that takes longer than the allowed lateness. So it is the end of the log and
@@ -23,18 +24,27 @@ def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
         UsageError: the text is no time.
         NotReadyError: `latest`, and the lake holds nothing.
     """
+    machine = SystemClock()
+    if text == NOW:
+        return machine
+    if text not in ("", LATEST):
+        return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
+    end = end_of_log(project)
     if not text:
-        return SystemClock()
-    if text == LATEST:
-        end = max(_end_of(project), 1)
-        return _latest(end, project.plan.lateness_us, SystemClock()) if settled else SimulatedClock(end)
-    return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
+        clock = project.clock()
+        if clock.behind or clock.was_live or not (end.imported and end.ended(machine.now())):
+            return clock
+        console(stderr=True).print(f"{end.told(machine.now())}: as of its end; --as-of {NOW} goes by today.")
+    elif not end.record:
+        Lake(project.paths.lake).table("events")  # says that there is none
+    last = max(end.deed, 1)
+    return _latest(last, project.plan.lateness_us, machine) if settled else SimulatedClock(last)
 
 
 def clock_of_answers(text: str, project: Project, machine: Clock) -> tuple[Clock, str]:
-    """The clock that an answer goes by without a server, and a sentence where that is not the machine's own.
+    """Return the clock that an answer goes by without a server, and a sentence where that is not the machine's own.
 
-    For "", the end of a log that ended long ago, so that people are as they were then; `now` takes the machine's own.
+    For "" that of the project, or the end of a log that ended long ago, so that people are as they were then; `now` takes the machine's.
 
     Raises:
         UsageError: the text is no time.
@@ -45,18 +55,12 @@ def clock_of_answers(text: str, project: Project, machine: Clock) -> tuple[Clock
     if text not in ("", LATEST):
         clock = clock_as_of(text, project)
         return clock, f"Answered as of {to_iso(clock.now())}."
-    end = _end_of(project) if text or Lake(project.paths.lake).exists("events") else 0
-    idle = machine.now() - end
-    if not end or (not text and idle < IDLE_US):
+    end = end_of_log(project)
+    if not text and (behind := project.clock().behind):
+        return project.clock(), f"{end.told(machine.now())}: answered by its own clock, {to_iso(machine.now() - behind)[:16]}."
+    if not end.deed or (not text and (project.clock().was_live or not end.ended(machine.now()))):
         return machine, ""
-    days = f", {idle // DAY:,} days ago" if idle >= DAY else ""
-    return SimulatedClock(end), f"The log ended on {to_iso(end)[:10]}{days}: answered as of its end; --as-of {NOW} goes by today."
-
-
-def _end_of(project: Project) -> int:
-    """Just behind the newest that somebody did; 0 where nothing has a time. An answer alone, as to a look at an old log, is no life."""
-    newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless AND type <> 'answer'").column("ts")[0]
-    return newest.value + 1 if newest.is_valid else 0
+    return SimulatedClock(end.deed), f"{end.told(machine.now())}: answered as of its end; --as-of {NOW} goes by today."
 
 
 def _latest(end: int, lateness_us: int, machine: Clock) -> Clock:

@@ -80,7 +80,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         port_asked=asked,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )
-    run(options, stop=stop)
+    run(options, stop=stop, log_clock=project.clock())
 
 
 def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -93,7 +93,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import active_schemas, plan_for, released
-    from tailorbird.events import SECOND, SystemClock, duration
+    from tailorbird.events import SECOND, duration
     from tailorbird.router import run
     from tailorbird.router.deciding import noted
 
@@ -107,10 +107,12 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
 
         session_s = duration(project.settings.stream.session) / SECOND
         with noted(project.paths.run, plan), probes("router", project, stop, host=health_host, port=health_port):
-            run_member(project.stream, plan, SystemClock(), stop, session_s=session_s, stopped=project.stopped(), memory_bytes=memory)
+            run_member(project.stream, plan, project.clock(), stop, session_s=session_s, stopped=project.stopped(), memory_bytes=memory)
         return
     with noted(project.paths.run, plan), probes("router", project, stop, host=health_host, port=health_port):
-        run(project.stream, plan, SystemClock(), stop, released=partial(released, project), stopped=project.stopped(), memory_bytes=memory)
+        run(
+            project.stream, plan, project.clock(), stop, released=partial(released, project), stopped=project.stopped(), memory_bytes=memory
+        )
 
 
 def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -131,7 +133,6 @@ def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort
         which part of the entities, from 0, where several workers share them
     """
     from tailorbird.config.schemas import worker_log
-    from tailorbird.events import SystemClock
     from tailorbird.features.keypart import KeyPart
     from tailorbird.features.worker import FeatureWorker
 
@@ -146,7 +147,7 @@ def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort
     routed = worker_log(project, features, mine)
     with (
         probes("worker", project, stop, host=health_host, port=health_port, more=partial(_figures, project)),
-        FeatureWorker(routed, paths.state, features, clock=SystemClock(), copies=copies, entities_max=entities_max, part=mine) as worker,
+        FeatureWorker(routed, paths.state, features, clock=project.clock(), copies=copies, entities_max=entities_max, part=mine) as worker,
     ):
         from_lake = False
         while not stop.is_set():
@@ -181,7 +182,6 @@ def shuffle(*, schema: str = "", health_port: HealthPort = 0, health_host: Healt
         of which schema, as `tailorbird features plan` names it; the applied one unless told otherwise
     """
     from tailorbird.config.schemas import needed_by_workers, shuffled
-    from tailorbird.events import SystemClock
     from tailorbird.features.shuffle import Shuffle
     from tailorbird.stream import read_released
 
@@ -197,7 +197,7 @@ def shuffle(*, schema: str = "", health_port: HealthPort = 0, health_host: Healt
         probes("shuffle", project, stop, host=health_host, port=health_port),
         Shuffle(project.routed, logs, features, first=first) as role,
     ):
-        role.run(stop, needed_from=partial(needed_by_workers, project, features), state=project.paths.state, clock=SystemClock())
+        role.run(stop, needed_from=partial(needed_by_workers, project, features), state=project.paths.state, clock=project.clock())
 
 
 def _schema(schema: str) -> "tuple[Project, FeatureSet]":
@@ -229,7 +229,7 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     from tailorbird.cli.scoring import Models
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
-    from tailorbird.events import SystemClock, duration
+    from tailorbird.events import duration
     from tailorbird.features.figures import Figures, write_scored
     from tailorbird.serving.collectors import ScoresCollector
     from tailorbird.serving.score_log import scores_address
@@ -240,7 +240,7 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     take_in(project)
     if not project.scores:
         raise UsageError("scores.py declares nothing to score", where=str(project.root), fix="see docs/how-to/scores.md")
-    clock, keep = SystemClock(), duration(project.settings.score.keep)
+    clock, keep = project.clock(), duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
     def tell(position: int) -> None:
@@ -276,7 +276,6 @@ def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: 
     from tailorbird.config import open_project
     from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.erasures import take_in
-    from tailorbird.events import SystemClock
 
     stop = _begin()
     project = open_project(applied=True)
@@ -289,7 +288,7 @@ def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: 
     from_lake = False
     with (
         probes("candidates", project, stop, host=health_host, port=health_port),
-        CandidatesRole(project.routed, project.paths.candidates, chosen, clock=SystemClock(), copies=project.copies()) as role,
+        CandidatesRole(project.routed, project.paths.candidates, chosen, clock=project.clock(), copies=project.copies()) as role,
     ):
         while not stop.is_set():
             if role.needs_history():
@@ -318,7 +317,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import answering
-    from tailorbird.events import SystemClock, duration
+    from tailorbird.events import duration
     from tailorbird.features import watch
     from tailorbird.lake import leave, run
 
@@ -327,7 +326,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     take_in(project)
     settings = project.settings.lake
     every, rows, keep = duration(settings.commit_every), settings.commit_rows, duration(settings.history)
-    compared = (partial(answering, project), project.paths.lake, project.paths.state, project.paths.run, SystemClock(), stop)
+    compared = (partial(answering, project), project.paths.lake, project.paths.state, project.paths.run, project.clock(), stop)
     loops = [
         Loop("features", partial(watch.run, *compared, workers=project.workers), every_s=60.0),
         Loop("checks", partial(_check_days, project, stop), every_s=60.0),
@@ -343,7 +342,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         run(
             project.stream,
             project.paths.lake,
-            SystemClock(),
+            project.clock(),
             stop,
             commit_every_us=every,
             rows_max=rows,
@@ -363,12 +362,12 @@ def _figures(project: "Project") -> "list[Collector]":
 def _check_days(project: "Project", stop: threading.Event) -> None:
     """Once a day is over: is its data whole, and as usual."""
     from tailorbird.cli.checks import features_check, wanted
-    from tailorbird.events import SystemClock, duration
+    from tailorbird.events import duration
     from tailorbird.monitoring import daily
 
     settings, paths = project.settings.checks, project.paths
     daily.watch(
-        paths.lake, paths.checks, SystemClock(), stop,
+        paths.lake, paths.checks, project.clock(), stop,
         wanted=wanted(project), after_us=duration(settings.after), target=settings.alert, further=partial(features_check, project),
     )  # fmt: skip
 
@@ -380,12 +379,11 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
     """
     from tailorbird.cli.trainer import watch
     from tailorbird.config import open_project
-    from tailorbird.events import SystemClock
 
     stop = _begin()
     project = open_project(applied=True)
     with probes("trainer", project, stop, host=health_host, port=health_port):
-        watch(project, SystemClock(), stop)
+        watch(project, project.clock(), stop)
 
 
 def _begin() -> FollowedStop:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.features import FeatureSet
 
 
-def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> None:
+def up(*, port: int | None = None, train: bool = True, shop: bool = False, live: bool = False) -> None:
     """Run all roles of the project on this machine: serve, router, worker, candidates, lake and trainer; score too, where scores.py
     declares any.
 
@@ -22,6 +22,9 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
 
     Where features.py has changed since, it is applied: its state is built beside the old one, which answers until a model of the
     new features is promoted. While this runs, `tailorbird features apply` does the same without a restart.
+
+    A log that was imported and ended long ago goes on from its end: clicks and answers are dated as if no time had passed, until an
+    event of today comes in from the site, or `--live` says so.
 
     Example:  tailorbird -C shop up
 
@@ -33,12 +36,15 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         also watch the live figures and train anew when they fall
     shop:
         also show the demo shop at /shop
+    live:
+        go by today's time from now on, whenever the log ended
     """
     from tailorbird.cli.check import check_slots
     from tailorbird.cli.supervisor import Role, Supervisor, die_with_parent
     from tailorbird.config import open_project
     from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.erasures import take_in
+    from tailorbird.config.log_end import settle_clock
     from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
     from tailorbird.events import SECOND, SystemClock, duration
     from tailorbird.lock import FileLock
@@ -89,6 +95,8 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         """Those to begin with: where it cannot be known which, `serve`, since answers without a model are better than none."""
         try:
             if said := settle(project, SystemClock()).said:
+                say("up", said)
+            if said := settle_clock(project, SystemClock(), live=live):
                 say("up", said)
             return wanted() or []
         except DamageError as error:

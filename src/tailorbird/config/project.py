@@ -17,6 +17,7 @@ from tailorbird.config.streams import kafka_cluster
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, nearest
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
 from tailorbird.events.erased import FOLDER, TAKEN, StopList
+from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
@@ -105,6 +106,10 @@ class Project:
     def workers(self) -> int:
         """How many share the entities of each schema."""
         return self.settings.features.workers
+
+    def clock(self) -> LogClock:
+        """Return the clock that all roles and commands go by: the machine's, or that of a log that ended long ago."""
+        return LogClock(self.paths.data)
 
     def pseudonyms(self, *, note: bool = True) -> Pseudonyms | None:
         """Under which people are known; None where ids are written as they come. Notes at the first time which key it is.

@@ -32,6 +32,7 @@ from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import count_rows
 from tailorbird.events.erased import StopList
+from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.places import Place
 from tailorbird.serving.answer_count import AnswerCount
@@ -44,6 +45,7 @@ from tailorbird.stream import Block, Stream, folder_of, raw_names
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
 BATCH_BYTES_MAX = 8 << 20
 QUEUE_BYTES_MAX = 64 << 20
+_AHEAD = "ts_in_future"
 CHECK_INLINE_BYTES = 16_384  # larger bodies are checked off the event loop
 _RECEIPT = msgspec.json.Encoder()
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Door:
         stopped: of whom nothing old is taken again, see `events.erased`.
         reopen_after_s: how long after a failed commit the log is opened anew.
         lake: which says how far it has these logs; one that ends before that is never begun anew in silence, see `stream.held`.
+        log_clock: the same as `clock`, where it may lie back: the first event that says today's time ends that.
         reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See `serving.reserve`.
     Raises:
         LockedError: another process is this producer.
@@ -86,8 +89,9 @@ class Door:
         pseudonyms: Pseudonyms | None = None,
         stopped: StopList | None = None,
         lake: Place | None = None,
+        log_clock: LogClock | None = None,
     ) -> None:
-        self.producer, self._plan, self._clock = producer, plan, clock
+        self.producer, self._plan, self._clock, self._log_clock = producer, plan, clock, log_clock
         self._contract = Contract(plan)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
         self._pseudonyms, self._stopped = pseudonyms, stopped or StopList(b"")
@@ -231,6 +235,11 @@ class Door:
         receipt = Receipt(self._clock.now(), source, encoding, format_)
         sent, body = body, self._stopped.without(body, receipt, self._plan)
         told, decisions = self._decided(sent, body, receipt, admit)
+        if self._log_clock is not None and self._log_clock.behind and self._is_of_today(sent, body, receipt, decisions):
+            self._log_clock.go_live()
+            log.warning("the first event of today came in: this project goes by today's time from now on")
+            receipt = Receipt(self._clock.now(), source, encoding, format_)
+            told, decisions = self._decided(sent, body, receipt)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
         with self._changed:
@@ -251,6 +260,16 @@ class Door:
         """What the sender is told of a body, and what is decided on it without the rows that are kept out."""
         told = decide(sent, receipt, self._contract, admit)
         return told, told if body is sent else decide(body, receipt, self._contract)
+
+    def _is_of_today(self, sent: bytes, body: bytes, receipt: Receipt, decisions: list[Decision]) -> bool:
+        """Whether events come from a page of the site, or say a time that lies in the future of an old log's clock and not of today's."""
+        if receipt.source.startswith("browser"):
+            return True
+        ahead = sum(each.code == _AHEAD for each in decisions)
+        if not ahead or self._log_clock is None:
+            return False
+        today = msgspec.structs.replace(receipt, received_at=self._log_clock.today())
+        return sum(each.code == _AHEAD for each in self._decided(sent, body, today)[1]) < ahead
 
     def _refuse_if_full(self, size: int) -> None:
         if self._closing:

@@ -5,6 +5,7 @@ from pathlib import Path
 from tailorbird.errors import LockedError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
+from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.places import Place
 from tailorbird.serving.door import Door
@@ -15,6 +16,7 @@ from tailorbird.stream import Stream
 def first_free(
     stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None,
     reserve_bytes: int = RESERVE_BYTES, stopped: StopList | None = None, lake: Place | None = None,
+    log_clock: LogClock | None = None,
 ) -> Door:  # fmt: skip
     """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with Kafka, after this machine's name."""
     if not isinstance(stream, Path):
@@ -22,7 +24,8 @@ def first_free(
     for number in range(1, 1_000):
         try:
             return Door(
-                stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, stopped=stopped, reserve_bytes=reserve_bytes, lake=lake
+                stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, stopped=stopped, reserve_bytes=reserve_bytes, lake=lake,
+                log_clock=log_clock,
             )  # fmt: skip
         except LockedError:
             continue

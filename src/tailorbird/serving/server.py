@@ -26,6 +26,7 @@ from tailorbird.candidates.query import live_sources
 from tailorbird.errors import StorageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.events.erased import StopList
+from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet
 from tailorbird.features.compared import read_compared
@@ -152,20 +153,24 @@ class Thread(Protocol):
     def stop(self) -> None: ...
 
 
-def run(options: ServeOptions, clock: Clock | None = None, stop: threading.Event | None = None) -> None:
+def run(
+    options: ServeOptions, clock: Clock | None = None, stop: threading.Event | None = None, *, log_clock: LogClock | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
+        clock: instead of the machine's.
+        log_clock: the same, where the first event of today ends a time that lies back.
         stop: set by whoever was told to stop before the server listens to signals itself.
     Raises:
         ConfigError: a public address without a key. UsageError: the port is taken. LockedError, StorageError: the log.
     """
-    clock = clock or SystemClock()
-    keys = Keys(options.write_keys, options.read_keys, options.admin_keys, file=options.keys_file, clock=clock)
+    keys = Keys(options.write_keys, options.read_keys, options.admin_keys, file=options.keys_file, clock=clock)  # they expire by today
+    clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
     opening = partial(first_free, pseudonyms=options.pseudonyms, stopped=options.stopped, reserve_bytes=options.reserve_bytes)
     with ExitStack() as stack:
-        door = stack.enter_context(opening(options.stream, options.plan, clock, lake=options.lake))
+        door = stack.enter_context(opening(options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock))
         service, threads = _assembled(options, door, keys, clock, stack)
         for thread in threads:
             thread.start()

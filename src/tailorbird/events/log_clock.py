@@ -1,0 +1,71 @@
+"""The clock of a project whose log ended long ago: it goes on from there, in all roles and commands, until the site is live.
+
+People, counts and trends of an old log say nothing as of today: every window is empty. So `up` writes into a file how far the log
+lies back, and each role goes by the machine's clock less that. The first event that says today's time, or `up --live`, ends it.
+"""
+
+import json
+from pathlib import Path
+
+from tailorbird.errors import DamageError
+from tailorbird.events.clock import Clock, SystemClock
+from tailorbird.whole import Stamp, stamp, write_whole
+
+FILE = "clock.json"
+
+
+class LogClock:
+    """The machine's clock, set back by what a file says; without one, the machine's clock.
+
+    Every reader of the file changes to today's time within the call that follows the change.
+
+    Args:
+        folder: the project's data folder.
+        machine: the clock that is set back.
+
+    Raises:
+        DamageError: from `now`: the file holds something else.
+    """
+
+    def __init__(self, folder: Path, machine: Clock | None = None) -> None:
+        self._file, self._machine = folder / FILE, machine or SystemClock()
+        self._stamp: Stamp | None = None
+        self._behind = 0
+
+    def now(self) -> int:
+        return self._machine.now() - self.behind
+
+    def today(self) -> int:
+        """Return the machine's own time."""
+        return self._machine.now()
+
+    @property
+    def behind(self) -> int:
+        """Microseconds by which this clock is behind the machine's; 0 where the project is live."""
+        found = stamp(self._file)
+        if found != self._stamp:
+            self._behind = 0 if found is None else self._read()
+            self._stamp = found
+        return self._behind
+
+    @property
+    def was_live(self) -> bool:
+        """Whether the project went live once, after which an old log is a pause."""
+        return self._file.exists() and not self._read()
+
+    def set_back(self, behind: int) -> None:
+        """Go by a log that lies so many microseconds back."""
+        write_whole(self._file, json.dumps({"behind_us": behind}).encode())
+
+    def go_live(self) -> None:
+        """Go by today's time from now on."""
+        write_whole(self._file, json.dumps({"behind_us": 0}).encode())
+
+    def _read(self) -> int:
+        try:
+            return max(0, int(json.loads(self._file.read_bytes())["behind_us"]))
+        except FileNotFoundError:
+            return 0
+        except (ValueError, TypeError, KeyError) as error:
+            fix = "delete it: up writes it anew where the log ended long ago"
+            raise DamageError(f"is not what up wrote: {error}", where=str(self._file), fix=fix) from None

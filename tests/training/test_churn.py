@@ -20,7 +20,7 @@ from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part
 from tailorbird.ranking.churn_columns import person_columns
 from tailorbird.training.churn.contact import curve_of
-from tailorbird.training.churn.fit import FitSettings, labelled
+from tailorbird.training.churn.fit import BY_COLUMNS, FitSettings, labelled
 from tailorbird.training.churn.judge import OURS, Ordered
 from tailorbird.training.churn.labels import Window, activity_of
 from tailorbird.training.churn.report import plain_cut
@@ -298,6 +298,9 @@ def test_a_study_learns_without_the_future_and_tells_people_apart():
     assert last.results[OURS]["auc"].value > last.results["recency"]["auc"].value - 0.02
     assert abs(last.results[OURS]["bias"].value) < 0.4
     assert set(last.results) == {OURS, "recency", "rfm_logistic", "bg_nbd", "bg_nbd_count"}
+    assert last.cut.fitted.counts == tuple(last.cut.scored.purchases) == BY_COLUMNS
+    np.testing.assert_allclose(last.cut.purchases, last.cut.scored.purchases[last.cut.choice.count] * last.cut.choice.scale)
+    assert 0.6 < last.cut.scored.purchases["pareto_nbd"].sum() / last.cut.scored.purchases["bg_nbd"].sum() < 1.6
 
     # What happens after the last origin changes its outcome, and nothing that was said of it.
     origin = last.cut.scored.window.origin

@@ -108,7 +108,7 @@ def fit_bg_nbd(customers: Purchases) -> BgNbd:
         raise NotReadyError(f"BG/NBD needs at least {CUSTOMERS_MIN} customers and one repeat purchase")
     scale = float(np.mean(customers.age)) or 1.0  # so that alpha is about 1 whatever the unit
     scaled = Purchases(customers.repeats, customers.recency / scale, customers.age / scale)
-    kinds, weight = _distinct(scaled)
+    kinds, weight = distinct(scaled)
 
     def loss(logs: Floats) -> float:
         value = -float(weight @ _log_likelihoods(kinds, *np.exp(logs))) / len(customers.age)
@@ -123,7 +123,7 @@ def fit_bg_nbd(customers: Purchases) -> BgNbd:
     return BgNbd(r, alpha * scale, a if a != 1 else a + 1e-9, b, float(likelihood))
 
 
-def _distinct(customers: Purchases) -> tuple[Purchases, Floats]:
+def distinct(customers: Purchases) -> tuple[Purchases, Floats]:
     """Each combination once, and how many customers have it: days make few of them."""
     table = np.column_stack([customers.repeats, customers.recency, customers.age])
     kinds, count = np.unique(table, axis=0, return_counts=True)

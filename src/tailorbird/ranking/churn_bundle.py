@@ -45,6 +45,7 @@ from tailorbird.ranking.bundle import (
 )
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encoders import Encoder, Keys, Matrix, read_encoder
+from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.tower import FOLDER as TOWER
 from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan, read_tower
 from tailorbird.ranking.tree_shap import Trees, share_out
@@ -79,7 +80,7 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         read_until: no columns are read later: the models never saw anything forgotten, see `training.churn.walk.read_until`.
         parts: the models; P(gone) is the mean of their log-odds, before calibration.
         scale: of the expected purchases.
-        bg_nbd: another expectation of purchases, of which the mean with the model's is taken; None without.
+        bg_nbd, pareto_nbd: expected purchases too; of these and of the `count` models the mean is taken. None without.
     """
 
     name: str
@@ -93,6 +94,7 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parts: tuple[Part, ...]
     scale: float = 1.0
     bg_nbd: BgNbdColumns | None = None
+    pareto_nbd: ParetoNbdColumns | None = None
 
     @property
     def hazards(self) -> bool:
@@ -199,9 +201,8 @@ class ChurnBundle:
         matrices = [self.encoder.encode_people(*each) for each in rows]
         gone, raw = self._gone(matrices)
         counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
-        if counts and self.plan.bg_nbd is not None:
-            start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
-            counts.append(self.plan.bg_nbd.purchases(matrices[0], start, stop))
+        start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
+        counts += [each.purchases(matrices[0], start, stop) for each in (self.plan.bg_nbd, self.plan.pareto_nbd) if each is not None]
         purchases = np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(gone), np.nan)
         return ChurnScores(gone, purchases)
 

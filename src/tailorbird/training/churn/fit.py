@@ -1,15 +1,16 @@
-"""What is learned at one origin: up to six models of staying away, and one of how often people buy.
+"""What is learned at one origin: up to six models of staying away, and up to three of how often people buy.
 
     trees, logistic                  P(gone) at once, from origins whose whole window is known
     hazard_trees, hazard_logistic    P(active in the next period), from every period that is known; over a window the chances of
                                      not being active are multiplied: Π (1 − h(k)), h read at the k-th period as if nothing had
                                      happened since the origin. Origins whose window is cut off teach too, as far as they are known
     rfm, bg_nbd                      P(gone) at once from recency, frequency, age and amount alone, where `churn.py` names the columns
-    purchases                        expected purchases of a window: a Poisson rate with the known time as its exposure; with the
-                                     columns named, the mean of it and BG/NBD's
+    purchases                        expected purchases of a window: a Poisson rate with the known time as its exposure
+    pareto_nbd                       expected purchases alone, from recency, frequency and age
 
-What was learned from an origin counts half for each window that it lies back. `blend` is the mean of the models' log-odds. Which one
-is taken is decided by `training.churn.walk`.
+What was learned from an origin counts half for each window that it lies back, but for `purchases`, which counts all alike. `blend` is
+the mean of the models' log-odds. Expected purchases are those of the trees; where the columns are named, the mean of trees and BG/NBD
+(`trees_bg_nbd`), or what BG/NBD or Pareto/NBD expects alone. Which of either is taken is decided by `training.churn.walk`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +29,16 @@ from tailorbird.models.logistic import Logistic, fit_logistic, logistic_to_onnx
 from tailorbird.ranking.bg_nbd import BgNbdColumns
 from tailorbird.ranking.churn_bundle import together
 from tailorbird.ranking.encoders import Encoder, fit_encoder
+from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
 from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.training.churn.pareto import fit_pareto_nbd
 from tailorbird.training.churn.rows import Matrix, Table
 from tailorbird.training.settings import check_seed
 
 DIRECT, HAZARD = ("trees", "logistic", "rfm", "bg_nbd"), ("hazard_trees", "hazard_logistic")
 BLEND = "blend"
 PURCHASES = "purchases"
+BY_COLUMNS = ("trees_bg_nbd", "bg_nbd", "pareto_nbd")  # ways to say expected purchases where the columns are named, the usual one first
 POSITIVES_MIN = 30  # of both classes, for a model to be learned
 HELD = 5  # one of so many people is watched by early stopping and teaches the trees nothing
 EDGE = 1e-6
@@ -94,11 +98,13 @@ class Fitted:
     Attributes:
         models: by name; `purchases` among them where it could be learned.
         rows: model → how many rows taught it.
+        pareto_nbd: where the columns are named, as a bundle keeps it.
     """
 
     encoder: Encoder
     models: Mapping[str, Model]
     rows: Mapping[str, int]
+    pareto_nbd: ParetoNbdColumns | None = None
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -128,13 +134,23 @@ class Fitted:
             found[BLEND] = together(list(found.values()))
         return found
 
-    def purchases(self, now: Table, window: Window) -> Floats | None:
-        """Expected purchases within the window, uncalibrated: the mean of the trees' and BG/NBD's."""
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """The ways to say expected purchases, the usual one first; none where too few purchases are known."""
         if PURCHASES not in self.models:
-            return None
-        matrix = self.matrix(now)
-        trees, other = self.models[PURCHASES].score(matrix), self.bg_nbd
-        return trees if other is None else (trees + other.purchases(matrix, window.gap / DAY, (window.gap + window.length) / DAY)) / 2
+            return ()
+        return ("trees",) if self.bg_nbd is None or self.pareto_nbd is None else BY_COLUMNS
+
+    def purchases(self, now: Table, window: Window) -> dict[str, Floats]:
+        """Expected purchases of each person within the window by each of `counts`, uncalibrated."""
+        if not self.counts:
+            return {}
+        matrix, span = self.matrix(now), (window.gap / DAY, (window.gap + window.length) / DAY)
+        trees = self.models[PURCHASES].score(matrix)
+        if self.bg_nbd is None or self.pareto_nbd is None:
+            return {"trees": trees}
+        bg_nbd = self.bg_nbd.purchases(matrix, *span)
+        return dict(zip(BY_COLUMNS, ((trees + bg_nbd) / 2, bg_nbd, self.pareto_nbd.purchases(matrix, *span)), strict=True))
 
     @property
     def bg_nbd(self) -> BgNbdColumns | None:
@@ -191,7 +207,7 @@ def fit_at(grid: Grid, activity: Activity, window: Window, settings: FitSettings
         matrix = encoder.encode_people(counted.table.numeric, counted.table.categorical)
         models[PURCHASES] = _trees(encoder, matrix, counted, activity, settings, objective="poisson")
         rows[PURCHASES] = len(counted.label)
-    return Fitted(encoder, models, rows)
+    return Fitted(encoder, models, rows, _pareto_nbd(encoder, activity, window, rfm) if rfm else None)
 
 
 def labelled(fitted: Fitted, grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> tuple[Matrix, Floats]:
@@ -219,14 +235,24 @@ def _direct(grid: Grid, activity: Activity, window: Window, settings: FitSetting
     """Rows of origins whose whole window is known; label: active in it."""
     chosen = _known(grid, activity, grid.origin, window.gap + window.length, window.gap + window.length, settings)
     label = _counts(grid, activity, chosen, window.gap, window.length) > 0
-    return _Labelled(grid.table.take(chosen), grid.person[chosen], label.astype(np.float64), _weights(grid, chosen, window, settings))
+    return _Labelled(
+        grid.table.take(chosen),
+        grid.person[chosen],
+        label.astype(np.float64),
+        _weights(grid, chosen, window, settings),
+    )
 
 
 def _hazard(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
     """Rows of every period that is known; label: active in it."""
     chosen = _known(grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings)
     label = _counts(grid, activity, chosen, 0, grid.period) > 0
-    return _Labelled(grid.table.take(chosen), grid.person[chosen], label.astype(np.float64), _weights(grid, chosen, window, settings))
+    return _Labelled(
+        grid.table.take(chosen),
+        grid.person[chosen],
+        label.astype(np.float64),
+        _weights(grid, chosen, window, settings),
+    )
 
 
 def _counted(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
@@ -292,3 +318,10 @@ def _bg_nbd(grid: Grid, encoder: Encoder, activity: Activity, window: Window, rf
     places = [encoder.names.index(name) for name in rfm[:3]]
     lowest = float(np.quantile(model.returning(everybody, span), 0.01))
     return BgNbdOfColumns(model, encoder.names, places[0], places[1], places[2], span, lowest)
+
+
+def _pareto_nbd(encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]) -> ParetoNbdColumns:
+    """Fitted and read likewise."""
+    model = fit_pareto_nbd(activity.purchases(activity.present(window.origin), window.origin))
+    recency, frequency, age = (encoder.names.index(name) for name in rfm[:3])
+    return ParetoNbdColumns(model.r, model.alpha, model.s, model.beta, recency, frequency, age)

@@ -213,7 +213,7 @@ def train_churn(
     window = Window(activity.known, churn.gap_us, churn.window_us)
     watch.tell("last fit", 0, 1)
     fitted = fit_at(found.grid, activity, window, settings.fit, churn.rfm)
-    choice = choose_by(found.cuts, fitted.candidates, window, settings.fit.half_life)
+    choice = choose_by(found.cuts, fitted.candidates, window, settings.fit.half_life, fitted.counts)
     watch.tell("last fit", 1, 1)
     watch.tell("incumbent", 0, 1)
     against = against_champion(champion, churn, found.people, activity, found.cuts)
@@ -305,19 +305,11 @@ def _write(
     by: str,
 ) -> None:
     """Write the bundle, after holding each model against its export."""
-    single = [name for name in fitted.candidates if name != BLEND] if choice.model == BLEND else [choice.model]
-    parts = [Part(name, "hazard" if name in HAZARD else "direct") for name in single]
-    if PURCHASES in fitted.models:
-        parts.append(Part(PURCHASES, "count"))
-    plan = ChurnPlan(
-        churn.name, tuple(churn.types), churn.window_us, churn.gap_us, churn.active_us, churn.period_us,
-        len(starts_of(Window(0, churn.gap_us, churn.window_us), churn, 1)), read_until(found.activity.first, found.activity.known),
-        tuple(parts), choice.scale, fitted.bg_nbd,
-    )  # fmt: skip
+    plan = plan_of(churn, fitted, choice, read_until(found.activity.first, found.activity.known))
     newest = found.grid.moment == found.grid.moment.max()
     present = fitted.matrix(found.grid.table.take(np.flatnonzero(newest)[:USUAL_ROWS]))
     spread = np.unique(np.linspace(0, len(newest) - 1, PARITY_ROWS).astype(np.intp))
-    models = {part.head: fitted.export(part.head) for part in parts}
+    models = {part.head: fitted.export(part.head) for part in plan.parts}
     compared = fitted.matrix(found.grid.table.take(spread))
     parity = max(_parity(fitted, name, data, compared) for name, data in models.items())
     figures = found.figures[-1]
@@ -335,8 +327,21 @@ def _write(
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=churn_card(churn, figures, choice, decision, about, notes, by),
         space=space_files(found.people.space, found.tower) if found.people.space is not None and found.tower is not None else None,
-        trees={part.head: trees_of(model) for part in parts if isinstance(model := fitted.models[part.head], Gbdt)},
+        trees={part.head: trees_of(model) for part in plan.parts if isinstance(model := fitted.models[part.head], Gbdt)},
     )
+
+
+def plan_of(churn: Churn, fitted: Fitted, choice: Choice, until: int) -> ChurnPlan:
+    """How a bundle answers by what was learned, with the models of the choice alone; no columns are read after `until`."""
+    single = [name for name in fitted.candidates if name != BLEND] if choice.model == BLEND else [choice.model]
+    parts = [Part(name, "hazard" if name in HAZARD else "direct") for name in single]
+    if choice.count.startswith("trees"):
+        parts.append(Part(PURCHASES, "count"))
+    return ChurnPlan(
+        churn.name, tuple(churn.types), churn.window_us, churn.gap_us, churn.active_us, churn.period_us,
+        len(starts_of(Window(0, churn.gap_us, churn.window_us), churn, 1)), until, tuple(parts), choice.scale,
+        fitted.bg_nbd if choice.count.endswith("bg_nbd") else None, fitted.pareto_nbd if choice.count == "pareto_nbd" else None,
+    )  # fmt: skip
 
 
 def _parity(fitted: Fitted, name: str, data: bytes, matrix: np.ndarray) -> float:

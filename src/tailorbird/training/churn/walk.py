@@ -16,7 +16,7 @@ Figures are made of cuts in `training.churn.judge`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -51,13 +51,13 @@ class Scored:
     Attributes:
         person: who was asked about.
         raw: candidate → P(gone), shape (n,), uncalibrated.
-        purchases: expected within the window, uncalibrated; None without such a model.
+        purchases: candidate → expected within the window, uncalibrated; empty without such a model.
     """
 
     window: Window
     person: Ints
     raw: Mapping[str, Floats]
-    purchases: Floats | None
+    purchases: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Choice:
         losses: candidate → mean log loss on those cuts, after a curve of two numbers; see `choose_by`.
         scale: of the expected purchases.
         over: how many cuts were over; fewer than `PROOFS` choose no model.
+        count: which candidate says expected purchases; "" without any.
+        errors: candidate → mean absolute error of the expected purchases on those cuts, their total set right; see `choose_count`.
     """
 
     model: str
@@ -75,6 +77,8 @@ class Choice:
     losses: Mapping[str, float]
     scale: float
     over: int
+    count: str = ""
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def table(self) -> Calibration:
@@ -95,7 +99,15 @@ class Choice:
         if self.over < PROOFS:
             by = f"as {self.over} of the {PROOFS} earlier origins that a choice takes were over"
         calibration = f"none, as {self.unproven}" if self.unproven else self.calibration.told
-        return f"{self.model}, {by}; calibration {calibration}; purchases times {self.scale:.3f}"
+        return f"{self.model}, {by}; calibration {calibration}; {self._told_of_count}"
+
+    @property
+    def _told_of_count(self) -> str:
+        if not self.count:
+            return "no expected purchases"
+        listed = ", ".join(f"{name} {error:.4f}" for name, error in sorted(self.errors.items(), key=lambda entry: entry[1]))
+        by = f" by mean absolute error, totals set right: {listed}," if self.over >= PROOFS and len(self.errors) > 1 else ""
+        return f"purchases of {self.count}{by} times {self.scale:.3f}"
 
 
 @dataclass(frozen=True)
@@ -245,16 +257,17 @@ def walk(
             continue
         scored = score_at(fitted, people, asked, window, churn, read_until(then.first, window.origin))
         bought = outcome.counts(asked, window.start, window.stop)
-        choice = choose_by([cut for cut in cuts if cut.scored.window.stop <= window.origin], tuple(scored.raw), window, settings.half_life)
+        over = [cut for cut in cuts if cut.scored.window.stop <= window.origin]
+        choice = choose_by(over, tuple(scored.raw), window, settings.half_life, tuple(scored.purchases))
         probability = choice.table.apply(scored.raw[choice.model])
-        expected = None if scored.purchases is None else scored.purchases * choice.scale
+        expected = scored.purchases[choice.count] * choice.scale if choice.count else None
         count = then.rfm(asked, window.origin).frequency
         cuts.append(Cut(scored, bought == 0, bought, choice, probability, expected, baselines, counted, fitted, count, merged))
     tell("origins", len(windows), len(windows))
     return cuts
 
 
-def choose_by(over: Sequence[Cut], candidates: Sequence[str], window: Window, half_life: float) -> Choice:
+def choose_by(over: Sequence[Cut], candidates: Sequence[str], window: Window, half_life: float, counts: Sequence[str] = ()) -> Choice:
     """The candidate that told people best apart on cuts that are over; and its calibration, chosen by cuts after those that were over.
 
     With fewer than `PROOFS` of either, nothing is chosen: the blend, as it comes. One or two are a season, and no proof. Candidates
@@ -263,17 +276,40 @@ def choose_by(over: Sequence[Cut], candidates: Sequence[str], window: Window, ha
 
     Args:
         half_life: in windows: the older a cut, the less it counts, as in training; 0 counts all alike.
+        counts: candidates for the expected purchases, the usual one first.
     """
     usual = next(name for name in ORDER if name in candidates)
     if not over:
-        return Choice(usual, RAW, {}, 1.0, 0)
+        return Choice(usual, RAW, {}, 1.0, 0, counts[0] if counts else "")
     age = np.array([(window.origin - cut.scored.window.origin) / window.length for cut in over])
     share = 0.5 ** (age / half_life) if half_life else np.ones(len(over))
     everywhere = [name for name in candidates if all(name in cut.scored.raw for cut in over)]
     losses = {name: float(np.average([_told_apart(cut, name) for cut in over], weights=share)) for name in everywhere}
     model = min(losses, key=lambda name: losses[name]) if losses and len(over) >= PROOFS else usual
     calibration = _calibration(over, model, share) if model in everywhere else RAW
-    return Choice(model, calibration, losses, _scale(over), len(over))
+    count, errors = choose_count(over, counts, share)
+    return Choice(model, calibration, losses, _scale(over, count), len(over), count, errors)
+
+
+def choose_count(over: Sequence[Cut], counts: Sequence[str], share: Floats) -> tuple[str, dict[str, float]]:
+    """The candidate for the expected purchases that erred least on cuts that are over, and the mean absolute error of each there.
+
+    With fewer than `PROOFS` cuts the usual one is taken, the first. Each candidate's total is set right in each cut before: where most
+    people buy nothing, an absolute error prefers whatever says too little, and the level is for `_scale` to follow.
+
+    Args:
+        share: what each cut counts.
+    """
+    if not counts:
+        return "", {}
+    known = [name for name in counts if all(name in cut.scored.purchases and cut.scored.purchases[name].sum() > 0 for cut in over)]
+    errors = {name: float(np.average([_error(cut, name) for cut in over], weights=share)) for name in known}
+    return min(errors, key=lambda name: errors[name]) if errors and len(over) >= PROOFS else counts[0], errors
+
+
+def _error(cut: Cut, name: str) -> float:
+    expected = cut.scored.purchases[name]
+    return float(np.abs(expected * (cut.bought.sum() / expected.sum()) - cut.bought).mean())
 
 
 def _told_apart(cut: Cut, name: str) -> float:
@@ -298,10 +334,10 @@ def _first_after(over: Sequence[Cut], cut: Cut) -> int:
     return next((k for k, each in enumerate(over) if each.scored.window.origin >= cut.scored.window.stop), len(over))
 
 
-def _scale(over: Sequence[Cut]) -> float:
+def _scale(over: Sequence[Cut], count: str) -> float:
     """What expected purchases are to be multiplied by; 1 unless it brought totals nearer in enough cuts after those that were over."""
-    counted = [cut for cut in over if cut.scored.purchases is not None and cut.scored.purchases.sum() > 0 and cut.bought.sum() > 0]
-    ratio = [float(cut.bought.sum() / cut.scored.purchases.sum()) for cut in counted if cut.scored.purchases is not None]
+    counted = [cut for cut in over if count in cut.scored.purchases and cut.scored.purchases[count].sum() > 0 and cut.bought.sum() > 0]
+    ratio = [float(cut.bought.sum() / cut.scored.purchases[count].sum()) for cut in counted]
     plain, scaled = [], []
     for place, cut in enumerate(counted):
         before = [ratio[k] for k, each in enumerate(counted) if each.scored.window.stop <= cut.scored.window.origin]

@@ -55,6 +55,8 @@ class Case:
         plan: from the first day of the log (midnight) and the midnight after its last.
         targets: figure → what is wanted, of the last cut; a lower bound, of `mae` an upper one, of `bias` of its size.
         rows: that one model learns from, at most.
+        ceiling: from the folder of the data to rows of how well anybody could do, were a model of purchases true; None for none.
+        ceiling_told: the same rows for people.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Case:
     expected: dict[str, int] = field(default_factory=dict)
     targets: dict[str, float] = field(default_factory=dict)
     rows: int = 60_000
+    ceiling: Callable[[Path], list[dict[str, Any]]] | None = None
+    ceiling_told: Callable[[list[dict[str, Any]]], str] = json.dumps
 
 
 def main(case: Case) -> None:
@@ -77,8 +81,14 @@ def main(case: Case) -> None:
         keep="make project and figures of each seed here, and use those that are there",
     )
     parser.add_argument("--seed", type=int, help="run this seed alone and print its figures")
+    if case.ceiling is not None:
+        parser.add_argument("--ceiling", action="store_true", help="print how well anybody could do, were a model true, and nothing else")
     given = parser.parse_args()
     data = folder_or_skip(case.folder, given.data)
+    if case.ceiling is not None and given.ceiling:
+        rows = case.ceiling(data)
+        print(json.dumps(rows, indent=1) if given.json else case.ceiling_told(rows))
+        return
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
         root = given.keep or Path(scratch) / case.name
         counted = _project(case, root, data, Path(scratch))
@@ -104,6 +114,8 @@ def main(case: Case) -> None:
                 subprocess.run([*again, *(["--small"] if given.small else [])], check=True, stdout=subprocess.DEVNULL)
         parts = [json.loads((root / f"seed-{seed}.json").read_text()) for seed in seeds]
     result = _together(case, parts, counted, small=given.small)
+    if case.ceiling is not None and not given.small:
+        result["ceiling"] = case.ceiling(data)
     if given.json:
         print(json.dumps(result, indent=1))
     else:

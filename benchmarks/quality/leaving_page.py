@@ -56,11 +56,36 @@ def section(result: dict[str, Any]) -> str:
             mark = "**" if model == OURS else ""
             table.append(f"| {mark}{model}{mark} | {' | '.join(_cell(cut['results'][model], figure) for figure in SHOWN)} |")
         parts += [head, "\n".join(table)]
+    parts += _ceiling(result["ceiling"], name) if "ceiling" in result else []
     counted = [f"- `{each['query']}`: {each['found']:,} (expected {each['expected']:,})" for each in result["counted"]]
     parts += ["Of the lake, after the import:\n\n" + "\n".join(counted)] if counted else []
     told = f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), Tailorbird {environment['tailorbird']}, "
     parts.append(f"{told}LightGBM {environment['lightgbm']}.")
     return "\n\n".join(parts) + "\n"
+
+
+CEILING = ("auc", "ap", "mae", "bias", "mean", "share")
+
+
+def _ceiling(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """What anybody could do, were a model of purchases true, beside what the model says of the real customers."""
+    head = (
+        f"How well could anybody do? `python -m benchmarks.quality.{name} --ceiling` fits a model, draws as many customers from it with "
+        "the same first days, and judges who is told the model and the history (`posterior`), and who is told each customer's own rate and "
+        "chance of leaving, too (`parameters`). `real` is the same formula on the real customers. `mean` and `share` are what came: "
+        "purchases a customer, and customers with any."
+    )
+    table = [f"| model, fitted to | told | {' | '.join(CEILING)} |", "|---" * (len(CEILING) + 2) + "|"]
+    for row in rows:
+        for who in ("real", "posterior", "parameters"):
+            cells = " | ".join(f"{row[who][figure]:.4f}" for figure in CEILING)
+            table.append(f"| {row['model']}, {row['fitted_to']} | {who} | {cells} |")
+    limits = (
+        "A ceiling is that of its model alone. Where `real` is far from `posterior`, the model is not true, and its ceiling is none of the "
+        "data's: columns beyond recency, frequency and age may say more than it allows, and seasons less. An expectation is no median: "
+        "of counts that are mostly 0, a smaller `mae` may also come from saying too little, which `bias` shows."
+    )
+    return [head, "\n".join(table), limits]
 
 
 def _model(cut: dict[str, Any]) -> str:

@@ -1,0 +1,47 @@
+"""The ceiling of CDNOW: in its own world a model is right on the mean, and nobody beats who knows each customer's own numbers."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from benchmarks.quality.cdnow_ceiling import ceiling, draw_bg_nbd, draw_pareto_nbd, told
+from benchmarks.quality.leaving_page import _ceiling
+
+from tailorbird.models.btyd import BgNbd
+from tailorbird.training.churn.pareto import ParetoNbd
+
+MODELS = [(BgNbd(0.25, 233.0, 0.75, 2.2, 0.0), draw_bg_nbd), (ParetoNbd(0.6, 81.0, 0.55, 68.0, 0.0), draw_pareto_nbd)]
+SPAN = 273.0
+
+
+@pytest.mark.parametrize(("model", "draw"), MODELS)
+def test_a_model_is_right_on_the_mean_in_its_own_world(model, draw):
+    rng = np.random.default_rng(5)
+    drawn = draw(model, rng.uniform(180, 273, 60_000), SPAN, rng)
+    for expected, chance in (
+        (drawn.expected, drawn.chance),
+        (model.purchases(drawn.known, SPAN), model.returning(drawn.known, SPAN)),
+    ):
+        for some in (drawn.known.repeats == 0, drawn.known.repeats > 0):
+            assert expected[some].mean() == pytest.approx(drawn.later[some].mean(), rel=0.05)
+            assert chance[some].mean() == pytest.approx((drawn.later[some] > 0).mean(), rel=0.05)
+
+
+def test_who_knows_more_does_better(tmp_path):
+    rng = np.random.default_rng(6)
+    drawn = draw_pareto_nbd(MODELS[1][0], np.full(1_500, 250.0), 1.0, rng)
+    begin, rows = datetime.date(1997, 1, 1), []
+    for customer, (repeats, last) in enumerate(zip(drawn.known.repeats, drawn.known.recency, strict=True)):
+        days = [0.0, *(rng.uniform(0, last, int(max(repeats - 1, 0)))), *([last] if repeats else [])]
+        rows += [{"customer_id": customer, "date": begin + datetime.timedelta(days=int(day))} for day in days]
+    rows.append({"customer_id": 0, "date": begin + datetime.timedelta(days=299)})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "transactions.parquet")
+    found = ceiling(tmp_path, known_days=125, held_days=125, populations=1)
+    assert [(row["model"], row["fitted_to"]) for row in found][::2] == [("BG/NBD", "39 weeks"), ("Pareto/NBD", "39 weeks")]
+    for row in found:
+        assert row["parameters"]["auc"] > row["posterior"]["auc"] > 0.6
+        assert row["parameters"]["mae"] < row["posterior"]["mae"]
+    assert len(told(found).splitlines()) == 1 + 3 * len(found)
+    assert len(_ceiling(found, "cdnow")[1].splitlines()) == 2 + 3 * len(found)

@@ -54,7 +54,7 @@ def ceiling(folder: Path, *, known_days: int, held_days: int, populations: int) 
             rows.append({
                 "model": name,
                 "fitted_to": fitted_to,
-                "real": _judged(model.returning(before, held_days), model.purchases(before, held_days), bought),
+                "real": _mean([_judged(model.returning(before, held_days), model.purchases(before, held_days), bought)]),
                 "posterior": _mean([each for each, _ in found]),
                 "parameters": _mean([each for _, each in found]),
             })  # fmt: skip
@@ -148,4 +148,4 @@ def _judged(chance: Floats, expected: Floats, bought: Floats) -> Figures:
 
 
 def _mean(each: list[Figures]) -> Figures:
-    return {name: float(np.mean([figures[name] for figures in each])) for name in each[0]}
+    return {name: round(float(np.mean([figures[name] for figures in each])), 6) for name in each[0]}

@@ -1,6 +1,9 @@
 """Several targets at once on KuaiRand's feedback: trees and nets for each task apart, and nets for all tasks together.
 
-python -m benchmarks.quality.kuairand [--data PATH] [--small] [--json] [--seeds 3] [--keep FOLDER]
+python -m benchmarks.quality.kuairand [--data PATH] [--small] [--json] [--seeds 3] [--keep FOLDER] [--choose]
+
+Ids are few and views of each too, so nets learn people by heart: how many codes of a training row are taken as unknown was chosen for
+each by `--choose`, which looks at nothing behind the validation part.
 
 Rows are built here, in columns, and not through the lake: the set has views, and none of the site's answers. Every count is of what
 the person, or the video, did strictly before the row's time.
@@ -33,6 +36,8 @@ MODELS = {  # name → architecture
     "lightgbm": "gbdt", "mlp": "mlp", "single": "dcn", "shared": "shared", "mmoe": "mmoe",
 }  # fmt: skip
 OURS, ALONE = "mmoe", "single"
+UNKNOWN = {"single": 0.5, "shared": 0.5, "mmoe": 0.5}  # `unknown_share` of each net, by `--choose`
+SHARES = (0.02, 0.3, 0.5)  # of these
 VALIDATION, TEST = 0.1, 0.2  # shares of the rows, by time
 LENGTH, COUNT_MIN = 20, 5
 HOUR_US = 3_600_000_000
@@ -47,8 +52,14 @@ def main() -> None:
         keep="keep what each fit said here, so that a run that was cut short goes on",
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--choose", action="store_true", help="print the validation log loss of each net by unknown_share, and nothing else"
+    )
     given = parser.parse_args()
     data = folder_or_skip("kuairand-feedback", given.data)
+    if given.choose:
+        print(json.dumps(choose(data, seeds=given.seeds), indent=1))
+        return
     with tempfile.TemporaryDirectory(prefix="tailorbird-kuairand-") as scratch:
         keep = given.keep or Path(scratch)
         keep.mkdir(parents=True, exist_ok=True)
@@ -58,9 +69,7 @@ def main() -> None:
 
 def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
     """Fit every model with every seed, and judge them on the last part of the time."""
-    table = pq.read_table(folder / "interactions.parquet")
-    columns = {name: table[name].cast("int64").to_numpy() for name in table.column_names}
-    columns = once(columns)
+    columns = read(folder)
     if small:
         columns = {name: column[:8_000] for name, column in columns.items()}
     rows = len(columns["ts"])
@@ -75,7 +84,7 @@ def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
     wanted = [(seed, name) for seed in range(seeds) for name, architecture in MODELS.items() if available(architecture)]
     for seed, name in wanted:
         architecture = MODELS[name]
-        parameters = {"threads": 1, **({"epochs": 2} if small and architecture != "gbdt" else {})}
+        parameters = parameters_of(name) | ({"epochs": 2} if small and architecture != "gbdt" else {})
         found = kept_arrays(keep, f"{name} {seed} {small}", partial(fitted, architecture, parameters, of_columns, train, held, test, seed))
         said.setdefault(name, []).append({task: found[f"said {task}"] for task in TASKS})
         seconds[name] = seconds.get(name, 0.0) + float(found["seconds"]) / seeds
@@ -94,7 +103,9 @@ def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
             "columns: ids of person and video, the duration, the hour, smoothed rates of each target of person and video so far, and the "
             f"person's last {LENGTH} videos (nets alone); what is known only afterwards (play time, comments read) is no column",
             "the set holds only views that were liked or hated, so its rates say nothing about all traffic; settings are the defaults of "
-            "each architecture, none was tuned on the test part",
+            "each architecture, but for `unknown_share` of the nets over ids ("
+            + ", ".join(f"{name} {share:g}" for name, share in UNKNOWN.items())
+            + "), chosen on the validation part by `--choose`; none was tuned on the test part",
             "`lightgbm`, `mlp` and `single` (DCN-v2 with attention) have a model for each task; `shared` and `mmoe` one for all",
         ],
         "tasks": {task: {"rows": len(test), "positives": int(test.labels[task].sum())} for task in TASKS},
@@ -104,6 +115,43 @@ def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
         "seconds": {name: round(each, 1) for name, each in seconds.items()},
         "environment": environment(),
     }
+
+
+def read(folder: Path) -> dict[str, Ints]:
+    """The columns of the set."""
+    table = pq.read_table(folder / "interactions.parquet")
+    return once({name: table[name].cast("int64").to_numpy() for name in table.column_names})
+
+
+def parameters_of(name: str) -> dict[str, Any]:
+    """What a model is fitted with, beside its defaults."""
+    return {"threads": 1, **({"unknown_share": UNKNOWN[name]} if name in UNKNOWN else {})}
+
+
+def choose(folder: Path, *, seeds: int) -> dict[str, dict[str, float]]:
+    """Log loss on the validation part, mean over targets and seeds, of each net by `unknown_share`.
+
+    The net learns from all before but the last seventh, which stops it: so the validation part lies behind what stopped it, as the test
+    part does. Nothing of the test part is looked at.
+    """
+    columns = read(folder)
+    rows = len(columns["ts"])
+    end = round(rows * (1 - TEST))
+    columns = {name: column[:end] for name, column in columns.items()}
+    learned, stopped = round(rows * (1 - TEST - 2 * VALIDATION)), round(rows * (1 - TEST - VALIDATION))
+    matrix, of_columns = features(columns, learned)
+    labels = {task: columns[column].astype(np.float32) for task, column in TASKS.items()}
+    train, held, judge = (part(matrix, labels, span) for span in (slice(learned), slice(learned, stopped), slice(stopped, end)))
+    found: dict[str, dict[str, float]] = {}
+    for name in UNKNOWN:
+        for share in SHARES:
+            losses = []
+            for seed in range(seeds):
+                model = fit(MODELS[name], {"threads": 1, "unknown_share": share}, of_columns, train, held, seed=seed)
+                said = model.score(judge.matrix)
+                losses += [float(log_losses(said[task], label).mean()) for task, label in judge.labels.items()]
+            found.setdefault(name, {})[f"{share:g}"] = round(float(np.mean(losses)), 5)
+    return found
 
 
 def fitted(

@@ -173,4 +173,3 @@ def test_without_times_that_can_be_read_a_project_is_proposed_all_the_same(tmp_p
     (tmp_path / "features.py").write_text(found.features)
     assert "item_14d" in {column.name for column in load_features(tmp_path / "features.py").columns}
     assert '"popular:7d": 160' in found.slots
-    assert found.ended_days == 0

@@ -42,11 +42,13 @@ def make_project(
 
 
 def train(made: dict[str, Any], root: Path, seed: int, extra: Sequence[str] = ()) -> dict[str, Any]:
-    """Train in a copy of the project at `root`, by the step that `init` printed, with a seed.
+    """Train in a copy of the project at `root`, by `init`'s step without its budget, with a seed.
 
     A training that fails has `failed`, its message: what serves then is what served before it.
     """
     step = [root.as_posix() if part == made["root"] else part for part in made["train"]]
+    if "--budget" in step:
+        del step[step.index("--budget") : step.index("--budget") + 2]
     return run_command([*step, "--seed", str(seed), "--json", *extra], may_fail=True)
 
 

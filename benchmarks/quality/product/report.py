@@ -15,7 +15,8 @@ from benchmarks.quality.running import environment
 from tailorbird.events import MINUTE, to_iso
 
 PROTOCOL = (
-    "`tailorbird init --from`, `import` and `train` run as `init` prints them; no file is edited.",
+    "`tailorbird init --from`, `import` and `train` run as `init` prints them, `train` without "
+    "`--budget`; no file is edited.",
     "Test events go to collector, router and worker on a simulated clock, in order of (time, row). "
     "A question comes 1 µs before its event, when every row before it is applied, and asks for 20 "
     f"items. Events come in at most {BATCH_US // MINUTE} minutes late. Answers are not logged.",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tailorbird.cli.proposal import Proposal
 
 _FILES = ("tailorbird.toml", "features.py", "slots.py")
-_ENDED_DAYS = 3.0  # data whose newest event is older is trained on as of then
 _GITIGNORE = "data/\nkeys.json\n"
 
 
@@ -55,14 +54,12 @@ def init(
         raise UsageError(f"{', '.join(taken)} already there; nothing was written", where=str(folder), fix="choose another folder")
     contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
     reasons: list[tuple[str, str, str]] = []
-    ended_long_ago = False
     tried, refused, user = 0, 0, ""
     if from_ is not None:
         proposal = _propose(from_, columns, ts_format)
         if proposal.trial.warning:
             console(stderr=True).print(proposal.trial.warning, style="yellow")
         tried, refused, user = proposal.trial.rows, proposal.trial.refused, proposal.user
-        ended_long_ago = proposal.ended_days > _ENDED_DAYS
         contents |= {"features.py": proposal.features, "slots.py": proposal.slots, "mapping.toml": proposal.mapping}
         toml = contents["tailorbird.toml"].replace("types = []", f"types = {json_.dumps(proposal.types)}")
         contents["tailorbird.toml"] = toml.replace('window = "28d"', f'window = "{proposal.train_window}"')
@@ -74,7 +71,7 @@ def init(
     for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
-    steps = _next_steps(folder, from_, user, ended_long_ago)
+    steps = _next_steps(folder, from_, user)
     if json:
         told = {"project": str(folder), "files": list(contents), "next": steps, "tried": tried, "refused": refused}
         print_json({**told, "why": [list(reason) for reason in reasons]})
@@ -112,7 +109,7 @@ def _chosen(folder: Path | None) -> Path:
     return Path(project, *([] if folder is None else [folder]))
 
 
-def _next_steps(folder: Path, data: Path | None, user: str, ended_long_ago: bool) -> list[str]:
+def _next_steps(folder: Path, data: Path | None, user: str) -> list[str]:
     here = f"tailorbird -C {shlex.quote(str(folder))}"
     if data is None:
         events = shlex.quote(str(folder / "history.jsonl"))
@@ -128,7 +125,7 @@ def _next_steps(folder: Path, data: Path | None, user: str, ended_long_ago: bool
     return [
         f"{here} check",
         f"{here} import mapping {shlex.quote(str(data))} --mapping {mapping}",
-        f"{here} train{' --as-of latest' if ended_long_ago else ''}",
+        f"{here} train --budget 2m",
         f"{here} recommend{f' --user {shlex.quote(user)}' if user else ''}",
         f"{here} up",
     ]

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ HealthHost = Annotated[str, Parameter(help="address of that port; anything but t
 
 _WIDTH_OF_FILES = 240  # columns of a table that is written to a file or a pipe
 
+LINE_EVERY_S = 10.0  # of progress, where no terminal shows bars
 Report = Callable[[str, int, int | None], None]
 _OBEYED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -78,9 +80,27 @@ def show(value: object) -> str:
     return str(value).translate(_OBEYED)
 
 
+def _plain_lines() -> Report:
+    """Return a function that says on stderr how far a long command is, for logs and pipes: nothing in the first ten seconds."""
+    began = said = time.monotonic()
+
+    def report(stage: str, done: int, total: int | None) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < LINE_EVERY_S:
+            return
+        said = now
+        print(f"{stage}: {done:,}{f' of {total:,}' if total else ''}, {now - began:.0f} s so far", file=sys.stderr, flush=True)
+
+    return report
+
+
 @contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Report]:
-    """A function (stage, done, total or None) that draws a bar for each stage on stderr; silent where that is no terminal."""
+    """Give a function (stage, done, total or None) that draws a bar for each stage on stderr; without a terminal, it writes lines."""
+    if not quiet and not sys.stderr.isatty():
+        yield _plain_lines()
+        return
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description:<28}"),
@@ -89,7 +109,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Report]:
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         console=console(stderr=True),
-        disable=quiet or not sys.stderr.isatty(),
+        disable=quiet,
         transient=False,
     )
     tasks: dict[str, TaskID] = {}

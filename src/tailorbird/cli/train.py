@@ -25,6 +25,7 @@ def train(
     *,
     window: str = "",
     quick: bool = False,
+    budget: str = "",
     requests: int = REQUESTS,
     promote: bool = True,
     rows: Rows = "auto",
@@ -51,6 +52,8 @@ def train(
 
     Example:  tailorbird -C shop train home --window 14d --quick
 
+    Example:  tailorbird -C shop train --budget 2m
+
     Example:  tailorbird -C news train --as-of latest
 
     Example:  tailorbird -C shop train --leave-out device,user_spend_28d
@@ -75,6 +78,9 @@ def train(
         of a slot: how much of the past to learn from, train.window unless told otherwise
     quick:
         fewer rows and trees: a first model within seconds
+    budget:
+        of a slot: a time, such as 2m: as many requests and trees as fit into it on this machine, decided beforehand and kept in the
+        manifest. Below 8m no vectors are learned. Without one, what ten minutes of two quiet cores allow
     requests:
         of a slot: how many requests to learn from at most, drawn evenly over the window; 0 takes all. As many as ten minutes of two cores
         and 8 GB of memory allow, unless told otherwise
@@ -115,9 +121,10 @@ def train(
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
-    from tailorbird.events import SystemClock
+    from tailorbird.events import SECOND, SystemClock
     from tailorbird.ranking import Churn
     from tailorbird.training.baseline import ensure_champion
+    from tailorbird.training.budget import budget_of, speed_now
     from tailorbird.training.train import train as run_train
     from tailorbird.training.tune.tuned import FILE, with_tuned
 
@@ -133,6 +140,7 @@ def train(
             name,
             window=window,
             requests=requests != REQUESTS,
+            budget=budget,
             rows=rows != "auto",
             architecture=architecture,
             retrieval=retrieval,
@@ -158,6 +166,8 @@ def train(
     )
     if not untuned:
         settings = with_tuned(settings, declared.name, project.root / FILE, asked=architecture is not None)
+    if budget:
+        settings = budget_of(span_of(budget, "--budget") / SECOND, speed_now()).applied(settings)
     _check(settings, parameters)
     paths, clock, by = project.paths, clock_as_of(as_of, project), getpass.getuser()
     ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)

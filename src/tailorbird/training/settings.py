@@ -62,6 +62,7 @@ class TrainSettings:
         seed: of every draw: which requests are taken, what trees see of rows and columns, how nets begin; that of `gbdt` is not asked.
         preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see `training.transforms`.
         shuffle: train on shuffled labels, to see that the gate refuses the result.
+        budget: what a time was turned into, see `training.budget`; empty where none was given.
         tuned, tuned_until: that settings were tuned, in words, and the moment that nothing that had a say was later than, microseconds.
     """
 
@@ -92,6 +93,7 @@ class TrainSettings:
     preset: str = "trees"
     seed: int = 7
     shuffle: bool = False
+    budget: Mapping[str, Any] = field(default_factory=dict)
     tuned: str = ""
     tuned_until: int = 0
 

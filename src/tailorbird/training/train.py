@@ -145,6 +145,7 @@ def _train(
         material.why,
         *((f"went on with the training that was begun at {to_iso(now)} and cut short",) if unfinished and unfinished.resumed else ()),
         *((chosen.told,) if chosen.told else ()),
+        *((f"{settings.budget['told']}",) if settings.budget else ()),
         *_tuned(settings, before),
         *_sampled(parts, dropped),
         *fitted.notes,
@@ -155,6 +156,7 @@ def _train(
     notes = tuple(note for note in told if note not in decision.reasons)
     about = {
         **_about(slot, material, data, split, parts, plan, dropped, settings, now),
+        **({"budget": dict(settings.budget)} if settings.budget else {}),
         "recipe": recipe,
         "decided_by": decision.by,
         "anchor": judged.anchor_after(store, decision),

@@ -28,7 +28,6 @@ class Proposal:
     """What was found in the data and what is proposed from it.
 
     Attributes:
-        ended_days: how long ago the newest event was; 0 where that cannot be told.
         types: event types of the data that are not built in, for `[events] types`.
         train_window: for `[train] window`.
         user: somebody who did much, to try it with; "" where nobody has an id.
@@ -40,7 +39,6 @@ class Proposal:
     features: str
     slots: str
     types: list[str]
-    ended_days: float
     train_window: str
     user: str
     trial: Trial
@@ -81,7 +79,7 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
         pattern = _pattern([guess.file.name for guess in alike])
         mapping = mapping.replace(f"file = {quoted(main.file.name)}", f"file = {quoted(pattern)}")
         reasons.append((pattern, "events", f"{len(alike)} files with the same columns; figures below are of {main.file.name}"))
-    facts = facts_of(main, chosen, now)
+    facts = facts_of(main, chosen)
     own = [name for name in main.types if name not in EVENT_TYPES]
     trial = try_mapping(mapping, files, now, own)
     if trial.share > _REFUSED_MAX:
@@ -90,7 +88,7 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
     slots = slots_text(facts, reasons)
     features = features_text(facts, reasons)
-    return Proposal(mapping, features, slots, own, facts.log.ended_days, train_window(facts, reasons), _somebody(main), trial, reasons)
+    return Proposal(mapping, features, slots, own, train_window(facts, reasons), _somebody(main), trial, reasons)
 
 
 def _somebody(main: SourceGuess) -> str:

@@ -52,7 +52,7 @@ class Facts:
         return self.log.best_window <= DAY
 
 
-def facts_of(main: SourceGuess, chosen: list[SourceGuess], now: int) -> Facts:
+def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
     """Return what is known of a site from its main file of events and the files of profiles beside it."""
     roles = {column.role: column.column for column in main.columns}
     found: dict[tuple[str, str], str] = {}  # of items or users, and which attribute: its kind; several files may have one
@@ -73,7 +73,7 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess], now: int) -> Facts:
     return Facts(
         type=kind,
         types=tuple(shown),
-        log=measure(main, [written for written, name in main.values.items() if name == kind], now),
+        log=measure(main, [written for written, name in main.values.items() if name == kind]),
         has_price="properties.price" in roles,
         has_session="session_id" in roles,
         searches="search" in main.types,

@@ -34,7 +34,7 @@ class LogStatistics:
 
     Attributes:
         events, people, items: how many there are; events may be of a sample of the people.
-        span_days, ended_days: how many days the events cover, and how long ago the last one was; 0 where that cannot be told.
+        span_days: how many days the events cover; 0 where that cannot be told.
         repeats: share of the events whose person had the item before.
         session_events: events of a session, as a mean.
         person_events: events of a person, exceeded by one of ten.
@@ -47,7 +47,6 @@ class LogStatistics:
     people: int = 0
     items: int = 0
     span_days: float = 0.0
-    ended_days: float = 0.0
     repeats: float = 0.0
     session_events: float = 1.0
     person_events: int = 1
@@ -64,13 +63,12 @@ class LogStatistics:
         return max(window for window, share in self.found.items() if share >= _AS_GOOD * best)
 
 
-def measure(guess: SourceGuess, values: Sequence[str], now: int) -> LogStatistics:
+def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
     """Measure a file of events.
 
     Args:
         guess: what its columns are.
         values: of its column of types, those that count; empty takes all rows.
-        now: in microseconds.
     """
     roles = {column.role: column.column for column in guess.columns if column.column}  # without a time, rows count as of their import
     person, item, session = roles.get("user_id") or roles.get("anonymous_id"), roles.get("item_id"), roles.get("session_id")
@@ -91,7 +89,6 @@ def measure(guess: SourceGuess, values: Sequence[str], now: int) -> LogStatistic
         people=int((of_person > 0).sum()),
         items=int(np.unique(what).size),
         span_days=span,
-        ended_days=max(0.0, (now - int(ts[-1])) / DAY),
         repeats=1 - pair / len(ts),
         session_events=len(ts) / visits,
         person_events=int(np.quantile(of_person[of_person > 0], 0.9)),

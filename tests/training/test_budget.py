@@ -1,0 +1,35 @@
+"""A time is turned into requests and trees, never more than the settings ask for."""
+
+import pytest
+
+from tailorbird.errors import UsageError
+from tailorbird.training.budget import budget_of, speed_now
+from tailorbird.training.settings import TrainSettings
+
+
+def test_more_time_on_a_faster_machine_learns_more_up_to_the_whole() -> None:
+    whole, two, slow = budget_of(600, 1.0), budget_of(120, 1.0), budget_of(120, 0.5)
+    default = TrainSettings()
+    assert (whole.requests, whole.test_requests, whole.trees) == (default.requests, default.test_requests, default.gbdt.trees)
+    assert whole.rate == default.gbdt.rate
+    assert slow.requests < two.requests < whole.requests
+    assert two.trees < whole.trees
+    assert budget_of(3_600, 1.0).requests == whole.requests
+
+
+def test_a_budget_never_asks_for_more_than_the_settings_and_learns_vectors_only_where_there_is_time() -> None:
+    settings = TrainSettings(requests=500, test_requests=0, retrieval="auto")
+    short, long = budget_of(120, 1.0).applied(settings), budget_of(600, 1.0).applied(settings)
+    assert (short.requests, short.test_requests) == (500, 1_800)
+    assert (short.retrieval, long.retrieval) == ("tables", "auto")
+    assert budget_of(120, 1.0).applied(TrainSettings(retrieval="sequence")).retrieval == "sequence", "asked for by name"
+    assert short.budget["requests"] == 6_000
+
+
+def test_too_little_time_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least 30s"):
+        budget_of(5, 1.0)
+
+
+def test_the_speed_of_a_machine_is_one_of_few_so_that_it_gives_the_same_numbers_twice() -> None:
+    assert speed_now() in (0.25, 0.5, 1.0)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import leaving_page, product_page, search_page, tasks_page
+from benchmarks.quality import leaving_page, product_page, rectools_page, search_page, tasks_page
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -29,6 +29,7 @@ COMMANDS = {
     "product-eshop": "product --set eshop --cut test",
     "product-movielens": "product --set movielens --cut test",
     "product-simulated": "product --set simulated",
+    "rectools": "rectools",
     "cdnow": "cdnow",
     "retail": "retail",
     "kuairand": "kuairand",
@@ -37,6 +38,7 @@ COMMANDS = {
 WITHOUT_DATA = ("product-simulated",)  # of data that are made here
 KINDS = (
     (product_page.is_product, product_page.section),
+    (rectools_page.is_rectools, rectools_page.section),
     (leaving_page.is_churn, leaving_page.section),
     (tasks_page.is_tasks, tasks_page.section),
     (search_page.is_search, search_page.section),

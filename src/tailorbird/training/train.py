@@ -117,7 +117,7 @@ def _train(
     source = Lake(lake).pinned()  # what is loaded while this runs is for the next one
     material = load_material(source, features, slot, settings.wanted(now, heads), beside=beside)
     data = material.data
-    split = _split(data, material, settings)
+    split = split_requests(data, material, settings)
     watch.tell("read", 1, 1)
     chosen = _retrieval(material, features, slot, split, settings, watch)
     series = chosen.series
@@ -212,7 +212,7 @@ class _Plan:
 
 def _retrieval(material: Material, features: FeatureSet, slot: Slot, split: Split, settings: TrainSettings, watch: Watch) -> Chosen:
     """The indexes over time, with vectors where they were asked for and found more."""
-    moments = _moments(material.data, split, settings)
+    moments = index_moments(material.data, split, settings)
     series = build_series(material.events, material.items, moments, progress=partial(watch.tell, "index"))
     return choose_retrieval(
         material,
@@ -260,15 +260,16 @@ def _read_from(source: Lake, data: Dataset) -> dict[str, Any]:
     return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
 
 
-def _split(data: Dataset, material: Material, settings: TrainSettings) -> Split:
+def split_requests(data: Dataset, material: Material, settings: TrainSettings) -> Split:
+    """Cut the requests at the borders that were given, or by shares of them."""
     gap = material.label_window
     if settings.test_from:
         return split_at(data.t, settings.validation_from or settings.test_from, settings.test_from, gap=gap)
     return split_by_time(data.t, gap=gap)
 
 
-def _moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
-    """When indexes are made: before the first request, over the training part, and at both borders."""
+def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
+    """Return when indexes are made: before the first request, over the training part, and at both borders."""
     places = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
     return [*(int(data.t[split.train[place]]) for place in places), split.train_until, split.validation_until]
 

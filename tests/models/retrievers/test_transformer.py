@@ -1,5 +1,7 @@
 """The sequence transformer: what it learns, what it must not see, the same again by its seed, and its tower as ONNX."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,9 +13,11 @@ from tailorbird.models.retrievers.transformer.batches import NO_GAP, Stretches, 
 
 torch = pytest.importorskip("torch", reason="needs the extra `deep`")
 
+from tailorbird.models.retrievers.transformer.learning import batch_loss  # noqa: E402
+
 ITEMS = 12
 KINDS = (np.arange(ITEMS) % 3 + 1)[:, None]  # an item goes on to one of the next kind
-SMALL = SequenceTransformer(width=16, heads=2, layers=1, length=6, steps=150, batch=32, rate=1e-2, negatives=16, dropout=0.0, content=KINDS)
+SMALL = SequenceTransformer(width=16, heads=2, layers=1, length=6, steps=150, batch=32, rate=1e-2, negatives=5, dropout=0.0, content=KINDS)
 
 
 def log(people=60, length=8, seed=0, items=ITEMS):
@@ -113,6 +117,21 @@ def test_items_without_any_event_are_found_by_their_content():
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
     scores = model.without_ids().vectors(asked([0, 4], [1, 5], [2, 3])) @ model.without_ids().item_vectors[9:].T
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
+
+
+def test_of_few_items_all_are_looked_at_and_nothing_is_drawn(model):
+    """The loss is that of the softmax over all items that were met: here all but the last."""
+    source, gap, target = (torch.from_numpy(each) for each in Stretches.of(log(items=ITEMS - 1)).batch(0, 0, 8, 6))
+    share = torch.full((ITEMS,), 1 / (ITEMS - 1))
+    share[-1] = 0
+    recipe = replace(SMALL, negatives=ITEMS // 2, id_dropout=0.0)
+    with torch.no_grad():
+        found = [batch_loss(model.net, recipe, source, gap, target, share, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+        state = model.net(model.net.items(source), source > 0, gap)[target > 0]
+        chance = torch.softmax(state @ model.net.items(torch.arange(1, ITEMS)).T, dim=1)
+        wanted = chance.gather(1, target[target > 0][:, None] - 1)
+    assert found[0] == found[1]
+    assert found[0] == pytest.approx(float(-torch.log(wanted).mean()), abs=1e-5)
 
 
 def test_an_update_goes_on_from_the_weights(model):

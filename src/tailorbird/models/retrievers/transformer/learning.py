@@ -4,7 +4,8 @@ Half of the negatives are drawn evenly from the items that anybody has met, half
 items are learned to be refused (mixed negatives, Yang et al., WWW 2020). A negative i counts exp(s − log q), q = how often it is expected
 among the negatives: an estimate of the softmax's sum over all other items (log-Q correction, Yi et al., RecSys 2019), and not quite an
 unbiased one, since a batch's targets go together and q is of items drawn each by itself. The target itself is not sampled, so it carries
-no correction, and where it is drawn as a negative it does not count.
+no correction, and where it is drawn as a negative it does not count. Where no more items were met than negatives would be drawn, all of
+them are looked at instead, and nothing is estimated.
 """
 
 from dataclasses import replace
@@ -88,6 +89,8 @@ def batch_loss(
     there = target > 0
     state, wanted = state[there], target[there]
     met = torch.nonzero(share)[:, 0]  # what nobody has met yet must not be learned to be refused: it may be what comes next
+    if len(met) <= 2 * recipe.negatives:
+        return functional.cross_entropy(state @ shown(met + 1).T, torch.searchsorted(met, wanted - 1))
     uniform = met[torch.randint(0, len(met), (recipe.negatives,), generator=generator)] + 1
     own = wanted[torch.randint(0, len(wanted), (recipe.negatives,), generator=generator)]
     negative = torch.cat((uniform, own))

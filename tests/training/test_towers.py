@@ -179,6 +179,21 @@ def test_a_tower_knows_nothing_of_what_comes_later(loyal):
     assert not np.allclose(found[0][0], found[0][1])  # the second has learned of the day between
 
 
+def test_an_update_learns_as_long_as_what_there_is_asks_for(loyal):
+    """A first tower of little data does not decide how long the later ones learn: each goes on for a quarter of its own steps."""
+    made = series(loyal, 1, 4)
+    settings = replace(SMALL, batch=8, steps_min=1, steps_max=1_000)
+    one = learner(loyal, made.indexes[0], settings)
+    steps = []
+    for moment, index in zip(made.moments.tolist(), made.indexes, strict=True):
+        one.space(index, moment)
+        steps.append(len(one._model.losses))
+    counts = [one.count(moment) for moment in made.moments.tolist()]
+    assert counts[1] > 3 * counts[0]
+    first, second = (int(settings.epochs * count / (settings.batch * settings.length)) for count in counts)
+    assert steps == [first, first + second // 4]
+
+
 def _shuffled_after(events, moment):
     ids, late = np.array(events["item_id"].to_pylist()), events["ts"].cast(pa.int64()).to_numpy() >= moment
     ids[late] = np.random.default_rng(5).permutation(ids[late])

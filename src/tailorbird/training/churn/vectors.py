@@ -23,7 +23,7 @@ from tailorbird.training.coding import Codes
 from tailorbird.training.metrics import log_losses
 from tailorbird.training.towers import Learner, TowerSettings, read_by, why_none
 
-SMALL = TowerSettings(width=16, steps_max=600)
+SMALL = TowerSettings(width=16, epochs=10.0, negatives=256, steps_max=600)
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,7 @@ def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
     answer = pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [7, 38, 0, 1, 2, 4]
     assert (answer.degraded, answer.model) == ([], baseline.version)
+    assert [item.reason_code for item in answer.items] == ["again", "again", "popular", "popular", "popular", "popular"]
 
 
 def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):

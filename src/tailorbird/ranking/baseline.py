@@ -49,6 +49,11 @@ class Baseline:
             values += lists.of(name).scores_of(keys)
         return values
 
+    def leading(self, lists: RequestLists, keys: Keys) -> list[str]:
+        """Return for each item the first source that knows it, "" where none does."""
+        known = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
+        return [next((name for name, there in known if there[place]), "") for place in range(len(keys))]
+
     def top(self, lists: RequestLists, without: Keys, most: int) -> Keys:
         """Return the keys of the best items, the best first, ties by key, without some."""
         keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *(lists.of(name).keys for name in self.sources)]))

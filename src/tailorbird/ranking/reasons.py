@@ -114,6 +114,8 @@ def _without_anchor(index: Index, row: int, source: str, lists: RequestLists) ->
         return Reason("editorial", "Selected by hand")
     if told.kind == "repeat":
         return Reason("again", "You chose it before")
+    if told.kind == "item_knn":
+        return Reason("related", "Goes with what you looked at")
     if told.kind in ("session_knn", "stan"):
         return Reason("related", "Where others went on to from here")
     if told.board is None:

@@ -12,6 +12,7 @@ from tailorbird.events import Event
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import Rows
 from tailorbird.features.request import pack_sequences
+from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
 from tailorbird.ranking.exploration import Choice
 from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, reasons
@@ -159,9 +160,13 @@ def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: 
     sources = [shown.sources[place] for place in known.tolist()]
     personal, otherwise = request.recent, FOR_YOU
     if not ranked or request.policy != "model":
-        # A baseline is not personal, and must not say so: its reason is its own order, wherever an item came from.
+        # The reason of a baseline is its own order, wherever an item came from: what is popular is not picked for anybody.
         personal, otherwise = None, MORE
-        if request.text is None:
+        judged = request.bundle.baseline if request.bundle is not None and request.policy == "model" else ""
+        if request.text is None and judged:
+            own = [name or "given" for name in Baseline.parse(judged).leading(request.lists, shown.keys[known])]
+            sources = [source if source == "pinned" else mine for source, mine in zip(sources, own, strict=True)]
+        elif request.text is None:
             popular = request.lists.popularity(shown.keys[known]) > 0  # not so where nothing is published
             own = ["new_items" if request.policy == "recent" else "popular" if there else "given" for there in popular.tolist()]
             sources = [source if source == "pinned" else mine for source, mine in zip(sources, own, strict=True)]

@@ -117,3 +117,12 @@ def test_a_transform_must_learn_from_a_head_of_some_slot(project: Path) -> None:
     line = text.count("\n") + 2
     with pytest.raises(DeclarationError, match=rf"features.py:{line}: transform: 'buy' is no head of any slot's objective\n.*purchase"):
         open_project(project)
+
+
+def test_a_path_that_a_url_would_read_otherwise_is_refused(project: Path) -> None:
+    folder = project / "a%20b"
+    folder.mkdir()
+    for name in ("tailorbird.toml", "features.py", "slots.py"):
+        (folder / name).write_text((project / name).read_text())
+    with pytest.raises(ConfigError, match=r"a%20b.*% and two digits"):
+        open_project(folder)

@@ -2,6 +2,7 @@
 subfolders and loaded whole."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,9 @@ from tailorbird.stream import Address, Stream, routed_address
 FILE = "tailorbird.toml"
 CHURN = "churn.py"
 SCORES = "scores.py"
+
+
+_ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,9 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
     data = _data(root, settings, origins)
+    if _ESCAPED.search(str(data)):
+        fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"
+        raise ConfigError("its data lie at a path with % and two digits", where=str(data), fix=fix)
     types = event_types(settings)
     features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
     slots = load_slots(root / "slots.py")

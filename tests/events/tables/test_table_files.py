@@ -10,7 +10,7 @@ from tests.events.adapters.kit import lines
 
 from tailorbird.errors import DamageError, InputError
 from tailorbird.events.adapters import FORMATS, digest_files, find_files
-from tailorbird.events.tables.files import bare_suffix, count_records, read_lines, split_records
+from tailorbird.events.tables.files import bare_suffix, count_records, read_lines, read_records, split_records
 
 TEXT = b"one\n\n  two \nthree"
 
@@ -114,3 +114,25 @@ PIECES = st.sampled_from(
 @example(b"[" * 100_000)
 def test_records_are_counted_as_they_are_split(body: bytes) -> None:
     assert count_records(body) == len(split_records(body))
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.jsonl").write_text("{}")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "a.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    with pytest.raises(InputError, match=r"a\.jsonl: is a link out of the folder"):
+        find_files(tmp_path / "export", ("*.jsonl",))
+    (tmp_path / "export" / "a.jsonl").unlink()
+    (tmp_path / "export" / "b.jsonl").write_text("{}")
+    (tmp_path / "export" / "c.jsonl").symlink_to("b.jsonl")
+    assert len(find_files(tmp_path / "export", ("*.jsonl",))) == 2
+
+
+def test_a_line_beyond_measure_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailorbird.events.tables.files._LINE_BYTES_MAX", 1_000)
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
+        file.write(b'{"a": 1}\n' + b"x" * 5_000)
+    with pytest.raises(InputError, match="line 2 is longer than"):
+        list(read_lines(tmp_path / "a.jsonl.gz"))
+    (tmp_path / "b.json").write_bytes(b"[" + b",".join([b'{"a": 1}'] * 500) + b"]")
+    assert len(list(read_records(tmp_path / "b.json"))) == 500, "a list is one line"

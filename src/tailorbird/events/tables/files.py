@@ -23,6 +23,7 @@ _BESIDE = ("readme", "license", "copying", "notice", "changelog", "makefile", "m
 _COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20
 _LIST_BYTES_MAX = 1 << 30
+_LINE_BYTES_MAX = 256 << 20
 _LINE = re.compile(rb"\S[^\n]*")
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -31,7 +32,7 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
     """The files at `path`: itself, or those in the folder that match a pattern, compressed or not, sorted by name.
 
     Raises:
-        InputError: there is nothing there, or nothing that matches; says what was looked for.
+        InputError: there is nothing there, or nothing that matches, or a link that leads out of the folder; says what was looked for.
     """
     if path.is_file():
         return [path]
@@ -45,6 +46,10 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
     if not matching:
         also = ", nor one without a suffix," if NO_SUFFIX in patterns else ""
         raise InputError(f"no file like {' or '.join(named)} (or .gz, .zst){also} in this folder", where=str(path))
+    outside = [file for file in matching if not file.resolve().is_relative_to(path.resolve())]
+    if outside:
+        fix = "give the folder that it leads to, or a copy"
+        raise InputError("is a link out of the folder, and may not be what you mean to import", where=str(min(outside)), fix=fix)
     return sorted(matching)
 
 
@@ -101,18 +106,34 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
     Args:
         strip: take spaces and tabs off both ends as well, not only the end of the line.
     Raises:
-        InputError: the compression is damaged; names the line that it was found behind.
+        InputError: the compression is damaged, or a line has hundreds of megabytes; names the line that it was found behind.
     """
     number = 0
     try:
         with open_file(file) as stream:
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(_bounded(stream, file), 1):
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if stripped := line.strip():
                     yield number, stripped if strip else line.rstrip(b"\r\n")
     except DAMAGED as error:
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
+
+
+def _bounded(stream: BinaryIO, file: Path) -> Iterator[bytes]:
+    """Yield lines. A line is one record, but for a list of records, which `read_records` splits."""
+    number = 0
+    while line := stream.readline(_LINE_BYTES_MAX):
+        number += 1
+        while len(line) >= _LINE_BYTES_MAX and line[-1:] != b"\n":
+            if line.lstrip(codecs.BOM_UTF8)[:1] != b"[" or len(line) > _LIST_BYTES_MAX:
+                found = f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
+                raise InputError(found, where=str(file), fix="write one event a line")
+            more = stream.readline(_LINE_BYTES_MAX)
+            if not more:
+                break
+            line += more
+        yield line
 
 
 def read_records(file: Path) -> Iterator[tuple[int, bytes]]:

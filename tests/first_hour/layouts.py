@@ -203,6 +203,29 @@ def parts(folder: Path) -> None:
         pq.write_table(table, folder / f"part-{number:05}.parquet")
 
 
+def ga4(folder: Path) -> None:
+    """Google Analytics 4: the export of BigQuery as JSON lines."""
+    names = {"view": "view_item", "cart": "add_to_cart", "purchase": "purchase"}
+    lines = [
+        json.dumps({
+            "event_date": f"{d.at:%Y%m%d}", "event_timestamp": str(int(d.at.timestamp() * 1_000_000)), "event_name": names[d.kind],
+            "event_params": [{"key": "ga_session_id", "value": {"int_value": str(d.session)}}],
+            "user_pseudo_id": f"{d.person}.17", "user_id": f"u{d.person}", "device": {"category": "mobile"}, "geo": {"country": "Germany"},
+            "items": [{"item_id": f"p{d.item}", "item_name": f"Lamp {d.item}", "price": d.price, "quantity": 1}],
+        })
+        for d in deeds()
+    ]  # fmt: skip
+    (folder / "events_20250303.json").write_text("\n".join(lines) + "\n")
+
+
+def personalize(folder: Path) -> None:
+    """Amazon Personalize: interactions, users and items."""
+    rows = [[d.person, f"p{d.item}", int(d.at.timestamp()), d.kind] for d in deeds()]
+    _csv(folder / "interactions.csv", ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE"], rows)
+    _csv(folder / "items.csv", ["ITEM_ID", "GENRES", "PRICE"], [[f"p{item}", f"kind{item % 5}", item + 0.5] for item in range(ITEMS)])
+    _csv(folder / "users.csv", ["USER_ID", "GENDER"], [[person, "xy"[person % 2]] for person in range(PEOPLE)])
+
+
 _ALL = frozenset(("view", "cart", "purchase"))
 _FIRST = deeds()[0]
 _AT, _WHO, _WHAT = _FIRST.at, _FIRST.person, _FIRST.item
@@ -272,5 +295,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "flat": Layout(flat, _AT, f"u{_WHO}", f"i{_WHAT}", EVENTS, _ALL, mapping=('ts_unit = "s"',)),
     "indexed": Layout(indexed, _AT, str(_WHO), f"{_WHAT:05}", EVENTS, frozenset(("purchase",))),
+    "ga4": Layout(ga4, _AT, f"u{_WHO}", f"p{_WHAT}", EVENTS, _ALL),
+    "personalize": Layout(personalize, _AT, str(_WHO), f"p{_WHAT}", EVENTS, _ALL),
     "parts": Layout(parts, _AT, f"u{_WHO}", f"i{_WHAT}", EVENTS, frozenset(("click",)), mapping=('file = "part-0000*.parquet"',)),
 }

@@ -54,13 +54,15 @@ def init(
         raise UsageError(f"{', '.join(taken)} already there; nothing was written", where=str(folder), fix="choose another folder")
     contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
     reasons: list[tuple[str, str, str]] = []
-    tried, refused, user = 0, 0, ""
+    tried, refused, user, format_ = 0, 0, "", ""
     if from_ is not None:
         proposal = _propose(from_, columns, ts_format)
         if proposal.trial.warning:
             console(stderr=True).print(proposal.trial.warning, style="yellow")
-        tried, refused, user = proposal.trial.rows, proposal.trial.refused, proposal.user
-        contents |= {"features.py": proposal.features, "slots.py": proposal.slots, "mapping.toml": proposal.mapping}
+        tried, refused, user, format_ = proposal.trial.rows, proposal.trial.refused, proposal.user, proposal.format
+        contents |= {"features.py": proposal.features, "slots.py": proposal.slots}
+        if proposal.mapping:
+            contents["mapping.toml"] = proposal.mapping
         toml = contents["tailorbird.toml"].replace("types = []", f"types = {json_.dumps(proposal.types)}")
         contents["tailorbird.toml"] = toml.replace('window = "28d"', f'window = "{proposal.train_window}"')
         reasons = proposal.reasons
@@ -71,7 +73,7 @@ def init(
     for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
-    steps = _next_steps(folder, from_, user)
+    steps = _next_steps(folder, from_, format_, user)
     if json:
         told = {"project": str(folder), "files": list(contents), "next": steps, "tried": tried, "refused": refused}
         print_json({**told, "why": [list(reason) for reason in reasons]})
@@ -109,7 +111,7 @@ def _chosen(folder: Path | None) -> Path:
     return Path(project, *([] if folder is None else [folder]))
 
 
-def _next_steps(folder: Path, data: Path | None, user: str) -> list[str]:
+def _next_steps(folder: Path, data: Path | None, format_: str, user: str) -> list[str]:
     here = f"tailorbird -C {shlex.quote(str(folder))}"
     if data is None:
         events = shlex.quote(str(folder / "history.jsonl"))
@@ -121,10 +123,10 @@ def _next_steps(folder: Path, data: Path | None, user: str) -> list[str]:
             f"{here} recommend --user u000001",
             f"{here} up",
         ]
-    mapping = shlex.quote(str(folder / "mapping.toml"))
+    mapped = f" --mapping {shlex.quote(str(folder / 'mapping.toml'))}" if format_ == "mapping" else ""
     return [
         f"{here} check",
-        f"{here} import mapping {shlex.quote(str(data))} --mapping {mapping}",
+        f"{here} import {format_} {shlex.quote(str(data))}{mapped}",
         f"{here} train --budget 2m",
         f"{here} recommend{f' --user {shlex.quote(user)}' if user else ''}",
         f"{here} up",

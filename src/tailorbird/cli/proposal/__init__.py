@@ -13,13 +13,26 @@ import pyarrow.compute as pc
 
 from tailorbird.cli.proposal.facts import Reasons, facts_of
 from tailorbird.cli.proposal.features import features_text
+from tailorbird.cli.proposal.known import facts_of_known
 from tailorbird.cli.proposal.slots import slots_text, train_window
 from tailorbird.errors import InputError
 from tailorbird.events import EVENT_TYPES
-from tailorbird.events.adapters import FORMATS, NO_ANSWERS, Answers, SourceGuess, Trial, find_files, guess_files, try_mapping
+from tailorbird.events.adapters import (
+    FORMATS,
+    NO_ANSWERS,
+    Answers,
+    SourceGuess,
+    Trial,
+    find_files,
+    guess_files,
+    look_in,
+    recognise,
+    try_mapping,
+)
 from tailorbird.events.adapters.guess import quoted
 
 _FILES_TOLD = 5
+_TABLES = (None, "mapping", "movielens")  # read by a mapping, whose columns say what there is
 _REFUSED_MAX = 0.5  # share of the rows that may be refused where a project is made all the same
 
 
@@ -30,6 +43,7 @@ class Proposal:
     Attributes:
         types: event types of the data that are not built in, for `[events] types`.
         train_window: for `[train] window`.
+        format: to import as; `mapping` is by the mapping.
         user: somebody who did much, to try it with; "" where nobody has an id.
         trial: what the contract says of rows from all over the files.
         reasons: (column, feature or source, taken or left out, why), in the order in which they were decided.
@@ -42,6 +56,7 @@ class Proposal:
     train_window: str
     user: str
     trial: Trial
+    format: str = "mapping"
     reasons: Reasons = field(default_factory=list)
 
 
@@ -52,6 +67,8 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
         InputError: no file holds events that could be used.
         AskError: one answer is needed; see `Answers`.
     """
+    if (known := recognise(look_in(data))) not in _TABLES:
+        return _propose_known(str(known), data, now)
     files = find_files(data, FORMATS["mapping"][1])
     reasons: Reasons = []
     guesses, left_out = guess_files(files, answers)
@@ -88,7 +105,16 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
     slots = slots_text(facts, reasons)
     features = features_text(facts, reasons)
-    return Proposal(mapping, features, slots, own, train_window(facts, reasons), _somebody(main), trial, reasons)
+    return Proposal(mapping, features, slots, own, train_window(facts, reasons), _somebody(main), trial, "mapping", reasons)
+
+
+def _propose_known(format_: str, data: Path, now: int) -> Proposal:
+    """Propose from files that an adapter reads, without a mapping."""
+    facts, own, user = facts_of_known(format_, data, now)
+    reasons: Reasons = [(data.name, format_, "its columns or records are those of this format: it needs no mapping")]
+    reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
+    slots, features = slots_text(facts, reasons), features_text(facts, reasons)
+    return Proposal("", features, slots, own, train_window(facts, reasons), user, Trial(0, 0, [], []), format_, reasons)
 
 
 def _somebody(main: SourceGuess) -> str:

@@ -1,6 +1,8 @@
 """What is known of a user's files: roles and attributes from their columns, and the figures of their events."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,9 +14,9 @@ from tailorbird.events.adapters import SourceGuess
 Reasons = list[tuple[str, str, str]]
 
 REPEATS = 0.05  # from this share on, what a person had before is worth showing again
-_LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
+LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
 _CATEGORY_NAMES = ("category", "product_category", "department", "genre", "brand", "topic", "section", "colour", "color")
-_NOT_SHOWN = ("impression", "answer", "search", "identify", "merge")
+NOT_SHOWN = ("impression", "answer", "search", "identify", "merge")
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,10 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
         for column in guess.columns:
             if column.role.startswith("properties."):
                 name = column.role.removeprefix("properties.")
-                found.setdefault((guess.kind, name), _kind_of(column.column, guess.sample.column(column.column)))
+                found.setdefault((guess.kind, name), kind_of_column(column.column, guess.sample.column(column.column)))
 
-    def named(of: str, kind: str) -> tuple[str, ...]:
-        return tuple(name for (whose, name), what in found.items() if (whose, what) == (of, kind))
-
-    categorical = named("items", "categorical")
-    shown = [name for name in main.types if name not in _NOT_SHOWN]
-    kind = next((name for name in _LISTS_FOR if name in shown), shown[0] if shown else "click")
+    shown = [name for name in main.types if name not in NOT_SHOWN]
+    kind = next((name for name in LISTS_FOR if name in shown), shown[0] if shown else "click")
     return Facts(
         type=kind,
         types=tuple(shown),
@@ -78,15 +76,31 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
         has_session="session_id" in roles,
         searches="search" in main.types,
         context=tuple(name for name in ("device", "country", "referrer") if f"context.{name}" in roles),
-        numeric=named("items", "numeric")[:6],
-        categorical=categorical[:6],
-        user_numeric=named("users", "numeric")[:6],
-        user_categorical=named("users", "categorical")[:6],
-        category=next((name for name in _CATEGORY_NAMES if name in categorical), categorical[0] if categorical else ""),
+        **attributes(found),
     )
 
 
-def _kind_of(name: str, column: pa.Array) -> str:
+def attributes(found: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Return the fields of `Facts` that say which attributes there are.
+
+    Args:
+        found: (`items` or `users`, attribute) → `numeric`, `categorical` or `other`.
+    """
+
+    def named(of: str, kind: str) -> tuple[str, ...]:
+        return tuple(name for (whose, name), what in found.items() if (whose, what) == (of, kind))
+
+    categorical = named("items", "categorical")
+    return {
+        "numeric": named("items", "numeric")[:6],
+        "categorical": categorical[:6],
+        "user_numeric": named("users", "numeric")[:6],
+        "user_categorical": named("users", "categorical")[:6],
+        "category": next((name for name in _CATEGORY_NAMES if name in categorical), categorical[0] if categorical else ""),
+    }
+
+
+def kind_of_column(name: str, column: pa.Array) -> str:
     if pa.types.is_floating(column.type):
         return "numeric"
     if pa.types.is_list(column.type) or pa.types.is_nested(column.type):

@@ -77,9 +77,21 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
     ts, columns = _read(guess, [roles["ts"], person, item, *([session] if session else [])], roles.get("type"), values)
     if not len(ts):
         return LogStatistics(span_days=UNKNOWN_SPAN)
+    who, what, *named = columns
+    return statistics_of(ts, who, what, named[0] if named else None, _part_of(guess))
+
+
+def statistics_of(ts: Ints, who: Ints, what: Ints, sitting: Ints | None, every: int = 1) -> LogStatistics:
+    """Return the figures of events.
+
+    Args:
+        ts, who, what: (n,): times in microseconds, codes of people and items.
+        sitting: codes of sessions; None takes pauses for their ends.
+        every: of how many people one is among them.
+    """
     order = np.argsort(ts, kind="stable")
-    ts, (who, what, *named) = ts[order], [codes[order] for codes in columns]
-    sitting = named[0] if named else _sittings(ts, who)
+    ts, who, what = ts[order], who[order], what[order]
+    sitting = sitting[order] if sitting is not None else _sittings(ts, who)
     span = (int(ts[-1]) - int(ts[0])) / DAY
     of_person = np.bincount(who)
     pair = np.unique(who * (what.max() + 1) + what).size
@@ -94,7 +106,7 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
         person_events=int(np.quantile(of_person[of_person > 0], 0.9)),
         new_items=_new_items(ts, what),
         found=_found(ts, what),
-        visits_a_day=visits * _part_of(guess) / max(span, 1.0),
+        visits_a_day=visits * every / max(span, 1.0),
     )
 
 

@@ -1,0 +1,117 @@
+"""What is known of a site whose files are in a format that an adapter reads: the same facts as of tables, from its events."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tailorbird.cli.proposal.facts import LISTS_FOR, NOT_SHOWN, Facts, attributes, kind_of_column
+from tailorbird.cli.proposal.statistics import LogStatistics, statistics_of
+from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
+from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
+from tailorbird.events.contract import Accepted
+
+ROWS_MAX = 300_000  # of larger exports, the first ones
+_PROFILES = {"item": "items", "user": "users"}
+
+
+@dataclass
+class _Site:
+    """What was met in the events of a site."""
+
+    types: Counter[str] = field(default_factory=Counter)
+    people: Counter[str] = field(default_factory=Counter)
+    deeds: list[Accepted] = field(default_factory=list)
+    context: set[str] = field(default_factory=set)
+    properties: set[str] = field(default_factory=set)
+    profiles: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+
+
+def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str], str]:
+    """Return the facts of a site, the event types that are not built in, and somebody who did much ("" for nobody with an id).
+
+    Args:
+        now: in microseconds.
+    """
+    site = _Site()
+    for accepted in islice(_accepted(format_, data, now), ROWS_MAX):
+        _take(site, accepted)
+    shown = [name for name, _ in site.types.most_common() if name not in NOT_SHOWN]
+    kind = next((name for name in LISTS_FOR if name in shown), shown[0] if shown else "click")
+    found = {(whose, name): kind_of_column(name, _array(values)) for (whose, name), values in site.profiles.items()}
+    facts = Facts(
+        type=kind,
+        types=tuple(shown),
+        log=_statistics([each for each in site.deeds if each.event.type == kind]),
+        has_price="price" in site.properties,
+        has_session=any(each.event.session_id for each in site.deeds[:1_000]),
+        searches="search" in site.types,
+        context=tuple(name for name in ("device", "country", "referrer") if name in site.context),
+        **attributes(found),
+    )
+    return facts, [name for name in shown if name not in EVENT_TYPES], site.people.most_common(1)[0][0] if site.people else ""
+
+
+def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
+    read, patterns = FORMATS[format_]
+    plan = RoutePlan()
+    for batch in read(dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))):
+        rows, refused = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
+        if any(one.code == "unknown_type" for one in refused):
+            plan = RoutePlan(event_types=(*EVENT_TYPES, *_types(batch.lines)))
+            rows, _ = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
+        yield from rows
+
+
+def _types(lines: list[bytes]) -> list[str]:
+    import msgspec
+
+    class Typed(msgspec.Struct):
+        type: str = ""
+
+    found = dict.fromkeys(msgspec.json.decode(line, type=Typed).type for line in lines)
+    return [name for name in found if name and name not in EVENT_TYPES]
+
+
+def _take(site: _Site, row: Accepted) -> None:
+    event = row.event
+    if event.type in _PROFILES:
+        for name, value in (event.properties or {}).items():
+            values = site.profiles.setdefault((_PROFILES[event.type], name), [])
+            if len(values) < 2_000:
+                values.append(value)
+        return
+    site.types[event.type] += 1
+    site.deeds.append(row)
+    site.properties.update(event.properties or {})
+    if event.user_id:
+        site.people[event.user_id] += 1
+    if event.context is not None:
+        site.context.update(name for name in ("device", "country", "referrer") if getattr(event.context, name))
+
+
+def _statistics(deeds: list[Accepted]) -> LogStatistics:
+    known = [each for each in deeds if each.event.item_id and (each.event.user_id or each.event.anonymous_id)]
+    if not known:
+        return LogStatistics()
+    who = _codes([each.event.user_id or each.event.anonymous_id for each in known])
+    what = _codes([each.event.item_id for each in known])
+    sessions = [each.event.session_id for each in known]
+    sitting = _codes(sessions) if all(sessions) else None
+    return statistics_of(np.array([each.ts for each in known], np.int64), who, what, sitting)
+
+
+def _codes(values: list[Any]) -> Any:
+    return pa.array(values, pa.string()).dictionary_encode().indices.to_numpy().astype(np.int64)
+
+
+def _array(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])

@@ -122,6 +122,9 @@ def test_every_next_step_works_from_ones_own_tables(tmp_path: Path, tables: Path
     for step in steps[:-1]:
         printed = paste(step, tmp_path)
     assert len([line for line in printed.splitlines() if "Lamp" in line]) == 12
+    assert "features as of 2025-" in printed
+    assert "a stranger" not in printed, "init names somebody who is known"
+    assert "nothing is known of user nobody" in must("-C", "mine", "recommend", "--user", "nobody", cwd=tmp_path)
     counts = must_json("sql", "SELECT type, count(*) AS n FROM events GROUP BY type", cwd=tmp_path / "mine")["rows"]
     by_type = {row["type"]: row["n"] for row in counts}
     assert by_type == {"view": CLICKS // 2, "cart": CLICKS // 6, "purchase": CLICKS // 6, "wish": CLICKS // 6, "item": ITEMS, "user": USERS}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.cli.output import Json, console, print_json, print_table, this_command
 from tailorbird.cli.servers import running_servers
 from tailorbird.errors import NotReadyError, UsageError
 
@@ -83,6 +83,11 @@ def recommend(
     print_table("", ["", "item", "title", "score", "reason", "propensity"], rows, right=["", "score", "propensity"])
     degraded = f", degraded: {', '.join(answer['degraded'])}" if answer["degraded"] else ""
     console().print(f"model {answer['model']}, arm {answer['arm'] or 'none'}, request {answer['request_id']}{degraded}")
+    if not query:
+        from tailorbird.cli.why import explain_answer
+
+        for line in explain_answer(project, answer, user, this_command()):
+            console().print(f"  {line}")
     if explain:
         _print_explanations(answer)
 

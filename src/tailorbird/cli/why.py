@@ -1,0 +1,58 @@
+"""Why an answer is as general, short or empty as it is, in sentences with what to do: what `recommend` prints below its list."""
+
+from typing import Any
+
+import msgspec
+
+from tailorbird.config import Project
+from tailorbird.events import to_iso
+from tailorbird.lake import Lake
+from tailorbird.registry.manifest import MANIFEST, Manifest
+
+_MISSING = {
+    "model": "no model could score: tailorbird train learns one",
+    "candidates": "no candidate tables are published yet: the role `candidates` reads the log, wait for it or start it with up",
+    "stale_candidates": "candidate tables are behind the log: is the role `candidates` running?",
+    "features": "too little is known of this person and these items",
+    "items": "rules, lists and hide_seen of the slot leave no item: tailorbird doctor names the rule",
+}
+
+
+def explain_answer(project: Project, answer: dict[str, Any], user: str, command: str) -> list[str]:
+    """Return a sentence for each thing that made an answer general, short or empty.
+
+    Args:
+        answer: as the API gives it.
+        user: who was asked for, "" for a stranger.
+        command: `tailorbird` with the folder of the project.
+    """
+    told = [f"features as of {to_iso(answer['t'])[:16].replace('T', ' ')} UTC"]
+    told += [_MISSING[code] for code in answer["degraded"] if code in _MISSING]
+    if baseline := _baseline(project, answer["model"]):
+        told.append(f"{answer['model']} is no model, but the best judged baseline: {baseline}. {command} train learns one")
+    if answer["arm"]:
+        told.append(f"arm {answer['arm']} of the slot's experiment: other people may be in another")
+    if not user:
+        told.append(f"for a stranger; for somebody: {command} recommend --user ID")
+    elif not _events_of(project, user):
+        told.append(f"nothing is known of user {user}: the list is a stranger's")
+    return told
+
+
+def _baseline(project: Project, version: str) -> str:
+    """Return the baseline that a version is, "" for one that has a model, or none."""
+    try:
+        manifest = msgspec.json.decode((project.paths.registry / version / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError):
+        return ""
+    return "" if manifest.heads else manifest.baseline
+
+
+def _events_of(project: Project, user: str) -> int:
+    """Return how many events of a user the lake holds; 1 where it cannot say."""
+    lake = Lake(project.paths.lake)
+    if not lake.exists("events"):
+        return 1
+    pseudonyms = project.pseudonyms(note=False)
+    person = (user if pseudonyms is None else pseudonyms.user_id(user)).replace("'", "''")
+    return int(lake.sql(f"SELECT count(*) AS n FROM events WHERE user_id = '{person}'").column("n")[0].as_py())

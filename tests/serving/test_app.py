@@ -402,6 +402,41 @@ def test_events_of_segment_are_taken_one_a_product(client):
     assert (answer.status_code, answer.json()["accepted"]) == (200, 2)
 
 
+@pytest.mark.parametrize("kind", ["batch", "import", "track"])
+def test_segments_libraries_work_unchanged(client, kind):
+    alone = {name: value for name, value in TRACK.items() if name != "type"}
+    body = {"batch": [TRACK], "writeKey": "k", "sentAt": "2025-11-25T12:00:01Z"} if kind != "track" else alone
+    answer = client.post(f"/v1/{kind}", json=body)
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 2)
+
+
+def test_segments_key_is_that_of_basic_authorisation(tmp_path):
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        keys = Keys(write=[READ_KEY])
+        with TestClient(create_app(Service(Prompt(), door, keys=keys)), base_url="http://127.0.0.1:8642") as client:
+            body = {"batch": [TRACK]}
+            assert client.post("/v1/batch", json=body).status_code == 401
+            assert client.post("/v1/batch", json=body, auth=("wrong", "")).status_code == 401
+            assert client.post("/v1/batch", json=body, auth=(READ_KEY, "")).status_code == 200
+
+
+def test_what_of_segment_cannot_be_read_is_refused_and_a_wrong_path_names_the_right_one(client):
+    assert client.post("/v1/track", json={"messageId": "m1"}).status_code == 400
+    assert client.post("/v1/track", content=b"{").status_code == 400
+    answer = client.post("/segment/v1/batch/", json={"batch": [TRACK]})
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_such_route")
+    assert "/v1/batch" in answer.json()["fix"]
+
+
+@pytest.mark.parametrize("kind", ["application/cloudevents+json", "application/cloudevents-batch+json; charset=utf-8"])
+def test_cloudevents_are_known_by_their_content_type(client, kind):
+    envelope = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "shop.click", "data": {"user_id": "u1", "item_id": "i1"}}
+    body = [envelope] if "batch" in kind else envelope
+    answer = client.post("/v1/events", headers={"content-type": kind}, content=msgspec.json.encode(body))
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    assert client.post("/v1/events", headers=BINARY, json={"user_id": 42, "item_id": "i1"}).status_code == 200
+
+
 def test_events_of_cloudevents_are_taken(client):
     envelope = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "shop.click", "data": {"user_id": "u1", "item_id": "i1"}}
     answer = client.post("/v1/events?format=cloudevents", json=[envelope])

@@ -33,6 +33,8 @@ MATRIX = {
     ("/openapi.json", "GET"): "read",
     ("/docs", "GET"): "read",
     ("/tailorbird.js", "GET"): "open",
+    # Segment's
+    **{(f"/v1/{kind}", "POST"): "write" for kind in ("batch", "import", "track", "identify", "page", "screen", "group", "alias")},
     # Gorse's
     ("/api/feedback", "POST"): "write",
     ("/api/feedback", "PUT"): "write",
@@ -64,7 +66,11 @@ MATRIX = {
     ("/shop/person", "POST"): "read",
 }
 STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "i5", "Timestamp": "2025-02-24"}
+SAID = {"messageId": "m1", "userId": "u1", "event": "Product Viewed", "properties": {"product_id": "i1"}, "traits": {"plan": "gold"}}
 BODIES = {
+    **{f"/v1/{kind}": {"batch": [{**SAID, "type": "track"}]} for kind in ("batch", "import")},
+    **{f"/v1/{kind}": SAID for kind in ("track", "identify", "page", "screen", "group")},
+    "/v1/alias": {**SAID, "previousId": "u2"},
     "/v1/events": CLICK,
     "/v1/recommend": {"slot": "home"},
     "/v1/rank": {"slot": "home", "items": ["i1"]},
@@ -78,7 +84,7 @@ BODIES = {
     "/api/items": [{"ItemId": "i1"}],
     "/shop/person": {"anonymous_id": "a1"},
 }
-PROFILES = {"/api/user", "/api/users", "/api/item", "/api/items"}
+PROFILES = {"/api/user", "/api/users", "/api/item", "/api/items", "/v1/identify", "/v1/alias"}
 HOLDERS = {"none": None, "unknown": None, "read": "read", "write": "write", "admin": "admin", "browser": "write", "plain": "read"}
 
 
@@ -129,7 +135,7 @@ def test_each_route_takes_its_own_scope_only(site, path, method, holder):
     answer = client.request(method, url, content=body, headers=headers[holder])
     if needs in ("open", has):
         assert answer.status_code == 400 if refused else answer.status_code in (200, 302), answer.text
-        assert not refused or answer.json()["code"] == "browser_key"
+        assert not refused or '"code":"browser_key"' in answer.text
         return
     assert answer.status_code == (403 if has else 401)
     assert {"code", "message"} <= set(answer.json()) <= {"code", "message", "fix", "request_id"}

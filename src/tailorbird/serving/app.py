@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Event
 from tailorbird.events.adapters.webhook import lines_of_body
-from tailorbird.serving import access, openapi, tracker
+from tailorbird.serving import access, openapi, segment, tracker
 from tailorbird.serving.access import Guard
 from tailorbird.serving.addresses import AddressRoute
 from tailorbird.serving.body import Held
@@ -31,6 +31,7 @@ from tailorbird.serving.handling import (
     Service,
     admission,
     as_json,
+    as_receipts,
     body_of,
     fault,
     guarded,
@@ -43,7 +44,6 @@ from tailorbird.serving.messages import (
     SIZE_MAX,
     Answer,
     ChurnAnswer,
-    EventDecision,
     Fault,
     FormulaQuery,
     Item,
@@ -74,16 +74,15 @@ async def post_events(request: Request, service: Service) -> Response:
     body = await body_of(request, service)
     admit, source = admission(request, service), request.state.caller.source
     format_ = request.query_params.get("format", "")
+    if not format_ and (kind.startswith("application/cloudevents") or "ce-specversion" in request.headers):
+        format_ = "cloudevents"
     if not format_:
         decisions = await service.door.submit_async(body, encoding, source=source, admit=admit)
     elif lines := await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.rows):
         decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit)
     else:
         return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
-    refused = sum(not decision.accepted for decision in decisions)
-    events = [EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions]
-    # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole would be wrong.
-    return as_json(Receipts(len(decisions) - refused, refused, events), 400 if refused == len(decisions) else 200)
+    return as_receipts(decisions)
 
 
 async def recommend(request: Request, service: Service) -> Response:
@@ -196,6 +195,7 @@ async def tracker_script(request: Request, service: Service) -> Response:
     return Response(tracker.script(), media_type="text/javascript", headers=tracker.HEADERS)
 
 
+_OF_SEGMENT = (*segment.MANY, *segment.ONE)
 _EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
 _QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
 _GET_STATUSES = (401, 403, 429, 503)
@@ -296,6 +296,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
     own = [route(path, method, handler, operation.scope, service, whole=True) for (path, method), (handler, operation) in ROUTES.items()]
+    own += [route(path, "POST", handler, WRITE, service, whole=True) for path, handler in segment.handlers().items()]
     for each in (*own, *routes):
         if getattr(getattr(each, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
             raise ValueError(f"route {each} declares no scope")
@@ -356,7 +357,9 @@ def _unknown_item() -> Response:
 async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
-    return fault(error.status_code, code, error.detail, headers=dict(error.headers or {}))
+    last = request.url.path.rstrip("/").rpartition("/")[2]
+    fix = f"Segment's libraries post to /v1/{last}: give them this server as their host, without a path" if last in _OF_SEGMENT else ""
+    return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
 
 
 async def _bug(request: Request, error: Exception) -> Response:

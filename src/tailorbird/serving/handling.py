@@ -4,9 +4,11 @@ Handlers and their routes are in `serving.app`, and in `serving.gorse` and `cons
 """
 
 import asyncio
+import base64
+import binascii
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, Usag
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, read_body
+from tailorbird.serving.decisions import Decision
 from tailorbird.serving.door import Door
 from tailorbird.serving.keyfile import WRITE
 from tailorbird.serving.keys import AccessError, Caller, Keys
@@ -28,10 +31,12 @@ from tailorbird.serving.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.messages import (
     Answer,
     ChurnAnswer,
+    EventDecision,
     Fault,
     Item,
     Query,
     RankQuery,
+    Receipts,
     RecommendQuery,
     SearchQuery,
     Shown,
@@ -112,6 +117,17 @@ class Service:
         self.draining = True
 
 
+def _bearer_of_basic(authorization: str | None) -> str | None:
+    """Return a key that stands in Basic authorisation, as a name without a password or as a password, as a bearer's; others as they are."""
+    if authorization is None or authorization[:6].lower() != "basic ":
+        return authorization
+    try:
+        name, _, password = base64.b64decode(authorization[6:], validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return authorization
+    return f"Bearer {password or name}"
+
+
 Handler = Callable[[Request, Service], Awaitable[Response]]
 
 
@@ -119,6 +135,7 @@ async def guarded(request: Request, handler: Handler, scope: str, service: Servi
     authorization = request.headers.get("authorization")
     if authorization is None and key_header and (key := request.headers.get(key_header)) is not None:
         authorization = f"Bearer {key}"
+    authorization = _bearer_of_basic(authorization)
     if not service.warned_of_proxy:
         _look_for_proxy(request, service)
     try:
@@ -232,6 +249,14 @@ def _units(asked: object) -> float:
 def as_json(value: Any, status: int = 200) -> Response:
     """An answer of JSON."""
     return Response(_encode(value), status, media_type="application/json")
+
+
+def as_receipts(decisions: Sequence[Decision]) -> Response:
+    """Return the decision on each event of a body."""
+    # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole would be wrong.
+    refused = sum(not decision.accepted for decision in decisions)
+    events = [EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions]
+    return as_json(Receipts(len(decisions) - refused, refused, events), 400 if decisions and refused == len(decisions) else 200)
 
 
 def fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:

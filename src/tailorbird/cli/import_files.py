@@ -145,7 +145,8 @@ def _guess(path: Path, json: bool) -> None:
     import msgspec
 
     from tailorbird.events import SystemClock
-    from tailorbird.events.adapters import FORMATS, find_files, guess_files, look_in, recognise, try_mapping
+    from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
+    from tailorbird.events.guess import guess_files, try_mapping
 
     known = recognise(look_in(path))
     if known not in (None, "mapping", "tailorbird"):

@@ -90,7 +90,7 @@ def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
     """Propose from data; where it leaves one thing open, ask on a terminal."""
     from tailorbird.cli.proposal import propose
     from tailorbird.events import SystemClock
-    from tailorbird.events.adapters import Answers, AskError
+    from tailorbird.events.guess import Answers, AskError
 
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     try:

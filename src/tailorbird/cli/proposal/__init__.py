@@ -1,6 +1,6 @@
 """Declarations proposed from data: what `tailorbird init --from DATA` writes into its files, and why.
 
-files ──► columns (events.adapters.guess) ──► facts ──► features.py, slots.py, [train] of tailorbird.toml
+files ──► columns (events.guess.sources) ──► facts ──► features.py, slots.py, [train] of tailorbird.toml
                                                 ▲
                     figures of the log (statistics): repeats, sessions, which window tells what comes next
 """
@@ -17,19 +17,9 @@ from tailorbird.cli.proposal.known import facts_of_known
 from tailorbird.cli.proposal.slots import slots_text, train_window
 from tailorbird.errors import InputError
 from tailorbird.events import EVENT_TYPES
-from tailorbird.events.adapters import (
-    FORMATS,
-    NO_ANSWERS,
-    Answers,
-    SourceGuess,
-    Trial,
-    find_files,
-    guess_files,
-    look_in,
-    recognise,
-    try_mapping,
-)
-from tailorbird.events.adapters.guess import quoted
+from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
+from tailorbird.events.guess import NO_ANSWERS, Answers, SourceGuess, Trial, guess_files, try_mapping
+from tailorbird.events.guess.quoting import quoted
 
 _FILES_TOLD = 5
 _TABLES = (None, "mapping", "movielens")  # read by a mapping, whose columns say what there is

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from tailorbird.cli.proposal.statistics import LogStatistics, measure
 from tailorbird.events import DAY
-from tailorbird.events.adapters import SourceGuess
+from tailorbird.events.guess import SourceGuess
 
 Reasons = list[tuple[str, str, str]]
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
-from tailorbird.events.adapters import SourceGuess
+from tailorbird.events.guess import SourceGuess
 from tailorbird.events.tables.columns import read_columns
 from tailorbird.events.tables.times import moment_of, parse_times
 

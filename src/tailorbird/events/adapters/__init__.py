@@ -6,10 +6,8 @@ not be read of a file is read again. The door has its own of some (`adapters.web
 
 from tailorbird.events.adapters import cloudevents, ga4, gorse, mapping, metarank, movielens, own, personalize, segment, snowplow
 from tailorbird.events.adapters.batch import Adapter, AdapterOptions, Batch
-from tailorbird.events.adapters.guess import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess, guess_files, guess_sources
 from tailorbird.events.adapters.recognise import look_in, recognise
 from tailorbird.events.adapters.record import Convert
-from tailorbird.events.adapters.trial import Trial, try_mapping
 from tailorbird.events.tables.files import digest_files, find_files
 
 # format → (reads it, which files of a folder it looks at)
@@ -34,21 +32,12 @@ CONVERTERS: dict[str, Convert] = {
 __all__ = [
     "CONVERTERS",
     "FORMATS",
-    "NO_ANSWERS",
     "Adapter",
     "AdapterOptions",
-    "Answers",
-    "AskError",
     "Batch",
-    "ColumnGuess",
     "Convert",
-    "SourceGuess",
-    "Trial",
     "digest_files",
     "find_files",
-    "guess_files",
-    "guess_sources",
     "look_in",
     "recognise",
-    "try_mapping",
 ]

@@ -6,7 +6,8 @@ import pytest
 from tests.events.adapters.kit import NOW, mapped
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters import FORMATS, AdapterOptions, guess_sources, try_mapping
+from tailorbird.events.adapters import FORMATS, AdapterOptions
+from tailorbird.events.guess import guess_sources, try_mapping
 
 HEAD = "event_time,user_id,product_id,event_type,price,country,session_size,colour\n"
 

@@ -1,0 +1,79 @@
+"""How a table is written, found out by looking at it: delimiter, header, decimals, encoding, and the form of its times."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from tailorbird.errors import InputError
+from tailorbird.events.guess.names import INDEXES
+from tailorbird.events.guess.quoting import quoted
+from tailorbird.events.guess.values import Answers, AskError, ColumnGuess
+from tailorbird.events.tables.columns import read_columns, read_sample, writes_decimal_comma
+from tailorbird.events.tables.encodings import encoding_of
+from tailorbird.events.tables.files import bare_suffix
+from tailorbird.events.tables.forms import PLAIN, TableForm, first_row, has_header, sniff_delimiter
+from tailorbird.events.tables.times import forms_of_times, parse_times
+
+
+def look_at(file: Path, answers: Answers) -> tuple[TableForm, pa.RecordBatch, list[ColumnGuess]]:
+    """Return how a file is written, rows from all over it, and what was decided by that."""
+    notes: list[ColumnGuess] = []
+    form = PLAIN
+    if bare_suffix(file) in (".csv", ".tsv", ".txt"):
+        if (encoding := encoding_of(file)) != "utf-8":
+            notes.append(ColumnGuess("", "text", f"its encoding is {encoding}"))
+        form = TableForm(sniff_delimiter(file), columns=answers.columns)
+        if not answers.columns and not has_header(file, form):
+            example = ", ".join(first_row(file, form)[:8])
+            fix = "name its columns in their order, such as: --columns user_id,timestamp,item_id"
+            raise InputError(f"its first line is no header: {example}", where=str(file), fix=fix)
+    sample = read_sample(file, form)
+    if form is not PLAIN and any(map(writes_decimal_comma, sample.columns)):
+        form = replace(form, decimal=",")
+        sample = read_sample(file, form)
+    if form.delimiter:
+        notes.append(ColumnGuess("", f"delimiter = {quoted(form.delimiter)}", "its first lines have it"))
+    if form.decimal == ",":
+        notes.append(ColumnGuess("", 'decimal = ","', "all numbers of a column have one, or points between thousands"))
+    if sample.num_rows == 0:
+        raise InputError("holds no row", where=str(file))
+    for name in sample.schema.names:
+        if name.lower() in INDEXES and _counts_rows(sample.column(name)):
+            notes.append(ColumnGuess(name, "", "left out: it numbers the rows, as pandas' index does"))
+    return form, sample, notes
+
+
+def _counts_rows(column: pa.Array) -> bool:
+    head = column.slice(0, 1_000)
+    if not pa.types.is_integer(head.type) or head.null_count:
+        return False
+    first = head[0].as_py()
+    return first in (0, 1) and head.to_pylist() == list(range(first, first + len(head)))
+
+
+def ts_format_of(file: Path, form: TableForm, sample: pa.RecordBatch, roles: dict[str, str], answers: Answers) -> str:
+    """Return how the times of a file are written; "" for ISO 8601 and numbers."""
+    if "ts" not in roles or not pa.types.is_string(sample.column(roles["ts"]).type):
+        return ""
+    found = forms_of_times(sample.column(roles["ts"]))
+    if answers.ts_format and (found is None or "" not in found.forms):
+        return answers.ts_format
+    if found is None:
+        return ""
+    if len(found.forms) == 1:
+        return found.forms[0]
+    fits = dict.fromkeys(found.forms, 0)
+    for batch in read_columns(file, [roles["ts"]], texts=frozenset([roles["ts"]]), broken=[], form=form):
+        for one in fits:
+            times = parse_times(batch.column(0), one, "UTC")
+            fits[one] += len(times) - times.null_count
+    best = [one for one, count in fits.items() if count == max(fits.values())]
+    if len(best) == 1:
+        return best[0]
+    raise AskError(
+        f'day and month of {roles["ts"]} cannot be told apart, as in "{found.example}"',
+        where=str(file),
+        fix=f"say which comes first: --ts-format {' or --ts-format '.join(quoted(one) for one in best)}",
+        choices=tuple(best),
+    )

@@ -1,0 +1,49 @@
+"""What was guessed of a file, as a `[[source]]` of mapping.toml."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from tailorbird.events.guess.event_types import stem_of, type_line
+from tailorbird.events.guess.kind import typical
+from tailorbird.events.guess.quoting import key, quoted
+from tailorbird.events.guess.values import ColumnGuess
+from tailorbird.events.tables.forms import TableForm
+
+
+def source_text(
+    file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], columns: list[ColumnGuess], form: TableForm, ts_format: str
+) -> str:
+    """Return the source as TOML."""
+    lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
+    lines += [f"delimiter = {quoted(form.delimiter)}"] if form.delimiter else []
+    lines += ['decimal = ","'] if form.decimal == "," else []
+    lines += [f"columns = [{', '.join(map(quoted, form.columns))}]"] if form.columns else []
+    if kind == "events":
+        lines.append(type_line(sample, roles, stem_of(file)))
+    if "ts" in roles:
+        lines.append(f"ts = {quoted(roles['ts'])}")
+        unit = unit_of(sample.column(roles["ts"]))
+        if unit != "us":
+            lines.append(f'ts_unit = "{unit}"')
+        if ts_format:
+            lines.append(f"ts_format = {quoted(ts_format)}")
+    lines += [
+        f"{role} = {quoted(roles[role])}"
+        for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
+        if role in roles
+    ]
+    for section in ("context", "properties"):
+        chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
+        if chosen:
+            lines.append(f"[source.{section}]")
+            lines += [f"{key(entry.role.partition('.')[2])} = {quoted(entry.column)}" for entry in chosen]
+    return "\n".join(lines) + "\n"
+
+
+def unit_of(column: pa.Array) -> str:
+    """Return the unit of times: of numbers by their size, `us` for the rest."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return "us"
+    usual = typical(column) or 0
+    return "s" if usual < 1e11 else "ms" if usual < 1e14 else "us"

@@ -1,0 +1,68 @@
+"""What a guess at a file's columns is made of: what the user may answer, and what was decided of a column and of a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from tailorbird.errors import InputError
+from tailorbird.events.tables.forms import TableForm
+
+
+class AskError(InputError):
+    """Files leave something open that one answer settles: `choices` are what may be answered."""
+
+    def __init__(self, message: str, *, where: str = "", fix: str = "", choices: tuple[str, ...] = ()) -> None:
+        self.choices = choices
+        super().__init__(message, where=where, fix=fix)
+
+
+@dataclass(frozen=True)
+class ColumnGuess:
+    """What was decided about one column."""
+
+    column: str
+    role: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SourceGuess:
+    """What was decided about one file.
+
+    Attributes:
+        kind: `events`, `items` or `users`.
+        toml: says so, for mapping.toml.
+        types: event types of the first rows, most frequent first, as the mapping calls them.
+        values: of the column of types, what the file writes → the event type.
+        form: how the file is written.
+        ts_format: of its times, where they are not ISO 8601.
+        sample: rows from all over the file.
+    """
+
+    file: Path
+    kind: str
+    columns: list[ColumnGuess]
+    toml: str
+    ts_unit: str
+    types: dict[str, int]
+    values: dict[str, str]
+    form: TableForm
+    ts_format: str
+    sample: pa.RecordBatch
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a user says about files where their content leaves it open.
+
+    Attributes:
+        columns: names of the columns, where the first line does not have them.
+        ts_format: of times, for `strptime`.
+    """
+
+    columns: tuple[str, ...] = ()
+    ts_format: str = ""
+
+
+NO_ANSWERS = Answers()

@@ -81,7 +81,10 @@ def init(
     if reasons:
         print_table("What the data proposes", ["column or feature", "taken as", "why"], reasons)
     out = console()
-    out.print(f"Made {folder} with {', '.join(contents)}.\n\nNext:")
+    out.print(f"Made {folder} with {', '.join(contents)}.")
+    if reasons:
+        out.print("Read these files now, before you import: each choice has its reason, and is meant to be edited.")
+    out.print("\nNext:")
     for step in steps:
         out.print(f"  {step}")
 

@@ -11,11 +11,18 @@ _LENGTH_MIN, _LENGTH_MAX = 64, 1_024
 def features_text(facts: Facts, reasons: Reasons) -> str:
     """Return features.py."""
     lines = list(_declarations(facts, reasons))
+    why = {name: told for name, kind, told in reasons if kind == "feature"}
     used = sorted(
         {line.split(" = ")[1].split("(")[0] for line in lines if " = " in line and "(" in line and not line.lstrip().startswith("#")}
     )
     head = '"""What is known about people and items, proposed from the data. Edit freely; `tailorbird check` says whether it loads."""\n\n'
-    return head + f"from tailorbird.features import {', '.join(used)}\n\n" + "\n".join(lines) + "\n"
+    return head + f"from tailorbird.features import {', '.join(used)}\n\n" + "\n".join(_with_reason(line, why) for line in lines) + "\n"
+
+
+def _with_reason(line: str, why: dict[str, str]) -> str:
+    """Return a declaration with its reason as a comment behind it."""
+    told = why.get(line.partition(" = ")[0].strip())
+    return f"{line}  # {told}" if told else line
 
 
 def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:

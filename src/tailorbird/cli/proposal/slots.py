@@ -29,7 +29,8 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
     chosen = _chosen(facts, reasons)
     seen = _hidden(facts, reasons)
     objective = {facts.type: 1.0} | ({"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {})
-    sources = "".join(f'        "{name}": {limit},\n' for name, limit in chosen.sources.items())
+    why = {name: f"  # {told}" for name, kind, told in reasons if kind == "source" and told}
+    sources = "".join(f'        "{name}": {limit},{why.get(name, "")}\n' for name, limit in chosen.sources.items())
     columns = f"    columns=[{', '.join(f'{chr(34)}{name}{chr(34)}' for name in chosen.columns)}],\n" if chosen.columns else ""
     hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
     worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())

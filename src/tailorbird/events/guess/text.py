@@ -22,14 +22,14 @@ def source_text(
     if kind == "events":
         lines.append(type_line(sample, roles, stem_of(file)))
     if "ts" in roles:
-        lines.append(f"ts = {quoted(roles['ts'])}")
+        lines.append(f"ts = {quoted(roles['ts'])}{_why(columns, 'ts')}")
         unit = unit_of(sample.column(roles["ts"]))
         if unit != "us":
             lines.append(f'ts_unit = "{unit}"')
         if ts_format:
             lines.append(f"ts_format = {quoted(ts_format)}")
     lines += [
-        f"{role} = {quoted(roles[role])}"
+        f"{role} = {quoted(roles[role])}{_why(columns, role)}"
         for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
         if role in roles
     ]
@@ -37,8 +37,13 @@ def source_text(
         chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
         if chosen:
             lines.append(f"[source.{section}]")
-            lines += [f"{key(entry.role.partition('.')[2])} = {quoted(entry.column)}" for entry in chosen]
+            lines += [f"{key(entry.role.partition('.')[2])} = {quoted(entry.column)}  # {entry.why}" for entry in chosen]
     return "\n".join(lines) + "\n"
+
+
+def _why(columns: list[ColumnGuess], role: str) -> str:
+    """Return the reason of a role as a comment."""
+    return next((f"  # {column.why}" for column in columns if column.role == role), "")
 
 
 def unit_of(column: pa.Array) -> str:

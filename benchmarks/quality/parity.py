@@ -190,6 +190,7 @@ def news() -> FeatureSet:
 def _stream(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[Asked]:
     """Take the log in, and read between commits: readers and articles that are known by then."""
     rng, asked = np.random.default_rng(0), []
+    events = events.filter(pc.is_valid(events["item_id"]))  # clicks: profiles of readers name no article
     order = np.argsort(events["p"].to_numpy())
     person, item, device = (events[name].take(pa.array(order)) for name in ("person", "item_id", "device"))
     p, ts = events["p"].to_numpy()[order], events["ts"].cast(pa.int64()).to_numpy()[order]

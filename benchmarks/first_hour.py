@@ -27,8 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from benchmarks.quality.running import environment
-from tailorbird.version import __version__
+from benchmarks.quality.product.report import how_run
 
 WANTED_S = {200_000: 240, 2_000_000: 900}  # from init to a personalised list, on two quiet cores
 BEGIN = datetime(2024, 9, 1, tzinfo=UTC).timestamp()
@@ -50,8 +49,7 @@ def main() -> None:
         "small": given.small,
         "results": results,
         "wanted_s": {f"{size}": WANTED_S[size] for size in sizes if size in WANTED_S},
-        "command": "python -m benchmarks.first_hour " + " ".join(sys.argv[1:]),
-        "environment": environment() | {"tailorbird": __version__},
+        **how_run("python -m benchmarks.first_hour " + " ".join(sys.argv[1:])),
     }
     print(json.dumps(told, indent=1) if given.json else _table(results))
 

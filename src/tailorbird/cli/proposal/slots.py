@@ -47,6 +47,8 @@ home = Slot(
     hide_seen=({hidden}),
     denominator="answer",
     explore=Explore(rate=0.1, pool=50),
+    # To see by experiment what the model brings, half of the people get what is popular:
+    # experiment=Experiment("home-model", arms={{"popular": 0.5, "model": 0.5}}),  # from tailorbird.experiments
 )
 '''
 

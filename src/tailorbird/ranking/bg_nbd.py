@@ -1,5 +1,7 @@
 """Expected purchases by BG/NBD, over NumPy alone, as a churn bundle computes them; fitting is `models.btyd`'s."""
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +30,7 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def purchases(self, matrix: npt.NDArray[np.float32], start: float, stop: float) -> Floats:
         """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is known."""
-        since, count, age = (matrix[:, place].astype(np.float64) for place in (self.recency, self.frequency, self.age))
-        known = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
-        since, count, age = (np.where(known, each, 0.0) for each in (since, count, age))
-        x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
-        told = self._expected(x, recency, days, stop) - (self._expected(x, recency, days, start) if start else 0.0)
-        return np.where(known, told, 0.0)
+        return purchases_between(matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected)
 
     def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
         """Equation 10 of Fader, Hardie, Lee (2005), its series after Euler's transformation: as printed it overflows."""
@@ -46,6 +43,23 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
             odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
         return grown / (1 + odds)
+
+
+def purchases_between(
+    history: npt.NDArray[np.float32], start: float, stop: float, expected: Callable[[Floats, Floats, Floats, float], Floats]
+) -> Floats:
+    """Return the purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is known.
+
+    Args:
+        history: (n, 3): seconds since the last purchase, purchases, seconds since the first.
+        expected: purchases within a span from now, by repeat purchases, days from the first to the last, and days since the first.
+    """
+    since, count, age = history.astype(np.float64).T
+    known = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
+    since, count, age = (np.where(known, each, 0.0) for each in (since, count, age))
+    x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
+    told = expected(x, recency, days, stop) - (expected(x, recency, days, start) if start else 0.0)
+    return np.where(known, told, 0.0)
 
 
 def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -> Floats:

@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.ranking.bg_nbd import purchases_between
+
 Floats = npt.NDArray[np.float64]
 
-DAY_S = 86_400.0
 POINTS = 48  # of the integral
 ROWS = 16_384  # worked out at once
 _HALVES, _WEIGHTS = np.polynomial.legendre.leggauss(POINTS)
@@ -34,14 +35,10 @@ class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def purchases(self, matrix: npt.NDArray[np.float32], start: float, stop: float) -> Floats:
         """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is known."""
-        since, count, age = (matrix[:, place].astype(np.float64) for place in (self.recency, self.frequency, self.age))
-        known = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
-        since, count, age = (np.where(known, each, 0.0) for each in (since, count, age))
-        x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
-        told = expected(x, recency, days, self.r, self.alpha, self.s, self.beta, stop)
-        if start:
-            told = told - expected(x, recency, days, self.r, self.alpha, self.s, self.beta, start)
-        return np.where(known, told, 0.0)
+        return purchases_between(matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected)
+
+    def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
+        return expected(x, recency, age, self.r, self.alpha, self.s, self.beta, span)
 
 
 def expected(x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float, span: float) -> Floats:

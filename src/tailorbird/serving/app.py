@@ -5,7 +5,6 @@ stays free to accept. What all handlers do alike is in `serving.handling`. Who m
 `serving.access`; the limits of a body, `serving.body`.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +20,6 @@ from starlette.types import ASGIApp
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Event
-from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.serving import access, openapi, segment, tracker
 from tailorbird.serving.access import Guard
 from tailorbird.serving.addresses import AddressRoute
@@ -37,6 +35,7 @@ from tailorbird.serving.handling import (
     guarded,
     in_thread,
     query_body,
+    take_foreign,
 )
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
 from tailorbird.serving.keys import ANYBODY
@@ -72,17 +71,13 @@ async def post_events(request: Request, service: Service) -> Response:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     encoding = "ndjson" if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson") else "json"
     body = await body_of(request, service)
-    admit, source = admission(request, service), request.state.caller.source
     format_ = request.query_params.get("format", "")
     if not format_ and (kind.startswith("application/cloudevents") or "ce-specversion" in request.headers):
         format_ = "cloudevents"
-    if not format_:
-        decisions = await service.door.submit_async(body, encoding, source=source, admit=admit)
-    elif lines := await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.rows):
-        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit)
-    else:
-        return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
-    return as_receipts(decisions)
+    if format_:
+        return await take_foreign(request, service, format_, body)
+    admit, source = admission(request, service), request.state.caller.source
+    return as_receipts(await service.door.submit_async(body, encoding, source=source, admit=admit))
 
 
 async def recommend(request: Request, service: Service) -> Response:

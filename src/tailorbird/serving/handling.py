@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, UsageError
+from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, read_body
@@ -257,6 +258,16 @@ def as_receipts(decisions: Sequence[Decision]) -> Response:
     refused = sum(not decision.accepted for decision in decisions)
     events = [EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions]
     return as_json(Receipts(len(decisions) - refused, refused, events), 400 if decisions and refused == len(decisions) else 200)
+
+
+async def take_foreign(request: Request, service: Service, format_: str, body: bytes) -> Response:
+    """Take a body in a format of others, and answer with what became of each event that it says."""
+    admit = admission(request, service)
+    lines = await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.rows)
+    if not lines:
+        return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
+    source = request.state.caller.source
+    return as_receipts(await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit))
 
 
 def fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:

@@ -162,9 +162,8 @@ def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: 
     if not ranked or request.policy != "model":
         # The reason of a baseline is its own order, wherever an item came from: what is popular is not picked for anybody.
         personal, otherwise = None, MORE
-        judged = request.bundle.baseline if request.bundle is not None and request.policy == "model" else ""
-        if request.text is None and judged:
-            own = [name or "given" for name in Baseline.parse(judged).leading(request.lists, shown.keys[known])]
+        if request.text is None and request.judged_baseline:
+            own = [name or "given" for name in Baseline.parse(request.judged_baseline).leading(request.lists, shown.keys[known])]
             sources = [source if source == "pinned" else mine for source, mine in zip(sources, own, strict=True)]
         elif request.text is None:
             popular = request.lists.popularity(shown.keys[known]) > 0  # not so where nothing is published

@@ -71,6 +71,11 @@ class Request:
     contributed: dict[str, int] = field(default_factory=dict)  # by source: how many candidates came first from it
     began: float = field(default_factory=time.perf_counter)
 
+    @property
+    def judged_baseline(self) -> str:
+        """The baseline that was judged best, where it answers because a model is wanted; "" otherwise."""
+        return self.bundle.baseline if self.bundle is not None and self.policy == "model" else ""
+
     def lacks(self, what: str) -> None:
         if what not in self.degraded:
             self.degraded.append(what)

@@ -9,16 +9,13 @@ what cannot be read is kept in the quarantine, and a body of which nothing could
 Source: Segment, "HTTP Tracking API".
 """
 
-import asyncio
 from functools import partial
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tailorbird.events.adapters.webhook import lines_of_body
-from tailorbird.serving.handling import Handler, Service, admission, as_json, as_receipts, body_of
-from tailorbird.serving.messages import Receipts
+from tailorbird.serving.handling import Handler, Service, body_of, take_foreign
 
 MANY = ("batch", "import")
 ONE = ("track", "identify", "page", "screen", "group", "alias")
@@ -27,14 +24,7 @@ ONE = ("track", "identify", "page", "screen", "group", "alias")
 async def post_messages(request: Request, service: Service, *, kind: str) -> Response:
     """Take a body of Segment's."""
     body = await body_of(request, service)
-    admit = admission(request, service)
-    lines = await asyncio.to_thread(lines_of_body, "segment", body if kind in MANY else _typed(body, kind), None, admit.rows)
-    if not lines:
-        return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
-    decisions = await service.door.submit_async(
-        b"\n".join(lines), "ndjson", source=request.state.caller.source, format_="segment", admit=admit
-    )
-    return as_receipts(decisions)
+    return await take_foreign(request, service, "segment", body if kind in MANY else _typed(body, kind))
 
 
 def handlers() -> dict[str, Handler]:

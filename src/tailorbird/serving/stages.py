@@ -265,8 +265,7 @@ class Stages:
         if request.policy == "recent":
             values = request.index.first_seen[np.maximum(found.rows, 0)].astype(np.float64)
         else:
-            told = request.bundle.baseline if request.bundle is not None and request.policy == "model" else ""
-            values = Baseline.parse(told or FALLBACK_BASELINE).values(request.lists, found.keys)
+            values = Baseline.parse(request.judged_baseline or FALLBACK_BASELINE).values(request.lists, found.keys)
         return np.where(found.rows >= 0, values, 0.0)
 
     def choose(self, request: Request, found: Candidates, values: Floats, size: int) -> Choice:

@@ -36,7 +36,7 @@ def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
             return clock
         console(stderr=True).print(f"{end.told(machine.now())}: as of its end; --as-of {NOW} goes by today.")
     elif not end.record:
-        Lake(project.paths.lake).table("events")  # says that there is none
+        Lake(project.paths.lake).sql("SELECT p FROM events LIMIT 1")  # says that there is no lake, where there is none
     last = max(end.deed, 1)
     return _latest(last, project.plan.lateness_us, machine) if settled else SimulatedClock(last)
 

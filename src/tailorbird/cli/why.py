@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import msgspec
-
 from tailorbird.config import Project
 from tailorbird.events import to_iso
 from tailorbird.lake import Lake
-from tailorbird.registry.manifest import MANIFEST, Manifest
+from tailorbird.registry import Registry
 
 _MISSING = {
     "model": "no model could score: tailorbird train learns one",
@@ -28,7 +26,7 @@ def explain_answer(project: Project, answer: dict[str, Any], user: str, command:
     """
     told = [f"features as of {to_iso(answer['t'])[:16].replace('T', ' ')} UTC"]
     told += [_MISSING[code] for code in answer["degraded"] if code in _MISSING]
-    if baseline := _baseline(project, answer["model"]):
+    if baseline := Registry(project.paths.registry, clock=project.clock()).info(answer["model"]).baseline:
         told.append(f"{answer['model']} is no model, but the best judged baseline: {baseline}. {command} train learns one")
     if answer["arm"]:
         told.append(f"arm {answer['arm']} of the slot's experiment: other people may be in another")
@@ -37,15 +35,6 @@ def explain_answer(project: Project, answer: dict[str, Any], user: str, command:
     elif not _events_of(project, user):
         told.append(f"nothing is known of user {user}: the list is a stranger's")
     return told
-
-
-def _baseline(project: Project, version: str) -> str:
-    """Return the baseline that a version is, "" for one that has a model, or none."""
-    try:
-        manifest = msgspec.json.decode((project.paths.registry / version / MANIFEST).read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError):
-        return ""
-    return "" if manifest.heads else manifest.baseline
 
 
 def _events_of(project: Project, user: str) -> int:

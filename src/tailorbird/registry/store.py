@@ -97,6 +97,7 @@ class VersionInfo:
     learned_from: tuple[int, int] = (0, 0)  # the span of time that model and index learned from, microseconds; zeros: nothing
     whole: bool = True  # whether its manifest could be read
     sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
+    baseline: str = ""  # sources by which it orders items, where it has no heads
 
 
 class Registry:
@@ -323,7 +324,7 @@ class Registry:
         heads = tuple(head.name for head in manifest.heads)
         span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
         told = (manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name), span)
-        return VersionInfo(name, folder, *told, sources=manifest.sources)
+        return VersionInfo(name, folder, *told, sources=manifest.sources, baseline=manifest.baseline)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -12,13 +12,13 @@ import numpy as np
 
 from tailorbird.errors import UsageError
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.training.settings import REQUESTS, TrainSettings
+from tailorbird.training.settings import TrainSettings
 
 LEAST_S = 30.0
 WHOLE_S = 600.0  # what the settings without a budget are made for
 _REQUESTS_A_S, _TESTED_A_S = 50.0, 15.0
-_TREES = 300, 800  # at two minutes and below, at ten
-_SHRUNK = 24.0  # trees × learning rate
+_FEWEST_TREES, _FEWEST_S = 300, 120.0  # at two minutes and below
+_WHOLE = TrainSettings()
 _VECTORS_S = 480.0  # below, no time is spent on learning vectors
 _STEPS = (0.25, 0.5, 1.0)  # of the speed, so that a machine gives the same numbers twice
 _ROWS, _COLUMNS, _PROBE_TREES = 20_000, 60, 20
@@ -69,10 +69,11 @@ def budget_of(seconds: float, speed: float) -> Budget:
     if seconds < LEAST_S:
         raise UsageError(f"expected at least {LEAST_S:.0f}s, got {seconds:.0f}s", where="--budget")
     useful = min(seconds * speed, WHOLE_S)
-    few, many = _TREES
-    trees = round(few + (many - few) * max(0.0, useful - 120) / (WHOLE_S - 120))
-    requests = min(REQUESTS, round(useful * _REQUESTS_A_S))
-    return Budget(seconds, speed, requests, min(6_000, round(useful * _TESTED_A_S)), trees, round(_SHRUNK / trees, 4), useful >= _VECTORS_S)
+    most = _WHOLE.gbdt.trees
+    trees = round(_FEWEST_TREES + (most - _FEWEST_TREES) * max(0.0, useful - _FEWEST_S) / (WHOLE_S - _FEWEST_S))
+    rate = round(most * _WHOLE.gbdt.rate / trees, 4)  # as much is learned by fewer
+    requests, tested = round(useful * _REQUESTS_A_S), round(useful * _TESTED_A_S)
+    return Budget(seconds, speed, min(_WHOLE.requests, requests), min(_WHOLE.test_requests, tested), trees, rate, useful >= _VECTORS_S)
 
 
 def speed_now() -> float:

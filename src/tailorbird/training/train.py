@@ -145,7 +145,7 @@ def _train(
         material.why,
         *((f"went on with the training that was begun at {to_iso(now)} and cut short",) if unfinished and unfinished.resumed else ()),
         *((chosen.told,) if chosen.told else ()),
-        *((f"{settings.budget['told']}",) if settings.budget else ()),
+        *((settings.budget["told"],) if settings.budget else ()),
         *_tuned(settings, before),
         *_sampled(parts, dropped),
         *fitted.notes,

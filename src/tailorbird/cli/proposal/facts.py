@@ -1,6 +1,6 @@
 """What is known of a user's files: roles and attributes from their columns, and the figures of their events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from tailorbird.events.guess import SourceGuess
 Reasons = list[tuple[str, str, str]]
 
 REPEATS = 0.05  # from this share on, what a person had before is worth showing again
-LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
+_LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
 _CATEGORY_NAMES = ("category", "product_category", "department", "genre", "brand", "topic", "section", "colour", "color")
+CONTEXT = ("device", "country", "referrer")  # fields of an event's context that say something of the request
 NOT_SHOWN = ("impression", "answer", "search", "identify", "merge")
 
 
@@ -67,7 +68,7 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
                 found.setdefault((guess.kind, name), kind_of_column(column.column, guess.sample.column(column.column)))
 
     shown = [name for name in main.types if name not in NOT_SHOWN]
-    kind = next((name for name in LISTS_FOR if name in shown), shown[0] if shown else "click")
+    kind = listed_type(shown)
     return Facts(
         type=kind,
         types=tuple(shown),
@@ -75,9 +76,14 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
         has_price="properties.price" in roles,
         has_session="session_id" in roles,
         searches="search" in main.types,
-        context=tuple(name for name in ("device", "country", "referrer") if f"context.{name}" in roles),
+        context=tuple(name for name in CONTEXT if f"context.{name}" in roles),
         **attributes(found),
     )
+
+
+def listed_type(shown: Sequence[str]) -> str:
+    """Return the event type that lists are made for, of those that people do, most frequent first."""
+    return next((name for name in _LISTS_FOR if name in shown), shown[0] if shown else "click")
 
 
 def attributes(found: Mapping[tuple[str, str], str]) -> dict[str, Any]:

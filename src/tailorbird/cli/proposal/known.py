@@ -7,17 +7,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.cli.proposal.facts import LISTS_FOR, NOT_SHOWN, Facts, attributes, kind_of_column
-from tailorbird.cli.proposal.statistics import LogStatistics, statistics_of
+from tailorbird.cli.proposal.facts import CONTEXT, NOT_SHOWN, Facts, attributes, kind_of_column, listed_type
+from tailorbird.cli.proposal.statistics import LogStatistics, codes_of, statistics_of
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
 from tailorbird.events.contract import Accepted
 
 ROWS_MAX = 300_000  # of larger exports, the first ones
 _PROFILES = {"item": "items", "user": "users"}
+
+
+class _Typed(msgspec.Struct):
+    """Of an event, its type."""
+
+    type: str = ""
 
 
 @dataclass
@@ -42,7 +49,7 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
     for accepted in islice(_accepted(format_, data, now), ROWS_MAX):
         _take(site, accepted)
     shown = [name for name, _ in site.types.most_common() if name not in NOT_SHOWN]
-    kind = next((name for name in LISTS_FOR if name in shown), shown[0] if shown else "click")
+    kind = listed_type(shown)
     found = {(whose, name): kind_of_column(name, _array(values)) for (whose, name), values in site.profiles.items()}
     facts = Facts(
         type=kind,
@@ -51,7 +58,7 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
         has_price="price" in site.properties,
         has_session=any(each.event.session_id for each in site.deeds[:1_000]),
         searches="search" in site.types,
-        context=tuple(name for name in ("device", "country", "referrer") if name in site.context),
+        context=tuple(name for name in CONTEXT if name in site.context),
         **attributes(found),
     )
     return facts, [name for name in shown if name not in EVENT_TYPES], site.people.most_common(1)[0][0] if site.people else ""
@@ -69,12 +76,7 @@ def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
 
 
 def _types(lines: list[bytes]) -> list[str]:
-    import msgspec
-
-    class Typed(msgspec.Struct):
-        type: str = ""
-
-    found = dict.fromkeys(msgspec.json.decode(line, type=Typed).type for line in lines)
+    found = dict.fromkeys(msgspec.json.decode(line, type=_Typed).type for line in lines)
     return [name for name in found if name and name not in EVENT_TYPES]
 
 
@@ -92,22 +94,18 @@ def _take(site: _Site, row: Accepted) -> None:
     if event.user_id:
         site.people[event.user_id] += 1
     if event.context is not None:
-        site.context.update(name for name in ("device", "country", "referrer") if getattr(event.context, name))
+        site.context.update(name for name in CONTEXT if getattr(event.context, name))
 
 
 def _statistics(deeds: list[Accepted]) -> LogStatistics:
     known = [each for each in deeds if each.event.item_id and (each.event.user_id or each.event.anonymous_id)]
     if not known:
         return LogStatistics()
-    who = _codes([each.event.user_id or each.event.anonymous_id for each in known])
-    what = _codes([each.event.item_id for each in known])
+    who = codes_of(pa.chunked_array([[each.event.user_id or each.event.anonymous_id for each in known]], pa.string()))
+    what = codes_of(pa.chunked_array([[each.event.item_id for each in known]], pa.string()))
     sessions = [each.event.session_id for each in known]
-    sitting = _codes(sessions) if all(sessions) else None
+    sitting = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None
     return statistics_of(np.array([each.ts for each in known], np.int64), who, what, sitting)
-
-
-def _codes(values: list[Any]) -> Any:
-    return pa.array(values, pa.string()).dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def _array(values: list[Any]) -> pa.Array:

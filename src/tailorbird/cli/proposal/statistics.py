@@ -123,7 +123,7 @@ def _read(guess: SourceGuess, names: list[str], type_: str | None, values: Seque
     known = pc.is_valid(ts)
     for place in range(1, len(names)):
         known = pc.and_(known, pc.is_valid(table.column(place)))
-    codes = [_codes(table.column(place).filter(known)) for place in range(1, len(names))]
+    codes = [codes_of(table.column(place).filter(known)) for place in range(1, len(names))]
     return pc.filter(ts, known).to_numpy().astype(np.int64), codes
 
 
@@ -166,7 +166,8 @@ def _elapsed(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1e6)
 
 
-def _codes(column: pa.ChunkedArray) -> Ints:
+def codes_of(column: pa.ChunkedArray) -> Ints:
+    """Return values as codes, by their first appearance."""
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 

@@ -11,8 +11,8 @@ from typing import Protocol
 import msgspec
 
 from tailorbird.events.envelope import Event
+from tailorbird.events.tables.files import BATCH_ROWS
 
-BATCH_ROWS = 20_000
 BATCH_BYTES = 64 << 20  # rows that are no events may be of any length
 ROW = "row:"  # begins the ids of rows that have none of their own
 

@@ -15,8 +15,10 @@ from tailorbird.events.tables.files import bare_suffix
 from tailorbird.events.tables.forms import PLAIN, TableForm, first_row, has_header, sniff_delimiter
 from tailorbird.events.tables.times import forms_of_times, parse_times
 
+Look = tuple[TableForm, pa.RecordBatch, list[ColumnGuess]]
 
-def look_at(file: Path, answers: Answers) -> tuple[TableForm, pa.RecordBatch, list[ColumnGuess]]:
+
+def look_at(file: Path, answers: Answers) -> Look:
     """Return how a file is written, rows from all over it, and what was decided by that."""
     notes: list[ColumnGuess] = []
     form = PLAIN

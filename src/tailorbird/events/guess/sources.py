@@ -14,7 +14,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.guess.attributes import attributes_of
 from tailorbird.events.guess.event_types import are_ratings, slug_of, stem_of, types_of, values_of
 from tailorbird.events.guess.kind import HOLDS_UNTIL, NOT_THEN, STILL_HOLDS, can_be_time, kind_of
-from tailorbird.events.guess.look import look_at, ts_format_of
+from tailorbird.events.guess.look import Look, look_at, ts_format_of
 from tailorbird.events.guess.names import ATTRIBUTES, CONTEXT, PROPERTIES, ROLES, called, named, normal
 from tailorbird.events.guess.quoting import quoted
 from tailorbird.events.guess.text import source_text, unit_of
@@ -44,7 +44,12 @@ def guess_sources(file: Path, answers: Answers = NO_ANSWERS, *, told: Collection
         InputError: the file is empty, has neither an item nor a user, or has no header.
         AskError: day and month cannot be told apart.
     """
-    form, sample, notes = look_at(file, answers)
+    return _guessed(file, look_at(file, answers), answers, told)
+
+
+def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) -> list[SourceGuess]:
+    """Propose from what was seen of a file; see `guess_sources`."""
+    form, sample, notes = look
     names = sample.schema.names
     roles, columns = _roles(sample, answers)
     if "item_id" not in roles and "user_id" not in roles:
@@ -82,7 +87,7 @@ def guess_sources(file: Path, answers: Answers = NO_ANSWERS, *, told: Collection
     given = {entry.column for entry in columns}
     columns = [*notes, *columns]
     free = [name for name in names if name not in given and name not in {note.column for note in notes}]
-    of_whom = {} if kind != "events" else attributes_of(sample, roles, [name for name in free if not _is_context(name)])
+    of_whom = {} if kind != "events" else attributes_of(sample, roles, [name for name in free if not _context_of(name)])
     of_whom = {name: whose for name, whose in of_whom.items() if whose not in told}
     for name in free:
         if name in of_whom and not (called(name, _PRICES) and of_whom[name] == "items"):
@@ -104,10 +109,12 @@ def guess_files(files: Sequence[Path], answers: Answers = NO_ANSWERS) -> tuple[l
         AskError: one answer is needed.
     """
     found: dict[Path, list[SourceGuess]] = {}
+    looks: dict[Path, Look] = {}
     left_out: dict[Path, str] = {}
     for file in files:
         try:
-            found[file] = guess_sources(file, answers)
+            looks[file] = look_at(file, answers)
+            found[file] = _guessed(file, looks[file], answers, ())
         except AskError:
             raise
         except InputError as error:
@@ -117,7 +124,7 @@ def guess_files(files: Sequence[Path], answers: Answers = NO_ANSWERS) -> tuple[l
     told = {guesses[0].kind for guesses in found.values()}
     for file, guesses in found.items():
         if any(guess.kind in told for guess in guesses[1:]):
-            found[file] = guess_sources(file, answers, told=told)
+            found[file] = _guessed(file, looks[file], answers, told)
     return [guess for guesses in found.values() for guess in guesses], left_out
 
 
@@ -133,8 +140,7 @@ def _of_events(main: SourceGuess, kind: str, roles: dict[str, str], of_whom: dic
         taken.add(to)
         columns.append(ColumnGuess(name, f"properties.{to}", f"the same in all events of {_ONE[kind]}"))
     only = {role: roles[role]}
-    toml = source_text(main.file, kind, main.sample, only, columns, main.form, "")
-    toml = toml.replace(f'kind = "{kind}"\n', f'kind = "{kind}"\ndistinct = true\n')
+    toml = source_text(main.file, kind, main.sample, only, columns, main.form, "", distinct=True)
     return SourceGuess(main.file, kind, columns, toml, "us", {}, {}, main.form, "", main.sample)
 
 
@@ -182,11 +188,10 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> Co
         return ColumnGuess(name, "properties.title", "what an item is called")
     if kind != "events":
         return ColumnGuess(name, f"properties.{slug_of(name)}", "an attribute of the profile")
-    for role, names in CONTEXT.items():
-        if normal(name).removeprefix("context_") in names:
-            if role == "country" and not _two_letters(column):
-                return ColumnGuess(name, f"properties.{slug_of(name)}", "a country, but not in two letters, so it stays a property")
-            return ColumnGuess(name, f"context.{role}", "its name is usual for it")
+    if role := _context_of(name):
+        if role == "country" and not _two_letters(column):
+            return ColumnGuess(name, f"properties.{slug_of(name)}", "a country, but not in two letters, so it stays a property")
+        return ColumnGuess(name, f"context.{role}", "its name is usual for it")
     if name.lower() == "score" and not are_ratings(column):
         return ColumnGuess(
             name, "properties.score", 'kept as it is; if people gave it: type = "rating", and in properties rating = "score"'
@@ -201,8 +206,9 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> Co
     return ColumnGuess(name, f"properties.{slug_of(name)}", "kept as a property of the event")
 
 
-def _is_context(name: str) -> bool:
-    return any(normal(name).removeprefix("context_") in names for names in CONTEXT.values())
+def _context_of(name: str) -> str:
+    """Return the field of the context that a column is by its name, "" for none."""
+    return next((role for role, names in CONTEXT.items() if normal(name).removeprefix("context_") in names), "")
 
 
 def _two_letters(column: pa.Array) -> bool:

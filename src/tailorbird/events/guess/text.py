@@ -12,10 +12,19 @@ from tailorbird.events.tables.forms import TableForm
 
 
 def source_text(
-    file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], columns: list[ColumnGuess], form: TableForm, ts_format: str
+    file: Path,
+    kind: str,
+    sample: pa.RecordBatch,
+    roles: dict[str, str],
+    columns: list[ColumnGuess],
+    form: TableForm,
+    ts_format: str,
+    *,
+    distinct: bool = False,
 ) -> str:
     """Return the source as TOML."""
     lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
+    lines += ["distinct = true"] if distinct else []
     lines += [f"delimiter = {quoted(form.delimiter)}"] if form.delimiter else []
     lines += ['decimal = ","'] if form.decimal == "," else []
     lines += [f"columns = [{', '.join(map(quoted, form.columns))}]"] if form.columns else []

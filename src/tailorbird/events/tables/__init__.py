@@ -3,5 +3,5 @@
     file ──encodings──► UTF-8 ──quotes──► whole rows ──columns──► batches
              forms: delimiter, header, decimal sign        times: the form of a column of times
 
-How rows become events stands in `adapters.mapping`, what the columns mean in `adapters.guess`.
+How rows become events stands in `adapters.mapping`, what the columns mean in `events.guess`.
 """

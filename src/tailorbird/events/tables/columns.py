@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.tables.encodings import open_table
-from tailorbird.events.tables.files import DAMAGED, bare_suffix, parquet_batches
+from tailorbird.events.tables.files import BATCH_ROWS, DAMAGED, bare_suffix, parquet_batches
 from tailorbird.events.tables.forms import PLAIN, TableForm
 from tailorbird.events.tables.quotes import without_broken_lines
 from tailorbird.events.tables.records import is_json, json_names, read_json
 
-BATCH_ROWS = 20_000
 SAMPLE_ROWS = 20_000
 _MOSTLY = b"mostly"
 _DRAWN = 400  # rows of a batch behind the first one
@@ -109,12 +108,9 @@ def _schema(file: Path, form: TableForm) -> pa.Schema:
             if form.decimal == ".":
                 return reader.schema
             first = next(iter(reader), None)
-        fields = (
-            []
-            if first is None
-            else [pa.field(name, _comma_type(column)) for name, column in zip(first.schema.names, first.columns, strict=True)]
-        )
-        return pa.schema(fields) if fields else reader.schema
+            if first is None:
+                return reader.schema
+        return pa.schema([(name, _comma_type(column)) for name, column in zip(first.schema.names, first.columns, strict=True)])
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             raise InputError("no row was found in it", where=str(file)) from None

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from tailorbird.errors import InputError
 from tailorbird.events.tables.files import DAMAGED, open_file
-from tailorbird.events.tables.quotes import Joined
+from tailorbird.events.tables.quotes import Joined, is_text
 
 _LOOKED_AT = 16 << 20  # bytes; of a file whose first odd letter comes later, the rows with one go to the quarantine
 _CHUNK = 1 << 20
@@ -56,15 +56,7 @@ def _is_utf_8(head: bytes) -> bool:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
-        return any(not line.isascii() and _decodes(line) for line in head.splitlines())
-    return True
-
-
-def _decodes(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
+        return any(not line.isascii() and is_text(line) for line in head.splitlines())
     return True
 
 

@@ -22,6 +22,7 @@ NO_SUFFIX = "*"  # among patterns: files whose name has none, but for what commo
 _BESIDE = ("readme", "license", "copying", "notice", "changelog", "makefile", "manifest", "sha256sums", "md5sums")
 _COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20
+BATCH_ROWS = 20_000  # that are read at once
 _LIST_BYTES_MAX = 1 << 30
 _LINE_BYTES_MAX = 256 << 20
 _LINE = re.compile(rb"\S[^\n]*")

@@ -51,8 +51,7 @@ def sniff_delimiter(file: Path) -> str:
 
 def has_header(file: Path, form: TableForm) -> bool:
     """Whether the first line of a text file names its columns: none of its values is empty but the first, a number or a time."""
-    row = next((row for row in csv.reader(_head(file).splitlines()[:5], delimiter=form.delimiter_of(file)) if row), [])
-    return not any(_is_value(text, place) for place, text in enumerate(row))
+    return not any(_is_value(text, place) for place, text in enumerate(first_row(file, form)))
 
 
 def first_row(file: Path, form: TableForm) -> list[str]:
@@ -64,7 +63,7 @@ def _is_value(text: str, place: int) -> bool:
     text = text.strip()
     if not text:
         return place > 0  # pandas writes no name above its index
-    return text[:1].isdigit() and (text[-1:].isdigit() or text[-1:] in "ZM") and not text.isidentifier()
+    return text[:1].isdigit() and (text[-1:].isdigit() or text[-1:] in "ZM")
 
 
 def _head(file: Path) -> str:

@@ -110,7 +110,7 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
         while lines.number < len(ours) or lines.waiting:
             is_row = next_row(reader, lines, width, delimiter) is not None or not (lines.again or lines.cut)
             found = "".join(lines.of_row).encode("latin-1")
-            if is_row and _is_text(found):  # where one line is no row, the reader of the columns tells
+            if is_row and is_text(found):  # where one line is no row, the reader of the columns tells
                 whole.append(found)
             else:
                 broken.append(_shown(found))
@@ -120,14 +120,15 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
 
 def _without_bytes(chunk: bytes, broken: list[str]) -> bytes:
     """Lines that are rows each, without those that are no UTF-8."""
-    if _is_text(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK:  # the last line goes on: where it is cut, any text may look broken
+    if is_text(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK:  # the last line goes on: where it is cut, any text may look broken
         return chunk
     lines = chunk.splitlines(keepends=True)
-    broken += [_shown(line) for line in lines if not _is_text(line)]
-    return b"".join(filter(_is_text, lines))
+    broken += [_shown(line) for line in lines if not is_text(line)]
+    return b"".join(filter(is_text, lines))
 
 
-def _is_text(data: bytes) -> bool:
+def is_text(data: bytes) -> bool:
+    """Whether bytes are UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -8,10 +8,9 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from tailorbird.events.tables.files import bare_suffix, read_records
+from tailorbird.events.tables.files import BATCH_ROWS, bare_suffix, read_records
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
-BATCH_ROWS = 20_000
 _LOOKED_AT = 2_000  # records by which the columns are known
 _DEPTH = 4
 _decode = msgspec.json.Decoder().decode
@@ -26,7 +25,10 @@ def is_json(file: Path) -> bool:
 
 def json_names(file: Path) -> list[str]:
     """Return the names of the columns of a JSON file, by its first records."""
-    return list(_names(file))
+    names: dict[str, None] = {}
+    for row in islice(_rows(file, None), _LOOKED_AT):
+        names |= dict.fromkeys(row)
+    return list(names)
 
 
 def read_json(file: Path, columns: list[str] | None, texts: frozenset[str], broken: list[str] | None) -> Iterator[pa.RecordBatch]:
@@ -44,13 +46,6 @@ def read_json(file: Path, columns: list[str] | None, texts: frozenset[str], brok
     rows = _rows(file, broken)
     while batch := list(islice(rows, BATCH_ROWS)):
         yield pa.record_batch([_column([row.get(name) for row in batch], as_text=name in texts) for name in wanted], wanted)
-
-
-def _names(file: Path) -> dict[str, None]:
-    names: dict[str, None] = {}
-    for row in islice(_rows(file, None), _LOOKED_AT):
-        names |= dict.fromkeys(row)
-    return names
 
 
 def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
@@ -93,18 +88,27 @@ def _flatten(record: Row, prefix: str, row: Row, lists: dict[str, list[Row]], de
 
 def _column(values: list[Any], *, as_text: bool) -> pa.Array:
     """Return values as an array of their type; of several types, as text."""
-    kinds = {type(value) for value in values if value is not None}
-    if not as_text or not kinds <= {str}:
-        if not as_text and kinds <= {int, float}:
-            try:
-                return pa.array(values, pa.float64() if float in kinds else pa.int64() if kinds else pa.null())
-            except (OverflowError, pa.ArrowInvalid):  # beyond 64 bits
-                pass
-        if not as_text and kinds == {bool}:
-            return pa.array(values)
-        if not as_text and kinds == {list} and all(isinstance(each, str) for value in values if value for each in value):
-            return pa.array(values, pa.list_(pa.string()))
+    kind = None if as_text else _type_of(values)
+    if kind is not None:
+        try:
+            return pa.array(values, kind)
+        except (OverflowError, pa.ArrowInvalid):  # a number beyond 64 bits
+            pass
     return pa.array([value if value is None or isinstance(value, str) else _text(value) for value in values], pa.string())
+
+
+def _type_of(values: list[Any]) -> pa.DataType | None:
+    """Return the type of a column whose values are alike; None for one that is text."""
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()
+    if kinds <= {int, float}:
+        return pa.float64() if float in kinds else pa.int64()
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {list} and all(isinstance(each, str) for value in values if value for each in value):
+        return pa.list_(pa.string())
+    return None
 
 
 def _text(value: Any) -> str:

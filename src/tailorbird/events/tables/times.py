@@ -6,6 +6,7 @@ ISO 8601 needs no form, nor does a zone behind it (`2025-09-01 00:01:25 UTC`, `+
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -80,6 +81,7 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
     return times.cast(pa.timestamp("us", times.type.tz)).cast(pa.int64())
 
 
+@lru_cache(64)  # thousands of forms, and a column is asked about more than once
 def _fitting(text: str) -> list[str]:
     """Return the forms that one value has."""
     candidates = _candidates()

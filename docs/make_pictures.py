@@ -1,6 +1,6 @@
 """Makes the pictures of the documentation anew: a small trained shop is served, and a browser looks at it.
 
-python docs/make_pictures.py        needs chromium; writes docs/images/shop.png and signals.png
+python docs/make_pictures.py        needs chromium; writes docs/images/shop.png, page.png and signals.png
 """
 
 import shutil
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def photograph(project: Path) -> None:
-    """The demo page after two clicks."""
+    """The demo shop after two clicks, and the project's page after one."""
     with serving(project) as url, sync_playwright() as playwright:
         browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
@@ -60,6 +60,14 @@ def photograph(project: Path) -> None:
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(1_600)  # the flash of what moved has faded
         page.screenshot(path=IMAGES / "shop.png")
+        page.goto(url)
+        page.fill("#user", "u000001")
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator("#list-note")).to_contain_text("u000001")
+        page.locator("#list > li").nth(4).get_by_role("button", name="click").click()
+        expect(page.locator("#list-note")).to_contain_text("made anew")
+        page.wait_for_timeout(1_600)
+        page.screenshot(path=IMAGES / "page.png")
         browser.close()
 
 

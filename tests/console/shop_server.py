@@ -12,12 +12,16 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, Playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
 from tests.cli.kit import environment
 
 # Like the demo: a slot without an experiment or exploration, so that only what the visitor does changes the list.
 FRONT = '\nfront = Slot("front", size=12, sources=home.sources, objective=home.objective, rules=home.rules, per_category=5)\n'
+WIDE = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -35,10 +39,43 @@ def launch(playwright: Playwright) -> Browser:
 
 
 @contextmanager
-def serving(project: Path) -> Iterator[str]:
+def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) -> Iterator[Page]:
+    """A page of a browser of its own. Errors on its console go into `faults`, requests that leave the server into `elsewhere`."""
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            faults.append(message.text)
+
+    def asked(request: Request) -> None:
+        if not request.url.startswith((f"{url}/", "blob:")):
+            elsewhere.append(request.url)
+
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        page = browser.new_context(**{"viewport": WIDE, **context}).new_page()
+        page.on("console", heard)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", asked)
+        yield page
+        browser.close()
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds wrong with the page as it is now, with the first place of each."""
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found]
+
+
+def items_of(page: Page) -> list[str]:
+    """The ids of the items that the page shows, in order."""
+    return page.locator("#list > li").evaluate_all("rows => rows.map(row => row.dataset.item)")
+
+
+@contextmanager
+def serving(project: Path, settings: dict[str, str] | None = None) -> Iterator[str]:
     """`up --shop` on a project; gives the address once features and model are there."""
     command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--shop", "--no-train", "--port", "0"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment(**(settings or {})), stdout=subprocess.DEVNULL)
     try:
         yield _ready(project, process)
     finally:

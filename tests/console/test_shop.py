@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from tests.cli.kit import make_shop
-from tests.console.shop_server import FRONT, chromium, launch, serving
+from tests.console.shop_server import FRONT, PHONE, browsing, chromium, items_of, serving, violations
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,37 +29,12 @@ def page(url: str) -> Iterator[Page]:
     """The shop's page; at the end: no error on its console, and no request that left this server."""
     faults: list[str] = []
     elsewhere: list[str] = []
-
-    def heard(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and "503" not in message.text:  # one test provokes that
-            faults.append(message.text)
-
-    def asked(request: Request) -> None:
-        if not request.url.startswith(f"{url}/"):
-            elsewhere.append(request.url)
-
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("console", heard)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", asked)
+    with browsing(url, faults, elsewhere) as page:
         page.goto(f"{url}/shop")
         expect(page.locator("#list > li")).to_have_count(12)
         yield page
-        browser.close()
-    assert not faults
+    assert not [fault for fault in faults if "503" not in fault]  # one test provokes that
     assert not elsewhere
-
-
-def _items(page: Page) -> list[str]:
-    return page.locator("#list > li").evaluate_all("cards => cards.map(card => card.dataset.item)")
-
-
-def test_the_address_alone_leads_to_the_page(page: Page, url: str) -> None:
-    page.goto(url)
-    assert page.url == f"{url}/shop"
-    expect(page.locator("#list > li")).to_have_count(12)
 
 
 def test_cards_have_picture_title_price_and_reason(page: Page) -> None:
@@ -72,12 +47,12 @@ def test_cards_have_picture_title_price_and_reason(page: Page) -> None:
 
 
 def test_one_click_changes_the_list_and_the_panel_says_why(page: Page) -> None:
-    before = _items(page)
+    before = items_of(page)
     card = page.locator("#list > li").nth(4)
     clicked = card.get_attribute("data-item")
     card.locator("button.open").click()
     expect(page.locator("#took")).to_have_text(re.compile(r"^\d+ ms$"))
-    assert _items(page) != before
+    assert items_of(page) != before
     expect(page.locator("#event")).to_contain_text(f'"item_id": "{clicked}"')
     expect(page.locator("#steps > li")).to_have_count(3)
     moved = page.locator("#features tbody tr")
@@ -112,20 +87,44 @@ def test_into_the_cart(page: Page) -> None:
     expect(page.locator("#event")).to_contain_text('"type": "cart"')
 
 
-def test_somebody_else_is_a_stranger_again(page: Page) -> None:
+def test_somebody_else_is_a_stranger_again_with_an_empty_panel(page: Page) -> None:
     first = page.locator("#visitor").text_content()
     page.locator("#list > li").nth(4).locator("button.open").click()
     expect(page.locator("#took")).to_have_text(re.compile(r"ms$"))
     page.click("#stranger")
     expect(page.locator("#visitor")).not_to_have_text(first or "")
     expect(page.locator("#list > li")).to_have_count(12)
+    expect(page.locator("#took")).to_have_text("–")
+    expect(page.locator("#event")).to_have_text("Nothing yet.")
+    expect(page.locator("#features tbody tr")).to_have_count(0)
 
 
-def test_every_button_can_be_reached_and_named(page: Page) -> None:
+def test_a_click_by_keyboard_alone_changes_the_list(page: Page) -> None:
     names = page.locator("button").evaluate_all("buttons => buttons.map(button => button.textContent.trim())")
     assert all(names)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "query"
+    before = items_of(page)
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "open":
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#took")).to_have_text(re.compile(r"^\d+ ms$"))
+    assert items_of(page) != before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_of_it(url: str, scheme: str) -> None:
+    with browsing(url, [], [], viewport=PHONE, color_scheme=scheme) as page:
+        page.goto(f"{url}/shop")
+        expect(page.locator("#list > li")).to_have_count(12)
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        cut = "cards => cards.filter(card => [...card.querySelectorAll('button, img')].some(part => {"
+        cut += "const inner = part.getBoundingClientRect(), outer = card.getBoundingClientRect();"
+        cut += "return inner.left < outer.left || inner.right > outer.right || inner.bottom > outer.bottom; })).length"
+        assert page.locator("#list > li").evaluate_all(cut) == 0
+        assert violations(page) == []
 
 
 def test_the_page_says_when_there_is_no_server(page: Page, url: str) -> None:
@@ -135,7 +134,7 @@ def test_the_page_says_when_there_is_no_server(page: Page, url: str) -> None:
 
 
 def test_files_of_the_page_name_no_other_site() -> None:
-    for name in ("shop.html", "shop.js", "shop.css"):
+    for name in ("home.html", "home.js", "live.js", "style.css", "shop.html", "shop.js", "shop.css"):
         text = (files("tailorbird.console") / "static" / name).read_text()
         assert "http://" not in text
         assert "https://" not in text

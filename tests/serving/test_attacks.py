@@ -10,6 +10,7 @@ from tests.cli.kit import must, refused, tailorbird
 from tests.serving.test_app import CLICK, Prompt
 
 from tailorbird.config import Settings
+from tailorbird.console.home import home_routes
 from tailorbird.console.shop import shop_routes
 from tailorbird.errors import ConfigError
 from tailorbird.events import ROUTED, Event, Receipt, RoutePlan, SystemClock, check
@@ -38,8 +39,10 @@ def service(tmp_path):
 
 
 @pytest.fixture
-def client(service):
-    app = create_app(service, [*gorse_routes(service, "home"), *shop_routes(service, "home")])
+def client(service, tmp_path):
+    app = create_app(
+        service, [*gorse_routes(service, "home"), *home_routes(service, lambda _: {}, tmp_path), *shop_routes(service, "home")]
+    )
     return TestClient(app, base_url="http://127.0.0.1")
 
 

@@ -5,6 +5,7 @@ import pytest
 from starlette.testclient import TestClient
 from tests.serving.test_app import CLICK, Prompt, PromptChurn, PromptFormulas, PromptScores
 
+from tailorbird.console.home import home_routes
 from tailorbird.console.shop import shop_routes
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
 from tailorbird.serving.app import create_app
@@ -56,14 +57,16 @@ MATRIX = {
     ("/api/item/{id}", "GET"): "read",
     ("/api/health/live", "GET"): "open",
     ("/api/health/ready", "GET"): "open",
-    # The demo shop's
+    # The project's page, whose files say nothing of the project, and the demo shop's
     ("/", "GET"): "open",
+    **{(f"/console/{name}", "GET"): "open" for name in ("style.css", "live.js", "home.js", "icon.svg")},
+    ("/console/person", "POST"): "read",
+    ("/console/overview", "GET"): "admin",
+    ("/console/reports/{name}", "GET"): "admin",
     ("/shop", "GET"): "open",
     ("/shop/shop.js", "GET"): "open",
     ("/shop/shop.css", "GET"): "open",
-    ("/shop/icon.svg", "GET"): "open",
     ("/shop/picture/{id}.svg", "GET"): "open",
-    ("/shop/person", "POST"): "read",
 }
 STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "i5", "Timestamp": "2025-02-24"}
 SAID = {"messageId": "m1", "userId": "u1", "event": "Product Viewed", "properties": {"product_id": "i1"}, "traits": {"plan": "gold"}}
@@ -82,7 +85,7 @@ BODIES = {
     "/api/users": [{"UserId": "bob"}],
     "/api/item": {"ItemId": "i1"},
     "/api/items": [{"ItemId": "i1"}],
-    "/shop/person": {"anonymous_id": "a1"},
+    "/console/person": {"anonymous_id": "a1"},
 }
 PROFILES = {"/api/user", "/api/users", "/api/item", "/api/items", "/v1/identify", "/v1/alias"}
 HOLDERS = {"none": None, "unknown": None, "read": "read", "write": "write", "admin": "admin", "browser": "write", "plain": "read"}
@@ -99,6 +102,7 @@ def site(tmp_path_factory):
     tokens["unknown"] = create_key(folder / "other.json", "other", ["read", "write", "admin"], clock.now())[0]
     headers = {holder: {"authorization": f"Bearer {tokens[holder]}"} if holder in tokens else {} for holder in HOLDERS}
     headers["browser"]["origin"] = "https://shop.example"
+    (folder / "v0001.html").write_text("<!doctype html>")
     with Door(folder, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(
             Prompt(),
@@ -108,7 +112,9 @@ def site(tmp_path_factory):
             formulas=PromptFormulas(),
             scores=PromptScores(),
         )
-        app = create_app(service, [*gorse_routes(service, "home"), *shop_routes(service, "home")])
+        app = create_app(
+            service, [*gorse_routes(service, "home"), *home_routes(service, lambda _: {}, folder), *shop_routes(service, "home")]
+        )
         with TestClient(app, base_url="http://127.0.0.1", follow_redirects=False) as client:
             yield app, client, headers
 
@@ -125,7 +131,8 @@ def test_each_route_takes_its_own_scope_only(site, path, method, holder):
     needs, has = MATRIX[path, method], HOLDERS[holder]
     refused = holder == "browser" and path in PROFILES  # reached, and each of its events refused
     url = (
-        path.replace("{id}", "i1")
+        path.replace("/console/reports/{name}", "/console/reports/v0001.html")
+        .replace("{id}", "i1")
         .replace("{user}", "bob")
         .replace("{category}", "hats")
         .replace("{name}", "popular")
@@ -149,7 +156,8 @@ def test_no_other_method_reaches_a_handler(site, path, method, other):
     if (path, other) in MATRIX:
         pytest.skip("declared")
     url = (
-        path.replace("{id}", "i1")
+        path.replace("/console/reports/{name}", "/console/reports/v0001.html")
+        .replace("{id}", "i1")
         .replace("{user}", "bob")
         .replace("{category}", "hats")
         .replace("{name}", "popular")

@@ -46,6 +46,8 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     from tailorbird.cli.serve_options import serve_options
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
+    from tailorbird.console.home import home_routes
+    from tailorbird.console.overview import overview
     from tailorbird.serving.access import require_origins
     from tailorbird.serving.logs import configure
     from tailorbird.serving.server import run
@@ -65,6 +67,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         require_gorse_slot(project)
         more.append(partial(gorse_routes, slot=settings.gorse_slot))
         slots = hiding(slots, settings.gorse_slot)
+    more.append(partial(home_routes, told=partial(overview, project, shop=shop), reports=project.paths.reports))
     if shop:
         from tailorbird.console.shop import shop_routes
 

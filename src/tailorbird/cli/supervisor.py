@@ -14,6 +14,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Role:
 
     Attributes:
         drain_s: how long it goes on, as it should, when it was told to stop.
+        since_s: when its process was started, or the last one ended, in seconds since 1970.
     """
 
     name: str
@@ -48,9 +50,15 @@ class Role:
     made_for: str = ""
     drain_s: float = 0.0
     restarts: int = 0
+    since_s: float = 0.0
     process: asyncio.subprocess.Process | None = None
     retired: bool = False
     founding: bool = False  # there from the start, and not yet known to run
+
+    @property
+    def pid(self) -> int:
+        """Return the number of its process; 0 while there is none."""
+        return self.process.pid if self.process is not None and self.process.returncode is None else 0
 
     def same(self, other: "Role") -> bool:
         return (self.name, self.arguments, self.made_for) == (other.name, other.arguments, other.made_for)
@@ -64,12 +72,14 @@ class Supervisor:
         project: the folder of the project.
         say: called with a role's name and a line that it printed or that is about it.
         wanted: the roles that there should be, in order, or None where nothing has changed since it was last asked.
+        note: told of the roles as they are, whenever one was started or has ended.
     """
 
     project: Path
     roles: list[Role]
     say: Say
     wanted: Callable[[], list[Role] | None] = lambda: None
+    note: Callable[[list[Role]], None] = lambda roles: None
     _keepers: list[asyncio.Task[None]] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _status: int = 0
@@ -155,6 +165,7 @@ class Supervisor:
             env=environment, start_new_session=True,
         )  # fmt: skip
         assert role.process.stdout is not None
+        self._noted(role)
         if self._stopping.is_set() or role.retired:  # while it was being started, when there was nothing to end yet
             role.process.terminate()
         while not role.process.stdout.at_eof():
@@ -164,7 +175,13 @@ class Supervisor:
                 continue
             if line:
                 self._tell(role.name, line.decode(errors="replace").rstrip())
-        return await role.process.wait()
+        status = await role.process.wait()
+        self._noted(role)
+        return status
+
+    def _noted(self, changed: Role) -> None:
+        changed.since_s = time.time()
+        self.note(self.roles)
 
     async def _end(self, role: Role) -> None:
         process = role.process

@@ -45,6 +45,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
     from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.erasures import take_in
     from tailorbird.config.log_end import settle_clock
+    from tailorbird.config.roles import RoleState, forget_roles, note_roles
     from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
     from tailorbird.events import SECOND, SystemClock, duration
     from tailorbird.lock import FileLock
@@ -91,6 +92,12 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
         out.print(line)
         sys.stdout.flush()
 
+    def note(roles: list[Role]) -> None:
+        try:
+            note_roles(project.paths.run, [RoleState(role.name, role.pid, role.since_s, role.restarts) for role in roles])
+        except OSError as error:
+            say("up", f"the page cannot be told which roles run: {error}")
+
     def first() -> list[Role]:
         """Those to begin with: where it cannot be known which, `serve`, since answers without a model are better than none."""
         try:
@@ -104,8 +111,9 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
             return [serve()]
 
     try:
-        status = asyncio.run(Supervisor(project.root, first(), say, wanted).run())
+        status = asyncio.run(Supervisor(project.root, first(), say, wanted, note).run())
     finally:
+        forget_roles(project.paths.run)
         lock.release()
     if status:
         raise SystemExit(status)

@@ -6,14 +6,7 @@ from tailorbird.config import Project
 from tailorbird.events import to_iso
 from tailorbird.lake import Lake
 from tailorbird.registry import Registry
-
-_MISSING = {
-    "model": "no model could score: tailorbird train learns one",
-    "candidates": "no candidate tables are published yet: the role `candidates` reads the log, wait for it or start it with up",
-    "stale_candidates": "candidate tables are behind the log: is the role `candidates` running?",
-    "features": "too little is known of this person and these items",
-    "items": "rules, lists and hide_seen of the slot leave no item: tailorbird doctor names the rule",
-}
+from tailorbird.serving.messages import DEGRADED
 
 
 def explain_answer(project: Project, answer: dict[str, Any], user: str, command: str) -> list[str]:
@@ -25,7 +18,7 @@ def explain_answer(project: Project, answer: dict[str, Any], user: str, command:
         command: `tailorbird` with the folder of the project.
     """
     told = [f"features as of {to_iso(answer['t'])[:16].replace('T', ' ')} UTC"]
-    told += [_MISSING[code] for code in answer["degraded"] if code in _MISSING]
+    told += [DEGRADED[code] for code in answer["degraded"] if code in DEGRADED]
     if baseline := Registry(project.paths.registry, clock=project.clock()).info(answer["model"]).baseline:
         told.append(f"{answer['model']} is no model, but the best judged baseline: {baseline}. {command} train learns one")
     if answer["arm"]:

@@ -47,6 +47,7 @@ from tailorbird.serving.messages import (
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.score_log import ScoreFeed
 from tailorbird.serving.shedding import WAIT_S, Shedder
+from tailorbird.stream.lag import Lag
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -86,6 +87,7 @@ class Service:
         draining: set at shutdown; answers then close their connections and `/readyz` says no.
         warned_of_proxy: it was said already that a proxy in front of us is not named.
         warming: whether what the first request would wait for is still being done; `/readyz` says no meanwhile.
+        lags: how far the readers of the logs were behind when it was last measured.
     """
 
     pipeline: Answers
@@ -106,6 +108,7 @@ class Service:
     draining: bool = False
     warned_of_proxy: bool = False
     warming: Callable[[], bool] = lambda: False
+    lags: Callable[[], list[Lag]] = list
     pool: ThreadPoolExecutor = field(init=False)
     shedder: Shedder = field(init=False)
 

@@ -24,6 +24,15 @@ Filters = Annotated[
     Meta(max_length=20, description="attribute → the value it must have, a list of allowed values, or of a number {min, max}"),
 ]
 
+# What the codes of `Answer.degraded` mean to somebody who looks at a list, with what to do.
+DEGRADED = {
+    "model": "no model could score: tailorbird train learns one",
+    "candidates": "no candidate tables are published yet: the role `candidates` reads the log, wait for it or start it with up",
+    "stale_candidates": "candidate tables are behind the log: is the role `candidates` running?",
+    "features": "too little is known of this person and these items",
+    "items": "rules, lists and hide_seen of the slot leave no item: tailorbird doctor names the rule",
+}
+
 
 class Query(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
     """What every request says of who asks and what may be shown.

@@ -180,7 +180,7 @@ def run(
         listener = stack.enter_context(bind(options.host, options.port, asked=options.port_asked))
         url = stack.enter_context(_address(options, listener, door.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
-        log.info("serving on %s", url)
+        log.info("serving on %s: open it to see roles, events and models, and a list for anybody", url)
         given = {
             "deadline_s": options.header_deadline_s,
             "connections_max": options.connections_max,
@@ -247,6 +247,8 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
         wait_s=options.wait_s,
     )
     service.warming = warming.going_on
+    if watch is not None:
+        service.lags = lambda: watch.lags
     beside = [each for each in (Pruner(door, options.lake) if options.lake is not None else None, watch, editors) if each is not None]
     loops = [*rollout.loops, formulas.loop, catalogue.loop, tables.loop, *(each.loop for each in beside)]
     metrics.watch_threads(lambda: loops)

@@ -9,7 +9,8 @@ from html import escape
 from tailorbird.events import hash64
 from tailorbird.simulator.words import COLOURS
 
-# One drawing a category on a 100 × 100 field. `class="a"` takes the item's colour, `class="b"` a darker ink.
+# One drawing a category on a field of 100 × 100, in the middle of a picture of 166 × 100.
+# `class="a"` takes the item's colour, `class="b"` a darker ink.
 _DRAWINGS = {
     "coats": '<path class="a" d="M38 22l12 8 12-8 22 14-8 20-8-4v32H32V52l-8 4-8-20z"/><path class="b" d="M49 34h2v50h-2z"/>',
     "shoes": '<path class="a" d="M18 40h22c4 12 16 16 34 18 8 1 10 6 10 12H18z"/><path class="b" d="M18 70h66v6H18z"/>',
@@ -41,7 +42,7 @@ def item_picture(item: Mapping[str, object]) -> str:
     drawing = drawing.replace('class="a"', f'fill="{colour}"').replace('class="b"', 'fill="#33373d"')
     hue = hash64(title) % 360
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100" role="img" aria-label="{escape(title, quote=True)}">'
-        f'<rect width="100" height="100" fill="hsl({hue} 30% 93%)"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-33 0 166 100" role="img" aria-label="{escape(title, quote=True)}">'
+        f'<rect x="-33" width="166" height="100" fill="hsl({hue} 30% 93%)"/>'
         f"{drawing}</svg>"
     )

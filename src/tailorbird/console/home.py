@@ -1,0 +1,57 @@
+"""The page at `/` of any project: what it is doing, and a list for anybody with what each click changes.
+
+GET  /                           the page
+GET  /console/overview           what it shows, as JSON, see `console.overview`
+GET  /console/reports/{name}     a report that a command has written
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tailorbird.console.overview import Overview
+from tailorbird.console.pages import post_person, static_file
+from tailorbird.serving.app import route
+from tailorbird.serving.handling import Handler, Service, as_json, fault, in_thread
+from tailorbird.serving.keyfile import ADMIN, OPEN, READ
+
+_FILES = ("style.css", "live.js", "home.js", "icon.svg")
+# Reports carry their own styles and drawings, and no script.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+
+
+def home_routes(service: Service, told: Callable[[Service], Overview], reports: Path) -> list[Route]:
+    """Return the routes of the page, to be mounted beside the API's.
+
+    Args:
+        told: reads what the project is doing, see `console.overview`.
+        reports: the folder of reports.
+    """
+    return [
+        route("/", "GET", static_file("home.html"), OPEN, service),
+        *(route(f"/console/{name}", "GET", static_file(name), OPEN, service) for name in _FILES),
+        route("/console/person", "POST", post_person, READ, service),
+        route("/console/overview", "GET", _overview(told), ADMIN, service),
+        route("/console/reports/{name}", "GET", _report(reports), ADMIN, service),
+    ]
+
+
+def _overview(told: Callable[[Service], Overview]) -> Handler:
+    async def handler(request: Request, service: Service) -> Response:
+        return as_json(await in_thread(service, told, service))
+
+    return handler
+
+
+def _report(folder: Path) -> Handler:
+    async def handler(request: Request, service: Service) -> Response:
+        name = request.path_params["name"]
+        path = folder / name
+        if not name.endswith(".html") or path.name != name or not path.is_file():
+            return fault(404, "unknown_report", "there is no such report")
+        return Response(path.read_bytes(), media_type="text/html", headers={"content-security-policy": _REPORT_POLICY})
+
+    return handler

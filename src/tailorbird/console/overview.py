@@ -1,0 +1,170 @@
+"""A project at a glance, for the page at `/`: its clock, roles, last events, models with their reports, and slots."""
+
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.config import Project
+from tailorbird.config.roles import noted_roles
+from tailorbird.console.recent import RecentEvents, recent_events
+from tailorbird.errors import TailorbirdError
+from tailorbird.events import DAY, EVENT_TYPES, to_iso
+from tailorbird.registry import Registry, VersionInfo
+from tailorbird.serving.handling import Service
+from tailorbird.serving.messages import DEGRADED
+from tailorbird.stream.lag import Lag
+from tailorbird.version import __version__
+
+VERSIONS_MAX = 20
+_OURS = "tailorbird"  # of a report's results: the model that was judged
+
+
+class RoleRow(msgspec.Struct, frozen=True):
+    """A role that runs here, or a reader of the logs elsewhere.
+
+    Attributes:
+        state: `runs`, `waits to start again`, or `seen by its position` where `up` does not run it.
+        since_s: when that began, in seconds since 1970; 0 where it is not known.
+        behind_rows, behind_s: how far it is behind the logs; None where it reads none.
+    """
+
+    name: str
+    state: str
+    since_s: float = 0.0
+    restarts: int = 0
+    behind_rows: int | None = None
+    behind_s: float | None = None
+
+
+class ModelRow(msgspec.Struct, frozen=True):
+    """A version of the registry, with the reason for which it was made or refused."""
+
+    version: str
+    aliases: list[str]
+    made: str
+    kind: str
+    decision: str = ""
+    ndcg_10: float | None = None
+    report: str = ""
+
+
+class SlotRow(msgspec.Struct, frozen=True):
+    """A slot, as the page lets one try it. `deeds` are the event types that its objective counts."""
+
+    name: str
+    size: int
+    sources: list[str]
+    deeds: list[str]
+    experiment: bool
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """What a project is doing.
+
+    Attributes:
+        clock: a sentence where the project goes by the time of a log that ended; "" where it goes by today's.
+        missing: what answers lack, as `/readyz` has it.
+        degraded: a sentence for each code that answers may carry.
+        problem: why the events cannot be shown; "" where they can.
+        reports: further pages in the folder of reports.
+    """
+
+    name: str
+    version: str
+    now: int
+    clock: str
+    missing: list[str]
+    degraded: dict[str, str]
+    roles: list[RoleRow]
+    events: RecentEvents
+    problem: str
+    models: list[ModelRow]
+    slots: list[SlotRow]
+    slot: str
+    reports: list[str]
+    shop: bool
+
+
+def overview(project: Project, service: Service, *, shop: bool = False) -> Overview:
+    """Read what the project is doing now: a few files, and the end of the log.
+
+    Args:
+        shop: whether the demo shop is served too.
+    """
+    clock = project.clock()
+    events, problem = RecentEvents(), ""
+    try:
+        events = recent_events(project.routed)
+    except TailorbirdError as error:
+        problem = str(error)
+    reports = sorted(path.name for path in project.paths.reports.glob("*.html"))
+    models = [_model(info, reports) for info in _versions(Registry(project.paths.registry, clock=clock))]
+    return Overview(
+        name=project.settings.project.name,
+        version=__version__,
+        now=clock.now(),
+        clock=_clock_told(clock.now(), clock.behind),
+        missing=service.pipeline.missing(),
+        degraded=DEGRADED,
+        roles=_roles(project.paths.run, service.lags(), clock.now()),
+        events=events,
+        problem=problem,
+        models=models,
+        slots=[_slot(project, name) for name in project.slots],
+        slot=project.settings.train.slot,
+        reports=[name for name in reports if name not in {model.report for model in models}],
+        shop=shop,
+    )
+
+
+def _clock_told(now: int, behind: int) -> str:
+    if not behind:
+        return ""
+    days = behind // DAY
+    moment = to_iso(now)[:16].replace("T", " ")
+    return (
+        f"The log ended long ago. Everything here goes on from its end: it is {moment} UTC, {days:,} days back. "
+        "The first event that the site dates today ends this, and so does tailorbird up --live."
+    )
+
+
+def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
+    """Those that `up` runs here; and of readers that run elsewhere, what their positions say."""
+    rows = []
+    for role in noted_roles(run):
+        of = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
+        state = "runs" if role.pid else "waits to start again"
+        rows.append(RoleRow(role.name, state, role.since_s, role.restarts, *_behind(of, now)))
+    known = {row.name.split()[0] for row in rows}
+    for reader in dict.fromkeys(lag.reader for lag in lags if lag.reader.split()[0] not in known):
+        rows.append(RoleRow(reader, "seen by its position", 0.0, 0, *_behind([lag for lag in lags if lag.reader == reader], now)))
+    return rows
+
+
+def _behind(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
+    if not lags:
+        return None, None
+    return sum(lag.rows for lag in lags), max(lag.seconds(now) for lag in lags)
+
+
+def _versions(registry: Registry) -> list[VersionInfo]:
+    """The newest versions, newest first; those with a name always."""
+    versions = sorted(registry.versions(), key=lambda info: info.version, reverse=True)
+    return [info for place, info in enumerate(versions) if place < VERSIONS_MAX or info.aliases]
+
+
+def _model(info: VersionInfo, reports: list[str]) -> ModelRow:
+    made = to_iso(info.created_at)[:16].replace("T", " ") if info.whole else ""
+    kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
+    if not info.whole:
+        kind = "its manifest is damaged"
+    decision = "; ".join(str(line) for line in info.metrics.get("decision", ()))
+    ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")
+    report = f"{info.version}.html"
+    return ModelRow(info.version, list(info.aliases), made, kind, decision, ndcg, report if report in reports else "")
+
+
+def _slot(project: Project, name: str) -> SlotRow:
+    slot = project.slots[name]
+    deeds = [head for head in slot.objective if head in {*EVENT_TYPES, *project.settings.events.types}]
+    return SlotRow(name, slot.size, list(slot.sources), deeds or ["click"], slot.experiment is not None)

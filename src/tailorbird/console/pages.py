@@ -1,0 +1,80 @@
+"""Files of the console's pages, and what they share: the security policy, and the features of a person.
+
+GET  /console/{style.css,live.js,…}     from this package
+POST /console/person                    a person's own features as the state holds them now
+"""
+
+from html import escape
+from importlib.resources import files
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailorbird.errors import NotReadyError
+from tailorbird.features import ReadRequest
+from tailorbird.serving.handling import Handler, Service, body_of
+from tailorbird.serving.messages import decode
+from tailorbird.serving.pipeline import Pipeline
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+
+
+class PersonQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose features to read."""
+
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    session_id: str | None = None
+
+
+_person = msgspec.json.Decoder(PersonQuery)
+
+
+def static_file(name: str, **words: str) -> Handler:
+    """Serve a file of this package; of a page, `{word}` is replaced by its value."""
+    content = (files("tailorbird.console") / "static" / name).read_text()
+    for word, value in words.items():
+        content = content.replace(f"{{{word}}}", escape(value))
+    kind = _KINDS[name.rpartition(".")[2]]
+
+    async def handler(request: Request, service: Service) -> Response:
+        return Response(content, media_type=kind, headers={"content-security-policy": _POLICY})
+
+    return handler
+
+
+async def post_person(request: Request, service: Service) -> Response:
+    """Answer with the features of the person in the body."""
+    body = await body_of(request, service, bytes_max=4_096)
+    query = decode(body, _person)
+    return Response(msgspec.json.encode(read_person(service, query)), media_type="application/json")
+
+
+def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
+    """Return the person's features without any item: what is about an item is missing.
+
+    `seen` moves when an event of theirs has come in: the time of the newest one in a sequence, or the state's commit where none is kept.
+    """
+    pipeline = service.pipeline
+    if not isinstance(pipeline, Pipeline):
+        return {"seen": 0, "features": {}}
+    user, anonymous = query.user_id or None, query.anonymous_id or None
+    if (pseudonyms := pipeline.pseudonyms) is not None:
+        user = user and pseudonyms.user_id(user)
+        anonymous = anonymous and pseudonyms.anonymous_id(anonymous)
+    request = ReadRequest(user, anonymous, query.session_id, None, None, 0, pipeline.clock.now())
+    with pipeline.reading() as reading:
+        try:
+            rows = None if reading.reader is None else reading.reader.person(request)
+        except NotReadyError:
+            rows = None
+    if rows is None:
+        return {"seen": 0, "features": {}}
+    newest = max((int(sequence.ts[-1]) for sequence in rows.sequences.values() if len(sequence.ts)), default=0)
+    values = zip(reading.features.numeric, rows.numeric[0].tolist(), strict=True)
+    return {"seen": newest if rows.sequences else rows.commit, "features": {name: value for name, value in values if value == value}}

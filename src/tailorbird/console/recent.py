@@ -1,0 +1,82 @@
+"""The newest rows of the routed log, for a page: what came in last, and of which types."""
+
+from collections import Counter
+from contextlib import closing
+
+import msgspec
+import pyarrow as pa
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import ROUTED
+from tailorbird.stream import Address, open_reader
+
+ROWS = 1_000  # of the log's end, which are counted by type
+SHOWN = 20
+_ANSWER = "answer"
+_COLUMNS = ("type", "ts", "received_at", "user_id", "anonymous_id", "session_id", "item_id", "items", "query", "price", "slot")
+
+
+class RecentEvent(msgspec.Struct, frozen=True):
+    """An event as the router wrote it. Times are in microseconds; people are under their pseudonyms where the project has them."""
+
+    type: str
+    ts: int
+    received_at: int
+    user_id: str = ""
+    anonymous_id: str = ""
+    session_id: str = ""
+    item_id: str = ""
+    items: int = 0
+    query: str = ""
+    price: float | None = None
+    slot: str = ""
+
+
+class RecentEvents(msgspec.Struct, frozen=True):
+    """The end of the log.
+
+    Attributes:
+        total: positions that the log has given out: events, answers and versions of profiles.
+        counted: how many of the newest rows `types` counts.
+        types: event type → rows of it, the most frequent first.
+        newest: the last `SHOWN` events, newest first, without answers.
+        refused: how many rows of the newest were put into quarantine.
+    """
+
+    total: int = 0
+    counted: int = 0
+    types: dict[str, int] = {}
+    newest: list[RecentEvent] = []
+    refused: int = 0
+
+
+def recent_events(routed: Address) -> RecentEvents:
+    """Read the end of the routed log; empty where there is none yet. Raises StorageError and DamageError as the log does."""
+    try:
+        log = open_reader(routed)
+    except NotReadyError:
+        return RecentEvents()
+    with closing(log):
+        end = log.end()
+        position, tables, refused = max(log.start(), end - ROWS), [], 0
+        while position < end and (blocks := log.read(position)):
+            for stored in blocks:
+                if stored.block.kind == "events":
+                    with pa.ipc.open_stream(stored.block.payload) as reader:
+                        tables.append(reader.read_all().select(_COLUMNS))
+                elif stored.block.kind == "quarantine":
+                    refused += stored.block.rows
+            position = blocks[-1].end
+    if not tables:
+        return RecentEvents(total=end, refused=refused)
+    rows = pa.concat_tables(tables).cast(pa.schema([ROUTED.field(name) for name in _COLUMNS]))
+    rows = rows.slice(max(0, len(rows) - ROWS))
+    types = Counter(rows.column("type").to_pylist())
+    newest = [_event(row) for row in reversed(rows.to_pylist()) if row["type"] != _ANSWER]
+    return RecentEvents(end, len(rows), dict(types.most_common()), newest[:SHOWN], refused)
+
+
+def _event(row: dict) -> RecentEvent:
+    told = {name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "session_id", "item_id", "query", "slot")}
+    told |= {name: int(row[name].timestamp() * 1e6) for name in ("ts", "received_at")}
+    return msgspec.convert({**told, "items": len(row["items"] or ()), "price": row["price"]}, RecentEvent)

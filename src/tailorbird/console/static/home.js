@@ -1,0 +1,223 @@
+// The page of a project: what it is doing, and a list for anybody with what each click changes.
+import { Trial, badge, byId, call, element, fresh, makePanel, number, rows, titleOf } from "/console/live.js";
+
+const EVERY_MS = 5000;
+const ATTRIBUTES = ["title", "price", "category", "brand"];
+let told = null;
+let trial = null;
+
+// What the project is doing
+
+async function look() {
+  try {
+    told = await call("/console/overview");
+    byId("key-form").hidden = true;
+    byId("problem").textContent = told.problem;
+    showOverview();
+    return true;
+  } catch (error) {
+    if (error.status === 401 || error.status === 403) byId("key-form").hidden = false;
+    byId("problem").textContent = error.status === 401 && error.code === "key_missing" ? "" : error.message;
+    return false;
+  }
+}
+
+function showOverview() {
+  document.title = `${told.name} – Tailorbird`;
+  byId("project").textContent = told.name;
+  byId("clock").textContent = told.clock;
+  byId("shop").hidden = !told.shop;
+  showFacts();
+  showSlots();
+  showRoles();
+  showModels();
+  showEvents();
+}
+
+function showFacts() {
+  const champion = told.models.find((model) => model.aliases.includes("champion"));
+  const running = told.roles.filter((role) => role.state === "runs").length;
+  const newest = told.events.newest[0];
+  const facts = [
+    [told.events.total.toLocaleString("en"), "rows in the log"],
+    [newest ? ago(told.now - newest.received_at) : "none", "last event came in"],
+    [told.roles.length ? `${running} of ${told.roles.length}` : "–", "roles run here"],
+    [champion ? champion.version : "none", champion ? `serves: ${champion.kind}` : "no model serves"],
+    [told.missing.length ? told.missing.join(", ") : "nothing", "answers lack"],
+  ];
+  byId("facts").replaceChildren(...facts.map(([value, what]) => {
+    const made = element("li", "", what);
+    made.prepend(element("b", "", value));
+    return made;
+  }));
+}
+
+function showSlots() {
+  const select = byId("slot");
+  if (select.options.length) return;
+  select.append(...told.slots.map((slot) => {
+    const option = element("option", "", slot.name);
+    option.selected = slot.name === told.slot;
+    return option;
+  }));
+}
+
+function showRoles() {
+  byId("roles-note").hidden = told.roles.length > 0;
+  byId("roles-note").textContent = "No role is seen here: tailorbird up runs them all.";
+  rows(byId("roles"), told.roles.map((role) => [
+    role.name,
+    { text: role.restarts ? `${role.state}, restarted ${role.restarts} times` : role.state, className: role.state === "runs" ? "up" : "down" },
+    role.since_s ? ago(Date.now() * 1000 - role.since_s * 1e6) : "–",
+    role.behind_rows === null ? "reads no log" : role.behind_rows ? `${role.behind_rows.toLocaleString("en")} rows, ${number(role.behind_s)} s` : "nothing",
+  ]));
+}
+
+function showModels() {
+  byId("models-note").hidden = told.models.length > 0;
+  byId("models-note").textContent = "No model yet: tailorbird train makes the first one.";
+  rows(byId("models"), told.models.map((model) => [
+    versionOf(model), model.made, model.kind, number(model.ndcg_10), model.decision || "–",
+  ]));
+  byId("reports").replaceChildren(...told.reports.flatMap((name) => [link(`/console/reports/${name}`, name), " "]));
+}
+
+function versionOf(model) {
+  const made = element("span");
+  made.append(model.report ? link(`/console/reports/${model.report}`, `${model.version} report`) : model.version);
+  if (model.aliases.length) made.append(` ${model.aliases.join(", ")}`);
+  return made;
+}
+
+function link(path, text) {
+  const made = element("a", "", text);
+  made.href = path;
+  made.addEventListener("click", async (clicked) => {
+    const key = sessionStorage.getItem("tailorbird-key");
+    if (!key) return;
+    clicked.preventDefault();  // a plain link cannot carry the key: fetch it, and keep it as a file
+    const response = await fetch(path, { headers: { authorization: `Bearer ${key}` } });
+    const file = element("a");
+    file.href = URL.createObjectURL(await response.blob());
+    file.download = path.split("/").pop();
+    file.click();
+  });
+  return made;
+}
+
+function showEvents() {
+  const { events } = told;
+  const types = Object.entries(events.types).map(([type, count]) => `${type} ${count.toLocaleString("en")}`).join(", ");
+  const refused = events.refused ? ` ${events.refused} refused: tailorbird sql "select * from quarantine" says why.` : "";
+  const sample = `curl ${location.origin}/v1/events -d '{"event_id": "e1", "type": "click", "user_id": "42", "item_id": "i93"}'`;
+  byId("events-note").textContent = events.newest.length
+    ? `Of the last ${events.counted.toLocaleString("en")} rows: ${types}.${refused}`
+    : `No event yet. Send one: ${sample}`;
+  rows(byId("events"), events.newest.map((event) => [
+    ago(told.now - event.ts), event.type, event.user_id || event.anonymous_id || "–", whatOf(event),
+  ]));
+  const users = [...new Set(events.newest.map((event) => event.user_id).filter(Boolean))];
+  byId("users").replaceChildren(...users.map((user) => {
+    const option = element("option");
+    option.value = user;
+    return option;
+  }));
+}
+
+function whatOf(event) {
+  if (event.query) return `“${event.query}”`;
+  if (event.item_id) return event.item_id + (event.price === null ? "" : `, ${number(event.price)}`);
+  return event.items ? `${event.items} items` : "–";
+}
+
+function ago(us) {
+  const s = Math.max(0, us / 1e6);
+  if (s < 1) return "now";
+  if (s < 60) return `${Math.round(s)} s ago`;
+  if (s < 3600) return `${Math.round(s / 60)} min ago`;
+  return s < 172800 ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} days ago`;
+}
+
+// A list for anybody
+
+async function begin() {
+  if (!told) return;
+  const user = byId("user").value.trim();
+  const who = user ? { user_id: user, session_id: fresh("page-") } : { anonymous_id: fresh("page-"), session_id: fresh("page-") };
+  const slot = told.slots.find((each) => each.name === byId("slot").value) || told.slots[0];
+  trial = new Trial({ who, slot: slot && slot.name, size: slot && slot.size, attributes: ATTRIBUTES, show });
+  trial.query = byId("query").value.trim();
+  try {
+    await trial.begin();
+    byId("list-note").textContent = noteOf(user, slot);
+  } catch (error) {
+    byId("list").replaceChildren();
+    byId("list-note").textContent = `No list: ${error.message}`;
+  }
+}
+
+function noteOf(user, slot) {
+  const { items, degraded, arm } = trial.answer;
+  const lines = [];
+  if (!items.length) lines.push(trial.query ? "Nothing is found." : "The list is empty.");
+  if (degraded.length) lines.push(`${degraded.map((code) => told.degraded[code] || code).join("; ")}.`);
+  const model = told.models.find((each) => each.version === trial.answer.model);
+  if (model && model.kind.startsWith("baseline")) lines.push(`${model.version} is no model, but the best judged ${model.kind}: tailorbird train learns one.`);
+  if (arm) lines.push(`Arm ${arm} of the slot's experiment: somebody else may be in another.`);
+  if (items.length) lines.push(user ? `What you click here is kept as an event of ${user}.` : "A stranger who has done nothing yet: click, and watch the list and the panel.");
+  return lines.join(" ");
+}
+
+function show(answer, old) {
+  const places = new Map((old ? old.items : []).map((item) => [item.item_id, item.position]));
+  const slot = told.slots.find((each) => each.name === byId("slot").value) || told.slots[0];
+  byId("list").replaceChildren(...answer.items.map((item) => rowOf(item, old ? places.get(item.item_id) : item.position, slot.deeds)));
+}
+
+function rowOf(item, before, deeds) {
+  const made = element("li", before === item.position ? "" : "moved");
+  made.dataset.item = item.item_id;
+  const { title, ...more } = item.attributes || {};
+  const text = element("div");
+  const details = [title === undefined ? "" : item.item_id, ...Object.values(more)].filter((value) => value !== "" && value !== null && value !== undefined);
+  text.append(element("div", "title", titleOf(item)), element("div", "id", [...details, item.score === null ? "" : `score ${number(item.score)}`].filter(Boolean).join(" · ")), element("div", "reason", item.reason));
+  const buttons = element("div", "deeds");
+  buttons.append(...deeds.map((deed) => {
+    const button = element("button", "", deed);
+    button.type = "button";
+    button.setAttribute("aria-label", `${deed}: ${titleOf(item)}`);
+    button.addEventListener("click", () => act(deed, item));
+    return button;
+  }));
+  made.append(badge(item.position, before), text, buttons);
+  return made;
+}
+
+async function act(deed, item) {
+  try {
+    const took = await trial.act(deed, item);
+    if (took !== null) byId("list-note").textContent = `${deed} of “${titleOf(item)}”: the list was made anew.`;
+    look();
+  } catch (error) {
+    byId("list-note").textContent = `That did not work: ${error.message}`;
+  }
+}
+
+byId("who").addEventListener("submit", (submitted) => {
+  submitted.preventDefault();
+  begin();
+});
+byId("slot").addEventListener("change", begin);
+byId("stranger").addEventListener("click", () => {
+  byId("user").value = "";
+  byId("query").value = "";
+  begin();
+});
+byId("key-form").addEventListener("submit", async (submitted) => {
+  submitted.preventDefault();
+  sessionStorage.setItem("tailorbird-key", byId("key").value.trim());
+  if (await look()) begin();
+});
+makePanel(document.querySelector("aside"));
+if (await look()) begin();
+setInterval(() => document.hidden || look(), EVERY_MS);

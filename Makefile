@@ -15,12 +15,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.all: pyproject.toml | $(BIN)/python
-	@echo "Installing Tailorbird into $(VENV) (about two minutes, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]'
+	@echo "Installing Tailorbird into $(VENV): about 60 packages, two minutes, once"
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[all]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.all
 
 setup: $(VENV)/.all         ## install what running needs

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cli.kit import must, must_json  # noqa: E402
-from tests.console.shop_server import FRONT, launch, serving  # noqa: E402
+from tests.console.shop_server import launch, serving  # noqa: E402
+
+from tailorbird.cli.demo.world import FRONT  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 

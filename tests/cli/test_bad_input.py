@@ -170,6 +170,7 @@ def test_an_empty_file_is_an_error(fresh: Path) -> None:
                                    ["run", "worker"], ["train"], ["recommend"], ["sql", "SELECT 1"]], ids=" ".join)  # fmt: skip
 def test_a_data_path_that_is_a_file(fresh: Path, words: list[str]) -> None:
     (fresh / "events.jsonl").write_text(EVENT)
+    (fresh / "data").rmdir()
     (fresh / "data").write_text("in the way")
     refused(tailorbird(*words, cwd=fresh), "project.data needs a folder", status=2)
     assert (fresh / "data").read_text() == "in the way"
@@ -177,7 +178,6 @@ def test_a_data_path_that_is_a_file(fresh: Path, words: list[str]) -> None:
 
 def test_a_folder_below_data_that_cannot_be_made(fresh: Path) -> None:
     (fresh / "events.jsonl").write_text(EVENT)
-    (fresh / "data").mkdir()
     (fresh / "data" / "stream").write_text("in the way")
     refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "data/stream")
 
@@ -229,6 +229,36 @@ def test_sql_that_is_no_select(shop: Path, query: str, expected: str) -> None:
     before = must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop)
     refused(tailorbird("sql", query, cwd=shop), expected, status=2)
     assert must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop) == before
+
+
+ENDLESS = "SELECT count(*) FROM events a, events b, events c, events d WHERE a.ts < b.ts AND c.ts < d.ts AND a.ts < d.ts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bound", "expected"), [(["--timeout", "1s"], "gave up after 1 s"), (["--memory", "20MB"], "needs more than 19 MiB")]
+)
+def test_a_query_is_bound_in_time_and_memory(shop: Path, bound: list[str], expected: str) -> None:
+    refused(tailorbird("sql", ENDLESS, *bound, cwd=shop, timeout=60), expected, status=2)
+
+
+@pytest.mark.slow
+def test_a_query_ends_on_ctrl_c(shop: Path) -> None:
+    command = [sys.executable, "-m", "tailorbird", "sql", ENDLESS]
+    asked = subprocess.Popen(command, cwd=shop, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
+    children = Path(f"/proc/{asked.pid}/task/{asked.pid}/children")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(_computed_s(int(child)) > 3 for child in children.read_text().split()):
+        time.sleep(0.05)  # until the query itself is under way
+    child = children.read_text().split()[0]
+    os.killpg(asked.pid, signal.SIGINT)
+    assert asked.wait(5) == 130
+    assert not Path(f"/proc/{child}").exists()
+
+
+def _computed_s(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow

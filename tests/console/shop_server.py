@@ -18,8 +18,6 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
 from tests.cli.kit import environment
 
-# Like the demo: a slot without an experiment or exploration, so that only what the visitor does changes the list.
-FRONT = '\nfront = Slot("front", size=12, sources=home.sources, objective=home.objective, rules=home.rules, per_category=5)\n'
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 ARGUMENTS = [

@@ -7,7 +7,9 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import Page, expect
 from tests.cli.kit import make_shop
-from tests.console.shop_server import FRONT, PHONE, browsing, chromium, items_of, serving, violations
+from tests.console.shop_server import PHONE, browsing, chromium, items_of, serving, violations
+
+from tailorbird.cli.demo.world import FRONT
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,6 +55,7 @@ def test_one_click_changes_the_list_and_the_panel_says_why(page: Page) -> None:
     card.locator("button.open").click()
     expect(page.locator("#took")).to_have_text(re.compile(r"^\d+ ms$"))
     assert items_of(page) != before
+    assert clicked not in items_of(page)  # the slot wants no item again that was looked at
     expect(page.locator("#event")).to_contain_text(f'"item_id": "{clicked}"')
     expect(page.locator("#steps > li")).to_have_count(3)
     moved = page.locator("#features tbody tr")

@@ -1,6 +1,7 @@
 """`tailorbird doctor`."""
 
 import platform
+import shlex
 import shutil
 import socket
 import sys
@@ -289,6 +290,8 @@ def _folder(data: Path) -> Finding:
         probe.unlink()
     except OSError as error:
         return "data folder", "error", f"{folder}: {error.strerror}", "make it writable, or set project.data to another folder"
+    if folder == data and data.stat().st_mode & 0o077:
+        return "data folder", "warning", f"{data}: other users of this machine may look into it", f"chmod 700 {shlex.quote(str(data))}"
     return "data folder", "ok", str(data), ""
 
 

@@ -1,6 +1,5 @@
 """`tailorbird features backfill`: features of the past into a folder of Parquet."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tailorbird.cli.limits import size_of
 from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, nearest
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 WORK = "columns"  # what was computed, by column; whole ones are never computed again
 _LOCK = f"{WORK}.lock"
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|MiB|GB|GiB|TB|TiB)?\Z", re.IGNORECASE)
-_UNITS = {"mb": 10**6, "mib": 1 << 20, "gb": 10**9, "gib": 1 << 30, "tb": 10**12, "tib": 1 << 40, "": 1}
 _KNOWN_BY = ("session_id", "device", "country", "local_hour", "query")
 
 
@@ -242,11 +240,3 @@ def _require_known(declared: Sequence[str], only: Sequence[str]) -> None:
         if name not in declared:
             fix = nearest(name, declared, f"{this_command()} features list")
             raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)
-
-
-def size_of(text: str) -> int:
-    match = _SIZE.match(text.strip())
-    size = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
-    if size < 1 << 24:
-        raise UsageError(f"expected a size such as 2GB, at least 16 MiB, got {text!r}", where="--memory")
-    return size

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.features_backfill import size_of
 from tailorbird.cli.features_verify_lists import compare_logged_lists, plain_lists, print_lists
+from tailorbird.cli.limits import size_of
 from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
 from tailorbird.errors import NotReadyError, TailorbirdError
 

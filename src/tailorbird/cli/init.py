@@ -70,6 +70,8 @@ def init(
         'name = "shop"', f"name = {json_.dumps(folder.resolve().name, ensure_ascii=False)}"
     )
     folder.mkdir(parents=True, exist_ok=True)
+    if not (data := folder / "data").exists():
+        data.mkdir(mode=0o700)  # what people did is nobody else's on this machine
     for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
         if not (folder / name).exists():
             (folder / name).write_text(text)

@@ -13,7 +13,9 @@ from tailorbird.cli.output import Json, print_json, print_table
 _FORMULA = re.compile(r"[=+\-@\t\r](?![0-9.,]*([eE][+-]?[0-9]+)?\Z)|[=@\t\r]")
 
 
-def sql(query: str, *, rows: int = 50, json: Json = False, csv: bool = False, as_is: bool = False) -> None:
+def sql(
+    query: str, *, rows: int = 50, json: Json = False, csv: bool = False, as_is: bool = False, timeout: str = "5m", memory: str = "4GB"
+) -> None:
     """Ask the lake in SQL. Tables: events, answers, users, items, quarantine, commits.
 
     Example:  tailorbird sql "SELECT type, count(*) AS events FROM events GROUP BY type ORDER BY events DESC"
@@ -30,7 +32,15 @@ def sql(query: str, *, rows: int = 50, json: Json = False, csv: bool = False, as
         print comma-separated values; a text that a spreadsheet would take for a formula (=, +, -, @) begins with '
     as_is:
         with --csv, for programs: such texts as they are
+    timeout:
+        after which time to give up; Ctrl-C does so at once
+    memory:
+        how much the query may take before it is given up
     """
+    from tailorbird.cli.limits import go_on_within, size_of
+    from tailorbird.events import SECOND, duration
+
+    go_on_within(duration(timeout) / SECOND, size_of(memory))
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
 

@@ -23,6 +23,7 @@ Position = Literal["column", "weights", "none"]
 
 REQUESTS = 25_000
 QUICK_REQUESTS, QUICK_TEST = 6_000, 2_000
+QUICK_ANSWERS = 10_000  # where logged answers are learned from, whose candidates are looked up one request after another
 SEED_MAX = 1_000_000_000  # LightGBM takes 32 bits, and some draws count on from it
 
 

@@ -47,7 +47,7 @@ from tailorbird.training.replaying import Replay, live_columns
 from tailorbird.training.resuming import Unfinished
 from tailorbird.training.retrieval import Chosen, choose_retrieval
 from tailorbird.training.rows import NEGATIVES, Material, load_material
-from tailorbird.training.settings import Progress, TrainReport, TrainSettings
+from tailorbird.training.settings import QUICK_ANSWERS, Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
 from tailorbird.training.thinned import thinned
 from tailorbird.training.trees import trees_of
@@ -281,6 +281,7 @@ def _parts(
     limit = settings.requests
     if material.logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
+        limit = min(limit, QUICK_ANSWERS) if settings.quick else limit
     train = thinned(split.train, limit, settings.seed)
     held = thinned(split.validation, settings.test_requests, settings.seed)
     test = thinned(split.test, settings.test_requests, settings.seed)

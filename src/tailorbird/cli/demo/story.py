@@ -30,6 +30,19 @@ from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 
 SLOT = "home"
+# What each stage does, and about how long it takes on two quiet cores.
+STAGES = {
+    "site": "A shop is made up: 600 items, 1,500 people, 28 days of what they did. A few seconds.",
+    "import": "Its log is imported: each event is checked, counted in features, and put into the lake. 15 seconds.",
+    "train": "A first model is trained on what people clicked, and judged beside baselines. 25 seconds.",
+    "serve": "The shop opens: server, router, feature worker, candidates and lake, each a process. 6 seconds.",
+    "trial": "Four days of visitors come, half of them without the model: an experiment. About a minute.",
+    "shift": "Everybody's taste changes overnight. Monitoring looks at the clicks until it notices. About a minute.",
+    "retrain": "A new model is trained on the days since, and goes live only if it wins. Three more days follow. About three minutes.",
+    "settle": "What is still under way is counted.",
+    "http": "2,000 requests to the open shop are timed, and how soon a click changes an answer. Half a minute.",
+    "verify": "Every event is held against what was sent, and logged features against the lake. Half a minute.",
+}
 
 
 class Story:
@@ -63,7 +76,7 @@ class Story:
             self.shop = Shop(self.folder / "shop", self.port)
             url = self.shop.wait()
             self.figures.first_page_s = round(time.monotonic() - self._begun, 1)
-            say(f"\n  The shop is open: {url}/shop   (the rest of the loop goes on meanwhile)\n", quiet=self.quiet)
+            say(_opened(url, self.figures.first_page_s), quiet=self.quiet)
         traffic = Traffic(project, site, history.population, clock, self.scale, self.seed)
         try:
             self._live(project, site, clock, traffic)
@@ -210,9 +223,17 @@ class Story:
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        say(name, quiet=self.quiet, style="bold")
+        say(f"{len(self.figures.stages_s) + 1} of {len(STAGES)}  {STAGES[name]}", quiet=self.quiet, style="bold")
         yield
         self.figures.stages_s[name] = round(time.monotonic() - start, 1)
+
+
+def _opened(url: str, seconds: float) -> str:
+    return (
+        f"\n  The shop is open after {seconds:.0f} s: {url}/shop\n"
+        "  Click on something: the list changes, and the panel beside it says which features moved and why.\n"
+        f"  {url}/ shows what its roles are doing. Here the rest of the loop goes on, for some six minutes.\n"
+    )
 
 
 def _experiment(project: Project) -> Experiment:

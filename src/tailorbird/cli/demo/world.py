@@ -21,8 +21,17 @@ from tailorbird.simulator import History, Site
 
 MARK = ".tailorbird-demo"
 
-_FRONT = """
-front = Slot("front", size=12, sources=home.sources, objective=home.objective, rules=home.rules, per_category=5)  # the demo's page
+# Without an experiment or exploration, so that only what the visitor does changes the list. What they looked at is not shown again.
+FRONT = """
+front = Slot(  # the demo's page
+    "front",
+    size=12,
+    sources=home.sources,
+    objective=home.objective,
+    rules=home.rules,
+    hide_seen=("click", "cart", "purchase"),
+    per_category=5,
+)
 """
 
 
@@ -47,7 +56,7 @@ def make_project(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.cli") / "templates" / name).read_text()
-        (folder / name).write_text(with_experiment(text) + _FRONT if name == "slots.py" else text)
+        (folder / name).write_text(with_experiment(text) + FRONT if name == "slots.py" else text)
 
 
 def with_experiment(slots: str) -> str:

@@ -19,6 +19,7 @@ from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
+from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import Keys
 from tailorbird.stream import open_reader, raw_address
@@ -94,15 +95,16 @@ def _read(body: bytes) -> list[dict[str, Any]]:
 
 @contextmanager
 def serving(
-    folder: Path, *, keys: Keys | None = None, port: int = 0, producer: str = "serve-1", body_bytes_max: int = 1 << 20
+    folder: Path, *, keys: Keys | None = None, port: int = 0, producer: str = "serve-1", body_bytes_max: int = 1 << 20, gorse_slot: str = ""
 ) -> Iterator[Served]:
-    """A server on a port of its own; `port` says which, to come back where another was."""
+    """A server on a port of its own; `port` says which, to come back where another was, `gorse_slot`, what Gorse's clients are answered."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     trouble = Trouble()
     with Door(folder, producer, RoutePlan(), SystemClock()) as door:
-        app = trouble.of(create_app(Service(Prompt(), door, keys=keys or Keys(), perimeter=Perimeter(), body_bytes_max=body_bytes_max)))
+        service = Service(Prompt(), door, keys=keys or Keys(), perimeter=Perimeter(), body_bytes_max=body_bytes_max)
+        app = trouble.of(create_app(service, gorse_routes(service, gorse_slot) if gorse_slot else ()))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()

@@ -204,7 +204,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             Receipts,
             refuses=Receipts,
             queries={
-                "format": "`segment` or `cloudevents`, for what those send; our own events without it",
+                "format": "`segment`, `cloudevents` or `metarank`, for what those send; our own events without it",
                 "key": "a key for browsers, where a page that is left can set no header",
             },
             body_types=("application/json", "application/x-ndjson"),

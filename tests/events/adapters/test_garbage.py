@@ -36,6 +36,7 @@ FIELDS = {
     "ga4": ["event_name", "event_timestamp", "event_params", "items", "user_pseudo_id", "device", "geo", "ecommerce", "key", "value"],
     "snowplow": ["event", "event_id", "derived_tstamp", "contexts", "unstruct_event", "user_id", "se_action", "ti_sku"],
     "cloudevents": ["specversion", "id", "source", "type", "time", "data", "data_base64", "datacontenttype"],
+    "metarank": ["event", "id", "timestamp", "user", "session", "item", "items", "fields", "name", "value", "ranking", "tenant", "label"],
 }
 LIKELY = st.sampled_from(
     ["1.0", "track", "identify", "page", "alias", "Order Completed", "view_item", "purchase", "unstruct", "struct", "star", "rating"]

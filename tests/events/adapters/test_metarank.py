@@ -22,7 +22,8 @@ USER = {"event": "user", "id": "e2", "timestamp": 1599391467001, "user": "u1", "
 RANKING = {
     "event": "ranking", "id": "r1", "timestamp": "2020-09-06T11:24:27.002Z", "user": "u1", "session": "s1",
     "fields": [{"name": "query", "value": "jeans"}],
-    "items": [{"id": "p3", "fields": [{"name": "score", "value": 2.0}]}, {"id": "product1", "label": 1}, {"id": "p2"}],
+    "tenant": "shop-a",
+    "items": [{"id": "p3", "relevancy": 0.7, "fields": [{"name": "score", "value": 2.0}]}, {"id": "product1", "label": 1}, {"id": "p2"}],
 }  # fmt: skip
 CLICK = {
     "event": "interaction", "id": "e4", "ranking": "r1", "timestamp": "1599391467003", "user": "u1", "session": "s1", "type": "click",
@@ -37,7 +38,8 @@ def test_each_kind_of_record(tmp_path: Path) -> None:
     assert user == {"event_id": "e2", "type": "user", "ts": 1599391467001000, "user_id": "u1", "properties": {"age": 33}}
     shown = {
         "ts": "2020-09-06T11:24:27.002Z", "user_id": "u1", "session_id": "s1", "items": ["p3", "product1", "p2"], "request_id": "r1",
-        "properties": {"query": "jeans"},
+        "properties": {"query": "jeans", "tenant": "shop-a",
+                       "of_items": {"p3": {"relevancy": 0.7, "score": 2.0}, "product1": {"label": 1}}},
     }  # fmt: skip
     assert answer == {"event_id": "r1", "type": "answer", "answer": {"slot": "front", "query": "jeans"}, **shown}
     assert impression == {"event_id": "r1#impression", "type": "impression", **shown}

@@ -5,6 +5,8 @@
     ranking      → an answer with the items in shown order, and an impression of them (Metarank takes what was ranked as seen)
     interaction  → an event of its type, with `ranking` as request_id
 
+`tenant` becomes a property; what a ranking says of its items (`relevancy`, `label`, fields) stands in the property `of_items`, by id.
+
 Source: Metarank's documentation, "Supported events".
 """
 
@@ -32,9 +34,16 @@ class _Field(msgspec.Struct):
     value: Any = None
 
 
-class _Item(msgspec.Struct):
+class _Item(msgspec.Struct, omit_defaults=True):
     id: str
+    relevancy: Any = None
+    label: Any = None
     fields: list[_Field] = []
+
+    def said(self) -> dict[str, Any]:
+        """Return what a ranking says of this item beside its id."""
+        known = {"relevancy": self.relevancy, "label": self.label}
+        return {name: value for name, value in known.items() if value is not None} | {one.name: one.value for one in self.fields}
 
 
 class _Record(msgspec.Struct):
@@ -46,6 +55,7 @@ class _Record(msgspec.Struct):
     session: str | None = None
     ranking: str | None = None
     type: str | None = None
+    tenant: str | None = None
     items: list[_Item] = []
     fields: list[_Field] = []
 
@@ -54,6 +64,11 @@ def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[B
     """Turn Metarank's records into events; a record that cannot be read is kept whole with the reason, to be quarantined."""
     for file, digest in files.items():
         yield from batches_of(FORMAT, str(file), read_lines(file), digest, partial(_of_record, options=options))
+
+
+def convert(value: Any, place: str) -> list[Event]:
+    """Turn a record that is posted into events. A ranking is an impression: its answer was given by another system."""
+    return [event for event in _of_record(value, place, options=AdapterOptions()) if event.answer is None]
 
 
 def _of_record(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
@@ -70,7 +85,12 @@ def _of_record(value: Any, place: str, *, options: AdapterOptions) -> list[Event
 
 
 def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterator[Event]:
-    properties = {entry.name: entry.value for entry in record.fields} or None
+    said = {entry.name: entry.value for entry in record.fields}
+    if record.tenant is not None:
+        said["tenant"] = record.tenant
+    if of_items := {item.id: more for item in record.items if (more := item.said())}:
+        said["of_items"] = of_items  # relevancy and label by whoever ranked, and what was known of an item then
+    properties = said or None
     who = {"user_id": record.user, "session_id": record.session}
     if record.user is None:
         who["anonymous_id"] = record.session or record.ranking or record.id

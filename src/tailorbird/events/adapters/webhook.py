@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import UsageError
-from tailorbird.events.adapters import cloudevents, segment
+from tailorbird.events.adapters import cloudevents, metarank, segment
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.record import Convert, Record, lines_of
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import count_records, split_records
 
-WEBHOOKS: dict[str, Convert] = {"segment": segment.convert, "cloudevents": cloudevents.convert}
+WEBHOOKS: dict[str, Convert] = {"segment": segment.convert, "cloudevents": cloudevents.convert, "metarank": metarank.convert}
 _COPIES_BYTES_MAX = 1 << 22
 _GROWTH_MAX = 4  # times what came in, and that
 

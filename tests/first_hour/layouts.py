@@ -226,8 +226,69 @@ def personalize(folder: Path) -> None:
     _csv(folder / "users.csv", ["USER_ID", "GENDER"], [[person, "xy"[person % 2]] for person in range(PEOPLE)])
 
 
+def olist(folder: Path) -> None:
+    """Olist's shop, as an SQL database is exported: lines of orders without a customer or a time, which stand with the order."""
+    moment = "%Y-%m-%d %H:%M:%S"
+    orders = [
+        [f"o{n:04}", f"c{d.person}", "delivered", d.at.strftime(moment), (d.at + timedelta(days=6)).strftime(moment)]
+        for n, d in enumerate(deeds())
+    ]
+    head = ["order_id", "customer_id", "order_status", "order_purchase_timestamp", "order_delivered_customer_date"]
+    _csv(folder / "olist_orders_dataset.csv", head, orders)
+    lines = [[f"o{n:04}", 1, f"p{d.item}", (d.at + timedelta(days=2)).strftime(moment), d.price] for n, d in enumerate(deeds())]
+    _csv(folder / "olist_order_items_dataset.csv", ["order_id", "order_item_id", "product_id", "shipping_limit_date", "price"], lines)
+    products = [[f"p{item}", f"moveis_{item % 5}", 100 + item] for item in range(ITEMS)]
+    _csv(folder / "olist_products_dataset.csv", ["product_id", "product_category_name", "product_weight_g"], products)
+    names = [[f"moveis_{number}", f"furniture_{number}"] for number in range(5)]
+    _csv(folder / "product_category_name_translation.csv", ["product_category_name", "product_category_name_english"], names)
+    customers = [[f"c{person}", "sao paulo", "SP"] for person in range(PEOPLE)]
+    _csv(folder / "olist_customers_dataset.csv", ["customer_id", "customer_city", "customer_state"], customers)
+
+
+def instacart(folder: Path) -> None:
+    """Instacart: orders by weekday, hour and days since the one before, their products, and names in lists of their own."""
+    of_person: dict[int, list[Deed]] = {}
+    for deed in deeds():
+        of_person.setdefault(deed.person, []).append(deed)
+    orders, lines = [], []
+    for person, made in of_person.items():
+        for number, deed in enumerate(made, 1):
+            order = 10_000 + len(orders)
+            orders.append([order, person + 1, "prior", number, 0, f"{deed.at:%H}", "" if number == 1 else f"{deed.item % 7 + 1}.0"])
+            lines.append([order, deed.item + 1, 1, int(number > 1)])
+    head = ["order_id", "user_id", "eval_set", "order_number", "order_dow", "order_hour_of_day", "days_since_prior_order"]
+    _csv(folder / "orders.csv", head, orders)
+    columns = ["order_id", "product_id", "add_to_cart_order", "reordered"]
+    _csv(folder / "order_products__prior.csv", columns, lines[:600])
+    _csv(folder / "order_products__train.csv", columns, lines[600:])
+    products = [[item + 1, f"{WORDS[item % 4]} {item}", item % 7 + 1, item % 3 + 1] for item in range(ITEMS)]
+    _csv(folder / "products.csv", ["product_id", "product_name", "aisle_id", "department_id"], products)
+    _csv(folder / "aisles.csv", ["aisle_id", "aisle"], [[number + 1, f"aisle {number}"] for number in range(7)])
+    _csv(folder / "departments.csv", ["department_id", "department"], [[number + 1, f"department {number}"] for number in range(3)])
+
+
+def mind(folder: Path) -> None:
+    """MIND: what was shown and clicked, one list a row, and the news; neither file has a header."""
+    rows = []
+    for number, d in enumerate(deeds(), 1):
+        others = [f"N{(d.item + step) % ITEMS}-0" for step in (3, 7)]
+        rows.append([number, f"U{d.person}", f"{d.at:%m/%d/%Y %I:%M:%S %p}", "N1 N2", " ".join([others[0], f"N{d.item}-1", others[1]])])
+    _csv(folder / "behaviors.tsv", [], rows, "\t")
+    news = [[f"N{n}", f"kind{n % 5}", "sub", f"{WORDS[n % 4]} {n}", "", "https://example.org", "[]", "[]"] for n in range(ITEMS)]
+    _csv(folder / "news.tsv", [], news, "\t")
+
+
+def _first_of_instacart() -> Deed:
+    """The order that comes first where everybody's first one lies on the same day."""
+    firsts: dict[int, Deed] = {}
+    for deed in deeds():
+        firsts.setdefault(deed.person, deed)
+    return min(firsts.values(), key=lambda deed: deed.at.hour)  # of one hour, whoever came first: their orders have lower numbers
+
+
 _ALL = frozenset(("view", "cart", "purchase"))
 _FIRST = deeds()[0]
+_FIRST_ORDER = _first_of_instacart()
 _AT, _WHO, _WHAT = _FIRST.at, _FIRST.person, _FIRST.item
 
 LAYOUTS: dict[str, Layout] = {
@@ -297,5 +358,23 @@ LAYOUTS: dict[str, Layout] = {
     "indexed": Layout(indexed, _AT, str(_WHO), f"{_WHAT:05}", EVENTS, frozenset(("purchase",))),
     "ga4": Layout(ga4, _AT, f"u{_WHO}", f"p{_WHAT}", EVENTS, _ALL),
     "personalize": Layout(personalize, _AT, str(_WHO), f"p{_WHAT}", EVENTS, _ALL),
+    "olist": Layout(
+        olist,
+        _AT,
+        f"c{_WHO}",
+        f"p{_WHAT}",
+        EVENTS,
+        frozenset(("purchase",)),
+        mapping=('ts = "order_purchase_timestamp"', 'on = "order_id"', 'on = "product_category_name"'),
+    ),
+    "instacart": Layout(
+        instacart,
+        datetime(2017, 1, 1, _FIRST_ORDER.at.hour, 0, 1, tzinfo=UTC),
+        str(_FIRST_ORDER.person + 1),
+        str(_FIRST_ORDER.item + 1),
+        EVENTS,
+        frozenset(("purchase",)),
+    ),
+    "mind": Layout(mind, _AT, f"U{_WHO}", f"N{_WHAT}", EVENTS, frozenset(("answer", "impression", "click"))),
     "parts": Layout(parts, _AT, f"u{_WHO}", f"i{_WHAT}", EVENTS, frozenset(("click",)), mapping=('file = "part-0000*.parquet"',)),
 }

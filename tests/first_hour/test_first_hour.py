@@ -34,7 +34,8 @@ def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path)
     written = tmp_path / "shop" / "mapping.toml"
     mapping = written.read_text() if written.exists() else ""
     assert [line for line in layout.mapping if line not in mapping] == []
-    select = "SELECT ts, type, user_id, anonymous_id, item_id FROM events WHERE type NOT IN ('item', 'user') ORDER BY ts, event_id LIMIT 1"
+    select = "SELECT ts, user_id, anonymous_id, item_id FROM events WHERE type NOT IN ('item', 'user') AND item_id IS NOT NULL"
+    select += " ORDER BY ts, event_id LIMIT 1"
     (tmp_path / "said").mkdir()
     shop = ["-C", "shop"]
     imported, first, kinds, trained, listed = each(

@@ -11,7 +11,7 @@ from tailorbird.errors import InputError, LockedError, UsageError
 if TYPE_CHECKING:
     from tailorbird.stream.importer import ImportReport
 
-_NAMES = "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, cloudevents, mapping"
+_NAMES = "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, cloudevents, mind, instacart, mapping"
 
 
 def import_files(

@@ -4,7 +4,20 @@ Formats of which each record stands by itself also have a function `convert(reco
 not be read of a file is read again. The door has its own of some (`adapters.webhook`): a file may say more than a client may.
 """
 
-from tailorbird.events.adapters import cloudevents, ga4, gorse, mapping, metarank, movielens, own, personalize, segment, snowplow
+from tailorbird.events.adapters import (
+    cloudevents,
+    ga4,
+    gorse,
+    instacart,
+    mapping,
+    metarank,
+    mind,
+    movielens,
+    own,
+    personalize,
+    segment,
+    snowplow,
+)
 from tailorbird.events.adapters.batch import Adapter, AdapterOptions, Batch
 from tailorbird.events.adapters.recognise import look_in, recognise
 from tailorbird.events.adapters.record import Convert
@@ -21,6 +34,8 @@ FORMATS: dict[str, tuple[Adapter, tuple[str, ...]]] = {
     "ga4": (ga4.read_ga4, ga4.PATTERNS),
     "snowplow": (snowplow.read_snowplow, snowplow.PATTERNS),
     "cloudevents": (cloudevents.read_cloudevents, cloudevents.PATTERNS),
+    "mind": (mind.read_mind, mind.PATTERNS),
+    "instacart": (instacart.read_instacart, instacart.PATTERNS),
     "mapping": (mapping.read_mapping, mapping.PATTERNS),
 }
 

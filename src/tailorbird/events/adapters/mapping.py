@@ -14,6 +14,9 @@ distinct = true             # of profiles: only rows that say something new abou
 received_at = "exported_at" # when the row came in, a time as `ts`; of a profile, before which nobody knew what it says
 user_id = "visitor"
 item_id = "article_id"
+[[source.join]]             # a table beside it, whose columns are named here like its own; several are joined one after another
+file = "orders.csv"
+on = "order_id"
 [source.context]            # device, country, page, referrer, user_agent: column names
 device = "device_group"
 [source.properties]         # property: column
@@ -43,7 +46,7 @@ from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_row
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
 from tailorbird.events.tables.columns import column_names, mostly, read_columns, read_sample
-from tailorbird.events.tables.forms import TableForm
+from tailorbird.events.tables.forms import Join, TableForm
 from tailorbird.events.tables.records import is_json
 from tailorbird.events.tables.times import moment_of, parse_times
 
@@ -56,6 +59,13 @@ class TypeColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     column: str
     values: dict[str, str] = {}
+
+
+class JoinSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table beside the file whose columns each row gets, by a key that both have."""
+
+    file: str
+    on: str
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +82,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decimal: str = "."
     columns: tuple[str, ...] = ()
     distinct: bool = False
+    join: tuple[JoinSource, ...] = ()
     received_at: str | None = None
     event_id: str | None = None
     user_id: str | None = None
@@ -152,7 +163,7 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
 
 def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
     wanted = _columns_of(source)
-    form = form_of(source)
+    form = form_of(source, file)
     present = column_names(file, form)
     missing = [column for column in wanted if column not in present]
     if missing:
@@ -202,15 +213,19 @@ def sample_lines(file: Path, source: Source) -> list[bytes]:
         InputError: the file cannot be read, or not as the mapping says.
     """
     try:
-        batch = read_sample(file, form_of(source), _columns_of(source), texts=_texts_of(source))
+        batch = read_sample(file, form_of(source, file), _columns_of(source), texts=_texts_of(source))
         return [encode_event(event) for event in _events(batch, 0, "sample", source)]
     except pa.ArrowException as error:
         raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
 
 
-def form_of(source: Source) -> TableForm:
-    """Return how the files of a source are written."""
-    return TableForm(source.delimiter, source.decimal, source.columns)
+def form_of(source: Source, file: Path) -> TableForm:
+    """Return how a file of a source is written. Raises InputError where a table that is joined to it is not beside it."""
+    joins = tuple(Join(file.parent / each.file, each.on) for each in source.join)
+    for join in joins:
+        if not join.file.exists():
+            raise InputError(f"no such file, whose columns are joined by {join.on}", where=str(join.file), fix="put it beside the others")
+    return TableForm(source.delimiter, source.decimal, source.columns, joins)
 
 
 def _is_new(event: Event, said: set[bytes]) -> bool:

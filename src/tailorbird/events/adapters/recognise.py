@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters import movielens, snowplow
+from tailorbird.events.adapters import instacart, mind, movielens, snowplow
 from tailorbird.events.tables.files import DAMAGED, bare_suffix, has_no_suffix, open_file, read_lines, read_records
 
 _LOOKED_AT = 20
@@ -39,9 +39,11 @@ def _format_of(file: Path) -> str | None:
         _, first = next(iter(read_lines(file, strip=False)), (0, b""))
         if first.count(b"\t") == snowplow.FIELDS - 1:
             return "snowplow"
+        if mind.is_mind(name, first):
+            return "mind"
     if suffix in (".csv", ".tsv"):
         found = _of_columns(name, _csv_columns(file))
-        return found if found in ("movielens", "personalize") else "mapping"  # the others are read from JSON and Parquet alone
+        return found if found in ("movielens", "personalize", "instacart") else "mapping"  # the others are read from JSON and Parquet alone
     return _of_records(file)
 
 
@@ -53,6 +55,8 @@ def _of_columns(name: str, columns: list[str]) -> str:
         return "tailorbird"
     if name in movielens.PATTERNS and (names & {"movieId", "movie_id"}):
         return "movielens"
+    if instacart.is_instacart(columns):
+        return "instacart"
     if names & {"USER_ID", "ITEM_ID"} and all(column == column.upper() for column in columns):
         return "personalize"
     return "mapping"

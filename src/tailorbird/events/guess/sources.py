@@ -13,10 +13,12 @@ import pyarrow as pa
 from tailorbird.errors import InputError
 from tailorbird.events.guess.attributes import attributes_of
 from tailorbird.events.guess.event_types import are_ratings, slug_of, stem_of, types_of, values_of
-from tailorbird.events.guess.kind import HOLDS_UNTIL, NOT_THEN, STILL_HOLDS, can_be_time, kind_of
+from tailorbird.events.guess.joins import with_joins
+from tailorbird.events.guess.kind import HOLDS_UNTIL, STILL_HOLDS, kind_of
 from tailorbird.events.guess.look import Look, look_at, ts_format_of
-from tailorbird.events.guess.names import ATTRIBUTES, CONTEXT, PROPERTIES, ROLES, called, named, normal
+from tailorbird.events.guess.names import ATTRIBUTES, CONTEXT, PROPERTIES, called, named, normal
 from tailorbird.events.guess.quoting import quoted
+from tailorbird.events.guess.roles import is_later, roles_of
 from tailorbird.events.guess.text import source_text, unit_of
 from tailorbird.events.guess.values import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess
 
@@ -26,7 +28,6 @@ _OF_PROFILES = {
 }
 
 
-_TYPES_MAX = 100  # event types of a site; more are something else, such as titles
 _TITLES = tuple(name for name in ATTRIBUTES["title"] if name != "description")
 _PRICES = ATTRIBUTES["price"]  # an event keeps its price, whatever else it tells
 _ONE = {"items": "an item", "users": "a user"}
@@ -51,7 +52,7 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     """Propose from what was seen of a file; see `guess_sources`."""
     form, sample, notes = look
     names = sample.schema.names
-    roles, columns = _roles(sample, answers)
+    roles, columns = roles_of(sample, answers)
     if "item_id" not in roles and "user_id" not in roles:
         raise InputError(
             f"no column looks like an item or a user: {', '.join(names)}",
@@ -90,7 +91,10 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     of_whom = {} if kind != "events" else attributes_of(sample, roles, [name for name in free if not _context_of(name)])
     of_whom = {name: whose for name, whose in of_whom.items() if whose not in told}
     for name in free:
-        if name in of_whom and not (called(name, _PRICES) and of_whom[name] == "items"):
+        if kind == "events" and "ts" in roles and is_later(sample.column(name), sample.column(roles["ts"])):
+            why = f"left out: a time behind {roles['ts']}, which nobody knew then, a leak; add it by hand if it was planned"
+            columns.append(ColumnGuess(name, "", why))
+        elif name in of_whom and not (called(name, _PRICES) and of_whom[name] == "items"):
             columns.append(ColumnGuess(name, "", f"the same in all events of {_ONE[of_whom[name]]}: an attribute, read as a profile"))
         else:
             columns.append(_rest(sample, name, kind, versions="ts" in roles))
@@ -114,6 +118,14 @@ def guess_files(files: Sequence[Path], answers: Answers = NO_ANSWERS) -> tuple[l
     for file in files:
         try:
             looks[file] = look_at(file, answers)
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            left_out[file] = error.message
+    looks, joined = with_joins(looks, answers)
+    left_out |= joined
+    for file in [file for file in looks if file not in joined]:
+        try:
             found[file] = _guessed(file, looks[file], answers, ())
         except AskError:
             raise
@@ -142,38 +154,6 @@ def _of_events(main: SourceGuess, kind: str, roles: dict[str, str], of_whom: dic
     only = {role: roles[role]}
     toml = source_text(main.file, kind, main.sample, only, columns, main.form, "", distinct=True)
     return SourceGuess(main.file, kind, columns, toml, "us", {}, {}, main.form, "", main.sample)
-
-
-def _roles(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], list[ColumnGuess]]:
-    roles: dict[str, str] = {}
-    columns: list[ColumnGuess] = []
-    names = sample.schema.names
-    for role, usual in ROLES.items():
-        for name in named(names, usual):
-            if role in roles or name in roles.values() or not _may_be(role, sample.column(name), answers):
-                continue
-            roles[role] = name
-            columns.append(ColumnGuess(name, role, "its name is usual for it"))
-    times = [name for name in names if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")]
-    times = [name for name in times if name.lower() not in NOT_THEN and can_be_time(sample.column(name))]
-    if "ts" not in roles and len(times) == 1:
-        roles["ts"] = times[0]
-        columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
-    if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
-        roles["anonymous_id"] = roles["session_id"]
-        columns.append(ColumnGuess(roles["session_id"], "anonymous_id", "there is no user, so each session is a person of its own"))
-    return roles, columns
-
-
-def _may_be(role: str, column: pa.Array, answers: Answers) -> bool:
-    """Whether the values of a column allow a role."""
-    if role == "ts":
-        return can_be_time(column) or bool(answers.ts_format and pa.types.is_string(column.type))
-    if role == "type":
-        return pa.types.is_string(column.type) and len(column.unique()) <= _TYPES_MAX
-    if role in ("session_id", "user_id", "item_id") and column.null_count > len(column) / 2:
-        return False
-    return not pa.types.is_nested(column.type)
 
 
 def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:

@@ -42,6 +42,8 @@ def source_text(
         for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
         if role in roles
     ]
+    for join in form.joins:
+        lines += ["[[source.join]]", f"file = {quoted(join.file.name)}", f"on = {quoted(join.on)}"]
     for section in ("context", "properties"):
         chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
         if chosen:

@@ -6,6 +6,7 @@ aside, not dropped.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ _COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
 
 
 def column_names(file: Path, form: TableForm = PLAIN) -> list[str]:
-    """Return the names of a file's columns."""
+    """Return the names of a file's columns, and of the tables that are joined to it."""
+    if form.joins:
+        others = [column_names(join.file, _alone(form)) for join in form.joins]
+        return list(dict.fromkeys(name for names in (column_names(file, _alone(form)), *others) for name in names))
     return json_names(file) if is_json(file) else _schema(file, form).names
 
 
@@ -53,6 +57,9 @@ def read_columns(
     Raises:
         InputError: the file cannot be read.
     """
+    if form.joins:
+        yield from _read_joined(file, columns, texts, broken, form)
+        return
     try:
         if bare_suffix(file) == ".parquet":
             yield from parquet_batches(pq.ParquetFile(file), file, BATCH_ROWS, columns)
@@ -67,6 +74,38 @@ def read_columns(
                 yield _typed(batch.slice(start, BATCH_ROWS), schema, texts, form)
     except DAMAGED as error:
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
+
+
+def _alone(form: TableForm) -> TableForm:
+    return replace(form, joins=())
+
+
+def _read_joined(
+    file: Path, columns: list[str] | None, texts: frozenset[str], broken: list[str] | None, form: TableForm
+) -> Iterator[pa.RecordBatch]:
+    """Read a file whose rows get columns of the last table that is joined to it, and before that of the others."""
+    before, join = replace(form, joins=form.joins[:-1]), form.joins[-1]
+    near = column_names(file, before)
+    far = [name for name in column_names(join.file, _alone(form)) if name not in near]
+    wanted = columns if columns is not None else [*near, *far]
+    asked = [name for name in wanted if name in far]
+    mine = [name for name in wanted if name not in far]
+    if not asked:
+        yield from read_columns(file, mine, texts=texts, broken=broken, form=before)
+        return
+    keyed = texts | {join.on}
+    other = list(read_columns(join.file, [join.on, *asked], texts=keyed, broken=[], form=_alone(form)))
+    known = {name: _joined([batch.column(name) for batch in other]) for name in (join.on, *asked)}
+    keys = _as_key(known[join.on])
+    for batch in read_columns(file, list(dict.fromkeys((*mine, join.on))), texts=keyed, broken=broken, form=before):
+        rows = pc.index_in(_as_key(batch.column(join.on)), value_set=keys)
+        found = {name: known[name].take(rows) if name in far else batch.column(name) for name in wanted}
+        yield pa.record_batch(list(found.values()), list(found))
+
+
+def _as_key(column: pa.Array) -> pa.Array:
+    """Return the values as texts, so that 7 of one file is 7 of another that also has letters."""
+    return pc.replace_substring_regex(column.cast(pa.string()), r"^(\d+)\.0$", r"\1")
 
 
 def read_sample(

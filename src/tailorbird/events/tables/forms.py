@@ -14,18 +14,33 @@ _HEAD = 256 << 10
 
 
 @dataclass(frozen=True)
+class Join:
+    """Another table, whose columns each row gets by a key that both have.
+
+    Attributes:
+        file: the other table, written as the first one; it is held in memory as far as its columns are asked for.
+        on: the column of the key. Of several rows with one key the first counts; a row without a match gets nulls.
+    """
+
+    file: Path
+    on: str
+
+
+@dataclass(frozen=True)
 class TableForm:
-    """How a CSV file is written, as far as its name does not tell.
+    """How a CSV file is written, as far as its name does not tell, and which tables are joined to it.
 
     Attributes:
         delimiter: between values; "" takes a tab for `.tsv` and a comma for the rest.
         decimal: of its numbers, "." or ",". With a comma, points divide thousands.
         columns: names of its columns, where its first line does not have them.
+        joins: further tables, in this order: a later one may be joined by a column of an earlier one.
     """
 
     delimiter: str = ""
     decimal: str = "."
     columns: tuple[str, ...] = ()
+    joins: tuple[Join, ...] = ()
 
     def delimiter_of(self, file: Path) -> str:
         return self.delimiter or ("\t" if bare_suffix(file) == ".tsv" else ",")

@@ -1,0 +1,75 @@
+"""MIND, Microsoft's news dataset: `behaviors.tsv` and `news.tsv`, without headers.
+
+behaviors → for each row an answer with the news that it showed, an impression of them, and a click on each that was clicked
+news      → timeless item profiles (category, subcategory, title, abstract)
+
+The column of earlier clicks is left out: it says no time. Times name no zone, and are read as UTC.
+
+Source: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.record import unread_row
+from tailorbird.events.envelope import Answer, Event
+from tailorbird.events.tables.files import read_lines
+
+FORMAT = "mind"
+PATTERNS = ("behaviors.tsv", "news.tsv")
+_TIME = "%m/%d/%Y %I:%M:%S %p"
+_CLICKED = "1"
+_BEHAVIOUR, _NEWS = 5, 5  # columns that are read: further ones of the news are entities
+_NO_TIME = ("wrong_type", "$", "its time or the list of news that it showed cannot be read")
+
+
+def read_mind(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Turn the rows of both files into events; one that cannot be read is kept whole, to be quarantined."""
+    for file, digest in files.items():
+        convert = _behaviour if file.name.startswith("behaviors") else _news
+        yield from in_batches(str(file), _rows(file, digest[:12], convert, options.slot))
+
+
+def is_mind(name: str, first: bytes) -> bool:
+    """Whether a file is one of this format, by its name and its first line."""
+    fields = first.decode(errors="replace").split("\t")
+    if name == "behaviors.tsv":
+        return len(fields) == _BEHAVIOUR and "-" in fields[-1]
+    return name == "news.tsv" and len(fields) >= _NEWS and fields[0].startswith("N")
+
+
+def _rows(file: Path, digest: str, convert: Callable[[list[str], str, str], list[Event]], slot: str) -> Iterator[tuple[int, bytes]]:
+    for number, raw in read_lines(file, strip=False):
+        fields = raw.decode(errors="replace").rstrip("\r\n").split("\t")
+        try:
+            for event in convert(fields, f"{digest}:{number}", slot):
+                yield number, encode_event(event)
+        except IndexError:
+            yield number, unread_row(FORMAT, f"{digest}:{number}", fields)
+        except ValueError:
+            yield number, unread_row(FORMAT, f"{digest}:{number}", fields, _NO_TIME)
+
+
+def _behaviour(fields: list[str], place: str, slot: str) -> list[Event]:
+    number, user, told, _, listed = fields[:_BEHAVIOUR]
+    ts = int(datetime.strptime(told, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
+    shown = [entry.rsplit("-", 1) for entry in listed.split()]
+    items = [item for item, _ in shown]
+    # Numbers begin anew in each of the files, so the person and the time are part of what a row is called.
+    request = f"mind:{number}:{user}:{ts // 1_000_000}"
+    about = {"ts": ts, "user_id": user, "request_id": request}
+    events = [
+        Event(event_id=request, type="answer", answer=Answer(slot=slot), items=items, **about),
+        Event(event_id=f"{request}#impression", type="impression", items=items, **about),
+    ]
+    clicked = (item for item, label in shown if label == _CLICKED)
+    return events + [Event(event_id=f"{request}#{item}", type="click", item_id=item, **about) for item in clicked]
+
+
+def _news(fields: list[str], place: str, slot: str) -> list[Event]:
+    item, category, subcategory, title, abstract = fields[:_NEWS]
+    named = {"title": title, "category": category, "subcategory": subcategory, "abstract": abstract}
+    properties = {name: value for name, value in named.items() if value}
+    return [Event(event_id=f"mind:{item}:{place}", type="item", item_id=item, timeless=True, properties=properties)]

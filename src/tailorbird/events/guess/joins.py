@@ -1,0 +1,76 @@
+"""Tables that belong together: lines of orders whose time and customer stand with the order, and names that stand in a list of their own.
+
+order_items(order_id, product_id, price)  +  orders(order_id, customer_id, created_at)     by order_id
+products(product_id, department_id)       +  departments(department_id, department)        by department_id
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.guess.look import Look
+from tailorbird.events.guess.roles import roles_of
+from tailorbird.events.guess.values import Answers, ColumnGuess
+from tailorbird.events.tables.columns import read_sample
+from tailorbird.events.tables.forms import Join
+
+_PERSON = ("user_id", "anonymous_id")
+
+
+def with_joins(looks: Mapping[Path, Look], answers: Answers) -> tuple[dict[Path, Look], dict[Path, str]]:
+    """Return what was seen of each file with the tables that are joined to it, and the files that others took in, with a reason."""
+    roles = {file: roles_of(look[1], answers)[0] for file, look in looks.items()}
+    taken: dict[Path, str] = {}
+    found = dict(looks)
+    for file, look in looks.items():
+        for other, key in (*_of_orders(file, looks, roles), *_of_lists(file, looks, roles)):
+            form, _, notes = found[file]
+            form = replace(form, joins=(*form.joins, Join(other, key)))
+            why = f"joined by {key}, which is another in each of its rows"
+            found[file] = form, look[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
+            taken[other] = f"joined to {file.name} by {key}"
+    return {file: (form, read_sample(file, form) if form.joins else sample, notes) for file, (form, sample, notes) in found.items()}, taken
+
+
+def _of_orders(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]) -> list[tuple[Path, str]]:
+    """Return the table that says who and when of rows that say only what, and the key."""
+    mine = roles[file]
+    lacks = {what for what, has in (("person", _has_person(mine)), ("ts", "ts" in mine)) if not has}
+    if "item_id" not in mine or not lacks:
+        return []
+    for other in looks:
+        theirs = roles[other]
+        gives = {what for what, has in (("person", _has_person(theirs)), ("ts", "ts" in theirs)) if has} & lacks
+        if other == file or "item_id" in theirs or "person" in lacks - gives or not gives:
+            continue
+        keys = [name for name in _keys(looks[file][1], looks[other][1]) if name != mine["item_id"]]
+        if keys:
+            return [(other, keys[0])]
+    return []
+
+
+def _of_lists(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]) -> list[tuple[Path, str]]:
+    """Return the tables that only say what the values of a column are called, and the column."""
+    sample, mine = looks[file][1], roles[file]
+    if "item_id" not in mine or _has_person(mine) or not _is_unique(sample.column(mine["item_id"])):
+        return []
+    lists = [other for other in looks if other != file and not {"item_id", *_PERSON} & roles[other].keys()]
+    return [(other, keys[0]) for other in lists if (keys := _keys(sample, looks[other][1])) and keys[0] != mine["item_id"]]
+
+
+def _has_person(roles: Mapping[str, str]) -> bool:
+    """Whether a column says who; a session that stands for a person does not."""
+    return any(role in roles and roles[role] != roles.get("session_id") for role in _PERSON)
+
+
+def _keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
+    """Return the columns that both tables have and that are another in each row of the second."""
+    both = [name for name in sample.schema.names if name in other.schema.names]
+    return [name for name in both if other.num_rows > 1 and _is_unique(other.column(name))]
+
+
+def _is_unique(column: pa.Array) -> bool:
+    return not column.null_count and pc.count_distinct(column).as_py() == len(column)

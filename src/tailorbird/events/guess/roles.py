@@ -1,0 +1,64 @@
+"""Which column is who, what, when and so on, by its name and by whether its values allow it."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.guess.kind import NOT_THEN, can_be_time
+from tailorbird.events.guess.names import ROLES, named
+from tailorbird.events.guess.values import Answers, ColumnGuess
+
+_MOST = 0.5
+_TYPES_MAX = 100  # event types of a site; more are something else, such as titles
+
+
+def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], list[ColumnGuess]]:
+    """Return role → column, and the reason of each."""
+    roles: dict[str, str] = {}
+    columns: list[ColumnGuess] = []
+    names = sample.schema.names
+    for role, usual in ROLES.items():
+        for name in named(names, usual):
+            if role in roles or name in roles.values() or not _may_be(role, sample.column(name), answers):
+                continue
+            roles[role] = name
+            columns.append(ColumnGuess(name, role, "its name is usual for it"))
+    times = [name for name in names if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")]
+    times = [name for name in times if name.lower() not in NOT_THEN and can_be_time(sample.column(name))]
+    if "ts" not in roles and len(times) == 1:
+        roles["ts"] = times[0]
+        columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
+    elif "ts" not in roles and (first := _earliest(sample, times)):
+        roles["ts"] = first
+        columns.append(ColumnGuess(first, "ts", f"in each row the first of its times: {', '.join(times)}"))
+    if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
+        roles["anonymous_id"] = roles["session_id"]
+        columns.append(ColumnGuess(roles["session_id"], "anonymous_id", "there is no user, so each session is a person of its own"))
+    return roles, columns
+
+
+def _may_be(role: str, column: pa.Array, answers: Answers) -> bool:
+    """Whether the values of a column allow a role."""
+    if role == "ts":
+        return can_be_time(column) or bool(answers.ts_format and pa.types.is_string(column.type))
+    if role == "type":
+        return pa.types.is_string(column.type) and len(column.unique()) <= _TYPES_MAX
+    if role in ("session_id", "user_id", "item_id") and column.null_count > len(column) / 2:
+        return False
+    return not pa.types.is_nested(column.type)
+
+
+def _earliest(sample: pa.RecordBatch, names: list[str]) -> str:
+    """Return the column whose time is in no row behind another one's; "" where there is none."""
+    known = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
+    for name in known:
+        others = [sample.column(other) for other in known if other != name]
+        if others and not any(pc.any(pc.greater(sample.column(name), other)).as_py() for other in others):
+            return name
+    return ""
+
+
+def is_later(column: pa.Array, ts: pa.Array) -> bool:
+    """Whether a column is a time that lies behind that of the event in most rows."""
+    if not (pa.types.is_timestamp(column.type) and pa.types.is_timestamp(ts.type)) or column.null_count == len(column):
+        return False
+    return pc.mean(pc.greater(column, ts).cast(pa.float64())).as_py() > _MOST

@@ -1,8 +1,11 @@
 """The whole loop, small: `tailorbird demo --once --small --json` as a user would run it."""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,32 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     assert "not from an earlier demo" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_it_says_what_happens_and_a_sigterm_ends_its_roles_within_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    command = [sys.executable, "-m", "tailorbird", "demo", "--small", "--folder", str(folder), "--port", "0"]
+    demo = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert demo.stdout is not None
+    said = []
+    for line in demo.stdout:
+        said.append(line)
+        if "/shop" in line:
+            break
+    assert [line[:6] for line in said if " of 10 " in line] == ["1 of 1", "2 of 1", "3 of 1", "4 of 1"]
+    assert len(_processes_of(folder)) > 5
+    demo.terminate()
+    deadline = time.monotonic() + 5
+    while (left := _processes_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    demo.wait(5)
+
+
+def _processes_of(folder: Path) -> list[bytes]:
+    """The commands of processes that name a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(entry.read_bytes())
+    return [command for command in found if str(folder).encode() in command]

@@ -17,6 +17,13 @@ def test_more_time_on_a_faster_machine_learns_more_up_to_the_whole() -> None:
     assert budget_of(3_600, 1.0).requests == whole.requests
 
 
+def test_of_a_longer_log_fewer_requests_fit() -> None:
+    short, long = budget_of(120, 1.0, 200_000), budget_of(120, 1.0, 2_000_000)
+    assert short == budget_of(120, 1.0)
+    assert 0.5 < long.requests / short.requests < 0.7
+    assert long.trees == short.trees
+
+
 def test_a_budget_never_asks_for_more_than_the_settings_and_learns_vectors_only_where_there_is_time() -> None:
     settings = TrainSettings(requests=500, test_requests=0, retrieval="auto")
     short, long = budget_of(120, 1.0).applied(settings), budget_of(600, 1.0).applied(settings)

@@ -25,7 +25,8 @@ from tailorbird.events.schema import micros
 Int64s = npt.NDArray[np.int64]
 
 EVERY_US = {BOARDS: MINUTE, NEIGHBOURS: MINUTE, SESSIONS: 10 * MINUTE}
-EPOCHS_MAX = 2_000  # of a group over all questions: more cost more than the minutes between them are worth
+# Of a group over all questions: more cost more than the minutes between them are worth. The table of sessions is made anew for each.
+EPOCHS_MAX = {BOARDS: 2_000, NEIGHBOURS: 2_000, SESSIONS: 1_000}
 BATCH_ROWS = 100_000
 
 
@@ -61,7 +62,7 @@ def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
     at = np.searchsorted(log_p, p, side="right") - 1
     asked = log_ts[at[at >= 0]] if len(log_p) else log_ts
     span = int(asked.max() - asked.min()) if len(asked) else 0
-    every = {group: max(least, -(-span // EPOCHS_MAX)) for group, least in EVERY_US.items()}
+    every = {group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()}
     return {group: regular_epochs(log_p, log_ts, p, each) for group, each in every.items()}
 
 

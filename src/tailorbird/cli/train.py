@@ -122,6 +122,7 @@ def train(
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
     from tailorbird.events import SECOND, SystemClock
+    from tailorbird.lake import Lake
     from tailorbird.ranking import Churn
     from tailorbird.training.baseline import ensure_champion
     from tailorbird.training.budget import budget_of, speed_now
@@ -167,7 +168,9 @@ def train(
     if not untuned:
         settings = with_tuned(settings, declared.name, project.root / FILE, asked=architecture is not None)
     if budget:
-        settings = budget_of(span_of(budget, "--budget") / SECOND, speed_now()).applied(settings)
+        lake = Lake(project.paths.lake)
+        events = lake.count("events") if lake.exists("events") else 0
+        settings = budget_of(span_of(budget, "--budget") / SECOND, speed_now(), events).applied(settings)
     _check(settings, parameters)
     paths, clock, by = project.paths, clock_as_of(as_of, project), getpass.getuser()
     ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)

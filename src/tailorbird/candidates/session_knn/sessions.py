@@ -78,7 +78,7 @@ class Sessions:
         """For each item the sessions that hold it, ascending: where its list begins, and the lists."""
         lists = np.concatenate(([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))).astype(np.int64)
         owner = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
-        return lists, owner[np.argsort(self.item, kind="stable")]
+        return lists, owner[_stable_order(self.item, len(self.keys))]
 
     @cached_property
     def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
@@ -237,6 +237,14 @@ def _distinct(key: Ints) -> Ints:
     """Each key once, ascending: several times as fast as `np.unique`, which hashes."""
     ordered = np.sort(key)
     return ordered[np.diff(ordered, prepend=-1) != 0]  # no key is negative
+
+
+def _stable_order(number: Int32s, below: int) -> Rows:
+    """Return `np.argsort(number, kind="stable")` of numbers from 0, a third of the time: NumPy sorts 16 bits by radix."""
+    order = np.argsort((number & 0xFFFF).astype(np.uint16), kind="stable")
+    if below > 1 << 16:
+        order = order[np.argsort((number >> 16).astype(np.uint16)[order], kind="stable")]
+    return order
 
 
 def _rank(owner: Sequence[int] | Ints) -> Ints:

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 BASE = {"errors", "faults", "version", "places", "whole", "lock", "loops", "health"}
 EVERYTHING = {
     "events", "stream", "router", "store", "lake", "candidates", "features", "registry", "ranking", "retrieval", "models", "training",
-    "serving", "experiments", "monitoring", "privacy", "simulator", "client", "console", "config", "cli",
+    "proposal", "serving", "experiments", "monitoring", "privacy", "simulator", "client", "console", "config", "cli",
 }  # fmt: skip
 
 # package → what it may import besides itself and BASE. A longer key is a module that may import more than its package.
@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "serving": {"events", "stream", "store", "candidates", "features", "ranking", "retrieval", "registry", "experiments.assign"},
     "monitoring": {"events", "lake", "experiments", "training"},
     "privacy": EVERYTHING - {"cli", "console"},
+    "proposal": {"events", "candidates.contract"},
     "simulator": {"events"},
     "client": {"events", "serving.messages"},
     "console": EVERYTHING,

@@ -15,7 +15,7 @@ from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
-    from tailorbird.cli.proposal import Proposal
+    from tailorbird.proposal import Proposal
 
 _FILES = ("tailorbird.toml", "features.py", "slots.py")
 _GITIGNORE = "data/\nkeys.json\n"
@@ -93,9 +93,9 @@ def init(
 
 def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
     """Propose from data; where it leaves one thing open, ask on a terminal."""
-    from tailorbird.cli.proposal import propose
     from tailorbird.events import SystemClock
     from tailorbird.events.guess import Answers, AskError
+    from tailorbird.proposal import propose
 
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     try:

@@ -84,12 +84,33 @@ def recommend(
     degraded = f", degraded: {', '.join(answer['degraded'])}" if answer["degraded"] else ""
     console().print(f"model {answer['model']}, arm {answer['arm'] or 'none'}, request {answer['request_id']}{degraded}")
     if not query:
-        from tailorbird.cli.why import explain_answer
-
-        for line in explain_answer(project, answer, user, this_command()):
-            console().print(f"  {line}")
+        _print_why(project, answer, user)
     if explain:
         _print_explanations(answer)
+
+
+def _print_why(project: "Project", answer: dict, user: str) -> None:
+    from tailorbird.registry import Registry
+    from tailorbird.serving.messages import Answer
+    from tailorbird.serving.why import explain_answer
+
+    baseline = Registry(project.paths.registry, clock=project.clock()).info(answer["model"]).baseline
+    told = msgspec.convert(answer, Answer)
+    known = bool(user) and _is_known(project, user)
+    for line in explain_answer(told, user=user, known=known, baseline=baseline, command=this_command()):
+        console().print(f"  {line}")
+
+
+def _is_known(project: "Project", user: str) -> bool:
+    """Whether the lake holds an event of a user, or cannot say."""
+    from tailorbird.lake import Lake
+
+    lake = Lake(project.paths.lake)
+    if not lake.exists("events"):
+        return True
+    pseudonyms = project.pseudonyms(note=False)
+    person = (user if pseudonyms is None else pseudonyms.user_id(user)).replace("'", "''")
+    return bool(lake.sql(f"SELECT 1 FROM events WHERE user_id = '{person}' LIMIT 1").num_rows)
 
 
 def _print_explanations(answer: dict) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.cli.proposal.statistics import LogStatistics, measure
 from tailorbird.events import DAY
 from tailorbird.events.guess import SourceGuess
+from tailorbird.proposal.statistics import LogStatistics, measure
 
 Reasons = list[tuple[str, str, str]]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailorbird.cli.proposal import Proposal, propose
-from tailorbird.cli.proposal.statistics import LogStatistics
 from tailorbird.config import open_project
 from tailorbird.errors import InputError
 from tailorbird.events import DAY, HOUR
 from tailorbird.features import load_features
+from tailorbird.proposal import Proposal, propose
+from tailorbird.proposal.statistics import LogStatistics
 from tailorbird.ranking import Slot
 
 NOW = 1_700_000_000_000_000

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from tailorbird.cli.proposal.facts import Facts, Reasons
+from tailorbird.proposal.facts import Facts, Reasons
 
 _LENGTH_MIN, _LENGTH_MAX = 64, 1_024
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tailorbird.candidates.contract import CATEGORY_ATTRIBUTE, window_text
-from tailorbird.cli.proposal.facts import Facts, Reasons
-from tailorbird.cli.proposal.statistics import WINDOWS
 from tailorbird.events import DAY
+from tailorbird.proposal.facts import Facts, Reasons
+from tailorbird.proposal.statistics import WINDOWS
 
 _SESSION_EVENTS = 1.5  # events of a session, as a mean, from which on sessions are worth comparing
 _NEW_ITEMS = 0.01

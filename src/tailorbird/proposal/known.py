@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.cli.proposal.facts import CONTEXT, NOT_SHOWN, Facts, attributes, kind_of_column, listed_type
-from tailorbird.cli.proposal.statistics import LogStatistics, codes_of, statistics_of
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
 from tailorbird.events.contract import Accepted
+from tailorbird.proposal.facts import CONTEXT, NOT_SHOWN, Facts, attributes, kind_of_column, listed_type
+from tailorbird.proposal.statistics import LogStatistics, codes_of, statistics_of
 
 ROWS_MAX = 300_000  # of larger exports, the first ones
 _PROFILES = {"item": "items", "user": "users"}

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from tailorbird.cli.proposal.facts import Reasons, facts_of
-from tailorbird.cli.proposal.features import features_text
-from tailorbird.cli.proposal.known import facts_of_known
-from tailorbird.cli.proposal.slots import slots_text, train_window
 from tailorbird.errors import InputError
 from tailorbird.events import EVENT_TYPES
 from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
 from tailorbird.events.guess import NO_ANSWERS, Answers, SourceGuess, Trial, guess_files, try_mapping
 from tailorbird.events.guess.quoting import quoted
+from tailorbird.proposal.facts import Reasons, facts_of
+from tailorbird.proposal.features import features_text
+from tailorbird.proposal.known import facts_of_known
+from tailorbird.proposal.slots import slots_text, train_window
 
 _FILES_TOLD = 5
 _TABLES = (None, "mapping", "movielens")  # read by a mapping, whose columns say what there is

@@ -1,0 +1,26 @@
+"""Why an answer is as general, short or empty as it is, in sentences with what to do: what `recommend` prints below its list."""
+
+from tailorbird.events import to_iso
+from tailorbird.serving.messages import DEGRADED, Answer
+
+
+def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, command: str) -> list[str]:
+    """Return a sentence for each thing that made an answer general, short or empty.
+
+    Args:
+        user: who was asked for, "" for a stranger.
+        known: whether anything that they did is in the lake.
+        baseline: sources by which the version that answered orders items, "" where it is a model.
+        command: `tailorbird` with the folder of the project.
+    """
+    told = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
+    told += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
+    if baseline:
+        told.append(f"{answer.model} is no model, but the best judged baseline: {baseline}. {command} train learns one")
+    if answer.arm:
+        told.append(f"arm {answer.arm} of the slot's experiment: other people may be in another")
+    if not user:
+        told.append(f"for a stranger; for somebody: {command} recommend --user ID")
+    elif not known:
+        told.append(f"nothing is known of user {user}: the list is a stranger's")
+    return told

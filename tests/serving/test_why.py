@@ -1,0 +1,29 @@
+"""A list that is general, short or empty says why, and what to do."""
+
+import msgspec
+
+from tailorbird.serving.messages import Answer
+from tailorbird.serving.why import explain_answer
+
+FULL = Answer(request_id="r1", slot="home", items=[], arm="", model="v0002", degraded=[], t=1_729_036_716_775_089)
+
+
+def _told(answer: Answer = FULL, user: str = "u1", known: bool = True, baseline: str = "") -> list[str]:
+    return explain_answer(answer, user=user, known=known, baseline=baseline, command="tailorbird -C shop")
+
+
+def test_a_personal_list_says_how_old_its_features_are_and_no_more() -> None:
+    assert _told() == ["features as of 2024-10-15 23:58 UTC"]
+
+
+def test_what_was_missing_and_which_arm_answered() -> None:
+    told = _told(msgspec.structs.replace(FULL, degraded=["model", "items", "vectors"], arm="popular"))
+    assert "tailorbird train learns one" in told[1]
+    assert "tailorbird doctor names the rule" in told[2]
+    assert "arm popular of the slot's experiment" in told[3]
+
+
+def test_a_baseline_a_stranger_and_somebody_unknown() -> None:
+    assert "the best judged baseline: popular:7d. tailorbird -C shop train learns one" in _told(baseline="popular:7d")[1]
+    assert _told(user="")[1] == "for a stranger; for somebody: tailorbird -C shop recommend --user ID"
+    assert _told(user="u9", known=False)[1] == "nothing is known of user u9: the list is a stranger's"

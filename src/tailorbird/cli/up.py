@@ -9,6 +9,9 @@ from tailorbird.cli.output import console
 from tailorbird.errors import DamageError, LockedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from tailorbird.cli.supervisor import Role
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
@@ -42,12 +45,10 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
     from tailorbird.cli.check import check_slots
     from tailorbird.cli.supervisor import Role, Supervisor, die_with_parent
     from tailorbird.config import open_project
-    from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.erasures import take_in
-    from tailorbird.config.log_end import settle_clock
-    from tailorbird.config.roles import RoleState, forget_roles, note_roles
-    from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
-    from tailorbird.events import SECOND, SystemClock, duration
+    from tailorbird.config.roles import forget_roles
+    from tailorbird.config.schemas import ActiveWatch
+    from tailorbird.events import SECOND, duration
     from tailorbird.lock import FileLock
 
     die_with_parent()
@@ -68,55 +69,71 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
     watch = ActiveWatch(project)
 
     def wanted() -> list[Role] | None:
-        """A worker for each active schema; the router anew where it is to keep other attributes with the events."""
-        if not watch.changed():
-            return None
-        schemas = active_schemas(project)
-        plan = plan_for(project, schemas)
-        kept = ",".join([*plan.user_attributes, "", *plan.item_attributes])
-        workers = [role for features in schemas for role in _workers(project, features, of=schemas[0])]
-        trainer = [Role("trainer", ["run", "trainer"])] if train else []
-        routers = [Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept) for n in range(_routers(project))]
-        score = [Role("score", ["run", "score"])] if project.scores else []
-        contracts = kept_contracts(project)
-        tables = [
-            Role("candidates" if each is contracts[-1] else f"candidates {each.hash[:4]}", ["run", "candidates", "--contract", each.hash])
-            for each in contracts
-        ]
-        return [*routers, *workers, *tables, Role("lake", ["run", "lake"]), serve(), *score, *trainer]
-
-    out = console()
-
-    def say(role: str, line: str) -> None:
-        out.print(f"{role:<8}", style="bold", end=" ")
-        out.print(line)
-        sys.stdout.flush()
-
-    def note(roles: list[Role]) -> None:
-        try:
-            note_roles(project.paths.run, [RoleState(role.name, role.pid, role.since_s, role.restarts) for role in roles])
-        except OSError as error:
-            say("up", f"the page cannot be told which roles run: {error}")
-
-    def first() -> list[Role]:
-        """Those to begin with: where it cannot be known which, `serve`, since answers without a model are better than none."""
-        try:
-            if said := settle(project, SystemClock()).said:
-                say("up", said)
-            if said := settle_clock(project, SystemClock(), live=live):
-                say("up", said)
-            return wanted() or []
-        except DamageError as error:
-            say("up", f"{error}\nonly `serve` is started, and answers without a model; the other roles follow once this is mended")
-            return [serve()]
+        return _roles(project, serve(), train=train) if watch.changed() else None
 
     try:
-        status = asyncio.run(Supervisor(project.root, first(), say, wanted, note).run())
+        first = _first_roles(project, wanted, serve, live=live)
+        status = asyncio.run(Supervisor(project.root, first, _say, wanted, partial(_note, project.paths.run)).run())
     finally:
         forget_roles(project.paths.run)
         lock.release()
     if status:
         raise SystemExit(status)
+
+
+def _roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
+    """Return the roles that there should be: a worker for each active schema, and a router that keeps the attributes that they need."""
+    from tailorbird.cli.supervisor import Role
+    from tailorbird.config.candidates import kept_contracts
+    from tailorbird.config.schemas import active_schemas, plan_for
+
+    schemas = active_schemas(project)
+    plan = plan_for(project, schemas)
+    kept = ",".join([*plan.user_attributes, "", *plan.item_attributes])
+    workers = [role for features in schemas for role in _workers(project, features, of=schemas[0])]
+    trainer = [Role("trainer", ["run", "trainer"])] if train else []
+    routers = [Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept) for n in range(_routers(project))]
+    score = [Role("score", ["run", "score"])] if project.scores else []
+    contracts = kept_contracts(project)
+    tables = [
+        Role("candidates" if each is contracts[-1] else f"candidates {each.hash[:4]}", ["run", "candidates", "--contract", each.hash])
+        for each in contracts
+    ]
+    return [*routers, *workers, *tables, Role("lake", ["run", "lake"]), serve, *score, *trainer]
+
+
+def _first_roles(project: "Project", wanted: "Callable[[], list[Role] | None]", serve: "Callable[[], Role]", *, live: bool) -> "list[Role]":
+    """Return those to begin with: where it cannot be known which, `serve`, since answers without a model are better than none."""
+    from tailorbird.config.log_end import settle_clock
+    from tailorbird.config.schemas import settle
+    from tailorbird.events import SystemClock
+
+    try:
+        if said := settle(project, SystemClock()).said:
+            _say("up", said)
+        if said := settle_clock(project, SystemClock(), live=live):
+            _say("up", said)
+        return wanted() or []
+    except DamageError as error:
+        _say("up", f"{error}\nonly `serve` is started, and answers without a model; the other roles follow once this is mended")
+        return [serve()]
+
+
+def _say(role: str, line: str) -> None:
+    out = console()
+    out.print(f"{role:<8}", style="bold", end=" ")
+    out.print(line)
+    sys.stdout.flush()
+
+
+def _note(run: "Path", roles: "list[Role]") -> None:
+    """Tell the page which roles run."""
+    from tailorbird.config.roles import RoleState, note_roles
+
+    try:
+        note_roles(run, [RoleState(role.name, role.pid, role.since_s, role.restarts) for role in roles])
+    except OSError as error:
+        _say("up", f"the page cannot be told which roles run: {error}")
 
 
 def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "list[Role]":

@@ -24,6 +24,8 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.all
 
 setup: $(VENV)/.all         ## install what running needs
+	@echo "Ready. To type tailorbird instead of $(BIN)/tailorbird:  . $(VENV)/bin/activate"
+
 setup-dev: $(VENV)/.dev     ## install what developing needs too
 
 demo: setup    ## the whole loop on a synthetic site; ONCE=1 ends by itself and prints the figures

@@ -14,16 +14,37 @@ def recent(*items, kind="click"):
     return dataclasses.replace(sequence, type=np.full(len(items), hash64(kind), np.uint64))
 
 
+def rare(lists):
+    """The lists of a world in which nobody meets these items but together."""
+    lists.shares = lambda keys: np.zeros(len(keys))
+    return lists
+
+
 def nearest(tables, item, n):
     return tables.neighbours(world.keys_of([item])).keys[:n]
 
 
 def test_an_item_that_goes_with_a_recent_one_says_so(index, tables):
-    shown, lists = index.find(nearest(tables, 4, 3)), world.lists_of(tables, [4])
+    shown, lists = index.find(nearest(tables, 4, 3)), rare(world.lists_of(tables, [4]))
     looked = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
     assert looked[0] == Reason("related", "Because you looked at Thing 4 rain coat", "i4")
     bought = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4, kind="purchase"))
     assert bought[0].text == "Because you bought Thing 4 rain coat"
+
+
+def test_what_is_everywhere_goes_with_nothing(index, tables):
+    shown, lists = index.find(nearest(tables, 4, 3)), world.lists_of(tables, [4])  # popular items, which come with each other by chance
+    assert {each.code for each in reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))} == {"for_you"}
+    popular = reasons(index, shown, ["popular"] * 3, lists, recent=recent(4))
+    assert {each.text for each in popular} == {"Popular this week"}
+
+
+def test_what_the_person_had_before_says_so_and_nothing_else(index, tables):
+    shown, lists = index.find_ids(["i4", "i9"]), rare(world.lists_of(tables, [4, 9]))
+    told = reasons(index, shown, ["item_knn", "repeat"], lists, recent=recent(4, kind="purchase"))
+    assert told == [Reason("again", "You bought it before"), Reason("again", "You chose it before")]
+    both = dataclasses.replace(recent(4, 4), type=np.array([hash64("purchase"), hash64("click")], np.uint64))
+    assert reasons(index, shown[:1], ["popular"], lists, recent=both)[0].text == "You bought it before"
 
 
 def test_the_strongest_of_several_recent_items_is_named(index, tables):
@@ -34,7 +55,7 @@ def test_the_strongest_of_several_recent_items_is_named(index, tables):
         pull[row] = [found.weights[found.keys == key].sum() for key in index.keys[shown]]
     strongest = np.argmax(pull * np.array([[0.64], [0.8], [1.0]]), axis=0)
     assert pull.max(axis=0).all()
-    told = reasons(index, shown, ["item_knn"] * 3, world.lists_of(tables, past), recent=recent(*past))
+    told = reasons(index, shown, ["item_knn"] * 3, rare(world.lists_of(tables, past)), recent=recent(*past))
     assert [each.item_id for each in told] == [f"i{past[place]}" for place in strongest]
 
 

@@ -24,6 +24,13 @@ def test_what_was_missing_and_which_arm_answered() -> None:
 
 
 def test_a_baseline_a_stranger_and_somebody_unknown() -> None:
-    assert "the best judged baseline: popular:7d. tailorbird -C shop train learns one" in _told(baseline="popular:7d")[1]
+    said = _told(baseline="popular:7d")[1]
+    assert "the best judged baseline: popular:7d, the same list for everybody. tailorbird -C shop train learns one" in said
+    assert "the same list" not in _told(baseline="repeat+popular:7d")[1]
     assert _told(user="")[1] == "for a stranger; for somebody: tailorbird -C shop recommend --user ID"
     assert _told(user="u9", known=False)[1] == "nothing is known of user u9: the list is a stranger's"
+
+
+def test_a_model_that_the_gate_refused_is_named_with_the_command_that_serves_it() -> None:
+    told = explain_answer(FULL, user="u1", known=True, baseline="repeat+popular:7d", command="tailorbird", refused="v0003")
+    assert "v0003 was learned and was not better beyond chance; to let it answer all the same: tailorbird models promote v0003" in told[1]

@@ -78,6 +78,10 @@ class RequestLists:
         """Return the most popular items of the week by their counts."""
         return self.tables.board(WEEK).items
 
+    def shares(self, keys: Keys) -> npt.NDArray[np.float64]:
+        """Return the share of the week's traffic of each item, (n,); 0 for those beyond the table."""
+        return self.tables.board(WEEK).shares.scores_of(keys)
+
     def popularity(self, keys: Keys) -> npt.NDArray[np.float64]:
         """Return the share of the most popular items of the week that are less popular, (n,) in [0, 1]; 0 for all others."""
         listed = self.board_counts()

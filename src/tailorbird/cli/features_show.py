@@ -60,7 +60,7 @@ def show(
         counting only what was routed up to this position, such as an answer's p; else all that the lake has. Where several workers
         kept the state, given for each part in their order, such as an answer's positions
     """
-    from tailorbird.cli.moment import time_of
+    from tailorbird.cli.moment import clock_of_answers, time_of
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
 
@@ -80,7 +80,10 @@ def show(
     about = tuple(_as_kept(project, text) for text in about)
     if alone and kind != "item":
         name = about[0].partition(":")[2]
-    t = time_of(at, "--at") if at else SystemClock().now()
+    clock, told = clock_of_answers("", project, SystemClock())
+    t = time_of(at, "--at") if at else clock.now()
+    if told and not at and not json:
+        console().print(told)
     if why:
         _check_name(project, why)
     if not alone:
@@ -244,12 +247,14 @@ def _check_name(project: "Project", name: str) -> None:
 def _read(project: "Project", asked: _Asked, *, now: bool = False):
     from dataclasses import replace
 
+    from tailorbird.cli.moment import clock_of_answers
     from tailorbird.events import SystemClock
     from tailorbird.features.read import Reader
 
     reader = Reader(project.paths.state, project.features, workers=project.workers)
     try:
-        return reader.read(replace(asked.request, now=SystemClock().now()) if now else asked.request, [asked.item])
+        clock, _ = clock_of_answers("", project, SystemClock())
+        return reader.read(replace(asked.request, now=clock.now()) if now else asked.request, [asked.item])
     finally:
         reader.close()
 

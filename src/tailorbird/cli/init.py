@@ -48,13 +48,18 @@ def init(
     ts_format:
         how times are written, as strptime has it, where day and month cannot be told apart: %d/%m/%Y
     """
+    from tailorbird.config.project import require_plain_path
+
     folder = _chosen(folder)
+    require_plain_path(folder.resolve())
     taken = [name for name in _FILES if (folder / name).exists()]
     if taken:
         raise UsageError(f"{', '.join(taken)} already there; nothing was written", where=str(folder), fix="choose another folder")
     contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
     reasons: list[tuple[str, str, str]] = []
     tried, refused, user, format_ = 0, 0, "", ""
+    from tailorbird.events.guess.trial import SHARE_MAX
+
     if from_ is not None:
         proposal = _propose(from_, columns, ts_format)
         if proposal.trial.warning:
@@ -86,6 +91,11 @@ def init(
     out.print(f"Made {folder} with {', '.join(contents)}.")
     if reasons:
         out.print("Read these files now, before you import: each choice has its reason, and is meant to be edited.")
+    if tried and refused / tried > SHARE_MAX:
+        out.print(
+            f"Of the rows tried, {refused / tried:.0%} would be refused, as said above. Mend the mapping or the files first.",
+            style="yellow",
+        )
     out.print("\nNext:")
     for step in steps:
         out.print(f"  {step}")

@@ -57,7 +57,8 @@ def clock_of_answers(text: str, project: Project, machine: Clock) -> tuple[Clock
         return clock, f"Answered as of {to_iso(clock.now())}."
     end = end_of_log(project)
     if not text and (behind := project.clock().behind):
-        return project.clock(), f"{end.told(machine.now())}: answered by its own clock, {to_iso(machine.now() - behind)[:16]}."
+        moment = to_iso(machine.now() - behind)[:16].replace("T", " ")
+        return project.clock(), f"{end.told(machine.now())}: the project goes on from there, and it is {moment} UTC."
     if not end.deed or (not text and (project.clock().was_live or not end.ended(machine.now()))):
         return machine, ""
     return SimulatedClock(end.deed), f"{end.told(machine.now())}: answered as of its end; --as-of {NOW} goes by today."

@@ -94,10 +94,12 @@ def _print_why(project: "Project", answer: dict, user: str) -> None:
     from tailorbird.serving.messages import Answer
     from tailorbird.serving.why import explain_answer
 
-    baseline = Registry(project.paths.registry, clock=project.clock()).info(answer["model"]).baseline
+    registry = Registry(project.paths.registry, clock=project.clock())
+    baseline = registry.info(answer["model"]).baseline
+    models = [info.version for info in registry.versions() if info.heads]
     told = msgspec.convert(answer, Answer)
     known = bool(user) and _is_known(project, user)
-    for line in explain_answer(told, user=user, known=known, baseline=baseline, command=this_command()):
+    for line in explain_answer(told, user=user, known=known, baseline=baseline, command=this_command(), refused=max(models, default="")):
         console().print(f"  {line}")
 
 

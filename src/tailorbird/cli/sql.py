@@ -16,7 +16,7 @@ _FORMULA = re.compile(r"[=+\-@\t\r](?![0-9.,]*([eE][+-]?[0-9]+)?\Z)|[=@\t\r]")
 def sql(
     query: str, *, rows: int = 50, json: Json = False, csv: bool = False, as_is: bool = False, timeout: str = "5m", memory: str = "4GB"
 ) -> None:
-    """Ask the lake in SQL. Tables: events, answers, users, items, quarantine, commits.
+    """Ask the lake in SQL. Tables: events, answers, users, items, quarantine, duplicates, commits.
 
     Example:  tailorbird sql "SELECT type, count(*) AS events FROM events GROUP BY type ORDER BY events DESC"
 

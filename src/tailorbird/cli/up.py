@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,10 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
     serve = partial(Role, "serve", arguments, drain_s=duration(project.settings.serve.drain) / SECOND)
     watch = ActiveWatch(project)
 
+    announce = _Announcement(project.paths.run)
+
     def wanted() -> list[Role] | None:
+        announce.once()
         return _roles(project, serve(), train=train) if watch.changed() else None
 
     try:
@@ -117,6 +121,23 @@ def _first_roles(project: "Project", wanted: "Callable[[], list[Role] | None]", 
     except DamageError as error:
         _say("up", f"{error}\nonly `serve` is started, and answers without a model; the other roles follow once this is mended")
         return [serve()]
+
+
+class _Announcement:
+    """Says once where the page is, when a server answers."""
+
+    def __init__(self, run: "Path") -> None:
+        self._run, self._since_s, self._said = run, time.time(), False
+
+    def once(self) -> None:
+        if self._said:
+            return
+        from tailorbird.cli.servers import addresses
+
+        url = next(addresses(self._run, since_s=self._since_s), "")
+        if url:
+            self._said = True
+            _say("up", f"Open {url}/ to see roles, events and models, and a list for anybody. Ctrl-C stops all.")
 
 
 def _say(role: str, line: str) -> None:

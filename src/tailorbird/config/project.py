@@ -211,9 +211,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
     data = _data(root, settings, origins)
-    if _ESCAPED.search(str(data)):
-        fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"
-        raise ConfigError("its data lie at a path with % and two digits", where=str(data), fix=fix)
+    require_plain_path(data)
     types = event_types(settings)
     features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
     slots = load_slots(root / "slots.py")
@@ -229,6 +227,13 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     plan, paths = compile_plan(settings, features, slots, declared), paths_of(root, settings)
     scores = load_scores(root / SCORES, types, slots, churn)
     return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn, scores)
+
+
+def require_plain_path(path: Path) -> None:
+    """Raise ConfigError where a lake could not lie at a path."""
+    if _ESCAPED.search(str(path)):
+        fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"
+        raise ConfigError("its data lie at a path with % and two digits", where=str(path), fix=fix)
 
 
 def data_folder(start: Path | None = None) -> Path:

@@ -1,5 +1,6 @@
 """A project at a glance, for the page at `/`: its clock, roles, last events, models with their reports, and slots."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -154,7 +155,7 @@ def _versions(registry: Registry) -> list[VersionInfo]:
 
 
 def _model(info: VersionInfo, reports: list[str]) -> ModelRow:
-    made = to_iso(info.created_at)[:16].replace("T", " ") if info.whole else ""
+    made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M")  # today's time, whatever the log's is
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
     if not info.whole:
         kind = "its manifest is damaged"

@@ -15,7 +15,10 @@ from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
 
 Keys = npt.NDArray[np.uint64]
-LATELY = ((6 * HOUR, "right now"), (DAY, "today"), (7 * DAY, "this week"), (31 * DAY, "this month"), (366 * DAY, "this year"))
+LATELY = (
+    (6 * HOUR, "right now"), (DAY, "today"), (7 * DAY, "this week"), (31 * DAY, "this month"), (92 * DAY, "in the last three months"),
+    (366 * DAY, "this year"),
+)  # fmt: skip
 Rows = npt.NDArray[np.intp]
 _DECAY = 0.8  # of what a recent item says, by how many came after it
 
@@ -33,13 +36,16 @@ CODES = (
     "popular_in_segment",
     "more",
 )
-_VERBS = {
-    hash64("purchase"): "you bought",
-    hash64("cart"): "you put it in your cart:",
-    hash64("like"): "you liked",
-    hash64("rating"): "you rated",
-    hash64("share"): "you shared",
+LIFT_MIN = 2.0  # how often an item comes with another, over how often it comes at all, from which on one is a reason for the other
+# Type of event → what is said of an item that goes with one of it, and of the item itself.
+_SAID = {
+    hash64("purchase"): ("Because you bought {}", "You bought it before"),
+    hash64("cart"): ("Because you added {} to your cart", "You had it in your cart"),
+    hash64("like"): ("Because you liked {}", "You liked it"),
+    hash64("rating"): ("Because you rated {}", "You rated it"),
+    hash64("share"): ("Because you shared {}", "You shared it"),
 }
+_LOOKED = ("Because you looked at {}", "You looked at it before")
 
 
 class RecentLike(Protocol):
@@ -86,7 +92,8 @@ def reasons(
         explored: the positions of `exploration.Choice`.
         otherwise: the reason of an item to which nothing of this led.
     """
-    anchors, types = _anchors(index, rows, lists, recent)
+    anchors, types, goes = _anchors(index, rows, lists, recent)
+    had = _had(index.keys[rows], recent)
     told: list[Reason] = []
     for place, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
         if source == "pinned":
@@ -95,15 +102,30 @@ def reasons(
             told.append(Reason("explore", "Something different"))
         elif source == "search" and query:
             told.append(Reason("search", f"Matches “{query[:60]}”"))
+        elif had[place]:
+            told.append(Reason("again", _SAID.get(had[place], _LOOKED)[1]))
+        elif source == "repeat":  # longer ago than the sequence reaches
+            told.append(Reason("again", "You chose it before"))
         elif anchors[place] >= 0:
-            verb = _VERBS.get(types[place], "you looked at")
-            told.append(Reason("related", f"Because {verb} {index.title(int(anchors[place]))}", index.ids[anchors[place]]))
+            text = _SAID.get(types[place], _LOOKED)[0].format(index.title(int(anchors[place])))
+            told.append(Reason("related", text, index.ids[anchors[place]]))
         else:
-            told.append(_without_anchor(index, row, source, lists) or otherwise)
+            told.append(_without_anchor(index, row, source, lists, goes=bool(goes[place])) or otherwise)
     return told
 
 
-def _without_anchor(index: Index, row: int, source: str, lists: RequestLists) -> Reason | None:
+def _had(keys: Keys, recent: RecentLike | None) -> list[int]:
+    """Return what the person did with each item: the type of an event that `_SAID` knows, if there is one, else of any; 0 for nothing."""
+    if recent is None:
+        return [0] * len(keys)
+    done: dict[int, int] = {}
+    for key, kind in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
+        done[key] = kind if kind in _SAID or key not in done else done[key]
+    return [done.get(key, 0) for key in keys.tolist()]
+
+
+def _without_anchor(index: Index, row: int, source: str, lists: RequestLists, *, goes: bool) -> Reason | None:
+    """Return what the source says of an item. `goes`: whether it goes with something that is not known here any more."""
     category = index.category.text(row)
     told = source_of(source) if source not in ("given", "pinned") else None
     if told is None:
@@ -112,10 +134,8 @@ def _without_anchor(index: Index, row: int, source: str, lists: RequestLists) ->
         return Reason("new", f"New in {category}" if category else "New")
     if told.kind == "editorial":
         return Reason("editorial", "Selected by hand")
-    if told.kind == "repeat":
-        return Reason("again", "You chose it before")
     if told.kind == "item_knn":
-        return Reason("related", "Goes with what you looked at")
+        return Reason("related", "Goes with what you looked at") if goes else None
     if told.kind in ("session_knn", "stan"):
         return Reason("related", "Where others went on to from here")
     if told.board is None:
@@ -128,16 +148,20 @@ def _without_anchor(index: Index, row: int, source: str, lists: RequestLists) ->
     return Reason("popular", f"Popular {lately}")
 
 
-def _anchors(index: Index, rows: Rows, lists: RequestLists, recent: RecentLike | None) -> tuple[Rows, list[int]]:
-    """For each shown item the recent item that speaks most for it (-1 if none does), and the type of that event."""
+def _anchors(index: Index, rows: Rows, lists: RequestLists, recent: RecentLike | None) -> tuple[Rows, list[int], npt.NDArray[np.bool_]]:
+    """For each shown item the recent item that speaks most for it (-1 if none does), the type of that event, and whether any does.
+
+    What is everywhere comes with everything: an item speaks for another one if that comes with it `LIFT_MIN` times as often as it comes.
+    """
     if recent is None or not recent.item.size or not rows.size:
-        return np.full(rows.size, -1, np.intp), [0] * rows.size
+        return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)
     newest = slice(-1, -RECENT_MAX - 1, -1)
     known, keys = index.find(recent.item[newest]), index.keys[rows]
-    found = lists.neighbours_of(recent.item[newest])
+    found, usual = lists.neighbours_of(recent.item[newest]), lists.shares(keys)
     pull = np.zeros((known.size, rows.size))
     for age in range(known.size):
-        pull[age] = found.of(age).scores_of(keys) * _DECAY**age
+        share = found.of(age).scores_of(keys)
+        pull[age] = np.where(share >= LIFT_MIN * usual, share, 0.0) * _DECAY**age
     best = np.argmax(pull, axis=0)
-    there = (pull[best, np.arange(rows.size)] > 0) & (known[best] >= 0)
-    return np.where(there, known[best], -1), recent.type[newest][best].tolist()
+    goes = pull[best, np.arange(rows.size)] > 0
+    return np.where(goes & (known[best] >= 0), known[best], -1), recent.type[newest][best].tolist(), goes

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import NotReadyError, nearest
 from tailorbird.events import Event
 from tailorbird.serving import access, openapi, segment, tracker
 from tailorbird.serving.access import Guard
@@ -352,8 +352,11 @@ def _unknown_item() -> Response:
 async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
-    last = request.url.path.rstrip("/").rpartition("/")[2]
-    fix = f"Segment's libraries post to /v1/{last}: give them this server as their host, without a path" if last in _OF_SEGMENT else ""
+    path = request.url.path.rstrip("/")
+    last = path.rpartition("/")[2]
+    known = [*(each for each, _ in ROUTES), *segment.handlers()]
+    near = nearest(path, known, "/docs lists the routes") if error.status_code == 404 else ""
+    fix = f"Segment's libraries post to /v1/{last}: give them this server as their host, without a path" if last in _OF_SEGMENT else near
     return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
 
 

@@ -180,7 +180,7 @@ def run(
         listener = stack.enter_context(bind(options.host, options.port, asked=options.port_asked))
         url = stack.enter_context(_address(options, listener, door.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
-        log.info("serving on %s: open it to see roles, events and models, and a list for anybody", url)
+        log.info("serving on %s", url)
         given = {
             "deadline_s": options.header_deadline_s,
             "connections_max": options.connections_max,

@@ -4,7 +4,7 @@ from tailorbird.events import to_iso
 from tailorbird.serving.messages import DEGRADED, Answer
 
 
-def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, command: str) -> list[str]:
+def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, command: str, refused: str = "") -> list[str]:
     """Return a sentence for each thing that made an answer general, short or empty.
 
     Args:
@@ -12,11 +12,12 @@ def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, com
         known: whether anything that they did is in the lake.
         baseline: sources by which the version that answered orders items, "" where it is a model.
         command: `tailorbird` with the folder of the project.
+        refused: the newest model, which the gate did not let answer in its place; "" where there is none.
     """
     told = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
     told += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
     if baseline:
-        told.append(f"{answer.model} is no model, but the best judged baseline: {baseline}. {command} train learns one")
+        told.append(f"{answer.model} is no model, but the best judged baseline: {baseline}{_alike(baseline)}. {_instead(refused, command)}")
     if answer.arm:
         told.append(f"arm {answer.arm} of the slot's experiment: other people may be in another")
     if not user:
@@ -24,3 +25,15 @@ def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, com
     elif not known:
         told.append(f"nothing is known of user {user}: the list is a stranger's")
     return told
+
+
+def _alike(baseline: str) -> str:
+    """Return what to add where a baseline gives everybody one list."""
+    return ", the same list for everybody" if all(name.startswith(("popular", "trending")) for name in baseline.split("+")) else ""
+
+
+def _instead(refused: str, command: str) -> str:
+    if not refused:
+        return f"{command} train learns one"
+    promote = f'{command} models promote {refused} --why "a try"'
+    return f"{refused} was learned and was not better beyond chance; to let it answer all the same: {promote}"

@@ -180,7 +180,9 @@ def _settled(material: Material) -> Material:
     settled = np.flatnonzero(data.t + material.label_window <= material.known)
     if not len(settled):
         what = f"what came of the {data.requests:,} choices in the window is not known yet"
-        raise NotReadyError(what, fix="import more history, or shorten the slot's attribution")
+        raise NotReadyError(
+            what, fix="import more history, shorten the slot's attribution, or train as of an earlier day: --as-of 2026-11-25"
+        )
     return replace(material, data=data.take(settled))
 
 

@@ -40,10 +40,10 @@ function showFacts() {
   const newest = told.events.newest[0];
   const facts = [
     [told.events.total.toLocaleString("en"), "rows in the log"],
-    [newest ? ago(told.now - newest.received_at) : "none", "last event came in"],
+    [newest ? when(newest.ts) : "none", "last event"],
     [told.roles.length ? `${running} of ${told.roles.length}` : "–", "roles run here"],
     [champion ? champion.version : "none", champion ? `serves: ${champion.kind}` : "no model serves"],
-    [told.missing.length ? told.missing.join(", ") : "nothing", "answers lack"],
+    [told.missing.length ? told.missing.join(", ") : "ready", told.missing.length ? "answers lack this" : "answers"],
   ];
   byId("facts").replaceChildren(...facts.map(([value, what]) => {
     const made = element("li", "", what);
@@ -68,8 +68,8 @@ function showRoles() {
   rows(byId("roles"), told.roles.map((role) => [
     role.name,
     { text: role.restarts ? `${role.state}, restarted ${role.restarts} times` : role.state, className: role.state === "runs" ? "up" : "down" },
-    role.since_s ? ago(Date.now() * 1000 - role.since_s * 1e6) : "–",
-    role.behind_rows === null ? "reads no log" : role.behind_rows ? `${role.behind_rows.toLocaleString("en")} rows, ${number(role.behind_s)} s` : "nothing",
+    role.since_s ? ago(Date.now() * 1000 - role.since_s * 1e6).replace(" ago", "") : "–",
+    role.behind_rows === null ? "–" : role.behind_rows ? `${role.behind_rows.toLocaleString("en")} rows, ${number(role.behind_s)} s` : "nothing",
   ]));
 }
 
@@ -114,7 +114,7 @@ function showEvents() {
     ? `Of the last ${events.counted.toLocaleString("en")} rows: ${types}.${refused}`
     : `No event yet. Send one: ${sample}`;
   rows(byId("events"), events.newest.map((event) => [
-    ago(told.now - event.ts), event.type, event.user_id || event.anonymous_id || "–", whatOf(event),
+    when(event.ts), event.type, event.user_id || event.anonymous_id || "–", whatOf(event),
   ]));
   const users = [...new Set(events.newest.map((event) => event.user_id).filter(Boolean))];
   byId("users").replaceChildren(...users.map((user) => {
@@ -122,6 +122,13 @@ function showEvents() {
     option.value = user;
     return option;
   }));
+}
+
+// With the date where it is not today's: the log of a project may lie years back.
+function when(us) {
+  const text = new Date(us / 1000).toISOString().replace("T", " ").slice(0, 19);
+  const far = Math.abs(Date.now() * 1000 - us) > 86400e6;
+  return far ? text : ago(told.now - us);
 }
 
 function whatOf(event) {
@@ -145,7 +152,8 @@ async function begin() {
   const user = byId("user").value.trim();
   const who = user ? { user_id: user, session_id: fresh("page-") } : { anonymous_id: fresh("page-"), session_id: fresh("page-") };
   const slot = told.slots.find((each) => each.name === byId("slot").value) || told.slots[0];
-  trial = new Trial({ who, slot: slot && slot.name, size: slot && slot.size, attributes: ATTRIBUTES, show });
+  const searched = told.slots.find((each) => each.name === "search") || slot;
+  trial = new Trial({ who, slot: slot && slot.name, searched: searched && searched.name, size: slot && slot.size, attributes: ATTRIBUTES, show, impressions: false });
   trial.query = byId("query").value.trim();
   try {
     await trial.begin();
@@ -162,24 +170,34 @@ function noteOf(user, slot) {
   if (!items.length) lines.push(trial.query ? "Nothing is found." : "The list is empty.");
   if (degraded.length) lines.push(`${degraded.map((code) => told.degraded[code] || code).join("; ")}.`);
   const model = told.models.find((each) => each.version === trial.answer.model);
-  if (model && model.kind.startsWith("baseline")) lines.push(`${model.version} is no model, but the best judged ${model.kind}: tailorbird train learns one.`);
+  if (model && model.kind.startsWith("baseline")) lines.push(baselineTold(model));
   if (arm) lines.push(`Arm ${arm} of the slot's experiment: somebody else may be in another.`);
   if (items.length) lines.push(user ? `What you click here is kept as an event of ${user}.` : "A stranger who has done nothing yet: click, and watch the list and the panel.");
   return lines.join(" ");
 }
 
+function baselineTold(model) {
+  const refused = told.models.find((each) => each.ndcg_10 !== null);
+  const instead = refused ? `${refused.version} was learned and was not better beyond chance.` : "tailorbird train learns a model.";
+  return `${model.version} is no model, but the best judged ${model.kind}. ${instead}`;
+}
+
 function show(answer, old) {
   const places = new Map((old ? old.items : []).map((item) => [item.item_id, item.position]));
   const slot = told.slots.find((each) => each.name === byId("slot").value) || told.slots[0];
-  byId("list").replaceChildren(...answer.items.map((item) => rowOf(item, old ? places.get(item.item_id) : item.position, slot.deeds)));
+  byId("list").replaceChildren(...answer.items.map((item) => rowOf(item, old ? places.get(item.item_id) : item.position, deedsOf(slot))));
 }
+
+// What the slot aims at, and a cart where the shop has one.
+const deedsOf = (slot) => [...new Set([...slot.deeds, ...(told.events.types.cart ? ["cart"] : [])])];
 
 function rowOf(item, before, deeds) {
   const made = element("li", before === item.position ? "" : "moved");
   made.dataset.item = item.item_id;
   const { title, ...more } = item.attributes || {};
   const text = element("div");
-  const details = [title === undefined ? "" : item.item_id, ...Object.values(more)].filter((value) => value !== "" && value !== null && value !== undefined);
+  const named = Object.entries(more).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const details = [title === undefined ? "" : item.item_id, ...named.map(([name, value]) => (name === "price" ? `price ${value}` : value))];
   text.append(element("div", "title", titleOf(item)), element("div", "id", [...details, item.score === null ? "" : `score ${number(item.score)}`].filter(Boolean).join(" · ")), element("div", "reason", item.reason));
   const buttons = element("div", "deeds");
   buttons.append(...deeds.map((deed) => {
@@ -196,7 +214,13 @@ function rowOf(item, before, deeds) {
 async function act(deed, item) {
   try {
     const took = await trial.act(deed, item);
-    if (took !== null) byId("list-note").textContent = `${deed} of “${titleOf(item)}”: the list was made anew.`;
+    if (took === null) return;
+    const note = byId("list-note");
+    note.textContent = `${deed} of “${titleOf(item)}”: the list was made anew in ${Math.round(took)} ms, and ${trial.moved} of its places changed. `;
+    const more = element("a", "", "What moved");
+    more.href = "#panel";
+    note.append(more);
+    note.focus();  // the button that had it is gone, and another item stands in its place
     look();
   } catch (error) {
     byId("list-note").textContent = `That did not work: ${error.message}`;

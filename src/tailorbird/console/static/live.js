@@ -64,9 +64,10 @@ export function rows(table, values) {
 
 // Somebody who is tried out: who they are, what they were shown last, and what each of their events changes.
 export class Trial {
-  // who: their ids, as the API takes them. slot, size: what is asked for. attributes: to be told of each item. show(answer, before): draws a list.
-  constructor({ who, slot, size, attributes, show }) {
-    Object.assign(this, { who, slot, size, attributes, show, answer: null, query: "", busy: false });
+  // who: their ids, as the API takes them. slot, searched, size: what is asked for. attributes: to be told of each item.
+  // show(answer, before): draws a list. impressions: whether what is drawn counts as seen.
+  constructor({ who, slot, searched, size, attributes, show, impressions = true }) {
+    Object.assign(this, { who, slot, searched, size, attributes, show, impressions, answer: null, query: "", busy: false, moved: 0 });
     this.context = { device: matchMedia("(max-width: 60rem)").matches ? "phone" : "desktop", utc_offset_min: -new Date().getTimezoneOffset() };
     clearPanel();
   }
@@ -78,7 +79,7 @@ export class Trial {
 
   async ask() {
     const body = { ...this.who, context: this.context, explain: true, attributes: this.attributes, size: this.size };
-    return this.query ? call("/v1/search", { ...body, query: this.query }) : call("/v1/recommend", { ...body, slot: this.slot });
+    return this.query ? call("/v1/search", { ...body, query: this.query, slot: this.searched }) : call("/v1/recommend", { ...body, slot: this.slot });
   }
 
   async begin() {
@@ -96,7 +97,9 @@ export class Trial {
     this.show(answer, before);
     showScores(answer, before);
     showAnswer(answer);
-    if (answer.items.length) {
+    const places = new Map((before ? before.items : []).map((item) => [item.item_id, item.position]));
+    this.moved = answer.items.filter((item) => places.get(item.item_id) !== item.position).length;
+    if (this.impressions && answer.items.length) {
       call("/v1/events", this.event("impression", { items: answer.items.map((item) => item.item_id) })).catch(() => {});
     }
   }
@@ -227,8 +230,9 @@ function showFeatures(before, now, old, answer, clicked) {
 }
 
 function changes(before, now, suffix) {
-  return Object.keys(now).filter((name) => name in before && before[name] !== now[name])
-    .map((name) => [name + suffix, number(before[name]), number(now[name])]);
+  return Object.keys(now).filter((name) => name in before)
+    .map((name) => [name + suffix, number(before[name]), number(now[name])])
+    .filter(([, was, is]) => was !== is);
 }
 
 function showScores(answer, old) {
@@ -242,6 +246,6 @@ function showScores(answer, old) {
 }
 
 function showAnswer(answer) {
-  const facts = { request: answer.request_id, model: answer.model, arm: answer.arm || "none", "state commit": answer.commit, degraded: answer.degraded.join(", ") || "no" };
+  const facts = { request: answer.request_id, model: answer.model, "arm of an experiment": answer.arm || "none", lacks: answer.degraded.join(", ") || "nothing" };
   byId("answer").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [element("dt", "", name), element("dd", "", String(value))]));
 }

@@ -3,7 +3,10 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.events.guess.names import ATTRIBUTES, called
+
 _SAME = 0.99  # share of the items or users whose rows must agree
+_SAME_TITLE = 0.8  # of what an item is called, which shops write anew now and then: the last one stands
 _ENOUGH = 5  # items or users with several rows, below which nothing can be said
 
 
@@ -19,7 +22,7 @@ def attributes_of(sample: pa.RecordBatch, roles: dict[str, str], names: list[str
     for kind, role in (("items", "item_id"), ("users", "user_id")):
         if role in roles:
             left = [name for name in names if name not in found and _varies(sample.column(name))]
-            found |= dict.fromkeys(_same_within(sample, roles[role], left), kind)
+            found |= dict.fromkeys(_same_within(sample, roles[role], left, titles=kind == "items"), kind)
     return found
 
 
@@ -27,7 +30,7 @@ def _varies(column: pa.Array) -> bool:
     return not pa.types.is_null(column.type) and pc.count_distinct(_comparable(column)).as_py() > 1
 
 
-def _same_within(sample: pa.RecordBatch, owner: str, names: list[str]) -> list[str]:
+def _same_within(sample: pa.RecordBatch, owner: str, names: list[str], *, titles: bool) -> list[str]:
     """Return the columns whose values are the same within all rows of an owner, empty ones left aside."""
     if not names:
         return []
@@ -42,7 +45,8 @@ def _same_within(sample: pa.RecordBatch, owner: str, names: list[str]) -> list[s
     if several.num_rows < _ENOUGH:
         return []
     shares = {name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py() for number, name in enumerate(names)}
-    return [name for name, share in shares.items() if share >= _SAME]
+    least = {name: _SAME_TITLE if titles and called(name, ATTRIBUTES["title"]) else _SAME for name in names}
+    return [name for name, share in shares.items() if share >= least[name]]
 
 
 def _comparable(column: pa.Array) -> pa.Array:

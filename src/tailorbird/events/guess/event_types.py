@@ -13,6 +13,7 @@ _TYPE_VALUES = {"addtocart": "cart", "add_to_cart": "cart", "carts": "cart", "tr
                 "orders": "purchase", "buy": "purchase", "purchased": "purchase",
                 "clicks": "click", "pageview": "view", "page_view": "view"}  # fmt: skip
 _PURCHASES = frozenset(("order", "orders", "purchase", "purchases", "transaction", "transactions", "sales", "bestellungen", "invoices"))
+_CUSTOMERS = ("customer_id", "customer", "kunde", "kunden_id", "kundennummer", "customer_email")  # who is called so has bought
 _RATING_MAX = 100
 
 
@@ -35,6 +36,19 @@ def values_of(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
     return {value: _TYPE_VALUES.get(value.lower(), value) for value in seen}
 
 
+def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
+    """Return why the rows are taken for events of their type."""
+    if "type" in roles:
+        renamed = [value for value in values_of(sample, roles) if value.lower() in _TYPE_VALUES]
+        return f"{', '.join(renamed)} under our own names" if renamed else "the names of the file"
+    what = _one_type(sample, roles, stem)
+    if what == "purchase":
+        return "there is an order, a quantity or a customer with a price, or the file's name says so"
+    return {"rating": "there are ratings", "click": "no column says what was done; change it if it was something else"}.get(
+        what, "the name of the file"
+    )
+
+
 def type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     if "type" not in roles:
         return f'type = "{_one_type(sample, roles, stem)}"'
@@ -51,6 +65,7 @@ def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     if names & {"rating", "stars"} or any(name.lower() == "score" and are_ratings(sample.column(name)) for name in sample.schema.names):
         return "rating"
     bought = names & {"basket_id", "invoice", "order_id", "sales_value"} or named(sample.schema.names, PROPERTIES["quantity"])
+    bought = bought or (named(sample.schema.names, _CUSTOMERS) and named(sample.schema.names, PROPERTIES["price"]))
     return "purchase" if bought or _PURCHASES & set(re.split(r"[^a-z]+", stem)) else "click"
 
 

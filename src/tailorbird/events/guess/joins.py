@@ -29,7 +29,7 @@ def with_joins(looks: Mapping[Path, Look], answers: Answers) -> tuple[dict[Path,
         for other, key in (*_of_orders(file, looks, roles), *_of_lists(file, looks, roles)):
             form, _, notes = found[file]
             form = replace(form, joins=(*form.joins, Join(other, key)))
-            why = f"joined by {key}, which is another in each of its rows"
+            why = f"joined by {key}, which no two of its rows share"
             found[file] = form, look[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
             taken[other] = f"joined to {file.name} by {key}"
     return {file: (form, read_sample(file, form) if form.joins else sample, notes) for file, (form, sample, notes) in found.items()}, taken

@@ -46,7 +46,10 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {  # of items: what a column that stand
         "title", "name", "product_name", "item_name", "prod_name", "product_title", "lineitem_name", "track_name", "description",
         "bezeichnung",
     ),
-    "category": ("category", "category_code", "product_category", "category_name", "department", "genre", "kategorie", "section", "topic"),
+    "category": (
+        "category", "category_code", "product_category", "category_name", "product_category_name", "department", "genre", "kategorie",
+        "section", "topic",
+    ),
     "brand": ("brand", "vendor", "manufacturer", "marke", "hersteller"),
     "price": PROPERTIES["price"],
     "tags": ("tags", "labels", "keywords"),

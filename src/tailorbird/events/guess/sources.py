@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tailorbird.errors import InputError
 from tailorbird.events.guess.attributes import attributes_of
-from tailorbird.events.guess.event_types import are_ratings, slug_of, stem_of, types_of, values_of
+from tailorbird.events.guess.event_types import are_ratings, slug_of, stem_of, type_reason, types_of, values_of
 from tailorbird.events.guess.joins import with_joins
 from tailorbird.events.guess.kind import HOLDS_UNTIL, STILL_HOLDS, kind_of
 from tailorbird.events.guess.look import Look, look_at, ts_format_of
@@ -85,6 +85,9 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     ts_format = ts_format_of(file, form, sample, roles, answers)
     if ts_format:
         columns.append(ColumnGuess("", f"ts_format = {quoted(ts_format)}", "so its times are written"))
+    if kind == "events" and "type" not in roles:
+        (only,) = types_of(sample, roles, stem_of(file))
+        columns.append(ColumnGuess("", f"type = {quoted(only)}", type_reason(sample, roles, stem_of(file))))
     given = {entry.column for entry in columns}
     columns = [*notes, *columns]
     free = [name for name in names if name not in given and name not in {note.column for note in notes}]

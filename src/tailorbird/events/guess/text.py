@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tailorbird.events.guess.event_types import stem_of, type_line
+from tailorbird.events.guess.event_types import stem_of, type_line, type_reason
 from tailorbird.events.guess.kind import typical
 from tailorbird.events.guess.quoting import key, quoted
 from tailorbird.events.guess.values import ColumnGuess
@@ -24,19 +24,19 @@ def source_text(
 ) -> str:
     """Return the source as TOML."""
     lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
-    lines += ["distinct = true"] if distinct else []
-    lines += [f"delimiter = {quoted(form.delimiter)}"] if form.delimiter else []
-    lines += ['decimal = ","'] if form.decimal == "," else []
+    lines += ["distinct = true  # only rows that say something new, since each event repeats it"] if distinct else []
+    lines += [f"delimiter = {quoted(form.delimiter)}  # its first lines have it"] if form.delimiter else []
+    lines += ['decimal = ","  # all numbers of a column have one'] if form.decimal == "," else []
     lines += [f"columns = [{', '.join(map(quoted, form.columns))}]"] if form.columns else []
     if kind == "events":
-        lines.append(type_line(sample, roles, stem_of(file)))
+        lines.append(f"{type_line(sample, roles, stem_of(file))}  # {type_reason(sample, roles, stem_of(file))}")
     if "ts" in roles:
         lines.append(f"ts = {quoted(roles['ts'])}{_why(columns, 'ts')}")
         unit = unit_of(sample.column(roles["ts"]))
         if unit != "us":
             lines.append(f'ts_unit = "{unit}"')
         if ts_format:
-            lines.append(f"ts_format = {quoted(ts_format)}")
+            lines.append(f"ts_format = {quoted(ts_format)}  # so its times are written")
     lines += [
         f"{role} = {quoted(roles[role])}{_why(columns, role)}"
         for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")

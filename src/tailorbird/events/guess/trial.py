@@ -110,4 +110,9 @@ def _reason(refusal: Refusal, count: int) -> Reason:
         example = msgspec.json.encode({name: value for name, value in record.items() if name not in ("event_id", "properties")}).decode()
     except (msgspec.MsgspecError, AttributeError):
         pass
-    return Reason(count, f"{refusal.path}: {refusal.message}", example[:160], _FIXES.get(refusal.code, "change the mapping"))
+    fix = _FIXES.get(refusal.code, "change the mapping")
+    if refusal.code == "number_out_of_range" and ", got -" in refusal.message:
+        fix = "below 0 are often returns: import all the same, and these rows lie in the quarantine, or take them out of the file"
+    if refusal.path in ("$.user_id", "$.anonymous_id"):
+        fix = 'rows of nobody cannot be used; where an order or a session may stand for a person, map it: anonymous_id = "…"'
+    return Reason(count, f"{refusal.path}: {refusal.message}", example[:160], fix)

@@ -43,7 +43,7 @@ def test_what_the_person_had_before_says_so_and_nothing_else(index, tables):
     shown, lists = index.find_ids(["i4", "i9"]), rare(world.lists_of(tables, [4, 9]))
     told = reasons(index, shown, ["item_knn", "repeat"], lists, recent=recent(4, kind="purchase"))
     assert told == [Reason("again", "You bought it before"), Reason("again", "You chose it before")]
-    both = dataclasses.replace(recent(4, 4), type=np.array([hash64("purchase"), hash64("click")], np.uint64))
+    both = dataclasses.replace(recent(4, 4), type=np.array([hash64("purchase"), hash64("cart")], np.uint64))
     assert reasons(index, shown[:1], ["popular"], lists, recent=both)[0].text == "You bought it before"
 
 

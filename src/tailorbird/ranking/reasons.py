@@ -45,6 +45,7 @@ _SAID = {
     hash64("rating"): ("Because you rated {}", "You rated it"),
     hash64("share"): ("Because you shared {}", "You shared it"),
 }
+_RANK = {kind: place for place, kind in enumerate(_SAID)}
 _LOOKED = ("Because you looked at {}", "You looked at it before")
 
 
@@ -115,12 +116,12 @@ def reasons(
 
 
 def _had(keys: Keys, recent: RecentLike | None) -> list[int]:
-    """Return what the person did with each item: the type of an event that `_SAID` knows, if there is one, else of any; 0 for nothing."""
+    """Return what the person did with each item: of several types of events the one that `_SAID` has first; 0 for nothing."""
     if recent is None:
         return [0] * len(keys)
     done: dict[int, int] = {}
     for key, kind in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
-        done[key] = kind if kind in _SAID or key not in done else done[key]
+        done[key] = min(done.get(key, kind), kind, key=lambda one: _RANK.get(one, len(_RANK)))
     return [done.get(key, 0) for key in keys.tolist()]
 
 

@@ -36,6 +36,14 @@ def test_what_is_proposed_loads_and_uses_what_the_data_has(tmp_path: Path) -> No
     assert {"still_looking", "price_to_habit"} <= columns
 
 
+@pytest.mark.parametrize(("price", "spent"), [("unit_price", 'of="price * quantity"'), ("sales_value", 'of="price"')])
+def test_what_people_spend_is_the_price_of_all_pieces(price: str, spent: str, tmp_path: Path) -> None:
+    rows = [f"{1_699_000_000 + n * 3600},{n % 7},{n % 40},{n % 50 + 0.5},{n % 3 + 1}" for n in range(300)]
+    (tmp_path / "orders.csv").write_text("\n".join([f"order_date,customer_id,product_id,{price},quantity", *rows]) + "\n")
+    (line,) = (line for line in propose(tmp_path / "orders.csv", NOW).features.splitlines() if line.startswith("user_spend"))
+    assert spent in line
+
+
 def test_an_attribute_that_two_tables_have_is_declared_once(tmp_path: Path) -> None:
     for name, level in (("crm", "gold"), ("users", 7)):
         (tmp_path / f"{name}.csv").write_text("user_id,level,country\n" + "\n".join(f"{n},{level},NO" for n in range(7)) + "\n")

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY
 from tailorbird.events.guess import SourceGuess
+from tailorbird.events.guess.names import normal
 from tailorbird.proposal.statistics import LogStatistics, measure
 
 Reasons = list[tuple[str, str, str]]
@@ -16,6 +17,7 @@ Reasons = list[tuple[str, str, str]]
 REPEATS = 0.05  # from this share on, what a person had before is worth showing again
 _LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
 _CATEGORY_NAMES = ("category", "product_category", "department", "genre", "brand", "topic", "section", "colour", "color")
+_OF_A_LINE = ("sales_value", "amount", "umsatz")  # prices that hold the quantity already
 CONTEXT = ("device", "country", "referrer")  # fields of an event's context that say something of the request
 NOT_SHOWN = ("impression", "answer", "search", "identify", "merge")
 
@@ -28,6 +30,7 @@ class Facts:
         type: the event type that lists are made for; `types`: all that people do.
         log: figures of the events of that type.
         numeric, categorical, user_numeric, user_categorical: attributes of items and users.
+        has_quantity: whether prices are of one piece, and events say how many.
         category: the attribute of items that says what they are, "" without one.
     """
 
@@ -35,6 +38,7 @@ class Facts:
     types: tuple[str, ...]
     log: LogStatistics
     has_price: bool
+    has_quantity: bool
     has_session: bool
     searches: bool
     context: tuple[str, ...]
@@ -74,6 +78,7 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
         types=tuple(shown),
         log=measure(main, [written for written, name in main.values.items() if name == kind]),
         has_price="properties.price" in roles,
+        has_quantity="properties.quantity" in roles and normal(roles.get("properties.price", "")) not in _OF_A_LINE,
         has_session="session_id" in roles,
         searches="search" in main.types,
         context=tuple(name for name in CONTEXT if f"context.{name}" in roles),

@@ -41,9 +41,10 @@ def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
     yield from _of_people(facts, reasons, long)
     if facts.has_price:
         paid = "purchase" if "purchase" in facts.types else kind
-        yield f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
+        spent = "price * quantity" if facts.has_quantity else "price"
+        yield f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="{spent}", unit=0.01, max=100_000, window="{long}")'
         yield f'item_price_{long} = mean("item_price_{long}", item, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
-        reasons.append(("price", "features", "a number on each event: what people spend, what items cost"))
+        reasons.append((spent, "features", "a number on each event: what people spend, what items cost"))
     if facts.category:
         yield f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", window="{long}")'
         yield f'category_{long} = count("category_{long}", category, "{kind}", window="{long}")'

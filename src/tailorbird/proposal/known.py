@@ -56,6 +56,7 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
         types=tuple(shown),
         log=_statistics([each for each in site.deeds if each.event.type == kind]),
         has_price="price" in site.properties,
+        has_quantity="quantity" in site.properties,
         has_session=any(each.event.session_id for each in site.deeds[:1_000]),
         searches="search" in site.types,
         context=tuple(name for name in CONTEXT if name in site.context),

@@ -2,11 +2,12 @@
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.lake.query import check_query
+from tailorbird.lake.query import check_query, run_query
 
 
 @pytest.fixture
@@ -31,6 +32,19 @@ def test_times_are_compared_exactly(lake, samples):
     times = sorted(row["ts"] for row in lake.events(["ts"]).to_pylist())
     query = f"SELECT count(*) AS n FROM events WHERE ts >= '{times[5].isoformat()}'"
     assert lake.sql(query).to_pylist() == [{"n": sum(time >= times[5] for time in times)}]
+
+
+def test_files_are_not_skipped_by_another_aggregate(tmp_path):
+    """DataFusion skips files by `max(ts)` also where `max(CASE …)` needs them, unless it is told not to."""
+    rows, days = 3_000, 60
+    ts = pa.array(range((days + 1) * rows), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    events = pa.table({"ts": ts, "type": ["click"] * rows * days + ["answer"] * rows, "day": [n // rows for n in range(len(ts))]})
+    write_deltalake(tmp_path / "events", events.slice(0, rows * days), partition_by=["day"])
+    write_deltalake(tmp_path / "events", events.slice(rows * days), partition_by=["day"], mode="append")
+    query = "SELECT max(ts) AS newest, max(CASE WHEN type <> 'answer' THEN ts END) AS deed FROM events"
+    found = run_query(query, {"events": DeltaTable(tmp_path / "events")}, lambda _: None)
+    assert found.column("newest")[0].value == (days + 1) * rows - 1
+    assert found.column("deed")[0].value == days * rows - 1
 
 
 def test_show_and_describe(lake):

@@ -93,7 +93,7 @@ def init(
         out.print("Read these files now, before you import: each choice has its reason, and is meant to be edited.")
     if tried and refused / tried > SHARE_MAX:
         out.print(
-            f"Of the rows tried, {refused / tried:.0%} would be refused, as said above. Mend the mapping or the files first.",
+            f"Of the rows tried, {refused / tried:.0%} would be refused, as said above: mend that first, or go on without them.",
             style="yellow",
         )
     out.print("\nNext:")

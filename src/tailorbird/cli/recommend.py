@@ -156,7 +156,7 @@ def _here(project: "Project", body: dict, as_of: str) -> tuple[dict, str]:
     """The answer, and a sentence where it is as of another moment than now."""
     from tailorbird.cli.inprocess import open_pipeline
     from tailorbird.cli.moment import clock_of_answers
-    from tailorbird.events import SystemClock
+    from tailorbird.events import SystemClock, to_iso
     from tailorbird.serving.messages import RecommendQuery, SearchQuery, decode
 
     # Through JSON, so that a wrong value is refused with the same sentence as a server's.
@@ -167,4 +167,6 @@ def _here(project: "Project", body: dict, as_of: str) -> tuple[dict, str]:
             answer = pipeline.search(decode(asked, msgspec.json.Decoder(SearchQuery)))
         else:
             answer = pipeline.answer(decode(asked, msgspec.json.Decoder(RecommendQuery)))
+    if as_of and answer.t > clock.now():
+        told = f"The features hold events up to {to_iso(answer.t)[:16].replace('T', ' ')} UTC: answered as of then."
     return msgspec.to_builtins(answer), told

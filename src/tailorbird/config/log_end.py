@@ -67,8 +67,9 @@ def settle_clock(project: Project, machine: Clock, *, live: bool = False) -> str
         return "all roles go by today's time from now on" if behind else ""
     end, now = end_of_log(project), machine.now()
     if not end.ended(now) or not (end.imported or clock.behind):
-        if clock.behind:
-            clock.go_live()
-        return ""
+        if not (clock.behind and end.deed):
+            return ""
+        clock.go_live()
+        return "the log has events of today: all roles go by today's time from now on"
     clock.set_back(now - end.record)
     return f"{end.told(now)}: all roles go on from there, until an event of today comes in; up --live goes by today"

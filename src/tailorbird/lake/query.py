@@ -18,7 +18,11 @@ _TOKEN = re.compile(
     r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/)|(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)|(?P<word>[A-Za-z_][A-Za-z_0-9]*)|(?P<other>.)""",
     re.DOTALL,
 )
-_SETTINGS = {"datafusion.catalog.information_schema": "true"}
+_SETTINGS = {
+    "datafusion.catalog.information_schema": "true",
+    # It skips files by the largest value of one column, also for `max(CASE …)` of it beside that, which then misses rows in them.
+    "datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown": "false",
+}
 _EXAMPLE = "SELECT type, count(*) FROM events GROUP BY type"
 
 

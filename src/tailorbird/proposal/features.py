@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from tailorbird.proposal.facts import Facts, Reasons
 
 _LENGTH_MIN, _LENGTH_MAX = 64, 1_024
+_BOUGHT = 256  # purchases of a person that are remembered, so that they are not shown again
 
 
 def features_text(facts: Facts, reasons: Reasons) -> str:
@@ -81,6 +82,9 @@ def _of_people(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
     length = _length(facts)
     yield f'recent = sequence("recent", user, {json.dumps(followed)}, length={length})'
     reasons.append(("recent", "feature", f"one person of ten has {facts.log.person_events:,} events or more: the last {length} are kept"))
+    if kind != "purchase" and "purchase" in facts.types:
+        yield f'bought = sequence("bought", user, ["purchase"], length={_BOUGHT})'
+        reasons.append(("bought", "feature", f"hide_seen hides what was bought, as far as a sequence reaches: the last {_BOUGHT}"))
     if not facts.again:
         yield f'user_seen = seen("user_seen", user, {json.dumps(followed)})'
         reasons.append(("user_seen", "feature", f"{told}: whether it is among the last events says enough"))

@@ -62,7 +62,12 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
         context=tuple(name for name in CONTEXT if name in site.context),
         **attributes(found),
     )
-    return facts, [name for name in shown if name not in EVENT_TYPES], site.people.most_common(1)[0][0] if site.people else ""
+    return facts, [name for name in shown if name not in EVENT_TYPES], _somebody(site.people)
+
+
+def _somebody(people: Counter[str]) -> str:
+    """Return a user with more events than nine of ten have; whoever has most may be no person."""
+    return people.most_common()[len(people) // 10][0] if people else ""
 
 
 def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:

@@ -44,7 +44,7 @@ home = Slot(
     sources={{  # where candidates come from, and how many each adds
 {sources}    }},
 {columns}    objective={{{worth}}},
-    hide_seen=({hidden}),
+    hide_seen=({hidden}),  # as far as the sequences of features.py reach
     denominator="answer",
     explore=Explore(rate=0.1, pool=50),
     # To see by experiment what the model brings, half of the people get what is popular:

@@ -357,6 +357,8 @@ async def _http_fault(request: Request, error: Exception) -> Response:
     known = [*(each for each, _ in ROUTES), *segment.handlers()]
     near = nearest(path, known, "/docs lists the routes") if error.status_code == 404 else ""
     fix = f"Segment's libraries post to /v1/{last}: give them this server as their host, without a path" if last in _OF_SEGMENT else near
+    if error.status_code == 405:
+        fix = f"it takes {(error.headers or {}).get('Allow', 'another method')}"
     return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
 
 

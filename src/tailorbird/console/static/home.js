@@ -157,21 +157,23 @@ async function begin() {
   trial.query = byId("query").value.trim();
   try {
     await trial.begin();
-    byId("list-note").textContent = noteOf(user, slot);
+    const person = user ? await trial.features() : null;
+    byId("list-note").textContent = noteOf(user, person !== null && !person.seen);
   } catch (error) {
     byId("list").replaceChildren();
     byId("list-note").textContent = `No list: ${error.message}`;
   }
 }
 
-function noteOf(user, slot) {
+function noteOf(user, unknown) {
   const { items, degraded, arm } = trial.answer;
   const lines = [];
-  if (!items.length) lines.push(trial.query ? "Nothing is found." : "The list is empty.");
+  if (!items.length) lines.push(trial.query ? "Nothing is found: titles, categories and other texts of items are searched." : "The list is empty.");
   if (degraded.length) lines.push(`${degraded.map((code) => told.degraded[code] || code).join("; ")}.`);
   const model = told.models.find((each) => each.version === trial.answer.model);
   if (model && model.kind.startsWith("baseline")) lines.push(baselineTold(model));
   if (arm) lines.push(`Arm ${arm} of the slot's experiment: somebody else may be in another.`);
+  if (unknown) lines.push(`Nothing is known of ${user}: the list is a stranger's.`);
   if (items.length) lines.push(user ? `What you click here is kept as an event of ${user}.` : "A stranger who has done nothing yet: click, and watch the list and the panel.");
   return lines.join(" ");
 }
@@ -189,7 +191,8 @@ function show(answer, old) {
 }
 
 // What the slot aims at, and a cart where the shop has one.
-const deedsOf = (slot) => [...new Set([...slot.deeds, ...(told.events.types.cart ? ["cart"] : [])])];
+const ORDER = ["click", "view", "like", "rating", "cart", "purchase"];
+const deedsOf = (slot) => [...new Set([...slot.deeds, ...(told.events.types.cart ? ["cart"] : [])])].sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
 
 function rowOf(item, before, deeds) {
   const made = element("li", before === item.position ? "" : "moved");

@@ -10,7 +10,7 @@ ts_format = "%d.%m.%Y %H:%M"  # of times that are not ISO 8601, as strptime has 
 delimiter = ";"             # of a CSV file; a comma unless said, in .tsv a tab
 decimal = ","               # of its numbers, whose thousands points are left out then; a point unless said
 columns = ["visitor", "article_id"]  # names of its columns, where its first line does not have them
-distinct = true             # of profiles: only rows that say something new about an item or user, as where each event repeats it
+distinct = true             # of profiles: one for each item or user, with what most of its rows say, as where each event repeats it
 received_at = "exported_at" # when the row came in, a time as `ts`; of a profile, before which nobody knew what it says
 user_id = "visitor"
 item_id = "article_id"
@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatch
-from hashlib import blake2b
 from itertools import repeat
 from math import isfinite, isnan
 from pathlib import Path
@@ -46,7 +45,9 @@ from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_row
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
 from tailorbird.events.tables.columns import column_names, mostly, read_columns, read_sample
+from tailorbird.events.tables.files import BATCH_ROWS
 from tailorbird.events.tables.forms import Join, TableForm
+from tailorbird.events.tables.most_said import MostSaid
 from tailorbird.events.tables.records import is_json
 from tailorbird.events.tables.times import moment_of, parse_times
 
@@ -128,6 +129,8 @@ def parse_mapping(text: str, name: str) -> Mapping:
             raise InputError("items need item_id", where=where)
         if source.kind == "users" and source.user_id is None:
             raise InputError("users need user_id", where=where)
+        if source.distinct and (source.kind == "events" or source.ts is not None):
+            raise InputError("distinct is for profiles without a time", where=where, fix="leave distinct out, or ts")
         unknown = set(source.context) - {field.name for field in msgspec.structs.fields(Context)}
         if unknown:
             raise InputError(f"context has no {', '.join(sorted(unknown))}; put it under properties", where=where)
@@ -168,25 +171,43 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
     missing = [column for column in wanted if column not in present]
     if missing:
         raise InputError(f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}", where=name)
+    if source.distinct:
+        yield from _read_distinct(file, digest, source, form)
+        return
     done = 0
     broken: list[str] = []
-    said: set[bytes] = set()
     try:
         for batch in read_columns(file, wanted, texts=_texts_of(source), broken=broken, form=form):
-            made = list(enumerate(_events(batch, done, digest, source), done + 1))
-            if source.distinct:
-                made = [(number, event) for number, event in made if _is_new(event, said)]
+            made = _events(batch, done, digest, source)
             if made:
-                yield Batch(str(file), [encode_event(event) for _, event in made], [number for number, _ in made])
+                yield Batch(str(file), [encode_event(event) for event in made], list(range(done + 1, done + 1 + len(made))))
             done += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
-    if source.distinct:  # the source of the events reads these rows too, and passes them on
-        return
     reason = NO_RECORD if is_json(file) else WRONG_ROW
     yield from in_batches(
         str(file), ((number, unread_row("mapping", f"{digest}:{number}", row, reason)) for number, row in enumerate(broken, done + 1))
     )
+
+
+def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> Iterator[Batch]:
+    """One profile for each item or user of a file whose rows repeat what they are: of each attribute what most of them say.
+
+    Rows that cannot be read are left to the source of the events, which reads them too.
+    """
+    owner = source.item_id if source.kind == "items" else source.user_id
+    assert owner is not None  # `parse_mapping` saw to it
+    said = MostSaid(owner, list(source.properties.values()))
+    try:
+        for batch in read_columns(file, _columns_of(source), texts=_texts_of(source), broken=[], form=form):
+            said.add(batch)
+        rows = said.rows()
+    except pa.ArrowException as error:
+        raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
+    if rows is not None:
+        for start in range(0, rows.num_rows, BATCH_ROWS):
+            made = _events(rows.slice(start, BATCH_ROWS), start, digest, source)
+            yield Batch(str(file), [encode_event(event) for event in made], list(range(start + 1, start + 1 + len(made))))
 
 
 def _columns_of(source: Source) -> list[str]:
@@ -226,15 +247,6 @@ def form_of(source: Source, file: Path) -> TableForm:
         if not join.file.exists():
             raise InputError(f"no such file, whose columns are joined by {join.on}", where=str(join.file), fix="put it beside the others")
     return TableForm(source.delimiter, source.decimal, source.columns, joins)
-
-
-def _is_new(event: Event, said: set[bytes]) -> bool:
-    """Whether no earlier row said the same of the same item or user."""
-    told = blake2b(msgspec.json.encode((event.item_id, event.user_id, event.properties)), digest_size=8).digest()
-    if told in said:
-        return False
-    said.add(told)
-    return True
 
 
 def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[Event]:

@@ -24,7 +24,7 @@ def source_text(
 ) -> str:
     """Return the source as TOML."""
     lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
-    lines += ["distinct = true  # only rows that say something new, since each event repeats it"] if distinct else []
+    lines += ["distinct = true  # one for each, with what most of its rows say"] if distinct else []
     lines += [f"delimiter = {quoted(form.delimiter)}  # its first lines have it"] if form.delimiter else []
     lines += ['decimal = ","  # all numbers of a column have one'] if form.decimal == "," else []
     lines += [f"columns = [{', '.join(map(quoted, form.columns))}]"] if form.columns else []

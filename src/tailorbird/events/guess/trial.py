@@ -82,7 +82,7 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
     plan = _plan_with(types)
     rows = refused = 0
     counts: Counter[tuple[str, str]] = Counter()
-    first: dict[tuple[str, str], Refusal] = {}
+    first: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
     shown: list[bytes] = []
     for source in parsed.source:
         for file in (each for each in files if fnmatch(each.name, source.file)):
@@ -91,11 +91,11 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
             rows, refused = rows + len(lines), refused + len(refusals)
             for one in refusals:
                 counts[one.code, one.path] += 1
-                first.setdefault((one.code, one.path), one)
+                first.setdefault((one.code, one.path), (one, source.session_id))
             bad = {one.row for one in refusals}
             if source.kind == "events" or len(parsed.source) == 1:
                 shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][: _SHOWN - len(shown)]
-    return Trial(rows, refused, [_reason(first[key], count) for key, count in counts.most_common(_REASONS)], shown)
+    return Trial(rows, refused, [_reason(*first[key], count) for key, count in counts.most_common(_REASONS)], shown)
 
 
 def _plan_with(types: Sequence[str]) -> RoutePlan:
@@ -103,7 +103,7 @@ def _plan_with(types: Sequence[str]) -> RoutePlan:
     return RoutePlan(event_types=tuple(dict.fromkeys((*EVENT_TYPES, *types))))
 
 
-def _reason(refusal: Refusal, count: int) -> Reason:
+def _reason(refusal: Refusal, session: str | None, count: int) -> Reason:
     example = refusal.body.decode(errors="replace")
     try:
         record = msgspec.json.decode(refusal.body)

@@ -245,7 +245,10 @@ def test_a_query_is_bound_in_time_and_memory(shop: Path, bound: list[str], expec
 @pytest.mark.slow
 def test_a_query_ends_on_ctrl_c(shop: Path) -> None:
     command = [sys.executable, "-m", "tailorbird", "sql", ENDLESS]
-    asked = subprocess.Popen(command, cwd=shop, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
+    asked = subprocess.Popen(
+        command, cwd=shop, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell ignores for what runs in its background
+    )  # fmt: skip
     children = Path(f"/proc/{asked.pid}/task/{asked.pid}/children")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not any(_computed_s(int(child)) > 3 for child in children.read_text().split()):

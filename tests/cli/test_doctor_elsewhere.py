@@ -22,7 +22,7 @@ def found(folder: Path, settings: str) -> dict[str, Finding]:
         init(root, json=True)
     (root / "tailorbird.toml").write_text(settings)
     findings = {row[0]: row for row in elsewhere(open_project(root))}
-    assert not (root / "data").exists(), "nothing is changed by looking"
+    assert not any((root / "data").iterdir()), "nothing is changed by looking"
     return findings
 
 

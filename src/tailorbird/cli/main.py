@@ -170,10 +170,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
         _say(sentence)
         status = 1
     code = status if isinstance(status, int) else 0
-    if arguments is None and "deltalake" in sys.modules:
-        from tailorbird.lake import leave
+    if arguments is None and {"deltalake", "duckdb"} & sys.modules.keys():
+        from tailorbird.lake.loop import leave
 
-        leave(code)  # its threads may abort a process that ends in the usual way, after the work was done
+        leave(code)  # their threads may abort a process that ends in the usual way, after the work was done
     raise SystemExit(code)
 
 

@@ -620,6 +620,7 @@ def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
     root, elsewhere = make_project(tmp_path / "shop").root, tmp_path / "elsewhere"
     elsewhere.mkdir()
     if linked:
+        (root / "data").rmdir()
         (root / "data").symlink_to(elsewhere)
     else:
         (root / "tailorbird.toml").write_text(f'[project]\ndata = "{elsewhere}"\n')

@@ -57,3 +57,14 @@ def test_orders_that_are_missing_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\n")
     with pytest.raises(InputError, match=r"orders\.csv is missing"):
         events("instacart", tmp_path)
+
+
+def test_rows_of_instacart_that_cannot_be_read_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text(f"{ORDERS}4,1,prior,1,3,08,\n")
+    (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\n4,8\n4,7,2,0\n")
+    (tmp_path / "products.csv").write_text("product_id,product_name,aisle_id,department_id\n9,Milk,2,1\n8,Bread\n")
+    accepted, refused = refusals("instacart", tmp_path)
+    assert (accepted, [code for code, *_ in refused]) == (3, ["wrong_width", "wrong_width"])
+    (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\nfour,8,1,0\n")
+    with pytest.raises(InputError, match="order_id holds something that is no number"):
+        events("instacart", tmp_path)

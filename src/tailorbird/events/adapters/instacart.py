@@ -20,10 +20,11 @@ import pyarrow as pa
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
-from tailorbird.events.adapters.record import unread_row
+from tailorbird.events.adapters.record import unread_row, unread_rows
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.columns import read_columns
+from tailorbird.events.tables.files import bare_name
 from tailorbird.events.tables.forms import Join, TableForm
 
 FORMAT = "instacart"
@@ -48,18 +49,23 @@ class _Orders:
     user: Ints
     ts: Ints
 
+    def rows_of(self, order: Ints) -> Ints:
+        """Return where each order stands, −1 where it is not there."""
+        at = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
+        return np.where(self.id[at] == order, at, -1)
+
 
 def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn the products of orders into purchases, and the products into profiles.
+    """Turn the products of orders into purchases, and the products into profiles; a row that cannot be read is kept whole.
 
     Raises:
         InputError: `orders.csv` is missing, or a file cannot be read.
     """
-    by_name = {file.name.removesuffix(".gz").removesuffix(".zst"): file for file in files}
+    by_name = {bare_name(file): file for file in files}
     bought = [file for file in files if file.name.startswith("order_products__")]
     if bought and "orders.csv" not in by_name:
         raise InputError("orders.csv is missing, which says who ordered", where=options.root, fix="put it into the same folder")
-    orders = _orders(by_name["orders.csv"]) if bought else _Orders(*(np.zeros(0, np.int64) for _ in range(3)))
+    orders = _orders(by_name["orders.csv"]) if bought else None
     for file in bought:
         yield from in_batches(str(file), _purchases(file, files[file][:12], orders))
     if "products.csv" in by_name:
@@ -67,11 +73,12 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
         yield from in_batches(str(file), _products(file, files[file][:12], by_name))
 
 
-def _orders(file: Path) -> _Orders:
+def _orders(file: Path) -> _Orders | None:
+    """Return the orders, None where there is none. Products of a row that cannot be read are products of an order that is not there."""
     names = ["order_id", "user_id", "order_number", "order_dow", "order_hour_of_day", "days_since_prior_order"]
-    parts = [[_numbers(batch.column(name)) for name in names] for batch in read_columns(file, names, broken=[])]
+    parts = [[_numbers(batch, name, file) for name in names] for batch in read_columns(file, names, broken=[])]
     if not parts:
-        return _Orders(*(np.zeros(0, np.int64) for _ in range(3)))
+        return None
     order, user, number, weekday, hour, since = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     row = np.lexsort((number, user))
     order, user, weekday, hour, since = (column[row] for column in (order, user, weekday, hour, since))
@@ -83,49 +90,49 @@ def _orders(file: Path) -> _Orders:
     return _Orders(order[at], user[at], (BEGIN + day * DAY + hour * HOUR)[at])
 
 
-def _numbers(column: pa.Array) -> Ints:
-    return column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.int64)
+def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
+    try:
+        return batch.column(name).cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.int64)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{name} holds something that is no number: {error}", where=str(file)) from None
 
 
-def _purchases(file: Path, digest: str, orders: _Orders) -> Iterator[tuple[int, bytes]]:
+def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
     done = 0
-    for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=[]):
-        order, product, place = (_numbers(batch.column(name)) for name in ("order_id", "product_id", "add_to_cart_order"))
-        at = np.minimum(np.searchsorted(orders.id, order), max(len(orders.id) - 1, 0))
-        known = orders.id[at] == order if len(orders.id) else np.zeros(len(order), bool)
-        for row in range(len(order)):
-            number = done + row + 1
-            if not known[row]:
-                record = [int(order[row]), int(product[row]), int(place[row])]
-                yield number, unread_row(FORMAT, f"{digest}:{number}", record, _NO_ORDER)
+    broken: list[str] = []
+    for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
+        order, product, place = (_numbers(batch, name, file) for name in ("order_id", "product_id", "add_to_cart_order"))
+        at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
+        for number, row, *record in zip(range(done + 1, done + 1 + len(order)), at, order, product, place, strict=True):
+            if orders is None or row < 0:
+                yield number, unread_row(FORMAT, f"{digest}:{number}", [int(value) for value in record], _NO_ORDER)
                 continue
-            yield (
-                number,
-                encode_event(
-                    Event(
-                        event_id=f"instacart:{order[row]}:{product[row]}",
-                        type="purchase",
-                        ts=int(orders.ts[at[row]] + place[row] * SECOND),
-                        user_id=str(orders.user[at[row]]),
-                        item_id=str(product[row]),
-                        session_id=str(order[row]),
-                    )
-                ),
+            bought, item, nth = record
+            event = Event(
+                event_id=f"instacart:{bought}:{item}",
+                type="purchase",
+                ts=int(orders.ts[row] + nth * SECOND),
+                user_id=str(orders.user[row]),
+                item_id=str(item),
+                session_id=str(bought),
             )
+            yield number, encode_event(event)
         done += len(order)
+    yield from unread_rows(FORMAT, digest, broken, done)
 
 
 def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tuple[int, bytes]]:
-    names = {"department": ("departments.csv", "department_id"), "aisle": ("aisles.csv", "aisle_id")}
-    joins = tuple(Join(by_name[other], key) for other, key in names.values() if other in by_name)
-    attributes = {"title": "product_name"} | {
-        to: column for to, column in (("category", "department"), ("aisle", "aisle")) if names[column][0] in by_name
-    }
+    lists = {"category": ("departments.csv", "department_id", "department"), "aisle": ("aisles.csv", "aisle_id", "aisle")}
+    there = {to: each for to, each in lists.items() if each[0] in by_name}
+    form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in there.values()))
+    attributes = {"title": "product_name"} | {to: column for to, (_, _, column) in there.items()}
     columns = ["product_id", *attributes.values()]
-    number = 0
-    for batch in read_columns(file, columns, texts=frozenset(columns), broken=[], form=TableForm(joins=joins)):
-        for row in batch.to_pylist():
-            number += 1
+    done = 0
+    broken: list[str] = []
+    for batch in read_columns(file, columns, texts=frozenset(columns), broken=broken, form=form):
+        for number, row in enumerate(batch.to_pylist(), done + 1):
             properties = {to: row[column] for to, column in attributes.items() if row[column]}
             event = Event(event_id=f"{digest}:{number}", type="item", item_id=row["product_id"], timeless=True, properties=properties)
             yield number, encode_event(event)
+        done += batch.num_rows
+    yield from unread_rows(FORMAT, digest, broken, done)

@@ -41,7 +41,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches, known_by_content
 from tailorbird.events.adapters.fields import done_type
-from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_row
+from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
 from tailorbird.events.tables.columns import column_names, mostly, read_columns, read_sample
@@ -178,16 +178,11 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
     broken: list[str] = []
     try:
         for batch in read_columns(file, wanted, texts=_texts_of(source), broken=broken, form=form):
-            made = _events(batch, done, digest, source)
-            if made:
-                yield Batch(str(file), [encode_event(event) for event in made], list(range(done + 1, done + 1 + len(made))))
+            yield from _batches(file, batch, done, digest, source)
             done += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
-    reason = NO_RECORD if is_json(file) else WRONG_ROW
-    yield from in_batches(
-        str(file), ((number, unread_row("mapping", f"{digest}:{number}", row, reason)) for number, row in enumerate(broken, done + 1))
-    )
+    yield from in_batches(str(file), unread_rows("mapping", digest, broken, done, NO_RECORD if is_json(file) else WRONG_ROW))
 
 
 def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> Iterator[Batch]:
@@ -206,8 +201,13 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
         raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
     if rows is not None:
         for start in range(0, rows.num_rows, BATCH_ROWS):
-            made = _events(rows.slice(start, BATCH_ROWS), start, digest, source)
-            yield Batch(str(file), [encode_event(event) for event in made], list(range(start + 1, start + 1 + len(made))))
+            yield from _batches(file, rows.slice(start, BATCH_ROWS), start, digest, source)
+
+
+def _batches(file: Path, rows: pa.RecordBatch, done: int, digest: str, source: Source) -> Iterator[Batch]:
+    """The events of rows, of which `done` stand before them in the file; nothing for none."""
+    lines = ((done + row, encode_event(event)) for row, event in enumerate(_events(rows, done, digest, source), 1))
+    yield from in_batches(str(file), lines)
 
 
 def _columns_of(source: Source) -> list[str]:

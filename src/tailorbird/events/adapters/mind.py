@@ -10,6 +10,7 @@ Source: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 20
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
@@ -21,39 +22,38 @@ FORMAT = "mind"
 PATTERNS = ("behaviors.tsv", "news.tsv")
 _TIME = "%m/%d/%Y %I:%M:%S %p"
 _CLICKED = "1"
-_BEHAVIOUR, _NEWS = 5, 5  # columns that are read: further ones of the news are entities
-_NO_TIME = ("wrong_type", "$", "its time or the list of news that it showed cannot be read")
+_COLUMNS = 5  # that are read of either file: further ones of the news are entities
+_UNREADABLE = ("wrong_type", "$", "it has too few columns, or its time or the list of news that it showed cannot be read")
 
 
 def read_mind(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Turn the rows of both files into events; one that cannot be read is kept whole, to be quarantined."""
     for file, digest in files.items():
-        convert = _behaviour if file.name.startswith("behaviors") else _news
-        yield from in_batches(str(file), _rows(file, digest[:12], convert, options.slot))
+        convert = partial(_behaviour, slot=options.slot) if file.name.startswith("behaviors") else _news
+        yield from in_batches(str(file), _rows(file, digest[:12], convert))
 
 
 def is_mind(name: str, first: bytes) -> bool:
     """Whether a file is one of this format, by its name and its first line."""
     fields = first.decode(errors="replace").split("\t")
     if name == "behaviors.tsv":
-        return len(fields) == _BEHAVIOUR and "-" in fields[-1]
-    return name == "news.tsv" and len(fields) >= _NEWS and fields[0].startswith("N")
+        return len(fields) == _COLUMNS and "-" in fields[-1]
+    return name == "news.tsv" and len(fields) >= _COLUMNS and fields[0].startswith("N")
 
 
-def _rows(file: Path, digest: str, convert: Callable[[list[str], str, str], list[Event]], slot: str) -> Iterator[tuple[int, bytes]]:
+def _rows(file: Path, digest: str, convert: Callable[[list[str], str], list[Event]]) -> Iterator[tuple[int, bytes]]:
+    """The events of each row, of which `convert` gets the columns that are read and the place."""
     for number, raw in read_lines(file, strip=False):
-        fields = raw.decode(errors="replace").rstrip("\r\n").split("\t")
+        fields, place = raw.decode(errors="replace").rstrip("\r\n").split("\t"), f"{digest}:{number}"
         try:
-            for event in convert(fields, f"{digest}:{number}", slot):
+            for event in convert(fields[:_COLUMNS], place):
                 yield number, encode_event(event)
-        except IndexError:
-            yield number, unread_row(FORMAT, f"{digest}:{number}", fields)
         except ValueError:
-            yield number, unread_row(FORMAT, f"{digest}:{number}", fields, _NO_TIME)
+            yield number, unread_row(FORMAT, place, fields, _UNREADABLE)
 
 
-def _behaviour(fields: list[str], place: str, slot: str) -> list[Event]:
-    number, user, told, _, listed = fields[:_BEHAVIOUR]
+def _behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
+    number, user, told, _, listed = fields
     ts = int(datetime.strptime(told, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
     shown = [entry.rsplit("-", 1) for entry in listed.split()]
     items = [item for item, _ in shown]
@@ -68,8 +68,8 @@ def _behaviour(fields: list[str], place: str, slot: str) -> list[Event]:
     return events + [Event(event_id=f"{request}#{item}", type="click", item_id=item, **about) for item in clicked]
 
 
-def _news(fields: list[str], place: str, slot: str) -> list[Event]:
-    item, category, subcategory, title, abstract = fields[:_NEWS]
+def _news(fields: list[str], place: str) -> list[Event]:
+    item, category, subcategory, title, abstract = fields
     named = {"title": title, "category": category, "subcategory": subcategory, "abstract": abstract}
     properties = {name: value for name, value in named.items() if value}
     return [Event(event_id=f"mind:{item}:{place}", type="item", item_id=item, timeless=True, properties=properties)]

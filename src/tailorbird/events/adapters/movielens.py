@@ -19,7 +19,7 @@ from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, 
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.encodings import open_table
-from tailorbird.events.tables.files import DAMAGED, open_file, parquet_batches
+from tailorbird.events.tables.files import DAMAGED, bare_name, open_file, parquet_batches
 from tailorbird.events.tables.quotes import Lines, next_row
 
 PATTERNS = (
@@ -45,17 +45,13 @@ def read_movielens(files: dict[Path, str], options: AdapterOptions) -> Iterator[
     Raises:
         InputError: none of the files is one of a MovieLens layout.
     """
-    known = [file for file in files if _bare(file) in _READERS]
+    known = [file for file in files if bare_name(file) in _READERS]
     if not known:
         names = ", ".join(file.name for file in files)
         raise InputError(f"expected ratings and movies of a MovieLens layout ({', '.join(PATTERNS)}), got {names}", where=options.root)
     for file in known:
-        rows, convert = _READERS[_bare(file)]
+        rows, convert = _READERS[bare_name(file)]
         yield from in_batches(str(file), _convert(file, rows, convert, files[file][:12]))
-
-
-def _bare(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".zst")
 
 
 def _convert(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import instacart, mind, movielens, snowplow
-from tailorbird.events.tables.files import DAMAGED, bare_suffix, has_no_suffix, open_file, read_lines, read_records
+from tailorbird.events.tables.files import DAMAGED, bare_name, bare_suffix, has_no_suffix, open_file, read_lines, read_records
 
 _LOOKED_AT = 20
 _HEAD = 4096
@@ -29,7 +29,7 @@ def recognise(files: list[Path]) -> str | None:
 
 
 def _format_of(file: Path) -> str | None:
-    name = file.name.removesuffix(".gz").removesuffix(".zst")
+    name = bare_name(file)
     suffix = bare_suffix(file)
     if suffix == ".parquet":
         return _of_columns(name, _parquet_columns(file))

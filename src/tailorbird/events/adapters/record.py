@@ -117,6 +117,14 @@ def unread_row(format_: str, place: str, record: Any, reason: tuple[str, str, st
     return _unread(format_, place, UnreadableError(*reason), record)
 
 
+def unread_rows(
+    format_: str, digest: str, rows: Iterable[Any], done: int, reason: tuple[str, str, str] = WRONG_ROW
+) -> Iterator[tuple[int, bytes]]:
+    """Number and line of each row that was set aside while a table was read, behind the `done` rows that could be."""
+    for number, row in enumerate(rows, done + 1):
+        yield number, unread_row(format_, f"{digest}:{number}", row, reason)
+
+
 def _unread(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:
     unread = Unread(format=format_, place=place, code=error.code, path=error.path, message=error.message, record=record)
     return msgspec.json.encode({"unread": unread})

@@ -59,6 +59,11 @@ def has_no_suffix(file: Path) -> bool:
     return not bare_suffix(file) and not file.name.startswith((".", "_")) and file.stem.lower() not in _BESIDE
 
 
+def bare_name(file: Path) -> str:
+    """`a.csv` for `a.csv`, `a.csv.gz` and `a.csv.zst`."""
+    return file.name.removesuffix(".gz").removesuffix(".zst")
+
+
 def bare_suffix(file: Path) -> str:
     """`.csv` for `a.csv`, `a.csv.gz` and `a.csv.zst`."""
     suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSED]

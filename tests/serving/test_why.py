@@ -26,7 +26,8 @@ def test_what_was_missing_and_which_arm_answered() -> None:
 def test_a_baseline_a_stranger_and_somebody_unknown() -> None:
     said = _told(baseline="popular:7d")[1]
     assert "the best judged baseline: popular:7d, the same list for everybody. tailorbird -C shop train learns one" in said
-    assert "the same list" not in _told(baseline="repeat+popular:7d")[1]
+    for personal in ("repeat+popular:7d", "popular:7d:category", "popular:24h:country"):
+        assert "the same list" not in _told(baseline=personal)[1]
     assert _told(user="")[1] == "for a stranger; for somebody: tailorbird -C shop recommend --user ID"
     assert _told(user="u9", known=False)[1] == "nothing is known of user u9: the list is a stranger's"
 

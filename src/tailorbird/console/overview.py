@@ -13,6 +13,7 @@ from tailorbird.events import DAY, EVENT_TYPES, to_iso
 from tailorbird.registry import Registry, VersionInfo
 from tailorbird.serving.handling import Service
 from tailorbird.serving.messages import DEGRADED
+from tailorbird.serving.why import baseline_told
 from tailorbird.stream.lag import Lag
 from tailorbird.version import __version__
 
@@ -38,7 +39,7 @@ class RoleRow(msgspec.Struct, frozen=True):
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """A version of the registry, with the reason for which it was made or refused."""
+    """A version of the registry, with the reason for which it was made or refused; `about`: what to know where it is no model."""
 
     version: str
     aliases: list[str]
@@ -47,6 +48,7 @@ class ModelRow(msgspec.Struct, frozen=True):
     decision: str = ""
     ndcg_10: float | None = None
     report: str = ""
+    about: str = ""
 
 
 class SlotRow(msgspec.Struct, frozen=True):
@@ -54,9 +56,7 @@ class SlotRow(msgspec.Struct, frozen=True):
 
     name: str
     size: int
-    sources: list[str]
     deeds: list[str]
-    experiment: bool
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -99,7 +99,9 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
     except TailorbirdError as error:
         problem = str(error)
     reports = sorted(path.name for path in project.paths.reports.glob("*.html"))
-    models = [_model(info, reports) for info in _versions(Registry(project.paths.registry, clock=clock))]
+    versions = Registry(project.paths.registry, clock=clock).newest(VERSIONS_MAX)
+    learned = next((info.version for info in versions if info.heads), "")
+    models = [_model(info, reports, learned) for info in versions]
     return Overview(
         name=project.settings.project.name,
         version=__version__,
@@ -148,13 +150,7 @@ def _behind(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
     return sum(lag.rows for lag in lags), max(lag.seconds(now) for lag in lags)
 
 
-def _versions(registry: Registry) -> list[VersionInfo]:
-    """The newest versions, newest first; those with a name always."""
-    versions = sorted(registry.versions(), key=lambda info: info.version, reverse=True)
-    return [info for place, info in enumerate(versions) if place < VERSIONS_MAX or info.aliases]
-
-
-def _model(info: VersionInfo, reports: list[str]) -> ModelRow:
+def _model(info: VersionInfo, reports: list[str], learned: str) -> ModelRow:
     made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M")  # today's time, whatever the log's is
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
     if not info.whole:
@@ -162,10 +158,11 @@ def _model(info: VersionInfo, reports: list[str]) -> ModelRow:
     decision = "; ".join(str(line) for line in info.metrics.get("decision", ()))
     ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")
     report = f"{info.version}.html"
-    return ModelRow(info.version, list(info.aliases), made, kind, decision, ndcg, report if report in reports else "")
+    about = baseline_told(info.version, info.baseline, learned, "tailorbird") if info.baseline else ""
+    return ModelRow(info.version, list(info.aliases), made, kind, decision, ndcg, report if report in reports else "", about)
 
 
 def _slot(project: Project, name: str) -> SlotRow:
     slot = project.slots[name]
     deeds = [head for head in slot.objective if head in {*EVENT_TYPES, *project.settings.events.types}]
-    return SlotRow(name, slot.size, list(slot.sources), deeds or ["click"], slot.experiment is not None)
+    return SlotRow(name, slot.size, deeds or ["click"])

@@ -13,23 +13,20 @@ from tailorbird.stream import Address, open_reader
 ROWS = 1_000  # of the log's end, which are counted by type
 SHOWN = 20
 _ANSWER = "answer"
-_COLUMNS = ("type", "ts", "received_at", "user_id", "anonymous_id", "session_id", "item_id", "items", "query", "price", "slot")
+_COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query", "price")
 
 
 class RecentEvent(msgspec.Struct, frozen=True):
-    """An event as the router wrote it. Times are in microseconds; people are under their pseudonyms where the project has them."""
+    """An event as the router wrote it. `ts` is in microseconds; people are under their pseudonyms where the project has them."""
 
     type: str
     ts: int
-    received_at: int
     user_id: str = ""
     anonymous_id: str = ""
-    session_id: str = ""
     item_id: str = ""
     items: int = 0
     query: str = ""
     price: float | None = None
-    slot: str = ""
 
 
 class RecentEvents(msgspec.Struct, frozen=True):
@@ -77,6 +74,5 @@ def recent_events(routed: Address) -> RecentEvents:
 
 
 def _event(row: dict) -> RecentEvent:
-    told = {name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "session_id", "item_id", "query", "slot")}
-    told |= {name: int(row[name].timestamp() * 1e6) for name in ("ts", "received_at")}
-    return msgspec.convert({**told, "items": len(row["items"] or ()), "price": row["price"]}, RecentEvent)
+    told = {name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "item_id", "query")}
+    return RecentEvent(**told, ts=int(row["ts"].timestamp() * 1e6), items=len(row["items"] or ()), price=row["price"])

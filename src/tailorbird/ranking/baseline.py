@@ -42,6 +42,12 @@ class Baseline:
     def __str__(self) -> str:
         return JOIN.join(self.sources)
 
+    @property
+    def is_alike(self) -> bool:
+        """Whether everybody gets the same order: from leaderboards that look at nobody's segment or category."""
+        boards = [source_of(name).board for name in self.sources]
+        return all(board is not None and not board.segment for board in boards)
+
     def values(self, lists: RequestLists, keys: Keys) -> Floats:
         """Return the value of each item, (n,); 0 for one that no source knows."""
         values = np.zeros(len(keys))

@@ -276,6 +276,12 @@ class Registry:
         aliases = self.aliases()
         return [self._info(name, aliases) for name in self._names()]
 
+    def newest(self, most: int) -> list[VersionInfo]:
+        """The last versions, newest first, and with them all that bear a name; the manifests of no others are read."""
+        aliases = self.aliases()
+        names = self._names()[::-1]
+        return [self._info(name, aliases) for place, name in enumerate(names) if place < most or aliases.of(name)]
+
     def info(self, version: str) -> VersionInfo:
         """What the manifest of one version says, unchecked."""
         return self._info(version, self.aliases())

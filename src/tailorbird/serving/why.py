@@ -1,6 +1,7 @@
 """Why an answer is as general, short or empty as it is, in sentences with what to do: what `recommend` prints below its list."""
 
 from tailorbird.events import to_iso
+from tailorbird.ranking.baseline import Baseline
 from tailorbird.serving.messages import DEGRADED, Answer
 
 
@@ -17,7 +18,7 @@ def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, com
     told = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
     told += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
     if baseline:
-        told.append(f"{answer.model} is no model, but the best judged baseline: {baseline}{_alike(baseline)}. {_instead(refused, command)}")
+        told.append(baseline_told(answer.model, baseline, refused, command))
     if answer.arm:
         told.append(f"arm {answer.arm} of the slot's experiment: other people may be in another")
     if not user:
@@ -27,13 +28,11 @@ def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, com
     return told
 
 
-def _alike(baseline: str) -> str:
-    """Return what to add where a baseline gives everybody one list."""
-    return ", the same list for everybody" if all(name.startswith(("popular", "trending")) for name in baseline.split("+")) else ""
-
-
-def _instead(refused: str, command: str) -> str:
-    if not refused:
-        return f"{command} train learns one"
-    promote = f'{command} models promote {refused} --why "a try"'
-    return f"{refused} was learned and was not better beyond chance; to let it answer all the same: {promote}"
+def baseline_told(version: str, baseline: str, refused: str, command: str) -> str:
+    """Return what to know of a version that orders items by sources, and what to do; arguments as for `explain_answer`."""
+    alike = ", the same list for everybody" if Baseline.parse(baseline).is_alike else ""
+    instead = f"{command} train learns one"
+    if refused:
+        promote = f'{command} models promote {refused} --why "a try"'
+        instead = f"{refused} was learned and was not better beyond chance; to let it answer all the same: {promote}"
+    return f"{version} is no model, but the best judged baseline: {baseline}{alike}. {instead}"

@@ -6,6 +6,7 @@ Each stage does what the commands do, with the same functions. Nothing is staged
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from tailorbird.cli.demo.figures import Figures, event_figures, say
@@ -30,17 +31,17 @@ from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 
 SLOT = "home"
-# What each stage does, and about how long it takes on two quiet cores.
+# What each stage does, at the sizes of a `Scale`, and about how long the full one takes on two quiet cores.
 STAGES = {
-    "site": "A shop is made up: 600 items, 1,500 people, 28 days of what they did. A few seconds.",
+    "site": "A shop is made up: {items:,} items, {users:,} people, {history_days} days of what they did. A few seconds.",
     "import": "Its log is imported: each event is checked, counted in features, and put into the lake. 15 seconds.",
     "train": "A first model is trained on what people clicked, and judged beside baselines. 25 seconds.",
     "serve": "The shop opens: server, router, feature worker, candidates and lake, each a process. 6 seconds.",
-    "trial": "Four days of visitors come, half of them without the model: an experiment. About a minute.",
+    "trial": "{trial_days} days of visitors come, half of them without the model: an experiment. About a minute.",
     "shift": "Everybody's taste changes overnight. Monitoring looks at the clicks until it notices. About a minute.",
-    "retrain": "A new model is trained on the days since, and goes live only if it wins. Three more days follow. About three minutes.",
+    "retrain": "A new model is trained on the days since, and goes live if it wins; {recovery_days} days follow. Three minutes.",
     "settle": "What is still under way is counted.",
-    "http": "2,000 requests to the open shop are timed, and how soon a click changes an answer. Half a minute.",
+    "http": "{http_requests:,} requests to the open shop are timed, and how soon a click changes an answer. Half a minute.",
     "verify": "Every event is held against what was sent, and logged features against the lake. Half a minute.",
 }
 
@@ -223,7 +224,8 @@ class Story:
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        say(f"{len(self.figures.stages_s) + 1} of {len(STAGES)}  {STAGES[name]}", quiet=self.quiet, style="bold")
+        told = STAGES[name].format(**asdict(self.scale))
+        say(f"{len(self.figures.stages_s) + 1} of {len(STAGES)}  {told}", quiet=self.quiet, style="bold")
         yield
         self.figures.stages_s[name] = round(time.monotonic() - start, 1)
 

@@ -147,13 +147,15 @@ function ago(us) {
 
 // A list for anybody
 
+const chosenSlot = () => told.slots.find((each) => each.name === byId("slot").value) || told.slots[0] || { deeds: [] };
+
 async function begin() {
   if (!told) return;
   const user = byId("user").value.trim();
   const who = user ? { user_id: user, session_id: fresh("page-") } : { anonymous_id: fresh("page-"), session_id: fresh("page-") };
-  const slot = told.slots.find((each) => each.name === byId("slot").value) || told.slots[0];
+  const slot = chosenSlot();
   const searched = told.slots.find((each) => each.name === "search") || slot;
-  trial = new Trial({ who, slot: slot && slot.name, searched: searched && searched.name, size: slot && slot.size, attributes: ATTRIBUTES, show, impressions: false });
+  trial = new Trial({ who, slot: slot.name, searched: searched.name, size: slot.size, attributes: ATTRIBUTES, show, impressions: false });
   trial.query = byId("query").value.trim();
   try {
     await trial.begin();
@@ -171,23 +173,17 @@ function noteOf(user, unknown) {
   if (!items.length) lines.push(trial.query ? "Nothing is found: titles, categories and other texts of items are searched." : "The list is empty.");
   if (degraded.length) lines.push(`${degraded.map((code) => told.degraded[code] || code).join("; ")}.`);
   const model = told.models.find((each) => each.version === trial.answer.model);
-  if (model && model.kind.startsWith("baseline")) lines.push(baselineTold(model));
+  if (model && model.about) lines.push(`${model.about}.`);
   if (arm) lines.push(`Arm ${arm} of the slot's experiment: somebody else may be in another.`);
   if (unknown) lines.push(`Nothing is known of ${user}: the list is a stranger's.`);
   if (items.length) lines.push(user ? `What you click here is kept as an event of ${user}.` : "A stranger who has done nothing yet: click, and watch the list and the panel.");
   return lines.join(" ");
 }
 
-function baselineTold(model) {
-  const refused = told.models.find((each) => each.ndcg_10 !== null);
-  const instead = refused ? `${refused.version} was learned and was not better beyond chance.` : "tailorbird train learns a model.";
-  return `${model.version} is no model, but the best judged ${model.kind}. ${instead}`;
-}
-
 function show(answer, old) {
   const places = new Map((old ? old.items : []).map((item) => [item.item_id, item.position]));
-  const slot = told.slots.find((each) => each.name === byId("slot").value) || told.slots[0];
-  byId("list").replaceChildren(...answer.items.map((item) => rowOf(item, old ? places.get(item.item_id) : item.position, deedsOf(slot))));
+  const deeds = deedsOf(chosenSlot());
+  byId("list").replaceChildren(...answer.items.map((item) => rowOf(item, old ? places.get(item.item_id) : item.position, deeds)));
 }
 
 // What the slot aims at, and a cart where the shop has one.

@@ -101,14 +101,14 @@ def measure_demo() -> dict[str, float]:
             busy.wait()
             demo.terminate()
         ended = time.monotonic()
-        while any(_processes_of(folder)) and time.monotonic() - ended < 60:
+        while any(processes_of(folder)) and time.monotonic() - ended < 60:
             time.sleep(0.02)
         seconds = time.monotonic() - ended
         demo.wait()
     return {"first_page": round(first_page, 1), "ended": round(seconds, 1)}
 
 
-def _processes_of(folder: Path) -> Iterator[int]:
+def processes_of(folder: Path) -> Iterator[int]:
     """Yield the processes whose command names a folder."""
     for entry in Path("/proc").iterdir():
         with suppress(OSError):

@@ -37,7 +37,8 @@ from tailorbird.events.columnwise import Contract
 from tailorbird.events.rules import Rule
 from tailorbird.features import FeatureSet, count, entity, mean, ratio, sequence, time_since
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.lake import Lake, LakeRole, leave
+from tailorbird.lake import Lake, LakeRole
+from tailorbird.loops import leave
 from tailorbird.router import Router
 from tailorbird.serving.door import Door
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path

@@ -33,7 +33,8 @@ import pyarrow.dataset as ds
 from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, bodies, cpu
 from tailorbird.events import DAY, Receipt, SimulatedClock
 from tailorbird.events.columnwise import Contract
-from tailorbird.lake import Lake, LakeRole, leave
+from tailorbird.lake import Lake, LakeRole
+from tailorbird.loops import leave
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 

@@ -38,7 +38,8 @@ from benchmarks.ingest import cpu
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project
 from tailorbird.features.figures import readers_of_routed
-from tailorbird.lake import Lake, leave
+from tailorbird.lake import Lake
+from tailorbird.loops import leave
 from tailorbird.stream.lag import LagMeter
 
 LOGS = ("raw log", "raw log in use", "routed log", "routed log in use", "index of repeats")

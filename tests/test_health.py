@@ -77,7 +77,7 @@ def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
     monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
     stop = FollowedStop()
     monkeypatch.setattr(roles, "_begin", lambda: stop)
-    monkeypatch.setattr("tailorbird.lake.leave", lambda status: None)
+    monkeypatch.setattr("tailorbird.cli.run.leave", lambda status: None)
 
     def play():
         stop._owner = threading.get_ident()

@@ -5,9 +5,12 @@ otherwise end in silence, and what it looks after would stay as it was last for 
 """
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 RETRY_S = 1.0  # after a failure, or as long as it rests anyway, if that is longer
 log = logging.getLogger(__name__)
@@ -78,3 +81,14 @@ class Loop:
                 self._failed()
         except Exception:  # as above
             log.exception("%s could not let go of what failed", self.name)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once, after everything was flushed.
+
+    The threads of deltalake and DuckDB may abort a process that ends in the usual way ("terminate called without an active exception"),
+    after its work was done; a supervisor would take that for a failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -28,6 +28,7 @@ RETRIES = 5
 RETRY_S = 60  # for which a request that failed is tried again
 
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?\Z")
+_ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
 _ADDRESS = "is it there? AWS_ENDPOINT_URL says where, the AWS_ variables with which credentials"
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do in the bucket"
 _UNSAFE = "AWS_S3_ALLOW_UNSAFE_RENAME"
@@ -216,6 +217,13 @@ class ObjectPath:
 
 
 Place: TypeAlias = Path | ObjectPath
+
+
+def require_plain_path(path: Path) -> None:
+    """Raise ConfigError where a lake could not lie at a path."""
+    if _ESCAPED.search(str(path)):
+        fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"
+        raise ConfigError("its data lie at a path with % and two digits", where=str(path), fix=fix)
 
 
 def place_of(address: str, root: Path, environ: Mapping[str, str] | None = None) -> Place:

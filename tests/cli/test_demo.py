@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from benchmarks.first_hour import processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -90,19 +90,10 @@ def test_it_says_what_happens_and_a_sigterm_ends_its_roles_within_seconds(tmp_pa
         if "/shop" in line:
             break
     assert [line[:6] for line in said if " of 10 " in line] == ["1 of 1", "2 of 1", "3 of 1", "4 of 1"]
-    assert len(_processes_of(folder)) > 5
+    assert len(list(processes_of(folder))) > 5
     demo.terminate()
     deadline = time.monotonic() + 5
-    while (left := _processes_of(folder)) and time.monotonic() < deadline:
+    while (left := list(processes_of(folder))) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
     demo.wait(5)
-
-
-def _processes_of(folder: Path) -> list[bytes]:
-    """The commands of processes that name a folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            found.append(entry.read_bytes())
-    return [command for command in found if str(folder).encode() in command]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
 from tests.cli.kit import environment
 
 WIDE = {"width": 1280, "height": 900}
@@ -56,6 +56,19 @@ def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) 
         page.on("request", asked)
         yield page
         browser.close()
+
+
+@contextmanager
+def watched(url: str, path: str = "/", *, provoked: str = "nothing") -> Iterator[Page]:
+    """A page of a server whose list is there; at the end: no error on its console but what was provoked, and no request elsewhere."""
+    faults: list[str] = []
+    elsewhere: list[str] = []
+    with browsing(url, faults, elsewhere) as page:
+        page.goto(f"{url}{path}")
+        expect(page.locator("#list > li")).to_have_count(12)
+        yield page
+    assert not [fault for fault in faults if provoked not in fault]
+    assert not elsewhere
 
 
 def violations(page: Page) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 from tests.cli.kit import must, must_json
-from tests.console.shop_server import PHONE, browsing, chromium, items_of, serving, violations
+from tests.console.shop_server import PHONE, browsing, chromium, items_of, serving, violations, watched
 from tests.first_hour.layouts import rees46
 
 from tailorbird.config import Project, open_project
@@ -45,14 +45,8 @@ def url(project: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(url: str) -> Iterator[Page]:
-    faults: list[str] = []
-    elsewhere: list[str] = []
-    with browsing(url, faults, elsewhere) as page:
-        page.goto(url)
-        expect(page.locator("#list > li").first).to_be_visible()
+    with watched(url) as page:
         yield page
-    assert not faults
-    assert not elsewhere
 
 
 def test_it_says_what_the_project_is_doing(page: Page) -> None:

@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import Page, expect
 from tests.cli.kit import make_shop
-from tests.console.shop_server import PHONE, browsing, chromium, items_of, serving, violations
+from tests.console.shop_server import PHONE, browsing, chromium, items_of, serving, violations, watched
 
 from tailorbird.cli.demo.world import FRONT
 
@@ -28,15 +28,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(url: str) -> Iterator[Page]:
-    """The shop's page; at the end: no error on its console, and no request that left this server."""
-    faults: list[str] = []
-    elsewhere: list[str] = []
-    with browsing(url, faults, elsewhere) as page:
-        page.goto(f"{url}/shop")
-        expect(page.locator("#list > li")).to_have_count(12)
+    with watched(url, "/shop", provoked="503") as page:  # by the test of a server that is away
         yield page
-    assert not [fault for fault in faults if "503" not in fault]  # one test provokes that
-    assert not elsewhere
 
 
 def test_cards_have_picture_title_price_and_reason(page: Page) -> None:

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
 from tailorbird.places import place_of
-from tailorbird.lake import LakeRole, compaction, delta, leave
+from tailorbird.lake import LakeRole, compaction, delta
+from tailorbird.loops import leave
 delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
 with LakeRole(Path(sys.argv[1]), place_of(sys.argv[2], Path()), clock=SystemClock()) as role:
     while not role.step(rows_max=10, flush=True).idle:

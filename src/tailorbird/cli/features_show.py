@@ -92,11 +92,11 @@ def show(
         asked = Asked(about, t, _known(project, known), bool(at) or bool(known), events)
         explain_about(project, asked, why, json) if why else show_about(project, asked, json)
     elif why:
-        _explain(project, _Asked(kind, name, item, t, known), why, json)
+        _explain(project, _Asked(kind, name, item, t, known, clock.now()), why, json)
     elif at or known:
-        _show_then(project, _Asked(kind, name, item, t, known), events, json)
+        _show_then(project, _Asked(kind, name, item, t, known, clock.now()), events, json)
     else:
-        _show_now(project, _Asked(kind, name, item, t, None), events, json)
+        _show_now(project, _Asked(kind, name, item, t, None, t), events, json)
 
 
 def _as_kept(project: "Project", text: str) -> str:
@@ -114,13 +114,14 @@ def _as_kept(project: "Project", text: str) -> str:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Whom it is about, with which item, as of when, and how much was known then; of an item alone, `name` is ""."""
+    """Whom it is about, with which item, as of when, how much was known then, and what time it is; of an item alone, `name` is ""."""
 
     kind: str
     name: str
     item: str
     t: int
     known: list[int] | None
+    now: int
 
     @property
     def request(self):
@@ -247,14 +248,11 @@ def _check_name(project: "Project", name: str) -> None:
 def _read(project: "Project", asked: _Asked, *, now: bool = False):
     from dataclasses import replace
 
-    from tailorbird.cli.moment import clock_of_answers
-    from tailorbird.events import SystemClock
     from tailorbird.features.read import Reader
 
     reader = Reader(project.paths.state, project.features, workers=project.workers)
     try:
-        clock, _ = clock_of_answers("", project, SystemClock())
-        return reader.read(replace(asked.request, now=clock.now()) if now else asked.request, [asked.item])
+        return reader.read(replace(asked.request, now=asked.now) if now else asked.request, [asked.item])
     finally:
         reader.close()
 

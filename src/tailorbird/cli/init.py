@@ -48,7 +48,7 @@ def init(
     ts_format:
         how times are written, as strptime has it, where day and month cannot be told apart: %d/%m/%Y
     """
-    from tailorbird.config.project import require_plain_path
+    from tailorbird.places import require_plain_path
 
     folder = _chosen(folder)
     require_plain_path(folder.resolve())

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tailorbird.cli.output import STDIN
 from tailorbird.errors import TailorbirdError
+from tailorbird.loops import leave
 from tailorbird.version import __version__
 
 _HELP = """Turn a site's events into recommendations, learn from what happens next, and prove that it helped.
@@ -171,9 +172,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         status = 1
     code = status if isinstance(status, int) else 0
     if arguments is None and {"deltalake", "duckdb"} & sys.modules.keys():
-        from tailorbird.lake.loop import leave
-
-        leave(code)  # their threads may abort a process that ends in the usual way, after the work was done
+        leave(code)
     raise SystemExit(code)
 
 

@@ -15,7 +15,7 @@ from tailorbird.cli.probes import probes
 from tailorbird.cli.supervisor import die_with_parent
 from tailorbird.errors import UsageError
 from tailorbird.health import FollowedStop
-from tailorbird.loops import Loop
+from tailorbird.loops import Loop, leave
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -166,8 +166,6 @@ def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort
                 build_from_lake(worker, reader, stop)
             worker.run(stop)
     if from_lake:
-        from tailorbird.lake import leave
-
         leave(0)
 
 
@@ -305,8 +303,6 @@ def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: 
                 build_from_lake(role, tables, stop)
             role.run(stop)
     if from_lake:
-        from tailorbird.lake import leave
-
         leave(0)
 
 
@@ -322,7 +318,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     from tailorbird.config.schemas import answering
     from tailorbird.events import duration
     from tailorbird.features import watch
-    from tailorbird.lake import leave, run
+    from tailorbird.lake import run
 
     stop = _begin()
     project = open_project(applied=True)

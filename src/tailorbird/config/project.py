@@ -2,7 +2,6 @@
 subfolders and loaded whole."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
-from tailorbird.places import Place, place_of
+from tailorbird.places import Place, place_of, require_plain_path
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.store.valkey import CopiesAt
@@ -32,9 +31,6 @@ from tailorbird.stream import Address, Stream, routed_address
 FILE = "tailorbird.toml"
 CHURN = "churn.py"
 SCORES = "scores.py"
-
-
-_ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -227,13 +223,6 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     plan, paths = compile_plan(settings, features, slots, declared), paths_of(root, settings)
     scores = load_scores(root / SCORES, types, slots, churn)
     return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn, scores)
-
-
-def require_plain_path(path: Path) -> None:
-    """Raise ConfigError where a lake could not lie at a path."""
-    if _ESCAPED.search(str(path)):
-        fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"
-        raise ConfigError("its data lie at a path with % and two digits", where=str(path), fix=fix)
 
 
 def data_folder(start: Path | None = None) -> Path:

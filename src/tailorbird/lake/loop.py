@@ -1,7 +1,5 @@
 """The lake role as a process: loads, and between two loads what keeps the lake small. One step of the role is `lake.role`."""
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 
@@ -65,14 +63,3 @@ def run(
                 vacuum_due = now + vacuum_every_us
             stop.wait(POLL_S)
         role.step(rows_max)
-
-
-def leave(status: int) -> None:
-    """End the process at once, after everything was flushed.
-
-    deltalake's threads may abort a process that ends in the usual way ("terminate called without an active exception"),
-    after its work was done; a supervisor would take that for a failure.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -16,7 +16,7 @@ from tailorbird.events import EVENT_TYPES
 from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
 from tailorbird.events.guess import NO_ANSWERS, Answers, SourceGuess, Trial, guess_files, try_mapping
 from tailorbird.events.guess.quoting import quoted
-from tailorbird.proposal.facts import Reasons, facts_of
+from tailorbird.proposal.facts import Reasons, facts_of, usual_person
 from tailorbird.proposal.features import features_text
 from tailorbird.proposal.known import facts_of_known
 from tailorbird.proposal.slots import slots_text, train_window
@@ -95,7 +95,7 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
     slots = slots_text(facts, reasons)
     features = features_text(facts, reasons)
-    return Proposal(mapping, features, slots, own, train_window(facts, reasons), _somebody(main), trial, "mapping", reasons)
+    return Proposal(mapping, features, slots, own, train_window(facts, reasons), usual_person(_people(main)), trial, "mapping", reasons)
 
 
 def _propose_known(format_: str, data: Path, now: int) -> Proposal:
@@ -107,14 +107,13 @@ def _propose_known(format_: str, data: Path, now: int) -> Proposal:
     return Proposal("", features, slots, own, train_window(facts, reasons), user, Trial(0, 0, [], []), format_, reasons)
 
 
-def _somebody(main: SourceGuess) -> str:
-    """Return a user with more events in the sample than nine of ten have; whoever has most may be no person."""
+def _people(main: SourceGuess) -> dict[str, int]:
+    """Return how many events each user has in the sample."""
     column = next((column.column for column in main.columns if column.role == "user_id"), "")
     if not column:
-        return ""
-    counts = sorted(pc.value_counts(main.sample.column(column).drop_null()).to_pylist(), key=lambda each: each["counts"])
-    user = counts[len(counts) * 9 // 10]["values"] if counts else ""
-    return f"{user:.15g}" if isinstance(user, float) else str(user)
+        return {}
+    counts = pc.value_counts(main.sample.column(column).drop_null()).to_pylist()
+    return {f"{user:.15g}" if isinstance(user, float) else str(user): count for user, count in (each.values() for each in counts)}
 
 
 def _without_name(guess: SourceGuess) -> str:

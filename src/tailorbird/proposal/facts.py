@@ -124,3 +124,9 @@ def kind_of_column(name: str, column: pa.Array) -> str:
     if distinct > 20 and distinct > len(column) / 2:
         return "other"  # nearly each its own, such as a title: nothing to learn from as a category
     return "categorical" if distinct <= 2_000 else "other"
+
+
+def usual_person(events: Mapping[str, int]) -> str:
+    """Return somebody with more events than nine of ten have, "" without anybody; whoever has most may be no person."""
+    people = sorted(events, key=lambda person: (events[person], person))
+    return people[len(people) * 9 // 10] if people else ""

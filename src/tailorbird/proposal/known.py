@@ -14,7 +14,7 @@ import pyarrow as pa
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
 from tailorbird.events.contract import Accepted
-from tailorbird.proposal.facts import CONTEXT, NOT_SHOWN, Facts, attributes, kind_of_column, listed_type
+from tailorbird.proposal.facts import CONTEXT, NOT_SHOWN, Facts, attributes, kind_of_column, listed_type, usual_person
 from tailorbird.proposal.statistics import LogStatistics, codes_of, statistics_of
 
 ROWS_MAX = 300_000  # of larger exports, the first ones
@@ -62,12 +62,7 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
         context=tuple(name for name in CONTEXT if name in site.context),
         **attributes(found),
     )
-    return facts, [name for name in shown if name not in EVENT_TYPES], _somebody(site.people)
-
-
-def _somebody(people: Counter[str]) -> str:
-    """Return a user with more events than nine of ten have; whoever has most may be no person."""
-    return people.most_common()[len(people) // 10][0] if people else ""
+    return facts, [name for name in shown if name not in EVENT_TYPES], usual_person(site.people)
 
 
 def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:

@@ -352,14 +352,20 @@ def _unknown_item() -> Response:
 async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
-    path = request.url.path.rstrip("/")
-    last = path.rpartition("/")[2]
-    known = [*(each for each, _ in ROUTES), *segment.handlers()]
-    near = nearest(path, known, "/docs lists the routes") if error.status_code == 404 else ""
-    fix = f"Segment's libraries post to /v1/{last}: give them this server as their host, without a path" if last in _OF_SEGMENT else near
-    if error.status_code == 405:
-        fix = f"it takes {(error.headers or {}).get('Allow', 'another method')}"
+    fix = _of_route(request.url.path.rstrip("/"), error)
     return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
+
+
+def _of_route(path: str, error: HTTPException) -> str:
+    """What to ask for instead of a path that is not served, or not in that way."""
+    if error.status_code == 405:
+        return f"it takes {(error.headers or {}).get('Allow', 'another method')}"
+    last = path.rpartition("/")[2]
+    if last in _OF_SEGMENT:
+        return f"Segment's libraries post to /v1/{last}: give them this server as their host, without a path"
+    if error.status_code != 404:
+        return ""
+    return nearest(path, [*(known for known, _ in ROUTES), *segment.handlers()], "/docs lists the routes")
 
 
 async def _bug(request: Request, error: Exception) -> Response:

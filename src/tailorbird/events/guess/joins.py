@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from tailorbird.events.guess.kind import is_unique
 from tailorbird.events.guess.look import Look
 from tailorbird.events.guess.roles import roles_of
 from tailorbird.events.guess.values import Answers, ColumnGuess
@@ -55,7 +55,7 @@ def _of_orders(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict
 def _of_lists(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]) -> list[tuple[Path, str]]:
     """Return the tables that only say what the values of a column are called, and the column."""
     sample, mine = looks[file][1], roles[file]
-    if "item_id" not in mine or _has_person(mine) or not _is_unique(sample.column(mine["item_id"])):
+    if "item_id" not in mine or _has_person(mine) or not is_unique(sample.column(mine["item_id"])):
         return []
     lists = [other for other in looks if other != file and not {"item_id", *_PERSON} & roles[other].keys()]
     return [(other, keys[0]) for other in lists if (keys := _keys(sample, looks[other][1])) and keys[0] != mine["item_id"]]
@@ -69,8 +69,4 @@ def _has_person(roles: Mapping[str, str]) -> bool:
 def _keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
     """Return the columns that both tables have and that are another in each row of the second."""
     both = [name for name in sample.schema.names if name in other.schema.names]
-    return [name for name in both if other.num_rows > 1 and _is_unique(other.column(name))]
-
-
-def _is_unique(column: pa.Array) -> bool:
-    return not column.null_count and pc.count_distinct(column).as_py() == len(column)
+    return [name for name in both if other.num_rows > 1 and is_unique(other.column(name))]

@@ -97,7 +97,7 @@ def typical(column: pa.Array) -> float | None:
 
 def _of_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> Kind:
     ts = roles.get("ts")
-    if _is_unique(sample.column(roles["item_id"])):
+    if is_unique(sample.column(roles["item_id"])):
         return Kind("items", None, _once("item", ts))
     since = _holds_from(sample) or ts
     if since is None or roles.keys() & {"type", "event_id", "request_id"} or _DONE_WITH & _attributes(sample, roles):
@@ -106,7 +106,7 @@ def _of_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> Kind:
 
 
 def _of_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
-    ts, unique = roles.get("ts"), _is_unique(sample.column(roles["user_id"]))
+    ts, unique = roles.get("ts"), is_unique(sample.column(roles["user_id"]))
     if ts is None and unique:
         return Kind("users", None, _once("user", ts))
     attributes = _attributes(sample, roles)
@@ -145,7 +145,8 @@ def _is_moment(column: pa.Array) -> bool:
     return whole and can_be_time(column)
 
 
-def _is_unique(column: pa.Array) -> bool:
+def is_unique(column: pa.Array) -> bool:
+    """Whether each row has a value, and each another."""
     return pc.count_distinct(column).as_py() == len(column)
 
 

@@ -105,7 +105,12 @@ def _read_joined(
 
 def _as_key(column: pa.Array) -> pa.Array:
     """Return the values as texts, so that 7 of one file is 7 of another that also has letters."""
-    return pc.replace_substring_regex(column.cast(pa.string()), r"^(\d+)\.0$", r"\1")
+    return _whole(column.cast(pa.string()))
+
+
+def _whole(texts: pa.Array) -> pa.Array:
+    """Return 7.0 as 7."""
+    return pc.replace_substring_regex(texts, r"^(\d+)\.0$", r"\1")
 
 
 def read_sample(
@@ -206,7 +211,7 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form
         metadata = None
         if name in texts:
             if pa.types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
-                column = pc.replace_substring_regex(column, r"^(\d+)\.0$", r"\1")
+                column = _whole(column)
         elif not pa.types.is_null(kind):
             try:
                 column = (with_decimal_point(column) if form.decimal == "," and pa.types.is_floating(kind) else column).cast(kind)

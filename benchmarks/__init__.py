@@ -1,1 +1,3 @@
-"""Benchmarks: `python -m benchmarks.NAME [--small] [--json]`; of quality, `python -m benchmarks.quality.NAME`."""
+"""Benchmarks: `python -m benchmarks.NAME [--small] [--json]`; of quality, `python -m
+benchmarks.quality.NAME`.
+"""

@@ -1,12 +1,16 @@
-"""Sliding-window sums for many past requests: ours against DuckDB's, Polars' and Feast's, the same answers, on this machine.
+"""Sliding-window sums for many past requests: ours against DuckDB's, Polars' and Feast's, the same
+answers, on this machine.
 
-    python -m benchmarks.features_backfill [--small] [--json] [--events N] [--requests N] [--users N] [--runs N] [--plot FILE]
+    python -m benchmarks.features_backfill [--small] [--json] [--events N] [--requests N] [--users
+    N] [--runs N] [--plot FILE]
 
-Eight windows over purchases, once with users drawn evenly and once with 1 % of them having half of all; then the set of forty mixed
-features at the price of those eight windows. Windows are tiles in all, so that every peer has the same sums, which are compared to the
-last unit. Peers (`benchmarks.features_backfill_peers`) run in this process, each in turn, `--runs` times or until a minute is used up;
-one that is not installed is left out and named. Feast is measured at the size that it finishes, with ours at that size beside it.
-`--plot` draws the cost from a million events to `--plot-events`.
+Eight windows over purchases, once with users drawn evenly and once with 1 % of them having half of
+all; then the set of forty mixed features at the price of those eight windows. Windows are tiles in
+all, so that every peer has the same sums, which are compared to the last unit. Peers
+(`benchmarks.features_backfill_peers`) run in this process, each in turn, `--runs` times or until a
+minute is used up; one that is not installed is left out and named. Feast is measured at the size
+that it finishes, with ours at that size beside it. `--plot` draws the cost from a million events to
+`--plot-events`.
 """
 
 import argparse
@@ -34,12 +38,23 @@ from tailorbird.features.backfill import Requests, backfill
 
 START = 1_700_000_000 * 1_000_000 // DAY * DAY
 SPAN = 60 * DAY
-WINDOWS = {"1h": HOUR, "6h": 6 * HOUR, "1d": DAY, "3d": 3 * DAY, "7d": 7 * DAY, "14d": 14 * DAY, "30d": 30 * DAY, "60d": 60 * DAY}
+WINDOWS = {
+    "1h": HOUR,
+    "6h": 6 * HOUR,
+    "1d": DAY,
+    "3d": 3 * DAY,
+    "7d": 7 * DAY,
+    "14d": 14 * DAY,
+    "30d": 30 * DAY,
+    "60d": 60 * DAY,
+}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Purchases of users, and requests about them; both drawn evenly over 60 days, users evenly or 1 % with half of all."""
+    """Purchases of users, and requests about them; both drawn evenly over 60 days, users evenly or
+    1 % with half of all.
+    """
 
     user: np.ndarray
     ts: np.ndarray
@@ -55,7 +70,10 @@ class Workload:
             even = rng.integers(0, users, count)
             return np.where(skew & (rng.random(count) < 0.5), even % max(1, users // 100), even)
 
-        ts, t = START + np.sort(rng.integers(0, SPAN, events)), START + np.sort(rng.integers(0, SPAN, requests))
+        ts, t = (
+            START + np.sort(rng.integers(0, SPAN, events)),
+            START + np.sort(rng.integers(0, SPAN, requests)),
+        )
         return cls(people(events), ts, rng.integers(1, 10_000, events), people(requests), t)
 
     def joined(self) -> int:
@@ -65,7 +83,9 @@ class Workload:
 
     def names(self) -> pa.Array:
         """User ids as text, which is what events hold; ours and the peers get them so."""
-        return pa.array([f"u{user}" for user in range(int(max(self.user.max(), self.asked.max())) + 1)])
+        return pa.array(
+            [f"u{user}" for user in range(int(max(self.user.max(), self.asked.max())) + 1)]
+        )
 
 
 def ours(work: Workload) -> np.ndarray:
@@ -76,7 +96,9 @@ def ours(work: Workload) -> np.ndarray:
     events = {
         "p": pa.array(np.arange(1, n + 1)),
         "event_id": pa.nulls(n, pa.string()),
-        "type": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int8)), ["purchase"]).cast(pa.string()),
+        "type": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int8)), ["purchase"]).cast(
+            pa.string()
+        ),
         "ts": pa.array(work.ts, TIME),
         "user_id": person,
         "anonymous_id": pa.nulls(n, pa.string()),
@@ -88,11 +110,20 @@ def ours(work: Workload) -> np.ndarray:
     }
     user = entity("user")
     features = FeatureSet.from_declarations(
-        [total(f"spend_{name}", user, "purchase", of="price", unit=1, max=10_000, window=name) for name in WINDOWS]
+        [
+            total(f"spend_{name}", user, "purchase", of="price", unit=1, max=10_000, window=name)
+            for name in WINDOWS
+        ]
     )
     m = len(work.t)
     # Position = order of time, so that what was known is what had happened.
-    asked = Requests(work.t, np.full(m, n), names.take(pa.array(work.asked)), np.arange(m), pa.nulls(m, pa.string()))
+    asked = Requests(
+        work.t,
+        np.full(m, n),
+        names.take(pa.array(work.asked)),
+        np.arange(m),
+        pa.nulls(m, pa.string()),
+    )
     table = pa.table(events)
     began = time.perf_counter()
     sums = backfill(features, table, asked).numeric
@@ -101,14 +132,21 @@ def ours(work: Workload) -> np.ndarray:
 
 
 def mixed(work: Workload) -> tuple[pa.Table, Requests]:
-    """The events and requests of the set of forty: the same people and times, each event about one of the items."""
+    """The events and requests of the set of forty: the same people and times, each event about one
+    of the items.
+    """
     rng = np.random.default_rng(20261126)
     n, m = len(work.ts), len(work.t)
     items = max(1, len(work.names()) // 20)
     item_names = pa.array([f"i{item}" for item in range(items)])
     # A few items have most of the events, as everywhere.
     chosen = (items * rng.random(n) ** 3).astype(np.int64)
-    profiles = pa.array([json.dumps({"category": f"c{item % 50}", "brand": f"b{item % 300}", "price": item % 90}) for item in range(items)])
+    profiles = pa.array(
+        [
+            json.dumps({"category": f"c{item % 50}", "brand": f"b{item % 300}", "price": item % 90})
+            for item in range(items)
+        ]
+    )
     type_of = rng.choice(len(TYPES), n, p=[0.55, 0.2, 0.2, 0.05])
     person = work.names().take(pa.array(work.user))
     bought = type_of == TYPES.index("purchase")
@@ -130,14 +168,25 @@ def mixed(work: Workload) -> tuple[pa.Table, Requests]:
         "properties": pa.nulls(n, pa.string()),
     }
     described = _described(items, item_names, profiles, work.names())
-    table = pa.concat_tables([pa.table({name: described[name].cast(column.type) for name, column in events.items()}), pa.table(events)])
+    table = pa.concat_tables(
+        [
+            pa.table({name: described[name].cast(column.type) for name, column in events.items()}),
+            pa.table(events),
+        ]
+    )
     asked = (items * rng.random(m) ** 3).astype(np.int64)
     who = work.names().take(pa.array(work.asked))
     country = pa.array(["NO", "SE", "DK"]).take(pa.array(work.asked % 3))
     # Position = order of time, so that what was known is what had happened.
     p = np.searchsorted(work.ts, work.t)
     return table, Requests(
-        work.t, p, who, np.arange(m), item_names.take(pa.array(asked)), session_id=_sessions(work.asked, work.t), country=country
+        work.t,
+        p,
+        who,
+        np.arange(m),
+        item_names.take(pa.array(asked)),
+        session_id=_sessions(work.asked, work.t),
+        country=country,
     )
 
 
@@ -147,10 +196,15 @@ def _sessions(user: np.ndarray, t: np.ndarray) -> pa.Array:
     return pa.array([f"s{one}" for one in range(1_000_000)]).take(pa.array(number))
 
 
-def _described(items: int, item_names: pa.Array, profiles: pa.Array, names: pa.Array) -> dict[str, pa.Array]:
+def _described(
+    items: int, item_names: pa.Array, profiles: pa.Array, names: pa.Array
+) -> dict[str, pa.Array]:
     """Columns of a profile event of each item and each user, before all others."""
     count = items + len(names)
-    plans = [json.dumps({"plan": f"p{user % 3}", "age": user % 80, "segment": f"s{user % 12}"}) for user in range(len(names))]
+    plans = [
+        json.dumps({"plan": f"p{user % 3}", "age": user % 80, "segment": f"s{user % 12}"})
+        for user in range(len(names))
+    ]
     nulls = pa.nulls(count, pa.string())
     return {
         "p": pa.array(np.zeros(count, np.int64)),
@@ -212,7 +266,9 @@ def compared(work: Workload, names: Sequence[str], runs: int) -> dict:
 
 
 def cost_of_forty(work: Workload, runs: int) -> dict:
-    """The set of forty over as many events and requests as the eight windows, and how many times as much it costs."""
+    """The set of forty over as many events and requests as the eight windows, and how many times as
+    much it costs.
+    """
     table, asked = mixed(work)
     backfill(forty(), table, asked.part(0, 100, slice(0, 100)))  # compiles
 
@@ -223,11 +279,16 @@ def cost_of_forty(work: Workload, runs: int) -> dict:
 
     _, result = timed(run, runs)
     _, eight = timed(lambda: timed_ours(work), runs)
-    return result | {"eight_windows_s": eight["median_s"], "cost": round(result["median_s"] / eight["median_s"], 2)}
+    return result | {
+        "eight_windows_s": eight["median_s"],
+        "cost": round(result["median_s"] / eight["median_s"], 2),
+    }
 
 
 def drawn(path: Path, events_max: int) -> dict[int, float]:
-    """A picture of seconds over events, from a million on; two requests for five events, 25 events a user."""
+    """A picture of seconds over events, from a million on; two requests for five events, 25 events
+    a user.
+    """
     from matplotlib.figure import Figure
 
     found: dict[int, float] = {}
@@ -241,7 +302,13 @@ def drawn(path: Path, events_max: int) -> dict[int, float]:
     sizes = np.array(list(found))
     axes.loglog(sizes, list(found.values()), "o-", label="8 windows")
     first = sizes[0]
-    axes.loglog(sizes, found[int(first)] * sizes * np.log(sizes) / (first * np.log(first)), "--", color="grey", label="n log n")
+    axes.loglog(
+        sizes,
+        found[int(first)] * sizes * np.log(sizes) / (first * np.log(first)),
+        "--",
+        color="grey",
+        label="n log n",
+    )
     axes.set(xlabel="events (and two requests for five)", ylabel="seconds")
     axes.legend()
     figure.savefig(path)
@@ -249,12 +316,21 @@ def drawn(path: Path, events_max: int) -> dict[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a twentieth of the size, for a minute at most")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a twentieth of the size, for a minute at most"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, help="write a picture of the cost by size")
     parser.add_argument("--plot-events", type=int, default=50_000_000)
-    for name, default in (("events", 5_000_000), ("requests", 2_000_000), ("users", 200_000), ("runs", 3)):
+    for name, default in (
+        ("events", 5_000_000),
+        ("requests", 2_000_000),
+        ("users", 200_000),
+        ("runs", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     share = 20 if arguments.small else 1
@@ -262,9 +338,15 @@ def main() -> None:
     parts: dict[str, dict] = {}
     for spread in ("even", "skewed"):
         work = Workload.draw(**sizes, skew=spread == "skewed")
-        parts[spread] = compared(work, ("duckdb_join", "duckdb_range", "duckdb_asof", "polars_asof", "polars_join"), arguments.runs)
+        parts[spread] = compared(
+            work,
+            ("duckdb_join", "duckdb_range", "duckdb_asof", "polars_asof", "polars_join"),
+            arguments.runs,
+        )
     few = FEAST_EVENTS // (5 if arguments.small else 1)
-    parts["feast"] = compared(Workload.draw(few, few * 2 // 5, few // 25, skew=False), ("feast",), arguments.runs)
+    parts["feast"] = compared(
+        Workload.draw(few, few * 2 // 5, few // 25, skew=False), ("feast",), arguments.runs
+    )
     parts["forty"] = cost_of_forty(Workload.draw(**sizes, skew=False), arguments.runs)
     report: dict[str, Any] = {
         "results": {name: part.get("results", part) for name, part in parts.items()},
@@ -274,7 +356,11 @@ def main() -> None:
         "left_out": {name: parts[name]["left_out"] for name in ("even", "skewed", "feast")},
         "sizes": sizes | {"windows": len(WINDOWS), "feast_events": few},
         "versions": _versions(),
-        "cpu": {"model": _cpu(), "cores": os.cpu_count(), "load": [round(one, 1) for one in os.getloadavg()]},
+        "cpu": {
+            "model": _cpu(),
+            "cores": os.cpu_count(),
+            "load": [round(one, 1) for one in os.getloadavg()],
+        },
     }
     if arguments.plot:
         report["by_events_s"] = drawn(arguments.plot, arguments.plot_events)
@@ -284,10 +370,15 @@ def main() -> None:
 
 
 def _ratios(parts: dict[str, dict]) -> dict[str, float]:
-    """The least over both spreads of each peer's best formulation, and of its ASOF form; 40 features over 8 windows apart."""
+    """The least over both spreads of each peer's best formulation, and of its ASOF form; 40
+    features over 8 windows apart.
+    """
 
     def least(*names: str) -> list[float]:
-        best = [[one for name, one in parts[spread]["ratios"].items() if name in names] for spread in ("even", "skewed")]
+        best = [
+            [one for name, one in parts[spread]["ratios"].items() if name in names]
+            for spread in ("even", "skewed")
+        ]
         return [min(min(some) for some in best)] if all(best) else []
 
     found = {
@@ -311,7 +402,10 @@ def _versions() -> dict[str, str]:
 
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What a request's features cost: one user, one session, 500 items and their crosses, the forty features; beside the bare reads.
+"""What a request's features cost: one user, one session, 500 items and their crosses, the forty
+features; beside the bare reads.
 
     python -m benchmarks.features_read [--small] [--json] [--items N] [--events N] [--rounds N]
 
@@ -49,11 +50,19 @@ def keys_read(read: Callable[[], object]) -> list[list[bytes]]:
         asked.append([key])
         return one(self, key)
 
-    EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = get_many, get_sized, get
+    EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = (
+        get_many,
+        get_sized,
+        get,
+    )
     try:
         read()
     finally:
-        EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = many, sized, one
+        EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = (
+            many,
+            sized,
+            one,
+        )
     return asked
 
 
@@ -76,8 +85,12 @@ def measured(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a tenth of the events and of the rounds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a tenth of the events and of the rounds"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--items", type=int, default=500)
@@ -100,9 +113,13 @@ def main() -> None:
                 pass
             worker.refresh()  # as the role does each second
         reader, store = Reader(folder / "state", features), open_state(folder / "state", features)
-        items = [f"i{item:05}" for item in range(0, site.items, site.items // arguments.items)][: arguments.items]
+        items = [f"i{item:05}" for item in range(0, site.items, site.items // arguments.items)][
+            : arguments.items
+        ]
         keys, person = hash64s(items), f"u{int(site.person[-1]):06}"
-        request = ReadRequest(person=person, session_id="s1", device="phone", country="NO", now=START)
+        request = ReadRequest(
+            person=person, session_id="s1", device="phone", country="NO", now=START
+        )
 
         def read() -> object:
             return reader.read(request, items, item_keys=keys)
@@ -120,12 +137,22 @@ def main() -> None:
         store.close()
     report = {
         "results": results,
-        "ratios": {"floor": round(results["floor"]["median_ms"] / results["tailorbird"]["median_ms"], 2)},
-        "sizes": {"items": len(items), "features": len(features.features), "keys": sum(map(len, asked)), "bytes": size, "stale": stale},
-        "bytes_by_kind": {
-            one.entity.name: {"reading": one.reading_bytes, "state_unpacked": one.state_bytes} for one in features.layout.entities
+        "ratios": {
+            "floor": round(results["floor"]["median_ms"] / results["tailorbird"]["median_ms"], 2)
         },
-        "versions": {name: version(name) for name in ("lmdb", "numpy")} | {"python": platform.python_version()},
+        "sizes": {
+            "items": len(items),
+            "features": len(features.features),
+            "keys": sum(map(len, asked)),
+            "bytes": size,
+            "stale": stale,
+        },
+        "bytes_by_kind": {
+            one.entity.name: {"reading": one.reading_bytes, "state_unpacked": one.state_bytes}
+            for one in features.layout.entities
+        },
+        "versions": {name: version(name) for name in ("lmdb", "numpy")}
+        | {"python": platform.python_version()},
         "cpu": platform.processor() or platform.machine(),
         "load": [round(one, 1) for one in os.getloadavg()],
     }

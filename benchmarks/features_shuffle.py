@@ -1,4 +1,5 @@
-"""What several feature workers gain over one, for the forty features: whether they read the routed log or what a shuffle writes for them.
+"""What several feature workers gain over one, for the forty features: whether they read the routed
+log or what a shuffle writes for them.
 
     python -m benchmarks.features_shuffle [--small] [--json] [--events N] [--runs N]
 
@@ -7,9 +8,10 @@
     shuffled K     each reads the log that the shuffle wrote for it; the slowest of them
     shuffle K      the shuffle itself; `rows_share` is how many of the events the part with the most gets
 
-Speed is events of the routed log by CPU second, so that what else runs on the machine counts little. A ratio is the CPU time of one
-worker over that of the slowest of K: how many times as many events K workers on as many cores take. All states together are
-compared with that of one worker, to the bit. Ends with status 1 if any differs.
+Speed is events of the routed log by CPU second, so that what else runs on the machine counts
+little. A ratio is the CPU time of one worker over that of the slowest of K: how many times as many
+events K workers on as many cores take. All states together are compared with that of one worker, to
+the bit. Ends with status 1 if any differs.
 """
 
 import argparse
@@ -35,7 +37,9 @@ from tailorbird.stream import routed_path
 COUNTS = (2, 4, 8)
 
 
-def work(log: Path, state: Path, features: FeatureSet, part: KeyPart, profiles: int, stage: Stage) -> dict[bytes, bytes]:
+def work(
+    log: Path, state: Path, features: FeatureSet, part: KeyPart, profiles: int, stage: Stage
+) -> dict[bytes, bytes]:
     """Take the log in, timed from behind the profiles on; the records of the state."""
     with FeatureWorker(log, state, features, clock=CLOCK, part=part) as worker:
         while worker.position.p < profiles:
@@ -50,7 +54,9 @@ def work(log: Path, state: Path, features: FeatureSet, part: KeyPart, profiles: 
     return found
 
 
-def shuffle(routed: Path, logs: list[Path], features: FeatureSet, profiles: int, stage: Stage) -> list[int]:
+def shuffle(
+    routed: Path, logs: list[Path], features: FeatureSet, profiles: int, stage: Stage
+) -> list[int]:
     """Cut the log, timed as above; the events of each part."""
     with Shuffle(routed, logs, features) as role:
         while role.step(rows_max=1).end <= profiles:
@@ -63,7 +69,9 @@ def shuffle(routed: Path, logs: list[Path], features: FeatureSet, profiles: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", action="store_true", help="a tenth of the events")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--events", type=int, default=200_000)
@@ -91,17 +99,25 @@ def main() -> None:
                     for part, log, stage in zip(parts_of(count), read, timed, strict=True):
                         together |= work(log, state, features, part, profiles, stage)
                     equal &= together == whole
-    slowest = {name: max(some, key=lambda stage: statistics.median(stage.cpu)) for name, some in stages.items()}
-    results: dict[str, dict] = {"one": one.result(events)} | {name: stage.result(events) for name, stage in slowest.items()}
+    slowest = {
+        name: max(some, key=lambda stage: statistics.median(stage.cpu))
+        for name, some in stages.items()
+    }
+    results: dict[str, dict] = {"one": one.result(events)} | {
+        name: stage.result(events) for name, stage in slowest.items()
+    }
     for count, part in shares.items():
         results[f"shuffle {count}"]["rows_share"] = round(part, 3)
     base = statistics.median(one.cpu)
     report = {
         "results": results,
-        "ratios": {name: round(base / statistics.median(stage.cpu), 2) for name, stage in slowest.items()},
+        "ratios": {
+            name: round(base / statistics.median(stage.cpu), 2) for name, stage in slowest.items()
+        },
         "equal": equal,
         "sizes": {"events": events, "people": people, "items": items, "runs": arguments.runs},
-        "versions": {name: version(name) for name in ("apsw", "lmdb", "numpy", "pyarrow")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("apsw", "lmdb", "numpy", "pyarrow")}
+        | {"python": platform.python_version()},
         "cpu": platform.processor() or platform.machine(),
         "load": [round(one, 1) for one in os.getloadavg()],
     }

@@ -1,11 +1,14 @@
-"""The first hour with one's own data: a shop's log in the layout of a Kaggle file, from `init --from` to a list, in seconds.
+"""The first hour with one's own data: a shop's log in the layout of a Kaggle file, from `init
+--from` to a list, in seconds.
 
     python -m benchmarks.first_hour [--events 200000 2000000] [--demo] [--small] [--json]
 
-The file is generated here (people with tastes, sessions, a catalogue that changes); its layout is that of REES46's "eCommerce behaviour
-data". The commands are those that `init` prints, none is edited. `page` is the first answer of the server that `up` starts, counted
-from its start. `--demo` also measures how soon the shop of `tailorbird demo` opens while another process keeps one core busy, and how
-long its roles live after a SIGTERM. `cpu` is processor time of `train` with its children; machines are shared, so the wall clock says less.
+The file is generated here (people with tastes, sessions, a catalogue that changes); its layout is
+that of REES46's "eCommerce behaviour data". The commands are those that `init` prints, none is
+edited. `page` is the first answer of the server that `up` starts, counted from its start. `--demo`
+also measures how soon the shop of `tailorbird demo` opens while another process keeps one core
+busy, and how long its roles live after a SIGTERM. `cpu` is processor time of `train` with its
+children; machines are shared, so the wall clock says less.
 """
 
 import argparse
@@ -40,11 +43,23 @@ CATEGORIES, BRANDS = 24, 60
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.first_hour", description=__doc__.partition("\n")[0])
-    parser.add_argument("--events", type=int, nargs="+", default=[200_000, 2_000_000], help="how many events the files have")
-    parser.add_argument("--demo", action="store_true", help="measure the demo's first page too, with one core busy")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.first_hour", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--events",
+        type=int,
+        nargs="+",
+        default=[200_000, 2_000_000],
+        help="how many events the files have",
+    )
+    parser.add_argument(
+        "--demo", action="store_true", help="measure the demo's first page too, with one core busy"
+    )
     parser.add_argument("--small", action="store_true", help="one file of 20,000 events")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on stdout and nothing else"
+    )
     given = parser.parse_args()
     sizes = [20_000] if given.small else given.events
     results = {f"{size}": measure(size) for size in sizes}
@@ -69,30 +84,55 @@ def measure(events: int) -> dict[str, float]:
         folder = Path(scratch)
         write_log(folder / "2024-Sep.csv", events)
         seconds: dict[str, float] = {}
-        made, seconds["init"] = _timed([sys.executable, "-m", "tailorbird", "init", "shop", "--from", "2024-Sep.csv", "--json"], folder)
+        made, seconds["init"] = _timed(
+            [
+                sys.executable,
+                "-m",
+                "tailorbird",
+                "init",
+                "shop",
+                "--from",
+                "2024-Sep.csv",
+                "--json",
+            ],
+            folder,
+        )
         steps = [shlex.split(step)[1:] for step in json.loads(made)["next"]]
         for words in steps[:-1]:
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             _, seconds[words[2]] = _timed([sys.executable, "-m", "tailorbird", *words], folder)
             if words[2] == "train":
                 after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                seconds["train_cpu"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                seconds["train_cpu"] = (
+                    after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                )
         seconds["to_list"] = sum(seconds[step] for step in ("init", "import", "train", "recommend"))
         seconds["page"] = _page(folder / "shop")
     return {name: round(value, 1) for name, value in seconds.items()}
 
 
 def measure_demo() -> dict[str, float]:
-    """Start the demo beside a busy process; return the seconds to its page, and from a SIGTERM to the end of its last process."""
+    """Start the demo beside a busy process; return the seconds to its page, and from a SIGTERM to
+    the end of its last process.
+    """
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     with tempfile.TemporaryDirectory(prefix="tailorbird-demo-") as scratch:
         folder = Path(scratch) / "demo"
         began = time.monotonic()
         command = [sys.executable, "-m", "tailorbird", "demo", "--folder", str(folder)]
-        demo = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        demo = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
         assert demo.stdout is not None
         try:
-            address = next((found[0] for line in demo.stdout if (found := re.findall(r"http://\S+/shop", line))), "")
+            address = next(
+                (
+                    found[0]
+                    for line in demo.stdout
+                    if (found := re.findall(r"http://\S+/shop", line))
+                ),
+                "",
+            )
             with urllib.request.urlopen(address, timeout=10) as response:
                 response.read()
             first_page = time.monotonic() - began
@@ -117,35 +157,56 @@ def processes_of(folder: Path) -> Iterator[int]:
 
 
 def write_log(path: Path, events: int) -> None:
-    """Write a log of a shop in which people have tastes, come back in sessions, and new items come in."""
+    """Write a log of a shop in which people have tastes, come back in sessions, and new items come
+    in.
+    """
     draw = np.random.default_rng(7)
     people, items = events // EVENTS_A_PERSON, max(200, events // EVENTS_AN_ITEM)
     sessions = events // SESSION
     begin = np.sort(draw.uniform(0, DAYS * 86_400, sessions))
     person = draw.zipf(1.4, sessions) * 7_919 % people
     taste = draw.integers(0, CATEGORIES, people)
-    category = np.where(draw.random(sessions) < 0.7, taste[person], draw.integers(0, CATEGORIES, sessions))
+    category = np.where(
+        draw.random(sessions) < 0.7, taste[person], draw.integers(0, CATEGORIES, sessions)
+    )
     session = np.repeat(np.arange(sessions), SESSION)
-    known = 0.5 + 0.5 * np.repeat(begin, SESSION) / (DAYS * 86_400)  # the catalogue grows to twice its size
+    known = 0.5 + 0.5 * np.repeat(begin, SESSION) / (
+        DAYS * 86_400
+    )  # the catalogue grows to twice its size
     rank = np.minimum(draw.zipf(1.2, len(session)) - 1, items // CATEGORIES - 1) * known
     item = rank.astype(np.int64) * CATEGORIES + category[session]
-    ts = (BEGIN + np.repeat(begin, SESSION) + np.tile(np.arange(SESSION) * 40.0, sessions)).astype(np.int64)
-    kind = np.asarray(["view", "cart", "purchase"])[np.searchsorted([0.9, 0.97], draw.random(len(session)))]
+    ts = (BEGIN + np.repeat(begin, SESSION) + np.tile(np.arange(SESSION) * 40.0, sessions)).astype(
+        np.int64
+    )
+    kind = np.asarray(["view", "cart", "purchase"])[
+        np.searchsorted([0.9, 0.97], draw.random(len(session)))
+    ]
     order = np.argsort(ts, kind="stable")
-    stamp = np.char.add(np.char.replace(np.datetime_as_string(ts.astype("datetime64[s]")), "T", " "), " UTC")
+    stamp = np.char.add(
+        np.char.replace(np.datetime_as_string(ts.astype("datetime64[s]")), "T", " "), " UTC"
+    )
     of_session = category[session][order]
-    table = pa.table({
-        "event_time": stamp[order], "event_type": kind[order], "product_id": 1_000_000 + item[order],
-        "category_id": 2_053_013_555 + of_session, "category_code": np.char.add("shop.kind", of_session.astype(str)),
-        "brand": np.char.add("brand", (item % BRANDS).astype(str))[order], "price": np.round(5 + item % 97 * 1.5, 2)[order],
-        "user_id": 512_000_000 + person[session][order], "user_session": np.char.add("s", session.astype(str))[order],
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "event_time": stamp[order],
+            "event_type": kind[order],
+            "product_id": 1_000_000 + item[order],
+            "category_id": 2_053_013_555 + of_session,
+            "category_code": np.char.add("shop.kind", of_session.astype(str)),
+            "brand": np.char.add("brand", (item % BRANDS).astype(str))[order],
+            "price": np.round(5 + item % 97 * 1.5, 2)[order],
+            "user_id": 512_000_000 + person[session][order],
+            "user_session": np.char.add("s", session.astype(str))[order],
+        }
+    )
     pacsv.write_csv(table, path)
 
 
 def _timed(command: list[str], folder: Path) -> tuple[str, float]:
     began = time.monotonic()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
     return done.stdout, time.monotonic() - began
@@ -155,9 +216,11 @@ def _page(shop: Path) -> float:
     """Return how long `up` takes until its server answers."""
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tailorbird", "-C", str(shop), "up", "--no-train"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "tailorbird", "-C", str(shop), "up", "--no-train"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         env={**os.environ, "TAILORBIRD_SERVE__PORT": "0"},
-    )  # fmt: skip
+    )
     try:
         for url in _urls(shop):
             with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=2) as response:
@@ -180,7 +243,10 @@ def _urls(shop: Path) -> Iterator[str]:
 def _table(results: dict[str, Any]) -> str:
     lines = []
     for what, row in results.items():
-        lines += [f"{what:<12}" + "".join(f"{name:>12}" for name in row), " " * 12 + "".join(f"{value:>12}" for value in row.values())]
+        lines += [
+            f"{what:<12}" + "".join(f"{name:>12}" for name in row),
+            " " * 12 + "".join(f"{value:>12}" for value in row.values()),
+        ]
     return "\n".join(lines)
 
 

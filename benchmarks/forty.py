@@ -1,9 +1,11 @@
-"""The forty mixed features that the benchmarks of the feature engine share, and what their events carry.
+"""The forty mixed features that the benchmarks of the feature engine share, and what their events
+carry.
 
     12 windows   6 ratios   4 decays   3 distinct   5 of sequence and session   6 profile attributes   4 on composites
 
-Events are `TYPES` of people about items, with a price; items have a category, a brand and a price, users a plan, an age and a
-segment. Features are about six entities: user, item, item.category, everyone, and two composites.
+Events are `TYPES` of people about items, with a price; items have a category, a brand and a price,
+users a plan, an age and a segment. Features are about six entities: user, item, item.category,
+everyone, and two composites.
 """
 
 from tailorbird.features import (
@@ -31,13 +33,27 @@ SEQUENCE_LENGTH = 64
 
 
 def forty() -> FeatureSet:
-    user, item, category, everyone = entity("user"), entity("item"), entity("item.category"), entity()
+    user, item, category, everyone = (
+        entity("user"),
+        entity("item"),
+        entity("item.category"),
+        entity(),
+    )
     mine, place = entity("user", "item.category"), entity("item", "country")
     money = {"of": "price", "unit": 0.01, "max": 10_000}
     windows = [
-        *(count(f"item_clicks_{window}", item, "click", window=window) for window in ("1h", "1d", "7d", "30d")),
-        *(count(f"user_clicks_{window}", user, "click", window=window) for window in ("1h", "1d", "7d", "30d")),
-        *(total(f"user_spend_{window}", user, "purchase", **money, window=window) for window in ("1d", "30d")),
+        *(
+            count(f"item_clicks_{window}", item, "click", window=window)
+            for window in ("1h", "1d", "7d", "30d")
+        ),
+        *(
+            count(f"user_clicks_{window}", user, "click", window=window)
+            for window in ("1h", "1d", "7d", "30d")
+        ),
+        *(
+            total(f"user_spend_{window}", user, "purchase", **money, window=window)
+            for window in ("1d", "30d")
+        ),
         total("item_sold_7d", item, "purchase", **money, window="7d"),
         mean("user_price_60d", user, "purchase", **money, window="60d"),
     ]
@@ -45,7 +61,15 @@ def forty() -> FeatureSet:
         ratio("item_ctr_1d", item, "click", "impression", window="1d", prior=category, weight=20),
         ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20),
         ratio("item_bought_7d", item, "purchase", "click", window="7d", prior=everyone, weight=20),
-        ratio("category_ctr_7d", category, "click", "impression", window="7d", prior=everyone, weight=100),
+        ratio(
+            "category_ctr_7d",
+            category,
+            "click",
+            "impression",
+            window="7d",
+            prior=everyone,
+            weight=100,
+        ),
         ratio("user_ctr_7d", user, "click", "impression", window="7d", prior=0.05, weight=10),
         ratio("user_bought_30d", user, "purchase", "click", window="30d"),
     ]
@@ -58,7 +82,9 @@ def forty() -> FeatureSet:
     distincts = [
         distinct("item_reach_1d", item, ["view", "click"], of="user", window="1d"),
         distinct("user_items_7d", user, "click", of="item", window="7d"),
-        distinct("user_categories_30d", user, "click", of="item.category", precision=4, window="30d"),
+        distinct(
+            "user_categories_30d", user, "click", of="item.category", precision=4, window="30d"
+        ),
     ]
     runs = [
         sequence("recent", user, ["click", "purchase"], length=SEQUENCE_LENGTH),
@@ -81,4 +107,6 @@ def forty() -> FeatureSet:
         time_since("mine_since", mine, "click"),
         count("item_here_7d", place, "click", window="7d"),
     ]
-    return FeatureSet.from_declarations([*windows, *ratios, *decays, *distincts, *runs, *attributes, *composites])
+    return FeatureSet.from_declarations(
+        [*windows, *ratios, *decays, *distincts, *runs, *attributes, *composites]
+    )

@@ -1,4 +1,5 @@
-"""How soon does an answer know of a click? From the door's acknowledgement to having read the first answer that takes it into account.
+"""How soon does an answer know of a click? From the door's acknowledgement to having read the first
+answer that takes it into account.
 
     python -m benchmarks.freshness [--small] [--json] [--clicks N] [--only embedded|distributed]
 
@@ -6,10 +7,11 @@
     distributed   the same over a broker of the Kafka protocol and a Valkey: the broker and the server that the tests start, or a broker
                   that TAILORBIRD_TEST_KAFKA names
 
-A project of its own over the history of a simulated shop, trained once; a process for each role. Somebody is answered, clicks the first
-item, and asks again without a pause until it is not shown any more: the slot hides what was clicked. So the time holds the door's log,
-router, worker, what a server reads, and the answer itself. Wanted are 100 ms and 1 s at the 99th percentile; a ratio is what was wanted
-over what was found.
+A project of its own over the history of a simulated shop, trained once; a process for each role.
+Somebody is answered, clicks the first item, and asks again without a pause until it is not shown
+any more: the slot hides what was clicked. So the time holds the door's log, router, worker, what a
+server reads, and the answer itself. Wanted are 100 ms and 1 s at the 99th percentile; a ratio is
+what was wanted over what was found.
 """
 
 import argparse
@@ -45,7 +47,9 @@ home = Slot("home", size=12, sources={"popular": 200, "item_knn": 100}, hide_see
 
 @dataclass
 class Found:
-    """Milliseconds of each click; `unseen` were not in any answer within half a minute; `degraded`: what answers lacked, and how often."""
+    """Milliseconds of each click; `unseen` were not in any answer within half a minute; `degraded`:
+    what answers lacked, and how often.
+    """
 
     ms: list[float] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
@@ -53,11 +57,21 @@ class Found:
     degraded: dict[str, int] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        at = dict(zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(self.ms, [50, 90, 99]).round(1).tolist(), strict=True))
-        asked = round(float(np.mean(self.asked)), 1)
-        return {**at, "max_ms": round(max(self.ms), 1), "clicks": len(self.ms), "unseen": self.unseen, "answers_a_click": asked} | (
-            {"degraded": self.degraded} if self.degraded else {}
+        at = dict(
+            zip(
+                ("p50_ms", "p90_ms", "p99_ms"),
+                np.percentile(self.ms, [50, 90, 99]).round(1).tolist(),
+                strict=True,
+            )
         )
+        asked = round(float(np.mean(self.asked)), 1)
+        return {
+            **at,
+            "max_ms": round(max(self.ms), 1),
+            "clicks": len(self.ms),
+            "unseen": self.unseen,
+            "answers_a_click": asked,
+        } | ({"degraded": self.degraded} if self.degraded else {})
 
 
 class Site:
@@ -74,7 +88,9 @@ class Site:
         return json.loads(data)
 
     def shown(self, user: str) -> dict[str, Any]:
-        return self.post("/v1/recommend", {"slot": "home", "user_id": user, "session_id": f"of-{user}"})
+        return self.post(
+            "/v1/recommend", {"slot": "home", "user_id": user, "session_id": f"of-{user}"}
+        )
 
 
 def make(root: Path, more: str, *, small: bool) -> list[str]:
@@ -83,7 +99,18 @@ def make(root: Path, more: str, *, small: bool) -> list[str]:
     (root / "slots.py").write_text(SLOTS)
     (root / "tailorbird.toml").write_text((root / "tailorbird.toml").read_text() + more)
     history, size = root / "history.jsonl", ("300", "200") if small else ("2000", "800")
-    command("simulate", "--days", "6", "--users", size[0], "--items", size[1], "--no-dirt", "--out", str(history))
+    command(
+        "simulate",
+        "--days",
+        "6",
+        "--users",
+        size[0],
+        "--items",
+        size[1],
+        "--no-dirt",
+        "--out",
+        str(history),
+    )
     command("-C", str(root), "import", "tailorbird", str(history))
     command("-C", str(root), "train", "--quick")
     lines = history.read_text().splitlines()[-20_000:]
@@ -92,7 +119,9 @@ def make(root: Path, more: str, *, small: bool) -> list[str]:
 
 
 def command(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "tailorbird", *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tailorbird", *words], capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr[-1_000:]}"
 
 
@@ -107,12 +136,16 @@ def running(root: Path) -> Iterator[int]:
             words = ["--port", str(port)] if role == "serve" else []
             with (root / f"{role}.log").open("wb") as log:
                 roles[role] = subprocess.Popen(
-                    [sys.executable, "-m", "tailorbird", "-C", str(root), "run", role, *words], stdout=log, stderr=log
+                    [sys.executable, "-m", "tailorbird", "-C", str(root), "run", role, *words],
+                    stdout=log,
+                    stderr=log,
                 )
         until = time.monotonic() + READY_S
         while not _whole(port):
             for role, process in roles.items():
-                assert process.poll() is None, f"{role} ended: {(root / f'{role}.log').read_text()[-1_000:]}"
+                assert process.poll() is None, (
+                    f"{role} ended: {(root / f'{role}.log').read_text()[-1_000:]}"
+                )
             assert time.monotonic() < until, "the site does not get ready"
             time.sleep(0.2)
         yield port
@@ -128,7 +161,9 @@ def _whole(port: int) -> bool:
         answer = Site(port).shown("nobody")
     except (OSError, AssertionError, http.client.HTTPException):
         return False
-    return bool(answer["items"]) and not {"features", "model", "freshness", "candidates"} & set(answer["degraded"])
+    return bool(answer["items"]) and not {"features", "model", "freshness", "candidates"} & set(
+        answer["degraded"]
+    )
 
 
 def clicked(port: int, people: Sequence[str], clicks: int) -> Found:
@@ -138,15 +173,26 @@ def clicked(port: int, people: Sequence[str], clicks: int) -> Found:
         user = people[number % len(people)]
         answer = site.shown(user)
         item = answer["items"][0]["item_id"]
-        click = {"event_id": f"click-{number}", "type": "click", "user_id": user, "session_id": f"of-{user}", "item_id": item}
-        assert site.post("/v1/events", click | {"request_id": answer["request_id"]})["accepted"] == 1
+        click = {
+            "event_id": f"click-{number}",
+            "type": "click",
+            "user_id": user,
+            "session_id": f"of-{user}",
+            "item_id": item,
+        }
+        assert (
+            site.post("/v1/events", click | {"request_id": answer["request_id"]})["accepted"] == 1
+        )
         accepted, asked = time.perf_counter(), 0
         while time.perf_counter() - accepted < GIVE_UP_S:
             after = site.shown(user)
             asked += 1
             for what in after["degraded"]:
                 found.degraded[what] = found.degraded.get(what, 0) + 1
-            if item not in [one["item_id"] for one in after["items"]] and "features" not in after["degraded"]:
+            if (
+                item not in [one["item_id"] for one in after["items"]]
+                and "features" not in after["degraded"]
+            ):
                 found.ms.append((time.perf_counter() - accepted) * 1_000)
                 found.asked.append(asked)
                 break
@@ -188,7 +234,9 @@ def measured(kind: str, clicks: int, *, small: bool) -> Found:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", action="store_true", help="a small shop, few clicks")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--clicks", type=int, help="500 unless told otherwise, 50 of a small shop")
@@ -198,12 +246,16 @@ def main() -> None:
     for kind in [given.only] if given.only else WANTED_MS:
         print(f"{kind} …", file=sys.stderr, flush=True)
         try:
-            results[kind] = measured(kind, given.clicks or (50 if given.small else 500), small=given.small).plain()
+            results[kind] = measured(
+                kind, given.clicks or (50 if given.small else 500), small=given.small
+            ).plain()
         except LookupError as error:
             missing[kind] = str(error)
     report = {
         "results": results,
-        "ratios": {kind: round(WANTED_MS[kind] / each["p99_ms"], 2) for kind, each in results.items()},
+        "ratios": {
+            kind: round(WANTED_MS[kind] / each["p99_ms"], 2) for kind, each in results.items()
+        },
         "missing": missing,
         "versions": {"python": platform.python_version()},
         "cpu": cpu(),

@@ -1,4 +1,5 @@
-"""How fast events come in: door, router, feature worker and lake, one after the other, each beside its bare part.
+"""How fast events come in: door, router, feature worker and lake, one after the other, each beside
+its bare part.
 
     python -m benchmarks.ingest [--small] [--json] [--events N] [--runs N]
 
@@ -7,7 +8,8 @@
     rules        from body to lake without rules of the project's own, beside the same with six of them for each event, in door and router
     parquet      pyarrow writes the routed events, a file a day, synced; no ACID, no archive, no ledger, nothing read back
 
-Ratios are the bare part's time over ours: what is left of its speed; `cpu_ratios` the same of the time of the processor.
+Ratios are the bare part's time over ours: what is left of its speed; `cpu_ratios` the same of the
+time of the processor.
 """
 
 import argparse
@@ -49,37 +51,72 @@ BODY_ROWS = 100
 SENDERS = 16
 PLAN = RoutePlan(item_attributes=("category", "price"))
 RULES = (
-    Rule("price", required=True, kind="number", low=0.0, high=10_000), Rule("quantity", kind="integer", low=1, high=100),
-    Rule("currency", one_of=("EUR", "NOK")), Rule("dwell_ms", kind="number"), Rule("order_id", kind="text"), Rule("gift", kind="boolean"),
-)  # fmt: skip
-RULED = msgspec.structs.replace(PLAN, rules=dict.fromkeys(("view", "click", "cart", "purchase"), RULES))
+    Rule("price", required=True, kind="number", low=0.0, high=10_000),
+    Rule("quantity", kind="integer", low=1, high=100),
+    Rule("currency", one_of=("EUR", "NOK")),
+    Rule("dwell_ms", kind="number"),
+    Rule("order_id", kind="text"),
+    Rule("gift", kind="boolean"),
+)
+RULED = msgspec.structs.replace(
+    PLAN, rules=dict.fromkeys(("view", "click", "cart", "purchase"), RULES)
+)
 RECEIPT = msgspec.json.encode(Receipt(START))
 
 
 def bodies(events: int) -> list[bytes]:
     """Events of 20,000 people about 5,000 items, about 230 bytes each, `BODY_ROWS` a body."""
     rng = np.random.default_rng(20261125)
-    people, items = rng.integers(0, 20_000, events).tolist(), (5_000 * rng.random(events) ** 3).astype(int).tolist()
-    types = rng.choice(["view", "click", "cart", "purchase"], events, p=[0.6, 0.3, 0.07, 0.03]).tolist()
+    people, items = (
+        rng.integers(0, 20_000, events).tolist(),
+        (5_000 * rng.random(events) ** 3).astype(int).tolist(),
+    )
+    types = rng.choice(
+        ["view", "click", "cart", "purchase"], events, p=[0.6, 0.3, 0.07, 0.03]
+    ).tolist()
     ts = (START - SPAN + np.sort(rng.integers(0, SPAN, events))).tolist()
-    context = {"device": "phone", "country": "NO", "page": "/front", "referrer": "https://example.org/"}
+    context = {
+        "device": "phone",
+        "country": "NO",
+        "page": "/front",
+        "referrer": "https://example.org/",
+    }
     rows = [
         {
-            "event_id": f"e{number:08}", "type": types[number], "ts": ts[number], "user_id": f"u{people[number]:05}",
-            "item_id": f"i{items[number]:04}", "context": context, "properties": {"price": 19.9, "quantity": 1},
+            "event_id": f"e{number:08}",
+            "type": types[number],
+            "ts": ts[number],
+            "user_id": f"u{people[number]:05}",
+            "item_id": f"i{items[number]:04}",
+            "context": context,
+            "properties": {"price": 19.9, "quantity": 1},
         }
         for number in range(events)
-    ]  # fmt: skip
-    return [msgspec.json.encode(rows[start : start + BODY_ROWS]) for start in range(0, events, BODY_ROWS)]
+    ]
+    return [
+        msgspec.json.encode(rows[start : start + BODY_ROWS])
+        for start in range(0, events, BODY_ROWS)
+    ]
 
 
 def features() -> FeatureSet:
     """Thirteen columns of the usual kinds."""
-    user, item, category, mine = entity("user"), entity("item"), entity("item.category"), entity("user", "item.category")
+    user, item, category, mine = (
+        entity("user"),
+        entity("item"),
+        entity("item.category"),
+        entity("user", "item.category"),
+    )
     return FeatureSet.from_declarations(
         [
-            *(count(f"item_views_{window}", item, "view", window=window) for window in ("1h", "1d", "7d")),
-            *(count(f"user_clicks_{window}", user, "click", window=window) for window in ("1h", "1d", "7d")),
+            *(
+                count(f"item_views_{window}", item, "view", window=window)
+                for window in ("1h", "1d", "7d")
+            ),
+            *(
+                count(f"user_clicks_{window}", user, "click", window=window)
+                for window in ("1h", "1d", "7d")
+            ),
             ratio("item_ctr", item, "click", "view", window="7d", prior=category, weight=20),
             mean("user_price", user, "purchase", of="price", unit=0.01, max=10_000, window="30d"),
             count("mine", mine, "click", window="30d"),
@@ -90,7 +127,9 @@ def features() -> FeatureSet:
 
 
 class Stopwatch:
-    """Seconds of each thing that was measured, a figure a run; and of the processor, which others on the machine change less."""
+    """Seconds of each thing that was measured, a figure a run; and of the processor, which others
+    on the machine change less.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -109,18 +148,26 @@ class Stopwatch:
     def results(self, rows: dict[str, int]) -> dict[str, dict]:
         return {
             name: {
-                "median_s": round(self.median(name), 4), "min_s": round(min(taken), 4), "max_s": round(max(taken), 4),
+                "median_s": round(self.median(name), 4),
+                "min_s": round(min(taken), 4),
+                "max_s": round(max(taken), 4),
                 "events_per_s": round(rows[name] / self.median(name)),
-                **({"median_cpu_s": round(statistics.median(self.cpu_seconds[name]), 4)} if name in self.cpu_seconds else {}),
+                **(
+                    {"median_cpu_s": round(statistics.median(self.cpu_seconds[name]), 4)}
+                    if name in self.cpu_seconds
+                    else {}
+                ),
             }
             for name, taken in self.seconds.items()
-        }  # fmt: skip
+        }
 
     def ratio(self, bare: str, ours: str) -> float:
         return round(self.median(bare) / self.median(ours), 3)
 
     def cpu_ratio(self, bare: str, ours: str) -> float:
-        return round(statistics.median(self.cpu_seconds[bare]) / statistics.median(self.cpu_seconds[ours]), 3)
+        return round(
+            statistics.median(self.cpu_seconds[bare]) / statistics.median(self.cpu_seconds[ours]), 3
+        )
 
 
 def run(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> bool:
@@ -142,7 +189,10 @@ def run(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> bool:
         accepted = 0
         while rows := router.step().accepted:
             accepted += rows
-    with FeatureWorker(routed_path(stream), state, features(), clock=clock) as worker, watch.of("worker"):
+    with (
+        FeatureWorker(routed_path(stream), state, features(), clock=clock) as worker,
+        watch.of("worker"),
+    ):
         while worker.step().rows:
             pass
         applied = worker.position.rows
@@ -154,7 +204,9 @@ def run(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> bool:
 
 
 def _check(sent: list[bytes], watch: Stopwatch) -> None:
-    """The contract alone, without and with rules in turn, body by body, so that whatever else the machine does meets both."""
+    """The contract alone, without and with rules in turn, body by body, so that whatever else the
+    machine does meets both.
+    """
     contracts = {"check": Contract(PLAN), "check_rules": Contract(RULED)}
     spent = dict.fromkeys(contracts, 0.0)
     receipt = Receipt(START)
@@ -183,45 +235,72 @@ def _parquet(folder: Path, stream: Path, watch: Stopwatch) -> None:
     with watch.of("parquet"), open_reader(routed_path(stream)) as reader:
         tables, start = [], 0
         while blocks := reader.read(start):
-            tables += [pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all() for one in blocks if one.block.kind == "events"]
+            tables += [
+                pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all()
+                for one in blocks
+                if one.block.kind == "events"
+            ]
             start = blocks[-1].end
         table = pa.concat_tables(tables)
         days = table["ts"].cast(pa.int64()).to_numpy() // DAY
         for day in np.unique(days).tolist():
             path = folder / f"{day}.parquet"
-            pq.write_table(table.filter(pa.array(days == day)), path, compression="zstd", compression_level=1)
+            pq.write_table(
+                table.filter(pa.array(days == day)), path, compression="zstd", compression_level=1
+            )
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a tenth of the size, for a minute at most")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a tenth of the size, for a minute at most"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    events = max(BODY_ROWS, arguments.events // (10 if arguments.small else 1) // BODY_ROWS * BODY_ROWS)
+    events = max(
+        BODY_ROWS, arguments.events // (10 if arguments.small else 1) // BODY_ROWS * BODY_ROWS
+    )
     sent, watch, complete = bodies(events), Stopwatch(), []
     for _ in range(arguments.runs):
         with tempfile.TemporaryDirectory() as folder:
             complete.append(run(Path(folder), sent, events, watch))
     single = BODY_ROWS * max(1, len(sent) // 4)
     rows = defaultdict(lambda: events, door_single=single, raw_single=single)
-    pairs = {"raw": ("raw", "door"), "raw_single": ("raw_single", "door_single"), "parquet": ("parquet", "lake")}
+    pairs = {
+        "raw": ("raw", "door"),
+        "raw_single": ("raw_single", "door_single"),
+        "parquet": ("parquet", "lake"),
+    }
     report = {
         "results": watch.results(rows),
-        "ratios": {name: watch.ratio(*pair) for name, pair in pairs.items()} | {"rules": _with_rules(watch)},
+        "ratios": {name: watch.ratio(*pair) for name, pair in pairs.items()}
+        | {"rules": _with_rules(watch)},
         "cpu_ratios": {name: watch.cpu_ratio(*pair) for name, pair in pairs.items()},
         "equal": {"every part has every event": all(complete)},
-        "sizes": {"events": events, "body_rows": BODY_ROWS, "senders": SENDERS, "bytes": sum(map(len, sent)), "runs": arguments.runs},
-        "versions": {name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")}
+        "sizes": {
+            "events": events,
+            "body_rows": BODY_ROWS,
+            "senders": SENDERS,
+            "bytes": sum(map(len, sent)),
+            "runs": arguments.runs,
+        },
+        "versions": {
+            name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")
+        }
         | {"python": platform.python_version()},
         "cpu": cpu(),
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(0 if all(complete) else 1)  # deltalake's threads may abort a process that ends in the usual way
+    leave(
+        0 if all(complete) else 1
+    )  # deltalake's threads may abort a process that ends in the usual way
 
 
 def _with_rules(watch: Stopwatch) -> float:
@@ -234,7 +313,9 @@ def cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
+    return (
+        f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""How fast rows get into the lake, and what putting files together pays, each beside the same done bare.
+"""How fast rows get into the lake, and what putting files together pays, each beside the same done
+bare.
 
     python -m benchmarks.lake [--small] [--json] [--events N] [--runs N]
 
@@ -9,9 +10,9 @@
     person         one person's rows out of a lake whose old day is sorted by person, beside the same in the order of the log
     positions      a range of positions out of the lake in the order of the log, beside the same sorted by person
 
-Ratios are the other's time over ours, `cpu_ratios` the same of the time of the processor; `compaction`, `person` and `positions` are
-what it pays (below 1: what it costs).
-DuckDB runs on all cores, and with `_1` on one, as our roles do.
+Ratios are the other's time over ours, `cpu_ratios` the same of the time of the processor;
+`compaction`, `person` and `positions` are what it pays (below 1: what it costs). DuckDB runs on all
+cores, and with `_1` on one, as our roles do.
 """
 
 import argparse
@@ -44,7 +45,9 @@ RECEIPT = msgspec.json.encode(Receipt(START))
 
 
 def fill(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
-    """Raw log, routed log and lake of the events, each stage by itself; the routed log alone into another lake."""
+    """Raw log, routed log and lake of the events, each stage by itself; the routed log alone into
+    another lake.
+    """
     clock, stream = SimulatedClock(START), folder / "stream"
     with watch.of("check"):
         receipt, contract = Receipt(START), Contract(PLAN)
@@ -66,7 +69,9 @@ def fill(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
     with LakeRole(stream, folder / "lake", clock=clock) as role, watch.of("lake"):
         role.drain()
     for seconds in (watch.seconds, watch.cpu_seconds):
-        seconds["body_to_lake"].append(sum(seconds[stage][-1] for stage in ("check", "raw_log", "router", "lake")))
+        seconds["body_to_lake"].append(
+            sum(seconds[stage][-1] for stage in ("check", "raw_log", "router", "lake"))
+        )
 
 
 def routed_events(stream: Path) -> pa.Table:
@@ -74,7 +79,11 @@ def routed_events(stream: Path) -> pa.Table:
     tables, start = [], 0
     with open_reader(routed_path(stream)) as reader:
         while blocks := reader.read(start):
-            tables += [pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all() for one in blocks if one.block.kind == "events"]
+            tables += [
+                pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all()
+                for one in blocks
+                if one.block.kind == "events"
+            ]
             start = blocks[-1].end
     return pa.concat_tables(tables).combine_chunks()
 
@@ -85,7 +94,11 @@ def duckdb_writes(folder: Path, sent: list[bytes], watch: Stopwatch) -> int:
 
     table = routed_events(folder / "stream")
     lines = folder / "events.json"
-    lines.write_bytes(b"\n".join(msgspec.json.encode(event) for body in sent for event in msgspec.json.decode(body)))
+    lines.write_bytes(
+        b"\n".join(
+            msgspec.json.encode(event) for body in sent for event in msgspec.json.decode(body)
+        )
+    )
     to = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
     for suffix, threads in (("", 0), ("_1", 1)):
         connection = duckdb.connect()
@@ -97,13 +110,18 @@ def duckdb_writes(folder: Path, sent: list[bytes], watch: Stopwatch) -> int:
             connection.execute(f"COPY (SELECT * FROM routed) TO '{out}' {to}")
         (written,) = connection.execute(f"SELECT count(*) FROM '{out}'").fetchall()[0]
         with watch.of(f"duckdb_json{suffix}"):
-            connection.execute(f"COPY (SELECT * FROM read_json('{lines}', format = 'newline_delimited')) TO '{out}' {to}")
+            connection.execute(
+                f"COPY (SELECT * FROM read_json('{lines}', format = 'newline_delimited')) TO "
+                f"'{out}' {to}"
+            )
         connection.close()
     return written
 
 
 def reads(folder: Path, watch: Stopwatch, rows: int) -> bool:
-    """A lake of small commits, as it is, put together, and sorted by person; whether all three give the same rows."""
+    """A lake of small commits, as it is, put together, and sorted by person; whether all three give
+    the same rows.
+    """
     clock, answers = SimulatedClock(START), []
     shapes = {"small_files": "position", "together": "position", "sorted": "person"}
     for shape, sort in shapes.items():
@@ -119,38 +137,59 @@ def reads(folder: Path, watch: Stopwatch, rows: int) -> bool:
         asks = {
             "all": (["ts", "item_id"], None),
             "person": (["ts", "item_id"], ds.field("person") == PERSON),
-            "positions": (["ts", "item_id"], (ds.field("p") >= low) & (ds.field("p") < low + rows // 20)),
+            "positions": (
+                ["ts", "item_id"],
+                (ds.field("p") >= low) & (ds.field("p") < low + rows // 20),
+            ),
         }
         for name, (columns, where) in asks.items():
             with watch.of(f"{name}_{shape}"):
                 found = Lake(path).table("events", columns, where)
-            answers.append((name, found.num_rows, int(np.sum(found["ts"].cast(pa.int64()).to_numpy() % DAY))))
+            answers.append(
+                (name, found.num_rows, int(np.sum(found["ts"].cast(pa.int64()).to_numpy() % DAY)))
+            )
         files = Lake(path).files("events", Lake(path).version("events"))
         watch.seconds[f"files_{shape}"].append(len(files))
-        watch.seconds[f"bytes_{shape}"].append(sum((path / "events" / file).stat().st_size for file in files))
+        watch.seconds[f"bytes_{shape}"].append(
+            sum((path / "events" / file).stat().st_size for file in files)
+        )
     return len(set(answers)) == len(asks)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a tenth of the size, for a minute at most")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a tenth of the size, for a minute at most"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    events = max(BODY_ROWS, arguments.events // (10 if arguments.small else 1) // BODY_ROWS * BODY_ROWS)
+    events = max(
+        BODY_ROWS, arguments.events // (10 if arguments.small else 1) // BODY_ROWS * BODY_ROWS
+    )
     sent, watch, equal, peers = bodies(events), Stopwatch(), [], True
     for _ in range(arguments.runs):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             fill(folder, sent, watch)
-            equal.append(Lake(folder / "lake").count("events") == Lake(folder / "lake-alone").count("events") == events)
+            equal.append(
+                Lake(folder / "lake").count("events")
+                == Lake(folder / "lake-alone").count("events")
+                == events
+            )
             try:
                 equal.append(duckdb_writes(folder, sent, watch) == events)
             except ImportError:
                 peers = False
             equal.append(reads(folder, watch, events))
-    shapes = {name: int(watch.median(name)) for name in list(watch.seconds) if name.startswith(("files_", "bytes_"))}
+    shapes = {
+        name: int(watch.median(name))
+        for name in list(watch.seconds)
+        if name.startswith(("files_", "bytes_"))
+    }
     for name in shapes:
         del watch.seconds[name]
     stages = ("check", "raw_log", "router", "lake")
@@ -162,14 +201,25 @@ def main() -> None:
         "cpu_ratios": {name: watch.cpu_ratio(*pair) for name, pair in pairs(peers).items()},
         "left_out": {} if peers else {"duckdb": "is not installed: pip install -e '.[bench]'"},
         "equal": {"every way has the same rows": all(equal)},
-        "sizes": {"events": events, "bytes": sum(map(len, sent)), "commit_rows": COMMIT_ROWS, "runs": arguments.runs, **shapes},
-        "versions": {name: version(name) for name in ("deltalake", "pyarrow", "apsw", "numpy", *(("duckdb",) if peers else ()))}
+        "sizes": {
+            "events": events,
+            "bytes": sum(map(len, sent)),
+            "commit_rows": COMMIT_ROWS,
+            "runs": arguments.runs,
+            **shapes,
+        },
+        "versions": {
+            name: version(name)
+            for name in ("deltalake", "pyarrow", "apsw", "numpy", *(("duckdb",) if peers else ()))
+        }
         | {"python": platform.python_version()},
         "cpu": cpu(),
-    }  # fmt: skip
+    }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(0 if all(equal) else 1)  # deltalake's threads may abort a process that ends in the usual way
+    leave(
+        0 if all(equal) else 1
+    )  # deltalake's threads may abort a process that ends in the usual way
 
 
 def pairs(peers: bool) -> dict[str, tuple[str, str]]:

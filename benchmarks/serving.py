@@ -1,9 +1,11 @@
-"""What an answer takes, from the socket to the socket, beside what it cannot do without; and how that holds under load.
+"""What an answer takes, from the socket to the socket, beside what it cannot do without; and how
+that holds under load.
 
-    python -m benchmarks.serving [--small] [--json] [--folder DIR] [--requests N] [--seconds S] [--plot docs/images/serving.png]
+    python -m benchmarks.serving [--small] [--json] [--folder DIR] [--requests N] [--seconds S]
+    [--plot docs/images/serving.png]
 
-A server process on one core answers for a site of 1M people and 100,000 items: retrieval, 500 candidates, the forty features, 300 trees,
-choice, log. The client has the other core.
+A server process on one core answers for a site of 1M people and 100,000 items: retrieval, 500
+candidates, the forty features, 300 trees, choice, log. The client has the other core.
 
     service   one request in flight: from sending to the last byte of the answer
     degraded  what these answers lacked, and how often
@@ -17,9 +19,11 @@ choice, log. The client has the other core.
     peers     LightGBM behind FastAPI with Feast's online store, after `make peers` (see `benchmarks.serving_peers`): the same people,
               candidates, columns and trees, one request in flight, in turns with ours; where it is not there, `missing` says why
 
-`ratios.floor` is our median over the floor's, `ratios.queue` at half of the capacity our p99 over the simulated one's. `cpu_ms` is what
-the server's process used for an answer, which other work on the machine disturbs least. A peer's ratio is its median over ours.
-`/v1/rank` orders 100 items of the caller, `/v1/search` finds and orders items by words. The site is built once and kept in --folder.
+`ratios.floor` is our median over the floor's, `ratios.queue` at half of the capacity our p99 over
+the simulated one's. `cpu_ms` is what the server's process used for an answer, which other work on
+the machine disturbs least. A peer's ratio is its median over ours. `/v1/rank` orders 100 items of
+the caller, `/v1/search` finds and orders items by words. The site is built once and kept in
+--folder.
 """
 
 import argparse
@@ -51,7 +55,8 @@ PAIRED = 400  # people whose records and matrices the floor keeps
 PEERED = 200  # people whom the peers know
 WARM = 200
 CONNECTIONS = 64
-IDLE_MAX_S = 10.0  # the server closes a connection that nothing came on for longer; a client has to put it away first
+# the server closes a connection that nothing came on for longer; a client has to put it away first
+IDLE_MAX_S = 10.0
 HERE = Path(__file__).parents[1]
 
 
@@ -61,7 +66,9 @@ class Server:
     def __init__(self, what: str, site: Site) -> None:
         command = [sys.executable, "-m", "benchmarks.serving_server", what, str(site.folder)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True
+        )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, f"the {what} server did not start"
@@ -101,7 +108,9 @@ class Connection:
         began = time.perf_counter()
         self._socket.sendall(request)
         answer = b""
-        while (end := answer.find(b"\r\n\r\n")) < 0 or len(answer) < end + 4 + _length(answer[:end]):
+        while (end := answer.find(b"\r\n\r\n")) < 0 or len(answer) < end + 4 + _length(
+            answer[:end]
+        ):
             more = self._socket.recv(1 << 18)
             assert more, "the server closed the connection"
             answer += more
@@ -119,14 +128,20 @@ def _length(head: bytes) -> int:
 
 def posted(path: str, body: object) -> bytes:
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: "
+        f"application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
     return head.encode() + data
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
     at = np.percentile(np.asarray(seconds) * 1_000, [50, 90, 99, 99.9])
     named = dict(zip(("p50_ms", "p90_ms", "p99_ms", "p999_ms"), at.tolist(), strict=True))
-    return {name: round(value, 3) for name, value in (named | {"mean_ms": float(np.mean(seconds)) * 1_000}).items()}
+    return {
+        name: round(value, 3)
+        for name, value in (named | {"mean_ms": float(np.mean(seconds)) * 1_000}).items()
+    }
 
 
 def one_by_one(server: Server, requests: Sequence[bytes]) -> tuple[list[float], float]:
@@ -150,13 +165,17 @@ def lacking(server: Server, requests: Sequence[bytes]) -> dict[str, int]:
     return dict(found)
 
 
-def beside_floor(ours: Server, floor: Server, requests: Sequence[bytes], rounds: int) -> dict[str, list[float]]:
+def beside_floor(
+    ours: Server, floor: Server, requests: Sequence[bytes], rounds: int
+) -> dict[str, list[float]]:
     """Seconds of the same requests by ours, by the floor, and by its echo alone, in turns."""
     mine, theirs = Connection(ours.port), Connection(floor.port)
     taken: dict[str, list[float]] = {"service": [], "floor": [], "echo": []}
     taken["candidates"] = []
     for request in requests:  # the floor gets to know what each needs
-        taken["candidates"].append(float(theirs.ask(request.replace(b"/v1/recommend", b"/prepare", 1))[1]))
+        taken["candidates"].append(
+            float(theirs.ask(request.replace(b"/v1/recommend", b"/prepare", 1))[1])
+        )
         mine.ask(request)
     for _ in range(rounds):
         for request in requests:
@@ -168,8 +187,12 @@ def beside_floor(ours: Server, floor: Server, requests: Sequence[bytes], rounds:
     return taken
 
 
-def beside_peers(ours: Server, site: Site, bodies: Sequence[dict], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of the same questions by ours and by each peer that is here, in turns; and why the others are not."""
+def beside_peers(
+    ours: Server, site: Site, bodies: Sequence[dict], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Seconds of the same questions by ours and by each peer that is here, in turns; and why the
+    others are not.
+    """
     wanted = serving_peers.stores()
     missing = {kind: why for kind, why in wanted.items() if why}
     if len(missing) == len(wanted):
@@ -190,7 +213,9 @@ def beside_peers(ours: Server, site: Site, bodies: Sequence[dict], rounds: int) 
         for turn in range(rounds + 1):
             for place, question in enumerate(questions):
                 for name, (port, requests) in asked.items():
-                    connection = Connection(port)  # a new one, outside the time: servers close what is idle while others answer
+                    connection = Connection(
+                        port
+                    )  # a new one, outside the time: servers close what is idle while others answer
                     seconds, answer = connection.ask(requests[place])
                     connection.close()
                     if name != "tailorbird":
@@ -217,12 +242,18 @@ def in_turns(ours: Server, other: Server, requests: Sequence[bytes]) -> dict[str
         open_[name].close()
         p50, p99 = np.percentile(np.asarray(taken[name]) * 1_000, [50, 99]).tolist()
         spent = (server.cpu_s() - began[name]) / len(requests) * 1_000
-        told |= {f"{name}p50_ms": round(p50, 3), f"{name}p99_ms": round(p99, 3), f"{name}cpu_ms": round(spent, 3)}
+        told |= {
+            f"{name}p50_ms": round(p50, 3),
+            f"{name}p99_ms": round(p99, 3),
+            f"{name}cpu_ms": round(spent, 3),
+        }
     return told
 
 
 async def _under_load(port: int, requests: Sequence[bytes], meant: np.ndarray) -> list[float]:
-    """Seconds from when each request was meant to be sent to its whole answer; NaN of one that was told to come again."""
+    """Seconds from when each request was meant to be sent to its whole answer; NaN of one that was
+    told to come again.
+    """
     free: asyncio.LifoQueue = asyncio.LifoQueue()
     for _ in range(CONNECTIONS):
         free.put_nowait((*await asyncio.open_connection("127.0.0.1", port), time.perf_counter()))
@@ -262,18 +293,33 @@ def simulated(meant: np.ndarray, service: np.ndarray) -> np.ndarray:
     return taken
 
 
-def loaded(server: Server, requests: Sequence[bytes], service: Sequence[float], seconds: float) -> list[dict[str, float]]:
-    """The curve: for each share of the capacity what was measured, and the p99 of the simulated queue."""
+def loaded(
+    server: Server, requests: Sequence[bytes], service: Sequence[float], seconds: float
+) -> list[dict[str, float]]:
+    """The curve: for each share of the capacity what was measured, and the p99 of the simulated
+    queue.
+    """
     rng = np.random.default_rng(3)
     per_s = 1 / float(np.mean(service))
     curve = []
     for share in SHARES:
-        meant = np.cumsum(rng.exponential(1 / (share * per_s), max(int(share * per_s * seconds), 50)))
+        meant = np.cumsum(
+            rng.exponential(1 / (share * per_s), max(int(share * per_s * seconds), 50))
+        )
         taken = asyncio.run(_under_load(server.port, requests, meant))
-        queue = [float(np.percentile(simulated(meant, rng.choice(service, len(meant))), 99)) for _ in range(20)]
+        queue = [
+            float(np.percentile(simulated(meant, rng.choice(service, len(meant))), 99))
+            for _ in range(20)
+        ]
         answered = [one for one in taken if one == one]
-        told = {"share": share, "per_s": round(share * per_s, 1), "refused": round(1 - len(answered) / len(taken), 4)}
-        curve.append({**told, **summary(answered), "queue_p99_ms": round(float(np.median(queue)) * 1_000, 3)})
+        told = {
+            "share": share,
+            "per_s": round(share * per_s, 1),
+            "refused": round(1 - len(answered) / len(taken), 4),
+        }
+        curve.append(
+            {**told, **summary(answered), "queue_p99_ms": round(float(np.median(queue)) * 1_000, 3)}
+        )
     return curve
 
 
@@ -285,8 +331,18 @@ def plot(curve: Sequence[dict[str, float]], path: Path) -> None:
 
     figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
     per_s = [one["per_s"] for one in curve]
-    for name, told in (("p50_ms", "p50"), ("p99_ms", "p99"), ("queue_p99_ms", "p99 of a simulated queue")):
-        axis.plot(per_s, [one[name] for one in curve], marker="o", linestyle="--" if name.startswith("queue") else "-", label=told)
+    for name, told in (
+        ("p50_ms", "p50"),
+        ("p99_ms", "p99"),
+        ("queue_p99_ms", "p99 of a simulated queue"),
+    ):
+        axis.plot(
+            per_s,
+            [one[name] for one in curve],
+            marker="o",
+            linestyle="--" if name.startswith("queue") else "-",
+            label=told,
+        )
     axis.set_xlabel("answers a second, one process on one core")
     axis.set_ylabel("ms from when it was meant to be sent")
     axis.set_ylim(bottom=0)
@@ -299,11 +355,24 @@ def measured(site: Site, count: int, seconds: float, to: Path | None) -> dict:
     requests = [posted("/v1/recommend", one) for one in bodies]
     rng = np.random.default_rng(5)
     given = [
-        posted("/v1/rank", {**one, "items": [item(some) for some in rng.integers(0, site.size.items, 100).tolist()]})
+        posted(
+            "/v1/rank",
+            {
+                **one,
+                "items": [item(some) for some in rng.integers(0, site.size.items, 100).tolist()],
+            },
+        )
         for one in bodies[: count // 4]
     ]
     words = [
-        posted("/v1/search", {"slot": "search", "query": f"thing c{rng.integers(CATEGORIES)}", "user_id": one["user_id"]})
+        posted(
+            "/v1/search",
+            {
+                "slot": "search",
+                "query": f"thing c{rng.integers(CATEGORIES)}",
+                "user_id": one["user_id"],
+            },
+        )
         for one in bodies[: count // 4]
     ]
     with serving("tailorbird", site) as ours:
@@ -338,15 +407,24 @@ def measured(site: Site, count: int, seconds: float, to: Path | None) -> dict:
         "own_mib": round(memory, 1),
         "candidates": candidates,
     }
-    ratios = {"floor": round(middle["service"] / middle["floor"], 2), "queue": round(half["p99_ms"] / half["queue_p99_ms"], 2)}
+    ratios = {
+        "floor": round(middle["service"] / middle["floor"], 2),
+        "queue": round(half["p99_ms"] / half["queue_p99_ms"], 2),
+    }
     ours_s = float(np.median(others.pop("tailorbird"))) if others else 0.0
     ratios |= {name: round(float(np.median(some)) / ours_s, 2) for name, some in others.items()}
     return {"results": results, "ratios": ratios, "missing": missing}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a fiftieth of the people, a tenth of the items, few requests")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a fiftieth of the people, a tenth of the items, few requests",
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the site is kept; some GB")
     parser.add_argument("--requests", type=int, default=4_000)
@@ -363,7 +441,8 @@ def main() -> None:
         report = measured(site, count, seconds, arguments.plot)
     report |= {
         "sizes": {"people": size.people, "items": size.items, "features": 40, "trees": size.trees},
-        "versions": {name: version(name) for name in ("lmdb", "numpy", "onnxruntime", "uvicorn")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("lmdb", "numpy", "onnxruntime", "uvicorn")}
+        | {"python": platform.python_version()},
         "cpu": cpu(),
         "load": [round(one, 1) for one in os.getloadavg()],
         "client_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024, 1),

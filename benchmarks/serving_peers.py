@@ -1,9 +1,12 @@
-"""Whom `benchmarks.serving` is held against: LightGBM behind FastAPI with Feast's online store, in the environment of `make peers`.
+"""Whom `benchmarks.serving` is held against: LightGBM behind FastAPI with Feast's online store, in
+the environment of `make peers`.
 
-The peer is given what it has no part for: the candidates of each question, found by our retrieval, and the columns that candidate sources
-and the person's last items make of them. It looks the other 41 columns up by user, item, user × category and item × country, as floats
-that were computed before, scores them by the same trees, and answers the best twenty. Its stores hold only what is asked for. So it does
-less than ours: no retrieval, no windows that end now, no choice by a policy, no log. That both score alike is checked with each answer.
+The peer is given what it has no part for: the candidates of each question, found by our retrieval,
+and the columns that candidate sources and the person's last items make of them. It looks the other
+41 columns up by user, item, user × category and item × country, as floats that were computed
+before, scores them by the same trees, and answers the best twenty. Its stores hold only what is
+asked for. So it does less than ours: no retrieval, no windows that end now, no choice by a policy,
+no log. That both score alike is checked with each answer.
 """
 
 import json
@@ -36,7 +39,12 @@ from tailorbird.serving.state import StateReader
 SCRIPT = Path(__file__).with_name("peers") / "serving.py"
 SHOWN = 20
 TOLERANCE = 1e-5  # of a probability, between trees by LightGBM and by ONNX Runtime
-KEYS = {"items": ("item",), "users": ("user",), "mine": ("user", "category"), "places": ("item", "country")}
+KEYS = {
+    "items": ("item",),
+    "users": ("user",),
+    "mine": ("user", "category"),
+    "places": ("item", "country"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,20 +79,35 @@ def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]
     bundle = site.bundle()
     columns, live = bundle.encoder.names, bundle.encoder.live.names
     tables: dict[str, dict[tuple[str, ...], np.ndarray]] = {view: {} for view in KEYS}
-    places = {view: [at for at, column in enumerate(columns) if view_of(column, live) == view] for view in ("", *KEYS)}
+    places = {
+        view: [at for at, column in enumerate(columns) if view_of(column, live) == view]
+        for view in ("", *KEYS)
+    }
     questions = []
     for body, (keys, matrix) in zip(bodies, _asked(site, bundle, bodies), strict=True):
         chosen = [numbers[key] for key in keys.tolist()]
         country = body["context"]["country"]
         for number, row in zip(chosen, matrix, strict=True):
-            known = {"user": body["user_id"], "item": names[number], "category": _category(number), "country": country}
+            known = {
+                "user": body["user_id"],
+                "item": names[number],
+                "category": _category(number),
+                "country": country,
+            }
             for view, wanted in KEYS.items():
                 key = tuple(known[one] for one in wanted)
                 before = tables[view].setdefault(key, row[places[view]])
-                assert np.array_equal(before, row[places[view]], equal_nan=True), f"{view} is no function of {wanted}"
+                assert np.array_equal(before, row[places[view]], equal_nan=True), (
+                    f"{view} is no function of {wanted}"
+                )
         given = {columns[at]: _plain(matrix[:, at]) for at in places[""]}
         scores = np.sort(next(iter(bundle.raw(matrix).values())))[::-1][:SHOWN]
-        asked = {"user_id": body["user_id"], "country": country, "items": [names[number] for number in chosen], "given": given}
+        asked = {
+            "user_id": body["user_id"],
+            "country": country,
+            "items": [names[number] for number in chosen],
+            "given": given,
+        }
         questions.append(Question(asked, scores))
     for view, rows in tables.items():
         parts = {key: pa.array([each[at] for each in rows]) for at, key in enumerate(KEYS[view])}
@@ -92,14 +115,20 @@ def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]
         parts |= {columns[at]: pa.array(values[:, place]) for place, at in enumerate(places[view])}
         parts["ts"] = pa.array(np.full(len(rows), CLOCK.now())).cast(pa.timestamp("us", tz="UTC"))
         pq.write_table(pa.table(parts), folder / f"{view}.parquet")
-    views = {view: {"keys": KEYS[view], "columns": [columns[at] for at in places[view]]} for view in KEYS}
+    views = {
+        view: {"keys": KEYS[view], "columns": [columns[at] for at in places[view]]} for view in KEYS
+    }
     (folder / "views.json").write_text(json.dumps({"views": views, "columns": columns}))
-    (folder / "catalogue.json").write_text(json.dumps({name: _category(number) for number, name in enumerate(names)}))
+    (folder / "catalogue.json").write_text(
+        json.dumps({name: _category(number) for number, name in enumerate(names)})
+    )
     shutil.copy(site.model, folder / "model.txt")
     return questions
 
 
-def _asked(site: Site, bundle: Bundle, bodies: Sequence[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _asked(
+    site: Site, bundle: Bundle, bodies: Sequence[dict]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each question the keys of its candidates, and their matrix, as our own pipeline has them."""
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     encode = Encoder.encode_request
@@ -110,8 +139,20 @@ def _asked(site: Site, bundle: Bundle, bodies: Sequence[dict]) -> Iterator[tuple
         return matrix
 
     reader = StateReader(site.state, site.features)
-    readings, rng, tables = OneSchema(site.features, reader), np.random.default_rng(1), site.tables()
-    pipeline = Pipeline(slots=SLOTS, bundles=Fixed(bundle), readings=readings, answers=None, clock=CLOCK, rng=rng, tables=tables)
+    readings, rng, tables = (
+        OneSchema(site.features, reader),
+        np.random.default_rng(1),
+        site.tables(),
+    )
+    pipeline = Pipeline(
+        slots=SLOTS,
+        bundles=Fixed(bundle),
+        readings=readings,
+        answers=None,
+        clock=CLOCK,
+        rng=rng,
+        tables=tables,
+    )
     Encoder.encode_request = noted  # type: ignore[method-assign]
     try:
         for body in bodies:
@@ -153,7 +194,17 @@ def answering(kind: str, folder: Path) -> Iterator[int]:
         return
     with socket.create_server(("127.0.0.1", 0)) as free:
         number = free.getsockname()[1]
-    command = [_valkey() or "", "--port", str(number), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [
+        _valkey() or "",
+        "--port",
+        str(number),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(number)
@@ -169,13 +220,20 @@ def _serving(at: str, folder: Path) -> Iterator[int]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1", "FEAST_USAGE": "False"}
     python = str(interpreter(SERVING))
-    loaded = subprocess.run([python, str(SCRIPT), "load", str(folder), at], env=environment, capture_output=True, text=True)
+    loaded = subprocess.run(
+        [python, str(SCRIPT), "load", str(folder), at],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if loaded.returncode:
         raise RuntimeError(last_error(loaded.stderr))
     log = folder / "serve.log"
     with log.open("w") as told:
         command = [python, str(SCRIPT), "serve", str(folder), at]
-        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=told, text=True)
+        server = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=told, text=True
+        )
     try:
         assert server.stdout is not None
         line = server.stdout.readline()

@@ -1,8 +1,10 @@
-"""The servers of `benchmarks.serving`, each in a process of its own on the first core; it prints its port once it answers.
+"""The servers of `benchmarks.serving`, each in a process of its own on the first core; it prints
+its port once it answers.
 
 python -m benchmarks.serving_server tailorbird|vectors|forgetful|floor FOLDER
 
-`vectors` is tailorbird with a bundle that has them; `forgetful` keeps nothing of what it read for the time when the store does not answer.
+`vectors` is tailorbird with a bundle that has them; `forgetful` keeps nothing of what it read for
+the time when the store does not answer.
 """
 
 import asyncio
@@ -88,14 +90,22 @@ class Floor:
     """A bare ASGI app: what an answer cannot do without."""
 
     def __init__(self, site: Site) -> None:
-        self._stores: tuple[Store, ...] = open_state(site.state, site.features), open_store(folder_of(site.candidates, site.contract))
+        self._stores: tuple[Store, ...] = (
+            open_state(site.state, site.features),
+            open_store(folder_of(site.candidates, site.contract)),
+        )
         self._bundle = site.bundle()
         self._reader = StateReader(site.state, site.features)
         self._needs: dict[bytes, Needs] = {}
         self._pipeline = Pipeline(
-            slots=SLOTS, bundles=Fixed(self._bundle), readings=OneSchema(site.features, self._reader), answers=None, clock=CLOCK,
-            rng=np.random.default_rng(1), tables=site.tables(),
-        )  # fmt: skip
+            slots=SLOTS,
+            bundles=Fixed(self._bundle),
+            readings=OneSchema(site.features, self._reader),
+            answers=None,
+            clock=CLOCK,
+            rng=np.random.default_rng(1),
+            tables=site.tables(),
+        )
 
     async def __call__(self, scope, receive, send) -> None:
         body = (await receive())["body"]
@@ -106,7 +116,9 @@ class Floor:
         if scope["path"] == "/floor":
             await asyncio.get_running_loop().run_in_executor(None, self._work, needs)
         length = str(len(answer)).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+        )
         await send({"type": "http.response.body", "body": answer})
 
     def _work(self, needs: Needs) -> None:
@@ -115,7 +127,9 @@ class Floor:
                 for keys in asked:
                     snapshot.get_many(keys, default=b"")
         for session in self._bundle.sessions.values():
-            session.run([session.get_outputs()[-1].name], {session.get_inputs()[0].name: needs.matrix})
+            session.run(
+                [session.get_outputs()[-1].name], {session.get_inputs()[0].name: needs.matrix}
+            )
 
     def _prepare(self, body: bytes) -> None:
         seen: list[np.ndarray] = []
@@ -132,11 +146,15 @@ class Floor:
             keys = keys_read(lambda: answers.append(self._pipeline.answer(query)))
         finally:
             Bundle.raw = raw
-        by_store = [(store, [one for one in keys if self._store_of(one) is store]) for store in self._stores]
+        by_store = [
+            (store, [one for one in keys if self._store_of(one) is store]) for store in self._stores
+        ]
         self._needs[body] = Needs(by_store, seen[-1], msgspec.json.encode(answers[-1]))
 
     def _store_of(self, keys: list[bytes]) -> Store:
-        """The store that has most of some keys, or most of the first where both have as many: which one was asked is not noted."""
+        """The store that has most of some keys, or most of the first where both have as many: which
+        one was asked is not noted.
+        """
 
         def has(store: Store) -> tuple[int, ...]:
             with store.snapshot() as snapshot:
@@ -150,7 +168,15 @@ def floor(site: Site) -> None:
     listener = bind("127.0.0.1", 0, asked=True)
     app = Floor(site)
     print(listener.getsockname()[1], flush=True)
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+    )
     uvicorn.Server(config).run([listener])
 
 
@@ -158,7 +184,9 @@ def main() -> None:
     what, folder = sys.argv[1], Path(sys.argv[2])
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     site = Site(folder, msgspec.json.decode((folder / "done.json").read_bytes(), type=Size))
-    {"tailorbird": tailorbird, "vectors": vectors, "forgetful": forgetful, "floor": floor}[what](site)
+    {"tailorbird": tailorbird, "vectors": vectors, "forgetful": forgetful, "floor": floor}[what](
+        site
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""A site to be asked by the benchmark of serving: a state of many people, candidate tables, an index, a bundle of 300 trees, in a folder
-that is kept.
+"""A site to be asked by the benchmark of serving: a state of many people, candidate tables, an
+index, a bundle of 300 trees, in a folder that is kept.
 
-People like three of the categories, and choose there in seven of ten cases, otherwise anywhere; within a category a few items have
-most of the events. The trees learn from the final state, which knows what they are asked for: they cost what an honest model costs,
-and nothing else is said of them.
+People like three of the categories, and choose there in seven of ten cases, otherwise anywhere;
+within a category a few items have most of the events. The trees learn from the final state, which
+knows what they are asked for: they cost what an honest model costs, and nothing else is said of
+them.
 """
 
 import json
@@ -52,10 +53,15 @@ CATEGORIES, BRANDS, COUNTRIES = 500, 3_000, ("NO", "SE", "DK", "FI")
 TREES, LEAVES = 300, 31
 ROWS_AT_ONCE = 200_000
 TOWER_STEPS = 100
-SAMPLED, DRAWN = 600, 40  # requests that the trees learn from, and items of each beside those that were chosen
+SAMPLED, DRAWN = (
+    600,
+    40,
+)  # requests that the trees learn from, and items of each beside those that were chosen
 CLOCK = SimulatedClock(START)
 SLOTS = {
-    "home": Slot("home", size=20, sources={"item_knn": 200, "popular:7d:category": 150, "popular": 150}),
+    "home": Slot(
+        "home", size=20, sources={"item_knn": 200, "popular:7d:category": 150, "popular": 150}
+    ),
     "search": Slot("search", size=20, sources={"search": 500}),
 }
 
@@ -81,7 +87,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that the trees learn from: items, what is known of each, and the place of the one that was chosen."""
+    """A request that the trees learn from: items, what is known of each, and the place of the one
+    that was chosen.
+    """
 
     items: list[str]
     rows: Rows
@@ -102,7 +110,9 @@ class Site:
 
     @cached_property
     def live(self) -> LiveColumns:
-        """The columns of the bundle that are read from candidate tables: those that `train` takes for the slot."""
+        """The columns of the bundle that are read from candidate tables: those that `train` takes
+        for the slot.
+        """
         return live_columns(self.features, SLOTS["home"])
 
     @property
@@ -138,7 +148,10 @@ class Site:
 
     @property
     def plan(self) -> RoutePlan:
-        return RoutePlan(user_attributes=self.features.user_attributes, item_attributes=self.features.item_attributes)
+        return RoutePlan(
+            user_attributes=self.features.user_attributes,
+            item_attributes=self.features.item_attributes,
+        )
 
     @property
     def registry_vectors(self) -> Path:
@@ -152,7 +165,10 @@ class Site:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.stream.mkdir(parents=True)
-        told(f"the state of {self.size.people:,} people and {self.size.items:,} items, of {self.size.events:,} events")
+        told(
+            f"the state of {self.size.people:,} people and {self.size.items:,} items, of "
+            f"{self.size.events:,} events"
+        )
         drawn = Drawn.of(self.size)
         self._build_state(drawn)
         told("candidate tables")
@@ -164,21 +180,30 @@ class Site:
         """Bodies of questions by people who come as they came before."""
         rng = np.random.default_rng(seed)
         people = Drawn.people_of(rng, count, self.size.people)
-        return [{"slot": "home", "user_id": user(one), "context": context(one)} for one in people.tolist()]
+        return [
+            {"slot": "home", "user_id": user(one), "context": context(one)}
+            for one in people.tolist()
+        ]
 
     def _build_state(self, drawn: "Drawn") -> None:
-        with FeatureWorker(routed_path(self.stream), self.state, self.features, clock=CLOCK) as worker:
+        with FeatureWorker(
+            routed_path(self.stream), self.state, self.features, clock=CLOCK
+        ) as worker:
             worker.bootstrap(lambda after: drawn.history(), drawn.last_p)
             worker.refresh()  # as the role does each second
 
     def _build_tables(self, drawn: "Drawn") -> None:
-        with CandidatesRole(routed_path(self.stream), self.candidates, self.contract, clock=CLOCK) as role:
+        with CandidatesRole(
+            routed_path(self.stream), self.candidates, self.contract, clock=CLOCK
+        ) as role:
             role.build(lambda after: drawn.history(), drawn.last_p)
             role.publish(everything=True)
 
     def _build_bundle(self, drawn: "Drawn", told: Callable[[str], None]) -> None:
         told("the index")
-        build_index(self.folder / "index", pa.concat_tables(drawn.tables()), drawn.catalogue(), as_of=START)
+        build_index(
+            self.folder / "index", pa.concat_tables(drawn.tables()), drawn.catalogue(), as_of=START
+        )
         told(f"{self.size.trees} trees")
         index = Index.open(self.folder / "index")
         asked = self._asked(drawn)
@@ -195,30 +220,53 @@ class Site:
         chosen = np.flatnonzero(drawn.type == TYPES.index("click"))
         found = []
         for place in rng.choice(chosen, SAMPLED).tolist():
-            items = [item(one) for one in {int(drawn.item[place]), *rng.choice(drawn.item, DRAWN).tolist()}]
+            items = [
+                item(one)
+                for one in {int(drawn.item[place]), *rng.choice(drawn.item, DRAWN).tolist()}
+            ]
             one = int(drawn.person[place])
             where = context(one)
-            request = ReadRequest(person=user(one), now=START, device=where["device"], country=where["country"])
+            request = ReadRequest(
+                person=user(one), now=START, device=where["device"], country=where["country"]
+            )
             rows = reader.read(request, items)
             mine = rows.sequences[recent]
             with tables.tables() as opened:
-                lists = RequestLists(opened, CandidateRequest(mine.item, mine.ts, segment_keys(where)))
+                lists = RequestLists(
+                    opened, CandidateRequest(mine.item, mine.ts, segment_keys(where))
+                )
                 live = self.live.matrix(lists, rows.sequences, hash64s(items))
             found.append(Asked(items, rows, live, items.index(item(int(drawn.item[place])))))
         reader.close()
         tables.stop()
         return found
 
-    def _fit(self, asked: list[Asked], index: Index, space: Space | None, tower: Mapping[str, bytes], registry: Path) -> None:
+    def _fit(
+        self,
+        asked: list[Asked],
+        index: Index,
+        space: Space | None,
+        tower: Mapping[str, bytes],
+        registry: Path,
+    ) -> None:
         """A bundle of trees in a registry of its own."""
         computed = (*COMPUTED, *(VECTOR_COLUMNS if space is not None else ()))
         keys = np.concatenate([one.rows.categorical for one in asked])
-        encoder = fit_encoder(columns_of(self.features), keys, computed=computed, candidates=self.live.candidates)
-        parts = [encoder.encode_request(one.rows, hash64s(one.items), index, space, live=one.live) for one in asked]
+        encoder = fit_encoder(
+            columns_of(self.features), keys, computed=computed, candidates=self.live.candidates
+        )
+        parts = [
+            encoder.encode_request(one.rows, hash64s(one.items), index, space, live=one.live)
+            for one in asked
+        ]
         labels = [np.arange(len(one.items)) == one.chosen for one in asked]
         sample = Sample(np.concatenate(parts), np.concatenate(labels).astype(np.float64))
-        settings = GbdtSettings(trees=self.size.trees, patience=0, leaves=LEAVES, leaf_rows=20, threads=1)
-        model = fit_gbdt(sample, Sample(sample.matrix[:0], sample.label[:0]), encoder.names, settings)
+        settings = GbdtSettings(
+            trees=self.size.trees, patience=0, leaves=LEAVES, leaf_rows=20, threads=1
+        )
+        model = fit_gbdt(
+            sample, Sample(sample.matrix[:0], sample.label[:0]), encoder.names, settings
+        )
         written = self.folder / f"bundle-{registry.name}"
         write_bundle(
             written,
@@ -244,7 +292,13 @@ class Site:
         read = read_by(self.features)
         assert read is not None
         log = Log(events, Codes.of(events["person"]), Codes.of(events["item_id"]))
-        learner = Learner(log, *read, content_of(index.attributes), TowerSettings(steps_max=TOWER_STEPS, steps_min=1), seed=3)
+        learner = Learner(
+            log,
+            *read,
+            content_of(index.attributes),
+            TowerSettings(steps_max=TOWER_STEPS, steps_min=1),
+            seed=3,
+        )
         space = learner.indexed(learner.space(index, START))
         return space, learner.files(space)
 
@@ -283,10 +337,18 @@ class Drawn:
         person = cls.people_of(rng, size.events, size.people)
         liked = rng.integers(0, CATEGORIES, (size.people, 3))
         there = rng.random(size.events) < 0.7
-        category = np.where(there, liked[person, rng.integers(0, 3, size.events)], rng.integers(0, CATEGORIES, size.events))
-        item = category + CATEGORIES * (size.items // CATEGORIES * rng.random(size.events) ** 3).astype(np.int64)
+        category = np.where(
+            there,
+            liked[person, rng.integers(0, 3, size.events)],
+            rng.integers(0, CATEGORIES, size.events),
+        )
+        item = category + CATEGORIES * (
+            size.items // CATEGORIES * rng.random(size.events) ** 3
+        ).astype(np.int64)
         type = rng.choice(len(TYPES), size.events, p=[0.45, 0.3, 0.22, 0.03])
-        return cls(person, item, type, START - SPAN + np.sort(rng.integers(0, SPAN, size.events)), size)
+        return cls(
+            person, item, type, START - SPAN + np.sort(rng.integers(0, SPAN, size.events)), size
+        )
 
     @staticmethod
     def people_of(rng: np.random.Generator, count: int, people: int) -> np.ndarray:
@@ -302,11 +364,26 @@ class Drawn:
         people, items = self.size.people, self.size.items
         for start in range(0, people, ROWS_AT_ONCE):
             here = range(start, min(start + ROWS_AT_ONCE, people))
-            told = [json.dumps({"plan": ("free", "paid")[one % 2], "age": 18 + one % 70, "segment": f"g{one % 12}"}) for one in here]
+            told = [
+                json.dumps(
+                    {
+                        "plan": ("free", "paid")[one % 2],
+                        "age": 18 + one % 70,
+                        "segment": f"g{one % 12}",
+                    }
+                )
+                for one in here
+            ]
             yield _profiles("user", "user_id", [user(one) for one in here], told, start)
         for start in range(0, items, ROWS_AT_ONCE):
             here = range(start, min(start + ROWS_AT_ONCE, items))
-            yield _profiles("item", "item_id", [item(one) for one in here], [profile(one) for one in here], people + start)
+            yield _profiles(
+                "item",
+                "item_id",
+                [item(one) for one in here],
+                [profile(one) for one in here],
+                people + start,
+            )
         yield from self.tables()
 
     def tables(self) -> Iterator[pa.Table]:
@@ -319,12 +396,19 @@ class Drawn:
             yield _routed(
                 {
                     "p": pa.array(before + start + 1 + np.arange(len(ts))),
-                    "event_id": pa.array(np.char.add("e", (start + np.arange(len(ts))).astype(str))),
+                    "event_id": pa.array(
+                        np.char.add("e", (start + np.arange(len(ts))).astype(str))
+                    ),
                     "type": pa.array(TYPES).take(pa.array(self.type[here])),
                     "ts": pa.array(ts).cast(ROUTED.field("ts").type),
                     "user_id": pa.array(who),
                     "person": pa.array(who),
-                    "session_id": pa.array([f"s{one}-{at // (20 * MINUTE)}" for one, at in zip(person.tolist(), ts.tolist(), strict=True)]),
+                    "session_id": pa.array(
+                        [
+                            f"s{one}-{at // (20 * MINUTE)}"
+                            for one, at in zip(person.tolist(), ts.tolist(), strict=True)
+                        ]
+                    ),
                     "item_id": pa.array([item(one) for one in number.tolist()]),
                     "device": pa.array(("phone", "desktop")).take(pa.array(person % 2)),
                     "country": pa.array(COUNTRIES).take(pa.array(person % 4)),
@@ -337,7 +421,13 @@ class Drawn:
         """What the items are, as the lake has it."""
         items = range(self.size.items)
         since = pa.array(np.full(self.size.items, START - SPAN - DAY)).cast(ROUTED.field("ts").type)
-        return pa.table({"id": [item(one) for one in items], "valid_from": since, "attributes": [profile(one) for one in items]})
+        return pa.table(
+            {
+                "id": [item(one) for one in items],
+                "valid_from": since,
+                "attributes": [profile(one) for one in items],
+            }
+        )
 
 
 def profile(number: int) -> str:
@@ -368,5 +458,9 @@ def _routed(columns: dict[str, pa.Array]) -> pa.Table:
     rows = len(columns["p"])
     columns |= {"received_at": columns["ts"], "counts": pa.array(np.ones(rows, np.bool_))}
     return pa.table(
-        [columns[one.name].cast(one.type) if one.name in columns else pa.nulls(rows, one.type) for one in ROUTED], schema=ROUTED
+        [
+            columns[one.name].cast(one.type) if one.name in columns else pa.nulls(rows, one.type)
+            for one in ROUTED
+        ],
+        schema=ROUTED,
     )

@@ -1,7 +1,8 @@
-"""The events of a made-up site for the benchmarks of the stream: as bodies for the door's log, and as plain records for peers.
+"""The events of a made-up site for the benchmarks of the stream: as bodies for the door's log, and
+as plain records for peers.
 
-People look at what many look at: items are drawn with a skew, people evenly. Every item and person has a profile, which
-comes first. What the events carry is what `benchmarks.forty` reads.
+People look at what many look at: items are drawn with a skew, people evenly. Every item and person
+has a profile, which comes first. What the events carry is what `benchmarks.forty` reads.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ TYPES = ("impression", "view", "click", "purchase")
 
 @dataclass(frozen=True)
 class Site:
-    """Events in order of time, as arrays of shape (events,), and how many people and items there are."""
+    """Events in order of time, as arrays of shape (events,), and how many people and items there
+    are.
+    """
 
     person: np.ndarray
     item: np.ndarray
@@ -31,46 +34,85 @@ class Site:
     items: int
 
     @classmethod
-    def draw(cls, events: int, *, people: int = 20_000, items: int = 5_000, seed: int = 20261125) -> "Site":
+    def draw(
+        cls, events: int, *, people: int = 20_000, items: int = 5_000, seed: int = 20261125
+    ) -> "Site":
         rng = np.random.default_rng(seed)
         ts = START - SPAN + np.sort(rng.integers(0, SPAN, events))
         type = rng.choice(len(TYPES), events, p=[0.45, 0.3, 0.22, 0.03])
         item = (items * rng.random(events) ** 3).astype(np.int64)
-        return cls(rng.integers(0, people, events), item, type, ts, rng.integers(100, 10_000, events), people, items)
+        return cls(
+            rng.integers(0, people, events),
+            item,
+            type,
+            ts,
+            rng.integers(100, 10_000, events),
+            people,
+            items,
+        )
 
     def __len__(self) -> int:
         return len(self.ts)
 
     def records(self) -> list[dict]:
         """Each event as it is sent."""
-        columns = (self.person.tolist(), self.item.tolist(), self.type.tolist(), self.ts.tolist(), self.cents.tolist())
-        context = [{"device": device, "country": country} for device in ("phone", "desktop") for country in ("NO", "SE", "DK", "FI")]
+        columns = (
+            self.person.tolist(),
+            self.item.tolist(),
+            self.type.tolist(),
+            self.ts.tolist(),
+            self.cents.tolist(),
+        )
+        context = [
+            {"device": device, "country": country}
+            for device in ("phone", "desktop")
+            for country in ("NO", "SE", "DK", "FI")
+        ]
         return [
             {
-                "event_id": f"e{row:09}", "type": TYPES[type], "ts": ts, "user_id": f"u{person:06}",
-                "session_id": f"s{person:06}-{ts // (20 * MINUTE)}", "item_id": f"i{item:05}",
-                "context": context[person % len(context)], "properties": {"price": cents / 100, "quantity": 1},
+                "event_id": f"e{row:09}",
+                "type": TYPES[type],
+                "ts": ts,
+                "user_id": f"u{person:06}",
+                "session_id": f"s{person:06}-{ts // (20 * MINUTE)}",
+                "item_id": f"i{item:05}",
+                "context": context[person % len(context)],
+                "properties": {"price": cents / 100, "quantity": 1},
             }
             for row, (person, item, type, ts, cents) in enumerate(zip(*columns, strict=True))
-        ]  # fmt: skip
+        ]
 
     def profiles(self) -> list[dict]:
         """A profile of each item and person, from before the first event."""
         begin = START - SPAN - DAY
         items = [
             {
-                "event_id": f"i{row}", "type": "item", "ts": begin, "item_id": f"i{row:05}",
-                "properties": {"category": f"c{row % 50}", "brand": f"b{row % 300}", "price": 1 + row % 97},
+                "event_id": f"i{row}",
+                "type": "item",
+                "ts": begin,
+                "item_id": f"i{row:05}",
+                "properties": {
+                    "category": f"c{row % 50}",
+                    "brand": f"b{row % 300}",
+                    "price": 1 + row % 97,
+                },
             }
             for row in range(self.items)
-        ]  # fmt: skip
+        ]
         people = [
             {
-                "event_id": f"u{row}", "type": "user", "ts": begin, "user_id": f"u{row:06}",
-                "properties": {"plan": ("free", "paid")[row % 2], "age": 18 + row % 70, "segment": f"g{row % 12}"},
+                "event_id": f"u{row}",
+                "type": "user",
+                "ts": begin,
+                "user_id": f"u{row:06}",
+                "properties": {
+                    "plan": ("free", "paid")[row % 2],
+                    "age": 18 + row % 70,
+                    "segment": f"g{row % 12}",
+                },
             }
             for row in range(self.people)
-        ]  # fmt: skip
+        ]
         return items + people
 
 

@@ -1,17 +1,21 @@
 """All roles under a steady load for minutes: does anything grow that should not?
 
-    python -m benchmarks.soak [--minutes 10] [--share 0.7 | --per-s 1500] [--small] [--json] [--plot docs/images/soak.png]
+    python -m benchmarks.soak [--minutes 10] [--share 0.7 | --per-s 1500] [--small] [--json] [--plot
+    docs/images/soak.png]
 
-A project of its own, `tailorbird run` for each role, and senders outside of them. First it is sent as much as it takes, for a while:
-events by the time until all roles are through with them are the capacity. Then `share` of that is sent for `minutes`, at even times
-whatever the answers take. Every two seconds are noted, of each role: its own memory (anonymous pages, its share of those it has in
-common), what it maps of files (LMDB; the kernel may drop it), open files; of the project: bytes of logs, of their `-wal`, of states and
-lake, and how far each reader is behind. Of the logs also what is in use: a file of SQLite does not shrink, it uses the room of deleted
-blocks again; and the index of repeats, which is in the file of the routed log. What grows is told as a slope over the last two thirds of
-the time, by least squares.
+A project of its own, `tailorbird run` for each role, and senders outside of them. First it is sent
+as much as it takes, for a while: events by the time until all roles are through with them are the
+capacity. Then `share` of that is sent for `minutes`, at even times whatever the answers take. Every
+two seconds are noted, of each role: its own memory (anonymous pages, its share of those it has in
+common), what it maps of files (LMDB; the kernel may drop it), open files; of the project: bytes of
+logs, of their `-wal`, of states and lake, and how far each reader is behind. Of the logs also what
+is in use: a file of SQLite does not shrink, it uses the room of deleted blocks again; and the index
+of repeats, which is in the file of the routed log. What grows is told as a slope over the last two
+thirds of the time, by least squares.
 
-`results` has the slopes, `equal` whether every acknowledged event is in the lake once, `ratios.memory` each role's
-mean memory over that plus what the slope makes of the minutes (1: flat; below: it grew).
+`results` has the slopes, `equal` whether every acknowledged event is in the lake once,
+`ratios.memory` each role's mean memory over that plus what the slope makes of the minutes (1: flat;
+below: it grew).
 """
 
 import argparse
@@ -48,7 +52,10 @@ BODY_ROWS = 100
 SENDERS = 4
 EVERY_S = 2.0
 STOP_S = 600  # of a machine that others keep busy
-PEOPLE, ITEMS = 5_000, 1_000  # few, so that the states are full of them before half of the time is over
+PEOPLE, ITEMS = (
+    5_000,
+    1_000,
+)  # few, so that the states are full of them before half of the time is over
 MIB = 1 << 20
 
 
@@ -79,9 +86,20 @@ class Roles:
         self.processes: dict[str, subprocess.Popen] = {}
         for role in ROLES:
             more = ["--port", str(port)] if role == "serve" else []
-            command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "run", role, *more]
+            command = [
+                sys.executable,
+                "-m",
+                "tailorbird",
+                "-C",
+                str(project.root),
+                "run",
+                role,
+                *more,
+            ]
             with (project.root / f"{role}.log").open("wb") as log:
-                self.processes[role] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+                self.processes[role] = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT
+                )
 
     def wait(self, deadline_s: float = STOP_S) -> None:
         until = time.monotonic() + deadline_s
@@ -109,22 +127,34 @@ class Roles:
 def body(number: int, rng: np.random.Generator) -> bytes:
     """`BODY_ROWS` events of now."""
     now = time.time_ns() // 1_000
-    people, items = rng.integers(0, PEOPLE, BODY_ROWS).tolist(), (ITEMS * rng.random(BODY_ROWS) ** 3).astype(int).tolist()
-    types = rng.choice(["view", "click", "cart", "purchase"], BODY_ROWS, p=[0.6, 0.3, 0.07, 0.03]).tolist()
+    people, items = (
+        rng.integers(0, PEOPLE, BODY_ROWS).tolist(),
+        (ITEMS * rng.random(BODY_ROWS) ** 3).astype(int).tolist(),
+    )
+    types = rng.choice(
+        ["view", "click", "cart", "purchase"], BODY_ROWS, p=[0.6, 0.3, 0.07, 0.03]
+    ).tolist()
     return msgspec.json.encode(
         [
             {
-                "event_id": f"s{number}-{row}", "type": types[row], "ts": now, "user_id": f"u{people[row]}", "item_id": f"i{items[row]}",
-                "context": {"device": "phone", "country": "NO"}, "properties": {"price": 19.9, "quantity": 1},
+                "event_id": f"s{number}-{row}",
+                "type": types[row],
+                "ts": now,
+                "user_id": f"u{people[row]}",
+                "item_id": f"i{items[row]}",
+                "context": {"device": "phone", "country": "NO"},
+                "properties": {"price": 19.9, "quantity": 1},
             }
             for row in range(BODY_ROWS)
         ]
-    )  # fmt: skip
+    )
 
 
 @contextmanager
 def load(port: int, sent: Sent, numbers: Iterator[int], per_s: float | None) -> Iterator[None]:
-    """Sends from some threads meanwhile: `per_s` events a second at even times, or as fast as is answered."""
+    """Sends from some threads meanwhile: `per_s` events a second at even times, or as fast as is
+    answered.
+    """
     stop, guard, began = threading.Event(), threading.Lock(), time.monotonic()
     slots = iter(range(1 << 60))
 
@@ -137,7 +167,12 @@ def load(port: int, sent: Sent, numbers: Iterator[int], per_s: float | None) -> 
                 stop.wait(max(0.0, began + slot * BODY_ROWS / per_s - time.monotonic()))
                 if stop.is_set():
                     return
-            connection.request("POST", "/v1/events", body(number, np.random.default_rng(number)), {"Content-Type": "application/json"})
+            connection.request(
+                "POST",
+                "/v1/events",
+                body(number, np.random.default_rng(number)),
+                {"Content-Type": "application/json"},
+            )
             answer = connection.getresponse()
             answer.read()
             sent.count(answer.status, BODY_ROWS)
@@ -164,18 +199,30 @@ class Watch:
 
     def lags(self) -> dict[str, int]:
         paths = self._project.paths
-        with LagMeter(self._project.stream, paths.lake, lambda: readers_of_routed(paths.state)) as meter:
+        with LagMeter(
+            self._project.stream, paths.lake, lambda: readers_of_routed(paths.state)
+        ) as meter:
             found: dict[str, int] = {}
             for lag in meter.measure():
-                name = f"{lag.reader.split()[0]} of {'raw' if lag.log.startswith('raw') else lag.log}"
+                name = (
+                    f"{lag.reader.split()[0]} of {'raw' if lag.log.startswith('raw') else lag.log}"
+                )
                 found[name] = max(lag.rows, found.get(name, 0))
-        return {name: rows for name, rows in found.items() if name in ("router of raw", "worker of routed", "lake of routed")}
+        return {
+            name: rows
+            for name, rows in found.items()
+            if name in ("router of raw", "worker of routed", "lake of routed")
+        }
 
     def sample(self, began: float, sent: Sent) -> None:
         row: dict[str, float] = {"s": time.monotonic() - began, "accepted": sent.accepted}
         for role, process in self._roles.processes.items():
             memory = _memory(process.pid)
-            row |= {f"{role} own": memory["Pss_Anon"], f"{role} mapped": memory["Pss_File"], f"{role} files": _files(process.pid)}
+            row |= {
+                f"{role} own": memory["Pss_Anon"],
+                f"{role} mapped": memory["Pss_File"],
+                f"{role} files": _files(process.pid),
+            }
         data = self._project.paths.data
         row["logs"] = _bytes(data / "stream", ".db")
         for name in ("raw", "routed"):
@@ -202,7 +249,10 @@ class Watch:
 
 def _memory(pid: int) -> dict[str, float]:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    return {name: int(value.split()[0]) * 1_024 for name, _, value in (line.partition(":") for line in lines)}
+    return {
+        name: int(value.split()[0]) * 1_024
+        for name, _, value in (line.partition(":") for line in lines)
+    }
 
 
 def _files(pid: int) -> int:
@@ -215,7 +265,9 @@ def _pages(folder: Path, name: str) -> tuple[float, float]:
     for path in folder.glob(f"{name}*.db"):
         with suppress(apsw.Error):  # it is just being made
             connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-            size, pages, free = (connection.pragma(each) for each in ("page_size", "page_count", "freelist_count"))
+            size, pages, free = (
+                connection.pragma(each) for each in ("page_size", "page_count", "freelist_count")
+            )
             connection.close()
             whole, used = whole + size * pages, used + size * (pages - free)
     return whole, used
@@ -227,7 +279,9 @@ def _repeats(file: Path) -> float:
     with suppress(apsw.Error):
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
         for table in ("dedup_run", "dedup_page"):
-            total += connection.execute(f"SELECT coalesce(sum(length(entries)), 0) FROM {table}").get
+            total += connection.execute(
+                f"SELECT coalesce(sum(length(entries)), 0) FROM {table}"
+            ).get
         connection.close()
     return total
 
@@ -243,8 +297,12 @@ def _bytes(folder: Path, suffix: str) -> int:
     return total
 
 
-def capacity(watch: Watch, roles: Roles, sent: Sent, numbers: Iterator[int], seconds: float) -> dict[str, float]:
-    """Events a second that the door takes, and that are through all roles: as much as is taken is sent, until all have caught up."""
+def capacity(
+    watch: Watch, roles: Roles, sent: Sent, numbers: Iterator[int], seconds: float
+) -> dict[str, float]:
+    """Events a second that the door takes, and that are through all roles: as much as is taken is
+    sent, until all have caught up.
+    """
     began = time.monotonic()
     with load(roles.port, sent, numbers, None):
         time.sleep(seconds)
@@ -272,13 +330,32 @@ def plot(watch: Watch, path: Path, per_s: float) -> None:
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
     for number, role in enumerate(ROLES):
         axes[0, 0].plot(minutes, watch.column(f"{role} own") / MIB, color=f"C{number}", label=role)
-        axes[0, 0].plot(minutes, watch.column(f"{role} mapped") / MIB, color=f"C{number}", linestyle=":", linewidth=1)
+        axes[0, 0].plot(
+            minutes,
+            watch.column(f"{role} mapped") / MIB,
+            color=f"C{number}",
+            linestyle=":",
+            linewidth=1,
+        )
         axes[0, 1].plot(minutes, watch.column(f"{role} files"), color=f"C{number}", label=role)
-    for name in ("logs", "raw log in use", "routed log in use", "index of repeats", "wal", "state", "lake"):
+    for name in (
+        "logs",
+        "raw log in use",
+        "routed log in use",
+        "index of repeats",
+        "wal",
+        "state",
+        "lake",
+    ):
         axes[1, 0].plot(minutes, watch.column(name) / MIB, label=name)
     for name in sorted({name for row in watch.rows for name in row if name.startswith("behind")}):
         axes[1, 1].plot(minutes, watch.column(name), label=name.removeprefix("behind: "))
-    titles = ("memory, MiB (dotted: files that it maps)", "open files", "on the disk, MiB", "events behind")
+    titles = (
+        "memory, MiB (dotted: files that it maps)",
+        "open files",
+        "on the disk, MiB",
+        "events behind",
+    )
     for axis, title in zip(axes.flat, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_ylim(bottom=0)
@@ -290,10 +367,17 @@ def plot(watch: Watch, path: Path, per_s: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--share", type=float, default=0.7, help="of the capacity")
-    parser.add_argument("--per-s", type=float, default=0.0, help="so many events a second, without looking for the capacity")
+    parser.add_argument(
+        "--per-s",
+        type=float,
+        default=0.0,
+        help="so many events a second, without looking for the capacity",
+    )
     parser.add_argument("--small", action="store_true", help="half a minute")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path)
@@ -301,7 +385,9 @@ def main() -> None:
     arguments = parser.parse_args()
     minutes, probe_s = (0.4, 8.0) if arguments.small else (arguments.minutes, 30.0)
     with tempfile.TemporaryDirectory() as folder:
-        init(Path(folder) / "soak", json=True) if not arguments.json else _quietly(lambda: init(Path(folder) / "soak", json=True))
+        init(Path(folder) / "soak", json=True) if not arguments.json else _quietly(
+            lambda: init(Path(folder) / "soak", json=True)
+        )
         project = open_project(Path(folder) / "soak")
         roles, sent, numbers = Roles(project, _free_port()), Sent(), iter(range(1 << 60))
         roles.wait()
@@ -327,29 +413,53 @@ def main() -> None:
     leave(0 if all(report["equal"].values()) else 1)
 
 
-def _report(watch: Watch, rates: dict[str, float], sent: Sent, taken: float, in_lake: int, together: bool, minutes: float) -> dict:
-    results: dict[str, dict] = {"capacity": rates, "soak": {"events_per_s": round(taken), "minutes": round(minutes, 2)}}
+def _report(
+    watch: Watch,
+    rates: dict[str, float],
+    sent: Sent,
+    taken: float,
+    in_lake: int,
+    together: bool,
+    minutes: float,
+) -> dict:
+    results: dict[str, dict] = {
+        "capacity": rates,
+        "soak": {"events_per_s": round(taken), "minutes": round(minutes, 2)},
+    }
     memory: dict[str, float] = {}
     for role in ROLES:
         slope, mean = watch.slope_per_min(f"{role} own"), watch.mean(f"{role} own")
         memory[role] = round(mean / (mean + slope * minutes), 3)
         results[role] = {
-            "own_mib": round(mean / MIB, 1), "own_mib_per_min": round(slope / MIB, 3), "files": round(watch.mean(f"{role} files"), 1),
-            "mapped_mib": round(watch.mean(f"{role} mapped") / MIB, 1), "files_per_min": round(watch.slope_per_min(f"{role} files"), 3),
-        }  # fmt: skip
+            "own_mib": round(mean / MIB, 1),
+            "own_mib_per_min": round(slope / MIB, 3),
+            "files": round(watch.mean(f"{role} files"), 1),
+            "mapped_mib": round(watch.mean(f"{role} mapped") / MIB, 1),
+            "files_per_min": round(watch.slope_per_min(f"{role} files"), 3),
+        }
     for name in ("logs", *LOGS, "wal", "state", "lake"):
         results[f"disk {name}"] = {
-            "mib": round(watch.mean(name) / MIB, 1), "mib_max": round(float(watch.column(name).max()) / MIB, 1),
+            "mib": round(watch.mean(name) / MIB, 1),
+            "mib_max": round(float(watch.column(name).max()) / MIB, 1),
             "mib_per_min": round(watch.slope_per_min(name) / MIB, 3),
-        }  # fmt: skip
+        }
     behind = sorted({name for row in watch.rows for name in row if name.startswith("behind")})
     results["behind"] = {name.removeprefix("behind: "): round(watch.mean(name)) for name in behind}
-    results["sent"] = {"accepted": sent.accepted, "refused": sent.refused, "pushed_back": sent.pushed_back}
+    results["sent"] = {
+        "accepted": sent.accepted,
+        "refused": sent.refused,
+        "pushed_back": sent.pushed_back,
+    }
     return {
         "results": results,
         "ratios": {"memory": memory},
-        "equal": {"every acknowledged event is in the lake once": in_lake == sent.accepted, "every reader caught up": together},
-        "versions": {name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")}
+        "equal": {
+            "every acknowledged event is in the lake once": in_lake == sent.accepted,
+            "every reader caught up": together,
+        },
+        "versions": {
+            name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")
+        }
         | {"python": platform.python_version()},
         "cpu": cpu(),
     }

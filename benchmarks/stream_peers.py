@@ -1,11 +1,12 @@
-"""Other libraries computing the windows of a stream, each in a process of its own; `benchmarks.features_stream` starts them.
+"""Other libraries computing the windows of a stream, each in a process of its own;
+`benchmarks.features_stream` starts them.
 
     python benchmarks/stream_peers.py river|quix|python EVENTS.jsonl WINDOWS.json
 
-`river`: TimeRolling over Sum (of ones, where events are counted) for each window and key, in memory. `quix`: the hopping
-windows of Quix Streams over its own RocksDB state, driven directly, without a broker, a commit every 10,000 events.
-`python`: dictionaries of tile sums, in memory. Each is given decoded events with all fields looked up; ours gets the raw
-bodies. Prints one JSON object.
+`river`: TimeRolling over Sum (of ones, where events are counted) for each window and key, in
+memory. `quix`: the hopping windows of Quix Streams over its own RocksDB state, driven directly,
+without a broker, a commit every 10,000 events. `python`: dictionaries of tile sums, in memory. Each
+is given decoded events with all fields looked up; ours gets the raw bodies. Prints one JSON object.
 """
 
 import json
@@ -51,13 +52,21 @@ def quix(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Callab
         aggregation = Count() if one["measure"] == "count" else Sum()
         sizes = {"duration_ms": one["length"] // 1000, "grace_ms": 0, "step_ms": one["hop"] // 1000}
         made.append(
-            FixedTimeWindowSingleAggregation(name=str(number), dataframe=None, aggregators={"value": aggregation}, collectors={}, **sizes)
+            FixedTimeWindowSingleAggregation(
+                name=str(number),
+                dataframe=None,
+                aggregators={"value": aggregation},
+                collectors={},
+                **sizes,
+            )
         )
         stores.append(WindowedRocksDBStorePartition(f"{folder}/{number}"))
     open_: list = [store.begin() for store in stores]
 
     def update(window: int, key: str, ts: int, amount: int) -> None:
-        updated, expired = made[window].process_window(amount, key.encode(), ts // 1000, None, open_[window])
+        updated, expired = made[window].process_window(
+            amount, key.encode(), ts // 1000, None, open_[window]
+        )
         for _, result in updated:  # the first began first, and holds most
             totals[window][key] = result["value"]
             break
@@ -85,7 +94,11 @@ def plain(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Calla
         if len(ring) > tiles[window] + 1:
             del ring[min(ring)]
 
-    return update, lambda: [sum(sum(ring.values()) for ring in some.values()) for some in held], lambda: None
+    return (
+        update,
+        lambda: [sum(sum(ring.values()) for ring in some.values()) for some in held],
+        lambda: None,
+    )
 
 
 def main() -> None:

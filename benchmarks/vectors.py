@@ -1,9 +1,11 @@
-"""What vectors cost a request: a person's vector, its product with all items, the nearest of them, and columns of candidates.
+"""What vectors cost a request: a person's vector, its product with all items, the nearest of them,
+and columns of candidates.
 
 python -m benchmarks.vectors [--items 100000] [--small] [--json]
 
-One thread, one request at a time, a net with drawn weights: what it costs does not depend on what it learned. `floor` is the bare product
-of all items with a vector, which nothing exact is cheaper than. Needs the extra `deep`, to make the net; a server does not.
+One thread, one request at a time, a net with drawn weights: what it costs does not depend on what
+it learned. `floor` is the bare product of all items with a vector, which nothing exact is cheaper
+than. Needs the extra `deep`, to make the net; a server does not.
 """
 
 import argparse
@@ -28,11 +30,15 @@ SIZES = {"narrow": (32, 20), "wide": (64, 50)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.vectors", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.vectors", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--small", action="store_true", help="2,000 items, a few repeats")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on stdout and nothing else"
+    )
     given = parser.parse_args()
     items, repeats = (2_000, 50) if given.small else (given.items, given.repeats)
     results = {name: measured(items, *size, repeats) for name, size in SIZES.items()}
@@ -42,7 +48,10 @@ def main() -> None:
     for name, stages in results.items():
         print(f"{name}: width and length {SIZES[name]}, {items:,} items")
         for stage, figures in stages.items():
-            print(f"  {stage:28}" + "".join(f"{label} {value:>9,.1f}  " for label, value in figures.items()))
+            print(
+                f"  {stage:28}"
+                + "".join(f"{label} {value:>9,.1f}  " for label, value in figures.items())
+            )
 
 
 def measured(items: int, width: int, length: int, repeats: int) -> dict[str, dict[str, float]]:
@@ -59,10 +68,14 @@ def measured(items: int, width: int, length: int, repeats: int) -> dict[str, dic
         "a person's vector": lambda: space.users(past, 1),
         "ask: vector and products": lambda: space.ask(past),
         f"nearest {NEAREST}": lambda: space.nearest(asked, NEAREST),
-        f"columns of {CANDIDATES}": lambda: space.columns(tuple(VECTOR_COLUMNS), keys, request, past, 1, asked),
+        f"columns of {CANDIDATES}": lambda: space.columns(
+            tuple(VECTOR_COLUMNS), keys, request, past, 1, asked
+        ),
     }
     figures = {name: timed(work, repeats) for name, work in stages.items()}
-    whole = [sum(figures[name][part] for name in list(stages)[2:]) for part in ("median_us", "p99_us")]
+    whole = [
+        sum(figures[name][part] for name in list(stages)[2:]) for part in ("median_us", "p99_us")
+    ]
     figures["a request, all together"] = {"median_us": whole[0], "p99_us": whole[1]}
     floor = figures["floor"]["median_us"]
     return {name: each | {"to_floor": each["median_us"] / floor} for name, each in figures.items()}
@@ -95,9 +108,15 @@ def made(items: int, width: int, length: int) -> Space:
     none = np.zeros(0, np.int64)
     data = tower_to_onnx(SequenceVectors.of(recipe, net, Interactions(none, none, none, 0, 1), []))
     vectors = np.random.default_rng(0).normal(size=(items, width)).astype(np.float32)
-    known = ItemVectors(vectors, np.zeros((1, width), np.float32), np.zeros(width, np.float32), Content())
+    known = ItemVectors(
+        vectors, np.zeros((1, width), np.float32), np.zeros(width, np.float32), Content()
+    )
     plan = TowerPlan("recent", length, width, repeats=False, trained_until=0, share=1 / 3)
-    tower = Tower(plan, np.zeros((2, width), np.float32), OnnxNet(start_session(data, where="drawn"), width, "drawn"))
+    tower = Tower(
+        plan,
+        np.zeros((2, width), np.float32),
+        OnnxNet(start_session(data, where="drawn"), width, "drawn"),
+    )
     index = Index.bare([f"i{number}" for number in range(items)], known)
     assert np.array_equal(index.keys, hash64s(index.ids))
     return Space(tower, index)

@@ -1,4 +1,6 @@
-"""Writes docs/reference/drills.md from docs/drills.json, which `make drills` writes: python docs/drills_page.py."""
+"""Writes docs/reference/drills.md from docs/drills.json, which `make drills` writes: python
+docs/drills_page.py.
+"""
 
 import json
 from pathlib import Path
@@ -47,10 +49,19 @@ due, for each second of the server's CPU, since the machine does other things to
 def row(found: dict[str, Any]) -> str:
     """A drill as a line of the table."""
     cells = (
-        found["name"], found["what"], f"{found['requests']:,}", f"{found['availability']:.4%}", f"{found['retried']:,}",
-        times(found, "rest"), f"{found['faults']:,}", times(found, "fault"), f"{found['requests_in_fault']:,}",
-        f"{found['labelled_in_fault']:,}", f"{found['events_lost']:,} of {found['events']:,}", verdict(found),
-    )  # fmt: skip
+        found["name"],
+        found["what"],
+        f"{found['requests']:,}",
+        f"{found['availability']:.4%}",
+        f"{found['retried']:,}",
+        times(found, "rest"),
+        f"{found['faults']:,}",
+        times(found, "fault"),
+        f"{found['requests_in_fault']:,}",
+        f"{found['labelled_in_fault']:,}",
+        f"{found['events_lost']:,} of {found['events']:,}",
+        verdict(found),
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -72,10 +83,15 @@ def load_row(more: dict[str, float], factor: int) -> str:
         return more[f"{name}_{factor}x"]
 
     cells = (
-        f"{factor} times the peak", f"{of('peak_per_s'):,.0f}", f"{of('offered_per_s'):,.0f}", f"{of('goodput'):.2f}",
-        f"{of('goodput_by_clock'):.2f}", f"{of('p99_ms_peak'):.0f} ms", f"{of('p50_ms'):.0f}, {of('p99_ms'):.0f} ms",
+        f"{factor} times the peak",
+        f"{of('peak_per_s'):,.0f}",
+        f"{of('offered_per_s'):,.0f}",
+        f"{of('goodput'):.2f}",
+        f"{of('goodput_by_clock'):.2f}",
+        f"{of('p99_ms_peak'):.0f} ms",
+        f"{of('p50_ms'):.0f}, {of('p99_ms'):.0f} ms",
         f"{of('recovery_s'):.1f} s",
-    )  # fmt: skip
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -84,9 +100,15 @@ def load_section(found: dict[str, Any]) -> list[str]:
     refused, more = sum(found["failures"].values()), found["more"]
     cost = ""
     if "answer_cpu_us_10x" in more:
-        cost = f"Of the server's CPU an answer took {more['answer_cpu_us_10x']:,.0f} µs, a refusal {more['refusal_cpu_us_10x']:,.0f}. "
+        cost = (
+            f"Of the server's CPU an answer took {more['answer_cpu_us_10x']:,.0f} µs, a "
+            f"refusal {more['refusal_cpu_us_10x']:,.0f}. "
+        )
     said = verdict(found)
-    end = f"Of {found['requests']:,} requests {refused:,} were refused. {cost}{said[:1].upper()}{said[1:]}. {where(found)}"
+    end = (
+        f"Of {found['requests']:,} requests {refused:,} were refused. "
+        f"{cost}{said[:1].upper()}{said[1:]}. {where(found)}"
+    )
     return [LOAD.rstrip("\n"), *(load_row(found["more"], factor) for factor in (2, 10)), "", end]
 
 
@@ -96,11 +118,19 @@ def where(found: dict[str, Any]) -> str:
 
 def details(found: dict[str, Any]) -> str:
     """What else a drill told."""
-    lacked = ", ".join(f"{name} {count:,}" for name, count in sorted(found["lacked"].items(), key=lambda each: -each[1]))
+    lacked = ", ".join(
+        f"{name} {count:,}"
+        for name, count in sorted(found["lacked"].items(), key=lambda each: -each[1])
+    )
     failed = "; ".join(f"{why}: {count}" for why, count in found["failures"].items()) or "none"
     more = ", ".join(f"{name} {value:,.0f}" for name, value in found["more"].items())
-    told = f"- **{found['name']}** {where(found)}: {found['per_s']:.0f} requests a second; answers lacked {lacked}; "
-    beside = f" Played while `{found['beside']}` was, on the same cores." if found.get("beside") else ""
+    told = (
+        f"- **{found['name']}** {where(found)}: {found['per_s']:.0f} requests a second; "
+        f"answers lacked {lacked}; "
+    )
+    beside = (
+        f" Played while `{found['beside']}` was, on the same cores." if found.get("beside") else ""
+    )
     return f"{told}without an answer: {failed}{'; ' + more if more else ''}.{beside}"
 
 
@@ -108,7 +138,13 @@ def page(told: dict[str, Any]) -> str:
     """The page of what all drills found."""
     played = [found for name, found in told.items() if name != OVERLOAD]
     load = load_section(told[OVERLOAD]) if OVERLOAD in told else []
-    lines = [_HEAD.rstrip("\n"), *(row(found) for found in played), "", *(details(found) for found in played), *load]
+    lines = [
+        _HEAD.rstrip("\n"),
+        *(row(found) for found in played),
+        "",
+        *(details(found) for found in played),
+        *load,
+    ]
     return "\n".join(lines) + "\n"
 
 

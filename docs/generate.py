@@ -1,4 +1,5 @@
-"""Writes the reference pages that follow from the code: commands, settings, features, transforms. A test fails when one is stale.
+"""Writes the reference pages that follow from the code: commands, settings, features, transforms. A
+test fails when one is stale.
 
 python docs/generate.py             writes docs/reference/{commands,settings,features,transforms}.md
 python docs/generate.py --check     writes nothing; exit status 1 if a page is not what it would write
@@ -26,7 +27,9 @@ _SECTIONS = {"Args:": "Arguments", "Raises:": "Raises", "Attributes:": "Attribut
 _MADE = "<!-- Made by docs/generate.py; edit the code, not this page. -->\n"
 
 
-def commands_of(app: App, words: tuple[str, ...] = ("tailorbird",)) -> Iterator[tuple[tuple[str, ...], App]]:
+def commands_of(
+    app: App, words: tuple[str, ...] = ("tailorbird",)
+) -> Iterator[tuple[tuple[str, ...], App]]:
     """Each command with the words that call it; groups of commands are walked into."""
     for name in app:
         if name.startswith("-"):
@@ -40,7 +43,9 @@ def commands_of(app: App, words: tuple[str, ...] = ("tailorbird",)) -> Iterator[
 
 def examples_of(command: App) -> list[str]:
     """The command lines that its help gives as examples."""
-    return re.findall(r"^\s*Example:\s+(\S.*)$", inspect.getdoc(command.default_command) or "", re.MULTILINE)
+    return re.findall(
+        r"^\s*Example:\s+(\S.*)$", inspect.getdoc(command.default_command) or "", re.MULTILINE
+    )
 
 
 def prose_of(command: App) -> list[str]:
@@ -52,26 +57,43 @@ def prose_of(command: App) -> list[str]:
 
 def commands() -> str:
     lines = [
-        "# Commands", "", _MADE,
-        "Before any command: `-C DIR` works on the project in `DIR` (else the folder you are in, or one above it), `--debug` shows "
-        "tracebacks. After it: `--help`, and `--json` for one JSON object instead of text. A command ends with status 0 if all went "
-        "well, 1 if not, 2 for a wrong use.", "",
-    ]  # fmt: skip
+        "# Commands",
+        "",
+        _MADE,
+        "Before any command: `-C DIR` works on the project in `DIR` (else the folder you are "
+        "in, or one above it), `--debug` shows "
+        "tracebacks. After it: `--help`, and `--json` for one JSON object instead of text. A "
+        "command ends with status 0 if all went "
+        "well, 1 if not, 2 for a wrong use.",
+        "",
+    ]
     for words, command in commands_of(build_app()):
         lines += [f"## {' '.join(words)}", "", *(f"{part}\n" for part in prose_of(command))]
         lines += ["```sh", *examples_of(command), "```", ""]
-        rows = [_parameter(argument) for argument in command.assemble_argument_collection(parse_docstring=True)]
+        rows = [
+            _parameter(argument)
+            for argument in command.assemble_argument_collection(parse_docstring=True)
+        ]
         if rows:
             lines += ["| parameter | what it does |", "|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
 def _parameter(argument: Any) -> str:
-    positional = argument.field_info.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = argument.field_info.kind in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
     several = argument.field_info.kind is inspect.Parameter.VAR_POSITIONAL
-    name = argument.names[0].lstrip("-").upper().replace("-", "_") if positional or several else " ".join(argument.names)
+    name = (
+        argument.names[0].lstrip("-").upper().replace("-", "_")
+        if positional or several
+        else " ".join(argument.names)
+    )
     default = argument.field_info.default
-    shown = "" if default in ("", None, False, inspect.Parameter.empty) else f" Default: `{default}`."
+    shown = (
+        "" if default in ("", None, False, inspect.Parameter.empty) else f" Default: `{default}`."
+    )
     needed = "" if not argument.required or positional else " Needed."
     help_ = " ".join((argument.parameter.help or "").split()).rstrip(".")
     return f"| `{name}{' …' if several else ''}` | {help_[:1].upper()}{help_[1:]}.{needed}{shown} |"
@@ -79,93 +101,167 @@ def _parameter(argument: Any) -> str:
 
 def settings() -> str:
     lines = [
-        "# Settings", "", _MADE,
+        "# Settings",
+        "",
+        _MADE,
         "They stand in `tailorbird.toml` of the project; the environment goes before the file: "
-        f"`[serve] port` is `{ENV_PREFIX}SERVE__PORT`. `tailorbird config show` prints each value and where it came from. "
-        "Durations are written `90s`, `30m`, `6h`, `7d`, `2w`. A list in the environment is separated by commas. "
-        "Unknown keys are refused.", "",
-    ]  # fmt: skip
+        f"`[serve] port` is `{ENV_PREFIX}SERVE__PORT`. `tailorbird config show` prints each "
+        "value and where it came from. "
+        "Durations are written `90s`, `30m`, `6h`, `7d`, `2w`. A list in the environment is "
+        "separated by commas. "
+        "Unknown keys are refused.",
+        "",
+    ]
     for section in msgspec.structs.fields(Settings):
         lines += [f"## [{section.name}]", "", "| key | default | what it is |", "|---|---|---|"]
         for entry in msgspec.structs.fields(section.type):  # type: ignore[arg-type]
-            description = next(str(meta.description) for meta in entry.type.__metadata__ if meta.description)  # type: ignore[union-attr]
+            description = next(
+                str(meta.description) for meta in entry.type.__metadata__ if meta.description
+            )  # type: ignore[union-attr]
             default = getattr(getattr(Settings(), section.name), entry.name)
-            secret = " Shown as stars everywhere." if f"{section.name}.{entry.name}" in SECRET else ""
+            secret = (
+                " Shown as stars everywhere." if f"{section.name}.{entry.name}" in SECRET else ""
+            )
             lines.append(
-                f"| `{entry.name}` | `{msgspec.json.encode(default).decode()}` | {description[:1].upper()}{description[1:]}.{secret} |"
+                f"| `{entry.name}` | `{msgspec.json.encode(default).decode()}` | "
+                f"{description[:1].upper()}{description[1:]}.{secret} |"
             )
         lines.append("")
     lines += [
-        "## Elsewhere", "",
-        "| variable | what it does |", "|---|---|",
+        "## Elsewhere",
+        "",
+        "| variable | what it does |",
+        "|---|---|",
         "| `TAILORBIRD_PROJECT` | The project to work on, as `-C` does. |",
         "| `TAILORBIRD_KEY` | The key with which `recommend` asks a server. |",
-        "| `TAILORBIRD_DEBUG` | Shows tracebacks, as `--debug` does. |", "",
-    ]  # fmt: skip
+        "| `TAILORBIRD_DEBUG` | Shows tracebacks, as `--debug` does. |",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def vocabulary() -> list[str]:
     """What `features.py` may call: entities first, since all else is about them."""
-    names = [name for name in features.__all__ if inspect.isfunction(getattr(features, name)) and name != "load_features"]
+    names = [
+        name
+        for name in features.__all__
+        if inspect.isfunction(getattr(features, name)) and name != "load_features"
+    ]
     return sorted(names, key=lambda name: (name != "entity", name))
 
 
 def features_page() -> str:
     lines = [
-        "# Features", "", _MADE,
-        "A project declares what is known about people and items in `features.py`, once; the stream keeps it up to date, training reads "
-        "it as it was at any past moment, and answers use it: the same values, to the bit.", "",
-        "```python", _EXAMPLE.strip(), "```", "",
-        "A window is counted by tiles of `hop`, a twelfth of it by default: at a moment it holds the tile that goes on and as many "
-        "whole ones before as fit into it, so `28d` reaches back 28 to 30⅓ days. A smaller `hop` is sharper, and costs more state.", "",
-    ]  # fmt: skip
+        "# Features",
+        "",
+        _MADE,
+        "A project declares what is known about people and items in `features.py`, once; the "
+        "stream keeps it up to date, training reads "
+        "it as it was at any past moment, and answers use it: the same values, to the bit.",
+        "",
+        "```python",
+        _EXAMPLE.strip(),
+        "```",
+        "",
+        "A window is counted by tiles of `hop`, a twelfth of it by default: at a moment it "
+        "holds the tile that goes on and as many "
+        "whole ones before as fit into it, so `28d` reaches back 28 to 30⅓ days. A smaller "
+        "`hop` is sharper, and costs more state.",
+        "",
+    ]
     for name in vocabulary():
         lines += _call(getattr(features, name))
     lines += [
-        "## What expressions may name", "",
-        "`where=` and `of=` see the columns of an event, and `item.x`, `user.x`, `properties.x`:", "",
-        "| column | kind |", "|---|---|", *(f"| `{name}` | {kind} |" for name, kind in EVENT_FIELDS.items()), "",
-        "A property or an attribute is what JSON says it is, event by event: one rule makes numbers and texts of it, "
+        "## What expressions may name",
+        "",
+        "`where=` and `of=` see the columns of an event, and `item.x`, `user.x`, `properties.x`:",
+        "",
+        "| column | kind |",
+        "|---|---|",
+        *(f"| `{name}` | {kind} |" for name, kind in EVENT_FIELDS.items()),
+        "",
+        "A property or an attribute is what JSON says it is, event by event: one rule makes "
+        "numbers and texts of it, "
         "whatever came before.",
-        "", "| in JSON | as a number | as a text |", "|---|---|---|",
-        "| `5`, `5.0`, `1e30` | the number | `5`, `5`, the whole number in full; others as short as they can be told apart |",
-        "| `\"5\"`, `\"five\"` | missing, counted as unreadable | the text: `properties.n == '5'` holds for 5 and for \"5\" |",
+        "",
+        "| in JSON | as a number | as a text |",
+        "|---|---|---|",
+        "| `5`, `5.0`, `1e30` | the number | `5`, `5`, the whole number in full; others as "
+        "short as they can be told apart |",
+        '| `"5"`, `"five"` | missing, counted as unreadable | the text: `properties.n == '
+        "'5'` holds for 5 and for \"5\" |",
         "| `true`, `false` | 1, 0, counted as converted | `true`, `false` |",
-        "| `[5, 6]` | that of its first element, counted as converted | that of its first element |",
+        "| `[5, 6]` | that of its first element, counted as converted | that of its first "
+        "element |",
         "| `{}` | missing, counted as unreadable | missing, counted as unreadable |",
-        "| `null`, `[]` | missing | missing |", "",
+        "| `null`, `[]` | missing | missing |",
+        "",
         "What is counted stands at `/metrics`, by field: `tailorbird_features_unreadable_total`, "
-        "`tailorbird_features_converted_total`, and `tailorbird_features_capped_total` for what was above its `max`. "
-        "A property that changes its type shows there.", "",
-        f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED)}: every model sees columns of these names; "
-        f"nor {', '.join(f'`{name}`' for name in ASKED_NAMES)}, which stand beside the features in the rows of a backfill.", "",
-        f"`context` knows {', '.join(f'`{name}` ({kind})' for name, kind in CONTEXT_FIELDS.items())}; "
-        "`derived` names other numeric features.", "",
-    ]  # fmt: skip
+        "`tailorbird_features_converted_total`, and `tailorbird_features_capped_total` for "
+        "what was above its `max`. "
+        "A property that changes its type shows there.",
+        "",
+        f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED)}: every "
+        "model sees columns of these names; "
+        f"nor {', '.join(f'`{name}`' for name in ASKED_NAMES)}, which stand beside the "
+        "features in the rows of a backfill.",
+        "",
+        "`context` knows "
+        f"{', '.join(f'`{name}` ({kind})' for name, kind in CONTEXT_FIELDS.items())}; "
+        "`derived` names other numeric features.",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def transforms_page() -> str:
-    """What `features.transforms` offers to a project: the calls that make a transform and its steps."""
-    made = [one for _, one in inspect.getmembers(transforms, inspect.isfunction) if one.__module__ == transforms.__name__]
+    """What `features.transforms` offers to a project: the calls that make a transform and its
+    steps.
+    """
+    made = [
+        one
+        for _, one in inspect.getmembers(transforms, inspect.isfunction)
+        if one.__module__ == transforms.__name__
+    ]
     gives = (transforms.Transform, transforms.Step)
-    calls = [one for one in made if isinstance(kind := inspect.signature(one).return_annotation, type) and issubclass(kind, gives)]
+    calls = [
+        one
+        for one in made
+        if isinstance(kind := inspect.signature(one).return_annotation, type)
+        and issubclass(kind, gives)
+    ]
     calls.sort(key=lambda one: (one.__name__ != "transform", inspect.getsourcelines(one)[1]))
     lines = [
-        "# Transforms", "", _MADE,
-        "How a model sees a column, declared in `features.py`; how to use them is in [Transform columns for a model]"
-        "(../how-to/transforms.md). All are imported from `tailorbird.features.transforms`.", "",
-    ]  # fmt: skip
+        "# Transforms",
+        "",
+        _MADE,
+        "How a model sees a column, declared in `features.py`; how to use them is in "
+        "[Transform columns for a model]"
+        "(../how-to/transforms.md). All are imported from `tailorbird.features.transforms`.",
+        "",
+    ]
     return "\n".join([*lines, *(line for one in calls for line in _call(one))])
 
 
 def _call(function: Callable[..., Any]) -> list[str]:
     """A call of a vocabulary: its signature and what its docstring says."""
     name = function.__name__
-    signature = re.sub(r"(tailorbird\.features\.\w+|collections\.abc|typing)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
+    signature = re.sub(
+        r"(tailorbird\.features\.\w+|collections\.abc|typing)\.",
+        "",
+        str(inspect.signature(function)).partition(" -> ")[0],
+    )
     signature = re.sub(r"Optional\[(Literal\[[^\]]*\])\]", r"\1 | None", signature)
-    return [f"## {name}", "", "```text", f"{name}{signature}", "```", "", _as_markdown(inspect.getdoc(function) or ""), ""]
+    return [
+        f"## {name}",
+        "",
+        "```text",
+        f"{name}{signature}",
+        "```",
+        "",
+        _as_markdown(inspect.getdoc(function) or ""),
+        "",
+    ]
 
 
 _EXAMPLE = """
@@ -197,7 +293,12 @@ def _as_markdown(docstring: str) -> str:
     return "\n".join(lines).strip()
 
 
-PAGES = {"commands.md": commands, "settings.md": settings, "features.md": features_page, "transforms.md": transforms_page}
+PAGES = {
+    "commands.md": commands,
+    "settings.md": settings,
+    "features.md": features_page,
+    "transforms.md": transforms_page,
+}
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""Makes the pictures of the documentation anew: a small trained shop is served, and a browser looks at it.
+"""Makes the pictures of the documentation anew: a small trained shop is served, and a browser looks
+at it.
 
 python docs/make_pictures.py        needs chromium; writes docs/images/shop.png, page.png and signals.png
 """
@@ -25,7 +26,21 @@ def shop(folder: Path) -> Path:
     """A shop with a history that is long enough for a model that has something to say."""
     project = folder / "shop"
     must("init", project)
-    must("-C", project, "simulate", "--days", 14, "--users", 1500, "--items", 400, "--seed", 3, "--out", project / "history.jsonl")
+    must(
+        "-C",
+        project,
+        "simulate",
+        "--days",
+        14,
+        "--users",
+        1500,
+        "--items",
+        400,
+        "--seed",
+        3,
+        "--out",
+        project / "history.jsonl",
+    )
     must("-C", project, "import", "tailorbird", project / "history.jsonl")
     version = must_json("-C", project, "train")["version"]
     must("-C", project, "models", "promote", version, "--why", "for the picture")
@@ -45,7 +60,16 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         project = shop(Path(folder))
-        must("-C", project, "features", "rank", "--as-of", "latest", "--out", Path(folder) / "signals")
+        must(
+            "-C",
+            project,
+            "features",
+            "rank",
+            "--as-of",
+            "latest",
+            "--out",
+            Path(folder) / "signals",
+        )
         shutil.copy(Path(folder) / "signals" / "signals.png", IMAGES / "signals.png")
         photograph(project)
 

@@ -1,4 +1,5 @@
-"""Writes docs/reliability.md from the list of faults, the unsafe changes, and what the last runs found (docs/reliability.json).
+"""Writes docs/reliability.md from the list of faults, the unsafe changes, and what the last runs
+found (docs/reliability.json).
 
 python docs/reliability_page.py                            writes the page
 python docs/reliability_page.py --run A.json --mutants B.json    takes up what `make chaos` and CHAOS=--mutants wrote, and then writes it;
@@ -110,9 +111,14 @@ def _left_out(told: dict[str, Any]) -> list[str]:
         return [text + "None of those did harm that nobody was told of."]
     counts = told.get("silent_counts")
     if counts:
-        detail = f"(lost {counts['lost']}, doubled {counts['doubled']}, unequal {counts['unequal']})"
+        detail = (
+            f"(lost {counts['lost']}, doubled {counts['doubled']}, unequal {counts['unequal']})"
+        )
     else:
-        detail = "(the record of this run does not say which; since then a log notes its last block, and later writes stand below)"
+        detail = (
+            "(the record of this run does not say which; since then a log notes its last "
+            "block, and later writes stand below)"
+        )
     return [text + f"{told['silent']} of them did harm that nobody was told of {detail}."]
 
 
@@ -121,12 +127,15 @@ def _aimed(runs: list[dict[str, Any]]) -> list[str]:
     lines: list[str] = []
     for run in runs:
         lines += [
-            f"Another run, of swallowed writes alone (`{run['what']}`, revision {run['revision']}, {run['at']}), which are in none of the other figures: of "
-            f"{run['tried']} ({run['scenes']}) {run['harmless']} were harmless, {run['role']} were told by a role, {run['features verify']} by "
-            f"`features verify`, {run['lake verify']} by `lake verify`, and {run['silent']} by nobody, with {run['lost']} acknowledged rows lost. "
+            f"Another run, of swallowed writes alone (`{run['what']}`, revision "
+            f"{run['revision']}, {run['at']}), which are in none of the other figures: of "
+            f"{run['tried']} ({run['scenes']}) {run['harmless']} were harmless, "
+            f"{run['role']} were told by a role, {run['features verify']} by "
+            f"`features verify`, {run['lake verify']} by `lake verify`, and {run['silent']} "
+            f"by nobody, with {run['lost']} acknowledged rows lost. "
             f"{run['note']}",
             "",
-        ]  # fmt: skip
+        ]
     return lines
 
 
@@ -134,12 +143,18 @@ def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
     scenes = sorted({scene for counts in run["by_kind"].values() for scene in counts})
     told = run["swallowed_writes"]
     lines = [
-        "## The last run", "",
-        f"`kills {run['kills']}, lost {run['lost']}, doubled {run['doubled']}, unequal {run['unequal']}`: {run['faults']:,} faults in scenes and "
-        f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on {run['machine']}, which other work shared.{_carried(run)}", "",
-        *_left_out(told), "",
-        "| faults that took place | " + " | ".join(scenes) + " | all |", "|---|" + "---:|" * (len(scenes) + 1),
-    ]  # fmt: skip
+        "## The last run",
+        "",
+        f"`kills {run['kills']}, lost {run['lost']}, doubled {run['doubled']}, unequal "
+        f"{run['unequal']}`: {run['faults']:,} faults in scenes and "
+        f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on "
+        f"{run['machine']}, which other work shared.{_carried(run)}",
+        "",
+        *_left_out(told),
+        "",
+        "| faults that took place | " + " | ".join(scenes) + " | all |",
+        "|---|" + "---:|" * (len(scenes) + 1),
+    ]
     for kind, counts in run["by_kind"].items():
         cells = [str(counts.get(scene, "")) for scene in scenes]
         lines.append(f"| {_KINDS[kind]} | " + " | ".join(cells) + f" | {sum(counts.values())} |")
@@ -149,17 +164,26 @@ def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
     rest = run["recovery_s"]
     lines += [
         "",
-        f"From the start of all roles until everything was through: {rest['median']} s in the middle, {rest['p99']} s at the 99th percentile (small "
-        "folders; Python and libraries loaded already).", "",
-        f"Of {told['tried']} swallowed writes {told.get('harmless', 0)} were harmless, {told.get('role', 0)} were found by a role, which stopped and "
-        f"named the file, {told.get('lake verify', 0)} by `lake verify`, {told.get('features verify', 0)} by `features verify`, and "
-        f"{told['silent']} by nobody. What a disk swallowed cannot be brought back, so none of the {told['tried']} is among the counts above.", "",
+        f"From the start of all roles until everything was through: {rest['median']} s in "
+        f"the middle, {rest['p99']} s at the 99th percentile (small "
+        "folders; Python and libraries loaded already).",
+        "",
+        f"Of {told['tried']} swallowed writes {told.get('harmless', 0)} were harmless, "
+        f"{told.get('role', 0)} were found by a role, which stopped and "
+        f"named the file, {told.get('lake verify', 0)} by `lake verify`, "
+        f"{told.get('features verify', 0)} by `features verify`, and "
+        f"{told['silent']} by nobody. What a disk swallowed cannot be brought back, so none "
+        f"of the {told['tried']} is among the counts above.",
+        "",
         *_aimed(aimed),
-        "| drill | kills | acknowledged | lost | doubled | unequal | revision, day | |", "|---|---:|---:|---:|---:|---:|---|---|",
-    ]  # fmt: skip
+        "| drill | kills | acknowledged | lost | doubled | unequal | revision, day | |",
+        "|---|---:|---:|---:|---:|---:|---|---|",
+    ]
     for drill in run["drills"]:
         what = f"not run: {drill['skipped']}" if drill.get("skipped") else drill["what"]
-        counts = " | ".join(f"{drill[name]:,}" for name in ("kills", "acked", "lost", "doubled", "unequal"))
+        counts = " | ".join(
+            f"{drill[name]:,}" for name in ("kills", "acked", "lost", "doubled", "unequal")
+        )
         when = f"{drill['revision']}, {drill['at']}" if drill.get("revision") else "not kept"
         lines.append(f"| {drill['name']} | {counts} | {when} | {what} |")
     return [*lines, ""]
@@ -168,21 +192,32 @@ def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
 def not_played(run: dict[str, Any]) -> list[str]:
     """Scenes and drills that there are by now, and that this run did not have."""
     scenes = [scene.name for scene in SCENES if scene.name not in run["by_kind"]["kill"]]
-    return scenes + [drill.name for drill in LIVE if drill.name not in {each["name"] for each in run["drills"]}]
+    return scenes + [
+        drill.name for drill in LIVE if drill.name not in {each["name"] for each in run["drills"]}
+    ]
 
 
 def _carried(run: dict[str, Any]) -> str:
     text = " It was cut short and continued." if run.get("continued") else ""
-    text += " Scenes and drills are of the days that stand beside them." if run.get("carried") else ""
+    text += (
+        " Scenes and drills are of the days that stand beside them." if run.get("carried") else ""
+    )
     left = not_played(run)
     return text + (f" Newer than this run, and not in it: {', '.join(left)}." if left else "")
 
 
 def _table() -> list[str]:
-    lines = ["## Fault by fault", "", "| | fault | promised | shown by | not shown, or not so |", "|---|---|---|---|---|"]
+    lines = [
+        "## Fault by fault",
+        "",
+        "| | fault | promised | shown by | not shown, or not so |",
+        "|---|---|---|---|---|",
+    ]
     for fault in FAULTS:
         tests = "<br>".join(f"`{test}`" for test in fault.tests) or "nothing yet"
-        lines.append(f"| {fault.number} | {fault.fault} | {fault.promised} | {tests} | {fault.missing} |")
+        lines.append(
+            f"| {fault.number} | {fault.fault} | {fault.promised} | {tests} | {fault.missing} |"
+        )
     return [*lines, ""]
 
 
@@ -197,41 +232,74 @@ def _attacks() -> list[str]:
     ]
     for each in ATTACKS:
         tests = "<br>".join(f"`{test}`" for test in each.tests) or "nothing yet"
-        lines.append(f"| {each.surface} | {each.attack} | {each.promised} | {tests} | {each.missing} |")
+        lines.append(
+            f"| {each.surface} | {each.attack} | {each.promised} | {tests} | {each.missing} |"
+        )
     return [*lines, ""]
 
 
 def _mutants(rows: list[dict[str, Any]]) -> list[str]:
     caught = sum(row["caught"] for row in rows)
     lines = [
-        "## Unsafe changes that must be noticed", "",
-        "A judge that never finds anything proves nothing. Each of these is one unsafe change, patched into the process that plays a scene "
-        f"(`make chaos CHAOS=--mutants`); {caught} of {len(rows)} were noticed.", "",
-        "| change | noticed by |", "|---|---|",
-    ]  # fmt: skip
-    lines += [f"| {row['name']} | {_plain(row['how']) if row['caught'] else '**not noticed**'} |" for row in rows]
+        "## Unsafe changes that must be noticed",
+        "",
+        "A judge that never finds anything proves nothing. Each of these is one unsafe "
+        "change, patched into the process that plays a scene "
+        f"(`make chaos CHAOS=--mutants`); {caught} of {len(rows)} were noticed.",
+        "",
+        "| change | noticed by |",
+        "|---|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {_plain(row['how']) if row['caught'] else '**not noticed**'} |"
+        for row in rows
+    ]
     return [*lines, ""]
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """A run with the scenes and drills of an earlier one that it did not play; each says of which revision and day it is."""
-    tried = {**{scene: {} for counts in old["by_kind"].values() for scene in counts}, **old.get("tried", {}), **new["tried"]}
+    """A run with the scenes and drills of an earlier one that it did not play; each says of which
+    revision and day it is.
+    """
+    tried = {
+        **{scene: {} for counts in old["by_kind"].values() for scene in counts},
+        **old.get("tried", {}),
+        **new["tried"],
+    }
     kinds: dict[str, dict[str, int]] = {}
     for kind in {**old["by_kind"], **new["by_kind"]}:
-        before = {scene: count for scene, count in old["by_kind"].get(kind, {}).items() if scene not in new["tried"]}
+        before = {
+            scene: count
+            for scene, count in old["by_kind"].get(kind, {}).items()
+            if scene not in new["tried"]
+        }
         kinds[kind] = {**before, **new["by_kind"].get(kind, {})}
     fresh = {drill["name"] for drill in new["drills"]}
     drills = [drill for drill in old["drills"] if drill["name"] not in fresh] + new["drills"]
-    kills = sum(sum(kinds.get(kind, {}).values()) for kind in ("kill", "power")) + sum(drill["kills"] for drill in drills)
+    kills = sum(sum(kinds.get(kind, {}).values()) for kind in ("kill", "power")) + sum(
+        drill["kills"] for drill in drills
+    )
     totals = {name: old[name] + new[name] for name in ("lost", "doubled", "unequal")}
-    swallowed = new["swallowed_writes"] if new["swallowed_writes"]["tried"] else old["swallowed_writes"]
+    swallowed = (
+        new["swallowed_writes"] if new["swallowed_writes"]["tried"] else old["swallowed_writes"]
+    )
     faults = sum(sum(counts.values()) for counts in kinds.values())
     carried = len(tried) > len(new["tried"]) or len(drills) > len(new["drills"])
-    seconds = new["seconds"] + (sum(drill["seconds"] for drill in drills if drill["name"] not in fresh) if carried else 0)
+    seconds = new["seconds"] + (
+        sum(drill["seconds"] for drill in drills if drill["name"] not in fresh) if carried else 0
+    )
     return {
-        **new, **totals, "kills": kills, "faults": faults, "by_kind": kinds, "drills": drills, "tried": tried, "seconds": seconds,
-        "swallowed_writes": swallowed, "carried": carried,
-    }  # fmt: skip
+        **new,
+        **totals,
+        "kills": kills,
+        "faults": faults,
+        "by_kind": kinds,
+        "drills": drills,
+        "tried": tried,
+        "seconds": seconds,
+        "swallowed_writes": swallowed,
+        "carried": carried,
+    }
 
 
 def _plain(text: str) -> str:
@@ -241,20 +309,28 @@ def _plain(text: str) -> str:
 def _uncovered(run: dict[str, Any]) -> list[str]:
     upper = 3 / run["kills"] if run["kills"] else 1.0
     return [
-        "## What this does not show", "",
-        f"- {run['kills']:,} kills without a loss bound the chance of one, for kills like these, below {upper:.1e} at 95 % confidence; they say "
-        "nothing of faults that are not tried.",
-        "- One machine, one kernel, ext4 for power cuts; small folders, so that no scene has a WAL, a table or a state of real size.",
-        "- strace counts calls by thread: with several threads in a step, the Nth call of all is not always reached.",
-        "- The broker of the tests keeps nothing when it ends, so that brokers are killed only in librdkafka's mock cluster.",
-        "- No fault while the software is updated; there is no released version to come from.",
-        "- Training, experiments and the console are not part of the promise: they read the lake, and are run again.",
+        "## What this does not show",
         "",
-    ]  # fmt: skip
+        f"- {run['kills']:,} kills without a loss bound the chance of one, for kills like "
+        f"these, below {upper:.1e} at 95 % confidence; they say "
+        "nothing of faults that are not tried.",
+        "- One machine, one kernel, ext4 for power cuts; small folders, so that no scene has "
+        "a WAL, a table or a state of real size.",
+        "- strace counts calls by thread: with several threads in a step, the Nth call of "
+        "all is not always reached.",
+        "- The broker of the tests keeps nothing when it ends, so that brokers are killed "
+        "only in librdkafka's mock cluster.",
+        "- No fault while the software is updated; there is no released version to come from.",
+        "- Training, experiments and the console are not part of the promise: they read the "
+        "lake, and are run again.",
+        "",
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path)
     parser.add_argument("--mutants", type=Path)
     options = parser.parse_args()

@@ -1,4 +1,6 @@
-"""`deploy/` is true to the code and to the published schemas, as far as these are at hand; no container is started here."""
+"""`deploy/` is true to the code and to the published schemas, as far as these are at hand; no
+container is started here.
+"""
 
 import json
 import os
@@ -26,13 +28,21 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SECRET = DEPLOY / "kubernetes" / "secret.yaml.example"
-WORKERS = sorted((DEPLOY / "kubernetes" / "workers").glob("*.yaml"))  # applied only where several share the entities
-SCORE = sorted((DEPLOY / "kubernetes" / "score").glob("*.yaml"))  # applied only where a project has a scores.py
+WORKERS = sorted(
+    (DEPLOY / "kubernetes" / "workers").glob("*.yaml")
+)  # applied only where several share the entities
+SCORE = sorted(
+    (DEPLOY / "kubernetes" / "score").glob("*.yaml")
+)  # applied only where a project has a scores.py
 ROLES = {"serve", "router", "worker", "candidates", "lake", "trainer", "shuffle", "score"}
 
 
 def documents() -> list[dict[str, Any]]:
-    return [document for path in (*MANIFESTS, *WORKERS, *SCORE, SECRET) for document in yaml.safe_load_all(path.read_text())]
+    return [
+        document
+        for path in (*MANIFESTS, *WORKERS, *SCORE, SECRET)
+        for document in yaml.safe_load_all(path.read_text())
+    ]
 
 
 def pods() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -44,14 +54,22 @@ def pods() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def services() -> dict[str, dict[str, Any]]:
-    return {name: each for name, each in yaml.safe_load(COMPOSE.read_text())["services"].items() if each["image"].startswith("tailorbird")}
+    return {
+        name: each
+        for name, each in yaml.safe_load(COMPOSE.read_text())["services"].items()
+        if each["image"].startswith("tailorbird")
+    }
 
 
 def environment() -> dict[str, str]:
     """All variables that manifests set."""
-    found = {name: value for each in services().values() for name, value in each["environment"].items()}
+    found = {
+        name: value for each in services().values() for name, value in each["environment"].items()
+    }
     for _, container in pods():
-        found |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+        found |= {
+            each["name"]: each["value"] for each in container.get("env", []) if "value" in each
+        }
     for document in documents():
         found |= document.get("data", {}) if document["kind"] == "ConfigMap" else {}
         found |= document.get("stringData", {})
@@ -60,37 +78,67 @@ def environment() -> dict[str, str]:
 
 def test_every_role_is_there_by_a_command_that_there_is():
     app = build_app()
-    commands = [each["command"] for each in services().values()], [container["args"] for _, container in pods()]
+    commands = (
+        [each["command"] for each in services().values()],
+        [container["args"] for _, container in pods()],
+    )
     for found in commands:
         assert {words[1] for words in found} == ROLES
         for words in found:
-            parse(app, shlex.join(["tailorbird", *(word.replace("$(PART)", "3") for word in words)]))
+            parse(
+                app, shlex.join(["tailorbird", *(word.replace("$(PART)", "3") for word in words)])
+            )
 
 
 def test_with_several_workers_each_part_has_one():
     """Part 0 is the core's; the others are pods whose number is their part."""
-    (workers,) = [each for each in documents() if each["metadata"]["name"] == "tailorbird-worker" and each["kind"] == "StatefulSet"]
+    (workers,) = [
+        each
+        for each in documents()
+        if each["metadata"]["name"] == "tailorbird-worker" and each["kind"] == "StatefulSet"
+    ]
     assert workers["spec"]["ordinals"]["start"] == 1
     (container,) = workers["spec"]["template"]["spec"]["containers"]
-    assert container["env"][0]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
+    assert (
+        container["env"][0]["valueFrom"]["fieldRef"]["fieldPath"]
+        == "metadata.labels['apps.kubernetes.io/pod-index']"
+    )
     assert container["args"][2:4] == ["--part", "$(PART)"]
-    (core,) = [each["args"] for _, each in pods() if each["name"] == "worker" and "$(PART)" not in each["args"]]
+    (core,) = [
+        each["args"]
+        for _, each in pods()
+        if each["name"] == "worker" and "$(PART)" not in each["args"]
+    ]
     assert core[2:4] == ["--part", "0"]
     parts = [each["command"][3] for name, each in services().items() if name.startswith("worker")]
     assert sorted(parts) == ["0", "1"]
-    assert not [path for path in WORKERS if path.parent == SECRET.parent], "applied with the folder, they would fail where one worker is"
+    assert not [path for path in WORKERS if path.parent == SECRET.parent], (
+        "applied with the folder, they would fail where one worker is"
+    )
 
 
 def test_scores_are_made_only_where_they_are_asked_for():
-    """A project without a scores.py has nothing for the role to do: it would end at once, again and again."""
-    asked = {name: each.get("profiles") for name, each in services().items() if each["command"][1] in ("score", "shuffle")}
+    """A project without a scores.py has nothing for the role to do: it would end at once, again and
+    again.
+    """
+    asked = {
+        name: each.get("profiles")
+        for name, each in services().items()
+        if each["command"][1] in ("score", "shuffle")
+    }
     assert asked == {"score": ["scores"], "shuffle": ["workers"]}
     assert SCORE
     assert not [path for path in SCORE if path.parent == SECRET.parent], (
         "applied with the folder, it would fail where there is no scores.py"
     )
-    (score,) = [each for each in documents() if each["kind"] == "Deployment" and each["metadata"]["name"] == "tailorbird-score"]
-    assert (score["spec"]["replicas"], score["spec"]["strategy"]) == (1, {"type": "Recreate"}), "one writer of the topic"
+    (score,) = [
+        each
+        for each in documents()
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == "tailorbird-score"
+    ]
+    assert (score["spec"]["replicas"], score["spec"]["strategy"]) == (1, {"type": "Recreate"}), (
+        "one writer of the topic"
+    )
     alone = [
         each["spec"]["podSelector"]["matchLabels"]
         for each in documents()
@@ -113,22 +161,35 @@ def test_every_variable_is_a_setting(tmp_path):
 
 
 def test_all_that_a_project_may_have_is_there(tmp_path):
-    """No file of a project is mounted by itself: one that is left out, such as the contract, silently does not hold."""
+    """No file of a project is mounted by itself: one that is left out, such as the contract,
+    silently does not hold.
+    """
     settings = environment()
-    assert (settings["TAILORBIRD_PROJECT"], settings["TAILORBIRD_PROJECT__DATA"]) == ("/project", "/shop/data")
+    assert (settings["TAILORBIRD_PROJECT"], settings["TAILORBIRD_PROJECT__DATA"]) == (
+        "/project",
+        "/shop/data",
+    )
     for _, container in pods():
         mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
         assert "subPath" not in mounts["/project"]
         assert not [path for path in mounts if path.endswith((".py", ".toml"))]
         assert "/shop/data" in mounts
     for name, each in services().items():
-        assert "./project:/project:ro" in [volume.partition("  ")[0] for volume in each["volumes"]], name
+        assert "./project:/project:ro" in [
+            volume.partition("  ")[0] for volume in each["volumes"]
+        ], name
     folder = tmp_path / "project"
     init(folder, json=True)
     (folder / "contract.toml").write_text("[properties.click]\ncolour = { required = true }\n")
     command = [sys.executable, "-m", "tailorbird", "config", "show", "--json"]
-    given = {**os.environ, "TAILORBIRD_PROJECT": str(folder), "TAILORBIRD_PROJECT__DATA": str(tmp_path / "data")}
-    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    given = {
+        **os.environ,
+        "TAILORBIRD_PROJECT": str(folder),
+        "TAILORBIRD_PROJECT__DATA": str(tmp_path / "data"),
+    }
+    done = subprocess.run(
+        command, env=given, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "data") in done.stdout
 
@@ -136,19 +197,28 @@ def test_all_that_a_project_may_have_is_there(tmp_path):
 def test_servers_are_given_the_file_of_keys():
     """Keys of pages are in no setting."""
     place = Path(environment()["TAILORBIRD_SERVE__KEYS_FILE"])
-    (spec, serve) = next((spec, container) for spec, container in pods() if container["name"] == "serve")
+    (spec, serve) = next(
+        (spec, container) for spec, container in pods() if container["name"] == "serve"
+    )
     (mount,) = [each for each in serve["volumeMounts"] if each["mountPath"] == str(place.parent)]
     assert "subPath" not in mount, "such a mount does not follow changes"
     (volume,) = [each for each in spec["volumes"] if each["name"] == mount["name"]]
     assert volume["secret"]["optional"], "a project without such keys has no such Secret"
     assert volume["secret"]["defaultMode"] & 0o040, "read by fsGroup"
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
-    assert f"kubectl create secret generic {volume['secret']['secretName']} --from-file={place.name} " in SECRET.read_text()
+    assert (
+        f"kubectl create secret generic {volume['secret']['secretName']} --from-file={place.name} "
+        in SECRET.read_text()
+    )
 
 
-@pytest.mark.parametrize("file", [COMPOSE, DEPLOY / "kubernetes" / "config.yaml"], ids=["compose", "kubernetes"])
+@pytest.mark.parametrize(
+    "file", [COMPOSE, DEPLOY / "kubernetes" / "config.yaml"], ids=["compose", "kubernetes"]
+)
 def test_whoever_puts_a_proxy_in_front_finds_where_to_name_it(tmp_path, file):
-    """Nobody else knows which it is, so that it stands there behind a `#`: as YAML of its place, and as a setting that is one."""
+    """Nobody else knows which it is, so that it stands there behind a `#`: as YAML of its place,
+    and as a setting that is one.
+    """
     line = re.compile(r"^( +)# (TAILORBIRD_SERVE__PROXIES: .*)$", re.MULTILINE)
     text, count = line.subn(r"\1\2", file.read_text())
     assert count == 1
@@ -162,7 +232,9 @@ def test_whoever_puts_a_proxy_in_front_finds_where_to_name_it(tmp_path, file):
 
 
 def test_a_server_that_is_told_to_stop_is_left_the_time_to_drain():
-    (spec, serve) = next((spec, container) for spec, container in pods() if container["name"] == "serve")
+    (spec, serve) = next(
+        (spec, container) for spec, container in pods() if container["name"] == "serve"
+    )
     (drain,) = [each["value"] for each in serve["env"] if each["name"] == "TAILORBIRD_SERVE__DRAIN"]
     assert duration(drain) >= 5 * SECOND, "nodes and balancers need some to hear of it"
     assert duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
@@ -172,7 +244,10 @@ def test_nobody_is_root_and_nothing_can_be_written_but_data():
     for spec, container in pods():
         assert spec["securityContext"]["runAsNonRoot"]
         locked = container["securityContext"]
-        assert (locked["allowPrivilegeEscalation"], locked["readOnlyRootFilesystem"]) == (False, True)
+        assert (locked["allowPrivilegeEscalation"], locked["readOnlyRootFilesystem"]) == (
+            False,
+            True,
+        )
         assert locked["capabilities"]["drop"] == ["ALL"]
         assert set(container["resources"]["requests"]) == {"cpu", "memory"}
         assert container["resources"]["limits"]["memory"]
@@ -184,37 +259,69 @@ def test_nobody_is_root_and_nothing_can_be_written_but_data():
 
 
 def test_probes_ask_routes_that_there_are():
-    probes = [each["httpGet"]["path"] for _, container in pods() for name, each in container.items() if name.endswith("Probe")]
+    probes = [
+        each["httpGet"]["path"]
+        for _, container in pods()
+        for name, each in container.items()
+        if name.endswith("Probe")
+    ]
     assert set(probes) == {"/healthz", "/readyz"}
     assert {(path, "GET") for path in probes} <= set(ROUTES)
     assert "/readyz" in json.dumps(services()["serve"]["healthcheck"])
     for _, container in pods():
-        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), container["name"]
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), container[
+            "name"
+        ]
         (port,) = container["ports"]
         assert str(port["containerPort"]) in container["args"]
-        assert {each["httpGet"]["port"] for name, each in container.items() if name.endswith("Probe")} == {port["name"]}
+        assert {
+            each["httpGet"]["port"] for name, each in container.items() if name.endswith("Probe")
+        } == {port["name"]}
     for name, each in services().items():
         (port,) = [word for word in each["command"] if len(word) == 4 and word.isdigit()]
         assert f":{port}/" in each["healthcheck"]["test"][-1], name
-    assert not any("0.0.0.0" in each["command"] for name, each in services().items() if name != "serve")
+    assert not any(
+        "0.0.0.0" in each["command"] for name, each in services().items() if name != "serve"
+    )
 
 
 def test_servers_keep_their_names():
-    (serve,) = [each for each in documents() if each["kind"] == "StatefulSet" and each["metadata"]["name"] == "tailorbird-serve"]
-    headless = [each["metadata"]["name"] for each in documents() if each["kind"] == "Service" and each["spec"].get("clusterIP") == "None"]
+    (serve,) = [
+        each
+        for each in documents()
+        if each["kind"] == "StatefulSet" and each["metadata"]["name"] == "tailorbird-serve"
+    ]
+    headless = [
+        each["metadata"]["name"]
+        for each in documents()
+        if each["kind"] == "Service" and each["spec"].get("clusterIP") == "None"
+    ]
     assert serve["spec"]["serviceName"] in headless
-    targets = [each["spec"]["scaleTargetRef"] for each in documents() if each["kind"] == "HorizontalPodAutoscaler"]
+    targets = [
+        each["spec"]["scaleTargetRef"]
+        for each in documents()
+        if each["kind"] == "HorizontalPodAutoscaler"
+    ]
     assert targets == [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "tailorbird-serve"}]
 
 
 def test_applying_the_folder_leaves_the_secret_alone():
-    applied = [path for path in SECRET.parent.iterdir() if path.suffix in (".yaml", ".yml", ".json")]  # as kubectl chooses
+    applied = [
+        path for path in SECRET.parent.iterdir() if path.suffix in (".yaml", ".yml", ".json")
+    ]  # as kubectl chooses
     assert sorted(applied) == MANIFESTS
-    kinds = {document["kind"] for path in applied for document in yaml.safe_load_all(path.read_text())}
+    kinds = {
+        document["kind"] for path in applied for document in yaml.safe_load_all(path.read_text())
+    }
     assert "StatefulSet" in kinds
     assert "Secret" not in kinds
     (secret,) = yaml.safe_load_all(SECRET.read_text())
-    wanted = {source["secretRef"]["name"] for _, container in pods() for source in container["envFrom"] if "secretRef" in source}
+    wanted = {
+        source["secretRef"]["name"]
+        for _, container in pods()
+        for source in container["envFrom"]
+        if "secretRef" in source
+    }
     assert wanted == {secret["metadata"]["name"]}
     assert "TAILORBIRD_EVENTS__PSEUDONYM_KEY" in secret["stringData"]
 
@@ -231,7 +338,10 @@ def test_no_secret_stands_in_a_file():
 
 
 def test_manifests_fit_the_schemas_of_kubernetes():
-    validate = pytest.importorskip("kubernetes_validate", reason="no schemas of Kubernetes here (pip install kubernetes-validate)")
+    validate = pytest.importorskip(
+        "kubernetes_validate",
+        reason="no schemas of Kubernetes here (pip install kubernetes-validate)",
+    )
     for document in documents():
         validate.validate(document, validate.latest_version(), strict=True)
 
@@ -239,6 +349,9 @@ def test_manifests_fit_the_schemas_of_kubernetes():
 def test_the_compose_file_fits_its_schema():
     file = os.environ.get("TAILORBIRD_COMPOSE_SCHEMA", "")
     if not file:
-        pytest.skip("no schema of Compose here (TAILORBIRD_COMPOSE_SCHEMA names schema/compose-spec.json of compose-spec)")
+        pytest.skip(
+            "no schema of Compose here (TAILORBIRD_COMPOSE_SCHEMA names "
+            "schema/compose-spec.json of compose-spec)"
+        )
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(yaml.safe_load(COMPOSE.read_text()), json.loads(Path(file).read_text()))

@@ -1,4 +1,6 @@
-"""The documentation is true: made pages are fresh, links lead somewhere, blocks run where that is cheap and parse where it is not."""
+"""The documentation is true: made pages are fresh, links lead somewhere, blocks run where that is
+cheap and parse where it is not.
+"""
 
 import json
 import os
@@ -28,7 +30,11 @@ from tailorbird.serving.editorial import read_lists
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md"))
-TEXTS = [path for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCS) if path.exists()]
+TEXTS = [
+    path
+    for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCS)
+    if path.exists()
+]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Names of the vocabulary that a snippet may use without the line that imports them.
@@ -57,12 +63,18 @@ def _lines(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_made_from_the_code_is_fresh(name: str) -> None:
-    assert (FOLDER / name).read_text() == PAGES[name]().rstrip() + "\n", "stale; run: python docs/generate.py"
+    assert (FOLDER / name).read_text() == PAGES[name]().rstrip() + "\n", (
+        "stale; run: python docs/generate.py"
+    )
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
 def test_links_lead_somewhere(path: Path) -> None:
-    targets = [target.partition("#")[0] for target in _LINK.findall(path.read_text()) if not re.match(r"\w+:", target)]
+    targets = [
+        target.partition("#")[0]
+        for target in _LINK.findall(path.read_text())
+        if not re.match(r"\w+:", target)
+    ]
     missing = [target for target in targets if target and not (path.parent / target).exists()]
     assert missing == []
 
@@ -100,7 +112,9 @@ def test_commands_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
 def test_versions_of_models_are_written_as_the_registry_writes_them(path: Path) -> None:
     commands = [line for line in _lines(path) if line.startswith("tailorbird")]
-    assert [line for line in commands if re.search(r"\bv(?!\d{4}\b)\d+\b", line)] == [], "the registry knows v0003, and no v3"
+    assert [line for line in commands if re.search(r"\bv(?!\d{4}\b)\d+\b", line)] == [], (
+        "the registry knows v0003, and no v3"
+    )
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
@@ -137,7 +151,9 @@ def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_first_evening_works_as_it_is_written(tmp_path: Path) -> None:
-    """Each line of the tutorial in a shell, in order; only the history is made smaller, and the shop has another port."""
+    """Each line of the tutorial in a shell, in order; only the history is made smaller, and the
+    shop has another port.
+    """
     lines = _lines(ROOT / "docs" / "tutorials" / "first-evening.md")
     lines = [line for line in lines if line.split()[0] in ("tailorbird", "curl")]
     assert [line for line in lines if "init mine" in line] == [lines[-1]]
@@ -146,11 +162,24 @@ def test_the_first_evening_works_as_it_is_written(tmp_path: Path) -> None:
     try:
         for line in lines[:-1]:
             if line.endswith(" up"):
-                server = subprocess.Popen(["sh", "-c", f"exec {line}"], cwd=tmp_path, env=_environment(TAILORBIRD_SERVE__PORT="0"))
+                server = subprocess.Popen(
+                    ["sh", "-c", f"exec {line}"],
+                    cwd=tmp_path,
+                    env=_environment(TAILORBIRD_SERVE__PORT="0"),
+                )
                 url = address_of(shop, server)
                 continue
-            smaller = line.replace("--days 28", "--days 5 --users 200 --items 80").replace("http://127.0.0.1:8642", url)
-            done = subprocess.run(["sh", "-c", smaller], cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120)
+            smaller = line.replace("--days 28", "--days 5 --users 200 --items 80").replace(
+                "http://127.0.0.1:8642", url
+            )
+            done = subprocess.run(
+                ["sh", "-c", smaller],
+                cwd=tmp_path,
+                env=_environment(),
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             if line.startswith("curl"):
                 answer = json.loads(done.stdout)
@@ -163,7 +192,9 @@ def test_the_first_evening_works_as_it_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_on_churn_works_from_init_to_scores(tmp_path: Path) -> None:
-    """Its files as they stand there, its lines in a shell, in order; only the history is made smaller."""
+    """Its files as they stand there, its lines in a shell, in order; only the history is made
+    smaller.
+    """
     pytest.importorskip("lightgbm", reason="needs the extra train")
     page = ROOT / "docs" / "how-to" / "churn.md"
     columns, churn = _blocks(page, "python")
@@ -180,10 +211,21 @@ def test_the_page_on_churn_works_from_init_to_scores(tmp_path: Path) -> None:
 
 def _in_shell(lines: list[str], folder: Path) -> None:
     for line in lines:
-        smaller = line.replace("--users 600", "--users 200 --items 60").replace("train churn", "train churn --quick")
-        done = subprocess.run(["sh", "-c", smaller], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
+        smaller = line.replace("--users 600", "--users 200 --items 60").replace(
+            "train churn", "train churn --quick"
+        )
+        done = subprocess.run(
+            ["sh", "-c", smaller],
+            cwd=folder,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
 def _environment(**more: str) -> dict[str, str]:
-    return environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more)
+    return environment(
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more
+    )

@@ -1,4 +1,6 @@
-"""Roles without HTTP answer probes where they are asked to, and threads that look after something outlive any error."""
+"""Roles without HTTP answer probes where they are asked to, and threads that look after something
+outlive any error.
+"""
 
 import subprocess
 import sys
@@ -35,7 +37,9 @@ def get(port, path):
 
 
 def test_a_signal_in_the_midst_of_a_wait_stops_the_role():
-    """`wait` holds the lock of its condition now and then, and a handler runs wherever the main thread is: here, within that lock."""
+    """`wait` holds the lock of its condition now and then, and a handler runs wherever the main
+    thread is: here, within that lock.
+    """
     told = """
 import os, signal
 from tailorbird.health import FollowedStop
@@ -51,7 +55,9 @@ assert stop.wait(20)
 
 def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
     stop = FollowedStop()
-    with answering(Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0) as port:
+    with answering(
+        Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0
+    ) as port:
         assert get(port, "/readyz")[0] == 503, "it has yet to come round"
         stop.is_set()
         assert get(port, "/healthz") == (200, "ok\n")
@@ -109,8 +115,14 @@ def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
 
 def test_faults_are_refused_where_others_can_reach_the_process(tmp_path, monkeypatch):
     project = make_project(tmp_path / "shop")
-    env = {"TAILORBIRD_FAULTS": "router.before_commit=kill@99", "TAILORBIRD_SERVE__WRITE_KEYS": "k" * 48}
-    for command in (["serve", "--host", "0.0.0.0", "--port", "0"], ["router", "--health-port", "1", "--health-host", "0.0.0.0"]):
+    env = {
+        "TAILORBIRD_FAULTS": "router.before_commit=kill@99",
+        "TAILORBIRD_SERVE__WRITE_KEYS": "k" * 48,
+    }
+    for command in (
+        ["serve", "--host", "0.0.0.0", "--port", "0"],
+        ["router", "--health-port", "1", "--health-host", "0.0.0.0"],
+    ):
         done = tailorbird("-C", project.root, "run", *command, env=env)
         refused(done, "TAILORBIRD_FAULTS", "fail on purpose")
     monkeypatch.setenv("TAILORBIRD_FAULTS", "x=kill")
@@ -119,7 +131,9 @@ def test_faults_are_refused_where_others_can_reach_the_process(tmp_path, monkeyp
         require_no_faults("::")
 
 
-def test_an_error_that_nobody_thought_of_is_logged_and_counted_and_ends_no_thread(caplog, monkeypatch):
+def test_an_error_that_nobody_thought_of_is_logged_and_counted_and_ends_no_thread(
+    caplog, monkeypatch
+):
     monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
     looks = []
 

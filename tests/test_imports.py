@@ -1,4 +1,6 @@
-"""Imports run down the path of the data and never back. The table is ARCHITECTURE.md's; a running server stays light."""
+"""Imports run down the path of the data and never back. The table is ARCHITECTURE.md's; a running
+server stays light.
+"""
 
 import ast
 import os
@@ -12,11 +14,32 @@ SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 
 BASE = {"errors", "faults", "version", "places", "whole", "lock", "loops", "health"}
 EVERYTHING = {
-    "events", "stream", "router", "store", "lake", "candidates", "features", "registry", "ranking", "retrieval", "models", "training",
-    "proposal", "serving", "experiments", "monitoring", "privacy", "simulator", "client", "console", "config", "cli",
-}  # fmt: skip
+    "events",
+    "stream",
+    "router",
+    "store",
+    "lake",
+    "candidates",
+    "features",
+    "registry",
+    "ranking",
+    "retrieval",
+    "models",
+    "training",
+    "proposal",
+    "serving",
+    "experiments",
+    "monitoring",
+    "privacy",
+    "simulator",
+    "client",
+    "console",
+    "config",
+    "cli",
+}
 
-# package → what it may import besides itself and BASE. A longer key is a module that may import more than its package.
+# package → what it may import besides itself and BASE. A longer key is a module that may import
+# more than its package.
 ALLOWED: dict[str, set[str]] = {
     "events": set(),
     "stream": {"events"},
@@ -46,8 +69,28 @@ ALLOWED: dict[str, set[str]] = {
     "ranking": {"events", "candidates", "features", "registry", "retrieval", "experiments.assign"},
     "retrieval": {"events", "candidates.contract", "registry"},
     "models": {"events", "features", "retrieval"},
-    "training": {"events", "lake", "candidates", "features", "models", "ranking", "retrieval", "registry", "experiments"},
-    "serving": {"events", "stream", "store", "candidates", "features", "ranking", "retrieval", "registry", "experiments.assign"},
+    "training": {
+        "events",
+        "lake",
+        "candidates",
+        "features",
+        "models",
+        "ranking",
+        "retrieval",
+        "registry",
+        "experiments",
+    },
+    "serving": {
+        "events",
+        "stream",
+        "store",
+        "candidates",
+        "features",
+        "ranking",
+        "retrieval",
+        "registry",
+        "experiments.assign",
+    },
     "monitoring": {"events", "lake", "experiments", "training"},
     "privacy": EVERYTHING - {"cli", "console"},
     "proposal": {"events", "candidates.contract"},
@@ -94,7 +137,17 @@ OFFLINE_ONLY = {
     "features.watch",
     "features.chains",
 }
-NEVER_IN_A_SERVER = ("torch", "numba", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib")
+NEVER_IN_A_SERVER = (
+    "torch",
+    "numba",
+    "deltalake",
+    "duckdb",
+    "pandas",
+    "lightgbm",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+)
 UNPICKLERS = {"pickle", "joblib", "cloudpickle", "dill", "marshal", "shelve"}
 
 
@@ -108,7 +161,9 @@ def _name(path: Path) -> str:
 
 
 def _imports(path: Path) -> list[tuple[int, str]]:
-    """Each `tailorbird.X.Y` that a module imports, without the first part, with its line; imports in functions included."""
+    """Each `tailorbird.X.Y` that a module imports, without the first part, with its line; imports
+    in functions included.
+    """
     found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -120,7 +175,11 @@ def _imports(path: Path) -> list[tuple[int, str]]:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found += [(node.lineno, name.removeprefix("tailorbird.")) for name in names if name.startswith("tailorbird.")]
+        found += [
+            (node.lineno, name.removeprefix("tailorbird."))
+            for name in names
+            if name.startswith("tailorbird.")
+        ]
     return found
 
 
@@ -139,7 +198,11 @@ def _may(module: str, target: str) -> bool:
 @pytest.mark.parametrize("path", _modules(), ids=_name)
 def test_imports_run_one_way(path: Path) -> None:
     module = _name(path)
-    wrong = [f"{path}:{line}: {module} imports {target}" for line, target in _imports(path) if not _may(module, target)]
+    wrong = [
+        f"{path}:{line}: {module} imports {target}"
+        for line, target in _imports(path)
+        if not _may(module, target)
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -152,7 +215,9 @@ def test_the_rule_can_fail() -> None:
 def test_serving_reaches_no_offline_module() -> None:
     for path in (SOURCE / "serving").rglob("*.py"):
         for line, target in _imports(path):
-            assert not any(f"{target}.".startswith(module) for module in OFFLINE_ONLY), f"{path}:{line}: serving imports {target}"
+            assert not any(f"{target}.".startswith(module) for module in OFFLINE_ONLY), (
+                f"{path}:{line}: serving imports {target}"
+            )
 
 
 def test_nothing_is_unpickled_anywhere() -> None:
@@ -164,21 +229,39 @@ def test_nothing_is_unpickled_anywhere() -> None:
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-                assert isinstance(node.value, ast.Constant), f"{path}:{node.value.lineno}: allow_pickle"
+                assert isinstance(node.value, ast.Constant), (
+                    f"{path}:{node.value.lineno}: allow_pickle"
+                )
                 assert node.value.value is False, f"{path}:{node.value.lineno}: allow_pickle"
-            assert not UNPICKLERS & {name.partition(".")[0] for name in names}, f"{path}: imports {names}"
+            assert not UNPICKLERS & {name.partition(".")[0] for name in names}, (
+                f"{path}: imports {names}"
+            )
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys; from tailorbird.cli.main import build_app; build_app(); print('\\n'.join(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    code = (
+        "import sys; from tailorbird.cli.main import build_app; build_app(); "
+        "print('\\n'.join(sys.modules))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
     heavy = {"numpy", "pyarrow", "apsw", "lmdb", "onnxruntime", "starlette", *NEVER_IN_A_SERVER}
     assert not heavy & set(loaded)
 
 
 def test_no_library_keeps_count_of_what_is_done_for_somebody_else(tmp_path) -> None:
-    """ONNX Runtime would write a number for the machine and what it did into the home folder, and send it."""
-    program = "import tailorbird.ranking.bundle, tailorbird.models.export, pathlib; print(len(list(pathlib.Path.home().rglob('*'))))"
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_TELEMETRY")} | {"HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    """ONNX Runtime would write a number for the machine and what it did into the home folder, and
+    send it.
+    """
+    program = (
+        "import tailorbird.ranking.bundle, tailorbird.models.export, pathlib; "
+        "print(len(list(pathlib.Path.home().rglob('*'))))"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.endswith("_TELEMETRY")
+    } | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "0"

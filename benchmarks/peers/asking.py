@@ -1,4 +1,6 @@
-"""Hands rows and questions to the peers, which run in processes of their own, and takes back what they say and what it took."""
+"""Hands rows and questions to the peers, which run in processes of their own, and takes back what
+they say and what it took.
+"""
 
 import json
 import os
@@ -14,7 +16,11 @@ import numpy.typing as npt
 from benchmarks.peers.install import FAILED, interpreter, last_error, name_of, requirements
 
 HERE = Path(__file__).parent
-MODULES = {"implicit": "implicit.als", "rectools": "rectools.models", "fuxictr": "fuxictr.pytorch.models"}
+MODULES = {
+    "implicit": "implicit.als",
+    "rectools": "rectools.models",
+    "fuxictr": "fuxictr.pytorch.models",
+}
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,19 @@ def found(wanted: Sequence[str] = tuple(MODULES)) -> tuple[dict[str, str], dict[
     python = interpreter()
     failed: dict[str, str] = {}
     if (python.parents[1] / FAILED).exists():
-        failed = {name: why for name, why in json.loads((python.parents[1] / FAILED).read_text()).items() if name in wanted}
+        failed = {
+            name: why
+            for name, why in json.loads((python.parents[1] / FAILED).read_text()).items()
+            if name in wanted
+        }
     versions: dict[str, str] = {}
     for name in map(name_of, requirements()):
         if name in failed or name not in wanted:
             continue
-        told = f"import {MODULES[name]}; from importlib.metadata import version; print(version({name!r}))"
+        told = (
+            f"import {MODULES[name]}; from importlib.metadata import version; "
+            f"print(version({name!r}))"
+        )
         done = _run([str(python), "-c", told])
         if done.returncode:
             failed[name] = last_error(done.stderr)
@@ -71,7 +84,13 @@ def ask(folder: Path, jobs: Sequence[Job]) -> list[Said]:
     said = []
     for job in jobs:
         with np.load(folder / f"{job.out}.npz") as read:
-            said.append(Said(read["item"].astype(np.int32), float(read["seconds_fit"]), float(read["seconds_ask"])))
+            said.append(
+                Said(
+                    read["item"].astype(np.int32),
+                    float(read["seconds_fit"]),
+                    float(read["seconds_ask"]),
+                )
+            )
     return said
 
 
@@ -87,7 +106,9 @@ def run(script: Path, folder: Path) -> None:
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    one = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+    )
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         return subprocess.run(command, capture_output=True, text=True, env=kept | one)

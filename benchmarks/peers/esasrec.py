@@ -1,4 +1,5 @@
-"""RecTools' eSASRec, as its README names it: SASRec with LiGR layers and sampled softmax. `.peers/bin/python esasrec.py FOLDER`.
+"""RecTools' eSASRec, as its README names it: SASRec with LiGR layers and sampled softmax.
+`.peers/bin/python esasrec.py FOLDER`.
 
     FOLDER/job.json      {"settings": of SASRecModel, "epochs": [ascending], "patience", "seed", "k", "repeats"}
     FOLDER/learn.npz     person, item, ts (n,)                          what was done before
@@ -6,8 +7,9 @@
                          truth (questions,)                             what it did next; only where it stops early
     FOLDER/said.npz      item (looks, questions, k), −1 where fewer were found; seconds_fit (looks,): of this process's CPU until then
 
-It is asked after each of the numbers of epochs. With a patience, it stops after so many looks whose NDCG@10 was not above the best.
-Each question is asked as a person of its own, whose past is the question's. Imports nothing of ours.
+It is asked after each of the numbers of epochs. With a patience, it stops after so many looks whose
+NDCG@10 was not above the best. Each question is asked as a person of its own, whose past is the
+question's. Imports nothing of ours.
 """
 
 import json
@@ -36,7 +38,11 @@ def main(folder: Path) -> None:
     seed_everything(job["seed"], verbose=False)
     learn, ask = (dict(np.load(folder / f"{part}.npz")) for part in ("learn", "ask"))
     model = SASRecModel(
-        loss="sampled_softmax", transformer_layers_type=LiGRLayers, recommend_torch_device="cpu", epochs=1, **job["settings"]
+        loss="sampled_softmax",
+        transformer_layers_type=LiGRLayers,
+        recommend_torch_device="cpu",
+        epochs=1,
+        **job["settings"],
     )
     data = table(learn["person"], learn["item"], learn["ts"])
     listed: list[np.ndarray] = []
@@ -62,11 +68,18 @@ def ndcg_10(listed: np.ndarray, truth: np.ndarray) -> float:
 
 
 def table(person: np.ndarray, item: np.ndarray, ts: np.ndarray) -> Any:
-    columns = {Columns.User: person, Columns.Item: item, Columns.Weight: 1.0, Columns.Datetime: pd.to_datetime(ts, unit="us")}
+    columns = {
+        Columns.User: person,
+        Columns.Item: item,
+        Columns.Weight: 1.0,
+        Columns.Datetime: pd.to_datetime(ts, unit="us"),
+    }
     return Dataset.construct(pd.DataFrame(columns))
 
 
-def answers(model: Any, learned: np.ndarray, ask: dict[str, np.ndarray], k: int, repeats: bool) -> np.ndarray:
+def answers(
+    model: Any, learned: np.ndarray, ask: dict[str, np.ndarray], k: int, repeats: bool
+) -> np.ndarray:
     """The best `k` for each question; none where its past holds no item that was learned."""
     size = np.diff(ask["offsets"])
     owner, item, ts = np.repeat(np.arange(len(size)), size), ask["item"], ask["ts"]
@@ -76,8 +89,12 @@ def answers(model: Any, learned: np.ndarray, ask: dict[str, np.ndarray], k: int,
         part = seen & (owner >= low) & (owner < low + QUESTIONS)
         if part.any():
             asked = np.unique(owner[part])
-            told = model.recommend(asked, table(owner[part], item[part], ts[part]), k=k, filter_viewed=not repeats)
-            found[told[Columns.User].to_numpy(), told[Columns.Rank].to_numpy() - 1] = told[Columns.Item].to_numpy()
+            told = model.recommend(
+                asked, table(owner[part], item[part], ts[part]), k=k, filter_viewed=not repeats
+            )
+            found[told[Columns.User].to_numpy(), told[Columns.Rank].to_numpy() - 1] = told[
+                Columns.Item
+            ].to_numpy()
     return found
 
 

@@ -5,7 +5,8 @@
     .peers/             libraries that models are held against: requirements.txt, by constraints.txt
     .peers/serving/     what `benchmarks.serving` is held against, which needs another numpy: serving.txt
 
-A peer that does not install is left out, and why is kept in the folder, so that the page of results can say it.
+A peer that does not install is left out, and why is kept in the folder, so that the page of results
+can say it.
 """
 
 import argparse
@@ -22,7 +23,9 @@ SERVING = "serving"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.install", description="Make environments with the peers")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.install", description="Make environments with the peers"
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER)
     folder: Path = parser.parse_args().folder
     environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
@@ -37,7 +40,16 @@ def environment(folder: Path, wanted: list[str], options: list[str] | None = Non
     failed: dict[str, str] = {}
     for each in wanted:
         print(f"installing {each} into {folder}", file=sys.stderr)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *(options or []), each]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *(options or []),
+            each,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             failed[name_of(each)] = last_error(done.stderr)
@@ -64,7 +76,10 @@ def name_of(requirement: str) -> str:
 def last_error(text: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "no reason was given")
+    return next(
+        (line for line in reversed(lines) if "error" in line.lower()),
+        lines[-1] if lines else "no reason was given",
+    )
 
 
 if __name__ == "__main__":

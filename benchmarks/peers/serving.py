@@ -1,4 +1,5 @@
-"""LightGBM behind FastAPI with Feast's online store, as a team would put them together: `python serving.py load|serve FOLDER STORE`.
+"""LightGBM behind FastAPI with Feast's online store, as a team would put them together: `python
+serving.py load|serve FOLDER STORE`.
 
     STORE                   sqlite, or host:port of a Valkey or Redis
     FOLDER/views.json       {"views": {name: {"keys": […], "columns": […]}}, "columns": the matrix's, in order}
@@ -8,9 +9,11 @@
 
 `load` writes the views into the online store; `serve` prints its port and answers on one thread:
 
-    POST /recommend {"user_id", "country", "items": […], "given": {column: […]}} → {"items": [{"item_id", "score"}, … 20, best first]}
+    POST /recommend {"user_id", "country", "items": […], "given": {column: […]}} → {"items":
+    [{"item_id", "score"}, … 20, best first]}
 
-One question to Feast an answer, for all candidates and views, by columns; its own `to_dict`. Runs in an environment without ours.
+One question to Feast an answer, for all candidates and views, by columns; its own `to_dict`. Runs
+in an environment without ours.
 """
 
 import json
@@ -37,14 +40,19 @@ def feature_store(folder: Path, at: str) -> Any:
     online: dict[str, Any] = {"type": "sqlite", "path": str(own / "online.db")}
     if at != "sqlite":
         online = {"type": "redis", "connection_string": at}
-    # The registry is never looked at again: it does not change, and looking would be a pause in an answer.
+    # The registry is never looked at again: it does not change, and looking would be a pause in an
+    # answer.
     registry = {"path": str(own / "registry.db"), "cache_ttl_seconds": 0}
     return FeatureStore(
         config=RepoConfig(
-            project="bench", provider="local", registry=registry, online_store=online, offline_store={"type": "file"},
+            project="bench",
+            provider="local",
+            registry=registry,
+            online_store=online,
+            offline_store={"type": "file"},
             entity_key_serialization_version=3,
         )
-    )  # fmt: skip
+    )
 
 
 def load(folder: Path, at: str) -> None:
@@ -53,7 +61,9 @@ def load(folder: Path, at: str) -> None:
 
     store = feature_store(folder, at)
     views = json.loads((folder / "views.json").read_text())["views"]
-    entities = {name: Entity(name=name, join_keys=[name], value_type=ValueType.STRING) for name in KEYS}
+    entities = {
+        name: Entity(name=name, join_keys=[name], value_type=ValueType.STRING) for name in KEYS
+    }
     declared = [
         FeatureView(
             name=name,
@@ -91,8 +101,14 @@ def application(folder: Path, at: str) -> Any:
 
     told = json.loads((folder / "views.json").read_text())
     catalogue = json.loads((folder / "catalogue.json").read_text())
-    store, model, app = feature_store(folder, at), lightgbm.Booster(model_file=str(folder / "model.txt")), FastAPI()
-    wanted = [f"{name}:{column}" for name, view in told["views"].items() for column in view["columns"]]
+    store, model, app = (
+        feature_store(folder, at),
+        lightgbm.Booster(model_file=str(folder / "model.txt")),
+        FastAPI(),
+    )
+    wanted = [
+        f"{name}:{column}" for name, view in told["views"].items() for column in view["columns"]
+    ]
 
     @app.post("/recommend")
     async def recommend(asked: Asked) -> Answered:
@@ -109,7 +125,11 @@ def application(folder: Path, at: str) -> Any:
             matrix[:, place] = np.array(found[name], np.float32)  # None is missing: NaN
         scores = np.asarray(model.predict(matrix, num_threads=1))
         best = np.argsort(-scores, kind="stable")[:SHOWN]
-        return Answered(items=[Shown(item_id=asked.items[row], score=float(scores[row])) for row in best.tolist()])
+        return Answered(
+            items=[
+                Shown(item_id=asked.items[row], score=float(scores[row])) for row in best.tolist()
+            ]
+        )
 
     return app
 
@@ -121,7 +141,15 @@ def serve(folder: Path, at: str) -> None:
     app = application(folder, at)
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+    )
     uvicorn.Server(config).run([listener])
 
 

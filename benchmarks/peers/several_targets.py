@@ -1,12 +1,14 @@
-"""DCN-v2 for each target and MMoE for all, of FuxiCTR's layers and loop: `.peers/bin/python several_targets.py FOLDER`.
+"""DCN-v2 for each target and MMoE for all, of FuxiCTR's layers and loop: `.peers/bin/python
+several_targets.py FOLDER`.
 
     FOLDER/jobs.json     [{"model": "dcn" or "mmoe", "variant", "seed", "out"}]
     FOLDER/rows.npz      PART_matrix (n, columns), PART_label (n, targets) for train, held and test
     FOLDER/layout.json   {"targets", "numbers": places, "codes": {place: size}, "item": [place, size], "recent": places}
     FOLDER/OUT.npz       said (n, targets) of the test part; seconds_fit, seconds_ask: of this process's CPU
 
-Its models are no part of what FuxiCTR installs, so they are put together here of the layers that are. Numbers are standardised by the
-training part, as its own preprocessing does; the newest items share the candidate's embedding and are averaged. Imports nothing of ours.
+Its models are no part of what FuxiCTR installs, so they are put together here of the layers that
+are. Numbers are standardised by the training part, as its own preprocessing does; the newest items
+share the candidate's embedding and are averaged. Imports nothing of ours.
 """
 
 import json
@@ -34,7 +36,9 @@ RECENT = "recent"
 class Dcn(BaseModel):
     """Cross layers beside layers, for one target."""
 
-    def __init__(self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **watched: Any) -> None:
+    def __init__(
+        self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **watched: Any
+    ) -> None:
         super().__init__(columns, model_id="dcn", embedding_regularizer=embedding_l2, **watched)
         self.embedding_layer = FeatureEmbedding(columns, WIDTH)
         width = columns.sum_emb_out_dim()
@@ -46,21 +50,38 @@ class Dcn(BaseModel):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         x = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
-        return {"y_pred": self.output_activation(self.last(torch.cat([self.crosses(x), self.layers(x)], dim=-1)))}
+        return {
+            "y_pred": self.output_activation(
+                self.last(torch.cat([self.crosses(x), self.layers(x)], dim=-1))
+            )
+        }
 
 
 class Mmoe(MultiTaskModel):
     """Experts, mixed by a gate for each target, and a tower for each."""
 
-    def __init__(self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **watched: Any) -> None:
+    def __init__(
+        self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **watched: Any
+    ) -> None:
         targets = columns.labels
-        super().__init__(columns, model_id="mmoe", num_tasks=len(targets), task="binary_classification",
-                         embedding_regularizer=embedding_l2, **watched)  # fmt: skip
+        super().__init__(
+            columns,
+            model_id="mmoe",
+            num_tasks=len(targets),
+            task="binary_classification",
+            embedding_regularizer=embedding_l2,
+            **watched,
+        )
         self.embedding_layer = FeatureEmbedding(columns, WIDTH)
         width = columns.sum_emb_out_dim()
-        self.experts = nn.ModuleList(MLP_Block(input_dim=width, hidden_units=[64], dropout_rates=dropout) for _ in range(4))
+        self.experts = nn.ModuleList(
+            MLP_Block(input_dim=width, hidden_units=[64], dropout_rates=dropout) for _ in range(4)
+        )
         self.gates = nn.ModuleList(nn.Linear(width, 4) for _ in targets)
-        self.towers = nn.ModuleList(MLP_Block(input_dim=64, hidden_units=[32], output_dim=1, dropout_rates=dropout) for _ in targets)
+        self.towers = nn.ModuleList(
+            MLP_Block(input_dim=64, hidden_units=[32], output_dim=1, dropout_rates=dropout)
+            for _ in targets
+        )
         self.compile("adam", "binary_crossentropy", rate)
         self.reset_parameters()
 
@@ -68,7 +89,9 @@ class Mmoe(MultiTaskModel):
         x = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
         known = torch.stack([expert(x) for expert in self.experts], dim=1)
         said = {}
-        for target, gate, tower, activation in zip(self.feature_map.labels, self.gates, self.towers, self.output_activation, strict=True):
+        for target, gate, tower, activation in zip(
+            self.feature_map.labels, self.gates, self.towers, self.output_activation, strict=True
+        ):
             mixed = (torch.softmax(gate(x), dim=1).unsqueeze(2) * known).sum(dim=1)
             said[f"{target}_pred"] = activation(tower(mixed))
         return said
@@ -77,13 +100,30 @@ class Mmoe(MultiTaskModel):
 class Loader:
     """Batches as FuxiCTR takes them: a tensor for each column and target."""
 
-    def __init__(self, matrix: np.ndarray, label: np.ndarray, layout: dict[str, Any], targets: list[str], shuffle: bool) -> None:
-        self._tensors = {f"c{place}": torch.from_numpy(matrix[:, place].copy()) for place in layout["numbers"]}
-        self._tensors |= {f"c{place}": torch.from_numpy(matrix[:, int(place)].astype(np.int64)) for place in layout["codes"]}
-        self._tensors[f"c{layout['item'][0]}"] = torch.from_numpy(matrix[:, layout["item"][0]].astype(np.int64))
+    def __init__(
+        self,
+        matrix: np.ndarray,
+        label: np.ndarray,
+        layout: dict[str, Any],
+        targets: list[str],
+        shuffle: bool,
+    ) -> None:
+        self._tensors = {
+            f"c{place}": torch.from_numpy(matrix[:, place].copy()) for place in layout["numbers"]
+        }
+        self._tensors |= {
+            f"c{place}": torch.from_numpy(matrix[:, int(place)].astype(np.int64))
+            for place in layout["codes"]
+        }
+        self._tensors[f"c{layout['item'][0]}"] = torch.from_numpy(
+            matrix[:, layout["item"][0]].astype(np.int64)
+        )
         self._tensors[RECENT] = torch.from_numpy(matrix[:, layout["recent"]].astype(np.int64))
         places = [layout["targets"].index(target) for target in targets]
-        self._tensors |= {target: torch.from_numpy(label[:, place].copy()) for target, place in zip(targets, places, strict=True)}
+        self._tensors |= {
+            target: torch.from_numpy(label[:, place].copy())
+            for target, place in zip(targets, places, strict=True)
+        }
         self._rows, self._shuffle = len(matrix), shuffle
 
     def __len__(self) -> int:
@@ -103,25 +143,45 @@ def columns_of(layout: dict[str, Any], targets: list[str], folder: str) -> Featu
         columns.features[f"c{place}"] = {"source": "", "type": "numeric"}
     item, size = layout["item"]
     for place, many in {**layout["codes"], str(item): size}.items():
-        columns.features[f"c{place}"] = {"source": "", "type": "categorical", "vocab_size": many, "padding_idx": 0}
-    columns.features[RECENT] = {"source": "", "type": "sequence", "vocab_size": size, "padding_idx": 0, "max_len": len(layout["recent"]),
-                                "feature_encoder": "layers.MaskedAveragePooling()", "share_embedding": f"c{item}"}  # fmt: skip
+        columns.features[f"c{place}"] = {
+            "source": "",
+            "type": "categorical",
+            "vocab_size": many,
+            "padding_idx": 0,
+        }
+    columns.features[RECENT] = {
+        "source": "",
+        "type": "sequence",
+        "vocab_size": size,
+        "padding_idx": 0,
+        "max_len": len(layout["recent"]),
+        "feature_encoder": "layers.MaskedAveragePooling()",
+        "share_embedding": f"c{item}",
+    }
     columns.num_fields = len(columns.features)
     columns.set_column_index()
     return columns
 
 
-def fitted(rows: dict[str, np.ndarray], layout: dict[str, Any], targets: list[str], job: dict[str, Any]) -> tuple[np.ndarray, float, float]:
+def fitted(
+    rows: dict[str, np.ndarray], layout: dict[str, Any], targets: list[str], job: dict[str, Any]
+) -> tuple[np.ndarray, float, float]:
     """What a model says of the test part (n, targets), and seconds to learn and to answer."""
     torch.manual_seed(job["seed"])
     with tempfile.TemporaryDirectory() as folder:
         begin = time.process_time()
         columns = columns_of(layout, targets, folder)
-        watched = {"metrics": ["logloss", "AUC"], "monitor": "AUC", "verbose": 0, "model_root": folder}
+        watched = {
+            "metrics": ["logloss", "AUC"],
+            "monitor": "AUC",
+            "verbose": 0,
+            "model_root": folder,
+        }
         model = (Mmoe if job["model"] == "mmoe" else Dcn)(columns, **job["variant"], **watched)
         Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
         train, held, test = (
-            Loader(rows[f"{part}_matrix"], rows[f"{part}_label"], layout, targets, part == "train") for part in ("train", "held", "test")
+            Loader(rows[f"{part}_matrix"], rows[f"{part}_label"], layout, targets, part == "train")
+            for part in ("train", "held", "test")
         )
         model.fit(train, epochs=job.get("epochs", EPOCHS), validation_data=held)
         learned = time.process_time()
@@ -129,25 +189,41 @@ def fitted(rows: dict[str, np.ndarray], layout: dict[str, Any], targets: list[st
         with torch.no_grad():
             said = [model(batch) for batch in test]
         keys = [f"{target}_pred" for target in targets] if job["model"] == "mmoe" else ["y_pred"]
-        found = np.concatenate([np.stack([each[key].numpy().ravel() for key in keys], axis=1) for each in said])
+        found = np.concatenate(
+            [np.stack([each[key].numpy().ravel() for key in keys], axis=1) for each in said]
+        )
         return found, learned - begin, time.process_time() - learned
 
 
 def main(folder: Path) -> None:
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
-    layout, rows = json.loads((folder / "layout.json").read_text()), dict(np.load(folder / "rows.npz"))
+    layout, rows = (
+        json.loads((folder / "layout.json").read_text()),
+        dict(np.load(folder / "rows.npz")),
+    )
     numbers = layout["numbers"]
-    known = np.where(np.isfinite(rows["train_matrix"][:, numbers]), rows["train_matrix"][:, numbers], np.nan)
+    known = np.where(
+        np.isfinite(rows["train_matrix"][:, numbers]), rows["train_matrix"][:, numbers], np.nan
+    )
     centre, scale = np.nanmean(known, axis=0), np.maximum(np.nanstd(known, axis=0), 1e-6)
     for part in ("train", "held", "test"):
         matrix = rows[f"{part}_matrix"]
         matrix[:, numbers] = np.nan_to_num((matrix[:, numbers] - centre) / scale)
     for job in json.loads((folder / "jobs.json").read_text()):
-        groups = [layout["targets"]] if job["model"] == "mmoe" else [[target] for target in layout["targets"]]
+        groups = (
+            [layout["targets"]]
+            if job["model"] == "mmoe"
+            else [[target] for target in layout["targets"]]
+        )
         parts = [fitted(rows, layout, targets, job) for targets in groups]
         said, fit, ask = (list(each) for each in zip(*parts, strict=True))
-        np.savez(folder / f"{job['out']}.npz", said=np.concatenate(said, axis=1), seconds_fit=sum(fit), seconds_ask=sum(ask))
+        np.savez(
+            folder / f"{job['out']}.npz",
+            said=np.concatenate(said, axis=1),
+            seconds_fit=sum(fit),
+            seconds_ask=sum(ask),
+        )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,17 @@ POPULATIONS = 20  # drawn, of a model
 def prepare(source: Path, target: Path) -> None:
     """One purchase a customer and day, as the paper merges them."""
     table = pq.read_table(source / "transactions.parquet")
-    days = table.group_by(["date", "customer_id"], use_threads=False).aggregate([("n_cds", "sum"), ("amount_usd", "sum")])
+    days = table.group_by(["date", "customer_id"], use_threads=False).aggregate(
+        [("n_cds", "sum"), ("amount_usd", "sum")]
+    )
     days = days.rename_columns({"n_cds_sum": "n_cds", "amount_usd_sum": "amount_usd"})
-    days = days.append_column("what", pa.array(["music"] * len(days))).append_column("one", pa.array([1] * len(days)))
-    pq.write_table(days.sort_by([("date", "ascending"), ("customer_id", "ascending")]), target / "purchases.parquet")
+    days = days.append_column("what", pa.array(["music"] * len(days))).append_column(
+        "one", pa.array([1] * len(days))
+    )
+    pq.write_table(
+        days.sort_by([("date", "ascending"), ("customer_id", "ascending")]),
+        target / "purchases.parquet",
+    )
 
 
 def ceiling(folder: Path) -> list[dict[str, Any]]:
@@ -33,26 +40,38 @@ def ceiling(folder: Path) -> list[dict[str, Any]]:
 
 
 def plan(first: int, end: int) -> Plan:
-    """Three earlier origins, at a third, a half and two thirds of what is known, choose and calibrate; only then the rest is looked at."""
+    """Three earlier origins, at a third, a half and two thirds of what is known, choose and
+    calibrate; only then the rest is looked at.
+    """
     assert end - first == (KNOWN + HELD) * DAY
-    earlier = tuple(Window(first + day * DAY, 0, KNOWN // 3 * DAY) for day in (KNOWN // 3, KNOWN // 2, KNOWN * 2 // 3))
+    earlier = tuple(
+        Window(first + day * DAY, 0, KNOWN // 3 * DAY)
+        for day in (KNOWN // 3, KNOWN // 2, KNOWN * 2 // 3)
+    )
     origin = first + KNOWN * DAY
     return Plan((*earlier, Window(origin, 0, HELD * DAY)), 1, learn_until=origin)
 
 
 CASE = Case(
     name="cdnow",
-    title="CDNOW: who buys again from October 1997 to June 1998, and how often, by what was known at the end of September 1997?",
+    title="CDNOW: who buys again from October 1997 to June 1998, and how often, by what was known "
+    "at the end of September 1997?",
     folder="cdnow",
     prepare=prepare,
     plan=plan,
     protocol=(
-        "All 23,570 people who first bought in the first quarter of 1997; several purchases of a day are one. `ap` is of buying again.",
-        "Nothing after September 1997 taught, chose or calibrated anything: models learn from purchases week by week before (hazards), the "
-        "window of 39 weeks being longer than any that could be learned from whole; the model of leaving, its calibration and the model of "
-        "expected purchases are chosen, and these scaled, by three windows of 91 days from day 91, 136 and 182.",
-        "Baselines: recency; a regression on recency, frequency, age and amount, learned in the middle of what is known; BG/NBD, as P(at "
-        "least one purchase) and (`bg_nbd_count`) in the order of expected purchases, which is what is published: .763, .648, MAE .819, "
+        "All 23,570 people who first bought in the first quarter of 1997; several purchases "
+        "of a day are one. `ap` is of buying again.",
+        "Nothing after September 1997 taught, chose or calibrated anything: models learn "
+        "from purchases week by week before (hazards), the "
+        "window of 39 weeks being longer than any that could be learned from whole; the "
+        "model of leaving, its calibration and the model of "
+        "expected purchases are chosen, and these scaled, by three windows of 91 days from "
+        "day 91, 136 and 182.",
+        "Baselines: recency; a regression on recency, frequency, age and amount, learned in "
+        "the middle of what is known; BG/NBD, as P(at "
+        "least one purchase) and (`bg_nbd_count`) in the order of expected purchases, which "
+        "is what is published: .763, .648, MAE .819, "
         "bias −14 %.",
     ),
     expected={

@@ -1,23 +1,29 @@
-"""Does the interval of an experiment hold the true uplift as often as it says? On the simulated site, whose truth is known.
+"""Does the interval of an experiment hold the true uplift as often as it says? On the simulated
+site, whose truth is known.
 
     python -m benchmarks.quality.experiment --runs 200 [--small] [--json]
 
-One run is one experiment of `days` days: `users` people are drawn from the site's population, assigned to two arms by the
-product's own hash (salted by the run), served fixed policies, and reported on by the product's own statistics.
+One run is one experiment of `days` days: `users` people are drawn from the site's population,
+assigned to two arms by the product's own hash (salted by the run), served fixed policies, and
+reported on by the product's own statistics.
 
-**The true uplift** is the relative difference in the ratio that the report estimates, clicks per item seen, between two
-worlds: everybody in the population gets the treatment for those days, everybody gets the control,
+**The true uplift** is the relative difference in the ratio that the report estimates, clicks per
+ item seen, between two worlds: everybody in the population gets the treatment for those days,
+ everybody gets the control,
 
-    true uplift = (E[clicks | all in T] / E[items seen | all in T]) / (E[clicks | all in C] / E[items seen | all in C]) − 1
+    true uplift = (E[clicks | all in T] / E[items seen | all in T]) / (E[clicks | all in C] /
+    E[items seen | all in C]) − 1
 
-with the expectation over the user drawn, its visits and its behaviour. It includes what satisfaction does: pleased users
-come back more often, and so weigh more. A user's experience depends on nobody else's, so the two worlds are what the
-arms are samples of. It is computed by simulating the whole population in each world many times, with expected in place of
-drawn clicks; the standard error of that is printed, and is small beside the intervals. Users are drawn with replacement,
-so that they are independent draws from the population, as the statistics assume.
+with the expectation over the user drawn, its visits and its behaviour. It includes what
+satisfaction does: pleased users come back more often, and so weigh more. A user's experience
+depends on nobody else's, so the two worlds are what the arms are samples of. It is computed by
+simulating the whole population in each world many times, with expected in place of drawn clicks;
+the standard error of that is printed, and is small beside the intervals. Users are drawn with
+replacement, so that they are independent draws from the population, as the statistics assume.
 
-For comparison `clicks_as_units` is what many reports do: a two-proportion interval that takes every item seen for
-independent of every other. Exit status 1 if the product's coverage is further than 3 % from 95 %.
+For comparison `clicks_as_units` is what many reports do: a two-proportion interval that takes every
+item seen for independent of every other. Exit status 1 if the product's coverage is further than 3
+% from 95 %.
 """
 
 import argparse
@@ -29,7 +35,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailorbird.experiments.assign import Experiment, assign
-from tailorbird.experiments.statistics import Moments, always_valid_uplift, proportion_interval, relative_uplift, sample_ratio_p
+from tailorbird.experiments.statistics import (
+    Moments,
+    always_valid_uplift,
+    proportion_interval,
+    relative_uplift,
+    sample_ratio_p,
+)
 from tailorbird.simulator import Site
 from tailorbird.simulator.behaviour import chances
 from tailorbird.simulator.population import fresh_population
@@ -59,15 +71,27 @@ class Shop:
 
     def __init__(self, design: Design, seed: int) -> None:
         self.design = design
-        self.site = Site(seed, users=design.population, items=400, days=design.days + 1, new_users_per_day=0.0)
+        self.site = Site(
+            seed, users=design.population, items=400, days=design.days + 1, new_users_per_day=0.0
+        )
         self.appealing = [self._appealing(day) for day in range(design.days)]
 
     def _appealing(self, day: int) -> Ints:
         available = self.site.items.available(float(day))
         return available[np.argsort(-self.site.taste.appeal(float(day))[available])[:CANDIDATES]]
 
-    def lists(self, rng: np.random.Generator, taste: Taste, user: Ints, at: Floats, day: int, treated: np.ndarray) -> Ints:
-        """The same popular list for everybody; in the treatment, sometimes the user's best of the popular."""
+    def lists(
+        self,
+        rng: np.random.Generator,
+        taste: Taste,
+        user: Ints,
+        at: Floats,
+        day: int,
+        treated: np.ndarray,
+    ) -> Ints:
+        """The same popular list for everybody; in the treatment, sometimes the user's best of the
+        popular.
+        """
         popular = self.appealing[day]
         items = np.broadcast_to(popular[:LIST], (len(user), LIST)).copy()
         personal = np.flatnonzero(treated & (rng.random(len(user)) < PERSONAL))
@@ -75,11 +99,20 @@ class Shop:
         items[personal] = popular[np.argsort(-utility, axis=1)[:, :LIST]]
         return items
 
-    def simulate(self, rng: np.random.Generator, drawn: Ints, treated: np.ndarray, *, expected: bool) -> tuple[Floats, Floats]:
-        """Clicks and items seen of each drawn user over the days, shape (drawn,): drawn, or expected given the visits."""
+    def simulate(
+        self, rng: np.random.Generator, drawn: Ints, treated: np.ndarray, *, expected: bool
+    ) -> tuple[Floats, Floats]:
+        """Clicks and items seen of each drawn user over the days, shape (drawn,): drawn, or
+        expected given the visits.
+        """
         site = self.site
         # What people come for in which hours is drawn anew as well: the seed decides it.
-        taste = Taste(_subset(site.users, drawn), site.items, [_era_of(site.taste, drawn)], int(rng.integers(1 << 62)))
+        taste = Taste(
+            _subset(site.users, drawn),
+            site.items,
+            [_era_of(site.taste, drawn)],
+            int(rng.integers(1 << 62)),
+        )
         population = fresh_population(taste.users)
         clicks, seen = np.zeros(len(drawn)), np.zeros(len(drawn))
         for day in range(self.design.days):
@@ -106,14 +139,18 @@ class Shop:
             ratios = []
             for treated in (True, False):
                 rng = np.random.default_rng([seed, 77, number, treated])
-                clicks, seen = self.simulate(rng, everybody, np.full(len(everybody), treated), expected=True)
+                clicks, seen = self.simulate(
+                    rng, everybody, np.full(len(everybody), treated), expected=True
+                )
                 ratios.append(clicks.sum() / seen.sum())
             values.append(ratios[0] / ratios[1] - 1)
         return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def _subset(users: Users, drawn: Ints) -> Users:
-    return replace(users, **{name: getattr(users, name)[drawn] for name in users.__dataclass_fields__})
+    return replace(
+        users, **{name: getattr(users, name)[drawn] for name in users.__dataclass_fields__}
+    )
 
 
 def _era_of(taste: Taste, drawn: Ints):
@@ -144,11 +181,26 @@ def run_experiment(shop: Shop, number: int, seed: int, *, same: bool = False) ->
     arm = np.array([assign(experiment, f"u{person}") == "personal" for person in range(len(drawn))])
     clicks, seen = shop.simulate(rng, drawn, arm & (not same), expected=False)
     came = seen > 0
-    treatment, control = (Moments.of(clicks[rows & came], seen[rows & came]) for rows in (arm, ~arm))
-    fixed, always = relative_uplift(treatment, control), always_valid_uplift(treatment, control, tuned_for=shop.design.users)
+    treatment, control = (
+        Moments.of(clicks[rows & came], seen[rows & came]) for rows in (arm, ~arm)
+    )
+    fixed, always = (
+        relative_uplift(treatment, control),
+        always_valid_uplift(treatment, control, tuned_for=shop.design.users),
+    )
     naive_low, naive_high = clicks_as_units(treatment, control)
     srm_p = sample_ratio_p({"popular": control.users, "personal": treatment.users}, experiment.arms)
-    return Run(fixed.value, fixed.low, fixed.high, always.low, always.high, naive_low, naive_high, srm_p, clicks.sum())
+    return Run(
+        fixed.value,
+        fixed.low,
+        fixed.high,
+        always.low,
+        always.high,
+        naive_low,
+        naive_high,
+        srm_p,
+        clicks.sum(),
+    )
 
 
 def clicks_as_units(treatment: Moments, control: Moments) -> tuple[float, float]:
@@ -206,11 +258,19 @@ def measure(design: Design, seed: int = 1) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200, help="experiments to simulate (default 200)")
-    parser.add_argument("--small", action="store_true", help="fewer users and days: within a minute")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", type=int, default=200, help="experiments to simulate (default 200)"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="fewer users and days: within a minute"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on stdout and nothing else"
+    )
     arguments = parser.parse_args()
     if arguments.small:
         design = Design(runs=arguments.runs, users=800, population=4_000, days=4, truths=20)
@@ -228,15 +288,36 @@ def _show(found: dict) -> None:
     r = found["results"]["tailorbird"]
     held = f"(95 % interval {r['coverage_low']:.1%} to {r['coverage_high']:.1%})"
     false = f"({r['false_positives_low']:.1%} to {r['false_positives_high']:.1%})"
-    print(f"true uplift        {r['true_uplift']:+.2%} (known to ± {1.96 * r['true_uplift_error']:.2%})")
-    print(f"mean of estimates  {r['mean_uplift']:+.2%}, interval {r['mean_width']:.2%} wide, {r['mean_clicks']:,.0f} clicks a run")
+    print(
+        f"true uplift        {r['true_uplift']:+.2%} (known to ± "
+        f"{1.96 * r['true_uplift_error']:.2%})"
+    )
+    print(
+        f"mean of estimates  {r['mean_uplift']:+.2%}, interval {r['mean_width']:.2%} wide, "
+        f"{r['mean_clicks']:,.0f} clicks a run"
+    )
     print(f"coverage           {r['coverage']:.1%} of {r['runs']} intervals hold it {held}")
     naive = found["results"]["clicks_as_units"]
-    print(f"clicks as units    {naive['coverage']:.1%} ({naive['coverage_low']:.1%} to {naive['coverage_high']:.1%})")
-    print(f"always-valid       {r['always_valid_coverage']:.1%} (may be looked at at any time: expected above 95 %)")
-    print(f"A/A                {r['false_positives']:.1%} of {r['null_runs']} found a difference {false}")
-    print(f"power              {r['power']:.0%}; split alarms {r['srm_alarms']}; {found['wall_s']} s")
-    print("held: coverage within 95 % ± 3" if found["held"] else "NOT HELD: coverage is further than 3 % from 95 %")
+    print(
+        f"clicks as units    {naive['coverage']:.1%} ({naive['coverage_low']:.1%} to "
+        f"{naive['coverage_high']:.1%})"
+    )
+    print(
+        f"always-valid       {r['always_valid_coverage']:.1%} (may be looked at at any time: "
+        "expected above 95 %)"
+    )
+    print(
+        f"A/A                {r['false_positives']:.1%} of {r['null_runs']} found a "
+        f"difference {false}"
+    )
+    print(
+        f"power              {r['power']:.0%}; split alarms {r['srm_alarms']}; {found['wall_s']} s"
+    )
+    print(
+        "held: coverage within 95 % ± 3"
+        if found["held"]
+        else "NOT HELD: coverage is further than 3 % from 95 %"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""How much of the oracle's true gain a log can tell anybody: the simulated site, by the length of its log.
+"""How much of the oracle's true gain a log can tell anybody: the simulated site, by the length of
+its log.
 
-python -m benchmarks.quality.learnable [--days 7,14,30] [--seeds 3] [--small] [--keep FOLDER] [--json]
+python -m benchmarks.quality.learnable [--days 7,14,30] [--seeds 3] [--small] [--keep FOLDER]
+[--json]
 
-The learner here is told the truth about everything but the person: it is no model to be used, but about the most that any model could
-have. What it falls short of the oracle is in no log of that length. `--keep` keeps what was found of each length and seed.
+The learner here is told the truth about everything but the person: it is no model to be used, but
+about the most that any model could have. What it falls short of the oracle is in no log of that
+length. `--keep` keeps what was found of each length and seed.
 """
 
 import argparse
@@ -42,18 +45,29 @@ ORACLE, POPULAR = "oracle", "popular_7d"
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.learnable", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.learnable", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--days", default=",".join(map(str, LENGTHS)), help="lengths of the log")
     parser.add_argument("--seeds", type=int, default=3, help="sites of that kind")
     parser.add_argument("--small", action="store_true", help="seven days, one site, few questions")
-    parser.add_argument("--keep", type=Path, help="keep what was found in this folder, and go on from there")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    parser.add_argument(
+        "--keep", type=Path, help="keep what was found in this folder, and go on from there"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on stdout and nothing else"
+    )
     given = parser.parse_args()
     lengths = (LENGTHS[0],) if given.small else tuple(int(each) for each in given.days.split(","))
     with tempfile.TemporaryDirectory(prefix="tailorbird-learnable-") as scratch:
         keep = given.keep or Path(scratch)
         keep.mkdir(parents=True, exist_ok=True)
-        result = run(keep, lengths, 1 if given.small else given.seeds, QUESTIONS // 10 if given.small else QUESTIONS)
+        result = run(
+            keep,
+            lengths,
+            1 if given.small else given.seeds,
+            QUESTIONS // 10 if given.small else QUESTIONS,
+        )
     result["small"] = given.small
     print(json.dumps(result, indent=1) if given.json else _plainly(result))
 
@@ -62,16 +76,26 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
     """Each length, over all sites."""
     found = {}
     for days in lengths:
-        each = [kept_arrays(keep, f"{days} {seed} {questions}", partial(_found, SEED + seed, days, questions)) for seed in range(seeds)]
+        each = [
+            kept_arrays(
+                keep, f"{days} {seed} {questions}", partial(_found, SEED + seed, days, questions)
+            )
+            for seed in range(seeds)
+        ]
         found[days] = _judged(each)
     return {
         "benchmark": "learnable",
-        "title": "The simulated site: how much of the oracle's true gain over popularity its log can tell anybody",
+        "title": "The simulated site: how much of the oracle's true gain over popularity its log "
+        "can tell anybody",
         "protocol": [
-            f"{USERS:,} people, {ITEMS} items; {seeds} site(s); {questions} of the newest {NEWEST:.0%} of each site's "
-            f"requests; out of all items that there are, the {REWARD.size} first by expected reward; intervals resample people",
-            "what a learner knows it was told, exactly, as no model can be; `learner` takes the most likely taste of each person, with its "
-            "spread, after all that was shown, clicked, passed over, read and searched before the request, by Bayes' rule with the very "
+            f"{USERS:,} people, {ITEMS} items; {seeds} site(s); {questions} of the newest "
+            f"{NEWEST:.0%} of each site's "
+            f"requests; out of all items that there are, the {REWARD.size} first by expected "
+            "reward; intervals resample people",
+            "what a learner knows it was told, exactly, as no model can be; `learner` takes "
+            "the most likely taste of each person, with its "
+            "spread, after all that was shown, clicked, passed over, read and searched "
+            "before the request, by Bayes' rule with the very "
             "distributions that the site is made by",
         ],
         "knowing": KNOWING,
@@ -87,7 +111,9 @@ def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     seen, asked, requests, query = lived(site, days)
     home = np.flatnonzero(~query)
     newest = home[round(len(home) * (1 - NEWEST)) :]
-    some = np.sort(np.random.default_rng(seed).choice(newest, min(questions, len(newest)), replace=False))
+    some = np.sort(
+        np.random.default_rng(seed).choice(newest, min(questions, len(newest)), replace=False)
+    )
     user, day = requests["user"][some], requests["day"][some]
     lists = [site.items.available(float(t)) for t in day]
     offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
@@ -101,12 +127,21 @@ def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     }
     weights = (REWARD.click, REWARD.purchase)
     scores = {
-        name: np.concatenate([worth(site, taste, row, user[row], day[row], these, weights) for row, these in enumerate(lists)])
+        name: np.concatenate(
+            [
+                worth(site, taste, row, user[row], day[row], these, weights)
+                for row, these in enumerate(lists)
+            ]
+        )
         for name, taste in knowing.items()
     }
     scores[ORACLE] = oracle_scores(site, user, item, day, offsets)[ORACLE]
-    scores[POPULAR] = np.concatenate([_popular(seen, t, site.items.count)[these] for t, these in zip(day, lists, strict=True)])
-    rewards = {name: worth_of(site, user, item, day, offsets, score) for name, score in scores.items()}
+    scores[POPULAR] = np.concatenate(
+        [_popular(seen, t, site.items.count)[these] for t, these in zip(day, lists, strict=True)]
+    )
+    rewards = {
+        name: worth_of(site, user, item, day, offsets, score) for name, score in scores.items()
+    }
     shown = np.bincount(seen["user"], minlength=site.users.count)[user]
     return {**rewards, "person": user, "shown": shown, "clicks": np.array(seen["click"].sum())}
 
@@ -117,9 +152,14 @@ def _popular(seen: Rows, t: float, count: int) -> Floats:
 
 
 def lived(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
-    """Days of the site under its own policy: what was seen and searched, by user and day; all requests, and which were searches."""
+    """Days of the site under its own policy: what was seen and searched, by user and day; all
+    requests, and which were searches.
+    """
     taste, rng = site.taste, np.random.default_rng([site.seed, 3])
-    population, policy = fresh_population(taste.users), HousePolicy(site.box, taste.items.count, REWARD.size)
+    population, policy = (
+        fresh_population(taste.users),
+        HousePolicy(site.box, taste.items.count, REWARD.size),
+    )
     seen: list[Rows] = []
     asked: list[Rows] = []
     every: list[Requests] = []
@@ -139,19 +179,41 @@ def lived(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_
         for one in searches:
             relevance[one] = site.box.relevance(requests.query[one], items[one])
         shelf = _shelves(site, available, float(day))
-        meant = np.array([_category(site, requests.query[one], shelf) for one in searches], np.int64)
+        meant = np.array(
+            [_category(site, requests.query[one], shelf) for one in searches], np.int64
+        )
         known = meant >= 0
         seen.append(
-            {"user": requests.user[row], "day": requests.day[row], "item": items[row, place], "position": place}
-            | {"click": outcome.click[row, place], "relevance": relevance[row, place], "dwell_s": outcome.dwell_s[row, place]}
+            {
+                "user": requests.user[row],
+                "day": requests.day[row],
+                "item": items[row, place],
+                "position": place,
+            }
+            | {
+                "click": outcome.click[row, place],
+                "relevance": relevance[row, place],
+                "dwell_s": outcome.dwell_s[row, place],
+            }
         )
         asked.append(
-            {"user": requests.user[searches][known], "day": requests.day[searches][known], "category": meant[known]}
+            {
+                "user": requests.user[searches][known],
+                "day": requests.day[searches][known],
+                "category": meant[known],
+            }
             | {"shelf": np.broadcast_to(shelf, (int(known.sum()), len(shelf)))}
         )
         every.append(requests)
-    whole = {name: np.concatenate([getattr(each, name) for each in every]) for name in ("user", "day")}
-    return _sorted(seen), _sorted(asked), whole, np.array([bool(query) for each in every for query in each.query])
+    whole = {
+        name: np.concatenate([getattr(each, name) for each in every]) for name in ("user", "day")
+    }
+    return (
+        _sorted(seen),
+        _sorted(asked),
+        whole,
+        np.array([bool(query) for each in every for query in each.query]),
+    )
 
 
 def _sorted(parts: list[Rows]) -> Rows:
@@ -161,13 +223,22 @@ def _sorted(parts: list[Rows]) -> Rows:
 
 
 def _shelves(site: Site, available: Ints, day: float) -> Floats:
-    """Log of how likely an item of each category is wanted by somebody without any taste, shape (C,)."""
+    """Log of how likely an item of each category is wanted by somebody without any taste, shape
+    (C,).
+    """
     likes = np.exp(site.taste.appeal(day)[available])
-    return np.log(np.bincount(site.items.category[available], weights=likes, minlength=site.taste.eras[0].season.size) + 1e-12)
+    return np.log(
+        np.bincount(
+            site.items.category[available], weights=likes, minlength=site.taste.eras[0].season.size
+        )
+        + 1e-12
+    )
 
 
 def _category(site: Site, query: str, shelf: Floats) -> int:
-    """For which category a query asks: the likeliest of those whose titles match it best; −1 where none does."""
+    """For which category a query asks: the likeliest of those whose titles match it best; −1 where
+    none does.
+    """
     match = site.box.match(query)
     if not match.max(initial=0.0):
         return -1
@@ -177,18 +248,33 @@ def _category(site: Site, query: str, shelf: Floats) -> int:
 
 def _judged(each: Sequence[Mapping[str, npt.NDArray]]) -> dict[str, Any]:
     """Shares of the oracle's gain over popularity, with intervals over the people of all sites."""
-    reward = {name: np.concatenate([one[name] for one in each]) for name in (*KNOWING, ORACLE, POPULAR)}
+    reward = {
+        name: np.concatenate([one[name] for one in each]) for name in (*KNOWING, ORACLE, POPULAR)
+    }
     person = np.concatenate([one["person"] + 10_000_000 * place for place, one in enumerate(each)])
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1].astype(np.int64))
-    shares = {name: bootstrap.ratio(reward[name] - reward[POPULAR], reward[ORACLE] - reward[POPULAR]) for name in KNOWING}
+    shares = {
+        name: bootstrap.ratio(reward[name] - reward[POPULAR], reward[ORACLE] - reward[POPULAR])
+        for name in KNOWING
+    }
     often = np.concatenate([one["shown"] for one in each]) >= OFTEN
     if often.any():
-        gained, possible = ((reward[name] - reward[POPULAR]) * often for name in ("learner", ORACLE))
+        gained, possible = (
+            (reward[name] - reward[POPULAR]) * often for name in ("learner", ORACLE)
+        )
         shares |= {"learner_often": bootstrap.ratio(gained, possible)}
     return {
-        "shares": {name: [round(value, 6) for value in (one.value, one.low, one.high)] for name, one in shares.items()},
+        "shares": {
+            name: [round(value, 6) for value in (one.value, one.low, one.high)]
+            for name, one in shares.items()
+        },
         "by_seed": {
-            name: [round(float((one[name] - one[POPULAR]).sum() / (one[ORACLE] - one[POPULAR]).sum()), 6) for one in each]
+            name: [
+                round(
+                    float((one[name] - one[POPULAR]).sum() / (one[ORACLE] - one[POPULAR]).sum()), 6
+                )
+                for one in each
+            ]
             for name in KNOWING
         },
         "clicks": round(float(np.mean([one["clicks"] for one in each]))),
@@ -198,10 +284,19 @@ def _judged(each: Sequence[Mapping[str, npt.NDArray]]) -> dict[str, Any]:
 
 
 def _plainly(result: Mapping[str, Any]) -> str:
-    lines = [result["title"], *result["protocol"], *(f"{name}: {what}" for name, what in result["knowing"].items())]
+    lines = [
+        result["title"],
+        *result["protocol"],
+        *(f"{name}: {what}" for name, what in result["knowing"].items()),
+    ]
     for days, each in result["lengths"].items():
-        told_ = ", ".join(f"{name} {v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" for name, v in each["shares"].items())
-        lines.append(f"{days} days, {each['clicks']:,} clicks, {each['shown']:.0f} items shown to who asks: {told_}")
+        told_ = ", ".join(
+            f"{name} {v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" for name, v in each["shares"].items()
+        )
+        lines.append(
+            f"{days} days, {each['clicks']:,} clicks, {each['shown']:.0f} items shown to who "
+            f"asks: {told_}"
+        )
     return "\n".join(lines)
 
 

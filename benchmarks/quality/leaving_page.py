@@ -1,4 +1,6 @@
-"""The sections of `docs/results.md` that are about churn, from the JSON of `benchmarks.quality.leaving`."""
+"""The sections of `docs/results.md` that are about churn, from the JSON of
+`benchmarks.quality.leaving`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,17 +19,24 @@ def is_churn(result: dict[str, Any]) -> bool:
 def summary(results: Sequence[dict[str, Any]]) -> str:
     """A row for each origin: ours beside the best baseline, in AUC and log loss."""
     lines = [
-        "| data set, origin | AUC | best baseline | gain, 95 % interval | log loss | best baseline | gain, 95 % interval |",
+        "| data set, origin | AUC | best baseline | gain, 95 % interval | log loss | best "
+        "baseline | gain, 95 % interval |",
         "|---" * 7 + "|",
     ]
     for result in results:
         for cut in result["origins"]:
             cells = [f"[{result['benchmark']}](#{result['benchmark']}) {cut['origin'][:10]}"]
             for figure, sign in (("auc", 1), ("log_loss", -1)):
-                best = max((name for name in cut["results"] if name != OURS), key=lambda name: sign * cut["results"][name][figure])
+                best = max(
+                    (name for name in cut["results"] if name != OURS),
+                    key=lambda name: sign * cut["results"][name][figure],
+                )
                 gain = cut["differences"][best]
                 ends = sorted(sign * gain[f"{figure}_{end}"] for end in ("low", "high"))
-                cells += [f"{cut['results'][OURS][figure]:.4f}", f"{best} {cut['results'][best][figure]:.4f}"]
+                cells += [
+                    f"{cut['results'][OURS][figure]:.4f}",
+                    f"{best} {cut['results'][best][figure]:.4f}",
+                ]
                 cells.append(f"{sign * gain[figure]:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -41,25 +50,41 @@ def section(result: dict[str, Any]) -> str:
         result["title"],
         f"`python -m benchmarks.quality.{name}`",
         "\n".join(f"- {sentence}" for sentence in result["protocol"]),
-        f"Means over the seeds {', '.join(map(str, result['seeds']))}, 95 % intervals over people; ± is how far the seeds lie apart.",
+        f"Means over the seeds {', '.join(map(str, result['seeds']))}, 95 % intervals over "
+        "people; ± is how far the seeds lie apart.",
     ]
     if result["targets"]:
-        rows = [f"| {figure} | {_wanted(figure, each['target'])} | {each['found']:.4f} | {'met' if each['met'] else '**missed**'} |"
-                for figure, each in result["targets"].items()]  # fmt: skip
+        rows = [
+            f"| {figure} | {_wanted(figure, each['target'])} | {each['found']:.4f} | "
+            f"{'met' if each['met'] else '**missed**'} |"
+            for figure, each in result["targets"].items()
+        ]
         parts.append("\n".join(["| figure | target | found | |", "|---|---|---|---|", *rows]))
     for cut in result["origins"]:
-        asked = f"{cut['origin'][:10]}: {cut['people']:,} people, {cut['gone']:.1%} gone within {cut['window_days']:g} days"
+        asked = (
+            f"{cut['origin'][:10]}: {cut['people']:,} people, {cut['gone']:.1%} gone within "
+            f"{cut['window_days']:g} days"
+        )
         head = f"{asked}. Taken: {_model(cut)}."
         ordered = sorted(cut["results"], key=lambda model: -(cut["results"][model]["auc"] or 0))
         table = [f"| | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
         for model in ordered:
             mark = "**" if model == OURS else ""
-            table.append(f"| {mark}{model}{mark} | {' | '.join(_cell(cut['results'][model], figure) for figure in SHOWN)} |")
+            table.append(
+                f"| {mark}{model}{mark} | "
+                f"{' | '.join(_cell(cut['results'][model], figure) for figure in SHOWN)} |"
+            )
         parts += [head, "\n".join(table)]
     parts += _ceiling(result["ceiling"], name) if "ceiling" in result else []
-    counted = [f"- `{each['query']}`: {each['found']:,} (expected {each['expected']:,})" for each in result["counted"]]
+    counted = [
+        f"- `{each['query']}`: {each['found']:,} (expected {each['expected']:,})"
+        for each in result["counted"]
+    ]
     parts += ["Of the lake, after the import:\n\n" + "\n".join(counted)] if counted else []
-    told = f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), Tailorbird {environment['tailorbird']}, "
+    told = (
+        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
+        f"cores), Tailorbird {environment['tailorbird']}, "
+    )
     parts.append(f"{told}LightGBM {environment['lightgbm']}.")
     return "\n\n".join(parts) + "\n"
 
@@ -68,22 +93,33 @@ CEILING = ("auc", "ap", "mae", "bias", "mean", "share")
 
 
 def _ceiling(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
-    """What anybody could do, were a model of purchases true, beside what the model says of the real customers."""
+    """What anybody could do, were a model of purchases true, beside what the model says of the real
+    customers.
+    """
     head = (
-        f"How well could anybody do? `python -m benchmarks.quality.{name} --ceiling` fits a model, draws as many customers from it with "
-        "the same first days, and judges who is told the model and the history (`posterior`), and who is told each customer's own rate and "
-        "chance of leaving, too (`parameters`). `real` is the same formula on the real customers. `mean` and `share` are what came: "
+        f"How well could anybody do? `python -m benchmarks.quality.{name} --ceiling` fits a "
+        "model, draws as many customers from it with "
+        "the same first days, and judges who is told the model and the history "
+        "(`posterior`), and who is told each customer's own rate and "
+        "chance of leaving, too (`parameters`). `real` is the same formula on the real "
+        "customers. `mean` and `share` are what came: "
         "purchases a customer, and customers with any."
     )
-    table = [f"| model, fitted to | told | {' | '.join(CEILING)} |", "|---" * (len(CEILING) + 2) + "|"]
+    table = [
+        f"| model, fitted to | told | {' | '.join(CEILING)} |",
+        "|---" * (len(CEILING) + 2) + "|",
+    ]
     for row in rows:
         for who in ("real", "posterior", "parameters"):
             cells = " | ".join(f"{row[who][figure]:.4f}" for figure in CEILING)
             table.append(f"| {row['model']}, {row['fitted_to']} | {who} | {cells} |")
     limits = (
-        "A ceiling is that of its model alone. Where `real` is far from `posterior`, the model is not true, and its ceiling is none of the "
-        "data's: columns beyond recency, frequency and age may say more than it allows, and seasons less. An expectation is no median: "
-        "of counts that are mostly 0, a smaller `mae` may also come from saying too little, which `bias` shows."
+        "A ceiling is that of its model alone. Where `real` is far from `posterior`, the "
+        "model is not true, and its ceiling is none of the "
+        "data's: columns beyond recency, frequency and age may say more than it allows, and "
+        "seasons less. An expectation is no median: "
+        "of counts that are mostly 0, a smaller `mae` may also come from saying too little, "
+        "which `bias` shows."
     )
     return [head, "\n".join(table), limits]
 
@@ -93,7 +129,13 @@ def _model(cut: dict[str, Any]) -> str:
 
 
 def _wanted(figure: str, target: float) -> str:
-    return f"≤ {target:g}" if figure == "mae" else f"within ± {target:g}" if figure == "bias" else f"≥ {target:g}"
+    return (
+        f"≤ {target:g}"
+        if figure == "mae"
+        else f"within ± {target:g}"
+        if figure == "bias"
+        else f"≥ {target:g}"
+    )
 
 
 def _cell(figures: dict[str, Any], name: str) -> str:

@@ -5,9 +5,11 @@ from typing import Any
 
 
 def mean_over(told: Sequence[Any]) -> Any:
-    """The mean of each number, through mappings; what not every seed has is left out, what is no number is the first seed's.
+    """The mean of each number, through mappings; what not every seed has is left out, what is no
+    number is the first seed's.
 
-    The interval of a figure becomes the mean of the seeds' intervals: it holds chance in who came, and not that in the seed.
+    The interval of a figure becomes the mean of the seeds' intervals: it holds chance in who came,
+    and not that in the seed.
 
     Raises:
         ValueError: there is no seed at all.
@@ -16,7 +18,11 @@ def mean_over(told: Sequence[Any]) -> Any:
         raise ValueError("no seed's figures to take the mean of: ask for one at least (--seeds 1)")
     first = told[0]
     if isinstance(first, Mapping):
-        return {name: mean_over([each[name] for each in told]) for name in first if all(name in each for each in told)}
+        return {
+            name: mean_over([each[name] for each in told])
+            for name in first
+            if all(name in each for each in told)
+        }
     if any(isinstance(each, bool) or not isinstance(each, int | float) for each in told):
         return first
     mean = sum(told) / len(told)

@@ -1,11 +1,14 @@
-"""Are backfill and stream equal on real clicks, for every reader and article? Globo.com, the whole set, through the real worker.
+"""Are backfill and stream equal on real clicks, for every reader and article? Globo.com, the whole
+set, through the real worker.
 
 python -m benchmarks.quality.parity [--data PATH] [--small] [--keep DIR] [--json]
 
-The clicks are imported and routed by the commands that a user runs. A worker of its own takes the routed log in, micro-batch by
-micro-batch; after each, some readers are read with some articles, at times around the newest click, half of them behind what is known. At
-the end every reader is read, with two articles each, so that every article is. All of it is then recomputed from the lake's events by the
-backfill, at the (t, p) of each reading, and compared in float32 bits, category hashes and sequences. Exit status 1 if any value differs.
+The clicks are imported and routed by the commands that a user runs. A worker of its own takes the
+routed log in, micro-batch by micro-batch; after each, some readers are read with some articles, at
+times around the newest click, half of them behind what is known. At the end every reader is read,
+with two articles each, so that every article is. All of it is then recomputed from the lake's
+events by the backfill, at the (t, p) of each reading, and compared in float32 bits, category hashes
+and sequences. Exit status 1 if any value differs.
 """
 
 import json
@@ -77,28 +80,55 @@ def main() -> None:
     raise SystemExit(1 if found["results"]["tailorbird"]["unequal"] else 0)
 
 
-def run(data: Path, scratch: Path, *, small: bool = False, keep: Path | None = None) -> dict[str, Any]:
+def run(
+    data: Path, scratch: Path, *, small: bool = False, keep: Path | None = None
+) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     if small:
         trim(data, scratch / "data")
     home, files = keep or scratch, scratch / "data" if small else data
     home.mkdir(parents=True, exist_ok=True)
-    made = _timed(seconds, "import", lambda: kept(home / "project.json", lambda: make_project(home / "project", files)))
+    made = _timed(
+        seconds,
+        "import",
+        lambda: kept(home / "project.json", lambda: make_project(home / "project", files)),
+    )
     project, features = open_project(Path(made["root"])), news()
     asked: list[Asked] = []
     events = AttachedEvents(Lake(project.paths.lake), features).table(event_columns(features))
-    with FeatureWorker(project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)) as worker:
+    with FeatureWorker(
+        project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)
+    ) as worker:
         reader = Reader(scratch / "state", features)
         _timed(seconds, "stream and sample", lambda: asked.extend(_stream(worker, reader, events)))
         report = empty_report(features)
         history = History(features, events)
-        _timed(seconds, "compare sample", lambda: compare(features, asked, history.rows(requests_of(asked)), report))
+        _timed(
+            seconds,
+            "compare sample",
+            lambda: compare(features, asked, history.rows(requests_of(asked)), report),
+        )
         sampled = report.compared
-        people = _timed(seconds, "compare everybody", lambda: _everybody(features, reader, history, events, report))
+        people = _timed(
+            seconds,
+            "compare everybody",
+            lambda: _everybody(features, reader, history, events, report),
+        )
         reader.close()
-    state = sum(file.stat().st_blocks * 512 for file in (scratch / "state").rglob("*") if file.is_file())
-    ours = {"compared": report.compared, "unequal": report.unequal, "readings_on_the_way": len(asked), "compared_on_the_way": sampled}
-    ours |= {"people": people, "items": int(pc.count_distinct(events["item_id"]).as_py()), "events": events.num_rows}
+    state = sum(
+        file.stat().st_blocks * 512 for file in (scratch / "state").rglob("*") if file.is_file()
+    )
+    ours = {
+        "compared": report.compared,
+        "unequal": report.unequal,
+        "readings_on_the_way": len(asked),
+        "compared_on_the_way": sampled,
+    }
+    ours |= {
+        "people": people,
+        "items": int(pc.count_distinct(events["item_id"]).as_py()),
+        "events": events.num_rows,
+    }
     return {
         "benchmark": "parity",
         "small": small,
@@ -122,13 +152,18 @@ def trim(source: Path, target: Path) -> None:
 
 
 def news() -> FeatureSet:
-    """Many kinds of features over one type of event: what is read in the last hours, by how many, on this device, and by this reader."""
+    """Many kinds of features over one type of event: what is read in the last hours, by how many,
+    on this device, and by this reader.
+    """
     user, item, everyone = entity("user"), entity("item"), entity()
     by_device, item_device = entity("device"), entity("item", "device")
     hops = {"15m": "1m", "1h": "5m", "3h": "15m", "6h": "30m", "1d": "2h"}
 
     def clicks(name: str, of: Any, *windows: str) -> list[Any]:
-        return [count(f"{name}_{window}", of, "click", window=window, hop=hops[window]) for window in windows]
+        return [
+            count(f"{name}_{window}", of, "click", window=window, hop=hops[window])
+            for window in windows
+        ]
 
     counts = [
         *clicks("clicks", item, *hops),
@@ -156,8 +191,14 @@ def news() -> FeatureSet:
         share("share_all_1h", item, "click", within=everyone, window="1h", hop="5m"),
         share("share_all_1d", item, "click", within=everyone, window="1d", hop="2h"),
         share("share_on_device_1h", item_device, "click", within=by_device, window="1h", hop="5m"),
-        *(derived(f"rate_{window}", f"clicks_{window} / (all_{window} + 1)") for window in ("15m", "1h", "6h", "1d")),
-        *(derived(f"device_rate_{window}", f"device_clicks_{window} / (on_device_{window} + 1)") for window in ("1h", "6h")),
+        *(
+            derived(f"rate_{window}", f"clicks_{window} / (all_{window} + 1)")
+            for window in ("15m", "1h", "6h", "1d")
+        ),
+        *(
+            derived(f"device_rate_{window}", f"device_clicks_{window} / (on_device_{window} + 1)")
+            for window in ("1h", "6h")
+        ),
         derived("share_15m", "clicks_15m / (clicks_1h + 1)"),
         derived("share_1h", "clicks_1h / (clicks_3h + 1)"),
         derived("share_3h", "clicks_3h / (clicks_1d + 1)"),
@@ -190,34 +231,63 @@ def news() -> FeatureSet:
 def _stream(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[Asked]:
     """Take the log in, and read between commits: readers and articles that are known by then."""
     rng, asked = np.random.default_rng(0), []
-    events = events.filter(pc.is_valid(events["item_id"]))  # clicks: profiles of readers name no article
+    events = events.filter(
+        pc.is_valid(events["item_id"])
+    )  # clicks: profiles of readers name no article
     order = np.argsort(events["p"].to_numpy())
-    person, item, device = (events[name].take(pa.array(order)) for name in ("person", "item_id", "device"))
+    person, item, device = (
+        events[name].take(pa.array(order)) for name in ("person", "item_id", "device")
+    )
     p, ts = events["p"].to_numpy()[order], events["ts"].cast(pa.int64()).to_numpy()[order]
     while worker.step(BATCH).rows:
         known = int(np.searchsorted(p, worker.position.p, side="right"))
-        rows = np.concatenate([rng.integers(0, known, READERS // 2), rng.integers(max(0, known - BATCH), known, READERS - READERS // 2)])
-        now = int(ts[known - 1]) + rng.choice([-2 * HOUR, -1, 0, 1, 60_000_000, HOUR, 7 * DAY], READERS)
+        rows = np.concatenate(
+            [
+                rng.integers(0, known, READERS // 2),
+                rng.integers(max(0, known - BATCH), known, READERS - READERS // 2),
+            ]
+        )
+        now = int(ts[known - 1]) + rng.choice(
+            [-2 * HOUR, -1, 0, 1, 60_000_000, HOUR, 7 * DAY], READERS
+        )
         requests = [
-            ReadRequest(person[int(row)].as_py(), now=int(t), device=device[int(row)].as_py(), local_hour=None)
+            ReadRequest(
+                person[int(row)].as_py(),
+                now=int(t),
+                device=device[int(row)].as_py(),
+                local_hour=None,
+            )
             for row, t in zip(rows, now, strict=True)
         ]
-        items = [list(dict.fromkeys(item[int(place)].as_py() for place in rng.integers(0, known, ITEMS))) for _ in requests]
+        items = [
+            list(dict.fromkeys(item[int(place)].as_py() for place in rng.integers(0, known, ITEMS)))
+            for _ in requests
+        ]
         asked += read_sample(reader, requests, items)
     return asked
 
 
-def _everybody(features: FeatureSet, reader: Reader, history: History, events: pa.Table, report: ParityReport) -> int:
+def _everybody(
+    features: FeatureSet, reader: Reader, history: History, events: pa.Table, report: ParityReport
+) -> int:
     """Every reader at the end, with two articles each; every article comes."""
     people = pc.unique(events["person"]).drop_null().to_pylist()
     items = pc.unique(events["item_id"]).drop_null().to_pylist()
     now = int(pc.max(events["ts"].cast(pa.int64())).as_py()) + HOUR
     for start in range(0, len(people), PART):
         part = people[start : start + PART]
-        pairs = [[items[(2 * (start + place) + more) % len(items)] for more in (0, 1)] for place in range(len(part))]
+        pairs = [
+            [items[(2 * (start + place) + more) % len(items)] for more in (0, 1)]
+            for place in range(len(part))
+        ]
         asked = read_sample(reader, [ReadRequest(one, now=now, device="1") for one in part], pairs)
         compare(features, asked, history.rows(requests_of(asked)), report)
-        print(f"\r{min(start + PART, len(people)):,} of {len(people):,} readers, {report.unequal} unequal", end="", file=sys.stderr)
+        print(
+            f"\r{min(start + PART, len(people)):,} of {len(people):,} readers, "
+            f"{report.unequal} unequal",
+            end="",
+            file=sys.stderr,
+        )
     print(file=sys.stderr)
     assert len(items) <= 2 * len(people)
     return len(people)
@@ -233,12 +303,17 @@ def _timed(seconds: dict[str, float], name: str, work: Callable[[], T]) -> T:
 def _told(found: dict[str, Any]) -> str:
     ours = found["results"]["tailorbird"]
     lines = [
-        f"{ours['events']:,} clicks of {ours['people']:,} readers on {ours['items']:,} articles, {ours['columns']} columns",
+        f"{ours['events']:,} clicks of {ours['people']:,} readers on {ours['items']:,} "
+        f"articles, {ours['columns']} columns",
         f"{ours['compared']:,} values compared, {ours['unequal']:,} unequal "
-        f"({ours['compared_on_the_way']:,} of them on the way, in {ours['readings_on_the_way']:,} readings)",
-        f"state: {ours['state_bytes'] / (1 << 20):,.0f} MiB; memory at most {found['memory_mib_max']:,} MiB; seconds: {found['seconds']}",
+        f"({ours['compared_on_the_way']:,} of them on the way, in "
+        f"{ours['readings_on_the_way']:,} readings)",
+        f"state: {ours['state_bytes'] / (1 << 20):,.0f} MiB; memory at most "
+        f"{found['memory_mib_max']:,} MiB; seconds: {found['seconds']}",
     ]
-    return "\n".join([*lines, *(f"  {name}: {count:,}" for name, count in found["by_feature"].items())])
+    return "\n".join(
+        [*lines, *(f"  {name}: {count:,}" for name, count in found["by_feature"].items())]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The sections of `docs/results.md` about what is served, from the JSON of `benchmarks.quality.product`."""
+"""The sections of `docs/results.md` about what is served, from the JSON of
+`benchmarks.quality.product`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,24 +35,50 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
         name, best = result["set"], _best(result)
         figure = next(each for each in ("ndcg_10", "reward") if each in result["results"][OURS])
         ours, theirs, gain = result["results"][OURS], result["results"][best], result["gains"][best]
-        cells = [f"[{name}](#product-{name})", _value(ours, figure), f"{best} {_value(theirs, figure)}", signed(gain, figure)]
-        cells += [f"{_value(ours, 'ndcg_10_ipw')}, {best} {_value(theirs, 'ndcg_10_ipw')}" if "ndcg_10_ipw" in ours else "–"]
+        cells = [
+            f"[{name}](#product-{name})",
+            _value(ours, figure),
+            f"{best} {_value(theirs, figure)}",
+            signed(gain, figure),
+        ]
+        cells += [
+            f"{_value(ours, 'ndcg_10_ipw')}, {best} {_value(theirs, 'ndcg_10_ipw')}"
+            if "ndcg_10_ipw" in ours
+            else "–"
+        ]
         cells += [_value(ours, "candidate_recall"), _value(ours, "coverage_10"), _gap(result)]
-        lines.append(f"| {' | '.join([*cells, 'ahead' if gain[f'{figure}_low'] > 0 else '**not ahead**'])} |")
+        lines.append(
+            f"| {' | '.join([*cells, 'ahead' if gain[f'{figure}_low'] > 0 else '**not ahead**'])} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def section(result: dict[str, Any]) -> str:
     """Protocol, the table of all baselines, and what the command said of itself."""
     columns = [name for name in SHOWN if any(name in row for row in result["results"].values())]
-    table = [f"| | {' | '.join(SHOWN[name] for name in columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in sorted(result["results"].items(), key=lambda entry: -(entry[1].get("ndcg_10") or entry[1].get("reward") or 0)):
+    table = [
+        f"| | {' | '.join(SHOWN[name] for name in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name, row in sorted(
+        result["results"].items(),
+        key=lambda entry: -(entry[1].get("ndcg_10") or entry[1].get("reward") or 0),
+    ):
         mark = "**" if name == OURS else ""
         told = "what `train` reported" if name == REPORT else name
-        table.append(f"| {mark}{told}{mark} | {' | '.join(cell(row, column) for column in columns)} |")
-    parts = [f"## product {result['set']}", result["title"], f"`{result['command']}`", "\n".join(table)]
+        table.append(
+            f"| {mark}{told}{mark} | {' | '.join(cell(row, column) for column in columns)} |"
+        )
+    parts = [
+        f"## product {result['set']}",
+        result["title"],
+        f"`{result['command']}`",
+        "\n".join(table),
+    ]
     if late := result.get("by_hour"):
-        parts.append(f"Served ÷ best baseline, hours 21–24 over hours 1–3: {cell(late, 'late_over_early')}.")
+        parts.append(
+            f"Served ÷ best baseline, hours 21–24 over hours 1–3: {cell(late, 'late_over_early')}."
+        )
     parts += ["\n".join(_cut(name, cut) for name, cut in result["cuts"].items())]
     parts += ["\n".join(f"- {sentence}" for sentence in result["protocol"]), measured(result)]
     return "\n\n".join(parts) + "\n"
@@ -59,7 +87,10 @@ def section(result: dict[str, Any]) -> str:
 def measured(result: dict[str, Any]) -> str:
     """Day, machine and revision."""
     where = result["environment"]
-    told = f"Measured {where['day']} on {where['cpu']} ({where['cores']} cores, which others used too), Tailorbird {where['tailorbird']}"
+    told = (
+        f"Measured {where['day']} on {where['cpu']} ({where['cores']} cores, which others used "
+        f"too), Tailorbird {where['tailorbird']}"
+    )
     return f"{told} at revision `{result['revision'][:12]}`, LightGBM {where['lightgbm']}."
 
 
@@ -90,7 +121,9 @@ def _value(figures: dict[str, Any], name: str) -> str:
 
 
 def _gap(result: dict[str, Any]) -> str:
-    """By how much the report's gain over the best baseline that both have differs from the served gain."""
+    """By how much the report's gain over the best baseline that both have differs from the served
+    gain.
+    """
     told = result.get("report_gains") or {}
     if not told:
         return "–"
@@ -100,9 +133,15 @@ def _gap(result: dict[str, Any]) -> str:
 
 def _cut(name: str, cut: dict[str, Any]) -> str:
     if "days" in cut:
-        told, until = f"- {cut['days']} days, then {cut['questions']:,} questions", f"within {cut['live_days']} days"
+        told, until = (
+            f"- {cut['days']} days, then {cut['questions']:,} questions",
+            f"within {cut['live_days']} days",
+        )
     else:
-        told = f"- Cut `{name}`: {cut['train_rows']:,} rows until {cut['test_from'][:16]}, then {cut['questions']:,} questions"
+        told = (
+            f"- Cut `{name}`: {cut['train_rows']:,} rows until {cut['test_from'][:16]}, then "
+            f"{cut['questions']:,} questions"
+        )
         until = f"until {cut['test_to'][:16]}"
     trained = [f"seed {seed}: {_training(each)}" for seed, each in cut["training"].items()]
     return f"{told} {until}. Training, {'; '.join(trained)}."
@@ -110,4 +149,7 @@ def _cut(name: str, cut: dict[str, Any]) -> str:
 
 def _training(each: dict[str, Any]) -> str:
     told = f"{each['seconds']:.0f} s, {each['peak_mb'] / 1000:.1f} GB"
-    return f"{told}, {'promoted' if each['promoted'] else 'refused: ' + '; '.join(each.get('reasons', ['failed']))}"
+    return (
+        f"{told}, "
+        f"{'promoted' if each['promoted'] else 'refused: ' + '; '.join(each.get('reasons', ['failed']))}"
+    )

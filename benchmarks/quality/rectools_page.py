@@ -1,11 +1,18 @@
-"""The section of `docs/results.md` about the sequence model beside RecTools' eSASRec, from the JSON of `benchmarks.quality.rectools`."""
+"""The section of `docs/results.md` about the sequence model beside RecTools' eSASRec, from the JSON
+of `benchmarks.quality.rectools`.
+"""
 
 from typing import Any
 
 from benchmarks.quality.product_page import cell, measured, signed
 
 OURS, THEIRS = "tailorbird", "esasrec"
-SHOWN = {"ndcg_10": "NDCG@10", "hr_20": "HR@20", "mrr": "MRR", "ndcg_10_with_past": "NDCG@10 with a past"}
+SHOWN = {
+    "ndcg_10": "NDCG@10",
+    "hr_20": "HR@20",
+    "mrr": "MRR",
+    "ndcg_10_with_past": "NDCG@10 with a past",
+}
 
 
 def is_rectools(result: dict[str, Any]) -> bool:
@@ -16,20 +23,45 @@ def is_rectools(result: dict[str, Any]) -> bool:
 def section(result: dict[str, Any]) -> str:
     """A table for each set, with the paired gain and the seconds of fitting."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    seeds = f"Means over {result['seeds']} trainings." if result["seeds"] > 1 else "One training each."
-    parts = ["## rectools", "The sequence model beside RecTools' eSASRec: which item comes next?", f"`{result['command']}`"]
+    seeds = (
+        f"Means over {result['seeds']} trainings." if result["seeds"] > 1 else "One training each."
+    )
+    parts = [
+        "## rectools",
+        "The sequence model beside RecTools' eSASRec: which item comes next?",
+        f"`{result['command']}`",
+    ]
     for name, case in result["cases"].items():
-        table = [f"| | {' | '.join(SHOWN.values())} | CPU seconds of fitting |", "|---" * (len(SHOWN) + 2) + "|"]
+        table = [
+            f"| | {' | '.join(SHOWN.values())} | CPU seconds of fitting |",
+            "|---" * (len(SHOWN) + 2) + "|",
+        ]
         for entry, row in case["results"].items():
             mark = "**" if entry == OURS else ""
-            table.append(f"| {mark}{entry}{mark} | {' | '.join(cell(row, each) for each in SHOWN)} | {row['seconds_fit']:.0f} |")
-        gains = ", ".join(f"{label} {signed(case['gain'], each)}" for each, label in SHOWN.items() if each in case["gain"])
+            table.append(
+                f"| {mark}{entry}{mark} | {' | '.join(cell(row, each) for each in SHOWN)} | "
+                f"{row['seconds_fit']:.0f} |"
+            )
+        gains = ", ".join(
+            f"{label} {signed(case['gain'], each)}"
+            for each, label in SHOWN.items()
+            if each in case["gain"]
+        )
         told = (
-            f"{case['train_rows']:,} rows learned from, {case['questions']:,} questions of {case['people']:,} people, cut `{case['cut']}`"
+            f"{case['train_rows']:,} rows learned from, {case['questions']:,} questions of "
+            f"{case['people']:,} people, cut `{case['cut']}`"
         )
         us = f"An answer of ours takes {case['results'][OURS]['us']:,.0f} µs."
         settings = ", ".join(f"{key} {value}" for key, value in case[THEIRS]["settings"].items())
-        parts += [f"### rectools on {name}", f"{told}. {seeds} {us}", "\n".join(table), f"Gain of ours, paired: {gains}."]
+        parts += [
+            f"### rectools on {name}",
+            f"{told}. {seeds} {us}",
+            "\n".join(table),
+            f"Gain of ours, paired: {gains}.",
+        ]
         parts.append(f"eSASRec: {case[THEIRS]['epochs']} epochs, {settings}.")
-    parts += ["\n".join(f"- {sentence}" for sentence in result["protocol"]), f"{measured(result)} {versions}."]
+    parts += [
+        "\n".join(f"- {sentence}" for sentence in result["protocol"]),
+        f"{measured(result)} {versions}.",
+    ]
     return "\n\n".join(parts) + "\n"

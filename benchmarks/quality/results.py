@@ -1,10 +1,12 @@
 """Write `docs/results.md` from the figures of the quality benchmarks: `make results`.
 
-    python -m benchmarks.quality.results [--data PATH] [--keep FOLDER] [--only NAME …] [--take FILE …] [--render]
+    python -m benchmarks.quality.results [--data PATH] [--keep FOLDER] [--only NAME …] [--take FILE
+    …] [--render]
 
-Each benchmark runs in a process of its own, and its JSON is kept in `benchmarks/quality/figures/`. The tables of the page come from
-there, with command, revision and machine; what is said around them is written by hand. `--take` keeps what a command wrote with
-`--json`; `--render` only writes the page.
+Each benchmark runs in a process of its own, and its JSON is kept in `benchmarks/quality/figures/`.
+The tables of the page come from there, with command, revision and machine; what is said around them
+is written by hand. `--take` keeps what a command wrote with `--json`; `--render` only writes the
+page.
 """
 
 import argparse
@@ -47,18 +49,42 @@ KINDS = (
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.results", description="Measure, and write docs/results.md")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.results",
+        description="Measure, and write docs/results.md",
+    )
     parser.add_argument("--data", help="the folder that holds the data sets")
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=COMMANDS, help="run these alone; the others' figures stay")
-    parser.add_argument("--keep", type=Path, help="keep what is done of the product's benchmarks in this folder, and go on from there")
-    parser.add_argument("--render", action="store_true", help="write the page from the figures that are there; run nothing")
-    parser.add_argument("--take", nargs="+", type=Path, help="take what commands wrote with --json in place of running anything")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=COMMANDS,
+        default=COMMANDS,
+        help="run these alone; the others' figures stay",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="keep what is done of the product's benchmarks in this folder, and go on from there",
+    )
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="write the page from the figures that are there; run nothing",
+    )
+    parser.add_argument(
+        "--take",
+        nargs="+",
+        type=Path,
+        help="take what commands wrote with --json in place of running anything",
+    )
     given = parser.parse_args()
     for file in given.take or ():
         take(file.read_text())
     for name in () if given.render or given.take else given.only:
         measure(name, given.data, given.keep)
-    PAGE.write_text(page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", read()))
+    PAGE.write_text(
+        page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", read())
+    )
     print(f"wrote {PAGE}")
 
 
@@ -79,7 +105,8 @@ def measure(name: str, data: str | None, keep: Path | None = None) -> None:
 
 
 def take(text: str) -> None:
-    """Keep what a benchmark wrote; of one with several cases, those that it was not asked for stay as they were.
+    """Keep what a benchmark wrote; of one with several cases, those that it was not asked for stay
+    as they were.
 
     Raises:
         SystemExit: the figures are of a small run.
@@ -90,7 +117,9 @@ def take(text: str) -> None:
         raise SystemExit(f"{name}: the page holds figures of whole runs; run it without --small")
     file = FIGURES / f"{name}.json"
     if "cases" in found and file.exists():
-        found["cases"] = dict(sorted({**json.loads(file.read_text())["cases"], **found["cases"]}.items()))
+        found["cases"] = dict(
+            sorted({**json.loads(file.read_text())["cases"], **found["cases"]}.items())
+        )
     FIGURES.mkdir(exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")
 

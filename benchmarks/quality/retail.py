@@ -1,4 +1,5 @@
-"""Online Retail II: which customers, of those who ordered within a year, will not order in the next 90 days.
+"""Online Retail II: which customers, of those who ordered within a year, will not order in the next
+90 days.
 
 python -m benchmarks.quality.retail [--data PATH] [--small] [--json]
 """
@@ -17,26 +18,53 @@ WINDOW, STEP, WINDOWS, JUDGED = 90, 30, 9, 5
 
 
 def prepare(source: Path, target: Path) -> None:
-    """One order, and one return, a customer and day; lines without a customer or a price, and corrections of stock, are left out."""
+    """One order, and one return, a customer and day; lines without a customer or a price, and
+    corrections of stock, are left out.
+    """
     lines = pq.read_table(source / "transactions.parquet")
     returned = pc.starts_with(lines["invoice"], "C")
     kept = pc.and_(pc.is_valid(lines["customer_id"]), pc.greater(lines["unit_price"], 0))
     kept = pc.and_(kept, pc.or_(returned, pc.greater(lines["quantity"], 0)))
     amount = pc.abs(pc.multiply(lines["unit_price"], lines["quantity"].cast(pa.float64())))
-    lines = lines.append_column("type", pc.if_else(returned, "return", "purchase")).append_column("amount", amount)
-    lines = lines.append_column("units", pc.abs(lines["quantity"].cast(pa.int64()))).append_column("day", lines["ts"].cast(pa.date32()))
-    wanted = [("ts", "min"), ("amount", "sum"), ("units", "sum"), ("units", "count"), ("country", "first")]
-    days = lines.filter(kept).group_by(["customer_id", "day", "type"], use_threads=False).aggregate(wanted)
-    names = {"ts_min": "ts", "amount_sum": "amount", "units_sum": "units", "units_count": "lines", "country_first": "country"}
+    lines = lines.append_column("type", pc.if_else(returned, "return", "purchase")).append_column(
+        "amount", amount
+    )
+    lines = lines.append_column("units", pc.abs(lines["quantity"].cast(pa.int64()))).append_column(
+        "day", lines["ts"].cast(pa.date32())
+    )
+    wanted = [
+        ("ts", "min"),
+        ("amount", "sum"),
+        ("units", "sum"),
+        ("units", "count"),
+        ("country", "first"),
+    ]
+    days = (
+        lines.filter(kept)
+        .group_by(["customer_id", "day", "type"], use_threads=False)
+        .aggregate(wanted)
+    )
+    names = {
+        "ts_min": "ts",
+        "amount_sum": "amount",
+        "units_sum": "units",
+        "units_count": "lines",
+        "country_first": "country",
+    }
     days = days.rename_columns(names).append_column("what", pa.array(["order"] * len(days)))
     days = days.append_column("one", pa.array([1] * len(days)))
-    pq.write_table(days.sort_by([("ts", "ascending"), ("customer_id", "ascending")]), target / "orders.parquet")
+    pq.write_table(
+        days.sort_by([("ts", "ascending"), ("customer_id", "ascending")]), target / "orders.parquet"
+    )
 
 
 def plan(first: int, end: int) -> Plan:
     """Nine windows, 30 days apart, of which the last five are told."""
     last = end - WINDOW * DAY
-    return Plan(tuple(Window(last - k * STEP * DAY, 0, WINDOW * DAY) for k in range(WINDOWS - 1, -1, -1)), JUDGED)
+    return Plan(
+        tuple(Window(last - k * STEP * DAY, 0, WINDOW * DAY) for k in range(WINDOWS - 1, -1, -1)),
+        JUDGED,
+    )
 
 
 CASE = Case(
@@ -46,12 +74,17 @@ CASE = Case(
     prepare=prepare,
     plan=plan,
     protocol=(
-        "Asked at five origins, 30 days apart, about everybody who ordered within a year; `ap` is of ordering again, `ap_gone` of leaving.",
-        "At each origin models, calibration and the choice of the model know nothing that came later. Which models are blended, how "
-        "fast old origins are forgotten and which columns there are was decided on the origins before these five (to January 2011); but "
+        "Asked at five origins, 30 days apart, about everybody who ordered within a year; "
+        "`ap` is of ordering again, `ap_gone` of leaving.",
+        "At each origin models, calibration and the choice of the model know nothing that "
+        "came later. Which models are blended, how "
+        "fast old origins are forgotten and which columns there are was decided on the "
+        "origins before these five (to January 2011); but "
         "the rules of choosing and calibrating were changed twice after these five had been seen.",
-        "Windows of neighbouring origins overlap by 60 days: the five are no five independent tests.",
-        "Baselines: recency; a regression on recency, frequency, age and amount, learned at the newest origin whose window is over; "
+        "Windows of neighbouring origins overlap by 60 days: the five are no five "
+        "independent tests.",
+        "Baselines: recency; a regression on recency, frequency, age and amount, learned at "
+        "the newest origin whose window is over; "
         "BG/NBD as P(at least one purchase) and in the order of expected purchases.",
     ),
     expected={"SELECT count(DISTINCT person) FROM events WHERE type = 'purchase'": 5_281},

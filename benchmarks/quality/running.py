@@ -1,4 +1,6 @@
-"""What the quality benchmarks share: their options, where the data lie, and the machine they ran on."""
+"""What the quality benchmarks share: their options, where the data lie, and the machine they ran
+on.
+"""
 
 import argparse
 import os
@@ -34,10 +36,17 @@ def options(name: str, about: str, *, small: str, keep: str) -> argparse.Argumen
         small, keep: what `--small` leaves of it, and what `--keep` is good for.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.quality.{name}", description=about)
-    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets, or this one")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=default_data(),
+        help="the folder that holds the data sets, or this one",
+    )
     parser.add_argument("--small", action="store_true", help=small)
     parser.add_argument("--keep", type=Path, help=keep)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on stdout and nothing else"
+    )
     return parser
 
 
@@ -61,15 +70,27 @@ def folder_or_skip(folder: str, data: Path | None) -> Path:
     """Where the data set lies; ends the command with status 3, saying so, where it is not here."""
     found = folder_of(folder, data)
     if found is None:
-        print(f"skipped: no {folder} in {data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
+        print(
+            f"skipped: no {folder} in {data or 'any folder'}; name it by --data or TAILORBIRD_DATA",
+            file=sys.stderr,
+        )
         raise SystemExit(3)
     return found
 
 
 def environment() -> dict[str, str]:
     """Versions, machine and day."""
-    versions = {"tailorbird": __version__, "python": platform.python_version(), "lightgbm": lightgbm.__version__}
-    machine = {"numpy": numpy.__version__, "pyarrow": str(pa.__version__), "cpu": _cpu(), "cores": str(os.cpu_count())}
+    versions = {
+        "tailorbird": __version__,
+        "python": platform.python_version(),
+        "lightgbm": lightgbm.__version__,
+    }
+    machine = {
+        "numpy": numpy.__version__,
+        "pyarrow": str(pa.__version__),
+        "cpu": _cpu(),
+        "cores": str(os.cpu_count()),
+    }
     return versions | machine | {"day": time.strftime("%Y-%m-%d")}
 
 
@@ -78,4 +99,7 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )

@@ -1,4 +1,5 @@
-"""Does search find? Graded queries over the products of a shop: BM25 as the product serves it, vectors, both fused, and re-ranked.
+"""Does search find? Graded queries over the products of a shop: BM25 as the product serves it,
+vectors, both fused, and re-ranked.
 
     python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--json] [--small]
 
@@ -10,14 +11,16 @@
                 judged on the other, five times. What was not judged is learned as grade 0, as it is counted below; learned from the
                 judged alone, the first way that was tried, it lifts what nobody judged and falls behind BM25 (`reranked_judged`)
 
-NDCG@10 with gain 2^grade − 1 and discount 1/log2(rank + 1), ideal of the judged products; what was not judged has gain 0, so figures are
-lower bounds, and `judged_10` says how much of the top was judged. Intervals and differences are bootstrapped over queries. `ms` is what one
-query takes from its words to its order, of the processor, one thread, models and indexes in memory.
+NDCG@10 with gain 2^grade − 1 and discount 1/log2(rank + 1), ideal of the judged products; what was
+not judged has gain 0, so figures are lower bounds, and `judged_10` says how much of the top was
+judged. Intervals and differences are bootstrapped over queries. `ms` is what one query takes from
+its words to its order, of the processor, one thread, models and indexes in memory.
 
-`--wands` takes a copy of github.com/wayfair/WANDS (its folder `dataset`) in place of the data set, and adds `public_ndcg_10`, the variant
-of its public figures: gain 2^grade − 1 (exact 3, partial 1, else 0), discount 1/rank, ideal of ten exact hits however many a query has,
-the mean over all queries, as github.com/softwaredoug/cheat-at-search computes it (`idcg_max`, `grade_results`). In it BM25 is quoted with
-.541, and the best published, which asks a large language model, with .617.
+`--wands` takes a copy of github.com/wayfair/WANDS (its folder `dataset`) in place of the data set,
+and adds `public_ndcg_10`, the variant of its public figures: gain 2^grade − 1 (exact 3, partial 1,
+else 0), discount 1/rank, ideal of ten exact hits however many a query has, the mean over all
+queries, as github.com/softwaredoug/cheat-at-search computes it (`idcg_max`, `grade_results`). In it
+BM25 is quoted with .541, and the best published, which asks a large language model, with .617.
 """
 
 import argparse
@@ -57,12 +60,19 @@ class Searcher:
         self._whole = _opened(shop.documents)
         self.index_s = time.process_time() - began
         self._fields = {name: _opened({name: shop.documents[name]}) for name in FIELDS}
-        texts = [" ".join((title, title, title, category, brand, brand, text[:600])) for title, category, brand, text in _rows(shop)]
-        self._words = TfidfVectorizer(min_df=2, sublinear_tf=True, max_features=60_000, token_pattern=r"\w+")
+        texts = [
+            " ".join((title, title, title, category, brand, brand, text[:600]))
+            for title, category, brand, text in _rows(shop)
+        ]
+        self._words = TfidfVectorizer(
+            min_df=2, sublinear_tf=True, max_features=60_000, token_pattern=r"\w+"
+        )
         words = self._words.fit_transform(texts)
         components = TruncatedSVD(min(COMPONENTS, words.shape[1] - 1), random_state=SEED)
         self._vectors = _unit(components.fit_transform(words)).astype(np.float32)
-        self._lifted = np.ascontiguousarray(components.components_.T)  # a vector for each word: a query reads its own alone
+        self._lifted = np.ascontiguousarray(
+            components.components_.T
+        )  # a vector for each word: a query reads its own alone
         self._title = [set(title.lower().split()) for title in shop.documents["title"]]
         self._price = np.log1p(shop.price)
 
@@ -72,7 +82,9 @@ class Searcher:
     def near(self, query: str) -> tuple[np.ndarray, np.ndarray]:
         """The cosine of each product, and the nearest, best first."""
         words = csr_matrix(self._words.transform([query]))
-        cosines = self._vectors @ _unit((words.data @ self._lifted[words.indices])[None])[0].astype(np.float32)
+        cosines = self._vectors @ _unit((words.data @ self._lifted[words.indices])[None])[0].astype(
+            np.float32
+        )
         near = np.argpartition(-cosines, min(HITS, len(cosines)) - 1)[:HITS]
         return cosines, near[np.lexsort((near, -cosines[near]))]
 
@@ -82,13 +94,19 @@ class Searcher:
         found.append(cosines[rows])
         words = query.lower().split()
         titles = [self._title[row] for row in rows.tolist()]
-        found.append(np.array([sum(word in title for word in words) / max(len(words), 1) for title in titles]))
+        found.append(
+            np.array(
+                [sum(word in title for word in words) / max(len(words), 1) for title in titles]
+            )
+        )
         found.append(np.array([len(title) for title in titles], float))
         return np.column_stack([*found, self._price[rows]])
 
 
 def _rows(shop: Shop) -> Iterable[tuple[str, ...]]:
-    return zip(*(shop.documents[name] for name in ("title", "category", "brand", "text")), strict=True)
+    return zip(
+        *(shop.documents[name] for name in ("title", "category", "brand", "text")), strict=True
+    )
 
 
 def _opened(documents: Mapping[str, Sequence[str]]) -> TextIndex:
@@ -111,9 +129,15 @@ def _scores(index: TextIndex, query: str, rows: np.ndarray) -> np.ndarray:
     return np.where(found[order][at] == rows, scores[order][at], 0.0)
 
 
-def orders(shop: Shop, searcher: Searcher) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[float]]]:
-    """Of each method and query the products, best first; and the seconds of the processor that each answer took."""
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in (OURS, "vectors", "fused", "blended")}
+def orders(
+    shop: Shop, searcher: Searcher
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[float]]]:
+    """Of each method and query the products, best first; and the seconds of the processor that each
+    answer took.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {
+        name: {} for name in (OURS, "vectors", "fused", "blended")
+    }
     taken: dict[str, list[float]] = {name: [] for name in found}
     pools: dict[str, np.ndarray] = {}
     angles: dict[str, np.ndarray] = {}
@@ -122,7 +146,9 @@ def orders(shop: Shop, searcher: Searcher) -> tuple[dict[str, dict[str, np.ndarr
         rows, scores, by_words = _timed(lambda query=query: searcher.bm25(query))
         cosines, near, by_vectors = _timed(lambda query=query: searcher.near(query))
         fused, together = _timed(lambda rows=rows, near=near: (_fused(rows, near),))
-        blended, added = _timed(lambda rows=rows, scores=scores, cosines=cosines: (_blended(rows, scores, cosines),))
+        blended, added = _timed(
+            lambda rows=rows, scores=scores, cosines=cosines: (_blended(rows, scores, cosines),)
+        )
         for name, some, spent in (
             (OURS, rows, by_words),
             ("vectors", near, by_vectors),
@@ -160,30 +186,62 @@ def _fused(*lists: np.ndarray) -> np.ndarray:
 
 
 def _reranked(
-    shop: Shop, searcher: Searcher, pools: Mapping[str, np.ndarray], angles: Mapping[str, np.ndarray], beside: Mapping[str, np.ndarray]
+    shop: Shop,
+    searcher: Searcher,
+    pools: Mapping[str, np.ndarray],
+    angles: Mapping[str, np.ndarray],
+    beside: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The pools in order of a model that saw other queries: their judged products, and those `beside` with grade 0; and its seconds."""
-    fold = dict(zip(shop.queries, np.random.default_rng(SEED).permutation(len(shop.queries)) % FOLDS, strict=True))
-    rows = {query: np.union1d(beside.get(query, np.zeros(0, np.int64)), sorted(shop.judged[query])).astype(np.int64) for query in fold}
+    """The pools in order of a model that saw other queries: their judged products, and those
+    `beside` with grade 0; and its seconds.
+    """
+    fold = dict(
+        zip(
+            shop.queries,
+            np.random.default_rng(SEED).permutation(len(shop.queries)) % FOLDS,
+            strict=True,
+        )
+    )
+    rows = {
+        query: np.union1d(
+            beside.get(query, np.zeros(0, np.int64)), sorted(shop.judged[query])
+        ).astype(np.int64)
+        for query in fold
+    }
     columns = {query: searcher.columns(query, rows[query], angles[query]) for query in fold}
-    grades = {query: [shop.judged[query].get(row, 0.0) for row in rows[query].tolist()] for query in fold}
+    grades = {
+        query: [shop.judged[query].get(row, 0.0) for row in rows[query].tolist()] for query in fold
+    }
     told = {
-        "objective": "lambdarank", "num_leaves": 7, "learning_rate": 0.05, "min_data_in_leaf": 30, "lambda_l2": 10.0,
-        "verbose": -1, "seed": SEED, "deterministic": True, "num_threads": 1,
-    }  # fmt: skip
+        "objective": "lambdarank",
+        "num_leaves": 7,
+        "learning_rate": 0.05,
+        "min_data_in_leaf": 30,
+        "lambda_l2": 10.0,
+        "verbose": -1,
+        "seed": SEED,
+        "deterministic": True,
+        "num_threads": 1,
+    }
     found: dict[str, np.ndarray] = {}
     taken: dict[str, float] = {}
     for number in range(FOLDS):
         learned = [query for query in fold if fold[query] != number]
         groups = [len(grades[query]) for query in learned]
         data = lightgbm.Dataset(
-            np.concatenate([columns[query] for query in learned]), np.concatenate([grades[query] for query in learned]), group=groups
+            np.concatenate([columns[query] for query in learned]),
+            np.concatenate([grades[query] for query in learned]),
+            group=groups,
         )
         model = lightgbm.train(told, data, 150)
         for query in fold:
             if fold[query] == number:
                 began = time.process_time()
-                scores = np.asarray(model.predict(searcher.columns(query, pools[query], angles[query]), num_threads=1))
+                scores = np.asarray(
+                    model.predict(
+                        searcher.columns(query, pools[query], angles[query]), num_threads=1
+                    )
+                )
                 found[query] = pools[query][np.argsort(-scores, kind="stable")]
                 taken[query] = time.process_time() - began
     return found, taken
@@ -211,24 +269,53 @@ def case(shop: Shop) -> dict[str, Any]:
     searcher = Searcher(shop)
     with threadpool_limits(1):  # what a query takes is told of one thread, as servers answer
         found, taken = orders(shop, searcher)
-    value = {name: np.array([ndcg(rows[query], shop.judged[query]) for query in shop.queries]) for name, rows in found.items()}
-    drawn = np.random.default_rng(SEED).integers(0, len(shop.queries), (RESAMPLES, len(shop.queries)))
+    value = {
+        name: np.array([ndcg(rows[query], shop.judged[query]) for query in shop.queries])
+        for name, rows in found.items()
+    }
+    drawn = np.random.default_rng(SEED).integers(
+        0, len(shop.queries), (RESAMPLES, len(shop.queries))
+    )
     results, differences = {}, {}
     for name, some in value.items():
         gain = some - value[OURS]
         judged = [_known(found[name][query], shop.judged[query]) for query in shop.queries]
-        results[name] = {**_mean("ndcg_10", some, drawn), "judged_10": round(float(np.mean(judged)), 4), "ms": _times(taken[name])}
+        results[name] = {
+            **_mean("ndcg_10", some, drawn),
+            "judged_10": round(float(np.mean(judged)), 4),
+            "ms": _times(taken[name]),
+        }
         if shop.name == WANDS:
-            public = np.array([public_ndcg(found[name][query], shop.judged[query]) for query in shop.queries])
+            public = np.array(
+                [public_ndcg(found[name][query], shop.judged[query]) for query in shop.queries]
+            )
             results[name] |= _mean("public_ndcg_10", public, drawn)
         if name != OURS:
-            differences[name] = {**_mean("ndcg_10", gain, drawn), "wins": int((gain > TIE).sum()), "losses": int((gain < -TIE).sum())}
+            differences[name] = {
+                **_mean("ndcg_10", gain, drawn),
+                "wins": int((gain > TIE).sum()),
+                "losses": int((gain < -TIE).sum()),
+            }
     by_query = [
-        {"query": query, "judged": len(shop.judged[query]), **{name: _plain(some[place]) for name, some in value.items()}}
+        {
+            "query": query,
+            "judged": len(shop.judged[query]),
+            **{name: _plain(some[place]) for name, some in value.items()},
+        }
         for place, query in enumerate(shop.queries)
     ]
-    sizes = {"products": len(shop.price), "queries": len(shop.queries), "judged": sum(map(len, shop.judged.values()))}
-    return {"results": results, "differences": differences, "queries": by_query, "sizes": sizes, "index_s": round(searcher.index_s, 2)}
+    sizes = {
+        "products": len(shop.price),
+        "queries": len(shop.queries),
+        "judged": sum(map(len, shop.judged.values())),
+    }
+    return {
+        "results": results,
+        "differences": differences,
+        "queries": by_query,
+        "sizes": sizes,
+        "index_s": round(searcher.index_s, 2),
+    }
 
 
 def _known(rows: np.ndarray, judged: Judged) -> float:
@@ -237,13 +324,20 @@ def _known(rows: np.ndarray, judged: Judged) -> float:
 
 
 def _times(seconds: Sequence[float]) -> dict[str, float]:
-    return {"p50": round(float(np.median(seconds)) * 1e3, 2), "p99": round(float(np.quantile(seconds, 0.99)) * 1e3, 2)}
+    return {
+        "p50": round(float(np.median(seconds)) * 1e3, 2),
+        "p99": round(float(np.quantile(seconds, 0.99)) * 1e3, 2),
+    }
 
 
 def _mean(name: str, values: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
     """The mean with its interval; queries without a judged hit have no NDCG."""
     low, high = np.nanquantile(np.nanmean(values[drawn], axis=1), [0.025, 0.975])
-    return {name: round(float(np.nanmean(values)), 4), f"{name}_low": round(float(low), 4), f"{name}_high": round(float(high), 4)}
+    return {
+        name: round(float(np.nanmean(values)), 4),
+        f"{name}_low": round(float(low), 4),
+        f"{name}_high": round(float(high), 4),
+    }
 
 
 def _plain(value: float) -> float | None:
@@ -251,19 +345,39 @@ def _plain(value: float) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets")
-    parser.add_argument("--wands", type=Path, help="one's own copy of WANDS' folder `dataset`, instead")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=default_data(), help="the folder that holds the data sets"
+    )
+    parser.add_argument(
+        "--wands", type=Path, help="one's own copy of WANDS' folder `dataset`, instead"
+    )
     parser.add_argument("--small", action="store_true", help="every fifth query")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     try:
-        shop = wands(given.wands) if given.wands else chorus(folder_or_skip("chorus-electronics", given.data))
+        shop = (
+            wands(given.wands)
+            if given.wands
+            else chorus(folder_or_skip("chorus-electronics", given.data))
+        )
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if given.small:
-        shop = Shop(shop.name, shop.documents, shop.price, {query: shop.judged[query] for query in shop.queries[::5]})
-    report = {"benchmark": "search", "kind": "search", "title": __doc__.splitlines()[0], "small": given.small}
+        shop = Shop(
+            shop.name,
+            shop.documents,
+            shop.price,
+            {query: shop.judged[query] for query in shop.queries[::5]},
+        )
+    report = {
+        "benchmark": "search",
+        "kind": "search",
+        "title": __doc__.splitlines()[0],
+        "small": given.small,
+    }
     report |= {"cases": {shop.name: case(shop)}, "environment": environment()}
     json.dump(report, sys.stdout, indent=None if given.json else 2, ensure_ascii=False)
     print()

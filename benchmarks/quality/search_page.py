@@ -1,10 +1,15 @@
-"""The section of `docs/results.md` about search, from the JSON of `search`: methods beside each other, and wins and losses by query."""
+"""The section of `docs/results.md` about search, from the JSON of `search`: methods beside each
+other, and wins and losses by query.
+"""
 
 from typing import Any
 
 OURS = "tailorbird"
 WANDS = "WANDS"
-PUBLIC = {"BM25": 0.541, "the best published, with a large language model": 0.617}  # NDCG@10 of WANDS in its public variant
+PUBLIC = {
+    "BM25": 0.541,
+    "the best published, with a large language model": 0.617,
+}  # NDCG@10 of WANDS in its public variant
 TOLD = {
     OURS: "BM25, as served",
     "vectors": "vectors",
@@ -24,49 +29,76 @@ def is_search(result: dict[str, Any]) -> bool:
 
 def section(result: dict[str, Any]) -> str:
     """Tables of each shop, and what is to be said of the one that is not here."""
-    parts = ["## search", result["title"], "`python -m benchmarks.quality.search`, and with `--wands FOLDER` on one's own copy of WANDS"]
+    parts = [
+        "## search",
+        result["title"],
+        "`python -m benchmarks.quality.search`, and with `--wands FOLDER` on one's own copy "
+        "of WANDS",
+    ]
     for name, case in result["cases"].items():
         sizes = case["sizes"]
-        judged = f"{sizes['queries']:,} queries, {sizes['judged']:,} products judged for them, {sizes['products']:,} in all"
+        judged = (
+            f"{sizes['queries']:,} queries, {sizes['judged']:,} products judged for them, "
+            f"{sizes['products']:,} in all"
+        )
         told = f"{judged}; what nobody judged counts 0."
         parts += [f"### search on {name}", told, _table(case)]
         if name == WANDS:
             parts.append(_public(case))
         else:
-            parts += ["Of each query, BM25, and by how much the others are better (+) or worse (−):", _queries(case)]
+            parts += [
+                "Of each query, BM25, and by how much the others are better (+) or worse (−):",
+                _queries(case),
+            ]
     if WANDS not in result["cases"]:
         quoted = ", ".join(f"{name} {figure:.3f}" for name, figure in PUBLIC.items())
         parts += [
             f"### search on {WANDS}",
-            "No copy was there, so nothing is known: the command was tried on a made-up copy of its format alone. Published figures are "
-            f"given in a variant (gain 2^grade − 1 of exact 2, partial 1, else 0; discount 1/rank; ideal of ten exact hits; 480 queries): "
+            "No copy was there, so nothing is known: the command was tried on a made-up copy "
+            "of its format alone. Published figures are "
+            "given in a variant (gain 2^grade − 1 of exact 2, partial 1, else 0; discount "
+            "1/rank; ideal of ten exact hits; 480 queries): "
             f"{quoted}. Wanted: .62 within 20 ms a query.",
         ]
     environment = result["environment"]
-    day = f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), Tailorbird {environment['tailorbird']}, "
+    day = (
+        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), "
+        f"Tailorbird {environment['tailorbird']}, "
+    )
     parts.append(f"{day}LightGBM {environment['lightgbm']}, on a machine that others used too.")
     return "\n\n".join(parts) + "\n"
 
 
 def _table(case: dict[str, Any]) -> str:
     lines = [
-        "| | NDCG@10 | over BM25 | better / worse on queries | of the top ten judged | ms of processor a query, median (p99) |",
+        "| | NDCG@10 | over BM25 | better / worse on queries | of the top ten judged | ms of "
+        "processor a query, median (p99) |",
         "|---" * 6 + "|",
     ]
     for name, each in case["results"].items():
         gain = case["differences"].get(name)
-        over = f"{gain['ndcg_10']:+.4f} ({gain['ndcg_10_low']:+.4f} to {gain['ndcg_10_high']:+.4f})" if gain else "–"
+        over = (
+            f"{gain['ndcg_10']:+.4f} ({gain['ndcg_10_low']:+.4f} to {gain['ndcg_10_high']:+.4f})"
+            if gain
+            else "–"
+        )
         won = f"{gain['wins']} / {gain['losses']}" if gain else "–"
         mark = "**" if name == OURS else ""
         spent = f"{each['ms']['p50']:.1f} ({each['ms']['p99']:.1f})"
-        lines.append(f"| {mark}{TOLD[name]}{mark} | {_interval(each, 'ndcg_10')} | {over} | {won} | {each['judged_10']:.0%} | {spent} |")
+        lines.append(
+            f"| {mark}{TOLD[name]}{mark} | {_interval(each, 'ndcg_10')} | {over} | {won} | "
+            f"{each['judged_10']:.0%} | {spent} |"
+        )
     return "\n".join(lines)
 
 
 def _public(case: dict[str, Any]) -> str:
     """The same in the variant of public figures, beside those."""
     lines = ["| public variant | NDCG@10 |", "|---|---|"]
-    lines += [f"| {TOLD[name]} | {_interval(each, 'public_ndcg_10')} |" for name, each in case["results"].items()]
+    lines += [
+        f"| {TOLD[name]} | {_interval(each, 'public_ndcg_10')} |"
+        for name, each in case["results"].items()
+    ]
     lines += [f"| {name}, as published | {figure:.3f} |" for name, figure in PUBLIC.items()]
     return "\n".join(lines)
 
@@ -76,7 +108,9 @@ def _queries(case: dict[str, Any]) -> str:
     for one in case["queries"]:
         cells = [_beside(one[name], one[OURS]) for name in SHOWN]
         ours = "–" if one[OURS] is None else f"{one[OURS]:.3f}"
-        lines.append(f"| {one['query'].replace('|', ' ')} | {one['judged']} | {ours} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {one['query'].replace('|', ' ')} | {one['judged']} | {ours} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines)
 
 

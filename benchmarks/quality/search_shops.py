@@ -1,4 +1,5 @@
-"""The shops that `benchmarks.quality.search` searches: products as texts by field of the index, and graded queries.
+"""The shops that `benchmarks.quality.search` searches: products as texts by field of the index, and
+graded queries.
 
 chorus   the folder `chorus-electronics` of the optional data sets
 wands    one's own copy of github.com/wayfair/WANDS, its folder `dataset`: query.csv, product.csv and label.csv, separated by tabs and
@@ -20,7 +21,14 @@ WANDS = "WANDS"
 GRADES = {"Exact": 2.0, "Partial": 1.0, "Irrelevant": 0.0}  # of WANDS
 _FILES = {
     "query.csv": ("query_id", "query"),
-    "product.csv": ("product_id", "product_name", "product_class", "category hierarchy", "product_description", "product_features"),
+    "product.csv": (
+        "product_id",
+        "product_name",
+        "product_class",
+        "category hierarchy",
+        "product_description",
+        "product_features",
+    ),
     "label.csv": ("query_id", "product_id", "label"),
 }
 
@@ -45,16 +53,29 @@ class Shop:
 
 def chorus(folder: Path) -> Shop:
     table = pq.read_table(folder / "products.parquet")
-    texts = {name: [one or "" for one in table[name].to_pylist()] for name in ("name", "title", "supplier", "product_type")}
+    texts = {
+        name: [one or "" for one in table[name].to_pylist()]
+        for name in ("name", "title", "supplier", "product_type")
+    }
     about = [one or "" for one in table["short_description"].to_pylist()]
-    details = [" ".join(map(str, json.loads(one).values())) if one else "" for one in table["attributes"].to_pylist()]
+    details = [
+        " ".join(map(str, json.loads(one).values())) if one else ""
+        for one in table["attributes"].to_pylist()
+    ]
     rest = [" ".join(some) for some in zip(about, texts["name"], details, strict=True)]
-    documents = {"title": texts["title"], "category": texts["product_type"], "brand": texts["supplier"], "text": rest}
+    documents = {
+        "title": texts["title"],
+        "category": texts["product_type"],
+        "brand": texts["supplier"],
+        "text": rest,
+    }
     row = {one: place for place, one in enumerate(table["product_id"].to_pylist())}
     judged: dict[str, Judged] = {}
     for one in pq.read_table(folder / "judgments.parquet").to_pylist():
         judged.setdefault(one["query"], {})[row[one["product_id"]]] = float(one["grade"])
-    return Shop("chorus-electronics", documents, table["price_cents"].to_numpy().astype(float), judged)
+    return Shop(
+        "chorus-electronics", documents, table["price_cents"].to_numpy().astype(float), judged
+    )
 
 
 def wands(folder: Path) -> Shop:

@@ -1,4 +1,6 @@
-"""The section of `docs/results.md` about several targets, from the JSON of `benchmarks.quality.kuairand`."""
+"""The section of `docs/results.md` about several targets, from the JSON of
+`benchmarks.quality.kuairand`.
+"""
 
 from typing import Any
 
@@ -11,7 +13,9 @@ def is_tasks(result: dict[str, Any]) -> bool:
 
 
 def section(result: dict[str, Any]) -> str:
-    """AUC of each target by model, and how far `mmoe` is ahead of each other model on the same rows."""
+    """AUC of each target by model, and how far `mmoe` is ahead of each other model on the same
+    rows.
+    """
     tasks = list(result["tasks"])
     table = [f"| AUC | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for name, row in result["results"].items():
@@ -20,9 +24,16 @@ def section(result: dict[str, Any]) -> str:
     for name, row in result["differences"].items():
         paired.append(f"| {name} | {' | '.join(_gain(row, f'auc_{task}') for task in tasks)} |")
     where = result["environment"]
-    told = f"Measured {where['day']} on {where['cpu']} ({where['cores']} cores), Tailorbird {where['tailorbird']}."
+    told = (
+        f"Measured {where['day']} on {where['cpu']} ({where['cores']} cores), Tailorbird "
+        f"{where['tailorbird']}."
+    )
     protocol = "\n".join(f"- {sentence}" for sentence in result["protocol"])
-    parts = [f"## {result['benchmark']}", result["title"], f"`python -m benchmarks.quality.{result['benchmark']}`"]
+    parts = [
+        f"## {result['benchmark']}",
+        result["title"],
+        f"`python -m benchmarks.quality.{result['benchmark']}`",
+    ]
     return "\n\n".join([*parts, "\n".join(table), "\n".join(paired), protocol, told]) + "\n"
 
 

@@ -1,8 +1,8 @@
 """The one hierarchy of errors that a user may meet.
 
-Each says what was wrong, where, and what to do. The command line prints the message and exits with `exit_status`,
-without a traceback; the HTTP side turns it into a body with `code`, `message` and `path`. Anything else that is raised
-is a bug in Tailorbird and keeps its traceback.
+Each says what was wrong, where, and what to do. The command line prints the message and exits with
+`exit_status`, without a traceback; the HTTP side turns it into a body with `code`, `message` and
+`path`. Anything else that is raised is a bug in Tailorbird and keeps its traceback.
 """
 
 from collections.abc import Iterable
@@ -65,13 +65,17 @@ class LockedError(TailorbirdError):
 
 
 class DamageError(TailorbirdError):
-    """Stored data does not match its checksum or the ledger; the role stops rather than go on with wrong data."""
+    """Stored data does not match its checksum or the ledger; the role stops rather than go on with
+    wrong data.
+    """
 
     code = "damage"
 
 
 class StorageError(TailorbirdError):
-    """A disk or a store refused: no space, no permission, an I/O error. What was acknowledged is safe."""
+    """A disk or a store refused: no space, no permission, an I/O error. What was acknowledged is
+    safe.
+    """
 
     code = "storage"
 
@@ -83,7 +87,9 @@ class BundleError(TailorbirdError):
 
 
 class LeakError(TailorbirdError):
-    """A feature or a label looks past the moment that is predicted from: what is learned of it would be worth nothing live."""
+    """A feature or a label looks past the moment that is predicted from: what is learned of it
+    would be worth nothing live.
+    """
 
     code = "leak"
 
@@ -95,11 +101,17 @@ class NotReadyError(TailorbirdError):
 
 
 class BehindError(NotReadyError):
-    """Rows stand in the logs that those who read them have not taken yet; letting them go on is the remedy."""
+    """Rows stand in the logs that those who read them have not taken yet; letting them go on is the
+    remedy.
+    """
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str, *, owner: str = "", cutoff: float = 0.6) -> str:
-    """How to mend a name that is not known: the known one that is most like it, behind `owner`; `otherwise` where none is."""
+def nearest(
+    name: str, known: Iterable[str], otherwise: str, *, owner: str = "", cutoff: float = 0.6
+) -> str:
+    """How to mend a name that is not known: the known one that is most like it, behind `owner`;
+    `otherwise` where none is.
+    """
     from difflib import get_close_matches  # errors are loaded by every command, and few have one
 
     near = get_close_matches(name, list(known), 1, cutoff)

@@ -1,12 +1,15 @@
-"""Fault points: named places where a test can make the process die, fail or wait, and nothing otherwise.
+"""Fault points: named places where a test can make the process die, fail or wait, and nothing
+otherwise.
 
-Production code calls `faults.at("router.before_commit")`, and `faults.cut("sqlite.sync")` where a mutant needs to know
-whether a safety measure is switched off. Without `TAILORBIRD_FAULTS` in the environment both do nothing.
+Production code calls `faults.at("router.before_commit")`, and `faults.cut("sqlite.sync")` where a
+mutant needs to know whether a safety measure is switched off. Without `TAILORBIRD_FAULTS` in the
+environment both do nothing.
 
     TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;door.before_sync=stall:0.5"
 
-The number after `@` is the hit at which the fault fires (default 1), `2+` the second and all that follow, `2-9` up to the ninth.
-Actions: `kill` (SIGKILL to this process), `raise` (OSError EIO), `stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
+The number after `@` is the hit at which the fault fires (default 1), `2+` the second and all that
+follow, `2-9` up to the ninth. Actions: `kill` (SIGKILL to this process), `raise` (OSError EIO),
+`stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
 """
 
 import errno
@@ -37,7 +40,9 @@ def _armed() -> dict[str, _Fault]:
         action, _, argument = action.partition(":")
         first, _, last = hit.partition("-")
         number = int(first.removesuffix("+") or 1)
-        faults[site] = _Fault(action, argument, number, inf if first.endswith("+") else int(last or number))
+        faults[site] = _Fault(
+            action, argument, number, inf if first.endswith("+") else int(last or number)
+        )
     return faults
 
 

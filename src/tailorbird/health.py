@@ -1,10 +1,12 @@
-"""A role without HTTP tells whether it goes on: `/healthz`, `/readyz` and `/metrics` on a port of its own, where one is asked for.
+"""A role without HTTP tells whether it goes on: `/healthz`, `/readyz` and `/metrics` on a port of
+its own, where one is asked for.
 
     /healthz   200 as long as the role's loop comes round; 503 once it has not for `stalled_after_s`, so that it is started again
     /readyz    200 once it has come round for the first time
     /metrics   what the role says of itself, for Prometheus
 
-The loop is followed by the event that each role asks whether to stop: asking is coming round. Only the thread that made it counts.
+The loop is followed by the event that each role asks whether to stop: asking is coming round. Only
+the thread that made it counts.
 """
 
 import logging
@@ -38,8 +40,8 @@ class FollowedStop(threading.Event):
     def on_signals(self, *numbers: int) -> None:
         """Be set by these signals, by a thread of its own.
 
-        A handler runs in the midst of what the main thread does, which may be `wait`: to set the event there would wait for a lock that the
-        main thread holds, for ever.
+        A handler runs in the midst of what the main thread does, which may be `wait`: to set the
+        event there would wait for a lock that the main thread holds, for ever.
         """
         told, tell = os.pipe()
         os.set_blocking(tell, False)
@@ -76,11 +78,14 @@ class Health:
     """What a role is asked.
 
     Args:
-        stalled_after_s: after how long without coming round it counts as stalled; 0: never, for one whose steps may take hours.
+        stalled_after_s: after how long without coming round it counts as stalled; 0: never, for one
+            whose steps may take hours.
         metrics: the text of `/metrics`.
     """
 
-    def __init__(self, stop: FollowedStop, *, stalled_after_s: float, metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self, stop: FollowedStop, *, stalled_after_s: float, metrics: Callable[[], bytes]
+    ) -> None:
         self._stop, self._stalled_after_s, self.metrics = stop, stalled_after_s, metrics
 
     def alive(self) -> bool:
@@ -92,7 +97,9 @@ class Health:
 
 @contextmanager
 def answering(health: Health, host: str, port: int) -> Iterator[int]:
-    """Answer in a thread as long as the block lasts; on which port. Raises UsageError where it is taken, or the address is not ours."""
+    """Answer in a thread as long as the block lasts; on which port. Raises UsageError where it is
+    taken, or the address is not ours.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 5  # of a connection that says nothing
@@ -101,13 +108,19 @@ def answering(health: Health, host: str, port: int) -> Iterator[int]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/healthz":
-                self._answer(200 if health.alive() else 503, b"ok\n" if health.alive() else b"stalled\n")
+                self._answer(
+                    200 if health.alive() else 503, b"ok\n" if health.alive() else b"stalled\n"
+                )
             elif path == "/readyz":
-                self._answer(200 if health.ready() else 503, b"ready\n" if health.ready() else b"not ready\n")
+                self._answer(
+                    200 if health.ready() else 503, b"ready\n" if health.ready() else b"not ready\n"
+                )
             elif path == "/metrics":
                 try:
                     self._answer(200, health.metrics())
-                except Exception:  # a figure that cannot be had is no reason to say nothing in the log
+                except (
+                    Exception
+                ):  # a figure that cannot be had is no reason to say nothing in the log
                     log.exception("the metrics could not be told")
                     self._answer(500, b"failed\n")
             else:
@@ -127,7 +140,11 @@ def answering(health: Health, host: str, port: int) -> Iterator[int]:
         server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
         where = f"{host}:{port}"
-        raise UsageError(f"cannot answer probes at {where}: {error.strerror}", where="--health-port", fix="choose another port") from None
+        raise UsageError(
+            f"cannot answer probes at {where}: {error.strerror}",
+            where="--health-port",
+            fix="choose another port",
+        ) from None
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()

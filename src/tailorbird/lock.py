@@ -1,6 +1,7 @@
 """One process a file: an advisory lock (flock) beside the file, held as long as its writer is open.
 
-The kernel lets go of it when the process dies, however it dies. The lock file stays, with the last holder's process id.
+The kernel lets go of it when the process dies, however it dies. The lock file stays, with the last
+holder's process id.
 """
 
 import fcntl
@@ -12,7 +13,8 @@ from tailorbird.errors import LockedError, StorageError
 
 
 class FileLock:
-    """Holds `PATH.lock`. Raises LockedError at once if another writer, of this process or another, has it.
+    """Holds `PATH.lock`. Raises LockedError at once if another writer, of this process or another,
+    has it.
 
     With `shared`, others that share it may hold it too, and one that does not share may not.
     """
@@ -20,7 +22,11 @@ class FileLock:
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         def in_use(holder: str) -> LockedError:
             fix = f"stop process {holder}, or start this one under another name"
-            return LockedError(f"process {holder} is writing this file; it can have one writer", where=str(path), fix=fix)
+            return LockedError(
+                f"process {holder} is writing this file; it can have one writer",
+                where=str(path),
+                fix=fix,
+            )
 
         self.path = path.with_name(path.name + ".lock")
         self._file = take(self.path, in_use, shared=shared)
@@ -46,7 +52,9 @@ def take(file: Path, busy: Callable[[str], LockedError], *, shared: bool = False
         held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StorageError(
-            f"cannot make the lock file: {error.strerror}", where=str(file), fix="make the folder writable, or choose another"
+            f"cannot make the lock file: {error.strerror}",
+            where=str(file),
+            fix="make the folder writable, or choose another",
         ) from error
     try:
         fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -1,7 +1,9 @@
-"""Threads that look after something until they are told to stop, and that no error ends: it is logged whole, counted, and they go on.
+"""Threads that look after something until they are told to stop, and that no error ends: it is
+logged whole, counted, and they go on.
 
-What is expected to fail, and how it is told, is for the function that looks; here comes only what nobody thought of. Such a thread would
-otherwise end in silence, and what it looks after would stay as it was last for ever.
+What is expected to fail, and how it is told, is for the function that looks; here comes only what
+nobody thought of. Such a thread would otherwise end in silence, and what it looks after would stay
+as it was last for ever.
 """
 
 import logging
@@ -33,9 +35,21 @@ class Loop:
     """
 
     def __init__(
-        self, name: str, look: Callable[[], object], *, every_s: float, first: bool = True, failed: Callable[[], object] | None = None
-    ) -> None:  # fmt: skip
-        self.name, self._look, self._every_s, self._first, self._failed = name, look, every_s, first, failed
+        self,
+        name: str,
+        look: Callable[[], object],
+        *,
+        every_s: float,
+        first: bool = True,
+        failed: Callable[[], object] | None = None,
+    ) -> None:
+        self.name, self._look, self._every_s, self._first, self._failed = (
+            name,
+            look,
+            every_s,
+            first,
+            failed,
+        )
         self.failures = 0
         self.done_at = 0.0
         self._stop = threading.Event()
@@ -86,8 +100,9 @@ class Loop:
 def leave(status: int) -> NoReturn:
     """End the process at once, after everything was flushed.
 
-    The threads of deltalake and DuckDB may abort a process that ends in the usual way ("terminate called without an active exception"),
-    after its work was done; a supervisor would take that for a failure.
+    The threads of deltalake and DuckDB may abort a process that ends in the usual way ("terminate
+    called without an active exception"), after its work was done; a supervisor would take that for
+    a failure.
     """
     sys.stdout.flush()
     sys.stderr.flush()

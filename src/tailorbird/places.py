@@ -1,11 +1,13 @@
-"""Where a lake or a registry is: a folder of this machine, or the objects below a prefix of a bucket that speaks S3's protocol.
+"""Where a lake or a registry is: a folder of this machine, or the objects below a prefix of a
+bucket that speaks S3's protocol.
 
     place_of("s3://bucket/prefix", root)   → ObjectPath; address and credentials by AWS_ variables
     place_of("data/lake", root)            → Path
 
-An `ObjectPath` has the part of `pathlib.Path` that lake and registry use, so that both read alike. What differs is said where it
-matters: an object is there whole or not at all, nothing has to be synced, nothing can be appended to, and of two writers of one
-name the storage itself lets one through (`put_new`, `put_if`). How the lake writes on either is `lake.durable`.
+An `ObjectPath` has the part of `pathlib.Path` that lake and registry use, so that both read alike.
+What differs is said where it matters: an object is there whole or not at all, nothing has to be
+synced, nothing can be appended to, and of two writers of one name the storage itself lets one
+through (`put_new`, `put_if`). How the lake writes on either is `lake.durable`.
 """
 
 import errno
@@ -63,14 +65,19 @@ class Bucket:
         return self._store
 
     def __getstate__(self) -> dict[str, object]:
-        return {"name": self.name, "_store": None}  # a connection does not travel to another process
+        return {
+            "name": self.name,
+            "_store": None,
+        }  # a connection does not travel to another process
 
 
 class ObjectPath:
-    """An object, or all objects below it, as a path. Immutable; comparing and joining touch no network.
+    """An object, or all objects below it, as a path. Immutable; comparing and joining touch no
+    network.
 
     Raises:
-        FileNotFoundError, FileExistsError, StaleError, OSError: as the same on a disk would, from all that touches the network.
+        FileNotFoundError, FileExistsError, StaleError, OSError: as the same on a disk would, from
+        all that touches the network.
     """
 
     __slots__ = ("_bucket", "key")
@@ -144,14 +151,30 @@ class ObjectPath:
         import obstore
 
         with _as_disk(self):
-            return obstore.put(self._bucket.store, self.key, bytes(data), mode="create", use_multipart=False)["e_tag"] or ""
+            return (
+                obstore.put(
+                    self._bucket.store, self.key, bytes(data), mode="create", use_multipart=False
+                )["e_tag"]
+                or ""
+            )
 
     def put_if(self, data: bytes | memoryview, tag: str) -> str:
-        """Put an object in the place of the one that has this tag; the new one's tag. Raises StaleError if another is there."""
+        """Put an object in the place of the one that has this tag; the new one's tag. Raises
+        StaleError if another is there.
+        """
         import obstore
 
         with _as_disk(self):
-            return obstore.put(self._bucket.store, self.key, bytes(data), mode={"e_tag": tag}, use_multipart=False)["e_tag"] or ""
+            return (
+                obstore.put(
+                    self._bucket.store,
+                    self.key,
+                    bytes(data),
+                    mode={"e_tag": tag},
+                    use_multipart=False,
+                )["e_tag"]
+                or ""
+            )
 
     def stat(self) -> Stat:
         import obstore
@@ -175,7 +198,9 @@ class ObjectPath:
 
     def iterdir(self) -> Iterator["ObjectPath"]:
         """What is directly below, objects and folders of objects."""
-        names = dict.fromkeys(key[len(self.key) + 1 if self.key else 0 :].partition("/")[0] for key in self._below())
+        names = dict.fromkeys(
+            key[len(self.key) + 1 if self.key else 0 :].partition("/")[0] for key in self._below()
+        )
         yield from (self / name for name in names)
 
     def rglob(self, pattern: str) -> Iterator["ObjectPath"]:
@@ -230,7 +255,8 @@ def place_of(address: str, root: Path, environ: Mapping[str, str] | None = None)
     """A folder below `root`, or with `s3://` a prefix of a bucket. Touches no network.
 
     Raises:
-        ConfigError: an address of another kind, no library for it, or an environment that would give up what keeps a lake whole.
+        ConfigError: an address of another kind, no library for it, or an environment that would
+            give up what keeps a lake whole.
 
     >>> str(place_of("s3://shop-data/tailorbird/", Path("."), {}))
     's3://shop-data/tailorbird'
@@ -240,10 +266,15 @@ def place_of(address: str, root: Path, environ: Mapping[str, str] | None = None)
         return root / address
     match = _URL.match(address)
     if match is None:
-        raise ConfigError(f"expected a folder or s3://bucket/prefix, got {address!r}", fix="other storage is reached by its S3 protocol")
+        raise ConfigError(
+            f"expected a folder or s3://bucket/prefix, got {address!r}",
+            fix="other storage is reached by its S3 protocol",
+        )
     if environ.get(_UNSAFE, "").lower() in ("1", "true", "yes", "on"):
         raise ConfigError(
-            "lets two writers overwrite each other's commits", where=_UNSAFE, fix="unset it; this storage needs conditional writes"
+            "lets two writers overwrite each other's commits",
+            where=_UNSAFE,
+            fix="unset it; this storage needs conditional writes",
         )
     return ObjectPath(Bucket(match[1]), (match[2] or "").strip("/"))
 
@@ -251,8 +282,18 @@ def place_of(address: str, root: Path, environ: Mapping[str, str] | None = None)
 def client_options(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a client of the storage is told besides the environment's AWS_ variables."""
     environ = os.environ if environ is None else environ
-    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or environ.get("AWS_ENDPOINT") or ""
-    options = {"timeout": f"{TIMEOUT_S}s", "max_retries": str(RETRIES), "retry_timeout": f"{RETRY_S}s", "aws_conditional_put": "etag"}
+    endpoint = (
+        environ.get("AWS_ENDPOINT_URL_S3")
+        or environ.get("AWS_ENDPOINT_URL")
+        or environ.get("AWS_ENDPOINT")
+        or ""
+    )
+    options = {
+        "timeout": f"{TIMEOUT_S}s",
+        "max_retries": str(RETRIES),
+        "retry_timeout": f"{RETRY_S}s",
+        "aws_conditional_put": "etag",
+    }
     if endpoint:
         options["aws_endpoint"] = endpoint
     if endpoint.startswith("http://"):
@@ -266,23 +307,43 @@ def _open(bucket: str) -> "S3Store":
     try:
         from obstore.store import S3Store
     except ImportError:
-        raise NotReadyError("the library that speaks to object storage is not installed", fix="pip install 'tailorbird[s3]'") from None
+        raise NotReadyError(
+            "the library that speaks to object storage is not installed",
+            fix="pip install 'tailorbird[s3]'",
+        ) from None
     options = client_options()
     try:
         return S3Store(
             bucket,
-            client_options={"timeout": timedelta(seconds=TIMEOUT_S), "allow_http": "allow_http" in options},
+            client_options={
+                "timeout": timedelta(seconds=TIMEOUT_S),
+                "allow_http": "allow_http" in options,
+            },
             retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)},
-            **{name.removeprefix("aws_"): value for name, value in options.items() if name in ("aws_endpoint", "aws_region")},
+            **{
+                name.removeprefix("aws_"): value
+                for name, value in options.items()
+                if name in ("aws_endpoint", "aws_region")
+            },
         )
     except Exception as error:  # obstore raises its own
-        raise ConfigError(f"cannot be used: {_short(error)}", where=f"s3://{bucket}", fix="check the AWS_ variables") from None
+        raise ConfigError(
+            f"cannot be used: {_short(error)}",
+            where=f"s3://{bucket}",
+            fix="check the AWS_ variables",
+        ) from None
 
 
 @contextmanager
 def _as_disk(path: ObjectPath) -> Iterator[None]:
     """Raise what a disk would raise."""
-    from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
+    from obstore.exceptions import (
+        AlreadyExistsError,
+        BaseError,
+        PermissionDeniedError,
+        PreconditionError,
+        UnauthenticatedError,
+    )
 
     try:
         yield
@@ -293,9 +354,13 @@ def _as_disk(path: ObjectPath) -> Iterator[None]:
     except PreconditionError as error:
         raise StaleError(errno.ESTALE, "the object is another one by now", str(path)) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise UnreachableError("the object storage denies access", where=str(path), fix=_CREDENTIALS) from error
+        raise UnreachableError(
+            "the object storage denies access", where=str(path), fix=_CREDENTIALS
+        ) from error
     except BaseError as error:
-        raise UnreachableError(f"the object storage did not answer: {_short(error)}", where=str(path), fix=_ADDRESS) from error
+        raise UnreachableError(
+            f"the object storage did not answer: {_short(error)}", where=str(path), fix=_ADDRESS
+        ) from error
 
 
 def _short(error: Exception) -> str:

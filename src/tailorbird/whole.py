@@ -1,7 +1,7 @@
 """Small files that are there whole or not at all: written beside their place, and renamed into it.
 
-A reader sees the old file or the new one. Whether the new one outlives a power cut is promised by `write_private` only: what else must
-is synced by who owns it.
+A reader sees the old file or the new one. Whether the new one outlives a power cut is promised by
+`write_private` only: what else must is synced by who owns it.
 """
 
 import os
@@ -13,7 +13,9 @@ Stamp = tuple[int, int, int]
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What tells one state of a file from another, without reading it; None where there is none. A rename makes a new inode."""
+    """What tells one state of a file from another, without reading it; None where there is none. A
+    rename makes a new inode.
+    """
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -46,9 +48,11 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def destroy(path: Path) -> None:
-    """Delete what `write_private` wrote, overwritten before, and its draft; harmless where there is none.
+    """Delete what `write_private` wrote, overwritten before, and its draft; harmless where there is
+    none.
 
-    Whoever dies on the way leaves the file as it was, or none of that name: `end_destroying` finds what is left then.
+    Whoever dies on the way leaves the file as it was, or none of that name: `end_destroying` finds
+    what is left then.
     """
     end_destroying(path)
     for each in (path.with_name(path.name + ".new"), path):
@@ -59,7 +63,9 @@ def destroy(path: Path) -> None:
 
 
 def end_destroying(path: Path) -> None:
-    """Bring to its end what `destroy` began; harmless where there is nothing, and beside another that does the same."""
+    """Bring to its end what `destroy` began; harmless where there is nothing, and beside another
+    that does the same.
+    """
     gone = path.with_name(path.name + _GONE)
     with suppress(FileNotFoundError):
         with gone.open("r+b") as file:

@@ -25,7 +25,9 @@ CONTRACT = Contract(
 
 @dataclass(frozen=True)
 class Line:
-    """One routed event: `kind` is click, impression, item (a profile) or scroll, which no source looks at."""
+    """One routed event: `kind` is click, impression, item (a profile) or scroll, which no source
+    looks at.
+    """
 
     p: int
     ts: int
@@ -38,19 +40,40 @@ class Line:
     bot: bool = False
 
 
-def random_log(seed: int, events: int, *, items: int = 12, people: int = 8, step: int = 1, late: float = 0.1) -> list[Line]:
-    """Return a log whose times mostly ascend, with ties, pauses, late events, bots, profiles and what no source looks at."""
+def random_log(
+    seed: int, events: int, *, items: int = 12, people: int = 8, step: int = 1, late: float = 0.1
+) -> list[Line]:
+    """Return a log whose times mostly ascend, with ties, pauses, late events, bots, profiles and
+    what no source looks at.
+    """
     rng = random.Random(seed)
     p, now, lines = 0, START, []
     for _ in range(events):
         p += rng.choice((1, 1, 2)) * step
-        now += rng.choice((0, 0, MINUTE, 5 * MINUTE, 20 * MINUTE, HOUR if rng.random() < 0.9 else DAY))
+        now += rng.choice(
+            (0, 0, MINUTE, 5 * MINUTE, 20 * MINUTE, HOUR if rng.random() < 0.9 else DAY)
+        )
         ts = now - rng.randrange(3 * HOUR) if rng.random() < late else now
         kind = rng.choices(("click", "impression", "item", "scroll"), (10, 4, 1, 1))[0]
         item = f"i{min(int(rng.expovariate(3 / items)), items - 1)}"
         person = rng.choice([None, *(f"u{k}" for k in range(people))])
-        device, category = rng.choice((None, "mobile", "desktop")), rng.choice((None, "shoes", "hats"))
-        lines.append(Line(p, ts, kind, item, person, device, category, kind == "item" and rng.random() < 0.5, rng.random() < 0.05))
+        device, category = (
+            rng.choice((None, "mobile", "desktop")),
+            rng.choice((None, "shoes", "hats")),
+        )
+        lines.append(
+            Line(
+                p,
+                ts,
+                kind,
+                item,
+                person,
+                device,
+                category,
+                kind == "item" and rng.random() < 0.5,
+                rng.random() < 0.05,
+            )
+        )
     return lines
 
 
@@ -66,10 +89,20 @@ def table_of(lines: list[Line]) -> pa.Table:
         "counts": [True] * len(lines),
         "timeless": [line.timeless for line in lines],
         "device": [line.device for line in lines],
-        "properties": [None if line.kind != "item" else f'{{"category": "{line.category}"}}' if line.category else "{}" for line in lines],
+        "properties": [
+            None
+            if line.kind != "item"
+            else f'{{"category": "{line.category}"}}'
+            if line.category
+            else "{}"
+            for line in lines
+        ],
     }
     types = {name: ROUTED.field(name).type for name in COLUMNS}
-    arrays = {name: pa.array(columns.get(name, [None] * len(lines)), type=kind) for name, kind in types.items()}
+    arrays = {
+        name: pa.array(columns.get(name, [None] * len(lines)), type=kind)
+        for name, kind in types.items()
+    }
     return pa.table(arrays)
 
 
@@ -101,10 +134,14 @@ def random_askers(seed: int, many: int, *, items: int = 12) -> list[Asker]:
         for _ in recent:
             now += rng.choice((MINUTE, 10 * MINUTE, 2 * HOUR))
             times.append(now)
-        askers.append(Asker(recent, tuple(times), segment_keys({"device": rng.choice((None, "mobile"))})))
+        askers.append(
+            Asker(recent, tuple(times), segment_keys({"device": rng.choice((None, "mobile"))}))
+        )
     return askers
 
 
 def request_of(asker: Asker) -> CandidateRequest:
     """Return the same asker as a server sees them."""
-    return CandidateRequest(np.array(asker.recent, np.uint64), np.array(asker.recent_ts, np.int64), asker.segments)
+    return CandidateRequest(
+        np.array(asker.recent, np.uint64), np.array(asker.recent_ts, np.int64), asker.segments
+    )

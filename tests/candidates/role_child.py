@@ -1,4 +1,6 @@
-"""A process that takes in the log in small steps, publishes and saves after each; tests kill it at a fault point."""
+"""A process that takes in the log in small steps, publishes and saves after each; tests kill it at
+a fault point.
+"""
 
 import os
 import sys
@@ -14,7 +16,9 @@ def main(root: str) -> None:
     os.chdir(root)
     project = open_project()
     project.paths.candidates.mkdir(exist_ok=True)
-    with CandidatesRole(project.routed, project.paths.candidates, wanted_contract(project), clock=SystemClock()) as role:
+    with CandidatesRole(
+        project.routed, project.paths.candidates, wanted_contract(project), clock=SystemClock()
+    ) as role:
         while role.step(rows_max=200):
             role.publish(everything=True)
             role.save()

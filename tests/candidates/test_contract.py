@@ -62,12 +62,19 @@ def test_a_contract_has_what_slots_ask_for_and_everybodys_board_beside_each_segm
     assert not plain.covers(further)
     assert plain.joined(further).covers(further)
     assert plain.hash != further.hash
-    assert plain.hash == contract_of(["item_knn:2", "repeat", "sequence"]).hash, "these ask for no table of their own"
+    assert plain.hash == contract_of(["item_knn:2", "repeat", "sequence"]).hash, (
+        "these ask for no table of their own"
+    )
 
 
 def test_columns_are_named_after_sources() -> None:
     columns = CandidateColumns(("trending", "popular:24h:device", "item_knn:2", "repeat"))
-    assert columns.names[::2] == ("popular_1h_rank", "popular_24h_device_rank", "item_knn_2_rank", "repeat_rank")
+    assert columns.names[::2] == (
+        "popular_1h_rank",
+        "popular_24h_device_rank",
+        "item_knn_2_rank",
+        "repeat_rank",
+    )
     assert set(columns.told()) == set(columns.names)
 
 
@@ -86,15 +93,26 @@ def test_bots_late_events_and_what_shows_no_interest_count_nothing() -> None:
         routed.event("scroll", T, "u1", "i4"),
         routed.event("search", T, "u1", None),
     )
-    assert RequestLists(fold.tables(), CandidateRequest()).of("trending").keys.tolist() == [hash64("i1")]
+    assert RequestLists(fold.tables(), CandidateRequest()).of("trending").keys.tolist() == [
+        hash64("i1")
+    ]
 
 
 def test_a_referring_page_counts_for_its_site() -> None:
-    pages = ("https://www.google.com/search?q=a", "https://google.com/", "android-app://com.google", "https://t.co/x")
-    rows = [routed.event("click", T, f"u{k}", "i1", referrer=page) for k, page in enumerate(pages * 10)]
+    pages = (
+        "https://www.google.com/search?q=a",
+        "https://google.com/",
+        "android-app://com.google",
+        "https://t.co/x",
+    )
+    rows = [
+        routed.event("click", T, f"u{k}", "i1", referrer=page) for k, page in enumerate(pages * 10)
+    ]
     fold = batch(*rows, *(routed.event("click", T, "u", "i2") for _ in range(60)))
     segments = segment_keys({"referrer": "http://www.google.com/news"})
-    listed = RequestLists(fold.tables(), CandidateRequest(segments=segments)).of("popular:24h:referrer")
+    listed = RequestLists(fold.tables(), CandidateRequest(segments=segments)).of(
+        "popular:24h:referrer"
+    )
     assert listed.keys.tolist() == [hash64("i1")]
     everybody = RequestLists(fold.tables(), CandidateRequest()).of("popular:24h:referrer")
     assert everybody.keys.tolist() == [hash64("i2"), hash64("i1")]
@@ -109,5 +127,7 @@ def test_answers_that_show_several_items_count_for_each() -> None:
     table = routed.table(*rows)
     fold.update(batch_of(table, contract, table.num_rows))
     keys = fold.tables().new_items().keys.tolist()
-    assert keys == [hash64("i2"), hash64("i1"), hash64("i0")], "what was never shown comes first, then what is clicked"
+    assert keys == [hash64("i2"), hash64("i1"), hash64("i0")], (
+        "what was never shown comes first, then what is clicked"
+    )
     assert isinstance(table, pa.Table)

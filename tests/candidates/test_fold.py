@@ -1,4 +1,6 @@
-"""A fold is a function of the log: batches, snapshots, restarts and forgetting change nothing; a store shows the same tables."""
+"""A fold is a function of the log: batches, snapshots, restarts and forgetting change nothing; a
+store shows the same tables.
+"""
 
 import random
 from dataclasses import replace
@@ -18,17 +20,33 @@ from tailorbird.candidates.query import RequestLists
 from tailorbird.candidates.tables import TableReader
 from tailorbird.store import open_store
 
-NAMES = ("trending", "popular:24h", "popular:24h:device", "popular:7d:category", "item_knn", "session_knn", "stan", "repeat", "new_items")
+NAMES = (
+    "trending",
+    "popular:24h",
+    "popular:24h:device",
+    "popular:7d:category",
+    "item_knn",
+    "session_knn",
+    "stan",
+    "repeat",
+    "new_items",
+)
 
 
-def taken(lines: list[Line], contract: Contract, cuts: list[int], *, restart: bool = False) -> CandidateFold:
-    """Take in a log in batches that end at some rows; with `restart` each batch by a process of its own."""
+def taken(
+    lines: list[Line], contract: Contract, cuts: list[int], *, restart: bool = False
+) -> CandidateFold:
+    """Take in a log in batches that end at some rows; with `restart` each batch by a process of its
+    own.
+    """
     fold = CandidateFold(contract)
     for low, high in zip([0, *cuts], [*cuts, len(lines)], strict=True):
         if high > low:
             fold.update(batch_of(table_of(lines[low:high]), contract, lines[high - 1].p))
         if restart:
-            fold = CandidateFold.restore(contract, {name: array.copy() for name, array in fold.arrays().items()})
+            fold = CandidateFold.restore(
+                contract, {name: array.copy() for name, array in fold.arrays().items()}
+            )
     return fold
 
 
@@ -50,7 +68,9 @@ def test_batches_and_restarts_change_nothing(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_people_who_were_idle_for_long_are_forgotten_and_no_list_changes(seed: int) -> None:
     lines = random_log(seed, 250)
-    sparse = [replace(line, p=line.p * 3_000) for line in lines]  # positions at which the fold tends to what it keeps
+    sparse = [
+        replace(line, p=line.p * 3_000) for line in lines
+    ]  # positions at which the fold tends to what it keeps
     fold = taken(sparse, CONTRACT, [50, 120, 121])
     assert fold.p // (1 << 16) > 10
     assert lists_of(fold.tables(), seed) == lists_of(taken(lines, CONTRACT, []).tables(), seed)
@@ -83,7 +103,9 @@ def test_published_tables_say_what_the_fold_says(tmp_path: Path, seed: int) -> N
         with reader.tables() as tables:
             tables.renew_sessions()
             assert lists_of(tables, low) == lists_of(fold.tables(), low)
-            assert {name: epoch.p for name, epoch in tables.epochs.items()} == dict.fromkeys(GROUPS, part[-1].p)
+            assert {name: epoch.p for name, epoch in tables.epochs.items()} == dict.fromkeys(
+                GROUPS, part[-1].p
+            )
             facts, expected = (source.facts(fold.items.keys) for source in (tables, fold.tables()))
             np.testing.assert_array_equal(facts.first_seen, expected.first_seen)
             np.testing.assert_array_equal(facts.category, expected.category)
@@ -107,8 +129,16 @@ def test_a_group_that_is_not_due_stays_as_it_was(tmp_path: Path) -> None:
         assert tables.epochs["neighbours"].p == lines[99].p
         now = lists_of(tables, 2)
         fresh = lists_of(fold.tables(), 2)
-    boards = [place for place in range(len(now)) if NAMES[place % len(NAMES)].partition(":")[0] in ("trending", "popular", "new_items")]
-    others = [place for place in range(len(now)) if NAMES[place % len(NAMES)] in ("item_knn", "session_knn", "stan")]
+    boards = [
+        place
+        for place in range(len(now))
+        if NAMES[place % len(NAMES)].partition(":")[0] in ("trending", "popular", "new_items")
+    ]
+    others = [
+        place
+        for place in range(len(now))
+        if NAMES[place % len(NAMES)] in ("item_knn", "session_knn", "stan")
+    ]
     assert [now[place] for place in boards] == [fresh[place] for place in boards]
     assert [now[place] for place in others] == [then[place] for place in others]
     reader.close()

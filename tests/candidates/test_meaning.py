@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.candidates.logs import BOARDS, CONTRACT, random_askers, random_log, reference_events, request_of, table_of
+from tests.candidates.logs import (
+    BOARDS,
+    CONTRACT,
+    random_askers,
+    random_log,
+    reference_events,
+    request_of,
+    table_of,
+)
 
 from tailorbird.candidates.batch import batch_of
 from tailorbird.candidates.fold import CandidateFold
@@ -26,13 +34,17 @@ def fold_of(lines: list) -> CandidateFold:
 
 
 def check(found: RankedList, expected: Listed) -> None:
-    """The same items in the same order; of floats that were added in another order, scores that are equal but for rounding."""
+    """The same items in the same order; of floats that were added in another order, scores that are
+    equal but for rounding.
+    """
     scores = np.array([score for _, score in expected])
     np.testing.assert_allclose(found.scores, scores, rtol=1e-9)
     keys = [key for key, _ in expected]
     if found.keys.tolist() != keys:  # equal but for rounding: any order of these
         groups = np.cumsum(np.abs(np.diff(scores, prepend=scores[0])) > 1e-9)
-        assert sorted(zip(groups.tolist(), found.keys.tolist(), strict=True)) == sorted(zip(groups.tolist(), keys, strict=True))
+        assert sorted(zip(groups.tolist(), found.keys.tolist(), strict=True)) == sorted(
+            zip(groups.tolist(), keys, strict=True)
+        )
 
 
 @pytest.mark.parametrize(("seed", "events"), LOGS)
@@ -41,21 +53,32 @@ def test_lists_are_what_the_reference_says(seed: int, events: int) -> None:
     fold, reference = fold_of(lines), ReferenceTables(CONTRACT, reference_events(lines))
     for asker in random_askers(seed, 4):
         lists = RequestLists(fold.tables(), request_of(asker))
-        for name, board in (("popular:1h", BOARDS[0]), ("popular:24h", BOARDS[1]), ("popular:24h:device", BOARDS[3])):
+        for name, board in (
+            ("popular:1h", BOARDS[0]),
+            ("popular:24h", BOARDS[1]),
+            ("popular:24h:device", BOARDS[3]),
+        ):
             check(lists.of(name), reference.popular(asker, board))
         check(lists.of("popular:7d:category"), reference.popular(asker, BOARDS[4]))
         check(lists.of("new_items"), reference.new_items())
         check(lists.of("repeat"), reference.repeat(asker))
         for last in (1, 2, 10):
             check(lists.of(f"item_knn:{last}"), reference.item_knn(asker, last))
-        check(lists.of("session_knn"), v_sknn(reference, asker, VSkNN(500, 500, "quadratic", "quadratic")))
+        check(
+            lists.of("session_knn"),
+            v_sknn(reference, asker, VSkNN(500, 500, "quadratic", "quadratic")),
+        )
 
 
 def v_sknn(reference: ReferenceTables, asker: Asker, how: VSkNN) -> Listed:
     """V-SkNN of the newest run of who asks (Ludewig and Jannach, 2018), with quadratic weights."""
     run: list[tuple[int, int]] = []
     for item, ts in zip(asker.recent, asker.recent_ts, strict=True):
-        run = [*run, (item, ts)] if run and ts - run[-1][1] <= CONTRACT.session_knn.gap_us else [(item, ts)]
+        run = (
+            [*run, (item, ts)]
+            if run and ts - run[-1][1] <= CONTRACT.session_knn.gap_us
+            else [(item, ts)]
+        )
     context = [item for item, _ in run]
     last_place = {item: place for place, item in enumerate(context, 1)}
     sessions = [items for _, items in reference.sessions()]
@@ -85,9 +108,13 @@ def test_a_board_says_the_whole_traffic_and_a_segment_that_is_too_small_says_eve
 def test_a_click_is_trending_at_once_and_an_item_without_a_profile_too() -> None:
     lines = random_log(5, 200)
     fold = fold_of(lines)
-    assert hash64("i-new") not in RequestLists(fold.tables(), request_of(Asker())).of("trending").keys
+    assert (
+        hash64("i-new") not in RequestLists(fold.tables(), request_of(Asker())).of("trending").keys
+    )
     last = lines[-1]
-    click = replace(last, p=last.p + 1, ts=fold.newest, kind="click", item="i-new", person="u1", bot=False)
+    click = replace(
+        last, p=last.p + 1, ts=fold.newest, kind="click", item="i-new", person="u1", bot=False
+    )
     fold.update(batch_of(table_of([click]), CONTRACT, click.p))
     lists = RequestLists(fold.tables(), request_of(Asker()))
     assert hash64("i-new") in lists.of("trending").keys

@@ -1,4 +1,6 @@
-"""A replay asks each question of the tables of its moment, and recomputes what servers logged, ties included."""
+"""A replay asks each question of the tables of its moment, and recomputes what servers logged, ties
+included.
+"""
 
 import random
 
@@ -14,14 +16,28 @@ from tailorbird.candidates.protocol import GROUPS
 from tailorbird.candidates.query import RequestLists, group_of
 from tailorbird.candidates.replay import Questions, epochs_by_group, replayed
 
-NAMES = ["trending", "popular:24h:device", "popular:7d:category", "item_knn", "session_knn", "stan", "repeat", "new_items"]
+NAMES = [
+    "trending",
+    "popular:24h:device",
+    "popular:7d:category",
+    "item_knn",
+    "session_knn",
+    "stan",
+    "repeat",
+    "new_items",
+]
 
 
 def asked_at(lines: list[Line], seed: int, many: int = 30) -> tuple[Questions, list[RequestLists]]:
-    """Return questions whose groups of tables stand at positions of their own, and the lists that a server would have read."""
+    """Return questions whose groups of tables stand at positions of their own, and the lists that a
+    server would have read.
+    """
     rng = random.Random(seed)
     requests = [request_of(asker) for asker in random_askers(seed, many)]
-    epochs = {group: np.array([rng.choice([0, *(line.p for line in lines)]) for _ in requests]) for group in GROUPS}
+    epochs = {
+        group: np.array([rng.choice([0, *(line.p for line in lines)]) for _ in requests])
+        for group in GROUPS
+    }
     served = []
     for number, request in enumerate(requests):
         whole = RequestLists(CandidateFold(CONTRACT).tables(), request)
@@ -59,14 +75,19 @@ def logged(questions: Questions, served: list[RequestLists]) -> tuple[pa.Table, 
             "request_id": f"r{number}",
             "candidate_lists": NAMES,
             "candidate_digests": [lists.asked[name].digest for name in NAMES],
-            "candidate_positions": [int(questions.epochs[group_of(name)][number]) if group_of(name) else 0 for name in NAMES],
+            "candidate_positions": [
+                int(questions.epochs[group_of(name)][number]) if group_of(name) else 0
+                for name in NAMES
+            ],
             "device": "mobile" if lists.request.segments else None,
             "country": None,
             "referrer": None,
         }
         for number, lists in enumerate(served)
     ]
-    return pa.Table.from_pylist(rows), [(lists.request.recent, lists.request.recent_ts) for lists in served]
+    return pa.Table.from_pylist(rows), [
+        (lists.request.recent, lists.request.recent_ts) for lists in served
+    ]
 
 
 def test_what_servers_logged_is_recomputed_and_one_changed_place_is_found() -> None:
@@ -77,7 +98,9 @@ def test_what_servers_logged_is_recomputed_and_one_changed_place_is_found() -> N
     assert report.lists == report.responses * len(NAMES) > 100
     digests = answers["candidate_digests"].to_pylist()
     digests[5][NAMES.index("item_knn")] += 1
-    wrong = answers.set_column(answers.column_names.index("candidate_digests"), "candidate_digests", pa.array(digests))
+    wrong = answers.set_column(
+        answers.column_names.index("candidate_digests"), "candidate_digests", pa.array(digests)
+    )
     report = compare_lists(CONTRACT, table_of(lines), wrong, recent, known=lines[-1].p)
     assert report.unequal == {"item_knn": 1}
     assert report.examples[0].request_id == "r5"
@@ -86,7 +109,11 @@ def test_what_servers_logged_is_recomputed_and_one_changed_place_is_found() -> N
 def test_one_event_more_or_less_is_found() -> None:
     lines = random_log(4, 150)
     answers, recent = logged(*asked_at(lines, 4))
-    without = [line for line in lines if line.p != next(line.p for line in lines[40:] if line.kind == "click" and line.person)]
+    without = [
+        line
+        for line in lines
+        if line.p != next(line.p for line in lines[40:] if line.kind == "click" and line.person)
+    ]
     assert compare_lists(CONTRACT, table_of(without), answers, recent, known=lines[-1].p).unequal
 
 
@@ -104,5 +131,7 @@ def test_a_history_has_regular_epochs_that_know_nothing_of_what_comes() -> None:
     lines = random_log(6, 300)
     p = np.array([line.p for line in lines])
     epochs = epochs_by_group(table_of(lines), p - 1)
-    assert all((epochs[group] < p).all() and (np.diff(epochs[group]) >= 0).all() for group in GROUPS)
+    assert all(
+        (epochs[group] < p).all() and (np.diff(epochs[group]) >= 0).all() for group in GROUPS
+    )
     assert epochs["boards"][-1] > 0.9 * p[-1], "the newest question knows nearly all of the log"

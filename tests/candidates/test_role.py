@@ -1,4 +1,6 @@
-"""The candidates role as a process: killed at any commit it loses and doubles nothing, and what it publishes is what the lake gives."""
+"""The candidates role as a process: killed at any commit it loses and doubles nothing, and what it
+publishes is what the lake gives.
+"""
 
 import os
 import signal
@@ -77,7 +79,9 @@ def check_published(project: Project, tmp_path: Path) -> None:
     store = open_store(tmp_path / f"expected-{time.monotonic_ns()}", create=True)
     Publisher(store, contract).publish(fold, GROUPS, now=0)
     store.close()
-    assert records(folder_of(project.paths.candidates, contract)) == records(Path(sorted(tmp_path.glob("expected-*"))[-1]))
+    assert records(folder_of(project.paths.candidates, contract)) == records(
+        Path(sorted(tmp_path.glob("expected-*"))[-1])
+    )
 
 
 def published(project: Project) -> int:
@@ -97,8 +101,12 @@ def test_an_import_publishes_what_the_lake_gives(project: Project, tmp_path: Pat
     check_published(project, tmp_path)
 
 
-@pytest.mark.parametrize("site", [SITES[0], *(pytest.param(site, marks=pytest.mark.slow) for site in SITES[1:])])
-def test_kills_at_any_commit_lose_nothing_and_double_nothing(project: Project, tmp_path: Path, site: str) -> None:
+@pytest.mark.parametrize(
+    "site", [SITES[0], *(pytest.param(site, marks=pytest.mark.slow) for site in SITES[1:])]
+)
+def test_kills_at_any_commit_lose_nothing_and_double_nothing(
+    project: Project, tmp_path: Path, site: str
+) -> None:
     end = published(project)
     contract = current_contract(project.paths.candidates)
     folder = folder_of(project.paths.candidates, contract)
@@ -111,15 +119,25 @@ def test_kills_at_any_commit_lose_nothing_and_double_nothing(project: Project, t
     check_published(project, tmp_path)
 
 
-def test_another_contract_is_built_beside_the_one_that_serves(project: Project, tmp_path: Path) -> None:
+def test_another_contract_is_built_beside_the_one_that_serves(
+    project: Project, tmp_path: Path
+) -> None:
     before = current_contract(project.paths.candidates)
     slots = project.root / "slots.py"
-    slots.write_text(slots.read_text().replace('"trending": 60', '"trending": 60, "session_knn": 40, "popular:6h:device": 10'))
+    slots.write_text(
+        slots.read_text().replace(
+            '"trending": 60', '"trending": 60, "session_knn": 40, "popular:6h:device": 10'
+        )
+    )
     changed = open_project(project.root)
     assert wanted_contract(changed) != before
     process = start(changed)
     try:
-        until(lambda: current_contract(project.paths.candidates) == wanted_contract(changed), 90, "the new tables are not current")
+        until(
+            lambda: current_contract(project.paths.candidates) == wanted_contract(changed),
+            90,
+            "the new tables are not current",
+        )
     finally:
         stop(process)
     check_published(changed, tmp_path)

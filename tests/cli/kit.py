@@ -1,4 +1,6 @@
-"""The real command line in a process of its own, and a small shop that was simulated, imported and trained."""
+"""The real command line in a process of its own, and a small shop that was simulated, imported and
+trained.
+"""
 
 import json
 import os
@@ -20,12 +22,21 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def tailorbird(
-    *words: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 1_200
+    *words: object,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 1_200,
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     command = [sys.executable, "-m", "tailorbird", *(str(word) for word in words)]
     return subprocess.run(
-        command, cwd=cwd, env=environment(**(env or {})), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        command,
+        cwd=cwd,
+        env=environment(**(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -46,13 +57,27 @@ for number, words in enumerate(json.loads(sys.argv[1])):
 """
 
 
-def each(commands: Sequence[Sequence[str]], folder: Path, *, cwd: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Run commands one after another, each in a process of its own that need not load what all of them load; `folder` is empty."""
-    program = [sys.executable, "-c", _EACH, json.dumps([list(words) for words in commands]), str(folder)]
-    subprocess.run(program, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, timeout=1_200, check=True)
+def each(
+    commands: Sequence[Sequence[str]], folder: Path, *, cwd: Path
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands one after another, each in a process of its own that need not load what all of
+    them load; `folder` is empty.
+    """
+    program = [
+        sys.executable,
+        "-c",
+        _EACH,
+        json.dumps([list(words) for words in commands]),
+        str(folder),
+    ]
+    subprocess.run(
+        program, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, timeout=1_200, check=True
+    )
     found = []
     for number, words in enumerate(commands):
-        status, out, err = ((folder / f"{number}.{name}").read_text() for name in ("status", "out", "err"))
+        status, out, err = (
+            (folder / f"{number}.{name}").read_text() for name in ("status", "out", "err")
+        )
         found.append(subprocess.CompletedProcess(list(words), int(status), out, err))
     return found
 
@@ -69,8 +94,12 @@ def must_json(*words: object, cwd: Path | None = None, env: dict[str, str] | Non
     return json.loads(must(*words, "--json", cwd=cwd, env=env))
 
 
-def refused(done: subprocess.CompletedProcess[str], *expected: str, status: int | None = None) -> None:
-    """Assert that a command said exactly one sentence on stderr, perhaps with a remedy, and no traceback."""
+def refused(
+    done: subprocess.CompletedProcess[str], *expected: str, status: int | None = None
+) -> None:
+    """Assert that a command said exactly one sentence on stderr, perhaps with a remedy, and no
+    traceback.
+    """
     told = [line for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in told if line.startswith("error: ")]
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
@@ -83,20 +112,54 @@ def refused(done: subprocess.CompletedProcess[str], *expected: str, status: int 
 
 
 def make_shop(folder: Path) -> Path:
-    """A project with six days of history, a model that answers, and the experiment that slots.py shows."""
+    """A project with six days of history, a model that answers, and the experiment that slots.py
+    shows.
+    """
     must("init", folder)
     slots = folder / "slots.py"
     slots.write_text(with_experiment(slots.read_text()))
-    must("-C", folder, "simulate", "--days", 6, "--users", 300, "--items", 120, "--out", folder / "history.jsonl")
+    must(
+        "-C",
+        folder,
+        "simulate",
+        "--days",
+        6,
+        "--users",
+        300,
+        "--items",
+        120,
+        "--out",
+        folder / "history.jsonl",
+    )
     must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
     version = must_json("-C", folder, "train", "--quick")["version"]
-    must("-C", folder, "models", "promote", version, "--why", "small on purpose, so the gate may not like it")
+    must(
+        "-C",
+        folder,
+        "models",
+        "promote",
+        version,
+        "--why",
+        "small on purpose, so the gate may not like it",
+    )
     return folder
 
 
 def small_shop(folder: Path) -> Path:
     """A project with five days of a simulated shop in its lake."""
     must("init", folder)
-    must("-C", folder, "simulate", "--days", 5, "--users", 500, "--items", 120, "--out", folder / "history.jsonl")
+    must(
+        "-C",
+        folder,
+        "simulate",
+        "--days",
+        5,
+        "--users",
+        500,
+        "--items",
+        120,
+        "--out",
+        folder / "history.jsonl",
+    )
     must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
     return folder

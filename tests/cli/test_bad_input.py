@@ -1,4 +1,6 @@
-"""Whatever is wrong from outside: one sentence on stderr with its remedy, a status that is not 0, no traceback, nothing lost."""
+"""Whatever is wrong from outside: one sentence on stderr with its remedy, a status that is not 0,
+no traceback, nothing lost.
+"""
 
 import os
 import shutil
@@ -14,7 +16,10 @@ from tests.cli.kit import each, environment, must, must_json, refused, tailorbir
 
 from tailorbird.cli.supervisor import PARENT_VARIABLE, STABLE_S
 
-EVENT = '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", "item_id": "i1"}'
+EVENT = (
+    '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", '
+    '"item_id": "i1"}'
+)
 
 
 WRONG_USE = [
@@ -31,23 +36,56 @@ WRONG_USE = [
     (["import", "--guess", "no-such-file.csv"], "no such file or folder", 1),
     (["recommend", "--slot", "hme"], "no slot 'hme'", 2),
     (["train", "hme"], "did you mean home?", 2),
-    (["train", "churn"], 'write into churn.py: from tailorbird.ranking import Churn; churn = Churn("churn", types=("purchase",)', 2),
-    (["score", "churn", "--out", "scores.parquet"], "there is no churn.py yet, which would declare 'churn'", 2),
+    (
+        ["train", "churn"],
+        'write into churn.py: from tailorbird.ranking import Churn; churn = Churn("churn", '
+        'types=("purchase",)',
+        2,
+    ),
+    (
+        ["score", "churn", "--out", "scores.parquet"],
+        "there is no churn.py yet, which would declare 'churn'",
+        2,
+    ),
     (["models", "list", "--churn", "leaving"], 'churn = Churn("leaving"', 2),
     (["train", "--window", "7x"], "expected a duration", 2),
     (["train", "--as-of", "yesterday"], "expected a time", 2),
-    (["train", "--architecture", "dcn", "--parameters", "{epochs"], """write a JSON object, such as '{"epochs": 5}'""", 2),
+    (
+        ["train", "--architecture", "dcn", "--parameters", "{epochs"],
+        """write a JSON object, such as '{"epochs": 5}'""",
+        2,
+    ),
     (["train", "--architecture", "dcn", "--parameters", "[5]"], "--parameters", 2),
-    (["train", "--architecture", "dcn", "--parameters", '{"epoch": 5}'], "dcn has no parameter 'epoch'", 2),
-    (["train", "--architecture", "auto", "--parameters", '{"epochs": "5"}'], "Expected `int`, got `str` - at `$.epochs`", 2),
+    (
+        ["train", "--architecture", "dcn", "--parameters", '{"epoch": 5}'],
+        "dcn has no parameter 'epoch'",
+        2,
+    ),
+    (
+        ["train", "--architecture", "auto", "--parameters", '{"epochs": "5"}'],
+        "Expected `int`, got `str` - at `$.epochs`",
+        2,
+    ),
     (["train", "--architecture", "mlp", "--parameters", '{"dropout": 1}'], "from 0 to below 1", 2),
-    (["train", "--architecture", "mlp", "--parameters", '{"rate": 1e38}'], "above 0 and at most 1e+06", 2),
+    (
+        ["train", "--architecture", "mlp", "--parameters", '{"rate": 1e38}'],
+        "above 0 and at most 1e+06",
+        2,
+    ),
     (["train", "--seed", "-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
     (["tune", "--seed", "-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
     (["validate", "--seed=-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
-    (["features", "rank", "--seed", "99999999999"], "--seed: expected 0 to 1,000,000,000, got 99999999999", 2),
+    (
+        ["features", "rank", "--seed", "99999999999"],
+        "--seed: expected 0 to 1,000,000,000, got 99999999999",
+        2,
+    ),
     (["train", "--incremental"], "--incremental: trees are grown anew each time", 2),
-    (["train", "--parameters", '{"epochs": 5}'], "these are parameters of nets, and trees were asked for", 2),
+    (
+        ["train", "--parameters", '{"epochs": 5}'],
+        "these are parameters of nets, and trees were asked for",
+        2,
+    ),
     (["experiment", "report", "hme"], "no slot 'hme'", 2),
     (["experiment", "report", "search"], "runs no experiment", 2),
     (["recommend", "--size", "1000"], "<= 200", 2),
@@ -58,7 +96,11 @@ WRONG_USE = [
     (["features", "show", "item.category:"], "expected item.category:VALUE", 2),
     (["features", "show", "position:0"], "expected position of 1 to", 2),
     (["features", "show", "country:NO"], "declares nothing about country", 2),
-    (["features", "show", "user:u1", "item.category:c", "--item", "i1"], "expected one person to go with it", 2),
+    (
+        ["features", "show", "user:u1", "item.category:c", "--item", "i1"],
+        "expected one person to go with it",
+        2,
+    ),
     (["recommend", "--url", "http://127.0.0.1:9"], "no answer from", 1),
     (["recommend"], "nothing to recommend yet", 1),
     (["train"], "tailorbird import", 1),
@@ -80,7 +122,9 @@ WRONG_USE = [
 
 
 @pytest.fixture(scope="module")
-def of_wrong_use(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+def of_wrong_use(
+    untouched: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("wrong")
     project, said = shutil.copytree(untouched, folder / "fresh"), folder / "said"
     said.mkdir()
@@ -88,20 +132,27 @@ def of_wrong_use(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", range(len(WRONG_USE)), ids=lambda place: " ".join(WRONG_USE[place][0]))
+@pytest.mark.parametrize(
+    "place", range(len(WRONG_USE)), ids=lambda place: " ".join(WRONG_USE[place][0])
+)
 def test_wrong_use(of_wrong_use: list[subprocess.CompletedProcess[str]], place: int) -> None:
     _, expected, status = WRONG_USE[place]
     refused(of_wrong_use[place], expected, status=status)
 
 
 def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
-    refused(tailorbird("check", cwd=tmp_path), "no tailorbird.toml", "tailorbird init DIR", status=2)
+    refused(
+        tailorbird("check", cwd=tmp_path), "no tailorbird.toml", "tailorbird init DIR", status=2
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[serve]\nprot = 1", "tailorbird.toml:2: unknown key serve.prot; did you mean serve.port?"),
+        (
+            "[serve]\nprot = 1",
+            "tailorbird.toml:2: unknown key serve.prot; did you mean serve.port?",
+        ),
         ("[server]\nport = 1", "tailorbird.toml:1: unknown section server; did you mean serve?"),
         ("[serve]\nport = 'high'", "tailorbird.toml:2: serve.port: expected `int`"),
         ("[serve]\nport = 70000", "serve.port: expected `int` <= 65535"),
@@ -117,13 +168,26 @@ def test_wrong_settings(fresh: Path, text: str, expected: str) -> None:
 
 
 def test_a_wrong_variable(fresh: Path) -> None:
-    refused(tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PROT": "1"}), "environment", "TAILORBIRD_SERVE__PORT", status=2)
-    refused(tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PORT": "x"}), "environment TAILORBIRD_SERVE__PORT", status=2)
+    refused(
+        tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PROT": "1"}),
+        "environment",
+        "TAILORBIRD_SERVE__PORT",
+        status=2,
+    )
+    refused(
+        tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PORT": "x"}),
+        "environment TAILORBIRD_SERVE__PORT",
+        status=2,
+    )
 
 
 @pytest.mark.slow
 def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path) -> None:
-    wrong = ["not json", '{"event_id": "e2", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": 5, "item_id": "i"}']
+    wrong = [
+        "not json",
+        '{"event_id": "e2", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": 5, '
+        '"item_id": "i"}',
+    ]
     (fresh / "events.jsonl").write_text("\n".join([EVENT, *wrong]) + "\n")
     done = tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh)
     assert done.returncode == 0, done.stderr
@@ -133,13 +197,25 @@ def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path)
     found = must_json("lake", "quarantine", cwd=fresh)
     assert {sample["body"] for sample in found["samples"]} == set(wrong)
     refused(
-        tailorbird("lake", "quarantine", "--reason", "bad_tim", cwd=fresh), "the reasons there are: malformed_json, wrong_type", status=2
+        tailorbird("lake", "quarantine", "--reason", "bad_tim", cwd=fresh),
+        "the reasons there are: malformed_json, wrong_type",
+        status=2,
     )
     (data,) = (fresh / "data" / "lake" / "events").glob("day=2*/*.parquet")
     data.write_bytes(data.read_bytes()[:-300])
-    refused(tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh), data.name, "lake repair", status=1)
+    refused(
+        tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh),
+        data.name,
+        "lake repair",
+        status=1,
+    )
     data.unlink()
-    refused(tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh), data.name, "lake repair", status=1)
+    refused(
+        tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh),
+        data.name,
+        "lake repair",
+        status=1,
+    )
     (fresh / "data" / "lake" / "ledger.jsonl").unlink()
     refused(tailorbird("lake", "compact", cwd=fresh), "ledger.jsonl is missing", status=1)
     assert "lake ledger: restore it from a copy" in tailorbird("doctor", cwd=fresh).stdout
@@ -155,7 +231,11 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_and_is_kept(fresh: Path
 
 def test_an_empty_file_is_an_error(fresh: Path) -> None:
     (fresh / "events.jsonl").touch()
-    refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "no row was found in it", status=1)
+    refused(
+        tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh),
+        "no row was found in it",
+        status=1,
+    )
     (fresh / "mapping.toml").write_bytes("# für Klicks".encode("latin-1"))
     refused(
         tailorbird("import", "mapping", "events.jsonl", "--mapping", "mapping.toml", cwd=fresh),
@@ -166,8 +246,21 @@ def test_an_empty_file_is_an_error(fresh: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["import", "tailorbird", "events.jsonl"], ["up"], ["run", "router"], ["run", "serve"], ["run", "lake"],
-                                   ["run", "worker"], ["train"], ["recommend"], ["sql", "SELECT 1"]], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "tailorbird", "events.jsonl"],
+        ["up"],
+        ["run", "router"],
+        ["run", "serve"],
+        ["run", "lake"],
+        ["run", "worker"],
+        ["train"],
+        ["recommend"],
+        ["sql", "SELECT 1"],
+    ],
+    ids=" ".join,
+)
 def test_a_data_path_that_is_a_file(fresh: Path, words: list[str]) -> None:
     (fresh / "events.jsonl").write_text(EVENT)
     (fresh / "data").rmdir()
@@ -189,7 +282,12 @@ def test_a_port_in_use_that_was_asked_for(fresh: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         for words in (["run", "serve"], ["up"]):
-            refused(tailorbird(*words, "--port", port, cwd=fresh), f"port {port} is in use", "--port 0", status=2)
+            refused(
+                tailorbird(*words, "--port", port, cwd=fresh),
+                f"port {port} is in use",
+                "--port 0",
+                status=2,
+            )
 
 
 def test_a_slot_for_gorse_that_is_not_there(fresh: Path) -> None:
@@ -206,10 +304,16 @@ def test_a_public_address_without_a_key(fresh: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_role_that_finds_out_late_that_it_cannot_run_ends_all_the_same(fresh: Path, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(f"import os, time\nif {PARENT_VARIABLE!r} in os.environ: time.sleep({2 * STABLE_S})\n")
+def test_a_role_that_finds_out_late_that_it_cannot_run_ends_all_the_same(
+    fresh: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, time\nif {PARENT_VARIABLE!r} in os.environ: time.sleep({2 * STABLE_S})\n"
+    )
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    done = tailorbird("up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0", "PYTHONPATH": path})
+    done = tailorbird(
+        "up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0", "PYTHONPATH": path}
+    )
     assert done.returncode == 2
     assert "starting it again" not in done.stdout
 
@@ -231,12 +335,16 @@ def test_sql_that_is_no_select(shop: Path, query: str, expected: str) -> None:
     assert must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop) == before
 
 
-ENDLESS = "SELECT count(*) FROM events a, events b, events c, events d WHERE a.ts < b.ts AND c.ts < d.ts AND a.ts < d.ts"
+ENDLESS = (
+    "SELECT count(*) FROM events a, events b, events c, events d WHERE a.ts < b.ts AND c.ts "
+    "< d.ts AND a.ts < d.ts"
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("bound", "expected"), [(["--timeout", "1s"], "gave up after 1 s"), (["--memory", "20MB"], "needs more than 19 MiB")]
+    ("bound", "expected"),
+    [(["--timeout", "1s"], "gave up after 1 s"), (["--memory", "20MB"], "needs more than 19 MiB")],
 )
 def test_a_query_is_bound_in_time_and_memory(shop: Path, bound: list[str], expected: str) -> None:
     refused(tailorbird("sql", ENDLESS, *bound, cwd=shop, timeout=60), expected, status=2)
@@ -246,12 +354,20 @@ def test_a_query_is_bound_in_time_and_memory(shop: Path, bound: list[str], expec
 def test_a_query_ends_on_ctrl_c(shop: Path) -> None:
     command = [sys.executable, "-m", "tailorbird", "sql", ENDLESS]
     asked = subprocess.Popen(
-        command, cwd=shop, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell ignores for what runs in its background
-    )  # fmt: skip
+        command,
+        cwd=shop,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which a shell ignores for what runs in its background
+    )
     children = Path(f"/proc/{asked.pid}/task/{asked.pid}/children")
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(_computed_s(int(child)) > 3 for child in children.read_text().split()):
+    while time.monotonic() < deadline and not any(
+        _computed_s(int(child)) > 3 for child in children.read_text().split()
+    ):
         time.sleep(0.05)  # until the query itself is under way
     child = children.read_text().split()[0]
     os.killpg(asked.pid, signal.SIGINT)
@@ -267,7 +383,9 @@ def _computed_s(process: int) -> float:
 @pytest.mark.slow
 def test_a_second_writer(fresh: Path) -> None:
     command = [sys.executable, "-m", "tailorbird", "run", "router"]
-    first = subprocess.Popen(command, cwd=fresh, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command, cwd=fresh, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 20
         lock = fresh / "data" / "stream" / "routed.db.lock"
@@ -283,7 +401,8 @@ def test_a_second_writer(fresh: Path) -> None:
 
 def test_declarations_that_do_not_load(fresh: Path) -> None:
     (fresh / "features.py").write_text(
-        "from tailorbird.features import count, entity\n\nx = count('x', entity('usr'), 'click', window='1d')\n"
+        "from tailorbird.features import count, entity\n\nx = count('x', entity('usr'), "
+        "'click', window='1d')\n"
     )
     refused(tailorbird("check", cwd=fresh), "features.py:3", status=2)
     must("config", "show", cwd=fresh)  # what does not need them goes on working
@@ -291,10 +410,18 @@ def test_declarations_that_do_not_load(fresh: Path) -> None:
 
 @pytest.mark.slow
 def test_transforms_are_listed_and_a_wrong_one_is_told_with_its_line(fresh: Path) -> None:
-    text = (fresh / "features.py").read_text() + "\nfrom tailorbird.features.transforms import impute, log, target, transform\n"
-    (fresh / "features.py").write_text(text + 'transform("price", log(), impute("median"), indicator=True)\n')
+    text = (
+        fresh / "features.py"
+    ).read_text() + "\nfrom tailorbird.features.transforms import impute, log, target, transform\n"
+    (fresh / "features.py").write_text(
+        text + 'transform("price", log(), impute("median"), indicator=True)\n'
+    )
     assert "price: gives a model price, price_missing" in must("check", cwd=fresh)
     line = text.count("\n") + 1
-    for wrong in ('transform("category", log())', 'transform("colour")', 'transform("category", target("wish"))'):
+    for wrong in (
+        'transform("category", log())',
+        'transform("colour")',
+        'transform("category", target("wish"))',
+    ):
         (fresh / "features.py").write_text(f"{text}{wrong}\n")
         refused(tailorbird("check", cwd=fresh), f"features.py:{line}: transform: ", status=2)

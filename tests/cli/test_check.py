@@ -19,11 +19,13 @@ WRONG = {
     "store.replica": '[store]\nurl = "valkey://x"\nreplica = "http://y"',
     "project.data": '[project]\ndata = "/"',
     "events.skew": '[events]\nskew = "9999999d"',
-    "stream.client": '[stream]\nurl = "kafka://localhost:1/x"\nclient = ["default.topic.config=acks:0"]',
+    "stream.client": '[stream]\nurl = "kafka://localhost:1/x"\nclient = '
+    '["default.topic.config=acks:0"]',
     "serve.write_keys": '[serve]\nwrite_keys = ["abc"]',
     "serve.host": '[serve]\nhost = "0.0.0.0"',
     "serve.origins": '[serve]\norigins = ["shop.example"]',
-    "stream.ca_file": '[stream]\nurl = "kafka://localhost:1/x"\ntls = true\nca_file = "no-such.pem"',
+    "stream.ca_file": '[stream]\nurl = "kafka://localhost:1/x"\ntls = true\nca_file = '
+    '"no-such.pem"',
     "nosuch": '[stream]\nurl = "kafka://localhost:1/x"\nclient = ["nosuch=1"]',
     "checks.alert": '[checks]\nalert = "no-such-program-anywhere now"',
 }
@@ -55,14 +57,25 @@ def test_a_rule_that_does_not_parse_is_found(tmp_path):
 
 def test_the_version_is_of_the_whole(tmp_path):
     program = [sys.executable, "-m", "tailorbird"]
-    told = subprocess.run([*program, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    told = subprocess.run(
+        [*program, "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
     assert told.stdout.strip() == __version__
-    refused = subprocess.run([*program, "lake", "events", "--version", "0"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    refused = subprocess.run(
+        [*program, "lake", "events", "--version", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
     assert refused.returncode == 2
     assert "--version" in refused.stderr
 
 
-CHURN = 'from tailorbird.ranking import Churn\n\nchurn = Churn(types=("purchase",), recency="since", frequency="bought", age="age")\n'
+CHURN = (
+    'from tailorbird.ranking import Churn\n\nchurn = Churn(types=("purchase",), '
+    'recency="since", frequency="bought", age="age")\n'
+)
 COLUMNS = """
 from tailorbird.features import count, time_since, time_since_first
 
@@ -80,7 +93,10 @@ def test_a_churn_model_is_held_against_the_columns_that_there_are(tmp_path):
     for _ in range(3):  # each refusal says the next line, until all is there
         with pytest.raises(DeclarationError, match="is no column of features") as caught:
             check_churn(open_project(tmp_path / "shop"))
-        imported, line = "from tailorbird.features import *\n", caught.value.fix.removeprefix("add to features.py: ")
+        imported, line = (
+            "from tailorbird.features import *\n",
+            caught.value.fix.removeprefix("add to features.py: "),
+        )
         features.write_text(features.read_text() + imported + line + "\n")
     check_churn(open_project(tmp_path / "shop"))
 
@@ -99,7 +115,10 @@ def test_a_churn_model_is_held_against_the_columns_that_there_are(tmp_path):
             'user_item_clicks_7d = time_since("user_item_clicks_7d", entity("user"), "purchase")',
         ),
         (CHURN.replace("age=", 'leave_out=("age",), age='), "take it out of leave_out"),
-        (CHURN.replace("age=", 'amount="spent", age='), 'spent = total("spent", entity("user"), "purchase", of="price")'),
+        (
+            CHURN.replace("age=", 'amount="spent", age='),
+            'spent = total("spent", entity("user"), "purchase", of="price")',
+        ),
     ],
 )
 def test_check_says_what_to_write_for_a_column_of_a_churn_model(tmp_path, wrong, told):

@@ -72,12 +72,19 @@ def purchases(file: Path, people: int = 600, days: int = 200) -> None:
                 break
             at += rng.exponential(1 / max(rate, 1e-3)) + 1
     user, ts = zip(*sorted(rows, key=lambda row: row[1]), strict=True)
-    pq.write_table(pa.table({"user": user, "item": ["i"] * len(ts), "ts": pa.array(ts, pa.timestamp("us"))}), file)
+    pq.write_table(
+        pa.table({"user": user, "item": ["i"] * len(ts), "ts": pa.array(ts, pa.timestamp("us"))}),
+        file,
+    )
 
 
 def users_of(bought: Path, file: Path) -> None:
-    """A table of the users who bought, as it is exported on the last day: since when they are there, and what became of them."""
-    spans = pq.read_table(bought).group_by("user").aggregate([("ts", "min"), ("ts", "max")]).to_pylist()
+    """A table of the users who bought, as it is exported on the last day: since when they are
+    there, and what became of them.
+    """
+    spans = (
+        pq.read_table(bought).group_by("user").aggregate([("ts", "min"), ("ts", "max")]).to_pylist()
+    )
     end = max(each["ts_max"] for each in spans)
     rows = ["user,created_at,plan,exported"]
     for each in spans:
@@ -89,10 +96,22 @@ def users_of(bought: Path, file: Path) -> None:
 @contextmanager
 def running(project: Path) -> Iterator[httpx.Client]:
     """`up` on the project, and a client of its server."""
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--no-train", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project),
+        "up",
+        "--no-train",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
     try:
-        wait_for(lambda: any((project / "data" / "run").glob("serve*.json")) and process.poll() is None)
+        wait_for(
+            lambda: any((project / "data" / "run").glob("serve*.json")) and process.poll() is None
+        )
         url = json.loads(next((project / "data" / "run").glob("serve*.json")).read_text())["url"]
         with httpx.Client(base_url=url, timeout=30) as http:
             yield http
@@ -117,7 +136,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "churn.py").write_text(CHURN)
     (folder / "mapping.toml").write_text(MAPPING)
     purchases(folder / "purchases.parquet")
-    must("-C", folder, "import", "mapping", folder / "purchases.parquet", "--mapping", folder / "mapping.toml")
+    must(
+        "-C",
+        folder,
+        "import",
+        "mapping",
+        folder / "purchases.parquet",
+        "--mapping",
+        folder / "mapping.toml",
+    )
     return folder
 
 
@@ -127,27 +154,70 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     assert early.returncode == 1
     assert "there is no champion of churn yet" in early.stderr
 
-    trained = must_json("-C", project, "train", "churn", "--quick", "--as-of", "latest", "--no-promote")
+    trained = must_json(
+        "-C", project, "train", "churn", "--quick", "--as-of", "latest", "--no-promote"
+    )
     assert trained["version"] == "v0001"
     assert trained["results"]["tailorbird"]["auc"] > 0.65
     assert Path(trained["report"]).read_text().count("<svg") >= 5
     kept = tailorbird("-C", project, "score", "churn", "--out", tmp_path / "early.parquet")
     assert f"score churn churn --version v0001 --out {tmp_path / 'early.parquet'}" in kept.stderr
-    promoted = must("-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn")
-    assert "models rollback --churn churn --why" in promoted, "without it, the ranker would be rolled back"
-    assert must_json("-C", project, "models", "list", "--churn", "churn")["versions"][0]["aliases"] == ["champion"]
+    promoted = must(
+        "-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn"
+    )
+    assert "models rollback --churn churn --why" in promoted, (
+        "without it, the ranker would be rolled back"
+    )
+    assert must_json("-C", project, "models", "list", "--churn", "churn")["versions"][0][
+        "aliases"
+    ] == ["champion"]
 
-    told = must_json("-C", project, "score", "churn", "--out", tmp_path / "churn.parquet", "--as-of", "latest", "--reasons", "20")
+    told = must_json(
+        "-C",
+        project,
+        "score",
+        "churn",
+        "--out",
+        tmp_path / "churn.parquet",
+        "--as-of",
+        "latest",
+        "--reasons",
+        "20",
+    )
     table = pq.read_table(tmp_path / "churn.parquet")
     assert told["people"] == table.num_rows > 100
-    newest = must_json("-C", project, "sql", "SELECT max(ts) AS ts FROM events WHERE NOT timeless")["rows"][0]["ts"]
+    newest = must_json("-C", project, "sql", "SELECT max(ts) AS ts FROM events WHERE NOT timeless")[
+        "rows"
+    ][0]["ts"]
     assert table["as_of"][0].as_py() - datetime.fromisoformat(newest) == timedelta(microseconds=1)
     assert datetime.fromisoformat(told["log_until"]) == table["as_of"][0].as_py()
     after = (datetime.fromisoformat(newest) + timedelta(days=9, hours=1)).isoformat()
-    said = must("-C", project, "score", "churn", "--out", tmp_path / "after.parquet", "--as-of", after, "--reasons", "0")
+    said = must(
+        "-C",
+        project,
+        "score",
+        "churn",
+        "--out",
+        tmp_path / "after.parquet",
+        "--as-of",
+        after,
+        "--reasons",
+        "0",
+    )
     assert "9 days before these scores: everybody counts as away since" in " ".join(said.split())
     next_day = (datetime.fromisoformat(newest) + timedelta(days=1, hours=1)).isoformat()
-    said = must("-C", project, "score", "churn", "--out", tmp_path / "after.parquet", "--as-of", next_day, "--reasons", "0")
+    said = must(
+        "-C",
+        project,
+        "score",
+        "churn",
+        "--out",
+        tmp_path / "after.parquet",
+        "--as-of",
+        next_day,
+        "--reasons",
+        "0",
+    )
     assert "1 day before these scores: everybody counts" in " ".join(said.split())
     gone = table["gone"].to_numpy()
     assert ((gone > 0) & (gone < 1)).all()
@@ -167,20 +237,33 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_server_says_what_the_batch_says(project: Path, tmp_path: Path) -> None:
-    """After the test above: the champion answers as soon as `up` has built the state, with what the lake gives."""
+    """After the test above: the champion answers as soon as `up` has built the state, with what the
+    lake gives.
+    """
     with running(project) as http:
         wait_for(lambda: http.get("/v1/users/u1/churn").json().get("known"))
         told = http.get("/v1/users/u1/churn", params={"explain": "true"}).json()
         assert told["model"] == "v0001"
         assert 0 < told["gone"] < 1
-        assert {reason["column"] for reason in told["reasons"]} <= {"since", "age", "bought", "bought_28d"}
+        assert {reason["column"] for reason in told["reasons"]} <= {
+            "since",
+            "age",
+            "bought",
+            "bought_28d",
+        }
         assert re.search(
             r"^(since|age|bought|bought_28d) is [\d,.]+( days| h| min| s)?: (raises|lowers) the chance of leaving from [\d.]+% to [\d.]+%$",
             told["reasons"][0]["text"],
         )
         assert not http.get("/v1/users/nobody/churn").json()["known"]
-        assert http.get("/v1/users/u1/churn", params={"model": "chrun"}).json()["code"] == "unknown_model"
-        assert 'tailorbird_churn_bundle_info{name="churn",version="v0001"} 1.0' in http.get("/metrics").text
+        assert (
+            http.get("/v1/users/u1/churn", params={"model": "chrun"}).json()["code"]
+            == "unknown_model"
+        )
+        assert (
+            'tailorbird_churn_bundle_info{name="churn",version="v0001"} 1.0'
+            in http.get("/metrics").text
+        )
 
     opened = open_project(project)
     clock = SimulatedClock(int(time.time() * 1e6) + HOUR)
@@ -188,9 +271,13 @@ def test_a_server_says_what_the_batch_says(project: Path, tmp_path: Path) -> Non
     models = ChurnModels({"churn": opened.paths.churn("churn")}, schemas, clock, Metrics())
     models.start()
     bundle = ChurnBundle.load(opened.paths.churn("churn") / "v0001", schema_hash=None)
-    table = score_everybody(bundle, opened.churn["churn"], lake=opened.paths.lake, now=clock.now()).table
+    table = score_everybody(
+        bundle, opened.churn["churn"], lake=opened.paths.lake, now=clock.now()
+    ).table
     assert table.num_rows > 100
-    for person, gone, bought in zip(*(table[name].to_pylist() for name in ("person", "gone", "purchases")), strict=True):
+    for person, gone, bought in zip(
+        *(table[name].to_pylist() for name in ("person", "gone", "purchases")), strict=True
+    ):
         answer = models.answer(person, "churn")
         # A product of matrices in float32 is not that of one row to the last bit.
         assert (answer.gone, answer.purchases) == pytest.approx((gone, bought), rel=1e-5)
@@ -205,33 +292,59 @@ def test_a_name_that_is_not_declared_is_refused(project: Path, tmp_path: Path) -
 
 
 def test_options_of_a_slot_are_refused_for_a_churn_model(project):
-    done = tailorbird("-C", project, "train", "churn", "--window", "14d", "--architecture", "mmoe", "--incremental")
+    done = tailorbird(
+        "-C",
+        project,
+        "train",
+        "churn",
+        "--window",
+        "14d",
+        "--architecture",
+        "mmoe",
+        "--incremental",
+    )
     assert done.returncode == 2
-    assert "churn is a churn model, and --window, --architecture, --incremental are of a slot's" in done.stderr
+    assert (
+        "churn is a churn model, and --window, --architecture, --incremental are of a slot's"
+        in done.stderr
+    )
 
 
 def shop_that_reads_plans(folder: Path) -> None:
     """Of a churn model with the attribute `plan`; the purchases lie there and are not imported yet."""
     must("init", folder)
     plan = 'attribute("plan", user, "plan", kind="categorical")\n'
-    (folder / "features.py").write_text(FEATURES.replace("import count", "import attribute, count") + plan)
+    (folder / "features.py").write_text(
+        FEATURES.replace("import count", "import attribute, count") + plan
+    )
     (folder / "churn.py").write_text(CHURN)
     (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
     purchases(folder / "purchases.parquet", people=150)
 
 
 @pytest.mark.slow
-def test_a_users_table_that_knows_who_left_is_refused_and_says_how_to_say_when_it_was_exported(tmp_path: Path) -> None:
-    """Imported by the day of each sign-up, with what was known today; with the time of its export, nobody knew of it before."""
+def test_a_users_table_that_knows_who_left_is_refused_and_says_how_to_say_when_it_was_exported(
+    tmp_path: Path,
+) -> None:
+    """Imported by the day of each sign-up, with what was known today; with the time of its export,
+    nobody knew of it before.
+    """
     told = []
     for arrival in ("", 'received_at = "exported"\n'):
         folder = tmp_path / f"shop{len(told)}"
         shop_that_reads_plans(folder)
         users_of(folder / "purchases.parquet", folder / "users.csv")
-        source = f'file = "users.csv"\nkind = "users"\nts = "created_at"\n{arrival}user_id = "user"\nproperties = {{ plan = "plan" }}\n'
+        source = (
+            f'file = "users.csv"\nkind = "users"\nts = "created_at"\n{arrival}user_id = '
+            f'"user"\nproperties = {{ plan = "plan" }}\n'
+        )
         (folder / "mapping.toml").write_text(f"{MAPPING}\n[[source]]\n{source}")
         must("-C", folder, "import", "mapping", folder, "--mapping", folder / "mapping.toml")
-        told.append(tailorbird("-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest"))
+        told.append(
+            tailorbird(
+                "-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest"
+            )
+        )
     dated_back, told_when = told
     assert dated_back.returncode == 1
     assert "column plan looks past the origin" in " ".join(dated_back.stderr.split())
@@ -239,15 +352,36 @@ def test_a_users_table_that_knows_who_left_is_refused_and_says_how_to_say_when_i
 
 
 def archive_of(bought: Path, file: Path) -> None:
-    """Segment's archive of the same people: what they bought, and a plan that each told on the day of the first purchase."""
+    """Segment's archive of the same people: what they bought, and a plan that each told on the day
+    of the first purchase.
+    """
     rows, known = [], set()
     for number, each in enumerate(pq.read_table(bought).to_pylist()):
         at, user = each["ts"].replace(tzinfo=UTC), each["user"]
-        told = {"userId": user, "timestamp": at.isoformat(), "originalTimestamp": (at + timedelta(minutes=9)).isoformat()}
+        told = {
+            "userId": user,
+            "timestamp": at.isoformat(),
+            "originalTimestamp": (at + timedelta(minutes=9)).isoformat(),
+        }
         told |= {"sentAt": (at + timedelta(minutes=9)).isoformat(), "receivedAt": at.isoformat()}
-        rows.append(told | {"type": "track", "messageId": f"t{number}", "event": "Order Completed", "properties": {"product_id": "i"}})
+        rows.append(
+            told
+            | {
+                "type": "track",
+                "messageId": f"t{number}",
+                "event": "Order Completed",
+                "properties": {"product_id": "i"},
+            }
+        )
         if user not in known:
-            rows.append(told | {"type": "identify", "messageId": f"i{user}", "traits": {"plan": "paid" if int(user[-1]) % 2 else "free"}})
+            rows.append(
+                told
+                | {
+                    "type": "identify",
+                    "messageId": f"i{user}",
+                    "traits": {"plan": "paid" if int(user[-1]) % 2 else "free"},
+                }
+            )
             known.add(user)
     file.write_text("\n".join(map(json.dumps, rows)) + "\n")
 
@@ -258,15 +392,22 @@ def test_traits_of_a_segment_archive_are_believed_as_segment_received_them(tmp_p
     shop_that_reads_plans(folder)
     archive_of(folder / "purchases.parquet", folder / "segment.jsonl")
     must("-C", folder, "import", "segment", folder / "segment.jsonl")
-    trained = tailorbird("-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest")
+    trained = tailorbird(
+        "-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest"
+    )
     assert trained.returncode == 0, trained.stderr
     project = open_project(folder)
-    assert Lake(project.paths.lake).table("events", ["type"], ds.field("type") == "user").num_rows > 100
+    assert (
+        Lake(project.paths.lake).table("events", ["type"], ds.field("type") == "user").num_rows
+        > 100
+    )
     assert imported_back(Lake(project.paths.lake), project.features) == [], "what `validate` asks"
 
 
 @pytest.mark.parametrize("name", ["churn.csv", "folder.parquet"])
-def test_what_is_no_name_of_a_parquet_file_is_refused_before_anything_is_scored(project: Path, tmp_path: Path, name: str) -> None:
+def test_what_is_no_name_of_a_parquet_file_is_refused_before_anything_is_scored(
+    project: Path, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "folder.parquet").mkdir()
     done = tailorbird("-C", project, "score", "churn", "--out", tmp_path / name)
     assert done.returncode == 2
@@ -297,7 +438,16 @@ def test_a_baseline_without_a_figure_is_listed_behind_the_others(
         report=None,
     )
     monkeypatch.setattr(train, "train_churn", lambda *args, **more: report)
-    train_named(open_project(project), "churn", quick=True, promote=True, as_of="latest", leave_out=(), seed=7, json=False)
+    train_named(
+        open_project(project),
+        "churn",
+        quick=True,
+        promote=True,
+        as_of="latest",
+        leave_out=(),
+        seed=7,
+        json=False,
+    )
     told = capsys.readouterr().out
     assert told.index("0.4321") < told.index("0.5000") < told.index("bg_nbd_count")
     assert "v0001 goes live" in told
@@ -307,7 +457,9 @@ def test_a_type_that_does_not_exist_is_refused(project: Path, tmp_path: Path) ->
     (tmp_path / "p").mkdir()
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         (tmp_path / "p" / name).write_text((project / name).read_text())
-    (tmp_path / "p" / "churn.py").write_text(CHURN.replace("Churn(window", 'Churn(types=("purchse",), window'))
+    (tmp_path / "p" / "churn.py").write_text(
+        CHURN.replace("Churn(window", 'Churn(types=("purchse",), window')
+    )
     done = tailorbird("-C", tmp_path / "p", "check")
     assert done.returncode == 2
     assert "'purchse' is no event type" in done.stderr
@@ -316,9 +468,14 @@ def test_a_type_that_does_not_exist_is_refused(project: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_log_that_ended_long_ago_says_of_nobody_that_they_stayed_away_since(project: Path) -> None:
+def test_a_log_that_ended_long_ago_says_of_nobody_that_they_stayed_away_since(
+    project: Path,
+) -> None:
     """However long ago it was: behind its end nothing is known."""
     days = [(datetime.now(UTC) + timedelta(days=count)).date().isoformat() for count in (20, 60)]
-    after, long_after = (must_json("-C", project, "train", "churn", "--quick", "--no-promote", "--as-of", day) for day in days)
+    after, long_after = (
+        must_json("-C", project, "train", "churn", "--quick", "--no-promote", "--as-of", day)
+        for day in days
+    )
     assert long_after["origins"] == after["origins"]
     assert long_after["results"] == after["results"]

@@ -40,7 +40,17 @@ def served(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     """A copy of the shop with all roles running; the project and the address."""
     project = tmp_path_factory.mktemp("served") / "shop"
     shutil.copytree(shop, project, ignore=shutil.ignore_patterns("*.lock"))
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--no-train", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project),
+        "up",
+        "--no-train",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
     try:
         yield project, address_of(project, process)
@@ -50,7 +60,9 @@ def served(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
-    asked = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    asked = urllib.request.Request(
+        url, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
     with urllib.request.urlopen(asked, timeout=10) as response:
         return json.load(response)
 
@@ -64,7 +76,9 @@ def _change_a_feature(answers: Path) -> None:
     """As if servers had read another value of one column than the lake has."""
     rows = DeltaTable(answers).to_pyarrow_table()
     place, values = rows.column_names.index("numeric"), rows["numeric"].to_pylist()
-    changed = pa.array([[*each[:-1], each[-1] + 1.0] if each else each for each in values], rows["numeric"].type)
+    changed = pa.array(
+        [[*each[:-1], each[-1] + 1.0] if each else each for each in values], rows["numeric"].type
+    )
     write_deltalake(answers, rows.set_column(place, "numeric", changed), mode="overwrite")
 
 
@@ -78,15 +92,22 @@ def test_check_says_what_is_declared(shop: Path) -> None:
 
 def test_from_a_subfolder_and_with_a_relative_folder(shop: Path) -> None:
     (shop / "notebooks").mkdir(exist_ok=True)
-    assert must_json("check", cwd=shop / "notebooks") == must_json("-C", shop.name, "check", cwd=shop.parent)
+    assert must_json("check", cwd=shop / "notebooks") == must_json(
+        "-C", shop.name, "check", cwd=shop.parent
+    )
 
 
 def test_config_show_says_where_each_value_came_from_and_hides_keys(shop: Path) -> None:
-    env = {"TAILORBIRD_SERVE__READ_KEYS": "a-secret-key", "TAILORBIRD_SERVE__BODY_BYTES_MAX": "2048"}
+    env = {
+        "TAILORBIRD_SERVE__READ_KEYS": "a-secret-key",
+        "TAILORBIRD_SERVE__BODY_BYTES_MAX": "2048",
+    }
     rows = {row["key"]: row for row in must_json("-C", shop, "config", "show", env=env)["settings"]}
     assert rows["serve.body_bytes_max"] == {
-        "key": "serve.body_bytes_max", "value": 2048, "source": "environment TAILORBIRD_SERVE__BODY_BYTES_MAX",
-    }  # fmt: skip
+        "key": "serve.body_bytes_max",
+        "value": 2048,
+        "source": "environment TAILORBIRD_SERVE__BODY_BYTES_MAX",
+    }
     assert rows["serve.port"]["source"].startswith("tailorbird.toml:")
     assert rows["lake.commit_rows"]["source"] == "default"
     for words in (["config", "show"], ["config", "show", "--json"], ["doctor"]):
@@ -95,7 +116,9 @@ def test_config_show_says_where_each_value_came_from_and_hides_keys(shop: Path) 
 
 def test_doctor_finds_a_healthy_project_healthy(shop: Path) -> None:
     found = {row["what"]: row for row in must_json("-C", shop, "doctor")["findings"]}
-    assert found["sqlite"]["state"] == found["data folder"]["state"] == found["clock"]["state"] == "ok"
+    assert (
+        found["sqlite"]["state"] == found["data folder"]["state"] == found["clock"]["state"] == "ok"
+    )
     assert "rows" in found["log raw import"]["found"]
 
 
@@ -141,8 +164,14 @@ def test_doctor_tells_of_roles_that_do_not_run_beside_a_server(copy: Path) -> No
     finally:
         server.shutdown()
         server.server_close()
-    assert (found["port"]["state"], "this project's own server" in found["port"]["found"]) == ("ok", True)
-    assert (found["role lake"]["state"], found["role lake"]["found"]) == ("ok", f"runs as process {os.getpid()}")
+    assert (found["port"]["state"], "this project's own server" in found["port"]["found"]) == (
+        "ok",
+        True,
+    )
+    assert (found["role lake"]["state"], found["role lake"]["found"]) == (
+        "ok",
+        f"runs as process {os.getpid()}",
+    )
     assert found["role router"]["state"] == "warning"
     assert "tailorbird run router" in found["role router"]["fix"]
 
@@ -170,27 +199,45 @@ def test_recommend_finds_by_words_and_explains(shop: Path) -> None:
 
 
 def test_sql_as_table_json_and_csv(shop: Path) -> None:
-    query = "SELECT type, count(*) AS n FROM events WHERE type IN ('click', 'purchase') GROUP BY type ORDER BY type"
+    query = (
+        "SELECT type, count(*) AS n FROM events WHERE type IN ('click', 'purchase') GROUP BY "
+        "type ORDER BY type"
+    )
     rows = must_json("-C", shop, "sql", query)["rows"]
     assert [row["type"] for row in rows] == ["click", "purchase"]
-    assert must("-C", shop, "sql", query, "--csv") == f"type,n\nclick,{rows[0]['n']}\npurchase,{rows[1]['n']}\n"
+    assert (
+        must("-C", shop, "sql", query, "--csv")
+        == f"type,n\nclick,{rows[0]['n']}\npurchase,{rows[1]['n']}\n"
+    )
     assert f"{rows[0]['n']:,}" in must("-C", shop, "sql", query)
     assert "more rows" in must("-C", shop, "sql", "SELECT event_id FROM events", "--rows", 3)
 
 
 def test_sql_runs_nothing_in_a_spreadsheet(shop: Path) -> None:
-    """Texts that were sent may begin as formulas do; numbers, and what a program asks for, stay as they are."""
+    """Texts that were sent may begin as formulas do; numbers, and what a program asks for, stay as
+    they are.
+    """
     texts = ["=1+1", "+cmd|x", "-2+3", "@SUM(1)", "\t=1", "-5", "+3.5e2", "a=b", "-", "", "=5"]
-    query = " UNION ALL ".join(f"SELECT {place} AS n, '{text}' AS t, -{place}.5 AS v" for place, text in enumerate(texts)) + " ORDER BY n"
+    query = (
+        " UNION ALL ".join(
+            f"SELECT {place} AS n, '{text}' AS t, -{place}.5 AS v"
+            for place, text in enumerate(texts)
+        )
+        + " ORDER BY n"
+    )
     for more, marked in (([], {0, 1, 2, 3, 4, 10}), (["--as-is"], set())):
         rows = list(csv.reader(must("-C", shop, "sql", query, "--csv", *more).splitlines()))[1:]
-        assert [row[1] for row in rows] == [f"'{text}" if place in marked else text for place, text in enumerate(texts)]
+        assert [row[1] for row in rows] == [
+            f"'{text}" if place in marked else text for place, text in enumerate(texts)
+        ]
         assert [row[2] for row in rows] == [f"-{place}.5" for place in range(len(texts))]
 
 
 def test_a_reader_that_stops_early_is_no_error(shop: Path) -> None:
     line = f"{sys.executable} -m tailorbird -C {shop} sql 'SELECT * FROM events' --csv | head -1"
-    done = subprocess.run(["sh", "-c", line], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", line], env=environment(), capture_output=True, text=True, timeout=60
+    )
     assert "Traceback" not in done.stderr
     assert done.stdout.count("\n") == 1
 
@@ -199,14 +246,23 @@ def test_features_list_and_show(shop: Path) -> None:
     names = [feature["name"] for feature in must_json("-C", shop, "features", "list")["features"]]
     told = must_json("-C", shop, "features", "list", "--bytes")
     held = {kind["entity"]: kind for kind in told["kinds"]}
-    identified = must_json("-C", shop, "sql", "SELECT count(DISTINCT anonymous_id) AS n FROM events WHERE type = 'identify'")
+    identified = must_json(
+        "-C",
+        shop,
+        "sql",
+        "SELECT count(DISTINCT anonymous_id) AS n FROM events WHERE type = 'identify'",
+    )
     assert told["aliases"]["count"] == identified["rows"][0]["n"]
     assert held["user"]["entities"] > 0
     assert 0 < held["user"]["state_bytes_each"] < 2_000
     assert (held["user"]["expired"], held["user"]["dropped"]) == (0, 0)
     assert {"item_clicks_7d", "user_recent", "price_to_habit"} <= set(names)
     someone = must_json(
-        "-C", shop, "sql", "SELECT user_id AS u FROM events WHERE type = 'click' AND user_id IS NOT NULL ORDER BY ts DESC LIMIT 1"
+        "-C",
+        shop,
+        "sql",
+        "SELECT user_id AS u FROM events WHERE type = 'click' AND user_id IS NOT NULL ORDER "
+        "BY ts DESC LIMIT 1",
     )
     user = someone["rows"][0]["u"]
     shown = must_json("-C", shop, "features", "show", f"user:{user}", "--events", 3)
@@ -215,12 +271,18 @@ def test_features_list_and_show(shop: Path) -> None:
     assert len(shown["events"]) == 3
     assert "item_clicks_7d" not in shown["features"]
     item = must_json("-C", shop, "recommend")["items"][0]["item_id"]
-    assert "item_clicks_7d" in must_json("-C", shop, "features", "show", f"user:{user}", "--item", item)["features"]
+    assert (
+        "item_clicks_7d"
+        in must_json("-C", shop, "features", "show", f"user:{user}", "--item", item)["features"]
+    )
     assert shown["unheard_of"] == []
 
 
 def test_features_show_an_item_alone_and_say_of_whom_nothing_is_known(shop: Path) -> None:
-    query = "SELECT item_id AS i, count(*) AS n FROM events WHERE type = 'click' AND counts GROUP BY i ORDER BY n DESC, i LIMIT 1"
+    query = (
+        "SELECT item_id AS i, count(*) AS n FROM events WHERE type = 'click' AND counts GROUP "
+        "BY i ORDER BY n DESC, i LIMIT 1"
+    )
     item = must_json("-C", shop, "sql", query)["rows"][0]["i"]
     shown = must_json("-C", shop, "features", "show", f"item:{item}", "--events", 3)
     assert shown["features"]["item_clicks_7d"] > 0
@@ -229,55 +291,90 @@ def test_features_show_an_item_alone_and_say_of_whom_nothing_is_known(shop: Path
     explained = must_json("-C", shop, "features", "show", f"item:{item}", "--why", "item_clicks_7d")
     assert explained["value"] == shown["features"]["item_clicks_7d"]
     then = must_json("-C", shop, "features", "show", f"item:{item}", "--at", "2020-01-01")
-    assert (then["features"]["item_clicks_7d"], then["now"]["item_clicks_7d"]) == (0, shown["features"]["item_clicks_7d"])
+    assert (then["features"]["item_clicks_7d"], then["now"]["item_clicks_7d"]) == (
+        0,
+        shown["features"]["item_clicks_7d"],
+    )
     told = must("-C", shop, "features", "show", "user:nobody-here", "--item", "nothing-here")
     assert "The lake has no event of nobody-here" in told
     assert "The lake has no event of nothing-here" in told
-    refused(tailorbird("-C", shop, "features", "show", "item:a", "--item", "b"), "expected a person to go with it", status=2)
+    refused(
+        tailorbird("-C", shop, "features", "show", "item:a", "--item", "b"),
+        "expected a person to go with it",
+        status=2,
+    )
 
 
 def test_features_show_a_category_and_a_person_in_it_now_then_and_taken_apart(shop: Path) -> None:
     query = (
-        "SELECT person AS u, item_profile AS c, session_id AS s, max(ts) AS last FROM events WHERE type = 'click' AND counts "
-        "AND item_profile LIKE '%category%' GROUP BY u, c, s ORDER BY count(*) DESC, u, c, s LIMIT 1"
+        "SELECT person AS u, item_profile AS c, session_id AS s, max(ts) AS last FROM events "
+        "WHERE type = 'click' AND counts "
+        "AND item_profile LIKE '%category%' GROUP BY u, c, s ORDER BY count(*) DESC, u, c, s "
+        "LIMIT 1"
     )
     row = must_json("-C", shop, "sql", query)["rows"][0]
     category, person = f"item.category:{json.loads(row['c'])['category']}", f"user:{row['u']}"
     shown = must_json("-C", shop, "features", "show", category, "--events", 4)
     assert set(shown["features"]) == {"category_ctr_7d"}
     assert (len(shown["events"]), shown["unheard_of"]) == (4, [])
-    explained = must_json("-C", shop, "features", "show", category, person, "--why", "user_category_clicks_28d")
+    explained = must_json(
+        "-C", shop, "features", "show", category, person, "--why", "user_category_clicks_28d"
+    )
     assert explained["value"] == len(explained["events"]) > 0
     assert {event["person"] for event in explained["events"]} == {row["u"]}
     both = must_json("-C", shop, "features", "show", category, person, "--at", row["last"])
-    assert 0 <= both["features"]["user_category_clicks_28d"] <= both["now"]["user_category_clicks_28d"] == explained["value"]
+    assert (
+        0
+        <= both["features"]["user_category_clicks_28d"]
+        <= both["now"]["user_category_clicks_28d"]
+        == explained["value"]
+    )
     assert both["person"] == row["u"]
     assert all(event["ts"] < row["last"] for event in both["events"])
     told = must("-C", shop, "features", "show", "item.category:no-such-thing")
     assert "The lake has no event of item.category:no-such-thing" in told
-    refused(tailorbird("-C", shop, "features", "show", f"session:{row['s']}"), "declares nothing about session", status=2)
+    refused(
+        tailorbird("-C", shop, "features", "show", f"session:{row['s']}"),
+        "declares nothing about session",
+        status=2,
+    )
     wrong = tailorbird("-C", shop, "features", "show", category, "--why", "user_clicks_7d")
     refused(wrong, "user_clicks_7d is not about item.category", status=2)
 
 
 def test_features_of_a_past_time_beside_the_present(shop: Path) -> None:
     [most] = must_json(
-        "-C", shop, "sql", "SELECT person AS u, min(ts) AS first, max(ts) AS last, max(p) AS p FROM events "
-        "WHERE type = 'click' GROUP BY person ORDER BY count(*) DESC LIMIT 1"
-    )["rows"]  # fmt: skip
+        "-C",
+        shop,
+        "sql",
+        "SELECT person AS u, min(ts) AS first, max(ts) AS last, max(p) AS p FROM events "
+        "WHERE type = 'click' GROUP BY person ORDER BY count(*) DESC LIMIT 1",
+    )["rows"]
     user, last = f"user:{most['u']}", most["last"]
     then = must_json("-C", shop, "features", "show", user, "--at", last)
     assert then["features"]["user_clicks_7d"] > 0
     assert "now" in then
     assert all(event["ts"] < last for event in then["events"])
-    explained = must_json("-C", shop, "features", "show", user, "--why", "user_clicks_7d", "--at", last)
+    explained = must_json(
+        "-C", shop, "features", "show", user, "--why", "user_clicks_7d", "--at", last
+    )
     assert explained["value"] == then["features"]["user_clicks_7d"] == len(explained["events"])
     less = must_json("-C", shop, "features", "show", user, "--at", last, "--known", most["p"] - 1)
     assert less["p"] == most["p"] - 1
-    nothing = must_json("-C", shop, "features", "show", user, "--why", "user_clicks_7d", "--at", last, "--known", 0)
+    nothing = must_json(
+        "-C", shop, "features", "show", user, "--why", "user_clicks_7d", "--at", last, "--known", 0
+    )
     assert (nothing["value"], nothing["events"]) == (0.0, [])
-    refused(tailorbird("-C", shop, "features", "show", user, "--known", 10**12), "the lake knows events up to", status=1)
-    refused(tailorbird("-C", shop, "features", "show", user, "--known", -1), "expected a position", status=2)
+    refused(
+        tailorbird("-C", shop, "features", "show", user, "--known", 10**12),
+        "the lake knows events up to",
+        status=1,
+    )
+    refused(
+        tailorbird("-C", shop, "features", "show", user, "--known", -1),
+        "expected a position",
+        status=2,
+    )
     assert "then" in must("-C", shop, "features", "show", user, "--at", last)
 
 
@@ -291,19 +388,38 @@ def test_features_verify_holds_a_sample_of_the_state_against_the_lake(shop: Path
 
 def test_a_feature_is_taken_apart_into_its_events(shop: Path) -> None:
     query = (
-        "SELECT user_id AS u, count(*) AS n FROM events WHERE type = 'click' AND counts AND user_id IS NOT NULL "
+        "SELECT user_id AS u, count(*) AS n FROM events WHERE type = 'click' AND counts AND "
+        "user_id IS NOT NULL "
         "GROUP BY u ORDER BY n DESC, u LIMIT 1"
     )
     most = must_json("-C", shop, "sql", query)["rows"][0]
-    found = must_json("-C", shop, "features", "show", f"user:{most['u']}", "--why", "user_clicks_7d")
+    found = must_json(
+        "-C", shop, "features", "show", f"user:{most['u']}", "--why", "user_clicks_7d"
+    )
     assert found["value"] == len(found["events"]) == most["n"]
     first = found["events"][0]["ts"]
-    before = must_json("-C", shop, "features", "show", f"user:{most['u']}", "--why", "user_clicks_7d", "--at", "2020-01-01")
+    before = must_json(
+        "-C",
+        shop,
+        "features",
+        "show",
+        f"user:{most['u']}",
+        "--why",
+        "user_clicks_7d",
+        "--at",
+        "2020-01-01",
+    )
     assert (before["value"], before["events"]) == (0, [])
     assert all(event["type"] == "click" and event["ts"] >= first for event in found["events"])
     wrong = tailorbird("-C", shop, "features", "show", "user:u", "--why", "user_clics_7d")
     refused(wrong, "did you mean user_clicks_7d?", status=2)
-    refused(tailorbird("-C", shop, "features", "show", "user:u", "--why", "user_clicks_7d", "--at", "noon"), "expected a time", status=2)
+    refused(
+        tailorbird(
+            "-C", shop, "features", "show", "user:u", "--why", "user_clicks_7d", "--at", "noon"
+        ),
+        "expected a time",
+        status=2,
+    )
 
 
 def test_lake_verify_and_quarantine(shop: Path) -> None:
@@ -318,25 +434,42 @@ def test_lake_verify_and_quarantine(shop: Path) -> None:
     assert only == counts["counts"][0]
     assert (only["replayed"], only["first"] <= only["last"]) == (0, True)
     assert must_json("-C", shop, "lake", "quarantine", "--since", "2100-01-01")["counts"] == []
-    refused(tailorbird("-C", shop, "lake", "replay", "--reason", "bad_tiem"), "nothing was refused for 'bad_tiem'", code, status=2)
+    refused(
+        tailorbird("-C", shop, "lake", "replay", "--reason", "bad_tiem"),
+        "nothing was refused for 'bad_tiem'",
+        code,
+        status=2,
+    )
 
 
 def test_the_lake_is_made_small_and_read_as_it_was(copy: Path) -> None:
     first = must_json("-C", copy, "lake", "events")
     for number in range(2):
-        event = {"event_id": f"late-{number}", "type": "click", "user_id": "u1", "item_id": "i1", "ts": "2026-01-02T12:00:00Z"}
+        event = {
+            "event_id": f"late-{number}",
+            "type": "click",
+            "user_id": "u1",
+            "item_id": "i1",
+            "ts": "2026-01-02T12:00:00Z",
+        }
         (copy / "late.jsonl").write_text(json.dumps(event) + "\n")
         must("-C", copy, "import", "tailorbird", copy / "late.jsonl")
     before = must_json("-C", copy, "lake", "events")
     assert before["rows"] == first["rows"] + 2
     assert must_json("-C", copy, "lake", "compact", "--all-days")["files_less"] > 0
     assert must_json("-C", copy, "lake", "compact", "--all-days") == {"files_less": 0, "commits": 0}
-    assert must_json("-C", copy, "lake", "vacuum")["tables"] == {}, "readers of today still have their files"
+    assert must_json("-C", copy, "lake", "vacuum")["tables"] == {}, (
+        "readers of today still have their files"
+    )
     time.sleep(1.1)  # the shortest time to keep is a second
     briefly = {"TAILORBIRD_LAKE__HISTORY": "1s"}
-    assert must_json("-C", copy, "lake", "vacuum", "--keep", "30d", env=briefly)["tables"] == {}, "and keep what is asked for"
+    assert must_json("-C", copy, "lake", "vacuum", "--keep", "30d", env=briefly)["tables"] == {}, (
+        "and keep what is asked for"
+    )
     planned = must_json("-C", copy, "lake", "vacuum", "--dry-run", env=briefly)["tables"]
-    assert planned == must_json("-C", copy, "lake", "vacuum", "--keep", "1s", "--dry-run")["tables"], "which deletes nothing"
+    assert (
+        planned == must_json("-C", copy, "lake", "vacuum", "--keep", "1s", "--dry-run")["tables"]
+    ), "which deletes nothing"
     deleted = must_json("-C", copy, "lake", "vacuum", "--keep", "1s")["tables"]
     assert planned.keys() == deleted.keys() == {"events", *deleted}
     assert must_json("-C", copy, "lake", "verify")["faults"] == []
@@ -348,12 +481,18 @@ def test_the_lake_is_made_small_and_read_as_it_was(copy: Path) -> None:
     assert told["rows"] == first["rows"]
     assert out.stat().st_size > 0
     assert "has 0 rows" in must("-C", copy, "lake", "events", "--at-version", 0)
-    refused(tailorbird("-C", copy, "lake", "events", "--at-version", 9_999), "no version 9999", status=2)
-    refused(tailorbird("-C", copy, "lake", "vacuum", "--keep", "often"), "expected a duration", status=2)
+    refused(
+        tailorbird("-C", copy, "lake", "events", "--at-version", 9_999), "no version 9999", status=2
+    )
+    refused(
+        tailorbird("-C", copy, "lake", "vacuum", "--keep", "often"), "expected a duration", status=2
+    )
 
 
 def test_the_data_of_a_day_is_checked(copy: Path) -> None:
-    (row,) = must_json("-C", copy, "sql", "SELECT CAST(max(day) AS STRING) AS day FROM events WHERE NOT timeless")["rows"]
+    (row,) = must_json(
+        "-C", copy, "sql", "SELECT CAST(max(day) AS STRING) AS day FROM events WHERE NOT timeless"
+    )["rows"]
     out = copy / "page.html"
     found = must_json("-C", copy, "checks", "run", "--day", row["day"], "--out", out)
     status = {check["name"]: check["status"] for check in found["checks"]}
@@ -363,17 +502,33 @@ def test_the_data_of_a_day_is_checked(copy: Path) -> None:
     (copy / "contract.toml").write_text("[purchase]\ndaily_min = 1000000\n")
     (copy / "told.py").write_text("import sys; open('told.json', 'w').write(sys.stdin.read())")
     env = {"TAILORBIRD_CHECKS__ALERT": f"{sys.executable} {copy / 'told.py'}"}
-    failed = tailorbird("-C", copy, "checks", "run", "--day", row["day"], "--alert", cwd=copy, env=env)
+    failed = tailorbird(
+        "-C", copy, "checks", "run", "--day", row["day"], "--alert", cwd=copy, env=env
+    )
     assert failed.returncode == 1
     assert "at least 1,000,000 are declared" in failed.stdout
-    assert [one["name"] for one in json.loads((copy / "told.json").read_text())["checks"] if one["status"] == "failed"] == ["volume"]
-    refused(tailorbird("-C", copy, "checks", "run", "--day", "2001-01-01"), "no event of 2001-01-01", status=1)
+    assert [
+        one["name"]
+        for one in json.loads((copy / "told.json").read_text())["checks"]
+        if one["status"] == "failed"
+    ] == ["volume"]
+    refused(
+        tailorbird("-C", copy, "checks", "run", "--day", "2001-01-01"),
+        "no event of 2001-01-01",
+        status=1,
+    )
     refused(tailorbird("-C", copy, "checks", "run", "--day", "monday"), "expected a day", status=2)
-    refused(tailorbird("-C", copy, "checks", "run", "--day", "2100-01-01"), "has not come yet", status=2)
+    refused(
+        tailorbird("-C", copy, "checks", "run", "--day", "2100-01-01"), "has not come yet", status=2
+    )
 
 
 def test_lake_verify_finds_a_changed_byte(copy: Path) -> None:
-    archived = next(path for path in (copy / "data" / "lake" / "archive").rglob("*") if path.is_file() and path.stat().st_size > 10_000)
+    archived = next(
+        path
+        for path in (copy / "data" / "lake" / "archive").rglob("*")
+        if path.is_file() and path.stat().st_size > 10_000
+    )
     content = bytearray(archived.read_bytes())
     content[5_000] ^= 1
     archived.write_bytes(content)
@@ -395,7 +550,11 @@ def test_models_are_listed_shown_promoted_and_rolled_back(copy: Path) -> None:
         assert (shown["version"], "It has no model" in told) == (oldest, not shown["heads"])
         must("-C", copy, "models", "rollback", "--why", "seen")
         assert must_json("-C", copy, "models", "show")["version"] == newest
-    refused(tailorbird("-C", copy, "models", "promote", "v9999", "--why", "x"), "no version 'v9999'", status=2)
+    refused(
+        tailorbird("-C", copy, "models", "promote", "v9999", "--why", "x"),
+        "no version 'v9999'",
+        status=2,
+    )
 
 
 def test_a_damaged_model_is_not_promoted(copy: Path) -> None:
@@ -421,7 +580,9 @@ def test_evaluate_judges_the_champion_beside_the_baselines(shop: Path) -> None:
 
 def test_an_experiment_that_nobody_has_seen_says_so(shop: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    assert "Nobody has been in this experiment yet" in must("-C", shop, "experiment", "report", "--html", page)
+    assert "Nobody has been in this experiment yet" in must(
+        "-C", shop, "experiment", "report", "--html", page
+    )
     assert "<svg" in page.read_text()
 
 
@@ -439,16 +600,23 @@ def test_guess_proposes_shows_ten_rows_and_says_why(fresh: Path) -> None:
     assert "import the same again" in told
     compacting.release()
     report = must_json("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
-    assert (report["already"], report["routed"]) == (True, {"accepted": 20, "duplicates": 0, "quarantined": 0})
-    assert "imported before" in must("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
+    assert (report["already"], report["routed"]) == (
+        True,
+        {"accepted": 20, "duplicates": 0, "quarantined": 0},
+    )
+    assert "imported before" in must(
+        "import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh
+    )
 
 
 def test_up_ends_its_roles_in_order_where_nobody_reads_it_any_more(copy: Path) -> None:
     """As of `up | tee log` of which a Ctrl-C ended `tee` first."""
     up = subprocess.Popen(
         [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--port", "0", "--no-train"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert up.stdout is not None
     assert up.stderr is not None
     try:
@@ -460,12 +628,16 @@ def test_up_ends_its_roles_in_order_where_nobody_reads_it_any_more(copy: Path) -
 
 
 @pytest.mark.slow
-def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_stop(copy: Path) -> None:
+def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_stop(
+    copy: Path,
+) -> None:
     drain_s = STOP_S + 1
     up = subprocess.Popen(
         [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--port", "0", "--no-train"],
-        stdout=subprocess.PIPE, text=True, env=environment(TAILORBIRD_SERVE__DRAIN=f"{drain_s:.0f}s"),
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(TAILORBIRD_SERVE__DRAIN=f"{drain_s:.0f}s"),
+    )
     try:
         address_of(copy, up)
         told_at = time.monotonic()
@@ -478,37 +650,77 @@ def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_
     assert "did not stop" not in said
 
 
-def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_mended(copy: Path) -> None:
+def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_mended(
+    copy: Path,
+) -> None:
     aliases = copy / "data" / "registry" / "aliases.json"
     whole = aliases.read_bytes()
     aliases.write_bytes(b"{")
-    command = [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--no-train", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(copy),
+        "up",
+        "--no-train",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
     try:
         url = address_of(copy, process)
         deadline = time.monotonic() + 120
-        while not (answer := _post(f"{url}/v1/recommend", {"slot": "home", "user_id": "nobody"}))["items"]:  # the log is being read
+        while not (answer := _post(f"{url}/v1/recommend", {"slot": "home", "user_id": "nobody"}))[
+            "items"
+        ]:  # the log is being read
             assert time.monotonic() < deadline
         assert answer["model"] == "fallback"
         assert "model" in answer["degraded"]
-        assert _post(f"{url}/v1/events", {"event_id": "meanwhile", "type": "click", "item_id": "i1", "user_id": "u1"})["accepted"] == 1
+        assert (
+            _post(
+                f"{url}/v1/events",
+                {"event_id": "meanwhile", "type": "click", "item_id": "i1", "user_id": "u1"},
+            )["accepted"]
+            == 1
+        )
         aliases.write_bytes(whole)
-        while not must_json("-C", copy, "sql", "SELECT 1 FROM events WHERE event_id = 'meanwhile'")["rows"]:
+        while not must_json("-C", copy, "sql", "SELECT 1 FROM events WHERE event_id = 'meanwhile'")[
+            "rows"
+        ]:
             assert time.monotonic() < deadline
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
 
-def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
     project, url = served
     for number in range(30):
         who = {"user_id": f"u{number:06}", "session_id": f"s{number}"}
         answer = _post(f"{url}/v1/recommend", {"slot": "home", **who})
         shown = [item["item_id"] for item in answer["items"]]
-        seen = {"event_id": f"i{number}", "type": "impression", "items": shown, "request_id": answer["request_id"], **who}
-        clicked = {"event_id": f"c{number}", "type": "click", "item_id": shown[0], "request_id": answer["request_id"], **who}
-        assert _post(f"{url}/v1/events", seen)["accepted"] == _post(f"{url}/v1/events", clicked)["accepted"] == 1
+        seen = {
+            "event_id": f"i{number}",
+            "type": "impression",
+            "items": shown,
+            "request_id": answer["request_id"],
+            **who,
+        }
+        clicked = {
+            "event_id": f"c{number}",
+            "type": "click",
+            "item_id": shown[0],
+            "request_id": answer["request_id"],
+            **who,
+        }
+        assert (
+            _post(f"{url}/v1/events", seen)["accepted"]
+            == _post(f"{url}/v1/events", clicked)["accepted"]
+            == 1
+        )
     asked = must_json("-C", project, "recommend", "--user", EXAMPLE_USER)
     assert len(asked["items"]) == 12
     assert must_json("-C", project, "recommend", "--url", url)["items"]
@@ -524,35 +736,52 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
     rescored = must_json("-C", project, "models", "verify")
     [of_version] = rescored["versions"].values()
     assert (rescored["unequal"], of_version["other_bits"]) == (0, 0)
-    assert of_version["answers"] + of_version["skipped"] >= 31  # what arms without a model showed is passed over
+    assert (
+        of_version["answers"] + of_version["skipped"] >= 31
+    )  # what arms without a model showed is passed over
     assert of_version["scores"] >= 60
     assert "what the bundle says" in must("-C", project, "models", "verify", "champion")
     changed = tmp_path / "changed"
-    shutil.copytree(project, changed, ignore=shutil.ignore_patterns("*.lock", "stream", "state", "run"))
-    day = must_json("-C", changed, "sql", "SELECT max(ts) AS newest FROM answers")["rows"][0]["newest"][:10]
+    shutil.copytree(
+        project, changed, ignore=shutil.ignore_patterns("*.lock", "stream", "state", "run")
+    )
+    day = must_json("-C", changed, "sql", "SELECT max(ts) AS newest FROM answers")["rows"][0][
+        "newest"
+    ][:10]
     assert _check_of_features(changed, day)["status"] == "ok"
     _change_a_feature(changed / "data" / "lake" / "answers")
     check = _check_of_features(changed, day)
     assert check["status"] == "failed"
     assert re.match(r"\d+ values of price_to_habit differ from the lake", check["told"])
-    calibration = project / "data" / "registry" / next(iter(rescored["versions"])) / "calibration.json"
+    calibration = (
+        project / "data" / "registry" / next(iter(rescored["versions"])) / "calibration.json"
+    )
     whole = calibration.read_bytes()
     calibration.write_bytes(whole + b" ")
     damaged = tailorbird("-C", project, "models", "verify")
     assert (damaged.returncode, "are not compared" in damaged.stderr) == (1, True)
     calibration.write_bytes(whole)
     page = tmp_path / "report.html"
-    found = must_json("-C", project, "experiment", "report", "home", "--since", "1h", "--html", page)
+    found = must_json(
+        "-C", project, "experiment", "report", "home", "--since", "1h", "--html", page
+    )
     assert sum(arm["users"] for arm in found["arms"]) >= 30
     assert sum(arm["clicks"] for arm in found["arms"]) == 30
     assert found["verdict"] in page.read_text()
 
 
-def test_import_where_the_roles_are_running_leaves_the_rest_to_them(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_import_where_the_roles_are_running_leaves_the_rest_to_them(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
     project, _ = served
-    event = '{"event_id": "late", "type": "wish", "ts": "2026-01-02T03:04:05Z", "user_id": "nobody-else"}'
+    event = (
+        '{"event_id": "late", "type": "wish", "ts": "2026-01-02T03:04:05Z", "user_id": '
+        '"nobody-else"}'
+    )
     (tmp_path / "e.jsonl").write_text(event.replace("wish", "view"))
-    assert "If it is up, or a role, it takes the events from here" in must("-C", project, "import", "tailorbird", tmp_path / "e.jsonl")
+    assert "If it is up, or a role, it takes the events from here" in must(
+        "-C", project, "import", "tailorbird", tmp_path / "e.jsonl"
+    )
     deadline = time.monotonic() + 30
     query = "SELECT count(*) AS n FROM events WHERE user_id = 'nobody-else'"
     while must_json("-C", project, "sql", query)["rows"][0]["n"] != 1:
@@ -564,23 +793,50 @@ def test_up_twice_is_refused(served: tuple[Path, str]) -> None:
 
 
 def test_import_finds_out_the_format_itself(fresh: Path, tmp_path: Path) -> None:
-    (tmp_path / "interactions.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\nu,i,1586735164\nu,i,soon\n")
+    (tmp_path / "interactions.csv").write_text(
+        "USER_ID,ITEM_ID,TIMESTAMP\nu,i,1586735164\nu,i,soon\n"
+    )
     report = must_json("-C", fresh, "import", "auto", tmp_path / "interactions.csv")
-    assert (report["format"], report["accepted"], report["refused"]) == ("personalize", 1, {"bad_time": 1})
-    assert report["examples"] == [f'{tmp_path}/interactions.csv:3: $.TIMESTAMP: expected seconds since 1970, got "soon"']
-    assert must_json("import", "--guess", tmp_path / "interactions.csv") == {"format": "personalize"}
+    assert (report["format"], report["accepted"], report["refused"]) == (
+        "personalize",
+        1,
+        {"bad_time": 1},
+    )
+    assert report["examples"] == [
+        f'{tmp_path}/interactions.csv:3: $.TIMESTAMP: expected seconds since 1970, got "soon"'
+    ]
+    assert must_json("import", "--guess", tmp_path / "interactions.csv") == {
+        "format": "personalize"
+    }
 
 
 def test_import_says_what_it_left_out(fresh: Path, tmp_path: Path) -> None:
-    rows = [{"event_name": name, "event_timestamp": 1586735164000000, "user_pseudo_id": "v"} for name in ("scroll", "page_view", "scroll")]
+    rows = [
+        {"event_name": name, "event_timestamp": 1586735164000000, "user_pseudo_id": "v"}
+        for name in ("scroll", "page_view", "scroll")
+    ]
     (tmp_path / "e.json").write_text("\n".join(json.dumps(row) for row in rows))
-    assert "Left out, since they say nothing about people and items: 2 scroll." in must("-C", fresh, "import", "ga4", tmp_path / "e.json")
+    assert "Left out, since they say nothing about people and items: 2 scroll." in must(
+        "-C", fresh, "import", "ga4", tmp_path / "e.json"
+    )
 
 
 def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
-    events = [{"event_id": f"e{n}", "type": "zoomed", "user_id": "u", "item_id": "i", "ts": "2026-01-02T03:04:05Z"} for n in range(3)]
+    events = [
+        {
+            "event_id": f"e{n}",
+            "type": "zoomed",
+            "user_id": "u",
+            "item_id": "i",
+            "ts": "2026-01-02T03:04:05Z",
+        }
+        for n in range(3)
+    ]
     (fresh / "events.jsonl").write_text(
-        "\n".join(json.dumps(event) for event in [*events, {**events[0], "event_id": "e9", "type": "click"}])
+        "\n".join(
+            json.dumps(event)
+            for event in [*events, {**events[0], "event_id": "e9", "type": "click"}]
+        )
     )
     must("import", "tailorbird", "events.jsonl", cwd=fresh)
     before = must_json("lake", "replay", "--reason", "unknown_type", cwd=fresh)
@@ -589,19 +845,30 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
     settings.write_text(settings.read_text().replace("types = []", 'types = ["zoomed"]'))
     dry = must_json("lake", "replay", "--reason", "unknown_type", "--dry-run", cwd=fresh)
     assert (dry["accepted"], dry["routed"]) == (3, None)
-    compacting = FileLock(fresh / "data" / "lake" / "ledger.jsonl")  # as `lake compact` holds it, which routes nothing
+    compacting = FileLock(
+        fresh / "data" / "lake" / "ledger.jsonl"
+    )  # as `lake compact` holds it, which routes nothing
     told = " ".join(must("lake", "replay", "--reason", "unknown_type", cwd=fresh).split())
     compacting.release()
     assert "If it is up, or a role, it takes the events from here" in told
     assert "After any other command, replay the same again" in told
     told = must("lake", "replay", "--reason", "unknown_type", cwd=fresh)
     assert "Routed 3 events, 0 repeats, 0 to quarantine" in told
-    assert must_json("lake", "replay", "--reason", "unknown_type", cwd=fresh)["replayed_before"] == 3
+    assert (
+        must_json("lake", "replay", "--reason", "unknown_type", cwd=fresh)["replayed_before"] == 3
+    )
     assert must_json("lake", "quarantine", cwd=fresh)["counts"][0]["replayed"] == 3
-    assert must_json("sql", "SELECT count(*) AS n FROM events WHERE type = 'zoomed'", cwd=fresh)["rows"] == [{"n": 3}]
+    assert must_json("sql", "SELECT count(*) AS n FROM events WHERE type = 'zoomed'", cwd=fresh)[
+        "rows"
+    ] == [{"n": 3}]
     assert must_json("lake", "verify", cwd=fresh)["faults"] == []
     tailorbird("train", cwd=fresh)  # too few events for a model, and enough for an index
-    refused(tailorbird("lake", "events", "--bundle", "v0001", cwd=fresh), "v0001 was trained on no events", "models list", status=2)
+    refused(
+        tailorbird("lake", "events", "--bundle", "v0001", cwd=fresh),
+        "v0001 was trained on no events",
+        "models list",
+        status=2,
+    )
 
 
 def test_doctor_names_an_attribute_that_no_item_has(copy: Path) -> None:
@@ -617,9 +884,15 @@ def test_what_rules_cost_is_told_and_a_formula_is_set_from_the_shell(copy: Path)
     assert "rule item.stock > 0" in {wish["wish"] for wish in told["wishes"]}
     assert (copy / "data" / "reports" / "rules-home.html").exists()
     must("-C", copy, "formula", "set", "home", "2*click", "--why", "a test")
-    [home] = [each for each in json.loads(must("-C", copy, "formula", "show", "--json"))["formulas"] if each["slot"] == "home"]
+    [home] = [
+        each
+        for each in json.loads(must("-C", copy, "formula", "show", "--json"))["formulas"]
+        if each["slot"] == "home"
+    ]
     assert (home["formula"], home["version"], home["why"]) == ("2.0*click", "f0001", "a test")
-    assert "orders by -1.0*click" in must("-C", copy, "formula", "set", "home", "-1.0*click", "--why", "what nobody wants")
+    assert "orders by -1.0*click" in must(
+        "-C", copy, "formula", "set", "home", "-1.0*click", "--why", "what nobody wants"
+    )
     refused = tailorbird("-C", copy, "formula", "set", "home", "clik", "--why", "a test")
     assert refused.returncode == 2
     assert "did you mean click?" in refused.stderr

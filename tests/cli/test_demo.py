@@ -13,12 +13,33 @@ from benchmarks.first_hour import processes_of
 pytestmark = pytest.mark.slow
 
 KEYS = {
-    "events", "parity", "offline", "online", "latency_ms", "freshness_ms", "retrained", "http", "first_page_s", "stages_s",
-}  # fmt: skip
+    "events",
+    "parity",
+    "offline",
+    "online",
+    "latency_ms",
+    "freshness_ms",
+    "retrained",
+    "http",
+    "first_page_s",
+    "stages_s",
+}
 
 
 def _demo(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tailorbird", "demo", "--once", "--small", "--folder", str(folder), "--port", "0", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "demo",
+        "--once",
+        "--small",
+        "--folder",
+        str(folder),
+        "--port",
+        "0",
+        *more,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
@@ -81,15 +102,32 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
 
 def test_it_says_what_happens_and_a_sigterm_ends_its_roles_within_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    command = [sys.executable, "-m", "tailorbird", "demo", "--small", "--folder", str(folder), "--port", "0"]
-    demo = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "demo",
+        "--small",
+        "--folder",
+        str(folder),
+        "--port",
+        "0",
+    ]
+    demo = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     assert demo.stdout is not None
     said = []
     for line in demo.stdout:
         said.append(line)
         if "/shop" in line:
             break
-    assert [line[:6] for line in said if " of 10 " in line] == ["1 of 1", "2 of 1", "3 of 1", "4 of 1"]
+    assert [line[:6] for line in said if " of 10 " in line] == [
+        "1 of 1",
+        "2 of 1",
+        "3 of 1",
+        "4 of 1",
+    ]
     assert len(list(processes_of(folder))) > 5
     demo.terminate()
     deadline = time.monotonic() + 5

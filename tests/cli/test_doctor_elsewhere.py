@@ -33,10 +33,16 @@ def test_a_valkey_that_answers_one_that_does_not_and_one_that_evicts(tmp_path: P
         assert row[1:] == ("ok", f"{server.url} answers", "")
         server.ask("CONFIG SET maxmemory 100mb")
         server.ask("CONFIG SET maxmemory-policy allkeys-lru")
-        assert "drops records in silence" in found(tmp_path, f'[store]\nurl = "{server.url}"')["store.url"][2]
+        assert (
+            "drops records in silence"
+            in found(tmp_path, f'[store]\nurl = "{server.url}"')["store.url"][2]
+        )
         nobody = f"valkey://127.0.0.1:{free_port()}"
         two = found(tmp_path, f'[store]\nurl = "{nobody}"\nreplica = "{nobody}"')
-    assert {name: row[1] for name, row in two.items()} == {"store.url": "error", "store.replica": "error"}
+    assert {name: row[1] for name, row in two.items()} == {
+        "store.url": "error",
+        "store.replica": "error",
+    }
     assert "store.replica right?" in two["store.replica"][3]
 
 
@@ -60,7 +66,9 @@ def test_a_server_whose_log_is_a_topic_is_known_as_the_projects_own(tmp_path: Pa
         url = f"http://127.0.0.1:{server.server_port}"
         for name in ("serve-1", "host-serve-1"):
             (tmp_path / f"{name}.json").write_text(json.dumps({"url": url}))
-        (tmp_path / "serve-2.json").write_text(json.dumps({"url": f"http://127.0.0.1:{free_port()}"}))
+        (tmp_path / "serve-2.json").write_text(
+            json.dumps({"url": f"http://127.0.0.1:{free_port()}"})
+        )
         (tmp_path / "serve-3.json").write_text("[]")
         (tmp_path / "features-compared.json").write_text("{}")
         assert list(running_servers(tmp_path)) == [url, url]

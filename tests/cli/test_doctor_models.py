@@ -18,7 +18,9 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_a_flipped_bit_of_what_serves_is_an_error_and_of_what_waits_behind_it_a_warning(tmp_path: Path) -> None:
+def test_a_flipped_bit_of_what_serves_is_an_error_and_of_what_waits_behind_it_a_warning(
+    tmp_path: Path,
+) -> None:
     init(tmp_path / "shop", json=True)
     (tmp_path / "shop/churn.py").write_text(CHURN)
     project = open_project(tmp_path / "shop")
@@ -36,7 +38,12 @@ def test_a_flipped_bit_of_what_serves_is_an_error_and_of_what_waits_behind_it_a_
     flip(project.paths.registry / "v0001/model.onnx")
     flip(project.paths.churn("leaving") / "v0002/model.onnx")
     previous, champion = damaged_models(project)
-    assert (previous[0], previous[1], champion[0], champion[1]) == ("model", "warning", "churn model leaving", "error")
+    assert (previous[0], previous[1], champion[0], champion[1]) == (
+        "model",
+        "warning",
+        "churn model leaving",
+        "error",
+    )
     assert "v0001, the previous, is refused" in previous[2]
     assert "v0002, the champion" in champion[2]
     assert "model.onnx does not match its checksum" in champion[2]

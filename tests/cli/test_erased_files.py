@@ -1,4 +1,6 @@
-"""Whatever files commands write: an erasure knows each kind, and nothing of the erased is left in any."""
+"""Whatever files commands write: an erasure knows each kind, and nothing of the erased is left in
+any.
+"""
 
 import json
 import shutil
@@ -21,41 +23,73 @@ from tailorbird.serving.messages import RecommendQuery
 
 LEAVER, OTHER = "canary-user-000", "other-user-001"
 WRITE = [
-    ["checks", "run", "--json"], ["features", "verify"], ["features", "backfill", "--out", "training-set"], ["evaluate", "--json"],
-    ["lake", "events", "--out", "events.parquet"], ["lake", "export-user", LEAVER, "--out", f"{LEAVER}.jsonl"], ["lake", "compact"],
-    ["lake", "export-user", OTHER, "--out", "other.jsonl"], ["experiment", "report", "--json"], ["train", "--quick"], ["doctor"],
-    ["models", "list"], ["lake", "verify"],
-]  # fmt: skip
+    ["checks", "run", "--json"],
+    ["features", "verify"],
+    ["features", "backfill", "--out", "training-set"],
+    ["evaluate", "--json"],
+    ["lake", "events", "--out", "events.parquet"],
+    ["lake", "export-user", LEAVER, "--out", f"{LEAVER}.jsonl"],
+    ["lake", "compact"],
+    ["lake", "export-user", OTHER, "--out", "other.jsonl"],
+    ["experiment", "report", "--json"],
+    ["train", "--quick"],
+    ["doctor"],
+    ["models", "list"],
+    ["lake", "verify"],
+]
 
 
 @pytest.mark.slow
-def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(shop: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(shop, tmp_path / "shop", ignore=shutil.ignore_patterns("history.jsonl", "*.lock")))
+def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
+    shop: Path, tmp_path: Path
+) -> None:
+    root = Path(
+        shutil.copytree(
+            shop, tmp_path / "shop", ignore=shutil.ignore_patterns("history.jsonl", "*.lock")
+        )
+    )
     project = open_project(root)
-    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         for user in (LEAVER, OTHER):
             door.submit(json.dumps(present(user)).encode())
             door.submit(refused(user))
         roles.drain()
         parts = InProcess(project, CLOCK, door=door, seed=1)
         for user in (LEAVER, OTHER):
-            parts.pipeline.answer(RecommendQuery(slot=next(iter(project.slots)), user_id=user, session_id=f"{user}-session"))
+            parts.pipeline.answer(
+                RecommendQuery(
+                    slot=next(iter(project.slots)), user_id=user, session_id=f"{user}-session"
+                )
+            )
         parts.close()
         door.close()
         roles.drain()
     (tmp_path / "out").mkdir()
     done = each([["-C", str(root), *words] for words in WRITE], tmp_path / "out", cwd=root)
     told = {" ".join(one.args[2:]): one.stderr[-300:] for one in done if one.returncode}
-    assert not {name for name in told if not name.startswith(("checks", "experiment"))}, told  # what they find is for others to say
-    cut_short = [root / "data" / "registry" / ".incoming" / "a", root / "data" / "run" / "verify-x" / "b", root / "scores.parquet.part"]
+    assert not {name for name in told if not name.startswith(("checks", "experiment"))}, (
+        told
+    )  # what they find is for others to say
+    cut_short = [
+        root / "data" / "registry" / ".incoming" / "a",
+        root / "data" / "run" / "verify-x" / "b",
+        root / "scores.parquet.part",
+    ]
     for path in cut_short:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(f"of {LEAVER}".encode())
     assert unknown(project.paths.data) == []
 
     (tmp_path / "looked").mkdir()
-    (looked,) = each([["-C", str(root), "lake", "verify", "--erased", LEAVER]], tmp_path / "looked", cwd=root)
-    made_of_it, own = looked.stdout.partition("in what commands made of it")[2].split("in files of yours")
+    (looked,) = each(
+        [["-C", str(root), "lake", "verify", "--erased", LEAVER]], tmp_path / "looked", cwd=root
+    )
+    made_of_it, own = looked.stdout.partition("in what commands made of it")[2].split(
+        "in files of yours"
+    )
     assert looked.returncode == 1
     assert "training-set" in made_of_it
     assert "scores.parquet.part" in own
@@ -63,7 +97,9 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(shop: Path, 
 
     found = erase(project, [LEAVER], CLOCK)
 
-    assert [Path(path).name for path in found.left] == ["scores.parquet.part"], "nobody can tell whose it is"
+    assert [Path(path).name for path in found.left] == ["scores.parquet.part"], (
+        "nobody can tell whose it is"
+    )
     assert cut_short.pop().read_bytes() == f"of {LEAVER}".encode()
     (root / "scores.parquet.part").unlink()
     assert left_of(root, CANARY) == []
@@ -80,23 +116,46 @@ def test_what_a_command_wrote_where_it_was_told_is_known_again(tmp_path: Path) -
     (tmp_path / "told.jsonl").write_text('{"source":"person","asked":["u1"]}\n')
     (tmp_path / "own.jsonl").write_text('{"person":"u1"}\n')
     names = ("scores.parquet", "own.parquet", "told.jsonl", "own.jsonl", "nothing")
-    assert [made_by(tmp_path / name) for name in names] == ["score churn", "", "lake export-user", "", ""]
+    assert [made_by(tmp_path / name) for name in names] == [
+        "score churn",
+        "",
+        "lake export-user",
+        "",
+        "",
+    ]
 
 
 def test_what_nobody_is_to_go_on_with_is_deleted_in_any_case(tmp_path: Path) -> None:
-    kept = ["training/logs/home/events", "lake/events/a.parquet", "lake/ledger.jsonl.new", "registry/v0001/manifest.json"]
-    gone = ["training/warm/home/warm.npz", "training/unfinished/home/checkpoint.npz", "tune/home/unfinished/a.npz", "registry/.incoming/a"]
+    kept = [
+        "training/logs/home/events",
+        "lake/events/a.parquet",
+        "lake/ledger.jsonl.new",
+        "registry/v0001/manifest.json",
+    ]
+    gone = [
+        "training/warm/home/warm.npz",
+        "training/unfinished/home/checkpoint.npz",
+        "tune/home/unfinished/a.npz",
+        "registry/.incoming/a",
+    ]
     gone += ["stream/routed-index.db.copy", "run/verify-x/a", "state/applied.json.7.new"]
     for name in (*kept, *gone):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for path in list(scratch(tmp_path, tmp_path / "lake")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert sorted(
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    ) == sorted(kept)
 
 
 def test_a_file_of_no_kind_is_named(tmp_path: Path) -> None:
-    for name in ("stream/raw-serve-1.db", "stream/notes.txt", "cache/users.parquet", "reports/signals.html"):
+    for name in (
+        "stream/raw-serve-1.db",
+        "stream/notes.txt",
+        "cache/users.parquet",
+        "reports/signals.html",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert unknown(tmp_path) == ["cache/users.parquet", "stream/notes.txt"]

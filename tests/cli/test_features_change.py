@@ -1,4 +1,6 @@
-"""`features plan|apply|prune|backfill`: what each prints and does, on a small project with a few hundred answers."""
+"""`features plan|apply|prune|backfill`: what each prints and does, on a small project with a few
+hundred answers.
+"""
 
 import json
 import shutil
@@ -41,7 +43,10 @@ def made(tmp_path_factory) -> Path:
     """A project with answers in its lake; tests take copies."""
     project = make_project(tmp_path_factory.mktemp("change") / "shop")
     promote(project, project.features, "old")
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         door.submit(json.dumps(item_events()).encode())
         roles.step()
         parts = InProcess(project, CLOCK, door=door, seed=1)
@@ -83,8 +88,11 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
     assert told["schema"] == changed.features.schema_hash
     changes = {one["name"]: one for one in told["changes"]}
     assert {name: one["change"] for name, one in changes.items()} == {
-        "brand_views": "added", "user_dear": "added", "item_clicks_1d": "changed", "device": "removed",
-    }  # fmt: skip
+        "brand_views": "added",
+        "user_dear": "added",
+        "item_clicks_1d": "changed",
+        "device": "removed",
+    }
     assert changes["item_clicks_1d"]["what"] == "window: 1d by 2h → 2d by 4h"
     lines = (project / "features.py").read_text().splitlines()
     place = changes["brand_views"]["place"]
@@ -92,16 +100,35 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
     assert lines[int(place.partition(":")[2]) - 1].startswith("brand_views =")
     records = {one["entity"]: one for one in told["records"]}
     layouts = {one.entity.name: one for one in changed.features.layout.entities}
-    assert records["user"]["state_after"] == layouts["user"].state_bytes > records["user"]["state_before"]
+    assert (
+        records["user"]["state_after"]
+        == layouts["user"].state_bytes
+        > records["user"]["state_before"]
+    )
     assert records["item"]["entities"] == 40
-    assert 0 < records["item"]["state_mean"] < records["item"]["state_before"], "as written, without its zeros"
+    assert 0 < records["item"]["state_mean"] < records["item"]["state_before"], (
+        "as written, without its zeros"
+    )
     assert 0 < records["item"]["state_mean_sampled"] < records["item"]["state_after"]
-    assert (records["item.brand"]["state_before"], records["item.brand"]["entities"], records["item.brand"]["sampled"]) == (0, None, 5)
-    assert told["attached"] == ["item.brand", "item.stock"], "which no event carries yet, so they are looked up; item.price they do"
+    assert (
+        records["item.brand"]["state_before"],
+        records["item.brand"]["entities"],
+        records["item.brand"]["sampled"],
+    ) == (0, None, 5)
+    assert told["attached"] == ["item.brand", "item.stock"], (
+        "which no event carries yet, so they are looked up; item.price they do"
+    )
     count = {name: one["entities"] or 0 for name, one in records.items()}
-    assert told["bytes_after"] == sum(count[name] * (one["state_after"] + one["reading_after"]) for name, one in records.items())
+    assert told["bytes_after"] == sum(
+        count[name] * (one["state_after"] + one["reading_after"]) for name, one in records.items()
+    )
     assert told["build"]["rows"] == Lake(project / "data" / "lake").count("events")
-    assert 0 < told["build"]["seconds_least"] <= told["build"]["seconds"] <= told["build"]["seconds_most"]
+    assert (
+        0
+        < told["build"]["seconds_least"]
+        <= told["build"]["seconds"]
+        <= told["build"]["seconds_most"]
+    )
     assert (told["champion"], told["retrain"]) == ("v0001", True)
     proofs = {one["name"]: one for one in told["proofs"]}
     assert proofs["user_spend_28d"]["units_max"] * proofs["user_spend_28d"]["events"] < 1 << 63
@@ -109,13 +136,20 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
     done = tailorbird("-C", project, "features", "plan", "--no-measure")
     for text in ("brand_views", "mean now", "No sum overflows", "features apply", "train"):
         assert text in done.stdout
-    assert read_applied(project / "data" / "state").schema == told["applied"], "a plan changes nothing"
+    assert read_applied(project / "data" / "state").schema == told["applied"], (
+        "a plan changes nothing"
+    )
 
 
 def test_a_plan_of_a_broken_file_names_the_line(project):
     with open(project / "features.py", "a") as file:
         file.write('count("x", item, "klick", window="7d")\n')
-    refused(tailorbird("-C", project, "features", "plan"), "features.py:", "'klick' is no event type", status=2)
+    refused(
+        tailorbird("-C", project, "features", "plan"),
+        "features.py:",
+        "'klick' is no event type",
+        status=2,
+    )
 
 
 def position(project: Path):
@@ -130,29 +164,48 @@ def position(project: Path):
 def test_a_change_is_applied_without_up_resumed_gone_back_from_and_tidied_up(project):
     state, old = project / "data" / "state", open_project(project).features.schema_hash
     new = change(open_project(project)).features.schema_hash
-    refused(tailorbird("-C", project, "features", "apply"), "nobody can be asked", "--yes", status=2)
+    refused(
+        tailorbird("-C", project, "features", "apply"), "nobody can be asked", "--yes", status=2
+    )
     assert read_applied(state).schema == old
-    killed = tailorbird("-C", project, "features", "apply", "--yes", env={"TAILORBIRD_FAULTS": "worker.before_commit=kill@1"})
+    killed = tailorbird(
+        "-C",
+        project,
+        "features",
+        "apply",
+        "--yes",
+        env={"TAILORBIRD_FAULTS": "worker.before_commit=kill@1"},
+    )
     assert killed.returncode == -9
     told = must_json("-C", project, "features", "apply", "--yes")
     assert (told["schema"], told["ready"]) == (new, True)
     with open_reader(project / "data" / "stream" / "routed.db") as log:
         assert position(project).p == log.end() - 1
     assert must_json("-C", project, "features", "apply")["changed"] is False, "nothing to ask about"
-    assert must_json("-C", project, "features", "prune")["removed"] == {}, "the champion reads the old one"
-    assert must_json("-C", project, "features", "verify")["unequal"] == 0, "answers of the old schema too"
+    assert must_json("-C", project, "features", "prune")["removed"] == {}, (
+        "the champion reads the old one"
+    )
+    assert must_json("-C", project, "features", "verify")["unequal"] == 0, (
+        "answers of the old schema too"
+    )
     said = must("-C", project, "features", "apply", "--back", "--yes")
     assert "features.py still declares another schema" in said
     assert read_applied(state).schema == old
     removed = must_json("-C", project, "features", "prune")
     assert (list(removed["removed"]), removed["kept"]) == ([new], [old])
     assert state_folders(state) == [old]
-    refused(tailorbird("-C", project, "features", "apply", "--back", "--yes"), "no earlier schema", status=1)
+    refused(
+        tailorbird("-C", project, "features", "apply", "--back", "--yes"),
+        "no earlier schema",
+        status=1,
+    )
 
 
 def test_train_takes_features_py_where_nothing_runs(project):
     changed = change(open_project(project))
-    tailorbird("-C", project, "train", "--quick")  # too few answers to learn from; what counts is what it would have learned from
+    tailorbird(
+        "-C", project, "train", "--quick"
+    )  # too few answers to learn from; what counts is what it would have learned from
     assert read_applied(project / "data" / "state").schema == changed.features.schema_hash
 
 
@@ -164,31 +217,67 @@ def test_a_backfill_of_logged_answers_is_what_was_logged(project, tmp_path):
     features = open_project(project).features
     told = must_json("-C", project, "features", "backfill", "--out", tmp_path / "out")
     found = rows(tmp_path / "out")
-    logged = Lake(project / "data" / "lake").table("answers").sort_by([("ts", "ascending"), ("request_id", "ascending")])
-    assert (told["requests"], told["rows"], found.num_rows) == (ASKED, found.num_rows, len(pc.list_flatten(logged["items"])))
+    logged = (
+        Lake(project / "data" / "lake")
+        .table("answers")
+        .sort_by([("ts", "ascending"), ("request_id", "ascending")])
+    )
+    assert (told["requests"], told["rows"], found.num_rows) == (
+        ASKED,
+        found.num_rows,
+        len(pc.list_flatten(logged["items"])),
+    )
     assert found["item"].to_pylist() == pc.list_flatten(logged["items"]).to_pylist()
-    read = pc.list_flatten(logged["numeric"]).to_numpy().astype(np.float32).reshape(-1, len(features.numeric))
+    read = (
+        pc.list_flatten(logged["numeric"])
+        .to_numpy()
+        .astype(np.float32)
+        .reshape(-1, len(features.numeric))
+    )
     for place, name in enumerate(features.numeric):
         assert np.array_equal(found[name].to_numpy(), read[:, place], equal_nan=True), name
     sequences = pq.read_table(tmp_path / "out" / "requests-00000.parquet")
     assert len(sequences["user_recent.ts"][-1]) > 3
-    assert found["ts"].to_pylist() == [one for one, items in zip(logged["ts"].to_pylist(), logged["items"], strict=True) for _ in items]
+    assert found["ts"].to_pylist() == [
+        one
+        for one, items in zip(logged["ts"].to_pylist(), logged["items"], strict=True)
+        for _ in items
+    ]
     texts = pq.read_table(tmp_path / "out" / "categories.parquet").to_pydict()
     text_of = dict(zip(texts["hash"], texts["text"], strict=True))
     assert all(hash64(text) == key for key, text in text_of.items())
     keys = {key for name in features.categorical for key in found[name].to_pylist() if key}
-    keys |= {key for name in ("item", "type") for each in sequences[f"user_recent.{name}"].to_pylist() for key in each if key}
+    keys |= {
+        key
+        for name in ("item", "type")
+        for each in sequences[f"user_recent.{name}"].to_pylist()
+        for key in each
+        if key
+    }
     assert keys
     assert keys <= text_of.keys(), "each hash has its text"
 
 
 def test_one_feature_more_is_computed_alone_and_spans_are_kept_to(project, tmp_path):
     out = tmp_path / "out"
-    told = must_json("-C", project, "features", "backfill", "--out", out, "--only", "item_clicks_7d", "--only", "price")
+    told = must_json(
+        "-C",
+        project,
+        "features",
+        "backfill",
+        "--out",
+        out,
+        "--only",
+        "item_clicks_7d",
+        "--only",
+        "price",
+    )
     assert told["columns"] == ["item_clicks_7d", "price"]
     [first] = (out / "columns").glob("*/rows-00000.parquet")
     stamp = first.stat().st_mtime_ns
-    told = must_json("-C", project, "features", "backfill", "--out", out, "--only", "user_clicks_7d")
+    told = must_json(
+        "-C", project, "features", "backfill", "--out", out, "--only", "user_clicks_7d"
+    )
     assert set(told["columns"]) == {"item_clicks_7d", "price", "user_clicks_7d"}
     assert first.stat().st_mtime_ns == stamp
     groups = [pq.read_schema(file).names for file in (out / "columns").glob("*/rows-00000.parquet")]
@@ -205,17 +294,40 @@ def test_a_backfill_that_was_killed_goes_on_and_ends_the_same(project, tmp_path)
     newest = pc.max(Lake(open_project(project).paths.lake).answers(["ts"])["ts"])
     people = pa.array([f"u{row % 7}" for row in range(size)])
     pq.write_table(
-        pa.table({"person": people, "item": pa.array([f"i{row % 5}" for row in range(size)]), "ts": pa.repeat(newest, size)}),
+        pa.table(
+            {
+                "person": people,
+                "item": pa.array([f"i{row % 5}" for row in range(size)]),
+                "ts": pa.repeat(newest, size),
+            }
+        ),
         tmp_path / "wanted.parquet",
     )
-    words = ["-C", project, "features", "backfill", "--requests", tmp_path / "wanted.parquet", "--memory", "16MiB", "--json", "--out"]
+    words = [
+        "-C",
+        project,
+        "features",
+        "backfill",
+        "--requests",
+        tmp_path / "wanted.parquet",
+        "--memory",
+        "16MiB",
+        "--json",
+        "--out",
+    ]
     out = tmp_path / "killed"
-    running = subprocess.Popen([sys.executable, "-m", "tailorbird", *map(str, [*words, out])], env=environment(), stdout=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "tailorbird", *map(str, [*words, out])],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
     while not (finished := list(out.rglob("rows-00002.parquet"))) and running.poll() is None:
         time.sleep(0.002)
     running.kill()
     assert running.wait() == -signal.SIGKILL, "it was killed before its end"
-    done = {file: file.stat().st_mtime_ns for file in finished[0].parent.glob("rows-0000[01].parquet")}
+    done = {
+        file: file.stat().st_mtime_ns for file in finished[0].parent.glob("rows-0000[01].parquet")
+    }
     must(*words, out)
     assert {file: file.stat().st_mtime_ns for file in done} == done, "finished parts are kept"
     must(*words, tmp_path / "whole")
@@ -228,7 +340,10 @@ def test_a_backfill_that_was_killed_goes_on_and_ends_the_same(project, tmp_path)
 def test_a_backfill_of_a_file_of_requests(project, tmp_path):
     events = Lake(project / "data" / "lake").events(["type", "person", "item_id", "ts"])
     clicks = events.filter(pc.equal(events["type"], "click")).sort_by("ts")
-    pq.write_table(pa.table({"person": clicks["person"], "item": clicks["item_id"], "ts": clicks["ts"]}), tmp_path / "asked.parquet")
+    pq.write_table(
+        pa.table({"person": clicks["person"], "item": clicks["item_id"], "ts": clicks["ts"]}),
+        tmp_path / "asked.parquet",
+    )
     must(
         "-C",
         project,
@@ -246,32 +361,78 @@ def test_a_backfill_of_a_file_of_requests(project, tmp_path):
     assert found["person"].to_pylist() == clicks["person"].to_pylist()
     moments = clicks["ts"].cast(pa.int64()).to_numpy()
     people = np.array(clicks["person"].to_pylist())
-    before = [int(np.sum((people == who) & (moments < t))) for who, t in zip(people, moments, strict=True)]
+    before = [
+        int(np.sum((people == who) & (moments < t))) for who, t in zip(people, moments, strict=True)
+    ]
     assert found["user_clicks_7d"].to_pylist() == before
     pq.write_table(pa.table({"who": ["u1"]}), tmp_path / "wrong.parquet")
-    wrong = tailorbird("-C", project, "features", "backfill", "--requests", tmp_path / "wrong.parquet", "--out", tmp_path / "out")
+    wrong = tailorbird(
+        "-C",
+        project,
+        "features",
+        "backfill",
+        "--requests",
+        tmp_path / "wrong.parquet",
+        "--out",
+        tmp_path / "out",
+    )
     refused(wrong, "expected columns person, item and ts, found who", status=2)
-    new = tailorbird("-C", project, "features", "backfill", "--requests", tmp_path / "wrong.parquet", "--out", tmp_path / "new")
+    new = tailorbird(
+        "-C",
+        project,
+        "features",
+        "backfill",
+        "--requests",
+        tmp_path / "wrong.parquet",
+        "--out",
+        tmp_path / "new",
+    )
     refused(new, "expected columns person, item and ts, found who", status=2)
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "out" / "columns.lock").exists()
-    near = tailorbird("-C", project, "features", "backfill", "--out", tmp_path / "out", "--only", "user_clicks")
+    near = tailorbird(
+        "-C", project, "features", "backfill", "--out", tmp_path / "out", "--only", "user_clicks"
+    )
     refused(near, "features.py declares no feature 'user_clicks'", "did you mean", status=2)
-    small = tailorbird("-C", project, "features", "backfill", "--out", tmp_path / "out", "--memory", "lots")
+    small = tailorbird(
+        "-C", project, "features", "backfill", "--out", tmp_path / "out", "--memory", "lots"
+    )
     refused(small, "expected a size such as 2GB", status=2)
 
 
-def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothing_else(project, tmp_path):
+def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothing_else(
+    project, tmp_path
+):
     out, ask = tmp_path / "out", tmp_path / "asked.parquet"
     events = Lake(project / "data" / "lake").events(["person", "item_id", "ts"]).slice(0, 20)
-    table = pa.table({"person": events["person"], "item": pa.array([f"i{row}" for row in range(20)]), "ts": events["ts"]})
+    table = pa.table(
+        {
+            "person": events["person"],
+            "item": pa.array([f"i{row}" for row in range(20)]),
+            "ts": events["ts"],
+        }
+    )
     pq.write_table(table, ask)
-    command = ("-C", project, "features", "backfill", "--requests", ask, "--out", out, "--only", "user_clicks_7d")
+    command = (
+        "-C",
+        project,
+        "features",
+        "backfill",
+        "--requests",
+        ask,
+        "--out",
+        out,
+        "--only",
+        "user_clicks_7d",
+    )
     first = must_json(*command)
     [part] = (out / "columns").glob("*/rows-00000.parquet")
     stamp = part.stat().st_mtime_ns
     opened = open_project(project)
-    with Door(opened.paths.stream, "serve-1", opened.plan, CLOCK) as door, Roles(opened, CLOCK) as roles:
+    with (
+        Door(opened.paths.stream, "serve-1", opened.plan, CLOCK) as door,
+        Roles(opened, CLOCK) as roles,
+    ):
         door.submit(json.dumps(some_events(1_000)).encode())
         door.close()
         roles.drain()
@@ -284,11 +445,18 @@ def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothi
     assert part.stat().st_mtime_ns == stamp
     state = project / "data" / "state"
     before = sorted(state.iterdir())
-    refused(tailorbird("-C", project, "features", "backfill", "--out", state), str(state), "something else than a backfill", status=2)
+    refused(
+        tailorbird("-C", project, "features", "backfill", "--out", state),
+        str(state),
+        "something else than a backfill",
+        status=2,
+    )
     assert sorted(state.iterdir()) == before
 
 
-def test_a_backfill_that_is_interrupted_says_that_it_goes_on(project, tmp_path, monkeypatch, capsys):
+def test_a_backfill_that_is_interrupted_says_that_it_goes_on(
+    project, tmp_path, monkeypatch, capsys
+):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,6 @@
-"""Every command says what it does, in one sentence first, and shows at least one example that parses; every option is explained."""
+"""Every command says what it does, in one sentence first, and shows at least one example that
+parses; every option is explained.
+"""
 
 import re
 import shlex
@@ -24,12 +26,17 @@ def test_a_command_has_a_summary_an_example_and_words_for_each_option(name: str)
     for example in examples:
         assert name.split()[1:] == _without_options(example)[1 : len(name.split())], example
     unexplained = [
-        argument.names[0] for argument in command.assemble_argument_collection(parse_docstring=True) if not argument.parameter.help
+        argument.names[0]
+        for argument in command.assemble_argument_collection(parse_docstring=True)
+        if not argument.parameter.help
     ]
     assert unexplained == []
 
 
-@pytest.mark.parametrize("example", sorted({example for command in COMMANDS.values() for example in examples_of(command)}))
+@pytest.mark.parametrize(
+    "example",
+    sorted({example for command in COMMANDS.values() for example in examples_of(command)}),
+)
 def test_an_example_parses(example: str) -> None:
     parse(build_app(), example)
 
@@ -42,7 +49,9 @@ def parse(app: App, line: str) -> None:
 
 
 def _without_options(line: str) -> list[str]:
-    """The words of a command line without variables and options before the command, and without redirections and comments."""
+    """The words of a command line without variables and options before the command, and without
+    redirections and comments.
+    """
     words = shlex.split(re.split(r"\s[>|]\s", line)[0], comments=True)
     while words and re.match(r"[A-Z_]+=", words[0]):
         del words[0]

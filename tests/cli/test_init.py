@@ -21,7 +21,13 @@ CLICKS, USERS, ITEMS = 3_000, 120, 40
 def paste(line: str, folder: Path) -> str:
     """Run a line in a shell that finds `tailorbird` as a newcomer's would."""
     done = subprocess.run(
-        ["sh", "-c", line], cwd=folder, env=_shell_environment(), capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
+        ["sh", "-c", line],
+        cwd=folder,
+        env=_shell_environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -29,11 +35,15 @@ def paste(line: str, folder: Path) -> str:
 
 def paste_up(line: str, folder: Path, project: Path) -> None:
     """Start `up`, ask the server that it starts, and stop it."""
-    process = subprocess.Popen(["sh", "-c", f"exec {line}"], cwd=folder, env=_shell_environment(TAILORBIRD_SERVE__PORT="0"))
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {line}"], cwd=folder, env=_shell_environment(TAILORBIRD_SERVE__PORT="0")
+    )
     try:
         url = address_of(project, process)
         until(lambda: ready(url), 60, "it does not get ready")
-        ask = urllib.request.Request(f"{url}/v1/recommend", b'{"slot": "home"}', {"content-type": "application/json"})
+        ask = urllib.request.Request(
+            f"{url}/v1/recommend", b'{"slot": "home"}', {"content-type": "application/json"}
+        )
         with urllib.request.urlopen(ask, timeout=10) as response:
             assert json.load(response)["items"]
     finally:
@@ -51,7 +61,9 @@ def ready(url: str) -> bool:
 
 
 def _shell_environment(**more: str) -> dict[str, str]:
-    return environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more)
+    return environment(
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more
+    )
 
 
 def address_of(project: Path, process: subprocess.Popen) -> str:
@@ -71,7 +83,14 @@ def _steps(printed: str) -> list[str]:
 @pytest.mark.slow
 def test_every_next_step_works_when_pasted(tmp_path: Path) -> None:
     steps = _steps(must("init", "my shop", cwd=tmp_path))
-    assert [step.split("'")[2].split()[0] for step in steps] == ["check", "simulate", "import", "train", "recommend", "up"]
+    assert [step.split("'")[2].split()[0] for step in steps] == [
+        "check",
+        "simulate",
+        "import",
+        "train",
+        "recommend",
+        "up",
+    ]
     for step in steps[:-1]:
         # As printed, but for the size of the history, which only takes time.
         printed = paste(step.replace("--days 28", "--days 5 --users 200 --items 80"), tmp_path)
@@ -105,10 +124,18 @@ def tables(tmp_path: Path) -> Path:
         ]
         for i in range(CLICKS)
     ]
-    _write(folder / "events.csv", ["time", "user_id", "product_id", "event_type", "price", "device"], events)
+    _write(
+        folder / "events.csv",
+        ["time", "user_id", "product_id", "event_type", "price", "device"],
+        events,
+    )
     items = [[f"{i:03}", f'Lamp "no {i}", bright', "abc"[i % 3], 5 + i] for i in range(ITEMS)]
     _write(folder / "items.csv", ["product_id", "title", "category", "price"], items)
-    _write(folder / "users.csv", ["user_id", "age", "segment"], [[f"u{i:03}", 18 + i % 70, "xy"[i % 2]] for i in range(USERS)])
+    _write(
+        folder / "users.csv",
+        ["user_id", "age", "segment"],
+        [[f"u{i:03}", 18 + i % 70, "xy"[i % 2]] for i in range(USERS)],
+    )
     return folder
 
 
@@ -124,10 +151,21 @@ def test_every_next_step_works_from_ones_own_tables(tmp_path: Path, tables: Path
     assert len([line for line in printed.splitlines() if "Lamp" in line]) == 12
     assert "features as of 2025-" in printed
     assert "a stranger" not in printed, "init names somebody who is known"
-    assert "nothing is known of user nobody" in must("-C", "mine", "recommend", "--user", "nobody", cwd=tmp_path)
-    counts = must_json("sql", "SELECT type, count(*) AS n FROM events GROUP BY type", cwd=tmp_path / "mine")["rows"]
+    assert "nothing is known of user nobody" in must(
+        "-C", "mine", "recommend", "--user", "nobody", cwd=tmp_path
+    )
+    counts = must_json(
+        "sql", "SELECT type, count(*) AS n FROM events GROUP BY type", cwd=tmp_path / "mine"
+    )["rows"]
     by_type = {row["type"]: row["n"] for row in counts}
-    assert by_type == {"view": CLICKS // 2, "cart": CLICKS // 6, "purchase": CLICKS // 6, "wish": CLICKS // 6, "item": ITEMS, "user": USERS}
+    assert by_type == {
+        "view": CLICKS // 2,
+        "cart": CLICKS // 6,
+        "purchase": CLICKS // 6,
+        "wish": CLICKS // 6,
+        "item": ITEMS,
+        "user": USERS,
+    }
     paste_up(steps[-1], tmp_path, tmp_path / "mine")
 
 

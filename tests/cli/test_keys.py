@@ -30,16 +30,42 @@ def test_a_key_is_shown_once_listed_without_it_replaced_and_revoked(fresh: Path)
 
 def test_wrong_uses_say_what_to_do(fresh: Path) -> None:
     refused(tailorbird("-C", fresh, "keys", "create", "x"), "expected scopes", status=2)
-    refused(tailorbird("-C", fresh, "keys", "create", "x", "--scope", "read", "--origin", "https://a.example"), "may only write", status=2)
-    refused(tailorbird("-C", fresh, "keys", "create", "x", "--scope", "read", "--expires", "soon"), "expected a duration", status=2)
-    refused(tailorbird("-C", fresh, "keys", "revoke", "nope"), "there is no key", "keys list", status=2)
-    refused(tailorbird("-C", fresh, "keys", "create", "x", "--replaces", "nope", "--scope", "read"), "there is no key", status=2)
+    refused(
+        tailorbird(
+            "-C", fresh, "keys", "create", "x", "--scope", "read", "--origin", "https://a.example"
+        ),
+        "may only write",
+        status=2,
+    )
+    refused(
+        tailorbird("-C", fresh, "keys", "create", "x", "--scope", "read", "--expires", "soon"),
+        "expected a duration",
+        status=2,
+    )
+    refused(
+        tailorbird("-C", fresh, "keys", "revoke", "nope"), "there is no key", "keys list", status=2
+    )
+    refused(
+        tailorbird("-C", fresh, "keys", "create", "x", "--replaces", "nope", "--scope", "read"),
+        "there is no key",
+        status=2,
+    )
     (fresh / "keys.json").write_text("{}")
     refused(tailorbird("-C", fresh, "keys", "list"), "no file of keys", status=2)
 
 
 def test_a_key_for_pages_identifies_only_if_told_and_its_successor_too(fresh: Path) -> None:
-    page = ("-C", fresh, "keys", "create", "page", "--scope", "write", "--origin", "https://a.example")
+    page = (
+        "-C",
+        fresh,
+        "keys",
+        "create",
+        "page",
+        "--scope",
+        "write",
+        "--origin",
+        "https://a.example",
+    )
     assert must_json(*page)["identify"] is False
     told = must_json(*page, "--identify")
     assert told["identify"] is True
@@ -47,7 +73,11 @@ def test_a_key_for_pages_identifies_only_if_told_and_its_successor_too(fresh: Pa
     assert must_json(*replace)["identify"] is True
     assert must_json(*replace, "--no-identify")["identify"] is False
     assert "write, identify" in must("-C", fresh, "keys", "list")
-    refused(tailorbird("-C", fresh, "keys", "create", "x", "--scope", "write", "--identify"), "only a key for browsers", status=2)
+    refused(
+        tailorbird("-C", fresh, "keys", "create", "x", "--scope", "write", "--identify"),
+        "only a key for browsers",
+        status=2,
+    )
 
 
 def test_the_keys_are_not_for_a_repository(fresh: Path) -> None:

@@ -1,4 +1,6 @@
-"""`tailorbird models verify` where it can compare little: it reads what it needs of the lake, and says why nothing was compared."""
+"""`tailorbird models verify` where it can compare little: it reads what it needs of the lake, and
+says why nothing was compared.
+"""
 
 from pathlib import Path
 
@@ -19,20 +21,32 @@ def project(tmp_path: Path) -> Path:
     """A project with a version that serves, of which no answer was logged."""
     must("init", tmp_path / "shop")
     registry = Registry(open_project(tmp_path / "shop").paths.registry, clock=SystemClock())
-    registry.promote(registry.add(shop.write(tmp_path / "bundle", shop.feature_set())), by="test", why="first")
+    registry.promote(
+        registry.add(shop.write(tmp_path / "bundle", shop.feature_set())), by="test", why="first"
+    )
     return tmp_path / "shop"
 
 
 def logged(project: Path, count: int, model: str) -> None:
     schema = TABLES["answers"].schema
-    row = {"producer": "serve-1", "model": model, "ts": shop.NOW, "items": ["i1"], "degraded": [], "request_id": "r"}
+    row = {
+        "producer": "serve-1",
+        "model": model,
+        "ts": shop.NOW,
+        "items": ["i1"],
+        "degraded": [],
+        "request_id": "r",
+    }
     rows = pa.Table.from_pylist([{**row, "offset": n} for n in range(count)], schema)
     write_deltalake(project / "data" / "lake" / "answers", rows)
 
 
 def test_answers_of_versions_that_are_gone_are_no_answers_to_compare(project: Path) -> None:
     logged(project, 3, "v0007")
-    refused(tailorbird("-C", project, "models", "verify"), "the lake has no answer of a model of this registry")
+    refused(
+        tailorbird("-C", project, "models", "verify"),
+        "the lake has no answer of a model of this registry",
+    )
 
 
 def test_answers_that_do_not_say_their_scores_are_why_nothing_was_compared(project: Path) -> None:

@@ -1,4 +1,6 @@
-"""`--as-of latest`: the end of what the lake holds, with the labels that no late event may change any more; and of an answer, the end."""
+"""`--as-of latest`: the end of what the lake holds, with the labels that no late event may change
+any more; and of an answer, the end.
+"""
 
 import time
 from types import SimpleNamespace
@@ -25,11 +27,22 @@ def project(tmp_path):
 
     def written(ago, type_="click", partition="import"):
         newest = time.time_ns() // 1_000 - ago
-        row = {"event_id": "e1", "type": type_, "ts": newest, "p": 1, "timeless": False, "raw_partition": partition}
+        row = {
+            "event_id": "e1",
+            "type": type_,
+            "ts": newest,
+            "p": 1,
+            "timeless": False,
+            "raw_partition": partition,
+        }
         columns = {field.name: pa.array([row.get(field.name)], field.type) for field in ROUTED}
         day = pa.array([newest // DAY], pa.int32()).cast(pa.date32())
         paths = Paths(tmp_path)
-        write_deltalake(paths.lake / "events", pa.table(columns).append_column("day", day), partition_by=[TABLES["events"].partition])
+        write_deltalake(
+            paths.lake / "events",
+            pa.table(columns).append_column("day", day),
+            partition_by=[TABLES["events"].partition],
+        )
         plan = SimpleNamespace(lateness_us=LATENESS)
         return SimpleNamespace(paths=paths, plan=plan, clock=lambda: LogClock(paths.data)), newest
 
@@ -107,7 +120,9 @@ def test_roles_go_on_from_the_end_of_an_imported_log_until_the_site_is_live(proj
     assert clock_as_of("", shop).now() < newest + MINUTE, "commands go by the clock of the roles"
     again, _ = clock_of_answers("", shop, SystemClock())
     assert again.now() < newest + MINUTE
-    assert settle_clock(shop, SystemClock(), live=True) == "all roles go by today's time from now on"
+    assert (
+        settle_clock(shop, SystemClock(), live=True) == "all roles go by today's time from now on"
+    )
     assert clock.behind == 0, "a role that runs sees it"
     assert settle_clock(shop, SystemClock()) == ""
     assert shop.clock().behind == 0, "an old log is a pause by then"

@@ -6,7 +6,13 @@ from tailorbird.cli.output import console, print_table, show
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [("a\x1b]0;b\x07\x9b2J\x7f", "a\\x1b]0;b\\x07\\x9b2J\\x7f"), ("Å\tb\nc", "Å\tb\nc"), (None, ""), (1234, "1,234")]
+    ("value", "shown"),
+    [
+        ("a\x1b]0;b\x07\x9b2J\x7f", "a\\x1b]0;b\\x07\\x9b2J\\x7f"),
+        ("Å\tb\nc", "Å\tb\nc"),
+        (None, ""),
+        (1234, "1,234"),
+    ],
 )
 def test_nothing_is_shown_that_a_terminal_obeys(value: object, shown: str) -> None:
     assert show(value) == shown

@@ -1,6 +1,8 @@
-"""Real sets from files to lake, to the event. Needs the optional folder of data sets: TAILORBIRD_DATA, or ../shared/data.
+"""Real sets from files to lake, to the event. Needs the optional folder of data sets:
+TAILORBIRD_DATA, or ../shared/data.
 
-The two that are large are taken in part, since millions of rows need minutes; TAILORBIRD_TEST_DATA=whole takes all of them.
+The two that are large are taken in part, since millions of rows need minutes;
+TAILORBIRD_TEST_DATA=whole takes all of them.
 """
 
 import os
@@ -24,7 +26,9 @@ item_1d = count("item_1d", entity("item"), "{}", window="1d")
 
 pytestmark = [
     pytest.mark.data,
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}; name their folder by TAILORBIRD_DATA"),
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason=f"no data sets in {DATA}; name their folder by TAILORBIRD_DATA"
+    ),
 ]
 
 
@@ -69,15 +73,24 @@ def test_globo_clicks(tmp_path: Path) -> None:
     (project / "mapping.toml").write_text(must("import", "--guess", folder))
     _import(project, "mapping", folder, "--mapping", project / "mapping.toml")
     query = (
-        "SELECT count(*) AS clicks, count(distinct user_id) AS users, count(distinct session_id) AS sessions, "
-        "count(distinct item_id) AS articles, min(ts) AS first, max(ts) AS last FROM events WHERE type = 'click' AND counts"
+        "SELECT count(*) AS clicks, count(distinct user_id) AS users, count(distinct "
+        "session_id) AS sessions, "
+        "count(distinct item_id) AS articles, min(ts) AS first, max(ts) AS last FROM events "
+        "WHERE type = 'click' AND counts"
     )
     found = _one(project, query)
     assert found.pop("first") >= "2017-10-01T03:00"
     assert found.pop("last") < "2017-10-15T03:01"
-    assert found == {"clicks": len(clicks)} | _different(clicks, users="user_id", sessions="session_id", articles="article_id")
+    assert found == {"clicks": len(clicks)} | _different(
+        clicks, users="user_id", sessions="session_id", articles="article_id"
+    )
     if WHOLE:
-        assert found == {"clicks": 2_697_554, "users": 308_049, "sessions": 945_085, "articles": 40_934}
+        assert found == {
+            "clicks": 2_697_554,
+            "users": 308_049,
+            "sessions": 945_085,
+            "articles": 40_934,
+        }
     must("-C", project, "lake", "verify")
 
 
@@ -86,7 +99,8 @@ def test_movielens(tmp_path: Path) -> None:
     project = _project(tmp_path / "ml", "rating")
     _import(project, "movielens", DATA / "ml-latest-small")
     query = (
-        "SELECT count(*) AS ratings, count(distinct user_id) AS users, sum(CASE WHEN rating BETWEEN 0.5 AND 5 THEN 1 ELSE 0 END) AS valid "
+        "SELECT count(*) AS ratings, count(distinct user_id) AS users, sum(CASE WHEN rating "
+        "BETWEEN 0.5 AND 5 THEN 1 ELSE 0 END) AS valid "
         "FROM events WHERE type = 'rating'"
     )
     assert _one(project, query) == {"ratings": 100_004, "users": 671, "valid": 100_004}
@@ -97,19 +111,29 @@ def test_movielens(tmp_path: Path) -> None:
 def test_complete_journey(tmp_path: Path) -> None:
     project = _project(tmp_path / "journey", "purchase")
     # Three of its tables; coupons and campaigns are no events and no profiles.
-    folder, lines = _part(DATA / "complete-journey" / "transactions.parquet", tmp_path / "tables", 1)
+    folder, lines = _part(
+        DATA / "complete-journey" / "transactions.parquet", tmp_path / "tables", 1
+    )
     for name in ("products", "demographics"):
         shutil.copy(DATA / "complete-journey" / f"{name}.parquet", folder)
     (project / "mapping.toml").write_text(must("import", "--guess", folder))
     _import(project, "mapping", folder, "--mapping", project / "mapping.toml")
     query = (
-        "SELECT count(*) AS lines, count(distinct session_id) AS baskets, count(distinct user_id) AS households, "
+        "SELECT count(*) AS lines, count(distinct session_id) AS baskets, count(distinct "
+        "user_id) AS households, "
         "count(distinct item_id) AS products FROM events WHERE type = 'purchase' AND counts"
     )
     found = _one(project, query)
-    assert found == {"lines": len(lines)} | _different(lines, baskets="basket_id", households="household_id", products="product_id")
+    assert found == {"lines": len(lines)} | _different(
+        lines, baskets="basket_id", households="household_id", products="product_id"
+    )
     if WHOLE:
-        assert found == {"lines": 1_469_307, "baskets": 155_848, "households": 2_469, "products": 68_509}
+        assert found == {
+            "lines": 1_469_307,
+            "baskets": 155_848,
+            "households": 2_469,
+            "products": 68_509,
+        }
     assert _one(project, "SELECT count(*) AS n FROM items") == {"n": 92_331}
     assert _one(project, "SELECT count(*) AS n FROM users") == {"n": 801}
 

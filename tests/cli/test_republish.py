@@ -1,4 +1,6 @@
-"""`features republish`: a new or emptied Valkey is filled from the state, and a lost state from the lake."""
+"""`features republish`: a new or emptied Valkey is filled from the state, and a lost state from the
+lake.
+"""
 
 import json
 import shutil
@@ -40,7 +42,9 @@ def project(tmp_path):
 
 def records(store):
     with store.snapshot() as snapshot:
-        return {key: value for key, value in snapshot.scan(b"") if not key.startswith((OURS, COMMITS))}
+        return {
+            key: value for key, value in snapshot.scan(b"") if not key.startswith((OURS, COMMITS))
+        }
 
 
 def copied(project, env):
@@ -53,7 +57,9 @@ def copied(project, env):
 def test_a_server_is_filled_anew_and_a_lost_state_is_built_first(project, tmp_path):
     with running(tmp_path / "server") as server:
         env = {"TAILORBIRD_STORE__URL": server.url}
-        found = must_json("-C", project.root, "features", "republish", env=env)["schemas"][project.features.schema_hash]
+        found = must_json("-C", project.root, "features", "republish", env=env)["schemas"][
+            project.features.schema_hash
+        ]
         store = open_state(project.paths.state, project.features)
         before = records(store)
         store.close()
@@ -63,16 +69,25 @@ def test_a_server_is_filled_anew_and_a_lost_state_is_built_first(project, tmp_pa
         server.ask("FLUSHALL")
         folder = project.paths.state / project.features.schema_hash
         shutil.rmtree(folder)
-        assert "records, as of position" in must("-C", project.root, "features", "republish", env=env)
+        assert "records, as of position" in must(
+            "-C", project.root, "features", "republish", env=env
+        )
         again = copied(project, env)
         assert len(again) == len(before)
         assert again.keys() == before.keys()
 
 
 def test_without_an_address_and_beside_a_worker_it_says_what_to_do(project, tmp_path):
-    refused(tailorbird("-C", project.root, "features", "republish"), "store.url", "valkey://host:6379")
-    with running(tmp_path / "server") as server, FeatureWorker(project.routed, project.paths.state, project.features, clock=SystemClock()):
-        done = tailorbird("-C", project.root, "features", "republish", env={"TAILORBIRD_STORE__URL": server.url})
+    refused(
+        tailorbird("-C", project.root, "features", "republish"), "store.url", "valkey://host:6379"
+    )
+    with (
+        running(tmp_path / "server") as server,
+        FeatureWorker(project.routed, project.paths.state, project.features, clock=SystemClock()),
+    ):
+        done = tailorbird(
+            "-C", project.root, "features", "republish", env={"TAILORBIRD_STORE__URL": server.url}
+        )
         refused(done, "is running", "stop it")
 
 
@@ -80,11 +95,16 @@ def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project
     with running(tmp_path / "server") as server:
         env = {"TAILORBIRD_STORE__URL": server.url}
         must("-C", project.root, "features", "republish", env=env)
-        ours, schema = (project.paths.data / "project-id").read_text().strip(), project.features.schema_hash
+        ours, schema = (
+            (project.paths.data / "project-id").read_text().strip(),
+            project.features.schema_hash,
+        )
         others = {f"{ours}:{'0' * 12}", f"{ours}:{'1' * 12}", f"other:{'0' * 12}", "0" * 12}
         for name in others:
             store = open_store(tmp_path / name.replace(":", "-"), create=True)
-            store.write(lambda transaction: transaction.put_many([(b"%d" % n, b"x") for n in range(2_100)]))
+            store.write(
+                lambda transaction: transaction.put_many([(b"%d" % n, b"x") for n in range(2_100)])
+            )
             published = PublishedStore(store, open_copies(server.url, name, timeout_s=5))
             assert published.settle(30), published.problem
             if name != f"{ours}:{'1' * 12}":
@@ -96,7 +116,12 @@ def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project
         assert told["copies_removed"] == {"0" * 12: 2_100}
         counts = {name: count(server, name) for name in (*others, f"{ours}:{schema}")}
         assert counts.pop(f"{ours}:{schema}") > 20
-        assert counts == {f"{ours}:{'0' * 12}": 0, f"{ours}:{'1' * 12}": 2_100, f"other:{'0' * 12}": 2_100, "0" * 12: 2_100}
+        assert counts == {
+            f"{ours}:{'0' * 12}": 0,
+            f"{ours}:{'1' * 12}": 2_100,
+            f"other:{'0' * 12}": 2_100,
+            "0" * 12: 2_100,
+        }
 
         told = must_json("-C", project.root, "features", "prune", "--unnamed", env=env)
         assert told["copies_removed"] == {"tb:" + "0" * 12: 2_100}
@@ -127,4 +152,10 @@ def test_the_id_of_a_project_is_kept_or_set_and_no_password_is_shown(project):
     assert id_of(secret).password == "canary-word"
     assert "canary-word" not in repr(id_of(secret))
     assert "canary-word" not in must("-C", project.root, "config", "show", env=secret)
-    refused(tailorbird("-C", project.root, "features", "prune", env=url | {"TAILORBIRD_STORE__PREFIX": "a:b"}), "store.prefix", "letters")
+    refused(
+        tailorbird(
+            "-C", project.root, "features", "prune", env=url | {"TAILORBIRD_STORE__PREFIX": "a:b"}
+        ),
+        "store.prefix",
+        "letters",
+    )

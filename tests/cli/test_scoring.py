@@ -1,4 +1,6 @@
-"""`tailorbird run score` away from the state: it reads what the workers copied to a Valkey, and waits until that has an event."""
+"""`tailorbird run score` away from the state: it reads what the workers copied to a Valkey, and
+waits until that has an event.
+"""
 
 import shutil
 from pathlib import Path
@@ -13,10 +15,15 @@ from tailorbird.errors import NotReadyError
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.serving.messages import RecommendQuery
 
-SCORES = 'from tailorbird.ranking import NextBest\n\nnext_home = NextBest("home", size=2, on=["click"], every="1m")\n'
+SCORES = (
+    'from tailorbird.ranking import NextBest\n\nnext_home = NextBest("home", size=2, '
+    'on=["click"], every="1m")\n'
+)
 
 
-def test_a_model_that_ends_its_loader_does_not_end_the_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_ends_its_loader_does_not_end_the_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = make_site(tmp_path, canaries=1, others=3)
     (site.root / "scores.py").write_text(SCORES)
     monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.probe=kill")
@@ -33,10 +40,21 @@ def test_a_model_that_ends_its_loader_does_not_end_the_role(tmp_path: Path, monk
 @pytest.mark.parametrize("beside", [False, True])
 def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, beside: bool) -> None:
     with running(tmp_path / "valkey") as server:
-        site = make_site(tmp_path, canaries=1, others=3, settings=f'\n[store]\nurl = "{server.url}"\nprefix = "shop"\n')
+        site = make_site(
+            tmp_path,
+            canaries=1,
+            others=3,
+            settings=f'\n[store]\nurl = "{server.url}"\nprefix = "shop"\n',
+        )
         (site.root / "scores.py").write_text(SCORES)
         project = open_project(site.root)
-        with FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK, copies=project.copies()) as worker:
+        with FeatureWorker(
+            project.routed,
+            project.paths.state,
+            project.features,
+            clock=CLOCK,
+            copies=project.copies(),
+        ) as worker:
             while worker.step().rows:
                 pass
             worker.republish()

@@ -1,4 +1,6 @@
-"""The trainer role on a small lake and a registry: when it looks, from when on, and how often it tries again."""
+"""The trainer role on a small lake and a registry: when it looks, from when on, and how often it
+tries again.
+"""
 
 from types import SimpleNamespace
 
@@ -28,7 +30,9 @@ GOOD, FALLEN = {"popular": 0.06, "model": 0.12}, {"popular": 0.06, "model": 0.03
 def add(registry, folder, by, slot="home", created_at=0):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.bin").write_bytes(b"weights")
-    seal(folder, Manifest(created_at=created_at, schema_hash="s", metrics={"about": {"slot": slot}}))
+    seal(
+        folder, Manifest(created_at=created_at, schema_hash="s", metrics={"about": {"slot": slot}})
+    )
     return registry.add(folder, by=by, why="test")
 
 
@@ -42,36 +46,64 @@ def traffic(rates_by_day, model, start=LIVE, people=100, seed=0):
                 for person in range(people):
                     ts = start + day * DAY + hour * HOUR + person * 1_000_000
                     request = f"{start}-{day}-{hour}-{arm}-{person}"
-                    base = {"person": f"{arm}{person}", "agent": "person", "slot": "home", "experiment": "test", "arm": arm}
+                    base = {
+                        "person": f"{arm}{person}",
+                        "agent": "person",
+                        "slot": "home",
+                        "experiment": "test",
+                        "arm": arm,
+                    }
                     base |= {"request_id": request, "model": model}
                     rows += [base | {"type": "answer", "ts": ts, "items": ITEMS}]
                     rows += [base | {"type": "impression", "ts": ts + 1, "items": ITEMS}]
                     for place in np.flatnonzero(rng.random(len(ITEMS)) < rate).tolist():
-                        rows.append(base | {"type": "click", "ts": ts + 2, "item_id": ITEMS[place], "position": place + 1})
+                        rows.append(
+                            base
+                            | {
+                                "type": "click",
+                                "ts": ts + 2,
+                                "item_id": ITEMS[place],
+                                "position": place + 1,
+                            }
+                        )
     return rows
 
 
 def write(lake, rows):
-    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in ROUTED}
+    columns = {
+        field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in ROUTED
+    }
     days = pa.array([row["ts"] // DAY for row in rows], pa.int32()).cast(pa.date32())
     table = pa.table(columns).append_column("day", days)
-    write_deltalake(lake / "events", table, partition_by=[TABLES["events"].partition], mode="append")
+    write_deltalake(
+        lake / "events", table, partition_by=[TABLES["events"].partition], mode="append"
+    )
 
 
 class Shop:
-    """A project with a champion that was promoted at a given time, and a training that only notes that it was called."""
+    """A project with a champion that was promoted at a given time, and a training that only notes
+    that it was called.
+    """
 
     def __init__(self, folder, monkeypatch, promoted_at=LIVE - HOUR, every="1d"):
         self.folder, self.trained = folder, []
         settings = Settings(train=TrainSection(slot="home", every=every))
-        self.project = SimpleNamespace(paths=Paths(folder), settings=settings, slots={"home": SLOT, "search": Slot("search")})
+        self.project = SimpleNamespace(
+            paths=Paths(folder), settings=settings, slots={"home": SLOT, "search": Slot("search")}
+        )
         registry = Registry(folder / "registry", clock=SimulatedClock(promoted_at))
         self.champion = add(registry, folder / "new", "train")
         registry.promote(self.champion, by="train", why="test")
         monkeypatch.setattr(trainer, "train_once", self._train)
 
     def _train(self, project, clock, slot, *, since=None, by):
-        version = add(Registry(project.paths.registry, clock=clock), self.folder / "new", by, slot, clock.now())
+        version = add(
+            Registry(project.paths.registry, clock=clock),
+            self.folder / "new",
+            by,
+            slot,
+            clock.now(),
+        )
         self.trained.append(clock.now())
         self.since = since
         return trainer.TrainOutcome(version, self.champion, False, "refused by the gate", None, {})
@@ -108,7 +140,9 @@ def test_a_model_that_keeps_its_lift_is_left_alone(shop):
     assert shop.trained == []
 
 
-def test_the_reference_covers_live_traffic_where_the_promotion_was_simulated_long_ago(tmp_path, monkeypatch):
+def test_the_reference_covers_live_traffic_where_the_promotion_was_simulated_long_ago(
+    tmp_path, monkeypatch
+):
     shop = Shop(tmp_path, monkeypatch, promoted_at=LIVE - 300 * DAY)
     history = traffic([FALLEN], "another-model", start=LIVE - 300 * DAY, people=10)
     shop.write(history + traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
@@ -142,7 +176,11 @@ def test_a_quarter_more_traffic_is_reason_enough_to_try_again(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
     begin = LIVE + 6 * DAY
     shop.look(begin)
-    crowd = [row for row in traffic([FALLEN], shop.champion, start=begin, people=400, seed=1) if row["ts"] < begin + 6 * HOUR]
+    crowd = [
+        row
+        for row in traffic([FALLEN], shop.champion, start=begin, people=400, seed=1)
+        if row["ts"] < begin + 6 * HOUR
+    ]
     shop.write(crowd)
     shop.look(begin + 3 * HOUR)
     assert shop.trained == [begin, begin + 3 * HOUR]
@@ -159,7 +197,11 @@ def test_what_others_train_does_not_hold_the_role_back(shop, tmp_path):
 def test_only_the_columns_that_are_needed_are_read(shop, monkeypatch):
     asked = []
     events = Lake.events
-    monkeypatch.setattr(Lake, "events", lambda self, columns=None, **span: asked.append(columns) or events(self, columns, **span))
+    monkeypatch.setattr(
+        Lake,
+        "events",
+        lambda self, columns=None, **span: asked.append(columns) or events(self, columns, **span),
+    )
     shop.write(traffic([GOOD] * 3, shop.champion, people=20))
     shop.look(LIVE + 3 * DAY)
     assert len(asked) == 2
@@ -170,17 +212,26 @@ def test_only_the_columns_that_are_needed_are_read(shop, monkeypatch):
 def scheduled(tmp_path, monkeypatch):
     """A model that was trained when the traffic began, and two days of traffic."""
     shop = Shop(tmp_path, monkeypatch)
-    add(Registry(tmp_path / "registry", clock=SimulatedClock(LIVE)), tmp_path / "new", "train", created_at=LIVE)
+    add(
+        Registry(tmp_path / "registry", clock=SimulatedClock(LIVE)),
+        tmp_path / "new",
+        "train",
+        created_at=LIVE,
+    )
     shop.write(traffic([GOOD] * 2, shop.champion, people=5))
     return shop
 
 
-def test_a_model_is_trained_anew_when_it_is_as_old_as_the_schedule_says_whatever_the_figures(scheduled):
+def test_a_model_is_trained_anew_when_it_is_as_old_as_the_schedule_says_whatever_the_figures(
+    scheduled,
+):
     assert scheduled.renew(LIVE + DAY - HOUR) is None
     outcome = scheduled.renew(LIVE + DAY)
     assert outcome is not None
     assert scheduled.since is None, "on the whole window"
-    assert scheduled.renew(LIVE + DAY + HOUR) is None, "the one that was just trained is the newest, though the gate refused it"
+    assert scheduled.renew(LIVE + DAY + HOUR) is None, (
+        "the one that was just trained is the newest, though the gate refused it"
+    )
     assert scheduled.trained == [LIVE + DAY]
 
 
@@ -190,7 +241,9 @@ def test_without_new_events_there_is_nothing_to_train_on(scheduled):
     assert scheduled.renew(LIVE + 9 * DAY) is None, "traffic ended two days in"
 
 
-def test_before_the_first_training_and_where_the_schedule_says_never_nothing_is_trained(tmp_path, monkeypatch):
+def test_before_the_first_training_and_where_the_schedule_says_never_nothing_is_trained(
+    tmp_path, monkeypatch
+):
     """The first training is a user's; what other slots' models are like does not matter."""
     never = Shop(tmp_path / "never", monkeypatch, every="")
     never.write(traffic([GOOD] * 2, never.champion, people=5))
@@ -207,7 +260,9 @@ def test_the_role_renews_the_slot_that_is_trained_and_a_fall_comes_first(schedul
     renewed, fallen = [], {"search"}
     monkeypatch.setattr(trainer, "applied", lambda project: project)
     monkeypatch.setattr(trainer, "look_safely", lambda project, clock: None)
-    monkeypatch.setattr(trainer, "look", lambda project, clock, slot: object() if slot.name in fallen else None)
+    monkeypatch.setattr(
+        trainer, "look", lambda project, clock, slot: object() if slot.name in fallen else None
+    )
     monkeypatch.setattr(trainer, "renew", lambda project, clock, slot: renewed.append(slot.name))
     looks = iter([False, True])
     stop = SimpleNamespace(wait=lambda seconds: next(looks))

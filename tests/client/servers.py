@@ -1,4 +1,6 @@
-"""Real servers on this machine, with the door and a pipeline that answers at once, which can be told to misbehave."""
+"""Real servers on this machine, with the door and a pipeline that answers at once, which can be
+told to misbehave.
+"""
 
 import asyncio
 import socket
@@ -27,10 +29,12 @@ from tailorbird.stream import open_reader, raw_address
 
 @dataclass
 class Trouble:
-    """What goes wrong with the next requests: one word each, in turn; nothing once they are used up.
+    """What goes wrong with the next requests: one word each, in turn; nothing once they are used
+    up.
 
-    `lost`: the work is done, and the connection breaks before the answer. `busy`: 503 with Retry-After. `silent`: no answer for a second.
-    `foreign`, `moved`: a proxy's page, or its redirection.
+    `lost`: the work is done, and the connection breaks before the answer. `busy`: 503 with
+    Retry-After. `silent`: no answer for a second. `foreign`, `moved`: a proxy's page, or its
+    redirection.
     """
 
     next: list[str] = field(default_factory=list)
@@ -44,16 +48,34 @@ class Trouble:
             self.requests += 1
             what = self.next.pop(0) if self.next else ""
             if what == "busy":
-                await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"0")]})
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": 503,
+                        "headers": [(b"retry-after", b"0")],
+                    }
+                )
                 await send({"type": "http.response.body", "body": b""})
             elif what == "lost":
                 await app(scope, receive, _nobody)
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": 200,
+                        "headers": [(b"content-length", b"1000")],
+                    }
+                )
                 await send({"type": "http.response.body", "body": b"{", "more_body": True})
                 raise ConnectionError("as if the network had gone")
             elif what in ("foreign", "moved"):
                 headers = [(b"location", b"/elsewhere")] if what == "moved" else []
-                await send({"type": "http.response.start", "status": 302 if what == "moved" else 200, "headers": headers})
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": 302 if what == "moved" else 200,
+                        "headers": headers,
+                    }
+                )
                 await send({"type": "http.response.body", "body": b"{}"})
             elif what == "silent":
                 await asyncio.sleep(1)
@@ -95,17 +117,35 @@ def _read(body: bytes) -> list[dict[str, Any]]:
 
 @contextmanager
 def serving(
-    folder: Path, *, keys: Keys | None = None, port: int = 0, producer: str = "serve-1", body_bytes_max: int = 1 << 20, gorse_slot: str = ""
+    folder: Path,
+    *,
+    keys: Keys | None = None,
+    port: int = 0,
+    producer: str = "serve-1",
+    body_bytes_max: int = 1 << 20,
+    gorse_slot: str = "",
 ) -> Iterator[Served]:
-    """A server on a port of its own; `port` says which, to come back where another was, `gorse_slot`, what Gorse's clients are answered."""
+    """A server on a port of its own; `port` says which, to come back where another was,
+    `gorse_slot`, what Gorse's clients are answered.
+    """
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     trouble = Trouble()
     with Door(folder, producer, RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door, keys=keys or Keys(), perimeter=Perimeter(), body_bytes_max=body_bytes_max)
-        app = trouble.of(create_app(service, gorse_routes(service, gorse_slot) if gorse_slot else ()))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        service = Service(
+            Prompt(),
+            door,
+            keys=keys or Keys(),
+            perimeter=Perimeter(),
+            body_bytes_max=body_bytes_max,
+        )
+        app = trouble.of(
+            create_app(service, gorse_routes(service, gorse_slot) if gorse_slot else ())
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         deadline = time.monotonic() + 30
@@ -113,7 +153,9 @@ def serving(
             time.sleep(0.005)
         assert server.started
         try:
-            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", trouble, folder, producer)
+            yield Served(
+                f"http://127.0.0.1:{listening.getsockname()[1]}", trouble, folder, producer
+            )
         finally:
             server.should_exit = True
             thread.join(20)

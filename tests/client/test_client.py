@@ -1,4 +1,6 @@
-"""The client against real servers that die, break off and refuse: what is sent counts once, and what is asked is answered."""
+"""The client against real servers that die, break off and refuse: what is sent counts once, and
+what is asked is answered.
+"""
 
 import asyncio
 import inspect
@@ -20,7 +22,16 @@ from hypothesis import strategies as st
 from tests.client.servers import Served, serving
 
 import tailorbird
-from tailorbird.client import AsyncClient, Client, ClosedError, Context, OutboxFullError, RefusedError, UnreachableError, patience
+from tailorbird.client import (
+    AsyncClient,
+    Client,
+    ClosedError,
+    Context,
+    OutboxFullError,
+    RefusedError,
+    UnreachableError,
+    patience,
+)
 from tailorbird.client.parameters import Asked, ContextFields, EventFields, Searched, Settings
 from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
@@ -51,7 +62,9 @@ def click(number: int) -> dict[str, str]:
 
 def test_all_questions_are_answered_in_types(server: Served) -> None:
     with Client(server.url) as client:
-        answer = client.recommend("home", user_id="u1", size=5, context={"device": "phone", "country": "NO"})
+        answer = client.recommend(
+            "home", user_id="u1", size=5, context={"device": "phone", "country": "NO"}
+        )
         assert (answer.request_id, answer.items[0].item_id) == ("r1", "i1")
         assert client.rank("home", ["i1", "i2"], user_id="u1").model == "v0001"
         assert client.search("rain coat", user_id=None).slot == "search"
@@ -60,16 +73,25 @@ def test_all_questions_are_answered_in_types(server: Served) -> None:
         assert item is not None
         assert (similar.items[0].item_id, item.attributes) == ("i1", {"title": "Rain coat"})
         assert client.similar("no/such item?") is None
-        with pytest.raises(UnreachableError, match=r"503"):  # the question arrived: this server has no churn model
+        with pytest.raises(
+            UnreachableError, match=r"503"
+        ):  # the question arrived: this server has no churn model
             client.churn("u1", explain=True)
         assert client.item("gone") is None
 
 
 def test_filters_and_context_take_every_form(server: Served) -> None:
     with Client(server.url) as client:
-        filters = {"category": "coats", "brand": ["Nord", "Sud"], "price": {"min": 10, "max": 50.5}, "new": True}
+        filters = {
+            "category": "coats",
+            "brand": ["Nord", "Sud"],
+            "price": {"min": 10, "max": 50.5},
+            "new": True,
+        }
         for context in (Context(device="phone"), {"device": "phone"}, None):
-            assert client.recommend("home", user_id="u1", context=context, filters=filters, exclude=("i9",)).items
+            assert client.recommend(
+                "home", user_id="u1", context=context, filters=filters, exclude=("i9",)
+            ).items
 
 
 def names(*kinds: type) -> set[str]:
@@ -77,10 +99,19 @@ def names(*kinds: type) -> set[str]:
 
 
 def test_what_calls_take_is_what_the_server_takes() -> None:
-    assert names(Asked) == names(Query) == names(RecommendQuery) - {"slot"} == names(RankQuery) - {"slot", "items"}
+    assert (
+        names(Asked)
+        == names(Query)
+        == names(RecommendQuery) - {"slot"}
+        == names(RankQuery) - {"slot", "items"}
+    )
     assert names(Searched) == names(SearchQuery) - {"query"}
     assert names(ContextFields) == names(Context)
-    assert names(EventFields) == names(Event) - {"type", "answer", "received_at"}  # those two are the server's own
+    assert names(EventFields) == names(Event) - {
+        "type",
+        "answer",
+        "received_at",
+    }  # those two are the server's own
     settings = inspect.signature(AsyncClient).parameters
     assert names(Settings) == set(settings) - {"urls"}
 
@@ -121,7 +152,8 @@ def test_a_type_checker_sees_a_wrong_call(tmp_path: Path) -> None:
         "check",
         str(file),
         "--python-interpreter-path",
-        sys.executable,  # else it asks whichever Python is first on the path, which may lack what the source imports
+        # else it asks whichever Python is first on the path, which may lack what the source imports
+        sys.executable,
         "--search-path",
         str(source),
         "--preset",
@@ -129,12 +161,17 @@ def test_a_type_checker_sees_a_wrong_call(tmp_path: Path) -> None:
         "--output-format",
         "json",
     ]
-    told = json.loads(subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).stdout)
+    told = json.loads(
+        subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).stdout
+    )
     first = next(number for number, line in enumerate(WRONG.splitlines(), 1) if "sise" in line)
     assert {error["line"] for error in told["errors"]} == set(range(first, first + 7))
 
 
-@pytest.mark.parametrize(("query", "path"), [({"size": 0}, "size"), ({"sise": 3}, "sise"), ({"context": {"device": 1}}, "device")])
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [({"size": 0}, "size"), ({"sise": 3}, "sise"), ({"context": {"device": 1}}, "device")],
+)
 def test_a_wrong_question_is_told_before_it_is_sent(server: Served, query: dict, path: str) -> None:
     with Client(server.url) as client, pytest.raises(UsageError, match=path):
         client.recommend("home", **query)
@@ -144,7 +181,11 @@ def test_a_wrong_question_is_told_before_it_is_sent(server: Served, query: dict,
 def test_the_servers_refusal_says_why(server: Served) -> None:
     with Client(server.url) as client, pytest.raises(RefusedError) as refused:
         client.recommend("no_such_slot")
-    assert (refused.value.status, refused.value.code, refused.value.path) == (400, "unknown_slot", "$.slot")
+    assert (refused.value.status, refused.value.code, refused.value.path) == (
+        400,
+        "unknown_slot",
+        "$.slot",
+    )
 
 
 def test_keys_are_sent_and_a_wrong_one_is_told(tmp_path: Path) -> None:
@@ -158,7 +199,9 @@ def test_keys_are_sent_and_a_wrong_one_is_told(tmp_path: Path) -> None:
 
 
 def test_each_event_is_decided_in_order_over_several_bodies(server: Served) -> None:
-    events = [click(number) if number % 3 else {"type": "click", "user_id": "u1"} for number in range(25)]
+    events = [
+        click(number) if number % 3 else {"type": "click", "user_id": "u1"} for number in range(25)
+    ]
     with Client(server.url, batch_max=10) as client:
         receipts = client.send(events)
     assert [each.accepted for each in receipts.events] == [number % 3 != 0 for number in range(25)]
@@ -174,7 +217,9 @@ def test_what_is_sent_again_has_the_same_ids(server: Served, trouble: str) -> No
         assert client.send([click(1), click(2)]).accepted == 2
         assert client.retried == 1
     events = server.events()
-    assert len(events) == (4 if trouble == "lost" else 2)  # it stands in the log twice, and counts once by its id
+    assert len(events) == (
+        4 if trouble == "lost" else 2
+    )  # it stands in the log twice, and counts once by its id
     assert len({event["event_id"] for event in events}) == 2
 
 
@@ -210,7 +255,9 @@ def test_many_requests_that_fail_at_one_server_at_once_all_go_to_the_other(serve
 
     async def ask() -> list:
         async with AsyncClient([dead, server.url], attempts=2, timeout_s=10) as client:
-            return await asyncio.gather(*(client.recommend("home", user_id=f"u{number}") for number in range(8)))
+            return await asyncio.gather(
+                *(client.recommend("home", user_id=f"u{number}") for number in range(8))
+            )
 
     assert all(answer.items for answer in asyncio.run(ask()))
 
@@ -241,7 +288,12 @@ def test_tracked_events_come_in_few_bodies_and_all(server: Served) -> None:
 
 def test_many_threads_track_at_once(server: Served) -> None:
     with Client(server.url, gather_s=0.01) as client:
-        threads = [threading.Thread(target=lambda: [client.track(**click(number)) for number in range(100)]) for _ in range(8)]
+        threads = [
+            threading.Thread(
+                target=lambda: [client.track(**click(number)) for number in range(100)]
+            )
+            for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -249,9 +301,13 @@ def test_many_threads_track_at_once(server: Served) -> None:
     assert len(server.events()) == 800
 
 
-def test_what_waits_is_sent_though_the_server_took_nothing_for_long(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_is_sent_though_the_server_took_nothing_for_long(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(patience, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
-    monkeypatch.setattr(Throttle, "admits", lambda *_: False)  # as after so many refusals it nearly always says
+    monkeypatch.setattr(
+        Throttle, "admits", lambda *_: False
+    )  # as after so many refusals it nearly always says
     server.trouble.next = ["busy"] * 12
     with Client(server.url, gather_s=0.01) as client:
         client.track(**click(1))
@@ -333,7 +389,10 @@ def test_a_body_that_is_too_large_is_halved_and_an_event_that_is_kept_apart(tmp_
         assert sorted(event["event_id"] for event in served.events()) == sorted(ids)
     [kept] = (spool / "refused").iterdir()
     assert large in kept.read_text()
-    with serving(tmp_path / "other", body_bytes_max=1_000) as served, Client(served.url, gather_s=0.01) as client:
+    with (
+        serving(tmp_path / "other", body_bytes_max=1_000) as served,
+        Client(served.url, gather_s=0.01) as client,
+    ):
         client.track("view", user_id="u1", properties={"text": "x" * 5_000})
         assert client.flush(60)
         assert client.close() == 1  # there was no folder for it
@@ -348,7 +407,13 @@ def test_the_spool_survives_a_kill(server: Served, tmp_path: Path) -> None:
         "time.sleep(600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(spool)])
-    until(lambda: spool.is_dir() and sum(path.read_bytes().count(b"\n") for path in spool.glob("*.ndjson")) == 500, 60)
+    until(
+        lambda: (
+            spool.is_dir()
+            and sum(path.read_bytes().count(b"\n") for path in spool.glob("*.ndjson")) == 500
+        ),
+        60,
+    )
     process.kill()
     process.wait()
     with Client(server.url, spool=spool, gather_s=0.01) as client:
@@ -381,7 +446,12 @@ def test_a_closed_client_of_a_loop_says_so(server: Served) -> None:
         client = AsyncClient(server.url)
         await client.close()
         assert await client.close() == 0
-        for call in (client.recommend("home"), client.item("i1"), client.send([click(1)]), client.flush()):
+        for call in (
+            client.recommend("home"),
+            client.item("i1"),
+            client.send([click(1)]),
+            client.flush(),
+        ):
             with pytest.raises(ClosedError):
                 await call
         with pytest.raises(ClosedError):
@@ -431,9 +501,13 @@ def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 def test_a_loop_of_ones_own(server: Served) -> None:
     async def run() -> list[str]:
-        async with AsyncClient(server.url, timeout_s=30) as client:  # what stands still here is the machine
+        async with AsyncClient(
+            server.url, timeout_s=30
+        ) as client:  # what stands still here is the machine
             client.track("view", user_id="u1", properties={"dwell_ms": 10})
-            answers = await asyncio.gather(*(client.recommend("home", user_id=f"u{number}") for number in range(20)))
+            answers = await asyncio.gather(
+                *(client.recommend("home", user_id=f"u{number}") for number in range(20))
+            )
             assert (await client.send([click(1)])).accepted == 1
             return [answer.request_id for answer in answers]
 
@@ -450,12 +524,17 @@ def test_an_address_that_is_none(url: str) -> None:
 def test_what_is_no_json_is_told(server: Served) -> None:
     with Client(server.url) as client, pytest.raises(UsageError, match="cannot be written as JSON"):
         client.track("click", user_id="u1", properties={"x": object()})
-    with Client(server.url) as client, pytest.raises(UsageError, match="a question cannot be written as JSON"):
+    with (
+        Client(server.url) as client,
+        pytest.raises(UsageError, match="a question cannot be written as JSON"),
+    ):
         client.search("lamp \ud83d")
 
 
 def test_one_event_that_is_nested_too_deeply_takes_no_other_along(server: Served) -> None:
-    """At some depth a client can still write what a server cannot take apart any more, and refuses as a whole."""
+    """At some depth a client can still write what a server cannot take apart any more, and refuses
+    as a whole.
+    """
     codes = []
     with Client(server.url) as client:
         for depth in range(900, 1_100, 5):
@@ -463,7 +542,9 @@ def test_one_event_that_is_nested_too_deeply_takes_no_other_along(server: Served
             for _ in range(depth):
                 deep = {"deep": deep}
             try:
-                receipts = client.send([click(1), click(2), {**click(3), "properties": deep}, click(4), click(5)])
+                receipts = client.send(
+                    [click(1), click(2), {**click(3), "properties": deep}, click(4), click(5)]
+                )
             except UsageError:
                 break
             assert [each.accepted for each in receipts.events] == [True, True, False, True, True]

@@ -1,4 +1,6 @@
-"""`tailorbird.js` in a real browser, on a page of another web origin, against a real door: what people do arrives, once."""
+"""`tailorbird.js` in a real browser, on a page of another web origin, against a real door: what
+people do arrives, once.
+"""
 
 import gzip
 import threading
@@ -21,7 +23,10 @@ from tailorbird.serving.keys import Keys
 
 pytestmark = pytest.mark.slow
 
-browser_only = pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM")
+browser_only = pytest.mark.skipif(
+    chromium() is None,
+    reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM",
+)
 
 # A list of twelve, four of which are in sight of a window of 800 × 600, and a page for each item.
 LIST = """<!doctype html><title>Shop</title><link rel=icon href=data:,>
@@ -44,11 +49,16 @@ class Site(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name, _, query = self.path.partition("?")
-        fill = {**self._fill, "more": QUICK + (' data-consent="required"' if "consent" in query else "")}
+        fill = {
+            **self._fill,
+            "more": QUICK + (' data-consent="required"' if "consent" in query else ""),
+        }
         if name.startswith("/item/"):
             page = VIEW.format(item=name.removeprefix("/item/"), **fill)
         else:
-            page = LIST.format(items="".join(ITEM.format(number) for number in range(1, 13)), **fill)
+            page = LIST.format(
+                items="".join(ITEM.format(number) for number in range(1, 13)), **fill
+            )
         self.send_response(200)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.end_headers()
@@ -78,7 +88,11 @@ class Shop:
 
     def events(self, type_: str) -> list[dict[str, Any]]:
         """Events of a type in the log, each once."""
-        return list({event["event_id"]: event for event in self.served.events() if event["type"] == type_}.values())
+        return list(
+            {
+                event["event_id"]: event for event in self.served.events() if event["type"] == type_
+            }.values()
+        )
 
     def wait_for(self, type_: str, number: int = 1) -> list[dict[str, Any]]:
         until(lambda: len(self.events(type_)) >= number)
@@ -96,7 +110,10 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     origin = f"http://127.0.0.1:{site.server_port}"
     key, _ = create_key(tmp_path / "keys.json", "page", ["write"], 1, origins=[origin])
     try:
-        with serving(tmp_path / "stream", keys=Keys(file=tmp_path / "keys.json")) as served, sync_playwright() as playwright:
+        with (
+            serving(tmp_path / "stream", keys=Keys(file=tmp_path / "keys.json")) as served,
+            sync_playwright() as playwright,
+        ):
             fill |= {"server": served.url, "key": key}
             browser = launch(playwright)
             yield Shop(served, origin, browser.new_context(viewport={"width": 800, "height": 600}))
@@ -113,7 +130,9 @@ def test_what_is_in_sight_is_an_impression_once(shop: Shop) -> None:
     shop.page.evaluate("window.scrollTo(0, 100000)")
     until(lambda: sum(len(event["items"]) for event in shop.events("impression")) >= 8)
     shop.page.evaluate("window.scrollTo(0, 0)")
-    shop.page.locator("li").first.evaluate("element => { element.dataset.tbItem = 'i99' }")  # the page shows another item in its place
+    shop.page.locator("li").first.evaluate(
+        "element => { element.dataset.tbItem = 'i99' }"
+    )  # the page shows another item in its place
     until(lambda: any("i99" in event["items"] for event in shop.events("impression")))
     impressions = shop.events("impression")
     items = Counter(item for event in impressions for item in event["items"])
@@ -147,7 +166,10 @@ def test_a_lost_network_and_a_reload_lose_nothing(shop: Shop) -> None:
     shop.page.goto(shop.origin)
     shop.wait_for("impression")
     shop.context.set_offline(True)
-    ids = [shop.page.evaluate(f"tailorbird.track('cart', {{item_id: 'i{number}'}})") for number in range(5)]
+    ids = [
+        shop.page.evaluate(f"tailorbird.track('cart', {{item_id: 'i{number}'}})")
+        for number in range(5)
+    ]
     until(lambda: shop.page.evaluate("tailorbird.waiting") >= 5)
     assert len(ids) == 5
     assert not shop.events("cart")
@@ -155,7 +177,9 @@ def test_a_lost_network_and_a_reload_lose_nothing(shop: Shop) -> None:
     shop.context.set_offline(False)
     shop.page = shop.new_page()
     shop.page.goto(shop.origin)
-    assert sorted(event["item_id"] for event in shop.wait_for("cart", 5)) == [f"i{number}" for number in range(5)]
+    assert sorted(event["item_id"] for event in shop.wait_for("cart", 5)) == [
+        f"i{number}" for number in range(5)
+    ]
     until(lambda: shop.page.evaluate("tailorbird.waiting") == 0)
     assert not [name for name in shop.storage() if "queue" in name]
 
@@ -205,7 +229,10 @@ def test_a_click_before_consent_leaves_nothing_in_the_browser(shop: Shop) -> Non
     assert shop.storage() == {}
     shop.page.evaluate("tailorbird.consent(true); tailorbird.page('i2')")
     shop.page.evaluate("tailorbird.page()")
-    assert next(view for view in shop.wait_for("view", 2) if view.get("item_id"))["request_id"] == "r55"
+    assert (
+        next(view for view in shop.wait_for("view", 2) if view.get("item_id"))["request_id"]
+        == "r55"
+    )
     assert "tailorbird.came" in shop.storage(), "for the page that the click leads to"
     shop.page.evaluate("tailorbird.consent(false)")
     assert shop.storage() == {"tailorbird.consent": "false"}
@@ -227,11 +254,17 @@ def test_consent_that_is_withdrawn_in_one_tab_is_withdrawn_in_all(shop: Shop) ->
 @browser_only
 def test_who_logs_in_is_named_from_then_on(shop: Shop) -> None:
     shop.page.goto(shop.origin)
-    shop.page.evaluate("tailorbird.track('like', {item_id: 'i1'}); tailorbird.identify(42); tailorbird.track('like', {item_id: 'i2'})")
+    shop.page.evaluate(
+        "tailorbird.track('like', {item_id: 'i1'}); tailorbird.identify(42); "
+        "tailorbird.track('like', {item_id: 'i2'})"
+    )
     likes = {event["item_id"]: event.get("user_id") for event in shop.wait_for("like", 2)}
     assert likes == {"i1": None, "i2": "42"}
     shop.page.evaluate("tailorbird.identify(null); tailorbird.track('like', {item_id: 'i3'})")
-    assert next(event for event in shop.wait_for("like", 3) if event["item_id"] == "i3").get("user_id") is None
+    assert (
+        next(event for event in shop.wait_for("like", 3) if event["item_id"] == "i3").get("user_id")
+        is None
+    )
 
 
 @browser_only
@@ -247,7 +280,10 @@ def test_what_is_larger_than_the_server_takes_does_not_hold_up_the_rest(shop: Sh
     """Nor the next page: it would find the same in the queue."""
     shop.page.goto(shop.origin)
     large = "tailorbird.track('like', {item_id: 'i1', properties: {text: 'x'.repeat(1_200_000)}})"
-    deep = "let deep = {}; for (let n = 0; n < 3000; n++) deep = {deep}; tailorbird.track('like', {item_id: 'i1', properties: deep})"
+    deep = (
+        "let deep = {}; for (let n = 0; n < 3000; n++) deep = {deep}; tailorbird.track('like', "
+        "{item_id: 'i1', properties: deep})"
+    )
     others = [f"tailorbird.track('like', {{item_id: 'i{number}'}})" for number in range(2, 5)]
     shop.page.evaluate(";".join([others[0], large, others[1], deep, others[2]]))
     assert {event["item_id"] for event in shop.wait_for("like", 3)} == {"i2", "i3", "i4"}
@@ -262,8 +298,14 @@ def test_what_is_larger_than_the_server_takes_does_not_hold_up_the_rest(shop: Sh
 def test_half_an_emoji_takes_no_other_event_along(shop: Shop) -> None:
     """As `slice` leaves it of a text; a server cannot read a body that has one."""
     shop.page.goto(shop.origin)
-    half = "tailorbird.track('like', {item_id: 'i1', properties: {title: 'ab\U0001f600'.slice(0, 3), whole: '\U0001f600'}})"
-    shop.page.evaluate(f"tailorbird.track('like', {{item_id: 'i2'}}); {half}; tailorbird.search('c'.repeat(511) + '\U0001f600')")
+    half = (
+        "tailorbird.track('like', {item_id: 'i1', properties: {title: 'ab\U0001f600'.slice(0, "
+        "3), whole: '\U0001f600'}})"
+    )
+    shop.page.evaluate(
+        f"tailorbird.track('like', {{item_id: 'i2'}}); {half}; "
+        "tailorbird.search('c'.repeat(511) + '\U0001f600')"
+    )
     likes = {event["item_id"]: event.get("properties") for event in shop.wait_for("like", 2)}
     assert likes == {"i1": {"title": "ab\ufffd", "whole": "\U0001f600"}, "i2": None}
     assert shop.wait_for("search")[0]["properties"]["query"] == "c" * 511 + "\ufffd"
@@ -271,13 +313,21 @@ def test_half_an_emoji_takes_no_other_event_along(shop: Shop) -> None:
 
 
 @browser_only
-def test_what_is_in_sight_again_after_the_page_was_hidden_too_soon_is_an_impression(shop: Shop) -> None:
-    shop.page.add_init_script("let state = 'visible'; Object.defineProperty(document, 'visibilityState', {get: () => state});"
-                              "window.turn = to => { state = to; document.dispatchEvent(new Event('visibilitychange')); }")  # fmt: skip
+def test_what_is_in_sight_again_after_the_page_was_hidden_too_soon_is_an_impression(
+    shop: Shop,
+) -> None:
+    shop.page.add_init_script(
+        "let state = 'visible'; Object.defineProperty(document, 'visibilityState', {get: () "
+        "=> state});"
+        "window.turn = to => { state = to; document.dispatchEvent(new Event('visibilitychange')); }"
+    )
     shop.page.goto(shop.origin + "/item/i7")
     shop.page.evaluate("turn('hidden')")
-    shop.page.evaluate("const item = document.createElement('div'); item.dataset.tbItem = 'i1'; item.textContent = 'one';"
-                       "document.body.append(item)")  # fmt: skip
+    shop.page.evaluate(
+        "const item = document.createElement('div'); item.dataset.tbItem = 'i1'; "
+        "item.textContent = 'one';"
+        "document.body.append(item)"
+    )
     shop.page.wait_for_timeout(500)
     assert not shop.events("impression")
     shop.page.evaluate("turn('visible')")
@@ -287,7 +337,10 @@ def test_what_is_in_sight_again_after_the_page_was_hidden_too_soon_is_an_impress
 @browser_only
 def test_a_page_that_changes_its_address_begins_another_view(shop: Shop) -> None:
     shop.page.goto(shop.origin + "/item/i7")
-    shop.page.evaluate("document.querySelector('main').dataset.tbView = 'i8'; history.pushState({}, '', '/item/i8')")
+    shop.page.evaluate(
+        "document.querySelector('main').dataset.tbView = 'i8'; history.pushState({}, '', "
+        "'/item/i8')"
+    )
     [view] = shop.wait_for("view")
     assert (view["item_id"], view["context"]["page"]) == ("i7", shop.origin + "/item/i7")
     shop.page.goto(shop.origin)
@@ -298,15 +351,29 @@ def test_a_secret_key_is_refused_in_an_address(tmp_path: Path) -> None:
     import httpx
 
     secret, _ = create_key(tmp_path / "keys.json", "backend", ["write"], 1)
-    page, _ = create_key(tmp_path / "keys.json", "page", ["write"], 1, origins=["https://shop.example"])
+    page, _ = create_key(
+        tmp_path / "keys.json", "page", ["write"], 1, origins=["https://shop.example"]
+    )
     event = {"event_id": "e1", "type": "like", "user_id": "u1", "item_id": "i1"}
     with serving(tmp_path / "stream", keys=Keys(file=tmp_path / "keys.json")) as served:
         post = partial(httpx.post, f"{served.url}/v1/events", json=event)
         assert post(params={"key": secret}).json()["code"] == "key_in_address"
         assert post(params={"key": page}).json()["code"] == "key_origin"
-        assert post(params={"key": page}, headers={"origin": "https://shop.example"}).json()["accepted"] == 1
-        assert post(params={"key": page}, headers={"authorization": f"Bearer {secret}"}).json()["accepted"] == 1
-        assert httpx.get(f"{served.url}/metrics", params={"key": page}).json()["code"] == "key_missing"
+        assert (
+            post(params={"key": page}, headers={"origin": "https://shop.example"}).json()[
+                "accepted"
+            ]
+            == 1
+        )
+        assert (
+            post(params={"key": page}, headers={"authorization": f"Bearer {secret}"}).json()[
+                "accepted"
+            ]
+            == 1
+        )
+        assert (
+            httpx.get(f"{served.url}/metrics", params={"key": page}).json()["code"] == "key_missing"
+        )
 
 
 def test_it_is_small_and_needs_nothing() -> None:

@@ -13,7 +13,9 @@ from tailorbird.events import DAY, HOUR, SystemClock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Manifest, Registry, seal
 
-HOME = Slot("home", sources={"popular:6h": 50, "editorial:front": 5}, columns=["popular:24h:device"])
+HOME = Slot(
+    "home", sources={"popular:6h": 50, "editorial:front": 5}, columns=["popular:24h:device"]
+)
 
 
 @pytest.fixture
@@ -46,7 +48,9 @@ def test_slots_keep_what_they_name_and_what_their_rankers_read(project: SimpleNa
 
 def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamespace) -> None:
     """Also the one before: a rollback must find its tables. What neither serves nor may is let go."""
-    first, second, third = (bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"]))
+    first, second, third = (
+        bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"])
+    )
     promote(project, first)
     assert Board(HOUR // 4) in wanted_contract(project).boards
     promote(project, second)
@@ -73,13 +77,17 @@ def test_the_current_tables_stay_until_the_wanted_ones_are_there(project: Simple
     assert kept_contracts(project) == [wanted]
 
 
-def test_a_record_that_cannot_be_read_stops_nothing(project: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_cannot_be_read_stops_nothing(
+    project: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
     (project.paths.candidates / CURRENT).write_text("{")
     assert kept_contracts(project) == [wanted_contract(project)]
     assert "remove data/candidates" in caplog.text
 
 
-def test_answers_say_what_was_shown_where_no_slot_reports_impressions(project: SimpleNamespace) -> None:
+def test_answers_say_what_was_shown_where_no_slot_reports_impressions(
+    project: SimpleNamespace,
+) -> None:
     assert shown_by(project) == "impression"
     project.slots = {name: Slot(name, denominator="answer") for name in ("home", "cart")}
     assert shown_by(project) == slots_contract(project).shown == "answer"

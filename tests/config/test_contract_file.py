@@ -38,7 +38,12 @@ def test_what_the_server_says_itself_cannot_be_refused(tmp_path):
 
 def test_everything_that_can_be_declared(tmp_path):
     assert load(tmp_path, TEXT) == Declared(
-        {"purchase": (Rule("price", True, "number", 0.01), Rule("currency", one_of=("EUR", "NOK")))},
+        {
+            "purchase": (
+                Rule("price", True, "number", 0.01),
+                Rule("currency", one_of=("EUR", "NOK")),
+            )
+        },
         {"purchase": ("order_id",)},
         {"purchase": 100},
         {"purchase": 2 * HOUR},
@@ -52,7 +57,9 @@ def test_without_a_file_nothing_is_declared(tmp_path):
 def test_the_rules_of_a_project_stand_in_its_plan(tmp_path):
     init(tmp_path / "shop", json=True)
     (tmp_path / "shop" / "contract.toml").write_text(TEXT)
-    assert open_project(tmp_path / "shop").plan.rules["purchase"][0] == Rule("price", True, "number", 0.01)
+    assert open_project(tmp_path / "shop").plan.rules["purchase"][0] == Rule(
+        "price", True, "number", 0.01
+    )
 
 
 @pytest.mark.parametrize(

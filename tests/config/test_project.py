@@ -26,7 +26,9 @@ def test_it_is_found_from_any_folder_inside(project: Path, monkeypatch: pytest.M
     assert open_project().root == project
 
 
-def test_the_environment_names_one_from_anywhere(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_one_from_anywhere(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir("/")
     with pytest.raises(ConfigError, match=r"no tailorbird\.toml in / or"):
         find_project()
@@ -52,7 +54,10 @@ def test_the_plan_holds_what_routing_depends_on(project: Path) -> None:
 
 
 def test_a_type_of_its_own_may_be_counted(project: Path) -> None:
-    counted = '\nfrom tailorbird.features import count, entity\nwishes = count("wishes", entity("user"), "wish", window="7d")\n'
+    counted = (
+        '\nfrom tailorbird.features import count, entity\nwishes = count("wishes", '
+        'entity("user"), "wish", window="7d")\n'
+    )
     (project / "features.py").write_text((project / "features.py").read_text() + counted)
     with pytest.raises(DeclarationError, match="'wish' is no event type"):
         open_project(project)
@@ -62,7 +67,9 @@ def test_a_type_of_its_own_may_be_counted(project: Path) -> None:
 
 
 def test_a_type_of_its_own_may_not_be_called_as_the_one_that_merges_users(project: Path) -> None:
-    text = (project / "tailorbird.toml").read_text().replace("types = []", 'types = ["wish", "merge"]')
+    text = (
+        (project / "tailorbird.toml").read_text().replace("types = []", 'types = ["wish", "merge"]')
+    )
     (project / "tailorbird.toml").write_text(text)
     with pytest.raises(ConfigError, match="merge is built in"):
         open_project(project)
@@ -82,13 +89,23 @@ def test_a_slot_by_name_or_the_one_that_is_trained(project: Path) -> None:
         ("features.py", "from tailorbird.features import count\ncount(", "features.py:2"),
         ("features.py", "\n\n1 / 0\n", "features.py:3"),
         ("features.py", "from tailorbird.features import coun\n", "features.py:1"),
-        ("slots.py", "from tailorbird.ranking import Slot\n\nhome = Slot('home', sise=3)\n", "slots.py:3: TypeError"),
+        (
+            "slots.py",
+            "from tailorbird.ranking import Slot\n\nhome = Slot('home', sise=3)\n",
+            "slots.py:3: TypeError",
+        ),
         ("slots.py", "def broken(:\n", "slots.py:1: not valid Python"),
         ("slots.py", "x = 1\n", "declares no Slot"),
-        ("slots.py", "from tailorbird.ranking import Slot\na = Slot('home')\nb = Slot('home')\n", "two slots are named 'home'"),
+        (
+            "slots.py",
+            "from tailorbird.ranking import Slot\na = Slot('home')\nb = Slot('home')\n",
+            "two slots are named 'home'",
+        ),
     ],
 )
-def test_a_declaration_that_does_not_load_names_file_and_line(project: Path, name: str, text: str, message: str) -> None:
+def test_a_declaration_that_does_not_load_names_file_and_line(
+    project: Path, name: str, text: str, message: str
+) -> None:
     (project / name).write_text(text)
     with pytest.raises(DeclarationError) as caught:
         open_project(project)
@@ -109,13 +126,19 @@ def test_a_data_folder_that_is_a_file(project: Path) -> None:
 
 def test_a_transform_must_learn_from_a_head_of_some_slot(project: Path) -> None:
     features = project / "features.py"
-    declared = 'from tailorbird.features.transforms import target, transform\ntransform("category", target("{}"))\n'
+    declared = (
+        "from tailorbird.features.transforms import target, "
+        'transform\ntransform("category", target("{}"))\n'
+    )
     text = features.read_text()
     features.write_text(text + declared.format("purchase"))
     assert open_project(project).features.transforms[0].heads == ("purchase",)
     features.write_text(text + declared.format("buy"))
     line = text.count("\n") + 2
-    with pytest.raises(DeclarationError, match=rf"features.py:{line}: transform: 'buy' is no head of any slot's objective\n.*purchase"):
+    with pytest.raises(
+        DeclarationError,
+        match=rf"features.py:{line}: transform: 'buy' is no head of any slot's objective\n.*purchase",
+    ):
         open_project(project)
 
 

@@ -1,4 +1,6 @@
-"""A project that hides its people goes on with the key that it began with, also where one of the two notes of it is lost or damaged."""
+"""A project that hides its people goes on with the key that it began with, also where one of the
+two notes of it is lost or damaged.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,10 @@ from tailorbird.config.pseudonyms import FILE, pseudonyms_of
 from tailorbird.errors import ConfigError
 
 KEY, OTHER = "a key of thirty-two characters..", "another key of thirty-two chars.."
-EVENT = '{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1", "ts": "2026-11-20T12:00:00Z"}'
+EVENT = (
+    '{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1", "ts": '
+    '"2026-11-20T12:00:00Z"}'
+)
 
 
 @pytest.fixture
@@ -63,11 +68,27 @@ def test_commands_tell_another_key_after_the_loss(tmp_path):
     source = tmp_path / "history.jsonl"
     source.write_text(EVENT)
     right, wrong = ({"TAILORBIRD_EVENTS__PSEUDONYM_KEY": key} for key in (KEY, OTHER))
-    assert must_json("-C", tmp_path / "shop", "import", "tailorbird", source, env=right)["accepted"] == 1
+    assert (
+        must_json("-C", tmp_path / "shop", "import", "tailorbird", source, env=right)["accepted"]
+        == 1
+    )
     lose(tmp_path / "shop" / "data" / FILE)
     source.write_text(EVENT.replace("e1", "e2"))
-    refused(tailorbird("-C", tmp_path / "shop", "import", "tailorbird", source, env=wrong), "is not the key", status=2)
-    refused(tailorbird("-C", tmp_path / "shop", "run", "serve", "--port", "0", env=wrong, timeout=60), "is not the key", status=2)
+    refused(
+        tailorbird("-C", tmp_path / "shop", "import", "tailorbird", source, env=wrong),
+        "is not the key",
+        status=2,
+    )
+    refused(
+        tailorbird("-C", tmp_path / "shop", "run", "serve", "--port", "0", env=wrong, timeout=60),
+        "is not the key",
+        status=2,
+    )
     told = tailorbird("-C", tmp_path / "shop", "doctor", "--json", env=wrong)
     assert (told.returncode, "is not the key" in told.stdout) == (1, True)
-    assert must_json("-C", tmp_path / "shop", "import", "tailorbird", source, env=right)["routed"]["accepted"] == 1
+    assert (
+        must_json("-C", tmp_path / "shop", "import", "tailorbird", source, env=right)["routed"][
+            "accepted"
+        ]
+        == 1
+    )

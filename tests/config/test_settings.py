@@ -27,7 +27,9 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 
 def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
     file = _write(tmp_path, '# a shop\n[serve]\n  port = 9000\n\n[train]\nwindow = "7d"\n')
-    shown = _shown(file, {"TAILORBIRD_SERVE__HOST": "127.0.0.2", "TAILORBIRD_SERVE__PORT": "9001", "HOME": "/"})
+    shown = _shown(
+        file, {"TAILORBIRD_SERVE__HOST": "127.0.0.2", "TAILORBIRD_SERVE__PORT": "9001", "HOME": "/"}
+    )
     assert shown["serve.port"] == (9001, "environment TAILORBIRD_SERVE__PORT")
     assert shown["serve.host"] == ("127.0.0.2", "environment TAILORBIRD_SERVE__HOST")
     assert shown["train.window"] == ("7d", "tailorbird.toml:6")
@@ -40,13 +42,18 @@ def test_every_setting_has_a_description(tmp_path: Path) -> None:
 
 
 def test_a_list_in_the_environment_is_split_at_commas(tmp_path: Path) -> None:
-    settings, _ = load_settings(_write(tmp_path, ""), {"TAILORBIRD_EVENTS__TYPES": "wish, compare,"})
+    settings, _ = load_settings(
+        _write(tmp_path, ""), {"TAILORBIRD_EVENTS__TYPES": "wish, compare,"}
+    )
     assert settings.events.types == ["wish", "compare"]
 
 
 def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
     file = _write(tmp_path, '[serve]\nread_keys = ["hush"]\n')
-    shown = _shown(file, {"TAILORBIRD_SERVE__WRITE_KEYS": "one,two", "TAILORBIRD_STORE__URL": "valkey://:hush@host"})
+    shown = _shown(
+        file,
+        {"TAILORBIRD_SERVE__WRITE_KEYS": "one,two", "TAILORBIRD_STORE__URL": "valkey://:hush@host"},
+    )
     assert shown["serve.read_keys"][0] == ["***"]
     assert shown["serve.write_keys"][0] == ["***", "***"]
     assert shown["store.url"][0] == "***"
@@ -54,7 +61,16 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
         key
         for key in shown
         if key.partition(".")[2]
-        in ("write_keys", "read_keys", "admin_keys", "key_password", "sasl_password", "password", "client", "pseudonym_key")
+        in (
+            "write_keys",
+            "read_keys",
+            "admin_keys",
+            "key_password",
+            "sasl_password",
+            "password",
+            "client",
+            "pseudonym_key",
+        )
         or key in ("store.url", "store.replica", "checks.alert")
     }
 
@@ -62,23 +78,54 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "environ", "message"),
     [
-        ("[serve]\nporrt = 1", {}, "tailorbird.toml:2: unknown key serve.porrt; did you mean serve.port?"),
-        ("\n[surve]\nport = 1", {}, "tailorbird.toml:2: unknown section surve; did you mean serve?"),
-        ("[zzz]", {}, "unknown section zzz; known: project, events, serve, stream, router, store, features, lake, score, checks, train"),
+        (
+            "[serve]\nporrt = 1",
+            {},
+            "tailorbird.toml:2: unknown key serve.porrt; did you mean serve.port?",
+        ),
+        (
+            "\n[surve]\nport = 1",
+            {},
+            "tailorbird.toml:2: unknown section surve; did you mean serve?",
+        ),
+        (
+            "[zzz]",
+            {},
+            "unknown section zzz; known: project, events, serve, stream, router, store, "
+            "features, lake, score, checks, train",
+        ),
         ("[serve]\nport = true", {}, "tailorbird.toml:2: serve.port: expected `int`, got `bool`"),
         ("[serve]\nhost = 1", {}, "serve.host: expected `str`, got `int`"),
-        ("[events]\ntypes = ['a', 2]", {}, "tailorbird.toml:2: events.types: expected `str`, got `int`"),
-        ("[events]\nskew = '5 minutes'", {}, "tailorbird.toml:2: events.skew: expected a duration such as 30m, 6h or 7d"),
+        (
+            "[events]\ntypes = ['a', 2]",
+            {},
+            "tailorbird.toml:2: events.types: expected `str`, got `int`",
+        ),
+        (
+            "[events]\nskew = '5 minutes'",
+            {},
+            "tailorbird.toml:2: events.skew: expected a duration such as 30m, 6h or 7d",
+        ),
         ("[train]\ncheck_every = '0s'", {}, "train.check_every: expected a duration"),
         ("[train]\nevery = 'often'", {}, "train.every: expected a duration"),
         ("", {"TAILORBIRD_SERVE__POR": "1"}, "did you mean TAILORBIRD_SERVE__PORT?"),
-        ("", {"TAILORBIRD_SERVE__PORT": "x"}, "environment TAILORBIRD_SERVE__PORT: serve.port: expected `int`"),
-        ("", {"TAILORBIRD_LAKE__COMMIT_EVERY": "x"}, "environment TAILORBIRD_LAKE__COMMIT_EVERY: lake.commit_every: expected a duration"),
+        (
+            "",
+            {"TAILORBIRD_SERVE__PORT": "x"},
+            "environment TAILORBIRD_SERVE__PORT: serve.port: expected `int`",
+        ),
+        (
+            "",
+            {"TAILORBIRD_LAKE__COMMIT_EVERY": "x"},
+            "environment TAILORBIRD_LAKE__COMMIT_EVERY: lake.commit_every: expected a duration",
+        ),
         ("a = ", {}, "not valid TOML"),
         ("serve = 1", {}, "expected a section [serve]"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_its_place(tmp_path: Path, text: str, environ: dict[str, str], message: str) -> None:
+def test_what_cannot_be_used_is_named_with_its_place(
+    tmp_path: Path, text: str, environ: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings(_write(tmp_path, text), environ)
     assert message in str(caught.value)
@@ -90,7 +137,10 @@ def test_a_model_is_trained_anew_each_day_unless_it_is_to_be_never(tmp_path: Pat
 
 
 def test_variables_of_other_parts_are_let_be(tmp_path: Path) -> None:
-    environ = {f"TAILORBIRD_{name}": "x" for name in ("FAULTS", "PROJECT", "DATA", "DEBUG", "PARENT", "CHROMIUM")}
+    environ = {
+        f"TAILORBIRD_{name}": "x"
+        for name in ("FAULTS", "PROJECT", "DATA", "DEBUG", "PARENT", "CHROMIUM")
+    }
     assert load_settings(_write(tmp_path, ""), environ)[0] == Settings()
 
 

@@ -15,15 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    Request,
+    expect,
+    sync_playwright,
+)
 from tests.cli.kit import environment
 
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def chromium() -> str | None:
@@ -38,7 +52,9 @@ def launch(playwright: Playwright) -> Browser:
 
 @contextmanager
 def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) -> Iterator[Page]:
-    """A page of a browser of its own. Errors on its console go into `faults`, requests that leave the server into `elsewhere`."""
+    """A page of a browser of its own. Errors on its console go into `faults`, requests that leave
+    the server into `elsewhere`.
+    """
 
     def heard(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -60,7 +76,9 @@ def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) 
 
 @contextmanager
 def watched(url: str, path: str = "/", *, provoked: str = "nothing") -> Iterator[Page]:
-    """A page of a server whose list is there; at the end: no error on its console but what was provoked, and no request elsewhere."""
+    """A page of a server whose list is there; at the end: no error on its console but what was
+    provoked, and no request elsewhere.
+    """
     faults: list[str] = []
     elsewhere: list[str] = []
     with browsing(url, faults, elsewhere) as page:
@@ -85,8 +103,21 @@ def items_of(page: Page) -> list[str]:
 @contextmanager
 def serving(project: Path, settings: dict[str, str] | None = None) -> Iterator[str]:
     """`up --shop` on a project; gives the address once features and model are there."""
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--shop", "--no-train", "--port", "0"]
-    process = subprocess.Popen(command, env=environment(**(settings or {})), stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project),
+        "up",
+        "--shop",
+        "--no-train",
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(
+        command, env=environment(**(settings or {})), stdout=subprocess.DEVNULL
+    )
     try:
         yield _ready(project, process)
     finally:
@@ -100,7 +131,10 @@ def _ready(project: Path, process: subprocess.Popen) -> str:
         assert process.poll() is None
         for path in (project / "data" / "run").glob("serve*.json"):
             url = json.loads(path.read_text())["url"]
-            with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
+            with (
+                suppress(urllib.error.HTTPError),
+                urllib.request.urlopen(f"{url}/readyz", timeout=10) as response,
+            ):
                 if response.read() == b"ready\n":
                     return url
         time.sleep(0.05)

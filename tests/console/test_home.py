@@ -1,4 +1,6 @@
-"""The page at `/` of a project that a log of others became: what it is doing, and a list for anybody."""
+"""The page at `/` of a project that a log of others became: what it is doing, and a list for
+anybody.
+"""
 
 import re
 import shlex
@@ -9,14 +11,25 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 from tests.cli.kit import must, must_json
-from tests.console.shop_server import PHONE, browsing, chromium, items_of, serving, violations, watched
+from tests.console.shop_server import (
+    PHONE,
+    browsing,
+    chromium,
+    items_of,
+    serving,
+    violations,
+    watched,
+)
 from tests.first_hour.layouts import rees46
 
 from tailorbird.config import Project, open_project
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM"),
+    pytest.mark.skipif(
+        chromium() is None,
+        reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM",
+    ),
 ]
 PERSON = "512000003"
 KEY = "a-key-that-this-test-made-up"
@@ -64,10 +77,15 @@ def test_it_says_what_the_project_is_doing(page: Page) -> None:
 def test_a_report_opens_with_its_styles_and_pictures(page: Page) -> None:
     page.locator("#models a").first.click()
     expect(page.locator("h1")).to_contain_text("ranker of slot home")
-    assert page.evaluate("getComputedStyle(document.querySelector('table')).borderCollapse") == "collapse"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('table')).borderCollapse")
+        == "collapse"
+    )
 
 
-def test_a_deed_of_somebody_known_changes_their_list_and_the_panel_says_why(page: Page, project: Path) -> None:
+def test_a_deed_of_somebody_known_changes_their_list_and_the_panel_says_why(
+    page: Page, project: Path
+) -> None:
     page.fill("#user", PERSON)
     page.get_by_role("button", name="Show").click()
     expect(page.locator("#list-note")).to_contain_text(f"an event of {PERSON}")
@@ -81,7 +99,9 @@ def test_a_deed_of_somebody_known_changes_their_list_and_the_panel_says_why(page
     expect(page.locator("#answer")).to_contain_text("v0")
     assert items_of(page) != before
     expect(page.locator("#events tbody tr").first).to_contain_text(PERSON)
-    expect(page.locator("#clock")).to_contain_text("The log ended long ago")  # a click here is no event of the site's
+    expect(page.locator("#clock")).to_contain_text(
+        "The log ended long ago"
+    )  # a click here is no event of the site's
     assert Project.clock(open_project(project)).behind > 0
 
 

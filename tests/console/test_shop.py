@@ -1,4 +1,6 @@
-"""The shop page in a real browser: one click changes the list, and the panel says why. It talks to this machine only."""
+"""The shop page in a real browser: one click changes the list, and the panel says why. It talks to
+this machine only.
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,13 +9,24 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import Page, expect
 from tests.cli.kit import make_shop
-from tests.console.shop_server import PHONE, browsing, chromium, items_of, serving, violations, watched
+from tests.console.shop_server import (
+    PHONE,
+    browsing,
+    chromium,
+    items_of,
+    serving,
+    violations,
+    watched,
+)
 
 from tailorbird.cli.demo.world import FRONT
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM"),
+    pytest.mark.skipif(
+        chromium() is None,
+        reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM",
+    ),
 ]
 
 
@@ -38,7 +51,9 @@ def test_cards_have_picture_title_price_and_reason(page: Page) -> None:
     expect(card.locator(".price")).to_have_text(re.compile(r"\d+\.\d\d"))
     expect(card.locator(".reason")).not_to_be_empty()
     page.wait_for_load_state("networkidle")
-    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert page.evaluate(
+        "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+    )
 
 
 def test_one_click_changes_the_list_and_the_panel_says_why(page: Page) -> None:
@@ -96,7 +111,9 @@ def test_somebody_else_is_a_stranger_again_with_an_empty_panel(page: Page) -> No
 
 
 def test_a_click_by_keyboard_alone_changes_the_list(page: Page) -> None:
-    names = page.locator("button").evaluate_all("buttons => buttons.map(button => button.textContent.trim())")
+    names = page.locator("button").evaluate_all(
+        "buttons => buttons.map(button => button.textContent.trim())"
+    )
     assert all(names)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "query"
@@ -116,21 +133,39 @@ def test_a_phone_shows_all_of_it(url: str, scheme: str) -> None:
         page.goto(f"{url}/shop")
         expect(page.locator("#list > li")).to_have_count(12)
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-        cut = "cards => cards.filter(card => [...card.querySelectorAll('button, img')].some(part => {"
+        cut = (
+            "cards => cards.filter(card => [...card.querySelectorAll('button, img')].some(part => {"
+        )
         cut += "const inner = part.getBoundingClientRect(), outer = card.getBoundingClientRect();"
-        cut += "return inner.left < outer.left || inner.right > outer.right || inner.bottom > outer.bottom; })).length"
+        cut += (
+            "return inner.left < outer.left || inner.right > outer.right || inner.bottom > "
+            "outer.bottom; })).length"
+        )
         assert page.locator("#list > li").evaluate_all(cut) == 0
         assert violations(page) == []
 
 
 def test_the_page_says_when_there_is_no_server(page: Page, url: str) -> None:
-    page.route("**/v1/events", lambda route: route.fulfill(status=503, json={"code": "storage", "message": "the disk refuses"}))
+    page.route(
+        "**/v1/events",
+        lambda route: route.fulfill(
+            status=503, json={"code": "storage", "message": "the disk refuses"}
+        ),
+    )
     page.locator("#list > li").first.locator("button.open").click()
     expect(page.locator("#list-note")).to_have_text("That did not work: the disk refuses")
 
 
 def test_files_of_the_page_name_no_other_site() -> None:
-    for name in ("home.html", "home.js", "live.js", "style.css", "shop.html", "shop.js", "shop.css"):
+    for name in (
+        "home.html",
+        "home.js",
+        "live.js",
+        "style.css",
+        "shop.html",
+        "shop.js",
+        "shop.css",
+    ):
         text = (files("tailorbird.console") / "static" / name).read_text()
         assert "http://" not in text
         assert "https://" not in text

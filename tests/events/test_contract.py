@@ -1,4 +1,6 @@
-"""The contract: each way to be refused with its code and path, times and skew, both encodings, and that nothing crashes it."""
+"""The contract: each way to be refused with its code and path, times and skew, both encodings, and
+that nothing crashes it.
+"""
 
 import json
 
@@ -71,10 +73,31 @@ def deep(levels):
         ({"event_id": "e", "type": "user"}, "missing", "$.user_id"),
         ({"event_id": "e", "type": "identify", "user_id": "42"}, "missing", "$.anonymous_id"),
         ({"event_id": "e", "type": "identify", "anonymous_id": "c0"}, "missing", "$.user_id"),
-        ({"event_id": "e", "type": "merge", "user_id": "42"}, "missing", "$.properties.merged_into"),
-        ({"event_id": "e", "type": "merge", "anonymous_id": "c0", "properties": {"merged_into": "42"}}, "missing", "$.user_id"),
-        (click(type="merge", properties={"merged_into": 42}), "wrong_type", "$.properties.merged_into"),
-        (click(type="merge", properties={"merged_into": "anon:42"}), "reserved_prefix", "$.properties.merged_into"),
+        (
+            {"event_id": "e", "type": "merge", "user_id": "42"},
+            "missing",
+            "$.properties.merged_into",
+        ),
+        (
+            {
+                "event_id": "e",
+                "type": "merge",
+                "anonymous_id": "c0",
+                "properties": {"merged_into": "42"},
+            },
+            "missing",
+            "$.user_id",
+        ),
+        (
+            click(type="merge", properties={"merged_into": 42}),
+            "wrong_type",
+            "$.properties.merged_into",
+        ),
+        (
+            click(type="merge", properties={"merged_into": "anon:42"}),
+            "reserved_prefix",
+            "$.properties.merged_into",
+        ),
         (click(timeless=True), "timeless_event", "$.timeless"),
         (click(context={"country": "Norway"}), "bad_country", "$.context.country"),
         (click(context={"country": "NO\n"}), "bad_country", "$.context.country"),
@@ -85,7 +108,11 @@ def deep(levels):
         (click(properties={"price": True}), "wrong_type", "$.properties.price"),
         (click(properties={"price": -1}), "number_out_of_range", "$.properties.price"),
         (click(properties={"price": 10**400}), "number_out_of_range", "$.properties.price"),
-        (click(properties={"dwell_ms": 86_400_001}), "number_out_of_range", "$.properties.dwell_ms"),
+        (
+            click(properties={"dwell_ms": 86_400_001}),
+            "number_out_of_range",
+            "$.properties.dwell_ms",
+        ),
         (click(properties={"text": "x" * 65_536}), "too_large", "$.properties"),
         (click(properties={"a": deep(33)}), "too_large", "$.properties.a"),
         (click(ts="yesterday"), "bad_time", "$.ts"),
@@ -126,9 +153,21 @@ def test_what_the_server_owns_is_not_taken_from_a_client(fields, path):
         ({"answer": None}, "missing", "$.answer"),
         ({"items": None}, "missing", "$.items"),
         ({"request_id": None}, "missing", "$.request_id"),
-        ({"answer": {"slot": "home", "propensities": [1.0]}}, "wrong_type", "$.answer.propensities"),
-        ({"answer": {"slot": "home", "propensities": [1.0, 0.0]}}, "number_out_of_range", "$.answer.propensities[1]"),
-        ({"answer": {"slot": "home", "propensities": [1.0, 1.5]}}, "number_out_of_range", "$.answer.propensities[1]"),
+        (
+            {"answer": {"slot": "home", "propensities": [1.0]}},
+            "wrong_type",
+            "$.answer.propensities",
+        ),
+        (
+            {"answer": {"slot": "home", "propensities": [1.0, 0.0]}},
+            "number_out_of_range",
+            "$.answer.propensities[1]",
+        ),
+        (
+            {"answer": {"slot": "home", "propensities": [1.0, 1.5]}},
+            "number_out_of_range",
+            "$.answer.propensities[1]",
+        ),
     ],
 )
 def test_our_own_answers_are_checked_too(fields, code, path):
@@ -137,12 +176,25 @@ def test_our_own_answers_are_checked_too(fields, code, path):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b" ", b"{", b"[{]", b'[{"event_id":', b"\xff\xfe", b'{"event_id": "\\ud800"}', b"[" * 100_000, b"NaN"]
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"[{]",
+        b'[{"event_id":',
+        b"\xff\xfe",
+        b'{"event_id": "\\ud800"}',
+        b"[" * 100_000,
+        b"NaN",
+    ],
 )
 def test_a_body_that_is_no_json_is_one_refused_row(body):
     taken, refused = check(body, Receipt(NOW), PLAN)
     assert taken == []
-    assert [(one.row, one.code, one.path, one.body) for one in refused] == [(0, "malformed_json", "$", body)]
+    assert [(one.row, one.code, one.path, one.body) for one in refused] == [
+        (0, "malformed_json", "$", body)
+    ]
 
 
 def test_an_empty_list_is_refused_since_it_holds_no_event():
@@ -152,7 +204,10 @@ def test_an_empty_list_is_refused_since_it_holds_no_event():
 def test_one_bad_event_refuses_itself_alone():
     taken, refused = decide([CLICK, {"event_id": "e2"}, 7, CLICK | {"event_id": "e3"}])
     assert [(one.row, one.event.event_id) for one in taken] == [(0, "e1"), (3, "e3")]
-    assert [(one.row, one.code, one.path) for one in refused] == [(1, "missing", "$.type"), (2, "wrong_type", "$")]
+    assert [(one.row, one.code, one.path) for one in refused] == [
+        (1, "missing", "$.type"),
+        (2, "wrong_type", "$"),
+    ]
     assert refused[0].body == b'{"event_id": "e2"}'
 
 
@@ -169,21 +224,35 @@ def test_without_a_time_an_event_happened_when_it_came_in():
     assert accepted(click(sent_at=NOW - HOUR)).ts == NOW
 
 
-@pytest.mark.parametrize("text", ["2025-11-25T11:00:00Z", "2025-11-25T12:00:00+01:00", "2025-11-25T11:00:00.000000Z", NOW - HOUR])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2025-11-25T11:00:00Z",
+        "2025-11-25T12:00:00+01:00",
+        "2025-11-25T11:00:00.000000Z",
+        NOW - HOUR,
+    ],
+)
 def test_times_are_text_with_a_zone_or_microseconds(text):
     assert accepted(click(ts=text)).ts == NOW - HOUR
 
 
 def test_the_offset_of_the_clients_clock_is_taken_off_and_the_original_kept():
     one = accepted(click(ts=NOW + 3 * DAY, sent_at=NOW + 3 * DAY + 10 * SECOND))
-    assert (one.ts, one.ts_original, one.sent_at) == (NOW - 10 * SECOND, NOW + 3 * DAY, NOW + 3 * DAY + 10 * SECOND)
+    assert (one.ts, one.ts_original, one.sent_at) == (
+        NOW - 10 * SECOND,
+        NOW + 3 * DAY,
+        NOW + 3 * DAY + 10 * SECOND,
+    )
 
 
 def test_in_a_file_that_does_not_say_when_events_came_in_their_time_is_believed() -> None:
     body = json.dumps(click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR)).encode()
     (one,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
     assert (one.ts, one.received_at) == (NOW - 2 * HOUR, NOW - 2 * HOUR)
-    body = json.dumps(click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR, received_at=NOW - HOUR + MINUTE)).encode()
+    body = json.dumps(
+        click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR, received_at=NOW - HOUR + MINUTE)
+    ).encode()
     (one,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
     assert (one.ts, one.received_at) == (NOW - 2 * HOUR + MINUTE, NOW - HOUR + MINUTE)
 
@@ -194,7 +263,10 @@ def test_a_time_within_the_allowed_skew_is_taken():
 
 def test_an_import_came_in_when_it_happened_unless_the_source_says_otherwise():
     assert accepted(click(ts=NOW - 300 * DAY), "import").received_at == NOW - 300 * DAY
-    assert accepted(click(ts=NOW - 300 * DAY, received_at=NOW - 299 * DAY), "import").received_at == NOW - 299 * DAY
+    assert (
+        accepted(click(ts=NOW - 300 * DAY, received_at=NOW - 299 * DAY), "import").received_at
+        == NOW - 299 * DAY
+    )
     assert accepted(click(ts=NOW - DAY), "door").received_at == NOW
 
 
@@ -216,11 +288,25 @@ def test_a_project_may_declare_types_of_its_own():
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
-FIELDS = [*list(CLICK | ANSWER), "ts", "sent_at", "context", "properties", "timeless", "received_at", "anonymous_id", "session_id"]
-EVENTS = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5).map(lambda fields: CLICK | fields)
+FIELDS = [
+    *list(CLICK | ANSWER),
+    "ts",
+    "sent_at",
+    "context",
+    "properties",
+    "timeless",
+    "received_at",
+    "anonymous_id",
+    "session_id",
+]
+EVENTS = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5).map(
+    lambda fields: CLICK | fields
+)
 
 
 def every_row_is_accounted_for(body, receipt):
@@ -232,7 +318,22 @@ def every_row_is_accounted_for(body, receipt):
     assert check(body, receipt, PLAN) == (taken, refused)
 
 
-PIECES = st.sampled_from([b"[", b"]", b"{}", b'{"a":[1,"},{"]}', b",", b"\n", b"\r\n", b" ", b"\x0b", b"1", b'"x', b"\xff"])
+PIECES = st.sampled_from(
+    [
+        b"[",
+        b"]",
+        b"{}",
+        b'{"a":[1,"},{"]}',
+        b",",
+        b"\n",
+        b"\r\n",
+        b" ",
+        b"\x0b",
+        b"1",
+        b'"x',
+        b"\xff",
+    ]
+)
 
 
 @given(
@@ -251,11 +352,17 @@ def test_no_event_crashes_it_and_every_row_is_accounted_for(events, source, data
     every_row_is_accounted_for(body, Receipt(NOW, source))
     cut = data.draw(st.integers(0, len(body)))
     every_row_is_accounted_for(body[:cut], Receipt(NOW, source))
-    every_row_is_accounted_for(b"\n".join(json.dumps(event).encode() for event in events), Receipt(NOW, source, "ndjson"))
+    every_row_is_accounted_for(
+        b"\n".join(json.dumps(event).encode() for event in events), Receipt(NOW, source, "ndjson")
+    )
 
 
 def test_properties_are_measured_as_they_are_stored_however_short_they_came():
-    body = b'{"event_id": "e", "type": "view", "user_id": "u", "properties": {"a": [' + b",".join([b"1e15"] * 4_000) + b"]}}"
+    body = (
+        b'{"event_id": "e", "type": "view", "user_id": "u", "properties": {"a": ['
+        + b",".join([b"1e15"] * 4_000)
+        + b"]}}"
+    )
     assert len(body) < PROPERTIES_BYTES_MAX
     refused = check(body, Receipt(received_at=1_764_072_000_000_000), RoutePlan())[1]
     assert [(each.code, each.path) for each in refused] == [("too_large", "$.properties")]

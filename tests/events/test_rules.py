@@ -26,7 +26,13 @@ GOOD = {"price": 19.9, "currency": "EUR", "pieces": 2, "note": "", "gift": False
 
 
 def event(event_id, **properties):
-    return {"event_id": event_id, "type": "purchase", "user_id": "u", "item_id": "i", "properties": properties}
+    return {
+        "event_id": event_id,
+        "type": "purchase",
+        "user_id": "u",
+        "item_id": "i",
+        "properties": properties,
+    }
 
 
 BROKEN = [
@@ -43,7 +49,10 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("good", [GOOD, {"price": 0.01}, {"price": 500, "pieces": 2.0, "currency": None, "more": {"a": 1}}])
+@pytest.mark.parametrize(
+    "good",
+    [GOOD, {"price": 0.01}, {"price": 500, "pieces": 2.0, "currency": None, "more": {"a": 1}}],
+)
 def test_what_keeps_the_rules_is_accepted(good):
     accepted, refused = check(json.dumps(event("e", **good)).encode(), Receipt(NOW), PLAN)
     assert (len(accepted), refused) == (1, [])
@@ -51,7 +60,9 @@ def test_what_keeps_the_rules_is_accepted(good):
 
 @pytest.mark.parametrize(("change", "code", "path"), BROKEN)
 def test_what_breaks_one_is_refused_with_code_and_path(change, code, path):
-    accepted, refused = check(json.dumps(event("e", **{**GOOD, **change})).encode(), Receipt(NOW), PLAN)
+    accepted, refused = check(
+        json.dumps(event("e", **{**GOOD, **change})).encode(), Receipt(NOW), PLAN
+    )
     assert accepted == []
     assert (refused[0].code, refused[0].path) == (code, path)
 
@@ -65,7 +76,12 @@ def test_other_types_and_other_plans_are_not_concerned():
 
 def test_the_door_answers_what_the_quarantine_says(tmp_path):
     stream, clock = tmp_path / "stream", SimulatedClock(NOW)
-    body = json.dumps([event("good", **GOOD), *(event(f"e{n}", **{**GOOD, **change}) for n, (change, *_) in enumerate(BROKEN))]).encode()
+    body = json.dumps(
+        [
+            event("good", **GOOD),
+            *(event(f"e{n}", **{**GOOD, **change}) for n, (change, *_) in enumerate(BROKEN)),
+        ]
+    ).encode()
     with Door(stream, "door", PLAN, clock) as door:
         decided = door.submit(body)
     assert [each.accepted for each in decided] == [True] + [False] * len(BROKEN)
@@ -75,5 +91,9 @@ def test_the_door_answers_what_the_quarantine_says(tmp_path):
     with open_reader(routed_path(stream)) as reader:
         (block,) = [stored.block for stored in reader.read(1) if stored.block.kind == "quarantine"]
     rows = table(block).to_pylist()
-    assert [(row["code"], row["path"]) for row in rows] == answered == [(code, path) for _, code, path in BROKEN]
+    assert (
+        [(row["code"], row["path"]) for row in rows]
+        == answered
+        == [(code, path) for _, code, path in BROKEN]
+    )
     assert json.loads(rows[0]["body"])["event_id"] == "e0", "it is kept whole"

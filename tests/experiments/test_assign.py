@@ -1,4 +1,6 @@
-"""Assignment: fixed vectors that an upgrade must not move, shares, independence, and traffic left free."""
+"""Assignment: fixed vectors that an upgrade must not move, shares, independence, and traffic left
+free.
+"""
 
 from collections import Counter
 
@@ -29,15 +31,23 @@ VECTORS = [  # computed once; never to be computed anew
 
 @pytest.mark.parametrize(("person", "halves", "resalted", "partial"), VECTORS)
 def test_nobody_is_moved_by_an_upgrade(person, halves, resalted, partial):
-    assert (assign(HALVES, person), assign(RESALTED, person), assign(PARTIAL, person)) == (halves, resalted, partial)
+    assert (assign(HALVES, person), assign(RESALTED, person), assign(PARTIAL, person)) == (
+        halves,
+        resalted,
+        partial,
+    )
 
 
-@pytest.mark.parametrize("experiment", [HALVES, RESALTED, PARTIAL], ids=["halves", "resalted", "partial"])
+@pytest.mark.parametrize(
+    "experiment", [HALVES, RESALTED, PARTIAL], ids=["halves", "resalted", "partial"]
+)
 def test_the_shares_are_the_declared_ones(experiment):
     found = Counter(assign(experiment, person) for person in PEOPLE)
     declared = {**experiment.arms, "": 1 - sum(experiment.arms.values())}
     for arm, share in declared.items():
-        tolerance = 4 * (len(PEOPLE) * share * (1 - share)) ** 0.5  # four standard errors of a binomial
+        tolerance = (
+            4 * (len(PEOPLE) * share * (1 - share)) ** 0.5
+        )  # four standard errors of a binomial
         assert abs(found[arm] - len(PEOPLE) * share) <= tolerance + 1e-6
 
 
@@ -47,14 +57,20 @@ def test_experiments_with_different_salts_are_independent():
     for (row, column), count in table.items():
         rows[row] += count
         columns[column] += count
-    expected = {(row, column): rows[row] * columns[column] / len(PEOPLE) for row in rows for column in columns}
+    expected = {
+        (row, column): rows[row] * columns[column] / len(PEOPLE)
+        for row in rows
+        for column in columns
+    }
     x = sum((table[cell] - mean) ** 2 / mean for cell, mean in expected.items())
     assert chi_square_tail(x, 1) > 0.001
 
 
 def test_the_salt_is_the_name_unless_told_otherwise():
     named = Experiment("another", arms=HALVES.arms, salt="home-model")
-    assert [assign(named, person) for person in PEOPLE[:200]] == [assign(HALVES, person) for person in PEOPLE[:200]]
+    assert [assign(named, person) for person in PEOPLE[:200]] == [
+        assign(HALVES, person) for person in PEOPLE[:200]
+    ]
 
 
 def test_more_traffic_for_the_last_arm_moves_nobody_out_of_an_arm():
@@ -66,7 +82,9 @@ def test_more_traffic_for_the_last_arm_moves_nobody_out_of_an_arm():
 
 def test_the_control_is_the_first_arm_unless_told_otherwise():
     assert HALVES.control_arm == "popular"
-    assert Experiment("e", arms={"popular": 0.5, "model": 0.5}, control="model").control_arm == "model"
+    assert (
+        Experiment("e", arms={"popular": 0.5, "model": 0.5}, control="model").control_arm == "model"
+    )
     with pytest.raises(DeclarationError, match="is no arm"):
         Experiment("e", arms={"popular": 1.0}, control="model")
 

@@ -1,4 +1,6 @@
-"""The coverage benchmark runs and prints one JSON object; that the coverage is right is the benchmark's own business."""
+"""The coverage benchmark runs and prints one JSON object; that the coverage is right is the
+benchmark's own business.
+"""
 
 import json
 import subprocess
@@ -12,7 +14,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_it_prints_one_json_object():
-    command = [sys.executable, "-m", "benchmarks.quality.experiment", "--small", "--runs", "8", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.quality.experiment",
+        "--small",
+        "--runs",
+        "8",
+        "--json",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
     found = json.loads(done.stdout)
     assert done.returncode == (0 if found["held"] else 1)

@@ -1,4 +1,6 @@
-"""What counts as seen, clicked and bought: by hand for each rule, and equal to training's labels on anything that may happen."""
+"""What counts as seen, clicked and bought: by hand for each rule, and equal to training's labels on
+anything that may happen.
+"""
 
 import pyarrow as pa
 import pytest
@@ -17,7 +19,12 @@ ITEMS = ["a", "b", "c"]
 
 def table(rows):
     columns = [name for name in ROUTED.names if name not in ("properties",)]
-    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in columns})
+    return pa.table(
+        {
+            name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type)
+            for name in columns
+        }
+    )
 
 
 def event(kind, ts=0, **more):
@@ -36,17 +43,27 @@ def test_an_impression_of_one_item_counts_one_and_a_list_counts_its_items():
     one = event("impression", 1, request_id="r1", item_id="a", position=1)
     assert totals([event("answer"), one]) == (1, 0, 0)
     assert totals([one]) == (1, 0, 0)
-    assert totals([event("answer"), event("impression", 1, request_id="r1", items=["a", "c"])]) == (2, 0, 0)
+    assert totals([event("answer"), event("impression", 1, request_id="r1", items=["a", "c"])]) == (
+        2,
+        0,
+        0,
+    )
 
 
 def test_an_item_is_seen_once_however_often_it_is_told():
     ones = [event("impression", n, request_id="r1", item_id="a", position=1) for n in (1, 2)]
-    assert totals([event("answer"), *ones, event("impression", 3, request_id="r1", items=["a", "b"])]) == (2, 0, 0)
+    assert totals(
+        [event("answer"), *ones, event("impression", 3, request_id="r1", items=["a", "b"])]
+    ) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["click", "purchase"])
 def test_an_outcome_counts_once_for_each_answer_and_item(kind):
-    rows = [event(kind, n, request_id=request, item_id="a", position=1) for n in (1, 2, 3) for request in ("r1", "r2")]
+    rows = [
+        event(kind, n, request_id=request, item_id="a", position=1)
+        for n in (1, 2, 3)
+        for request in ("r1", "r2")
+    ]
     assert sum(totals(rows)) == 2
     assert sum(totals([event("answer"), event("answer", request_id="r2"), *rows])) == 2
 
@@ -63,9 +80,17 @@ def test_an_outcome_after_the_attribution_window_does_not_count():
 
 
 def test_without_a_request_it_belongs_to_the_last_answer_with_the_item():
-    rows = [event("answer", 0, arm="popular"), event("answer", 10, request_id="r2", items=["b"], arm="model")]
-    found = count_events(table([*rows, event("click", 20, item_id="a"), event("click", 21, item_id="b")]), "home")
-    clicks = {found.arms[arm]: int(found.clicks[found.arm == arm].sum()) for arm in set(found.arm.tolist())}
+    rows = [
+        event("answer", 0, arm="popular"),
+        event("answer", 10, request_id="r2", items=["b"], arm="model"),
+    ]
+    found = count_events(
+        table([*rows, event("click", 20, item_id="a"), event("click", 21, item_id="b")]), "home"
+    )
+    clicks = {
+        found.arms[arm]: int(found.clicks[found.arm == arm].sum())
+        for arm in set(found.arm.tolist())
+    }
     assert clicks == {"popular": 1, "model": 1}
 
 
@@ -77,7 +102,9 @@ def test_without_a_request_it_belongs_to_the_last_answer_with_the_item():
         event("click", 1, item_id="z"),  # not shown
         event("click", 1, item_id="a", person="u2"),  # to somebody else
         event("click", 1, item_id="a", agent="bot"),
-        event("click", 1, item_id="a", request_id="gone", slot=None),  # names an answer of which nothing is known
+        event(
+            "click", 1, item_id="a", request_id="gone", slot=None
+        ),  # names an answer of which nothing is known
     ],
 )
 def test_what_follows_from_no_answer_does_not_count(click):
@@ -85,18 +112,29 @@ def test_what_follows_from_no_answer_does_not_count(click):
 
 
 def test_named_and_unnamed_clicks_on_one_item_are_one():
-    rows = [event("answer"), event("click", 1, item_id="a"), event("click", 2, item_id="a", request_id="r1", position=1)]
+    rows = [
+        event("answer"),
+        event("click", 1, item_id="a"),
+        event("click", 2, item_id="a", request_id="r1", position=1),
+    ]
     assert totals(rows)[1] == 1
 
 
 def test_it_counts_for_the_person_that_was_answered():
-    rows = [event("answer", person="anon:x"), event("click", 1, request_id="r1", item_id="a", position=1, person="u9")]
+    rows = [
+        event("answer", person="anon:x"),
+        event("click", 1, request_id="r1", item_id="a", position=1, person="u9"),
+    ]
     found = count_events(table(rows), "home")
     assert {found.persons[code] for code in found.person.tolist()} == {"anon:x"}
 
 
 answers = st.lists(
-    st.tuples(st.integers(0, 60), st.sampled_from(["u1", "u2"]), st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True)),
+    st.tuples(
+        st.integers(0, 60),
+        st.sampled_from(["u1", "u2"]),
+        st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True),
+    ),
     min_size=1,
     max_size=6,
 )
@@ -128,8 +166,23 @@ def test_it_is_what_training_learns(given_, done):
         position = answer["items"].index(item) + 1 if item in answer["items"] else None
         # the router lets nothing come before the answer that it names
         ts = max(minute * MINUTE, answer["ts"] - START + 1)
-        rows.append(event(kind, ts, person=person, item_id=item, request_id=answer["request_id"], position=position))
+        rows.append(
+            event(
+                kind,
+                ts,
+                person=person,
+                item_id=item,
+                request_id=answer["request_id"],
+                position=position,
+            )
+        )
     span = {"ts_from": START, "mature_before": START + 1_000 * MINUTE}
     data = answers_dataset(table(rows), "home", ["click", "purchase"], **span)
-    seen = answers_dataset(table(rows), "home", [], **span).rows  # without heads: no outcome proves that an item was seen
-    assert totals(rows) == (seen, int(data.labels["click"].sum()), int(data.labels["purchase"].sum()))
+    seen = answers_dataset(
+        table(rows), "home", [], **span
+    ).rows  # without heads: no outcome proves that an item was seen
+    assert totals(rows) == (
+        seen,
+        int(data.labels["click"].sum()),
+        int(data.labels["purchase"].sum()),
+    )

@@ -22,18 +22,35 @@ REQUESTS = itertools.count()
 
 
 def table(rows):
-    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in COLUMNS})
+    return pa.table(
+        {
+            name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type)
+            for name in COLUMNS
+        }
+    )
 
 
 def event(kind, person, arm, ts=START, **more):
-    row = {"type": kind, "ts": ts, "person": person, "agent": "person", "slot": "home", "experiment": TEST.name, "arm": arm}
+    row = {
+        "type": kind,
+        "ts": ts,
+        "person": person,
+        "agent": "person",
+        "slot": "home",
+        "experiment": TEST.name,
+        "arm": arm,
+    }
     return row | ({"items": ITEMS} if kind in ("answer", "impression") else {"item_id": "a"}) | more
 
 
 def visits(person, arm, clicks, lists=5, **more):
     """Answers, each seen whole, and clicks on as many of their items."""
     requests = [f"r{next(REQUESTS)}" for _ in range(lists)]
-    rows = [event(kind, person, arm, request_id=request, **more) for request in requests for kind in ("answer", "impression")]
+    rows = [
+        event(kind, person, arm, request_id=request, **more)
+        for request in requests
+        for kind in ("answer", "impression")
+    ]
     places = list(itertools.product(requests, enumerate(ITEMS, 1)))
     return rows + [
         event("click", person, arm, request_id=request, item_id=item, position=position, **more)
@@ -47,21 +64,41 @@ def experiment(rates, people=400, seed=0):
     for arm, rate in rates.items():
         for person in range(people):
             lists = int(rng.integers(1, 8))
-            rows += visits(f"{arm}-{person}", arm, int(rng.binomial(lists * len(ITEMS), rate)), lists)
+            rows += visits(
+                f"{arm}-{person}", arm, int(rng.binomial(lists * len(ITEMS), rate)), lists
+            )
     return rows
 
 
 def test_figures_of_the_arms():
     rows = (
-        visits("u1", "popular", 2) + visits("u2", "popular", 0) + visits("u3", "model", 3) + [event("purchase", "u3", "model", START + 1)]
+        visits("u1", "popular", 2)
+        + visits("u2", "popular", 0)
+        + visits("u3", "model", 3)
+        + [event("purchase", "u3", "model", START + 1)]
     )
     popular, model = report_on(table(rows), TEST, "home").arms
-    assert (popular.arm, popular.users, popular.impressions, popular.clicks, popular.ctr) == ("popular", 2, 40, 2, 0.05)
-    assert (model.arm, model.users, model.impressions, model.clicks, model.purchases, model.conversion) == ("model", 1, 20, 3, 1, 1.0)
+    assert (popular.arm, popular.users, popular.impressions, popular.clicks, popular.ctr) == (
+        "popular",
+        2,
+        40,
+        2,
+        0.05,
+    )
+    assert (
+        model.arm,
+        model.users,
+        model.impressions,
+        model.clicks,
+        model.purchases,
+        model.conversion,
+    ) == ("model", 1, 20, 3, 1, 1.0)
 
 
 def test_answers_as_denominator():
-    rows = [event(kind, "u1", "popular", request_id="r", position=1) for kind in ("answer", "click")]
+    rows = [
+        event(kind, "u1", "popular", request_id="r", position=1) for kind in ("answer", "click")
+    ]
     assert report_on(table(rows), TEST, "home", denominator="answer").arms[0].ctr == 0.25
 
 
@@ -76,9 +113,13 @@ def test_a_better_arm_is_called_better():
 
 @pytest.mark.parametrize(("level", "z"), [(0.8, 1.281552), (0.95, 1.959964), (0.99, 2.575829)])
 def test_the_interval_of_an_arm_has_the_level_that_was_asked_for(level, z):
-    popular = report_on(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home", level=level).arms[0]
+    popular = report_on(
+        table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home", level=level
+    ).arms[0]
     usual = report_on(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home").arms[0]
-    assert popular.ctr_high - popular.ctr == pytest.approx((usual.ctr_high - usual.ctr) * z / 1.959964, rel=1e-5)
+    assert popular.ctr_high - popular.ctr == pytest.approx(
+        (usual.ctr_high - usual.ctr) * z / 1.959964, rel=1e-5
+    )
     assert popular.ctr - popular.ctr_low == pytest.approx(popular.ctr_high - popular.ctr)
 
 
@@ -89,7 +130,9 @@ def test_no_difference_is_not_called_one():
 
 
 def test_a_broken_split_comes_first_in_the_verdict():
-    rows = experiment({"popular": 0.05, "model": 0.08}, people=300) + experiment({"model": 0.08}, people=420, seed=1)
+    rows = experiment({"popular": 0.05, "model": 0.08}, people=300) + experiment(
+        {"model": 0.08}, people=420, seed=1
+    )
     report = report_on(table(rows), TEST, "home")
     assert report.srm_p < 0.001
     assert report.verdict.startswith("Do not trust this yet: the split of users (300 and 420)")
@@ -98,7 +141,10 @@ def test_a_broken_split_comes_first_in_the_verdict():
 def test_persons_in_both_arms_are_reported_and_left_out():
     rows = experiment({"popular": 0.05, "model": 0.08}, people=50)
     both = visits("both", "popular", 20) + visits("both", "model", 0)
-    with_them, without = report_on(table(rows + both), TEST, "home"), report_on(table(rows), TEST, "home")
+    with_them, without = (
+        report_on(table(rows + both), TEST, "home"),
+        report_on(table(rows), TEST, "home"),
+    )
     assert with_them.multiple_exposures == 1
     assert with_them.uplift == without.uplift
     assert with_them.persons == without.persons + 1
@@ -107,7 +153,9 @@ def test_persons_in_both_arms_are_reported_and_left_out():
 def test_crawlers_other_slots_and_other_experiments_do_not_count():
     rows = visits("u1", "popular", 1)
     noise = visits("bot", "popular", 9, agent="bot") + visits("u2", "popular", 9, slot="search")
-    noise += visits("u3", "popular", 9, experiment="another") + visits("u4", None, 9, slot=None, experiment=None)
+    noise += visits("u3", "popular", 9, experiment="another") + visits(
+        "u4", None, 9, slot=None, experiment=None
+    )
     assert report_on(table(rows + noise), TEST, "home").arms[0].clicks == 1
 
 
@@ -115,11 +163,16 @@ def test_the_lake_is_asked_for_the_time_and_rows_outside_it_are_dropped():
     class Days:  # a lake that prunes by whole days, as partitions do
         def events(self, columns=None, ts_from=None, ts_to=None):
             self.asked = (ts_from, ts_to)
-            return table(visits("u1", "popular", 1) + visits("u1", "popular", 5, ts=START + 10)).select(list(columns))
+            return table(
+                visits("u1", "popular", 1) + visits("u1", "popular", 5, ts=START + 10)
+            ).select(list(columns))
 
     lake = Days()
     report = experiment_report(lake, TEST, "home", START, START + 10)
-    assert lake.asked == (START - 30 * MINUTE, START + 10)  # with the answers that the first clicks belong to
+    assert lake.asked == (
+        START - 30 * MINUTE,
+        START + 10,
+    )  # with the answers that the first clicks belong to
     assert report.arms[0].clicks == 1
 
 

@@ -33,7 +33,10 @@ def test_difference_of_means_is_welchs_test():
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)
     a, b = rng.normal(1.0, 2.0, 40), rng.normal(0.3, 0.5, 25)
-    found, expected = difference(Moments.of(a), Moments.of(b)), stats.ttest_ind(a, b, equal_var=False)
+    found, expected = (
+        difference(Moments.of(a), Moments.of(b)),
+        stats.ttest_ind(a, b, equal_var=False),
+    )
     interval = expected.confidence_interval(0.95)
     assert found.p == pytest.approx(expected.pvalue, rel=1e-6)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
@@ -101,10 +104,14 @@ def test_sample_ratio_alarms_on_a_broken_split_only():
     shares = {"a": 0.5, "b": 0.5}
     assert sample_ratio_p({"a": 5_050, "b": 4_950}, shares) > 0.1
     assert sample_ratio_p({"a": 5_300, "b": 4_700}, shares) < 1e-6
-    assert sample_ratio_p({"a": 100}, {"a": 0.5}) != sample_ratio_p({"a": 100}, {"a": 0.5})  # one arm: NaN
+    assert sample_ratio_p({"a": 100}, {"a": 0.5}) != sample_ratio_p(
+        {"a": 100}, {"a": 0.5}
+    )  # one arm: NaN
 
 
 def test_sample_ratio_equals_scipys_chi_square():
     stats = pytest.importorskip("scipy.stats")
     expected = stats.chisquare([330, 290, 380], np.array([0.3, 0.3, 0.4]) * 1_000).pvalue
-    assert sample_ratio_p({"a": 330, "b": 290, "c": 380}, {"a": 0.3, "b": 0.3, "c": 0.4}) == pytest.approx(expected)
+    assert sample_ratio_p(
+        {"a": 330, "b": 290, "c": 380}, {"a": 0.3, "b": 0.3, "c": 0.4}
+    ) == pytest.approx(expected)

@@ -1,6 +1,8 @@
-"""The attacks on door, lake, Valkey and secrets that are thought of, what is promised under each, and which test shows it.
+"""The attacks on door, lake, Valkey and secrets that are thought of, what is promised under each,
+and which test shows it.
 
-docs/reliability.md is made from it, as from `fault_list`. Bundles, console and dependencies are not here.
+docs/reliability.md is made from it, as from `fault_list`. Bundles, console and dependencies are not
+here.
 """
 
 from dataclasses import dataclass
@@ -19,108 +21,153 @@ class Attack:
 
 ATTACKS = (
     Attack(
-        "door", "no key, a wrong one, one of another scope, on any route",
+        "door",
+        "no key, a wrong one, one of another scope, on any route",
         "401 or 403; a route that nobody declared fails the build.",
-        ("tests/serving/test_matrix.py::test_every_route_that_can_be_served_is_declared",
-         "tests/serving/test_matrix.py::test_each_route_takes_its_own_scope_only",
-         "tests/serving/test_matrix.py::test_no_other_method_reaches_a_handler"),
+        (
+            "tests/serving/test_matrix.py::test_every_route_that_can_be_served_is_declared",
+            "tests/serving/test_matrix.py::test_each_route_takes_its_own_scope_only",
+            "tests/serving/test_matrix.py::test_no_other_method_reaches_a_handler",
+        ),
     ),
     Attack(
-        "door", "a public address without a key",
+        "door",
+        "a public address without a key",
         "Refuses to start; the default is 127.0.0.1.",
-        ("tests/serving/test_attacks.py::test_only_this_machine_is_served_without_a_key",
-         "tests/serving/test_attacks.py::test_the_default_is_this_machine_and_a_public_start_without_a_key_is_refused",
-         "tests/serving/test_keys.py::test_a_public_bind_is_safe_with_a_file_of_keys"),
+        (
+            "tests/serving/test_attacks.py::test_only_this_machine_is_served_without_a_key",
+            "tests/serving/test_attacks.py::test_the_default_is_this_machine_and_a_public_start_without_a_key_is_refused",
+            "tests/serving/test_keys.py::test_a_public_bind_is_safe_with_a_file_of_keys",
+        ),
     ),
     Attack(
-        "door", "fields that are the server's, sent by a client",
+        "door",
+        "fields that are the server's, sent by a client",
         "Refused or left out, in every format; never believed.",
-        ("tests/serving/test_attacks.py::test_no_field_of_the_servers_is_taken_from_a_client",
-         "tests/serving/test_attacks.py::test_nor_through_the_formats_of_others"),
+        (
+            "tests/serving/test_attacks.py::test_no_field_of_the_servers_is_taken_from_a_client",
+            "tests/serving/test_attacks.py::test_nor_through_the_formats_of_others",
+        ),
     ),
     Attack(
-        "door", "large bodies, bombs, deep JSON, endless numbers",
+        "door",
+        "large bodies, bombs, deep JSON, endless numbers",
         "413 or 400 while the body is read; memory has a bound over all bodies.",
-        ("tests/serving/test_limits.py::test_a_bomb_is_told_by_its_ratio_before_it_is_large",
-         "tests/serving/test_app.py::test_a_body_of_unknown_length_is_cut_off_while_it_comes",
-         "tests/serving/test_attacks.py::test_depth_length_and_numbers_beyond_sense_are_refused_at_once",
-         "tests/faults/test_overload.py::test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers"),
+        (
+            "tests/serving/test_limits.py::test_a_bomb_is_told_by_its_ratio_before_it_is_large",
+            "tests/serving/test_app.py::test_a_body_of_unknown_length_is_cut_off_while_it_comes",
+            "tests/serving/test_attacks.py::test_depth_length_and_numbers_beyond_sense_are_refused_at_once",
+            "tests/faults/test_overload.py::test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers",
+        ),
     ),
     Attack(
-        "door", "slow senders: no head, half a head, half a body; all connections taken",
-        "Closed by a deadline; others work meanwhile; past the number of connections, of all or of one address, 503 with `Retry-After`.",
-        ("tests/serving/test_server.py::test_a_silent_and_a_half_said_connection_are_closed",
-         "tests/faults/test_overload.py::test_a_thousand_slow_senders_leave_others_working_and_are_closed",
-         "tests/serving/test_server.py::test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again",
-         "tests/serving/test_server.py::test_one_address_cannot_take_all_connections"),
-        "Behind a proxy of `serve.proxies` the bound is the proxy's. Who has many addresses takes as many times 512.",
+        "door",
+        "slow senders: no head, half a head, half a body; all connections taken",
+        "Closed by a deadline; others work meanwhile; past the number of connections, of all "
+        "or of one address, 503 with `Retry-After`.",
+        (
+            "tests/serving/test_server.py::test_a_silent_and_a_half_said_connection_are_closed",
+            "tests/faults/test_overload.py::test_a_thousand_slow_senders_leave_others_working_and_are_closed",
+            "tests/serving/test_server.py::test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again",
+            "tests/serving/test_server.py::test_one_address_cannot_take_all_connections",
+        ),
+        "Behind a proxy of `serve.proxies` the bound is the proxy's. Who has many addresses "
+        "takes as many times 512.",
     ),
     Attack(
-        "door", "request smuggling",
+        "door",
+        "request smuggling",
         "What two servers might read differently is a 400, and the connection is closed.",
         ("tests/serving/test_server.py::test_ambiguous_requests_are_refused_and_closed",),
         "Two spaces in a request line are read as one, which no body depends on.",
     ),
     Attack(
-        "door", "floods from one key, one address, with many ids",
+        "door",
+        "floods from one key, one address, with many ids",
         "429 with `Retry-After`; questions have buckets of their own.",
-        ("tests/serving/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
-         "tests/serving/test_limits.py::test_a_flood_from_one_address_does_not_stop_the_page_for_others",
-         "tests/serving/test_limits.py::test_a_key_that_invents_people_is_stopped_until_the_hour_is_over"),
+        (
+            "tests/serving/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
+            "tests/serving/test_limits.py::test_a_flood_from_one_address_does_not_stop_the_page_for_others",
+            "tests/serving/test_limits.py::test_a_key_that_invents_people_is_stopped_until_the_hour_is_over",
+        ),
     ),
     Attack(
-        "door", "lines and labels injected into logs and metrics",
+        "door",
+        "lines and labels injected into logs and metrics",
         "Escaped; nothing that is sent becomes a label.",
-        ("tests/serving/test_logs.py::test_nobody_writes_a_line_of_their_own",
-         "tests/serving/test_logs.py::test_an_id_that_is_not_fit_for_a_log_is_replaced",
-         "tests/serving/test_attacks.py::test_nothing_that_is_sent_becomes_a_label"),
+        (
+            "tests/serving/test_logs.py::test_nobody_writes_a_line_of_their_own",
+            "tests/serving/test_logs.py::test_an_id_that_is_not_fit_for_a_log_is_replaced",
+            "tests/serving/test_attacks.py::test_nothing_that_is_sent_becomes_a_label",
+        ),
     ),
     Attack(
-        "door", "events forged in a browser",
-        "A browser's key can only append what people do, from its origins, at a rate; of clicks and the like an address has at most "
+        "door",
+        "events forged in a browser",
+        "A browser's key can only append what people do, from its origins, at a rate; of "
+        "clicks and the like an address has at most "
         "`serve.address_clicks_per_hour` at once and as many an hour.",
-        ("tests/serving/test_browser_keys.py::test_each_key_sends_its_types_of_events_only",
-         "tests/serving/test_keys.py::test_a_key_of_the_page_holds_for_its_origins_only",
-         "tests/serving/test_limits.py::test_forged_clicks_of_one_address_are_bounded"),
+        (
+            "tests/serving/test_browser_keys.py::test_each_key_sends_its_types_of_events_only",
+            "tests/serving/test_keys.py::test_a_key_of_the_page_holds_for_its_origins_only",
+            "tests/serving/test_limits.py::test_forged_clicks_of_one_address_are_bounded",
+        ),
         "What a share of forged clicks does to a trained ranking is not measured.",
     ),
     Attack(
-        "door", "paths that lead out of what is served",
+        "door",
+        "paths that lead out of what is served",
         "404.",
         ("tests/serving/test_attacks.py::test_no_path_leads_out_of_what_is_served",),
     ),
     Attack(
-        "lake", "ids made to break out of a query or a predicate",
+        "lake",
+        "ids made to break out of a query or a predicate",
         "An id is a value, never part of a query; SQL only reads.",
-        ("tests/privacy/test_people.py::test_an_id_is_a_value_and_never_part_of_a_query",
-         "tests/lake/test_query.py::test_what_is_not_reading_is_refused"),
+        (
+            "tests/privacy/test_people.py::test_an_id_is_a_value_and_never_part_of_a_query",
+            "tests/lake/test_query.py::test_what_is_not_reading_is_refused",
+        ),
     ),
     Attack(
-        "lake", "what was erased comes back or is still there",
-        "A byte search over every file finds nothing; repairs, retries, imports and replays bring nothing back.",
-        ("tests/privacy/test_erasure.py::test_a_hundred_canaries_are_nowhere_and_all_else_is_as_it_was",
-         "tests/privacy/test_stop_list.py::test_retries_imports_and_replays_bring_nothing_back"),
+        "lake",
+        "what was erased comes back or is still there",
+        "A byte search over every file finds nothing; repairs, retries, imports and replays "
+        "bring nothing back.",
+        (
+            "tests/privacy/test_erasure.py::test_a_hundred_canaries_are_nowhere_and_all_else_is_as_it_was",
+            "tests/privacy/test_stop_list.py::test_retries_imports_and_replays_bring_nothing_back",
+        ),
     ),
     Attack(
-        "lake", "formulas in exported tables",
-        "`sql --csv` puts ' before texts that begin with = + - @, tab or return, lone numbers apart; other exports are JSON or Parquet.",
+        "lake",
+        "formulas in exported tables",
+        "`sql --csv` puts ' before texts that begin with = + - @, tab or return, lone "
+        "numbers apart; other exports are JSON or Parquet.",
         ("tests/cli/test_commands.py::test_sql_runs_nothing_in_a_spreadsheet",),
         "`--as-is`, for programs, writes what is there.",
     ),
     Attack(
-        "Valkey", "a stranger's server or certificate; scripting and foreign keys",
-        "TLS with an authority of one's own; a user of the server's list needs its own keys and commands alone.",
-        ("tests/store/test_valkey.py::test_a_certificate_of_a_stranger_is_refused",
-         "tests/store/test_valkey.py::test_a_user_of_the_servers_list_needs_its_own_keys_alone",
-         "tests/store/test_published.py::test_foreign_and_cut_records_are_never_taken_for_ours"),
+        "Valkey",
+        "a stranger's server or certificate; scripting and foreign keys",
+        "TLS with an authority of one's own; a user of the server's list needs its own keys "
+        "and commands alone.",
+        (
+            "tests/store/test_valkey.py::test_a_certificate_of_a_stranger_is_refused",
+            "tests/store/test_valkey.py::test_a_user_of_the_servers_list_needs_its_own_keys_alone",
+            "tests/store/test_published.py::test_foreign_and_cut_records_are_never_taken_for_ours",
+        ),
     ),
     Attack(
-        "secrets", "keys and passwords in logs, errors, metrics, files",
+        "secrets",
+        "keys and passwords in logs, errors, metrics, files",
         "Stored as hashes or not at all; shown as stars; in no output.",
-        ("tests/faults/test_secrets.py::test_no_secret_of_the_environment_is_in_any_output_or_file",
-         "tests/serving/test_logs.py::test_no_output_tells_ids_questions_or_keys",
-         "tests/serving/test_keys.py::test_the_file_holds_no_key_and_only_its_owner_reads_it",
-         "tests/stream/test_secured.py::test_a_wrong_password_is_called_one_and_shown_nowhere"),
+        (
+            "tests/faults/test_secrets.py::test_no_secret_of_the_environment_is_in_any_output_or_file",
+            "tests/serving/test_logs.py::test_no_output_tells_ids_questions_or_keys",
+            "tests/serving/test_keys.py::test_the_file_holds_no_key_and_only_its_owner_reads_it",
+            "tests/stream/test_secured.py::test_a_wrong_password_is_called_one_and_shown_nowhere",
+        ),
         "Memory dumps of a process hold them.",
     ),
-)  # fmt: skip
+)

@@ -1,4 +1,5 @@
-"""A line to a server that can be cut, or fall silent: what a broken network looks like from both ends.
+"""A line to a server that can be cut, or fall silent: what a broken network looks like from both
+ends.
 
 open      bytes go through
 silent    connections stand and are taken, and nothing comes through; once the line is open again it does, as TCP sends again
@@ -16,7 +17,9 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closed at once, with a reset
 
 
 class Line:
-    """Forwards each connection to `port` of its own to `target`, a port of this machine, while it is open."""
+    """Forwards each connection to `port` of its own to `target`, a port of this machine, while it
+    is open.
+    """
 
     def __init__(self, target: int = 0, *, port: int = 0) -> None:
         self.target = target

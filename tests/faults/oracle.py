@@ -1,9 +1,10 @@
-"""The oracle: a load generator outside the system with a synced ledger of its own, and the checks that follow a run.
+"""The oracle: a load generator outside the system with a synced ledger of its own, and the checks
+that follow a run.
 
     ledger line:  {"ids": […], "outcome": "sent" | "acked" | "refused" | "unknown"}
 
-An event is `acked` or `refused` as the door said; `unknown` if no answer came, and then it is sent again with the same id until
-one does. Whatever the system went through in between, afterwards:
+An event is `acked` or `refused` as the door said; `unknown` if no answer came, and then it is sent
+again with the same id until one does. Whatever the system went through in between, afterwards:
 
     a  every acked event is in the lake
     b  no refused event is in the lake; each is in the quarantine
@@ -57,7 +58,9 @@ class Ledger:
             self._file.write(json.dumps({"outcome": outcome, "ids": ids}) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-            {"acked": self.acked, "refused": self.refused, "sent": self.sent}.get(outcome, set()).update(ids)
+            {"acked": self.acked, "refused": self.refused, "sent": self.sent}.get(
+                outcome, set()
+            ).update(ids)
 
 
 @dataclass
@@ -96,7 +99,9 @@ class Load:
         sent = 0
         earlier: list[dict] = []
         while not self._stop.is_set():
-            events = [an_event(rng, f"t{self.seed}.{thread}-{sent + n}") for n in range(rng.randint(1, 6))]
+            events = [
+                an_event(rng, f"t{self.seed}.{thread}-{sent + n}") for n in range(rng.randint(1, 6))
+            ]
             sent += len(events)
             if earlier and rng.random() < 0.2:
                 events.append(rng.choice(earlier))  # a client that sends an event again
@@ -123,8 +128,12 @@ class Load:
                 continue
             if response.status in (200, 400) and "events" in answer:
                 pairs = list(zip(events, answer["events"], strict=True))
-                self.ledger.write("acked", [event["event_id"] for event, each in pairs if each["accepted"]])
-                self.ledger.write("refused", [event["event_id"] for event, each in pairs if not each["accepted"]])
+                self.ledger.write(
+                    "acked", [event["event_id"] for event, each in pairs if each["accepted"]]
+                )
+                self.ledger.write(
+                    "refused", [event["event_id"] for event, each in pairs if not each["accepted"]]
+                )
                 return
             time.sleep(0.05)
 
@@ -132,7 +141,11 @@ class Load:
 def an_event(rng: random.Random, event_id: str) -> dict:
     if rng.random() < 0.04:
         return {"event_id": event_id, "type": "nonsense", "user_id": rng.choice(PEOPLE)}
-    event = {"event_id": event_id, "user_id": rng.choice(PEOPLE), "session_id": f"s{rng.randint(0, 60)}"}
+    event = {
+        "event_id": event_id,
+        "user_id": rng.choice(PEOPLE),
+        "session_id": f"s{rng.randint(0, 60)}",
+    }
     if rng.random() < 0.02:
         return {**event, "type": "merge", "properties": {"merged_into": rng.choice(PEOPLE)}}
     kind = rng.choice(["click", "click", "click", "purchase", "impression", "identify"])
@@ -143,7 +156,12 @@ def an_event(rng: random.Random, event_id: str) -> dict:
     if rng.random() < 0.3:
         del event["user_id"]
         event["anonymous_id"] = f"a{rng.randint(0, 20)}"
-    return {**event, "type": kind, "item_id": rng.choice(ITEMS), "properties": {"price": rng.randint(1, 9_999) / 100}}
+    return {
+        **event,
+        "type": kind,
+        "item_id": rng.choice(ITEMS),
+        "properties": {"price": rng.randint(1, 9_999) / 100},
+    }
 
 
 def in_lake(project: Project) -> Counter[str]:
@@ -152,11 +170,15 @@ def in_lake(project: Project) -> Counter[str]:
     if not lake.exists("events"):
         return Counter()
     events = lake.events(columns=["event_id", "type"])
-    return Counter(event_id for event_id in events["event_id"].to_pylist() if event_id.startswith("t"))
+    return Counter(
+        event_id for event_id in events["event_id"].to_pylist() if event_id.startswith("t")
+    )
 
 
 def kill_under_load(up: Up, load: Load, roles: Sequence[str], times: int) -> None:
-    """Kill each role so often under load, wait until all that was acknowledged is in the lake by itself, and stop."""
+    """Kill each role so often under load, wait until all that was acknowledged is in the lake by
+    itself, and stop.
+    """
     ledger = load.ledger
     try:
         load.start()
@@ -165,7 +187,11 @@ def kill_under_load(up: Up, load: Load, roles: Sequence[str], times: int) -> Non
                 before = len(ledger.acked)
                 up.kill(role)
                 # The load goes on before the next one dies, so that kills meet work under way.
-                until(lambda seen=before: len(ledger.acked) > seen + 5, 60, f"nothing was acknowledged after {role} was killed")
+                until(
+                    lambda seen=before: len(ledger.acked) > seen + 5,
+                    60,
+                    f"nothing was acknowledged after {role} was killed",
+                )
         load.stop()
         _until_arrived(up, ledger)
     finally:
@@ -173,7 +199,9 @@ def kill_under_load(up: Up, load: Load, roles: Sequence[str], times: int) -> Non
 
 
 def _until_arrived(up: Up, ledger: Ledger) -> None:
-    """All of it has five minutes, since the machine may be a slow one; what took more than two is told."""
+    """All of it has five minutes, since the machine may be a slow one; what took more than two is
+    told.
+    """
 
     def arrived() -> bool:
         return ledger.acked <= in_lake(up.project).keys()
@@ -189,20 +217,39 @@ def _not_arrived(up: Up, ledger: Ledger) -> str:
     """What is missing, where it waits, and what the roles said."""
     missing = sorted(ledger.acked - in_lake(up.project).keys())
     command = [sys.executable, "-m", "tailorbird", "-C", str(up.project.root), "doctor"]
-    doctor = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    doctor = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False
+    ).stdout
     said = up.log.read_text()[-6_000:]
-    return f"{len(missing)} of {len(ledger.acked)} did not reach the lake by themselves, as {missing[:3]}\n{doctor}\n{said}"
+    return (
+        f"{len(missing)} of {len(ledger.acked)} did not reach the lake by themselves, as "
+        f"{missing[:3]}\n{doctor}\n{said}"
+    )
 
 
 def check(project: Project, ledger: Ledger) -> list[str]:
     """What is wrong; empty if nothing is."""
     found = in_lake(project)
-    wrong = [f"acknowledged and lost: {event_id}" for event_id in sorted(ledger.acked - found.keys())[:5]]
-    wrong += [f"refused and in the lake: {event_id}" for event_id in sorted(ledger.refused & found.keys())[:5]]
-    wrong += [f"in the lake {count} times: {event_id}" for event_id, count in found.items() if count > 1][:5]
-    wrong += [f"in the lake and never sent: {event_id}" for event_id in sorted(found.keys() - ledger.sent)[:5]]
+    wrong = [
+        f"acknowledged and lost: {event_id}" for event_id in sorted(ledger.acked - found.keys())[:5]
+    ]
+    wrong += [
+        f"refused and in the lake: {event_id}"
+        for event_id in sorted(ledger.refused & found.keys())[:5]
+    ]
+    wrong += [
+        f"in the lake {count} times: {event_id}" for event_id, count in found.items() if count > 1
+    ][:5]
+    wrong += [
+        f"in the lake and never sent: {event_id}"
+        for event_id in sorted(found.keys() - ledger.sent)[:5]
+    ]
     bodies = b"\n".join(Lake(project.paths.lake).table("quarantine")["body"].to_pylist())
-    wrong += [f"refused and not in quarantine: {each}" for each in sorted(ledger.refused) if f'"{each}"'.encode() not in bodies][:5]
+    wrong += [
+        f"refused and not in quarantine: {each}"
+        for each in sorted(ledger.refused)
+        if f'"{each}"'.encode() not in bodies
+    ][:5]
     report = verify(project.paths.lake, deep=True)
     if not report.clean:
         wrong.append(f"the lake does not verify: {report}")
@@ -211,22 +258,34 @@ def check(project: Project, ledger: Ledger) -> list[str]:
 
 def _survivors(events: pa.Table) -> dict[str, str]:
     """Whom each user of the load is, by the merges among the events."""
-    rows = events.filter(pc.equal(events["type"], "merge")).sort_by([("ts", "ascending"), ("p", "ascending")])
+    rows = events.filter(pc.equal(events["type"], "merge")).sort_by(
+        [("ts", "ascending"), ("p", "ascending")]
+    )
     columns = (rows[name].to_pylist() for name in ("user_id", "p", "person"))
-    newest = {user: Merge(ts, p, into) for ts, user, p, into in zip(rows["ts"].cast("int64").to_pylist(), *columns, strict=True)}
+    newest = {
+        user: Merge(ts, p, into)
+        for ts, user, p, into in zip(rows["ts"].cast("int64").to_pylist(), *columns, strict=True)
+    }
     return {user: survivor(user, newest.get)[0] for user in PEOPLE}
 
 
 def wrong_persons(project: Project) -> list[str]:
-    """Events of another person than identifies and merges say, read in the order of the routed log by a dozen lines of our own.
+    """Events of another person than identifies and merges say, read in the order of the routed log
+    by a dozen lines of our own.
 
-    Of several partitions nothing is said: a router hears of another's merges in its own time, which the log does not tell.
+    Of several partitions nothing is said: a router hears of another's merges in its own time, which
+    the log does not tell.
     """
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         return []
     events = Lake(project.paths.lake).events()
     columns = ("event_id", "type", "ts", "p", "user_id", "anonymous_id", "person")
-    rows = events.select(columns).set_column(2, "ts", events["ts"].cast("int64")).sort_by("p").to_pylist()
+    rows = (
+        events.select(columns)
+        .set_column(2, "ts", events["ts"].cast("int64"))
+        .sort_by("p")
+        .to_pylist()
+    )
     identified: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     merged: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     wrong = []
@@ -238,26 +297,45 @@ def wrong_persons(project: Project) -> list[str]:
         if row["type"] == "identify":
             identified[visitor].append((*at, user))
         if user is None and visitor is not None:
-            user = max((each for each in identified[visitor] if each[0] <= row["ts"]), default=(0, 0, None))[2]
-        newest = {each: Merge(*max(told)) for each, all_ in merged.items() if (told := [one for one in all_ if one[0] <= row["ts"]])}
-        person = f"anon:{visitor}" if user is None and visitor is not None else user and survivor(user, newest.get)[0]
+            user = max(
+                (each for each in identified[visitor] if each[0] <= row["ts"]), default=(0, 0, None)
+            )[2]
+        newest = {
+            each: Merge(*max(told))
+            for each, all_ in merged.items()
+            if (told := [one for one in all_ if one[0] <= row["ts"]])
+        }
+        person = (
+            f"anon:{visitor}"
+            if user is None and visitor is not None
+            else user and survivor(user, newest.get)[0]
+        )
         if person != row["person"]:
-            wrong.append(f"{row['event_id']} ({row['type']}) is of {row['person']} in the lake, and of {person} by what came before it")
+            wrong.append(
+                f"{row['event_id']} ({row['type']}) is of {row['person']} in the lake, and "
+                f"of {person} by what came before it"
+            )
     return wrong
 
 
 def unequal_state(project: Project) -> list[str]:
-    """Features in the state, read as a server reads them, that differ from those that the lake's events make at the same (t, p)."""
+    """Features in the state, read as a server reads them, that differ from those that the lake's
+    events make at the same (t, p).
+    """
     events = Lake(project.paths.lake).events()
     newest = int(pc.max(events["ts"].cast("int64")).as_py())
     persons = sorted({person for person in events["person"].to_pylist() if person})
     features = project.features
     reader = Reader(project.paths.state, features, workers=project.workers)
-    rows = [reader.read(ReadRequest(person, None, None, "phone", "NO", 12, newest + 1), ITEMS) for person in persons]
+    rows = [
+        reader.read(ReadRequest(person, None, None, "phone", "NO", 12, newest + 1), ITEMS)
+        for person in persons
+    ]
     wrong = [
         f"{user} is read as {found} in the state, as {by_lake} in the lake"
         for user, by_lake in _survivors(events).items()
-        if (found := reader.read(ReadRequest(user_id=user, now=newest + 1), ITEMS[:1]).person) != by_lake
+        if (found := reader.read(ReadRequest(user_id=user, now=newest + 1), ITEMS[:1]).person)
+        != by_lake
     ]
     reader.close()
     count = len(persons)
@@ -274,10 +352,17 @@ def unequal_state(project: Project) -> list[str]:
     )
     again = backfill(features, events, requests)
     numeric = np.concatenate([row.numeric for row in rows])
-    same = (numeric.view(np.uint32) == again.numeric.view(np.uint32)) | (np.isnan(numeric) & np.isnan(again.numeric))
+    same = (numeric.view(np.uint32) == again.numeric.view(np.uint32)) | (
+        np.isnan(numeric) & np.isnan(again.numeric)
+    )
     for row, column in np.argwhere(~same)[:5].tolist():
-        where = f"{features.numeric[column]} of {persons[row // len(ITEMS)]}, {ITEMS[row % len(ITEMS)]}"
-        wrong.append(f"state differs from the lake: {where}: {numeric[row, column]} against {again.numeric[row, column]}")
+        where = (
+            f"{features.numeric[column]} of {persons[row // len(ITEMS)]}, {ITEMS[row % len(ITEMS)]}"
+        )
+        wrong.append(
+            f"state differs from the lake: {where}: {numeric[row, column]} against "
+            f"{again.numeric[row, column]}"
+        )
     if not (np.concatenate([row.categorical for row in rows]) == again.categorical).all():
         wrong.append("state differs from the lake in a categorical feature")
     return wrong

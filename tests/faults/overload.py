@@ -1,10 +1,11 @@
-"""More load than the door has room for: an open-loop sender with a ledger of its own, run as a process beside the site.
+"""More load than the door has room for: an open-loop sender with a ledger of its own, run as a
+process beside the site.
 
     python -m tests.faults.overload URL --run 3 --seconds 5 --rate 400 --ledger FILE      bodies are due at fixed times, answered or not
     python -m tests.faults.overload URL --run 3 --seconds 5 --ledger FILE                 as fast as 64 connections get answers
 
-Latency counts from the time at which a body was due, so that a sender that is kept waiting does not hide it. A body whose time comes
-while every connection is in use is not sent, and counted.
+Latency counts from the time at which a body was due, so that a sender that is kept waiting does not
+hide it. A body whose time comes while every connection is in use is not sent, and counted.
 """
 
 import argparse
@@ -27,7 +28,12 @@ def template() -> bytes:
     """The events of one body, clicks that nobody else sends, with a mark where run and number go."""
     return json.dumps(
         [
-            {"event_id": f"{_MARK}-{row}", "type": "click", "user_id": PEOPLE[row % len(PEOPLE)], "item_id": ITEMS[row % len(ITEMS)]}
+            {
+                "event_id": f"{_MARK}-{row}",
+                "type": "click",
+                "user_id": PEOPLE[row % len(PEOPLE)],
+                "item_id": ITEMS[row % len(ITEMS)],
+            }
             for row in range(ROWS)
         ]
     ).encode()
@@ -75,7 +81,10 @@ class Sender:
             if connection is None:
                 self._left -= 1
                 connection = await asyncio.open_connection(self._host, self._port)
-            status, headers = await self._ask(*connection, self._template.replace(_MARK.encode(), f"t{self._run}-{number}".encode()))
+            status, headers = await self._ask(
+                *connection,
+                self._template.replace(_MARK.encode(), f"t{self._run}-{number}".encode()),
+            )
         except (OSError, asyncio.IncompleteReadError, ValueError):
             self.tally.unanswered += 1
             self._left += 1
@@ -97,8 +106,13 @@ class Sender:
         elif status in (429, 503) and b"retry-after: " not in headers:
             self.tally.without_retry_after += 1
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes) -> tuple[int, bytes]:
-        head = f"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
+    ) -> tuple[int, bytes]:
+        head = (
+            "POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: "
+            f"application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
         writer.write(head.encode() + content)
         async with asyncio.timeout(60):
             headers = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -131,7 +145,9 @@ async def _closed_loop(sender: Sender, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("url")
     parser.add_argument("--run", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
@@ -142,7 +158,11 @@ def main() -> None:
     host, _, port = options.url.removeprefix("http://").partition(":")
     sender = Sender(host, int(port), options.run, options.connections)
     began = time.monotonic()
-    asyncio.run(_open_loop(sender, options.rate, options.seconds) if options.rate else _closed_loop(sender, options.seconds))
+    asyncio.run(
+        _open_loop(sender, options.rate, options.seconds)
+        if options.rate
+        else _closed_loop(sender, options.seconds)
+    )
     told = {**vars(sender.tally), "seconds": time.monotonic() - began, "run": options.run}
     options.ledger.write_text(json.dumps(told))
 

@@ -23,17 +23,30 @@ def make_project(folder: Path) -> Project:
 
 
 class Up:
-    """`tailorbird up` on a project, with the trainer only where asked: it takes long to start and has nothing to do at first."""
+    """`tailorbird up` on a project, with the trainer only where asked: it takes long to start and
+    has nothing to do at first.
+    """
 
     def __init__(self, project: Project, *, faults: str = "", train: bool = False) -> None:
         self.project, self.port = project, free_port()
         self.log = project.root / "up.log"
-        command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "up", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "tailorbird",
+            "-C",
+            str(project.root),
+            "up",
+            "--port",
+            str(self.port),
+        ]
         if not train:
             command.append("--no-train")
         environment = {**os.environ, **({"TAILORBIRD_FAULTS": faults} if faults else {})}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
 
     def wait(self, deadline_s: float = 60) -> "Up":
         until(self.answers, deadline_s, f"no answer on port {self.port}; see {self.log}")
@@ -41,13 +54,16 @@ class Up:
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as response:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/readyz", timeout=2
+            ) as response:
                 return response.status == 200
         except OSError:
             return False
 
     def pid(self, role: str) -> int | None:
-        """The role's process, by its command line among the children of `up`; None while there is none.
+        """The role's process, by its command line among the children of `up`; None while there is
+        none.
 
         Of several of one kind, any; or with a number behind the role that of a part: "worker 1".
         """
@@ -75,7 +91,11 @@ class Up:
         victim = self.pid(role)
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
-        until(lambda: self.pid(role) not in (None, victim), 60, f"{role} was not started again; see {self.log}")
+        until(
+            lambda: self.pid(role) not in (None, victim),
+            60,
+            f"{role} was not started again; see {self.log}",
+        )
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -83,7 +103,9 @@ class Up:
             self.process.wait(60)
 
 
-def until(condition: Callable[[], bool], deadline_s: float, otherwise: str | Callable[[], str]) -> None:
+def until(
+    condition: Callable[[], bool], deadline_s: float, otherwise: str | Callable[[], str]
+) -> None:
     """Poll for a condition."""
     give_up = time.monotonic() + deadline_s
     while not condition():

@@ -1,4 +1,6 @@
-"""A new schema, or a lost state, when the log no longer reaches back: built from the lake, joined exactly, whatever is killed."""
+"""A new schema, or a lost state, when the log no longer reaches back: built from the lake, joined
+exactly, whatever is killed.
+"""
 
 import json
 import os
@@ -39,11 +41,16 @@ class Site:
         self.project = make_project(folder)
         self.clock = SimulatedClock(NOW)
         paths, plan = self.project.paths, self.project.plan
-        with Door(paths.stream, "serve-1", plan, self.clock) as door, Router(paths.stream, plan, clock=self.clock) as router:
+        with (
+            Door(paths.stream, "serve-1", plan, self.clock) as door,
+            Router(paths.stream, plan, clock=self.clock) as router,
+        ):
             self.send(door, 0, ROWS)
             while router.step(100).rows:
                 pass
-            self.whole = folder / "whole"  # the log before it was pruned, for the worker that reads it all
+            self.whole = (
+                folder / "whole"
+            )  # the log before it was pruned, for the worker that reads it all
             with LakeRole(paths.stream, paths.lake, clock=self.clock) as lake:
                 lake.drain()
             self.send(door, ROWS, LATER)
@@ -59,7 +66,12 @@ class Site:
             for n in range(start, start + 20):
                 self.clock.advance_to(self.clock.now() + 37 * SECOND)
                 who = {"user_id": f"u{n % 7}"} if n % 3 else {"anonymous_id": f"a{n % 5}"}
-                event = {"event_id": f"e{n}", "ts": self.clock.now() - (n % 11) * SECOND, "item_id": f"i{n % 9}", **who}
+                event = {
+                    "event_id": f"e{n}",
+                    "ts": self.clock.now() - (n % 11) * SECOND,
+                    "item_id": f"i{n % 9}",
+                    **who,
+                }
                 if n % 20 == 0:
                     event = {
                         "event_id": f"e{n}",
@@ -68,29 +80,43 @@ class Site:
                         "properties": {"category": f"c{n % 3}", "price": n + 0.5},
                     }
                 elif n % 20 == 7:
-                    event = {"event_id": f"e{n}", "type": "identify", "user_id": f"u{n % 7}", "anonymous_id": f"a{n % 5}"}
+                    event = {
+                        "event_id": f"e{n}",
+                        "type": "identify",
+                        "user_id": f"u{n % 7}",
+                        "anonymous_id": f"a{n % 5}",
+                    }
                 else:
-                    event |= {"type": ("view", "click", "purchase", "cart")[n % 4], "properties": {"price": 3.25, "quantity": 2}}
+                    event |= {
+                        "type": ("view", "click", "purchase", "cart")[n % 4],
+                        "properties": {"price": 3.25, "quantity": 2},
+                    }
                 batch.append(event)
             decisions = door.submit(json.dumps(batch).encode())
             assert all(decision.accepted for decision in decisions), decisions
 
     def worker(self, features, state=None):
-        return FeatureWorker(self.project.paths.routed, state or self.project.paths.state, features, clock=self.clock)
+        return FeatureWorker(
+            self.project.paths.routed, state or self.project.paths.state, features, clock=self.clock
+        )
 
     def lake(self):
         return Lake(self.project.paths.lake)
 
     def streamed(self, features):
         """The state of a worker that read the whole log."""
-        with FeatureWorker(self.whole / "routed.db", self.whole / "state", features, clock=self.clock) as worker:
+        with FeatureWorker(
+            self.whole / "routed.db", self.whole / "state", features, clock=self.clock
+        ) as worker:
             while worker.step(50).rows:
                 pass
         return contents(self.whole / "state", features)
 
 
 def contents(state, features):
-    """Every state record and alias, by key, and what else a reading record holds beside the number of its commit."""
+    """Every state record and alias, by key, and what else a reading record holds beside the number
+    of its commit.
+    """
     store = open_state(state, features)
     with store.snapshot() as snapshot:
         found = dict(snapshot.scan(b"s")) | dict(snapshot.scan(b"a"))
@@ -139,7 +165,9 @@ def test_a_building_that_was_cut_short_goes_on_behind_its_last_batch(site):
     with site.worker(features) as worker:
         assert worker.needs_history()
         seen.clear()
-        assert build_from_lake(worker, site.lake(), threading.Event(), batch_rows=37, progress=progress)
+        assert build_from_lake(
+            worker, site.lake(), threading.Event(), batch_rows=37, progress=progress
+        )
         assert seen[0] == reached
         follow(worker)
     assert contents(site.project.paths.state, features) == site.streamed(features)
@@ -161,9 +189,13 @@ def test_a_new_schema_is_built_while_the_old_one_stays(site):
 
 
 def test_a_worker_that_reads_the_whole_log_needs_no_history(site):
-    with FeatureWorker(site.whole / "routed.db", site.whole / "state", site.project.features, clock=site.clock) as worker:
+    with FeatureWorker(
+        site.whole / "routed.db", site.whole / "state", site.project.features, clock=site.clock
+    ) as worker:
         assert not worker.needs_history()
-    with FeatureWorker(site.whole / "none.db", site.whole / "state", site.project.features, clock=site.clock) as worker:
+    with FeatureWorker(
+        site.whole / "none.db", site.whole / "state", site.project.features, clock=site.clock
+    ) as worker:
         assert not worker.needs_history(), "a log that is not there yet"
 
 
@@ -178,7 +210,10 @@ def test_stopping_in_the_middle_leaves_it_to_the_next_start(site):
 
 def test_a_lake_that_lacks_what_was_deleted_is_told(site):
     (site.project.paths.lake / "positions.json").unlink()
-    with site.worker(site.project.features) as worker, pytest.raises(DamageError, match=f"begins at {ROWS + 1}"):
+    with (
+        site.worker(site.project.features) as worker,
+        pytest.raises(DamageError, match=f"begins at {ROWS + 1}"),
+    ):
         build_from_lake(worker, site.lake(), threading.Event())
 
 
@@ -214,7 +249,9 @@ def run_role(site, faults=""):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("site_of_kill", ["worker.before_commit", "worker.after_commit", "worker.before_ready"])
+@pytest.mark.parametrize(
+    "site_of_kill", ["worker.before_commit", "worker.after_commit", "worker.before_ready"]
+)
 def test_the_role_builds_again_what_a_kill_cut_short(site, site_of_kill):
     paths, features = site.project.paths, site.project.features
     killed = run_role(site, f"{site_of_kill}=kill@1")

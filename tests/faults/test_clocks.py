@@ -1,4 +1,6 @@
-"""Clocks that are wrong, and wrong differently in each role: nothing is lost or doubled, and the state is what the lake says."""
+"""Clocks that are wrong, and wrong differently in each role: nothing is lost or doubled, and the
+state is what the lake says.
+"""
 
 import json
 import threading
@@ -12,7 +14,16 @@ from tests.faults.oracle import unequal_state
 from tests.faults.roles import make_project, until
 
 from tailorbird.cli.doctor_clock import dated_ahead
-from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SET_BACK, SystemClock, show_duration, to_iso
+from tailorbird.events import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    SET_BACK,
+    SystemClock,
+    show_duration,
+    to_iso,
+)
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import ReadRequest
 from tailorbird.features.read import Reader
@@ -58,14 +69,23 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     for run_ in range(3):  # each role starts again between two runs
         with Door(project.paths.stream, "serve-1", project.plan, door_clock) as door:
             for number in range(10):
-                event = {"event_id": f"t{run_}-{number}", "type": "click", "user_id": f"u{number % 4}", "item_id": f"i{number % 3}"}
-                assert [decision.accepted for decision in door.submit(json.dumps(event).encode())] == [True]
+                event = {
+                    "event_id": f"t{run_}-{number}",
+                    "type": "click",
+                    "user_id": f"u{number % 4}",
+                    "item_id": f"i{number % 3}",
+                }
+                assert [
+                    decision.accepted for decision in door.submit(json.dumps(event).encode())
+                ] == [True]
                 sent.append(event["event_id"])
             set_back.append(door.figures().clock_set_back)
         with Router(project.stream, project.plan, clock=router_clock) as router:
             while router.step(7).rows:
                 pass
-        with FeatureWorker(project.routed, project.paths.state, project.features, clock=worker_clock) as worker:
+        with FeatureWorker(
+            project.routed, project.paths.state, project.features, clock=worker_clock
+        ) as worker:
             while worker.step().rows:
                 pass
             worker.refresh()
@@ -73,12 +93,18 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
         with LakeRole(project.stream, project.paths.lake, clock=lake_clock) as role:
             role.drain()
     lake = Lake(project.paths.lake)
-    events = lake.events(["event_id", "raw_offset", "received_at", "counts"]).sort_by("raw_offset").to_pylist()
+    events = (
+        lake.events(["event_id", "raw_offset", "received_at", "counts"])
+        .sort_by("raw_offset")
+        .to_pylist()
+    )
     assert [each["event_id"] for each in events] == sent
     assert all(each["counts"] for each in events)
     assert verify(project.paths.lake).clean
     assert unequal_state(project) == []
-    for run_ in range(3):  # within a run of the door they go back only with the clock, and by more than a little
+    for run_ in range(
+        3
+    ):  # within a run of the door they go back only with the clock, and by more than a little
         stamps = [each["received_at"] for each in events[10 * run_ : 10 * run_ + 10]]
         back = [before - after for before, after in pairwise(stamps) if after < before]
         assert len(back) <= set_back[run_]
@@ -108,7 +134,9 @@ class Site:
     def start(self) -> None:
         project, clock = self.project, self.clock
         self.router = Router(project.stream, project.plan, clock=clock)
-        self.worker = FeatureWorker(project.routed, project.paths.state, project.features, clock=clock)
+        self.worker = FeatureWorker(
+            project.routed, project.paths.state, project.features, clock=clock
+        )
         self.lake = LakeRole(project.stream, project.paths.lake, clock=clock)
 
     def stop(self) -> None:
@@ -118,24 +146,47 @@ class Site:
 
     def door(self, producer: str = "serve-1", clock: Set | None = None) -> Door:
         if producer not in self.doors:
-            self.doors[producer] = Door(self.project.paths.stream, producer, self.project.plan, clock or self.clock)
+            self.doors[producer] = Door(
+                self.project.paths.stream, producer, self.project.plan, clock or self.clock
+            )
         return self.doors[producer]
 
     def send(self, producer: str = "serve-1", **more: object) -> str:
         """Send an event that happens now by the right time, whatever the server's clock says."""
         self._sent += 1
         moment = NOW + self._sent - HOUR
-        event = {"event_id": f"e{self._sent}", "type": "click", "user_id": "u1", "item_id": "i1", "ts": moment, "sent_at": moment, **more}
-        assert [decision.code for decision in self.door(producer).submit(json.dumps(event).encode())] == [""]
+        event = {
+            "event_id": f"e{self._sent}",
+            "type": "click",
+            "user_id": "u1",
+            "item_id": "i1",
+            "ts": moment,
+            "sent_at": moment,
+            **more,
+        }
+        assert [
+            decision.code for decision in self.door(producer).submit(json.dumps(event).encode())
+        ] == [""]
         self.step()
         return event["event_id"]
 
     def answer(self, request_id: str, ahead: int = 0, producer: str = "serve-1") -> None:
         """Log an answer, as of a moment that is so far ahead."""
         known = {"slot": "home", "arm": "model", "model": "v0001", "propensities": [0.5]}
-        event = {"event_id": request_id, "type": "answer", "user_id": "u1", "request_id": request_id, "items": ["i1"], "answer": known}
-        record = AnswerRecord(request_id=request_id, ts=NOW + ahead, p=1, commit=1, schema_hash="abc", items=["i1"])
-        assert self.door(producer).record_answer(json.dumps(event | {"ts": NOW + ahead}).encode(), record)
+        event = {
+            "event_id": request_id,
+            "type": "answer",
+            "user_id": "u1",
+            "request_id": request_id,
+            "items": ["i1"],
+            "answer": known,
+        }
+        record = AnswerRecord(
+            request_id=request_id, ts=NOW + ahead, p=1, commit=1, schema_hash="abc", items=["i1"]
+        )
+        assert self.door(producer).record_answer(
+            json.dumps(event | {"ts": NOW + ahead}).encode(), record
+        )
 
     def step(self) -> None:
         while self.router.step().rows:
@@ -161,7 +212,10 @@ class Site:
         rows = Lake(self.project.paths.lake).events(columns).to_pylist()
         times = {"ts", "received_at"}
         return {
-            row["event_id"]: {name: (value - MOMENT) // timedelta(seconds=1) if name in times else value for name, value in row.items()}
+            row["event_id"]: {
+                name: (value - MOMENT) // timedelta(seconds=1) if name in times else value
+                for name, value in row.items()
+            }
             for row in rows
         }
 
@@ -185,13 +239,18 @@ def test_once_a_clock_that_was_ahead_is_right_again_so_are_times(site, jump, cap
     after = [site.send(user_id="u3", item_id="i3") for _ in range(3)]
 
     events = site.events()
-    assert [(events[id_]["ts"], events[id_]["received_at"]) for id_ in (before, *after)] == [(0, 0)] * 4
-    assert [(events[id_]["ts"], events[id_]["received_at"]) for id_ in wrong] == [(jump // SECOND, jump // SECOND)] * 3
+    assert [(events[id_]["ts"], events[id_]["received_at"]) for id_ in (before, *after)] == [
+        (0, 0)
+    ] * 4
+    assert [(events[id_]["ts"], events[id_]["received_at"]) for id_ in wrong] == [
+        (jump // SECOND, jump // SECOND)
+    ] * 3
     assert all(event["counts"] for event in events.values())
     assert site.door().figures().clock_set_back == 1
     [told] = [record.getMessage() for record in caplog.records if "set back" in record.getMessage()]
     assert f"set back by {show_duration(jump)}" in told
-    # All that share a record with such an event are read as of then, which is what F13 says; no honest event is left out for it.
+    # All that share a record with such an event are read as of then, which is what F13 says; no
+    # honest event is left out for it.
     assert site.read("u3", "i3").t // SECOND == NOW // SECOND + max(HOUR, jump) // SECOND
     assert site.clicks("u3") == (3 if jump <= DAY else 0)
     site.lake.drain()
@@ -211,14 +270,22 @@ def test_a_server_that_is_started_while_its_clock_is_ahead_follows_it_back(site)
     site.start()
     again = site.send()
     events = site.events()
-    assert [events[id_]["ts"] for id_ in (wrong, still, right, again)] == [DAY // SECOND, DAY // SECOND, 0, 0]
+    assert [events[id_]["ts"] for id_ in (wrong, still, right, again)] == [
+        DAY // SECOND,
+        DAY // SECOND,
+        0,
+        0,
+    ]
 
 
 def test_a_clock_that_goes_back_a_little_stands_still(site):
     site.send()
     site.clock.offset = -SECOND
     site.send()
-    stamps = [event["received_at"] for event in sorted(site.events().values(), key=lambda event: event["raw_offset"])]
+    stamps = [
+        event["received_at"]
+        for event in sorted(site.events().values(), key=lambda event: event["raw_offset"])
+    ]
     assert stamps == [0, 0]
     assert site.door().figures().clock_set_back == 0
 
@@ -249,10 +316,15 @@ def test_an_answer_that_read_of_something_ahead_is_kept_counted_and_told(site, c
     events = site.events()
     assert Lake(site.project.paths.lake).count("quarantine") == 0
     assert (events["r1"]["ts"], events["r1"]["received_at"]) == (DAY // SECOND, 0)
-    assert (events[click]["ts"], events[click]["slot"]) == (DAY // SECOND, "home"), "nothing follows from an answer before it is given"
+    assert (events[click]["ts"], events[click]["slot"]) == (DAY // SECOND, "home"), (
+        "nothing follows from an answer before it is given"
+    )
     assert site.door().figures().answers_ahead == 2
-    assert [record.getMessage() for record in caplog.records if "is dated" in record.getMessage()] == [
-        "an answer is dated 1d ahead of the clock, since events that it read of are; so will be others until then"
+    assert [
+        record.getMessage() for record in caplog.records if "is dated" in record.getMessage()
+    ] == [
+        "an answer is dated 1d ahead of the clock, since events that it read of are; so will "
+        "be others until then"
     ]
 
 
@@ -260,7 +332,11 @@ def test_answers_of_a_clock_that_was_ahead_are_forgotten_in_their_time(site):
     for number, offset in enumerate((0, YEAR, 0, 3 * HOUR)):
         site.clock.offset = offset
         site.answer(f"r{number}")
-        until(lambda number=number: f"r{number}" in site.stepped(), 30, "the answer is not in the lake")
+        until(
+            lambda number=number: f"r{number}" in site.stepped(),
+            30,
+            "the answer is not in the lake",
+        )
     path = site.project.paths.stream / "routed.db"
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
         assert connection.execute("SELECT count(*) FROM answer_run").get == 1
@@ -287,7 +363,9 @@ def test_the_lake_goes_on_when_its_clock_was_ahead(site):
             looks.clear()
             until(looks.is_set, 30, "the lake does not run")
         clock.offset = 0
-        event = json.dumps({"event_id": "later", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
+        event = json.dumps(
+            {"event_id": "later", "type": "click", "user_id": "u1", "item_id": "i1"}
+        ).encode()
         site.door().submit(event)
         while site.router.step().rows:
             pass
@@ -300,7 +378,9 @@ def test_the_lake_goes_on_when_its_clock_was_ahead(site):
 
 def test_the_archive_goes_on_when_its_clock_was_ahead(site):
     site.clock.offset = DAY
-    site.door().submit(json.dumps({"event_id": "e", "type": "click", "user_id": "u1", "item_id": "i1"}).encode())
+    site.door().submit(
+        json.dumps({"event_id": "e", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
+    )
     while site.router.step().rows:
         pass
     assert site.lake.step().archived == 0, "it waits for more"

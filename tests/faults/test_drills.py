@@ -1,4 +1,6 @@
-"""Servers, stores and models die while somebody asks with the client of applications, small; with figures, `make drills`."""
+"""Servers, stores and models die while somebody asks with the client of applications, small; with
+figures, `make drills`.
+"""
 
 import json
 import socket
@@ -44,17 +46,29 @@ def test_every_request_is_answered_with_items(tmp_path: Path, drill: str) -> Non
 
 
 @pytest.mark.slow
-def test_who_asks_while_a_server_starts_is_refused_and_need_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_asks_while_a_server_starts_is_refused_and_need_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.before_bundle_load=stall:30")
     registry = Registry(tmp_path / "registry", clock=SystemClock())
-    registry.promote(registry.add(shop.write(tmp_path / "bundle", shop.feature_set())), by="test", why="first")
+    registry.promote(
+        registry.add(shop.write(tmp_path / "bundle", shop.feature_set())), by="test", why="first"
+    )
     port = free_port()
     told = json.dumps(asdict(Part(str(tmp_path), port=port)))
-    process = subprocess.Popen([sys.executable, "-m", "tests.faults.drills.child", told], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.drills.child", told],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         until(lambda: process.poll() is not None or connects(port), 90, "it does not listen")
         began = time.monotonic()
-        until(lambda: process.poll() is not None or any((tmp_path / "run").glob("*.json")), 90, "it did not start")
+        until(
+            lambda: process.poll() is not None or any((tmp_path / "run").glob("*.json")),
+            90,
+            "it did not start",
+        )
         assert process.poll() is None
         assert time.monotonic() - began < 25, "the bundle was loaded before"
     finally:
@@ -77,18 +91,34 @@ def connects(port: int) -> bool:
 def test_more_than_a_server_can_answer_is_refused_and_the_rest_answered(tmp_path: Path) -> None:
     found = DRILLS["overload"](tmp_path / "site", 1_000)
     assert set(found.failures) <= {"it answered 503"}
-    assert not [why for why in found.missed if not why.startswith("goodput")], "goodput is a figure of an idle machine"
+    assert not [why for why in found.missed if not why.startswith("goodput")], (
+        "goodput is a figure of an idle machine"
+    )
     assert found.more["goodput_10x"] > 0.4
 
 
 def test_a_request_without_an_answer_is_seen_by_the_judge() -> None:
-    tally = Tally(began=[0.0, 1.0, 2.0], ms=[5.0, 5.0, 500.0], lacked=["", "last_known", "!it took too long"], unsent=1)
+    tally = Tally(
+        began=[0.0, 1.0, 2.0],
+        ms=[5.0, 5.0, 500.0],
+        lacked=["", "last_known", "!it took too long"],
+        unsent=1,
+    )
     found = judged("store", "", vars(tally), [(0.9, 3.0)], lacks="previous_model")
-    assert (found.requests, found.answered, found.requests_in_fault, found.labelled_in_fault) == (3, 2, 2, 1)
+    assert (found.requests, found.answered, found.requests_in_fault, found.labelled_in_fault) == (
+        3,
+        2,
+        2,
+        1,
+    )
     assert found.p99_ms_fault is not None
     assert found.p99_ms_rest is not None
     assert found.p99_ms_fault > found.p99_ms_rest
-    assert found.missed == ["availability 0.66667", "no answer says previous_model", "1 events still wait in the client"]
+    assert found.missed == [
+        "availability 0.66667",
+        "no answer says previous_model",
+        "1 events still wait in the client",
+    ]
 
 
 def test_where_nobody_asked_outside_the_fault_there_is_no_time() -> None:
@@ -110,7 +140,10 @@ def test_a_refusal_without_overload_or_without_a_word_is_seen() -> None:
 
     found = summed_up(Found("overload", ""), [phase(200, 503), phase(200, 503, 503, vague=1)])
     assert (found.requests, found.answered, found.requests_in_fault) == (5, 2, 3)
-    assert found.missed == ["1 of 2 not answered without overload", "1 refused without a word on when to come again"]
+    assert found.missed == [
+        "1 of 2 not answered without overload",
+        "1 refused without a word on when to come again",
+    ]
 
 
 def test_page_figures_and_list_of_drills_agree() -> None:

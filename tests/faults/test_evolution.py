@@ -1,4 +1,6 @@
-"""Declarations that change under traffic: no answer without features, none with a wrong value, one moment at which answers switch."""
+"""Declarations that change under traffic: no answer without features, none with a wrong value, one
+moment at which answers switch.
+"""
 
 import http.client
 import itertools
@@ -43,7 +45,8 @@ from tailorbird.stream import open_reader, read_released
 pytestmark = pytest.mark.slow
 
 CLOCK = SystemClock()
-# One column more, one changed, one gone: another entity, and an attribute of items that the router did not keep before.
+# One column more, one changed, one gone: another entity, and an attribute of items that the router
+# did not keep before.
 CHANGES = (
     (
         'item_clicks_1d = count("item_clicks_1d", item, "click", window="1d"',
@@ -96,7 +99,10 @@ def promote(project: Project, features: FeatureSet, name: str) -> str:
 
 def item_events() -> list[dict]:
     profiles = [shop.profile(number) | {"brand": f"b{number % 5}"} for number in range(shop.ITEMS)]
-    return [{"event_id": f"item-{n}", "type": "item", "item_id": f"i{n}", "properties": one} for n, one in enumerate(profiles)]
+    return [
+        {"event_id": f"item-{n}", "type": "item", "item_id": f"i{n}", "properties": one}
+        for n, one in enumerate(profiles)
+    ]
 
 
 def some_events(number: int) -> list[dict]:
@@ -104,7 +110,11 @@ def some_events(number: int) -> list[dict]:
     kinds = ("view", "click", "click", "purchase")
 
     def one(n: int) -> dict:
-        return {"event_id": f"e{number}-{n}", "type": kinds[(number + n) % 4], "item_id": f"i{(number * 7 + n) % 20}"}
+        return {
+            "event_id": f"e{number}-{n}",
+            "type": kinds[(number + n) % 4],
+            "item_id": f"i{(number * 7 + n) % 20}",
+        }
 
     return [one(n) | who | {"properties": {"price": 9.5}} for n in range(3)]
 
@@ -113,7 +123,9 @@ def require_equal(project: Project, schemas: dict[str, FeatureSet]) -> dict[str,
     """Recompute every logged answer with the schema that it says; the answers of each model."""
     lake = Lake(project.paths.lake)
     logged = lake.table("answers")
-    assert Counter(logged["schema_hash"].to_pylist()).keys() == {one.schema_hash for one in schemas.values()}
+    assert Counter(logged["schema_hash"].to_pylist()).keys() == {
+        one.schema_hash for one in schemas.values()
+    }
     for version, features in schemas.items():
         mine = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
         assert set(mine["model"].to_pylist()) == {version}
@@ -139,7 +151,11 @@ class Live:
         self.answers: list[tuple[str, tuple[str, ...]]] = []
         self.failures: list[BaseException] = []
         self._jobs: queue.Queue[tuple[Callable[[], object], threading.Event]] = queue.Queue()
-        self._paused, self._quiet, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._paused, self._quiet, self._stop = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
         self._numbers = itertools.count()
         self._load_at = time.monotonic() + LOAD_EVERY_S
         loops = (self._keep_roles, self._look, self._ask, self._ask)
@@ -197,7 +213,9 @@ class Live:
     def _keep_roles(self) -> None:
         if not self._paused.is_set():
             self.roles.step()
-            if time.monotonic() >= self._load_at:  # the new state has from the lake what lacks an attribute in the log
+            if (
+                time.monotonic() >= self._load_at
+            ):  # the new state has from the lake what lacks an attribute in the log
                 self.roles.lake.step()
                 self._load_at = time.monotonic() + LOAD_EVERY_S
         try:
@@ -216,7 +234,9 @@ class Live:
         if self._quiet.is_set():
             return
         number = next(self._numbers)
-        assert all(one.accepted for one in self.door.submit(msgspec.json.encode(some_events(number))))
+        assert all(
+            one.accepted for one in self.door.submit(msgspec.json.encode(some_events(number)))
+        )
         answer = self.parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
         self.answers.append((answer.model, tuple(answer.degraded)))
 
@@ -240,9 +260,15 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
         changed = change(project)
         apply(project.paths.state, changed.features, at=CLOCK.now())
         new = promote(project, changed.features, "new")
-        until(lambda: "waits until the state" in live.parts.bundles.champion.problem, 30, "the new model does not wait for its features")
+        until(
+            lambda: "waits until the state" in live.parts.bundles.champion.problem,
+            30,
+            "the new model does not wait for its features",
+        )
         live.more(60)
-        assert {model for model, _ in live.answers} == {old}, "answered on while the new state was not there"
+        assert {model for model, _ in live.answers} == {old}, (
+            "answered on while the new state was not there"
+        )
         live.go_on()
         live.until_answered_by(new)
         live.more()
@@ -255,9 +281,16 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
     assert set(live.answers) == {(old, ()), (new, ())}, "an answer was degraded"
     changes = sum(before[0] != after[0] for before, after in itertools.pairwise(live.answers))
     assert changes <= 2 + 2 * 2, "two people ask: each swap is one moment for each"
-    assert min(require_equal(project, {old: project.features, new: changed.features}).values()) > 100
-    assert answering(changed).schema_hash == project.features.schema_hash, "what is held against the lake all the time"
-    assert [one.schema_hash for one in active_schemas(changed)] == [changed.features.schema_hash, project.features.schema_hash]
+    assert (
+        min(require_equal(project, {old: project.features, new: changed.features}).values()) > 100
+    )
+    assert answering(changed).schema_hash == project.features.schema_hash, (
+        "what is held against the lake all the time"
+    )
+    assert [one.schema_hash for one in active_schemas(changed)] == [
+        changed.features.schema_hash,
+        project.features.schema_hash,
+    ]
 
 
 class Clients:
@@ -288,7 +321,9 @@ class Clients:
             number = next(self._numbers)
             try:
                 self.post(connection, "/v1/events", some_events(number))
-                answer = self.post(connection, "/v1/recommend", {"slot": "home", "user_id": f"u{number % 7}"})
+                answer = self.post(
+                    connection, "/v1/recommend", {"slot": "home", "user_id": f"u{number % 7}"}
+                )
             except Exception as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 return
@@ -307,11 +342,18 @@ class Clients:
 
 def command(project: Project, *words: str) -> subprocess.Popen:
     line = [sys.executable, "-m", "tailorbird", "-C", str(project.root), *words]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL
+    )
 
 
 def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_path, monkeypatch):
-    for stage in ("RETRIEVAL", "FEATURES", "RANKING", "POLICY"):  # what a crowded machine is late with is not what this looks for
+    for stage in (
+        "RETRIEVAL",
+        "FEATURES",
+        "RANKING",
+        "POLICY",
+    ):  # what a crowded machine is late with is not what this looks for
         monkeypatch.setenv(f"TAILORBIRD_SERVE__{stage}_MS", "5000")
     project = make_project(tmp_path / "shop")
     old = promote(project, project.features, "old")
@@ -320,7 +362,16 @@ def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_
     try:
         connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=20)
         Clients.post(connection, "/v1/events", item_events())
-        until(lambda: Clients.post(connection, "/v1/recommend", {"slot": "home", "user_id": "u1"})["degraded"] == [], 60, "no features")
+        until(
+            lambda: (
+                Clients.post(connection, "/v1/recommend", {"slot": "home", "user_id": "u1"})[
+                    "degraded"
+                ]
+                == []
+            ),
+            60,
+            "no features",
+        )
         clients = Clients(up.port)
         clients.more()
         serve, router = up.pid("serve"), up.pid("router")
@@ -329,27 +380,46 @@ def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_
         told = json.loads(planned.communicate(timeout=60)[0])
         assert planned.returncode == 2
         assert {(one["change"], one["name"]) for one in told["changes"]} == {
-            ("added", "brand_views"), ("added", "user_dear"), ("changed", "item_clicks_1d"), ("removed", "device"),
-        }  # fmt: skip
+            ("added", "brand_views"),
+            ("added", "user_dear"),
+            ("changed", "item_clicks_1d"),
+            ("removed", "device"),
+        }
         assert told["retrain"]
         applying = command(project, "features", "apply", "--yes")
         for _ in range(2):  # as soon as it is there, in the middle of its building
             before = None
-            until(lambda: up.pid(changed.features.schema_hash) is not None, 60, "the new worker was not started")
+            until(
+                lambda: up.pid(changed.features.schema_hash) is not None,
+                60,
+                "the new worker was not started",
+            )
             before = up.pid(changed.features.schema_hash)
             os.kill(before, signal.SIGKILL)
-            until(lambda before=before: up.pid(changed.features.schema_hash) not in (None, before), 60, "it was not started again")
+            until(
+                lambda before=before: up.pid(changed.features.schema_hash) not in (None, before),
+                60,
+                "it was not started again",
+            )
         said = applying.communicate(timeout=90)[0]
         assert applying.returncode == 0, said
         assert changed.features.schema_hash in said
         clients.more()
         assert {model for model, _ in clients.answers} == {old}
         new = promote(project, changed.features, "new")
-        until(lambda: clients.answers[-1][0] == new or bool(clients.failures), 60, "the new model does not answer")
+        until(
+            lambda: clients.answers[-1][0] == new or bool(clients.failures),
+            60,
+            "the new model does not answer",
+        )
         clients.more()
         rolled = command(project, "models", "rollback", "--why", "to see it go back")
         assert rolled.wait(60) == 0, rolled.communicate()[0]
-        until(lambda: clients.answers[-1][0] == old or bool(clients.failures), 60, "the old model does not answer again")
+        until(
+            lambda: clients.answers[-1][0] == old or bool(clients.failures),
+            60,
+            "the old model does not answer again",
+        )
         clients.more()
         assert up.pid("serve") == serve, "the server was never stopped"
         assert up.pid("router") != router, "the router keeps another attribute now"
@@ -366,7 +436,9 @@ def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_
 
 
 def require_equal_but_first(project: Project, schemas: dict[str, FeatureSet]) -> dict[str, int]:
-    """As `require_equal`, where the first answers, before the state was there, may have no features."""
+    """As `require_equal`, where the first answers, before the state was there, may have no
+    features.
+    """
     lake = Lake(project.paths.lake)
     logged = lake.table("answers")
     for features in schemas.values():
@@ -388,7 +460,11 @@ def test_roles_that_start_take_features_py_as_it_is_unless_it_was_gone_back_from
     go_back(state, at=CLOCK.now())
     settled = settle(open_project(project.root), CLOCK)
     assert "gone back from" in settled.said
-    assert settled.project.features.schema_hash == project.features.schema_hash == read_applied(state).schema
+    assert (
+        settled.project.features.schema_hash
+        == project.features.schema_hash
+        == read_applied(state).schema
+    )
     apply(state, changed.features, at=CLOCK.now())
     assert settle(open_project(project.root), CLOCK).said == ""
 
@@ -397,7 +473,10 @@ def test_a_features_py_that_is_broken_later_stops_no_role(tmp_path):
     project = make_project(tmp_path / "shop")
     settle(project, CLOCK)
     (project.root / "features.py").write_text("1 / 0")
-    assert open_project(project.root, applied=True).features.schema_hash == project.features.schema_hash
+    assert (
+        open_project(project.root, applied=True).features.schema_hash
+        == project.features.schema_hash
+    )
 
 
 def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
@@ -406,16 +485,32 @@ def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
     try:
         router = up.pid("router")
         until(lambda: age(router) > STABLE_S, 30, "the router does not stay up")
-        begun = ("lake/positions.json", "state/*/worker.json", "candidates/*/role.lock")  # what a role writes once it has read the project
-        until(lambda: all(any(project.paths.data.glob(each)) for each in begun), 60, "not all roles have begun")
+        begun = (
+            "lake/positions.json",
+            "state/*/worker.json",
+            "candidates/*/role.lock",
+        )  # what a role writes once it has read the project
+        until(
+            lambda: all(any(project.paths.data.glob(each)) for each in begun),
+            60,
+            "not all roles have begun",
+        )
         slots = (project.root / "slots.py").read_text()
         (project.root / "slots.py").write_text("1 / 0")
         os.kill(router, signal.SIGKILL)
-        until(lambda: "status 2; starting it again" in up.log.read_text(), 180, "the router was not refused")
+        until(
+            lambda: "status 2; starting it again" in up.log.read_text(),
+            180,
+            "the router was not refused",
+        )
         assert up.answers()
         assert up.process.poll() is None
         (project.root / "slots.py").write_text(slots)
-        until(lambda: (pid := up.pid("router")) is not None and age(pid) > STABLE_S, 180, "the router did not come back")
+        until(
+            lambda: (pid := up.pid("router")) is not None and age(pid) > STABLE_S,
+            180,
+            "the router did not come back",
+        )
     finally:
         up.stop()
     assert up.process.returncode == 0
@@ -424,7 +519,9 @@ def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
 def age(pid: int) -> float:
     """How long a process has lived, in seconds."""
     try:
-        started = float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        started = float(
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        ) / os.sysconf("SC_CLK_TCK")
     except OSError:
         return 0.0
     return float(Path("/proc/uptime").read_text().split()[0]) - started

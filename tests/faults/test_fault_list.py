@@ -1,4 +1,6 @@
-"""The page about reliability is made from the list of faults and the last run, and every test that it names is there."""
+"""The page about reliability is made from the list of faults and the last run, and every test that
+it names is there.
+"""
 
 import json
 
@@ -12,7 +14,9 @@ from tests.faults.fault_list import FAULTS
 
 
 def test_the_page_is_fresh() -> None:
-    assert PAGE.read_text() == page(json.loads(FOUND.read_text())), "stale; run: python docs/reliability_page.py"
+    assert PAGE.read_text() == page(json.loads(FOUND.read_text())), (
+        "stale; run: python docs/reliability_page.py"
+    )
 
 
 def test_every_fault_is_there_once_and_says_what_is_shown_or_why_not() -> None:
@@ -20,7 +24,9 @@ def test_every_fault_is_there_once_and_says_what_is_shown_or_why_not() -> None:
     assert all(each.tests or each.missing for each in (*FAULTS, *ATTACKS))
 
 
-@pytest.mark.parametrize("named", sorted({test for each in (*FAULTS, *ATTACKS) for test in each.tests}))
+@pytest.mark.parametrize(
+    "named", sorted({test for each in (*FAULTS, *ATTACKS) for test in each.tests})
+)
 def test_a_test_that_is_named_is_there(named: str) -> None:
     if named.startswith("chaos: "):
         assert named.removeprefix("chaos: ") in {*KINDS, *(drill.name for drill in LIVE)}
@@ -34,7 +40,9 @@ def test_the_last_run_was_of_all_there_is_in_one_revision_and_lost_nothing() -> 
     run = found["run"]
     assert run["kills"] >= 500
     assert (run["lost"], run["doubled"], run["unequal"]) == (0, 0, 0)
-    assert not not_played(run), "make chaos, and take its figures up: docs/reliability_page.py --run"
+    assert not not_played(run), (
+        "make chaos, and take its figures up: docs/reliability_page.py --run"
+    )
     assert not run["carried"], "one run, of one revision"
     assert len({each["revision"] for each in (*run["tried"].values(), *run["drills"])}) == 1
     assert [row["name"] for row in found["mutants"]] == names()
@@ -42,12 +50,22 @@ def test_the_last_run_was_of_all_there_is_in_one_revision_and_lost_nothing() -> 
 
 
 @pytest.mark.parametrize(
-    ("silent", "told"), [(3, "3 of them did harm that nobody was told of (lost 6, doubled 0, unequal 0)"), (0, "None of those did harm")]
+    ("silent", "told"),
+    [
+        (3, "3 of them did harm that nobody was told of (lost 6, doubled 0, unequal 0)"),
+        (0, "None of those did harm"),
+    ],
 )
 def test_right_below_the_headline_stands_what_it_leaves_out(silent: int, told: str) -> None:
     found = json.loads(FOUND.read_text())
-    found["run"]["swallowed_writes"] |= {"silent": silent, "silent_counts": {"lost": 2 * silent, "doubled": 0, "unequal": 0}}
+    found["run"]["swallowed_writes"] |= {
+        "silent": silent,
+        "silent_counts": {"lost": 2 * silent, "doubled": 0, "unequal": 0},
+    }
     headline, _, below = page(found).partition("`kills ")[2].partition("\n\n")
     assert headline.startswith(str(found["run"]["kills"]))
-    assert f"leave out the {found['run']['swallowed_writes']['tried']} writes that a disk swallowed" in below.partition("\n\n")[0]
+    assert (
+        f"leave out the {found['run']['swallowed_writes']['tried']} writes that a disk swallowed"
+        in below.partition("\n\n")[0]
+    )
     assert told in below.partition("\n\n")[0]

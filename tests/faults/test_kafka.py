@@ -1,4 +1,6 @@
-"""`kill -9` of roles whose logs are topics of a real broker: nothing acknowledged is lost, nothing counts twice, the state stays true."""
+"""`kill -9` of roles whose logs are topics of a real broker: nothing acknowledged is lost, nothing
+counts twice, the state stays true.
+"""
 
 import itertools
 import json
@@ -36,7 +38,11 @@ KILLS = 4
 ROLES = ("serve", "router", "worker", "lake")
 PROFILE = {"title": "A lamp", "category": "lamps", "price": 20, "stock": 5}
 
-pytestmark = [pytest.mark.slow, needs_kafka, pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
+pytestmark = [
+    pytest.mark.slow,
+    needs_kafka,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc"),
+]
 
 
 @pytest.fixture
@@ -51,11 +57,17 @@ def project(tmp_path: Path):
 def on_kafka(project: Project, servers: str, more: str = "") -> Project:
     client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
     with (project.root / "tailorbird.toml").open("a") as file:
-        file.write(f'\n[stream]\nurl = "kafka://{servers}/{project.root.parent.name.lower()}"\nclient = {client}\n{more}')
+        file.write(
+            "\n[stream]\nurl = "
+            f'"kafka://{servers}/{project.root.parent.name.lower()}"\nclient = '
+            f"{client}\n{more}"
+        )
     return open_project(project.root)
 
 
-def test_kills_of_each_role_lose_nothing_and_double_nothing(project: Project, tmp_path: Path) -> None:
+def test_kills_of_each_role_lose_nothing_and_double_nothing(
+    project: Project, tmp_path: Path
+) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     up = Up(project).wait()
     load = Load(up.port, ledger)
@@ -78,30 +90,54 @@ def test_kills_where_two_routers_share_three_partitions(tmp_path: Path) -> None:
         kill_under_load(up, Load(up.port, ledger), ROLES, 2)
         drain(project, SystemClock(), progress=lambda *_: None)
         told = up.log.read_text()
-        assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} >= {"serve", "worker", "lake"}
-        assert "ended with signal SIGKILL" in "".join(line for line in told.splitlines() if line.startswith("router"))
+        assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} >= {
+            "serve",
+            "worker",
+            "lake",
+        }
+        assert "ended with signal SIGKILL" in "".join(
+            line for line in told.splitlines() if line.startswith("router")
+        )
         assert len(ledger.acked) > 100
         assert check(project, ledger) == []
         assert sum(name.startswith("raw.") for name in _topics(project)) % 3 == 0
 
 
 def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
-    """Each answer is recomputed by the position that each part had, whichever of them was down at the time."""
+    """Each answer is recomputed by the position that each part had, whichever of them was down at
+    the time.
+    """
     with broker(tmp_path) as servers:
         project = on_kafka(make_project(tmp_path / "shop"), servers, "\n[features]\nworkers = 3\n")
         ledger = Ledger(tmp_path / "ledger.jsonl")
         up = Up(project).wait()
-        items = [{"event_id": f"item-{name}", "type": "item", "item_id": name, "properties": PROFILE} for name in ITEMS]
+        items = [
+            {"event_id": f"item-{name}", "type": "item", "item_id": name, "properties": PROFILE}
+            for name in ITEMS
+        ]
         assert post(up.port, items)["accepted"] == len(items)
-        until(lambda: all(one.rows for one in _workers(project)), 60, f"the workers do not take part; see {up.log}")
+        until(
+            lambda: all(one.rows for one in _workers(project)),
+            60,
+            f"the workers do not take part; see {up.log}",
+        )
         asking, stop = _ask_until(up.port, next(iter(project.slots)))
         try:
-            kill_under_load(up, Load(up.port, ledger), ("worker 0", "shuffle", "worker 2", "router", "shuffle"), 1)
+            kill_under_load(
+                up,
+                Load(up.port, ledger),
+                ("worker 0", "shuffle", "worker 2", "router", "shuffle"),
+                1,
+            )
         finally:
             stop.set()
             asking.join(30)
         told = up.log.read_text()
-        dead = {line.partition(" ended with signal SIGKILL")[0].strip() for line in told.splitlines() if "signal SIGKILL" in line}
+        dead = {
+            line.partition(" ended with signal SIGKILL")[0].strip()
+            for line in told.splitlines()
+            if "signal SIGKILL" in line
+        }
         assert dead >= {"worker 0", "worker 2", "shuffle", "router"}
         drain(project, SystemClock(), progress=lambda *_: None)
         assert check(project, ledger) == []
@@ -110,21 +146,38 @@ def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
         assert found["answers"] > 20
         positions = Lake(project.paths.lake).answers(["positions"])["positions"].to_pylist()
         assert all(len(some or ()) in (0, 3) for some in positions)
-        assert any(len(set(some or ())) > 1 for some in positions), "all parts were as far as each other at every answer"
+        assert any(len(set(some or ())) > 1 for some in positions), (
+            "all parts were as far as each other at every answer"
+        )
 
 
 def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path: Path) -> None:
-    rows = [dict.fromkeys(ROUTED.names) | {"type": "click", "ts": n + 1, "event_id": f"e{n}", "counts": True} for n in range(90)]
-    rows = [row | {"p": n, "user_id": f"u{n}", "person": f"u{n}", "item_id": "i1"} for n, row in enumerate(rows)]
-    blocks = [Block("events", 30, payload(pa.Table.from_pylist(rows[n : n + 30], schema=ROUTED))) for n in (0, 30, 60)]
+    rows = [
+        dict.fromkeys(ROUTED.names)
+        | {"type": "click", "ts": n + 1, "event_id": f"e{n}", "counts": True}
+        for n in range(90)
+    ]
+    rows = [
+        row | {"p": n, "user_id": f"u{n}", "person": f"u{n}", "item_id": "i1"}
+        for n, row in enumerate(rows)
+    ]
+    blocks = [
+        Block("events", 30, payload(pa.Table.from_pylist(rows[n : n + 30], schema=ROUTED)))
+        for n in (0, 30, 60)
+    ]
     features = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1m")])
     with broker(tmp_path) as servers:
         stream = KafkaStream(Cluster(servers, "test", options=OPTIONS), tmp_path)
         logs = stream.shuffled(features.schema_hash, 3)
         assert stream.partitions_of(logs[0].topic) == 3
-        elsewhere = [replace(log, folder=None) for log in logs]  # another machine knows nothing of our locks
+        elsewhere = [
+            replace(log, folder=None) for log in logs
+        ]  # another machine knows nothing of our locks
         with open_writer(stream.routed, partition="routed", first=1) as routed:
-            with Shuffle(stream.routed, logs, features) as older, Shuffle(stream.routed, elsewhere, features) as newer:
+            with (
+                Shuffle(stream.routed, logs, features) as older,
+                Shuffle(stream.routed, elsewhere, features) as newer,
+            ):
                 routed.append([Block("index", 1, b"x", b"7"), *blocks[:1]])
                 assert older.step().end == 32
                 assert newer.step().rows == 0
@@ -139,13 +192,18 @@ def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path
         for log in logs:
             with open_reader(log) as reader:
                 tables = [events_of(stored, 0, log) for stored in reader.read(1)]
-                found += [one for table in tables if table is not None for one in table["p"].to_pylist()]
+                found += [
+                    one for table in tables if table is not None for one in table["p"].to_pylist()
+                ]
     assert sorted(found) == list(range(2, 92))
 
 
 def _workers(project: Project) -> list[Position]:
     try:
-        return [position_in(project.paths.state, project.features, part) for part in parts_of(project.workers)]
+        return [
+            position_in(project.paths.state, project.features, part)
+            for part in parts_of(project.workers)
+        ]
     except NotReadyError:
         return [Position()]
 
@@ -157,7 +215,12 @@ def _ask_until(port: int, slot: str) -> tuple[threading.Thread, threading.Event]
     def ask() -> None:
         for place in itertools.count():
             with suppress(OSError):
-                _items(port, json.dumps({"user_id": PEOPLE[place % len(PEOPLE)], "slot": slot, "size": 3}).encode())
+                _items(
+                    port,
+                    json.dumps(
+                        {"user_id": PEOPLE[place % len(PEOPLE)], "slot": slot, "size": 3}
+                    ).encode(),
+                )
             if stop.wait(0.05):
                 return
 
@@ -168,7 +231,16 @@ def _ask_until(port: int, slot: str) -> tuple[threading.Thread, threading.Event]
 
 def _verified(project: Project) -> dict:
     """What `features verify` says of all logged answers and of a sample."""
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "features", "verify", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project.root),
+        "features",
+        "verify",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
@@ -184,14 +256,25 @@ def _verified(project: Project) -> dict:
         ("stream.after_commit=kill@9", "serve"),
     ],
 )
-def test_a_kill_at_any_point_of_a_step_leaves_all_of_it_or_nothing(project: Project, tmp_path: Path, fault: str, role: str) -> None:
-    """Every process that is started has the fault, so each dies again and again until the load ends."""
+def test_a_kill_at_any_point_of_a_step_leaves_all_of_it_or_nothing(
+    project: Project, tmp_path: Path, fault: str, role: str
+) -> None:
+    """Every process that is started has the fault, so each dies again and again until the load
+    ends.
+    """
     ledger = Ledger(tmp_path / "ledger.jsonl")
     up = Up(project, faults=fault).wait()
     load = Load(up.port, ledger)
     try:
         load.start()
-        until(lambda: up.log.read_text().count("ended with signal SIGKILL") >= 2 and len(ledger.acked) > 40, 90, f"no kill; see {up.log}")
+        until(
+            lambda: (
+                up.log.read_text().count("ended with signal SIGKILL") >= 2
+                and len(ledger.acked) > 40
+            ),
+            90,
+            f"no kill; see {up.log}",
+        )
         load.stop()
     finally:
         up.stop()
@@ -200,7 +283,9 @@ def test_a_kill_at_any_point_of_a_step_leaves_all_of_it_or_nothing(project: Proj
     assert check(project, ledger) == []
 
 
-def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(project: Project, tmp_path: Path) -> None:
+def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(
+    project: Project, tmp_path: Path
+) -> None:
     mutant = "door.sync_before_ack=cut;door.before_append=stall:0.5@25;door.before_sync=kill@25"
     ledger = Ledger(tmp_path / "ledger.jsonl")
     up = Up(project, faults=mutant).wait()
@@ -208,7 +293,11 @@ def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(project:
     try:
         load.start()
         first = up.pid("serve")
-        until(lambda: len(ledger.acked) > 60 and up.pid("serve") not in (None, first), 90, "the mutant had no chance")
+        until(
+            lambda: len(ledger.acked) > 60 and up.pid("serve") not in (None, first),
+            90,
+            "the mutant had no chance",
+        )
         load.stop()
     finally:
         up.stop()
@@ -219,13 +308,27 @@ def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(project:
 def test_up_answers_with_what_came_over_topics(project: Project) -> None:
     up = Up(project).wait()
     try:
-        clicks = [{"event_id": f"t0-{n}", "type": "click", "user_id": "u1", "item_id": f"i{n}"} for n in range(9)]
-        items = [{"event_id": f"t1-{n}", "type": "item", "item_id": f"i{n}", "properties": PROFILE} for n in range(9)]
+        clicks = [
+            {"event_id": f"t0-{n}", "type": "click", "user_id": "u1", "item_id": f"i{n}"}
+            for n in range(9)
+        ]
+        items = [
+            {"event_id": f"t1-{n}", "type": "item", "item_id": f"i{n}", "properties": PROFILE}
+            for n in range(9)
+        ]
         post(up.port, [*items, *clicks])
-        until(lambda: len(in_lake(project)) == 18, 60, f"the events did not reach the lake; see {up.log}")
+        until(
+            lambda: len(in_lake(project)) == 18,
+            60,
+            f"the events did not reach the lake; see {up.log}",
+        )
         ask = json.dumps({"user_id": "u2", "slot": next(iter(project.slots)), "size": 3}).encode()
         until(lambda: _items(up.port, ask) == 3, 60, "no items were recommended")
-        until(lambda: "0 of them" in _topics(project)["routed"], 60, "the lake did not get through the topic")
+        until(
+            lambda: "0 of them" in _topics(project)["routed"],
+            60,
+            "the lake did not get through the topic",
+        )
         assert {name.partition(".")[0] for name in _topics(project)} == {"raw", "answers", "routed"}
     finally:
         up.stop()
@@ -233,7 +336,9 @@ def test_up_answers_with_what_came_over_topics(project: Project) -> None:
 
 def post(port: int, events: list[dict]) -> dict:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/events", json.dumps(events).encode(), {"content-type": "application/json"}
+        f"http://127.0.0.1:{port}/v1/events",
+        json.dumps(events).encode(),
+        {"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=20) as response:
         assert response.status == 200
@@ -245,10 +350,16 @@ def _topics(project: Project) -> dict[str, str]:
     command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     rows = json.loads(done.stdout)["findings"]
-    return {row["what"].partition(" ")[2]: row["found"] for row in rows if row["what"].startswith("topic ")}
+    return {
+        row["what"].partition(" ")[2]: row["found"]
+        for row in rows
+        if row["what"].startswith("topic ")
+    }
 
 
 def _items(port: int, ask: bytes) -> int:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/recommend", ask, {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/recommend", ask, {"content-type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=20) as response:
         return len(json.loads(response.read())["items"])

@@ -1,9 +1,11 @@
-"""The door over HTTP on brokers that fail as they are told, under load, with a ledger outside: what was acknowledged is in the topic, what
-was refused is not, and of what is neither it was said that nobody knows (`outcome_unknown`).
+"""The door over HTTP on brokers that fail as they are told, under load, with a ledger outside: what
+was acknowledged is in the topic, what was refused is not, and of what is neither it was said that
+nobody knows (`outcome_unknown`).
 
-The brokers are librdkafka's mock cluster, in this process: three of them, which answer with errors, close connections, answer late, and go
-away altogether. They know no idempotence, so that a message whose answer was lost may stand in the topic twice; the router drops it.
-`kill -9` of our own processes on a broker: `test_kafka`.
+The brokers are librdkafka's mock cluster, in this process: three of them, which answer with errors,
+close connections, answer late, and go away altogether. They know no idempotence, so that a message
+whose answer was lost may stand in the topic twice; the router drops it. `kill -9` of our own
+processes on a broker: `test_kafka`.
 """
 
 import json
@@ -23,7 +25,15 @@ from tests.faults.oracle import Ledger
 from tests.faults.roles import until
 from tests.serving.test_door_kafka import door_on, ids, stream_on
 from tests.stream.brokers import needs_kafka
-from tests.stream.mock_cluster import NOT_ENOUGH_REPLICAS, NOT_LEADER, PRODUCE, TIMED_OUT, TRANSPORT, MockCluster, mock_cluster
+from tests.stream.mock_cluster import (
+    NOT_ENOUGH_REPLICAS,
+    NOT_LEADER,
+    PRODUCE,
+    TIMED_OUT,
+    TRANSPORT,
+    MockCluster,
+    mock_cluster,
+)
 
 from tailorbird.serving.app import Service, create_app
 
@@ -47,9 +57,13 @@ class Served:
     def __init__(self, door) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        config = uvicorn.Config(create_app(Service(Nobody(), door)), log_config=None, lifespan="off", ws="none")  # type: ignore[arg-type]
+        config = uvicorn.Config(
+            create_app(Service(Nobody(), door)), log_config=None, lifespan="off", ws="none"
+        )  # type: ignore[arg-type]
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), daemon=True
+        )
 
     def __enter__(self) -> "Served":
         self._thread.start()
@@ -63,7 +77,9 @@ class Served:
 
 
 class Sender(threading.Thread):
-    """Sends events, each once, and writes down what came of them. Nothing is sent again: what is lost shows."""
+    """Sends events, each once, and writes down what came of them. Nothing is sent again: what is
+    lost shows.
+    """
 
     def __init__(self, number: int, port: int, ledger: Ledger, stop: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -81,9 +97,14 @@ class Sender(threading.Thread):
             time.sleep(0.002)
 
     def _outcome(self, rows: list[str]) -> str:
-        events = [{"event_id": row, "type": "click", "anonymous_id": f"a{self._number}", "item_id": "i1"} for row in rows]
+        events = [
+            {"event_id": row, "type": "click", "anonymous_id": f"a{self._number}", "item_id": "i1"}
+            for row in rows
+        ]
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}/v1/events", json.dumps(events).encode(), {"content-type": "application/json"}
+            f"http://127.0.0.1:{self._port}/v1/events",
+            json.dumps(events).encode(),
+            {"content-type": "application/json"},
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
@@ -123,7 +144,9 @@ def _disturb(cluster: MockCluster, rng: random.Random) -> Counter[str]:
 Disturb = Callable[[MockCluster], Counter[str]]
 
 
-def _under_load(tmp_path: Path, disturb: Disturb) -> tuple[Ledger, list[str], list[Sender], Counter[str]]:
+def _under_load(
+    tmp_path: Path, disturb: Disturb
+) -> tuple[Ledger, list[str], list[Sender], Counter[str]]:
     ledger, stop = Ledger(tmp_path / "ledger.jsonl"), threading.Event()
     with mock_cluster() as cluster:
         stream = stream_on(cluster, tmp_path, partitions=3)
@@ -131,10 +154,16 @@ def _under_load(tmp_path: Path, disturb: Disturb) -> tuple[Ledger, list[str], li
             senders = [Sender(number, served.port, ledger, stop) for number in range(SENDERS)]
             for sender in senders:
                 sender.start()
-            until(lambda: len(ledger.acked) > 50, 30, "nothing is acknowledged on brokers that are well")
+            until(
+                lambda: len(ledger.acked) > 50,
+                30,
+                "nothing is acknowledged on brokers that are well",
+            )
             done = disturb(cluster)
             before = len(ledger.acked)
-            until(lambda: len(ledger.acked) > before + 50, 60, "the door did not come back by itself")
+            until(
+                lambda: len(ledger.acked) > before + 50, 60, "the door did not come back by itself"
+            )
             stop.set()
             for sender in senders:
                 sender.join(90)
@@ -143,19 +172,27 @@ def _under_load(tmp_path: Path, disturb: Disturb) -> tuple[Ledger, list[str], li
 
 
 def test_what_is_acknowledged_is_in_the_topic_and_what_is_refused_is_not(tmp_path: Path) -> None:
-    ledger, found, senders, done = _under_load(tmp_path, lambda cluster: _disturb(cluster, random.Random(1)))
+    ledger, found, senders, done = _under_load(
+        tmp_path, lambda cluster: _disturb(cluster, random.Random(1))
+    )
     statuses = sum((sender.statuses for sender in senders), Counter[tuple[int, str]]())
     assert len(ledger.acked) > 100
     assert sorted(ledger.acked - set(found)) == [], "acknowledged and lost"
     assert sorted(ledger.refused & set(found)) == [], "refused and there"
     assert set(found) <= ledger.sent
-    assert any(code in UNKNOWN for _, code in statuses), f"no outcome was unknown: the brokers were too kind: {statuses}, {done}"
+    assert any(code in UNKNOWN for _, code in statuses), (
+        f"no outcome was unknown: the brokers were too kind: {statuses}, {done}"
+    )
     assert {status for status, _ in statuses} <= {200, 429, 503}
     assert not any(sender.vague for sender in senders), "a refusal says when to come again"
 
 
-def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tailorbird.serving.door.faults.cut", lambda site: site == "door.sync_before_ack")
+def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tailorbird.serving.door.faults.cut", lambda site: site == "door.sync_before_ack"
+    )
 
     def away(cluster: MockCluster) -> Counter[str]:
         cluster.set_down(True)

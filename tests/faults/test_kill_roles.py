@@ -1,4 +1,6 @@
-"""`kill -9` of every role, again and again, under load: nothing acknowledged is lost, nothing counts twice, the state stays true."""
+"""`kill -9` of every role, again and again, under load: nothing acknowledged is lost, nothing
+counts twice, the state stays true.
+"""
 
 import sys
 from pathlib import Path
@@ -12,7 +14,10 @@ from tailorbird.events import SystemClock
 
 KILLS = 20
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc"),
+]
 
 
 def _settle(project, ledger: Ledger) -> None:
@@ -39,12 +44,18 @@ def test_twenty_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Pat
     ("mutant", "kills", "caught"),
     [
         # acknowledged before it is on the disk, and killed in between
-        ("door.sync_before_ack=cut;door.before_append=stall:0.5@25;door.before_sync=kill@25", "serve", "acknowledged and lost"),
+        (
+            "door.sync_before_ack=cut;door.before_append=stall:0.5@25;door.before_sync=kill@25",
+            "serve",
+            "acknowledged and lost",
+        ),
         # no deduplication, and clients that send again
         ("router.dedup=cut", "", "times:"),
     ],
 )
-def test_the_oracle_catches_an_unsafe_change(tmp_path: Path, mutant: str, kills: str, caught: str) -> None:
+def test_the_oracle_catches_an_unsafe_change(
+    tmp_path: Path, mutant: str, kills: str, caught: str
+) -> None:
     project = make_project(tmp_path / "shop")
     ledger = Ledger(tmp_path / "ledger.jsonl")
     up = Up(project, faults=mutant).wait()
@@ -52,7 +63,11 @@ def test_the_oracle_catches_an_unsafe_change(tmp_path: Path, mutant: str, kills:
     try:
         load.start()
         first = up.pid(kills) if kills else None
-        until(lambda: len(ledger.acked) > 60 and (not kills or up.pid(kills) not in (None, first)), 90, "the mutant had no chance")
+        until(
+            lambda: len(ledger.acked) > 60 and (not kills or up.pid(kills) not in (None, first)),
+            90,
+            "the mutant had no chance",
+        )
         load.stop()
     finally:
         up.stop()

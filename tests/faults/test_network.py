@@ -1,7 +1,9 @@
-"""The network between the roles and what they stand on falls apart: broker, Valkey and bucket, one after the other and all at once.
+"""The network between the roles and what they stand on falls apart: broker, Valkey and bucket, one
+after the other and all at once.
 
-All roles run as `tailorbird up` starts them, with their logs in topics, their records in a Valkey and their lake in a bucket, each behind
-a line that is cut or falls silent under load. Whoever is cut off waits and goes on by itself, and answers are given all the while.
+All roles run as `tailorbird up` starts them, with their logs in topics, their records in a Valkey
+and their lake in a bucket, each behind a line that is cut or falls silent under load. Whoever is
+cut off waits and goes on by itself, and answers are given all the while.
 """
 
 import json
@@ -31,9 +33,14 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import SystemClock
 
 pytestmark = [
-    pytest.mark.slow, needs_kafka, needs_valkey,
-    pytest.mark.skipif(bool(NAMED), reason="a broker of one's own names its own address, which no line stands before"),
-]  # fmt: skip
+    pytest.mark.slow,
+    needs_kafka,
+    needs_valkey,
+    pytest.mark.skipif(
+        bool(NAMED),
+        reason="a broker of one's own names its own address, which no line stands before",
+    ),
+]
 APART_S = 4.0  # longer than the door waits for a delivery, below
 ASK = json.dumps({"slot": "home", "user_id": "u1", "size": 3}).encode()
 
@@ -47,7 +54,10 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with ExitStack() as stack:
-        lines = {name: stack.enter_context(line(port=free_port() if name == "broker" else 0)) for name in ("broker", "Valkey", "bucket")}
+        lines = {
+            name: stack.enter_context(line(port=free_port() if name == "broker" else 0))
+            for name in ("broker", "Valkey", "bucket")
+        }
         told = lines["broker"].port
         servers = {
             "broker": stack.enter_context(broker(tmp_path, advertised=told)),
@@ -58,13 +68,18 @@ def site(tmp_path: Path) -> Iterator[Site]:
             lines[name].target = int(url.rpartition(":")[2])
         project = on_kafka(make_project(tmp_path / "shop"), f"127.0.0.1:{told}", 'timeout = "2s"\n')
         with (project.root / "tailorbird.toml").open("a") as file:
-            file.write(f'\n[lake]\nurl = "s3://{BUCKET}/network/lake"\n\n[store]\nurl = "valkey://127.0.0.1:{lines["Valkey"].port}"\n')
+            file.write(
+                f'\n[lake]\nurl = "s3://{BUCKET}/network/lake"\n\n[store]\nurl = '
+                f'"valkey://127.0.0.1:{lines["Valkey"].port}"\n'
+            )
         yield Site(open_project(project.root), lines)
 
 
 def _ask(port: int) -> tuple[int, tuple[str, ...]]:
     """The status of an answer, 0 for one without items, and what it says it lacks."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/recommend", ASK, {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/recommend", ASK, {"content-type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             answer = json.loads(response.read())
@@ -75,8 +90,20 @@ def _ask(port: int) -> tuple[int, tuple[str, ...]]:
 
 def _stock(port: int) -> None:
     """The items that the slot may show."""
-    rows = [{"event_id": f"item-{item}", "type": "item", "item_id": item, "properties": {"category": "c", "stock": 5}} for item in ITEMS]
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/events", json.dumps(rows).encode(), {"content-type": "application/json"})
+    rows = [
+        {
+            "event_id": f"item-{item}",
+            "type": "item",
+            "item_id": item,
+            "properties": {"category": "c", "stock": 5},
+        }
+        for item in ITEMS
+    ]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/events",
+        json.dumps(rows).encode(),
+        {"content-type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=30) as response:
         assert json.loads(response.read())["accepted"] == len(rows)
 
@@ -86,7 +113,9 @@ def _apart(lines: list[Line], how: str, port: int) -> Counter[tuple[int, tuple[s
     for each in lines:
         each.cut() if how == "cut" else each.silence()
     answers: Counter[tuple[int, tuple[str, ...]]] = Counter()
-    until_s = time.monotonic() + APART_S  # how long the network is apart, not a guess of when something is done
+    until_s = (
+        time.monotonic() + APART_S
+    )  # how long the network is apart, not a guess of when something is done
     while time.monotonic() < until_s:
         answers[_ask(port)] += 1
         time.sleep(0.05)
@@ -102,25 +131,41 @@ def _in(project: Project) -> set[str]:
         return set()
 
 
-def test_whoever_is_cut_off_waits_and_goes_on_by_itself(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_is_cut_off_waits_and_goes_on_by_itself(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project, ledger = site.project, Ledger(tmp_path / "ledger.jsonl")
-    with monkeypatch.context() as of_the_roles:  # who judges asks the bucket itself, and no line of its own process
+    with (
+        monkeypatch.context() as of_the_roles
+    ):  # who judges asks the bucket itself, and no line of its own process
         of_the_roles.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{site.lines['bucket'].port}")
         up = Up(project).wait(120)
     load = Load(up.port, ledger)
     try:
         _stock(up.port)
         load.start()
-        until(lambda: bool(ledger.acked & _in(project)), 120, f"nothing reaches the lake; see {up.log}")
+        until(
+            lambda: bool(ledger.acked & _in(project)),
+            120,
+            f"nothing reaches the lake; see {up.log}",
+        )
         until(lambda: _ask(up.port)[0] == 200, 60, f"nothing is answered; see {up.log}")
         for how in ("cut", "silent"):
             for apart in (["broker"], ["Valkey"], ["bucket"], [*site.lines]):
                 answers = _apart([site.lines[name] for name in apart], how, up.port)
                 assert {status for status, _ in answers} == {200}, (how, apart, answers)
                 before = len(ledger.acked)
-                until(lambda seen=before: len(ledger.acked) > seen + 20, 90, f"nothing is taken after {apart} {how}; see {up.log}")
+                until(
+                    lambda seen=before: len(ledger.acked) > seen + 20,
+                    90,
+                    f"nothing is taken after {apart} {how}; see {up.log}",
+                )
         load.stop()
-        until(lambda: ledger.acked <= _in(project), 180, f"what was acknowledged did not reach the lake by itself; see {up.log}")
+        until(
+            lambda: ledger.acked <= _in(project),
+            180,
+            f"what was acknowledged did not reach the lake by itself; see {up.log}",
+        )
     finally:
         up.stop()
     assert all(each.refused for each in site.lines.values()), "nobody asked for what was cut off"

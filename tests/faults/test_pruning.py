@@ -1,4 +1,6 @@
-"""Logs stay bounded: each is pruned behind all who need it, and nothing is missed by those who start afterwards."""
+"""Logs stay bounded: each is pruned behind all who need it, and nothing is missed by those who
+start afterwards.
+"""
 
 import json
 import threading
@@ -41,7 +43,15 @@ def bodies(first: int):
             "item_id": f"i{number}",
             "properties": {"category": f"c{number}", "price": 5.0},
         }
-        clicks = [{"event_id": f"e{number}-{row}", "type": "click", "user_id": f"u{row}", "item_id": f"i{row}"} for row in range(ROWS - 1)]
+        clicks = [
+            {
+                "event_id": f"e{number}-{row}",
+                "type": "click",
+                "user_id": f"u{row}",
+                "item_id": f"i{row}",
+            }
+            for row in range(ROWS - 1)
+        ]
         yield json.dumps([profile, *clicks]).encode()
 
 
@@ -52,10 +62,21 @@ def send(door: Door, first: int) -> None:
 
 @contextmanager
 def roles(project, *, keep_rows: int = 0):
-    """Router and worker as they run; the lake is drained by hand, so that its archive need not wait for a minute."""
+    """Router and worker as they run; the lake is drained by hand, so that its archive need not wait
+    for a minute.
+    """
     stop, paths = threading.Event(), project.paths
     released = partial(_released, project)
-    route = partial(run_router, paths.stream, project.plan, CLOCK, stop, released=released, keep_rows=keep_rows, prune_every_s=0.01)
+    route = partial(
+        run_router,
+        paths.stream,
+        project.plan,
+        CLOCK,
+        stop,
+        released=released,
+        keep_rows=keep_rows,
+        prune_every_s=0.01,
+    )
     work = partial(run_worker, paths.routed, paths.state, project.features, clock=CLOCK, stop=stop)
     threads = [threading.Thread(target=role) for role in (route, work)]
     for thread in threads:
@@ -99,7 +120,10 @@ def settle(project, rows: int) -> None:
 def values(project) -> bytes:
     reader = Reader(project.paths.state, project.features)
     try:
-        rows = reader.read(ReadRequest("u1", None, None, None, None, 12, 4_000_000_000_000_000), [f"i{n}" for n in range(BODIES)])
+        rows = reader.read(
+            ReadRequest("u1", None, None, None, None, 12, 4_000_000_000_000_000),
+            [f"i{n}" for n in range(BODIES)],
+        )
         return rows.numeric.tobytes() + rows.categorical.tobytes()
     finally:
         reader.close()
@@ -140,7 +164,10 @@ def test_all_logs_are_pruned_and_everything_goes_on(project):
 
 
 def test_the_newest_rows_stay(project):
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, roles(project, keep_rows=2 * ROWS):
+    with (
+        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        roles(project, keep_rows=2 * ROWS),
+    ):
         for first in range(3):
             send(door, first * BODIES)
             settle(project, (first + 1) * BODIES * ROWS)
@@ -167,7 +194,10 @@ def test_nothing_goes_while_the_worker_has_not_begun(project):
 def test_a_follower_that_was_overtaken_begins_again(project):
     paths = project.paths
     follower = Catalogue(paths.routed)
-    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door, Router(paths.stream, project.plan, clock=CLOCK) as router:
+    with (
+        Door(paths.stream, "serve-1", project.plan, CLOCK) as door,
+        Router(paths.stream, project.plan, clock=CLOCK) as router,
+    ):
         send(door, 0)
         router.step()
         follower.refresh()
@@ -185,7 +215,9 @@ def history(folder, name: str, first: int):
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.jsonl"
     lines = [line for body in bodies(first) for line in json.loads(body)]
-    path.write_text("".join(json.dumps({**line, "ts": "2025-01-01T00:00:00Z"}) + "\n" for line in lines))
+    path.write_text(
+        "".join(json.dumps({**line, "ts": "2025-01-01T00:00:00Z"}) + "\n" for line in lines)
+    )
     return path
 
 
@@ -200,20 +232,28 @@ def drain(project) -> None:
 def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project, tmp_path):
     paths, total = project.paths, BODIES * ROWS
     first = history(tmp_path / "files", "first", 0)
-    assert import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).accepted == total
+    assert (
+        import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).accepted
+        == total
+    )
     with Door(paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, BODIES)
     drain(project)
     assert prune_idle(paths.stream, paths.lake, CLOCK) == {}, "somebody wrote just now"
     with open_writer(raw_path(paths.stream, "serve-1"), partition="serve-1"):
-        assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-import": 1}, "the other has a writer"
+        assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-import": 1}, (
+            "the other has a writer"
+        )
     assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-serve-1": BODIES}
     assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {}
     assert not open_reader(answers_path(paths.stream, "serve-1")).start()
 
     assert import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).already
     second = history(tmp_path / "files", "second", 2 * BODIES)
-    assert import_files(paths.stream, "tailorbird", second, plan=project.plan, clock=CLOCK).accepted == total
+    assert (
+        import_files(paths.stream, "tailorbird", second, plan=project.plan, clock=CLOCK).accepted
+        == total
+    )
     drain(project)
     assert Lake(paths.lake).count("events") == 3 * total
     assert verify(paths.lake).clean
@@ -222,7 +262,14 @@ def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project,
 def test_the_room_of_an_import_is_given_back(project, tmp_path):
     path = tmp_path / "big.jsonl"
     events = (
-        {"event_id": f"e{n}", "type": "view", "user_id": "u1", "ts": "2025-01-01T00:00:00Z", "page": f"{n}" * 40} for n in range(20_000)
+        {
+            "event_id": f"e{n}",
+            "type": "view",
+            "user_id": "u1",
+            "ts": "2025-01-01T00:00:00Z",
+            "page": f"{n}" * 40,
+        }
+        for n in range(20_000)
     )
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     import_files(project.paths.stream, "tailorbird", path, plan=project.plan, clock=CLOCK)

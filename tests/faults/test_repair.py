@@ -1,7 +1,9 @@
-"""`lake repair` after damage of every kind in every kind of file: seen by `lake verify`, and mended exactly, or refused with what is lost.
+"""`lake repair` after damage of every kind in every kind of file: seen by `lake verify`, and mended
+exactly, or refused with what is lost.
 
-A real site: bodies through the door, routed, loaded, with answers, files that were put together and checkpoints. `kept`: the logs still
-have their rows. `pruned`: they do not, so that the archive is all there is of what came in.
+A real site: bodies through the door, routed, loaded, with answers, files that were put together and
+checkpoints. `kept`: the logs still have their rows. `pruned`: they do not, so that the archive is
+all there is of what came in.
 """
 
 import json
@@ -50,7 +52,8 @@ KINDS = {
     "answers log": "data/stream/answers-*.db",
     "routed log": "data/stream/routed.db",
 }
-# What there is no second copy of, so that only a single flipped bit can be taken back: by logs that still have the rows, and without.
+# What there is no second copy of, so that only a single flipped bit can be taken back: by logs that
+# still have the rows, and without.
 ALONE = {
     "kept": {"ledger", "manifest", "routed log"},
     "pruned": {"ledger", "manifest", "routed log", "archive", "answers"},
@@ -58,7 +61,9 @@ ALONE = {
 
 
 @pytest.fixture(scope="module", params=["kept", "pruned"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def base(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("base") / "site"
     site = make_site(folder, 3)
     with pytest.MonkeyPatch.context() as patch:
@@ -85,9 +90,23 @@ def _send(site: Site, first: int, end: int) -> None:
     with site.door() as door:
         for number in range(first, end):
             assert submit(door, 3, number)["acked"]
-        profile = {"event_id": f"p{first}", "type": "item", "item_id": f"i{first}", "properties": {"category": "c", "price": 5.0}}
-        person = {"event_id": f"q{first}", "type": "user", "user_id": f"u{first}", "properties": {"plan": "gold"}}
-        refused = {"event_id": f"x{first}", "type": "nonsense", "user_id": f"u{first}"}  # and a repeat, so that each table gets rows
+        profile = {
+            "event_id": f"p{first}",
+            "type": "item",
+            "item_id": f"i{first}",
+            "properties": {"category": "c", "price": 5.0},
+        }
+        person = {
+            "event_id": f"q{first}",
+            "type": "user",
+            "user_id": f"u{first}",
+            "properties": {"plan": "gold"},
+        }
+        refused = {
+            "event_id": f"x{first}",
+            "type": "nonsense",
+            "user_id": f"u{first}",
+        }  # and a repeat, so that each table gets rows
         told = door.submit(json.dumps([profile, person, refused, profile]).encode())
         assert [each.accepted for each in told] == [True, True, False, True]
     with Roles(site.project, CLOCK) as roles:
@@ -95,13 +114,19 @@ def _send(site: Site, first: int, end: int) -> None:
 
 
 def _repairer(project) -> Repairer:
-    return Repairer(project.stream, project.paths.lake, clock=CLOCK, route_again=partial(_router, project))
+    return Repairer(
+        project.stream, project.paths.lake, clock=CLOCK, route_again=partial(_router, project)
+    )
 
 
 def _content(project) -> dict[str, list]:
     """All rows of all tables but the ledger's mirror, to which a repair may add."""
     lake = Lake(project.paths.lake)
-    return {name: sorted(map(repr, lake.table(name).to_pylist())) for name in TABLES if name != "commits"}
+    return {
+        name: sorted(map(repr, lake.table(name).to_pylist()))
+        for name in TABLES
+        if name != "commits"
+    }
 
 
 def _flip(path: Path, rng: random.Random) -> str:
@@ -146,7 +171,9 @@ def _seen(project, path: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost(base, kind: str, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost(
+    base, kind: str, tmp_path: Path
+) -> None:
     logs, whole = base
     before = _content(Site(whole).project)
     for trial in range(TRIALS):
@@ -154,7 +181,9 @@ def test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost(b
         project = site.project
         repairer = _repairer(project)
         seen, plan = _seen(project, path), repairer.plan()
-        if not seen:  # a page of SQLite's that nothing is in, or spaces between the numbers of a JSON file
+        if (
+            not seen
+        ):  # a page of SQLite's that nothing is in, or spaces between the numbers of a JSON file
             assert kind in ("raw log", "answers log", "routed log", "positions"), what
             assert not plan.mends, what
             assert not plan.beyond, what
@@ -163,7 +192,10 @@ def test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost(b
         assert _seen(project, path), "a plan changes nothing"
         done = repairer.run()
         if done.beyond:
-            assert kind in ALONE[logs] | {"events", "quarantine", "duplicates"} | {"raw log", "answers log"}, f"{what}: {done.beyond}"
+            assert kind in ALONE[logs] | {"events", "quarantine", "duplicates"} | {
+                "raw log",
+                "answers log",
+            }, f"{what}: {done.beyond}"
             assert all(one.lost for one in done.beyond)
             continue
         assert verify(project.paths.lake).clean, what
@@ -192,7 +224,9 @@ LOST = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how"), LOST)
-def test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy(base, kind: str, how, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy(
+    base, kind: str, how, tmp_path: Path
+) -> None:
     logs, whole = base
     before = _content(Site(whole).project)
     site, path, what = _damage(whole, tmp_path / "site", kind, how, 0)
@@ -213,13 +247,19 @@ def test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy(bas
 def _newest_files(lake: Path, table: str) -> list[Path]:
     """The data files of the last commit that brought rows into a table."""
     lines = Ledger(lake / "ledger.jsonl").commits(table)
-    newest = max(version for version, line in lines.items() if line.positions and line.files and not line.removed)
+    newest = max(
+        version
+        for version, line in lines.items()
+        if line.positions and line.files and not line.removed
+    )
     return [lake / table / file.path for file in lines[newest].files]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", ["", "events", "quarantine", "duplicates", "users"])
-def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(base, table: str, tmp_path: Path) -> None:
+def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(
+    base, table: str, tmp_path: Path
+) -> None:
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")
     site = Site(tmp_path / "site")
@@ -236,7 +276,10 @@ def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(bas
     assert [Path(mend.where).name for mend in _repairer(project).plan().mends] == ["ledger.jsonl"]
     done = _repairer(project).run()
     assert not done.beyond, done.beyond
-    assert {Path(mend.where) for mend in done.mends} - {lake / "positions.json"} == {lake / "ledger.jsonl", *lost}
+    assert {Path(mend.where) for mend in done.mends} - {lake / "positions.json"} == {
+        lake / "ledger.jsonl",
+        *lost,
+    }
     assert _content(project) == before
     told = _told(lake)
     with site.door() as door:
@@ -247,7 +290,11 @@ def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(bas
     assert report.clean, report
     ledger = Ledger(lake / "ledger.jsonl")
     standing = {
-        (name, version) for name in TABLES if name != "commits" for version in ledger.commits(name) if version >= ledger.log_begin(name)
+        (name, version)
+        for name in TABLES
+        if name != "commits"
+        for version in ledger.commits(name)
+        if version >= ledger.log_begin(name)
     }
     assert standing <= set(_told(lake))
     assert len(_told(lake)) == len(set(_told(lake)))
@@ -272,14 +319,21 @@ def test_of_a_commit_of_several_days_the_rows_of_the_lost_day_come_back(tmp_path
     assert len(days) > 1
     (lake / "ledger.jsonl").unlink()
     days[0].unlink()
-    done = Repairer(logs.stream, lake, clock=CLOCK, route_again=lambda folder: pytest.fail("its log has the rows")).run()
+    done = Repairer(
+        logs.stream,
+        lake,
+        clock=CLOCK,
+        route_again=lambda folder: pytest.fail("its log has the rows"),
+    ).run()
     assert not done.beyond
     assert sorted(Lake(lake).events(["event_id"])["event_id"].to_pylist()) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["changed", "changed twice", "appended", "cut", "empty"])
-def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(base, how: str, tmp_path: Path) -> None:
+def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(
+    base, how: str, tmp_path: Path
+) -> None:
     """Readers take the newest version for true, whoever made it."""
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")
@@ -291,7 +345,9 @@ def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(base, how:
     if how == "appended":
         write_deltalake(events, DeltaTable(events).to_pyarrow_table().slice(0, 1), mode="append")
     elif how in ("cut", "empty"):
-        (events / "_delta_log" / f"{newest + 1:020d}.json").write_bytes(b'{"add":{"pa' if how == "cut" else b"")
+        (events / "_delta_log" / f"{newest + 1:020d}.json").write_bytes(
+            b'{"add":{"pa' if how == "cut" else b""
+        )
     report = verify(project.paths.lake, stream=project.stream)
     assert report.faults[0].where.rpartition("/")[2] == f"{newest + 1:020d}.json"
     done = _repairer(project).run()
@@ -328,7 +384,9 @@ def _checkpoint_of_own_version(events: Path) -> None:
     _delete(events)
     _checkpoint(events)
     (log / f"{newest + 1:020d}.json").unlink()
-    (log / f"{newest + 1:020d}.checkpoint.parquet").rename(log / f"{newest:020d}.checkpoint.parquet")
+    (log / f"{newest + 1:020d}.checkpoint.parquet").rename(
+        log / f"{newest:020d}.checkpoint.parquet"
+    )
     _hint(events, newest)
 
 
@@ -339,31 +397,46 @@ def _torn_checkpoint(events: Path) -> None:
 
 
 def _hint(events: Path, version: int = 99) -> None:
-    (events / "_delta_log" / "_last_checkpoint").write_text(json.dumps({"version": version, "size": 9}))
+    (events / "_delta_log" / "_last_checkpoint").write_text(
+        json.dumps({"version": version, "size": 9})
+    )
 
 
 def _hinted_goes(events: Path) -> None:
     max((events / "_delta_log").glob("*.checkpoint.parquet")).unlink()
 
 
-OTHERS = {  # what others did to the table, and what of it is in the way then; numbers are of versions behind the newest of the lake's own
+# what others did to the table, and what of it is in the way then; numbers are of versions behind
+# the newest of the lake's own
+OTHERS = {
     "changed, checkpoint": ((_update, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
     "deleted, checkpoint": ((_delete, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
-    "appended, checkpoint": ((_append, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
-    "two, checkpoint between": ((_append, _checkpoint, _delete), ["1.json", "2.json", "1.checkpoint", "_last_checkpoint"]),
+    "appended, checkpoint": (
+        (_append, _checkpoint),
+        ["1.json", "1.checkpoint", "_last_checkpoint"],
+    ),
+    "two, checkpoint between": (
+        (_append, _checkpoint, _delete),
+        ["1.json", "2.json", "1.checkpoint", "_last_checkpoint"],
+    ),
     "two, checkpoints": (
         (_update, _checkpoint, _delete, _checkpoint),
         ["1.json", "2.json", "1.checkpoint", "2.checkpoint", "_last_checkpoint"],
     ),
     "hint to what never was": ((_hint,), ["_last_checkpoint"]),
     "hinted checkpoint gone": ((_hinted_goes,), ["_last_checkpoint"]),
-    "checkpoint of own version": ((_checkpoint_of_own_version,), ["0.checkpoint", "_last_checkpoint"]),
+    "checkpoint of own version": (
+        (_checkpoint_of_own_version,),
+        ["0.checkpoint", "_last_checkpoint"],
+    ),
     "torn checkpoint": ((_torn_checkpoint,), ["0.checkpoint", "_last_checkpoint"]),
 }
 
 
 def _others(base: Path, folder: Path, how: str) -> tuple[Site, list[str]]:
-    """A site to whose events somebody else did that, and the names of the files that are in the way."""
+    """A site to whose events somebody else did that, and the names of the files that are in the
+    way.
+    """
     shutil.copytree(base, folder)
     site = Site(folder)
     events = site.project.paths.lake / "events"
@@ -372,28 +445,43 @@ def _others(base: Path, folder: Path, how: str) -> tuple[Site, list[str]]:
         step(events)
     suffixes = {"json": "json", "checkpoint": "checkpoint.parquet"}
     split = [name.partition(".") for name in names]
-    return site, [f"{newest + int(behind):020d}.{suffixes[kind]}" if kind else behind for behind, _, kind in split]
+    return site, [
+        f"{newest + int(behind):020d}.{suffixes[kind]}" if kind else behind
+        for behind, _, kind in split
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", OTHERS)
-def test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on(base, how: str, tmp_path: Path) -> None:
+def test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on(
+    base, how: str, tmp_path: Path
+) -> None:
     """Readers begin with the checkpoint that the hint names, and cannot open a table without it."""
     logs, whole = base
     before = _content(Site(whole).project)
     site, names = _others(whole, tmp_path / "site", how)
     project = site.project
     lake, aside = project.paths.lake, project.paths.lake / "set-aside" / "events"
-    trimmed = logs == "pruned" and how == "hinted checkpoint gone"  # the log begins with it: it comes back from the ledger
+    trimmed = (
+        logs == "pruned" and how == "hinted checkpoint gone"
+    )  # the log begins with it: it comes back from the ledger
     assert not verify(lake, stream=project.stream).clean
     brought = {path.name for path in (lake / "events").rglob("part-*.parquet")} - _written(lake)
     assert bool(brought) == ("append" in how or "changed" in how or "two" in how)
     done = _repairer(project).run()
     assert not done.beyond
     mended = [Path(mend.where).name for mend in done.mends]
-    assert sorted(mended) == sorted(names + ([f"{Ledger(lake / 'ledger.jsonl').log_begin('events'):020d}.checkpoint.parquet"] * trimmed))
+    assert sorted(mended) == sorted(
+        names
+        + (
+            [f"{Ledger(lake / 'ledger.jsonl').log_begin('events'):020d}.checkpoint.parquet"]
+            * trimmed
+        )
+    )
     assert {path.name for path in aside.iterdir()} == {*names, *brought}, "nothing is deleted"
-    assert all("set-aside/events" in mend.source for mend in done.mends if Path(mend.where).name in names)
+    assert all(
+        "set-aside/events" in mend.source for mend in done.mends if Path(mend.where).name in names
+    )
     assert verify(lake, stream=project.stream, deep=True).clean
     assert _content(project) == before
     assert not _repairer(project).plan().mends
@@ -407,12 +495,18 @@ def test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_o
 
 def _written(lake: Path) -> set[str]:
     """The names of all data files that the lake's own commits brought into `events`."""
-    return {Path(file.path).name for line in Ledger(lake / "ledger.jsonl").commits("events").values() for file in line.files}
+    return {
+        Path(file.path).name
+        for line in Ledger(lake / "ledger.jsonl").commits("events").values()
+        for file in line.files
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["two, checkpoints", "checkpoint of own version"])
-def test_a_repair_that_ends_between_two_files_is_gone_on_with(base, how: str, tmp_path: Path) -> None:
+def test_a_repair_that_ends_between_two_files_is_gone_on_with(
+    base, how: str, tmp_path: Path
+) -> None:
     _, whole = base
     before = _content(Site(whole).project)
     site, names = _others(whole, tmp_path / "site", how)
@@ -426,9 +520,14 @@ def test_a_repair_that_ends_between_two_files_is_gone_on_with(base, how: str, tm
 
 
 @pytest.mark.slow
-def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(base, tmp_path: Path) -> None:
+def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(
+    base, tmp_path: Path
+) -> None:
     _, whole = base
-    for how, name in (("hint to what never was", "_last_checkpoint"), ("torn checkpoint", "events")):
+    for how, name in (
+        ("hint to what never was", "_last_checkpoint"),
+        ("torn checkpoint", "events"),
+    ):
         site, _ = _others(whole, tmp_path / how, how)
         with pytest.raises(DamageError, match="tailorbird lake repair") as told:
             Lake(site.project.paths.lake).events()
@@ -437,17 +536,27 @@ def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(base, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("others", [0, 1, 3])
-def test_the_role_does_not_begin_a_ledger_anew_beside_tables(base, others: int, tmp_path: Path) -> None:
-    """It would know the newest commit of each table alone, and `lake repair` find no way on; with commits of others behind them as well."""
+def test_the_role_does_not_begin_a_ledger_anew_beside_tables(
+    base, others: int, tmp_path: Path
+) -> None:
+    """It would know the newest commit of each table alone, and `lake repair` find no way on; with
+    commits of others behind them as well.
+    """
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")
     project = Site(tmp_path / "site").project
     lake, before = project.paths.lake, _content(project)
     for _ in range(others):
-        write_deltalake(lake / "events", DeltaTable(lake / "events").to_pyarrow_table().slice(0, 1), mode="append")
+        write_deltalake(
+            lake / "events",
+            DeltaTable(lake / "events").to_pyarrow_table().slice(0, 1),
+            mode="append",
+        )
     (lake / "ledger.jsonl").unlink()
     for _ in range(2):
-        with pytest.raises(DamageError, match="the ledger is missing, and tables have rows") as told:
+        with pytest.raises(
+            DamageError, match="the ledger is missing, and tables have rows"
+        ) as told:
             LakeRole(project.stream, lake, clock=CLOCK)
         assert "tailorbird lake repair" in told.value.fix
     assert not (lake / "ledger.jsonl").exists()
@@ -468,13 +577,28 @@ def test_a_ledger_of_a_table_whose_log_is_not_whole_is_not_made_up(base, tmp_pat
     (told,) = _repairer(project).run().beyond
     assert "the log of table events is not whole" in told.lost
     assert not (lake / "ledger.jsonl").exists()
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "repair", "--yes", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project.root),
+        "lake",
+        "repair",
+        "--yes",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, [one["lost"] for one in json.loads(done.stdout)["beyond"]]) == (1, [told.lost])
+    assert (done.returncode, [one["lost"] for one in json.loads(done.stdout)["beyond"]]) == (
+        1,
+        [told.lost],
+    )
 
 
 def _moved(project, position: int) -> None:
-    """Say that the table `events` has the routed log up to there, as a file that an older release wrote, without a checksum."""
+    """Say that the table `events` has the routed log up to there, as a file that an older release
+    wrote, without a checksum.
+    """
     path = project.paths.lake / "positions.json"
     found = json.loads(path.read_bytes())
     del found["checksum"]
@@ -497,7 +621,10 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
             _moved(project, 7200)
         with site.door() as door:
             assert submit(door, 4, 0)["acked"]
-        with pytest.raises(DamageError, match=r"lake repair|passed over"), Roles(project, CLOCK) as roles:
+        with (
+            pytest.raises(DamageError, match=r"lake repair|passed over"),
+            Roles(project, CLOCK) as roles,
+        ):
             roles.drain()
         assert not verify(project.paths.lake, stream=project.stream).clean
         assert [mend.where for mend in _repairer(project).run().mends] == [str(path)]
@@ -509,7 +636,9 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
-    """As a lake of an older release has them, whose positions a flipped bit had moved while the log was behind."""
+    """As a lake of an older release has them, whose positions a flipped bit had moved while the log
+    was behind.
+    """
     logs, whole = base
     shutil.copytree(whole, tmp_path / "site")
     site = Site(tmp_path / "site")
@@ -517,7 +646,12 @@ def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
     with site.door() as door, Router(project.stream, project.plan, clock=CLOCK) as router:
         for number in range(3):
             assert submit(door, 4, number)["acked"]
-        item = {"event_id": "p-over", "type": "item", "item_id": "i-over", "properties": {"category": "c", "price": 5.0}}
+        item = {
+            "event_id": "p-over",
+            "type": "item",
+            "item_id": "i-over",
+            "properties": {"category": "c", "price": 5.0},
+        }
         assert all(each.accepted for each in door.submit(json.dumps([item]).encode()))
         while router.step().rows:
             pass
@@ -534,7 +668,11 @@ def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
             assert router.prune(released(project))
     plan = _repairer(project).plan()
     assert not plan.beyond, plan.beyond
-    assert ["routed log" in mend.source for mend in plan.mends] == [logs == "kept"] * len(plan.mends) != []
+    assert (
+        ["routed log" in mend.source for mend in plan.mends]
+        == [logs == "kept"] * len(plan.mends)
+        != []
+    )
     assert _repairer(project).run().beyond == []
     report = verify(project.paths.lake, stream=project.stream, deep=True)
     assert report.clean, report
@@ -544,12 +682,16 @@ def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
     assert not _repairer(project).plan().mends
 
 
-def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everything_goes_on(base, tmp_path: Path) -> None:
+def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everything_goes_on(
+    base, tmp_path: Path
+) -> None:
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")
     site = Site(tmp_path / "site")
     with site.door() as door:
-        waiting = [submit(door, 3, number) for number in range(28, 31)]  # neither archived nor routed
+        waiting = [
+            submit(door, 3, number) for number in range(28, 31)
+        ]  # neither archived nor routed
     path = next((tmp_path / "site/shop/data/stream").glob("raw-*.db"))
     before = _content(site.project)
     data = path.read_bytes()
@@ -568,7 +710,9 @@ def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everythin
         assert not done.beyond
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
-    found = {row["event_id"] for row in Lake(site.project.paths.lake).events(["event_id"]).to_pylist()}
+    found = {
+        row["event_id"] for row in Lake(site.project.paths.lake).events(["event_id"]).to_pylist()
+    }
     assert {each for body in waiting for each in body["acked"]} <= found
     assert len(found) > len(before["events"])
     assert verify(site.project.paths.lake).clean
@@ -596,10 +740,21 @@ def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path:
     if logs == "pruned":
         pytest.skip("once is enough")
     site, _, _ = _damage(whole, tmp_path / "site", "users", _lose, 0)
-    command = [sys.executable, "-m", "tailorbird", "-C", str(site.folder / "shop"), "lake", "repair", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(site.folder / "shop"),
+        "lake",
+        "repair",
+        "--json",
+    ]
 
     def run(*more: str) -> tuple[int, dict]:
-        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [*command, *more], capture_output=True, text=True, timeout=120, check=False
+        )
         assert "Traceback" not in done.stderr
         return done.returncode, json.loads(done.stdout)
 
@@ -611,11 +766,18 @@ def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path:
     for path in events:
         (site.project.paths.lake / "events" / path).unlink()
     text = subprocess.run(
-        command[:-1], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "COLUMNS": "200"}
+        command[:-1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
     ).stdout
     assert len(events) > 1
     assert all(f"data/lake/events/{path}  is missing" in text for path in events)
-    assert text.count("its log, which still has the rows") == 1, "what is said of many files is said once"
+    assert text.count("its log, which still has the rows") == 1, (
+        "what is said of many files is said once"
+    )
     status, told = run("--yes")
     assert (status, told["done"], told["clean"]) == (0, True, True)
     assert verify(site.project.paths.lake).clean

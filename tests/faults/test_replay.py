@@ -1,4 +1,6 @@
-"""Replay and the features: what is taken late, in the middle of the past, makes the state that the lake's events make."""
+"""Replay and the features: what is taken late, in the middle of the past, makes the state that the
+lake's events make.
+"""
 
 import json
 from pathlib import Path
@@ -34,10 +36,15 @@ def _history(file: Path, first: int, days: int) -> Path:
     rows = []
     for day in range(first, first + days):
         for number in range(9):
-            rows.append({
-                "event_id": f"t{day}-{number}", "type": "click" if (day + number) % 3 else "wish", "user_id": f"u{number % 4}",
-                "item_id": f"i{day * number % 7}", "ts": to_iso(start + day * DAY + number * HOUR),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "event_id": f"t{day}-{number}",
+                    "type": "click" if (day + number) % 3 else "wish",
+                    "user_id": f"u{number % 4}",
+                    "item_id": f"i{day * number % 7}",
+                    "ts": to_iso(start + day * DAY + number * HOUR),
+                }
+            )
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
 
@@ -51,13 +58,25 @@ def test_the_state_is_that_of_the_lake_after_a_replay(tmp_path: Path) -> None:
     assert "wish" in project.plan.event_types
     old = msgspec.structs.replace(project.plan, event_types=EVENT_TYPES)
     for first in (0, 12):
-        import_files(project.paths.stream, "tailorbird", _history(tmp_path / f"{first}.jsonl", first, 12), plan=old, clock=CLOCK)
+        import_files(
+            project.paths.stream,
+            "tailorbird",
+            _history(tmp_path / f"{first}.jsonl", first, 12),
+            plan=old,
+            clock=CLOCK,
+        )
         with Router(project.paths.stream, old, clock=CLOCK) as router:
             while router.step().rows:
                 pass
         with Roles(project, CLOCK) as roles:
             roles.drain()
-    report = replay(project.paths.lake, project.paths.stream, Choice(("unknown_type",)), plan=project.plan, clock=CLOCK)
+    report = replay(
+        project.paths.lake,
+        project.paths.stream,
+        Choice(("unknown_type",)),
+        plan=project.plan,
+        clock=CLOCK,
+    )
     assert (report.sent, report.refused) == (72, {})
     with Roles(project, CLOCK) as roles:
         roles.drain()

@@ -1,4 +1,6 @@
-"""Router processes that share partitions: they come, go, are killed and stand still; each event is routed once all the same."""
+"""Router processes that share partitions: they come, go, are killed and stand still; each event is
+routed once all the same.
+"""
 
 import os
 import signal
@@ -17,7 +19,11 @@ from tests.stream.brokers import WHY_NOT, broker, needs_kafka
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND
 
-pytestmark = [pytest.mark.slow, needs_kafka, pytest.mark.skipif(sys.platform != "linux", reason="stops processes")]
+pytestmark = [
+    pytest.mark.slow,
+    needs_kafka,
+    pytest.mark.skipif(sys.platform != "linux", reason="stops processes"),
+]
 
 CHILD = """
 import logging, msgspec, signal, sys, threading
@@ -44,7 +50,15 @@ class Process:
     def __init__(self, site: Parted, name: str) -> None:
         self.log = site.folder / f"{name}.log"
         plan = msgspec.json.encode(PLAN).decode()
-        command = [sys.executable, "-c", CHILD, site.stream.cluster.servers, site.stream.cluster.prefix, str(site.folder), plan]
+        command = [
+            sys.executable,
+            "-c",
+            CHILD,
+            site.stream.cluster.servers,
+            site.stream.cluster.prefix,
+            str(site.folder),
+            plan,
+        ]
         self._command = command
         self.start()
 
@@ -62,7 +76,11 @@ class Process:
         held: set[int] = set()
         for line in self.log.read_text().splitlines():
             if "partitions [" in line:
-                numbers = {int(number) for number in line.partition("[")[2].rstrip("]").split(", ") if number}
+                numbers = {
+                    int(number)
+                    for number in line.partition("[")[2].rstrip("]").split(", ")
+                    if number
+                }
                 held = held | numbers if "got partitions" in line else held - numbers
         return held
 
@@ -87,7 +105,10 @@ def site(tmp_path: Path):
 
 
 def clicks(number: int) -> list[dict]:
-    return [{"event_id": f"e{number}-{index}", "type": "click", "anonymous_id": name, "item_id": "i1"} for index, name in enumerate(PEOPLE)]
+    return [
+        {"event_id": f"e{number}-{index}", "type": "click", "anonymous_id": name, "item_id": "i1"}
+        for index, name in enumerate(PEOPLE)
+    ]
 
 
 def test_partitions_move_between_processes_that_come_stand_still_and_die(site: Parted) -> None:
@@ -111,11 +132,17 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     first = Process(site, "first")
     running.append(first)
     until(lambda: first.has() == set(range(COUNT)), 60, f"see {first.log}")
-    assert "no partition was dealt to this process" in first.log.read_text(), "joining takes a broker seconds, and it says so"
+    assert "no partition was dealt to this process" in first.log.read_text(), (
+        "joining takes a broker seconds, and it says so"
+    )
     until(all_routed, 60, f"not routed; see {first.log}")
     second = Process(site, "second")
     running.append(second)
-    until(lambda: len(first.has()) + len(second.has()) == COUNT and bool(second.has()), 60, f"see {second.log}")
+    until(
+        lambda: len(first.has()) + len(second.has()) == COUNT and bool(second.has()),
+        60,
+        f"see {second.log}",
+    )
     post(2)
     until(all_routed, 60, "not routed by two")
 
@@ -126,7 +153,11 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     second.send(signal.SIGCONT)  # it wakes up with routers that others have by now
     post(2)
     until(all_routed, 60, "not routed after it woke up")
-    until(lambda: len(first.has()) < COUNT and len(first.has() | second.has()) == COUNT, 60, f"{first.log} {second.log}")
+    until(
+        lambda: len(first.has()) < COUNT and len(first.has() | second.has()) == COUNT,
+        60,
+        f"{first.log} {second.log}",
+    )
 
     running.remove(first)
     first.send(signal.SIGKILL)

@@ -1,4 +1,6 @@
-"""Canary secrets in the environment of a whole site: after a run of all its roles they are in no file of it and in no output."""
+"""Canary secrets in the environment of a whole site: after a run of all its roles they are in no
+file of it and in no output.
+"""
 
 import json
 import subprocess
@@ -14,7 +16,10 @@ from tests.faults.roles import Up, make_project, until
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc"),
+]
 
 SECRETS = {
     "TAILORBIRD_SERVE__WRITE_KEYS": "canary-write-key-5512",
@@ -27,7 +32,9 @@ def _ask(port: int, path: str, key: str, body: object = None) -> tuple[int, str]
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers), timeout=20) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers), timeout=20
+        ) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, f"{error.headers}{error.read().decode()}"
@@ -41,7 +48,9 @@ def _arrived(project: Project) -> bool:
         return False
 
 
-def test_no_secret_of_the_environment_is_in_any_output_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_of_the_environment_is_in_any_output_or_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = make_project(tmp_path / "shop")
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
@@ -64,9 +73,18 @@ def test_no_secret_of_the_environment_is_in_any_output_or_file(tmp_path: Path, m
         until(lambda: _arrived(project), 60, "the event did not reach the lake")
     finally:
         up.stop()
-    for command in (["config", "show"], ["config", "show", "--json"], ["doctor"], ["lake", "verify"]):
+    for command in (
+        ["config", "show"],
+        ["config", "show", "--json"],
+        ["doctor"],
+        ["lake", "verify"],
+    ):
         done = subprocess.run(
-            [sys.executable, "-m", "tailorbird", "-C", str(project.root), *command], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "tailorbird", "-C", str(project.root), *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         said.append(done.stdout + done.stderr)
     assert len([text for text in said if text]) >= 20, "there was something to look through"

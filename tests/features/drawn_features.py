@@ -1,6 +1,8 @@
-"""Declarations of every kind, as Hypothesis likes them; the events that they count are in `drawn_events`.
+"""Declarations of every kind, as Hypothesis likes them; the events that they count are in
+`drawn_events`.
 
-A new kind of feature is one more function here: `KINDS` has a maker for each, which gets `draw` and a name.
+A new kind of feature is one more function here: `KINDS` has a maker for each, which gets `draw` and
+a name.
 """
 
 from typing import Any
@@ -51,7 +53,14 @@ from tailorbird.features import (
 from tailorbird.features.checks import belongs
 
 USER, ITEM = entity("user"), entity("item")
-OF_REQUEST = (USER, entity("session"), entity("user.segment"), entity(), entity("query"), entity("user", "weekday"))
+OF_REQUEST = (
+    USER,
+    entity("session"),
+    entity("user.segment"),
+    entity(),
+    entity("query"),
+    entity("user", "weekday"),
+)
 ENTITIES = (
     *OF_REQUEST,
     ITEM,
@@ -77,8 +86,23 @@ FILTERS = (
     "properties.tag in ('x', 'y')",
     "weekday in (0, 6) or position < 3",
 )
-NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth", "weekday - local_hour")
-FURTHER = ("dwell_ms", "price * quantity - 10", "item.category", "query", "number(item.price)", "price > 5")
+NUMBERS = (
+    "price",
+    "price * quantity",
+    "dwell_ms",
+    "rating",
+    "item.price",
+    "properties.depth",
+    "weekday - local_hour",
+)
+FURTHER = (
+    "dwell_ms",
+    "price * quantity - 10",
+    "item.category",
+    "query",
+    "number(item.price)",
+    "price > 5",
+)
 TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 WINDOWS = (
     *(("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None)),
@@ -92,28 +116,46 @@ of_request = st.sampled_from(OF_REQUEST)
 where = st.sampled_from(FILTERS).map(lambda text: {"where": text})
 window = st.sampled_from(WINDOWS).map(lambda pair: {"window": pair[0], "hop": pair[1]})
 amount = st.fixed_dictionaries(
-    {"of": st.sampled_from(NUMBERS), "unit": st.sampled_from([0.01, 0.3, 1.0]), "max": st.sampled_from([10, 1e6])}
+    {
+        "of": st.sampled_from(NUMBERS),
+        "unit": st.sampled_from([0.01, 0.3, 1.0]),
+        "max": st.sampled_from([10, 1e6]),
+    }
 )
 maybe_amount = st.just({}) | amount
 
 
 def _summed(kind: Any) -> Any:
-    return lambda draw, name: kind(name, draw(about), draw(types), **draw(amount), **draw(window), **draw(where))
+    return lambda draw, name: kind(
+        name, draw(about), draw(types), **draw(amount), **draw(window), **draw(where)
+    )
 
 
 def _measure(draw: st.DrawFn, name: str) -> Feature:
-    return draw(st.sampled_from([session_length, session_depth, session_duration]))(name, draw(st.none() | types))
+    return draw(st.sampled_from([session_length, session_depth, session_duration]))(
+        name, draw(st.none() | types)
+    )
 
 
 def _distinct(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "user", "query", "item.category"]))
-    return distinct(name, draw(about), draw(types), of=of, precision=draw(st.integers(4, 8)), **draw(window), **draw(where))
+    return distinct(
+        name,
+        draw(about),
+        draw(types),
+        of=of,
+        precision=draw(st.integers(4, 8)),
+        **draw(window),
+        **draw(where),
+    )
 
 
 def _ratio(draw: st.DrawFn, name: str) -> Feature:
     own = draw(about)
     smoothed = {
-        "prior": draw(st.sampled_from([None, 0.1, *(group for one, group in RELATED if one == own)])),
+        "prior": draw(
+            st.sampled_from([None, 0.1, *(group for one, group in RELATED if one == own)])
+        ),
         "weight": draw(st.sampled_from([0, 3, 20.5])),
     }
     return ratio(name, own, draw(types), draw(types), **smoothed, **draw(window), **draw(where))
@@ -126,15 +168,25 @@ def _trend(draw: st.DrawFn, name: str) -> Feature:
 
 def _share(draw: st.DrawFn, name: str) -> Feature:
     own, group = draw(st.sampled_from(RELATED))
-    return share(name, own, draw(types), within=group, **draw(maybe_amount), **draw(window), **draw(where))
+    return share(
+        name, own, draw(types), within=group, **draw(maybe_amount), **draw(window), **draw(where)
+    )
 
 
 def _decayed(draw: st.DrawFn, name: str) -> Feature:
     half_life = draw(st.sampled_from(["15s", "1h", "3d", "50d"]))
-    return decayed(name, draw(about), draw(types), half_life=half_life, **draw(maybe_amount), **draw(where))
+    return decayed(
+        name, draw(about), draw(types), half_life=half_life, **draw(maybe_amount), **draw(where)
+    )
 
 
-LASTS = (("price", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None), ("position", None))
+LASTS = (
+    ("price", None),
+    ("item.category", "categorical"),
+    ("item.price", "numeric"),
+    ("query", None),
+    ("position", None),
+)
 
 
 def _last(draw: st.DrawFn, name: str) -> Feature:
@@ -150,41 +202,74 @@ def _first(draw: st.DrawFn, name: str) -> Feature:
 def _sequence(draw: st.DrawFn, name: str) -> Feature:
     further = draw(st.lists(st.sampled_from(FURTHER), max_size=3, unique=True))
     return sequence(
-        name, draw(of_request), draw(types), length=draw(st.integers(1, 5) | st.sampled_from([64, 128])), of=further, **draw(where)
+        name,
+        draw(of_request),
+        draw(types),
+        length=draw(st.integers(1, 5) | st.sampled_from([64, 128])),
+        of=further,
+        **draw(where),
     )
 
 
 def _gap(draw: st.DrawFn, name: str) -> Feature:
     kind = draw(st.sampled_from([gap_mean, gap_min, gap_max, gap_deviation, gap_last]))
-    return kind(name, draw(of_request), draw(types), length=draw(st.integers(2, 6) | st.just(64)), **draw(where))
+    return kind(
+        name,
+        draw(of_request),
+        draw(types),
+        length=draw(st.integers(2, 6) | st.just(64)),
+        **draw(where),
+    )
 
 
 def _similarity(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
-    """Its values need a learned table (tests/training/test_similarities_read.py); here, that it and its sequence disturb no other."""
+    """Its values need a learned table (tests/training/test_similarities_read.py); here, that it and
+    its sequence disturb no other.
+    """
     length = draw(st.sampled_from([1, 5, 64, 128]))
     kept = sequence(name, draw(of_request), draw(types), length=length, **draw(where))
-    near = similarity(f"{name}_near", of=name, how=draw(st.sampled_from(["sum", "max"])), length=min(length, 64))
+    near = similarity(
+        f"{name}_near", of=name, how=draw(st.sampled_from(["sum", "max"])), length=min(length, 64)
+    )
     return tuple(draw(st.permutations([kept, near])))
 
 
 def _favourite(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "item.category", "query", "device", "item.tags"]))
-    return favourite(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6) | st.just(64)), **draw(where))
+    return favourite(
+        name,
+        draw(of_request),
+        draw(types),
+        of=of,
+        length=draw(st.integers(1, 6) | st.just(64)),
+        **draw(where),
+    )
 
 
 def _seen(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "item.category", "item.tags"]))
-    return seen(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6) | st.just(128)), **draw(where))
+    return seen(
+        name,
+        draw(of_request),
+        draw(types),
+        of=of,
+        length=draw(st.integers(1, 6) | st.just(128)),
+        **draw(where),
+    )
 
 
 def _quantile(draw: st.DrawFn, name: str) -> Feature:
     edges = draw(st.sampled_from([(0, 10), (-5, 0.005, 9.995, 10.0, 1e9), (1, 2, 3)]))
     q, of = draw(st.sampled_from([0.01, 0.5, 0.9])), draw(st.sampled_from(NUMBERS))
-    return quantile(name, draw(about), draw(types), of=of, edges=edges, q=q, **draw(window), **draw(where))
+    return quantile(
+        name, draw(about), draw(types), of=of, edges=edges, q=q, **draw(window), **draw(where)
+    )
 
 
 def _attributes(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
-    column, kind = draw(st.sampled_from([("tags", "categorical"), ("vector", "numeric"), ("price", "numeric")]))
+    column, kind = draw(
+        st.sampled_from([("tags", "categorical"), ("vector", "numeric"), ("price", "numeric")])
+    )
     return attributes(name, ITEM, column, kind=kind, length=draw(st.integers(1, 3)))
 
 
@@ -193,7 +278,11 @@ def _element(draw: st.DrawFn, name: str) -> Feature:
 
 
 def _age(draw: st.DrawFn, name: str) -> Feature:
-    return age(name, draw(st.sampled_from([USER, ITEM])), of=draw(st.sampled_from([None, "released", "price"])))
+    return age(
+        name,
+        draw(st.sampled_from([USER, ITEM])),
+        of=draw(st.sampled_from([None, "released", "price"])),
+    )
 
 
 def _match(draw: st.DrawFn, name: str) -> Feature:
@@ -215,11 +304,15 @@ def _attribute(draw: st.DrawFn, name: str) -> Feature:
 
 
 def _context(draw: st.DrawFn, name: str) -> Feature:
-    return context(draw(st.sampled_from(["device", "country", "query", "local_hour", "weekday"])), name=name)
+    return context(
+        draw(st.sampled_from(["device", "country", "query", "local_hour", "weekday"])), name=name
+    )
 
 
 KINDS: dict[str, Any] = {
-    "count": lambda draw, name: count(name, draw(about), draw(types), **draw(window), **draw(where)),
+    "count": lambda draw, name: count(
+        name, draw(about), draw(types), **draw(window), **draw(where)
+    ),
     "total": _summed(total),
     "mean": _summed(mean),
     "variance": _summed(variance),
@@ -254,8 +347,12 @@ KINDS: dict[str, Any] = {
 
 @st.composite
 def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
-    """Some features of every kind that hypothesis likes, or of one kind, and columns derived from them."""
-    kinds = [kind] * 4 if kind else draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
+    """Some features of every kind that hypothesis likes, or of one kind, and columns derived from
+    them.
+    """
+    kinds = (
+        [kind] * 4 if kind else draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
+    )
     found: list[Feature] = []
     for number, kind in enumerate(kinds):
         made = KINDS[kind](draw, f"f{number}")
@@ -263,7 +360,13 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
     numbers = [one.name for one in found if one.name in FeatureSet.from_declarations(found).numeric]
     if numbers:
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
-        roots = [f"sqrt({a} + 1) if {b} > 1 else {b}", f"log1p({a}) - log({b})", f"exp({a} / 1000) * {b}"]
-        found.append(derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", *roots]))))
+        roots = [
+            f"sqrt({a} + 1) if {b} > 1 else {b}",
+            f"log1p({a}) - log({b})",
+            f"exp({a} / 1000) * {b}",
+        ]
+        found.append(
+            derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", *roots])))
+        )
         found.append(derived("d2", f"max(d1, {a}) * 3"))
     return found

@@ -3,8 +3,8 @@
     python -m tests.features.fuzz --minutes 480
     python -m tests.features.fuzz --mutants         whether engines that are wrong in one thing are found, by chance alone
 
-Each failing example is shrunk, printed, and kept in `fuzz-failures/` as it is printed; Hypothesis keeps it in `.hypothesis/`
-besides and tries it first the next time. Exit status 1 if there was any.
+Each failing example is shrunk, printed, and kept in `fuzz-failures/` as it is printed; Hypothesis
+keeps it in `.hypothesis/` besides and tries it first the next time. Exit status 1 if there was any.
 """
 
 import argparse
@@ -32,11 +32,17 @@ FAILURES = Path("fuzz-failures")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.features.fuzz", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.features.fuzz", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--steps", type=int, default=25, help="what happens in one example, at most")
+    parser.add_argument(
+        "--steps", type=int, default=25, help="what happens in one example, at most"
+    )
     parser.add_argument("--worker", type=Path, help="be the worker of a test that kills it")
-    parser.add_argument("--mutants", action="store_true", help="look for the faults of fuzz_mutants instead")
+    parser.add_argument(
+        "--mutants", action="store_true", help="look for the faults of fuzz_mutants instead"
+    )
     given = parser.parse_args()
     if given.worker is not None:
         be_worker(given.worker)
@@ -48,13 +54,23 @@ def main() -> None:
     while time.monotonic() < end:
         rounds += 1
         try:
-            run_state_machine_as_test(_machine(random.getrandbits(64)), settings=_profile(given.steps))
+            run_state_machine_as_test(
+                _machine(random.getrandbits(64)), settings=_profile(given.steps)
+            )
         except Exception as error:
             failures += 1
             _keep(error, failures)
         spent = (time.monotonic() - begun) / 60
-        print(f"{spent:6.1f} min  {counted[0]:7,} examples  {counted[1]:10,} values read  {failures} failing", file=sys.stderr, flush=True)
-    print(f"{counted[0]:,} examples with {counted[1]:,} values read in {given.minutes:g} minutes, {failures} failing")
+        print(
+            f"{spent:6.1f} min  {counted[0]:7,} examples  {counted[1]:10,} values read  "
+            f"{failures} failing",
+            file=sys.stderr,
+            flush=True,
+        )
+    print(
+        f"{counted[0]:,} examples with {counted[1]:,} values read in {given.minutes:g} "
+        f"minutes, {failures} failing"
+    )
     print(f"kinds and incidents: {as_json()}")
     left_out = kinds_left_out()
     print(f"kinds never drawn: {', '.join(sorted(left_out)) or 'none'}")
@@ -70,7 +86,12 @@ def hunt(steps: int) -> None:
         caught = "not caught"
         try:
             with mutated(mutant):
-                run_state_machine_as_test(machine, settings=settings(_profile(steps), max_examples=HUNTED, phases=[Phase.generate]))
+                run_state_machine_as_test(
+                    machine,
+                    settings=settings(
+                        _profile(steps), max_examples=HUNTED, phases=[Phase.generate]
+                    ),
+                )
         except AssertionError:
             caught = "caught"
         spared += caught != "caught"
@@ -90,8 +111,12 @@ def _profile(steps: int) -> settings:
 
 
 def _machine(seed: int) -> type[Site]:
-    """The machine with a seed of its own: a run of Hypothesis would else begin with the same examples."""
-    machine = type("Site", (Site,), {"__module__": Site.__module__, "__qualname__": Site.__qualname__})
+    """The machine with a seed of its own: a run of Hypothesis would else begin with the same
+    examples.
+    """
+    machine = type(
+        "Site", (Site,), {"__module__": Site.__module__, "__qualname__": Site.__qualname__}
+    )
     machine._hypothesis_internal_use_seed = seed
     return machine
 
@@ -103,7 +128,10 @@ def _counting() -> list[int]:
     def differences(self: fuzz_world.World, requests: list) -> list[str]:
         found = sound(self, requests)
         counted[0] += 1
-        counted[1] += sum(one.rows.numeric.size + one.rows.categorical.size + len(one.rows.sequences) for _, one in self.asked)
+        counted[1] += sum(
+            one.rows.numeric.size + one.rows.categorical.size + len(one.rows.sequences)
+            for _, one in self.asked
+        )
         return found
 
     fuzz_world.World.differences = differences
@@ -121,7 +149,9 @@ def _keep(error: Exception, number: int) -> None:
 
 def be_worker(folder: Path) -> None:
     features = load_features(folder / "features.py")
-    with FeatureWorker(folder / "routed.db", folder / "state", features, clock=SimulatedClock(fuzz_world.BASE)) as worker:
+    with FeatureWorker(
+        folder / "routed.db", folder / "state", features, clock=SimulatedClock(fuzz_world.BASE)
+    ) as worker:
         while worker.step(rows_max=1).rows:
             pass
 

@@ -1,4 +1,5 @@
-"""What Hypothesis does to the site of `fuzz_world`: its rules are what can happen, each drawn at any time and in any order.
+"""What Hypothesis does to the site of `fuzz_world`: its rules are what can happen, each drawn at
+any time and in any order.
 
 `test_fuzz.py` runs it shortly; `python -m tests.features.fuzz` for as long as there is time.
 """
@@ -27,9 +28,29 @@ from tailorbird.features.declare import HORIZON, SESSION_GAP
 EDGES = (SECOND * 60, HOUR, DAY, SESSION_GAP, HORIZON, HORIZON)
 PEOPLE = (("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None))
 _odd = st.sampled_from([0, 0, 0, 1, -1, 1_234_567])
-# What a property may be, by the contract: a number of any size, text, a list, nothing; numbers that have a column keep to bounds.
+# What a property may be, by the contract: a number of any size, text, a list, nothing; numbers that
+# have a column keep to bounds.
 _any_number = st.sampled_from(
-    [0, 1, 7.5, -3, 0.1, 1e9, -1e300, 1.7e308, 5e-324, 2**53 + 1, 10**30, True, None, "7", "x", [], [2, 3], ["x"]]
+    [
+        0,
+        1,
+        7.5,
+        -3,
+        0.1,
+        1e9,
+        -1e300,
+        1.7e308,
+        5e-324,
+        2**53 + 1,
+        10**30,
+        True,
+        None,
+        "7",
+        "x",
+        [],
+        [2, 3],
+        ["x"],
+    ]
 )
 
 requests = st.builds(
@@ -48,49 +69,97 @@ requests = st.builds(
 def moments(unit: int) -> st.SearchStrategy[int]:
     """Times on tile edges of a unit, a microsecond beside them, and at the end of the horizon."""
     near = st.builds(lambda steps, off: BASE + steps * unit + off, st.integers(-13, 13), _odd)
-    return st.integers(0, 9).flatmap(lambda far: near.map(lambda ts: ts - HORIZON) if far == 0 else near)
+    return st.integers(0, 9).flatmap(
+        lambda far: near.map(lambda ts: ts - HORIZON) if far == 0 else near
+    )
 
 
 @st.composite
 def sent_event(draw: st.DrawFn, number: int, now: int, unit: int) -> dict[str, Any]:
     """An event as a client sends it, of any type, late by some units."""
-    kind = draw(st.sampled_from(["click", "click", "view", "impression", "purchase", "rating", "search", "item", "user", "identify"]))
+    kind = draw(
+        st.sampled_from(
+            [
+                "click",
+                "click",
+                "view",
+                "impression",
+                "purchase",
+                "rating",
+                "search",
+                "item",
+                "user",
+                "identify",
+            ]
+        )
+    )
     late = draw(st.sampled_from([0, 0, 1, 3, 13])) * unit + draw(_odd)
     one: dict[str, Any] = {"event_id": f"e{number}", "type": kind, "ts": max(1, now - max(0, late))}
     if kind in ("item", "user"):
-        one |= {"properties": draw(PROFILE) | draw(st.sampled_from([{}, {"price": draw(_any_number)}, {"age": draw(_any_number)}]))}
-        one |= {"item_id": draw(st.sampled_from(ITEMS))} if kind == "item" else {"user_id": draw(st.sampled_from(["u1", "u2"]))}
+        one |= {
+            "properties": draw(PROFILE)
+            | draw(st.sampled_from([{}, {"price": draw(_any_number)}, {"age": draw(_any_number)}]))
+        }
+        one |= (
+            {"item_id": draw(st.sampled_from(ITEMS))}
+            if kind == "item"
+            else {"user_id": draw(st.sampled_from(["u1", "u2"]))}
+        )
         if draw(st.integers(0, 3)) == 0:
             one["timeless"] = True
             del one["ts"]
         return one
     if kind == "identify":
-        return one | {"user_id": draw(st.sampled_from(["u1", "u2"])), "anonymous_id": draw(st.sampled_from(["a1", "a2"]))}
+        return one | {
+            "user_id": draw(st.sampled_from(["u1", "u2"])),
+            "anonymous_id": draw(st.sampled_from(["a1", "a2"])),
+        }
     one |= draw(
-        st.sampled_from([{"user_id": "u1"}, {"user_id": "u2", "anonymous_id": "a1"}, {"anonymous_id": "a1"}, {"anonymous_id": "a2"}])
+        st.sampled_from(
+            [
+                {"user_id": "u1"},
+                {"user_id": "u2", "anonymous_id": "a1"},
+                {"anonymous_id": "a1"},
+                {"anonymous_id": "a2"},
+            ]
+        )
     )
     one |= draw(st.sampled_from([{}, {"session_id": "s1"}, {"session_id": "s2"}]))
     agent = draw(st.sampled_from([None, "Mozilla/5.0 (X11) Firefox/140", "Googlebot/2.1"]))
-    context = {"user_agent": agent, "device": draw(st.sampled_from([None, "phone"])), "country": draw(st.sampled_from([None, "no", "NO"]))}
+    context = {
+        "user_agent": agent,
+        "device": draw(st.sampled_from([None, "phone"])),
+        "country": draw(st.sampled_from([None, "no", "NO"])),
+    }
     one |= {"context": {name: value for name, value in context.items() if value is not None}}
     numbers = {
         "price": st.sampled_from([0, 0.005, 19.99, 1e9]),
         "quantity": st.sampled_from([1, 3, 1e6]),
         "rating": st.sampled_from([-1e6, 5]),
     }
-    numbers |= {"dwell_ms": st.sampled_from([0.15, 86_400_000]), "depth": _any_number, "tag": _any_number}
+    numbers |= {
+        "dwell_ms": st.sampled_from([0.15, 86_400_000]),
+        "depth": _any_number,
+        "tag": _any_number,
+    }
     one |= {"properties": draw(st.fixed_dictionaries({}, optional=numbers))}
     if kind == "search":
         one["properties"] |= {"query": draw(st.sampled_from(["shoes", "  Big SHOES", "ﬁt", " "]))}
     if kind == "impression" or (kind == "purchase" and draw(st.booleans())):
         return one | {"items": draw(st.lists(st.sampled_from(ITEMS), max_size=4))}
-    return one | ({} if kind in ("search", "view") and draw(st.booleans()) else {"item_id": draw(st.sampled_from(ITEMS))})
+    return one | (
+        {}
+        if kind in ("search", "view") and draw(st.booleans())
+        else {"item_id": draw(st.sampled_from(ITEMS))}
+    )
 
 
 class Site(RuleBasedStateMachine):
     """Reference = backfill = stream, whatever happens."""
 
-    drawn: Counter[str] = Counter()  # kinds that were declared, and what happened, over all examples of a process
+    drawn: Counter[str] = (
+        Counter()
+    )  # kinds that were declared, and what happened, over all examples of a process
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +169,9 @@ class Site(RuleBasedStateMachine):
 
     aimed: tuple[str, ...] = ()  # declarations instead of those drawn
 
-    @initialize(lines=words.declarations(), doors=st.booleans(), unit=st.sampled_from(UNITS), data=st.data())
+    @initialize(
+        lines=words.declarations(), doors=st.booleans(), unit=st.sampled_from(UNITS), data=st.data()
+    )
     def open(self, lines: tuple[str, ...], doors: bool, unit: int, data: st.DataObject) -> None:
         folder = tempfile.mkdtemp(prefix="tailorbird-fuzz-")
         lines = self.aimed or lines
@@ -137,21 +208,31 @@ class Site(RuleBasedStateMachine):
 
     def _routed(self, data: st.DataObject, size: int) -> None:
         """A block of routed events, on edges of tiles or as they come."""
-        rows = data.draw(st.lists(routed_event(13 * self.unit), min_size=size, max_size=size), label="events")
+        rows = data.draw(
+            st.lists(routed_event(13 * self.unit), min_size=size, max_size=size), label="events"
+        )
         for row in rows:
             row["ts"] = row["ts"] and data.draw(moments(self.unit), label="ts")
             row["received_at"] = row["ts"]
         if data.draw(st.integers(0, 5), label="crowd") == 0:
-            rows += [rows[0] | {"event_id": f"crowd-{len(self.site.known)}-{number}"} for number in range(40)]
+            rows += [
+                rows[0] | {"event_id": f"crowd-{len(self.site.known)}-{number}"}
+                for number in range(40)
+            ]
             self.happened("a crowd")
         self.site.append(rows)
 
     def _bodies(self, data: st.DataObject, size: int) -> None:
-        """Some events at a door, whose clock and whose client's clock are off; some were sent before."""
+        """Some events at a door, whose clock and whose client's clock are off; some were sent
+        before.
+        """
         site = self.site
         site.now += data.draw(st.sampled_from([0, 0, 1, 1, 3, 13]), label="steps") * self.unit
         site.clock.advance_to(max(site.clock.now(), site.now))
-        door, skew = data.draw(st.sampled_from([("north", 0), ("south", -90 * SECOND), ("south", 45 * SECOND)]), label="door")
+        door, skew = data.draw(
+            st.sampled_from([("north", 0), ("south", -90 * SECOND), ("south", 45 * SECOND)]),
+            label="door",
+        )
         offset = data.draw(st.sampled_from([0, 0, HOUR, -40 * DAY]), label="offset")
         source = data.draw(st.sampled_from(["door", "door", "import"]), label="source")
         body = []
@@ -159,7 +240,9 @@ class Site(RuleBasedStateMachine):
             if self.sent and data.draw(st.integers(0, 4), label="again") == 0:
                 body.append(data.draw(st.sampled_from(self.sent), label="repeated"))
                 continue
-            one = data.draw(sent_event(len(self.sent), site.now, self.unit), label="event") | {"sent_at": site.now + offset}
+            one = data.draw(sent_event(len(self.sent), site.now, self.unit), label="event") | {
+                "sent_at": site.now + offset
+            }
             if "ts" in one:
                 one["ts"] += offset
             self.sent.append(one)
@@ -214,7 +297,11 @@ class Site(RuleBasedStateMachine):
             self.happened("entities expired")
 
     @precondition(lambda self: self.site.worker.position.p > 0)
-    @rule(cut=st.sampled_from([1, 5, 1_000]), seed=st.integers(0, 99), stop_after=st.sampled_from([None, 1, 2]))
+    @rule(
+        cut=st.sampled_from([1, 5, 1_000]),
+        seed=st.integers(0, 99),
+        stop_after=st.sampled_from([None, 1, 2]),
+    )
     def rebuild(self, cut: int, seed: int, stop_after: int | None) -> None:
         self.site.rebuild(cut, seed, stop_after=stop_after)
         self.happened("bootstrap" if stop_after is None else "bootstrap cut short")
@@ -229,7 +316,9 @@ class Site(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
-        """Other declarations: some of the present ones, but not those derived, and new ones; or those of before."""
+        """Other declarations: some of the present ones, but not those derived, and new ones; or
+        those of before.
+        """
         site = self.site
         if len(site.sets) > 1 and data.draw(st.booleans(), label="back"):
             self.site.turn_to(data.draw(st.sampled_from(site.sets), label="set"))
@@ -250,10 +339,18 @@ class Site(RuleBasedStateMachine):
             return
         try:
             self.world.settle()
-            for one in self.world.events().to_pylist()[::5]:  # at the very time of an event, just when it was known
+            for one in self.world.events().to_pylist()[
+                ::5
+            ]:  # at the very time of an event, just when it was known
                 at = replace(self._at_the_end()[0], now=micros_of(one))
                 self.world.past.append((self.world.features, at, one["p"]))
-                self.world.past.append((self.world.features, replace(at, now=at.now + HORIZON), self.world.worker.position.p))
+                self.world.past.append(
+                    (
+                        self.world.features,
+                        replace(at, now=at.now + HORIZON),
+                        self.world.worker.position.p,
+                    )
+                )
             found = self.world.differences([*self.last, *self._at_the_end()])
         finally:
             self.world.close()
@@ -268,16 +365,39 @@ class Site(RuleBasedStateMachine):
     def _soon(self) -> st.SearchStrategy[int]:
         """Just after an event that is known, or a window, a session's gap or the horizon after it."""
         times = [ts for one in self.site.known for ts in micros(one["ts"]).tolist()][-40:] or [BASE]
-        later = st.one_of(st.sampled_from([0, 0, 1, 2, 12, 13]).map(lambda steps: steps * self.unit), st.sampled_from(EDGES))
-        return st.builds(lambda ts, edge, off: ts + edge + off, st.sampled_from(times), later, st.sampled_from([0, 1, -1]))
+        later = st.one_of(
+            st.sampled_from([0, 0, 1, 2, 12, 13]).map(lambda steps: steps * self.unit),
+            st.sampled_from(EDGES),
+        )
+        return st.builds(
+            lambda ts, edge, off: ts + edge + off,
+            st.sampled_from(times),
+            later,
+            st.sampled_from([0, 1, -1]),
+        )
 
     def _newest(self) -> int:
-        return max((int(micros(one["ts"]).max()) for one in self.site.known if one.num_rows), default=BASE)
+        return max(
+            (int(micros(one["ts"]).max()) for one in self.site.known if one.num_rows), default=BASE
+        )
 
     def _at_the_end(self) -> list[ReadRequest]:
         after = self._newest() + 1
-        known = ReadRequest("u1", None, session_id="s1", device="phone", country="NO", local_hour=7, query="shoes", now=after)
-        return [known, replace(known, session_id=None, now=after + 3 * self.unit), ReadRequest(anonymous_id="a1", now=after)]
+        known = ReadRequest(
+            "u1",
+            None,
+            session_id="s1",
+            device="phone",
+            country="NO",
+            local_hour=7,
+            query="shoes",
+            now=after,
+        )
+        return [
+            known,
+            replace(known, session_id=None, now=after + 3 * self.unit),
+            ReadRequest(anonymous_id="a1", now=after),
+        ]
 
 
 def micros_of(row: dict[str, Any]) -> int:

@@ -1,10 +1,12 @@
-"""Engines that are wrong in one thing, each with a scene in which that shows: whether `fuzz_world` would notice.
+"""Engines that are wrong in one thing, each with a scene in which that shows: whether `fuzz_world`
+would notice.
 
     mutant     patches the engine
     scene      plays a site by hand: what came, and when it was read; `World.differences` says what is not equal
 
-A scene is of a sound engine without a difference. `test_fuzz.py` plays them; `python -m tests.features.fuzz --mutants`
-looks for each of them at random, as for a fault that nobody knows of.
+A scene is of a sound engine without a difference. `test_fuzz.py` plays them; `python -m
+tests.features.fuzz --mutants` looks for each of them at random, as for a fault that nobody knows
+of.
 """
 
 import threading
@@ -23,7 +25,20 @@ from tests.features.fuzz_world import BASE, World
 from tailorbird import faults
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.events.schema import micros
-from tailorbird.features import ReadRequest, Rows, asof, asof_runs, finish, idle, read, records, rings, runs, tiles, worker
+from tailorbird.features import (
+    ReadRequest,
+    Rows,
+    asof,
+    asof_runs,
+    finish,
+    idle,
+    read,
+    records,
+    rings,
+    runs,
+    tiles,
+    worker,
+)
 from tailorbird.features.declare import HORIZON, SESSION_GAP
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
@@ -45,7 +60,16 @@ AIMED = (
 
 
 def _click(ts: int, **more: object) -> dict:
-    return kit.event("click", ts, user_id="u1", person="u1", item_id="i1", session_id="s1", event_id=f"{ts}-{len(more)}", **more)
+    return kit.event(
+        "click",
+        ts,
+        user_id="u1",
+        person="u1",
+        item_id="i1",
+        session_id="s1",
+        event_id=f"{ts}-{len(more)}",
+        **more,
+    )
 
 
 def _read(world: World, now: int) -> None:
@@ -65,7 +89,13 @@ def around(far: int) -> Scene:
             _come(world, _click(BASE + off))
             for late in (-1, 0, 1):
                 _read(world, BASE + off + far + late)
-                world.past.append((world.features, ReadRequest("u1", now=BASE + far + late), world.worker.position.p))
+                world.past.append(
+                    (
+                        world.features,
+                        ReadRequest("u1", now=BASE + far + late),
+                        world.worker.position.p,
+                    )
+                )
 
     return scene
 
@@ -133,7 +163,12 @@ def swept(world: World) -> None:
     _come(world, _click(BASE))
     _come(world, _click(BASE + 1) | {"user_id": "u2", "person": "u2"})
     for later in (HORIZON, HORIZON + 2 * DAY, HORIZON + 30 * DAY):
-        _come(world, kit.event("view", BASE + later, user_id="u2", person="u2", session_id="s2", item_id="i2"))
+        _come(
+            world,
+            kit.event(
+                "view", BASE + later, user_id="u2", person="u2", session_id="s2", item_id="i2"
+            ),
+        )
         world.sweep()
         _read(world, BASE + later + 1)
         _read(world, BASE + later + DAY)
@@ -151,7 +186,9 @@ def _a_window_of_the_backfill_ends_a_microsecond_early(patch: pytest.MonkeyPatch
     patch.setattr(
         asof.Moments,
         "window_sums",
-        lambda self, prefixes, windows, **more: sound(self, prefixes, [(hop, length - 1, of) for hop, length, of in windows], **more),
+        lambda self, prefixes, windows, **more: sound(
+            self, prefixes, [(hop, length - 1, of) for hop, length, of in windows], **more
+        ),
     )
 
 
@@ -215,7 +252,11 @@ def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
 
 def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
-    patch.setattr(worker, "newer", lambda transaction, found: [(key, one.encode()) for key, one in found.items()])
+    patch.setattr(
+        worker,
+        "newer",
+        lambda transaction, found: [(key, one.encode()) for key, one in found.items()],
+    )
 
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
@@ -231,7 +272,13 @@ def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
 def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
     """A late event counts for the tile that stands in its slot by now."""
 
-    def update(self: rings.RingSums, states: rings.States, new: rings.Int64s, rows: rings.Rows, batch: rings.Extract) -> None:
+    def update(
+        self: rings.RingSums,
+        states: rings.States,
+        new: rings.Int64s,
+        rows: rings.Rows,
+        batch: rings.Extract,
+    ) -> None:
         ring = self._ring
         slot = batch.ts // ring.hop % ring.lanes
         self._join.at(states, (rows, ring.lane + slot), rings.measured(ring.measure, batch.value))
@@ -246,7 +293,9 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
             position = read.read_position(snapshot)
         with store.snapshot() as snapshot:
             begun = read.begin([snapshot], request)
-            moment = read._Moment(self._plan, snapshot, replace(request, person=begun.person), keys, begun.swept)
+            moment = read._Moment(
+                self._plan, snapshot, replace(request, person=begun.person), keys, begun.swept
+            )
             return moment.rows_read([position], begun.since)
 
     patch.setattr(Reader, "_read", mixed)

@@ -1,8 +1,10 @@
-"""Declarations drawn as lines of a `features.py`, so that a failing example can be pasted into a project.
+"""Declarations drawn as lines of a `features.py`, so that a failing example can be pasted into a
+project.
 
-What is drawn is found by looking at the vocabulary: every call that `tailorbird.features` exports and that returns a
-feature, with a strategy for each parameter by its name. A new kind is so drawn by itself where its parameters are known
-here; a parameter without a default that is not known here is an error that names it, and so is a kind that no call makes.
+What is drawn is found by looking at the vocabulary: every call that `tailorbird.features` exports
+and that returns a feature, with a strategy for each parameter by its name. A new kind is so drawn
+by itself where its parameters are known here; a parameter without a default that is not known here
+is an error that names it, and so is a kind that no call makes.
 """
 
 import inspect
@@ -44,15 +46,60 @@ ENTITIES = (
     'entity("item", "position")',
 )
 _ENTITIES = {text: eval(text, {"entity": vocabulary.entity}) for text in ENTITIES}
-RELATED = sorted((own, group) for own, one in _ENTITIES.items() for group, other in _ENTITIES.items() if belongs(one, other))
+RELATED = sorted(
+    (own, group)
+    for own, one in _ENTITIES.items()
+    for group, other in _ENTITIES.items()
+    if belongs(one, other)
+)
 FILTERS = (None, *SOME_FILTERS)  # without one twice as often
-NUMBERS = ("price", "price * quantity", "price - 50", "dwell_ms", "rating", "item.price", "properties.depth", "weekday - local_hour")
-FURTHER = ("dwell_ms", "price * quantity - 10", "item.category", "query", "number(item.price)", "price > 5", "properties.tag")
+NUMBERS = (
+    "price",
+    "price * quantity",
+    "price - 50",
+    "dwell_ms",
+    "rating",
+    "item.price",
+    "properties.depth",
+    "weekday - local_hour",
+)
+FURTHER = (
+    "dwell_ms",
+    "price * quantity - 10",
+    "item.category",
+    "query",
+    "number(item.price)",
+    "price > 5",
+    "properties.tag",
+)
 TEXTS = ("item", "user", "query", "item.category", "item.tags", "properties.tag")
-WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), ("64m", "1m"), ("400d", None), (None, None))
+WINDOWS = (
+    ("1m", None),
+    ("1h", "10m"),
+    ("1d", "1h"),
+    ("7d", None),
+    ("3d", "3d"),
+    ("64m", "1m"),
+    ("400d", None),
+    (None, None),
+)
 # Up to the bounds that are checked: max / unit below 2^33 for sums, below 2^31 for squares.
-AMOUNTS = ((0.01, 10), (0.3, 1e6), (1.0, 1e6), (1.0, 2**31 - 1), (1e-9, 1.0), (0.5, 1e9), (1e6, 1e15))
-VALUES = (("price", None), ("price * quantity", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None))
+AMOUNTS = (
+    (0.01, 10),
+    (0.3, 1e6),
+    (1.0, 1e6),
+    (1.0, 2**31 - 1),
+    (1e-9, 1.0),
+    (0.5, 1e9),
+    (1e6, 1e15),
+)
+VALUES = (
+    ("price", None),
+    ("price * quantity", None),
+    ("item.category", "categorical"),
+    ("item.price", "numeric"),
+    ("query", None),
+)
 OWNERS = (
     ('entity("user")', "segment", "categorical"),
     ('entity("user")', "age", "numeric"),
@@ -69,7 +116,8 @@ LISTS = (
 
 _types = st.lists(st.sampled_from(TYPES), min_size=1, max_size=3, unique=True).map(tuple)
 _of = st.sampled_from
-# By name of the parameter, or (call, parameter); a strategy of one name may stand for several that must fit each other.
+# By name of the parameter, or (call, parameter); a strategy of one name may stand for several that
+# must fit each other.
 PARAMETERS: dict[Any, st.SearchStrategy] = {
     "entity": _of(ENTITIES),
     "type": _types,
@@ -105,10 +153,16 @@ TOGETHER: dict[Any, tuple[tuple[str, ...], st.SearchStrategy]] = {
     "short": (("short", "long", "hop"), _of(TRENDS)),
     "unit": (("unit", "max"), _of(AMOUNTS)),
     ("share", "entity"): (("entity", "within"), _of(RELATED)),
-    ("ratio", "entity"): (("entity", "prior"), _of([*RELATED, *((own, prior) for own in ENTITIES for prior in (None, 0.1))])),
+    ("ratio", "entity"): (
+        ("entity", "prior"),
+        _of([*RELATED, *((own, prior) for own in ENTITIES for prior in (None, 0.1))]),
+    ),
     ("attribute", "entity"): (("entity", "attribute", "kind"), _of(OWNERS)),
     ("attributes", "entity"): (("entity", "attribute", "kind"), _of(LISTS)),
-    ("match", "entity"): (("entity", "attribute"), _of([('entity("item")', name) for name in ("title", "tags", "nothing")])),
+    ("match", "entity"): (
+        ("entity", "attribute"),
+        _of([('entity("item")', name) for name in ("title", "tags", "nothing")]),
+    ),
     ("last", "of"): (("of", "kind"), _of(VALUES)),
     ("first", "of"): (("of", "kind"), _of(VALUES)),
     ("context", "field"): (("field",), _of([(name,) for name in CONTEXT_FIELDS])),
@@ -141,7 +195,9 @@ def made_by(call: Callable) -> set[type[Feature]]:
 
 
 def kinds() -> set[type[Feature]]:
-    """Every kind of feature that `features.declare` has and readings have: the classes that no other is derived from."""
+    """Every kind of feature that `features.declare` has and readings have: the classes that no
+    other is derived from.
+    """
     found, open_ = set(), [Feature]
     while open_:
         one = open_.pop()
@@ -153,7 +209,9 @@ def kinds() -> set[type[Feature]]:
 
 @st.composite
 def line(draw: st.DrawFn, name: str, call: str) -> str | None:
-    """`count("f1", entity("item"), type=("click",), window="1h")`; None if what was drawn does not go together."""
+    """`count("f1", entity("item"), type=("click",), window="1h")`; None if what was drawn does not
+    go together.
+    """
     given: dict[str, Any] = {"name": name}
     own = calls()[call]
     for parameter, about in inspect.signature(own).parameters.items():
@@ -161,9 +219,17 @@ def line(draw: st.DrawFn, name: str, call: str) -> str | None:
             continue
         together = TOGETHER.get((call, parameter)) or TOGETHER.get(parameter)
         if together is not None:
-            if about.default is not inspect.Parameter.empty and parameter != "window" and draw(st.integers(0, 9)) == 0:
+            if (
+                about.default is not inspect.Parameter.empty
+                and parameter != "window"
+                and draw(st.integers(0, 9)) == 0
+            ):
                 continue
-            given |= {key: value for key, value in zip(together[0], draw(together[1]), strict=True) if key not in given}
+            given |= {
+                key: value
+                for key, value in zip(together[0], draw(together[1]), strict=True)
+                if key not in given
+            }
             continue
         strategy = PARAMETERS.get((call, parameter))
         strategy = PARAMETERS.get(parameter) if strategy is None else strategy
@@ -171,7 +237,10 @@ def line(draw: st.DrawFn, name: str, call: str) -> str | None:
             if strategy is None or (parameter != "where" and draw(st.booleans())):
                 continue
         elif strategy is None:
-            raise LookupError(f"nobody knows what to draw for {parameter!r} of {call}(): add it to fuzz_words.PARAMETERS")
+            raise LookupError(
+                f"nobody knows what to draw for {parameter!r} of {call}(): add it to "
+                "fuzz_words.PARAMETERS"
+            )
         given[parameter] = draw(strategy)
     parts = [f"{key}={_spelled(key, value)}" for key, value in given.items() if value is not None]
     text = f"{call}({', '.join(parts)})"
@@ -195,9 +264,13 @@ def made(text: str) -> tuple[Feature, ...]:
 @st.composite
 def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str, ...]:
     """Lines of some features of every kind that comes, and of columns derived from them."""
-    by_kind: dict[tuple[str, ...], list[str]] = {}  # kinds that several calls make are not to crowd out others
+    by_kind: dict[
+        tuple[str, ...], list[str]
+    ] = {}  # kinds that several calls make are not to crowd out others
     for call in sorted(set(calls()) - set(_APART)):
-        by_kind.setdefault(tuple(sorted(kind.__name__ for kind in made_by(calls()[call]))), []).append(call)
+        by_kind.setdefault(
+            tuple(sorted(kind.__name__ for kind in made_by(calls()[call]))), []
+        ).append(call)
     found: list[str] = []
     numbers: list[str] = []
     for number in range(draw(st.integers(1, most))):
@@ -210,7 +283,12 @@ def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str
         numbers += FeatureSet.from_declarations(made(text)).numeric[:2]
     if numbers and draw(st.booleans()):
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
-        shapes = [f"{a} / {b}", f"{a} - 0.1 * {b}", f"sqrt({a} + 1) if {b} > 1 else {b}", f"missing({a}) + abs({b})"]
+        shapes = [
+            f"{a} / {b}",
+            f"{a} - 0.1 * {b}",
+            f"sqrt({a} + 1) if {b} > 1 else {b}",
+            f"missing({a}) + abs({b})",
+        ]
         shapes.append(f"log1p({a}) * exp({b} / 99)")
         found.append(f"derived({prefix + 'd'!r}, {draw(st.sampled_from(shapes))!r})")
         found.append(f"derived({prefix + 'e'!r}, {f'max({prefix}d, {a}) * 3'!r})")

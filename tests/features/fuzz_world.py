@@ -1,7 +1,9 @@
-"""A small site that a test moves by hand: doors or a routed log, router, worker, readers, lake, crashes, changed declarations.
+"""A small site that a test moves by hand: doors or a routed log, router, worker, readers, lake,
+crashes, changed declarations.
 
-Whatever is read of it is kept with the declarations that it was read by, and at the end held against the plain reference
-and the backfill, both told of all events that ever came. `differences` says what is not equal to the bit.
+Whatever is read of it is kept with the declarations that it was read by, and at the end held
+against the plain reference and the backfill, both told of all events that ever came. `differences`
+says what is not equal to the bit.
 """
 
 import shutil
@@ -38,7 +40,10 @@ from tailorbird.stream import Block, open_reader, open_writer, raw_path, read_re
 BASE = 50 * 400 * DAY  # on the edge of tiles of a second to 400 days
 UNITS = (SECOND, 5 * SECOND, 50 * SECOND, 30 * MINUTE, HOUR, 14 * HOUR, DAY, 25 * DAY, 100 * DAY)
 WORKER_SITES = ("worker.before_step", "worker.before_commit", "worker.after_commit")
-ROUTER_SITES = tuple(f"router.{site}" for site in ("after_read", "before_append", "after_append", "before_commit", "after_commit"))
+ROUTER_SITES = tuple(
+    f"router.{site}"
+    for site in ("after_read", "before_append", "after_append", "before_commit", "after_commit")
+)
 
 
 @contextmanager
@@ -54,7 +59,8 @@ class CutShort(Exception):
 
 
 class World:
-    """The site. With `doors` events come as bodies through the router, else as routed events straight into its log.
+    """The site. With `doors` events come as bodies through the router, else as routed events
+    straight into its log.
 
     `read` may be asked between any two of its steps; the folder is the caller's.
     """
@@ -69,7 +75,9 @@ class World:
         self.sets: list[FeatureSet] = [words.feature_set(lines)]
         self.features = self.sets[0]
         self.asked: list[tuple[FeatureSet, Asked]] = []
-        self.past: list[tuple[FeatureSet, ReadRequest, int]] = []  # asked of the lake alone: at `now`, known up to a p
+        self.past: list[
+            tuple[FeatureSet, ReadRequest, int]
+        ] = []  # asked of the lake alone: at `now`, known up to a p
         self.known: list[pa.Table] = []  # of the routed log, block by block
         self._end = 0  # of what of it is known
         self._seen: set[tuple[str, str]] = set()
@@ -113,8 +121,12 @@ class World:
             pass
 
     def sweep(self) -> int:
-        """Look once at every entity, when the clock says what the newest event does; how many expired."""
-        newest = max((int(micros(one["ts"]).max()) for one in self.known if one.num_rows), default=BASE)
+        """Look once at every entity, when the clock says what the newest event does; how many
+        expired.
+        """
+        newest = max(
+            (int(micros(one["ts"]).max()) for one in self.known if one.num_rows), default=BASE
+        )
         self.clock.advance_to(max(self.clock.now(), newest))
         return sum(self.worker.sweep().expired for _ in self.features.layout.entities)
 
@@ -166,14 +178,22 @@ class World:
         self.worker = self._worker()
 
     def rebuild(self, cut: int, seed: int, *, stop_after: int | None) -> None:
-        """Lose the state, and build it anew from what was routed, in parts of `cut` rows, each in any order, then go on in the log.
+        """Lose the state, and build it anew from what was routed, in parts of `cut` rows, each in
+        any order, then go on in the log.
 
-        With `stop_after` the building dies after so many parts and is begun again; meanwhile nobody can read.
+        With `stop_after` the building dies after so many parts and is begun again; meanwhile nobody
+        can read.
         """
-        events, p, rng = self.attached(self.features).sort_by("p"), self.worker.position.p, np.random.default_rng(seed)
+        events, p, rng = (
+            self.attached(self.features).sort_by("p"),
+            self.worker.position.p,
+            np.random.default_rng(seed),
+        )
 
         def history(after: int, dies: bool) -> Iterator[pa.Table]:
-            left = events.filter(pc.and_(pc.greater(events["p"], after), pc.less_equal(events["p"], p)))
+            left = events.filter(
+                pc.and_(pc.greater(events["p"], after), pc.less_equal(events["p"], p))
+            )
             for number, start in enumerate(range(0, left.num_rows, cut)):
                 if dies and number == stop_after:
                     raise CutShort
@@ -192,7 +212,9 @@ class World:
             self.worker.bootstrap(lambda after: history(after, False), p)
 
     def rebuild_from_the_lake(self, *, prune: bool) -> None:
-        """Bring everything into a lake, let the router delete what it may, and build the state from there."""
+        """Bring everything into a lake, let the router delete what it may, and build the state from
+        there.
+        """
         lake = self.lake()
         if not lake.count("events"):
             return
@@ -201,7 +223,9 @@ class World:
         build_from_lake(self.worker, lake, threading.Event())
 
     def change(self, lines: Sequence[str]) -> None:
-        """Other declarations: a state beside the old one, from the log, or from the lake where the log was pruned."""
+        """Other declarations: a state beside the old one, from the log, or from the lake where the
+        log was pruned.
+        """
         features = words.feature_set(lines)
         self.sets.append(features)
         self.turn_to(features)
@@ -236,11 +260,19 @@ class World:
         return pa.concat_tables(self.known) if self.known else ROUTED.empty_table()
 
     def attached(self, features: FeatureSet) -> pa.Table:
-        """The events with the attributes that the features name, those that were routed before these were declared too."""
-        return self.events() if self.router is None else AttachedEvents(self.lake(), features).fill(self.events())
+        """The events with the attributes that the features name, those that were routed before
+        these were declared too.
+        """
+        return (
+            self.events()
+            if self.router is None
+            else AttachedEvents(self.lake(), features).fill(self.events())
+        )
 
     def differences(self, requests: Sequence[ReadRequest]) -> list[str]:
-        """What is not equal, after the given requests were read of the state as it is, and of one built from nothing."""
+        """What is not equal, after the given requests were read of the state as it is, and of one
+        built from nothing.
+        """
         self.settle()
         for request in requests:
             self.read(request)
@@ -257,8 +289,12 @@ class World:
 
     def _read_of_a_state_built_anew(self, requests: Sequence[ReadRequest]) -> None:
         state = self.folder / "anew"
-        with FeatureWorker(routed_path(self.stream), state, self.features, clock=self.clock) as worker:
-            worker.bootstrap(lambda after: [self.attached(self.features).sort_by("p")], self.worker.position.p)
+        with FeatureWorker(
+            routed_path(self.stream), state, self.features, clock=self.clock
+        ) as worker:
+            worker.bootstrap(
+                lambda after: [self.attached(self.features).sort_by("p")], self.worker.position.p
+            )
         reader = Reader(state, self.features)
         for request in requests:
             self.read(request, reader)
@@ -293,11 +329,16 @@ class World:
         for features in self.sets:
             known["user"] |= set(features.user_attributes)
             known["item"] |= set(features.item_attributes)
-        plan = RoutePlan(user_attributes=tuple(sorted(known["user"])), item_attributes=tuple(sorted(known["item"])))
+        plan = RoutePlan(
+            user_attributes=tuple(sorted(known["user"])),
+            item_attributes=tuple(sorted(known["item"])),
+        )
         return Router(self.stream, plan, clock=self.clock)
 
     def _worker(self) -> FeatureWorker:
-        return FeatureWorker(routed_path(self.stream), self.folder / "state", self.features, clock=self.clock)
+        return FeatureWorker(
+            routed_path(self.stream), self.folder / "state", self.features, clock=self.clock
+        )
 
 
 def mistaken(asked: Asked, events: pa.Table) -> list[str]:
@@ -311,25 +352,50 @@ def mistaken(asked: Asked, events: pa.Table) -> list[str]:
             if one["anonymous_id"] == request.anonymous_id and one["p"] <= rows.p
         ]
         expected = max(known)[2] if known else f"anon:{request.anonymous_id}"
-    return [] if rows.person == expected else [f"{request.anonymous_id} is taken for {rows.person}, expected {expected}"]
+    return (
+        []
+        if rows.person == expected
+        else [f"{request.anonymous_id} is taken for {rows.person}, expected {expected}"]
+    )
 
 
-def past_differences(features: FeatureSet, events: pa.Table, asked: Sequence[tuple[ReadRequest, int]]) -> list[str]:
-    """What reference and backfill say otherwise at any (t, p): a reader's t is always behind what it read, these need not be."""
+def past_differences(
+    features: FeatureSet, events: pa.Table, asked: Sequence[tuple[ReadRequest, int]]
+) -> list[str]:
+    """What reference and backfill say otherwise at any (t, p): a reader's t is always behind what
+    it read, these need not be.
+    """
     if not asked:
         return []
     count, own = len(asked), [request for request, _ in asked]
-    texts = {name: [getattr(one, name) for one in own] for name in ("person", "session_id", "device", "country", "local_hour", "query")}
+    texts = {
+        name: [getattr(one, name) for one in own]
+        for name in ("person", "session_id", "device", "country", "local_hour", "query")
+    }
     t, p = np.array([one.now for one in own]), np.array([p for _, p in asked])
     rows = np.repeat(np.arange(count), len(ITEMS))
     position = [one.position for one in own]
-    made = backfill(features, events, Requests(t=t, p=p, row_request=rows, row_item=list(ITEMS) * count, position=position, **texts))
+    made = backfill(
+        features,
+        events,
+        Requests(
+            t=t, p=p, row_request=rows, row_item=list(ITEMS) * count, position=position, **texts
+        ),
+    )
     found, known = [], reference.routed_events(events)
     for row, index in enumerate(rows.tolist()):
         item = ITEMS[row % len(ITEMS)]
-        for names, values in ((features.numeric, made.numeric), (features.categorical, made.categorical)):
+        for names, values in (
+            (features.numeric, made.numeric),
+            (features.categorical, made.categorical),
+        ):
             for column, name in enumerate(names):
-                expected = reference.value(features, name, own[index], item, int(t[index]), int(p[index]), known)
+                expected = reference.value(
+                    features, name, own[index], item, int(t[index]), int(p[index]), known
+                )
                 if not kit.same(values[row, column], expected):
-                    found.append(f"{name} of {item} at {t[index]}, {p[index]}: reference, backfill = {expected}, {values[row, column]}")
+                    found.append(
+                        f"{name} of {item} at {t[index]}, {p[index]}: reference, backfill = "
+                        f"{expected}, {values[row, column]}"
+                    )
     return found

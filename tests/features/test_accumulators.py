@@ -1,4 +1,6 @@
-"""Accumulators: any order and any cut into batches lead to the same bits; a reading record holds until it says."""
+"""Accumulators: any order and any cut into batches lead to the same bits; a reading record holds
+until it says.
+"""
 
 import numpy as np
 import pytest
@@ -48,7 +50,9 @@ def test_any_order_and_any_batches_lead_to_the_same_state(kit, data):
     for layout in kit.every_kind().layout.entities:
         records = Records(layout)
         keys = all_keys(records, Frame(kit.table(events)))
-        np.testing.assert_array_equal(absorbed(kit, records, keys, parts), absorbed(kit, records, keys, [events]))
+        np.testing.assert_array_equal(
+            absorbed(kit, records, keys, parts), absorbed(kit, records, keys, [events])
+        )
 
 
 @settings(max_examples=40, deadline=None, phases=PHASES)
@@ -76,17 +80,31 @@ def test_a_late_event_older_than_the_ring_is_dropped_and_not_wrapped_into_a_newe
     features = FeatureSet.from_declarations([count("n", item, "click", window="3h", hop="1h")])
     records = Records(features.layout.entities[0])
     noon = kit.T0 // HOUR * HOUR
-    clicks = [kit.event("click", noon - hours * HOUR, item_id="i", event_id=f"e{hours}") for hours in (0, 4, 3, 5, 8)]
-    states = absorbed(kit, records, np.array([kit.key("i")], np.uint64), [[one] for one in kit.routed(clicks)])
+    clicks = [
+        kit.event("click", noon - hours * HOUR, item_id="i", event_id=f"e{hours}")
+        for hours in (0, 4, 3, 5, 8)
+    ]
+    states = absorbed(
+        kit, records, np.array([kit.key("i")], np.uint64), [[one] for one in kit.routed(clicks)]
+    )
     readings = records.finish(states, states[:, NEWEST] + 1)
-    assert readings[0, READING_HEADER] == 2  # now and three hours ago, the oldest tile that still counts
+    assert (
+        readings[0, READING_HEADER] == 2
+    )  # now and three hours ago, the oldest tile that still counts
     assert readings[0, NEXT_CHANGE] == noon + HOUR
 
 
-def test_a_sum_of_the_largest_values_does_not_overflow_and_what_is_larger_is_capped_and_counted(kit):
-    features = FeatureSet.from_declarations([total("s", item, "purchase", of="price", unit=0.01, max=1000, window="1h")])
+def test_a_sum_of_the_largest_values_does_not_overflow_and_what_is_larger_is_capped_and_counted(
+    kit,
+):
+    features = FeatureSet.from_declarations(
+        [total("s", item, "purchase", of="price", unit=0.01, max=1000, window="1h")]
+    )
     records = Records(features.layout.entities[0])
-    buys = [kit.event("purchase", kit.T0 + n, item_id="i", price=price, event_id=str(n)) for n, price in enumerate((1e9, 0.015, 0.025))]
+    buys = [
+        kit.event("purchase", kit.T0 + n, item_id="i", price=price, event_id=str(n))
+        for n, price in enumerate((1e9, 0.015, 0.025))
+    ]
     frame = Frame(kit.table(kit.routed(buys)))
     added = records.accumulators[0].take(frame)
     assert added.value.tolist() == [100_000, 2, 2]  # half to even
@@ -96,16 +114,30 @@ def test_a_sum_of_the_largest_values_does_not_overflow_and_what_is_larger_is_cap
 @pytest.mark.parametrize("of_session", ["s1", None])
 def test_a_session_is_the_one_asked_for_or_the_run_that_ends_now(kit, of_session):
     minute = 60_000_000
-    ts = np.array([0, kit.T0 - 100 * minute, kit.T0 - 50 * minute, kit.T0 - 20 * minute, kit.T0], np.int64)
+    ts = np.array(
+        [0, kit.T0 - 100 * minute, kit.T0 - 50 * minute, kit.T0 - 20 * minute, kit.T0], np.int64
+    )
     click, view, s1, s2 = (np.uint64(kit.key(text)) for text in ("click", "view", "s1", "s2"))
-    types, sessions = np.array([0, click, click, view, click], np.uint64), np.array([0, s1, s1, s1, s2], np.uint64)
+    types, sessions = (
+        np.array([0, click, click, view, click], np.uint64),
+        np.array([0, s1, s1, s1, s2], np.uint64),
+    )
     asked = np.array([0 if of_session is None else kit.key(of_session)], np.uint64)
     step = Step("clicks", "numeric", "session", text="click")
 
     def clicks(t: int) -> float:
         columns = recent(t, ts, np.zeros(5, np.int64), types, sessions)
         item, type, session = (one.view(np.uint64) for one in columns[1:])
-        return Runs(np.array([0, len(columns[0])]), columns[0], item, type, session, np.array([t]), asked, item).column(step)[0]
+        return Runs(
+            np.array([0, len(columns[0])]),
+            columns[0],
+            item,
+            type,
+            session,
+            np.array([t]),
+            asked,
+            item,
+        ).column(step)[0]
 
     assert clicks(kit.T0 + 30 * minute) == 2
     assert clicks(kit.T0 + 30 * minute + 1) == (0 if of_session is None else 2)

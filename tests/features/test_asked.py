@@ -15,7 +15,12 @@ MICROS = int(MOMENT.timestamp()) * 10**6
 
 
 def asked(folder, **columns):
-    held = {"person": ["u1", None], "item": ["i1", "i2"], "ts": pa.array([MOMENT, MOMENT], pa.timestamp("us", "UTC")), **columns}
+    held = {
+        "person": ["u1", None],
+        "item": ["i1", "i2"],
+        "ts": pa.array([MOMENT, MOMENT], pa.timestamp("us", "UTC")),
+        **columns,
+    }
     pq.write_table(pa.table(held), folder / "asked.parquet")
     return requests_of_file(folder / "asked.parquet", NEWEST)
 
@@ -34,29 +39,51 @@ def test_times_are_read_in_any_unit(tmp_path, column):
 
 
 def test_what_is_known_is_read_and_p_is_the_newest_where_it_is_not(tmp_path):
-    found = asked(tmp_path, local_hour=[7.0, float("nan")], device=["phone", None], person=[17, None], other=[["x"], ["y"]])
+    found = asked(
+        tmp_path,
+        local_hour=[7.0, float("nan")],
+        device=["phone", None],
+        person=[17, None],
+        other=[["x"], ["y"]],
+    )
     assert found.local_hour.to_pylist() == [7, None]
     assert (found.device.to_pylist(), found.person.to_pylist()) == (["phone", None], ["17", None])
     assert (found.p.tolist(), found.query) == ([NEWEST, NEWEST], None)
     assert asked(tmp_path, p=[0, NEWEST]).p.tolist() == [0, NEWEST]
     assert asked(tmp_path, local_hour=pa.nulls(2)).local_hour.to_pylist() == [None, None]
-    assert asked(tmp_path, person=pa.array(["u1", "u1"]).dictionary_encode()).person.to_pylist() == ["u1", "u1"]
+    assert asked(
+        tmp_path, person=pa.array(["u1", "u1"]).dictionary_encode()
+    ).person.to_pylist() == ["u1", "u1"]
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"p": [5, None]}, "p: expected a routed position, 0 to 90, up to which the lake knows, got nothing in row 2"),
+        (
+            {"p": [5, None]},
+            "p: expected a routed position, 0 to 90, up to which the lake knows, got nothing "
+            "in row 2",
+        ),
         ({"p": [-1, 5]}, "got -1 in row 1"),
         ({"p": [5, 10**12]}, "got 1000000000000 in row 2"),
         ({"p": [5.5, 6.0]}, "got 5.5 in row 1"),
-        ({"p": ["5", "6"]}, "p: expected a routed position, 0 to 90, up to which the lake knows, got string"),
-        ({"local_hour": [7, 99]}, "local_hour: expected an hour of the day, 0 to 23, got 99 in row 2"),
+        (
+            {"p": ["5", "6"]},
+            "p: expected a routed position, 0 to 90, up to which the lake knows, got string",
+        ),
+        (
+            {"local_hour": [7, 99]},
+            "local_hour: expected an hour of the day, 0 to 23, got 99 in row 2",
+        ),
         ({"local_hour": [-4, -4]}, "got -4 in row 1 (and 1 more rows)"),
-        ({"local_hour": ["7", "8"]}, "local_hour: expected an hour of the day, 0 to 23, got string"),
+        (
+            {"local_hour": ["7", "8"]},
+            "local_hour: expected an hour of the day, 0 to 23, got string",
+        ),
         (
             {"ts": [MICROS // 10**6] * 2},
-            f"ts: expected a time from 1990 on, in microseconds where it is a whole number, got {MICROS // 10**6}",
+            "ts: expected a time from 1990 on, in microseconds where it is a whole number, "
+            f"got {MICROS // 10**6}",
         ),
         ({"ts": [MICROS * 1000] * 2}, "ts: expected a time from 1990 on"),
         ({"ts": pa.array([MOMENT, None], pa.timestamp("us"))}, "got nothing in row 2"),
@@ -81,7 +108,8 @@ def test_columns_that_are_not_there_or_stand_twice_are_named(tmp_path):
     with pytest.raises(UsageError, match="expected columns person, item and ts, found who"):
         requests_of_file(file, NEWEST)
     twice = pa.Table.from_arrays(
-        [pa.array(["u1"]), pa.array(["i1"]), pa.array(["i1"]), pa.array([MICROS])], ["person", "item", "item", "ts"]
+        [pa.array(["u1"]), pa.array(["i1"]), pa.array(["i1"]), pa.array([MICROS])],
+        ["person", "item", "item", "ts"],
     )
     pq.write_table(twice, file)
     with pytest.raises(UsageError, match="several columns of this name"):
@@ -92,7 +120,9 @@ def test_a_file_or_a_folder_of_something_else_is_no_folder_of_a_backfill(tmp_pat
     assert read_asked(tmp_path / "new", lock="columns.lock") is None
     (tmp_path / "columns.lock").touch()
     (tmp_path / ".backfill.json.12345").touch()
-    assert read_asked(tmp_path, lock="columns.lock") is None, "what a first run makes before all else"
+    assert read_asked(tmp_path, lock="columns.lock") is None, (
+        "what a first run makes before all else"
+    )
     (tmp_path / "notes").touch()
     with pytest.raises(UsageError, match="something else than a backfill: notes"):
         read_asked(tmp_path, lock="columns.lock")

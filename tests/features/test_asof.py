@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tailorbird.features.asof import Timeline, ragged
 from tailorbird.features.asof_peaks import Peaks
 
-EVENT = st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(1, 15), st.integers(-5, 5), st.booleans())
+EVENT = st.tuples(
+    st.integers(0, 3), st.integers(0, 12), st.integers(1, 15), st.integers(-5, 5), st.booleans()
+)
 MOMENT = st.tuples(st.integers(0, 4), st.integers(-1, 14), st.integers(0, 16), st.integers(-2, 14))
 WIDE = 1 << 61  # stretches the axes so that segment and value do not fit into 63 bits together
 
@@ -18,14 +20,18 @@ def columns(rows, width):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(EVENT, max_size=40), st.lists(MOMENT, max_size=20), st.integers(1, 5), st.booleans())
+@given(
+    st.lists(EVENT, max_size=40), st.lists(MOMENT, max_size=20), st.integers(1, 5), st.booleans()
+)
 def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, length, wide):
     key, ts, p, value, chosen = columns(events, 5)
     asked, t, known, since = columns(moments, 4)
     if wide:
         ts, t, since = ((times - 6) * (WIDE // 10) for times in (ts, t, since))
     index = np.arange(len(key))
-    timeline = Timeline(asked.astype(np.uint64), key.astype(np.uint64), ts, p, tie=lambda rows: (rows,))
+    timeline = Timeline(
+        asked.astype(np.uint64), key.astype(np.uint64), ts, p, tie=lambda rows: (rows,)
+    )
     at = timeline.at(asked.astype(np.uint64), t, known)
     since = np.minimum(since, t)
     prefixes = [timeline.prefix(value), timeline.prefix(chosen)]
@@ -36,7 +42,9 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
     newest, recent = series.newest(at), series.newest(at, since)
     last, last_recent = series.last(at, length), series.last(at, length, since)
     for row in range(len(asked)):
-        counted = [i for i in index if key[i] == asked[row] and ts[i] < t[row] and p[i] <= known[row]]
+        counted = [
+            i for i in index if key[i] == asked[row] and ts[i] < t[row] and p[i] <= known[row]
+        ]
         inside = [i for i in counted if ts[i] >= since[row]]
         assert sums[row] == sum(value[i] for i in inside)
         assert counts[row] == sum(chosen[i] for i in inside)
@@ -46,7 +54,10 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
         assert newest[row] == (ordered[-1] if ordered else -1)
         assert recent[row] == (ordered_inside[-1] if ordered_inside else -1)
         assert last.events[last.offsets[row] : last.offsets[row + 1]].tolist() == ordered[-length:]
-        assert last_recent.events[last_recent.offsets[row] : last_recent.offsets[row + 1]].tolist() == ordered_inside[-length:]
+        assert (
+            last_recent.events[last_recent.offsets[row] : last_recent.offsets[row + 1]].tolist()
+            == ordered_inside[-length:]
+        )
 
 
 @pytest.mark.parametrize("arrival", ["in order", "jitter", "reversed", "shuffled"])
@@ -54,7 +65,12 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
     rng = np.random.default_rng(7)
     n, q = 3_000, 400
     ts = np.sort(rng.integers(0, 10_000, n))
-    delay = {"in order": 0, "jitter": rng.integers(0, 200, n), "reversed": -2 * ts, "shuffled": rng.integers(0, 99_999, n)}[arrival]
+    delay = {
+        "in order": 0,
+        "jitter": rng.integers(0, 200, n),
+        "reversed": -2 * ts,
+        "shuffled": rng.integers(0, 99_999, n),
+    }[arrival]
     p = np.empty(n, np.int64)
     p[np.argsort(ts + delay, kind="stable")] = np.arange(1, n + 1)
     value = rng.integers(-1000, 1000, n)
@@ -73,13 +89,18 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
         assert peaks[row] == (value[counted & (ts >= t[row] - 500)] + 1000).max(initial=0)
         expected = np.flatnonzero(counted & chosen)
         assert newest[row] == (expected[-1] if len(expected) else -1)
-        assert last.events[last.offsets[row] : last.offsets[row + 1]].tolist() == expected[-20:].tolist()
+        assert (
+            last.events[last.offsets[row] : last.offsets[row + 1]].tolist()
+            == expected[-20:].tolist()
+        )
 
 
 def test_equal_times_are_ordered_by_the_tie_break_alone():
     identity = np.array([5, 3, 9, 4])
     ones = np.ones(4, np.uint64)
-    timeline = Timeline(ones, ones, np.array([10, 10, 10, 20]), np.arange(4), tie=lambda rows: (identity[rows],))
+    timeline = Timeline(
+        ones, ones, np.array([10, 10, 10, 20]), np.arange(4), tie=lambda rows: (identity[rows],)
+    )
     assert identity[timeline.order].tolist() == [3, 5, 9, 4]
 
 

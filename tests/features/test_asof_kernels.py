@@ -1,4 +1,6 @@
-"""Window sums, decays, peaks and unions of sketches against loops over the events: in flight, tied, extreme, crowded, absent."""
+"""Window sums, decays, peaks and unions of sketches against loops over the events: in flight, tied,
+extreme, crowded, absent.
+"""
 
 import numpy as np
 import pytest
@@ -16,10 +18,15 @@ WEIGHTS = np.array([1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013
 HUGE = (1 << 63) - 1
 
 EVENT = st.tuples(
-    st.integers(0, 3), st.integers(-20, 40), st.integers(1, 15), st.one_of(st.integers(-5, 5), st.sampled_from([HUGE, -HUGE]))
+    st.integers(0, 3),
+    st.integers(-20, 40),
+    st.integers(1, 15),
+    st.one_of(st.integers(-5, 5), st.sampled_from([HUGE, -HUGE])),
 )
 MOMENT = st.tuples(st.integers(0, 5), st.integers(-25, 45), st.integers(0, 16))
-WINDOWS = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(0, 1)), min_size=1, max_size=4)
+WINDOWS = st.lists(
+    st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(0, 1)), min_size=1, max_size=4
+)
 
 
 def columns(rows, width):
@@ -36,7 +43,12 @@ def timeline_of(asked, key, ts, p):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(EVENT, max_size=40), st.lists(MOMENT, max_size=20), WINDOWS, st.sampled_from([0, 2, 256]))
+@given(
+    st.lists(EVENT, max_size=40),
+    st.lists(MOMENT, max_size=20),
+    WINDOWS,
+    st.sampled_from([0, 2, 256]),
+)
 def test_window_sums_and_decays_are_those_of_a_loop(events, moments, windows, in_flight_max):
     key, ts, p, value = columns(events, 4)
     asked, t, known = columns(moments, 3)
@@ -48,13 +60,20 @@ def test_window_sums_and_decays_are_those_of_a_loop(events, moments, windows, in
     small = np.where(np.abs(value) > 5, 0, value)
     faded = at.decayed_sums(timeline.prefix(small), 3, WEIGHTS, in_flight_max=in_flight_max)
     for row in range(len(asked)):
-        counted = [i for i in range(len(key)) if key[i] == asked[row] and ts[i] < t[row] and p[i] <= known[row]]
+        counted = [
+            i
+            for i in range(len(key))
+            if key[i] == asked[row] and ts[i] < t[row] and p[i] <= known[row]
+        ]
         for place, (hop, length, which) in enumerate(spans):
             inside = [i for i in counted if ts[i] >= t[row] // hop * hop - length]
             assert sums[row, place] == (len(inside) if which else wrapped(value[inside]))
         total = 0.0
         for age in range(len(WEIGHTS) - 1, -1, -1):
-            total += float(sum(int(small[i]) for i in counted if t[row] // 3 - ts[i] // 3 == age)) * WEIGHTS[age]
+            total += (
+                float(sum(int(small[i]) for i in counted if t[row] // 3 - ts[i] // 3 == age))
+                * WEIGHTS[age]
+            )
         assert faded[row].tobytes() == np.float64(total).tobytes()
 
 
@@ -86,14 +105,19 @@ def union_of(hashes, precision):
 
 @pytest.mark.parametrize("late", [0, 500, 100_000])
 def test_a_single_crowded_entity(late):
-    """Longer stretches than are looked at one by one, in flight and in windows, and keys that nobody asks about."""
+    """Longer stretches than are looked at one by one, in flight and in windows, and keys that
+    nobody asks about.
+    """
     rng = np.random.default_rng(late)
     n, q = 4_000, 300
     key = np.where(rng.random(n) < 0.9, 1, 2)
     ts = rng.integers(0, 20_000, n)
     p = np.empty(n, np.int64)
     p[np.argsort(ts + rng.integers(0, late + 1, n), kind="stable")] = np.arange(1, n + 1)
-    value, hashes = rng.integers(0, 1000, n), rng.integers(0, 1 << 63, n).astype(np.uint64) * np.uint64(2)
+    value, hashes = (
+        rng.integers(0, 1000, n),
+        rng.integers(0, 1 << 63, n).astype(np.uint64) * np.uint64(2),
+    )
     asked, t = np.ones(q, np.int64), rng.integers(0, 21_000, q)
     known = np.clip(t * n // 20_000 + rng.integers(-900, 900, q), 0, n)
     timeline = timeline_of(asked, key, ts, p)
@@ -109,7 +133,9 @@ def test_a_single_crowded_entity(late):
         assert sums[row, 1] == value[counted & (ts >= t[row] // 1000 * 1000 - 12_000)].sum()
         total = 0.0
         for age in range(len(WEIGHTS) - 1, -1, -1):
-            total += float(value[counted & (t[row] // 1000 - ts // 1000 == age)].sum()) * WEIGHTS[age]
+            total += (
+                float(value[counted & (t[row] // 1000 - ts // 1000 == age)].sum()) * WEIGHTS[age]
+            )
         assert faded[row] == total
         recent = counted & (ts >= t[row] - 5_000)
         assert peaks[row] == value[recent].max(initial=0)
@@ -121,7 +147,9 @@ def test_times_and_positions_at_the_ends_of_int64(extreme):
     key, asked = np.array([7, 7, 7], np.uint64), np.array([7, 7, 9], np.uint64)
     timeline = Timeline(asked, key, np.array([extreme, 0, 5]), np.array([1, extreme, 2]))
     at = timeline.at(asked, np.array([HUGE, 1, HUGE]), np.array([HUGE, 2, HUGE]))
-    counts = at.restore(at.before().sums([timeline.prefix(np.ones(3, np.int64))])[0] - timeline.starts[at.entity])
+    counts = at.restore(
+        at.before().sums([timeline.prefix(np.ones(3, np.int64))])[0] - timeline.starts[at.entity]
+    )
     assert counts.tolist() == ([3, 2, 0] if extreme < 0 else [2, 0, 0])
 
 
@@ -142,7 +170,10 @@ def test_groups_are_sorted_by_time_and_keep_the_order_of_equals(rows, groups):
     group, times = columns(rows, 2)
     group = np.minimum(group, groups).astype(np.int32)
     starts, order, found, _ = grouped(group, groups, times, times)
-    expected = sorted((row for row in range(len(rows)) if group[row] < groups), key=lambda row: (group[row], times[row]))
+    expected = sorted(
+        (row for row in range(len(rows)) if group[row] < groups),
+        key=lambda row: (group[row], times[row]),
+    )
     assert order.tolist() == expected
     assert found.tolist() == times[expected].tolist()
     assert np.diff(starts).tolist() == [int((group == one).sum()) for one in range(groups)]
@@ -152,9 +183,10 @@ def test_groups_are_sorted_by_time_and_keep_the_order_of_equals(rows, groups):
 def test_many_entries_are_grouped_over_buckets_as_a_stable_sort_does(groups, skew):
     rng = np.random.default_rng(groups)
     n = 150_000
-    group = np.minimum(rng.integers(0, groups + 1, n), np.where(skew & (rng.random(n) < 0.5), rng.integers(0, 3, n), groups)).astype(
-        np.int32
-    )
+    group = np.minimum(
+        rng.integers(0, groups + 1, n),
+        np.where(skew & (rng.random(n) < 0.5), rng.integers(0, 3, n), groups),
+    ).astype(np.int32)
     times, p = rng.integers(0, 1_000, n) - 500, np.arange(n) * 7
     starts, order, times_of, p_of = grouped(group, groups, times, p)
     there = np.flatnonzero(group < groups)

@@ -1,4 +1,6 @@
-"""An attribute that is declared late: bootstrap, backfill, stream and reference say what they would had it been declared at first."""
+"""An attribute that is declared late: bootstrap, backfill, stream and reference say what they would
+had it been declared at first.
+"""
 
 import json
 import threading
@@ -27,7 +29,13 @@ NOW = 1_764_072_000_000_000
 FEATURES = FeatureSet.from_declarations(
     [
         count("of_brand", entity("item.brand"), ["click", "impression"], window="7d"),
-        count("nike", entity("user"), ["click", "impression"], window="7d", where="item.brand == 'nike'"),
+        count(
+            "nike",
+            entity("user"),
+            ["click", "impression"],
+            window="7d",
+            where="item.brand == 'nike'",
+        ),
         count("user_brand", entity("user", "item.brand"), "click", window="7d"),
         count("gold", entity("item"), "click", window="7d", where="user.plan == 'gold'"),
         count("of_plan", entity("user.plan"), "click", window="7d"),
@@ -36,7 +44,9 @@ FEATURES = FeatureSet.from_declarations(
         count("coats", entity("user"), "click", window="7d", where="item.category == 'coats'"),
     ]
 )
-AFTER = RoutePlan(user_attributes=FEATURES.user_attributes, item_attributes=FEATURES.item_attributes)
+AFTER = RoutePlan(
+    user_attributes=FEATURES.user_attributes, item_attributes=FEATURES.item_attributes
+)
 BEFORE = RoutePlan(item_attributes=("category",))
 BRANDS = ("nike", "puma", None, 'nïké "x"')
 
@@ -46,11 +56,18 @@ class Site:
 
     def __init__(self, folder, plan):
         self.folder, self.plan, self.clock = folder, plan, SimulatedClock(NOW)
-        self.stream, self.lake_path, self.state = folder / "stream", folder / "lake", folder / "state"
+        self.stream, self.lake_path, self.state = (
+            folder / "stream",
+            folder / "lake",
+            folder / "state",
+        )
         self.stream.mkdir(parents=True)
 
     def send(self, events):
-        with Door(self.stream, "serve-1", self.plan, self.clock) as door, Router(self.stream, self.plan, clock=self.clock) as router:
+        with (
+            Door(self.stream, "serve-1", self.plan, self.clock) as door,
+            Router(self.stream, self.plan, clock=self.clock) as router,
+        ):
             for start in range(0, len(events), 10):
                 self.clock.advance_to(self.clock.now() + 10 * SECOND)
                 decisions = door.submit(json.dumps(events[start : start + 10]).encode())
@@ -78,11 +95,19 @@ class Site:
 
 
 def profile(n, kind, key, properties, **fields):
-    return {"event_id": f"{kind}{n}", "type": kind, f"{kind}_id": key, "properties": properties, **fields}
+    return {
+        "event_id": f"{kind}{n}",
+        "type": kind,
+        f"{kind}_id": key,
+        "properties": properties,
+        **fields,
+    }
 
 
 def drawn(first, number):
-    """Profiles that change in between, some of them timeless, and clicks and impressions of several items."""
+    """Profiles that change in between, some of them timeless, and clicks and impressions of several
+    items.
+    """
     random = np.random.default_rng(first)
     events = []
     for n in range(first, first + number):
@@ -98,15 +123,27 @@ def drawn(first, number):
             events.append(profile(n, "user", user, {"plan": ("gold", "basic")[n % 2]}, ts=ts))
         elif what < 5:
             items = [f"i{one}" for one in random.permutation(8)[:4]]  # of some no profile is known
-            events.append({"event_id": f"e{n}", "type": "impression", "ts": ts, "user_id": user, "items": items})
+            events.append(
+                {
+                    "event_id": f"e{n}",
+                    "type": "impression",
+                    "ts": ts,
+                    "user_id": user,
+                    "items": items,
+                }
+            )
         else:
-            events.append({"event_id": f"e{n}", "type": "click", "ts": ts, "user_id": user, "item_id": item})
+            events.append(
+                {"event_id": f"e{n}", "type": "click", "ts": ts, "user_id": user, "item_id": item}
+            )
     return events
 
 
 @pytest.fixture
 def sites(tmp_path):
-    """What was declared from the start, and what was declared late: the lake has a part, the log lacks in a second, has all in a third."""
+    """What was declared from the start, and what was declared late: the lake has a part, the log
+    lacks in a second, has all in a third.
+    """
     always, late = Site(tmp_path / "always", AFTER), Site(tmp_path / "late", BEFORE)
     for site in (always, late):
         site.send(drawn(0, 200))
@@ -125,7 +162,9 @@ def requests(p):
     people, items = [f"u{n}" for n in range(4)], [f"i{n}" for n in range(6)]
     pairs = [(person, item) for person in range(4) for item in items]
     t = np.full(4, NOW + HOUR)
-    return Requests(t, np.full(4, p), people, np.array([one for one, _ in pairs]), [item for _, item in pairs])
+    return Requests(
+        t, np.full(4, p), people, np.array([one for one, _ in pairs]), [item for _, item in pairs]
+    )
 
 
 def test_events_of_the_lake_get_what_would_have_been_routed(sites):
@@ -133,13 +172,18 @@ def test_events_of_the_lake_get_what_would_have_been_routed(sites):
     for site in sites:
         site.load()
     wanted = in_order(always.lake().events())
-    kept, filled = in_order(late.lake().events()), in_order(AttachedEvents(late.lake(), FEATURES).table())
+    kept, filled = (
+        in_order(late.lake().events()),
+        in_order(AttachedEvents(late.lake(), FEATURES).table()),
+    )
     names = ["item_version", "item_profile", "user_version", "user_profile"]
     assert kept["item_profile"] != wanted["item_profile"]
     assert filled.select(names).equals(wanted.select(names))
     assert filled.drop_columns(names[1::2]).equals(kept.drop_columns(names[1::2]))
     some = [one for one in wanted["item_profile"].to_pylist() if one]
-    assert any(one.startswith("[") and "null" in one and "nike" in one for one in some), "several items, some unknown"
+    assert any(one.startswith("[") and "null" in one and "nike" in one for one in some), (
+        "several items, some unknown"
+    )
 
 
 def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_first(sites):
@@ -147,7 +191,9 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
     for site in sites:
         site.load()
         events = AttachedEvents(site.lake(), FEATURES).table(event_columns(FEATURES))
-        pieces = pa.concat_tables(list(AttachedEvents(site.lake(), FEATURES).batches(event_columns(FEATURES))))
+        pieces = pa.concat_tables(
+            list(AttachedEvents(site.lake(), FEATURES).batches(event_columns(FEATURES)))
+        )
         rows, again = (backfill(FEATURES, one, requests(320)) for one in (events, pieces))
         assert not unequal(rows.numeric, again.numeric).any()
         found.append(rows)
@@ -159,7 +205,9 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
     assert told.value == values["nike"][6]
 
 
-def test_a_late_state_waits_for_the_lake_and_is_then_the_state_of_the_attribute_declared_at_first(sites):
+def test_a_late_state_waits_for_the_lake_and_is_then_the_state_of_the_attribute_declared_at_first(
+    sites,
+):
     always, late = sites
     with always.worker() as worker:
         assert not worker.needs_history()
@@ -168,7 +216,9 @@ def test_a_late_state_waits_for_the_lake_and_is_then_the_state_of_the_attribute_
     with late.worker() as worker:
         assert worker.needs_history(), "the log begins with events that lack brand and plan"
         follow(worker, late.lake())
-        assert (worker.position.p, worker.waits) == (200, True), "what the lake has, and not what the log lacks"
+        assert (worker.position.p, worker.waits) == (200, True), (
+            "what the lake has, and not what the log lacks"
+        )
         assert not lake_is_ahead(worker, late.lake())
         worker.run(threading.Event())  # returns, to wait
         late.load()
@@ -182,7 +232,9 @@ def test_a_late_state_waits_for_the_lake_and_is_then_the_state_of_the_attribute_
         reads.append(reader.read(asked, [f"i{n}" for n in range(6)]).numeric)
         reader.close()
     assert not unequal(*reads).any()
-    rows = backfill(FEATURES, AttachedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[6:12]
+    rows = backfill(FEATURES, AttachedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[
+        6:12
+    ]
     assert not unequal(reads[1], rows).any()
 
 

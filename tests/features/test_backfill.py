@@ -45,14 +45,31 @@ def events(n=200, seed=0):
     rng = np.random.default_rng(seed)
     rows = []
     for index in range(n):
-        row = dict.fromkeys(ROUTED.names) | {"p": index + 1, "event_id": f"e{index}", "counts": True, "timeless": False}
+        row = dict.fromkeys(ROUTED.names) | {
+            "p": index + 1,
+            "event_id": f"e{index}",
+            "counts": True,
+            "timeless": False,
+        }
         kind = ["click", "impression", "item", "cart"][rng.integers(4)]
-        row |= {"type": kind, "ts": START + int(rng.integers(0, 3 * DAY)), "item_id": f"i{rng.integers(4)}"}
+        row |= {
+            "type": kind,
+            "ts": START + int(rng.integers(0, 3 * DAY)),
+            "item_id": f"i{rng.integers(4)}",
+        }
         if kind == "item":
-            rows.append(row | {"properties": f'{{"category":"c{rng.integers(2)}","price":{rng.integers(90)}}}'})
+            rows.append(
+                row
+                | {"properties": f'{{"category":"c{rng.integers(2)}","price":{rng.integers(90)}}}'}
+            )
             continue
         user = f"u{rng.integers(3)}"
-        row |= {"user_id": user, "person": user, "session_id": f"s{rng.integers(3)}", "country": ["NO", "SE"][rng.integers(2)]}
+        row |= {
+            "user_id": user,
+            "person": user,
+            "session_id": f"s{rng.integers(3)}",
+            "country": ["NO", "SE"][rng.integers(2)],
+        }
         rows.append(row | {"item_profile": f'{{"category":"c{rng.integers(2)}"}}'})
     return pa.Table.from_pylist(rows, schema=ROUTED)
 
@@ -81,7 +98,9 @@ def same(a, b):
 
 def test_the_order_of_events_and_columns_that_no_feature_reads_do_not_matter():
     table, asked = events(), requests()
-    shuffled = table.take(np.random.default_rng(2).permutation(len(table))).select(event_columns(FEATURES))
+    shuffled = table.take(np.random.default_rng(2).permutation(len(table))).select(
+        event_columns(FEATURES)
+    )
     same(backfill(FEATURES, table, asked), backfill(FEATURES, shuffled, asked))
 
 
@@ -92,9 +111,13 @@ def test_one_column_alone_is_as_it_is_among_all(name):
     assert [*one.numeric_names, *one.categorical_names, *one.sequences] == [name]
     if one.numeric_names:
         column = FEATURES.numeric.index(name)
-        assert np.array_equal(one.numeric[:, 0].view(np.uint32), whole.numeric[:, column].view(np.uint32))
+        assert np.array_equal(
+            one.numeric[:, 0].view(np.uint32), whole.numeric[:, column].view(np.uint32)
+        )
     if one.categorical_names:
-        assert np.array_equal(one.categorical[:, 0], whole.categorical[:, FEATURES.categorical.index(name)])
+        assert np.array_equal(
+            one.categorical[:, 0], whole.categorical[:, FEATURES.categorical.index(name)]
+        )
     for sequence_name, part in one.sequences.items():
         assert np.array_equal(part.ts, whole.sequences[sequence_name].ts)
 
@@ -126,7 +149,10 @@ def test_without_events_or_without_requests_there_are_empty_answers():
 
 def test_arrow_columns_are_taken_like_lists():
     asked = requests()
-    columns = {name: pa.array(getattr(asked, name), pa.string()) for name in ("person", "session_id", "device", "row_item")}
+    columns = {
+        name: pa.array(getattr(asked, name), pa.string())
+        for name in ("person", "session_id", "device", "row_item")
+    }
     columns["row_item"] = pa.chunked_array([columns["row_item"][:7], columns["row_item"][7:]])
     arrow = Requests(t=asked.t, p=asked.p, row_request=asked.row_request, **columns)
     same(backfill(FEATURES, events(), asked), backfill(FEATURES, events(), arrow))
@@ -136,7 +162,9 @@ def test_what_cannot_be_asked_is_refused_by_name():
     asked = requests()
     with pytest.raises(UsageError, match="'clikcs' is no column"):
         backfill(FEATURES, events(), asked, only=["clikcs"])
-    with pytest.raises(UsageError, match=r"requests.person: expected 30 values, one a request, got 1"):
+    with pytest.raises(
+        UsageError, match=r"requests.person: expected 30 values, one a request, got 1"
+    ):
         Requests(asked.t, asked.p, ["u1"], asked.row_request, asked.row_item)
     with pytest.raises(UsageError, match="a row names a request outside 0 to 29"):
         Requests(asked.t, asked.p, asked.person, asked.row_request + 1, asked.row_item)

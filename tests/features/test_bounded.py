@@ -1,4 +1,6 @@
-"""Comparisons with a large lake load what they depend on and no more: lists by the items in them, columns by turns, or over a folder."""
+"""Comparisons with a large lake load what they depend on and no more: lists by the items in them,
+columns by turns, or over a folder.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +29,24 @@ SEEN = 300
 @pytest.fixture
 def lake(kit, tmp_path):
     seen = [
-        kit.event("impression", kit.T0 + n * SECOND, items=[f"i{n}", f"i{n + 1}", f"i{n + 2}"], user_id=f"u{n % 9}", event_id=f"s{n}")
+        kit.event(
+            "impression",
+            kit.T0 + n * SECOND,
+            items=[f"i{n}", f"i{n + 1}", f"i{n + 2}"],
+            user_id=f"u{n % 9}",
+            event_id=f"s{n}",
+        )
         for n in range(SEEN)
     ]
     done = [
-        kit.event(kind, kit.T0 + n * SECOND, item_id=f"i{n}", user_id=f"u{n % 9}", country="NO", event_id=f"{kind}{n}")
+        kit.event(
+            kind,
+            kit.T0 + n * SECOND,
+            item_id=f"i{n}",
+            user_id=f"u{n % 9}",
+            country="NO",
+            event_id=f"{kind}{n}",
+        )
         for n in range(40)
         for kind in ("click", "view")
     ]
@@ -72,9 +87,15 @@ def test_an_event_that_shows_several_items_is_loaded_for_those_asked_about(lake,
     events = read_wanted(lake, features, requests, rows_max=10)
     assert whole.num_rows > SEEN
     assert events is not None
-    assert sorted({item for shown in events["items"].to_pylist() for item in shown or []} & {"i7", "i8", "i200"}) == ["i200", "i7", "i8"]
+    assert sorted(
+        {item for shown in events["items"].to_pylist() for item in shown or []}
+        & {"i7", "i8", "i200"}
+    ) == ["i200", "i7", "i8"]
     assert events.num_rows == 4 + 3 + 2, "i7 or i8, i200, and a click on i7 and i8"
-    assert backfill(features, events, requests).numeric.tobytes() == backfill(features, whole, requests).numeric.tobytes()
+    assert (
+        backfill(features, events, requests).numeric.tobytes()
+        == backfill(features, whole, requests).numeric.tobytes()
+    )
 
 
 def test_no_more_is_loaded_than_is_said(lake, requests):
@@ -83,7 +104,10 @@ def test_no_more_is_loaded_than_is_said(lake, requests):
 
 
 def test_which_groups_are_compared_changes_from_time_to_time(lake, requests):
-    found = {tuple(affordable(lake, FEATURES, requests, 75, np.random.default_rng(seed))) for seed in range(16)}
+    found = {
+        tuple(affordable(lake, FEATURES, requests, 75, np.random.default_rng(seed)))
+        for seed in range(16)
+    }
     narrow = ("shown", "clicked", "recent")
     assert found == {(*narrow, "all"), (*narrow, "views")}
 
@@ -91,7 +115,11 @@ def test_which_groups_are_compared_changes_from_time_to_time(lake, requests):
 def test_what_memory_does_not_hold_goes_over_a_folder_and_is_equal(lake, requests, tmp_path):
     whole = backfill(FEATURES, lake.table("events", event_columns(FEATURES)), requests)
     parts = list(spilled(lake, FEATURES, requests, tmp_path / "spill", 1_000))
-    assert np.concatenate([part.rows.numeric for part in parts]).tobytes() == whole.numeric.tobytes()
-    assert parts[0].rows.sequences["recent"].of(0).lists() == whole.sequences["recent"].of(0).lists()
+    assert (
+        np.concatenate([part.rows.numeric for part in parts]).tobytes() == whole.numeric.tobytes()
+    )
+    assert (
+        parts[0].rows.sequences["recent"].of(0).lists() == whole.sequences["recent"].of(0).lists()
+    )
     assert (tmp_path / "spill").exists()
     assert isinstance(read_wanted(lake, FEATURES, requests), pa.Table)

@@ -1,4 +1,6 @@
-"""A key whose events do not fit into memory: gone through in order of time, with the values that all of them at once give."""
+"""A key whose events do not fit into memory: gone through in order of time, with the values that
+all of them at once give.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from tailorbird.features.shards import backfill_to
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", ["all", "as they came"])
-def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(kit, tmp_path, known):
+def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
+    kit, tmp_path, known
+):
     features, rng, m = kit.every_kind(), np.random.default_rng(3), 60
     rows = kit.table(crowd(kit, 11))
     t = kit.T0 + rng.integers(0, 700, m) * SECOND
@@ -30,19 +34,33 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(k
         if stage.startswith("stretches"):
             stretches.add((stage, of))
 
-    folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=rows.nbytes // 2, progress=told)
-    assert {stage for stage, _ in stretches} >= {"stretches by everyone", "stretches by user", "stretches by item"}
+    folder = backfill_to(
+        features, tables(rows), asked, tmp_path, memory_bytes=rows.nbytes // 2, progress=told
+    )
+    assert {stage for stage, _ in stretches} >= {
+        "stretches by everyone",
+        "stretches by user",
+        "stretches by item",
+    }
     assert max(of for _, of in stretches) > 8
     assert_same(all_of(folder, features), asked, backfill(features, rows, asked))
 
 
 def test_sums_of_tiles_are_those_of_what_was_added():
     rng, tiles = np.random.default_rng(7), Tiles()
-    key, tile, value = rng.integers(1, 5, 200).astype(np.uint64), rng.integers(-20, 20, 200), rng.integers(-9, 9, 200)
+    key, tile, value = (
+        rng.integers(1, 5, 200).astype(np.uint64),
+        rng.integers(-20, 20, 200),
+        rng.integers(-9, 9, 200),
+    )
     for some in np.split(np.arange(200), [60, 60, 130]):
         tiles.add(key[some], tile[some], value[some], -15)
     assert len(tiles) <= 4 * 35
     asked, since = np.repeat(np.arange(7, dtype=np.uint64), 50), np.tile(np.arange(-15, 35), 7)
-    expected = [value[(key == one) & (tile >= place)].sum() for one, place in zip(asked, since, strict=True)]
+    expected = [
+        value[(key == one) & (tile >= place)].sum() for one, place in zip(asked, since, strict=True)
+    ]
     assert tiles.since(asked, since).tolist() == expected
-    assert tiles.at(asked, since).tolist() == [value[(key == one) & (tile == at)].sum() for one, at in zip(asked, since, strict=True)]
+    assert tiles.at(asked, since).tolist() == [
+        value[(key == one) & (tile == at)].sum() for one, at in zip(asked, since, strict=True)
+    ]

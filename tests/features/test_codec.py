@@ -1,4 +1,6 @@
-"""Declarations as plain data: whatever is declared comes back as it was, with its schema; whatever was tampered with is refused."""
+"""Declarations as plain data: whatever is declared comes back as it was, with its schema; whatever
+was tampered with is refused.
+"""
 
 import dataclasses
 import json
@@ -29,15 +31,24 @@ from tailorbird.features.transforms import (
 )
 
 ABSTRACT = {Feature, Counted, OfSession}
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+FEW = settings(
+    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 
 
 def back(features: FeatureSet) -> FeatureSet:
-    return decode_features(encode_features(features), where="features.json", expect=features.schema_hash)
+    return decode_features(
+        encode_features(features), where="features.json", expect=features.schema_hash
+    )
 
 
 def same(one: FeatureSet, other: FeatureSet) -> bool:
-    return (one, one.schema_hash, one.columns, one.layout) == (other, other.schema_hash, other.columns, other.layout)
+    return (one, one.schema_hash, one.columns, one.layout) == (
+        other,
+        other.schema_hash,
+        other.columns,
+        other.layout,
+    )
 
 
 @FEW
@@ -49,15 +60,21 @@ def test_what_is_declared_comes_back_as_it_was(data):
 
 
 def test_every_kind_there_is_comes_back_as_it_was(kit):
-    """Fails when a kind is added to `declare` that the tests' set of every kind, and with it the codec, does not cover."""
+    """Fails when a kind is added to `declare` that the tests' set of every kind, and with it the
+    codec, does not cover.
+    """
     plain = kit.every_kind()
-    features = FeatureSet.from_declarations([*plain.features, similarity("near", of="recent", length=3, how="max")])
+    features = FeatureSet.from_declarations(
+        [*plain.features, similarity("near", of="recent", length=3, how="max")]
+    )
     covered = {type(one) for one in (*features.features, *features.similarities)}
     missing = {one for one in kinds().values() if issubclass(one, Feature)} - ABSTRACT - covered
     assert not missing
     assert same(back(features), features)
     assert back(features).similarities == features.similarities
-    assert b"similarities" not in encode_features(plain)  # what was stored before they came is read as it is
+    assert b"similarities" not in encode_features(
+        plain
+    )  # what was stored before they came is read as it is
 
 
 def test_places_are_kept_without_the_folder_of_a_machine(kit):
@@ -75,7 +92,9 @@ def test_transforms_travel_along_and_are_no_part_of_the_schema(kit):
         transform("category", target("click", smoothing=3)),
         transform("category", vocabulary(), name="code"),
         transform("plan", hashing(16)),
-        transform("category", vectors({"c1": [0.5, 1], "c2": [2, -1]}, trained_until=1_700_000_000)),
+        transform(
+            "category", vectors({"c1": [0.5, 1], "c2": [2, -1]}, trained_until=1_700_000_000)
+        ),
     ]
     plain = kit.every_kind()
     features = FeatureSet.from_declarations(plain.features, transforms=made)
@@ -152,5 +171,7 @@ def test_fields_that_came_later_are_stored_where_they_are_set_only(kit):
     for one in kinds().values():
         for field in dataclasses.fields(one):
             if "later" in field.metadata:
-                assert field.default is not dataclasses.MISSING, f"{one.__name__}.{field.name} has no default"
+                assert field.default is not dataclasses.MISSING, (
+                    f"{one.__name__}.{field.name} has no default"
+                )
     assert same(back(kit.every_kind()), kit.every_kind())

@@ -35,15 +35,22 @@ def shown(kit, type: str, **columns):
         (entity(), "purchase", 1),
     ],
 )
-def test_what_was_shown_counts_for_each_item_and_other_events_only_where_it_is_about_items(kit, about, type, rows):
+def test_what_was_shown_counts_for_each_item_and_other_events_only_where_it_is_about_items(
+    kit, about, type, rows
+):
     assert len(taken(kit, count("n", about, type), shown(kit, type, price=9.0))) == rows
 
 
 def test_a_purchase_of_several_items_is_spent_once_and_stands_in_a_sequence_for_each(kit):
-    assert taken(kit, total("s", user, "purchase", of="price"), shown(kit, "purchase", price=9.0)).value.tolist() == [900]
+    assert taken(
+        kit, total("s", user, "purchase", of="price"), shown(kit, "purchase", price=9.0)
+    ).value.tolist() == [900]
     in_sequence = taken(kit, sequence("r", user, "purchase"), shown(kit, "purchase"))
     assert in_sequence.item.tolist() == [hash64(one) for one in ("i1", "i2", "i3")]
-    assert np.diff(in_sequence.id).tolist() == [1, 1]  # in the order in which they stand in the event
+    assert np.diff(in_sequence.id).tolist() == [
+        1,
+        1,
+    ]  # in the order in which they stand in the event
 
 
 def test_an_event_with_an_item_of_its_own_counts_for_that(kit):
@@ -53,24 +60,36 @@ def test_an_event_with_an_item_of_its_own_counts_for_that(kit):
 
 def test_profiles_of_shown_items_stand_in_a_list_beside_them(kit):
     found = taken(
-        kit, count("n", category, "impression"), shown(kit, "impression", item_profile='[{"category":"c1"},null,{"category":["c2"]}]')
+        kit,
+        count("n", category, "impression"),
+        shown(kit, "impression", item_profile='[{"category":"c1"},null,{"category":["c2"]}]'),
     )
     assert found.key.tolist() == [hash64("c1"), hash64("c2")]
-    shorter = taken(kit, count("n", category, "impression"), shown(kit, "impression", item_profile='[{"category":"c1"}]'))
+    shorter = taken(
+        kit,
+        count("n", category, "impression"),
+        shown(kit, "impression", item_profile='[{"category":"c1"}]'),
+    )
     assert shorter.key.tolist() == [hash64("c1")]
 
 
 def test_what_does_not_count_or_has_no_time_is_left_out(kit):
-    events = (kit.event("click", kit.T0, item_id="i1", counts=False), kit.event("item", 0, item_id="i1", timeless=True))
+    events = (
+        kit.event("click", kit.T0, item_id="i1", counts=False),
+        kit.event("item", 0, item_id="i1", timeless=True),
+    )
     assert len(taken(kit, count("n", item, ["click", "item"]), *events)) == 0
 
 
 def test_events_without_the_value_are_left_out(kit):
     profiles = (None, "{}", '{"category":5}')
-    clicks = [kit.event("click", kit.T0 + n, item_id="i1", user_id="u1", item_profile=one) for n, one in enumerate(profiles)]
-    assert taken(kit, last("l", user, "click", of="item.category", kind="categorical"), *clicks).value.view(np.uint64).tolist() == [
-        hash64("5")
+    clicks = [
+        kit.event("click", kit.T0 + n, item_id="i1", user_id="u1", item_profile=one)
+        for n, one in enumerate(profiles)
     ]
+    assert taken(
+        kit, last("l", user, "click", of="item.category", kind="categorical"), *clicks
+    ).value.view(np.uint64).tolist() == [hash64("5")]
 
 
 def test_keys_of_composites_are_told_apart_by_name_and_order(kit):
@@ -88,8 +107,24 @@ def test_keys_of_composites_are_told_apart_by_name_and_order(kit):
 
 
 def test_profiles_are_taken_with_their_attributes(kit):
-    table = kit.table(kit.routed([kit.event("item", 0, item_id="i1", properties='{"price": 3, "category": true}', timeless=True)]))
-    found = extract_profiles("item", (("category", "categorical"), ("price", "numeric"), ("stock", "numeric")), Frame(table))
+    table = kit.table(
+        kit.routed(
+            [
+                kit.event(
+                    "item",
+                    0,
+                    item_id="i1",
+                    properties='{"price": 3, "category": true}',
+                    timeless=True,
+                )
+            ]
+        )
+    )
+    found = extract_profiles(
+        "item",
+        (("category", "categorical"), ("price", "numeric"), ("stock", "numeric")),
+        Frame(table),
+    )
     assert found.key.tolist() == [hash64("i1")]
     assert found.values[:, 0].view(np.uint64).tolist() == [hash64("true")]
     np.testing.assert_array_equal(found.values[0, 1:].view(np.float64), [3, np.nan])
@@ -105,16 +140,34 @@ def test_a_block_without_events_gives_nothing(kit):
 
 def test_attributes_that_expressions_and_entities_name_are_kept_with_each_event():
     features = FeatureSet.from_declarations(
-        [count("a", entity("user", "item.category"), "click", where="user.plan == 'paid' and item.stock > 0")]
+        [
+            count(
+                "a",
+                entity("user", "item.category"),
+                "click",
+                where="user.plan == 'paid' and item.stock > 0",
+            )
+        ]
     )
     assert features.item_attributes == ("category", "stock")
     assert features.user_attributes == ("plan",)
 
 
-def test_a_query_is_the_same_however_it_is_typed_and_is_that_of_the_answer_where_the_event_has_none(kit):
-    typed = [("Red  Shoes", None), (None, "red shoes "), ("ＲＥＤ shoes", "boots"), (" ", "RED SHOES"), (None, None), ("", " ")]
+def test_a_query_is_the_same_however_it_is_typed_and_is_that_of_the_answer_where_the_event_has_none(
+    kit,
+):
+    typed = [
+        ("Red  Shoes", None),
+        (None, "red shoes "),
+        ("ＲＥＤ shoes", "boots"),
+        (" ", "RED SHOES"),
+        (None, None),
+        ("", " "),
+    ]
     events = [
-        kit.event("click", kit.T0 + row, item_id="i1", user_id="u1", query=own, answer_query=answered)
+        kit.event(
+            "click", kit.T0 + row, item_id="i1", user_id="u1", query=own, answer_query=answered
+        )
         for row, (own, answered) in enumerate(typed)
     ]
     key, has = Frame(kit.table(kit.routed(events))).key(entity("query"))
@@ -144,4 +197,6 @@ def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
     many = np.arange(5 * HOT_ONE, dtype=np.uint64)
     for some in np.array_split(many, 7):
         hot.note(some, some.astype(np.int64))
-    assert hot.due(10 * HOT_ONE).tolist() == many[-HOT_ONE:].tolist()  # those of longest ago are renewed when they are read
+    assert (
+        hot.due(10 * HOT_ONE).tolist() == many[-HOT_ONE:].tolist()
+    )  # those of longest ago are renewed when they are read

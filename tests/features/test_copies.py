@@ -1,4 +1,6 @@
-"""Reading from copies in a Valkey: what a reader gets is what one gets from the worker's own state, and it says so when it is not there."""
+"""Reading from copies in a Valkey: what a reader gets is what one gets from the worker's own state,
+and it says so when it is not there.
+"""
 
 import json
 import time
@@ -46,38 +48,71 @@ def events(kit, rng, count, at):
             profile = json.dumps({"category": str(rng.choice(["a", "b"]))})
             made.append(kit.event("item", at + n, item_id=rng.choice(ITEMS), properties=profile))
         elif rng.random() < 0.05:
-            made.append(kit.event("identify", at + n, user_id=rng.choice(PEOPLE), anonymous_id="a1"))
+            made.append(
+                kit.event("identify", at + n, user_id=rng.choice(PEOPLE), anonymous_id="a1")
+            )
         elif rng.random() < 0.03:
-            made.append(kit.event("merge", at + n, user_id=rng.choice(PEOPLE), properties=f'{{"merged_into":"{rng.choice(PEOPLE)}"}}'))
+            made.append(
+                kit.event(
+                    "merge",
+                    at + n,
+                    user_id=rng.choice(PEOPLE),
+                    properties=f'{{"merged_into":"{rng.choice(PEOPLE)}"}}',
+                )
+            )
         else:
-            made.append(kit.event(str(rng.choice(["click", "view"])), at + n, user_id=rng.choice(PEOPLE), item_id=rng.choice(ITEMS)))
+            made.append(
+                kit.event(
+                    str(rng.choice(["click", "view"])),
+                    at + n,
+                    user_id=rng.choice(PEOPLE),
+                    item_id=rng.choice(ITEMS),
+                )
+            )
     return made
 
 
 def requests(now):
     exact = [ReadRequest(person=person, now=now) for person in PEOPLE]
-    return exact + [ReadRequest(user_id=person, now=now) for person in PEOPLE] + [ReadRequest(anonymous_id="a1", now=now)]
+    return (
+        exact
+        + [ReadRequest(user_id=person, now=now) for person in PEOPLE]
+        + [ReadRequest(anonymous_id="a1", now=now)]
+    )
 
 
 def assert_equal(one, other):
-    assert (one.t, one.commit, one.p, one.positions, one.person) == (other.t, other.commit, other.p, other.positions, other.person)
+    assert (one.t, one.commit, one.p, one.positions, one.person) == (
+        other.t,
+        other.commit,
+        other.p,
+        other.positions,
+        other.person,
+    )
     assert np.array_equal(one.numeric.view(np.uint32), other.numeric.view(np.uint32))
     assert np.array_equal(one.categorical, other.categorical)
     assert one.sequences["recent"].item.tolist() == other.sequences["recent"].item.tolist()
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one worker", "three workers"])
-def test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended(kit, tmp_path, features, count):
+def test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended(
+    kit, tmp_path, features, count
+):
     rng, clock = np.random.default_rng(7), SimulatedClock(kit.T0)
     with running(tmp_path / "server") as server:
         log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
-        workers = [FeatureWorker(log.path, tmp_path / "state", features, clock=clock, copies=at, part=part) for part in parts_of(count)]
+        workers = [
+            FeatureWorker(log.path, tmp_path / "state", features, clock=clock, copies=at, part=part)
+            for part in parts_of(count)
+        ]
         local = Reader(tmp_path / "state", features, workers=count)
         remote = StateReader(tmp_path / "nowhere", features, copies=at, workers=count, retry_s=0)
         for step in range(12):
             log.append([kit.routed(events(kit, rng, 20, kit.T0 + step * 20 * SECOND))])
             for number, worker in enumerate(workers):
-                if count == 1 or (step + number) % count:  # several are never all as far as each other
+                if (
+                    count == 1 or (step + number) % count
+                ):  # several are never all as far as each other
                     worker.step()
             if step == 6:
                 server.kill()
@@ -93,27 +128,37 @@ def test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended(kit, t
 
 def test_before_anything_was_published_there_are_no_features(tmp_path, features):
     with running(tmp_path / "server") as server:
-        remote = StateReader(tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0)
+        remote = StateReader(
+            tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0
+        )
         with pytest.raises(NotReadyError, match="no records have been published"):
             remote.read(ReadRequest(person="u1", now=1), ITEMS)
         assert not remote.ready()
         remote.close()
 
 
-def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_own(kit, tmp_path, features):
+def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_own(
+    kit, tmp_path, features
+):
     with running(tmp_path / "server") as server:
         log = kit.Log(tmp_path)
         log.append([kit.routed([kit.event("click", kit.T0, user_id="u0", item_id="i0")])])
         read = {}
         for name, logged in (("one", True), ("other", False)):
             at, clock = CopiesAt(server.url, name), SimulatedClock(kit.T0)
-            with FeatureWorker(log.path, tmp_path / name, features, clock=clock, copies=at) as worker:
+            with FeatureWorker(
+                log.path, tmp_path / name, features, clock=clock, copies=at
+            ) as worker:
                 if logged:
                     worker.step()
                 assert worker._store.settle(30), worker._store.problem
         for name in ("one", "other"):
-            reader = StateReader(tmp_path / "nowhere", features, copies=CopiesAt(server.url, name), retry_s=0)
-            read[name] = reader.read(ReadRequest(person="u0", now=kit.T0 + SECOND), ["i0"]).numeric[0, 0]
+            reader = StateReader(
+                tmp_path / "nowhere", features, copies=CopiesAt(server.url, name), retry_s=0
+            )
+            read[name] = reader.read(ReadRequest(person="u0", now=kit.T0 + SECOND), ["i0"]).numeric[
+                0, 0
+            ]
             reader.close()
         assert read == {"one": 1, "other": 0}
         log.close()
@@ -122,7 +167,9 @@ def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_o
 def test_failures_add_up_over_schemas_and_over_readers_that_are_opened_anew(tmp_path, features):
     other = FeatureSet.from_declarations([count("clicks", item, "click", window="1h")])
     with running(tmp_path / "server") as server:
-        schemas = Schemas(tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0)
+        schemas = Schemas(
+            tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0
+        )
         readers = [schemas._enter(each).reader for each in (features, other)]
         server.kill()
         told = []
@@ -134,12 +181,16 @@ def test_failures_add_up_over_schemas_and_over_readers_that_are_opened_anew(tmp_
         schemas.close()
 
 
-def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(kit, tmp_path, features):
+def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
+    kit, tmp_path, features
+):
     metrics = Metrics()
     metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
     with running(tmp_path / "server") as server:
         log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
-        with FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=at) as worker:
+        with FeatureWorker(
+            log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=at
+        ) as worker:
             assert worker._store.settle(30), worker._store.problem
             worker.tell()
             assert figure(metrics, "failing") == figure(metrics, "behind_rows") == 0
@@ -158,4 +209,8 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(kit,
 
 
 def figure(metrics, name):
-    return next(float(line.split()[-1]) for line in metrics.text().decode().splitlines() if line.startswith(f"tailorbird_copies_{name}{{"))
+    return next(
+        float(line.split()[-1])
+        for line in metrics.text().decode().splitlines()
+        if line.startswith(f"tailorbird_copies_{name}{{")
+    )

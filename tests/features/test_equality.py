@@ -1,9 +1,11 @@
-"""The three readings of a feature are one: plain reference = backfill = stream, bit for bit, whatever comes in whatever order.
+"""The three readings of a feature are one: plain reference = backfill = stream, bit for bit,
+whatever comes in whatever order.
 
-Hypothesis draws declarations of every kind (`drawn_features`), events (`drawn_events`: late, tied in time, profiles late or
-without a time, an identify in the middle, values at their bounds, some that do not count), how the log is cut into batches,
-restarts of the worker, and requests between commits. Each request is read from the state, then recomputed both from all
-events that ever came (`three_readings`).
+Hypothesis draws declarations of every kind (`drawn_features`), events (`drawn_events`: late, tied
+in time, profiles late or without a time, an identify in the middle, values at their bounds, some
+that do not count), how the log is cut into batches, restarts of the worker, and requests between
+commits. Each request is read from the state, then recomputed both from all events that ever came
+(`three_readings`).
 """
 
 import os
@@ -62,7 +64,11 @@ def test_reference_backfill_and_stream_are_equal_to_the_bit(declared, script):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_equal_to_the_bit_by_itself(kind):
-    @settings(settings.get_profile("equality"), max_examples=EXAMPLES // 10, suppress_health_check=list(HealthCheck))
+    @settings(
+        settings.get_profile("equality"),
+        max_examples=EXAMPLES // 10,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(declarations(kind), steps())
     def run(declared, script):
         features = FeatureSet.from_declarations(declared)
@@ -74,15 +80,28 @@ def test_each_kind_is_equal_to_the_bit_by_itself(kind):
 
 
 def test_a_window_that_is_short_of_a_tile_is_noticed(tmp_path, monkeypatch):
-    features = FeatureSet.from_declarations([count("clicks", entity("item"), "click", window="1m", hop="10s")])
-    click = dict.fromkeys(ROUTED.names) | {"type": "click", "user_id": "u1", "person": "u1", "item_id": "i1"}
+    features = FeatureSet.from_declarations(
+        [count("clicks", entity("item"), "click", window="1m", hop="10s")]
+    )
+    click = dict.fromkeys(ROUTED.names) | {
+        "type": "click",
+        "user_id": "u1",
+        "person": "u1",
+        "item_id": "i1",
+    }
     click |= {"counts": True, "timeless": False, "received_at": START}
-    clicks = [click | {"event_id": "a", "ts": START}, click | {"event_id": "b", "ts": START + 60 * SECOND}]
+    clicks = [
+        click | {"event_id": "a", "ts": START},
+        click | {"event_id": "b", "ts": START + 60 * SECOND},
+    ]
     script = [Step(clicks, False, ReadRequest(person="u1", now=START + 61 * SECOND))]
     assert differences(features, *stream(tmp_path / "sound", features, script)) == []
     monkeypatch.setattr(faults, "cut", lambda site: site == "features.tile")
     found = differences(features, *stream(tmp_path / "short", features, script))
-    assert found == ["clicks of i1 in request 0: reference, backfill, stream = [2.0, np.float32(2.0), np.float32(1.0)]"]
+    assert found == [
+        "clicks of i1 in request 0: reference, backfill, stream = [2.0, np.float32(2.0), "
+        "np.float32(1.0)]"
+    ]
 
 
 SHOP = (
@@ -103,8 +122,12 @@ SHOP = (
 )(entity("user"), entity("item"), entity("item.category"))
 
 
-def through_the_router(folder: Path, features: FeatureSet, visit: list[Post]) -> tuple[pa.Table, list[Asked]]:
-    plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes)
+def through_the_router(
+    folder: Path, features: FeatureSet, visit: list[Post]
+) -> tuple[pa.Table, list[Asked]]:
+    plan = RoutePlan(
+        user_attributes=features.user_attributes, item_attributes=features.item_attributes
+    )
     clock = SimulatedClock(START)
     asked = []
     router = Router(folder, plan, clock=clock)
@@ -114,7 +137,9 @@ def through_the_router(folder: Path, features: FeatureSet, visit: list[Post]) ->
             if post.events:
                 receipt = msgspec.json.encode(Receipt(post.received_at))
                 with open_writer(raw_path(folder, post.door), partition=post.door) as log:
-                    log.append([Block("body", len(post.events), msgspec.json.encode(post.events), receipt)])
+                    log.append(
+                        [Block("body", len(post.events), msgspec.json.encode(post.events), receipt)]
+                    )
             if post.request is None:
                 continue  # the router takes several bodies in one step
             router.step()

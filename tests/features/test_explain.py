@@ -18,24 +18,42 @@ def test_a_count_names_the_events_within_its_window(kit):
             kit.event("click", kit.T0 + 42 * SECOND, item_id="i2", user_id="u2"),
         ]
     )
-    found = explain(kit.every_kind(), "clicks_1m", ReadRequest(person="u1"), "i1", kit.T0 + 70 * SECOND, 9, events)
+    found = explain(
+        kit.every_kind(),
+        "clicks_1m",
+        ReadRequest(person="u1"),
+        "i1",
+        kit.T0 + 70 * SECOND,
+        9,
+        events,
+    )
     assert (found.value, [one["p"] for one in found.events]) == (1.0, [2])
 
 
 def test_a_derived_column_shows_what_it_read(kit):
-    events = kit.routed([kit.event("purchase", kit.T0, item_id="i1", user_id="u1", price=20.0, quantity=2)])
-    found = explain(kit.every_kind(), "habit", ReadRequest(person="u1"), "i1", kit.T0 + 1, 9, events)
+    events = kit.routed(
+        [kit.event("purchase", kit.T0, item_id="i1", user_id="u1", price=20.0, quantity=2)]
+    )
+    found = explain(
+        kit.every_kind(), "habit", ReadRequest(person="u1"), "i1", kit.T0 + 1, 9, events
+    )
     assert [one.name for one in found.reads] == ["age", "clicks_2m", "price_mean", "spend", "stock"]
     assert {one.name: one.value for one in found.reads}["spend"] == 40.0
 
 
 def test_what_a_missing_value_lacks_is_said(kit):
-    by_hour = share("by_hour", entity("user", "local_hour"), "click", within=entity("user"), window="1d")
-    features = FeatureSet.from_declarations([by_hour, count("of_category", entity("item.category"), "click")])
+    by_hour = share(
+        "by_hour", entity("user", "local_hour"), "click", within=entity("user"), window="1d"
+    )
+    features = FeatureSet.from_declarations(
+        [by_hour, count("of_category", entity("item.category"), "click")]
+    )
     events = kit.routed([kit.event("click", kit.T0, item_id="i1", user_id="u1", local_hour=9)])
 
     def lacks(name, hour):
-        found = explain(features, name, ReadRequest(person="u1", local_hour=hour), "i1", kit.T0 + 1, 9, events)
+        found = explain(
+            features, name, ReadRequest(person="u1", local_hour=hour), "i1", kit.T0 + 1, 9, events
+        )
         return found.value == found.value, found.about, found.lacks
 
     assert lacks("by_hour", None) == (False, ("user", "local_hour"), ("local_hour",))
@@ -53,7 +71,12 @@ def test_an_unknown_column_is_refused(kit):
 def test_the_named_events_alone_give_the_same_value(kit, data):
     features = kit.every_kind()
     events = kit.routed(data.draw(st.lists(kit.events(), min_size=10, max_size=30)))
-    request = ReadRequest(person="u1", session_id=data.draw(st.sampled_from([None, "s1"])), device="phone", local_hour=3)
+    request = ReadRequest(
+        person="u1",
+        session_id=data.draw(st.sampled_from([None, "s1"])),
+        device="phone",
+        local_hour=3,
+    )
     profiles = [one for one in events if one["type"] in ("item", "user")]
     t = kit.T0 + 60 * SECOND
     for name in (*features.numeric, *features.categorical, *features.sequences):

@@ -1,4 +1,6 @@
-"""Expressions over columns give what the same expression gives value by value, and nothing else can be written in them."""
+"""Expressions over columns give what the same expression gives value by value, and nothing else can
+be written in them.
+"""
 
 import math
 
@@ -12,14 +14,18 @@ from tailorbird.features.expression import ExpressionError, parse
 from tailorbird.features.plain import number, truth
 
 KINDS = {"a": "number", "b": "number", "word": "text", "other": "text", "item.x": "either"}
-numbers = st.one_of(st.sampled_from([math.nan, 0.0, -0.0, 1.0, 2.5, -3.0, 1e300]), st.floats(-10, 10))
+numbers = st.one_of(
+    st.sampled_from([math.nan, 0.0, -0.0, 1.0, 2.5, -3.0, 1e300]), st.floats(-10, 10)
+)
 words = st.sampled_from([None, "", "x", "bot"])
 
 _number = st.recursive(
     st.sampled_from(["a", "b", "2", "0", "-1.5", "item.x"]),
     lambda inner: st.one_of(
         st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
-        st.tuples(st.sampled_from(["min", "max"]), inner, inner).map(lambda t: f"{t[0]}({t[1]}, {t[2]})"),
+        st.tuples(st.sampled_from(["min", "max"]), inner, inner).map(
+            lambda t: f"{t[0]}({t[1]}, {t[2]})"
+        ),
         inner.map(lambda one: f"sqrt(abs({one}))"),
         inner.map(lambda one: f"-{one}"),
         st.tuples(st.sampled_from(["log", "log1p", "exp"]), inner).map(lambda t: f"{t[0]}({t[1]})"),
@@ -29,12 +35,25 @@ _number = st.recursive(
 )
 _test = st.recursive(
     st.one_of(
-        st.tuples(_number, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), _number).map(" ".join).map(lambda one: f"(1 * {one})"),
-        st.sampled_from(["word == 'bot'", "word != other", "word in ('x', 'bot')", "other not in ['x']", "word is None", "a is not None"]),
+        st.tuples(_number, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), _number)
+        .map(" ".join)
+        .map(lambda one: f"(1 * {one})"),
+        st.sampled_from(
+            [
+                "word == 'bot'",
+                "word != other",
+                "word in ('x', 'bot')",
+                "other not in ['x']",
+                "word is None",
+                "a is not None",
+            ]
+        ),
         st.sampled_from(["missing(a)", "missing(word)", "a in (1, 2.5)", "0 < a <= b < 9", "a"]),
     ),
     lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
+        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(
+            lambda t: f"({t[0]} {t[1]} {t[2]})"
+        ),
         inner.map(lambda one: f"not ({one})"),
     ),
     max_leaves=5,
@@ -42,7 +61,10 @@ _test = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.one_of(_number, _test), rows=st.lists(st.tuples(numbers, numbers, numbers, words, words), min_size=1, max_size=5))
+@given(
+    text=st.one_of(_number, _test),
+    rows=st.lists(st.tuples(numbers, numbers, numbers, words, words), min_size=1, max_size=5),
+)
 def test_columns_and_values_agree_in_every_bit(text, rows):
     expression = parse(text, KINDS.get, expect="number")
     names = ("a", "b", "item.x", "word", "other")
@@ -50,10 +72,14 @@ def test_columns_and_values_agree_in_every_bit(text, rows):
 
     def column(name, kind):
         if kind == "text":
-            return np.array([0 if one[name] is None else hash64(one[name]) for one in values], np.uint64)
+            return np.array(
+                [0 if one[name] is None else hash64(one[name]) for one in values], np.uint64
+            )
         return np.array([one[name] for one in values], np.float64)
 
-    expected = np.array([number(expression, lambda name, kind, one=one: one[name]) for one in values])
+    expected = np.array(
+        [number(expression, lambda name, kind, one=one: one[name]) for one in values]
+    )
     np.testing.assert_array_equal(expression.numbers(column, len(values)), expected)
     holds = [truth(expression, lambda name, kind, one=one: one[name]) for one in values]
     assert expression.truths(column, len(values)).tolist() == holds
@@ -73,7 +99,12 @@ def test_what_is_missing_equals_nothing_but_none():
 
 def test_logarithms_and_exponentials_are_near_the_true_ones_and_equal_in_columns_and_one_by_one():
     x = np.concatenate(
-        (np.geomspace(1e-300, 1e300, 2_000), np.linspace(-0.99, 3, 2_000), np.linspace(-700, 700, 2_001), [0.0, -1.0, np.nan, 1e4])
+        (
+            np.geomspace(1e-300, 1e300, 2_000),
+            np.linspace(-0.99, 3, 2_000),
+            np.linspace(-700, 700, 2_001),
+            [0.0, -1.0, np.nan, 1e4],
+        )
     )
     names = {"log": math.log, "log1p": math.log1p, "exp": math.exp}
     for name, true in names.items():
@@ -99,11 +130,34 @@ def test_an_attribute_is_what_it_is_compared_with():
 @pytest.mark.parametrize(
     "text",
     [
-        "(lambda: 1)()", "[a for a in (1,)]", "a.__class__", "print(a)", "a ** 2", "f'{a}'", "a := 1", "a[0]", "*a", "1j", "1e999",
-        "a if word else b", "'x' + word", "word < 'x'", "a == 'x'", "item.x == item.x", "item.x > 1 and item.x == 'a'", "a is b",
-        "word in (1, 'x')", "a in b", "min(a)", "min(a, b, a)", "abs(x=a)", "(" * 60 + "a", "-" * 40 + "a", "a" + " + a" * 200,
+        "(lambda: 1)()",
+        "[a for a in (1,)]",
+        "a.__class__",
+        "print(a)",
+        "a ** 2",
+        "f'{a}'",
+        "a := 1",
+        "a[0]",
+        "*a",
+        "1j",
+        "1e999",
+        "a if word else b",
+        "'x' + word",
+        "word < 'x'",
+        "a == 'x'",
+        "item.x == item.x",
+        "item.x > 1 and item.x == 'a'",
+        "a is b",
+        "word in (1, 'x')",
+        "a in b",
+        "min(a)",
+        "min(a, b, a)",
+        "abs(x=a)",
+        "(" * 60 + "a",
+        "-" * 40 + "a",
+        "a" + " + a" * 200,
     ],
-)  # fmt: skip
+)
 def test_anything_outside_the_small_language_is_refused(text):
     with pytest.raises(ExpressionError):
         parse(text, KINDS.get, expect="number")

@@ -1,7 +1,8 @@
-"""Reference = backfill = stream = a state built anew, for every kind of declaration, whatever a site goes through.
+"""Reference = backfill = stream = a state built anew, for every kind of declaration, whatever a
+site goes through.
 
-The site is `fuzz_world`, what happens to it `fuzz_machine`, its declarations `fuzz_words`. Here it runs for seconds;
-`make fuzz FUZZ_MINUTES=480` goes on for a night.
+The site is `fuzz_world`, what happens to it `fuzz_machine`, its declarations `fuzz_words`. Here it
+runs for seconds; `make fuzz FUZZ_MINUTES=480` goes on for a night.
 """
 
 import os
@@ -44,14 +45,20 @@ def profile(examples: int, **more: object) -> settings:
 
 def test_every_kind_of_the_vocabulary_is_made_by_a_call() -> None:
     made = {kind for call in words.calls().values() for kind in words.made_by(call)}
-    assert words.kinds() <= made, f"no call of tailorbird.features makes {words.kinds() - made}; what is to be drawn?"
+    assert words.kinds() <= made, (
+        f"no call of tailorbird.features makes {words.kinds() - made}; what is to be drawn?"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", sorted(words.calls()))
 def test_every_call_can_be_drawn(call: str) -> None:
     if call == "derived":
-        drawn = find(words.declarations(), lambda lines: lines[-1].startswith("derived"), settings=profile(2_000))
+        drawn = find(
+            words.declarations(),
+            lambda lines: lines[-1].startswith("derived"),
+            settings=profile(2_000),
+        )
         assert words.feature_set(drawn)
         return
     text = find(words.line("f", call), lambda text: text is not None, settings=profile(500))
@@ -63,12 +70,17 @@ def test_every_call_can_be_drawn(call: str) -> None:
 def test_whatever_happens_the_readings_are_one() -> None:
     Site.drawn.clear()
     run_state_machine_as_test(Site, settings=profile(EXAMPLES, phases=[Phase.generate]))
-    # Hypothesis draws by the constants that it finds in all loaded modules; that each call can be drawn is tested above.
+    # Hypothesis draws by the constants that it finds in all loaded modules; that each call can be
+    # drawn is tested above.
     assert len(kinds_left_out()) <= 2, kinds_left_out()
 
 
-@pytest.mark.parametrize("scene", sorted({mutant.scene for mutant in MUTANTS}, key=lambda scene: scene.__qualname__))
-def test_a_sound_engine_plays_every_scene_without_a_difference(scene: Scene, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "scene", sorted({mutant.scene for mutant in MUTANTS}, key=lambda scene: scene.__qualname__)
+)
+def test_a_sound_engine_plays_every_scene_without_a_difference(
+    scene: Scene, tmp_path: Path
+) -> None:
     assert scene_differences(scene, tmp_path / "site") == []
 
 
@@ -83,12 +95,21 @@ def test_an_engine_that_is_wrong_shows_in_its_scene(mutant: Mutant, tmp_path: Pa
 @settings(profile(int(os.environ.get("FUZZ_KILLS", "4")), phases=[Phase.generate]))
 @given(
     lines=words.declarations(),
-    rows=st.lists(routed_event(50 * 60 * SECOND), min_size=12, max_size=20, unique_by=lambda row: row["event_id"]),
+    rows=st.lists(
+        routed_event(50 * 60 * SECOND),
+        min_size=12,
+        max_size=20,
+        unique_by=lambda row: row["event_id"],
+    ),
     site=st.sampled_from(["worker.before_step", "worker.before_commit", "worker.after_commit"]),
     hit=st.integers(1, 4),
 )
 def test_a_worker_that_is_killed_goes_on_as_if_nothing_had_been(
-    tmp_path_factory: pytest.TempPathFactory, lines: tuple[str, ...], rows: list[dict], site: str, hit: int
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: tuple[str, ...],
+    rows: list[dict],
+    site: str,
+    hit: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("killed")
     (folder / "features.py").write_text(words.source(lines))
@@ -100,7 +121,10 @@ def test_a_worker_that_is_killed_goes_on_as_if_nothing_had_been(
     assert ended.returncode == 0, ended.stderr
     features, asked = words.feature_set(lines), []
     reader = Reader(folder / "state", features)
-    for request in (ReadRequest("u1", session_id="s1", now=0), ReadRequest(anonymous_id="a1", now=BASE)):
+    for request in (
+        ReadRequest("u1", session_id="s1", now=0),
+        ReadRequest(anonymous_id="a1", now=BASE),
+    ):
         asked.append(Asked(request, ITEMS, reader.read(request, list(ITEMS))))
     reader.close()
     assert asked[0].rows.p == len(rows)
@@ -110,4 +134,10 @@ def test_a_worker_that_is_killed_goes_on_as_if_nothing_had_been(
 def _worker(folder: Path, armed: str) -> subprocess.CompletedProcess[str]:
     """A worker in a process of its own that takes in all that there is, a block a step."""
     program = [sys.executable, "-m", "tests.features.fuzz", "--worker", str(folder)]
-    return subprocess.run(program, env={**os.environ, "TAILORBIRD_FAULTS": armed}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        program,
+        env={**os.environ, "TAILORBIRD_FAULTS": armed},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

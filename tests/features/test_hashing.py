@@ -1,4 +1,6 @@
-"""Keys of columns of texts: the stated hash for every text, and identities that are equal where texts are."""
+"""Keys of columns of texts: the stated hash for every text, and identities that are equal where
+texts are.
+"""
 
 import pyarrow as pa
 import pytest
@@ -8,11 +10,21 @@ from hypothesis import strategies as st
 from tailorbird.events.keys import hash64
 from tailorbird.features.hashing import hashes, identities
 
-TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=20), st.sampled_from(["", "a", "é" * 64, "x" * 128, "y" * 129, "z" * 1000])))
+TEXTS = st.lists(
+    st.one_of(
+        st.none(),
+        st.text(max_size=20),
+        st.sampled_from(["", "a", "é" * 64, "x" * 128, "y" * 129, "z" * 1000]),
+    )
+)
 
 
 @settings(deadline=None)  # the first one compiles
-@given(TEXTS, st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]), st.integers(0, 3))
+@given(
+    TEXTS,
+    st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]),
+    st.integers(0, 3),
+)
 def test_every_text_has_its_stated_hash_and_an_identity_of_its_own(texts, kind, skipped):
     column = pa.array(texts, pa.string()).cast(kind).slice(skipped)
     texts = texts[skipped:]

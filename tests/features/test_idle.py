@@ -1,4 +1,6 @@
-"""Idle entities go without a change of any value; a cap drops those idle longest and says so; a kill leaves all or nothing of it."""
+"""Idle entities go without a change of any value; a cap drops those idle longest and says so; a
+kill leaves all or nothing of it.
+"""
 
 import os
 import subprocess
@@ -9,7 +11,17 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY, MINUTE, SECOND, SimulatedClock
-from tailorbird.features import FeatureSet, ReadRequest, attribute, count, derived, entity, sequence, time_since, time_since_first
+from tailorbird.features import (
+    FeatureSet,
+    ReadRequest,
+    attribute,
+    count,
+    derived,
+    entity,
+    sequence,
+    time_since,
+    time_since_first,
+)
 from tailorbird.features.backfill import History
 from tailorbird.features.figures import read_figures
 from tailorbird.features.idle import reach, tallies
@@ -26,7 +38,10 @@ TYPES = ("click", "view", "purchase", "impression")
 
 def scan_keys(snapshot, layout) -> set[int]:
     """The keys of all entities of a kind that have a state."""
-    return {int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(b"s" + layout.index.to_bytes(2, "big"))}
+    return {
+        int.from_bytes(key[3:], "big")
+        for key, _ in snapshot.scan(b"s" + layout.index.to_bytes(2, "big"))
+    }
 
 
 def swept(worker: FeatureWorker) -> tuple[int, int]:
@@ -36,22 +51,41 @@ def swept(worker: FeatureWorker) -> tuple[int, int]:
 
 
 def past(kit) -> list[dict]:
-    """A user and two items with something of every kind, idle from T0 on; and one who is heard of much later."""
+    """A user and two items with something of every kind, idle from T0 on; and one who is heard of
+    much later.
+    """
     price, profile = {"price": 12.0, "quantity": 1}, '{"category":"c1","stock":3}'
-    at = {"user_id": "u1", "session_id": "s1", "device": "phone", "item_profile": profile, "user_profile": '{"plan":"free"}'}
+    at = {
+        "user_id": "u1",
+        "session_id": "s1",
+        "device": "phone",
+        "item_profile": profile,
+        "user_profile": '{"plan":"free"}',
+    }
     early = [
         kit.event("item", kit.T0 - MINUTE, item_id="i1", properties=profile),
         kit.event("user", kit.T0 - MINUTE, user_id="u1", properties='{"plan":"free","age":40}'),
-        *(kit.event(TYPES[n % 4], kit.T0 - n * SECOND, item_id=f"i{1 + n % 2}", **at, **price) for n in range(12)),
-    ]  # fmt: skip
-    return [*early, kit.event("click", kit.T0 + LATER, item_id="i3", user_id="u2", event_id="later")]
+        *(
+            kit.event(TYPES[n % 4], kit.T0 - n * SECOND, item_id=f"i{1 + n % 2}", **at, **price)
+            for n in range(12)
+        ),
+    ]
+    return [
+        *early,
+        kit.event("click", kit.T0 + LATER, item_id="i3", user_id="u2", event_id="later"),
+    ]
 
 
-def test_an_idle_entity_goes_without_a_change_of_any_value_even_if_late_events_follow(kit, tmp_path):
+def test_an_idle_entity_goes_without_a_change_of_any_value_even_if_late_events_follow(
+    kit, tmp_path
+):
     features, log = kit.every_kind(), kit.Log(tmp_path)
     clock = SimulatedClock(kit.T0 + LATER)
     known = log.append([kit.routed(past(kit))])
-    requests = [ReadRequest(person="u1", session_id="s1", now=kit.T0 + LATER + n * MINUTE) for n in (0, 1, 7)]
+    requests = [
+        ReadRequest(person="u1", session_id="s1", now=kit.T0 + LATER + n * MINUTE)
+        for n in (0, 1, 7)
+    ]
     items = ["i1", "i2", "i3"]
     with FeatureWorker(log.path, tmp_path / "state", features, clock=clock) as worker:
         worker.step()
@@ -68,10 +102,19 @@ def test_an_idle_entity_goes_without_a_change_of_any_value_even_if_late_events_f
             assert one.categorical.tobytes() == other.categorical.tobytes()
             assert kit.differences(features, other, request, items, known) == []
         late = [
-            kit.event(type, kit.T0 + SECOND, item_id="i1", user_id="u1", price=9.0, event_id=f"late-{type}")
+            kit.event(
+                type,
+                kit.T0 + SECOND,
+                item_id="i1",
+                user_id="u1",
+                price=9.0,
+                event_id=f"late-{type}",
+            )
             for type in ("click", "purchase")
         ]
-        back = kit.event("click", kit.T0 + LATER + MINUTE, item_id="i1", user_id="u1", event_id="back")
+        back = kit.event(
+            "click", kit.T0 + LATER + MINUTE, item_id="i1", user_id="u1", event_id="back"
+        )
         known += log.append([late, [back]])
         while worker.step().rows:
             pass
@@ -94,7 +137,9 @@ def test_profiles_and_first_times_stay_when_the_rest_expires(kit, tmp_path):
     assert [reach(one) for one in features.layout.entities] == [400 * DAY, 65 * MINUTE]
     log = kit.Log(tmp_path)
     log.append([kit.routed(past(kit))])
-    with FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + LATER)) as worker:
+    with FeatureWorker(
+        log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + LATER)
+    ) as worker:
         worker.step()
         assert swept(worker) == (2, 0)
         store = open_state(tmp_path / "state", features)
@@ -108,7 +153,9 @@ def test_profiles_and_first_times_stay_when_the_rest_expires(kit, tmp_path):
         assert np.isnan(rows.numeric[0, 1])
         assert rows.numeric[0].tolist()[2:] == [400 * 86_400, 3, 0]
         behind = reader.read(ReadRequest(person="u1", now=kit.T0 + LATER - 3 * DAY), ["i1"])
-        assert behind.t == kit.T0 + LATER - DAY  # nothing is read as of a time of which something has gone
+        assert (
+            behind.t == kit.T0 + LATER - DAY
+        )  # nothing is read as of a time of which something has gone
         reader.close()
     log.close()
 
@@ -116,10 +163,15 @@ def test_profiles_and_first_times_stay_when_the_rest_expires(kit, tmp_path):
 def test_past_the_cap_those_idle_longest_are_dropped_and_counted(kit, tmp_path):
     features = FeatureSet.from_declarations([count("clicks", user, "click", window="1d")])
     log = kit.Log(tmp_path)
-    clicks = [kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}") for n in range(30)]
+    clicks = [
+        kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}")
+        for n in range(30)
+    ]
     log.append([kit.routed(clicks)])
     clock = SimulatedClock(kit.T0 + 30 * MINUTE)
-    with FeatureWorker(log.path, tmp_path / "state", features, clock=clock, entities_max=20) as worker:
+    with FeatureWorker(
+        log.path, tmp_path / "state", features, clock=clock, entities_max=20
+    ) as worker:
         worker.step()
         assert swept(worker) == (0, 0)  # the first way round finds out who is idle longest
         assert swept(worker) == (0, 10)
@@ -127,11 +179,20 @@ def test_past_the_cap_those_idle_longest_are_dropped_and_counted(kit, tmp_path):
         store = open_state(tmp_path / "state", features)
         with store.snapshot() as snapshot:
             tally = tallies(snapshot, features.layout)["user"]
-            assert scan_keys(snapshot, features.layout.entities[0]) == {kit.key(f"u{n}") for n in range(10, 30)}
+            assert scan_keys(snapshot, features.layout.entities[0]) == {
+                kit.key(f"u{n}") for n in range(10, 30)
+            }
         store.close()
-        assert (tally.entities, tally.dropped, tally.dropped_newest) == (20, 10, kit.T0 + 9 * MINUTE)
+        assert (tally.entities, tally.dropped, tally.dropped_newest) == (
+            20,
+            10,
+            kit.T0 + 9 * MINUTE,
+        )
         reader = Reader(tmp_path / "state", features)
-        values = [reader.read(ReadRequest(person=f"u{n}", now=clock.now()), ["i1"]).numeric[0, 0] for n in (9, 10)]
+        values = [
+            reader.read(ReadRequest(person=f"u{n}", now=clock.now()), ["i1"]).numeric[0, 0]
+            for n in (9, 10)
+        ]
         assert values == [0, 1]
         reader.close()
     log.close()
@@ -147,14 +208,32 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
         ]
     )
     log = kit.Log(tmp_path)
-    clicks = [kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}") for n in range(30)]
+    clicks = [
+        kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}")
+        for n in range(30)
+    ]
     known = log.append([kit.routed(clicks)])
     clock = SimulatedClock(kit.T0 + 30 * MINUTE)
-    with FeatureWorker(log.path, tmp_path / "state", features, clock=clock, entities_max=20) as worker:
+    with FeatureWorker(
+        log.path, tmp_path / "state", features, clock=clock, entities_max=20
+    ) as worker:
         worker.step()
         swept(worker)
         assert swept(worker) == (0, 10)
-        known += log.append([[kit.event("click", clock.now(), item_id="i1", user_id="u9", event_id="back", person="u9")]])
+        known += log.append(
+            [
+                [
+                    kit.event(
+                        "click",
+                        clock.now(),
+                        item_id="i1",
+                        user_id="u9",
+                        event_id="back",
+                        person="u9",
+                    )
+                ]
+            ]
+        )
         worker.step()
     log.close()
     dropped = read_figures(state_folder(tmp_path / "state", features)).dropped
@@ -167,10 +246,15 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
 
     def compared(asked: list[Asked]) -> ParityReport:
         requests = requests_of(asked)
-        return compare(features, asked, history.rows(requests), excused=Excused(history, requests, dropped))
+        return compare(
+            features, asked, history.rows(requests), excused=Excused(history, requests, dropped)
+        )
 
     report = compared(asked)
-    assert (report.unequal, report.dropped) == (0, 10 + 10 + 10)  # the clicks, the sequence, and what is made of the clicks
+    assert (report.unequal, report.dropped) == (
+        0,
+        10 + 10 + 10,
+    )  # the clicks, the sequence, and what is made of the clicks
     for one in asked:
         one.rows.numeric[0] += 5
     report = compared(asked)
@@ -179,15 +263,25 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
 
 
 def test_a_build_that_took_in_too_many_is_brought_within_the_cap(kit, tmp_path):
-    features, log = FeatureSet.from_declarations([count("clicks", user, "click", window="1d")]), kit.Log(tmp_path)
-    clicks = [kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}") for n in range(30)]
+    features, log = (
+        FeatureSet.from_declarations([count("clicks", user, "click", window="1d")]),
+        kit.Log(tmp_path),
+    )
+    clicks = [
+        kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}")
+        for n in range(30)
+    ]
     log.append([kit.routed(clicks)])
-    with FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + DAY), entities_max=20) as worker:
+    with FeatureWorker(
+        log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + DAY), entities_max=20
+    ) as worker:
         worker.step()
         worker.sweep_all()
         store = open_state(tmp_path / "state", features)
         with store.snapshot() as snapshot:
-            assert scan_keys(snapshot, features.layout.entities[0]) == {kit.key(f"u{n}") for n in range(10, 30)}
+            assert scan_keys(snapshot, features.layout.entities[0]) == {
+                kit.key(f"u{n}") for n in range(10, 30)
+            }
         store.close()
     log.close()
 
@@ -197,12 +291,17 @@ def sizes(folder: Path, features: FeatureSet) -> dict[str, tuple[int, int]]:
     with store.snapshot() as snapshot:
         found = {}
         for one in all_records(features.layout):
-            values = [value for _, value in snapshot.scan(b"s" + one.layout.index.to_bytes(2, "big"))]
+            values = [
+                value for _, value in snapshot.scan(b"s" + one.layout.index.to_bytes(2, "big"))
+            ]
             readings = list(snapshot.scan(b"r" + one.layout.index.to_bytes(2, "big")))
             assert len(readings) == len(values)
             assert all(len(value) == one.layout.reading_bytes for _, value in readings)
             found[one.layout.entity.name] = len(values), sum(map(len, values))
-        told = {name: (tally.entities, tally.state_bytes) for name, tally in tallies(snapshot, features.layout).items()}
+        told = {
+            name: (tally.entities, tally.state_bytes)
+            for name, tally in tallies(snapshot, features.layout).items()
+        }
     store.close()
     assert told == found
     return found
@@ -212,7 +311,9 @@ def test_the_tallies_are_what_there_is(kit, tmp_path):
     features, log = kit.every_kind(), kit.Log(tmp_path)
     known = kit.routed(past(kit))
     log.append([known[:5], known[5:]])
-    with FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + LATER)) as worker:
+    with FeatureWorker(
+        log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + LATER)
+    ) as worker:
         while worker.step(rows_max=1).rows:
             full = sizes(tmp_path / "state", features)
         swept(worker)
@@ -234,7 +335,10 @@ def test_a_sweep_killed_at_any_point_leaves_every_value_as_it_was(kit, site, tmp
     assert finished.returncode == 0, finished.stderr
     sizes(tmp_path / "state", features)
     reader = Reader(tmp_path / "state", features)
-    request, items = ReadRequest(person="u1", session_id="s1", now=kit.T0 + LATER), ["i1", "i2", "i3"]
+    request, items = (
+        ReadRequest(person="u1", session_id="s1", now=kit.T0 + LATER),
+        ["i1", "i2", "i3"],
+    )
     assert kit.differences(features, reader.read(request, items), request, items, known) == []
     reader.close()
     log.close()
@@ -245,9 +349,16 @@ def run_sweep(folder: Path, faults: str) -> subprocess.CompletedProcess[str]:
         "import sys, runpy; kit = runpy.run_path(sys.argv[1]); folder = kit['Path'](sys.argv[2])\n"
         f"clock = kit['SimulatedClock'](kit['T0'] + {LATER})\n"
         "features = kit['every_kind']()\n"
-        "with kit['FeatureWorker'](folder / 'routed.db', folder / 'state', features, clock=clock) as worker:\n"
+        "with kit['FeatureWorker'](folder / 'routed.db', folder / 'state', features, "
+        "clock=clock) as worker:\n"
         "    while worker.step().rows: pass\n"
         "    for _ in features.layout.entities: worker.sweep()\n"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).with_name("kit.py")), str(folder)]
-    return subprocess.run(command, env={**os.environ, "TAILORBIRD_FAULTS": faults}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command,
+        env={**os.environ, "TAILORBIRD_FAULTS": faults},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )

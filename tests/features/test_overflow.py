@@ -1,6 +1,8 @@
-"""Sums of the largest values that a declaration allows, as many as it was proved for: exact, up to the last unit below 2^63.
+"""Sums of the largest values that a declaration allows, as many as it was proved for: exact, up to
+the last unit below 2^63.
 
-A declaration holds 2^30 of its largest values; so that a test can bring as many, these are allowed to be larger here, and fewer.
+A declaration holds 2^30 of its largest values; so that a test can bring as many, these are allowed
+to be larger here, and fewer.
 """
 
 from fractions import Fraction
@@ -36,13 +38,24 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _purchases(user: str, prices: list[float]) -> list[dict]:
     return [
-        kit.event("purchase", BASE + n * SECOND, user_id=user, person=user, item_id=f"i{1 + n % 2}", price=price, event_id=f"{user}-{n}")
+        kit.event(
+            "purchase",
+            BASE + n * SECOND,
+            user_id=user,
+            person=user,
+            item_id=f"i{1 + n % 2}",
+            price=price,
+            event_id=f"{user}-{n}",
+        )
         for n, price in enumerate(prices)
     ]
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("prices", [[MAX] * HELD, [-MAX] * HELD, [1e300, MAX - 1, 2 * MAX, 1.7e308], [MAX, -1e300, 0.0005, -MAX]])
+@pytest.mark.parametrize(
+    "prices",
+    [[MAX] * HELD, [-MAX] * HELD, [1e300, MAX - 1, 2 * MAX, 1.7e308], [MAX, -1e300, 0.0005, -MAX]],
+)
 def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
     world = World(tmp_path / "site", LINES, doors=False)
     users = [f"u{n}" for n in range(1, 6)]  # together far above 2^63
@@ -50,7 +63,11 @@ def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
         for user in users:
             world.append(_purchases(user, prices))
             world.settle()
-        asked = [ReadRequest(user, now=BASE + later) for user in users for later in (MINUTE, HOUR + 11 * MINUTE)]
+        asked = [
+            ReadRequest(user, now=BASE + later)
+            for user in users
+            for later in (MINUTE, HOUR + 11 * MINUTE)
+        ]
         for request in asked[::2]:
             world.read(request)
         ever = [one.rows.numeric[0, 0] for _, one in world.asked]

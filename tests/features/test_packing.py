@@ -1,4 +1,6 @@
-"""Packed state records: whatever a state holds comes back to the bit; what is cut, damaged or foreign is refused."""
+"""Packed state records: whatever a state holds comes back to the bit; what is cut, damaged or
+foreign is refused.
+"""
 
 import numpy as np
 import pytest
@@ -23,23 +25,44 @@ FILLED = FeatureSet.from_declarations(
         time_since("since", user, "view"),
     ]
 ).layout.entities[0]
-BARE = FeatureSet.from_declarations([count("n", user, "click", window="1h", hop="1m")]).layout.entities[0]
+BARE = FeatureSet.from_declarations(
+    [count("n", user, "click", window="1h", hop="1m")]
+).layout.entities[0]
 lane = st.one_of(st.just(0), st.just(0), st.integers(0, 300), st.integers(-(2**63), 2**63 - 1))
 
 
 @st.composite
 def states(draw: st.DrawFn, layout: EntityLayout) -> np.ndarray:
-    """States as accumulators leave them: any lanes; of a sequence, times up to the newest and the types it declares."""
-    found = np.array(draw(st.lists(st.lists(lane, min_size=layout.state_lanes, max_size=layout.state_lanes), max_size=5)), np.int64)
+    """States as accumulators leave them: any lanes; of a sequence, times up to the newest and the
+    types it declares.
+    """
+    found = np.array(
+        draw(
+            st.lists(
+                st.lists(lane, min_size=layout.state_lanes, max_size=layout.state_lanes), max_size=5
+            )
+        ),
+        np.int64,
+    )
     found = found.reshape(-1, layout.state_lanes)
     for row in found:
         row[0] = draw(st.integers(0, 2**60))
         for one in layout.sequences:
             view = row[one.lane : one.lane + 5 * one.length].reshape(5, one.length)
             types = np.array([hash64(name) for name in one.source.types], np.uint64).view(np.int64)
-            view[0] = sorted(min(int(row[0]), draw(st.integers(0, 2**60))) for _ in range(one.length))
-            view[3] = types[draw(st.lists(st.integers(0, len(types) - 1), min_size=one.length, max_size=one.length))]
-            view[4] = draw(st.lists(st.sampled_from([0, 5, -7]), min_size=one.length, max_size=one.length))
+            view[0] = sorted(
+                min(int(row[0]), draw(st.integers(0, 2**60))) for _ in range(one.length)
+            )
+            view[3] = types[
+                draw(
+                    st.lists(
+                        st.integers(0, len(types) - 1), min_size=one.length, max_size=one.length
+                    )
+                )
+            ]
+            view[4] = draw(
+                st.lists(st.sampled_from([0, 5, -7]), min_size=one.length, max_size=one.length)
+            )
             view[:, view[0] == 0] = 0
     return found
 
@@ -89,7 +112,9 @@ def test_a_record_that_is_cut_damaged_or_foreign_is_refused(layout, data):
     else:
         records[victim] = data.draw(st.binary(min_size=1, max_size=60))
     for some in (records, [records[victim]]):
-        with pytest.raises(DamageError, match=r"state records of user are (cut short or damaged|of another format)"):
+        with pytest.raises(
+            DamageError, match=r"state records of user are (cut short or damaged|of another format)"
+        ):
             unpacked(packing, some)
 
 
@@ -114,7 +139,9 @@ def test_a_worker_stops_and_a_reader_refuses_at_a_record_of_other_lanes(kit, tmp
     features, log = kit.every_kind(), kit.Log(tmp_path)
     click = [kit.event("click", kit.T0, item_id="i1", user_id="u1", event_id="e1")]
     log.append([kit.routed(click)])
-    with FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0)) as worker:
+    with FeatureWorker(
+        log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0)
+    ) as worker:
         worker.step()
         store = open_state(tmp_path / "state", features)
 

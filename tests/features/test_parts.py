@@ -1,5 +1,6 @@
-"""Several workers share a schema's entities: each value is that of the reference at the p of its entity's part, by all three readings,
-whether workers read the routed log or what the shuffle wrote for them; and the states of all parts together are that of one worker.
+"""Several workers share a schema's entities: each value is that of the reference at the p of its
+entity's part, by all three readings, whether workers read the routed log or what the shuffle wrote
+for them; and the states of all parts together are that of one worker.
 """
 
 import tempfile
@@ -37,7 +38,9 @@ from tailorbird.lake.tables import ANSWERS
 def test_reference_backfill_and_three_workers_are_equal_to_the_bit(shuffled: bool) -> None:
     apart = 0
 
-    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     @given(declarations(), steps())
     def run(declared, script) -> None:
         nonlocal apart
@@ -52,7 +55,9 @@ def test_reference_backfill_and_three_workers_are_equal_to_the_bit(shuffled: boo
 
 
 def records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes, bytes]:
-    """What a state has of entities and anonymous ids; of a reading record, without the commit that it was written by."""
+    """What a state has of entities and anonymous ids; of a reading record, without the commit that
+    it was written by.
+    """
     store = open_state(state, features, part)
     with store.snapshot() as snapshot:
         found = {key: value for tag in (b"s", b"a", b"u") for key, value in snapshot.scan(tag)}
@@ -68,7 +73,13 @@ def site(kit, tmp_path):
     rows[90] |= {"type": "identify", "user_id": "u2", "anonymous_id": "a2", "item_id": None}
     for row, user, into in ((91, "u2", "u3"), (120, "u3", "u1")):
         merged = {"person": into, "properties": f'{{"merged_into":"{into}"}}'}
-        rows[row] |= {"type": "merge", "user_id": user, "anonymous_id": None, "item_id": None, **merged}
+        rows[row] |= {
+            "type": "merge",
+            "user_id": user,
+            "anonymous_id": None,
+            "item_id": None,
+            **merged,
+        }
     log = kit.Log(tmp_path)
     log.append([rows[start : start + 40] for start in range(0, len(rows), 40)])
     log.close()
@@ -87,7 +98,10 @@ def test_the_states_of_all_parts_are_that_of_one_worker(site) -> None:
         with FeatureWorker(log, folder / "state", features, clock=clock, part=part) as worker:
             assert worker.step().p == 262
             worker.tell()
-    whole, parts = records(folder / "state", features, KeyPart()), [records(folder / "state", features, part) for part in parts_of(3)]
+    whole, parts = (
+        records(folder / "state", features, KeyPart()),
+        [records(folder / "state", features, part) for part in parts_of(3)],
+    )
     assert all(parts)
     assert sum(map(len, parts)) == len(whole)
     assert {key: value for part in parts for key, value in part.items()} == whole
@@ -97,10 +111,18 @@ def test_the_states_of_all_parts_are_that_of_one_worker(site) -> None:
     assert sorted(readers_of_routed(folder / "state", 3)) == [
         f"worker {features.schema_hash[:8]} part-{number}-of-3" for number in range(3)
     ]
-    assert {position_in(folder / "state", features, part).offset for part in (KeyPart(), *parts_of(3))} == {263}
+    assert {
+        position_in(folder / "state", features, part).offset for part in (KeyPart(), *parts_of(3))
+    } == {263}
     request = ReadRequest(user_id="u2", now=clock.now())
-    with_one, with_three = Reader(folder / "state", features), Reader(folder / "state", features, workers=3)
-    one, three = with_one.read(request, ["i1", "i2", "i3"]), with_three.read(request, ["i1", "i2", "i3"])
+    with_one, with_three = (
+        Reader(folder / "state", features),
+        Reader(folder / "state", features, workers=3),
+    )
+    one, three = (
+        with_one.read(request, ["i1", "i2", "i3"]),
+        with_three.read(request, ["i1", "i2", "i3"]),
+    )
     with_one.close()
     with_three.close()
     assert (one.positions, three.positions) == ((), (one.p,) * 3)
@@ -111,7 +133,13 @@ def test_the_states_of_all_parts_are_that_of_one_worker(site) -> None:
 
 def test_all_parts_have_to_be_there(site) -> None:
     features, folder = site
-    with FeatureWorker(folder / "routed.db", folder / "state", features, clock=SimulatedClock(0), part=KeyPart(1, 2)) as worker:
+    with FeatureWorker(
+        folder / "routed.db",
+        folder / "state",
+        features,
+        clock=SimulatedClock(0),
+        part=KeyPart(1, 2),
+    ) as worker:
         worker.step()
     with pytest.raises(NotReadyError):
         Reader(folder / "state", features, workers=2)
@@ -124,7 +152,9 @@ def test_all_parts_have_to_be_there(site) -> None:
 def test_states_of_another_number_of_workers_are_pruned(site) -> None:
     features, folder = site
     for part in (KeyPart(), *parts_of(2)):
-        with FeatureWorker(folder / "routed.db", folder / "state", features, clock=SimulatedClock(0), part=part) as worker:
+        with FeatureWorker(
+            folder / "routed.db", folder / "state", features, clock=SimulatedClock(0), part=part
+        ) as worker:
             worker.step()
     assert prune(folder / "state", [features.schema_hash], workers=2)[features.schema_hash] > 0
     assert prune(folder / "state", [features.schema_hash], workers=2) == {}
@@ -140,7 +170,9 @@ def test_a_backfill_by_parts_is_the_same_whatever_memory_there_is(kit, tmp_path,
     features, rng, m = kit.every_kind(), np.random.default_rng(3), 40
     rows = kit.table(crowd(kit, 11))
     per = rng.integers(0, 4, m)
-    asked = kit.asked(kit.T0 + rng.integers(0, 700, m) * SECOND, rng.integers(0, len(rows), (m, 3)), per)
+    asked = kit.asked(
+        kit.T0 + rng.integers(0, 700, m) * SECOND, rng.integers(0, len(rows), (m, 3)), per
+    )
     size = {"all": 1 << 30, "shards": 1 << 14, "stretches": rows.nbytes // 2}[memory]
     folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=size)
     assert_same(all_of(folder, features), asked, backfill(features, rows, asked))
@@ -148,13 +180,21 @@ def test_a_backfill_by_parts_is_the_same_whatever_memory_there_is(kit, tmp_path,
 
 def test_positions_of_different_numbers_of_workers_stand_in_one_array() -> None:
     answers = pa.Table.from_pylist(
-        [dict.fromkeys(ANSWERS.names) | {"p": p, "positions": some} for p, some in [(9, None), (8, [7, 8]), (6, [4, 6, 5])]], schema=ANSWERS
+        [
+            dict.fromkeys(ANSWERS.names) | {"p": p, "positions": some}
+            for p, some in [(9, None), (8, [7, 8]), (6, [4, 6, 5])]
+        ],
+        schema=ANSWERS,
     )
     p = positions_of(answers)
     assert p.shape == (3, 6)
     assert newest(p).tolist() == [9, 8, 6]
     for text in ("u1", "i7", "x"):
-        assert p[:, hash64(text) % 6].tolist() == [9, [7, 8][hash64(text) % 2], [4, 6, 5][hash64(text) % 3]]
+        assert p[:, hash64(text) % 6].tolist() == [
+            9,
+            [7, 8][hash64(text) % 2],
+            [4, 6, 5][hash64(text) % 3],
+        ]
     assert positions_of(answers.slice(0, 1)).tolist() == [9]
     assert positions_of(answers.drop_columns(["positions"])).tolist() == [9, 8, 6]
     assert widened(joined([3, 4]), 2).tolist() == [[3, 3], [4, 4]]

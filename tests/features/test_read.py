@@ -1,4 +1,6 @@
-"""Reading and the worker's duties around it: who someone is, what has run out, building anew, one worker a state."""
+"""Reading and the worker's duties around it: who someone is, what has run out, building anew, one
+worker a state.
+"""
 
 import json
 import shutil
@@ -45,7 +47,9 @@ class Running:
         assert self.worker.step().rows == len(events)
 
     def read(self, items=("i1",), **request):
-        return self.reader.read(ReadRequest(**{"person": "u1", "now": self.kit.T0 + SECOND} | request), list(items))
+        return self.reader.read(
+            ReadRequest(**{"person": "u1", "now": self.kit.T0 + SECOND} | request), list(items)
+        )
 
     def value(self, name: str, **request) -> float:
         return float(self.read(**request).numeric[0, self.features.numeric.index(name)])
@@ -90,7 +94,10 @@ def test_no_items_is_no_rows_but_the_persons_sequence(running):
 
 
 def test_a_person_alone_is_read_as_beside_items_and_nothing_of_items_is_known(running):
-    running.take(click(running.kit, running.kit.T0), click(running.kit, running.kit.T0 + 1, event_id="e2", user_id="u2"))
+    running.take(
+        click(running.kit, running.kit.T0),
+        click(running.kit, running.kit.T0 + 1, event_id="e2", user_id="u2"),
+    )
     beside = running.read()
     alone = running.reader.person(ReadRequest(person="u1", now=running.kit.T0 + SECOND))
     assert alone.numeric[0, 0] == beside.numeric[0, 0] == 1
@@ -113,9 +120,13 @@ def test_an_anonymous_visitor_is_who_the_newest_identify_says(running):
     assert running.read(**anonymous).person == "anon:a1"
     identify = {"anonymous_id": "a1", "event_id": "x"}
     running.take(kit.event("identify", kit.T0, user_id="u2", **identify), click(kit, kit.T0))
-    running.take(kit.event("identify", kit.T0 - MINUTE, user_id="u1", **identify))  # late: u2 came after it
+    running.take(
+        kit.event("identify", kit.T0 - MINUTE, user_id="u1", **identify)
+    )  # late: u2 came after it
     assert running.read(**anonymous).person == "u2"
-    running.take(kit.event("identify", kit.T0, user_id="u1", **identify))  # at the same time: the later routed
+    running.take(
+        kit.event("identify", kit.T0, user_id="u1", **identify)
+    )  # at the same time: the later routed
     assert running.read(**anonymous).person == "u1"
     assert running.value("user_clicks", **anonymous) == 1
     assert running.read(person=None, anonymous_id="a1", now=1).t >= kit.T0 + 1
@@ -185,7 +196,9 @@ def test_the_category_that_counts_is_the_items_own_at_that_time(running):
     running.take(kit.event("item", kit.T0 + 4, properties='{"category": "c2"}', **profile))
     assert running.value("clicks_of_category") == 2
     assert running.read().categorical.tolist() == [[kit.key("c2")]]
-    running.take(kit.event("item", 0, properties='{"category": "c3"}', timeless=True, **profile))  # valid only before
+    running.take(
+        kit.event("item", 0, properties='{"category": "c3"}', timeless=True, **profile)
+    )  # valid only before
     assert running.read().categorical.tolist() == [[kit.key("c2")]]
 
 
@@ -204,7 +217,9 @@ def test_each_commit_keeps_the_p_that_it_stands_for(running):
 
 def test_a_state_has_one_worker(running):
     with pytest.raises(LockedError):
-        FeatureWorker(running.log.path, running.folder / "state", running.features, clock=running.clock)
+        FeatureWorker(
+            running.log.path, running.folder / "state", running.features, clock=running.clock
+        )
 
 
 def test_a_reader_without_a_state_of_its_schema_is_told_so(running, tmp_path):
@@ -216,7 +231,9 @@ def test_a_reader_without_a_state_of_its_schema_is_told_so(running, tmp_path):
 def test_a_state_built_from_history_goes_on_in_the_log_behind_it(running, kit, tmp_path):
     clicks = kit.routed([click(kit, kit.T0 + n, event_id=f"e{n}") for n in range(6)])
     running.take(*clicks[:4])
-    with FeatureWorker(running.log.path, tmp_path / "anew", running.features, clock=running.clock) as worker:
+    with FeatureWorker(
+        running.log.path, tmp_path / "anew", running.features, clock=running.clock
+    ) as worker:
         worker.bootstrap(lambda after: [kit.table(clicks[:2]), kit.table(clicks[2:4])], p=4)
         running.take(*clicks[4:])
         assert worker.step().rows == 2
@@ -229,7 +246,9 @@ def test_a_state_built_from_history_goes_on_in_the_log_behind_it(running, kit, t
     assert (built.p, streamed.p) == (6, 6)
 
 
-def test_a_state_whose_building_was_cut_short_is_not_read_and_goes_on_where_it_was(running, kit, tmp_path):
+def test_a_state_whose_building_was_cut_short_is_not_read_and_goes_on_where_it_was(
+    running, kit, tmp_path
+):
     clicks, asked = kit.routed([click(kit, kit.T0 + n, event_id=f"e{n}") for n in range(4)]), []
 
     def history(after, breaks):
@@ -238,10 +257,14 @@ def test_a_state_whose_building_was_cut_short_is_not_read_and_goes_on_where_it_w
         if breaks:
             raise ZeroDivisionError
 
-    worker = FeatureWorker(running.log.path, tmp_path / "anew", running.features, clock=running.clock)
+    worker = FeatureWorker(
+        running.log.path, tmp_path / "anew", running.features, clock=running.clock
+    )
     with worker, pytest.raises(ZeroDivisionError):
         worker.bootstrap(lambda after: history(after, True), p=4)
-    with FeatureWorker(running.log.path, tmp_path / "anew", running.features, clock=running.clock) as worker:
+    with FeatureWorker(
+        running.log.path, tmp_path / "anew", running.features, clock=running.clock
+    ) as worker:
         reader = Reader(tmp_path / "anew", running.features)
         with pytest.raises(NotReadyError, match="still being built"):
             reader.read(ReadRequest(person="u1"), ["i1"])
@@ -255,8 +278,12 @@ def test_a_state_whose_building_was_cut_short_is_not_read_and_goes_on_where_it_w
 
 def test_a_folder_under_the_name_of_another_schema_is_refused(running, tmp_path):
     other = FeatureSet.from_declarations([count("n", user, "click")])
-    shutil.copytree(tmp_path / "state" / running.features.schema_hash, tmp_path / "state" / other.schema_hash)
-    with pytest.raises(DamageError, match=f"holds the state of schema {running.features.schema_hash}"):
+    shutil.copytree(
+        tmp_path / "state" / running.features.schema_hash, tmp_path / "state" / other.schema_hash
+    )
+    with pytest.raises(
+        DamageError, match=f"holds the state of schema {running.features.schema_hash}"
+    ):
         Reader(tmp_path / "state", other)
 
 

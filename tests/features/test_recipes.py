@@ -1,4 +1,6 @@
-"""Recipes of the docs, on a visit whose values you see at once: the stream's and the backfill's, which the reference agrees with."""
+"""Recipes of the docs, on a visit whose values you see at once: the stream's and the backfill's,
+which the reference agrees with.
+"""
 
 from importlib.resources import as_file, files
 
@@ -33,26 +35,56 @@ MONDAY = 1_790_553_600 * SECOND  # midnight in UTC
 
 
 def event(kind: str, after: int, item: str | None = None, **columns: object) -> dict:
-    row = dict.fromkeys(ROUTED.names) | {"event_id": f"{kind}{after}", "type": kind, "ts": MONDAY + after * SECOND, "counts": True}
-    row |= {"timeless": False, "received_at": START, "user_id": "u1", "person": "u1", "session_id": "s1", "item_id": item, "local_hour": 2}
+    row = dict.fromkeys(ROUTED.names) | {
+        "event_id": f"{kind}{after}",
+        "type": kind,
+        "ts": MONDAY + after * SECOND,
+        "counts": True,
+    }
+    row |= {
+        "timeless": False,
+        "received_at": START,
+        "user_id": "u1",
+        "person": "u1",
+        "session_id": "s1",
+        "item_id": item,
+        "local_hour": 2,
+    }
     return row | columns
 
 
 def read(tmp_path, declared: list, events: list[dict], **asked: object) -> dict[str, list[float]]:
     """Column → its value for i1, i2 and i3, after all events, for u1 in session s1."""
     features = FeatureSet.from_declarations(declared)
-    request = ReadRequest(**{"person": "u1", "session_id": "s1", "local_hour": 2, "now": MONDAY + HOUR} | asked)
+    request = ReadRequest(
+        **{"person": "u1", "session_id": "s1", "local_hour": 2, "now": MONDAY + HOUR} | asked
+    )
     known, found = stream(tmp_path, features, [Step(events, False, request)])
     assert differences(features, known, found) == []
-    columns = {name: found[0].rows.numeric[:, place].tolist() for place, name in enumerate(features.numeric)}
-    return columns | {name: found[0].rows.categorical[:, place].tolist() for place, name in enumerate(features.categorical)}
+    columns = {
+        name: found[0].rows.numeric[:, place].tolist()
+        for place, name in enumerate(features.numeric)
+    }
+    return columns | {
+        name: found[0].rows.categorical[:, place].tolist()
+        for place, name in enumerate(features.categorical)
+    }
 
 
 def test_a_visit_has_its_mix_of_categories_dwell_position_and_whether_it_may_bounce(tmp_path, kit):
-    profiles = [event("item", at, item, user_id=None, person=None, properties=f'{{"category":"{name}"}}') for at, item, name in
-                [(-9, "i1", "a"), (-8, "i2", "b")]]  # fmt: skip
-    views = [event("view", at, item, dwell_ms=dwell, item_profile=f'{{"category":"{name}"}}') for at, item, dwell, name in
-             [(1, "i1", 1_000.0, "a"), (2, "i1", 500.0, "a"), (3, "i3", None, "a"), (4, "i2", 250.0, "b")]]  # fmt: skip
+    profiles = [
+        event("item", at, item, user_id=None, person=None, properties=f'{{"category":"{name}"}}')
+        for at, item, name in [(-9, "i1", "a"), (-8, "i2", "b")]
+    ]
+    views = [
+        event("view", at, item, dwell_ms=dwell, item_profile=f'{{"category":"{name}"}}')
+        for at, item, dwell, name in [
+            (1, "i1", 1_000.0, "a"),
+            (2, "i1", 500.0, "a"),
+            (3, "i3", None, "a"),
+            (4, "i2", 250.0, "b"),
+        ]
+    ]
     declared = [
         share("mix", entity("session", "item.category"), "view", within=VISIT, window="1d"),
         total("dwell", VISIT, "view", of="dwell_ms", unit=1, window="1d"),
@@ -83,7 +115,11 @@ def test_searches_without_anything_in_between_are_refinements(tmp_path):
 
 
 def test_habits_are_of_the_hour_and_the_day_where_the_person_is(tmp_path):
-    clicks = [event("click", 1, "i1", local_hour=2), event("click", 2, "i1", local_hour=2), event("click", 3, "i1", local_hour=20)]
+    clicks = [
+        event("click", 1, "i1", local_hour=2),
+        event("click", 2, "i1", local_hour=2),
+        event("click", 3, "i1", local_hour=20),
+    ]
     declared = [
         context("weekday"),
         share("hour", entity("user", "local_hour"), "click", within=USER),
@@ -98,7 +134,10 @@ def test_habits_are_of_the_hour_and_the_day_where_the_person_is(tmp_path):
 
 
 def test_a_request_is_read_as_if_all_were_shown_first(tmp_path):
-    seen_at = [event("impression", at, item, position=position) for at, item, position in [(1, "i1", 1), (2, "i1", 1), (3, "i1", 2)]]
+    seen_at = [
+        event("impression", at, item, position=position)
+        for at, item, position in [(1, "i1", 1), (2, "i1", 1), (3, "i1", 2)]
+    ]
     clicks = [event("click", 4, "i1", position=1), event("click", 5, "i1", position=2)]
     declared = [ratio("ctr", entity("item", "position"), "click", "impression", window="1d")]
     assert read(tmp_path / "first", declared, [*seen_at, *clicks])["ctr"][0] == 0.5
@@ -107,7 +146,10 @@ def test_a_request_is_read_as_if_all_were_shown_first(tmp_path):
 
 def test_a_price_is_held_against_what_is_usual(tmp_path):
     price = event("item", -5, ITEMS[0], user_id=None, person=None, properties='{"price":30}')
-    bought = [event("purchase", at, "i2", price=float(value)) for at, value in enumerate((10, 10, 20, 40), start=1)]
+    bought = [
+        event("purchase", at, "i2", price=float(value))
+        for at, value in enumerate((10, 10, 20, 40), start=1)
+    ]
     declared = [
         attribute("price", ITEM, "price", kind="numeric"),
         mean("usual", USER, "purchase", of="price"),
@@ -122,22 +164,52 @@ def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_pro
     with as_file(files("tailorbird.cli") / "templates" / "features.py") as path:
         features = load_features(path)
     category = {"i1": "a", "i2": "b"}
-    profiles = [event("item", -9 + at, item, user_id=None, person=None, properties=f'{{"category":"{category[item]}","price":5}}')
-                for at, item in enumerate(category)]  # fmt: skip
-    others = {"u2": ("NO", "young", "i1"), "u3": ("SE", "old", "i2")}  # who they are, and what they click of both
+    profiles = [
+        event(
+            "item",
+            -9 + at,
+            item,
+            user_id=None,
+            person=None,
+            properties=f'{{"category":"{category[item]}","price":5}}',
+        )
+        for at, item in enumerate(category)
+    ]
+    others = {
+        "u2": ("NO", "young", "i1"),
+        "u3": ("SE", "old", "i2"),
+    }  # who they are, and what they click of both
     shown = [
-        event(kind, 10 * at + place, item, user_id=who, person=who, session_id=who, country=country,
-              item_profile=f'{{"category":"{category[item]}"}}', user_profile=f'{{"age_group":"{age}"}}')
+        event(
+            kind,
+            10 * at + place,
+            item,
+            user_id=who,
+            person=who,
+            session_id=who,
+            country=country,
+            item_profile=f'{{"category":"{category[item]}"}}',
+            user_profile=f'{{"age_group":"{age}"}}',
+        )
         for at, (who, (country, age, liked)) in enumerate(others.items())
-        for place, (kind, item) in enumerate([("impression", "i1"), ("impression", "i2"), ("click", liked)])
-    ]  # fmt: skip
+        for place, (kind, item) in enumerate(
+            [("impression", "i1"), ("impression", "i2"), ("click", liked)]
+        )
+    ]
     young = event("user", -20, user_id="u1", properties='{"age_group":"young"}')
 
     def lifts(*more: dict) -> dict[str, list[float]]:
-        request = ReadRequest(person="u1", session_id="s1", local_hour=2, country="NO", now=MONDAY + HOUR)
-        known, found = stream(tmp_path / str(len(more)), features, [Step([*more, *profiles, *shown], False, request)])
+        request = ReadRequest(
+            person="u1", session_id="s1", local_hour=2, country="NO", now=MONDAY + HOUR
+        )
+        known, found = stream(
+            tmp_path / str(len(more)), features, [Step([*more, *profiles, *shown], False, request)]
+        )
         assert differences(features, known, found) == []
-        return {name: found[0].rows.numeric[:2, place].tolist() for place, name in enumerate(features.numeric)}
+        return {
+            name: found[0].rows.numeric[:2, place].tolist()
+            for place, name in enumerate(features.numeric)
+        }
 
     told, untold = lifts(young), lifts()
     for name in ("country_lift", "age_lift"):
@@ -145,5 +217,8 @@ def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_pro
     assert untold["age_lift"] == [1.0, 1.0]
     assert untold["country_lift"] == told["country_lift"]
     for found in (told, untold):
-        product = np.prod([found[name] for name in ("item_ctr_7d", "user_lift", "country_lift", "age_lift")], axis=0)
+        product = np.prod(
+            [found[name] for name in ("item_ctr_7d", "user_lift", "country_lift", "age_lift")],
+            axis=0,
+        )
         np.testing.assert_allclose(found["expected_ctr"], product, rtol=1e-6)

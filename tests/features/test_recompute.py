@@ -1,4 +1,6 @@
-"""Logged features held against the lake's events: what agrees, what differs and is named, and what cannot be compared."""
+"""Logged features held against the lake's events: what agrees, what differs and is named, and what
+cannot be compared.
+"""
 
 import msgspec
 import numpy as np
@@ -28,14 +30,30 @@ NOTHING = dict.fromkeys(ROUTED.names)
 
 
 def click(p, item, ts):
-    row = {"p": p, "event_id": f"e{p}", "type": "click", "ts": ts, "user_id": "u1", "person": "u1", "item_id": item}
+    row = {
+        "p": p,
+        "event_id": f"e{p}",
+        "type": "click",
+        "ts": ts,
+        "user_id": "u1",
+        "person": "u1",
+        "item_id": item,
+    }
     return NOTHING | row | {"counts": True, "timeless": False}
 
 
 EVENTS = pa.Table.from_pylist(
     [
         NOTHING
-        | {"p": 1, "event_id": "e1", "type": "item", "ts": START, "item_id": "i1", "properties": '{"category":"coats"}', "counts": True},
+        | {
+            "p": 1,
+            "event_id": "e1",
+            "type": "item",
+            "ts": START,
+            "item_id": "i1",
+            "properties": '{"category":"coats"}',
+            "counts": True,
+        },
         click(2, "i1", START + 5 * SECOND),
         click(3, "i2", START + 6 * SECOND),
         click(4, "i1", START + 7 * SECOND),  # known only to the second answer
@@ -54,7 +72,11 @@ FIRST = {
     "numeric": [1.0, 4.0, 1.0, 4.0, 0.0, 4.0],
     "categorical": [np.uint64(hash64("coats")).view(np.int64).item(), 0, 0],
     "sequences": {
-        "recent": [[hash64("i1"), hash64("i2")], [hash64("click")] * 2, [START + 5 * SECOND, START + 6 * SECOND]],
+        "recent": [
+            [hash64("i1"), hash64("i2")],
+            [hash64("click")] * 2,
+            [START + 5 * SECOND, START + 6 * SECOND],
+        ]
     },
 }
 SECOND_ONE = FIRST | {
@@ -62,13 +84,20 @@ SECOND_ONE = FIRST | {
     "p": 4,
     "numeric": [2.0, 3.0, 1.0, 3.0, 0.0, 3.0],
     "sequences": {
-        "recent": [[hash64("i2"), hash64("i1")], [hash64("click")] * 2, [START + 6 * SECOND, START + 7 * SECOND]],
+        "recent": [
+            [hash64("i2"), hash64("i1")],
+            [hash64("click")] * 2,
+            [START + 6 * SECOND, START + 7 * SECOND],
+        ]
     },
 }
 
 
 def answers(*rows):
-    packed = [dict.fromkeys(ANSWERS.names) | row | {"sequences": msgspec.msgpack.encode(row["sequences"])} for row in rows]
+    packed = [
+        dict.fromkeys(ANSWERS.names) | row | {"sequences": msgspec.msgpack.encode(row["sequences"])}
+        for row in rows
+    ]
     return pa.Table.from_pylist(packed, schema=ANSWERS)
 
 
@@ -79,7 +108,9 @@ def test_answers_that_read_what_was_known_are_equal():
 
 
 def test_an_answer_of_several_parts_is_recomputed_by_the_position_of_each():
-    """The item's part had not heard of the last click, the person's had; and how far each was is told of what differs."""
+    """The item's part had not heard of the last click, the person's had; and how far each was is
+    told of what differs.
+    """
     item, person = hash64("i1") % 5, hash64("u1") % 5
     assert item != person
     positions = [4] * 5
@@ -88,17 +119,26 @@ def test_an_answer_of_several_parts_is_recomputed_by_the_position_of_each():
     assert parity(FEATURES, EVENTS, answers(FIRST, mixed)).unequal == 0
     report = parity(FEATURES, EVENTS, answers(mixed | {"positions": None}))
     assert report.by_feature == {"clicks": 1, "since": 0, "category": 0, "recent": 0}
-    wrong = parity(FEATURES, EVENTS, answers(mixed | {"numeric": SECOND_ONE["numeric"]})).examples[0]
+    wrong = parity(FEATURES, EVENTS, answers(mixed | {"numeric": SECOND_ONE["numeric"]})).examples[
+        0
+    ]
     assert (wrong.logged, wrong.recomputed, wrong.positions) == (2.0, 1.0, tuple(positions))
     assert explaining(wrong).endswith("".join(f" --known {p}" for p in positions))
 
 
 def test_a_single_bit_is_noticed_and_named():
-    wrong = FIRST | {"numeric": [1.0, 4.0, 1.0, float(np.nextafter(np.float32(4), np.float32(5))), 0.0, 4.0]}
+    wrong = FIRST | {
+        "numeric": [1.0, 4.0, 1.0, float(np.nextafter(np.float32(4), np.float32(5))), 0.0, 4.0]
+    }
     report = parity(FEATURES, EVENTS, answers(SECOND_ONE, wrong))
     assert (report.unequal, report.by_feature["since"]) == (1, 1)
     (example,) = report.examples
-    assert (example.feature, example.request_id, example.item, example.recomputed) == ("since", "r1", "i2", 4.0)
+    assert (example.feature, example.request_id, example.item, example.recomputed) == (
+        "since",
+        "r1",
+        "i2",
+        4.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,12 +155,20 @@ def test_every_kind_of_value_is_compared(change, feature):
 
 
 def test_missing_equals_missing():
-    nobody = FIRST | {"person": None, "numeric": [1.0, np.nan, 1.0, np.nan, 0.0, np.nan], "sequences": {"recent": [[], [], []]}}
+    nobody = FIRST | {
+        "person": None,
+        "numeric": [1.0, np.nan, 1.0, np.nan, 0.0, np.nan],
+        "sequences": {"recent": [[], [], []]},
+    }
     assert parity(FEATURES, EVENTS, answers(nobody)).unequal == 0
 
 
 def test_answers_of_another_schema_without_features_or_ahead_of_the_lake_are_counted_apart():
-    other, degraded, ahead = FIRST | {"schema_hash": "0" * 12}, FIRST | {"numeric": [], "categorical": []}, FIRST | {"p": 6}
+    other, degraded, ahead = (
+        FIRST | {"schema_hash": "0" * 12},
+        FIRST | {"numeric": [], "categorical": []},
+        FIRST | {"p": 6},
+    )
     report = parity(FEATURES, EVENTS, answers(other, degraded, ahead, FIRST))
     assert (report.answers, report.skipped, report.pending, report.unequal) == (1, 2, 1, 0)
 

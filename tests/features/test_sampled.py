@@ -1,4 +1,6 @@
-"""State, served answers and lake held against each other: samples, the loop of the lake role, what it counts and says."""
+"""State, served answers and lake held against each other: samples, the loop of the lake role, what
+it counts and says.
+"""
 
 import msgspec
 import numpy as np
@@ -6,11 +8,28 @@ import pytest
 
 from tailorbird.events import DAY, SECOND, SimulatedClock
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
-from tailorbird.features import FeatureSet, ReadRequest, attribute, count, derived, entity, sequence, time_since, watch
+from tailorbird.features import (
+    FeatureSet,
+    ReadRequest,
+    attribute,
+    count,
+    derived,
+    entity,
+    sequence,
+    time_since,
+    watch,
+)
 from tailorbird.features.backfill import History, event_columns
 from tailorbird.features.compared import FILE, read_compared
 from tailorbird.features.read import Reader
-from tailorbird.features.sampled import about_whole_groups, compare, draw_sample, read_sample, requests_of, wanted
+from tailorbird.features.sampled import (
+    about_whole_groups,
+    compare,
+    draw_sample,
+    read_sample,
+    requests_of,
+    wanted,
+)
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.serving.metrics import Metrics
@@ -40,19 +59,38 @@ class Shop:
         self.kit, self.folder, self.now = kit, folder, kit.T0 + 100 * SECOND
         self.log = kit.Log(folder)
         described = [
-            kit.event("item", kit.T0, item_id=f"i{n}", properties=f'{{"category":"c{n % 2}"}}', event_id=f"d{n}") for n in range(3)
+            kit.event(
+                "item",
+                kit.T0,
+                item_id=f"i{n}",
+                properties=f'{{"category":"c{n % 2}"}}',
+                event_id=f"d{n}",
+            )
+            for n in range(3)
         ]
         clicks = [
             kit.event(
-                "click", kit.T0 + n * SECOND, item_id=f"i{n % 3}", user_id=f"u{n % 4}", event_id=f"e{n}", item_profile='{"category":"c1"}'
+                "click",
+                kit.T0 + n * SECOND,
+                item_id=f"i{n % 3}",
+                user_id=f"u{n % 4}",
+                event_id=f"e{n}",
+                item_profile='{"category":"c1"}',
             )
             for n in range(60)
         ]
         raw = {"raw_partition": "d1", "raw_offset": 0}
         self.log.append(
-            [[one | raw | {"raw_row": row, "received_at": one["ts"]} for row, one in enumerate(kit.routed(described + clicks))]]
+            [
+                [
+                    one | raw | {"raw_row": row, "received_at": one["ts"]}
+                    for row, one in enumerate(kit.routed(described + clicks))
+                ]
+            ]
         )
-        with FeatureWorker(self.log.path, folder / "state", FEATURES, clock=SimulatedClock(self.now)) as worker:
+        with FeatureWorker(
+            self.log.path, folder / "state", FEATURES, clock=SimulatedClock(self.now)
+        ) as worker:
             worker.step()
         self.reader = Reader(folder / "state", FEATURES)
         self.answers = open_writer(answers_path(folder, "serve-1"), partition="serve-1")
@@ -84,7 +122,14 @@ class Shop:
 
     def look(self, events_max: int = watch.EVENTS_MAX) -> watch.Compared:
         folder = self.folder
-        return watch.look(FEATURES, folder / "lake", folder / "state", folder / "run", self.now + SECOND, events_max=events_max)
+        return watch.look(
+            FEATURES,
+            folder / "lake",
+            folder / "state",
+            folder / "run",
+            self.now + SECOND,
+            events_max=events_max,
+        )
 
     def close(self) -> None:
         self.reader.close()
@@ -104,7 +149,11 @@ def sampled(shop: Shop, lake: Lake, reader: Reader):
     asked = read_sample(reader, drawn.requests, drawn.items)
     requests = requests_of(asked)
     return compare(
-        FEATURES, asked, History(FEATURES, lake.table("events", event_columns(FEATURES), wanted(FEATURES, requests))).rows(requests)
+        FEATURES,
+        asked,
+        History(
+            FEATURES, lake.table("events", event_columns(FEATURES), wanted(FEATURES, requests))
+        ).rows(requests),
     )
 
 
@@ -118,8 +167,21 @@ def test_a_sample_of_the_state_says_what_the_lake_says(shop):
 def test_a_state_that_is_wrong_is_noticed_and_the_value_named(kit, shop, tmp_path):
     other = tmp_path / "other"
     log = kit.Log(other)
-    log.append([kit.routed([kit.event("click", kit.T0 + n * SECOND, item_id="i1", user_id="u1", event_id=f"e{n}") for n in range(63)])])
-    with FeatureWorker(log.path, other / "state", FEATURES, clock=SimulatedClock(shop.now)) as worker:
+    log.append(
+        [
+            kit.routed(
+                [
+                    kit.event(
+                        "click", kit.T0 + n * SECOND, item_id="i1", user_id="u1", event_id=f"e{n}"
+                    )
+                    for n in range(63)
+                ]
+            )
+        ]
+    )
+    with FeatureWorker(
+        log.path, other / "state", FEATURES, clock=SimulatedClock(shop.now)
+    ) as worker:
         worker.step()
     log.close()
     reader = Reader(other / "state", FEATURES)
@@ -133,14 +195,25 @@ def test_a_state_that_is_wrong_is_noticed_and_the_value_named(kit, shop, tmp_pat
 def test_only_the_events_that_a_sample_can_depend_on_are_wanted(shop):
     lake = shop.load()
     alone = FeatureSet.from_declarations(
-        [count("mine", USER, "click", window="1d"), attribute("category", ITEM, "category", kind="categorical")]
+        [
+            count("mine", USER, "click", window="1d"),
+            attribute("category", ITEM, "category", kind="categorical"),
+        ]
     )
     drawn = draw_sample(lake, 1, now=shop.now)
     asked = requests_of(read_sample(shop.reader, drawn.requests, drawn.items))
     found = lake.table("events", where=wanted(alone, asked))
     assert set(found["person"].to_pylist()) == {drawn.requests[0].person, None}
-    assert set(found.filter(np.equal(found["type"].to_numpy(zero_copy_only=False), "item"))["item_id"].to_pylist()) == set(drawn.items[0])
-    assert lake.rows("events", wanted(alone, asked)) == found.num_rows < lake.rows("events", wanted(FEATURES, asked))
+    assert set(
+        found.filter(np.equal(found["type"].to_numpy(zero_copy_only=False), "item"))[
+            "item_id"
+        ].to_pylist()
+    ) == set(drawn.items[0])
+    assert (
+        lake.rows("events", wanted(alone, asked))
+        == found.num_rows
+        < lake.rows("events", wanted(FEATURES, asked))
+    )
 
 
 def test_the_columns_about_everybody_are_known():
@@ -166,19 +239,27 @@ def test_a_wrong_value_that_was_served_moves_the_metric(shop):
     assert second.examples[0].startswith("mine of u1 and i1 at t=")
     told = metrics.text()
     assert b'tailorbird_features_unequal_total{feature="mine"} 1.0' in told
-    assert f"tailorbird_features_compared_at_seconds {(shop.now + SECOND) / 1e6}".encode()[:40] in told
+    assert (
+        f"tailorbird_features_compared_at_seconds {(shop.now + SECOND) / 1e6}".encode()[:40] in told
+    )
 
 
 def test_what_a_cap_dropped_moves_no_metric_of_what_is_wrong(shop):
     with FeatureWorker(
-        shop.log.path, shop.folder / "state", FEATURES, clock=SimulatedClock(shop.now + 2 * DAY), entities_max=3
+        shop.log.path,
+        shop.folder / "state",
+        FEATURES,
+        clock=SimulatedClock(shop.now + 2 * DAY),
+        entities_max=3,
     ) as worker:  # all four people were last seen in one minute, and go together
         worker.sweep_all()
     shop.answer(0)
     shop.load()
     found = shop.look()
     assert (found.answers, found.error, found.differing) == (1, "", {})
-    assert found.dropped == 3 * 3 + 1  # for three items what is counted of u1, since when, and twice it; and the sequence
+    assert (
+        found.dropped == 3 * 3 + 1
+    )  # for three items what is counted of u1, since when, and twice it; and the sequence
     assert found.examples == []
 
 
@@ -191,11 +272,20 @@ def test_what_a_cap_dropped_moves_no_metric_of_what_is_wrong(shop):
         (3, [*FEATURES.numeric, "category", "recent"]),
     ],
 )
-def test_a_lake_that_is_too_large_leaves_out_what_does_not_fit(shop, monkeypatch, events_max, left_out):
-    """All are 60 clicks and 3 profiles, of one person 15 clicks, of all three items everything; a category needs the profiles too."""
+def test_a_lake_that_is_too_large_leaves_out_what_does_not_fit(
+    shop, monkeypatch, events_max, left_out
+):
+    """All are 60 clicks and 3 profiles, of one person 15 clicks, of all three items everything; a
+    category needs the profiles too.
+    """
     loaded, parity = [], watch.parity
     monkeypatch.setattr(
-        watch, "parity", lambda features, events, *rest, **how: [loaded.append(len(events)), parity(features, events, *rest, **how)][1]
+        watch,
+        "parity",
+        lambda features, events, *rest, **how: [
+            loaded.append(len(events)),
+            parity(features, events, *rest, **how),
+        ][1],
     )
     shop.answer(0)
     shop.load()

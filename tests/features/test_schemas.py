@@ -5,12 +5,22 @@ import pytest
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SimulatedClock
 from tailorbird.features import FeatureSet, count, entity
-from tailorbird.features.schemas import applied_features, apply, go_back, kept_features, prune, read_applied, state_folders
+from tailorbird.features.schemas import (
+    applied_features,
+    apply,
+    go_back,
+    kept_features,
+    prune,
+    read_applied,
+    state_folders,
+)
 from tailorbird.features.worker import FeatureWorker
 
 
 def declared(*names: str) -> FeatureSet:
-    return FeatureSet.from_declarations([count(name, entity("item"), "click", window="1h") for name in names])
+    return FeatureSet.from_declarations(
+        [count(name, entity("item"), "click", window="1h") for name in names]
+    )
 
 
 ONE, TWO, THREE = declared("a"), declared("a", "b"), declared("c")

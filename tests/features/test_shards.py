@@ -1,4 +1,6 @@
-"""A backfill into a folder: equal to one in memory, resumed where it was cut short, and no column computed twice."""
+"""A backfill into a folder: equal to one in memory, resumed where it was cut short, and no column
+computed twice.
+"""
 
 import subprocess
 import sys
@@ -20,7 +22,9 @@ SMALL = 1 << 15  # cuts 90 rows into several parts
 
 
 def tables(table, size=37):
-    return lambda columns: (table.slice(at, size).select(columns) for at in range(0, len(table), size))
+    return lambda columns: (
+        table.slice(at, size).select(columns) for at in range(0, len(table), size)
+    )
 
 
 def all_of(folder, features, only=None):
@@ -28,13 +32,23 @@ def all_of(folder, features, only=None):
 
 
 def assert_same(parts, asked, expected):
-    assert np.array_equal(np.concatenate([part.rows.numeric for part in parts]).view(np.uint32), expected.numeric.view(np.uint32))
-    assert np.array_equal(np.concatenate([part.rows.categorical for part in parts]), expected.categorical)
+    assert np.array_equal(
+        np.concatenate([part.rows.numeric for part in parts]).view(np.uint32),
+        expected.numeric.view(np.uint32),
+    )
+    assert np.array_equal(
+        np.concatenate([part.rows.categorical for part in parts]), expected.categorical
+    )
     for name, one in expected.sequences.items():
         got = [part.rows.sequences[name] for part in parts]
-        assert np.concatenate([np.diff(part.offsets) for part in got]).tolist() == np.diff(one.offsets).tolist()
+        assert (
+            np.concatenate([np.diff(part.offsets) for part in got]).tolist()
+            == np.diff(one.offsets).tolist()
+        )
         for column in ("item", "type", "ts"):
-            assert np.array_equal(np.concatenate([getattr(part, column) for part in got]), getattr(one, column))
+            assert np.array_equal(
+                np.concatenate([getattr(part, column) for part in got]), getattr(one, column)
+            )
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
     assert parts[-1].row_stop == len(asked.row_request)
 
@@ -71,12 +85,16 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=until_the_second)
+        backfill_to(
+            FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=until_the_second
+        )
     with pytest.raises(NotReadyError, match="clicks was not backfilled to the end"):
         all_of(tmp_path, FEATURES)
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*-0000[01].parquet")}
     assert len(finished) == 4
-    (tmp_path / read_manifest(tmp_path).groups.popitem()[0] / "rows-00002.new").write_bytes(b"half of a par")
+    (tmp_path / read_manifest(tmp_path).groups.popitem()[0] / "rows-00002.new").write_bytes(
+        b"half of a par"
+    )
     backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL)
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     assert_same(all_of(tmp_path, FEATURES), asked, backfill(FEATURES, events(), asked))
@@ -114,7 +132,14 @@ def test_a_run_that_was_cut_short_among_shards_goes_on(tmp_path, stage):
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("spill/done/*")}
     assert len(finished) > 1
     told = []
-    backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=lambda *how: told.append(how))
+    backfill_to(
+        FEATURES,
+        counted,
+        asked,
+        tmp_path,
+        memory_bytes=SMALL,
+        progress=lambda *how: told.append(how),
+    )
     assert len(read) == 1, "the events were cut before"
     assert told[-1][:2] == ("parts", told[-1][2])
     assert_same(all_of(tmp_path, FEATURES), asked, backfill(FEATURES, events(), asked))
@@ -126,7 +151,9 @@ def test_another_memory_setting_drops_what_was_spilled(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        backfill_to(FEATURES, tables(events()), requests(), tmp_path, memory_bytes=SMALL, progress=until)
+        backfill_to(
+            FEATURES, tables(events()), requests(), tmp_path, memory_bytes=SMALL, progress=until
+        )
     backfill_to(FEATURES, tables(events()), requests(), tmp_path, memory_bytes=2 * SMALL)
     assert_same(all_of(tmp_path, FEATURES), requests(), backfill(FEATURES, events(), requests()))
 
@@ -135,14 +162,25 @@ def many(rows):
     rng, few = np.random.default_rng(5), requests()
     place = rng.integers(0, len(few.t), rows)
     return Requests(
-        few.t[place], few.p[place], pa.array(few.person).take(pa.array(place)), np.arange(rows), ["i1", "i2", "i3"] * (rows // 3)
+        few.t[place],
+        few.p[place],
+        pa.array(few.person).take(pa.array(place)),
+        np.arange(rows),
+        ["i1", "i2", "i3"] * (rows // 3),
     )
 
 
 def test_many_requests_about_events_that_fit_are_answered_part_by_part_without_a_spill(tmp_path):
     asked, stages = many(3_000), []
     memory = 16 * events().nbytes
-    folder = backfill_to(FEATURES, tables(events()), asked, tmp_path, memory_bytes=memory, progress=lambda *told: stages.append(told))
+    folder = backfill_to(
+        FEATURES,
+        tables(events()),
+        asked,
+        tmp_path,
+        memory_bytes=memory,
+        progress=lambda *told: stages.append(told),
+    )
     assert {stage for stage, _, _ in stages} == {"parts"}
     assert len(stages) > 2
     assert_same(all_of(folder, FEATURES), asked, backfill(FEATURES, events(), asked))
@@ -155,15 +193,26 @@ def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
     def look(stage, done, of):
         if (stage, done) == ("parts", 1):
             for kind in ("requests", "rows", "done"):
-                written.append({file.name: file.stat().st_size for file in tmp_path.rglob(f"spill/{kind}/*")})
+                written.append(
+                    {file.name: file.stat().st_size for file in tmp_path.rglob(f"spill/{kind}/*")}
+                )
 
     memory = 2 * events().nbytes
-    folder = backfill_to(FEATURES, tables(events()), asked, tmp_path, memory_bytes=memory, progress=look)
+    folder = backfill_to(
+        FEATURES, tables(events()), asked, tmp_path, memory_bytes=memory, progress=look
+    )
     of_requests, of_rows, pieces = written
-    assert 0 < len(of_requests) + len(of_rows) <= 2 * len(pieces), "a file of a piece for its requests, and one for its rows"
-    entities, lanes = FEATURES.layout.entities, sum(one.reading_lanes for one in FEATURES.layout.entities)
+    assert 0 < len(of_requests) + len(of_rows) <= 2 * len(pieces), (
+        "a file of a piece for its requests, and one for its rows"
+    )
+    entities, lanes = (
+        FEATURES.layout.entities,
+        sum(one.reading_lanes for one in FEATURES.layout.entities),
+    )
     size = sum(of_requests.values()) + sum(of_rows.values())
-    assert size < 8 * rows * (lanes + len(FEATURES.layout.steps) + len(entities)) + 40_000 * len(pieces), "each number once"
+    assert size < 8 * rows * (lanes + len(FEATURES.layout.steps) + len(entities)) + 40_000 * len(
+        pieces
+    ), "each number once"
     assert_same(all_of(folder, FEATURES), asked, backfill(FEATURES, events(), asked))
 
 
@@ -220,11 +269,23 @@ print((most() - before) // 1024)
 @pytest.mark.slow
 @pytest.mark.parametrize("items", [500, 1])
 def test_memory_is_bounded_by_the_setting(tmp_path, items):
-    """A million events are 90 MB as they are read; at once they would take several times that, all about one item and everyone too."""
+    """A million events are 90 MB as they are read; at once they would take several times that, all
+    about one item and everyone too.
+    """
 
     def taken(memory: int) -> int:
-        command = [sys.executable, "-c", LARGE, str(tmp_path / str(memory)), "1", str(memory), str(items)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
+        command = [
+            sys.executable,
+            "-c",
+            LARGE,
+            str(tmp_path / str(memory)),
+            "1",
+            str(memory),
+            str(items),
+        ]
+        return int(
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+        )
 
     bounded, at_once = taken(48 << 20), taken(4 << 30)
     assert bounded <= 48, f"{bounded} MB of the 48 MiB that it may take"
@@ -234,7 +295,9 @@ def test_memory_is_bounded_by_the_setting(tmp_path, items):
 def test_one_feature_more_computes_that_one_alone(tmp_path):
     asked = requests()
     backfill_to(FEATURES, tables(events()), asked, tmp_path)
-    more = FeatureSet.from_declarations([*FEATURES.features, count("carts", USER, "cart", window="1d")])
+    more = FeatureSet.from_declarations(
+        [*FEATURES.features, count("carts", USER, "cart", window="1d")]
+    )
     asked_for = []
 
     def seen(columns):
@@ -269,6 +332,12 @@ def test_requests_out_of_order_are_refused(tmp_path):
 
 
 def test_without_requests_there_is_an_empty_folder(tmp_path):
-    none = Requests(np.zeros(0, np.int64), np.zeros(0, np.int64), pa.array([], pa.string()), np.zeros(0, np.intp), [])
+    none = Requests(
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+        pa.array([], pa.string()),
+        np.zeros(0, np.intp),
+        [],
+    )
     backfill_to(FEATURES, tables(events()), none, tmp_path)
     assert sum(part.rows.numeric.shape[0] for part in all_of(tmp_path, FEATURES)) == 0

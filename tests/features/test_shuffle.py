@@ -1,4 +1,5 @@
-"""The shuffle: what it writes for each part, killed anywhere and begun again; what it does not have, and a second one beside it.
+"""The shuffle: what it writes for each part, killed anywhere and begun again; what it does not
+have, and a second one beside it.
 
 Run as a program it shuffles until it is killed or done:    python -m tests.features.test_shuffle FOLDER
 """
@@ -36,7 +37,9 @@ def make_log(kit, folder: Path, rows: int = 240) -> None:
 
 def shuffled(folder: Path, fault: str = "") -> int:
     program = [sys.executable, "-m", __name__, str(folder)]
-    return subprocess.run(program, cwd=ROOT, env={**os.environ, "TAILORBIRD_FAULTS": fault}, timeout=60, check=False).returncode
+    return subprocess.run(
+        program, cwd=ROOT, env={**os.environ, "TAILORBIRD_FAULTS": fault}, timeout=60, check=False
+    ).returncode
 
 
 def written(folder: Path) -> list[list[tuple[int, str]]]:
@@ -50,7 +53,13 @@ def written(folder: Path) -> list[list[tuple[int, str]]]:
                 for stored in blocks:
                     assert (stored.offset, stored.block.kind) == (end, CHOSEN)
                     table = events_of(stored, 0, path)
-                    some = [] if table is None else list(zip(table["p"].to_pylist(), table["event_id"].to_pylist(), strict=True))
+                    some = (
+                        []
+                        if table is None
+                        else list(
+                            zip(table["p"].to_pylist(), table["event_id"].to_pylist(), strict=True)
+                        )
+                    )
                     assert all(stored.offset <= p < stored.end for p, _ in some)
                     events += some
                     end = stored.end
@@ -60,7 +69,13 @@ def written(folder: Path) -> list[list[tuple[int, str]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fault", ["shuffle.between_parts=kill@1", "shuffle.between_parts=kill@2", "shuffle.before_step=kill@4", "stream.after_commit=kill@8"]
+    "fault",
+    [
+        "shuffle.between_parts=kill@1",
+        "shuffle.between_parts=kill@2",
+        "shuffle.before_step=kill@4",
+        "stream.after_commit=kill@8",
+    ],
 )
 def test_a_shuffle_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, tmp_path, fault) -> None:
     for name in ("whole", "cut"):
@@ -73,24 +88,32 @@ def test_a_shuffle_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, tmp_p
 
 
 def test_what_the_log_lost_is_said_to_be_in_the_lake(kit, tmp_path) -> None:
-    """Of a log that begins later than the shuffle stands, workers that are behind take from the lake; who is further on goes on."""
+    """Of a log that begins later than the shuffle stands, workers that are behind take from the
+    lake; who is further on goes on.
+    """
     features = kit.every_kind()
     make_log(kit, tmp_path)
     with Shuffle(tmp_path / "routed.db", logs(tmp_path), features, first=101) as shuffle:
         shuffle.step()
         assert shuffle.end() == 241
     part = KeyPart(0, COUNT)
-    with FeatureWorker(logs(tmp_path)[0], tmp_path / "state", features, clock=SimulatedClock(0), part=part) as worker:
+    with FeatureWorker(
+        logs(tmp_path)[0], tmp_path / "state", features, clock=SimulatedClock(0), part=part
+    ) as worker:
         assert worker.step().rows == 0
         assert worker.waits
         assert worker.needs_history(), "it begins at 1, the log at 101"
-        history = [kit.table([{**one, "p": row + 1} for row, one in enumerate(crowd(kit, 5)[:130])])]
+        history = [
+            kit.table([{**one, "p": row + 1} for row, one in enumerate(crowd(kit, 5)[:130])])
+        ]
         worker.bootstrap(lambda after: history, 130)
         assert worker.step().rows > 0, "from the middle of a block"
         assert not worker.needs_history()
         assert worker.position.p == 240
     whole = tmp_path / "direct"
-    with FeatureWorker(tmp_path / "routed.db", whole, features, clock=SimulatedClock(0), part=part) as other:
+    with FeatureWorker(
+        tmp_path / "routed.db", whole, features, clock=SimulatedClock(0), part=part
+    ) as other:
         assert other.step().p == worker.position.p
         assert other.position.newest >= worker.position.newest
     from tests.features.test_parts import records
@@ -119,14 +142,22 @@ def test_a_hole_in_the_routed_log_is_passed_on(kit, tmp_path) -> None:
             kinds.append([(one.offset, one.block.kind) for one in reader.read(reader.start())])
     assert kinds[1] == [(1, CHOSEN), (21, LEFT_OUT), (41, CHOSEN)]
     assert kinds[2] == [(41, CHOSEN)]
-    with FeatureWorker(logs(tmp_path)[1], tmp_path / "state", features, clock=SimulatedClock(0), part=KeyPart(1, COUNT)) as worker:
+    with FeatureWorker(
+        logs(tmp_path)[1],
+        tmp_path / "state",
+        features,
+        clock=SimulatedClock(0),
+        part=KeyPart(1, COUNT),
+    ) as worker:
         assert worker.step().p == 20
         assert worker.step().rows == 0
         assert worker.waits
         assert worker.needs_history()
 
 
-def test_what_was_routed_before_an_attribute_was_declared_is_left_to_the_lake(kit, tmp_path) -> None:
+def test_what_was_routed_before_an_attribute_was_declared_is_left_to_the_lake(
+    kit, tmp_path
+) -> None:
     features = kit.every_kind()
     log = kit.Log(tmp_path)
     rows = crowd(kit, 5)

@@ -1,4 +1,6 @@
-"""Sketches: how many different values they say there are, against how many there are; and unions at (t, p) against loops."""
+"""Sketches: how many different values they say there are, against how many there are; and unions at
+(t, p) against loops.
+"""
 
 import numpy as np
 import pytest
@@ -45,11 +47,19 @@ def test_a_union_holds_the_known_events_of_its_window(seed, delay, precision):
     p = np.empty(n, np.int64)
     p[np.argsort(ts + rng.integers(0, delay + 1, n), kind="stable")] = np.arange(n)
     hashes, chosen = rng.integers(0, 2**64, n, dtype=np.uint64), rng.random(n) < 0.8
-    asked, t, known = rng.integers(0, 3, q).astype(np.uint64), rng.integers(0, 1100, q), rng.integers(0, n, q)
+    asked, t, known = (
+        rng.integers(0, 3, q).astype(np.uint64),
+        rng.integers(0, 1100, q),
+        rng.integers(0, n, q),
+    )
     since = t - rng.integers(0, 600, q)
     timeline = Timeline(asked, keys, ts, p)
-    empty, weight = Unions(timeline, hashes, chosen, precision).since(timeline.at(asked, t, known), since)
+    empty, weight = Unions(timeline, hashes, chosen, precision).since(
+        timeline.at(asked, t, known), since
+    )
     for row in range(q):
-        counted = chosen & (keys == asked[row]) & (ts >= since[row]) & (ts < t[row]) & (p <= known[row])
+        counted = (
+            chosen & (keys == asked[row]) & (ts >= since[row]) & (ts < t[row]) & (p <= known[row])
+        )
         expected = summary(sketched(hashes[counted], precision))
         assert (empty[row], weight[row]) == (expected[0][0], expected[1][0])

@@ -1,4 +1,6 @@
-"""A state that cannot be read any more does not stop its worker for ever: it is moved aside and built anew."""
+"""A state that cannot be read any more does not stop its worker for ever: it is moved aside and
+built anew.
+"""
 
 import json
 import shutil
@@ -23,7 +25,10 @@ CLOCK = SystemClock()
 def project(tmp_path):
     made = make_project(tmp_path / "shop")
     with Door(made.paths.stream, "serve-1", made.plan, CLOCK) as door:
-        clicks = [{"event_id": f"e{n}", "type": "click", "user_id": f"u{n % 40}", "item_id": f"i{n % 7}"} for n in range(400)]
+        clicks = [
+            {"event_id": f"e{n}", "type": "click", "user_id": f"u{n % 40}", "item_id": f"i{n % 7}"}
+            for n in range(400)
+        ]
         assert all(decision.accepted for decision in door.submit(json.dumps(clicks).encode()))
     with Router(made.paths.stream, made.plan, clock=CLOCK) as router:
         router.step()
@@ -49,7 +54,9 @@ def test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_i
     before = values(project, now)
     data = folder / "data.mdb"
     pages = bytearray(data.read_bytes())
-    pages[2 * 4096 :] = bytes(len(pages) - 2 * 4096)  # all that the two pages at the beginning refer to
+    pages[2 * 4096 :] = bytes(
+        len(pages) - 2 * 4096
+    )  # all that the two pages at the beginning refer to
     data.write_bytes(pages)
     assert not whole(folder)
     (folder / "starting").touch()  # as a worker leaves it that died of this before its first step
@@ -62,7 +69,9 @@ def test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_i
 
 
 def test_a_file_that_ends_before_its_last_page_is_not_whole(project):
-    """As when a disk swallowed the write that made it longer: every record can be read, and who writes dies."""
+    """As when a disk swallowed the write that made it longer: every record can be read, and who
+    writes dies.
+    """
     folder = project.paths.state / project.features.schema_hash
     data = folder / "data.mdb"
     assert whole(folder)
@@ -75,9 +84,12 @@ def test_a_damaged_list_of_free_pages_is_not_whole(project):
     folder = project.paths.state / project.features.schema_hash
     data = folder / "data.mdb"
     pages = data.read_bytes()
-    # At 0x18 of a newest meta page's list of trees: the root of the tree of free pages (page 0 and 1 are the meta pages).
+    # At 0x18 of a newest meta page's list of trees: the root of the tree of free pages (page 0 and
+    # 1 are the meta pages).
     metas = [pages[at : at + 4096] for at in (0, 4096)]
-    newest = max(metas, key=lambda meta: int.from_bytes(meta[16 + 24 + 96 + 8 : 16 + 24 + 96 + 16], "little"))
+    newest = max(
+        metas, key=lambda meta: int.from_bytes(meta[16 + 24 + 96 + 8 : 16 + 24 + 96 + 16], "little")
+    )
     root = int.from_bytes(newest[16 + 24 + 40 : 16 + 24 + 48], "little")
     assert 2 <= root < len(pages) // 4096
     data.write_bytes(pages[: root * 4096] + bytes(4096) + pages[(root + 1) * 4096 :])
@@ -96,7 +108,9 @@ def test_a_whole_state_is_kept_whatever_the_last_start_died_of(project):
 
 
 def test_a_worker_whose_state_is_removed_ends_so_that_the_next_builds_it_anew(project):
-    """It would write on into a file that nobody else can open, and every answer would go without features for ever."""
+    """It would write on into a file that nobody else can open, and every answer would go without
+    features for ever.
+    """
     folder, now = project.paths.state / project.features.schema_hash, CLOCK.now() + 1
     before = values(project, now)
     with worker(project) as second:

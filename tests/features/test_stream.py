@@ -1,4 +1,6 @@
-"""Stream and reading equal the plain-Python reference, in float32 bits, whatever comes in whichever order."""
+"""Stream and reading equal the plain-Python reference, in float32 bits, whatever comes in whichever
+order.
+"""
 
 import os
 import subprocess
@@ -21,17 +23,23 @@ ITEMS = ["i1", "i2", "i3"]
 
 
 def played(kit, data, folder: Path) -> list[str]:
-    """Draw events, cut them into blocks and steps, read in between and after a restart; all differences to the reference."""
+    """Draw events, cut them into blocks and steps, read in between and after a restart; all
+    differences to the reference.
+    """
     features = kit.every_kind()
     least = data.draw(st.sampled_from([30, 1]), label="at least")
-    left = kit.routed(data.draw(st.lists(kit.events(), min_size=least, max_size=60), label="events"))
+    left = kit.routed(
+        data.draw(st.lists(kit.events(), min_size=least, max_size=60), label="events")
+    )
     log, known, found = kit.Log(folder), [], []
     worker = FeatureWorker(log.path, folder / "state", features, clock=SimulatedClock(kit.T0))
     reader = Reader(folder / "state", features)
     try:
         while left:
             blocks = [[]] if data.draw(st.booleans(), label="a block without events") else []
-            for size in data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=3), label="blocks"):
+            for size in data.draw(
+                st.lists(st.integers(1, 20), min_size=1, max_size=3), label="blocks"
+            ):
                 blocks.append(left[:size])
                 left = left[size:]
             known += log.append(blocks)
@@ -41,7 +49,9 @@ def played(kit, data, folder: Path) -> list[str]:
                     found += kit.differences(features, rows, request, ITEMS, known)
             if data.draw(st.integers(0, 5), label="restart") == 0:
                 worker.close()
-                worker = FeatureWorker(log.path, folder / "state", features, clock=SimulatedClock(kit.T0))
+                worker = FeatureWorker(
+                    log.path, folder / "state", features, clock=SimulatedClock(kit.T0)
+                )
         request = data.draw(kit.requests, label="last request")
         found += kit.differences(features, reader.read(request, ITEMS), request, ITEMS, known)
     finally:
@@ -51,7 +61,8 @@ def played(kit, data, folder: Path) -> list[str]:
     return found
 
 
-# Shrinking takes minutes here and is worth it only while looking for the cause: add Phase.shrink then.
+# Shrinking takes minutes here and is worth it only while looking for the cause: add Phase.shrink
+# then.
 @pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
@@ -80,8 +91,19 @@ def test_a_tile_too_few_is_noticed(kit, monkeypatch, tmp_path):
 def differences_of_one_click_a_window_ago(kit, folder: Path) -> list[str]:
     features, log = kit.every_kind(), kit.Log(folder)
     later = kit.T0 + 60 * SECOND
-    known = log.append([kit.routed([kit.event(type, ts, item_id="i1", user_id="u1") for type, ts in (("click", kit.T0), ("view", later))])])
-    with FeatureWorker(log.path, folder / "state", features, clock=SimulatedClock(kit.T0)) as worker:
+    known = log.append(
+        [
+            kit.routed(
+                [
+                    kit.event(type, ts, item_id="i1", user_id="u1")
+                    for type, ts in (("click", kit.T0), ("view", later))
+                ]
+            )
+        ]
+    )
+    with FeatureWorker(
+        log.path, folder / "state", features, clock=SimulatedClock(kit.T0)
+    ) as worker:
         worker.step()
     log.close()
     request = kit.ReadRequest(person="u1", now=later)
@@ -93,10 +115,15 @@ def differences_of_one_click_a_window_ago(kit, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("site", ["worker.before_step", "worker.before_commit", "worker.after_commit"])
+@pytest.mark.parametrize(
+    "site", ["worker.before_step", "worker.before_commit", "worker.after_commit"]
+)
 def test_a_worker_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, site, tmp_path):
     log = kit.Log(tmp_path)
-    clicks = [kit.event("click", kit.T0 + n * SECOND, item_id="i1", user_id="u1", event_id=f"e{n}") for n in range(30)]
+    clicks = [
+        kit.event("click", kit.T0 + n * SECOND, item_id="i1", user_id="u1", event_id=f"e{n}")
+        for n in range(30)
+    ]
     known = log.append([kit.routed(clicks)[start : start + 5] for start in range(0, 30, 5)])
     for hit in (1, 3):
         killed = run_worker(tmp_path, f"{site}=kill@{hit}")
@@ -116,12 +143,20 @@ def test_a_worker_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, site, 
 
 def run_worker(folder: Path, faults: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, str(Path(__file__).with_name("kit.py")), str(folder)]
-    return subprocess.run(program, env={**os.environ, "TAILORBIRD_FAULTS": faults}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        program,
+        env={**os.environ, "TAILORBIRD_FAULTS": faults},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_a_log_that_is_just_being_made_is_waited_for(kit, tmp_path):
     apsw.Connection(str(tmp_path / "routed.db")).execute("PRAGMA journal_mode = wal").fetchall()
-    with FeatureWorker(tmp_path / "routed.db", tmp_path / "state", kit.every_kind(), clock=SimulatedClock(kit.T0)) as worker:
+    with FeatureWorker(
+        tmp_path / "routed.db", tmp_path / "state", kit.every_kind(), clock=SimulatedClock(kit.T0)
+    ) as worker:
         assert worker.step().rows == 0
         log = kit.Log(tmp_path)
         log.append([kit.routed([kit.event("click", kit.T0, item_id="i1", user_id="u1")])])

@@ -1,4 +1,6 @@
-"""One of any entity, asked for by its fields: state and reference say the same of it, and its events are its own."""
+"""One of any entity, asked for by its fields: state and reference say the same of it, and its
+events are its own.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ from tailorbird.features.read import Reader
 from tailorbird.features.reference import routed_events
 from tailorbird.features.subject import Subject
 
-user, item, category, visit, query = (entity(name) for name in ("user", "item", "item.category", "session", "query"))
+user, item, category, visit, query = (
+    entity(name) for name in ("user", "item", "item.category", "session", "query")
+)
 FEATURES = FeatureSet.from_declarations(
     [
         count("everyone_clicks", entity(), "click"),
@@ -60,18 +64,46 @@ def events(n: int = 120, seed: int = 3) -> list[dict]:
     rows = []
     for number in range(n):
         at = START + int(rng.random() * 3 * HOUR)
-        kind, who = ("click", "view", "search", "item", "user")[min(rng.integers(12), 4)], f"u{rng.integers(1, 4)}"
-        row = dict.fromkeys(ROUTED.names) | {"event_id": f"e{number}", "ts": at, "received_at": at, "counts": True, "timeless": False}
+        kind, who = (
+            ("click", "view", "search", "item", "user")[min(rng.integers(12), 4)],
+            f"u{rng.integers(1, 4)}",
+        )
+        row = dict.fromkeys(ROUTED.names) | {
+            "event_id": f"e{number}",
+            "ts": at,
+            "received_at": at,
+            "counts": True,
+            "timeless": False,
+        }
         row |= {"type": kind, "raw_partition": "d1", "raw_offset": 0, "raw_row": 0}
         thing = f"i{rng.integers(1, 4)}"
         if kind == "item":
-            rows.append(row | {"item_id": thing, "properties": f'{{"category": "{"ab"[rng.integers(2)]}", "price": {number}}}'})
+            rows.append(
+                row
+                | {
+                    "item_id": thing,
+                    "properties": f'{{"category": "{"ab"[rng.integers(2)]}", "price": {number}}}',
+                }
+            )
         elif kind == "user":
             rows.append(row | {"user_id": who, "person": who, "properties": '{"segment": "s"}'})
         else:
-            row |= {"user_id": who, "person": who, "item_id": None if kind == "search" else thing, "price": float(number)}
-            row |= {"session_id": f"s{rng.integers(1, 3)}", "local_hour": int(rng.integers(4, 7)), "country": "NO", "agent": "person"}
-            row |= {"item_profile": f'{{"category": "{"ab"[rng.integers(2)]}"}}', "user_profile": '{"segment": "s"}'}
+            row |= {
+                "user_id": who,
+                "person": who,
+                "item_id": None if kind == "search" else thing,
+                "price": float(number),
+            }
+            row |= {
+                "session_id": f"s{rng.integers(1, 3)}",
+                "local_hour": int(rng.integers(4, 7)),
+                "country": "NO",
+                "agent": "person",
+            }
+            row |= {
+                "item_profile": f'{{"category": "{"ab"[rng.integers(2)]}"}}',
+                "user_profile": '{"segment": "s"}',
+            }
             rows.append(row | {"query": ("Red  shoes", "red shoes", None)[rng.integers(3)]})
     return rows
 
@@ -79,7 +111,9 @@ def events(n: int = 120, seed: int = 3) -> list[dict]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    table, asked = stream(folder, FEATURES, [Step(events(), False, ReadRequest(person="u1", now=START + 4 * HOUR))])
+    table, asked = stream(
+        folder, FEATURES, [Step(events(), False, ReadRequest(person="u1", now=START + 4 * HOUR))]
+    )
     assert asked[0].items == ITEMS
     return folder, table
 
@@ -90,17 +124,41 @@ def site(tmp_path_factory):
         (["session:s1"], {"visit_clicks"}),
         (["query:RED shoes"], {"searches"}),
         (["item.category:a"], {"category_ctr", "category_price", "twice"}),
-        (["session:s1", "item.category:b"], {"visit_clicks", "visit_mix", "category_ctr", "category_price", "twice"}),
-        (["query:red shoes", "item:i1"],
-         {"searches", "query_item", "item_clicks", "last_price", "price", "category_ctr", "category_price", "twice", "mixed"}),
-        (["user:u1", "item.category:a"],
-         {"mine_of_category", "category_ctr", "category_price", "twice", "since_click", "session_clicks"}),
+        (
+            ["session:s1", "item.category:b"],
+            {"visit_clicks", "visit_mix", "category_ctr", "category_price", "twice"},
+        ),
+        (
+            ["query:red shoes", "item:i1"],
+            {
+                "searches",
+                "query_item",
+                "item_clicks",
+                "last_price",
+                "price",
+                "category_ctr",
+                "category_price",
+                "twice",
+                "mixed",
+            },
+        ),
+        (
+            ["user:u1", "item.category:a"],
+            {
+                "mine_of_category",
+                "category_ctr",
+                "category_price",
+                "twice",
+                "since_click",
+                "session_clicks",
+            },
+        ),
         (["user:u2", "weekday:0"], {"day_share", "since_click", "session_clicks"}),
         (["local_hour:5"], {"hour_clicks"}),
         (["user.segment:s", "country:NO"], {"segment_clicks"}),
         (["item.category:nothing"], {"category_ctr", "category_price", "twice"}),
     ],
-)  # fmt: skip
+)
 def test_the_state_says_what_the_reference_says(site, texts, columns):
     folder, table = site
     subject = Subject.parse(texts, FEATURES)
@@ -110,14 +168,24 @@ def test_the_state_says_what_the_reference_says(site, texts, columns):
     reader.close()
     read = dict(zip(FEATURES.numeric, rows.numeric[0].tolist(), strict=True))
     plain = subject.values(FEATURES, subject.parts.get("user", ""), rows.t, rows.p, table)
-    assert {name: bits(read[name]) for name in columns} == {name: bits(plain[name]) for name in columns}
+    assert {name: bits(read[name]) for name in columns} == {
+        name: bits(plain[name]) for name in columns
+    }
 
 
 def test_a_value_is_taken_apart_into_the_events_of_what_was_asked_for(site):
     _, table = site
     known = routed_events(table)
     subject = Subject.parse(["item.category:a"], FEATURES)
-    found = explain(FEATURES, "category_price", subject.request(START + 5 * HOUR), None, START + 5 * HOUR, 10**6, known)
+    found = explain(
+        FEATURES,
+        "category_price",
+        subject.request(START + 5 * HOUR),
+        None,
+        START + 5 * HOUR,
+        10**6,
+        known,
+    )
     assert 5 < len(found.events) < sum(event["type"] == "click" for event in known)
     assert {event["item_profile"] for event in found.events} == {'{"category": "a"}'}
     assert found.value == np.float32(np.mean([min(event["price"], 100) for event in found.events]))
@@ -128,11 +196,18 @@ def test_the_newest_events_are_of_all_that_was_asked_for(site):
     ordered = table.sort_by("ts")
     newest = Subject.parse(["query:red shoes", "item:i2"], FEATURES).newest([ordered], "", 4)
     assert len(newest) == 4
-    assert all(event["item_id"] == "i2" and event["query"].casefold().split() == ["red", "shoes"] for event in newest)
-    assert [event["ts"] for event in newest] == sorted((event["ts"] for event in newest), reverse=True)
+    assert all(
+        event["item_id"] == "i2" and event["query"].casefold().split() == ["red", "shoes"]
+        for event in newest
+    )
+    assert [event["ts"] for event in newest] == sorted(
+        (event["ts"] for event in newest), reverse=True
+    )
     assert Subject.parse(["item.category:nothing"], FEATURES).newest([ordered], "", 4) == []
     mine = Subject.parse(["anonymous:a1", "item.category:a"], FEATURES).newest([ordered], "u1", 50)
-    assert {(event["person"], event["item_profile"]) for event in mine if event["type"] == "click"} == {("u1", '{"category": "a"}')}
+    assert {
+        (event["person"], event["item_profile"]) for event in mine if event["type"] == "click"
+    } == {("u1", '{"category": "a"}')}
 
 
 @pytest.mark.parametrize(

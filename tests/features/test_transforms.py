@@ -1,4 +1,6 @@
-"""Transforms as a project declares them: what is wrong is told with the line; what is right moves no schema."""
+"""Transforms as a project declares them: what is wrong is told with the line; what is right moves
+no schema.
+"""
 
 import inspect
 
@@ -42,14 +44,25 @@ def test_they_are_collected_in_order_and_are_no_part_of_the_schema(tmp_path):
     assert plain.transforms == ()
     assert features.schema_hash == plain.schema_hash
     assert [name for one in features.transforms for name in one.outputs] == [
-        "price", "price_missing", "category", "category_target_click", "common", "bucket", "category_vector_0", "category_vector_1",
-    ]  # fmt: skip
+        "price",
+        "price_missing",
+        "category",
+        "category_target_click",
+        "common",
+        "bucket",
+        "category_vector_0",
+        "category_vector_1",
+    ]
     assert features.transforms[2].heads == ("click",)
     assert features.transforms[0].place == f"{tmp_path}/features.py:{LINE}"
 
 
 def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
-    calls = {name for name, one in vars(transforms).items() if inspect.isfunction(one) and one.__module__ == transforms.__name__}
+    calls = {
+        name
+        for name, one in vars(transforms).items()
+        if inspect.isfunction(one) and one.__module__ == transforms.__name__
+    }
     assert calls & {"log", "ranks", "target"}
     assert not calls & set(features.__all__)
 
@@ -60,16 +73,37 @@ def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
         ('transform("colour", log())', "there is no column 'colour'"),
         ('transform("recent", log())', "recent is a sequence"),
         ('transform("category", log())', "log takes a number, and category is a category there"),
-        ('transform("category", vocabulary(), standardise())', "standardise takes a number, and category is a code there"),
-        ('transform("category", hashing(), impute("mean"))', "impute takes a number, and category is a code there"),
-        ('transform("price", vocabulary())', "vocabulary takes a category, and price is a number there"),
+        (
+            'transform("category", vocabulary(), standardise())',
+            "standardise takes a number, and category is a code there",
+        ),
+        (
+            'transform("category", hashing(), impute("mean"))',
+            "impute takes a number, and category is a code there",
+        ),
+        (
+            'transform("price", vocabulary())',
+            "vocabulary takes a category, and price is a number there",
+        ),
         ('transform("price", target("click"))', "target takes a category"),
-        ('transform("category", frequency(), target("click"))', "target takes a category, and category is a number there"),
+        (
+            'transform("category", frequency(), target("click"))',
+            "target takes a category, and category is a number there",
+        ),
         ('transform("category", impute("mean"), frequency())', "a category has no mean"),
-        ('transform("category", impute("constant", 3), frequency())', "expected a text for category, got 3"),
-        ('transform("price", impute("constant", "cheap"))', "expected a number for price, got 'cheap'"),
+        (
+            'transform("category", impute("constant", 3), frequency())',
+            "expected a text for category, got 3",
+        ),
+        (
+            'transform("price", impute("constant", "cheap"))',
+            "expected a number for price, got 'cheap'",
+        ),
         ('transform("price", impute("constant"))', "a constant needs a number or a text"),
-        ('transform("price", impute("constant", float("nan")))', "a constant needs a number or a text"),
+        (
+            'transform("price", impute("constant", float("nan")))',
+            "a constant needs a number or a text",
+        ),
         ('transform("price", impute("mean", 3))', "mean takes no value"),
         ('transform("price", impute("average"))', "expected one of mean, median, mode, constant"),
         ('transform("price", log)', "is no step"),
@@ -83,13 +117,25 @@ def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
         ('transform("category", frequency(count_min=0))', "count_min"),
         ('transform("category", vocabulary(size_max=1 << 30))', "size_max"),
         ('transform("category", vectors({}, trained_until=0))', "at least one vector"),
-        ('transform("category", vectors({"a": [1], "b": [1, 2]}, trained_until=0))', "all of one length"),
+        (
+            'transform("category", vectors({"a": [1], "b": [1, 2]}, trained_until=0))',
+            "all of one length",
+        ),
         ('transform("category", vectors({"a": [float("nan")]}, trained_until=0))', "finite"),
         ('transform("category", vectors({"a": ["x"]}, trained_until=0))', "a list of numbers"),
         ('transform("category", vectors({"a": [1.0]}, trained_until=-1))', "trained_until"),
-        ('transform("price", log(), name="clicks")', "a column of the matrix is called clicks, as a feature is"),
-        ('transform("price", log(), name="recent_age")', "a column of the matrix is called recent_age, as one of every model is"),
-        ('transform("category", ranks())', "ranks takes a number, and category is a category there"),
+        (
+            'transform("price", log(), name="clicks")',
+            "a column of the matrix is called clicks, as a feature is",
+        ),
+        (
+            'transform("price", log(), name="recent_age")',
+            "a column of the matrix is called recent_age, as one of every model is",
+        ),
+        (
+            'transform("category", ranks())',
+            "ranks takes a number, and category is a category there",
+        ),
         ('transform("price", log(), name="a b")', "letters, digits and _"),
     ],
 )
@@ -101,14 +147,20 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, text, told):
 
 
 def test_two_columns_of_one_name_are_refused_where_the_second_is(tmp_path):
-    with pytest.raises(DeclarationError, match=rf"features.py:{LINE + 1}: .*is called price, as at .*features.py:{LINE}"):
+    with pytest.raises(
+        DeclarationError,
+        match=rf"features.py:{LINE + 1}: .*is called price, as at .*features.py:{LINE}",
+    ):
         load(tmp_path, 'transform("price", log())\ntransform("price")\n')
 
 
 def test_a_target_that_no_slot_asks_for_is_told_with_its_line():
     made = transform("category", target("buy"))
     check_heads([made], ["buy", "click"])
-    with pytest.raises(DeclarationError, match=r"test_transforms.py:\d+: transform: 'buy' is no head .*\n.*click, purchase"):
+    with pytest.raises(
+        DeclarationError,
+        match=r"test_transforms.py:\d+: transform: 'buy' is no head .*\n.*click, purchase",
+    ):
         check_heads([made], ["purchase", "click"])
 
 

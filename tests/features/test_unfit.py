@@ -1,4 +1,6 @@
-"""Values that no declaration is made for: they are capped or missing, counted, told in the log, and the readings stay one."""
+"""Values that no declaration is made for: they are capped or missing, counted, told in the log, and
+the readings stay one.
+"""
 
 import json
 import logging
@@ -11,25 +13,72 @@ from tests.features.three_readings import differences, stream
 
 from tailorbird.events.clock import SECOND
 from tailorbird.events.schema import ROUTED
-from tailorbird.features import FeatureSet, ReadRequest, age, attribute, count, entity, last, match, maximum, quantile, total
+from tailorbird.features import (
+    FeatureSet,
+    ReadRequest,
+    age,
+    attribute,
+    count,
+    entity,
+    last,
+    match,
+    maximum,
+    quantile,
+    total,
+)
 from tailorbird.features.columns import Frame
 from tailorbird.features.figures import FILE, all_figures
 from tailorbird.features.unfit import Unfit
 from tailorbird.serving.metrics import Metrics
 
 ODD = [float("nan"), float("inf"), -float("inf"), -3.5, 1e18, -1e18, 1.75e308, 5e-324, -0.0]
-ODD_TEXTS = ['"deep"', "NaN", "1e999", "-1e18", '{"a":1}', "[]", '[[1],"x"]', "true", "null", "9" * 400, '"\\ud83d\\ude00"', '""']
+ODD_TEXTS = [
+    '"deep"',
+    "NaN",
+    "1e999",
+    "-1e18",
+    '{"a":1}',
+    "[]",
+    '[[1],"x"]',
+    "true",
+    "null",
+    "9" * 400,
+    '"\\ud83d\\ude00"',
+    '""',
+]
 
 
 def purchases():
-    base = dict.fromkeys(ROUTED.names) | {"type": "purchase", "user_id": "u1", "person": "u1", "item_id": "i1", "counts": True}
+    base = dict.fromkeys(ROUTED.names) | {
+        "type": "purchase",
+        "user_id": "u1",
+        "person": "u1",
+        "item_id": "i1",
+        "counts": True,
+    }
     base |= {"timeless": False, "received_at": START}
-    rows = [base | {"event_id": f"n{place}", "ts": START + place, "price": number} for place, number in enumerate(ODD)]
+    rows = [
+        base | {"event_id": f"n{place}", "ts": START + place, "price": number}
+        for place, number in enumerate(ODD)
+    ]
     for place, text in enumerate(ODD_TEXTS):
-        row = base | {"event_id": f"t{place}", "ts": START + 100 + place, "properties": f'{{"depth":{text}}}'}
+        row = base | {
+            "event_id": f"t{place}",
+            "ts": START + 100 + place,
+            "properties": f'{{"depth":{text}}}',
+        }
         rows.append(row | {"item_profile": f'{{"category":{text}}}'})
-        profile = base | {"type": "item", "user_id": None, "person": None, "event_id": f"p{place}", "ts": START + 200 + place}
-        rows.append(profile | {"properties": f'{{"category":{text},"price":{text},"title":{text},"born":{text}}}'})
+        profile = base | {
+            "type": "item",
+            "user_id": None,
+            "person": None,
+            "event_id": f"p{place}",
+            "ts": START + 200 + place,
+        }
+        rows.append(
+            profile
+            | {"properties": f'{{"category":{text},"price":{text},"title":{text},"born":{text}}}'}
+        )
     return rows
 
 
@@ -56,17 +105,25 @@ def features() -> FeatureSet:
 
 @pytest.mark.parametrize("events", range(1, len(purchases()) + 1, 3))
 def test_the_readings_of_absurd_values_are_one(tmp_path, events):
-    script = [Step(purchases()[:events], False, ReadRequest(person="u1", query="deep", now=START + SECOND))]
+    script = [
+        Step(
+            purchases()[:events], False, ReadRequest(person="u1", query="deep", now=START + SECOND)
+        )
+    ]
     assert differences(features(), *stream(tmp_path, features(), script)) == []
 
 
 def test_what_is_cut_off_or_cannot_be_read_is_counted_by_field(kit):
     frame = Frame(kit.table([one | {"p": place} for place, one in enumerate(purchases())]))
     assert frame.number("price")[: len(ODD)].tolist()[3:6] == [-3.5, 1e18, -1e18]
-    assert frame.unreadable["price"] == 4  # NaN, both infinities, and what is too large to calculate with
+    assert (
+        frame.unreadable["price"] == 4
+    )  # NaN, both infinities, and what is too large to calculate with
     frame.number("properties.depth")
     unreadable = [text for text in ODD_TEXTS if not _is_number(text)]
-    assert frame.unreadable["properties.depth"] == len(unreadable) - 2  # null and an empty list are not there at all
+    assert (
+        frame.unreadable["properties.depth"] == len(unreadable) - 2
+    )  # null and an empty list are not there at all
 
 
 def _is_number(text: str) -> bool:
@@ -75,22 +132,36 @@ def _is_number(text: str) -> bool:
     return isinstance(value, int | float) and abs(value) <= 1.7e308
 
 
-def test_a_property_that_becomes_text_midway_is_missing_from_then_on_and_is_told(kit, tmp_path, caplog):
-    depth = FeatureSet.from_declarations([total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)])
+def test_a_property_that_becomes_text_midway_is_missing_from_then_on_and_is_told(
+    kit, tmp_path, caplog
+):
+    depth = FeatureSet.from_declarations(
+        [total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)]
+    )
     texts = ['{"depth":3}', '{"depth":"3"}', '{"depth":99}']
-    views = [kit.event("view", kit.T0 + n, user_id="u1", properties=text) for n, text in enumerate(texts)]
+    views = [
+        kit.event("view", kit.T0 + n, user_id="u1", properties=text) for n, text in enumerate(texts)
+    ]
     log = kit.Log(tmp_path)
     log.append([kit.routed(views)])
-    with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+    with kit.FeatureWorker(
+        log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
+    ) as worker:
         report = worker.step()
     log.close()
-    assert (report.rows, report.capped, report.unreadable) == (3, {"properties.depth": 1}, {"properties.depth": 1})
+    assert (report.rows, report.capped, report.unreadable) == (
+        3,
+        {"properties.depth": 1},
+        {"properties.depth": 1},
+    )
 
 
 TYPES_OF_N = ("5", '"5"', '"five"', "[5]", "true", "1e30", "null", "[]")
 
 
-def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_converted_is_counted(kit, tmp_path):
+def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_converted_is_counted(
+    kit, tmp_path
+):
     user, item = entity("user"), entity("item")
     features = FeatureSet.from_declarations(
         [
@@ -100,34 +171,67 @@ def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_conv
             attribute("size", item, "size", kind="numeric"),
         ]
     )
-    base = dict.fromkeys(ROUTED.names) | {"user_id": "u1", "person": "u1", "item_id": "i1", "counts": True, "timeless": False}
+    base = dict.fromkeys(ROUTED.names) | {
+        "user_id": "u1",
+        "person": "u1",
+        "item_id": "i1",
+        "counts": True,
+        "timeless": False,
+    }
     base |= {"type": "view", "received_at": START}
-    rows = [base | {"event_id": f"n{n}", "ts": START + n, "properties": f'{{"n":{one}}}'} for n, one in enumerate(TYPES_OF_N)]
-    profile = base | {"type": "item", "user_id": None, "person": None, "event_id": "p", "ts": START + 50}
+    rows = [
+        base | {"event_id": f"n{n}", "ts": START + n, "properties": f'{{"n":{one}}}'}
+        for n, one in enumerate(TYPES_OF_N)
+    ]
+    profile = base | {
+        "type": "item",
+        "user_id": None,
+        "person": None,
+        "event_id": "p",
+        "ts": START + 50,
+    }
     rows.append(profile | {"properties": '{"size":true}'})
-    asked = stream(tmp_path / "one", features, [Step(rows, False, ReadRequest(person="u1", now=START + SECOND))])
+    asked = stream(
+        tmp_path / "one",
+        features,
+        [Step(rows, False, ReadRequest(person="u1", now=START + SECOND))],
+    )
     assert differences(features, *asked) == []
     log = kit.Log(tmp_path)
     log.append([[one | {"p": place} for place, one in enumerate(rows)]])
-    with kit.FeatureWorker(log.path, tmp_path / "state", features, clock=kit.SimulatedClock(START)) as worker:
+    with kit.FeatureWorker(
+        log.path, tmp_path / "state", features, clock=kit.SimulatedClock(START)
+    ) as worker:
         report = worker.step()
     log.close()
     assert report.converted == {"properties.n": 2, "item.size": 1}  # [5] and true
     assert report.unreadable == {"properties.n": 2}  # "5" and "five"
     assert report.capped == {"properties.n": 1}
-    found = dict(zip(features.numeric, asked[1][0].rows.numeric[ITEMS.index("i1")].tolist(), strict=True))
+    found = dict(
+        zip(features.numeric, asked[1][0].rows.numeric[ITEMS.index("i1")].tolist(), strict=True)
+    )
     assert found == {"sum": 5 + 5 + 1 + 10, "fives": 3, "truths": 1, "size": 1}
 
 
 def test_what_a_build_took_in_is_counted_once_even_if_it_is_built_again(kit, tmp_path):
-    depth = FeatureSet.from_declarations([total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)])
-    views = [kit.event("view", kit.T0 + n, user_id="u1", properties=f'{{"depth":{n + 8}}}') for n in range(6)]
+    depth = FeatureSet.from_declarations(
+        [total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)]
+    )
+    views = [
+        kit.event("view", kit.T0 + n, user_id="u1", properties=f'{{"depth":{n + 8}}}')
+        for n in range(6)
+    ]
     events = kit.table(kit.routed(views))
     for _ in range(2):
-        with kit.FeatureWorker(tmp_path / "routed.db", tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+        with kit.FeatureWorker(
+            tmp_path / "routed.db", tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
+        ) as worker:
             worker.bootstrap(lambda start: [events.filter(events["p"].to_numpy() > start)], 6)
         [told] = all_figures(tmp_path / "state")
-        assert (told.capped, told.rows) == ({"properties.depth": 3}, 6)  # 11, 12 and 13 of at most 10
+        assert (told.capped, told.rows) == (
+            {"properties.depth": 3},
+            6,
+        )  # 11, 12 and 13 of at most 10
 
 
 def test_the_log_is_told_once_a_minute(kit, caplog):
@@ -148,19 +252,28 @@ def test_the_log_is_told_once_a_minute(kit, caplog):
 
 
 def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart(kit, tmp_path):
-    depth = FeatureSet.from_declarations([total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)])
+    depth = FeatureSet.from_declarations(
+        [total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)]
+    )
     metrics = Metrics()
     metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
     assert b"tailorbird_worker" not in metrics.text()
     log, schema, told = kit.Log(tmp_path), depth.schema_hash, ""
     for start in (0, 10):
         texts = ['{"depth":3}', '{"depth":"3"}', '{"depth":99}', '{"depth":[3]}']
-        views = [kit.event("view", kit.T0 + start + n, user_id=f"u{n}", person=f"u{n}", properties=text) for n, text in enumerate(texts)]
+        views = [
+            kit.event("view", kit.T0 + start + n, user_id=f"u{n}", person=f"u{n}", properties=text)
+            for n, text in enumerate(texts)
+        ]
         log.append([[one] for one in views])
-        with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+        with kit.FeatureWorker(
+            log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
+        ) as worker:
             worker.step(rows_max=1)
             worker.tell()
-            assert f'tailorbird_worker_behind_rows{{schema="{schema}"}} 3.0' in metrics.text().decode()
+            assert (
+                f'tailorbird_worker_behind_rows{{schema="{schema}"}} 3.0' in metrics.text().decode()
+            )
             while worker.step().rows:
                 pass
             worker.tell()
@@ -185,7 +298,9 @@ def test_a_worker_that_runs_tells_by_itself(kit, tmp_path):
     depth = FeatureSet.from_declarations([count("views", entity("user"), "view", window="1d")])
     log, stop, told = kit.Log(tmp_path), threading.Event(), None
     log.append([[kit.event("view", kit.T0, user_id="u1", person="u1")]])
-    with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+    with kit.FeatureWorker(
+        log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
+    ) as worker:
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()
         deadline = time.monotonic() + 30

@@ -1,4 +1,6 @@
-"""One script of events and requests, read three ways: by the plain reference, the backfill and the stream; what differs is told."""
+"""One script of events and requests, read three ways: by the plain reference, the backfill and the
+stream; what differs is told.
+"""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,11 +27,17 @@ def table(rows) -> pa.Table:
 
 
 def stream(
-    folder: Path, features: FeatureSet, script: list[Step], workers: int = 1, *, shuffled: bool = False
+    folder: Path,
+    features: FeatureSet,
+    script: list[Step],
+    workers: int = 1,
+    *,
+    shuffled: bool = False,
 ) -> tuple[pa.Table, list[Asked]]:
     """Play the script through log, workers and reader: all events with their p, and what was read.
 
-    Several workers are never all as far as each other; `shuffled` has each read the log that a shuffle writes for it.
+    Several workers are never all as far as each other; `shuffled` has each read the log that a
+    shuffle writes for it.
     """
     clock = SimulatedClock(START)
     folder.mkdir(exist_ok=True)
@@ -38,7 +46,9 @@ def stream(
     all_rows: list[dict] = []
 
     def open_worker(number: int) -> FeatureWorker:
-        return FeatureWorker(logs[number], folder / "state", features, clock=clock, part=KeyPart(number, workers))
+        return FeatureWorker(
+            logs[number], folder / "state", features, clock=clock, part=KeyPart(number, workers)
+        )
 
     with ExitStack() as stack:
         log = stack.enter_context(open_writer(routed, partition="routed", first=1))
@@ -96,20 +106,47 @@ def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> l
         for place, item in enumerate(ITEMS):
 
             def expected(name, person=person, item=item, one=one):
-                return plain.value(features, name, person, item, one.rows.t, one.rows.positions or one.rows.p, known)
+                return plain.value(
+                    features,
+                    name,
+                    person,
+                    item,
+                    one.rows.t,
+                    one.rows.positions or one.rows.p,
+                    known,
+                )
 
             row = index * len(ITEMS) + place
             for column, name in enumerate(features.numeric):
-                values = [float(expected(name)), rows.numeric[row, column], one.rows.numeric[place, column]]
+                values = [
+                    float(expected(name)),
+                    rows.numeric[row, column],
+                    one.rows.numeric[place, column],
+                ]
                 if len({bits(value) for value in values}) > 1:
-                    found.append(f"{name} of {item} in request {index}: reference, backfill, stream = {values}")
+                    found.append(
+                        f"{name} of {item} in request {index}: reference, backfill, stream = "
+                        f"{values}"
+                    )
             for column, name in enumerate(features.categorical):
-                values = [int(expected(name)), int(rows.categorical[row, column]), int(one.rows.categorical[place, column])]
+                values = [
+                    int(expected(name)),
+                    int(rows.categorical[row, column]),
+                    int(one.rows.categorical[place, column]),
+                ]
                 if len(set(values)) > 1:
-                    found.append(f"{name} of {item} in request {index}: reference, backfill, stream = {values}")
+                    found.append(
+                        f"{name} of {item} in request {index}: reference, backfill, stream = "
+                        f"{values}"
+                    )
             for name in features.sequences:
                 own, read = rows.sequences[name].of(index).lists(), one.rows.sequences[name].lists()
-                values = [[[_whole(value) for value in row] for row in expected(name)], *map(_rows, (own, read))]
+                values = [
+                    [[_whole(value) for value in row] for row in expected(name)],
+                    *map(_rows, (own, read)),
+                ]
                 if not values[0] == values[1] == values[2]:
-                    found.append(f"{name} in request {index}: reference, backfill, stream = {values}")
+                    found.append(
+                        f"{name} in request {index}: reference, backfill, stream = {values}"
+                    )
     return found

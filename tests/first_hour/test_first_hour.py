@@ -1,6 +1,8 @@
-"""Data as people have it becomes a project and a list, without an edit: `init --from`, `import`, `train`, `recommend`.
+"""Data as people have it becomes a project and a list, without an edit: `init --from`, `import`,
+`train`, `recommend`.
 
-Each layout is read with the right times, people, items and types, or `init` stops with one question that one option answers.
+Each layout is read with the right times, people, items and types, or `init` stops with one question
+that one option answers.
 """
 
 import json
@@ -34,7 +36,10 @@ def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path)
     written = tmp_path / "shop" / "mapping.toml"
     mapping = written.read_text() if written.exists() else ""
     assert [line for line in layout.mapping if line not in mapping] == []
-    select = "SELECT ts, user_id, anonymous_id, item_id FROM events WHERE type NOT IN ('item', 'user') AND item_id IS NOT NULL"
+    select = (
+        "SELECT ts, user_id, anonymous_id, item_id FROM events WHERE type NOT IN ('item', "
+        "'user') AND item_id IS NOT NULL"
+    )
     select += " ORDER BY ts, event_id LIMIT 1"
     (tmp_path / "said").mkdir()
     shop = ["-C", "shop"]
@@ -42,7 +47,13 @@ def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path)
         [
             [*steps[1], "--json"],
             [*shop, "sql", select, "--json"],
-            [*shop, "sql", "SELECT type, count(*) AS n FROM events WHERE type NOT IN ('item', 'user') GROUP BY type", "--json"],
+            [
+                *shop,
+                "sql",
+                "SELECT type, count(*) AS n FROM events WHERE type NOT IN ('item', 'user') "
+                "GROUP BY type",
+                "--json",
+            ],
             [*steps[2], "--json"],
             [*steps[3], "--json"],
         ],
@@ -57,6 +68,8 @@ def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path)
     assert event["item_id"] == layout.item
     counts = {row["type"]: row["n"] for row in json.loads(kinds.stdout)["rows"]}
     assert set(counts) == layout.types
-    assert sum(counts.values()) >= 0.97 * layout.events  # a few are said twice: on one day, or by chance
+    assert (
+        sum(counts.values()) >= 0.97 * layout.events
+    )  # a few are said twice: on one day, or by chance
     items = json.loads(listed.stdout)["items"]
     assert len({item["item_id"] for item in items}) == SIZE

@@ -1,4 +1,6 @@
-"""A server of S3's protocol for tests (moto's), and between it and us a proxy that can lose replies."""
+"""A server of S3's protocol for tests (moto's), and between it and us a proxy that can lose
+replies.
+"""
 
 import http.client
 import importlib.util
@@ -23,7 +25,9 @@ _OURS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_
 
 
 class Home:
-    """Where a test's logs and lake are: `home / "lake"` is a folder or a prefix of a bucket, all else is on the disk."""
+    """Where a test's logs and lake are: `home / "lake"` is a folder or a prefix of a bucket, all
+    else is on the disk.
+    """
 
     def __init__(self, path: Path, lake: Place) -> None:
         self.path, self.lake = path, lake
@@ -34,7 +38,8 @@ class Home:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Starts a server with one bucket; its address. The environment names it meanwhile, for this process and its children.
+    """Starts a server with one bucket; its address. The environment names it meanwhile, for this
+    process and its children.
 
     A process of its own: DataFusion keeps Python's lock while it waits for an answer.
     """
@@ -44,7 +49,9 @@ def s3_server() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before = {name: os.environ.get(name) for name in _OURS}
-    os.environ.update(zip(_OURS, (f"http://127.0.0.1:{port}", "writer", SECRET, "us-east-1"), strict=True))
+    os.environ.update(
+        zip(_OURS, (f"http://127.0.0.1:{port}", "writer", SECRET, "us-east-1"), strict=True)
+    )
     try:
         _make_bucket(port)
         yield os.environ["AWS_ENDPOINT_URL"]
@@ -73,16 +80,20 @@ def _make_bucket(port: int) -> None:
 
 
 class Proxy:
-    """Forwards requests to a server. `lose` says of a request whether its reply is dropped: the connection is cut, the work done.
+    """Forwards requests to a server. `lose` says of a request whether its reply is dropped: the
+    connection is cut, the work done.
 
-    `hold` says of which requests nothing is forwarded before `let_go`, although the sender is cut off at once.
+    `hold` says of which requests nothing is forwarded before `let_go`, although the sender is cut
+    off at once.
     """
 
     def __init__(self, target: str) -> None:
         self.lose: Callable[[str, str], bool] = lambda method, path: False
         self.hold: Callable[[str, str], bool] = lambda method, path: False
         self.lost: list[str] = []
-        self.unconditional = False  # forwards writes without their conditions, as storage would that knows none
+        self.unconditional = (
+            False  # forwards writes without their conditions, as storage would that knows none
+        )
         self._held: list[Callable[[], int]] = []
         host = target.removeprefix("http://")
         proxy = self
@@ -96,7 +107,11 @@ class Proxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = dict(self.headers.items())
                 if proxy.unconditional:
-                    headers = {name: value for name, value in headers.items() if name.lower() not in ("if-match", "if-none-match")}
+                    headers = {
+                        name: value
+                        for name, value in headers.items()
+                        if name.lower() not in ("if-match", "if-none-match")
+                    }
 
                 def send() -> http.client.HTTPResponse:
                     connection = http.client.HTTPConnection(host, timeout=30)
@@ -115,10 +130,19 @@ class Proxy:
                     return
                 self.send_response(found.status)
                 for name, value in found.getheaders():
-                    if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                    if name.lower() not in (
+                        "content-length",
+                        "transfer-encoding",
+                        "connection",
+                        "date",
+                        "server",
+                    ):
                         self.send_header(name, value)
                 self.send_header(
-                    "Content-Length", str(len(content)) if self.command != "HEAD" else found.getheader("Content-Length") or "0"
+                    "Content-Length",
+                    str(len(content))
+                    if self.command != "HEAD"
+                    else found.getheader("Content-Length") or "0",
                 )
                 self.end_headers()
                 if self.command != "HEAD":

@@ -1,4 +1,6 @@
-"""Logs as door, router and server would write them, small and made by hand, for the tests of the lake."""
+"""Logs as door, router and server would write them, small and made by hand, for the tests of the
+lake.
+"""
 
 import os
 import sys
@@ -34,10 +36,23 @@ def ipc(table: pa.Table) -> bytes:
 
 def columns(schema: pa.Schema, rows: int, **given: object) -> pa.Table:
     """A table of nulls but for what is given."""
-    return pa.table({f.name: pa.array(given[f.name], f.type) if f.name in given else pa.nulls(rows, f.type) for f in schema}, schema=schema)
+    return pa.table(
+        {
+            f.name: pa.array(given[f.name], f.type) if f.name in given else pa.nulls(rows, f.type)
+            for f in schema
+        },
+        schema=schema,
+    )
 
 
-def events(first: int, rows: int, *, partition: str = "door", span: int = 3 * DAY, raw: np.ndarray | None = None) -> pa.Table:
+def events(
+    first: int,
+    rows: int,
+    *,
+    partition: str = "door",
+    span: int = 3 * DAY,
+    raw: np.ndarray | None = None,
+) -> pa.Table:
     """`rows` events from p = `first` on; event k is made of raw row k - 1 unless `raw` says."""
     p = np.arange(first, first + rows)
     raw = p - 1 if raw is None else raw
@@ -51,9 +66,18 @@ def events(first: int, rows: int, *, partition: str = "door", span: int = 3 * DA
         type=kinds,
         ts=ts,
         received_at=START + p * SECOND,
-        user_id=[None if kind == "item" else f"u{k % 50}" for k, kind in zip(raw.tolist(), kinds, strict=True)],
-        person=[None if kind == "item" else f"u{k % 50}" for k, kind in zip(raw.tolist(), kinds, strict=True)],
-        item_id=[None if kind == "user" else f"i{k % 20}" for k, kind in zip(raw.tolist(), kinds, strict=True)],
+        user_id=[
+            None if kind == "item" else f"u{k % 50}"
+            for k, kind in zip(raw.tolist(), kinds, strict=True)
+        ],
+        person=[
+            None if kind == "item" else f"u{k % 50}"
+            for k, kind in zip(raw.tolist(), kinds, strict=True)
+        ],
+        item_id=[
+            None if kind == "user" else f"i{k % 20}"
+            for k, kind in zip(raw.tolist(), kinds, strict=True)
+        ],
         properties=['{"colour": "red"}'] * rows,
         counts=[True] * rows,
         timeless=[False] * rows,
@@ -66,30 +90,60 @@ def events(first: int, rows: int, *, partition: str = "door", span: int = 3 * DA
 def quarantine(raw: list[int], *, partition: str = "door") -> pa.Table:
     n = len(raw)
     return columns(
-        QUARANTINE, n, received_at=[START + k for k in raw], source=["door"] * n, code=["bad"] * n, path=["$.ts"] * n, message=["no"] * n,
-        body=[b'\x00{"half": ' + bytes([255, 10, k % 256]) for k in raw], raw_partition=[partition] * n, raw_offset=raw, raw_row=[0] * n,
-    )  # fmt: skip
+        QUARANTINE,
+        n,
+        received_at=[START + k for k in raw],
+        source=["door"] * n,
+        code=["bad"] * n,
+        path=["$.ts"] * n,
+        message=["no"] * n,
+        body=[b'\x00{"half": ' + bytes([255, 10, k % 256]) for k in raw],
+        raw_partition=[partition] * n,
+        raw_offset=raw,
+        raw_row=[0] * n,
+    )
 
 
 def duplicates(raw: list[int], first: list[int], *, partition: str = "door") -> pa.Table:
     n = len(raw)
     return columns(
-        DUPLICATES, n, event_id=[f"e{k}" for k in first], raw_partition=[partition] * n, raw_offset=raw, raw_row=[0] * n,
-        first_partition=[partition] * n, first_offset=first, first_row=[0] * n,
-    )  # fmt: skip
+        DUPLICATES,
+        n,
+        event_id=[f"e{k}" for k in first],
+        raw_partition=[partition] * n,
+        raw_offset=raw,
+        raw_row=[0] * n,
+        first_partition=[partition] * n,
+        first_offset=first,
+        first_row=[0] * n,
+    )
 
 
 def answer(k: int) -> AnswerRecord:
     return AnswerRecord(
-        request_id=f"r{k}", ts=START + k, p=k, commit=k, schema_hash="abc", person=f"u{k}", slot="home",
+        request_id=f"r{k}",
+        ts=START + k,
+        p=k,
+        commit=k,
+        schema_hash="abc",
+        person=f"u{k}",
+        slot="home",
         local_hour=k % 24,
-        items=["i1", "i2"], sources=["popular", "fresh"], propensities=[1.0, 0.5], scores=[0.25, 0.125],
-        numeric=[1.0, float("nan"), 2.0, 3.0], categorical=[2**64 - 1, 0], sequences=b"\x80", degraded=["store"],
-    )  # fmt: skip
+        items=["i1", "i2"],
+        sources=["popular", "fresh"],
+        propensities=[1.0, 0.5],
+        scores=[0.25, 0.125],
+        numeric=[1.0, float("nan"), 2.0, 3.0],
+        categorical=[2**64 - 1, 0],
+        sequences=b"\x80",
+        degraded=["store"],
+    )
 
 
 class Site:
-    """Logs in `stream`, to which whole rounds of traffic can be added: each is 10 raw rows, one refused, one repeated."""
+    """Logs in `stream`, to which whole rounds of traffic can be added: each is 10 raw rows, one
+    refused, one repeated.
+    """
 
     def __init__(self, stream: Path, *, producer: str = "door") -> None:
         self.stream = stream
@@ -104,19 +158,42 @@ class Site:
             first = self.rounds * 10
             receipt = msgspec.json.encode(Receipt(received_at=START + first))
             self.raw.append(
-                [Block(kind="body", rows=10, payload=b"".join(b'{"n": %d}\n' % k for k in range(first, first + 10)), receipt=receipt)]
+                [
+                    Block(
+                        kind="body",
+                        rows=10,
+                        payload=b"".join(b'{"n": %d}\n' % k for k in range(first, first + 10)),
+                        receipt=receipt,
+                    )
+                ]
             )
             good = np.arange(first, first + 8)
             table = events(self.routed.end(), 8, partition=self.producer, raw=good)
             self.routed.append(
                 [
                     Block(kind="events", rows=8, payload=ipc(table)),
-                    Block(kind="quarantine", rows=1, payload=ipc(quarantine([first + 8], partition=self.producer))),
-                    Block(kind="duplicates", rows=1, payload=ipc(duplicates([first + 9], [first], partition=self.producer))),
+                    Block(
+                        kind="quarantine",
+                        rows=1,
+                        payload=ipc(quarantine([first + 8], partition=self.producer)),
+                    ),
+                    Block(
+                        kind="duplicates",
+                        rows=1,
+                        payload=ipc(duplicates([first + 9], [first], partition=self.producer)),
+                    ),
                 ]
             )
             self.answers.append(
-                [Block(kind="answers", rows=2, payload=encode_answers([answer(2 * self.rounds), answer(2 * self.rounds + 1)]))]
+                [
+                    Block(
+                        kind="answers",
+                        rows=2,
+                        payload=encode_answers(
+                            [answer(2 * self.rounds), answer(2 * self.rounds + 1)]
+                        ),
+                    )
+                ]
             )
             self.rounds += 1
 
@@ -142,7 +219,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("TAILORBIRD_TEST_S3") == "all":
         return
     for item in items:
-        on_s3 = getattr(item, "callspec", None) is not None and item.callspec.params.get("home") == "s3"  # type: ignore[attr-defined]
+        on_s3 = (
+            getattr(item, "callspec", None) is not None and item.callspec.params.get("home") == "s3"
+        )  # type: ignore[attr-defined]
         if on_s3 and item.get_closest_marker("long_on_s3"):
             item.add_marker(pytest.mark.skip(reason="long on object storage: make test-s3"))
 
@@ -150,7 +229,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
     """Logs on the disk, and a lake on either kind of storage."""
-    return Home(tmp_path, tmp_path / "lake" if request.param == "local" else request.getfixturevalue("bucket"))
+    return Home(
+        tmp_path,
+        tmp_path / "lake" if request.param == "local" else request.getfixturevalue("bucket"),
+    )
 
 
 @pytest.fixture

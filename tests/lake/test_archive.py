@@ -20,7 +20,12 @@ def open_archive(tmp_path, **options):
 
 
 def body(k):
-    return Block(kind="body", rows=1 + k % 3, payload=bytes([k % 256, 0, 255]) * (50 + k), receipt=b'{"received_at": %d}' % k)
+    return Block(
+        kind="body",
+        rows=1 + k % 3,
+        payload=bytes([k % 256, 0, 255]) * (50 + k),
+        receipt=b'{"received_at": %d}' % k,
+    )
 
 
 def take_all(archive, reader):
@@ -36,7 +41,9 @@ def test_blocks_come_back_as_they_were(tmp_path, log):
     take_all(archive, reader)
     again = Archive(tmp_path / "archive")
     assert [stored.block for file in again.files for stored in again.read(file)] == blocks
-    assert [stored.offset for file in again.files for stored in again.read(file)] == [s.offset for s in reader.read(0)]
+    assert [stored.offset for file in again.files for stored in again.read(file)] == [
+        s.offset for s in reader.read(0)
+    ]
     assert again.positions() == {"door": log.end()}
     assert len(again.files) > 3
     reader.close()
@@ -70,7 +77,9 @@ def test_a_torn_manifest_line_is_written_again(tmp_path, log):
     manifest.write_bytes(manifest.read_bytes()[:-9])
     take_all(open_archive(tmp_path), reader)
     again = Archive(tmp_path / "archive")
-    assert sum(stored.block.rows for file in again.files for stored in again.read(file)) == log.end()
+    assert (
+        sum(stored.block.rows for file in again.files for stored in again.read(file)) == log.end()
+    )
     reader.close()
 
 

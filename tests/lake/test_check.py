@@ -1,4 +1,6 @@
-"""What a crash may leave is mended at the start; what no crash explains stops the role and is named."""
+"""What a crash may leave is mended at the start; what no crash explains stops the role and is
+named.
+"""
 
 import json
 import shutil
@@ -69,7 +71,9 @@ def test_while_a_table_catches_up_the_log_is_released_only_behind_it(tmp_path, s
     last.write_bytes(last.read_bytes()[:-20])
     with open_role(tmp_path) as role:
         assert "routed" not in safe_positions(lake)
-        role.step(rows_max=1)  # the block of the third round's events, up to 29; the other tables are at 31 already
+        role.step(
+            rows_max=1
+        )  # the block of the third round's events, up to 29; the other tables are at 31 already
         assert safe_positions(lake)["routed"] == 29
         site.routed.prune(safe_positions(lake)["routed"])
         site.add()
@@ -79,11 +83,15 @@ def test_while_a_table_catches_up_the_log_is_released_only_behind_it(tmp_path, s
 
 
 @pytest.mark.parametrize("tear", TEARS)
-def test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again(tmp_path, site, lake, tear):
+def test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again(
+    tmp_path, site, lake, tear
+):
     file = commit(lake, 2)
     file.write_bytes(TEARS[tear](file.read_bytes()))
     with open_role(tmp_path) as role:
-        assert [(f.table, f.version, f.what) for f in role.findings if f.what != "removed"] == [("events", 2, "withdrawn")]
+        assert [(f.table, f.version, f.what) for f in role.findings if f.what != "removed"] == [
+            ("events", 2, "withdrawn")
+        ]
         role.drain()
     assert (lake / "set-aside" / "events" / file.name).exists()
     assert_whole(tmp_path, lake)
@@ -93,7 +101,9 @@ def test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again(tmp_pat
 @pytest.mark.parametrize("tear", TEARS)
 @pytest.mark.parametrize("table", ["events", "commits"])
 def test_a_torn_commit_that_the_ledger_never_saw_is_appended_again(tmp_path, site, table, tear):
-    """The state after a power cut between commit and ledger: only this step's last commit can be torn."""
+    """The state after a power cut between commit and ledger: only this step's last commit can be
+    torn.
+    """
     with open_role(tmp_path) as role:
         role.drain()
         before = len((tmp_path / "lake" / "ledger.jsonl").read_bytes().splitlines())
@@ -108,7 +118,8 @@ def test_a_torn_commit_that_the_ledger_never_saw_is_appended_again(tmp_path, sit
     shutil.copy(lake / "positions.json", tmp_path)
     positions = json.loads((lake / "positions.json").read_bytes())
     positions["tables"] = {
-        name: {log: at - 10 if log == "routed" else at - 2 for log, at in logs.items()} for name, logs in positions["tables"].items()
+        name: {log: at - 10 if log == "routed" else at - 2 for log, at in logs.items()}
+        for name, logs in positions["tables"].items()
     }
     del positions["checksum"]
     (lake / "positions.json").write_text(json.dumps(positions))
@@ -138,7 +149,9 @@ def test_damage_in_the_middle_stops_the_role_and_is_named(tmp_path, site, lake, 
         file.unlink()
     else:
         file.write_bytes(TEARS[tear](file.read_bytes()))
-    with pytest.raises(DamageError, match=r"version 1 of table events .*(empty|missing|checksum)") as caught:
+    with pytest.raises(
+        DamageError, match=r"version 1 of table events .*(empty|missing|checksum)"
+    ) as caught:
         open_role(tmp_path)
     assert caught.value.where == str(file)
     file.write_bytes(b"")  # nothing was moved or mended
@@ -149,7 +162,10 @@ def test_damage_in_the_middle_stops_the_role_and_is_named(tmp_path, site, lake, 
 def test_a_torn_last_commit_whose_rows_were_pruned_stops_the_role(tmp_path, site, lake):
     site.routed.prune(site.routed.end())
     commit(lake, 2).write_bytes(b"")
-    with pytest.raises(DamageError, match=r"version 2 of table events is empty, and the log no longer holds its rows"):
+    with pytest.raises(
+        DamageError,
+        match=r"version 2 of table events is empty, and the log no longer holds its rows",
+    ):
         open_role(tmp_path)
 
 
@@ -178,7 +194,9 @@ def test_a_lost_data_file_stops_the_role_and_is_named(tmp_path, site, lake, loss
 
 
 def test_data_that_was_never_committed_is_removed(tmp_path, site, lake):
-    orphan = next((lake / "events").glob("day=*/*.parquet")).with_name("part-00000099-0000-deadbeef.parquet")
+    orphan = next((lake / "events").glob("day=*/*.parquet")).with_name(
+        "part-00000099-0000-deadbeef.parquet"
+    )
     orphan.write_bytes(b"half a file")
     with open_role(tmp_path) as role:
         assert [finding.what for finding in role.findings] == ["removed"]
@@ -203,12 +221,20 @@ def test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_st
     own = {file.name for file in lake.rglob("*.parquet")}
     add_of_others(lake, 2)
     brought = {file.name for file in lake.rglob("*.parquet")} - own
-    mends = "the lake role sets it aside when it starts" if isinstance(lake, ObjectPath) else "tailorbird lake repair sets it aside"
+    mends = (
+        "the lake role sets it aside when it starts"
+        if isinstance(lake, ObjectPath)
+        else "tailorbird lake repair sets it aside"
+    )
     faults = verify(lake).faults
-    assert [fault.what.endswith(mends) for fault in faults] == [True] * 5  # two commits, two checkpoints, and the hint
+    assert [fault.what.endswith(mends) for fault in faults] == [
+        True
+    ] * 5  # two commits, two checkpoints, and the hint
     assert all("is none of the lake's own" in fault.what for fault in faults)
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
-        assert {(finding.table, finding.what) for finding in role.findings} == {("events", "set aside")}
+        assert {(finding.table, finding.what) for finding in role.findings} == {
+            ("events", "set aside")
+        }
         site.add()
         role.drain()
     assert verify(lake).clean
@@ -225,7 +251,9 @@ def test_what_stands_on_a_torn_commit_is_told_with_what_mends_it(home, site):
     for version in (2, 3):
         commit(lake, version).write_bytes(b"")
     mends = (
-        "move it and what is named beside it out of _delta_log" if isinstance(lake, ObjectPath) else "tailorbird lake repair sets it aside"
+        "move it and what is named beside it out of _delta_log"
+        if isinstance(lake, ObjectPath)
+        else "tailorbird lake repair sets it aside"
     )
     assert [mends in fault.what for fault in verify(lake).faults] == [True, True]
     with pytest.raises(DamageError, match=mends):
@@ -254,7 +282,9 @@ def test_a_damaged_checkpoint_never_makes_a_table_unreadable(tmp_path, site, mon
     elif harm == "gone":
         newest.unlink()
     else:
-        (log / "_last_checkpoint").write_bytes(b'{"version":99,"size":9}' if harm == "stale hint" else b"")
+        (log / "_last_checkpoint").write_bytes(
+            b'{"version":99,"size":9}' if harm == "stale hint" else b""
+        )
     site.add()
     with open_role(tmp_path) as role:
         role.drain()

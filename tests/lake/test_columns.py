@@ -1,4 +1,6 @@
-"""A lake that an older release made, with fewer columns, is read and goes on; one of a newer release is refused."""
+"""A lake that an older release made, with fewer columns, is read and goes on; one of a newer
+release is refused.
+"""
 
 import pyarrow as pa
 import pytest
@@ -15,7 +17,10 @@ def old(tmp_path, site, monkeypatch):
     """A lake whose events have two columns less, in another order, and three rounds of traffic."""
     spec = tables.TABLES["events"]
     fields = [field for field in reversed(list(spec.schema)) if field.name not in NEW]
-    older = {**tables.TABLES, "events": tables.TableSpec("events", pa.schema(fields), spec.partition, spec.statistics)}
+    older = {
+        **tables.TABLES,
+        "events": tables.TableSpec("events", pa.schema(fields), spec.partition, spec.statistics),
+    }
     with monkeypatch.context() as patch:
         patch.setattr(role, "TABLES", older)
         with open_role(tmp_path) as made:
@@ -38,10 +43,14 @@ def test_it_gets_the_new_columns_and_goes_on(tmp_path, site, old, monkeypatch):
     site.add(2)
     with open_role(tmp_path) as opened:
         opened.drain()
-    assert set(delta.DeltaTable(old / "events").schema().to_arrow().names) == set(tables.TABLES["events"].schema.names)
+    assert set(delta.DeltaTable(old / "events").schema().to_arrow().names) == set(
+        tables.TABLES["events"].schema.names
+    )
     ids = Lake(old).events(["event_id", "rating"])["event_id"].to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(5) for k in range(8))
-    assert Lake(old).sql("SELECT count(*) AS n FROM events WHERE rating IS NULL").to_pylist() == [{"n": 40}]
+    assert Lake(old).sql("SELECT count(*) AS n FROM events WHERE rating IS NULL").to_pylist() == [
+        {"n": 40}
+    ]
     report = verify(old)
     assert report.clean, str(report)
     with open_role(tmp_path) as opened:
@@ -54,7 +63,9 @@ def test_a_crash_between_the_columns_and_the_ledger_is_mended(tmp_path, old):
     ledger = old / "ledger.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
     with open_role(tmp_path) as opened:
-        assert [(finding.table, finding.what) for finding in opened.findings] == [("events", "recovered")]
+        assert [(finding.table, finding.what) for finding in opened.findings] == [
+            ("events", "recovered")
+        ]
     assert verify(old).clean
 
 
@@ -62,7 +73,12 @@ def test_a_lake_of_a_newer_release_is_refused(tmp_path, site, monkeypatch):
     with open_role(tmp_path) as made:
         made.drain()
     spec = tables.TABLES["users"]
-    fewer = tables.TableSpec("users", pa.schema([field for field in spec.schema if field.name != "version"]), None, spec.statistics)
+    fewer = tables.TableSpec(
+        "users",
+        pa.schema([field for field in spec.schema if field.name != "version"]),
+        None,
+        spec.statistics,
+    )
     monkeypatch.setattr(role, "TABLES", {**tables.TABLES, "users": fewer})
     with pytest.raises(DamageError, match="differ in: version"):
         open_role(tmp_path)

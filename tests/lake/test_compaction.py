@@ -1,4 +1,6 @@
-"""Many small files become few; no row comes, goes or changes, and a reader that began before goes on."""
+"""Many small files become few; no row comes, goes or changes, and a reader that began before goes
+on.
+"""
 
 import json
 
@@ -35,7 +37,9 @@ def test_rows_stay_while_files_become_few(home, site, samples, small):
     clock = SimulatedClock(samples.START)
     fill(home, site, 14, clock)
     lake = Lake(home / "lake")
-    assert [row["event_id"] for row in rows(lake)] == [f"e{10 * r + k}" for r in range(17) for k in range(8)]
+    assert [row["event_id"] for row in rows(lake)] == [
+        f"e{10 * r + k}" for r in range(17) for k in range(8)
+    ]
     assert len(lake.files("events", lake.version("events"))) < 15
     report = verify(home / "lake")
     assert report.clean, str(report)
@@ -66,12 +70,19 @@ def test_old_files_stay_for_readers_and_go_after_a_week(home, site, samples, sma
 def test_a_torn_compaction_is_set_aside_and_the_old_files_serve(home, site, samples, small):
     clock = SimulatedClock(samples.START)
     fill(home, site, 6, clock)
-    lines = [json.loads(line) for line in (home / "lake" / "ledger.jsonl").read_bytes().splitlines()]
-    last = max((line for line in lines if line["table"] == "users" and line["kind"] == "commit"), key=lambda line: line["version"])
+    lines = [
+        json.loads(line) for line in (home / "lake" / "ledger.jsonl").read_bytes().splitlines()
+    ]
+    last = max(
+        (line for line in lines if line["table"] == "users" and line["kind"] == "commit"),
+        key=lambda line: line["version"],
+    )
     assert last["removed"]
     (home / "lake" / "users" / "_delta_log" / f"{last['version']:020d}.json").write_bytes(b"")
     with LakeRole(home / "stream", home / "lake", clock=clock) as role:
-        assert ("users", last["version"], "set aside") in [(f.table, f.version, f.what) for f in role.findings]
+        assert ("users", last["version"], "set aside") in [
+            (f.table, f.version, f.what) for f in role.findings
+        ]
     assert Lake(home / "lake").table("users").num_rows == 18
     assert verify(home / "lake").clean
 
@@ -117,10 +128,18 @@ def test_old_days_are_sorted_by_person_where_that_is_asked_for(home, site, sampl
     assert rows(lake) == before
     for path in lake.files("events", lake.version("events")):
         file = pq.ParquetFile(pa.BufferReader((home / "lake" / "events" / path).read_bytes()))
-        persons = [person for person in file.read(["person"]).column("person").to_pylist() if person is not None]
+        persons = [
+            person
+            for person in file.read(["person"]).column("person").to_pylist()
+            if person is not None
+        ]
         assert persons == sorted(persons)
         place = file.schema_arrow.get_field_index("person")
-        assert file.metadata.row_group(0).column(place).statistics.has_min_max, "which lets a reader leave out other people"
-    log = b"".join(path.read_bytes() for path in (home / "lake" / "events" / "_delta_log").glob("*.json"))
+        assert file.metadata.row_group(0).column(place).statistics.has_min_max, (
+            "which lets a reader leave out other people"
+        )
+    log = b"".join(
+        path.read_bytes() for path in (home / "lake" / "events" / "_delta_log").glob("*.json")
+    )
     assert b'"u1' not in log, "no id stands where a deletion does not reach"
     assert verify(home / "lake").clean

@@ -1,4 +1,6 @@
-"""`verify` by `deep`: an archived row that says something else than the tables' row of it is found, though all checksums are right."""
+"""`verify` by `deep`: an archived row that says something else than the tables' row of it is found,
+though all checksums are right.
+"""
 
 from pathlib import Path
 
@@ -26,9 +28,16 @@ def site(tmp_path: Path) -> Site:
 
 
 def change_one(site: Site, old: bytes, new: bytes) -> None:
-    """Write the archive anew, with checksums, but with another text in its last body that holds this one."""
+    """Write the archive anew, with checksums, but with another text in its last body that holds
+    this one.
+    """
     archive = Archive(site.project.paths.lake / "archive", clock=CLOCK, writer=True)
-    holding = [(file.file, stored.offset) for file in archive.files for stored in archive.read(file) if old in stored.block.payload]
+    holding = [
+        (file.file, stored.offset)
+        for file in archive.files
+        for stored in archive.read(file)
+        if old in stored.block.payload
+    ]
 
     def change(file, stored):
         if (file.file, stored.offset) != holding[-1]:
@@ -40,9 +49,16 @@ def change_one(site: Site, old: bytes, new: bytes) -> None:
 
 @pytest.mark.parametrize("piece", [1, contents.PIECE_ROWS])
 @pytest.mark.parametrize(
-    ("old", "new"), [(b'"t5-10-0"', b'"t5-10-X"'), (b'"event_id": "n2"', b'"event_id": "n3"'), (b'"broken": ', b'"BROKEN": ')]
+    ("old", "new"),
+    [
+        (b'"t5-10-0"', b'"t5-10-X"'),
+        (b'"event_id": "n2"', b'"event_id": "n3"'),
+        (b'"broken": ', b'"BROKEN": '),
+    ],
 )
-def test_a_row_with_another_content_is_found(site: Site, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes, piece: int) -> None:
+def test_a_row_with_another_content_is_found(
+    site: Site, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes, piece: int
+) -> None:
     monkeypatch.setattr(contents, "PIECE_ROWS", piece)
     lake = site.project.paths.lake
     report = verify(lake, deep=True)

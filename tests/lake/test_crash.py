@@ -59,7 +59,13 @@ SITES = [
 ]
 
 
-SOON = [("lake.after_data", 9), ("lake.after_commit", 3), ("lake.after_ledger", 12), ("compact.after_write", 3), ("archive.after_file", 1)]
+SOON = [
+    ("lake.after_data", 9),
+    ("lake.after_commit", 3),
+    ("lake.after_ledger", 12),
+    ("compact.after_write", 3),
+    ("archive.after_file", 1),
+]
 
 
 def run_child(home, faults=""):
@@ -69,7 +75,13 @@ def run_child(home, faults=""):
 
 
 @pytest.mark.parametrize(
-    ("site_name", "hit"), [pytest.param(*each, marks=[] if each in SOON else [pytest.mark.slow, pytest.mark.long_on_s3]) for each in SITES]
+    ("site_name", "hit"),
+    [
+        pytest.param(
+            *each, marks=[] if each in SOON else [pytest.mark.slow, pytest.mark.long_on_s3]
+        )
+        for each in SITES
+    ],
 )
 def test_a_kill_loses_nothing_and_repeats_nothing(home, site, site_name, hit):
     killed = run_child(home, f"{site_name}=kill@{hit}")
@@ -80,8 +92,15 @@ def test_a_kill_loses_nothing_and_repeats_nothing(home, site, site_name, hit):
     lake = Lake(home / "lake")
     ids = lake.events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(4) for k in range(8))
-    assert sorted(lake.answers(["request_id"]).column("request_id").to_pylist()) == sorted(f"r{k}" for k in range(8))
-    assert (lake.count("users"), lake.count("items"), lake.count("quarantine"), lake.count("duplicates")) == (8, 8, 4, 4)
+    assert sorted(lake.answers(["request_id"]).column("request_id").to_pylist()) == sorted(
+        f"r{k}" for k in range(8)
+    )
+    assert (
+        lake.count("users"),
+        lake.count("items"),
+        lake.count("quarantine"),
+        lake.count("duplicates"),
+    ) == (8, 8, 4, 4)
     report = verify(home / "lake")
     assert report.clean, str(report)
     assert report.partitions["door"].archived == 40

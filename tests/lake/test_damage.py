@@ -1,4 +1,6 @@
-"""Whoever reads a table with a file that is damaged or gone is told which, and what mends it: by each way of reading, on either storage."""
+"""Whoever reads a table with a file that is damaged or gone is told which, and what mends it: by
+each way of reading, on either storage.
+"""
 
 import pytest
 
@@ -47,7 +49,9 @@ def _names(lake, path, reading):
     with pytest.raises(DamageError) as told:
         READS[reading](Lake(lake))
     assert path.name in str(told.value), reading
-    assert ("tailorbird lake repair" in str(told.value)) != str(lake).startswith("s3://"), "which is not for buckets"
+    assert ("tailorbird lake repair" in str(told.value)) != str(lake).startswith("s3://"), (
+        "which is not for buckets"
+    )
 
 
 def test_a_damaged_data_file_is_named(lake):

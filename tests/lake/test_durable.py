@@ -1,4 +1,6 @@
-"""What counts was synced before it counted: the order of syncs, seen from outside by watching `os.fsync`."""
+"""What counts was synced before it counted: the order of syncs, seen from outside by watching
+`os.fsync`.
+"""
 
 import os
 from pathlib import Path
@@ -20,9 +22,13 @@ class Watch:
         whole = os.fsync
 
         def fsync(handle):
-            self.commits_at.append({path.relative_to(lake).as_posix() for path in lake.glob("*/_delta_log/*.json")})
+            self.commits_at.append(
+                {path.relative_to(lake).as_posix() for path in lake.glob("*/_delta_log/*.json")}
+            )
             path = Path(os.readlink(f"/proc/self/fd/{handle}"))
-            self.syncs.append(path.relative_to(lake).as_posix() if path.is_relative_to(lake) else str(path))
+            self.syncs.append(
+                path.relative_to(lake).as_posix() if path.is_relative_to(lake) else str(path)
+            )
             whole(handle)
 
         monkeypatch.setattr(os, "fsync", fsync)
@@ -31,17 +37,23 @@ class Watch:
         return next(at for at in range(start, len(self.syncs)) if self.syncs[at].endswith(ending))
 
 
-def test_data_is_synced_before_its_commit_and_the_commit_before_the_ledger(tmp_path, site, monkeypatch):
+def test_data_is_synced_before_its_commit_and_the_commit_before_the_ledger(
+    tmp_path, site, monkeypatch
+):
     lake = tmp_path / "lake"
     with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
         watch = Watch(monkeypatch, lake)
         role.drain()
     commit = "events/_delta_log/00000000000000000001.json"
-    files = [path.relative_to(lake).as_posix() for path in (lake / "events").glob("day=*/*.parquet")]
+    files = [
+        path.relative_to(lake).as_posix() for path in (lake / "events").glob("day=*/*.parquet")
+    ]
     synced = watch.index(commit)
     for file in files:
         assert watch.index(file) < synced
-        assert commit not in watch.commits_at[watch.index(str(Path(file).parent), watch.index(file))]
+        assert (
+            commit not in watch.commits_at[watch.index(str(Path(file).parent), watch.index(file))]
+        )
     log = watch.index("events/_delta_log", synced)
     ledger = watch.index("ledger.jsonl", synced)
     assert synced < log < ledger < watch.index("positions.json.new", ledger)
@@ -81,7 +93,9 @@ def test_a_failed_sync_is_not_tried_again(tmp_path, site, monkeypatch):
 def test_replace_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "file"
     durable.replace(path, b"old")
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(StorageError, match="No space left"):
         durable.replace(path, b"new")
     assert path.read_bytes() == b"old"

@@ -41,7 +41,9 @@ def drop_in_batches(table, cuts):
             continue
 
         def known(days, p, kept=kept):
-            rows = np.isin(kept.column("ts").cast(pa.int64()).to_numpy() // DAY, days) & (kept.column("p").to_numpy() < p)
+            rows = np.isin(kept.column("ts").cast(pa.int64()).to_numpy() // DAY, days) & (
+                kept.column("p").to_numpy() < p
+            )
             return kept.filter(pa.array(rows)).select(list(etl.KEY_COLUMNS))
 
         good, repeats = etl.split_repeats(batch, known)
@@ -50,7 +52,12 @@ def drop_in_batches(table, cuts):
     return kept.column("p").to_pylist()
 
 
-ROW = st.tuples(st.sampled_from("abc"), st.sampled_from(["u", "v", None]), st.integers(0, 1), st.sampled_from(["import", "door"]))
+ROW = st.tuples(
+    st.sampled_from("abc"),
+    st.sampled_from(["u", "v", None]),
+    st.integers(0, 1),
+    st.sampled_from(["import", "door"]),
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -81,7 +88,11 @@ def test_a_file_imported_again_is_in_the_lake_once(tmp_path, samples):
         with LakeRole(stream, lake, clock=SystemClock()) as role:
             role.drain()
     reader = Lake(lake)
-    assert (reader.count("events"), reader.count("duplicates"), reader.count("items")) == (100, 100, 25)
+    assert (reader.count("events"), reader.count("duplicates"), reader.count("items")) == (
+        100,
+        100,
+        25,
+    )
     report = verify(lake)
     assert report.clean, str(report)
     assert report.partitions["import"].duplicates == 100

@@ -24,7 +24,10 @@ def test_a_query_gives_plain_arrow(lake):
 
 
 def test_a_join_over_tables(lake):
-    found = lake.sql("WITH a AS (SELECT id FROM items) SELECT count(*) AS n FROM events e JOIN a ON e.item_id = a.id WHERE e.type = 'item'")
+    found = lake.sql(
+        "WITH a AS (SELECT id FROM items) SELECT count(*) AS n FROM events e JOIN a ON "
+        "e.item_id = a.id WHERE e.type = 'item'"
+    )
     assert found.column("n").to_pylist()[0] > 0
 
 
@@ -35,13 +38,25 @@ def test_times_are_compared_exactly(lake, samples):
 
 
 def test_files_are_not_skipped_by_another_aggregate(tmp_path):
-    """DataFusion skips files by `max(ts)` also where `max(CASE …)` needs them, unless it is told not to."""
+    """DataFusion skips files by `max(ts)` also where `max(CASE …)` needs them, unless it is told
+    not to.
+    """
     rows, days = 3_000, 60
     ts = pa.array(range((days + 1) * rows), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
-    events = pa.table({"ts": ts, "type": ["click"] * rows * days + ["answer"] * rows, "day": [n // rows for n in range(len(ts))]})
+    events = pa.table(
+        {
+            "ts": ts,
+            "type": ["click"] * rows * days + ["answer"] * rows,
+            "day": [n // rows for n in range(len(ts))],
+        }
+    )
     write_deltalake(tmp_path / "events", events.slice(0, rows * days), partition_by=["day"])
-    write_deltalake(tmp_path / "events", events.slice(rows * days), partition_by=["day"], mode="append")
-    query = "SELECT max(ts) AS newest, max(CASE WHEN type <> 'answer' THEN ts END) AS deed FROM events"
+    write_deltalake(
+        tmp_path / "events", events.slice(rows * days), partition_by=["day"], mode="append"
+    )
+    query = (
+        "SELECT max(ts) AS newest, max(CASE WHEN type <> 'answer' THEN ts END) AS deed FROM events"
+    )
     found = run_query(query, {"events": DeltaTable(tmp_path / "events")}, lambda _: None)
     assert found.column("newest")[0].value == (days + 1) * rows - 1
     assert found.column("deed")[0].value == days * rows - 1
@@ -91,7 +106,15 @@ def test_text_and_quoted_names_are_not_looked_into(lake, query):
     assert lake.sql(query).num_rows > 0
 
 
-@pytest.mark.parametrize("query", ["SELECT nothing FROM events", "SELECT * FROM nowhere", "SELECT (", "SELECT * FROM '/etc/passwd'"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT nothing FROM events",
+        "SELECT * FROM nowhere",
+        "SELECT (",
+        "SELECT * FROM '/etc/passwd'",
+    ],
+)
 def test_a_query_that_cannot_run_says_why_without_a_traceback(lake, query):
     with pytest.raises(UsageError, match=r"the query cannot be run: .+"):
         lake.sql(query)

@@ -1,4 +1,6 @@
-"""Replay of what was refused: taken once, with its first time of receipt and its origin; whatever dies, and however often."""
+"""Replay of what was refused: taken once, with its first time of receipt and its origin; whatever
+dies, and however often.
+"""
 
 import os
 import signal
@@ -30,7 +32,13 @@ PLAYED = Choice(("unknown_type",))
 
 
 def played(number: int, **more: Any) -> dict[str, Any]:
-    return {"event_id": f"e{number}", "type": "video_played", "user_id": "u", "item_id": "i", **more}
+    return {
+        "event_id": f"e{number}",
+        "type": "video_played",
+        "user_id": "u",
+        "item_id": "i",
+        **more,
+    }
 
 
 class Site:
@@ -41,7 +49,11 @@ class Site:
         self.now = NOW
 
     def post(self, *events: Any, source: str = "door", format_: str = "") -> None:
-        body = msgspec.json.encode(events) if not format_ else b"\n".join(lines_of_body(format_, msgspec.json.encode(events)))
+        body = (
+            msgspec.json.encode(events)
+            if not format_
+            else b"\n".join(lines_of_body(format_, msgspec.json.encode(events)))
+        )
         receipt = Receipt(self.now, source, "ndjson" if format_ else "json", format_)
         rows = body.count(b"\n") + 1 if format_ else len(events)
         with open_writer(raw_path(self.stream, "serve-1"), partition="serve-1") as writer:
@@ -52,13 +64,24 @@ class Site:
         counts: Counter[str] = Counter()
         with Router(self.stream, plan, clock=SimulatedClock(self.now)) as router:
             while (report := router.step()).rows:
-                counts.update(accepted=report.accepted, repeats=report.duplicates, refused=report.quarantined)
+                counts.update(
+                    accepted=report.accepted, repeats=report.duplicates, refused=report.quarantined
+                )
         with LakeRole(self.stream, self.lake, clock=SimulatedClock(self.now)) as role:
             role.drain()
         return +counts
 
-    def replay(self, choice: Choice = PLAYED, plan: RoutePlan = MENDED, **more: Any) -> ReplayReport:
-        return replay(self.lake, self.stream, choice, plan=plan, clock=SimulatedClock(self.now + MINUTE), **more)
+    def replay(
+        self, choice: Choice = PLAYED, plan: RoutePlan = MENDED, **more: Any
+    ) -> ReplayReport:
+        return replay(
+            self.lake,
+            self.stream,
+            choice,
+            plan=plan,
+            clock=SimulatedClock(self.now + MINUTE),
+            **more,
+        )
 
     def events(self, *columns: str) -> list[dict[str, Any]]:
         return Lake(self.lake).events(["p", *columns]).sort_by("p").to_pylist()
@@ -67,21 +90,41 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     made = Site(tmp_path)
-    made.post(played(1), {"event_id": "ok", "type": "click", "user_id": "u", "item_id": "i"}, played(2, ts="2025-11-25T11:00:00Z"))
+    made.post(
+        played(1),
+        {"event_id": "ok", "type": "click", "user_id": "u", "item_id": "i"},
+        played(2, ts="2025-11-25T11:00:00Z"),
+    )
     made.post(played(3, ts=5), played(4))
-    assert made.load() == {"accepted": 1, "refused": 4}  # e3 has no time that can be, but its type is looked at first
+    assert made.load() == {
+        "accepted": 1,
+        "refused": 4,
+    }  # e3 has no time that can be, but its type is looked at first
     return made
 
 
 def test_what_is_accepted_now_is_taken_with_its_first_time_of_receipt(site: Site) -> None:
     report = site.replay()
-    assert (report.examined, report.accepted, report.sent, report.refused) == (4, 3, 3, {"bad_time": 1})
+    assert (report.examined, report.accepted, report.sent, report.refused) == (
+        4,
+        3,
+        3,
+        {"bad_time": 1},
+    )
     assert report.by_reason == {"unknown_type": {"accepted": 3, "refused": 1}}
     assert "expected microseconds since 1970" in report.examples[0]
     assert site.load(MENDED) == {"accepted": 3}
-    made = [one for one in site.events("event_id", "type", "received_at", "raw_partition") if one["type"] == "video_played"]
+    made = [
+        one
+        for one in site.events("event_id", "type", "received_at", "raw_partition")
+        if one["type"] == "video_played"
+    ]
     assert [one["event_id"] for one in made] == ["e1", "e2", "e4"]
-    assert [int(one["received_at"].timestamp()) for one in made] == [NOW // SECOND, NOW // SECOND, NOW // SECOND + 1]
+    assert [int(one["received_at"].timestamp()) for one in made] == [
+        NOW // SECOND,
+        NOW // SECOND,
+        NOW // SECOND + 1,
+    ]
     assert {one["raw_partition"] for one in made} == {REPLAYS}
     assert verify(site.lake).clean
 
@@ -93,8 +136,15 @@ def test_each_row_keeps_a_trace_of_where_it_came_from(site: Site) -> None:
         for stored in reader.read(0):
             receipt = msgspec.json.decode(stored.block.receipt, type=Receipt)
             events = msgspec.json.decode(stored.block.payload)
-            origins |= {event["event_id"]: origin for event, origin in zip(events, receipt.origins, strict=True)}
-    assert origins == {"e1": Origin("serve-1", 0, 0), "e2": Origin("serve-1", 0, 2), "e4": Origin("serve-1", 3, 1)}
+            origins |= {
+                event["event_id"]: origin
+                for event, origin in zip(events, receipt.origins, strict=True)
+            }
+    assert origins == {
+        "e1": Origin("serve-1", 0, 0),
+        "e2": Origin("serve-1", 0, 2),
+        "e4": Origin("serve-1", 3, 1),
+    }
     assert replayed(site.stream) == {("serve-1", 0, 0), ("serve-1", 0, 2), ("serve-1", 3, 1)}
 
 
@@ -138,7 +188,12 @@ def test_what_its_sender_sent_again_meanwhile_is_a_repeat(site: Site) -> None:
     report = site.replay()
     assert (report.accepted, report.repeats) == (2, 1)
     assert site.load(MENDED) == {"accepted": 2}
-    assert Counter(one["event_id"] for one in site.events("event_id")) == {"ok": 1, "e1": 1, "e2": 1, "e4": 1}
+    assert Counter(one["event_id"] for one in site.events("event_id")) == {
+        "ok": 1,
+        "e1": 1,
+        "e2": 1,
+        "e4": 1,
+    }
     assert site.replay().examined == 1
 
 
@@ -151,7 +206,9 @@ def test_a_row_that_was_refused_five_times_counts_once(tmp_path: Path) -> None:
     assert site.load(MENDED) == {"accepted": 1, "repeats": 4}
 
 
-def test_roles_with_the_old_declarations_refuse_it_once_more_and_it_can_be_replayed_again(site: Site) -> None:
+def test_roles_with_the_old_declarations_refuse_it_once_more_and_it_can_be_replayed_again(
+    site: Site,
+) -> None:
     site.replay()
     assert site.load(OLD) == {"refused": 3}
     again = site.replay()
@@ -166,26 +223,54 @@ def test_only_what_is_chosen_is_sent(site: Site) -> None:
     assert site.replay(Choice(path="$.type")).sent == 2
 
 
-def test_what_an_adapter_could_not_read_is_read_again_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_adapter_could_not_read_is_read_again_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = Site(tmp_path)
-    track = {"type": "track", "messageId": "m1", "userId": "u", "event": "Product Clicked", "properties": {"article": "i7"}}
+    track = {
+        "type": "track",
+        "messageId": "m1",
+        "userId": "u",
+        "event": "Product Clicked",
+        "properties": {"article": "i7"},
+    }
     site.post(track, {**track, "messageId": "m2", "properties": {}}, format_="segment")
     site.load()
     assert site.replay(Choice(("missing",))).refused == {"missing": 2}
-    monkeypatch.setattr("tailorbird.events.adapters.segment._IDS", ("product_id", "sku", "article"))  # the adapter, mended
+    monkeypatch.setattr(
+        "tailorbird.events.adapters.segment._IDS", ("product_id", "sku", "article")
+    )  # the adapter, mended
     report = site.replay(Choice(("missing",)))
     assert (report.sent, report.refused) == (1, {"missing": 1})
     assert site.load() == {"accepted": 1}
-    ((event_id, item),) = [(one["event_id"], one["item_id"]) for one in site.events("event_id", "item_id")]
+    ((event_id, item),) = [
+        (one["event_id"], one["item_id"]) for one in site.events("event_id", "item_id")
+    ]
     assert (event_id, item) == ("m1", "i7")
 
 
-def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(tmp_path: Path) -> None:
+def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(
+    tmp_path: Path,
+) -> None:
     """Which is no webhook's: Gorse's clients write through routes of their own."""
     site = Site(tmp_path)
-    record = {"FeedbackType": "click", "UserId": "u", "ItemId": "i", "Timestamp": "2025-11-25T11:00:00Z"}
-    unread = {"format": "gorse", "place": "x", "code": "missing", "path": "$.ItemId", "message": "no", "record": record}
-    with open_writer(raw_path(site.stream, "serve-1"), partition="serve-1") as writer:  # as an adapter of an older release left it
+    record = {
+        "FeedbackType": "click",
+        "UserId": "u",
+        "ItemId": "i",
+        "Timestamp": "2025-11-25T11:00:00Z",
+    }
+    unread = {
+        "format": "gorse",
+        "place": "x",
+        "code": "missing",
+        "path": "$.ItemId",
+        "message": "no",
+        "record": record,
+    }
+    with open_writer(
+        raw_path(site.stream, "serve-1"), partition="serve-1"
+    ) as writer:  # as an adapter of an older release left it
         receipt = msgspec.json.encode(Receipt(NOW, "door", "ndjson", "gorse"))
         writer.append([Block("body", 1, msgspec.json.encode({"unread": unread}), receipt)])
     site.load()
@@ -194,19 +279,50 @@ def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(
     assert [one["item_id"] for one in site.events("item_id")] == ["i"]
 
 
-def test_what_a_client_sent_is_read_again_without_the_time_at_which_it_says_that_it_came_in(tmp_path: Path) -> None:
-    """An archive is believed, a webhook is not, neither at first nor when the adapter that could not read it is mended."""
+def test_what_a_client_sent_is_read_again_without_the_time_at_which_it_says_that_it_came_in(
+    tmp_path: Path,
+) -> None:
+    """An archive is believed, a webhook is not, neither at first nor when the adapter that could
+    not read it is mended.
+    """
     site = Site(tmp_path)
-    message = {"type": "identify", "messageId": "m1", "userId": "u", "traits": {"plan": "gold"}, "receivedAt": "2025-11-01T00:00:00Z"}
-    unread = {"format": "segment", "place": "x", "code": "missing", "path": "$.userId", "message": "no", "record": message}
-    with open_writer(raw_path(site.stream, "serve-1"), partition="serve-1") as writer:  # as an adapter of an older release left it
+    message = {
+        "type": "identify",
+        "messageId": "m1",
+        "userId": "u",
+        "traits": {"plan": "gold"},
+        "receivedAt": "2025-11-01T00:00:00Z",
+    }
+    unread = {
+        "format": "segment",
+        "place": "x",
+        "code": "missing",
+        "path": "$.userId",
+        "message": "no",
+        "record": message,
+    }
+    with open_writer(
+        raw_path(site.stream, "serve-1"), partition="serve-1"
+    ) as writer:  # as an adapter of an older release left it
         for source, who in (("door", "u"), ("import", "v")):
             body = msgspec.json.encode({"unread": {**unread, "record": {**message, "userId": who}}})
-            writer.append([Block("body", 1, body, msgspec.json.encode(Receipt(NOW, source, "ndjson", "segment")))])
+            writer.append(
+                [
+                    Block(
+                        "body",
+                        1,
+                        body,
+                        msgspec.json.encode(Receipt(NOW, source, "ndjson", "segment")),
+                    )
+                ]
+            )
     site.load()
     assert site.replay(Choice(("missing",))).sent == 2
     site.load()
-    received = {one["user_id"]: int(one["received_at"].timestamp() * SECOND) for one in site.events("received_at", "user_id")}
+    received = {
+        one["user_id"]: int(one["received_at"].timestamp() * SECOND)
+        for one in site.events("received_at", "user_id")
+    }
     assert received == {"u": NOW, "v": 1_761_955_200_000_000}
 
 
@@ -223,11 +339,15 @@ def test_several_documents_in_one_row_do_not_pass_for_one(tmp_path: Path) -> Non
 def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max: int) -> None:
     site = Site(tmp_path)
     for number in range(6):
-        site.post(*(played(10 * number + row) for row in range(number % 3 + 1)), {"event_id": "bad"})
+        site.post(
+            *(played(10 * number + row) for row in range(number % 3 + 1)), {"event_id": "bad"}
+        )
         site.now -= SECOND if number % 2 else 0  # several bodies of one moment
     site.load()
     pieces = [piece.to_pylist() for piece in slices(Lake(site.lake), PLAYED, rows_max)]
-    rows = [(row["received_at"], row["raw_offset"], row["raw_row"]) for piece in pieces for row in piece]
+    rows = [
+        (row["received_at"], row["raw_offset"], row["raw_row"]) for piece in pieces for row in piece
+    ]
     assert rows == sorted(rows)
     assert len(rows) == len(set(rows)) == 12
     assert all(pieces)
@@ -237,7 +357,13 @@ def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max:
 def test_reasons_have_counts_times_and_fields(site: Site) -> None:
     site.replay()
     (found,) = reasons(Lake(site.lake), Choice(), replayed(site.stream))
-    assert (found.code, found.rows, found.replayed, found.first, found.last) == ("unknown_type", 4, 3, NOW, NOW + SECOND)
+    assert (found.code, found.rows, found.replayed, found.first, found.last) == (
+        "unknown_type",
+        4,
+        3,
+        NOW,
+        NOW + SECOND,
+    )
     assert found.paths == {"$.type": 4}
     assert [row["raw_offset"] for row in samples(Lake(site.lake), Choice(), 2)] == [3, 3]
 
@@ -254,28 +380,46 @@ refused.slices.__defaults__ = (3,)  # many small transactions
 replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.Choice(), plan=plan, clock=SimulatedClock(1_764_072_000_000_000))
 """
 SITES = [
-    "stream.before_append", "stream.after_append", "replay.before_note", "replay.before_commit", "stream.before_commit",
-    "stream.after_commit", "replay.after_commit",
-]  # fmt: skip
+    "stream.before_append",
+    "stream.after_append",
+    "replay.before_note",
+    "replay.before_commit",
+    "stream.before_commit",
+    "stream.after_commit",
+    "replay.after_commit",
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", SITES)
 @pytest.mark.parametrize("hit", [1, 3])
-def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(tmp_path: Path, fault: str, hit: int) -> None:
+def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, fault: str, hit: int
+) -> None:
     site = Site(tmp_path)
     for number in range(12):
         site.post(played(number), {"event_id": f"n{number}"})
     site.load()
-    command = [sys.executable, "-c", CHILD, str(site.lake), str(site.stream), msgspec.json.encode(MENDED).decode()]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(site.lake),
+        str(site.stream),
+        msgspec.json.encode(MENDED).decode(),
+    ]
     env = os.environ | {"TAILORBIRD_FAULTS": f"{fault}=kill@{hit}"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     after = site.replay(Choice())
     assert after.before + after.accepted == 12
     assert site.load(MENDED) == {"accepted": 12}  # none was sent twice either
     assert site.replay(Choice()).sent == 0
     table = Lake(site.lake).events(["event_id", "raw_partition"])
-    assert sorted(table.column("event_id").to_pylist()) == sorted(f"e{number}" for number in range(12))
+    assert sorted(table.column("event_id").to_pylist()) == sorted(
+        f"e{number}" for number in range(12)
+    )
     assert pc.all(pc.equal(table.column("raw_partition"), REPLAYS)).as_py()
     assert verify(site.lake).clean

@@ -1,4 +1,6 @@
-"""The role brings every row of the logs into the lake once, however often it is stepped, stopped and started."""
+"""The role brings every row of the logs into the lake once, however often it is stepped, stopped
+and started.
+"""
 
 import json
 import threading
@@ -19,10 +21,20 @@ def open_role(home, clock=None, **options):
 
 def counts(home):
     lake = Lake(home / "lake")
-    return {name: lake.count(name) for name in ("events", "quarantine", "duplicates", "users", "items", "answers")}
+    return {
+        name: lake.count(name)
+        for name in ("events", "quarantine", "duplicates", "users", "items", "answers")
+    }
 
 
-EXPECTED = {"events": 8, "quarantine": 1, "duplicates": 1, "users": 2, "items": 2, "answers": 2}  # of one round
+EXPECTED = {
+    "events": 8,
+    "quarantine": 1,
+    "duplicates": 1,
+    "users": 2,
+    "items": 2,
+    "answers": 2,
+}  # of one round
 
 
 def test_every_row_of_the_logs_is_in_its_table(home, site):
@@ -34,7 +46,9 @@ def test_every_row_of_the_logs_is_in_its_table(home, site):
     assert verify(home / "lake").clean
 
 
-def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_after(home, site, monkeypatch):
+def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_after(
+    home, site, monkeypatch
+):
     with open_role(home) as role:
         monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.before_positions=raise")
         faults._armed.cache_clear()
@@ -77,13 +91,20 @@ def test_quarantine_keeps_the_body_whole(home, site, samples):
     with open_role(home) as role:
         role.drain()
     found = Lake(home / "lake").table("quarantine")
-    assert sorted(found.to_pylist(), key=lambda row: row["raw_offset"]) == samples.quarantine([8, 18, 28]).to_pylist()
+    assert (
+        sorted(found.to_pylist(), key=lambda row: row["raw_offset"])
+        == samples.quarantine([8, 18, 28]).to_pylist()
+    )
 
 
 def test_answers_come_back_as_they_were_logged(home, site, samples):
     with open_role(home) as role:
         role.drain()
-    row = Lake(home / "lake").answers(ts_from=samples.START + 3, ts_to=samples.START + 4).to_pylist()[0]
+    row = (
+        Lake(home / "lake")
+        .answers(ts_from=samples.START + 3, ts_to=samples.START + 4)
+        .to_pylist()[0]
+    )
     assert (row["request_id"], row["producer"], row["offset"]) == ("r3", "serve-1", 3)
     assert [value % 2**64 for value in row["categorical"]] == [2**64 - 1, 0]
     assert str(row["numeric"]) == "[1.0, nan, 2.0, 3.0]"
@@ -101,7 +122,11 @@ def test_profiles_become_versions(home, site):
 def test_the_commits_table_mirrors_the_ledger(home, site):
     with open_role(home) as role:
         role.drain()
-    rows = Lake(home / "lake").sql("SELECT sum(rows) AS n FROM commits WHERE \"table\" = 'events'").to_pylist()
+    rows = (
+        Lake(home / "lake")
+        .sql("SELECT sum(rows) AS n FROM commits WHERE \"table\" = 'events'")
+        .to_pylist()
+    )
     assert rows == [{"n": 24}]
 
 
@@ -114,7 +139,11 @@ def test_logs_may_be_pruned_up_to_the_safe_positions(home, site):
     with open_role(home) as role:
         role.drain()
     safe = safe_positions(home / "lake")
-    for name, log in (("routed", site.routed), ("raw-door", site.raw), ("answers-serve-1", site.answers)):
+    for name, log in (
+        ("routed", site.routed),
+        ("raw-door", site.raw),
+        ("answers-serve-1", site.answers),
+    ):
         assert log.prune(safe[name]) > 0
     site.add()
     with open_role(home) as role:
@@ -171,11 +200,17 @@ def test_readers_see_whole_commits_while_the_role_writes(home, site):
 
 def test_the_loop_takes_what_comes_and_stops_when_told(home, site):
     stop = threading.Event()
-    loop = threading.Thread(target=run, args=(home / "stream", home / "lake", SystemClock(), stop), kwargs={"commit_every_us": 1})
+    loop = threading.Thread(
+        target=run,
+        args=(home / "stream", home / "lake", SystemClock(), stop),
+        kwargs={"commit_every_us": 1},
+    )
     loop.start()
     lake = Lake(home / "lake")
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and not (lake.exists("events") and lake.count("events") == 24):
+    while time.monotonic() < deadline and not (
+        lake.exists("events") and lake.count("events") == 24
+    ):
         time.sleep(0.01)
     site.add()
     stop.set()
@@ -205,7 +240,11 @@ def test_time_and_columns_are_pruned_together(home, site, samples):
     lake = Lake(home / "lake")
     whole = lake.events()
     start, end = samples.START + samples.DAY, samples.START + samples.DAY + 7_919 * SECOND
-    expected = {row["event_id"] for row in whole.to_pylist() if start <= row["ts"].timestamp() * SECOND < end}
+    expected = {
+        row["event_id"]
+        for row in whole.to_pylist()
+        if start <= row["ts"].timestamp() * SECOND < end
+    }
     part = lake.events(["event_id"], start, end)
     assert part.column_names == ["event_id"]
     assert set(part.column("event_id").to_pylist()) == expected != set()

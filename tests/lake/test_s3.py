@@ -1,4 +1,6 @@
-"""What only object storage can do to a lake: replies that are lost or come late, and two writers at once."""
+"""What only object storage can do to a lake: replies that are lost or come late, and two writers at
+once.
+"""
 
 import os
 import re
@@ -95,11 +97,15 @@ def test_storage_that_ignores_conditions_is_refused(tmp_path, bucket, proxy):
 
 @pytest.fixture
 def stopped(tmp_path, bucket, site, proxy):
-    """A lake of three rounds, whose role stopped because nobody answered to a commit of a fourth, which is still on its way."""
+    """A lake of three rounds, whose role stopped because nobody answered to a commit of a fourth,
+    which is still on its way.
+    """
     with open_role(tmp_path, bucket) as role:
         role.drain()
         site.add()
-        proxy.hold = lambda method, path: method == "PUT" and bool(re.search(r"events/_delta_log/\d{20}\.json", path))
+        proxy.hold = lambda method, path: (
+            method == "PUT" and bool(re.search(r"events/_delta_log/\d{20}\.json", path))
+        )
         with pytest.raises(StorageError, match="did not answer"):
             role.drain()
         with pytest.raises(StorageError, match="stopped"):
@@ -112,7 +118,9 @@ def data_files(bucket):
     return {file.name for file in (bucket / "events").rglob("part-*.parquet")}
 
 
-def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(tmp_path, bucket, stopped):
+def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(
+    tmp_path, bucket, stopped
+):
     left = data_files(bucket)
     with open_role(tmp_path, bucket) as role:
         assert data_files(bucket) == left, "nothing is deleted"
@@ -121,12 +129,16 @@ def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(tmp
         with pytest.raises(StorageError):
             role.drain()
     with open_role(tmp_path, bucket) as role:
-        assert ("events", "recovered") in [(finding.table, finding.what) for finding in role.findings]
+        assert ("events", "recovered") in [
+            (finding.table, finding.what) for finding in role.findings
+        ]
         role.drain()
     assert_whole(bucket, 4)
 
 
-def test_a_commit_that_comes_after_another_took_its_place_is_refused_and_its_data_goes(tmp_path, bucket, stopped):
+def test_a_commit_that_comes_after_another_took_its_place_is_refused_and_its_data_goes(
+    tmp_path, bucket, stopped
+):
     left = data_files(bucket)
     with open_role(tmp_path, bucket) as role:
         role.drain()
@@ -171,7 +183,9 @@ def test_a_lease_of_a_clock_that_was_ahead_runs_out_in_its_time(tmp_path, bucket
     assert_whole(bucket, 3)
 
 
-def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_tables(tmp_path, bucket, site, samples):
+def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_tables(
+    tmp_path, bucket, site, samples
+):
     clock = SimulatedClock(samples.START)
     first = open_role(tmp_path, bucket, clock)
     first.drain()
@@ -199,7 +213,8 @@ def test_a_ledger_is_closed_in_pieces_and_read_as_one(tmp_path, bucket, site, mo
             site.add()
     pieces = sorted((bucket / "ledger.jsonl.closed").iterdir())
     assert len(pieces) > 2
-    # A crash between closing and beginning anew, and a piece that an overtaken writer closed too early.
+    # A crash between closing and beginning anew, and a piece that an overtaken writer closed too
+    # early.
     (bucket / "ledger.jsonl").write_bytes(pieces[-1].read_bytes())
     first = pieces[0].name.partition("-")[0]
     lines = pieces[0].read_bytes().splitlines(keepends=True)
@@ -250,7 +265,9 @@ run(Path(sys.argv[1]), place_of(sys.argv[2], Path()), SystemClock(), threading.E
 
 def test_killed_at_any_moment_the_role_loses_and_repeats_nothing(tmp_path, bucket, site):
     for delay in (0.2, 0.5, 0.9):
-        process = subprocess.Popen([sys.executable, "-c", LOOP, str(tmp_path / "stream"), str(bucket)])
+        process = subprocess.Popen(
+            [sys.executable, "-c", LOOP, str(tmp_path / "stream"), str(bucket)]
+        )
         until = time.monotonic() + 60
         while not (bucket / "ledger.jsonl.lease").is_file() and time.monotonic() < until:
             time.sleep(0.02)
@@ -287,7 +304,9 @@ def test_an_address_that_cannot_keep_a_lake_is_refused(tmp_path, address, enviro
         place_of(address, tmp_path, environ)
 
 
-def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(tmp_path, bucket, monkeypatch):
+def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
+    tmp_path, bucket, monkeypatch
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("tailorbird.places.RETRIES", 0)
     place = place_of(str(bucket), tmp_path)
@@ -295,5 +314,10 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(t
         read_released(place)
     with Door(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
         Pruner(door, place).look()
-        assert door.submit(b'[{"event_id": "e1", "type": "click", "ts": 1, "user_id": "u", "item_id": "i"}]') is not None
+        assert (
+            door.submit(
+                b'[{"event_id": "e1", "type": "click", "ts": 1, "user_id": "u", "item_id": "i"}]'
+            )
+            is not None
+        )
         assert door.figures().batches == 1

@@ -1,4 +1,6 @@
-"""A project whose lake is in a bucket: the command line works as on a disk, and training and backfill read the same rows."""
+"""A project whose lake is in a bucket: the command line works as on a disk, and training and
+backfill read the same rows.
+"""
 
 from pathlib import Path
 
@@ -22,7 +24,19 @@ def shop(tmp_path: Path, bucket) -> Path:
     must("init", folder)
     settings = (folder / "tailorbird.toml").read_text()
     (folder / "tailorbird.toml").write_text(f'{settings}\n[lake]\nurl = "{bucket}"\n')
-    must("-C", folder, "simulate", "--days", 6, "--users", 150, "--items", 60, "--out", folder / "history.jsonl")
+    must(
+        "-C",
+        folder,
+        "simulate",
+        "--days",
+        6,
+        "--users",
+        150,
+        "--items",
+        60,
+        "--out",
+        folder / "history.jsonl",
+    )
     must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
     return folder
 

@@ -1,4 +1,6 @@
-"""What only the past needs is deleted for real; rows, ledger, verify and every version of the events stay."""
+"""What only the past needs is deleted for real; rows, ledger, verify and every version of the
+events stay.
+"""
 
 import pytest
 
@@ -93,7 +95,11 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, s
         for _ in range(10):
             fill(role, site, 1)
             at = versions_of(lake)
-            seen[at["events"].version] = (at, content(Lake(lake)), sorted(Lake(lake).answers(["request_id"])["request_id"].to_pylist()))
+            seen[at["events"].version] = (
+                at,
+                content(Lake(lake)),
+                sorted(Lake(lake).answers(["request_id"])["request_id"].to_pylist()),
+            )
         clock.advance_to(clock.now() + 10 * DAY)
         role.vacuum()
         fill(role, site, 2)

@@ -26,7 +26,8 @@ def files_of(lake):
     return sorted(
         path
         for path in lake.rglob("*")
-        if path.is_file() and path.name not in ("positions.json", "ledger.jsonl.lock", "ledger.jsonl.lease")
+        if path.is_file()
+        and path.name not in ("positions.json", "ledger.jsonl.lock", "ledger.jsonl.lease")
     )
 
 
@@ -39,7 +40,9 @@ def test_a_flipped_bit_in_any_file_is_found(lake):
     for path in files:
         whole = path.read_bytes()
         for at in {0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(3))}:
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
+            path.write_bytes(
+                whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :]
+            )
             report = verify(lake)
             assert not report.clean, f"byte {at} of {path}"
             path.write_bytes(whole)
@@ -50,7 +53,9 @@ def test_a_file_that_is_lost_together_with_the_ledger_that_knew_it_is_a_fault(la
     ledger = lake / "ledger.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:2]))
     next((lake / "events").rglob("*.parquet")).unlink()
-    assert any(fault.where == "tables" and "cannot be read" in fault.what for fault in verify(lake).faults)
+    assert any(
+        fault.where == "tables" and "cannot be read" in fault.what for fault in verify(lake).faults
+    )
 
 
 def test_a_lost_file_is_found_and_named(lake):
@@ -78,7 +83,9 @@ def test_a_row_that_the_router_forgot_is_missing(home, site, samples, lake):
 
 
 def test_a_row_that_was_routed_twice_is_found(home, site, samples, lake):
-    site.routed.append([Block(kind="quarantine", rows=1, payload=samples.ipc(samples.quarantine([0])))])
+    site.routed.append(
+        [Block(kind="quarantine", rows=1, payload=samples.ipc(samples.quarantine([0])))]
+    )
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     report = verify(lake)
@@ -99,7 +106,12 @@ def test_the_report_counts_what_it_read(lake):
     report = verify(lake)
     assert report.rows["events"] == 24
     account = report.partitions["door"]
-    assert (account.archived, account.events, account.quarantine, account.duplicates) == (30, 24, 3, 3)
+    assert (account.archived, account.events, account.quarantine, account.duplicates) == (
+        30,
+        24,
+        3,
+        3,
+    )
     assert report.bytes > 0
     assert "every row is accounted for" in str(report)
 
@@ -115,7 +127,10 @@ def test_lost_positions_are_named_and_the_sum_still_adds_up(lake):
     report = verify(lake)
     assert [fault.where for fault in report.faults] == ["positions.json"]
     account = report.partitions["door"]
-    assert account.archived == account.events + account.quarantine + account.duplicates + account.pending
+    assert (
+        account.archived
+        == account.events + account.quarantine + account.duplicates + account.pending
+    )
 
 
 def test_a_lake_into_which_nothing_came_yet_lacks_nothing(home):

@@ -1,4 +1,6 @@
-"""A small world for nets: numbers with gaps, codes, a bag, and people who come back to what they had."""
+"""A small world for nets: numbers with gaps, codes, a bag, and people who come back to what they
+had.
+"""
 
 import numpy as np
 
@@ -16,7 +18,9 @@ LAYOUT = Layout(
 
 
 def world(rows: int, seed: int = 0, *, block_rows: int = 32_768) -> Rows:
-    """Clicks follow the first number, the code, and whether the candidate is among the newest items; purchases are rarer."""
+    """Clicks follow the first number, the code, and whether the candidate is among the newest
+    items; purchases are rarer.
+    """
     rng = np.random.default_rng(seed)
     numbers = rng.normal(size=(rows, NUMBERS)) * [1, 10, 1000, 1]
     code = rng.integers(0, 50, (rows, 1))
@@ -27,6 +31,11 @@ def world(rows: int, seed: int = 0, *, block_rows: int = 32_768) -> Rows:
     again = (items == candidate).any(axis=1)
     logit = numbers[:, 0] + 2 * again + np.sin(code[:, 0]) - 1
     numbers[rng.random(numbers.shape) < 0.05] = np.nan
-    matrix = np.concatenate([numbers, code, words, candidate, items, gaps], axis=1).astype(np.float32)
-    labels = {head: (rng.random(rows) < 1 / (1 + np.exp(-logit + less))).astype(np.float32) for head, less in (("click", 0), ("buy", 2))}
+    matrix = np.concatenate([numbers, code, words, candidate, items, gaps], axis=1).astype(
+        np.float32
+    )
+    labels = {
+        head: (rng.random(rows) < 1 / (1 + np.exp(-logit + less))).astype(np.float32)
+        for head, less in (("click", 0), ("buy", 2))
+    }
     return Rows(matrix, labels, block_rows=block_rows)

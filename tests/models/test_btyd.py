@@ -1,4 +1,6 @@
-"""BG/NBD: the published parameters, simulated customers, and the same numbers from ONNX and from NumPy alone."""
+"""BG/NBD: the published parameters, simulated customers, and the same numbers from ONNX and from
+NumPy alone.
+"""
 
 import os
 from dataclasses import replace
@@ -14,11 +16,17 @@ from tailorbird.models.btyd import BgNbd, BgNbdOfColumns, Purchases, bg_nbd_to_o
 from tailorbird.models.export import score_onnx
 from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric, integrated
 
-DATA = Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data") / "cdnow" / "sample_summary.parquet"
+DATA = (
+    Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    / "cdnow"
+    / "sample_summary.parquet"
+)
 
 
 def simulated(n=4_000, r=0.8, alpha=20.0, a=0.8, b=2.5, seed=0):
-    """Customers as the model says: bought once at a time in the first 100 days, then at their rate until they stay away."""
+    """Customers as the model says: bought once at a time in the first 100 days, then at their rate
+    until they stay away.
+    """
     rng = np.random.default_rng(seed)
     rate, leaving = rng.gamma(r, 1 / alpha, n), rng.beta(a, b, n)
     age = 365 - rng.uniform(0, 100, n)
@@ -33,12 +41,25 @@ def simulated(n=4_000, r=0.8, alpha=20.0, a=0.8, b=2.5, seed=0):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not DATA.is_file(), reason=f"no {DATA}; name the folder of data sets by TAILORBIRD_DATA")
+@pytest.mark.skipif(
+    not DATA.is_file(), reason=f"no {DATA}; name the folder of data sets by TAILORBIRD_DATA"
+)
 def test_the_published_parameters():
-    """Fader, Hardie, Lee (2005), table 2: r = .243, alpha = 4.414, a = .793, b = 2.426, log-likelihood −9,582.4."""
+    """Fader, Hardie, Lee (2005), table 2: r = .243, alpha = 4.414, a = .793, b = 2.426,
+    log-likelihood −9,582.4.
+    """
     table = pq.read_table(DATA)
-    found = fit_bg_nbd(Purchases(*(table[name].to_numpy().astype(float) for name in ("frequency", "recency_weeks", "T_weeks"))))
-    np.testing.assert_allclose([found.r, found.alpha, found.a, found.b], [0.243, 4.414, 0.793, 2.426], atol=6e-4)
+    found = fit_bg_nbd(
+        Purchases(
+            *(
+                table[name].to_numpy().astype(float)
+                for name in ("frequency", "recency_weeks", "T_weeks")
+            )
+        )
+    )
+    np.testing.assert_allclose(
+        [found.r, found.alpha, found.a, found.b], [0.243, 4.414, 0.793, 2.426], atol=6e-4
+    )
     assert abs(found.log_likelihood + 9_582.4) < 0.1
 
 
@@ -53,14 +74,23 @@ def test_the_unit_of_time_does_not_matter():
     days = fit_bg_nbd(customers)
     weeks = fit_bg_nbd(replace(customers, recency=customers.recency / 7, age=customers.age / 7))
     np.testing.assert_allclose(weeks.alpha * 7, days.alpha, rtol=1e-3)
-    np.testing.assert_allclose(weeks.returning(replace(customers, recency=customers.recency / 7, age=customers.age / 7), 10),
-                               days.returning(customers, 70), atol=1e-3)  # fmt: skip
+    np.testing.assert_allclose(
+        weeks.returning(
+            replace(customers, recency=customers.recency / 7, age=customers.age / 7), 10
+        ),
+        days.returning(customers, 70),
+        atol=1e-3,
+    )
 
 
 def test_being_alive_is_no_churn_score():
-    """Who bought once is alive for certain by construction, however long ago; that he comes back is another matter."""
+    """Who bought once is alive for certain by construction, however long ago; that he comes back is
+    another matter.
+    """
     model = fit_bg_nbd(simulated())
-    lately, long_ago = (Purchases(np.zeros(1), np.zeros(1), np.array([age])) for age in (10.0, 3_000.0))
+    lately, long_ago = (
+        Purchases(np.zeros(1), np.zeros(1), np.array([age])) for age in (10.0, 3_000.0)
+    )
     assert model.alive(lately) == model.alive(long_ago) == 1
     assert model.returning(long_ago, 90) < model.returning(lately, 90) / 3
 
@@ -74,7 +104,14 @@ def test_onnx_and_numpy_say_the_same():
     customers = simulated(1_000)
     model = fit_bg_nbd(customers)
     day = 86_400
-    matrix = np.column_stack([(customers.age - customers.recency) * day, np.ones(1_000), customers.repeats + 1, customers.age * day])
+    matrix = np.column_stack(
+        [
+            (customers.age - customers.recency) * day,
+            np.ones(1_000),
+            customers.repeats + 1,
+            customers.age * day,
+        ]
+    )
     matrix = matrix.astype(np.float32)
     matrix[0] = np.nan
     found = BgNbdOfColumns(model, ("since", "other", "count", "age"), 0, 2, 3, 90.0, 0.01)
@@ -83,26 +120,38 @@ def test_onnx_and_numpy_say_the_same():
     np.testing.assert_allclose(ours[1:], model.returning(customers, 90)[1:], atol=1e-5)
     np.testing.assert_allclose(score_onnx(bg_nbd_to_onnx(found), matrix), ours, atol=1e-5)
     served = BgNbdColumns(model.r, model.alpha, model.a, model.b, 0, 2, 3)
-    np.testing.assert_allclose(served.purchases(matrix, 0, 90)[1:], model.purchases(customers, 90)[1:], rtol=1e-4)
+    np.testing.assert_allclose(
+        served.purchases(matrix, 0, 90)[1:], model.purchases(customers, 90)[1:], rtol=1e-4
+    )
     both = served.purchases(matrix, 0, 30) + served.purchases(matrix, 30, 90)
     np.testing.assert_allclose(both, served.purchases(matrix, 0, 90), rtol=1e-9)
 
 
 @pytest.mark.parametrize("count", [200, 2_000, 20_000])
 def test_who_bought_thousands_of_times_is_told_the_same_by_all_three(count):
-    """Somebody who clicked every hour is a customer too: chances and counts are numbers, and those of the export."""
+    """Somebody who clicked every hour is a customer too: chances and counts are numbers, and those
+    of the export.
+    """
     rng = np.random.default_rng(count)
     model, day = BgNbd(0.24, 31.0, 0.79, 2.43, 0.0), 86_400
     repeats, age = np.floor(rng.uniform(count / 2, count, 500)), rng.uniform(100, 1_500, 500)
     customers = Purchases(repeats, age * rng.uniform(0.3, 1, 500), age)
-    matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(np.float32)
+    matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(
+        np.float32
+    )
     found = BgNbdOfColumns(model, ("since", "count", "age"), 0, 1, 2, 90.0, 0.01)
-    np.testing.assert_allclose(score_onnx(bg_nbd_to_onnx(found), matrix), found.score(matrix), atol=1e-6)
+    np.testing.assert_allclose(
+        score_onnx(bg_nbd_to_onnx(found), matrix), found.score(matrix), atol=1e-6
+    )
     regular = Purchases(repeats, age, age)
-    rate = (0.24 + repeats) / (31.0 + age)  # of one who has never stayed away, and hardly will: b grows with each purchase
+    rate = (0.24 + repeats) / (
+        31.0 + age
+    )  # of one who has never stayed away, and hardly will: b grows with each purchase
     np.testing.assert_allclose(model.purchases(regular, 30), rate * 30, rtol=0.1)
     np.testing.assert_allclose(
-        BgNbdColumns(0.24, 31.0, 0.79, 2.43, 0, 1, 2).purchases(matrix, 0, 90), model.purchases(customers, 90), rtol=0.02
+        BgNbdColumns(0.24, 31.0, 0.79, 2.43, 0, 1, 2).purchases(matrix, 0, 90),
+        model.purchases(customers, 90),
+        rtol=0.02,
     )
 
 
@@ -117,23 +166,37 @@ def test_who_bought_thousands_of_times_is_told_the_same_by_all_three(count):
     ],
 )
 def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
-    """There the series overflows. Nobody is expected to buy more often than they would if they never stayed away."""
+    """There the series overflows. Nobody is expected to buy more often than they would if they
+    never stayed away.
+    """
     rng = np.random.default_rng(0)
     repeats, age, day = np.repeat([0.0, 1.0, 30.0, 3_000.0], 25), rng.uniform(10, 900, 100), 86_400
     customers = Purchases(repeats, np.where(repeats > 0, age, 0.0), age)
     told = model.purchases(customers, 90.0)
     assert ((told >= 0) & (told <= (model.r + repeats) / (model.alpha + age) * 90 * 1.001)).all()
-    matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(np.float32)
+    matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(
+        np.float32
+    )
     served = BgNbdColumns(model.r, model.alpha, model.a, model.b, 0, 1, 2).purchases(matrix, 0, 90)
     np.testing.assert_allclose(served, told, rtol=0.02, atol=1e-6)
     # One by one: how many of a rate and a chance that are drawn as the model says.
-    p, rate = rng.beta(model.a, model.b + repeats[25], 200_000), rng.gamma(model.r + repeats[25], 1 / (model.alpha + age[25]), 200_000)
+    p, rate = (
+        rng.beta(model.a, model.b + repeats[25], 200_000),
+        rng.gamma(model.r + repeats[25], 1 / (model.alpha + age[25]), 200_000),
+    )
     one = np.where(p > 1e-12, -np.expm1(-rate * p * 90) / np.maximum(p, 1e-12), rate * 90)
     alive = model.alive(customers)[25]
     assert abs(told[25] - alive * one.mean()) < 5 * alive * one.std() / np.sqrt(len(one)) + 1e-9
 
 
-@pytest.mark.parametrize("model", [BgNbd(0.24, 4.4, 0.79, 2.43, 0.0), BgNbd(3.0, 60.0, 0.2, 0.4, 0.0), BgNbd(0.5, 9.0, 8.0, 20.0, 0.0)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        BgNbd(0.24, 4.4, 0.79, 2.43, 0.0),
+        BgNbd(3.0, 60.0, 0.2, 0.4, 0.0),
+        BgNbd(0.5, 9.0, 8.0, 20.0, 0.0),
+    ],
+)
 def test_the_integral_is_the_series_where_both_are_known(model):
     x, age = np.repeat([0.0, 1.0, 10.0], 20), np.random.default_rng(1).uniform(10, 900, 60)
     told = integrated(model.r + x, model.alpha + age, model.a, model.b + x, 90.0)
@@ -144,4 +207,6 @@ def test_the_integral_is_the_series_where_both_are_known(model):
 def test_the_series_is_that_of_scipy():
     rng = np.random.default_rng(0)
     a, b, c, z = (*(rng.uniform(0.2, 40, 200) for _ in range(3)), rng.uniform(0, 0.97, 200))
-    np.testing.assert_allclose(hypergeometric(a, b, a + b + c, z), hyp2f1(a, b, a + b + c, z), rtol=1e-8)
+    np.testing.assert_allclose(
+        hypergeometric(a, b, a + b + c, z), hyp2f1(a, b, a + b + c, z), rtol=1e-8
+    )

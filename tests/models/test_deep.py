@@ -1,4 +1,6 @@
-"""Nets learn what is there, say it with the right prior, come out of the same seed the same, and answer from ONNX as they were trained."""
+"""Nets learn what is there, say it with the right prior, come out of the same seed the same, and
+answer from ONNX as they were trained.
+"""
 
 from pathlib import Path
 
@@ -24,7 +26,9 @@ SMALL = {"hidden": [16, 8], "epochs": 2, "threads": 1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "numeric"), [("mlp", "standardise"), ("dcn", "quantile"), ("mmoe", "periodic")])
+@pytest.mark.parametrize(
+    ("architecture", "numeric"), [("mlp", "standardise"), ("dcn", "quantile"), ("mmoe", "periodic")]
+)
 def test_the_export_answers_as_the_net_on_10_000_rows(architecture: str, numeric: str) -> None:
     rows = world(10_000)
     rows.matrix[3, 0], rows.matrix[4, 1], rows.matrix[5] = np.inf, -np.inf, np.nan
@@ -57,9 +61,20 @@ def test_each_architecture_learns(architecture: str) -> None:
 def test_the_reference_net_is_the_one_that_is_told() -> None:
     parameters = settled("mlp", {})
     layers = new_net(LAYOUT, world(500), ["click"], parameters, 7).parts[0].layers
-    assert [str(layer).partition("(")[0] for layer in layers] == ["Linear", "ReLU", "Dropout", "Linear", "ReLU"]
+    assert [str(layer).partition("(")[0] for layer in layers] == [
+        "Linear",
+        "ReLU",
+        "Dropout",
+        "Linear",
+        "ReLU",
+    ]
     assert (layers[0].out_features, layers[2].p, layers[3].out_features) == (128, 0.2, 64)
-    assert (parameters.epochs, parameters.batch, parameters.patience, parameters.weight_decay) == (10, 256, 0, 0.0)
+    assert (parameters.epochs, parameters.batch, parameters.patience, parameters.weight_decay) == (
+        10,
+        256,
+        0,
+        0.0,
+    )
     model = fit("mlp", {"threads": 1}, LAYOUT, world(1_500).only(["click"]))
     assert len(model.curve["validation"]) == 10, "the newest fifth is watched, and ends nothing"
 
@@ -68,17 +83,25 @@ def test_the_reference_net_is_the_one_that_is_told() -> None:
 def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: Path) -> None:
     rows, later = world(6_000, block_rows=500), world(1_000, seed=1)
     cuts = (slice(3_100), slice(3_100, 3_200), slice(3_200, None))
-    pieces = [Rows(rows.matrix[cut], {head: label[cut] for head, label in rows.labels.items()}) for cut in cuts]
+    pieces = [
+        Rows(rows.matrix[cut], {head: label[cut] for head, label in rows.labels.items()})
+        for cut in cuts
+    ]
     parts = write_parts(tmp_path / "parts", pieces, block_rows=500)
     assert parts.sizes == rows.sizes
     parameters = {**SMALL, "negative_share": 0.5, "unknown_share": 0.1, "patience": 1}
-    found = [fit_net("dcn", parameters, LAYOUT, each, later, seed=seed) for each, seed in ((rows, 3), (parts, 3), (rows, 4))]
+    found = [
+        fit_net("dcn", parameters, LAYOUT, each, later, seed=seed)
+        for each, seed in ((rows, 3), (parts, 3), (rows, 4))
+    ]
     one, same, other = (weights(model.deep.net) for model in found)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not all(np.array_equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("given", [{"expert_hidden": []}, {"expert_hidden": [16, 0]}, {"tower": [0]}, {"hidden": []}])
+@pytest.mark.parametrize(
+    "given", [{"expert_hidden": []}, {"expert_hidden": [16, 0]}, {"tower": [0]}, {"hidden": []}]
+)
 def test_layers_without_a_width_are_refused(given: dict) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(given))} is"):
         settled("mmoe", given)
@@ -86,10 +109,23 @@ def test_layers_without_a_width_are_refused(given: dict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parameters", [{"negative_share": 0.2}, {"positive_weight": 6.0}, {"positive_weight": 0, "negative_share": 0.3}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"negative_share": 0.2},
+        {"positive_weight": 6.0},
+        {"positive_weight": 0, "negative_share": 0.3},
+    ],
+)
 def test_weights_and_drawn_negatives_are_taken_off_again(parameters: dict) -> None:
     rows = world(16_000)
-    model = fit("dcn", {**SMALL, "epochs": 3, "rate": 3e-3, **parameters}, LAYOUT, rows, world(2_000, seed=1))
+    model = fit(
+        "dcn",
+        {**SMALL, "epochs": 3, "rate": 3e-3, **parameters},
+        LAYOUT,
+        rows,
+        world(2_000, seed=1),
+    )
     for head, said in model.score(rows.matrix).items():
         assert said.mean() == pytest.approx(rows.labels[head].mean(), rel=0.15)
 
@@ -100,7 +136,9 @@ def test_a_label_that_is_not_known_yet_counts_nothing() -> None:
     alone = Rows(rows.matrix[:2_000], {"buy": rows.labels["buy"][:2_000]})
     model = fit("mmoe", {**SMALL, "epochs": 5, "rate": 1e-2}, LAYOUT, rows, world(500, seed=1))
     assert np.isfinite(model.curve["train_buy"]).all()
-    assert model.score(rows.matrix)["buy"].mean() == pytest.approx(alone.labels["buy"].mean(), abs=0.05)
+    assert model.score(rows.matrix)["buy"].mean() == pytest.approx(
+        alone.labels["buy"].mean(), abs=0.05
+    )
 
 
 def test_who_watches_can_end_it() -> None:
@@ -112,18 +150,25 @@ def test_who_watches_can_end_it() -> None:
 
     for architecture in ("mlp", "gbdt"):
         told.clear()
-        model = fit(architecture, {"threads": 1}, LAYOUT, world(2_000).only(["click"]), on_epoch=watch)
+        model = fit(
+            architecture, {"threads": 1}, LAYOUT, world(2_000).only(["click"]), on_epoch=watch
+        )
         assert [epoch for epoch, _ in told] == [1, 2]
         assert model.score(world(10).matrix)["click"].shape == (10,)
 
 
 def test_nets_over_ids_overfit_from_the_second_epoch_on() -> None:
-    """What is known of click models: the training loss goes on falling while the later one rises; embeddings are to blame."""
+    """What is known of click models: the training loss goes on falling while the later one rises;
+    embeddings are to blame.
+    """
     rng = np.random.default_rng(2)
 
     def visits(rows: int) -> Rows:
         people = rng.integers(2, 6_002, rows)
-        return Rows(people[:, None].astype(np.float32), {"click": (rng.random(rows) < 0.2).astype(np.float32)})
+        return Rows(
+            people[:, None].astype(np.float32),
+            {"click": (rng.random(rows) < 0.2).astype(np.float32)},
+        )
 
     rows, later = visits(12_000), visits(4_000)
     parameters = {"rate": 1e-2, "epochs": 4, "dropout": 0.0, "threads": 1}

@@ -1,4 +1,6 @@
-"""The engine of nets: killed runs end in the same bits, so do several processes, and what is logged can be read by others."""
+"""The engine of nets: killed runs end in the same bits, so do several processes, and what is logged
+can be read by others.
+"""
 
 import os
 import signal
@@ -34,14 +36,18 @@ def parts(tmp_path: Path) -> Path:
 
 def same_bits(one: Deep, other: Deep) -> bool:
     ours, theirs = weights(one.net), weights(other.net)
-    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(parts: Path) -> None:
     whole = train_a_net.fit(parts, None)
     seen: list[bytes] = []
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-m", "tests.models.train_a_net", str(parts)], env=dict(os.environ))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.models.train_a_net", str(parts)], env=dict(os.environ)
+        )
         before, until = mark(parts), time.monotonic() + 120
         while mark(parts) == before and process.poll() is None and time.monotonic() < until:
             time.sleep(0.001)
@@ -62,7 +68,9 @@ def mark(parts: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_told(parts: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_told(
+    parts: Path, tmp_path: Path
+) -> None:
     write_parts(tmp_path / "other" / "rows", [world(2_000, seed=9)])
     write_parts(tmp_path / "other" / "watched", [world(500, seed=1)])
     fresh = train_a_net.fit(tmp_path / "other", None, "shared")
@@ -76,19 +84,37 @@ def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_told(part
 def test_two_processes_end_in_the_bits_of_one(parts: Path) -> None:
     parameters = {**train_a_net.PARAMETERS, "epochs": 2, "shards": 2, "patience": 0}
     rows, watched = PartRows.open(parts / "rows"), PartRows.open(parts / "watched")
-    found = [fit_parallel(parts / f"run-{count}", "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=count) for count in (1, 2)]
+    found = [
+        fit_parallel(
+            parts / f"run-{count}",
+            "mmoe",
+            parameters,
+            LAYOUT,
+            rows,
+            watched,
+            seed=3,
+            processes=count,
+        )
+        for count in (1, 2)
+    ]
     assert same_bits(*found)
     assert found[0].curve["validation"] == found[1].curve["validation"]
     with pytest.raises(UsageError, match="2 shards cannot be shared by 3 processes"):
-        fit_parallel(parts / "run-3", "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=3)
+        fit_parallel(
+            parts / "run-3", "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=3
+        )
 
 
-def test_processes_that_have_no_gpu_of_their_own_are_refused(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_have_no_gpu_of_their_own_are_refused(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, watched = PartRows.open(parts / "rows"), PartRows.open(parts / "watched")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="2 processes need as many GPUs, and there are 1"):
-        fit_parallel(parts / "run", "mmoe", {"shards": 2}, LAYOUT, rows, watched, seed=3, processes=2)
+        fit_parallel(
+            parts / "run", "mmoe", {"shards": 2}, LAYOUT, rows, watched, seed=3, processes=2
+        )
 
 
 def test_blocks_of_files_are_read_where_they_lie(parts: Path) -> None:
@@ -96,7 +122,10 @@ def test_blocks_of_files_are_read_where_they_lie(parts: Path) -> None:
     assert rows.sizes == (*[700] * 8, 400), "blocks go over the ends of pieces"
     block = rows.block(4)
     assert not block.matrix.flags.owndata, "mapped, not copied"
-    np.testing.assert_array_equal(block.matrix, np.concatenate([world(3_000).matrix[2_800:], world(3_000, seed=2).matrix[:500]]))
+    np.testing.assert_array_equal(
+        block.matrix,
+        np.concatenate([world(3_000).matrix[2_800:], world(3_000, seed=2).matrix[:500]]),
+    )
     drawn = list(batches(rows, seed=1, epoch=0, size=64))
     assert [len(batch.matrix) for batch in drawn] == [64] * 93 + [48]
     everything = np.concatenate([batch.matrix[:, 0] for batch in drawn])
@@ -112,7 +141,9 @@ def test_blocks_of_files_are_read_where_they_lie(parts: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory by RLIMIT_DATA")
 def test_rows_larger_than_memory_are_learned_from(tmp_path: Path) -> None:
-    """A process that may take 64 MB more than it begins with learns from 100 MB, which it cannot load."""
+    """A process that may take 64 MB more than it begins with learns from 100 MB, which it cannot
+    load.
+    """
     limit = 64 << 20
     pieces = (train_within.piece(100_000, seed) for seed in range(15))
     rows = write_parts(tmp_path / "rows", pieces, block_rows=8_192)
@@ -120,13 +151,22 @@ def test_rows_larger_than_memory_are_learned_from(tmp_path: Path) -> None:
     assert size > 1.5 * limit
 
     def run(how: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tests.models.train_within", str(tmp_path / "rows"), str(limit), how]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.models.train_within",
+            str(tmp_path / "rows"),
+            str(limit),
+            how,
+        ]
         return subprocess.run(command, capture_output=True, text=True)
 
     assert "MemoryError" in run("memory").stderr
     done = run("files")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == train_within.digest(train_within.learn(train_within.loaded(rows))), "in the bits of all in memory"
+    assert done.stdout.strip() == train_within.digest(
+        train_within.learn(train_within.loaded(rows))
+    ), "in the bits of all in memory"
 
 
 def test_mlflow_reads_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +179,9 @@ def test_mlflow_reads_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = client.get_run(run)
     assert found.info.run_name == "mmoe"
     assert found.data.params == {"architecture": "mmoe", "hidden": "(16, 8)"}
-    assert {name: [each.value for each in client.get_metric_history(run, name)] for name in curve} == curve
+    assert {
+        name: [each.value for each in client.get_metric_history(run, name)] for name in curve
+    } == curve
     assert [each.step for each in client.get_metric_history(run, "train")] == [1, 2]
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"MLflow did not take the training"):
@@ -147,7 +189,9 @@ def test_mlflow_reads_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
-    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader", reason="needs tensorboard")
+    loader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_file_loader", reason="needs tensorboard"
+    )
     log = EventLog(tmp_path / "logs", now=lambda: 1_700_000_000.5)
     log.scalars(1, grouped({"train": 0.5, "validation_click": 0.25, "rows_per_second": 1e5}))
     log.scalars(300, {"loss/train": 0.125})

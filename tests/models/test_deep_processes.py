@@ -1,4 +1,6 @@
-"""Processes that share a training: wherever the one that started them is killed, they go, and the run that begins again is alone."""
+"""Processes that share a training: wherever the one that started them is killed, they go, and the
+run that begins again is alone.
+"""
 
 import os
 import signal
@@ -37,7 +39,9 @@ def parts(tmp_path: Path) -> Path:
 @pytest.fixture
 def started(parts: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """Who trains, and the two processes that it started, just now."""
-    parent = subprocess.Popen([sys.executable, "-m", "tests.models.train_in_processes", str(parts)], env=dict(os.environ))
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "tests.models.train_in_processes", str(parts)], env=dict(os.environ)
+    )
     children: list[int] = []
     try:
         wait_for(lambda: parent.poll() is not None or len(children_of(parent.pid)) == 2)
@@ -83,17 +87,23 @@ def kill(parent: subprocess.Popen[bytes]) -> None:
     assert parent.wait() == -signal.SIGKILL, "it was killed in the middle of its work"
 
 
-linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+linux = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc"
+)
 
 
 @linux
 @pytest.mark.parametrize("moment", ["while they load", "while they train"])
-def test_who_is_left_behind_goes_and_the_next_run_ends_in_the_same_bits(parts, started, moment) -> None:
+def test_who_is_left_behind_goes_and_the_next_run_ends_in_the_same_bits(
+    parts, started, moment
+) -> None:
     parent, children = started
     if moment == "while they train":
         wait_for((parts / RUN / "checkpoint" / FILE).exists)
     else:
-        assert not (parts / RUN / "meeting").exists(), "none has come as far as to wait for the other"
+        assert not (parts / RUN / "meeting").exists(), (
+            "none has come as far as to wait for the other"
+        )
     kill(parent)
     wait_for(lambda: not any(map(alive, children)))
     assert (parts / RUN / "checkpoint" / FILE).exists() == (moment == "while they train")
@@ -102,7 +112,9 @@ def test_who_is_left_behind_goes_and_the_next_run_ends_in_the_same_bits(parts, s
 
 @linux
 @pytest.mark.parametrize("moment", ["before they met", "in a step"])
-def test_who_waits_for_another_goes_too_and_none_begins_beside_who_cannot_go(parts, started, moment, monkeypatch) -> None:
+def test_who_waits_for_another_goes_too_and_none_begins_beside_who_cannot_go(
+    parts, started, moment, monkeypatch
+) -> None:
     parent, (waits, held) = started
     if moment == "in a step":
         wait_for((parts / RUN / "checkpoint" / FILE).exists)
@@ -113,9 +125,13 @@ def test_who_waits_for_another_goes_too_and_none_begins_beside_who_cannot_go(par
     kill(parent)
     wait_for(lambda: not alive(waits))
     monkeypatch.setattr(parallel, "LEAVE_S", 0.2)
-    with pytest.raises(LockedError, match=f"a training that process {parent.pid} began is still at work here"):
+    with pytest.raises(
+        LockedError, match=f"a training that process {parent.pid} began is still at work here"
+    ):
         train_in_processes.fit(parts)
     os.kill(held, signal.SIGCONT)
     wait_for(lambda: not alive(held))
     monkeypatch.setattr(parallel, "LEAVE_S", LONG_S)
-    assert same_bits(train_in_processes.fit(parts, count=1), train_in_processes.fit(parts, "undisturbed", 1))
+    assert same_bits(
+        train_in_processes.fit(parts, count=1), train_in_processes.fit(parts, "undisturbed", 1)
+    )

@@ -1,4 +1,6 @@
-"""Weights of the last training under new ids: known ids keep their rows, new ones begin as the unknown, gone ones are dropped."""
+"""Weights of the last training under new ids: known ids keep their rows, new ones begin as the
+unknown, gone ones are dropped.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,15 @@ from tailorbird.models.architectures import fit_net  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
 from tailorbird.models.deep.parameters import settled  # noqa: E402
-from tailorbird.models.deep.warm import Warm, begin, clear_series, load_warm, newest_meta, save_warm, series_of  # noqa: E402
+from tailorbird.models.deep.warm import (  # noqa: E402
+    Warm,
+    begin,
+    clear_series,
+    load_warm,
+    newest_meta,
+    save_warm,
+    series_of,
+)
 
 SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
 PLACE = 4  # of the column of codes
@@ -25,14 +35,26 @@ ITEMS = np.arange(500, 530, dtype=np.uint64)  # 30 of 40 codes; 8 are buckets
 
 def state(layout: Layout = LAYOUT, until: int = 1) -> Warm:
     model = fit_net("mmoe", SMALL, layout, world(2_000), world(500, seed=1)).deep
-    return Warm("mmoe", model.parameters, model.heads, model.layout, {PLACE: OLD, 8: ITEMS}, weights(model.net), until)
+    return Warm(
+        "mmoe",
+        model.parameters,
+        model.heads,
+        model.layout,
+        {PLACE: OLD, 8: ITEMS},
+        weights(model.net),
+        until,
+    )
 
 
 def test_rows_follow_their_ids(tmp_path: Path) -> None:
     save_warm(tmp_path, state())
     warm = load_warm(tmp_path)
     meta = newest_meta(tmp_path)
-    assert (meta.heads, meta.layout, meta.trained_until) == (warm.heads, warm.layout, warm.trained_until)
+    assert (meta.heads, meta.layout, meta.trained_until) == (
+        warm.heads,
+        warm.layout,
+        warm.trained_until,
+    )
     assert warm is not None
     now = np.array([147, 100, 9_000], np.uint64)
     layout = replace(LAYOUT, codes={PLACE: 2 + len(now)})
@@ -43,8 +65,12 @@ def test_rows_follow_their_ids(tmp_path: Path) -> None:
     old, new = (each["parts.0.fields.items.weight"] for each in (warm.weights, begun.weights))
     np.testing.assert_array_equal(new[2:32], old[2:32][::-1])
     np.testing.assert_array_equal(new[32:], old[32:])
-    model = fit_net("mmoe", {**SMALL, "rate": 1e-9}, begun.layout, world(500), world(100), begin=begun.weights)
-    np.testing.assert_allclose(weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(begun), atol=1e-5)
+    model = fit_net(
+        "mmoe", {**SMALL, "rate": 1e-9}, begun.layout, world(500), world(100), begin=begun.weights
+    )
+    np.testing.assert_allclose(
+        weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(begun), atol=1e-5
+    )
 
 
 def new_codes(begun) -> np.ndarray:
@@ -54,11 +80,24 @@ def new_codes(begun) -> np.ndarray:
 def test_nets_of_another_shape_are_of_another_series() -> None:
     heads = ("click", "buy")
     mine = series_of("mmoe", settled("mmoe", {}), LAYOUT, heads)
-    assert series_of("mmoe", settled("mmoe", {"rate": 0.1, "epochs": 3}), replace(LAYOUT, codes={PLACE: 7}), heads) == mine
+    assert (
+        series_of(
+            "mmoe",
+            settled("mmoe", {"rate": 0.1, "epochs": 3}),
+            replace(LAYOUT, codes={PLACE: 7}),
+            heads,
+        )
+        == mine
+    )
     others = [
         series_of("shared", settled("mmoe", {}), LAYOUT, heads),
         series_of("mmoe", settled("mmoe", {"hidden": [8]}), LAYOUT, heads),
-        series_of("mmoe", settled("mmoe", {}), replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])), heads),
+        series_of(
+            "mmoe",
+            settled("mmoe", {}),
+            replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])),
+            heads,
+        ),
         series_of("mmoe", settled("mmoe", {}), LAYOUT, heads[::-1]),
     ]
     assert len({mine, *others}) == 5
@@ -68,7 +107,9 @@ def test_the_series_that_were_trained_last_are_kept(tmp_path: Path) -> None:
     for series, until in (("a", 3), ("b", 1), ("c", 2)):
         (tmp_path / series).mkdir()
         (tmp_path / series / f"{until:020}.npz").touch()
-    (tmp_path / f"{9:020}.npz").touch()  # as they lay there before there were series: nothing goes on from it
+    (
+        tmp_path / f"{9:020}.npz"
+    ).touch()  # as they lay there before there were series: nothing goes on from it
     clear_series(tmp_path, keep=2)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "c"]
 
@@ -78,7 +119,15 @@ def test_it_begins_where_the_last_one_ended() -> None:
     """One epoch from warm weights is better than one from scratch."""
     rows, later = world(6_000, seed=5), world(3_000, seed=6)
     first = fit_net("dcn", {**SMALL, "epochs": 4, "rate": 3e-3}, LAYOUT, world(10_000), later).deep
-    warm = Warm("dcn", first.parameters, first.heads, first.layout, {PLACE: OLD, 8: ITEMS}, weights(first.net), 1)
+    warm = Warm(
+        "dcn",
+        first.parameters,
+        first.heads,
+        first.layout,
+        {PLACE: OLD, 8: ITEMS},
+        weights(first.net),
+        1,
+    )
     begun = begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
     ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, begun.layout, rows, later, begin=begun.weights)
     scratch = fit_net("dcn", {**SMALL, "rate": 3e-3}, LAYOUT, rows, later)
@@ -97,7 +146,9 @@ def test_only_the_newest_states_are_kept_and_a_damaged_one_is_told(tmp_path: Pat
     with pytest.raises(DamageError, match="train without --incremental"):
         load_warm(tmp_path)
     assert load_warm(tmp_path / "nothing") is None
-    assert newest_meta(tmp_path) is newest_meta(tmp_path / "nothing") is None, "it only words a note"
+    assert newest_meta(tmp_path) is newest_meta(tmp_path / "nothing") is None, (
+        "it only words a note"
+    )
 
 
 def test_other_columns_or_heads_are_refused() -> None:

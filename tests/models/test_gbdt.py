@@ -28,7 +28,9 @@ SMALL = GbdtSettings(trees=80, patience=10, threads=1)
 
 @pytest.fixture(scope="module", params=["binary", "lambdarank"])
 def model(request):
-    settings = GbdtSettings(objective=request.param, trees=80, patience=10, threads=1, rate=0.1, leaves=15, sets_from=0)
+    settings = GbdtSettings(
+        objective=request.param, trees=80, patience=10, threads=1, rate=0.1, leaves=15, sets_from=0
+    )
     return fit_gbdt(TRAIN, VALIDATION, COLUMNS, settings, categorical=["category"])
 
 
@@ -64,7 +66,12 @@ def test_a_model_that_points_outside_is_refused(model):
 
 
 def test_a_difference_is_noticed(model):
-    other = fit_gbdt(TRAIN, VALIDATION, COLUMNS, GbdtSettings(trees=5, patience=0, threads=1, objective=model.settings.objective))
+    other = fit_gbdt(
+        TRAIN,
+        VALIDATION,
+        COLUMNS,
+        GbdtSettings(trees=5, patience=0, threads=1, objective=model.settings.objective),
+    )
     with pytest.raises(BundleError, match="differs from the trained one"):
         largest_difference(model, gbdt_to_onnx(other), TEST.matrix)
 
@@ -85,7 +92,13 @@ def test_it_stops_when_validation_stops_improving():
 
 def test_progress_is_told():
     calls = []
-    fit_gbdt(TRAIN, VALIDATION, COLUMNS, GbdtSettings(trees=3, threads=1), progress=lambda done, most: calls.append((done, most)))
+    fit_gbdt(
+        TRAIN,
+        VALIDATION,
+        COLUMNS,
+        GbdtSettings(trees=3, threads=1),
+        progress=lambda done, most: calls.append((done, most)),
+    )
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -96,7 +109,12 @@ def test_one_class_is_refused_in_words():
 
 def test_without_a_column_there_is_nothing_to_learn_from():
     with pytest.raises(UsageError, match="no column is left to learn from"):
-        fit_gbdt(Sample(TRAIN.matrix[:, :0], TRAIN.label), Sample(VALIDATION.matrix[:, :0], VALIDATION.label), (), SMALL)
+        fit_gbdt(
+            Sample(TRAIN.matrix[:, :0], TRAIN.label),
+            Sample(VALIDATION.matrix[:, :0], VALIDATION.label),
+            (),
+            SMALL,
+        )
 
 
 def test_a_matrix_of_another_type_is_refused():

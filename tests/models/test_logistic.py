@@ -29,13 +29,17 @@ def test_it_is_scikit_learns_over_standardised_logarithms():
 
 def test_missing_says_something_where_it_does_and_onnx_agrees():
     matrix, label = sample()
-    matrix[label, 2] = np.where(np.random.default_rng(1).random(label.sum()) < 0.5, np.nan, matrix[label, 2])
+    matrix[label, 2] = np.where(
+        np.random.default_rng(1).random(label.sum()) < 0.5, np.nan, matrix[label, 2]
+    )
     ours = fit_logistic(matrix, label, ("a", "b", "c"))
     gaps = np.isnan(matrix[:, 2])
     assert ours.score(matrix)[gaps].mean() > 0.9 > ours.score(matrix)[~gaps].mean()
     matrix[0] = np.nan
     matrix[1] = 1e9
-    np.testing.assert_allclose(score_onnx(logistic_to_onnx(ours), matrix), ours.score(matrix), atol=1e-5)
+    np.testing.assert_allclose(
+        score_onnx(logistic_to_onnx(ours), matrix), ours.score(matrix), atol=1e-5
+    )
 
 
 def test_columns_that_are_ignored_do_not_matter():

@@ -1,4 +1,6 @@
-"""A process that trains a net with checkpoints, to be killed: python -m tests.models.train_a_net FOLDER."""
+"""A process that trains a net with checkpoints, to be killed: python -m tests.models.train_a_net
+FOLDER.
+"""
 
 import sys
 from pathlib import Path
@@ -11,14 +13,22 @@ from tailorbird.models.deep.model import Deep, fit_deep
 from tailorbird.models.deep.parameters import settled
 
 PARAMETERS = {
-    "hidden": [16, 8], "epochs": 4, "batch": 64, "threads": 1, "patience": 3, "negative_share": 0.6, "unknown_share": 0.1,
-}  # fmt: skip
+    "hidden": [16, 8],
+    "epochs": 4,
+    "batch": 64,
+    "threads": 1,
+    "patience": 3,
+    "negative_share": 0.6,
+    "unknown_share": 0.1,
+}
 
 
 def fit(folder: Path, checkpoint: Path | None, architecture: str = "dcn") -> Deep:
     rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
     run = Run(checkpoint=checkpoint, checkpoint_steps=7)
-    return fit_deep(architecture, settled(architecture, PARAMETERS), LAYOUT, rows, watched, seed=5, run=run)
+    return fit_deep(
+        architecture, settled(architecture, PARAMETERS), LAYOUT, rows, watched, seed=5, run=run
+    )
 
 
 if __name__ == "__main__":

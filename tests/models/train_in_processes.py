@@ -1,4 +1,6 @@
-"""A process that trains a net with two more, to be killed: python -m tests.models.train_in_processes FOLDER."""
+"""A process that trains a net with two more, to be killed: python -m
+tests.models.train_in_processes FOLDER.
+"""
 
 import sys
 from pathlib import Path
@@ -16,7 +18,17 @@ RUN = "processes"
 def fit(folder: Path, run: str = RUN, count: int = 2) -> Deep:
     rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
     parameters = {**PARAMETERS, "epochs": 3, "shards": 2}
-    return fit_parallel(folder / run, "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=count, checkpoint_steps=7)
+    return fit_parallel(
+        folder / run,
+        "mmoe",
+        parameters,
+        LAYOUT,
+        rows,
+        watched,
+        seed=3,
+        processes=count,
+        checkpoint_steps=7,
+    )
 
 
 if __name__ == "__main__":

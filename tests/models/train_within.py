@@ -1,4 +1,6 @@
-"""A process that trains a net with little more memory than it has: python -m tests.models.train_within FOLDER BYTES files|memory."""
+"""A process that trains a net with little more memory than it has: python -m
+tests.models.train_within FOLDER BYTES files|memory.
+"""
 
 import hashlib
 import resource
@@ -27,7 +29,9 @@ def piece(rows: int, seed: int) -> Rows:
 def loaded(rows: PartRows) -> Rows:
     """All of it in memory, in the same blocks."""
     blocks = [rows.block(place) for place in range(len(rows.sizes))]
-    matrix, label = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("matrix", "labels"))
+    matrix, label = (
+        np.concatenate([getattr(block, name) for block in blocks]) for name in ("matrix", "labels")
+    )
     return Rows(matrix, {"click": label[:, 0]}, block_rows=rows.sizes[0])
 
 
@@ -36,7 +40,9 @@ def learn(rows: Blocks) -> Deep:
 
 
 def digest(model: Deep) -> str:
-    return hashlib.sha256(b"".join(array.tobytes() for _, array in sorted(weights(model.net).items()))).hexdigest()
+    return hashlib.sha256(
+        b"".join(array.tobytes() for _, array in sorted(weights(model.net).items()))
+    ).hexdigest()
 
 
 def allow_more(size: int) -> None:

@@ -13,16 +13,40 @@ from tailorbird.config.settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
 from tailorbird.events.schema import TIME
 from tailorbird.experiments.statistics import Moments
-from tailorbird.monitoring.canary import ANSWERS, EVENTS, GUARD_RAILS, SHARES, Figures, GuardRails, figures, judge
+from tailorbird.monitoring.canary import (
+    ANSWERS,
+    EVENTS,
+    GUARD_RAILS,
+    SHARES,
+    Figures,
+    GuardRails,
+    figures,
+    judge,
+)
 from tailorbird.registry import Registry
 
 NOW = 1_800_000_000_000_000
 
 
-def version(name: str, *, answers: int = 4_000, failed: int = 0, not_finite: int = 0, latency: float = 5.0, ctr: float = 0.1) -> Figures:
+def version(
+    name: str,
+    *,
+    answers: int = 4_000,
+    failed: int = 0,
+    not_finite: int = 0,
+    latency: float = 5.0,
+    ctr: float = 0.1,
+) -> Figures:
     draw = np.random.default_rng(len(name))
     seen = np.full(answers // 2, 20.0)
-    return Figures(name, answers, failed, not_finite, latency, Moments.of(draw.binomial(20, ctr, seen.size).astype(float), seen))
+    return Figures(
+        name,
+        answers,
+        failed,
+        not_finite,
+        latency,
+        Moments.of(draw.binomial(20, ctr, seen.size).astype(float), seen),
+    )
 
 
 CHAMPION = version("v1")
@@ -31,7 +55,10 @@ CHAMPION = version("v1")
 def test_guard_rails_are_set_in_the_projects_file():
     assert GuardRails(**msgspec.structs.asdict(CanarySection())) == GUARD_RAILS
     slow = version("v0002", latency=8.0)
-    assert (judge(slow, CHAMPION, 0.05).action, judge(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action) == ("end", "advance")
+    assert (
+        judge(slow, CHAMPION, 0.05).action,
+        judge(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action,
+    ) == ("end", "advance")
 
 
 def test_one_that_is_as_good_goes_on_step_by_step_to_everybody():
@@ -44,7 +71,9 @@ def test_one_that_is_as_good_goes_on_step_by_step_to_everybody():
 
 
 def test_each_step_is_judged_by_what_came_since_it_began(tmp_path):
-    """Else clicks of an hour in which it had 1 % would stand beside those of an hour in which it has half, of which people click more."""
+    """Else clicks of an hour in which it had 1 % would stand beside those of an hour in which it
+    has half, of which people click more.
+    """
     clock, folder = SimulatedClock(NOW), shop.write(tmp_path / "dear", shop.feature_set())
     registry = Registry(tmp_path / "registry", clock=clock)
     for _ in range(2):
@@ -78,14 +107,19 @@ def test_one_that_is_worse_is_ended_and_the_reason_told(canary, says):
 
 def test_one_that_no_server_takes_is_told():
     nobody = Figures("v0002", 0, 0, 0, float("nan"), Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0))
-    assert "0 answers of the canary's at 5%" in judge(nobody, CHAMPION, 0.05).reason, "the champion has 4,000, of which 200 would be its"
+    assert "0 answers of the canary's at 5%" in judge(nobody, CHAMPION, 0.05).reason, (
+        "the champion has 4,000, of which 200 would be its"
+    )
     verdict = judge(nobody, CHAMPION, 0.2)
     assert verdict.action == "wait"
     assert "servers refuse it, or wait for its features" in verdict.reason
 
 
 def test_what_is_not_known_yet_is_waited_for():
-    assert judge(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action == "wait"
+    assert (
+        judge(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action
+        == "wait"
+    )
     few = replace(version("v0002"), clicks=Moments.of([1.0, 0.0], [20.0, 20.0]))
     assert judge(few, CHAMPION, 0.05).action == "wait"
     slow_but_few = version("v0002", failed=3)
@@ -97,7 +131,13 @@ def test_a_canary_as_good_as_the_champion_is_rarely_ended_however_often_one_look
     for _ in range(100):
         clicks = [draw.binomial(10, 0.1, 6_000).astype(float) for _ in range(2)]
         for users in range(300, 6_000, 300):
-            told = judge(*(version_of(name, x[:users]) for name, x in zip(("v0002", "v0001"), clicks, strict=True)), 0.5)
+            told = judge(
+                *(
+                    version_of(name, x[:users])
+                    for name, x in zip(("v0002", "v0001"), clicks, strict=True)
+                ),
+                0.5,
+            )
             if told.action == "end":
                 ended += 1
                 break
@@ -111,23 +151,65 @@ def version_of(name: str, clicks: np.ndarray) -> Figures:
 def test_figures_are_of_the_answers_that_were_its_to_give():
     answers = pa.table(
         {
-            "request_id": ["r1", "r2", "r3"], "slot": ["home"] * 3,
-            "model": ["v0002", "v0001", "v0001"], "asked": ["v0002", "v0002", "v0001"],
-            "failure": [None, "not_finite", None], "latency_us": [4_000, 6_000, 5_000],
+            "request_id": ["r1", "r2", "r3"],
+            "slot": ["home"] * 3,
+            "model": ["v0002", "v0001", "v0001"],
+            "asked": ["v0002", "v0002", "v0001"],
+            "failure": [None, "not_finite", None],
+            "latency_us": [4_000, 6_000, 5_000],
         }
-    ).select(ANSWERS)  # fmt: skip
+    ).select(ANSWERS)
     rows = [
-        {"type": "answer", "request_id": "r1", "person": "u1", "items": ["i1", "i2"], "model": "v0002"},
-        {"type": "impression", "request_id": "r1", "person": "u1", "items": ["i1", "i2"], "model": "v0002"},
-        {"type": "click", "request_id": "r1", "person": "u1", "item_id": "i1", "model": "v0002", "position": 1},
+        {
+            "type": "answer",
+            "request_id": "r1",
+            "person": "u1",
+            "items": ["i1", "i2"],
+            "model": "v0002",
+        },
+        {
+            "type": "impression",
+            "request_id": "r1",
+            "person": "u1",
+            "items": ["i1", "i2"],
+            "model": "v0002",
+        },
+        {
+            "type": "click",
+            "request_id": "r1",
+            "person": "u1",
+            "item_id": "i1",
+            "model": "v0002",
+            "position": 1,
+        },
         {"type": "answer", "request_id": "r3", "person": "u3", "items": ["i1"], "model": "v0001"},
-        {"type": "impression", "request_id": "r3", "person": "u3", "items": ["i1"], "model": "v0001"},
+        {
+            "type": "impression",
+            "request_id": "r3",
+            "person": "u3",
+            "items": ["i1"],
+            "model": "v0001",
+        },
     ]
-    whole = {"ts": NOW, "slot": "home", "agent": "person", "experiment": None, "arm": "model", "position": None, "item_id": None}
-    events = pa.Table.from_pylist([dict.fromkeys(EVENTS) | whole | {"ts": NOW + n} | row for n, row in enumerate(rows)])
-    events = events.set_column(events.schema.get_field_index("ts"), "ts", events["ts"].cast(pa.int64()).cast(TIME))
+    whole = {
+        "ts": NOW,
+        "slot": "home",
+        "agent": "person",
+        "experiment": None,
+        "arm": "model",
+        "position": None,
+        "item_id": None,
+    }
+    events = pa.Table.from_pylist(
+        [dict.fromkeys(EVENTS) | whole | {"ts": NOW + n} | row for n, row in enumerate(rows)]
+    )
+    events = events.set_column(
+        events.schema.get_field_index("ts"), "ts", events["ts"].cast(pa.int64()).cast(TIME)
+    )
     for name in ("experiment", "item_id"):
-        events = events.set_column(events.schema.get_field_index(name), name, events[name].cast(pa.string()))
+        events = events.set_column(
+            events.schema.get_field_index(name), name, events[name].cast(pa.string())
+        )
     known = {"denominators": {"home": "impression"}, "attribution": {"home": 1_800_000_000}}
     canary, champion = (figures(events, answers, name, **known) for name in ("v0002", "v0001"))
     assert (canary.answers, canary.failed, canary.not_finite) == (2, 1, 1)

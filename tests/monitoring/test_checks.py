@@ -1,4 +1,6 @@
-"""Daily checks on a lake of nine days: whole days pass every check, and each fault fails exactly the check that is for it."""
+"""Daily checks on a lake of nine days: whole days pass every check, and each fault fails exactly
+the check that is for it.
+"""
 
 import io
 import json
@@ -29,11 +31,16 @@ WANTED = Wanted({"purchase": ("order_id",)}, {"purchase": 10}, {"click": 2 * HOU
 
 
 def events_of(day):
-    """A day's events as lists, by column: answers, impressions, clicks on them, views and purchases, fifty an hour."""
+    """A day's events as lists, by column: answers, impressions, clicks on them, views and
+    purchases, fifty an hour.
+    """
     rng = np.random.default_rng(day)
     count = np.arange(ROWS)
     kinds = np.array(["answer", "impression", "click", "view", "purchase"])[count % 5]
-    request = [f"r{day}-{k // 5}" if kind in ("answer", "impression", "click") else None for k, kind in zip(count, kinds, strict=True)]
+    request = [
+        f"r{day}-{k // 5}" if kind in ("answer", "impression", "click") else None
+        for k, kind in zip(count, kinds, strict=True)
+    ]
     ts = day * DAY + count * (DAY // ROWS) + 1
     return {
         "event_id": [f"e{day}-{k}" for k in count],
@@ -43,22 +50,32 @@ def events_of(day):
         "received_at": (ts + 2 * SECOND).tolist(),
         "person": [f"u{k}" for k in rng.integers(0, 300, ROWS)],
         "session_id": [f"s{k // 10}" for k in count],
-        "item_id": [None if kind in ("answer", "impression") else f"i{k // 5 % 40}" for k, kind in zip(count, kinds, strict=True)],
-        "items": [[f"i{k // 5 % 40}", "i99"] if kind in ("answer", "impression") else None for k, kind in zip(count, kinds, strict=True)],
+        "item_id": [
+            None if kind in ("answer", "impression") else f"i{k // 5 % 40}"
+            for k, kind in zip(count, kinds, strict=True)
+        ],
+        "items": [
+            [f"i{k // 5 % 40}", "i99"] if kind in ("answer", "impression") else None
+            for k, kind in zip(count, kinds, strict=True)
+        ],
         "request_id": request,
         "device": [("phone", "desktop")[k] for k in rng.integers(0, 2, ROWS)],
         "country": [("NO", "SE", "DK")[k] for k in rng.integers(0, 3, ROWS)],
         "agent": ["bot" if k < 0.02 else "person" for k in rng.random(ROWS)],
         "slot": ["home" if kind == "answer" else None for kind in kinds],
         "properties": [
-            json.dumps({"order_id": f"o{day}-{k}"}) if kind == "purchase" else None for k, kind in zip(count, kinds, strict=True)
+            json.dumps({"order_id": f"o{day}-{k}"}) if kind == "purchase" else None
+            for k, kind in zip(count, kinds, strict=True)
         ],
         "counts": [True] * ROWS,
     }
 
 
 def without(columns, keep):
-    return {name: [value for value, kept in zip(values, keep, strict=True) if kept] for name, values in columns.items()}
+    return {
+        name: [value for value, kept in zip(values, keep, strict=True) if kept]
+        for name, values in columns.items()
+    }
 
 
 def changed(columns, name, value, where):
@@ -70,14 +87,28 @@ def changed(columns, name, value, where):
 
 def block(kind, columns, schema):
     rows = len(next(iter(columns.values())))
-    arrays = [pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type) for field in schema]
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.nulls(rows, field.type)
+        for field in schema
+    ]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_table(pa.table(arrays, schema=schema))
     return Block(kind, rows, sink.getvalue().to_pybytes())
 
 
-def make_lake(folder, fault=lambda columns: columns, *, hole=False, refused=0, doubled=0, first=FIRST, of_day=events_of):
+def make_lake(
+    folder,
+    fault=lambda columns: columns,
+    *,
+    hole=False,
+    refused=0,
+    doubled=0,
+    first=FIRST,
+    of_day=events_of,
+):
     """A lake whose last day has a fault."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = 0
@@ -92,16 +123,32 @@ def make_lake(folder, fault=lambda columns: columns, *, hole=False, refused=0, d
                 places[rows // 2 :] += 3
             if day == LAST and doubled:
                 columns = {name: values + values[:doubled] for name, values in columns.items()}
-                places = np.concatenate([places, np.arange(places[-1] + 1, places[-1] + 1 + doubled)])
+                places = np.concatenate(
+                    [places, np.arange(places[-1] + 1, places[-1] + 1 + doubled)]
+                )
             rows = len(places)
-            of_log = {"p": range(log.end(), log.end() + rows), "timeless": [False] * rows, "raw_partition": ["door"] * rows,
-                      "raw_offset": places.tolist(), "raw_row": [0] * rows}  # fmt: skip
+            of_log = {
+                "p": range(log.end(), log.end() + rows),
+                "timeless": [False] * rows,
+                "raw_partition": ["door"] * rows,
+                "raw_offset": places.tolist(),
+                "raw_row": [0] * rows,
+            }
             log.append([block("events", {**columns, **of_log}, ROUTED)])
             raw = int(places[-1]) + 1
             if day == LAST and refused:
                 received = [LAST * DAY + k for k in range(refused)]
-                of_row = {"code": ["missing"] * refused, "raw_offset": list(range(raw, raw + refused)), "raw_row": [0] * refused}
-                columns = {"received_at": received, "body": [b"{}"] * refused, "raw_partition": ["door"] * refused, **of_row}
+                of_row = {
+                    "code": ["missing"] * refused,
+                    "raw_offset": list(range(raw, raw + refused)),
+                    "raw_row": [0] * refused,
+                }
+                columns = {
+                    "received_at": received,
+                    "body": [b"{}"] * refused,
+                    "raw_partition": ["door"] * refused,
+                    **of_row,
+                }
                 log.append([block("quarantine", columns, QUARANTINE)])
                 raw += refused
     clock = SimulatedClock((LAST + 1) * DAY + HOUR)
@@ -115,28 +162,66 @@ def check(lake, further=lambda number: ()):
 
 
 def late(columns):
-    """Some of what came in on the day happened three days before, whose report was written long ago."""
+    """Some of what came in on the day happened three days before, whose report was written long
+    ago.
+    """
     back = changed(columns, "ts", lambda old, k: old - 3 * DAY, lambda kind, k: k % 20 == 3)
     return changed(back, "counts", lambda *_: False, lambda kind, k: k % 20 == 3)
 
 
 FAULTS = {
     "total": ({}, lambda day: without(day, [k // 5 % 5 == 0 for k in range(ROWS)])),
-    "hours": ({}, lambda day: without(day, [not 13 * HOUR <= ts % DAY < 14 * HOUR for ts in day["ts"]])),
+    "hours": (
+        {},
+        lambda day: without(day, [not 13 * HOUR <= ts % DAY < 14 * HOUR for ts in day["ts"]]),
+    ),
     "duplicates": ({"doubled": 4}, lambda day: day),
     "gaps": ({"hole": True}, lambda day: day),
     "late": ({}, late),
-    "nulls": ({}, lambda day: changed(day, "session_id", lambda *_: None, lambda kind, k: kind == "click" and k % 2)),
-    "categories": ({}, lambda day: changed(day, "country", lambda *_: "XX", lambda kind, k: k % 3 == 0)),
-    "orphans": ({}, lambda day: changed(day, "request_id", lambda old, k: f"x{k}", lambda kind, k: kind == "click" and k % 2)),
-    "skew": ({}, lambda day: changed(day, "sent_at", lambda old, k: old - 10 * MINUTE, lambda kind, k: k % 4 == 0)),
+    "nulls": (
+        {},
+        lambda day: changed(
+            day, "session_id", lambda *_: None, lambda kind, k: kind == "click" and k % 2
+        ),
+    ),
+    "categories": (
+        {},
+        lambda day: changed(day, "country", lambda *_: "XX", lambda kind, k: k % 3 == 0),
+    ),
+    "orphans": (
+        {},
+        lambda day: changed(
+            day, "request_id", lambda old, k: f"x{k}", lambda kind, k: kind == "click" and k % 2
+        ),
+    ),
+    "skew": (
+        {},
+        lambda day: changed(
+            day, "sent_at", lambda old, k: old - 10 * MINUTE, lambda kind, k: k % 4 == 0
+        ),
+    ),
     "bots": ({}, lambda day: changed(day, "agent", lambda *_: "bot", lambda kind, k: k % 3 == 0)),
     "refused": ({"refused": 150}, lambda day: day),
-    "volume": ({}, lambda day: changed(day, "type", lambda *_: "view", lambda kind, k: kind == "purchase" and k > 40)),
-    "freshness": ({}, lambda day: changed(day, "type", lambda *_: "view", lambda kind, k: kind == "click" and k > ROWS - 130)),
+    "volume": (
+        {},
+        lambda day: changed(
+            day, "type", lambda *_: "view", lambda kind, k: kind == "purchase" and k > 40
+        ),
+    ),
+    "freshness": (
+        {},
+        lambda day: changed(
+            day, "type", lambda *_: "view", lambda kind, k: kind == "click" and k > ROWS - 130
+        ),
+    ),
     "uniqueness": (
         {},
-        lambda day: changed(day, "properties", lambda *_: '{"order_id": "o1"}', lambda kind, k: kind == "purchase" and k < 20),
+        lambda day: changed(
+            day,
+            "properties",
+            lambda *_: '{"order_id": "o1"}',
+            lambda kind, k: kind == "purchase" and k < 20,
+        ),
     ),
 }
 
@@ -167,7 +252,10 @@ def test_where_another_system_answers_clicks_follow_what_was_seen(tmp_path):
 def test_each_fault_fails_its_own_check_and_no_other(tmp_path, name):
     options, fault = FAULTS[name]
     report = check(make_lake(tmp_path, fault, **options))
-    beside = {"volume": {"categories"}, "total": {"hours"}}  # a type that is all but gone is a shift, too; and a day is made of hours
+    beside = {
+        "volume": {"categories"},
+        "total": {"hours"},
+    }  # a type that is all but gone is a shift, too; and a day is made of hours
     assert {one.name for one in report.failed} - beside.get(name, set()) == {name}
     (failed,) = [one for one in report.failed if one.name == name]
     assert failed.told
@@ -175,15 +263,27 @@ def test_each_fault_fails_its_own_check_and_no_other(tmp_path, name):
 
 
 def test_an_impression_that_nobody_sent_is_found(tmp_path):
-    lake = make_lake(tmp_path, lambda day: changed(day, "items", lambda *_: ["i99"], lambda kind, k: kind == "impression" and k % 2))
+    lake = make_lake(
+        tmp_path,
+        lambda day: changed(
+            day, "items", lambda *_: ["i99"], lambda kind, k: kind == "impression" and k % 2
+        ),
+    )
     (failed,) = check(lake).failed
     assert (failed.name, "without an impression" in failed.told) == ("orphans", True)
 
 
 def test_clicks_on_what_another_system_answered_are_told_apart(tmp_path):
     def of_others(day):
-        """Every second request, with what was seen of it and the click, is another system's: there is no answer of ours."""
-        return changed(day, "request_id", lambda old, k: f"x{k // 5}", lambda kind, k: kind in ("impression", "click") and k // 5 % 2)
+        """Every second request, with what was seen of it and the click, is another system's: there
+        is no answer of ours.
+        """
+        return changed(
+            day,
+            "request_id",
+            lambda old, k: f"x{k // 5}",
+            lambda kind, k: kind in ("impression", "click") and k // 5 % 2,
+        )
 
     (failed,) = check(make_lake(tmp_path, of_others)).failed
     assert (failed.name, "another system gives some" in failed.told) == ("orphans", True)
@@ -192,13 +292,19 @@ def test_clicks_on_what_another_system_answered_are_told_apart(tmp_path):
 
 
 def test_one_person_who_is_no_person_is_found(tmp_path):
-    lake = make_lake(tmp_path, lambda day: changed(day, "person", lambda *_: "crawler", lambda kind, k: k < 1_100))
+    lake = make_lake(
+        tmp_path,
+        lambda day: changed(day, "person", lambda *_: "crawler", lambda kind, k: k < 1_100),
+    )
     (failed,) = check(lake).failed
     assert (failed.name, "people made more than" in failed.told) == ("bots", True)
 
 
 def test_what_others_found_stands_in_the_report(good):
-    report = check(good, lambda number: [Check("features", "failed", 3.0, 0.0, f"3 values differ on day {number}")])
+    report = check(
+        good,
+        lambda number: [Check("features", "failed", 3.0, 0.0, f"3 values differ on day {number}")],
+    )
     assert [one.told for one in report.failed] == [f"3 values differ on day {LAST}"]
 
 
@@ -206,13 +312,17 @@ def test_of_a_day_that_goes_on_only_the_hours_that_are_over_are_judged(good):
     report = daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED)
     assert report.rows == ROWS // 4
     assert "hours" not in {one.name for one in report.failed}
-    assert {one.told for one in report.checks if one.name in ("total", "volume")} == {"the day is not over"}
+    assert {one.told for one in report.checks if one.name in ("total", "volume")} == {
+        "the day is not over"
+    }
 
 
 def test_without_days_before_shifts_are_not_judged(good):
     report = daily.run_day(good, FIRST, (LAST + 1) * DAY, Wanted())
     status = {one.name: one.status for one in report.checks}
-    assert [status[name] for name in ("hours", "total", "nulls", "categories", "volume")] == ["none"] * 5
+    assert [status[name] for name in ("hours", "total", "nulls", "categories", "volume")] == [
+        "none"
+    ] * 5
     assert "failed" not in status.values()
 
 
@@ -220,19 +330,32 @@ def test_reports_are_kept_with_a_page_of_all_days(tmp_path, good):
     folder = tmp_path / "checks"
     for day in (LAST - 1, LAST):
         page = daily.keep(
-            folder, daily.run_day(good, day, (LAST + 1) * DAY + 3 * HOUR, WANTED, lambda number: [Check("features", "failed", 1, 0, "<b>")])
+            folder,
+            daily.run_day(
+                good,
+                day,
+                (LAST + 1) * DAY + 3 * HOUR,
+                WANTED,
+                lambda number: [Check("features", "failed", 1, 0, "<b>")],
+            ),
         )
     assert [report.day for report in daily.history(folder)] == ["2024-10-12", "2024-10-11"]
     text = page.read_text()
     assert "2024-10-11" in text
     assert "&lt;b&gt;" in text
     assert "http" not in text, "it shows without a network"
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) == [LAST - k for k in range(2, 7)], "those without a report"
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) == [
+        LAST - k for k in range(2, 7)
+    ], "those without a report"
     assert daily.due(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR)[:2] == [LAST + 1, LAST - 2]
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, "the last day is not over for long enough"
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, (
+        "the last day is not over for long enough"
+    )
 
 
-def test_what_was_looked_at_by_hand_while_the_day_went_on_is_checked_when_it_is_over(tmp_path, good):
+def test_what_was_looked_at_by_hand_while_the_day_went_on_is_checked_when_it_is_over(
+    tmp_path, good
+):
     folder = tmp_path / "checks"
     daily.keep(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED))
     assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
@@ -249,18 +372,24 @@ def test_a_run_by_hand_takes_no_alert_from_the_schedule(tmp_path):
     assert not daily.owed(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
 
 
-FAILING = daily.DayReport("2024-10-12", "", 3, [Check("gaps", "failed", 1.0, 0.0, "a row is missing")])
+FAILING = daily.DayReport(
+    "2024-10-12", "", 3, [Check("gaps", "failed", 1.0, 0.0, "a row is missing")]
+)
 
 
 def test_a_command_is_told_of_a_failure(tmp_path):
     told = tmp_path / "told.json"
-    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'w').write(sys.stdin.read())\""
+    command = (
+        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'w').write(sys.stdin.read())\""
+    )
     assert daily.alert(command, FAILING) == ""
     assert msgspec.json.decode(told.read_bytes(), type=daily.DayReport) == FAILING
     told.unlink()
     assert daily.alert(command, daily.DayReport("2024-10-12", "", 3, [])) == ""
     assert not told.exists(), "nothing failed"
-    assert "status 3; it is started without a shell" in daily.alert(f'{sys.executable} -c "raise SystemExit(3)"', FAILING)
+    assert "status 3; it is started without a shell" in daily.alert(
+        f'{sys.executable} -c "raise SystemExit(3)"', FAILING
+    )
     assert "did not go out" in daily.alert("no-such-program-anywhere", FAILING)
 
 
@@ -279,7 +408,9 @@ def test_a_url_is_told_of_a_failure():
     server = HTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        assert daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING) == ""
+        assert (
+            daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING) == ""
+        )
     finally:
         server.shutdown()
         server.server_close()
@@ -293,12 +424,29 @@ def test_a_url_is_told_of_a_failure():
 def test_the_schedule_checks_yesterday_and_the_days_that_nobody_checked_once_and_tells(tmp_path):
     lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
     for day in (LAST - k for k in (1, 2, 4, 5, 6)):
-        daily.keep(tmp_path / "checks", daily.DayReport(to_iso(day * DAY)[:10], to_iso((day + 1) * DAY + HOUR), ROWS, []))
+        daily.keep(
+            tmp_path / "checks",
+            daily.DayReport(to_iso(day * DAY)[:10], to_iso((day + 1) * DAY + HOUR), ROWS, []),
+        )
     told, stop = tmp_path / "told.json", threading.Event()
-    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+    command = (
+        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        '+ chr(10))"'
+    )
     clock = SimulatedClock((LAST + 1) * DAY + 2 * HOUR)
-    options = {"wanted": WANTED, "after_us": HOUR, "target": command, "further": lambda number: (), "look_s": 0.01}
-    thread = threading.Thread(target=daily.watch, args=(lake.path, tmp_path / "checks", clock, stop), kwargs=options, daemon=True)
+    options = {
+        "wanted": WANTED,
+        "after_us": HOUR,
+        "target": command,
+        "further": lambda number: (),
+        "look_s": 0.01,
+    }
+    thread = threading.Thread(
+        target=daily.watch,
+        args=(lake.path, tmp_path / "checks", clock, stop),
+        kwargs=options,
+        daemon=True,
+    )
     thread.start()
     waited = threading.Event()
     for _ in range(600):
@@ -308,16 +456,34 @@ def test_the_schedule_checks_yesterday_and_the_days_that_nobody_checked_once_and
     stop.set()
     thread.join(20)
     (line,) = told.read_text().splitlines()
-    assert [one["name"] for one in json.loads(line)["checks"] if one["status"] == "failed"] == ["gaps"]
-    assert [report.day for report in daily.history(tmp_path / "checks")] == [f"2024-10-{day:02}" for day in range(12, 5, -1)]
+    assert [one["name"] for one in json.loads(line)["checks"] if one["status"] == "failed"] == [
+        "gaps"
+    ]
+    assert [report.day for report in daily.history(tmp_path / "checks")] == [
+        f"2024-10-{day:02}" for day in range(12, 5, -1)
+    ]
 
 
 def test_the_schedule_tells_of_a_day_without_any_event(tmp_path, good):
     told, stop = tmp_path / "told.json", threading.Event()
-    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+    command = (
+        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        '+ chr(10))"'
+    )
     clock = SimulatedClock((LAST + 2) * DAY + 2 * HOUR)
-    options = {"wanted": WANTED, "after_us": HOUR, "target": command, "further": lambda number: (), "look_s": 0.01}
-    thread = threading.Thread(target=daily.watch, args=(good.path, tmp_path / "checks", clock, stop), kwargs=options, daemon=True)
+    options = {
+        "wanted": WANTED,
+        "after_us": HOUR,
+        "target": command,
+        "further": lambda number: (),
+        "look_s": 0.01,
+    }
+    thread = threading.Thread(
+        target=daily.watch,
+        args=(good.path, tmp_path / "checks", clock, stop),
+        kwargs=options,
+        daemon=True,
+    )
     thread.start()
     waited = threading.Event()
     for _ in range(600):
@@ -328,7 +494,13 @@ def test_the_schedule_tells_of_a_day_without_any_event(tmp_path, good):
     thread.join(20)
     report = msgspec.json.decode(told.read_text().splitlines()[0], type=daily.DayReport)
     assert (report.day, report.rows, report.newest_before) == ("2024-10-13", 0, "2024-10-12")
-    newest = to_iso(good.table("events").filter(pc.equal(good.table("events")["type"], "click"))["ts"].cast("int64").to_numpy().max())
+    newest = to_iso(
+        good.table("events")
+        .filter(pc.equal(good.table("events")["type"], "click"))["ts"]
+        .cast("int64")
+        .to_numpy()
+        .max()
+    )
     assert {one.name: one.told for one in report.failed} == {
         "hours": "00:00 has 0 events, 50 are usual",
         "total": "the day has no event at all, 1,200 are usual",
@@ -338,9 +510,19 @@ def test_the_schedule_tells_of_a_day_without_any_event(tmp_path, good):
 
 
 def test_freshness_over_days_looks_at_the_days_before(good):
-    later = daily.run_day(good, LAST + 2, (LAST + 3) * DAY, msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}))
+    later = daily.run_day(
+        good,
+        LAST + 2,
+        (LAST + 3) * DAY,
+        msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}),
+    )
     assert "freshness" in {one.name for one in later.failed}
-    fine = daily.run_day(good, LAST + 1, (LAST + 2) * DAY, msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}))
+    fine = daily.run_day(
+        good,
+        LAST + 1,
+        (LAST + 2) * DAY,
+        msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}),
+    )
     assert "freshness" not in {one.name for one in fine.failed}
 
 
@@ -348,8 +530,17 @@ def watched(lake, folder, target, until) -> None:
     """Run the schedule until something holds."""
     stop, waited = threading.Event(), threading.Event()
     clock = SimulatedClock((LAST + 2) * DAY + 2 * HOUR)
-    options = {"wanted": WANTED, "after_us": HOUR, "target": target, "further": lambda number: (), "look_s": 0.01, "again_s": 0.05}
-    thread = threading.Thread(target=daily.watch, args=(lake.path, folder, clock, stop), kwargs=options, daemon=True)
+    options = {
+        "wanted": WANTED,
+        "after_us": HOUR,
+        "target": target,
+        "further": lambda number: (),
+        "look_s": 0.01,
+        "again_s": 0.05,
+    }
+    thread = threading.Thread(
+        target=daily.watch, args=(lake.path, folder, clock, stop), kwargs=options, daemon=True
+    )
     thread.start()
     for _ in range(600):
         if until():
@@ -362,10 +553,23 @@ def watched(lake, folder, target, until) -> None:
 
 def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
     folder, told = tmp_path / "checks", tmp_path / "told.json"
-    watched(good, folder, "no-such-program-anywhere", lambda: any(report.untold for report in daily.history(folder)))
-    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
-    watched(good, folder, command, lambda: not any(report.untold for report in daily.history(folder)))
-    assert "2024-10-13" in {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
+    watched(
+        good,
+        folder,
+        "no-such-program-anywhere",
+        lambda: any(report.untold for report in daily.history(folder)),
+    )
+    command = (
+        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        '+ chr(10))"'
+    )
+    watched(
+        good, folder, command, lambda: not any(report.untold for report in daily.history(folder))
+    )
+    assert "2024-10-13" in {
+        msgspec.json.decode(line, type=daily.DayReport).day
+        for line in told.read_text().splitlines()
+    }
 
 
 _WATCH = """
@@ -388,22 +592,52 @@ def test_an_alert_goes_out_though_the_role_is_killed_while_it_does(tmp_path, goo
     role = [sys.executable, "-c", _WATCH, str(good.path), str(folder), kills]
     assert subprocess.run(role, env=environment(), timeout=120, check=False).returncode == -9
     assert [report.day for report in daily.history(folder)] == ["2024-10-13"]
-    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
-    watched(good, folder, command, lambda: told.exists() and not any(report.untold for report in daily.history(folder)))
-    assert "2024-10-13" in {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
+    command = (
+        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        '+ chr(10))"'
+    )
+    watched(
+        good,
+        folder,
+        command,
+        lambda: told.exists() and not any(report.untold for report in daily.history(folder)),
+    )
+    assert "2024-10-13" in {
+        msgspec.json.decode(line, type=daily.DayReport).day
+        for line in told.read_text().splitlines()
+    }
 
 
 def test_a_day_that_goes_on_is_told_of_when_it_is_checked_as_a_whole(tmp_path, good):
-    """What was found by hand meanwhile is not; and what was found by hand afterwards, with nobody told, is."""
+    """What was found by hand meanwhile is not; and what was found by hand afterwards, with nobody
+    told, is.
+    """
     folder, told = tmp_path / "checks", tmp_path / "told.json"
     fails = [Check("gaps", "failed", 1.0, 0.0, "a row is missing")]
-    for day, at in ((LAST + 2, (LAST + 2) * DAY + HOUR), (LAST, (LAST + 1) * DAY + 2 * HOUR), (LAST - 9, (LAST + 1) * DAY + 2 * HOUR)):
+    for day, at in (
+        (LAST + 2, (LAST + 2) * DAY + HOUR),
+        (LAST, (LAST + 1) * DAY + 2 * HOUR),
+        (LAST - 9, (LAST + 1) * DAY + 2 * HOUR),
+    ):
         report = daily.DayReport(to_iso(day * DAY)[:10], to_iso(at), ROWS, fails)
-        daily.keep(folder, msgspec.structs.replace(report, untold=daily.owed(folder, report, "a-program")))
-    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+        daily.keep(
+            folder, msgspec.structs.replace(report, untold=daily.owed(folder, report, "a-program"))
+        )
+    command = (
+        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        '+ chr(10))"'
+    )
     last = to_iso(LAST * DAY)[:10]
-    watched(good, folder, command, lambda: not any(report.untold for report in daily.history(folder) if report.day == last))
-    days = {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
+    watched(
+        good,
+        folder,
+        command,
+        lambda: not any(report.untold for report in daily.history(folder) if report.day == last),
+    )
+    days = {
+        msgspec.json.decode(line, type=daily.DayReport).day
+        for line in told.read_text().splitlines()
+    }
     assert last in days
     assert days.isdisjoint({to_iso((LAST + 2) * DAY)[:10], to_iso((LAST - 9) * DAY)[:10]})
 
@@ -416,7 +650,9 @@ def test_days_before_the_first_event_are_of_no_use(good):
 def test_a_site_that_has_been_silent_for_long_is_told_of(good, days):
     report = daily.run_day(good, LAST + days, (LAST + days + 1) * DAY, WANTED)
     assert report.of_use
-    assert {one.name for one in report.failed} == {"total", "volume", "freshness"} | ({"hours"} if days < 6 else set())
+    assert {one.name for one in report.failed} == {"total", "volume", "freshness"} | (
+        {"hours"} if days < 6 else set()
+    )
     (total,) = [one for one in report.failed if one.name == "total"]
     told = "1,200 are usual" if days == 7 else "nor has any since 2024-10-12"
     assert total.told == f"the day has no event at all, {told}"
@@ -425,9 +661,18 @@ def test_a_site_that_has_been_silent_for_long_is_told_of(good, days):
 def with_catalogue(day, rows):
     """The day's events, with as many profiles of items, of the day's first hour."""
     events = events_of(day)
-    of_item = {"event_id": lambda k: f"c{day}-{k}", "type": lambda k: "item", "ts": lambda k: day * DAY + k, "counts": lambda k: True,
-               "received_at": lambda k: day * DAY + k, "item_id": lambda k: f"i{k}"}  # fmt: skip
-    return {name: values + [of_item.get(name, lambda k: None)(k) for k in range(rows)] for name, values in events.items()}
+    of_item = {
+        "event_id": lambda k: f"c{day}-{k}",
+        "type": lambda k: "item",
+        "ts": lambda k: day * DAY + k,
+        "counts": lambda k: True,
+        "received_at": lambda k: day * DAY + k,
+        "item_id": lambda k: f"i{k}",
+    }
+    return {
+        name: values + [of_item.get(name, lambda k: None)(k) for k in range(rows)]
+        for name, values in events.items()
+    }
 
 
 def test_a_catalogue_that_is_sent_anew_is_no_amount_of_visitors(tmp_path):
@@ -452,19 +697,29 @@ def test_a_young_site_is_not_compared_with_what_its_catalogue_was_before(tmp_pat
 
 def again(columns):
     """All sent twice at once, under ids of their own."""
-    return {name: values + ([f"{one}-again" for one in values] if name == "event_id" else values) for name, values in columns.items()}
+    return {
+        name: values + ([f"{one}-again" for one in values] if name == "event_id" else values)
+        for name, values in columns.items()
+    }
 
 
 def test_what_is_sent_twice_under_ids_of_its_own_is_found(tmp_path):
     report = check(make_lake(tmp_path, again))
     assert {one.name for one in report.failed} == {"duplicates", "total", "uniqueness"}
     (failed,) = [one for one in report.failed if one.name == "duplicates"]
-    assert failed.told == "50% of the events repeat another of that second, under an id of their own: a client sends twice"
+    assert failed.told == (
+        "50% of the events repeat another of that second, under an id of their own: a client "
+        "sends twice"
+    )
 
 
 def test_a_weekday_that_is_always_closed_is_no_fault(tmp_path):
     def of_day(day):
-        return without(events_of(day), [k % 10 == 0 for k in range(ROWS)]) if day % 7 == LAST % 7 else events_of(day)
+        return (
+            without(events_of(day), [k % 10 == 0 for k in range(ROWS)])
+            if day % 7 == LAST % 7
+            else events_of(day)
+        )
 
     report = daily.run_day(make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, Wanted())
     assert not [one for one in report.failed if one.name in ("hours", "total")]
@@ -486,23 +741,43 @@ def test_the_days_after_a_day_that_was_wrong_are_right(tmp_path):
 
 def test_an_hour_without_the_one_person_that_it_has_as_a_rule_is_no_fault(tmp_path):
     person = lambda day: changed(day, "person", lambda old, k: f"u{k // 50}", lambda kind, k: True)  # noqa: E731
-    lake = make_lake(tmp_path, lambda day: without(day, [k // 50 != 7 for k in range(ROWS)]), of_day=lambda day: person(events_of(day)))
+    lake = make_lake(
+        tmp_path,
+        lambda day: without(day, [k // 50 != 7 for k in range(ROWS)]),
+        of_day=lambda day: person(events_of(day)),
+    )
     assert not check(lake).failed
 
 
 def test_clocks_of_a_few_who_alone_say_when_they_sent_are_no_fault(tmp_path):
-    off = lambda day: changed(day, "sent_at", lambda old, k: old - HOUR if k % 25 == 0 else None, lambda kind, k: True)  # noqa: E731
+    def off(day):
+        late = lambda old, k: old - HOUR if k % 25 == 0 else None  # noqa: E731
+        return changed(day, "sent_at", late, lambda kind, k: True)
+
     assert not check(make_lake(tmp_path, off)).failed
-    assert [one.name for one in check(make_lake(tmp_path / "more", FAULTS["skew"][1])).failed] == ["skew"]
+    assert [one.name for one in check(make_lake(tmp_path / "more", FAULTS["skew"][1])).failed] == [
+        "skew"
+    ]
 
 
 def test_a_day_that_is_all_but_empty_is_found_where_hours_are_too_small_to_judge(tmp_path):
     few = [k % (ROWS // 360) == 0 for k in range(ROWS)]
-    events = {day: without(events_of(day), few if day < LAST else [k == 3 for k in range(ROWS)]) for day in range(FIRST, LAST + 1)}
-    report = daily.run_day(make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, Wanted())
+    events = {
+        day: without(events_of(day), few if day < LAST else [k == 3 for k in range(ROWS)])
+        for day in range(FIRST, LAST + 1)
+    }
+    report = daily.run_day(
+        make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, Wanted()
+    )
     found = {one.name: one for one in report.checks}
-    assert (found["total"].status, found["total"].told) == ("failed", "the day's events are 1, 400 are usual")
-    assert (found["hours"].status, found["hours"].told) == ("none", "no hour that is over has 20 events as a rule")
+    assert (found["total"].status, found["total"].told) == (
+        "failed",
+        "the day's events are 1, 400 are usual",
+    )
+    assert (found["hours"].status, found["hours"].told) == (
+        "none",
+        "no hour that is over has 20 events as a rule",
+    )
 
 
 def test_a_unique_property_that_no_event_has_is_not_judged_and_named(tmp_path):
@@ -512,9 +787,19 @@ def test_a_unique_property_that_no_event_has_is_not_judged_and_named(tmp_path):
     assert (unique.status, unique.told) == ("none", "no purchase has a property oder_id")
 
 
-@pytest.mark.parametrize(("name", "value"), [("query", "boots"), ("price", 5.0), ("quantity", 2.0), ("rating", 4.0), ("dwell_ms", 900.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("query", "boots"), ("price", 5.0), ("quantity", 2.0), ("rating", 4.0), ("dwell_ms", 900.0)],
+)
 def test_a_property_with_a_column_of_its_own_can_be_declared_as_unique(tmp_path, name, value):
-    lake = make_lake(tmp_path, lambda day: {**day, name: [value if kind == "purchase" else None for kind in day["type"]]}, first=LAST)
+    lake = make_lake(
+        tmp_path,
+        lambda day: {**day, name: [value if kind == "purchase" else None for kind in day["type"]]},
+        first=LAST,
+    )
     wanted = Wanted({"purchase": (name,), "click": (name,)})
     (failed,) = daily.run_day(lake, LAST, (LAST + 1) * DAY, wanted).failed
-    assert (failed.name, failed.details) == ("uniqueness", [f"{ROWS // 5 - 1:,} purchase repeat a {name} of another"])
+    assert (failed.name, failed.details) == (
+        "uniqueness",
+        [f"{ROWS // 5 - 1:,} purchase repeat a {name} of another"],
+    )

@@ -1,4 +1,6 @@
-"""The retraining trigger: it stays quiet as often as it says, and sees a fall soon, small and late ones included."""
+"""The retraining trigger: it stays quiet as often as it says, and sees a fall soon, small and late
+ones included.
+"""
 
 import math
 
@@ -21,12 +23,18 @@ ITEMS = list("abcdefgh")
 
 def sequence(rng, lifts, error=0.1):
     """Steps with these true lifts, and errors as a real step would have."""
-    return [Step(START + n * TRIGGER.period, math.log1p(lift) + error * rng.normal(), error**2) for n, lift in enumerate(lifts)]
+    return [
+        Step(START + n * TRIGGER.period, math.log1p(lift) + error * rng.normal(), error**2)
+        for n, lift in enumerate(lifts)
+    ]
 
 
 def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
     rng = np.random.default_rng(seed)
-    return sum(decide_on(sequence(rng, reference), sequence(rng, watched), trigger).retrain for _ in range(runs))
+    return sum(
+        decide_on(sequence(rng, reference), sequence(rng, watched), trigger).retrain
+        for _ in range(runs)
+    )
 
 
 @pytest.mark.slow
@@ -34,7 +42,9 @@ def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
 @pytest.mark.parametrize("false_alarm", [0.02, 0.10])
 def test_the_false_alarm_rate_of_a_whole_watch_is_the_stated_one(reference, false_alarm):
     trigger = Trigger("home", "model", "popular", false_alarm=false_alarm, periods_max=30, fall=0.0)
-    low, high = proportion_interval(alarms([0.3] * reference, [0.3] * 30, trigger=trigger), 1_000, level=0.999)
+    low, high = proportion_interval(
+        alarms([0.3] * reference, [0.3] * 30, trigger=trigger), 1_000, level=0.999
+    )
     assert low <= false_alarm <= high
 
 
@@ -68,7 +78,9 @@ def test_a_fall_too_small_to_matter_is_left_alone():
     rng = np.random.default_rng(2)
     exact = [sequence(rng, [lift] * 30, error=0.01) for lift in (0.4, 0.3)]
     assert not decide_on(exact[0], exact[1], trigger).retrain
-    assert decide_on(exact[0], exact[1], Trigger("home", "model", "popular", fall=0.02, periods_max=30)).retrain
+    assert decide_on(
+        exact[0], exact[1], Trigger("home", "model", "popular", fall=0.02, periods_max=30)
+    ).retrain
 
 
 def test_the_decision_does_not_change_when_more_is_seen():
@@ -92,14 +104,35 @@ def routed(rates_by_day, people=120, seed=0):
         for arm, rate in rates.items():
             for person in range(people):
                 ts = START + day * DAY + int(rng.integers(0, DAY - HOUR))
-                base = {"person": f"{arm}{person}", "agent": "person", "slot": "home", "experiment": "test", "arm": arm}
+                base = {
+                    "person": f"{arm}{person}",
+                    "agent": "person",
+                    "slot": "home",
+                    "experiment": "test",
+                    "arm": arm,
+                }
                 requests = [f"{arm}{person}-{day}-{number}" for number in range(2)]
-                rows += [base | {"type": "impression", "ts": ts, "items": ITEMS, "request_id": request} for request in requests]
-                for place in rng.permutation(2 * len(ITEMS))[: int(rng.binomial(2 * len(ITEMS), rate))].tolist():
+                rows += [
+                    base | {"type": "impression", "ts": ts, "items": ITEMS, "request_id": request}
+                    for request in requests
+                ]
+                for place in rng.permutation(2 * len(ITEMS))[
+                    : int(rng.binomial(2 * len(ITEMS), rate))
+                ].tolist():
                     request, position = requests[place % 2], place // 2 + 1
-                    click = {"type": "click", "ts": ts + 5_000_000, "request_id": request, "item_id": ITEMS[position - 1]}
+                    click = {
+                        "type": "click",
+                        "ts": ts + 5_000_000,
+                        "request_id": request,
+                        "item_id": ITEMS[position - 1],
+                    }
                     rows.append(base | click | {"position": position})
-    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in COLUMNS})
+    return pa.table(
+        {
+            name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type)
+            for name in COLUMNS
+        }
+    )
 
 
 def watch(events, control="popular", **more):
@@ -108,7 +141,9 @@ def watch(events, control="popular", **more):
 
 
 def test_from_events_a_fallen_lift_asks_for_a_new_model():
-    decision = watch(routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.05}] * 3))
+    decision = watch(
+        routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.05}] * 3)
+    )
     assert decision.retrain
     assert decision.figure == "lift"
     assert decision.figure_before > 0.4
@@ -128,9 +163,17 @@ def test_when_both_arms_fall_the_model_is_not_to_blame_but_its_click_rate_alone_
 def test_only_periods_that_have_ended_are_judged():
     events = routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.02}] * 2)
     trigger = Trigger("home", "model", "popular", period=DAY, clicks_min=10)
-    early = decide(events, trigger, reference_from=START, reference_to=START + 3 * DAY, until=START + 4 * DAY - HOUR)
+    early = decide(
+        events,
+        trigger,
+        reference_from=START,
+        reference_to=START + 3 * DAY,
+        until=START + 4 * DAY - HOUR,
+    )
     assert early.periods == 0
-    later = decide(events, trigger, reference_from=START, reference_to=START + 3 * DAY, until=START + 4 * DAY)
+    later = decide(
+        events, trigger, reference_from=START, reference_to=START + 3 * DAY, until=START + 4 * DAY
+    )
     assert later.periods == 1
 
 

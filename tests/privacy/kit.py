@@ -1,4 +1,6 @@
-"""A small site whose people are canaries: each of their ids and texts says so, so that a search for one word finds what is left of them."""
+"""A small site whose people are canaries: each of their ids and texts says so, so that a search for
+one word finds what is left of them.
+"""
 
 import io
 import json
@@ -53,7 +55,9 @@ KINDS = ("view", "click", "view", "purchase")
 
 @dataclass
 class Site:
-    """The project, whose canaries are `users`; `requests` are theirs, in an id that does not say so."""
+    """The project, whose canaries are `users`; `requests` are theirs, in an id that does not say
+    so.
+    """
 
     root: Path
     users: list[str]
@@ -66,13 +70,27 @@ class Site:
     @property
     def hashes(self) -> list[bytes]:
         """The forms in which records know the canaries."""
-        texts = [text for user in self.users for text in (user, anonymous_of(user), f"anon:{anonymous_of(user)}")]
+        texts = [
+            text
+            for user in self.users
+            for text in (user, anonymous_of(user), f"anon:{anonymous_of(user)}")
+        ]
         return [hash64(text).to_bytes(8, order) for text in texts for order in ("big", "little")]
 
 
 def score_of(user: str) -> Scored:
     when = {"ts": CLOCK.now(), "scored_at": CLOCK.now()}
-    return Scored(id=f"1-home-{user}", name="home", p=1, event_id=f"{user}-0", type="click", person=user, user_id=user, model="v1", **when)
+    return Scored(
+        id=f"1-home-{user}",
+        name="home",
+        p=1,
+        event_id=f"{user}-0",
+        type="click",
+        person=user,
+        user_id=user,
+        model="v1",
+        **when,
+    )
 
 
 def anonymous_of(user: str) -> str:
@@ -80,7 +98,9 @@ def anonymous_of(user: str) -> str:
 
 
 def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = "") -> Site:
-    """A site with a past that was imported and a present that came through the door, with answers, refusals and repeats."""
+    """A site with a past that was imported and a present that came through the door, with answers,
+    refusals and repeats.
+    """
     root = make_project(folder / "shop").root
     (root / "features.py").write_text((root / "features.py").read_text() + FEATURES)
     if settings:
@@ -92,16 +112,25 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
     history = folder / "history.jsonl"
     history.write_text("\n".join(json.dumps(event) for event in past(people)))
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
-    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         door.submit(json.dumps(item_events()).encode())
         door.submit(json.dumps([event for user in site.users for event in said_of(user)]).encode())
         roles.drain()
         for chunk in range(0, len(people), 10):
-            door.submit(json.dumps([event for user in people[chunk : chunk + 10] for event in present(user)]).encode())
+            door.submit(
+                json.dumps(
+                    [event for user in people[chunk : chunk + 10] for event in present(user)]
+                ).encode()
+            )
             roles.step()
             roles.lake.step()
         door.submit(b"\n".join(refused(user) for user in people), "ndjson")
-        door.submit(json.dumps([event for user in people[:9] for event in present(user)]).encode())  # all of it again
+        door.submit(
+            json.dumps([event for user in people[:9] for event in present(user)]).encode()
+        )  # all of it again
         parts = InProcess(project, CLOCK, door=door, seed=1)
         for user in (*people[: min(8, canaries)], *people[-6:]):
             request = RecommendQuery(slot="home", user_id=user, session_id=f"{user}-session")
@@ -110,7 +139,12 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
             shown = {"request_id": answer.request_id, "item_id": answer.items[0].item_id}
             clicks = [{"event_id": f"{user}-follows", "type": "click", "user_id": user} | shown]
             clicks.append(
-                {"event_id": f"friend-of-{len(site.requests)}-{user == people[-1]}", "type": "view", "user_id": people[-2]} | shown
+                {
+                    "event_id": f"friend-of-{len(site.requests)}-{user == people[-1]}",
+                    "type": "view",
+                    "user_id": people[-2],
+                }
+                | shown
             )
             door.submit(json.dumps(clicks).encode())
             roles.step()
@@ -134,52 +168,122 @@ def past(people: Sequence[str]) -> Iterator[dict]:
         for step in range(6):
             context = {"device": "phone" if number % 2 else "desktop", "page": f"/of/{user}"}
             yield {
-                "event_id": f"{user}-past-{step}", "type": KINDS[step % 4], "user_id": user, "session_id": f"{user}-old",
-                "item_id": f"i{(number + step) % 12}", "ts": start + (number % 3 + step) * 7 * MINUTE, "context": context,
+                "event_id": f"{user}-past-{step}",
+                "type": KINDS[step % 4],
+                "user_id": user,
+                "session_id": f"{user}-old",
+                "item_id": f"i{(number + step) % 12}",
+                "ts": start + (number % 3 + step) * 7 * MINUTE,
+                "context": context,
                 "properties": {"price": 5.0 + step, "note": f"{user} says so"},
-            }  # fmt: skip
+            }
         profile = {"properties": {"mail": f"{user}@example.com"}}
-        yield {"event_id": f"{user}-timeless", "type": "user", "user_id": user, "timeless": True, **profile}
+        yield {
+            "event_id": f"{user}-timeless",
+            "type": "user",
+            "user_id": user,
+            "timeless": True,
+            **profile,
+        }
 
 
 def said_of(user: str) -> list[dict]:
-    """What others say of somebody: items that are theirs to sell, one of them in a second version, and a friend's profile."""
+    """What others say of somebody: items that are theirs to sell, one of them in a second version,
+    and a friend's profile.
+    """
     flat, friend = f"flat-{user[-3:]}", f"friend-{user[-3:]}"
-    seller = {"seller": user, "category": "flats", "stock": 1, "text": f"Call {user}, or {anonymous_of(user)}!", f"rated by {user}": 5}
+    seller = {
+        "seller": user,
+        "category": "flats",
+        "stock": 1,
+        "text": f"Call {user}, or {anonymous_of(user)}!",
+        f"rated by {user}": 5,
+    }
     return [
-        {"event_id": f"{flat}-1", "type": "item", "item_id": flat, "timeless": True, "properties": seller},
-        {"event_id": f"{flat}-2", "type": "item", "item_id": flat, "properties": seller | {"price": 70}},
-        {"event_id": f"{friend}-p", "type": "user", "user_id": friend, "properties": {"friend": user, "age": 30}},
-        {"event_id": f"{friend}-c", "type": "click", "user_id": friend, "item_id": flat, "context": {"page": f"/by/{user}"}},
+        {
+            "event_id": f"{flat}-1",
+            "type": "item",
+            "item_id": flat,
+            "timeless": True,
+            "properties": seller,
+        },
+        {
+            "event_id": f"{flat}-2",
+            "type": "item",
+            "item_id": flat,
+            "properties": seller | {"price": 70},
+        },
+        {
+            "event_id": f"{friend}-p",
+            "type": "user",
+            "user_id": friend,
+            "properties": {"friend": user, "age": 30},
+        },
+        {
+            "event_id": f"{friend}-c",
+            "type": "click",
+            "user_id": friend,
+            "item_id": flat,
+            "context": {"page": f"/by/{user}"},
+        },
     ]
 
 
 def present(user: str) -> list[dict]:
     """What came through the door: first without a name, then with one."""
-    number, visitor = int(user[-3:]), {"anonymous_id": anonymous_of(user), "session_id": f"{user}-session"}
-    context = {"context": {"device": "phone", "country": "NO", "page": f"https://shop/u/{user}", "referrer": f"https://find/{user}"}}
+    number, visitor = (
+        int(user[-3:]),
+        {"anonymous_id": anonymous_of(user), "session_id": f"{user}-session"},
+    )
+    context = {
+        "context": {
+            "device": "phone",
+            "country": "NO",
+            "page": f"https://shop/u/{user}",
+            "referrer": f"https://find/{user}",
+        }
+    }
     known = {"user_id": user, **visitor, **context}
     begun = CLOCK.now() - number % 7 * SECOND
     bought = {"price": 12.5, "gift": f"from {user}"}
     return [
-        {"event_id": f"{user}-0", "type": "view", "item_id": f"i{number % 9}", "ts": begun} | visitor,
-        {"event_id": f"{user}-1", "type": "search", "properties": {"query": f"the wish of {user}"}} | visitor | context,
+        {"event_id": f"{user}-0", "type": "view", "item_id": f"i{number % 9}", "ts": begun}
+        | visitor,
+        {"event_id": f"{user}-1", "type": "search", "properties": {"query": f"the wish of {user}"}}
+        | visitor
+        | context,
         {"event_id": f"{user}-2", "type": "identify", "user_id": user} | visitor,
-        {"event_id": f"{user}-3", "type": "user", "user_id": user, "properties": {"mail": f"{user}@example.com", "age": 40}},
-        {"event_id": f"{user}-4", "type": "click", "item_id": f"i{number % 5}", "ts": begun + 9} | known,
+        {
+            "event_id": f"{user}-3",
+            "type": "user",
+            "user_id": user,
+            "properties": {"mail": f"{user}@example.com", "age": 40},
+        },
+        {"event_id": f"{user}-4", "type": "click", "item_id": f"i{number % 5}", "ts": begun + 9}
+        | known,
         {"event_id": f"{user}-5", "type": "click", "item_id": f"i{number % 5}"} | visitor,
-        {"event_id": f"{user}-6", "type": "purchase", "item_id": f"i{number % 4}", "properties": bought} | known,
+        {
+            "event_id": f"{user}-6",
+            "type": "purchase",
+            "item_id": f"i{number % 4}",
+            "properties": bought,
+        }
+        | known,
     ]
 
 
 def refused(user: str) -> bytes:
     """A row that the contract refuses, each third of them no JSON at all."""
-    whole = json.dumps({"event_id": f"{user}-bad", "type": "clack", "user_id": user, "item_id": "i1"})
+    whole = json.dumps(
+        {"event_id": f"{user}-bad", "type": "clack", "user_id": user, "item_id": "i1"}
+    )
     return (whole if int(user[-3:]) % 3 else whole[:-9]).encode()
 
 
 def states(project: Project) -> dict[tuple[str, int], bytes]:
-    """By entity and key, all states that are about no person, but for the hashes of event ids that break ties in time."""
+    """By entity and key, all states that are about no person, but for the hashes of event ids that
+    break ties in time.
+    """
     found: dict[tuple[str, int], bytes] = {}
     store = open_state(project.paths.state, project.features)
     try:
@@ -188,7 +292,9 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
                 if is_personal(layout.entity):
                     continue
                 prefix = b"s" + layout.index.to_bytes(2, "big")
-                keys = np.array([int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64)
+                keys = np.array(
+                    [int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64
+                )
                 lanes = Records(layout).states(snapshot, keys)
                 for spot in (*layout.lasts, *layout.first_values):
                     lanes[:, spot.lane + 1] = 0
@@ -200,14 +306,18 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
 
 
 def without_flats(found: dict[tuple[str, int], bytes]) -> dict[tuple[str, int], bytes]:
-    """States but for those of the items that are some canary's to sell: an attribute of theirs goes."""
+    """States but for those of the items that are some canary's to sell: an attribute of theirs
+    goes.
+    """
     flats = {("item", hash64(f"flat-{number:03d}")) for number in range(100)}
     return {key: state for key, state in found.items() if key not in flats}
 
 
 def rebuilt_states(project: Project) -> dict[tuple[str, int], bytes]:
     """`states`, as they are built from the log or the lake anew, by a project that has none."""
-    with FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK) as worker:
+    with FeatureWorker(
+        project.routed, project.paths.state, project.features, clock=CLOCK
+    ) as worker:
         while worker.step().rows:
             pass
     return states(project)
@@ -227,39 +337,60 @@ def everything(root: Path) -> Iterator[tuple[str, bytes]]:
                 yield f"{name} unpacked", stream.read()
         elif path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
-                yield from ((f"{name}/{member}", archive.read(member)) for member in archive.namelist())
+                yield from (
+                    (f"{name}/{member}", archive.read(member)) for member in archive.namelist()
+                )
         elif path.suffix == ".db":
             yield from _blocks(path, name)
 
 
 def left_of(root: Path, *needles: bytes) -> list[str]:
     """The files in which something stands, and what."""
-    return sorted({f"{name}: {needle!r}" for name, data in everything(root) for needle in needles if needle in data})
+    return sorted(
+        {
+            f"{name}: {needle!r}"
+            for name, data in everything(root)
+            for needle in needles
+            if needle in data
+        }
+    )
 
 
 def _texts(table: pa.Table) -> bytes:
     return json.dumps(
-        table.to_pylist(), default=lambda value: value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        table.to_pylist(),
+        default=lambda value: (
+            value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        ),
     ).encode()
 
 
 def _blocks(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone() is None:  # a router's tables alone
+    if (
+        connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone() is None
+    ):  # a router's tables alone
         return
     for offset, kind, payload in connection.execute("SELECT offset, kind, payload FROM block"):
         packed = kind in ("events", "quarantine", "duplicates")
-        yield f"{name} at {offset}", _texts(pa.ipc.open_stream(io.BytesIO(payload)).read_all()) if packed else payload
+        yield (
+            f"{name} at {offset}",
+            _texts(pa.ipc.open_stream(io.BytesIO(payload)).read_all()) if packed else payload,
+        )
     connection.close()
 
 
 def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
-    """All that the topics of a project hold: every message with its headers, and what is packed in the blocks of the logs."""
+    """All that the topics of a project hold: every message with its headers, and what is packed in
+    the blocks of the logs.
+    """
     from confluent_kafka import Consumer, TopicPartition
 
     assert not isinstance(project.stream, Path)
     cluster = project.stream.cluster
-    consumer = Consumer(cluster.conf(group_id="search", enable_auto_commit=False, auto_offset_reset="earliest"))
+    consumer = Consumer(
+        cluster.conf(group_id="search", enable_auto_commit=False, auto_offset_reset="earliest")
+    )
     found = consumer.list_topics(timeout=10).topics
     for name, topic in sorted(found.items()):
         for number in topic.partitions if name.startswith(f"{cluster.prefix}.") else ():
@@ -269,9 +400,17 @@ def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
                 for message in consumer.consume(100, timeout=1):
                     assert message.error() is None, message.error()
                     low = message.offset() + 1
-                    yield f"{name}@{message.offset()}", repr(message.headers()).encode() + (message.key() or b"") + (message.value() or b"")
+                    yield (
+                        f"{name}@{message.offset()}",
+                        repr(message.headers()).encode()
+                        + (message.key() or b"")
+                        + (message.value() or b""),
+                    )
     consumer.close()
-    for log in project.stream.share(0, project.paths.stream).raw_logs().values(), project.stream.answer_logs().values():
+    for log in (
+        project.stream.share(0, project.paths.stream).raw_logs().values(),
+        project.stream.answer_logs().values(),
+    ):
         yield from (each for address in log for each in _packed_in(address))
     for number in range(project.stream.count):
         yield from _packed_in(project.stream.share(number, project.paths.stream).routed)
@@ -284,10 +423,18 @@ def _packed_in(address: Any) -> Iterator[tuple[str, bytes]]:
         while stored := reader.read(position):
             for one in stored:
                 if one.block.kind in ("events", "quarantine", "duplicates"):
-                    yield f"{address} {one.offset}", _texts(pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all())
+                    yield (
+                        f"{address} {one.offset}",
+                        _texts(pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all()),
+                    )
                 elif one.block.kind in ("index", "piece"):
                     size = int(one.block.receipt)
-                    yield f"{address} {one.offset}", pa.decompress(one.block.payload, decompressed_size=size, codec="zstd", asbytes=True)
+                    yield (
+                        f"{address} {one.offset}",
+                        pa.decompress(
+                            one.block.payload, decompressed_size=size, codec="zstd", asbytes=True
+                        ),
+                    )
             position = stored[-1].end
 
 
@@ -331,7 +478,9 @@ for number, (armed, again) in enumerate(runs):
 
 @dataclass(frozen=True)
 class Run:
-    """How an erasure of a copy of a site ended, in a process of its own: exit codes of each try, and what the last one said of itself."""
+    """How an erasure of a copy of a site ended, in a process of its own: exit codes of each try,
+    and what the last one said of itself.
+    """
 
     root: Path
     ended: list[int]
@@ -340,8 +489,18 @@ class Run:
 
 
 def erasures(site: Site, folder: Path, runs: Sequence[tuple[str, bool]]) -> list[Run]:
-    """Erase the canaries of copies of a site, each with other faults armed, and again without any where that is asked for."""
-    program = [sys.executable, "-c", _RUNS, str(site.root), str(folder), json.dumps(site.users), json.dumps(runs)]
+    """Erase the canaries of copies of a site, each with other faults armed, and again without any
+    where that is asked for.
+    """
+    program = [
+        sys.executable,
+        "-c",
+        _RUNS,
+        str(site.root),
+        str(folder),
+        json.dumps(site.users),
+        json.dumps(runs),
+    ]
     done = subprocess.run(program, env=environment(), timeout=600, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: list[Run] = []

@@ -1,4 +1,6 @@
-"""People are told all that is held, and erased, where nothing is on the asking machine: Kafka, a bucket, a Valkey."""
+"""People are told all that is held, and erased, where nothing is on the asking machine: Kafka, a
+bucket, a Valkey.
+"""
 
 import json
 import shutil
@@ -33,14 +35,19 @@ def valkey(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def site(tmp_path: Path, valkey: Server) -> Iterator[Site]:
     with broker(tmp_path) as servers, s3_server():
-        more = f'\n[lake]\nurl = "s3://{BUCKET}/shop/lake"\n\n[store]\nurl = "{valkey.url}"\nprefix = "shop"\n'
+        more = (
+            f'\n[lake]\nurl = "s3://{BUCKET}/shop/lake"\n\n[store]\nurl = '
+            f'"{valkey.url}"\nprefix = "shop"\n'
+        )
         yield make_site(tmp_path, canaries=2, others=12, settings=on(servers, tmp_path, 2) + more)
 
 
 def publish(site: Site) -> None:
     """What the worker does beside its state."""
     project = site.project
-    with FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK, copies=project.copies()) as worker:
+    with FeatureWorker(
+        project.routed, project.paths.state, project.features, clock=CLOCK, copies=project.copies()
+    ) as worker:
         while worker.step().rows:
             pass
         assert worker.republish() > 0
@@ -62,13 +69,19 @@ def told(root: Path, user: str) -> Counter:
     return Counter(counts)
 
 
-def test_a_person_is_told_and_erased_with_every_part_elsewhere(site: Site, valkey: Server, tmp_path: Path) -> None:
+def test_a_person_is_told_and_erased_with_every_part_elsewhere(
+    site: Site, valkey: Server, tmp_path: Path
+) -> None:
     project, (user, other) = site.project, site.users
     publish(site)
     bucket = place_of(f"s3://{BUCKET}/shop/lake", Path())
     assert not (project.paths.data / "lake").exists()
-    asking = tmp_path / "asking" / "shop"  # a machine with the project's declarations, and nothing of its data
-    shutil.copytree(site.root, asking, ignore=shutil.ignore_patterns("stream", "state", "run", "*.lock"))
+    asking = (
+        tmp_path / "asking" / "shop"
+    )  # a machine with the project's declarations, and nothing of its data
+    shutil.copytree(
+        site.root, asking, ignore=shutil.ignore_patterns("stream", "state", "run", "*.lock")
+    )
 
     for root in (site.root, asking):
         counts = told(root, user)

@@ -1,4 +1,6 @@
-"""What an erasure leaves behind in other places: files sorted by person, an archive that can be routed anew and models."""
+"""What an erasure leaves behind in other places: files sorted by person, an archive that can be
+routed anew and models.
+"""
 
 import json
 import shutil
@@ -29,7 +31,20 @@ from tailorbird.router import Router
 from tailorbird.serving.door import Door
 from tailorbird.stream import open_writer, raw_path
 
-COMPARED = ["type", "ts", "item_id", "items", "price", "dwell_ms", "counts", "raw_row", "event_id", "request_id", "anonymous_id", "user_id"]
+COMPARED = [
+    "type",
+    "ts",
+    "item_id",
+    "items",
+    "price",
+    "dwell_ms",
+    "counts",
+    "raw_row",
+    "event_id",
+    "request_id",
+    "anonymous_id",
+    "user_id",
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +70,8 @@ def test_the_archive_routed_anew_gives_what_the_lake_has(erased: Site, tmp_path:
         role.drain()
     place = [("raw_partition", "ascending"), ("raw_offset", "ascending"), ("raw_row", "ascending")]
     again, now = (
-        Lake(path).events([*COMPARED, "raw_partition", "raw_offset"]).sort_by(place) for path in (tmp_path / "lake", project.paths.lake)
+        Lake(path).events([*COMPARED, "raw_partition", "raw_offset"]).sort_by(place)
+        for path in (tmp_path / "lake", project.paths.lake)
     )
     assert again.num_rows > 100
     for name in COMPARED:
@@ -63,7 +79,9 @@ def test_the_archive_routed_anew_gives_what_the_lake_has(erased: Site, tmp_path:
 
 
 def test_the_footers_of_sorted_files_name_nobody(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click(f"e{n}", f"canary-{n}" if n % 3 else f"other-{n}") for n in range(12)])
+    project = sent(
+        tmp_path, [click(f"e{n}", f"canary-{n}" if n % 3 else f"other-{n}") for n in range(12)]
+    )
     for n in range(12, 16):
         more(project, click(f"e{n}", f"canary-{n}"))
     with LakeRole(project.stream, project.paths.lake, clock=CLOCK, sort="person") as role:
@@ -78,7 +96,10 @@ def test_the_footers_of_sorted_files_name_nobody(tmp_path: Path) -> None:
 
 
 def more(project: Project, event: dict) -> None:
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         door.submit(json.dumps(event).encode())
         roles.drain()
 
@@ -88,7 +109,11 @@ def bounds(lake: Path) -> list[str]:
     found: list[str] = []
     for file in Lake(lake).files("events", Lake(lake).version("events")):
         metadata = pq.ParquetFile(lake / "events" / file).metadata.row_group(0)
-        column = next(one for one in map(metadata.column, range(metadata.num_columns)) if one.path_in_schema == "person")
+        column = next(
+            one
+            for one in map(metadata.column, range(metadata.num_columns))
+            if one.path_in_schema == "person"
+        )
         if column.is_stats_set:
             found += [column.statistics.min, column.statistics.max]
     return found
@@ -96,7 +121,9 @@ def bounds(lake: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_what_was_set_aside_is_told_file_by_file_with_what_to_do(tmp_path: Path) -> None:
-    """It may hold anybody's rows: of a file that was damaged, or of another writer's commit, which nobody needs."""
+    """It may hold anybody's rows: of a file that was damaged, or of another writer's commit, which
+    nobody needs.
+    """
     site = make_site(tmp_path, canaries=1, others=3)
     project, lake = site.project, site.project.paths.lake
     table = DeltaTable(str(lake / "events"))
@@ -105,11 +132,16 @@ def test_what_was_set_aside_is_told_file_by_file_with_what_to_do(tmp_path: Path)
     (rows,) = set(DeltaTable(str(lake / "events")).file_uris()) - own
     with LakeRole(project.stream, lake, clock=CLOCK):
         pass
-    foreign, damaged = (lake / "set-aside" / "events" / name for name in (Path(rows).name, "part-7.parquet"))
+    foreign, damaged = (
+        lake / "set-aside" / "events" / name for name in (Path(rows).name, "part-7.parquet")
+    )
     assert foreign.exists()
     with pytest.raises(UsageError, match="1 files") as told:
         erase(project, site.users, CLOCK)
-    assert f"another writer had put into a table of the lake, which never read it ({foreign})" in told.value.fix
+    assert (
+        f"another writer had put into a table of the lake, which never read it ({foreign})"
+        in told.value.fix
+    )
     assert "damaged" not in told.value.fix
     damaged.write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="2 files") as told:
@@ -124,13 +156,28 @@ def test_models_that_learned_from_them_are_named_with_when_they_are_due(tmp_path
     project = sent(tmp_path, [click("e1", "user-4711")])
     now = CLOCK.now()
     registry = Registry(project.paths.registry, clock=CLOCK)
-    spans = {"live": (now - DAY, now + DAY), "old": (now - 9 * DAY, now - 2 * DAY), "spare": (0, now + DAY)}
-    versions = {name: registry.add(trained(project, tmp_path / name, Window(*span)), by="test") for name, span in spans.items()}
+    spans = {
+        "live": (now - DAY, now + DAY),
+        "old": (now - 9 * DAY, now - 2 * DAY),
+        "spare": (0, now + DAY),
+    }
+    versions = {
+        name: registry.add(trained(project, tmp_path / name, Window(*span)), by="test")
+        for name, span in spans.items()
+    }
     registry.promote(versions["live"], by="test", why="to have one")
-    told = {one["version"]: (one["aliases"], one["what"]) for one in preview(project, ["user-4711"], CLOCK).bundles}
-    assert told == {versions["live"]: (["champion"], "train anew and promote"), versions["spare"]: ([], "delete the folder")}
+    told = {
+        one["version"]: (one["aliases"], one["what"])
+        for one in preview(project, ["user-4711"], CLOCK).bundles
+    }
+    assert told == {
+        versions["live"]: (["champion"], "train anew and promote"),
+        versions["spare"]: ([], "delete the folder"),
+    }
     done = erase(project, ["user-4711"], CLOCK)
-    assert {one["version"]: one["due"] for one in done.bundles} == dict.fromkeys(told, done.begun_at + 30 * DAY)
+    assert {one["version"]: one["due"] for one in done.bundles} == dict.fromkeys(
+        told, done.begun_at + 30 * DAY
+    )
 
 
 def test_churn_models_that_learned_from_them_are_named_too(tmp_path: Path) -> None:
@@ -144,7 +191,9 @@ def test_churn_models_that_learned_from_them_are_named_too(tmp_path: Path) -> No
 def trained(project: Project, folder: Path, window: Window) -> Path:
     bundle_of(folder, project.features)
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    seal(folder, msgspec.structs.replace(manifest, window=window, index_as_of=window.ts_to, files={}))
+    seal(
+        folder, msgspec.structs.replace(manifest, window=window, index_as_of=window.ts_to, files={})
+    )
     return folder
 
 
@@ -159,9 +208,20 @@ def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
     project = make_project(tmp_path / "shop")
     shutil.copytree(journal.parent, project.paths.data / "erasure")
     refused(tailorbird("-C", project.root, "up"), "an erasure was cut short", "lake erase --yes")
-    (tmp_path / "more.jsonl").write_text('{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}\n')
-    adding = ["import", "tailorbird", tmp_path / "more.jsonl"], ["lake", "replay", "--reason", "unknown_type"]
-    reading = ["train"], ["run", "trainer"], ["features", "apply", "--yes"], ["lake", "export-user", "u1"], ["checks", "run"]
+    (tmp_path / "more.jsonl").write_text(
+        '{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}\n'
+    )
+    adding = (
+        ["import", "tailorbird", tmp_path / "more.jsonl"],
+        ["lake", "replay", "--reason", "unknown_type"],
+    )
+    reading = (
+        ["train"],
+        ["run", "trainer"],
+        ["features", "apply", "--yes"],
+        ["lake", "export-user", "u1"],
+        ["checks", "run"],
+    )
     commands = [["-C", str(project.root), *map(str, words)] for words in (*adding, *reading)]
     (tmp_path / "said").mkdir()
     for done in each(commands, tmp_path / "said", cwd=project.root):

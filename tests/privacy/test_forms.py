@@ -1,4 +1,6 @@
-"""Ids in other forms, in others' events and refused rows: what the search looks for, the erasure takes out; and what it can't, it says."""
+"""Ids in other forms, in others' events and refused rows: what the search looks for, the erasure
+takes out; and what it can't, it says.
+"""
 
 import base64
 import json
@@ -24,11 +26,20 @@ BASE64 = base64.b64encode(b"mail=" + ID.encode()).decode()
 SAID = [
     click("o1", "other-1", context={"page": "/reset?m=canary.ann%40example.com"}),
     click("o2", "other-2", context={"page": f"/t?d={BASE64}", "referrer": f"https://x/?m%3D{ID}"}),
-    click("o3", "other-3", properties={"mail": ID.upper(), "nested": {"list": [f"<{ID.upper()}>", 7]}, "stays": "x"}),
+    click(
+        "o3",
+        "other-3",
+        properties={"mail": ID.upper(), "nested": {"list": [f"<{ID.upper()}>", 7]}, "stays": "x"},
+    ),
     click("o4", "other-4", session_id=f"s-1.{ID}", request_id=f"r/{ID.upper()}"),
     click("o5", "other-5", session_id=f"s-1.{ID}", request_id="r/canary.ann%40example.com"),
     click(f"mail:{ID}:1", "other-6", session_id=ID),
-    {"event_id": f"i:{ID}", "type": "item", "item_id": "i9", "properties": {"title": f"by {ID.title()} / {ID.upper()}"}},
+    {
+        "event_id": f"i:{ID}",
+        "type": "item",
+        "item_id": "i9",
+        "properties": {"title": f"by {ID.title()} / {ID.upper()}"},
+    },
     click("o7", "other-7") | {"item_id": "i9"},
 ]
 REFUSED = [
@@ -38,23 +49,48 @@ REFUSED = [
     {**click("bad4", "other-1"), "type": "clack", "item_id": ID.upper()},
     {**click("bad5", "other-1"), "type": "clack"},
 ]
-NEEDLES = [ID.encode(), ID.upper().encode(), b"canary.ann%40", base64.b64encode(ID.encode()[1:-1])[:-4], BASE64.encode()]
+NEEDLES = [
+    ID.encode(),
+    ID.upper().encode(),
+    b"canary.ann%40",
+    base64.b64encode(ID.encode()[1:-1])[:-4],
+    BASE64.encode(),
+]
 THINGS = ("event_id", "session_id", "request_id", "version")
-COLUMNS = ["event_id", "session_id", "request_id", "page", "referrer", "properties", "item_id", "item_version"]
+COLUMNS = [
+    "event_id",
+    "session_id",
+    "request_id",
+    "page",
+    "referrer",
+    "properties",
+    "item_id",
+    "item_version",
+]
 
 
 def test_what_others_said_in_other_forms_goes_and_the_rest_stays(tmp_path: Path) -> None:
-    project = sent(tmp_path, [*(click(f"e{number}", ID) for number in range(5)), *SAID, SAID[0], SAID[5]])
+    project = sent(
+        tmp_path, [*(click(f"e{number}", ID) for number in range(5)), *SAID, SAID[0], SAID[5]]
+    )
     with_refused(project, *REFUSED)
     rows = {row["event_id"]: row for row in Lake(project.paths.lake).events(COLUMNS).to_pylist()}
     told = {
-        (name, one[name]) for one in export_person(project, [ID], CLOCK) if one["source"] == "mention" for name in THINGS if name in one
+        (name, one[name])
+        for one in export_person(project, [ID], CLOCK)
+        if one["source"] == "mention"
+        for name in THINGS
+        if name in one
     }
     assert told == {
-        ("event_id", f"mail:{ID}:1"), ("session_id", ID), ("session_id", f"s-1.{ID}"),
-        ("request_id", f"r/{ID.upper()}"), ("request_id", "r/canary.ann%40example.com"), ("version", f"i:{ID}"),
+        ("event_id", f"mail:{ID}:1"),
+        ("session_id", ID),
+        ("session_id", f"s-1.{ID}"),
+        ("request_id", f"r/{ID.upper()}"),
+        ("request_id", "r/canary.ann%40example.com"),
+        ("version", f"i:{ID}"),
         ("session_id", f"s {ID}"),  # of a refused row of somebody else
-    }  # fmt: skip
+    }
     done = erase(project, [ID], CLOCK)
     assert done.clean, done.searched.found
     assert done.searched.limits == []
@@ -66,11 +102,23 @@ def test_what_others_said_in_other_forms_goes_and_the_rest_stays(tmp_path: Path)
     assert len(after) == len(rows)
     assert after["o1"] == rows["o1"] | {"page": None}
     assert after["o2"] == rows["o2"] | {"page": None, "referrer": None}
-    assert json.loads(after["o3"]["properties"]) == {"mail": None, "nested": {"list": [None, 7]}, "stays": "x"}
-    assert after["o4"]["session_id"] == after["o5"]["session_id"] != rows["o4"]["session_id"], "one session is still one"
-    (profile,) = [row for row in after.values() if row["item_id"] == "i9" and row["event_id"] != "o7"]
-    assert after["o7"]["item_version"] in (None, profile["event_id"]), "a version is called as its event is"
-    assert [json.loads(body)["event_id"] for body in bodies(project) if body != b"\0" and b"bad" in body] == ["bad5"]
+    assert json.loads(after["o3"]["properties"]) == {
+        "mail": None,
+        "nested": {"list": [None, 7]},
+        "stays": "x",
+    }
+    assert after["o4"]["session_id"] == after["o5"]["session_id"] != rows["o4"]["session_id"], (
+        "one session is still one"
+    )
+    (profile,) = [
+        row for row in after.values() if row["item_id"] == "i9" and row["event_id"] != "o7"
+    ]
+    assert after["o7"]["item_version"] in (None, profile["event_id"]), (
+        "a version is called as its event is"
+    )
+    assert [
+        json.loads(body)["event_id"] for body in bodies(project) if body != b"\0" and b"bad" in body
+    ] == ["bad5"]
 
 
 @pytest.mark.slow
@@ -78,7 +126,11 @@ def test_an_id_that_is_also_an_items_is_not_called_gone(tmp_path: Path) -> None:
     project = sent(tmp_path, [click("e1", ID), *SAID, click("o8", "other-8") | {"item_id": ID}])
     with_refused(project, *REFUSED)
     (tmp_path / "out").mkdir()
-    (found,) = each([["-C", str(project.root), "lake", "verify", "--erased", ID]], tmp_path / "out", cwd=project.root)
+    (found,) = each(
+        [["-C", str(project.root), "lake", "verify", "--erased", ID]],
+        tmp_path / "out",
+        cwd=project.root,
+    )
     assert found.returncode == 1
     for place in ("session_id", "page", "body"):
         assert f"column {place}" in " ".join(found.stdout.split()), found.stdout
@@ -88,20 +140,32 @@ def test_an_id_that_is_also_an_items_is_not_called_gone(tmp_path: Path) -> None:
     receipt = json.loads(Path(done.receipt).read_text())
     assert receipt["searched"]["limits"] == done.searched.limits
     rows = Lake(project.paths.lake).events([*COLUMNS, "user_id"]).to_pylist()
-    assert [row for row in rows if ID in json.dumps({name: one for name, one in row.items() if name != "item_id"})] == []
+    assert [
+        row
+        for row in rows
+        if ID in json.dumps({name: one for name, one in row.items() if name != "item_id"})
+    ] == []
     assert not [body for body in bodies(project) if ID.encode() in body]
-    (found,) = each([["-C", str(project.root), "lake", "verify", "--erased", ID]], tmp_path / "out", cwd=project.root)
+    (found,) = each(
+        [["-C", str(project.root), "lake", "verify", "--erased", ID]],
+        tmp_path / "out",
+        cwd=project.root,
+    )
     assert found.returncode == 0
     assert "Nothing of theirs is left" not in found.stdout
     assert "there the id remains" in " ".join(found.stdout.split())
 
 
 def test_somebody_elses_id_in_another_case_is_told_and_fails_no_list(tmp_path: Path) -> None:
-    """Nobody can tell whether it is the same person. What is theirs in that case for certain is looked for all the same."""
+    """Nobody can tell whether it is the same person. What is theirs in that case for certain is
+    looked for all the same.
+    """
     project = sent(tmp_path, [click("e1", ID), click("e2", ID.upper()), click("e3", "user-4711")])
     notes = project.root / "notes.txt"
     notes.write_text(f"{ID}, {ID.title()}")
-    assert [Path(one.path) for one in look_for(project, [ID]).found if one.path == str(notes)] == [notes]
+    assert [Path(one.path) for one in look_for(project, [ID]).found if one.path == str(notes)] == [
+        notes
+    ]
     notes.unlink()
     done = erase(project, [ID, "user-4711"], CLOCK)
     assert done.clean, done.searched.found

@@ -1,4 +1,6 @@
-"""What answers of others logged stays comparable with the lake after an erasure, or is said not to be."""
+"""What answers of others logged stays comparable with the lake after an erasure, or is said not to
+be.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +26,9 @@ pytestmark = pytest.mark.slow
 ID = "canary.ann@example.com"
 
 
-def test_answers_with_an_item_whose_category_is_erased_are_left_out_of_the_comparison(tmp_path: Path) -> None:
+def test_answers_with_an_item_whose_category_is_erased_are_left_out_of_the_comparison(
+    tmp_path: Path,
+) -> None:
     items = [
         {
             "event_id": f"p{n}",
@@ -36,7 +40,10 @@ def test_answers_with_an_item_whose_category_is_erased_are_left_out_of_the_compa
     ]
     clicks = [click(f"c{n}", f"other-{n % 3}") | {"item_id": f"i{1 + n % 6}"} for n in range(12)]
     project = sent(tmp_path, [*items, *clicks, click("e1", ID)])
-    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         parts = InProcess(project, CLOCK, door=door, seed=1)
         for n in range(3):
             parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"other-{n}"))
@@ -53,21 +60,40 @@ def test_answers_with_an_item_whose_category_is_erased_are_left_out_of_the_compa
     answers = lake.table("answers")
     after = parity(project.features, lake.table("events"), answers)
     assert after.unequal == 0, after.examples
-    assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"
+    assert (
+        parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal
+        > 0
+    ), "what is said is needed"
     columns = (answers[name].to_pylist() for name in ("items", "degraded"))
-    told = [("i4" in shown, "erased" in (degraded or ())) for shown, degraded in zip(*columns, strict=True)]
+    told = [
+        ("i4" in shown, "erased" in (degraded or ()))
+        for shown, degraded in zip(*columns, strict=True)
+    ]
     assert all(shown == said for shown, said in told)
     assert after.answers + after.skipped == 3
     must("-C", project.root, "features", "verify")
 
 
-def test_answers_of_whom_somebody_was_for_a_while_are_left_out_of_the_comparison(tmp_path: Path) -> None:
+def test_answers_of_whom_somebody_was_for_a_while_are_left_out_of_the_comparison(
+    tmp_path: Path,
+) -> None:
     profile = {"category": "c", "price": 1.0, "stock": 9}
-    events = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(1, 4)]
+    events = [
+        {"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile}
+        for n in range(1, 4)
+    ]
     events += [click(f"c{n}", "other-1") for n in range(3)]
-    events += [merge("m1", "hanna-8", "ida-9"), click("e1", "hanna-8"), click("e2", "hanna-8"), click("e3", "ida-9")]
+    events += [
+        merge("m1", "hanna-8", "ida-9"),
+        click("e1", "hanna-8"),
+        click("e2", "hanna-8"),
+        click("e3", "ida-9"),
+    ]
     project = sent(tmp_path, events)
-    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         parts = InProcess(project, CLOCK, door=door, seed=1)
         for user in ("other-1", "ida-9", "hanna-8"):
             parts.pipeline.answer(RecommendQuery(slot="home", user_id=user))
@@ -85,28 +111,57 @@ def test_answers_of_whom_somebody_was_for_a_while_are_left_out_of_the_comparison
     lake = Lake(project.paths.lake)
     answers = lake.table("answers")
     told = ["erased" in (degraded or ()) for degraded in answers["degraded"].to_pylist()]
-    assert dict(zip(answers["person"].to_pylist(), told, strict=True)) == {"other-1": False, "ida-9": True}
+    assert dict(zip(answers["person"].to_pylist(), told, strict=True)) == {
+        "other-1": False,
+        "ida-9": True,
+    }
     after = parity(project.features, lake.table("events"), answers)
     assert (after.answers, after.unequal) == (1, 0), after.examples
-    assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"
+    assert (
+        parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal
+        > 0
+    ), "what is said is needed"
 
 
 @pytest.mark.parametrize(
-    "counted", ["", 'from tailorbird.features import distinct\ndevices = distinct("devices", item, "click", of="device", window="28d")\n']
+    "counted",
+    [
+        "",
+        'from tailorbird.features import distinct\ndevices = distinct("devices", item, '
+        '"click", of="device", window="28d")\n',
+    ],
 )
 @pytest.mark.parametrize("field", ["user.age_group", "device", "country"])
-def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_comparison(field: str, counted: str, tmp_path: Path) -> None:
+def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_comparison(
+    field: str, counted: str, tmp_path: Path
+) -> None:
     root = make_project(tmp_path / "shop").root
-    more = f'\ngroup_clicks = count("group_clicks", entity("{field}"), "click", window="28d")\n{counted}'
+    more = (
+        f'\ngroup_clicks = count("group_clicks", entity("{field}"), "click", '
+        f'window="28d")\n{counted}'
+    )
     (root / "features.py").write_text((root / "features.py").read_text() + more)
     project = open_project(root)
     rare = {"device": "tablet", "country": "NO"}
     profile = {"category": "c", "price": 1.0, "stock": 9}
-    events = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(1, 4)]
+    events = [
+        {"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile}
+        for n in range(1, 4)
+    ]
     groups = {"other-1": "40s", "other-2": "20s", "hanna-8": "40s"}
-    events += [{"event_id": f"u-{one}", "type": "user", "user_id": one, "properties": {"age_group": age}} for one, age in groups.items()]
-    events += [click(f"c{one}-{n}", one, context=rare if age == "40s" else {}) for one, age in groups.items() for n in range(3)]
-    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    events += [
+        {"event_id": f"u-{one}", "type": "user", "user_id": one, "properties": {"age_group": age}}
+        for one, age in groups.items()
+    ]
+    events += [
+        click(f"c{one}-{n}", one, context=rare if age == "40s" else {})
+        for one, age in groups.items()
+        for n in range(3)
+    ]
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         assert all(one.accepted for one in door.submit(json.dumps(events).encode()))
         roles.drain()
         parts = InProcess(project, CLOCK, door=door, seed=1)
@@ -123,13 +178,21 @@ def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_com
     lake = Lake(project.paths.lake)
     answers = lake.table("answers")
     told = ["erased" in (degraded or ()) for degraded in answers["degraded"].to_pylist()]
-    assert dict(zip(answers["person"].to_pylist(), told, strict=True)) == {"other-1": True, "other-2": False}
+    assert dict(zip(answers["person"].to_pylist(), told, strict=True)) == {
+        "other-1": True,
+        "other-2": False,
+    }
     after = parity(project.features, lake.table("events"), answers)
     assert (after.answers, after.unequal) == (1, 0), after.examples
-    assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"
+    assert (
+        parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal
+        > 0
+    ), "what is said is needed"
 
 
-def test_a_text_that_is_counted_and_tells_states_apart_stays_where_enough_others_have_it(tmp_path: Path) -> None:
+def test_a_text_that_is_counted_and_tells_states_apart_stays_where_enough_others_have_it(
+    tmp_path: Path,
+) -> None:
     root = make_project(tmp_path / "shop").root
     more = """
 group_clicks = count("group_clicks", entity("device"), "click", window="28d")
@@ -140,13 +203,25 @@ on_phones = count("on_phones", item, "click", where="device == 'phone'", window=
     (root / "features.py").write_text((root / "features.py").read_text() + more)
     project = open_project(root)
     profile = {"category": "c", "price": 1.0, "stock": 9}
-    events = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(1, 4)]
-    events += [click(f"c{one}-{n}", one, context={"device": "phone"}) for one in ("hanna-8", *map(str, range(12))) for n in range(2)]
-    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    events = [
+        {"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile}
+        for n in range(1, 4)
+    ]
+    events += [
+        click(f"c{one}-{n}", one, context={"device": "phone"})
+        for one in ("hanna-8", *map(str, range(12)))
+        for n in range(2)
+    ]
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         assert all(one.accepted for one in door.submit(json.dumps(events).encode()))
         roles.drain()
         parts = InProcess(project, CLOCK, door=door, seed=1)
-        parts.pipeline.answer(RecommendQuery(slot="home", user_id="1", context=Context(device="phone")))
+        parts.pipeline.answer(
+            RecommendQuery(slot="home", user_id="1", context=Context(device="phone"))
+        )
         parts.close()
         door.close()
         roles.drain()

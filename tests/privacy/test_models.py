@@ -1,4 +1,6 @@
-"""What models hold of people beside weights: what items say of them, in the indexes of all versions."""
+"""What models hold of people beside weights: what items say of them, in the indexes of all
+versions.
+"""
 
 import json
 import os
@@ -26,20 +28,59 @@ pytestmark = pytest.mark.slow
 
 SELLER, NUMBER, LISTED = "annsmith", "417650", "auth0|4711aa"
 SAID = [
-    ("coat", {"title": "Rain coat", "category": "coats", "seller": SELLER, "text": f"Call {SELLER}!", "owner": int(NUMBER), "sale": True}),
-    ("hat", {"title": "Felt hat", "category": "hats", "seller": "bob-brown", "tags": ["warm", LISTED, "red"], "owner": 417651}),
-    ("cap", {"title": "Running cap", "category": "hats", "seller": "bob-brown", "tags": [SELLER], "owner": 12, f"liked by {SELLER}": 3}),
+    (
+        "coat",
+        {
+            "title": "Rain coat",
+            "category": "coats",
+            "seller": SELLER,
+            "text": f"Call {SELLER}!",
+            "owner": int(NUMBER),
+            "sale": True,
+        },
+    ),
+    (
+        "hat",
+        {
+            "title": "Felt hat",
+            "category": "hats",
+            "seller": "bob-brown",
+            "tags": ["warm", LISTED, "red"],
+            "owner": 417651,
+        },
+    ),
+    (
+        "cap",
+        {
+            "title": "Running cap",
+            "category": "hats",
+            "seller": "bob-brown",
+            "tags": [SELLER],
+            "owner": 12,
+            f"liked by {SELLER}": 3,
+        },
+    ),
 ]
 
 
 def project_with_models(folder: Path) -> Project:
-    """A project whose champion, and the version before it, have an index in which items name people."""
-    project = sent(folder, [click("e1", SELLER), click("e2", NUMBER), click("e3", LISTED), click("e4", "bob-brown")])
+    """A project whose champion, and the version before it, have an index in which items name
+    people.
+    """
+    project = sent(
+        folder,
+        [click("e1", SELLER), click("e2", NUMBER), click("e3", LISTED), click("e4", "bob-brown")],
+    )
     registry = Registry(project.paths.registry, clock=CLOCK)
     for name in ("before", "now"):
         made = bundle_of(folder / name, project.features)
         shutil.rmtree(made / "index")
-        build_index(made / "index", shop.events(), shop.items([(item, shop.AS_OF - 1, said) for item, said in SAID]), as_of=shop.AS_OF)
+        build_index(
+            made / "index",
+            shop.events(),
+            shop.items([(item, shop.AS_OF - 1, said) for item, said in SAID]),
+            as_of=shop.AS_OF,
+        )
         manifest = msgspec.json.decode((made / MANIFEST).read_bytes(), type=Manifest)
         seal(made, msgspec.structs.replace(manifest, files={}))
         registry.promote(registry.add(made, by="test"), by="test", why="to have one")
@@ -62,13 +103,20 @@ def require_unsaid(project: Project) -> None:
         registry.verify(info.version)
         index = index_of(info.path)
         row = {name: index.ids.index(name) for name in ("coat", "hat", "cap")}
-        text = {name: {item: index.attributes[name].text(at) for item, at in row.items()} for name in ("seller", "tags", "text", "title")}
+        text = {
+            name: {item: index.attributes[name].text(at) for item, at in row.items()}
+            for name in ("seller", "tags", "text", "title")
+        }
         assert text["seller"] == {"coat": "", "hat": "bob-brown", "cap": "bob-brown"}
-        assert text["tags"] == {"coat": "", "hat": "", "cap": ""}, "an id that holds the sign between texts takes all of them along"
+        assert text["tags"] == {"coat": "", "hat": "", "cap": ""}, (
+            "an id that holds the sign between texts takes all of them along"
+        )
         assert text["text"]["coat"] == ""
         assert text["title"] == {"coat": "Rain coat", "hat": "Felt hat", "cap": "Running cap"}
         owner = index.attributes["owner"]
-        assert [float(owner[at]) for at in row.values()] == pytest.approx([np.nan, 417651, 12], nan_ok=True)
+        assert [float(owner[at]) for at in row.values()] == pytest.approx(
+            [np.nan, 417651, 12], nan_ok=True
+        )
         assert index.truths == {"sale"}
         assert not [name for name in index.attributes if SELLER in name]
         assert (found(index, SELLER), found(index, "bob-brown")[:2]) == ([], ["hat", "cap"])
@@ -83,21 +131,54 @@ def test_what_items_say_of_somebody_is_in_no_index_any_more(tmp_path: Path) -> N
     assert done.counts["models"] == {"rewritten": 2}
     require_unsaid(project)
     assert left_of(project.root / "data" / "registry", SELLER.encode(), LISTED.encode()) == []
-    before = {path: path.read_bytes() for path in (project.paths.registry / "v0002").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes()
+        for path in (project.paths.registry / "v0002").rglob("*")
+        if path.is_file()
+    }
     assert erase(project, ["bob-green"], CLOCK).counts["models"] == {"rewritten": 0}
-    assert before == {path: path.read_bytes() for path in (project.paths.registry / "v0002").rglob("*") if path.is_file()}
+    assert before == {
+        path: path.read_bytes()
+        for path in (project.paths.registry / "v0002").rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("place", ["erase.model_items", "registry.before_alias", "erase.model"])
 def test_it_may_be_killed_while_models_are_rewritten(place: str, tmp_path: Path) -> None:
     project = project_with_models(tmp_path)
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "-", "--yes", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project.root),
+        "lake",
+        "erase",
+        "-",
+        "--yes",
+        "--json",
+    ]
     ids = f"{SELLER}\n{NUMBER}\n{LISTED}\n"
     killed = subprocess.run(
-        command, input=ids, env=environment(TAILORBIRD_FAULTS=f"{place}=kill"), capture_output=True, text=True, timeout=300, check=False
+        command,
+        input=ids,
+        env=environment(TAILORBIRD_FAULTS=f"{place}=kill"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert killed.returncode == -9, killed.stderr
-    done = subprocess.run(command, input=ids, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command,
+        input=ids,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert (done.returncode, json.loads(done.stdout)["clean"]) == (0, True), done.stderr
     require_unsaid(project)
 

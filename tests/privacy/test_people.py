@@ -32,7 +32,18 @@ from tailorbird.stream.importer import import_files
 
 pytestmark = pytest.mark.slow
 
-HOSTILE = ["' OR 1=1 --", "a'b\"c", "x) OR (person IS NOT NULL", "%", "_", "\\", "ü\u2028é", "../../etc", "{canary}", "a" * 256]
+HOSTILE = [
+    "' OR 1=1 --",
+    "a'b\"c",
+    "x) OR (person IS NOT NULL",
+    "%",
+    "_",
+    "\\",
+    "ü\u2028é",
+    "../../etc",
+    "{canary}",
+    "a" * 256,
+]
 
 
 def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
@@ -41,7 +52,9 @@ def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
     if settings:
         (root / "tailorbird.toml").write_text(settings)
     project = open_project(root)
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()) as door:
+    with Door(
+        project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
+    ) as door:
         told = door.submit(json.dumps(events).encode())
         assert all(one.accepted for one in told), told
     with Roles(project, CLOCK) as roles:
@@ -49,8 +62,17 @@ def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
     return project
 
 
-def click(event_id: str, user: str | None = None, visitor: str | None = None, **more: object) -> dict:
-    event = {"event_id": event_id, "type": "click", "item_id": "i1", "user_id": user, "anonymous_id": visitor, **more}
+def click(
+    event_id: str, user: str | None = None, visitor: str | None = None, **more: object
+) -> dict:
+    event = {
+        "event_id": event_id,
+        "type": "click",
+        "item_id": "i1",
+        "user_id": user,
+        "anonymous_id": visitor,
+        **more,
+    }
     return {name: value for name, value in event.items() if value is not None}
 
 
@@ -59,17 +81,27 @@ def people_of(project: Project) -> Counter:
 
 
 def test_an_id_is_a_value_and_never_part_of_a_query(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click(f"e{n}", one) for n, one in enumerate([*HOSTILE, "u2", "other"])])
+    project = sent(
+        tmp_path, [click(f"e{n}", one) for n, one in enumerate([*HOSTILE, "u2", "other"])]
+    )
     for user in HOSTILE:
         assert find_people(Lake(project.paths.lake), [user]).users == {user}
-        assert [one["user_id"] for one in export_person(project, [user], CLOCK) if one["source"] == "event"] == [user]
+        assert [
+            one["user_id"]
+            for one in export_person(project, [user], CLOCK)
+            if one["source"] == "event"
+        ] == [user]
     erase(project, ["\x00", "u2\x00"], CLOCK)  # what is no id finds nobody
     assert people_of(project) == Counter([*HOSTILE, "u2", "other"])
     for some in (HOSTILE[:1], HOSTILE[1:]):
         done = erase(project, hidden(some, None), CLOCK)
         assert done.clean, done.searched.found
         left = people_of(project)
-        assert (left["u2"], left["other"], *(left[user] for user in some)) == (1, 1, *(0 for _ in some))
+        assert (left["u2"], left["other"], *(left[user] for user in some)) == (
+            1,
+            1,
+            *(0 for _ in some),
+        )
     assert sum(people_of(project).values()) == len(HOSTILE) + 2
     assert verify(project.paths.lake).clean
 
@@ -78,9 +110,12 @@ def test_a_shared_device_stays_the_other_persons(tmp_path: Path) -> None:
     login = {"type": "identify", "item_id": None}
     events = [
         click("before", visitor="tablet"),
-        click("login a", "alice-1", "tablet", **login), click("a", visitor="tablet"),
-        click("login b", "robert-2", "tablet", **login), click("b", visitor="tablet"), click("b2", "robert-2", "tablet"),
-    ]  # fmt: skip
+        click("login a", "alice-1", "tablet", **login),
+        click("a", visitor="tablet"),
+        click("login b", "robert-2", "tablet", **login),
+        click("b", visitor="tablet"),
+        click("b2", "robert-2", "tablet"),
+    ]
     project = sent(tmp_path, events)
     assert people_of(project) == {"anon:tablet": 1, "alice-1": 2, "robert-2": 3}
     people = find_people(Lake(project.paths.lake), ["alice-1"])
@@ -91,7 +126,9 @@ def test_a_shared_device_stays_the_other_persons(tmp_path: Path) -> None:
     assert (left["robert-2"], left["alice-1"], left["anon:tablet"]) == (3, 0, 0)
     rows = Lake(project.paths.lake).events(["person", "anonymous_id"]).to_pylist()
     assert {row["anonymous_id"] for row in rows if row["person"] == "robert-2"} == {"tablet"}
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+    with Door(
+        project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+    ) as door:
         door.submit(json.dumps(click("later", visitor="tablet")).encode())
     with Roles(project, CLOCK) as roles:
         roles.drain()
@@ -102,42 +139,69 @@ def test_what_comes_late_of_a_shared_device_is_whose_it_was_then(tmp_path: Path)
     begun = CLOCK.now() - 3 * HOUR
     identify = {"type": "identify", "item_id": None}
     told = [
-        click("k0", visitor="kiosk", ts=begun + 10), click("k1", "vera-41", "kiosk", ts=begun + 20, **identify),
-        click("k2", visitor="kiosk", ts=begun + 30), click("k3", "wim-42", "kiosk", ts=begun + 40, **identify),
-        click("k4", visitor="kiosk", ts=begun + 50), click("k5", "vera-41", "kiosk", ts=begun + 60, **identify),
+        click("k0", visitor="kiosk", ts=begun + 10),
+        click("k1", "vera-41", "kiosk", ts=begun + 20, **identify),
+        click("k2", visitor="kiosk", ts=begun + 30),
+        click("k3", "wim-42", "kiosk", ts=begun + 40, **identify),
+        click("k4", visitor="kiosk", ts=begun + 50),
+        click("k5", "vera-41", "kiosk", ts=begun + 60, **identify),
         click("k6", visitor="kiosk", ts=begun + 70),
-    ]  # fmt: skip
-    project = sent(tmp_path, [{name: value for name, value in one.items() if value is not None} for one in told])
+    ]
+    project = sent(
+        tmp_path,
+        [{name: value for name, value in one.items() if value is not None} for one in told],
+    )
     assert people_of(project) == {"anon:kiosk": 1, "vera-41": 4, "wim-42": 2}
     assert erase(project, ["vera-41"], CLOCK).clean
     late = {f"late-{place}": place for place in (5, 25, 39, 40, 45, 59, 60, 65, 99)}
     rows = [click(name, visitor="kiosk", ts=begun + place) for name, place in late.items()]
     new = click("new", visitor="kiosk")
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
-        assert all(one.accepted for one in door.submit(json.dumps([*rows, *told[::2], new]).encode()))
+    with Door(
+        project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+    ) as door:
+        assert all(
+            one.accepted for one in door.submit(json.dumps([*rows, *told[::2], new]).encode())
+        )
         assert door.figures().refused == {"erased": len(late) - 3 + 3}
     with Roles(project, CLOCK) as roles:
         roles.drain()
     rows = Lake(project.paths.lake).events(["event_id", "person"]).to_pylist()
-    assert {row["event_id"] for row in rows if row["event_id"].startswith("late")} == {"late-40", "late-45", "late-59"}
+    assert {row["event_id"] for row in rows if row["event_id"].startswith("late")} == {
+        "late-40",
+        "late-45",
+        "late-59",
+    }
     assert [row["person"] for row in rows if row["event_id"] == "late-45"] == ["wim-42"]
     assert verify(project.paths.lake).clean
 
 
 def test_what_was_sent_again_or_refused_on_a_shared_device_goes(tmp_path: Path) -> None:
     login = {"type": "identify", "item_id": None}
-    hers = {"visitor": "tablet", "session_id": "session-of-her", "context": {"page": "/secret-page"}, "properties": {"note": "secret note"}}
+    hers = {
+        "visitor": "tablet",
+        "session_id": "session-of-her",
+        "context": {"page": "/secret-page"},
+        "properties": {"note": "secret note"},
+    }
     his = {"visitor": "tablet", "session_id": "session-of-him"}
     events = [
-        click("login a", "alice-1", "tablet", **login), click("her own click", **hers), click("her own click", **hers),
-        click("login b", "robert-2", "tablet", **login), click("b", **his), click("b", **his),
-    ]  # fmt: skip
+        click("login a", "alice-1", "tablet", **login),
+        click("her own click", **hers),
+        click("her own click", **hers),
+        click("login b", "robert-2", "tablet", **login),
+        click("b", **his),
+        click("b", **his),
+    ]
     project = sent(tmp_path, events)
     without = {name: value for name, value in hers.items() if name != "visitor"}
     bad = [
-        click("bad-1", **hers, item_id=""), click("bad-2", **without), click("bad-3", visitor="tablet", item_id="", sent_at="secret"),
-        click("bad-4", **his, item_id=""), click("bad-5", "robert-2", item_id="", session_id="session-of-her"), click("bad-6"),
-    ]  # fmt: skip
+        click("bad-1", **hers, item_id=""),
+        click("bad-2", **without),
+        click("bad-3", visitor="tablet", item_id="", sent_at="secret"),
+        click("bad-4", **his, item_id=""),
+        click("bad-5", "robert-2", item_id="", session_id="session-of-her"),
+        click("bad-6"),
+    ]
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         assert not any(one.accepted for one in door.submit(json.dumps(bad).encode()))
     with Roles(project, CLOCK) as roles:
@@ -147,19 +211,33 @@ def test_what_was_sent_again_or_refused_on_a_shared_device_goes(tmp_path: Path) 
     assert done.clean, done.searched.found
     assert preview(project, ["alice-1"], CLOCK).refused == 0
     assert left_of(project.root, b"secret", b"her own click") == []
-    left = [json.loads(row) for row in Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()]
-    assert sorted(row["event_id"] for row in left if "event_id" in row) == ["bad-4", "bad-5", "bad-6"]  # not hers, or nobody knows whose
+    left = [
+        json.loads(row)
+        for row in Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()
+    ]
+    assert sorted(row["event_id"] for row in left if "event_id" in row) == [
+        "bad-4",
+        "bad-5",
+        "bad-6",
+    ]  # not hers, or nobody knows whose
     assert people_of(project)["robert-2"] == 2
     assert verify(project.paths.lake).clean
 
 
 def test_what_is_left_of_a_shared_device_by_right_is_no_find(tmp_path: Path) -> None:
     login = {"type": "identify", "item_id": None}
-    logins = [click("login a", "alice-1", "tablet-77", **login), click("login b", "robert-2", "tablet-77", **login)]
+    logins = [
+        click("login a", "alice-1", "tablet-77", **login),
+        click("login b", "robert-2", "tablet-77", **login),
+    ]
     project = sent(tmp_path, [click("before", visitor="tablet-77"), *logins])
     before, done, then = run(
         project.root,
-        [["verify", "--erased", "anon:tablet-77"], ["erase", "anon:tablet-77", "--yes"], ["verify", "--erased", "anon:tablet-77"]],
+        [
+            ["verify", "--erased", "anon:tablet-77"],
+            ["erase", "anon:tablet-77", "--yes"],
+            ["verify", "--erased", "anon:tablet-77"],
+        ],
         tmp_path / "out",
     )
     assert (before.returncode, done.returncode, then.returncode) == (1, 0, 0), done.stderr
@@ -170,12 +248,24 @@ def test_what_is_left_of_a_shared_device_by_right_is_no_find(tmp_path: Path) -> 
     assert people_of(project)["robert-2"] == 1
 
 
-def test_what_was_accepted_stays_an_event_where_the_contract_was_tightened_since(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711", properties={"price": 5}), click("e2", "user-4712", properties={"price": 5})])
+def test_what_was_accepted_stays_an_event_where_the_contract_was_tightened_since(
+    tmp_path: Path,
+) -> None:
+    project = sent(
+        tmp_path,
+        [
+            click("e1", "user-4711", properties={"price": 5}),
+            click("e2", "user-4712", properties={"price": 5}),
+        ],
+    )
     (project.root / "contract.toml").write_text("[click.colour]\nrequired = true\n")
     done = erase(open_project(project.root), ["user-4711"], CLOCK)
     assert done.clean, done.searched.found
-    archived = [data for name, data in everything(project.root) if "archive" in name and name.endswith("unpacked")]
+    archived = [
+        data
+        for name, data in everything(project.root)
+        if "archive" in name and name.endswith("unpacked")
+    ]
     assert archived
     assert not any(ERASED in data for data in archived)
     assert any(b'"erased-' in data for data in archived)
@@ -189,19 +279,47 @@ def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path
         properties={"referred_by": "anonymous-77", "note": "hello anonymous-77!", "size": 3},
         context={"page": "/u/anonymous-77"},
     )
-    project = sent(tmp_path, [click("v1", visitor="anonymous-77"), click("v2", visitor="anonymous-778"), friend])
+    project = sent(
+        tmp_path,
+        [click("v1", visitor="anonymous-77"), click("v2", visitor="anonymous-778"), friend],
+    )
     done = erase(project, hidden(["anon:anonymous-77"], None), CLOCK)
     assert done.clean, done.searched.found
-    rows = {row["person"]: row for row in Lake(project.paths.lake).events(["person", "properties", "page", "event_id"]).to_pylist()}
-    assert json.loads(rows["friend"]["properties"]) == {"referred_by": None, "note": None, "size": 3}
+    rows = {
+        row["person"]: row
+        for row in Lake(project.paths.lake)
+        .events(["person", "properties", "page", "event_id"])
+        .to_pylist()
+    }
+    assert json.loads(rows["friend"]["properties"]) == {
+        "referred_by": None,
+        "note": None,
+        "size": 3,
+    }
     assert (rows["friend"]["page"], rows["friend"]["event_id"]) == (None, "f")
     assert "anon:anonymous-778" in rows
 
 
 def test_what_others_say_too_is_not_taken_for_a_trace(tmp_path: Path) -> None:
-    item = {"event_id": "p", "type": "item", "item_id": "i1", "properties": {"title": "a scarf, crimson and long"}}
+    item = {
+        "event_id": "p",
+        "type": "item",
+        "item_id": "i1",
+        "properties": {"title": "a scarf, crimson and long"},
+    }
     longer = click("e2", "user-47111", properties={"note": "nothing"})
-    project = sent(tmp_path, [item, click("e1", "user-4711", properties={"wanted": "crimson and long", "secret": "my own words"}), longer])
+    project = sent(
+        tmp_path,
+        [
+            item,
+            click(
+                "e1",
+                "user-4711",
+                properties={"wanted": "crimson and long", "secret": "my own words"},
+            ),
+            longer,
+        ],
+    )
     done = erase(project, ["user-4711"], CLOCK)
     assert done.clean, done.searched.found
     assert left_of(project.root, b"my own words") == []
@@ -216,11 +334,17 @@ def test_nor_is_what_others_say_too_where_json_escapes_it(said: str, tmp_path: P
     done = erase(project, ["user-4711"], CLOCK)
     assert done.clean, done.searched.found
     kept = Lake(project.paths.lake).events(["person", "properties"]).to_pylist()
-    assert [json.loads(row["properties"])["note"] for row in kept if row["person"] == "user-4712"] == [[said]]
+    assert [
+        json.loads(row["properties"])["note"] for row in kept if row["person"] == "user-4712"
+    ] == [[said]]
 
 
 def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "u1-plain", "v1-plain"), click("e2", "u2")], f'[events]\npseudonym_key = "{"k" * 40}"\n')
+    project = sent(
+        tmp_path,
+        [click("e1", "u1-plain", "v1-plain"), click("e2", "u2")],
+        f'[events]\npseudonym_key = "{"k" * 40}"\n',
+    )
     hidden_id = hidden(["u1-plain"], project.pseudonyms())
     assert people_of(project)[hidden_id[0]] == 1
     done = erase(project, hidden_id, CLOCK)
@@ -230,14 +354,24 @@ def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> 
 
 
 def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path: Path) -> None:
-    events = [click("e1", "u1-plain", "v1-plain"), click("e2", "u2-plain"), click("e3", visitor="v3-plain")]
+    events = [
+        click("e1", "u1-plain", "v1-plain"),
+        click("e2", "u2-plain"),
+        click("e3", visitor="v3-plain"),
+    ]
     project = sent(tmp_path, events)
     (project.root / "tailorbird.toml").write_text(f'[events]\npseudonym_key = "{"k" * 40}"\n')
     project = open_project(project.root)
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()) as door:
+    with Door(
+        project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
+    ) as door:
         door.submit(json.dumps(click("e4", "u1-plain")).encode())
     asked = ["u1-plain", "anon:v3-plain"]
-    commands = [["erase", "-", "--yes"], ["verify", "--erased", asked[0]], ["verify", "--erased", "u2-plain"]]
+    commands = [
+        ["erase", "-", "--yes"],
+        ["verify", "--erased", asked[0]],
+        ["verify", "--erased", "u2-plain"],
+    ]
     done = [
         subprocess.run(
             [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", *one],
@@ -248,7 +382,16 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
         for one in commands
     ]
     assert [one.returncode for one in done] == [0, 0, 1]
-    assert left_of(project.root, b"u1-plain", b"v1-plain", b"v3-plain", hidden(asked, project.pseudonyms())[0].encode()) == []
+    assert (
+        left_of(
+            project.root,
+            b"u1-plain",
+            b"v1-plain",
+            b"v3-plain",
+            hidden(asked, project.pseudonyms())[0].encode(),
+        )
+        == []
+    )
     assert "of the ids that were given" not in done[0].stdout
     assert people_of(project)["u2-plain"] == 1
 
@@ -256,42 +399,70 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
 def test_what_others_say_of_somebody_goes_where_pseudonyms_are_kept_too(tmp_path: Path) -> None:
     """A key hides who did something, not what sites and people write."""
     said = {"properties": {"seller": "user-4711", "size": 3}, "context": {"page": "/u/user-4711"}}
-    item = {"event_id": "p", "type": "item", "item_id": "i1", "properties": {"seller": "user-4711", "colour": "red"}}
+    item = {
+        "event_id": "p",
+        "type": "item",
+        "item_id": "i1",
+        "properties": {"seller": "user-4711", "colour": "red"},
+    }
     project = sent(
-        tmp_path, [click("e1", "user-4711"), click("e2", "user-4712", **said), item], f'[events]\npseudonym_key = "{"k" * 40}"\n'
+        tmp_path,
+        [click("e1", "user-4711"), click("e2", "user-4712", **said), item],
+        f'[events]\npseudonym_key = "{"k" * 40}"\n',
     )
     verify_it = ["verify", "--erased", "user-4711", "--json"]
     told, before, preview, done, then = run(
         project.root,
-        [["export-user", "user-4711"], verify_it, ["erase", "user-4711", "--json"], ["erase", "user-4711", "--yes", "--json"], verify_it],
+        [
+            ["export-user", "user-4711"],
+            verify_it,
+            ["erase", "user-4711", "--json"],
+            ["erase", "user-4711", "--yes", "--json"],
+            verify_it,
+        ],
         tmp_path / "out",
     )
     assert "mention" in {json.loads(line)["source"] for line in told.stdout.splitlines()}
     assert (before.returncode, done.returncode, then.returncode) == (1, 0, 0), done.stderr
-    assert (json.loads(preview.stdout)["users"], json.loads(done.stdout)["counts"]["people"], json.loads(done.stdout)["strangers"]) == (
-        1,
-        1,
-        [],
+    assert (
+        json.loads(preview.stdout)["users"],
+        json.loads(done.stdout)["counts"]["people"],
+        json.loads(done.stdout)["strangers"],
+    ) == (1, 1, [])
+    assert (
+        left_of(project.root, b"user-4711", hidden(["user-4711"], project.pseudonyms())[0].encode())
+        == []
     )
-    assert left_of(project.root, b"user-4711", hidden(["user-4711"], project.pseudonyms())[0].encode()) == []
     (kept,) = [
         one
-        for one in Lake(project.paths.lake).events(["type", "item_id", "properties", "page"]).to_pylist()
+        for one in Lake(project.paths.lake)
+        .events(["type", "item_id", "properties", "page"])
+        .to_pylist()
         if one["properties"] and one["type"] == "click"
     ]
     assert (json.loads(kept["properties"]), kept["page"]) == ({"seller": None, "size": 3}, None)
 
 
 def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
-    """The id as the site knows it is asked for, alone, with an item, and together with what else features are about."""
+    """The id as the site knows it is asked for, alone, with an item, and together with what else
+    features are about.
+    """
     login = {"type": "identify", "item_id": None}
-    events = [click("e0", "u1-plain", "v1-plain", **login), click("e1", "u1-plain", "v1-plain"), click("e2", visitor="v2-plain")]
+    events = [
+        click("e0", "u1-plain", "v1-plain", **login),
+        click("e1", "u1-plain", "v1-plain"),
+        click("e2", visitor="v2-plain"),
+    ]
     project = sent(tmp_path, events, f'[events]\npseudonym_key = "{"k" * 40}"\n')
     user, visitor = hidden(["u1-plain", "anon:v2-plain"], project.pseudonyms())
     asked = [
-        ["user:u1-plain"], ["user:u1-plain", "--item", "i1"], ["anonymous:v1-plain"], ["anonymous:v2-plain"],
-        ["user:u1-plain", "--why", "user_clicks_7d"], ["user:u1-plain", "item.category:x"],
-    ]  # fmt: skip
+        ["user:u1-plain"],
+        ["user:u1-plain", "--item", "i1"],
+        ["anonymous:v1-plain"],
+        ["anonymous:v2-plain"],
+        ["user:u1-plain", "--why", "user_clicks_7d"],
+        ["user:u1-plain", "item.category:x"],
+    ]
     (tmp_path / "out").mkdir()
     words = [["-C", str(project.root), "features", "show", *one, "--json"] for one in asked]
     told = [json.loads(one.stdout) for one in each(words, tmp_path / "out", cwd=project.root)]
@@ -317,7 +488,13 @@ def test_all_that_is_held_is_told(shop: Site) -> None:
     assert counts["repeat"] == 7
     assert counts["feature"] > 3
     told = json.dumps(records)
-    for text in (f"the wish of {user}", f"{user}@example.com", f"{user} says so", f"{user}-visitor".replace("-user", ""), f"{user}-bad"):
+    for text in (
+        f"the wish of {user}",
+        f"{user}@example.com",
+        f"{user} says so",
+        f"{user}-visitor".replace("-user", ""),
+        f"{user}-bad",
+    ):
         assert text.replace("canary-000-visitor", "canary-visitor-000") in told, text
     answer = next(record for record in records if record["source"] == "answer")
     assert answer["features"][0]["user_clicks_7d"] > 0
@@ -329,16 +506,28 @@ def test_what_waits_in_the_logs_is_told_too(shop: Site) -> None:
     project = shop.project
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         door.submit(json.dumps(click("waits", shop.users[1])).encode())
-    waiting = [record for record in export_person(project, [shop.users[1]], CLOCK) if record["source"] == "waiting"]
+    waiting = [
+        record
+        for record in export_person(project, [shop.users[1]], CLOCK)
+        if record["source"] == "waiting"
+    ]
     assert [json.loads(record["body"])["event_id"] for record in waiting] == ["waits"]
 
 
 def test_a_login_that_waits_is_said_to_make_more_theirs(tmp_path: Path) -> None:
     """What was done on the device before is hers by it, and is told once the lake has it."""
-    project = sent(tmp_path, [click("before", None, "phone-of-anna"), click("e1", "anna-7755", "laptop-of-anna")])
+    project = sent(
+        tmp_path,
+        [click("before", None, "phone-of-anna"), click("e1", "anna-7755", "laptop-of-anna")],
+    )
     login = click("login", "anna-7755", "phone-of-anna", type="identify", item_id=None)
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
-        assert all(one.accepted for one in door.submit(json.dumps([login, click("e2", "anna-7755", "laptop-of-anna")]).encode()))
+        assert all(
+            one.accepted
+            for one in door.submit(
+                json.dumps([login, click("e2", "anna-7755", "laptop-of-anna")]).encode()
+            )
+        )
     records = list(export_person(project, ["anna-7755"], CLOCK))
     (incomplete,) = [one for one in records if one["source"] == "incomplete"]
     assert incomplete["logins and merges that wait"] == 1
@@ -346,20 +535,47 @@ def test_a_login_that_waits_is_said_to_make_more_theirs(tmp_path: Path) -> None:
     with Roles(project, CLOCK) as roles:
         roles.drain()
     records = list(export_person(project, ["anna-7755"], CLOCK))
-    assert {one["event_id"] for one in records if one["source"] == "event"} == {"before", "e1", "e2", "login"}
+    assert {one["event_id"] for one in records if one["source"] == "event"} == {
+        "before",
+        "e1",
+        "e2",
+        "login",
+    }
     assert "incomplete" not in {one["source"] for one in records}
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         door.submit(json.dumps(click("e3", "anna-7755", "phone-of-anna")).encode())
-        assert "incomplete" not in {one["source"] for one in export_person(project, ["anna-7755"], CLOCK)}, "that is known"
-        merge = {"event_id": "m1", "type": "merge", "user_id": "old-anna", "properties": {"merged_into": "anna-7755"}}
+        assert "incomplete" not in {
+            one["source"] for one in export_person(project, ["anna-7755"], CLOCK)
+        }, "that is known"
+        merge = {
+            "event_id": "m1",
+            "type": "merge",
+            "user_id": "old-anna",
+            "properties": {"merged_into": "anna-7755"},
+        }
         assert all(one.accepted for one in door.submit(json.dumps(merge).encode()))
     assert "incomplete" in {one["source"] for one in export_person(project, ["anna-7755"], CLOCK)}
 
 
-def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(shop: Site, tmp_path: Path) -> None:
+def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(
+    shop: Site, tmp_path: Path
+) -> None:
     user, data = shop.users[0], shop.project.paths.data
-    wanted, out, folders = tmp_path / "wanted.parquet", tmp_path / "out", [tmp_path / "first", tmp_path / "second"]
-    pq.write_table(pa.table({"person": [user], "item": ["i1"], "ts": pa.array([CLOCK.now()], pa.timestamp("us", "UTC"))}), wanted)
+    wanted, out, folders = (
+        tmp_path / "wanted.parquet",
+        tmp_path / "out",
+        [tmp_path / "first", tmp_path / "second"],
+    )
+    pq.write_table(
+        pa.table(
+            {
+                "person": [user],
+                "item": ["i1"],
+                "ts": pa.array([CLOCK.now()], pa.timestamp("us", "UTC")),
+            }
+        ),
+        wanted,
+    )
     (tmp_path / "more.jsonl").write_text(json.dumps(click("more", user)))
     commands = [
         ["features", "backfill", "--requests", str(wanted), "--out", str(out)],
@@ -390,7 +606,11 @@ def test_no_erasure_beside_a_lone_role(shop: Site, tmp_path: Path) -> None:
     role = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL)
     try:
         lock = shop.project.paths.run / f"{READING}.lock"
-        until(lambda: lock.exists() and lock.read_text().strip() == str(role.pid), 120, "the trainer did not begin")
+        until(
+            lambda: lock.exists() and lock.read_text().strip() == str(role.pid),
+            120,
+            "the trainer did not begin",
+        )
         (alone,) = run(shop.root, [["erase", shop.users[0], "--yes"]], tmp_path / "alone")
     finally:
         role.terminate()
@@ -404,22 +624,37 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
     (tmp_path / "leavers.txt").write_text("\n".join(shop.users))
     running = FileLock(shop.project.paths.stream / "routed.db")
     first = [
-        ["erase", user, "--json"], ["erase", user, "--yes"], ["export-user", user, "--out", str(tmp_path / "told.jsonl"), "--json"],
-        ["verify", "--erased", user], ["erase", "--yes"], ["export-user", user],
-    ]  # fmt: skip
+        ["erase", user, "--json"],
+        ["erase", user, "--yes"],
+        ["export-user", user, "--out", str(tmp_path / "told.jsonl"), "--json"],
+        ["verify", "--erased", user],
+        ["erase", "--yes"],
+        ["export-user", user],
+    ]
     preview, alone, told, found, nobody, printed = run(root, first, tmp_path / "first")
-    assert {json.loads(line)["source"] for line in printed.stdout.splitlines()} >= {"person", "event", "profile"}
+    assert {json.loads(line)["source"] for line in printed.stdout.splitlines()} >= {
+        "person",
+        "event",
+        "profile",
+    }
     running.release()
     assert json.loads(preview.stdout)["events"]["click"] >= 2
     assert json.loads(preview.stdout)["refused"] == 1
     refused(alone, "a role of this project is running", "stop `tailorbird up`")
-    assert sum(json.loads(told.stdout)["records"].values()) == len((tmp_path / "told.jsonl").read_text().splitlines())
+    assert sum(json.loads(told.stdout)["records"].values()) == len(
+        (tmp_path / "told.jsonl").read_text().splitlines()
+    )
     assert (tmp_path / "told.jsonl").stat().st_mode & 0o777 == 0o600
     assert (found.returncode, "Still there" in found.stdout) == (1, True)
     refused(nobody, "expected the id of a user")
     assert left_of(root, user.encode()), "nothing was changed"
     done, gone = run(
-        root, [["erase", "--from", str(tmp_path / "leavers.txt"), "--yes", "--json"], ["verify", "--erased", user]], tmp_path / "then"
+        root,
+        [
+            ["erase", "--from", str(tmp_path / "leavers.txt"), "--yes", "--json"],
+            ["verify", "--erased", user],
+        ],
+        tmp_path / "then",
     )
     assert (done.returncode, gone.returncode) == (0, 0), done.stderr
     report = json.loads(done.stdout)
@@ -431,10 +666,29 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
 
 
 def test_ids_come_from_standard_input(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")])
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "-", "--yes", "--json"]
+    project = sent(
+        tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")]
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project.root),
+        "lake",
+        "erase",
+        "-",
+        "--yes",
+        "--json",
+    ]
     done = subprocess.run(
-        command, input="user-4711\n\nuser-4712\n", env=environment(), capture_output=True, text=True, timeout=120, check=False
+        command,
+        input="user-4711\n\nuser-4712\n",
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert set(people_of(project)) & {"user-4711", "user-4712", "user-4713"} == {"user-4713"}
@@ -446,14 +700,42 @@ def run(root: Path, commands: list[list[str]], folder: Path) -> list:
     return each([["-C", str(root), "lake", *words] for words in commands], folder, cwd=root)
 
 
-def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")])
-    erasing = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "--yes", "--json"]
+def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(
+    tmp_path: Path,
+) -> None:
+    project = sent(
+        tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")]
+    )
+    erasing = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project.root),
+        "lake",
+        "erase",
+        "--yes",
+        "--json",
+    ]
     killed = {**environment(), "TAILORBIRD_FAULTS": "erase.before_done.tables=kill"}
-    assert subprocess.run([*erasing, "user-4711"], env=killed, capture_output=True, timeout=120, check=False).returncode == -9
-    done = subprocess.run([*erasing, "user-4712"], env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert (
+        subprocess.run(
+            [*erasing, "user-4711"], env=killed, capture_output=True, timeout=120, check=False
+        ).returncode
+        == -9
+    )
+    done = subprocess.run(
+        [*erasing, "user-4712"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     told = json.loads(done.stdout)
-    assert (done.returncode, told["clean"], told["cut_short"]["clean"]) == (0, True, True), done.stderr
+    assert (done.returncode, told["clean"], told["cut_short"]["clean"]) == (0, True, True), (
+        done.stderr
+    )
     assert told["people"] != told["cut_short"]["people"]
     assert left_of(project.root, b"user-4711", b"user-4712") == []
     assert left_of(project.root, b"user-4713")
@@ -462,28 +744,54 @@ def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(tm
 def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path: Path) -> None:
     project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712")])
     for user in ("user-4711", "user-4712"):
-        (tmp_path / f"of-{user}.jsonl").write_text(json.dumps(click(f"more-{user[-4:]}", user, ts=1_780_000_000_000_000)))
-        import_files(project.paths.stream, "tailorbird", tmp_path / f"of-{user}.jsonl", plan=project.plan, clock=CLOCK)
+        (tmp_path / f"of-{user}.jsonl").write_text(
+            json.dumps(click(f"more-{user[-4:]}", user, ts=1_780_000_000_000_000))
+        )
+        import_files(
+            project.paths.stream,
+            "tailorbird",
+            tmp_path / f"of-{user}.jsonl",
+            plan=project.plan,
+            clock=CLOCK,
+        )
     with Roles(project, CLOCK) as roles:
         roles.drain()
     assert left_of(project.paths.stream, b"of-user-4711") == []
-    with open_writer(raw_path(project.paths.stream, IMPORTS), partition=IMPORTS) as log, log.transaction() as connection:
-        connection.execute("UPDATE import SET path = '/exports/user-4711.jsonl'")  # as earlier versions wrote it
+    with (
+        open_writer(raw_path(project.paths.stream, IMPORTS), partition=IMPORTS) as log,
+        log.transaction() as connection,
+    ):
+        connection.execute(
+            "UPDATE import SET path = '/exports/user-4711.jsonl'"
+        )  # as earlier versions wrote it
     done = erase(project, ["user-4711"], CLOCK)
     assert done.clean, done.searched.found
-    assert import_files(project.paths.stream, "tailorbird", tmp_path / "of-user-4712.jsonl", plan=project.plan, clock=CLOCK).already, (
-        "it is known by its content"
-    )
+    assert import_files(
+        project.paths.stream,
+        "tailorbird",
+        tmp_path / "of-user-4712.jsonl",
+        plan=project.plan,
+        clock=CLOCK,
+    ).already, "it is known by its content"
 
 
 def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "anna-7755", session_id="session-of-anna"), click("e2", "bert-88")])
+    project = sent(
+        tmp_path, [click("e1", "anna-7755", session_id="session-of-anna"), click("e2", "bert-88")]
+    )
     about = {"properties": {"about": "anna-7755", "iban": "secret-of-bert"}}
     rows = [
-        {**click("r1", "bert-88"), "type": "clack", **about}, {**click("r2", "anna-7755"), "type": "clack", "properties": {"phone": "11"}},
-        {"event_id": "r3", "type": "clack", "session_id": "session-of-anna", "properties": {"phone": "22"}},
-        click("e3", "bert-88", **about), click("e4", "anna-7755"),
-    ]  # fmt: skip
+        {**click("r1", "bert-88"), "type": "clack", **about},
+        {**click("r2", "anna-7755"), "type": "clack", "properties": {"phone": "11"}},
+        {
+            "event_id": "r3",
+            "type": "clack",
+            "session_id": "session-of-anna",
+            "properties": {"phone": "22"},
+        },
+        click("e3", "bert-88", **about),
+        click("e4", "anna-7755"),
+    ]
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         door.submit(json.dumps(rows).encode())
     waiting = list(export_person(project, ["anna-7755"], CLOCK))
@@ -497,18 +805,33 @@ def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path
         assert text.count('"about": "anna-7755"') == 2, "what the two of bert's say"
     assert Counter(one["source"] for one in waiting)["waiting"] == 2
     assert Counter(one["source"] for one in told) & Counter(["waiting"]) == Counter()
-    assert sorted(json.loads(one["body"])["event_id"] for one in told if one["source"] == "refused") == ["r2", "r3"]
+    assert sorted(
+        json.loads(one["body"])["event_id"] for one in told if one["source"] == "refused"
+    ) == ["r2", "r3"]
     assert sum(one["source"] == "event" for one in told) == 2
 
 
 @pytest.mark.parametrize("asked", ["v0a1b2c3", "anon:v0a1b2c3"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_an_id_that_is_a_users_and_anothers_visitors_stays_the_others(tied: bool, asked: str, tmp_path: Path) -> None:
-    """Guests who are users under the id of their browser, on which somebody else is identified; and two that nothing ties together."""
+def test_an_id_that_is_a_users_and_anothers_visitors_stays_the_others(
+    tied: bool, asked: str, tmp_path: Path
+) -> None:
+    """Guests who are users under the id of their browser, on which somebody else is identified; and
+    two that nothing ties together.
+    """
     same = "v0a1b2c3"
-    events = [click("e1", same, same if tied else None), click("e2", visitor=same), click("e4", "bert-88")]
+    events = [
+        click("e1", same, same if tied else None),
+        click("e2", visitor=same),
+        click("e4", "bert-88"),
+    ]
     events += (
-        [{"event_id": "i1", "type": "identify", "user_id": "bert-88", "anonymous_id": same}, click("e3", visitor=same)] if tied else []
+        [
+            {"event_id": "i1", "type": "identify", "user_id": "bert-88", "anonymous_id": same},
+            click("e3", visitor=same),
+        ]
+        if tied
+        else []
     )
     project = sent(tmp_path, events)
     before = people_of(project)
@@ -527,11 +850,15 @@ def test_a_lake_with_an_integer_that_no_float_holds_can_be_asked_and_erased(tmp_
     """As doors took them once; now they are refused, and kept."""
     project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712")])
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
-        told = door.submit(json.dumps([click("long", "user-4712", properties={"stock": 10**400})]).encode())
+        told = door.submit(
+            json.dumps([click("long", "user-4712", properties={"stock": 10**400})]).encode()
+        )
         assert [one.code for one in told] == ["number_out_of_range"]
     with Roles(project, CLOCK) as roles:
         roles.drain()
-    assert [one["source"] for one in export_person(project, ["user-4711"], CLOCK)].count("event") == 1
+    assert [one["source"] for one in export_person(project, ["user-4711"], CLOCK)].count(
+        "event"
+    ) == 1
     assert erase(project, ["user-4711"], CLOCK).clean
     assert as_text(10**400) is None
     assert as_text(4711) == as_text(4711.0) == "4711"
@@ -553,10 +880,15 @@ def test_a_router_that_lost_a_part_of_its_index_is_told_by_name(tmp_path: Path) 
 
 def test_a_file_of_ids_has_an_id_a_line_as_editors_end_one(tmp_path: Path) -> None:
     odd = [f"uni-1{end}anna-77" for end in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
-    project = sent(tmp_path, [click(f"e{number}", user) for number, user in enumerate([*odd, "uni-1", "anna-77"])])
+    project = sent(
+        tmp_path,
+        [click(f"e{number}", user) for number, user in enumerate([*odd, "uni-1", "anna-77"])],
+    )
     leavers = tmp_path / "leavers.txt"
     leavers.write_bytes("\r\n".join(odd).encode())
-    (done,) = run(project.root, [["erase", "--from", str(leavers), "--yes", "--json"]], tmp_path / "out")
+    (done,) = run(
+        project.root, [["erase", "--from", str(leavers), "--yes", "--json"]], tmp_path / "out"
+    )
     assert (done.returncode, json.loads(done.stdout)["strangers"]) == (0, []), done.stderr
     left = people_of(project)
     assert left["uni-1"] == left["anna-77"] == 1
@@ -565,25 +897,57 @@ def test_a_file_of_ids_has_an_id_a_line_as_editors_end_one(tmp_path: Path) -> No
 
 def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
     profile = {"event_id": "p", "type": "user", "user_id": "quiet-4714", "properties": {"age": 3}}
-    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712", "visitor-1"), click("e3", visitor="visitor-2"), profile])
+    project = sent(
+        tmp_path,
+        [
+            click("e1", "user-4711"),
+            click("e2", "user-4712", "visitor-1"),
+            click("e3", visitor="visitor-2"),
+            profile,
+        ],
+    )
     leavers = tmp_path / "leavers.txt"
-    leavers.write_bytes("\ufeffuser-4711\r\n user-4712 \n\nuser4713\nanon:visitor-2\nanon:visitor-3\nquiet-4714\n".encode())
+    leavers.write_bytes(
+        (
+            "\ufeffuser-4711\r\n user-4712 "
+            "\n\nuser4713\nanon:visitor-2\nanon:visitor-3\nquiet-4714\n"
+        ).encode()
+    )
     asked = ["erase", "--from", str(leavers)]
     preview, done, again, told = run(
-        project.root, [[*asked, "--json"], [*asked, "--yes"], [*asked, "--yes", "--json"], ["erase", "user-4799"]], tmp_path / "out"
+        project.root,
+        [
+            [*asked, "--json"],
+            [*asked, "--yes"],
+            [*asked, "--yes", "--json"],
+            ["erase", "user-4799"],
+        ],
+        tmp_path / "out",
     )
     assert json.loads(preview.stdout)["strangers"] == [3, 5]
     assert done.returncode == 0, done.stderr
-    assert "of 2 of the ids that were given (number 3, 5): are they written as the site writes them?" in " ".join(done.stdout.split())
+    assert (
+        "of 2 of the ids that were given (number 3, 5): are they written as the site writes them?"
+        in " ".join(done.stdout.split())
+    )
     assert set(people_of(project)) & {"user-4711", "user-4712", "anon:visitor-2"} == set()
-    assert json.loads(again.stdout)["strangers"] == [], "they were erased before, as far as anybody can tell"
+    assert json.loads(again.stdout)["strangers"] == [], (
+        "they were erased before, as far as anybody can tell"
+    )
     assert "of 1 of the ids that were given" in told.stdout
 
 
 def test_an_id_that_only_refused_rows_name_is_none_of_whom_nothing_is_here(tmp_path: Path) -> None:
     project = sent(tmp_path, [click("e1", "user-4711")])
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
-        door.submit(json.dumps([click("bad", "refused-1", item_id=""), click("bad-2", visitor="refused-2", item_id="")]).encode())
+        door.submit(
+            json.dumps(
+                [
+                    click("bad", "refused-1", item_id=""),
+                    click("bad-2", visitor="refused-2", item_id=""),
+                ]
+            ).encode()
+        )
     with Roles(project, CLOCK) as roles:
         roles.drain()
     assert preview(project, ["refused-1", "anon:refused-2", "nobody-1"], CLOCK).refused == 2
@@ -592,11 +956,29 @@ def test_an_id_that_only_refused_rows_name_is_none_of_whom_nothing_is_here(tmp_p
     assert left_of(project.root, b"refused-1", b"refused-2") == []
 
 
-def test_what_commands_made_of_somebody_with_a_short_id_is_found_and_deleted(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "42", "7", item_id="9"), click("e2", "9", item_id="42"), click("e3", "77", item_id="42")])
+def test_what_commands_made_of_somebody_with_a_short_id_is_found_and_deleted(
+    tmp_path: Path,
+) -> None:
+    project = sent(
+        tmp_path,
+        [
+            click("e1", "42", "7", item_id="9"),
+            click("e2", "9", item_id="42"),
+            click("e3", "77", item_id="42"),
+        ],
+    )
     root, wanted = project.root, tmp_path / "wanted.parquet"
     for who in ("42", "77"):
-        pq.write_table(pa.table({"person": [who], "item": ["42"], "ts": pa.array([CLOCK.now()], pa.timestamp("us", "UTC"))}), wanted)
+        pq.write_table(
+            pa.table(
+                {
+                    "person": [who],
+                    "item": ["42"],
+                    "ts": pa.array([CLOCK.now()], pa.timestamp("us", "UTC")),
+                }
+            ),
+            wanted,
+        )
         out = tmp_path / f"said-{who}"
         out.mkdir()
         made = [
@@ -606,11 +988,19 @@ def test_what_commands_made_of_somebody_with_a_short_id_is_found_and_deleted(tmp
         done = each([["-C", str(root), *words] for words in made], out, cwd=root)
         assert [one.returncode for one in done] == [0, 0], done[0].stderr
     pq.write_table(pa.table({"person": ["42"]}), root / "own.parquet")
-    told = {str(Path(one.path).relative_to(root)) for one in look_for(project, ["42"]).found if not one.path.startswith(str(root / "data"))}
+    told = {
+        str(Path(one.path).relative_to(root))
+        for one in look_for(project, ["42"]).found
+        if not one.path.startswith(str(root / "data"))
+    }
     assert told == {"set-42/rows-00000.parquet", "set-42/requests-00000.parquet", "told-42.jsonl"}
     done = erase(project, ["42"], CLOCK)
     assert done.clean, done.searched.found
-    left = [path.name for path in sorted(root.iterdir()) if path.name.startswith(("set-77", "told", "own"))]
+    left = [
+        path.name
+        for path in sorted(root.iterdir())
+        if path.name.startswith(("set-77", "told", "own"))
+    ]
     assert left == ["own.parquet", "set-77", "told-77.jsonl"]
     assert list((root / "set-42").rglob("*.parquet")) == []
 
@@ -625,7 +1015,10 @@ def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
     else:
         (root / "tailorbird.toml").write_text(f'[project]\ndata = "{elsewhere}"\n')
     project = open_project(root)
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         door.submit(json.dumps([click("e1", "user-4711"), click("e2", "user-4712")]).encode())
         roles.drain()
     reports = elsewhere / "reports"
@@ -633,7 +1026,10 @@ def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
     for user in ("user-4711", "user-4712"):
         (reports / f"signals-{user[-1]}.html").write_text(f"<p>{user} clicked most")
     (elsewhere / "notes.txt").write_text("ask user-4711")
-    assert {Path(one.path).parts[-2] for one in look_for(project, ["user-4711"]).found} >= {"stream", "reports"}
+    assert {Path(one.path).parts[-2] for one in look_for(project, ["user-4711"]).found} >= {
+        "stream",
+        "reports",
+    }
     done = erase(project, ["user-4711"], CLOCK)
     assert done.left == [str(elsewhere / "notes.txt")]
     assert [path.name for path in reports.iterdir()] == ["signals-2.html"]

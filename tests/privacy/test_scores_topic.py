@@ -1,4 +1,6 @@
-"""Erasing people whose scores lie in a topic: nothing of them is left there, the role goes on, and consumers miss nothing after it."""
+"""Erasing people whose scores lie in a topic: nothing of them is left there, the role goes on, and
+consumers miss nothing after it.
+"""
 
 import json
 from collections.abc import Iterator
@@ -31,11 +33,20 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 def scored(project: Project, people: list[str], named: str, *, begun: bool) -> int:
     """Let people click, and score them; behind which position the log is then."""
-    with ScoreRole(project.routed, scores_address(project.stream), DECLARED, ByRule(), CLOCK, keep_us=24 * HOUR) as role:
+    with ScoreRole(
+        project.routed, scores_address(project.stream), DECLARED, ByRule(), CLOCK, keep_us=24 * HOUR
+    ) as role:
         if not begun:
             role.step()  # begins where the routed log ends
-        with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door, Roles(project, CLOCK) as roles:
-            events = [{**event, "event_id": f"{event['event_id']}-{named}"} for user in people for event in present(user)]
+        with (
+            Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+            Roles(project, CLOCK) as roles,
+        ):
+            events = [
+                {**event, "event_id": f"{event['event_id']}-{named}"}
+                for user in people
+                for event in present(user)
+            ]
             assert all(told.accepted for told in door.submit(json.dumps(events).encode()))
             roles.drain()
         end = 0
@@ -61,7 +72,11 @@ def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) 
     end = scored(project, [*site.users, other], "before", begun=False)
     assert people_in(project) == {*site.users, other}
     assert canaries_in(project) > 0
-    told = [one["person"] for one in export_person(project, site.users[:1], CLOCK) if one["source"] == "score"]
+    told = [
+        one["person"]
+        for one in export_person(project, site.users[:1], CLOCK)
+        if one["source"] == "score"
+    ]
     assert set(told) == {site.users[0]}, "who asks is told"
 
     done = erase(project, site.users, CLOCK)
@@ -69,8 +84,12 @@ def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) 
     assert done.clean, done.searched.found
     assert canaries_in(project) == 0
     assert left(site) == []
-    assert people_in(project) == set(), "the whole log is emptied: a consumer reads to its end before"
+    assert people_in(project) == set(), (
+        "the whole log is emptied: a consumer reads to its end before"
+    )
 
     after = scored(project, [other], "after", begun=True)
     assert after > end, "positions go on"
-    assert people_in(project, end) == {other}, "a consumer that was at the end goes on there, and misses nothing"
+    assert people_in(project, end) == {other}, (
+        "a consumer that was at the end goes on there, and misses nothing"
+    )

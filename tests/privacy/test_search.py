@@ -1,4 +1,6 @@
-"""The search finds an id in whatever form a program wrote it down, in names of files too; and says nothing of it in the receipt."""
+"""The search finds an id in whatever form a program wrote it down, in names of files too; and says
+nothing of it in the receipt.
+"""
 
 import base64
 import bz2
@@ -30,10 +32,17 @@ FORMS: dict[str, Callable[[str], str]] = {
     "composed": lambda text: unicodedata.normalize("NFC", text),
     "decomposed": lambda text: unicodedata.normalize("NFD", text),
     "JSON": json.dumps,
-    "JSON with upper digits": lambda text: json.dumps(text).replace("\\u00eb", "\\u00EB").replace("\\u00c5", "\\u00C5").replace("f6", "F6"),
+    "JSON with upper digits": lambda text: (
+        json.dumps(text)
+        .replace("\\u00eb", "\\u00EB")
+        .replace("\\u00c5", "\\u00C5")
+        .replace("f6", "F6")
+    ),
     "JSON with slashes": lambda text: json.dumps(text).replace("/", "\\/"),
     "percent": lambda text: quote(text, safe=""),
-    "percent, lower": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    "percent, lower": lambda text: re.sub(
+        "%..", lambda found: found[0].lower(), quote(text, safe="")
+    ),
     "path": quote,
     "query": quote_plus,
 }
@@ -63,9 +72,27 @@ def test_names_and_what_is_packed_are_searched(tmp_path: Path) -> None:
         archive.writestr("user-4711.txt", "nothing")
     (tmp_path / "c.bz2").write_bytes(bz2.compress(b"of user-4711"))
     (tmp_path / "d.xz").write_bytes(lzma.compress(b"of user-4711"))
-    nested = [{"who": [{"params": [("id", {"text": "user-4711"})]}]}] * 9 + [{"who": [{"params": [("id", {"text": "other"})]}]}]
-    kind = pa.struct([("who", pa.list_(pa.struct([("params", pa.map_(pa.string(), pa.struct([("text", pa.string())])))])))])
-    pq.write_table(pa.table({"event": pa.array(nested, kind)}), tmp_path / "e.parquet", compression="zstd", write_statistics=False)
+    nested = [{"who": [{"params": [("id", {"text": "user-4711"})]}]}] * 9 + [
+        {"who": [{"params": [("id", {"text": "other"})]}]}
+    ]
+    kind = pa.struct(
+        [
+            (
+                "who",
+                pa.list_(
+                    pa.struct(
+                        [("params", pa.map_(pa.string(), pa.struct([("text", pa.string())])))]
+                    )
+                ),
+            )
+        ]
+    )
+    pq.write_table(
+        pa.table({"event": pa.array(nested, kind)}),
+        tmp_path / "e.parquet",
+        compression="zstd",
+        write_statistics=False,
+    )
     found = search([tmp_path], Needles({"user-4711"}, (), {"user-47112"}, {"user-4711"})).found
     names = ["USER-4711.jsonl", "a.gz", "b.zip", "c.bz2", "d.xz", "e.parquet", "of user-4711"]
     assert [Path(one.path).name for one in found] == names
@@ -73,7 +100,9 @@ def test_names_and_what_is_packed_are_searched(tmp_path: Path) -> None:
 
 
 def test_what_nobody_can_unpack_is_told(tmp_path: Path) -> None:
-    packed = bytearray(gzip.compress(b"".join(b"a line of user-%d\n" % number for number in range(20_000))))
+    packed = bytearray(
+        gzip.compress(b"".join(b"a line of user-%d\n" % number for number in range(20_000)))
+    )
     for place in range(100, len(packed) - 10, 7):
         packed[place] ^= 0x55
     (tmp_path / "flipped.gz").write_bytes(packed)
@@ -83,8 +112,13 @@ def test_what_nobody_can_unpack_is_told(tmp_path: Path) -> None:
     for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(magic) + flags] |= 1  # as if it were encrypted
     (tmp_path / "locked.zip").write_bytes(data)
-    found = {Path(one.path).name: one.where for one in search([tmp_path], Needles({"user-4711"})).found}
-    assert found == dict.fromkeys(("flipped.gz", "locked.zip"), "packed, and not whole or encrypted: nobody can tell what is in it")
+    found = {
+        Path(one.path).name: one.where for one in search([tmp_path], Needles({"user-4711"})).found
+    }
+    assert found == dict.fromkeys(
+        ("flipped.gz", "locked.zip"),
+        "packed, and not whole or encrypted: nobody can tell what is in it",
+    )
 
 
 def test_the_receipt_names_no_file_that_names_somebody(tmp_path: Path) -> None:
@@ -96,7 +130,9 @@ def test_the_receipt_names_no_file_that_names_somebody(tmp_path: Path) -> None:
     done = erase(project, ["user-4711"], CLOCK)
     export.rename(export.with_name("USER-4711.jsonl"))
     assert done.left == [], "that is another id, written otherwise than any program would"
-    assert [Path(one.path).name for one in look_for(project, ["user-4711"]).found] == ["USER-4711.jsonl"]
+    assert [Path(one.path).name for one in look_for(project, ["user-4711"]).found] == [
+        "USER-4711.jsonl"
+    ]
     done = erase(project, ["user-4711"], CLOCK)
     assert [Path(path).name for path in done.left] == ["USER-4711.jsonl"]
     receipt = json.loads(Path(done.receipt).read_text())

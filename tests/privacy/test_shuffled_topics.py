@@ -1,4 +1,6 @@
-"""Erasing people where several workers read topics that a shuffle writes, those of another number of workers among them."""
+"""Erasing people where several workers read topics that a shuffle writes, those of another number
+of workers among them.
+"""
 
 import json
 from collections.abc import Iterator
@@ -32,7 +34,9 @@ WORKERS = 2
 def shuffle(project: Project, count: int) -> None:
     """Write for so many workers all that was routed so far."""
     features = project.features
-    with Shuffle(project.routed, project.stream.shuffled(features.schema_hash, count), features) as role:
+    with Shuffle(
+        project.routed, project.stream.shuffled(features.schema_hash, count), features
+    ) as role:
         while role.step().rows:
             pass
 
@@ -45,8 +49,12 @@ def records(project: Project, state: Path, count: int) -> dict[tuple[str, int], 
         with store.snapshot() as snapshot:
             for layout in project.features.layout.entities:
                 prefix = b"s" + layout.index.to_bytes(2, "big")
-                keys = np.array([int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64)
-                for key, row in zip(keys.tolist(), Records(layout).states(snapshot, keys), strict=True):
+                keys = np.array(
+                    [int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64
+                )
+                for key, row in zip(
+                    keys.tolist(), Records(layout).states(snapshot, keys), strict=True
+                ):
                     assert (layout.entity.name, key) not in found, "two workers keep it"
                     found[layout.entity.name, key] = row.tobytes()
         store.close()
@@ -74,14 +82,20 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
     project, features = site.project, site.project.features
     for count in (WORKERS, 3):  # of another number that was set once
         shuffle(project, count)
-    assert {name.partition("@")[0].rpartition(".")[2] for name, data in in_topics(project) if CANARY in data} >= {
-        f"{features.schema_hash}-{count}" for count in (WORKERS, 3)
-    }
+    assert {
+        name.partition("@")[0].rpartition(".")[2]
+        for name, data in in_topics(project)
+        if CANARY in data
+    } >= {f"{features.schema_hash}-{count}" for count in (WORKERS, 3)}
     logs = shuffled(project, features)
     ends = [rows_of(log)[1] for log in logs]
     (tmp_path / "other-machine").mkdir()
-    elsewhere = type(project.stream)(project.stream.cluster, tmp_path / "other-machine").shuffled(features.schema_hash, WORKERS)[0]
-    zombie = open_writer(elsewhere, partition="part-0", first=1)  # a shuffle that says nothing meanwhile
+    elsewhere = type(project.stream)(project.stream.cluster, tmp_path / "other-machine").shuffled(
+        features.schema_hash, WORKERS
+    )[0]
+    zombie = open_writer(
+        elsewhere, partition="part-0", first=1
+    )  # a shuffle that says nothing meanwhile
 
     done = erase(project, site.users, CLOCK)
 
@@ -95,21 +109,34 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         zombie.append([Block("events", 1, b"{}")])
     zombie.close()
 
-    # What comes now is shuffled, and the workers, who were built anew from the lake, go on with it alone.
+    # What comes now is shuffled, and the workers, who were built anew from the lake, go on with it
+    # alone.
     with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
-        again = [{**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")]
+        again = [
+            {**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")
+        ]
         assert all(told.accepted for told in door.submit(json.dumps(again).encode()))
     routed_only(project)
     for part in parts_of(WORKERS):
-        with FeatureWorker(worker_log(project, features, part), project.paths.state, features, clock=CLOCK, part=part) as worker:
-            assert (worker.needs_history(), worker.step().rows) == (False, 0), "it waits for the shuffle, and nothing was lost"
+        with FeatureWorker(
+            worker_log(project, features, part),
+            project.paths.state,
+            features,
+            clock=CLOCK,
+            part=part,
+        ) as worker:
+            assert (worker.needs_history(), worker.step().rows) == (False, 0), (
+                "it waits for the shuffle, and nothing was lost"
+            )
     with Shuffle(project.routed, logs, features, first=1) as role:
         while role.step().rows:
             pass
         taken = []
         for part in parts_of(WORKERS):
             log = worker_log(project, features, part)
-            with FeatureWorker(log, project.paths.state, features, clock=CLOCK, part=part) as worker:
+            with FeatureWorker(
+                log, project.paths.state, features, clock=CLOCK, part=part
+            ) as worker:
                 assert not worker.needs_history()
                 while report := worker.step().rows:
                     taken.append(report)
@@ -118,13 +145,23 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
     with Roles(project, CLOCK) as roles:
         roles.lake.drain()
     whole = tmp_path / "whole"
-    remake_state(whole, features, project.paths.lake, project.routed, clock=CLOCK, entities_max=1_000_000, part=WHOLE)
+    remake_state(
+        whole,
+        features,
+        project.paths.lake,
+        project.routed,
+        clock=CLOCK,
+        entities_max=1_000_000,
+        part=WHOLE,
+    )
     assert records(project, project.paths.state, WORKERS) == records(project, whole, 1)
     assert verify(project.paths.lake).clean
     assert look_for(project, site.users).found == []
 
 
 def routed_only(project: Project) -> None:
-    with open_router(project.stream, project.plan, clock=CLOCK, stopped=project.stopped()) as router:
+    with open_router(
+        project.stream, project.plan, clock=CLOCK, stopped=project.stopped()
+    ) as router:
         while router.step().rows:
             pass

@@ -1,4 +1,6 @@
-"""Nothing old of an erased person comes back, however it is sent again; what they do from then on is taken."""
+"""Nothing old of an erased person comes back, however it is sent again; what they do from then on
+is taken.
+"""
 
 import json
 import shutil
@@ -46,25 +48,55 @@ def drained(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_retries_imports_and_replays_bring_nothing_back(erased: tuple[Site, Path], tmp_path: Path) -> None:
+def test_retries_imports_and_replays_bring_nothing_back(
+    erased: tuple[Site, Path], tmp_path: Path
+) -> None:
     site, _ = erased
     project = site.project
     before = Lake(project.paths.lake).count("events")
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
-        sent = [{**event, "ts": event.get("ts", CLOCK.now() - HOUR)} for user in site.users for event in present(user)]
-        without_time = [event for user in site.users for event in present(user) if "ts" not in event and event["type"] != "user"]
+    with Door(
+        project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+    ) as door:
+        sent = [
+            {**event, "ts": event.get("ts", CLOCK.now() - HOUR)}
+            for user in site.users
+            for event in present(user)
+        ]
+        without_time = [
+            event
+            for user in site.users
+            for event in present(user)
+            if "ts" not in event and event["type"] != "user"
+        ]
         bodies = [(json.dumps(sent).encode(), "json"), (json.dumps(without_time).encode(), "json")]
         bodies.append((b"\n".join(refused(user) for user in site.users), "ndjson"))
         told = [door.submit(*body) for body in bodies]
         assert set(door.figures().refused) == {"erased"}, "which only the operator is told"
     with Door(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as door:
-        assert told == [door.submit(*body) for body in bodies], "nobody can ask whether somebody was erased"
+        assert told == [door.submit(*body) for body in bodies], (
+            "nobody can ask whether somebody was erased"
+        )
     history = tmp_path / "old.jsonl"
-    history.write_text("\n".join(json.dumps(event) for event in past([*site.users, "other-user-900"])))
-    report = import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK, stopped=project.stopped())
+    history.write_text(
+        "\n".join(json.dumps(event) for event in past([*site.users, "other-user-900"]))
+    )
+    report = import_files(
+        project.paths.stream,
+        "tailorbird",
+        history,
+        plan=project.plan,
+        clock=CLOCK,
+        stopped=project.stopped(),
+    )
     assert report.refused == {"erased": 3 * 7}
     drained(site)
-    replay(project.paths.lake, project.paths.stream, Choice(("erased", "unknown_type")), plan=project.plan, clock=CLOCK)
+    replay(
+        project.paths.lake,
+        project.paths.stream,
+        Choice(("erased", "unknown_type")),
+        plan=project.plan,
+        clock=CLOCK,
+    )
     drained(site)
     assert Lake(project.paths.lake).count("events") == before + 7
     assert left_of(site.root, CANARY) == []
@@ -72,21 +104,43 @@ def test_retries_imports_and_replays_bring_nothing_back(erased: tuple[Site, Path
 
 
 @pytest.mark.slow
-def test_an_old_file_whose_line_was_cut_brings_nobody_back(erased: tuple[Site, Path], tmp_path: Path) -> None:
+def test_an_old_file_whose_line_was_cut_brings_nobody_back(
+    erased: tuple[Site, Path], tmp_path: Path
+) -> None:
     site, _ = erased
     project = site.project
     gorse = [
         f'{{"UserId":"{site.users[0]}", "FeedbackType":"read"',
         f'{{"FeedbackType":"read", "UserId":"{site.users[1]}',
-        json.dumps({"ItemId": "flat-9", "Labels": {"seller": site.users[2]}, "Comment": f"of {site.users[2]}"}),
+        json.dumps(
+            {
+                "ItemId": "flat-9",
+                "Labels": {"seller": site.users[2]},
+                "Comment": f"of {site.users[2]}",
+            }
+        ),
     ]
-    for format_, lines in (("gorse", gorse), ("tailorbird", [json.dumps(present(site.users[0])[4])[:-30]])):
+    for format_, lines in (
+        ("gorse", gorse),
+        ("tailorbird", [json.dumps(present(site.users[0])[4])[:-30]]),
+    ):
         file = tmp_path / f"{format_}.jsonl"
         file.write_text("\n".join(lines))
-        import_files(project.paths.stream, format_, file, plan=project.plan, clock=CLOCK, stopped=project.stopped())
+        import_files(
+            project.paths.stream,
+            format_,
+            file,
+            plan=project.plan,
+            clock=CLOCK,
+            stopped=project.stopped(),
+        )
     drained(site)
     assert left_of(site.root, CANARY) == []
-    items = [row["attributes"] for row in Lake(project.paths.lake).table("items").to_pylist() if row["id"] == "flat-9"]
+    items = [
+        row["attributes"]
+        for row in Lake(project.paths.lake).table("items").to_pylist()
+        if row["id"] == "flat-9"
+    ]
     assert [json.loads(one)["seller"] for one in items] == [None]
 
 
@@ -113,12 +167,26 @@ def test_a_log_from_a_backup_brings_nothing_back(erased: tuple[Site, Path]) -> N
 def test_somebody_who_comes_back_is_somebody_new(erased: tuple[Site, Path]) -> None:
     site, _ = erased
     user = site.users[0]
-    with Door(site.project.paths.stream, "serve-1", site.project.plan, CLOCK, stopped=site.project.stopped()) as door:
-        told = door.submit(json.dumps({"event_id": "a new one", "type": "click", "user_id": user, "item_id": "i1"}).encode())
+    with Door(
+        site.project.paths.stream,
+        "serve-1",
+        site.project.plan,
+        CLOCK,
+        stopped=site.project.stopped(),
+    ) as door:
+        told = door.submit(
+            json.dumps(
+                {"event_id": "a new one", "type": "click", "user_id": user, "item_id": "i1"}
+            ).encode()
+        )
     assert told[0].accepted
     drained(site)
     events = Lake(site.project.paths.lake).events(["person", "event_id", "user_profile"])
-    assert [(row["event_id"], row["user_profile"]) for row in events.to_pylist() if row["person"] == user] == [("a new one", None)]
+    assert [
+        (row["event_id"], row["user_profile"])
+        for row in events.to_pylist()
+        if row["person"] == user
+    ] == [("a new one", None)]
     erase(
         site.project, [user, "anon:canary-visitor-000"], CLOCK
     )  # the log from the backup has it, and nothing ties it to the user any more
@@ -126,9 +194,15 @@ def test_somebody_who_comes_back_is_somebody_new(erased: tuple[Site, Path]) -> N
 
 
 def listed(**more: object) -> bytes:
-    stopped = StopList(b"").with_people([("u", "u1"), ("a", "a1")], [(("u", "u1"), "e-recent")], AT, 0)
+    stopped = StopList(b"").with_people(
+        [("u", "u1"), ("a", "a1")], [(("u", "u1"), "e-recent")], AT, 0
+    )
     event = {**CLICK, **more}
-    return stopped.without(json.dumps({name: value for name, value in event.items() if value}).encode(), Receipt(AT + DAY), PLAN)
+    return stopped.without(
+        json.dumps({name: value for name, value in event.items() if value}).encode(),
+        Receipt(AT + DAY),
+        PLAN,
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,11 +210,17 @@ def listed(**more: object) -> bytes:
     [
         ({"ts": AT - 1}, True),
         ({"ts": AT}, False),
-        ({"ts": AT - 1, "sent_at": AT - 1}, True),  # the body of a retry: what it says of its time is from before
+        (
+            {"ts": AT - 1, "sent_at": AT - 1},
+            True,
+        ),  # the body of a retry: what it says of its time is from before
         ({}, False),
         ({"event_id": "e-recent"}, True),  # without a time, and sent before
         ({"user_id": "u2", "ts": AT - 1}, False),
-        ({"user_id": "u2", "anonymous_id": "a1", "ts": AT - 1}, False),  # another person on the same device
+        (
+            {"user_id": "u2", "anonymous_id": "a1", "ts": AT - 1},
+            False,
+        ),  # another person on the same device
         ({"user_id": None, "anonymous_id": "a1", "ts": AT - 1}, True),
         ({"type": "user", "item_id": None, "timeless": True}, False),
         ({"type": "no such type", "ts": AT - 1}, True),  # it would be kept whole, in quarantine
@@ -153,9 +233,17 @@ def test_what_is_kept_out(more: dict, kept_out: bool) -> None:
 
 def test_only_the_rows_that_are_kept_out_are_replaced() -> None:
     stopped = StopList(b"").with_people([("u", "u1")], [], AT, 0)
-    rows = [json.dumps({**CLICK, "event_id": f"e{n}", "user_id": f"u{n % 2}", "ts": AT - 5}).encode() for n in range(4)]
+    rows = [
+        json.dumps({**CLICK, "event_id": f"e{n}", "user_id": f"u{n % 2}", "ts": AT - 5}).encode()
+        for n in range(4)
+    ]
     found = stopped.without(b"[" + b", ".join(rows) + b"]", Receipt(AT), PLAN)
-    assert json.loads(found) == [json.loads(rows[0]), {"erased": True}, json.loads(rows[2]), {"erased": True}]
+    assert json.loads(found) == [
+        json.loads(rows[0]),
+        {"erased": True},
+        json.loads(rows[2]),
+        {"erased": True},
+    ]
     lines = stopped.without(b"\n".join(rows), Receipt(AT, encoding="ndjson"), PLAN)
     assert lines.split(b"\n") == [rows[0], ERASED, rows[2], ERASED]
 
@@ -181,11 +269,16 @@ def told_by(*ids: str) -> StopList:
         ({"told by martha-1": 1, "list": ["a", "martha-1"]}, {"list": ["a", None]}),
         ({"text": "write to zoe@mail.example"}, {"text": None}),
         ({"text": "martha-12, 541765012, ursula"}, {"text": "martha-12, 541765012, ursula"}),
-        ({"text": "u2 said so"}, {"text": "u2 said so"}),  # short ids are looked for as whole texts alone
+        (
+            {"text": "u2 said so"},
+            {"text": "u2 said so"},
+        ),  # short ids are looked for as whole texts alone
         ({"text": "u2"}, {"text": None}),
     ],
 )
-def test_old_events_of_others_come_in_without_what_they_say_of_somebody(properties: dict, kept: dict) -> None:
+def test_old_events_of_others_come_in_without_what_they_say_of_somebody(
+    properties: dict, kept: dict
+) -> None:
     stopped = told_by("martha-1", "41765012", "zoe@mail.example", "u2")
     item = {"event_id": "e1", "type": "item", "item_id": "flat-7", "properties": properties}
     old = json.dumps({**item, "ts": AT - 1}).encode()
@@ -193,9 +286,14 @@ def test_old_events_of_others_come_in_without_what_they_say_of_somebody(properti
     assert json.loads(found)["properties"] == kept
     assert (found == old) is (properties == kept)
     new = json.dumps({**item, "ts": AT}).encode()
-    assert stopped.without(new, Receipt(AT + DAY), PLAN) == new, "what is said from then on is taken"
+    assert stopped.without(new, Receipt(AT + DAY), PLAN) == new, (
+        "what is said from then on is taken"
+    )
     timeless = json.dumps({**item, "timeless": True}).encode()
-    assert json.loads(stopped.without(timeless, Receipt(AT + DAY, "import"), PLAN))["properties"] == kept
+    assert (
+        json.loads(stopped.without(timeless, Receipt(AT + DAY, "import"), PLAN))["properties"]
+        == kept
+    )
     assert stopped.without(timeless, Receipt(AT + DAY), PLAN) == timeless
 
 
@@ -209,7 +307,11 @@ def lose_list(folder: Path) -> None:
 
 def turn_back(folder: Path) -> None:
     """The list as it was before the last erasure, with a checksum that is right."""
-    listed, key = StopList((folder / "stop.key").read_bytes()).with_people([("u", "somebody")], [], AT, 0).encoded()
+    listed, key = (
+        StopList((folder / "stop.key").read_bytes())
+        .with_people([("u", "somebody")], [], AT, 0)
+        .encoded()
+    )
     (folder / "stop.json").write_bytes(listed)
     (folder / "stop.key").write_bytes(key)
 
@@ -224,7 +326,16 @@ def flip(name: str, place: int) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    "harm", [lose_folder, lose_list, turn_back, flip("stop.json", 40), flip("stop.json", 3), flip("stop.key", 7), flip("stop.json", -9)]
+    "harm",
+    [
+        lose_folder,
+        lose_list,
+        turn_back,
+        flip("stop.json", 40),
+        flip("stop.json", 3),
+        flip("stop.key", 7),
+        flip("stop.json", -9),
+    ],
 )
 def test_a_list_that_is_lost_or_changed_is_told_and_nothing_is_taken(
     harm: Callable[[Path], None], erased: tuple[Site, Path], tmp_path: Path
@@ -239,11 +350,25 @@ def test_a_list_that_is_lost_or_changed_is_told_and_nothing_is_taken(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b'{"people": "x', b'{"people": 2, "checksum": "%s"}', b'{"people": 7, "checksum": "%s"}', b"\xff"]
+    "content",
+    [
+        b"",
+        b"{}",
+        b'{"people": "x',
+        b'{"people": 2, "checksum": "%s"}',
+        b'{"people": 7, "checksum": "%s"}',
+        b"\xff",
+    ],
 )
-def test_a_damaged_note_of_how_many_were_erased_is_told(content: bytes, erased: tuple[Site, Path], tmp_path: Path) -> None:
+def test_a_damaged_note_of_how_many_were_erased_is_told(
+    content: bytes, erased: tuple[Site, Path], tmp_path: Path
+) -> None:
     lake, data = tmp_path / "lake", erased[0].project.paths.data
-    shutil.copytree(erased[0].project.paths.lake, lake, ignore=lambda folder, names: [one for one in names if one != MARK])
+    shutil.copytree(
+        erased[0].project.paths.lake,
+        lake,
+        ignore=lambda folder, names: [one for one in names if one != MARK],
+    )
     listed = StopList.load(data)
     was = json.loads((lake / MARK).read_bytes())
     assert was["people"] == len(listed) == 6
@@ -263,7 +388,11 @@ def test_the_commands_tell_that_the_list_is_lost(erased: tuple[Site, Path], tmp_
     lose_folder(open_project(root).paths.data / "erasure")
     (tmp_path / "old.jsonl").write_text(json.dumps(present(erased[0].users[0])[0]))
     (tmp_path / "out").mkdir()
-    commands = (["lake", "verify"], ["doctor"], ["import", "tailorbird", str(tmp_path / "old.jsonl")])
+    commands = (
+        ["lake", "verify"],
+        ["doctor"],
+        ["import", "tailorbird", str(tmp_path / "old.jsonl")],
+    )
     runs = each([["-C", str(root), *command] for command in commands], tmp_path / "out", cwd=root)
     for command, run in zip(commands, runs, strict=True):
         assert run.returncode != 0, command
@@ -272,7 +401,12 @@ def test_the_commands_tell_that_the_list_is_lost(erased: tuple[Site, Path], tmp_
 
 
 def test_a_list_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
-    assert before_checksums(tmp_path, *StopList(b"").with_people([("u", "u1")], [], AT, 0).encoded()).erased_at("u", "u1") == AT
+    assert (
+        before_checksums(
+            tmp_path, *StopList(b"").with_people([("u", "u1")], [], AT, 0).encoded()
+        ).erased_at("u", "u1")
+        == AT
+    )
 
 
 def before_checksums(data: Path, listed: bytes, key: bytes) -> StopList:

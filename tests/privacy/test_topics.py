@@ -1,4 +1,6 @@
-"""Erasing people where the logs are topics of a real broker: nothing of them is left in any message, and everything goes on."""
+"""Erasing people where the logs are topics of a real broker: nothing of them is left in any
+message, and everything goes on.
+"""
 
 import json
 import shutil
@@ -12,7 +14,18 @@ from pathlib import Path
 
 import pytest
 from tests.cli.kit import environment
-from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site, present, rebuilt_states, states, without_flats
+from tests.privacy.kit import (
+    CANARY,
+    CLOCK,
+    Site,
+    in_topics,
+    left_of,
+    make_site,
+    present,
+    rebuilt_states,
+    states,
+    without_flats,
+)
 from tests.privacy.test_merged import merge
 from tests.privacy.test_people import click
 from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
@@ -46,17 +59,25 @@ def in_topics_of(folder: Path, partitions: int, *, canaries: int, others: int) -
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     with broker(folder) as servers:
-        yield make_site(folder, canaries=canaries, others=others, settings=on(servers, folder, partitions))
+        yield make_site(
+            folder, canaries=canaries, others=others, settings=on(servers, folder, partitions)
+        )
 
 
 def on(servers: str, folder: Path, partitions: int) -> str:
     client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
-    return f'\n[stream]\nurl = "kafka://{servers}/{folder.name.lower()}"\nclient = {client}\npartitions = {partitions}\n'
+    return (
+        f'\n[stream]\nurl = "kafka://{servers}/{folder.name.lower()}"\nclient = '
+        f"{client}\npartitions = {partitions}\n"
+    )
 
 
 def left(site: Site) -> list[str]:
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
-    return [*left_of(site.root, *needles), *(where for where, data in in_topics(site.project) if any(one in data for one in needles))]
+    return [
+        *left_of(site.root, *needles),
+        *(where for where, data in in_topics(site.project) if any(one in data for one in needles)),
+    ]
 
 
 def catalogue(project: Project) -> tuple[dict, set]:
@@ -68,12 +89,20 @@ def catalogue(project: Project) -> tuple[dict, set]:
     return found._items, set(found._seen.ids)
 
 
-def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tmp_path: Path) -> None:
+def test_no_message_holds_anything_of_them_and_everything_goes_on(
+    site: Site, tmp_path: Path
+) -> None:
     project = site.project
     assert not isinstance(project.stream, Path)
-    elsewhere = tmp_path / "elsewhere" / "shop"  # another machine with the same topics and, as from a bucket, the same lake
+    elsewhere = (
+        tmp_path / "elsewhere" / "shop"
+    )  # another machine with the same topics and, as from a bucket, the same lake
     shutil.copytree(site.root, elsewhere, ignore=shutil.ignore_patterns("lake", "*.lock"))
-    before, items, count = states(project), catalogue(project), Lake(project.paths.lake).count("events")
+    before, items, count = (
+        states(project),
+        catalogue(project),
+        Lake(project.paths.lake).count("events"),
+    )
     assert any(CANARY in data for _, data in in_topics(project))
 
     for user in site.users:
@@ -85,18 +114,26 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tm
     done = erase(project, site.users, CLOCK)
 
     assert done.clean, done.searched.found
-    assert {record["source"] for record in export_person(project, site.users[:1], CLOCK)} == {"person", "erased"}
+    assert {record["source"] for record in export_person(project, site.users[:1], CLOCK)} == {
+        "person",
+        "erased",
+    }
     assert left(site) == []
     assert without_flats(states(project)) == without_flats(before)
     known, interests = catalogue(project)
     assert interests == items[1]
     assert known.keys() == items[0].keys()
-    assert {id_ for id_ in known if known[id_] != items[0][id_]} == {f"flat-{user[-3:]}" for user in site.users}, "their seller"
+    assert {id_ for id_ in known if known[id_] != items[0][id_]} == {
+        f"flat-{user[-3:]}" for user in site.users
+    }, "their seller"
     assert verify(project.paths.lake).clean
     assert Lake(project.paths.lake).count("events") == count
     assert states(project) == rebuilt_states(project)
 
-    with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door, Roles(project, CLOCK) as roles:
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+        Roles(project, CLOCK) as roles,
+    ):
         old = [{**event, "ts": event.get("ts", 1)} for event in present(site.users[0])]
         door.submit(json.dumps(old).encode())
         assert door.figures().refused == {"erased": len(old)}
@@ -104,7 +141,9 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tm
         again = [{**event, "event_id": f"{event['event_id']}-new"} for event in others]
         assert all(told.accepted for told in door.submit(json.dumps([*others, *again]).encode()))
         roles.drain()
-        assert (roles.accepted, roles.duplicates) == (len(again), len(others)), "the router knows what it had before"
+        assert (roles.accepted, roles.duplicates) == (len(again), len(others)), (
+            "the router knows what it had before"
+        )
     assert Lake(project.paths.lake).count("events") == count + len(again)
     assert verify(project.paths.lake).clean
     assert look_for(project, site.users).found == []
@@ -127,14 +166,22 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tm
 
 
 def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> None:
-    """A chain of former accounts, each with events where its own browser's key leads; one of them names the person."""
+    """A chain of former accounts, each with events where its own browser's key leads; one of them
+    names the person.
+    """
     with in_topics_of(tmp_path, 3, canaries=1, others=24) as site:
         project, (last,) = site.project, site.users
         assert not isinstance(project.stream, Path)
         former = [f"canary-former-{number}" for number in range(8)]
-        chain = [merge(f"canary-m{number}", one, next_) for number, (one, next_) in enumerate(pairwise([*former, last]))]
+        chain = [
+            merge(f"canary-m{number}", one, next_)
+            for number, (one, next_) in enumerate(pairwise([*former, last]))
+        ]
         guest, other = "guest-of-many", "other-user-003"
-        with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        with (
+            Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+            Roles(project, CLOCK) as roles,
+        ):
             for number, events in enumerate(
                 (
                     [click(f"canary-c{user}", user, f"canary-phone-{user}") for user in former],
@@ -143,15 +190,25 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
                     [merge("m-other", guest, other), click("guest-2", guest)],
                 )
             ):
-                assert all(told.accepted for told in door.submit(json.dumps(events).encode())), number
+                assert all(told.accepted for told in door.submit(json.dumps(events).encode())), (
+                    number
+                )
                 roles.drain()
         said = [user.encode() for user in former]
-        held = {where.rpartition("@")[0] for where, data in in_topics(project) if any(user in data for user in said)}
+        held = {
+            where.rpartition("@")[0]
+            for where, data in in_topics(project)
+            if any(user in data for user in said)
+        }
         rows = Lake(project.paths.lake).events(["event_id", "person", "raw_partition"])
         of = dict(zip(rows["event_id"].to_pylist(), rows["person"].to_pylist(), strict=True))
         assert {of[f"canary-d{user}"] for user in former} == {last} == {of["guest-1"]}
         assert of["guest-2"] == other
-        assert len({project.stream.partition_of(user) for user in former}) == 3 if hasattr(project.stream, "partition_of") else held
+        assert (
+            len({project.stream.partition_of(user) for user in former}) == 3
+            if hasattr(project.stream, "partition_of")
+            else held
+        )
         count, before = Lake(project.paths.lake).count("events"), states(project)
 
         done = erase(project, [former[3]], CLOCK)
@@ -162,18 +219,37 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
         assert Lake(project.paths.lake).count("events") == count
         assert without_flats(states(project)) == without_flats(before)
         assert states(project) == rebuilt_states(project)
-        with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door, Roles(project, CLOCK) as roles:
-            door.submit(json.dumps([*chain, {**click("canary-late", former[0]), "ts": CLOCK.now() - HOUR}]).encode())
-            assert all(told.accepted for told in door.submit(json.dumps([click("guest-3", guest)]).encode()))
+        with (
+            Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+            Roles(project, CLOCK) as roles,
+        ):
+            door.submit(
+                json.dumps(
+                    [*chain, {**click("canary-late", former[0]), "ts": CLOCK.now() - HOUR}]
+                ).encode()
+            )
+            assert all(
+                told.accepted
+                for told in door.submit(json.dumps([click("guest-3", guest)]).encode())
+            )
             roles.drain()
         rows = Lake(project.paths.lake).events(["event_id", "person"])
-        assert dict(zip(rows["event_id"].to_pylist(), rows["person"].to_pylist(), strict=True))["guest-3"] == other
+        assert (
+            dict(zip(rows["event_id"].to_pylist(), rows["person"].to_pylist(), strict=True))[
+                "guest-3"
+            ]
+            == other
+        )
         assert left(site) == []
 
 
 def tables(index: Path) -> str:
     connection = sqlite.connect_reader(index)
-    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'") if name != "routed_position"]
+    names = [
+        name
+        for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        if name != "routed_position"
+    ]
     found = {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in names}
     connection.close()
     return json.dumps(found, sort_keys=True)
@@ -217,19 +293,25 @@ assert done.clean, done.searched.found
 
 @pytest.mark.slow
 def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
-    """One after the other on the same topics, since nobody can copy a broker; each time somebody else is erased."""
+    """One after the other on the same topics, since nobody can copy a broker; each time somebody
+    else is erased.
+    """
     with broker(tmp_path) as servers:
         site = make_site(tmp_path, canaries=2, others=12, settings=on(servers, tmp_path, 2))
         project = site.project
         assert not isinstance(project.stream, Path)
         before = Lake(project.paths.lake).count("events")
-        for user, place in zip(site.users, ["erase.topic=kill@2", "erase.snapshot=kill"], strict=True):
+        for user, place in zip(
+            site.users, ["erase.topic=kill@2", "erase.snapshot=kill"], strict=True
+        ):
             ended = [run(project, place, user)]
             with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
                 open_writer(project.stream.answers("serve-2"), partition="serve-2")
             ended.append(run(project, "", user))
             assert ended == [-9, 0], place
-            assert [where for where, data in in_topics(project) if user.encode() in data] == [], place
+            assert [where for where, data in in_topics(project) if user.encode() in data] == [], (
+                place
+            )
             with Roles(project, CLOCK) as roles:
                 roles.drain()
         assert verify(project.paths.lake).clean, place
@@ -237,8 +319,12 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
         assert Lake(project.paths.lake).count("events") == before
 
 
-def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(tmp_path: Path) -> None:
-    """It has no journal to go on with, and its marker keeps all roles out; which a plain call of the library takes for its own."""
+def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(
+    tmp_path: Path,
+) -> None:
+    """It has no journal to go on with, and its marker keeps all roles out; which a plain call of
+    the library takes for its own.
+    """
     with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
         project, (user,) = site.project, site.users
         assert not isinstance(project.stream, Path)
@@ -249,7 +335,9 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(tm
         assert (told.returncode, "expected the id of a user" in told.stderr) == (2, True)
         assert "was cut short before it changed anything" in " ".join(told.stdout.split())
         open_writer(project.stream.answers("serve-2"), partition="serve-2").close()
-        assert run(project, "erase.marker=kill", user) == -9  # it made the topic, and had not said yet that it is its own
+        assert (
+            run(project, "erase.marker=kill", user) == -9
+        )  # it made the topic, and had not said yet that it is its own
         told = erase_command(project, "")
         assert "was cut short before it changed anything" in " ".join(told.stdout.split())
         open_writer(project.stream.answers("serve-2"), partition="serve-2").close()
@@ -263,7 +351,9 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(tm
 
 
 def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
-    """Its machine was given up, its marker deleted by hand, and another machine erases when it comes back."""
+    """Its machine was given up, its marker deleted by hand, and another machine erases when it
+    comes back.
+    """
     with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
         project, (user,) = site.project, site.users
         assert not isinstance(project.stream, Path)
@@ -273,7 +363,10 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
         marker.mark(cluster, "another")
         for _ in range(2):
             told = erase_command(project, user)
-            assert (told.returncode != 0, "on the machine where it was begun" in " ".join(told.stderr.split())) == (True, True), told.stderr
+            assert (
+                told.returncode != 0,
+                "on the machine where it was begun" in " ".join(told.stderr.split()),
+            ) == (True, True), told.stderr
             assert "before it changed anything" not in " ".join(told.stdout.split())
         with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
             open_writer(project.stream.answers("serve-2"), partition="serve-2")
@@ -283,11 +376,15 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rows_that_the_broker_tells_of_late_are_brought_in_by_the_command(tmp_path: Path) -> None:
-    """The one of our tests does so where the client may put several messages into one batch; the next that is written shows them all."""
+    """The one of our tests does so where the client may put several messages into one batch; the
+    next that is written shows them all.
+    """
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     with broker(tmp_path) as servers:
-        settings = on(servers, tmp_path, 4).replace(json.dumps([f"{name}={value}" for name, value in OPTIONS.items()]), "[]")
+        settings = on(servers, tmp_path, 4).replace(
+            json.dumps([f"{name}={value}" for name, value in OPTIONS.items()]), "[]"
+        )
         site = make_site(tmp_path, canaries=1, others=12, settings=settings)
         told = erase_command(site.project, site.users[0])
         assert told.returncode == 0, told.stderr
@@ -295,12 +392,33 @@ def test_rows_that_the_broker_tells_of_late_are_brought_in_by_the_command(tmp_pa
 
 
 def erase_command(project: Project, leavers: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "--from", "-", "--yes"]
-    return subprocess.run(command, input=leavers, env=environment(), timeout=300, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(project.root),
+        "lake",
+        "erase",
+        "--from",
+        "-",
+        "--yes",
+    ]
+    return subprocess.run(
+        command,
+        input=leavers,
+        env=environment(),
+        timeout=300,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def run(project: Project, armed: str, user: str) -> int:
     command = [sys.executable, "-c", _KILLS, str(project.root), armed, user]
-    done = subprocess.run(command, env=environment(), timeout=120, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment(), timeout=120, capture_output=True, text=True, check=False
+    )
     assert done.returncode != 1, done.stderr
     return done.returncode

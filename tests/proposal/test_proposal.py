@@ -1,4 +1,6 @@
-"""What `init --from` proposes: declarations that load, of what the data has, by how fast tastes move and whether people come back."""
+"""What `init --from` proposes: declarations that load, of what the data has, by how fast tastes
+move and whether people come back.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +21,14 @@ START = 1_690_000_000  # seconds
 
 
 def proposed(folder: Path, rows: int) -> set[str]:
-    """The columns proposed for a shop with searches, sessions and prices in which nobody comes back to an item."""
+    """The columns proposed for a shop with searches, sessions and prices in which nobody comes back
+    to an item.
+    """
     events = ["event_time,user_id,session_id,product_id,event_type,price"]
-    events += [f"{1_699_000_000 + n},{n % 7},s{n % 9},{n},{('view', 'purchase', 'search')[n % 3]},{n % 50 + 0.5}" for n in range(rows)]
+    events += [
+        f"{1_699_000_000 + n},{n % 7},s{n % 9},{n},{('view', 'purchase', 'search')[n % 3]},{n % 50 + 0.5}"
+        for n in range(rows)
+    ]
     items = ["product_id,category,price", *(f"{n},c{n % 4},{n % 50 + 0.25}" for n in range(rows))]
     (folder / "events.csv").write_text("\n".join(events) + "\n")
     (folder / "items.csv").write_text("\n".join(items) + "\n")
@@ -32,26 +39,49 @@ def proposed(folder: Path, rows: int) -> set[str]:
 
 def test_what_is_proposed_loads_and_uses_what_the_data_has(tmp_path: Path) -> None:
     columns = proposed(tmp_path, 300)
-    assert {"user_seen", "user_category_favourite", "user_hour_share", "weekday", "session_seconds"} <= columns
+    assert {
+        "user_seen",
+        "user_category_favourite",
+        "user_hour_share",
+        "weekday",
+        "session_seconds",
+    } <= columns
     assert {"still_looking", "price_to_habit"} <= columns
 
 
-@pytest.mark.parametrize(("price", "spent"), [("unit_price", 'of="price * quantity"'), ("sales_value", 'of="price"')])
-def test_what_people_spend_is_the_price_of_all_pieces(price: str, spent: str, tmp_path: Path) -> None:
-    rows = [f"{1_699_000_000 + n * 3600},{n % 7},{n % 40},{n % 50 + 0.5},{n % 3 + 1}" for n in range(300)]
-    (tmp_path / "orders.csv").write_text("\n".join([f"order_date,customer_id,product_id,{price},quantity", *rows]) + "\n")
-    (line,) = (line for line in propose(tmp_path / "orders.csv", NOW).features.splitlines() if line.startswith("user_spend"))
+@pytest.mark.parametrize(
+    ("price", "spent"), [("unit_price", 'of="price * quantity"'), ("sales_value", 'of="price"')]
+)
+def test_what_people_spend_is_the_price_of_all_pieces(
+    price: str, spent: str, tmp_path: Path
+) -> None:
+    rows = [
+        f"{1_699_000_000 + n * 3600},{n % 7},{n % 40},{n % 50 + 0.5},{n % 3 + 1}"
+        for n in range(300)
+    ]
+    (tmp_path / "orders.csv").write_text(
+        "\n".join([f"order_date,customer_id,product_id,{price},quantity", *rows]) + "\n"
+    )
+    (line,) = (
+        line
+        for line in propose(tmp_path / "orders.csv", NOW).features.splitlines()
+        if line.startswith("user_spend")
+    )
     assert spent in line
 
 
 def test_an_attribute_that_two_tables_have_is_declared_once(tmp_path: Path) -> None:
     for name, level in (("crm", "gold"), ("users", 7)):
-        (tmp_path / f"{name}.csv").write_text("user_id,level,country\n" + "\n".join(f"{n},{level},NO" for n in range(7)) + "\n")
+        (tmp_path / f"{name}.csv").write_text(
+            "user_id,level,country\n" + "\n".join(f"{n},{level},NO" for n in range(7)) + "\n"
+        )
     assert {"user_level", "user_country"} <= proposed(tmp_path, 300)
 
 
 def test_where_no_file_has_events_it_says_what_was_found_in_each(tmp_path: Path) -> None:
-    (tmp_path / "goods.csv").write_text("product_id,shade\n" + "\n".join(f"{n},red" for n in range(9)) + "\n")
+    (tmp_path / "goods.csv").write_text(
+        "product_id,shade\n" + "\n".join(f"{n},red" for n in range(9)) + "\n"
+    )
     (tmp_path / "other.csv").write_text("klant,goed\n1,2\n")
     with pytest.raises(InputError) as told:
         propose(tmp_path, NOW)
@@ -68,15 +98,30 @@ class Site:
     """
 
     def __init__(
-        self, folder: Path, *, days: int, an_hour: int, item: Callable[[int, float], object], people: int = 60, session: int = 1
+        self,
+        folder: Path,
+        *,
+        days: int,
+        an_hour: int,
+        item: Callable[[int, float], object],
+        people: int = 60,
+        session: int = 1,
     ) -> None:
         rng = np.random.default_rng(1)
         lines = ["timestamp,user_id,session_id,item_id,event_type,device_type,referrer_type"]
         for n in range(days * 24 * an_hour):
             hour = n / an_hour
             visit = n // session
-            told = (START + int(hour * 3_600), f"u{visit * 7 % people}", f"s{visit}", item(n, hour), self.type(n))
-            lines.append(",".join(map(str, (*told, ("phone", "desktop")[visit % 2], rng.integers(3)))))
+            told = (
+                START + int(hour * 3_600),
+                f"u{visit * 7 % people}",
+                f"s{visit}",
+                item(n, hour),
+                self.type(n),
+            )
+            lines.append(
+                ",".join(map(str, (*told, ("phone", "desktop")[visit % 2], rng.integers(3))))
+            )
         data = folder / "data"
         data.mkdir(parents=True)
         (data / "events.csv").write_text("\n".join(lines) + "\n")
@@ -84,7 +129,9 @@ class Site:
         self.found: Proposal = propose(data, NOW)
         (folder / "features.py").write_text(self.found.features)
         (folder / "slots.py").write_text(self.found.slots)
-        (folder / "tailorbird.toml").write_text(f'[project]\nname = "site"\n[train]\nwindow = "{self.found.train_window}"\n')
+        (folder / "tailorbird.toml").write_text(
+            f'[project]\nname = "site"\n[train]\nwindow = "{self.found.train_window}"\n'
+        )
         self.project = open_project(folder)
 
     def type(self, n: int) -> str:
@@ -106,7 +153,12 @@ class Site:
 def news(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Each hour has its own articles; nobody reads one twice; a visit has three clicks."""
     return Site(
-        tmp_path_factory.mktemp("news"), days=4, an_hour=60, people=900, session=3, item=lambda n, hour: f"a{int(hour)}-{n * n % 30}"
+        tmp_path_factory.mktemp("news"),
+        days=4,
+        an_hour=60,
+        people=900,
+        session=3,
+        item=lambda n, hour: f"a{int(hour)}-{n * n % 30}",
     )
 
 
@@ -119,7 +171,11 @@ def supermarket(tmp_path_factory: pytest.TempPathFactory) -> Site:
             return "purchase"
 
     return Supermarket(
-        tmp_path_factory.mktemp("supermarket"), days=180, an_hour=1, people=40, item=lambda n, hour: f"p{(n * n + n % 40) % 50}"
+        tmp_path_factory.mktemp("supermarket"),
+        days=180,
+        an_hour=1,
+        people=40,
+        item=lambda n, hour: f"p{(n * n + n % 40) % 50}",
     )
 
 
@@ -130,7 +186,9 @@ def test_a_site_of_news_gets_short_windows_sessions_and_nothing_again(news: Site
     assert "repeat" not in sources
     assert news.home.hide_seen == ("click",)
     assert "stan" in news.home.columns
-    assert {f"{sources[0]}:device", f"{sources[0]}:referrer"} <= set(news.home.columns), "events say the device and where they came from"
+    assert {f"{sources[0]}:device", f"{sources[0]}:referrer"} <= set(news.home.columns), (
+        "events say the device and where they came from"
+    )
     assert {"user_seen", "item_6h"} <= news.columns
     assert "user_item_ever" not in news.columns
     assert "the 20 most popular items" in news.why(sources[0])
@@ -152,11 +210,16 @@ def test_where_people_buy_the_same_again_that_comes_first(supermarket: Site) -> 
 
 def test_a_window_is_long_enough_to_hold_visits_to_learn_from(supermarket: Site) -> None:
     assert supermarket.found.train_window in ("182d", "365d")
-    assert supermarket.why("train.window") == "24 visits a day: fewer days would hold too few to learn from"
+    assert (
+        supermarket.why("train.window")
+        == "24 visits a day: fewer days would hold too few to learn from"
+    )
 
 
 def test_of_many_events_a_person_has_more_are_kept(supermarket: Site) -> None:
-    length = next(line for line in supermarket.found.features.splitlines() if line.startswith("recent = "))
+    length = next(
+        line for line in supermarket.found.features.splitlines() if line.startswith("recent = ")
+    )
     assert "length=128" in length
     assert "one person of ten has 108 events or more" in supermarket.why("recent")
 

@@ -1,4 +1,6 @@
-"""The ceiling of CDNOW: in its own world a model is right on the mean, and nobody beats who knows each customer's own numbers."""
+"""The ceiling of CDNOW: in its own world a model is right on the mean, and nobody beats who knows
+each customer's own numbers.
+"""
 
 import datetime
 
@@ -20,10 +22,7 @@ SPAN = 273.0
 def test_a_model_is_right_on_the_mean_in_its_own_world(model, draw):
     rng = np.random.default_rng(5)
     drawn = draw(model, rng.uniform(180, 273, 60_000), SPAN, rng)
-    for expected, chance in (
-        (drawn.expected, drawn.chance),
-        (model.purchases(drawn.known, SPAN), model.returning(drawn.known, SPAN)),
-    ):
+    for expected, chance in ((drawn.expected, drawn.chance), (model.purchases(drawn.known, SPAN), model.returning(drawn.known, SPAN))):
         for some in (drawn.known.repeats == 0, drawn.known.repeats > 0):
             assert expected[some].mean() == pytest.approx(drawn.later[some].mean(), rel=0.05)
             assert chance[some].mean() == pytest.approx((drawn.later[some] > 0).mean(), rel=0.05)

@@ -175,8 +175,7 @@ def test_what_comes_later_changes_nothing() -> None:
     at = int(questions.at[10])
     earlier = Questions.before(log, questions.at[:11], np.arange(12), questions.truth[:11])
     cut = {name: getattr(log, name)[: at + 1] for name in ("ts", "person", "session", "item")}
-    short = Log(**cut, valid=log.valid[: at + 1], people=log.people, items=log.items,
-                test_from=log.test_from, cut=log.cut)  # fmt: skip
+    short = Log(**cut, valid=log.valid[: at + 1], people=log.people, items=log.items, test_from=log.test_from, cut=log.cut)
     for one, other in ((log, short), (short, log)):
         rows, asked = baselines.find_rows(one, earlier, False)
         more_rows, more_asked = baselines.find_rows(other, earlier, False)

@@ -18,9 +18,17 @@ T = 1_500_000_000_000_000
 def data_set(**changes: object) -> DataSet:
     """A set whose test part begins a day after its first event."""
     base = DataSet(
-        "tiny", "Tiny", "tiny", "events.parquet", "ts", "user", "session", "item",
-        {"dev": lambda low, high: Cut(low, low + DAY, high)}, Small(2),
-    )  # fmt: skip
+        "tiny",
+        "Tiny",
+        "tiny",
+        "events.parquet",
+        "ts",
+        "user",
+        "session",
+        "item",
+        {"dev": lambda low, high: Cut(low, low + DAY, high)},
+        Small(2),
+    )
     return replace(base, **changes)
 
 
@@ -32,10 +40,7 @@ def write(folder: Path, rows: list[tuple[int, int | None, int | None, str]]) -> 
 
 
 def test_rows_come_in_order_of_time_and_of_the_file(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        [(5, 1, 1, "b"), (0, 1, 1, "a"), (5, 2, 2, "c"), (DAY, 1, 3, "d"), (9 * DAY, 1, 3, "e")],
-    )
+    write(tmp_path, [(5, 1, 1, "b"), (0, 1, 1, "a"), (5, 2, 2, "c"), (DAY, 1, 3, "d"), (9 * DAY, 1, 3, "e")])
     rows, cut = log_module.read_rows(data_set(), tmp_path, "dev", small=False)
     log = log_module.make_log(data_set(), rows, cut)
     assert log.items[log.item].tolist() == ["a", "b", "c", "d"]  # the last is behind the end
@@ -43,16 +48,7 @@ def test_rows_come_in_order_of_time_and_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_small_run_keeps_some_users_and_the_newest_of_the_training_part(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        [
-            (0, 2, 1, "a"),
-            (DAY - 1, 2, 1, "b"),
-            (DAY - 1, 3, 2, "c"),
-            (DAY, 4, 3, "d"),
-            (2 * DAY, 4, 3, "e"),
-        ],
-    )
+    write(tmp_path, [(0, 2, 1, "a"), (DAY - 1, 2, 1, "b"), (DAY - 1, 3, 2, "c"), (DAY, 4, 3, "d"), (2 * DAY, 4, 3, "e")])
     part = data_set(small=Small(2, train_us=10))
     rows, cut = log_module.read_rows(part, tmp_path, "dev", small=True)
     assert rows["item"].to_pylist() == ["b", "d"]
@@ -67,10 +63,19 @@ def test_sessions_are_runs_where_the_data_name_none() -> None:
 
 def tiny_log(tmp_path: Path, **changes: object) -> tuple[DataSet, log_module.Log]:
     one = data_set(**changes)
-    write(tmp_path, [
-        (0, 1, 1, "a"), (DAY - 1, 1, 2, "b"), (DAY, 1, 2, "c"), (DAY + 1, 2, 3, "a"),
-        (DAY + 1, 2, 3, "b"), (DAY + 2, None, 4, "a"), (DAY + 3, 2, 3, "a"), (3 * DAY, 1, 5, "z"),
-    ])  # fmt: skip
+    write(
+        tmp_path,
+        [
+            (0, 1, 1, "a"),
+            (DAY - 1, 1, 2, "b"),
+            (DAY, 1, 2, "c"),
+            (DAY + 1, 2, 3, "a"),
+            (DAY + 1, 2, 3, "b"),
+            (DAY + 2, None, 4, "a"),
+            (DAY + 3, 2, 3, "a"),
+            (3 * DAY, 1, 5, "z"),
+        ],
+    )
     rows, cut = log_module.read_rows(one, tmp_path, "dev", small=False)
     return one, log_module.make_log(one, rows, cut)
 
@@ -95,16 +100,7 @@ def test_a_session_is_asked_once_if_it_begins_in_the_test_part(tmp_path: Path) -
 
 def test_the_first_row_that_counts_says_who_asks(tmp_path: Path) -> None:
     one = data_set(truth="session", valid=lambda table: np.array(table["item"]) != "fee")
-    write(
-        tmp_path,
-        [
-            (0, 1, 9, "a"),
-            (DAY, 1, 8, "fee"),
-            (DAY + 1, 1, 8, "b"),
-            (DAY + 2, 1, 7, "fee"),
-            (2 * DAY, 1, 9, "z"),
-        ],
-    )
+    write(tmp_path, [(0, 1, 9, "a"), (DAY, 1, 8, "fee"), (DAY + 1, 1, 8, "b"), (DAY + 2, 1, 7, "fee"), (2 * DAY, 1, 9, "z")])
     rows, cut = log_module.read_rows(one, tmp_path, "dev", small=False)
     log = log_module.make_log(one, rows, cut)
     questions = log_module.draw_questions(one, log, 100)
@@ -115,16 +111,7 @@ def test_the_first_row_that_counts_says_who_asks(tmp_path: Path) -> None:
 
 def test_sessions_that_interleave_keep_their_own_truths(tmp_path: Path) -> None:
     one = data_set(truth="session")
-    write(
-        tmp_path,
-        [
-            (0, 1, 9, "a"),
-            (DAY, 1, 8, "b"),
-            (DAY, 2, 7, "c"),
-            (DAY + 1, 1, 8, "d"),
-            (2 * DAY, 1, 9, "z"),
-        ],
-    )
+    write(tmp_path, [(0, 1, 9, "a"), (DAY, 1, 8, "b"), (DAY, 2, 7, "c"), (DAY + 1, 1, 8, "d"), (2 * DAY, 1, 9, "z")])
     rows, cut = log_module.read_rows(one, tmp_path, "dev", small=False)
     log = log_module.make_log(one, rows, cut)
     questions = log_module.draw_questions(one, log, 100)
@@ -135,10 +122,19 @@ def test_sessions_that_interleave_keep_their_own_truths(tmp_path: Path) -> None:
 
 def test_the_last_item_is_asked_just_behind_the_one_before_it(tmp_path: Path) -> None:
     one = data_set(truth="last")
-    write(tmp_path, [
-        (0, 1, 9, "a"), (DAY, 1, 8, "b"), (DAY + 1, 2, 7, "c"), (DAY + 2, 1, 8, "d"),
-        (DAY + 9, 1, 8, "e"), (DAY + 10, 1, 9, "f"), (DAY + 11, 3, 6, "g"), (2 * DAY, 1, 9, "z"),
-    ])  # fmt: skip
+    write(
+        tmp_path,
+        [
+            (0, 1, 9, "a"),
+            (DAY, 1, 8, "b"),
+            (DAY + 1, 2, 7, "c"),
+            (DAY + 2, 1, 8, "d"),
+            (DAY + 9, 1, 8, "e"),
+            (DAY + 10, 1, 9, "f"),
+            (DAY + 11, 3, 6, "g"),
+            (2 * DAY, 1, 9, "z"),
+        ],
+    )
     rows, cut = log_module.read_rows(one, tmp_path, "dev", small=False)
     log = log_module.make_log(one, rows, cut)
     questions = log_module.draw_questions(one, log, 100)

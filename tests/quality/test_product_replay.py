@@ -1,4 +1,6 @@
-"""The real commands on a small news day, which is then served: lists know what came before them, and beat what is popular now."""
+"""The real commands on a small news day, which is then served: lists know what came before them,
+and beat what is popular now.
+"""
 
 from pathlib import Path
 
@@ -34,7 +36,9 @@ NEWS = DataSet(
 
 
 def write_clicks(folder: Path) -> None:
-    """Readers with a favourite topic, who come for four articles; what is new and good is read, and forgotten within hours."""
+    """Readers with a favourite topic, who come for four articles; what is new and good is read, and
+    forgotten within hours.
+    """
     rng = np.random.default_rng(0)
     hours = DAYS * 24
     born = np.repeat(np.arange(hours), AN_HOUR)
@@ -104,7 +108,9 @@ def test_a_command_that_fails_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_as_of_the_latest_event_knows_the_last_hour(served: tuple) -> None:
-    """Counts of an hour are there at the end of the log: the report's popularity is as good as live popularity."""
+    """Counts of an hour are there at the end of the log: the report's popularity is as good as live
+    popularity.
+    """
     log, questions, trained, _ = served
     baselines, _ = run_baselines(NEWS, log, questions)
     live = score(baselines["clicked_1h"], questions, np.ones(len(log.items)))["ndcg_10"].mean()

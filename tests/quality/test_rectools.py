@@ -15,7 +15,9 @@ ITEMS = [f"i{number}" for number in range(25)]
 
 @pytest.fixture
 def case() -> Case:
-    """Person 0 had items 3, 1 and 3 before the cut; a row without an item is none of them; person 1 comes after it."""
+    """Person 0 had items 3, 1 and 3 before the cut; a row without an item is none of them; person 1
+    comes after it.
+    """
     item = np.array([3, 1, -1, 3, 2, 4, 5])
     person = np.array([0, 0, 0, 0, 1, 0, 1])
     ts, none = np.arange(7), np.full(7, -1)
@@ -40,15 +42,25 @@ def test_who_has_no_answer_gets_what_is_popular_without_what_was_had(case: Case)
 def test_the_section_shows_figures_gain_and_seconds() -> None:
     figures = {"ndcg_10": 0.25, "ndcg_10_low": 0.2, "ndcg_10_high": 0.3, "seconds_fit": 12.4, "us": 99.0}
     case = {
-        "cut": "test", "train_rows": 1_000, "questions": 20, "people": 10, "results": {"tailorbird": figures, "esasrec": figures},
+        "cut": "test",
+        "train_rows": 1_000,
+        "questions": 20,
+        "people": 10,
+        "results": {"tailorbird": figures, "esasrec": figures},
         "gain": {"ndcg_10": 0.01, "ndcg_10_low": -0.01, "ndcg_10_high": 0.03},
         "esasrec": {"settings": {"n_factors": 50}, "epochs": 8},
-    }  # fmt: skip
+    }
     where = {"day": "2026-11-30", "cpu": "a CPU", "cores": "2", "tailorbird": "0.1.0", "lightgbm": "4"}
     result = {
-        "benchmark": "rectools", "command": "python -m …", "revision": "0123456789abcdef", "environment": where, "seeds": 1,
-        "protocol": ["As it is."], "versions": {"rectools": "0.19.0"}, "cases": {"eshop": case},
-    }  # fmt: skip
+        "benchmark": "rectools",
+        "command": "python -m …",
+        "revision": "0123456789abcdef",
+        "environment": where,
+        "seeds": 1,
+        "protocol": ["As it is."],
+        "versions": {"rectools": "0.19.0"},
+        "cases": {"eshop": case},
+    }
     assert rectools_page.is_rectools(result)
     section = rectools_page.section(result)
     assert "| **tailorbird** | 0.2500 (0.2000–0.3000) | – | – | – | 12 |" in section

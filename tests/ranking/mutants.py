@@ -1,6 +1,8 @@
-"""Loads damaged bundles whose checksums fit, in a process of its own: python mutants.py FOLDER SEED COUNT.
+"""Loads damaged bundles whose checksums fit, in a process of its own: python mutants.py FOLDER SEED
+COUNT.
 
-Prints how many were refused and how many load and answer; anything else that is raised ends it, as a crash does.
+Prints how many were refused and how many load and answer; anything else that is raised ends it, as
+a crash does.
 """
 
 import random

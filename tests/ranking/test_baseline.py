@@ -1,4 +1,6 @@
-"""Orders by candidate sources alone: the first source that knows an item decides, a later one breaks ties, and a name is checked."""
+"""Orders by candidate sources alone: the first source that knows an item decides, a later one
+breaks ties, and a name is checked.
+"""
 
 import numpy as np
 import pytest
@@ -27,8 +29,13 @@ def test_the_first_source_that_knows_an_item_decides():
     lists = world.lists_of(world.make_tables("popular:28d"), [30, 7, 30])
     baseline = Baseline.parse("repeat+popular:28d")
     assert str(baseline) == "repeat+popular:28d"
-    popular = [key for key in lists.of("popular:28d").keys.tolist() if key not in world.keys_of([30, 7])]
-    assert order_of(baseline.values(lists, KEYS))[:12] == [*world.keys_of([30, 7]).tolist(), *popular[:10]]
+    popular = [
+        key for key in lists.of("popular:28d").keys.tolist() if key not in world.keys_of([30, 7])
+    ]
+    assert order_of(baseline.values(lists, KEYS))[:12] == [
+        *world.keys_of([30, 7]).tolist(),
+        *popular[:10],
+    ]
     top = baseline.top(lists, without=world.keys_of([30]), most=3).tolist()
     assert top == [*world.keys_of([7]).tolist(), *popular[:2]]
 
@@ -42,7 +49,10 @@ def test_without_a_past_what_goes_with_it_says_nothing_and_popularity_decides(ta
     assert order_of(both.values(somebody, KEYS)) != order_of(popular.values(somebody, KEYS))
 
 
-@pytest.mark.parametrize(("text", "told"), [("search", "orders no items"), ("popular+sequence", "orders no items"), ("populr", "popular")])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("search", "orders no items"), ("popular+sequence", "orders no items"), ("populr", "popular")],
+)
 def test_what_orders_nothing_is_refused(text, told):
     with pytest.raises(DeclarationError) as error:
         Baseline.parse(text)
@@ -50,7 +60,14 @@ def test_what_orders_nothing_is_refused(text, told):
 
 
 def test_a_model_is_judged_beside_boards_and_beside_what_is_personal_with_the_longest_board_behind():
-    assert default_baselines(["item_knn", "popular"]) == ["popular:1h", "popular:24h", "popular:7d", "item_knn+popular:7d"]
+    assert default_baselines(["item_knn", "popular"]) == [
+        "popular:1h",
+        "popular:24h",
+        "popular:7d",
+        "item_knn+popular:7d",
+    ]
     found = default_baselines(["repeat", "popular:30d", "trending:device", "search"])
-    assert {"popular:30d", "trending:device", "item_knn+popular:30d", "repeat+popular:30d"} <= set(found)
+    assert {"popular:30d", "trending:device", "item_knn+popular:30d", "repeat+popular:30d"} <= set(
+        found
+    )
     assert len(set(found)) == len(found)

@@ -1,4 +1,6 @@
-"""A bundle scores as the model it was written from, or is refused with a sentence; it never serves something else."""
+"""A bundle scores as the model it was written from, or is refused with a sentence; it never serves
+something else.
+"""
 
 import os
 import shutil
@@ -56,7 +58,9 @@ def test_an_objective_may_name_a_head_that_is_not_there_but_not_only_such(bundle
 
 
 def test_a_net_scores_an_item_alike_whichever_others_it_scores_with_it():
-    """In every bit, so that what a server scored among hundreds is made again of the few that it showed (`models verify`)."""
+    """In every bit, so that what a server scored among hundreds is made again of the few that it
+    showed (`models verify`).
+    """
     draw = np.random.default_rng(2)
     weights = draw.standard_normal((31, 1)).astype(np.float32)
     graph = helper.make_graph(
@@ -71,12 +75,18 @@ def test_a_net_scores_an_item_alike_whichever_others_it_scores_with_it():
         [numpy_helper.from_array(weights, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    sessions, heads = {"net": start_session(model.SerializeToString(), where="net")}, [Head("click", "net")]
+    sessions, heads = (
+        {"net": start_session(model.SerializeToString(), where="net")},
+        [Head("click", "net")],
+    )
     rows = draw.uniform(1, 1_000, (96, 31)).astype(np.float32)
     whole = run_heads(sessions, heads, rows)["click"]
     for many in range(1, 30):
         some = draw.integers(0, 96, many)
-        assert run_heads(sessions, heads, np.ascontiguousarray(rows[some]))["click"].tolist() == whole[some].tolist(), many
+        assert (
+            run_heads(sessions, heads, np.ascontiguousarray(rows[some]))["click"].tolist()
+            == whole[some].tolist()
+        ), many
 
 
 def test_no_items_are_no_scores(bundle_folder):
@@ -160,12 +170,19 @@ def test_links_are_refused(copy, tmp_path):
         Bundle.load(copy, schema_hash=SCHEMA)
 
 
-@pytest.mark.parametrize("where", ["../secret.bin", "/etc/hostname", "weights.bin", "model/weights.bin", "*/_ORT_MEM_ADDR_/*"])
+@pytest.mark.parametrize(
+    "where",
+    ["../secret.bin", "/etc/hostname", "weights.bin", "model/weights.bin", "*/_ORT_MEM_ADDR_/*"],
+)
 def test_a_model_with_tensors_in_another_file_is_refused(copy, where, tmp_path, monkeypatch):
     encoder = world.make_encoder()
-    (tmp_path / "weights.bin").write_bytes(b"\0" * 4096)  # what from-bytes loading would read from the current directory
+    (tmp_path / "weights.bin").write_bytes(
+        b"\0" * 4096
+    )  # what from-bytes loading would read from the current directory
     monkeypatch.chdir(tmp_path)
-    (copy / "model" / "all.onnx").write_bytes(world.linear_model(len(encoder.names), external=where))
+    (copy / "model" / "all.onnx").write_bytes(
+        world.linear_model(len(encoder.names), external=where)
+    )
     seal(copy, read_manifest(copy))
     with pytest.raises(BundleError, match="keeps a tensor in another file"):
         Bundle.load(copy, schema_hash=SCHEMA)
@@ -180,7 +197,15 @@ def test_a_model_that_answers_its_golden_rows_differently_is_refused(copy):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no model", b"\x00" * 100, b"\xff" * 100, b"\x08\x07ORTM" + b"\0" * 50, b"    ORTM" + b"\0" * 50]
+    "content",
+    [
+        b"",
+        b"no model",
+        b"\x00" * 100,
+        b"\xff" * 100,
+        b"\x08\x07ORTM" + b"\0" * 50,
+        b"    ORTM" + b"\0" * 50,
+    ],
 )
 def test_what_is_no_model_is_refused(copy, content):
     (copy / "model" / "all.onnx").write_bytes(content)
@@ -212,7 +237,9 @@ def test_sealing_again_makes_a_bundle_whole_again(copy):
 def test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes(copy, seed):
     command = [sys.executable, "-m", "tests.ranking.mutants", copy, str(seed), "80"]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=root)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, cwd=root
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     refused, loaded = map(int, done.stdout.split())
     assert refused + loaded == 80
@@ -240,7 +267,10 @@ def test_without_heads_it_is_an_index_alone(bundle_folder, tmp_path):
     assert len(bundle.index) > 0
 
 
-@pytest.mark.parametrize("changed", [{"sources": ("popular:24h", "crowd")}, {"baseline": "crowd"}, {"baseline": "search"}])
+@pytest.mark.parametrize(
+    "changed",
+    [{"sources": ("popular:24h", "crowd")}, {"baseline": "crowd"}, {"baseline": "search"}],
+)
 def test_a_bundle_that_reads_sources_which_are_none_is_refused(copy, changed):
     seal(copy, msgspec.structs.replace(read_manifest(copy), **changed))
     with pytest.raises(BundleError, match=r"unknown source 'crowd'|'search' orders no items"):
@@ -250,12 +280,17 @@ def test_a_bundle_that_reads_sources_which_are_none_is_refused(copy, changed):
 def test_it_says_which_sources_its_encoder_reads(tmp_path):
     live = CandidateColumns(("trending", "item_knn:2"))
     encoder = world.make_encoder(candidates=live, computed=live.names)
-    models, golden = {"model/all.onnx": world.linear_model(len(encoder.names))}, np.zeros((1, len(encoder.names)), np.float32)
+    models, golden = (
+        {"model/all.onnx": world.linear_model(len(encoder.names))},
+        np.zeros((1, len(encoder.names)), np.float32),
+    )
     world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
     bundle = Bundle.load(tmp_path / "bundle", schema_hash=SCHEMA)
     assert bundle.sources == ("trending", "item_knn:2")
     rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
     live_columns = np.ones((2, 4), np.float32)
-    expected = bundle.score_matrix(bundle.encoder.encode_request(rows, keys, bundle.index, live=live_columns))
+    expected = bundle.score_matrix(
+        bundle.encoder.encode_request(rows, keys, bundle.index, live=live_columns)
+    )
     np.testing.assert_array_equal(bundle.score(rows, keys, live=live_columns).value, expected.value)
     assert (bundle.score(rows, keys).value != expected.value).all()

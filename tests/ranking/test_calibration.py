@@ -31,19 +31,28 @@ def test_three_points_that_one_sees_at_once():
     # 0.4 and 0.6 are out of order and become one block of mean 0.5.
     fitted = fit_isotonic(np.array([0.2, 0.4, 0.6, 0.8]), np.array([0.0, 1.0, 0.0, 1.0]))
     np.testing.assert_allclose(fitted.x, [0.2, 0.4, 0.6, 0.8])
-    np.testing.assert_allclose(fitted.y, [0.25, 0.5, 0.5, 0.75])  # one row proves nothing for certain
+    np.testing.assert_allclose(
+        fitted.y, [0.25, 0.5, 0.5, 0.75]
+    )  # one row proves nothing for certain
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_isotonic_says_what_happened_on_average_as_scikit_learn_does(weighted):
-    """Half of the rows are of .02 and half of .08, and most scores lie near 0: lines between the centres of blocks said .055 of .051."""
+    """Half of the rows are of .02 and half of .08, and most scores lie near 0: lines between the
+    centres of blocks said .055 of .051.
+    """
     rng = np.random.default_rng(1)
     rank = rng.random(16_000)
     raw, truth = 0.3 * np.exp(4 * (rank - 1)), np.where(rank < 0.5, 0.02, 0.08)
-    label, weight = (rng.random(rank.size) < truth).astype(float), rng.exponential(1, rank.size) if weighted else None
+    label, weight = (
+        (rng.random(rank.size) < truth).astype(float),
+        rng.exponential(1, rank.size) if weighted else None,
+    )
     fitted = fit_isotonic(raw, label, weight)
     said = fitted.apply(raw)
-    assert np.average(said, weights=weight) == pytest.approx(np.average(label, weights=weight), abs=1e-4)
+    assert np.average(said, weights=weight) == pytest.approx(
+        np.average(label, weights=weight), abs=1e-4
+    )
     theirs = IsotonicRegression(out_of_bounds="clip").fit(raw, label, sample_weight=weight)
     certain = (theirs.predict(raw) <= 0) | (theirs.predict(raw) >= 1)
     np.testing.assert_allclose(said[~certain], theirs.predict(raw)[~certain], atol=2e-7)
@@ -61,7 +70,8 @@ def test_a_table_of_many_blocks_is_bounded_and_right_on_average():
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=60), st.lists(st.floats(-100, 100), min_size=2, max_size=30)
+    st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=60),
+    st.lists(st.floats(-100, 100), min_size=2, max_size=30),
 )
 def test_isotonic_keeps_the_order_of_the_model(pairs, asked):
     raw, label = (np.array(part, float) for part in zip(*pairs, strict=True))
@@ -113,14 +123,21 @@ def test_platt_gives_the_mean_where_all_scores_are_alike():
 
 def test_weights_count_as_repeats():
     raw, label = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0])
-    repeated = fit_isotonic(np.array([0.0, 1.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0, 1.0, 0.0]))
+    repeated = fit_isotonic(
+        np.array([0.0, 1.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0, 1.0, 0.0])
+    )
     weighted = fit_isotonic(raw, label, np.array([1.0, 3.0, 1.0]))
     np.testing.assert_allclose(weighted.y, repeated.y)
     np.testing.assert_allclose(weighted.x, repeated.x)
 
 
 def test_tables_go_through_json_unchanged():
-    tables = {"click": fit_isotonic(*sample(500)), "purchase": Platt(1.5, -2.0), "cart": Beta(1.0, 0.5, -1.0), "view": Temperature(1.7)}
+    tables = {
+        "click": fit_isotonic(*sample(500)),
+        "purchase": Platt(1.5, -2.0),
+        "cart": Beta(1.0, 0.5, -1.0),
+        "view": Temperature(1.7),
+    }
     assert msgspec.json.decode(msgspec.json.encode(tables), type=dict[str, Calibration]) == tables
 
 
@@ -151,7 +168,9 @@ def test_beta_is_the_maximum_that_scikit_learn_finds():
 def test_beta_bends_the_two_ends_apart():
     """Right below one half, far too sure above: one slope cannot say both."""
     raw, label, truth = probabilities(bend=lambda z: np.where(z > 0, z / 4, z))
-    beta, temperature = (np.abs(fit(raw, label).apply(raw) - truth).mean() for fit in (fit_beta, fit_temperature))
+    beta, temperature = (
+        np.abs(fit(raw, label).apply(raw) - truth).mean() for fit in (fit_beta, fit_temperature)
+    )
     assert beta < temperature / 2
 
 

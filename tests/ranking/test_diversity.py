@@ -24,7 +24,10 @@ def test_one_quota_against_a_loop(codes, size, most):
 @given(st.data(), st.integers(1, 8))
 def test_several_quotas_against_a_loop(data, size):
     n = data.draw(st.integers(0, 20))
-    codes = [np.array(data.draw(st.lists(st.integers(-1, 3), min_size=n, max_size=n)), int) for _ in range(2)]
+    codes = [
+        np.array(data.draw(st.lists(st.integers(-1, 3), min_size=n, max_size=n)), int)
+        for _ in range(2)
+    ]
     quotas = [
         Quota("brand", data.draw(st.integers(1, 3)), first=data.draw(st.integers(0, 5))),
         Quota("category", data.draw(st.integers(1, 2)), window=data.draw(st.integers(2, 5))),
@@ -60,7 +63,9 @@ def test_mmr_takes_the_second_best_if_it_is_unlike_the_best():
 def test_every_item_is_given_once(values, size, balance):
     alike = likeness([np.random.default_rng(0).integers(-1, 3, len(values)) for _ in range(2)])
     for method in (mmr, dpp):
-        assert sorted(method(np.array(values), alike, size, balance=balance).tolist()) == list(range(len(values)))
+        assert sorted(method(np.array(values), alike, size, balance=balance).tolist()) == list(
+            range(len(values))
+        )
 
 
 @given(groups.filter(len), groups.filter(len), st.integers(0, 1_000))
@@ -74,17 +79,36 @@ def test_the_process_takes_what_adds_most_to_the_determinant(first, second, seed
     kernel = quality[:, None] * ((1 - OWN) * alike + OWN * np.eye(n)) * quality[None, :]
     order = dpp(values, alike, n, balance=balance).tolist()
     for step in range(n):
-        determinants = {each: np.linalg.det(kernel[np.ix_([*order[:step], each], [*order[:step], each])]) for each in order[step:]}
+        determinants = {
+            each: np.linalg.det(kernel[np.ix_([*order[:step], each], [*order[:step], each])])
+            for each in order[step:]
+        }
         assert determinants[order[step]] >= max(determinants.values()) * (1 - 1e-9)
 
 
 def test_pins_come_where_they_belong_quotas_count_them_and_promotions_have_their_share():
     brands = np.array([0, 0, 0, 1, 1, 2, 0, 2])
     assert keep_to([brands], [Quota("brand", 2)], 6, pins={1: 7}).tolist()[:6] == [0, 7, 1, 3, 4, 5]
-    assert keep_to([brands], [Quota("brand", 1)], 4, pins={2: 6}).tolist()[:3] == [3, 5, 6], "the pin's brand is taken from the start"
-    assert keep_to([], [], 3, pins={0: 4, 9: 2}, n=5).tolist() == [4, 0, 1, 2, 3], "a pin behind the end is no pin"
+    assert keep_to([brands], [Quota("brand", 1)], 4, pins={2: 6}).tolist()[:3] == [3, 5, 6], (
+        "the pin's brand is taken from the start"
+    )
+    assert keep_to([], [], 3, pins={0: 4, 9: 2}, n=5).tolist() == [4, 0, 1, 2, 3], (
+        "a pin behind the end is no pin"
+    )
     promoted = np.array([False, False, False, False, True, False, True, True])
     promotion = Promotion("item.sale", 0.5)
-    assert keep_to([], [], 6, promotions=[promotion], promoted=[promoted]).tolist()[:6] == [0, 4, 1, 6, 2, 7]
-    assert keep_to([brands], [Quota("brand", 2)], 6, promotions=[promotion], promoted=[promoted]).tolist()[:4] == [0, 4, 1, 7]
-    assert Bounds([Quota("brand", 1)], [brands], [promotion], [promoted]).broken(np.array([0, 1, 2])) == 2 + 2
+    assert keep_to([], [], 6, promotions=[promotion], promoted=[promoted]).tolist()[:6] == [
+        0,
+        4,
+        1,
+        6,
+        2,
+        7,
+    ]
+    assert keep_to(
+        [brands], [Quota("brand", 2)], 6, promotions=[promotion], promoted=[promoted]
+    ).tolist()[:4] == [0, 4, 1, 7]
+    assert (
+        Bounds([Quota("brand", 1)], [brands], [promotion], [promoted]).broken(np.array([0, 1, 2]))
+        == 2 + 2
+    )

@@ -1,4 +1,6 @@
-"""The matrix: its columns mean what they say, and a row is the same bit for bit however many are encoded at once."""
+"""The matrix: its columns mean what they say, and a row is the same bit for bit however many are
+encoded at once.
+"""
 
 import numpy as np
 import pytest
@@ -36,7 +38,11 @@ def live_encoder():
 
 def test_columns_of_sources_are_rank_and_score_in_the_lists_of_the_request(index, tables):
     encoder, recent, numbers = live_encoder(), [4, 1, 2], range(world.ITEMS)
-    rows, keys, lists = world.make_rows(numbers, recent=recent), world.keys_of(numbers), world.lists_of(tables, recent)
+    rows, keys, lists = (
+        world.make_rows(numbers, recent=recent),
+        world.keys_of(numbers),
+        world.lists_of(tables, recent),
+    )
     matrix = encoder.encode_request(rows, keys, index, live=encoder.read_live(lists, rows, keys))
     for source, name in (("item_knn:2", "item_knn_2"), ("popular:24h", "popular_24h")):
         found = lists.of(source)
@@ -52,14 +58,20 @@ def test_columns_of_sources_are_rank_and_score_in_the_lists_of_the_request(index
 def test_recent_age_and_category_share(index):
     encoder = world.make_encoder()
     # Categories go round by four: 0 and 4 are coats, 1 a hat.
-    matrix = encoder.encode_request(world.make_rows([0, 1, 2, 4], recent=[1, 0, 4]), world.keys_of([0, 1, 2, 4]), index)
+    matrix = encoder.encode_request(
+        world.make_rows([0, 1, 2, 4], recent=[1, 0, 4]), world.keys_of([0, 1, 2, 4]), index
+    )
     np.testing.assert_array_equal(column(encoder, matrix, "recent_age"), [1, 2, np.nan, 0])
-    np.testing.assert_allclose(column(encoder, matrix, "category_share"), [2 / 3, 1 / 3, 0, 2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(
+        column(encoder, matrix, "category_share"), [2 / 3, 1 / 3, 0, 2 / 3], rtol=1e-6
+    )
 
 
 def test_a_person_without_a_past_and_an_item_that_the_index_does_not_know(index, tables):
     encoder, rows, keys = live_encoder(), world.make_rows([1, 9999]), world.keys_of([1, 9999])
-    matrix = encoder.encode_request(rows, keys, index, live=encoder.read_live(world.lists_of(tables), rows, keys))
+    matrix = encoder.encode_request(
+        rows, keys, index, live=encoder.read_live(world.lists_of(tables), rows, keys)
+    )
     assert np.isnan(column(encoder, matrix, "recent_age")).all()
     assert np.isnan(column(encoder, matrix, "category_share")).all()
     np.testing.assert_array_equal(column(encoder, matrix, "item_knn_2_score"), [0, 0])
@@ -72,7 +84,9 @@ def test_age_is_counted_from_the_first_version_or_event(index):
     encoder = world.make_encoder()
     matrix = encoder.encode_request(world.make_rows([39]), world.keys_of([39]), index)
     first = min(index.first_seen[index.find(world.keys_of([39]))[0]], world.T0 + 39 * 3_600_000_000)
-    np.testing.assert_allclose(column(encoder, matrix, "age_days"), (world.T0 + 9 * DAY - first) / DAY, rtol=1e-6)
+    np.testing.assert_allclose(
+        column(encoder, matrix, "age_days"), (world.T0 + 9 * DAY - first) / DAY, rtol=1e-6
+    )
 
 
 def test_position_is_what_was_shown_in_training_and_one_in_serving(index):
@@ -81,19 +95,49 @@ def test_position_is_what_was_shown_in_training_and_one_in_serving(index):
     assert encoder.names[-1] == "position"
     np.testing.assert_array_equal(encoder.encode_request(rows, keys, index)[:, -1], [1, 1])
     ragged = {"recent": Ragged(np.array([0, 0]), np.zeros(0, np.uint64))}
-    shown = encoder.encode(rows.numeric, rows.categorical, keys, np.zeros(2, np.intp), ragged, np.array([rows.t]), index, np.array([3, 7]))
+    shown = encoder.encode(
+        rows.numeric,
+        rows.categorical,
+        keys,
+        np.zeros(2, np.intp),
+        ragged,
+        np.array([rows.t]),
+        index,
+        np.array([3, 7]),
+    )
     np.testing.assert_array_equal(shown[:, -1], [3, 7])
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.lists(st.integers(0, 50), max_size=8), st.lists(st.integers(0, 50), max_size=14)), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 50), max_size=8), st.lists(st.integers(0, 50), max_size=14)
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, requests):
     encoder = live_encoder()
-    singles, numeric, categorical, keys, request, items, offsets, live = [], [], [], [], [], [], [0], []
+    singles, numeric, categorical, keys, request, items, offsets, live = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [0],
+        [],
+    )
     for number, (candidates, recent) in enumerate(requests):
         rows = world.make_rows(candidates, recent=recent, seed=number)
-        live.append(encoder.read_live(world.lists_of(tables, recent), rows, world.keys_of(candidates)))
-        singles.append(encoder.encode_request(rows, world.keys_of(candidates), index, live=live[-1]))
+        live.append(
+            encoder.read_live(world.lists_of(tables, recent), rows, world.keys_of(candidates))
+        )
+        singles.append(
+            encoder.encode_request(rows, world.keys_of(candidates), index, live=live[-1])
+        )
         numeric.append(rows.numeric)
         categorical.append(rows.categorical)
         keys.append(world.keys_of(candidates))
@@ -119,7 +163,9 @@ def test_rare_values_are_unknown_and_the_most_frequent_come_first():
     encoder = fit_encoder(world.COLUMNS, keys, count_min=3, leave_out=("device", "age_days"))
     (vocabulary,) = encoder.vocabularies
     assert vocabulary == Vocabulary("category", [9, 7])
-    np.testing.assert_array_equal(vocabulary.encode(np.array([9, 7, 3, 0], np.uint64)), [2, 3, 1, 0])
+    np.testing.assert_array_equal(
+        vocabulary.encode(np.array([9, 7, 3, 0], np.uint64)), [2, 3, 1, 0]
+    )
     assert "age_days" not in encoder.names
 
 

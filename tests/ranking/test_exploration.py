@@ -1,4 +1,6 @@
-"""Propensities are the frequencies with which items are shown, and sum to one over what could be shown at a position."""
+"""Propensities are the frequencies with which items are shown, and sum to one over what could be
+shown at a position.
+"""
 
 import os
 import time
@@ -33,14 +35,19 @@ def frequencies(draw, n, size, draws):
         choice = draw()
         at = np.arange(choice.items.size)
         told = logged[at, choice.items]
-        assert np.all(np.isnan(told) | (told == choice.propensities)), "one event has two propensities"
+        assert np.all(np.isnan(told) | (told == choice.propensities)), (
+            "one event has two propensities"
+        )
         logged[at, choice.items] = choice.propensities
         count[at, choice.items] += 1
     return count / draws, logged
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rate", "pool", "first", "n"), [(0.2, 5, 2, 20), (1.0, 3, 1, 7), (0.5, 50, 4, 9), (0.3, 10, 3, 6)])
+@pytest.mark.parametrize(
+    ("rate", "pool", "first", "n"),
+    [(0.2, 5, 2, 20), (1.0, 3, 1, 7), (0.5, 50, 4, 9), (0.3, 10, 3, 6)],
+)
 def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
     size, draws = 5, 200_000
     rng = np.random.default_rng(7)
@@ -51,7 +58,9 @@ def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
     p = np.nan_to_num(logged)
     tolerance = 5 * np.sqrt(p * (1 - p) / draws) + 1e-12  # five binomial standard deviations
     assert (np.abs(frequency - p) <= tolerance).all()
-    np.testing.assert_allclose(p.sum(axis=1), 1.0)  # everything that can be shown was seen in so many draws
+    np.testing.assert_allclose(
+        p.sum(axis=1), 1.0
+    )  # everything that can be shown was seen in so many draws
 
 
 @pytest.mark.slow
@@ -71,7 +80,9 @@ def test_even_draws_have_the_propensity_that_is_logged():
     seed=st.integers(0, 2**32 - 1),
 )
 def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, first, seed):
-    """By the two values that an answer can log at a position: that of the ranked item, and that of each of the pool."""
+    """By the two values that an answer can log at a position: that of the ranked item, and that of
+    each of the pool.
+    """
     rng = np.random.default_rng(seed)
     order = by_value(rng.random(n))
     choice = choose(order, size, Explore(rate, pool, first), rng)
@@ -80,7 +91,9 @@ def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, firs
     assert ((choice.propensities > 0) | (rate == 1)).all()
     m, reachable = choice.items.size - first + 1, min(pool, max(n - size, 0))
     can_explore = m >= 1 and reachable > 0 and rate > 0
-    for place, (item, p) in enumerate(zip(choice.items.tolist(), choice.propensities.tolist(), strict=True), start=1):
+    for place, (item, p) in enumerate(
+        zip(choice.items.tolist(), choice.propensities.tolist(), strict=True), start=1
+    ):
         if place in choice.explored:
             assert item in order[size : size + pool]
             assert np.isclose(p * reachable + (1 - rate / m), 1.0)
@@ -103,7 +116,11 @@ DRAWS = 1_000_000
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 5, 9])
 def test_a_million_swaps_agree_with_their_propensities(n):
-    order, explore, size = by_value(np.random.default_rng(1).random(n)), Explore(0.3, method="swap", first=2), 4
+    order, explore, size = (
+        by_value(np.random.default_rng(1).random(n)),
+        Explore(0.3, method="swap", first=2),
+        4,
+    )
     rng = np.random.default_rng(5)
     frequency, logged = frequencies(lambda: choose(order, size, explore, rng), n, size, DRAWS // 20)
     p = np.nan_to_num(logged)
@@ -129,7 +146,9 @@ def by_enumeration(strengths, places):
 def test_marginals_are_those_of_the_definition(logs, draw):
     strengths = np.exp(np.array(logs))
     places = np.array(draw.sample(range(len(logs)), draw.randint(1, len(logs))))
-    np.testing.assert_allclose(marginals(strengths, places), by_enumeration(strengths, places), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        marginals(strengths, places), by_enumeration(strengths, places), rtol=1e-3, atol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -150,7 +169,11 @@ def test_a_million_draws_agree_with_their_propensities():
         assert (np.isnan(told) | (np.abs(told - choice.propensities) < 1e-9)).all()
         logged[at, choice.items] = choice.propensities
         count[at, choice.items] += 1
-        assert set(choice.explored) == {place + 1 for place, item in enumerate(choice.items.tolist()) if item not in order[:size]}
+        assert set(choice.explored) == {
+            place + 1
+            for place, item in enumerate(choice.items.tolist())
+            if item not in order[:size]
+        }
     p = np.nan_to_num(logged)
     assert (np.abs(count / 20_000 - p) <= 5 * np.sqrt(p * (1 - p) / 20_000) + 1e-12).all()
     np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
@@ -162,16 +185,30 @@ def test_a_million_draws_agree_with_their_propensities():
     for place in range(size - 1):
         often = np.bincount(drawn[:, place], minlength=pool.size) / DRAWS
         expected = p[place + 1, pool]
-        assert (np.abs(often - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9).all()
+        assert (
+            np.abs(often - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9
+        ).all()
 
 
 def shaped(n, seed=0):
-    """Candidates with a brand each, some promoted, one pinned; quotas of the first positions and of windows."""
+    """Candidates with a brand each, some promoted, one pinned; quotas of the first positions and of
+    windows.
+    """
     rng = np.random.default_rng(seed)
     brands, promoted = rng.integers(0, 4, n).astype(np.int64), rng.random(n) < 0.4
-    quotas, promotions = (Quota("brand", 2, first=4), Quota("brand", 2, window=3)), (Promotion("item.sale", 0.25),)
+    quotas, promotions = (
+        (Quota("brand", 2, first=4), Quota("brand", 2, window=3)),
+        (Promotion("item.sale", 0.25),),
+    )
     order = by_value(rng.random(n))
-    kept = keep_to([brands[order]] * 2, quotas, 6, pins={2: n - 1}, promotions=promotions, promoted=[promoted[order]])
+    kept = keep_to(
+        [brands[order]] * 2,
+        quotas,
+        6,
+        pins={2: n - 1},
+        promotions=promotions,
+        promoted=[promoted[order]],
+    )
     return order[kept], Bounds(quotas, (brands, brands), promotions, (promoted,), frozenset({2}))
 
 
@@ -213,7 +250,9 @@ def test_no_draw_breaks_what_the_ranked_answer_keeps(seed, method):
 def test_what_another_item_breaks_is_counted_as_by_the_whole_answer(seed, at):
     order, bounds = shaped(14, seed)
     answer, items = order[:6], order[6:]
-    after = [bounds.broken(np.concatenate([answer[:at], [item], answer[at + 1 :]])) for item in items]
+    after = [
+        bounds.broken(np.concatenate([answer[:at], [item], answer[at + 1 :]])) for item in items
+    ]
     assert (bounds.broken(answer) + bounds.added(answer, at, items)).tolist() == after
 
 
@@ -236,7 +275,13 @@ def test_of_a_long_answer_so_many_positions_are_drawn_that_it_takes_no_time():
 
 def test_a_low_temperature_is_nearly_the_order_by_value():
     values = np.linspace(1, 0, 30)
-    choice = choose(by_value(values), 10, Explore(method="plackett_luce", temperature=0.01, first=1), np.random.default_rng(0), values)
+    choice = choose(
+        by_value(values),
+        10,
+        Explore(method="plackett_luce", temperature=0.01, first=1),
+        np.random.default_rng(0),
+        values,
+    )
     assert np.abs(choice.items - np.arange(10)).max() <= 2
     assert (choice.propensities > 0).all()
 
@@ -257,9 +302,15 @@ def test_a_low_temperature_is_nearly_the_order_by_value():
         (lambda: Pin("i1", 0), "a position from 1 on"),
         (lambda: Cap("shown", 3, within="7 days"), "at least 1 and a time"),
         (lambda: Slot("home", pins=[Pin("i1", 2), Pin("i2", 2)]), "the same position"),
-        (lambda: Slot("home", pins=[Pin("i1")], explore=Explore(method="plackett_luce")), "no quota"),
+        (
+            lambda: Slot("home", pins=[Pin("i1")], explore=Explore(method="plackett_luce")),
+            "no quota",
+        ),
         (lambda: Slot("home", per_category=2, explore=Explore(method="plackett_luce")), "no quota"),
-        (lambda: Slot("home", diversity=Diversity(), explore=Explore(method="plackett_luce")), "no quota"),
+        (
+            lambda: Slot("home", diversity=Diversity(), explore=Explore(method="plackett_luce")),
+            "no quota",
+        ),
     ],
 )
 def test_what_cannot_be_declared_is_told(wrong, told):

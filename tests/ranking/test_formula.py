@@ -10,7 +10,9 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.formula import parse_formula, require_heads, told, value
 
 WEIGHTS = st.dictionaries(
-    st.sampled_from(["click", "purchase", "dwell_30s", "hide"]), st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: x + 0.0), min_size=1
+    st.sampled_from(["click", "purchase", "dwell_30s", "hide"]),
+    st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: x + 0.0),
+    min_size=1,
 )
 
 
@@ -21,8 +23,12 @@ def test_a_formula_reads_back_as_it_is_told(weights):
 
 def test_a_value_is_the_weighted_sum_and_leaves_out_what_is_not_predicted():
     heads = {"click": np.array([0.5, 0.1]), "purchase": np.array([0.0, 0.2])}
-    assert value(heads, parse_formula("1.0*click + 8.0*purchase")).tolist() == pytest.approx([0.5, 1.7])
-    assert value(heads, parse_formula("click - purchase*2 + 0.002*dwell_s")).tolist() == pytest.approx([0.5, -0.3])
+    assert value(heads, parse_formula("1.0*click + 8.0*purchase")).tolist() == pytest.approx(
+        [0.5, 1.7]
+    )
+    assert value(
+        heads, parse_formula("click - purchase*2 + 0.002*dwell_s")
+    ).tolist() == pytest.approx([0.5, -0.3])
     with pytest.raises(BundleError, match="asks for share"):
         value(heads, {"share": 1.0})
 
@@ -49,12 +55,19 @@ def test_what_is_no_formula_is_refused_with_its_column(text, said):
 
 
 def test_an_unknown_head_is_named_with_what_is_near():
-    with pytest.raises(DeclarationError, match="v0003 predicts no 'purchse'; it predicts click, purchase") as error:
-        require_heads(parse_formula("click + purchse"), ["click", "purchase"], model="the champion v0003")
+    with pytest.raises(
+        DeclarationError, match="v0003 predicts no 'purchse'; it predicts click, purchase"
+    ) as error:
+        require_heads(
+            parse_formula("click + purchse"), ["click", "purchase"], model="the champion v0003"
+        )
     assert error.value.fix == "did you mean purchase?"
 
 
 def test_a_slot_takes_it_as_text():
-    assert Slot("home", formula="1.0*click + 8.0*purchase").objective == Slot("home", objective={"click": 1, "purchase": 8}).objective
+    assert (
+        Slot("home", formula="1.0*click + 8.0*purchase").objective
+        == Slot("home", objective={"click": 1, "purchase": 8}).objective
+    )
     with pytest.raises(DeclarationError, match="expected 1 to 50 heads"):
         Slot("home", objective={})

@@ -1,4 +1,6 @@
-"""Columns for nets: the newest items and words of the candidate, the same however many rows are encoded at once."""
+"""Columns for nets: the newest items and words of the candidate, the same however many rows are
+encoded at once.
+"""
 
 import msgspec
 import numpy as np
@@ -18,7 +20,9 @@ from tailorbird.retrieval.words import Words
 def encoder():
     history = History("recent", 3, world.keys_of([4, 1]).tolist())
     return msgspec.structs.replace(
-        world.make_encoder(), history=history, words=(Words("title", 4, 1_000), Words("tags", 2, 50, listed=True))
+        world.make_encoder(),
+        history=history,
+        words=(Words("title", 4, 1_000), Words("tags", 2, 50, listed=True)),
     )
 
 
@@ -26,7 +30,9 @@ def test_newest_items_come_first_with_the_hours_since(encoder, index):
     rows = world.make_rows([4, 9], recent=[7, 1, 4])
     matrix = encoder.encode_request(rows, world.keys_of([4, 9]), index)
     at = encoder.names.index("item_code")
-    np.testing.assert_array_equal(matrix[:, at], [2, 1])  # the most frequent item; one without a code of its own
+    np.testing.assert_array_equal(
+        matrix[:, at], [2, 1]
+    )  # the most frequent item; one without a code of its own
     np.testing.assert_array_equal(matrix[0, at + 1 : at + 4], [2, 3, 1])
     hours = (rows.t - rows.sequences["recent"].ts[::-1]) / HOUR
     np.testing.assert_allclose(matrix[0, at + 4 : at + 7], hours, rtol=1e-6)
@@ -41,13 +47,22 @@ def test_a_person_without_a_past_has_no_items_and_no_gaps(encoder, index):
 
 
 def test_many_requests_at_once_give_the_same_bits(encoder, index):
-    requests = [world.make_rows([3, 4], recent=[1, 2, 3, 4]), world.make_rows([9]), world.make_rows([4, 2, 1], recent=[4])]
+    requests = [
+        world.make_rows([3, 4], recent=[1, 2, 3, 4]),
+        world.make_rows([9]),
+        world.make_rows([4, 2, 1], recent=[4]),
+    ]
     alone = [
-        encoder.encode_request(rows, world.keys_of(items), index) for rows, items in zip(requests, ([3, 4], [9], [4, 2, 1]), strict=True)
+        encoder.encode_request(rows, world.keys_of(items), index)
+        for rows, items in zip(requests, ([3, 4], [9], [4, 2, 1]), strict=True)
     ]
     past = [rows.sequences.get("recent") for rows in requests]
     offsets = np.concatenate(([0], np.cumsum([len(one.item) if one else 0 for one in past])))
-    ragged = Ragged(offsets, np.concatenate([one.item for one in past if one]), np.concatenate([one.ts for one in past if one]))
+    ragged = Ragged(
+        offsets,
+        np.concatenate([one.item for one in past if one]),
+        np.concatenate([one.ts for one in past if one]),
+    )
     together = encoder.encode(
         np.concatenate([rows.numeric for rows in requests]),
         np.concatenate([rows.categorical for rows in requests]),
@@ -65,8 +80,12 @@ def test_what_has_no_code_is_unknown_or_shares_buckets_if_asked():
     alone = History("recent", 2, keys[:10].tolist())
     assert set(alone.codes(keys[10:]).tolist()) == {1}
     assert alone.size == 12
-    told = msgspec.json.encode({"sequence": "recent", "length": 2, "keys": keys[:10].tolist(), "buckets": 7})
-    history = msgspec.json.decode(told, type=History)  # as trainings before this one left it in bundles
+    told = msgspec.json.encode(
+        {"sequence": "recent", "length": 2, "keys": keys[:10].tolist(), "buckets": 7}
+    )
+    history = msgspec.json.decode(
+        told, type=History
+    )  # as trainings before this one left it in bundles
     codes = history.codes(np.concatenate([keys, np.zeros(1, np.uint64)]))
     np.testing.assert_array_equal(codes[:10], np.arange(2, 12))
     assert codes[-1] == 0
@@ -76,7 +95,10 @@ def test_what_has_no_code_is_unknown_or_shares_buckets_if_asked():
 
 def test_words_of_texts_and_values_of_lists():
     assert Words("title", 3, 10).cut("Red  Coat, red!") == ["red", "coat"]
-    assert Words("tags", 3, 10, listed=True).cut("Sci-Fi| New Wave|Sci-Fi|") == ["Sci-Fi", "New Wave"]
+    assert Words("tags", 3, 10, listed=True).cut("Sci-Fi| New Wave|Sci-Fi|") == [
+        "Sci-Fi",
+        "New Wave",
+    ]
 
 
 def test_an_item_that_came_later_has_its_words_too(index: Index):

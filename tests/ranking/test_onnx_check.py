@@ -1,4 +1,6 @@
-"""External tensors are found wherever a model can hide one; what is not a standard model is refused; nothing crashes the walk."""
+"""External tensors are found wherever a model can hide one; what is not a standard model is
+refused; nothing crashes the walk.
+"""
 
 import numpy as np
 import onnx
@@ -27,11 +29,19 @@ def tensor(external=False, name="w"):
 def graph(nodes=(), initializers=(), sparse=()):
     nodes = list(nodes) or [helper.make_node("Identity", ["x"], ["y"])]
     value = [helper.make_tensor_value_info(name, FLOAT, [None, 2]) for name in ("x", "y")]
-    return helper.make_graph(nodes, "g", value[:1], value[1:], list(initializers), sparse_initializer=list(sparse))
+    return helper.make_graph(
+        nodes, "g", value[:1], value[1:], list(initializers), sparse_initializer=list(sparse)
+    )
 
 
 def model(of_graph, functions=(), **fields):
-    return onnx.ModelProto(ir_version=8, graph=of_graph, opset_import=[helper.make_opsetid("", 17)], functions=list(functions), **fields)
+    return onnx.ModelProto(
+        ir_version=8,
+        graph=of_graph,
+        opset_import=[helper.make_opsetid("", 17)],
+        functions=list(functions),
+        **fields,
+    )
 
 
 def constant(external):
@@ -39,22 +49,32 @@ def constant(external):
 
 
 def sparse(external):
-    return onnx.SparseTensorProto(values=tensor(external, "s"), indices=tensor(False, "i"), dims=[4])
+    return onnx.SparseTensorProto(
+        values=tensor(external, "s"), indices=tensor(False, "i"), dims=[4]
+    )
 
 
 def inside_if(external):
-    branch = helper.make_graph([constant(external)], "b", [], [helper.make_tensor_value_info("c", FLOAT, None)])
-    return model(graph([helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)]))
+    branch = helper.make_graph(
+        [constant(external)], "b", [], [helper.make_tensor_value_info("c", FLOAT, None)]
+    )
+    return model(
+        graph([helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)])
+    )
 
 
 def inside_function(external):
-    function = helper.make_function("own", "f", ["x"], ["c"], [constant(external)], [helper.make_opsetid("", 17)])
+    function = helper.make_function(
+        "own", "f", ["x"], ["c"], [constant(external)], [helper.make_opsetid("", 17)]
+    )
     return model(graph([helper.make_node("f", ["x"], ["y"], domain="own")]), [function])
 
 
 def inside_list(external):
     node = helper.make_node("Identity", ["x"], ["y"])
-    node.attribute.add(name="many", type=onnx.AttributeProto.TENSORS, tensors=[tensor(False), tensor(external)])
+    node.attribute.add(
+        name="many", type=onnx.AttributeProto.TENSORS, tensors=[tensor(False), tensor(external)]
+    )
     return model(graph([node]))
 
 
@@ -83,7 +103,10 @@ def test_an_external_tensor_is_found_in_every_place(place):
 
 
 def test_either_mark_alone_suffices():
-    for change in (lambda each: each.ClearField("external_data"), lambda each: each.ClearField("data_location")):
+    for change in (
+        lambda each: each.ClearField("external_data"),
+        lambda each: each.ClearField("data_location"),
+    ):
         made = tensor(True)
         change(made)
         with pytest.raises(BundleError, match="another file"):
@@ -91,7 +114,10 @@ def test_either_mark_alone_suffices():
 
 
 def test_a_model_split_into_two_messages_is_read_as_protobuf_merges_it():
-    whole = model(graph()).SerializeToString() + onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor(True)])).SerializeToString()
+    whole = (
+        model(graph()).SerializeToString()
+        + onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor(True)])).SerializeToString()
+    )
     with pytest.raises(BundleError, match="another file"):
         check_onnx(whole, where="model")
 
@@ -100,10 +126,17 @@ def test_operators_of_foreign_domains_are_refused():
     foreign = model(graph([helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft")]))
     with pytest.raises(BundleError, match=r"'EPContext' of the domain 'com\.microsoft'"):
         check_onnx(foreign.SerializeToString(), where="model")
-    function = helper.make_function("com.microsoft", "other", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], [])
+    function = helper.make_function(
+        "com.microsoft", "other", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], []
+    )
     with pytest.raises(BundleError, match="EPContext"):
         check_onnx(model(foreign.graph, [function]).SerializeToString(), where="model")
-    check_onnx(model(graph([helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml")])).SerializeToString(), where="model")
+    check_onnx(
+        model(
+            graph([helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml")])
+        ).SerializeToString(),
+        where="model",
+    )
 
 
 def test_deep_nesting_is_refused():
@@ -126,6 +159,9 @@ def test_any_bytes_are_refused_or_pass_and_never_raise_anything_else(content):
     try:
         check_onnx(content, where="model")
         loaded = onnx.load_from_string(content)
-    except (BundleError, DecodeError):  # the walk skips what can hold no tensor; protobuf itself refuses more
+    except (
+        BundleError,
+        DecodeError,
+    ):  # the walk skips what can hold no tensor; protobuf itself refuses more
         return
     assert not any(each.external_data for each in loaded.graph.initializer)

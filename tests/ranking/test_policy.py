@@ -24,18 +24,28 @@ def test_a_quota_by_numbers_and_by_what_items_lack(index):
     stock = index.attributes["stock"]
     rows = np.array([*np.flatnonzero(stock == 0)[:3], np.flatnonzero(stock == 1)[0], -1, -1])
     assert codes_of(index, rows, "stock").tolist() == [0, 0, 0, 1, -1, -1]
-    assert arranged(-np.arange(6.0), 4, Shape(index, rows, quotas=[Quota("stock", 1)])).tolist()[:4] == [0, 3, 4, 5]
-    assert arranged(-np.arange(6.0), 4, Shape(index, rows, quotas=[Quota("nothing", 1)])).tolist() == list(range(6))
+    assert arranged(-np.arange(6.0), 4, Shape(index, rows, quotas=[Quota("stock", 1)])).tolist()[
+        :4
+    ] == [0, 3, 4, 5]
+    assert arranged(
+        -np.arange(6.0), 4, Shape(index, rows, quotas=[Quota("nothing", 1)])
+    ).tolist() == list(range(6))
 
 
 def test_diversity_mixes_categories_and_value_alone_does_not(index):
     rows = np.arange(len(index))
     first = index.category.codes[0]
     values = 1.0 - (index.category.codes != first) * 0.05 - rows * 1e-4
-    alone = arranged(values, 6, Shape(index, rows, diversity=Diversity(by=["category"], balance=1.0)))
+    alone = arranged(
+        values, 6, Shape(index, rows, diversity=Diversity(by=["category"], balance=1.0))
+    )
     assert index.category.codes[alone[:6]].tolist() == [first] * 6
     for method in ("mmr", "dpp"):
-        mixed = arranged(values, 6, Shape(index, rows, diversity=Diversity(by=["category"], method=method, balance=0.5)))
+        mixed = arranged(
+            values,
+            6,
+            Shape(index, rows, diversity=Diversity(by=["category"], method=method, balance=0.5)),
+        )
         assert len(set(index.category.codes[mixed[:4]].tolist())) == 4
         assert mixed[0] == 0
         assert sorted(mixed.tolist()) == rows.tolist()

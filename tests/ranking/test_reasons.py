@@ -33,8 +33,13 @@ def test_an_item_that_goes_with_a_recent_one_says_so(index, tables):
 
 
 def test_what_is_everywhere_goes_with_nothing(index, tables):
-    shown, lists = index.find(nearest(tables, 4, 3)), world.lists_of(tables, [4])  # popular items, which come with each other by chance
-    assert {each.code for each in reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))} == {"for_you"}
+    shown, lists = (
+        index.find(nearest(tables, 4, 3)),
+        world.lists_of(tables, [4]),
+    )  # popular items, which come with each other by chance
+    assert {
+        each.code for each in reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
+    } == {"for_you"}
     popular = reasons(index, shown, ["popular"] * 3, lists, recent=recent(4))
     assert {each.text for each in popular} == {"Popular this week"}
 
@@ -43,8 +48,12 @@ def test_what_the_person_had_before_says_so_and_nothing_else(index, tables):
     shown, lists = index.find_ids(["i4", "i9"]), rare(world.lists_of(tables, [4, 9]))
     told = reasons(index, shown, ["item_knn", "repeat"], lists, recent=recent(4, kind="purchase"))
     assert told == [Reason("again", "You bought it before"), Reason("again", "You chose it before")]
-    both = dataclasses.replace(recent(4, 4), type=np.array([hash64("purchase"), hash64("cart")], np.uint64))
-    assert reasons(index, shown[:1], ["popular"], lists, recent=both)[0].text == "You bought it before"
+    both = dataclasses.replace(
+        recent(4, 4), type=np.array([hash64("purchase"), hash64("cart")], np.uint64)
+    )
+    assert (
+        reasons(index, shown[:1], ["popular"], lists, recent=both)[0].text == "You bought it before"
+    )
 
 
 def test_the_strongest_of_several_recent_items_is_named(index, tables):
@@ -55,7 +64,9 @@ def test_the_strongest_of_several_recent_items_is_named(index, tables):
         pull[row] = [found.weights[found.keys == key].sum() for key in index.keys[shown]]
     strongest = np.argmax(pull * np.array([[0.64], [0.8], [1.0]]), axis=0)
     assert pull.max(axis=0).all()
-    told = reasons(index, shown, ["item_knn"] * 3, rare(world.lists_of(tables, past)), recent=recent(*past))
+    told = reasons(
+        index, shown, ["item_knn"] * 3, rare(world.lists_of(tables, past)), recent=recent(*past)
+    )
     assert [each.item_id for each in told] == [f"i{past[place]}" for place in strongest]
 
 
@@ -64,15 +75,44 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
     rows = index.find_ids(["i0", "i1", "i2", "i3", "i4", "i5"])
     sources = ["popular:7d:category", "popular", "new_items", "search", "given", "popular"]
     told = reasons(index, rows, sources, lists, query="warm", explored=(6,))
-    assert [each.code for each in told] == ["popular_in_category", "popular", "new", "search", "for_you", "explore"]
-    assert [each.text for each in told[:4]] == ["Popular in coats this week", "Popular this week", "New in shoes", "Matches “warm”"]
-    more = reasons(index, rows, ["trending", "session_knn", "stan", "repeat", "popular:24h", "popular:24h:device"], lists)
+    assert [each.code for each in told] == [
+        "popular_in_category",
+        "popular",
+        "new",
+        "search",
+        "for_you",
+        "explore",
+    ]
+    assert [each.text for each in told[:4]] == [
+        "Popular in coats this week",
+        "Popular this week",
+        "New in shoes",
+        "Matches “warm”",
+    ]
+    more = reasons(
+        index,
+        rows,
+        ["trending", "session_knn", "stan", "repeat", "popular:24h", "popular:24h:device"],
+        lists,
+    )
     assert [(each.code, each.item_id) for each in more] == [
-        ("popular", ""), ("related", ""), ("related", ""), ("again", ""), ("popular", ""), ("popular", ""),
-    ]  # fmt: skip
-    assert [more[at].text for at in (0, 4, 5)] == ["Popular right now", "Popular today", "Popular today"], "of a device that is not known"
+        ("popular", ""),
+        ("related", ""),
+        ("related", ""),
+        ("again", ""),
+        ("popular", ""),
+        ("popular", ""),
+    ]
+    assert [more[at].text for at in (0, 4, 5)] == [
+        "Popular right now",
+        "Popular today",
+        "Popular today",
+    ], "of a device that is not known"
     assert {each.code for each in (*told, *more)} <= set(CODES)
 
 
 def test_nothing_shown_needs_no_reason(index, tables):
-    assert reasons(index, np.zeros(0, np.intp), [], world.lists_of(tables, [1]), recent=recent(1)) == []
+    assert (
+        reasons(index, np.zeros(0, np.intp), [], world.lists_of(tables, [1]), recent=recent(1))
+        == []
+    )

@@ -1,4 +1,6 @@
-"""Rules are compared with the same expression evaluated by Python, item by item; what is not of the language is refused."""
+"""Rules are compared with the same expression evaluated by Python, item by item; what is not of the
+language is refused.
+"""
 
 import dataclasses
 
@@ -63,12 +65,21 @@ def test_a_rule_means_what_python_says(index, rule, expected):
     assert numbers(index, kept) == [i for i in range(world.ITEMS) if expected(i)]
 
 
-OPERANDS = st.sampled_from(["item.price", "item.stock", "3", "item.price / 2", "user.avg_price", "2 * item.stock + 1"])
-COMPARISONS = st.tuples(OPERANDS, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), OPERANDS).map(" ".join)
+OPERANDS = st.sampled_from(
+    ["item.price", "item.stock", "3", "item.price / 2", "user.avg_price", "2 * item.stock + 1"]
+)
+COMPARISONS = st.tuples(
+    OPERANDS, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), OPERANDS
+).map(" ".join)
 EXPRESSIONS = st.recursive(
-    COMPARISONS | st.sampled_from(["item.category == 'hats'", "item.category in ('hats', 'bags')", "context.country == 'NO'"]),
+    COMPARISONS
+    | st.sampled_from(
+        ["item.category == 'hats'", "item.category in ('hats', 'bags')", "context.country == 'NO'"]
+    ),
     lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from([" and ", " or "]), inner).map(lambda parts: f"({''.join(parts)})"),
+        st.tuples(inner, st.sampled_from([" and ", " or "]), inner).map(
+            lambda parts: f"({''.join(parts)})"
+        ),
         inner.map(lambda text: f"(not {text})"),
     ),
     max_leaves=6,
@@ -86,12 +97,23 @@ def test_any_rule_means_what_python_says(index, rule):
 
     categories = ("coats", "hats", "shoes", "bags")
     scope = {"user": Fields(avg_price=10.0), "context": Fields(country="NO")}
-    items = [Fields(price=i * 2.0, stock=float(i % 3), category=categories[i % 4]) for i in range(world.ITEMS)]
-    assert numbers(index, kept) == [i for i in range(world.ITEMS) if eval(rule, {}, scope | {"item": items[i]})]
+    items = [
+        Fields(price=i * 2.0, stock=float(i % 3), category=categories[i % 4])
+        for i in range(world.ITEMS)
+    ]
+    assert numbers(index, kept) == [
+        i for i in range(world.ITEMS) if eval(rule, {}, scope | {"item": items[i]})
+    ]
 
 
 def test_a_missing_value_equals_nothing_and_compares_as_false(index):
-    later = with_items(index, [NewItem("n1", {"title": "New"}, NOW), NewItem("n2", {"category": "hats", "price": 1}, NOW)])
+    later = with_items(
+        index,
+        [
+            NewItem("n1", {"title": "New"}, NOW),
+            NewItem("n2", {"category": "hats", "price": 1}, NOW),
+        ],
+    )
     request = Request(later, later.find_ids(["n1", "n2"]), now=NOW)
     for rule, expected in {
         "item.price < 50": [False, True],
@@ -105,7 +127,10 @@ def test_a_missing_value_equals_nothing_and_compares_as_false(index):
 
 
 def test_parts_of_a_list(index):
-    later = with_items(index, [NewItem("n1", {"tags": ["warm", "red"]}, NOW), NewItem("n2", {"tags": ["warmer"]}, NOW)])
+    later = with_items(
+        index,
+        [NewItem("n1", {"tags": ["warm", "red"]}, NOW), NewItem("n2", {"tags": ["warmer"]}, NOW)],
+    )
     request = Request(later, later.find_ids(["n1", "n2", "i0"]), now=NOW)
     assert compile_rules(["'warm' in item.tags"]).mask(request).tolist() == [True, False, False]
     assert compile_rules(["'warm' not in item.tags"]).mask(request).tolist() == [False, True, True]
@@ -122,7 +147,9 @@ def test_seen_looks_at_the_recent_sequence_and_its_time(index):
 
 def test_seen_by_type_of_event(index):
     sequence = world.make_rows([], recent=[3, 5]).sequences["recent"]
-    sequence = dataclasses.replace(sequence, type=np.array([hash64("click"), hash64("purchase")], np.uint64))
+    sequence = dataclasses.replace(
+        sequence, type=np.array([hash64("click"), hash64("purchase")], np.uint64)
+    )
     rows = np.arange(len(index))
     assert numbers(index, seen_mask(index, rows, sequence, types=("purchase", "cart"))) == [5]
     assert numbers(index, seen_mask(index, rows, sequence)) == [3, 5]
@@ -146,7 +173,10 @@ def test_all_rules_must_hold(index):
         ("item.price < < 3", "column 14: invalid syntax"),
         ("", "expected one expression"),
         ("item.price, item.stock", "expected one expression"),
-        ("item.price > 1) and (item.stock > 1", "expected one expression, with all its brackets closed"),
+        (
+            "item.price > 1) and (item.stock > 1",
+            "expected one expression, with all its brackets closed",
+        ),
         ("item.price > (1", "at its end: '\\(' was never closed"),
         ("item.price < 5; 1", "invalid syntax"),
         ("__import__('os').system('true')", "not allowed in a rule"),
@@ -159,13 +189,22 @@ def test_all_rules_must_hold(index):
         ("2 ** 100000000", "not allowed in a rule"),
         ("item.price if True else 1", "not allowed in a rule"),
         ("item.price is 3", "column 15: only None comes after `is` and `is not`\n  fix: use =="),
-        ("item.price == None", r"column 15: None equals nothing, and is never in a list\n  fix: use missing\(…\)"),
-        ("item.category not in ('hats', None)", r"column 31: None equals nothing, and is never in a list\n  fix: use missing\(…\)"),
+        (
+            "item.price == None",
+            r"column 15: None equals nothing, and is never in a list\n  fix: use missing\(…\)",
+        ),
+        (
+            "item.category not in ('hats', None)",
+            r"column 31: None equals nothing, and is never in a list\n  fix: use missing\(…\)",
+        ),
         ("None", "None equals nothing"),
         ("missing(item.price, 3)", "not allowed in a rule"),
         ("order.price > 1", "expected item, user or context before the dot, got 'order'"),
         ("price > 1", "'price' is not allowed"),
-        ("item.id in (item.price, 3)", "column 13: 'item.price' is no constant, and a list after `in` has nothing else"),
+        (
+            "item.id in (item.price, 3)",
+            "column 13: 'item.price' is no constant, and a list after `in` has nothing else",
+        ),
         ("f(" + "-" * 900 + "1)", "nested too deeply|cannot be read"),
         ("seen('x')", "expected a time such as 30d"),
         ("seen(30)", "not allowed in a rule"),
@@ -188,20 +227,58 @@ def test_what_is_not_of_the_language_is_refused_with_its_place(rule, message):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("context.country > 3", "column 1: 'context.country' is a text, and is compared with a number"),
-        ("context.device < 'x'", "column 1: 'context.device' is a text, which is not more or less than another\n  fix: use == or in"),
-        ("item.popularity == 'high'", "column 20: \"'high'\" is a text, and is compared with a number"),
-        ("item.price < 2 * item.id", "column 18: 'item.id' is a text, which has no sum and no product"),
-        ("item.price < 2 * user.avg_prize", r"column 18: there is no user.avg_prize\n  fix: did you mean user.avg_price\?"),
-        ("context.country == 'de'", "column 20: a country is a code of two capital letters, and never 'de'\n  fix: write 'DE'"),
-        ("'Norway' != context.country", "column 1: a country is .* never 'Norway'\n  fix: write its code, such as 'NO'"),
-        ("item.stock > 0 and context.country not in ('NO', 'se')", "column 50: .* never 'se'\n  fix: write 'SE'"),
+        (
+            "context.country > 3",
+            "column 1: 'context.country' is a text, and is compared with a number",
+        ),
+        (
+            "context.device < 'x'",
+            "column 1: 'context.device' is a text, which is not more or less than another\n  "
+            "fix: use == or in",
+        ),
+        (
+            "item.popularity == 'high'",
+            "column 20: \"'high'\" is a text, and is compared with a number",
+        ),
+        (
+            "item.price < 2 * item.id",
+            "column 18: 'item.id' is a text, which has no sum and no product",
+        ),
+        (
+            "item.price < 2 * user.avg_prize",
+            r"column 18: there is no user.avg_prize\n  fix: did you mean user.avg_price\?",
+        ),
+        (
+            "context.country == 'de'",
+            "column 20: a country is a code of two capital letters, and never 'de'\n  fix: "
+            "write 'DE'",
+        ),
+        (
+            "'Norway' != context.country",
+            "column 1: a country is .* never 'Norway'\n  fix: write its code, such as 'NO'",
+        ),
+        (
+            "item.stock > 0 and context.country not in ('NO', 'se')",
+            "column 50: .* never 'se'\n  fix: write 'SE'",
+        ),
         ("item.id in ('i1', 42)", "column 1: 'item.id' is a text, and is compared with a number"),
-        ("user.avg_price not in ('10',)", "column 24: \"'10'\" is a text, and is compared with a number"),
-        ("5 in item.tags", r"column 1: '5' is no text to look for in 'item.tags'\n  fix: such as 'warm' in item.tags"),
-        ("item.brand not in item.tags", "column 1: 'item.brand' is no text to look for in 'item.tags'"),
+        (
+            "user.avg_price not in ('10',)",
+            "column 24: \"'10'\" is a text, and is compared with a number",
+        ),
+        (
+            "5 in item.tags",
+            r"column 1: '5' is no text to look for in 'item.tags'\n  fix: such as 'warm' in item.tags",
+        ),
+        (
+            "item.brand not in item.tags",
+            "column 1: 'item.brand' is no text to look for in 'item.tags'",
+        ),
         ("'x' in item.popularity", "column 8: 'item.popularity' is no text, and has no parts"),
-        ("context.contry == 'NO'", r"column 1: there is no context.contry\n  fix: did you mean context.country\?"),
+        (
+            "context.contry == 'NO'",
+            r"column 1: there is no context.contry\n  fix: did you mean context.country\?",
+        ),
     ],
 )
 def test_what_cannot_hold_or_names_no_field_is_refused(rule, message):
@@ -232,15 +309,26 @@ def test_a_rule_may_stand_on_several_lines(index):
         item.stock > 0       # what is left
             and item.price < 50
     """
-    assert numbers(index, mask(index, rule)) == [i for i in range(world.ITEMS) if i % 3 > 0 and i * 2 < 50]
+    assert numbers(index, mask(index, rule)) == [
+        i for i in range(world.ITEMS) if i % 3 > 0 and i * 2 < 50
+    ]
     two = compile_rules(["not seen(30d)\nand item.stock > 0", "item.title != 'seen(30d)'"])
     assert [one.everybody for one in two.rules] == [False, True]
 
 
 def test_what_is_missing_can_be_asked_for(index):
-    fresh = [NewItem("n1", {"title": "New"}, NOW), NewItem("n2", {"category": "hats", "price": 1}, NOW)]
+    fresh = [
+        NewItem("n1", {"title": "New"}, NOW),
+        NewItem("n2", {"category": "hats", "price": 1}, NOW),
+    ]
     later = with_items(index, fresh)
-    request = Request(later, later.find_ids(["n1", "n2"]), now=NOW, user={"orders": None}, context={"country": "NO"})
+    request = Request(
+        later,
+        later.find_ids(["n1", "n2"]),
+        now=NOW,
+        user={"orders": None},
+        context={"country": "NO"},
+    )
     for rule, expected in {
         "missing(item.price)": [True, False],
         "item.price is None": [True, False],
@@ -257,7 +345,13 @@ def test_what_is_missing_can_be_asked_for(index):
 
 
 def test_rules_for_everybody_are_told_from_those_of_a_request():
-    texts = ["item.stock > 0 and item.id != 'i3'", "item.age_days < 3", "not seen(30d)", "item.price < user.avg_price", "not seen"]
+    texts = [
+        "item.stock > 0 and item.id != 'i3'",
+        "item.age_days < 3",
+        "not seen(30d)",
+        "item.price < user.avg_price",
+        "not seen",
+    ]
     rules = compile_rules([*texts, "context.country == 'NO'", "item.popularity > 0.1"])
     assert [rule.text for rule in rules.for_everybody.rules] == [texts[0], "item.popularity > 0.1"]
     assert len(rules.for_everybody.rules) == 2
@@ -265,28 +359,50 @@ def test_rules_for_everybody_are_told_from_those_of_a_request():
 
 @pytest.mark.parametrize("name", ["rules", "hide_seen", "allow", "deny"])
 def test_a_text_where_a_list_belongs_is_refused(name):
-    """Of ("purchase"), which is no tuple, each letter would be a type, and nothing that was bought would be hidden."""
+    """Of ("purchase"), which is no tuple, each letter would be a type, and nothing that was bought
+    would be hidden.
+    """
     with pytest.raises(DeclarationError, match="expected a list, got 'purchase'"):
         Slot("home", **{name: ("purchase")})
 
 
 def test_a_slot_is_held_against_what_is_declared():
     slot = Slot("home", boosts=[Boost("user.odrers > 2", 2.0)], caps=[Cap("shwon", 3)])
-    with pytest.raises(DeclarationError, match=r"there is no user.odrers\n  fix: did you mean user.orders\?"):
+    with pytest.raises(
+        DeclarationError, match=r"there is no user.odrers\n  fix: did you mean user.orders\?"
+    ):
         check_slot(slot, user_fields=["orders"], sequences=["shown"])
-    with pytest.raises(DeclarationError, match=r"sequence 'shwon', which is not declared\n  fix: did you mean shown\?"):
-        check_slot(dataclasses.replace(slot, boosts=()), user_fields=["orders"], sequences=["shown"])
-    check_slot(Slot("home", caps=[Cap("shown", 3)], pins=[Pin("i1", when="user.orders > 1")]), user_fields=["orders"], sequences=["shown"])
+    with pytest.raises(
+        DeclarationError,
+        match=r"sequence 'shwon', which is not declared\n  fix: did you mean shown\?",
+    ):
+        check_slot(
+            dataclasses.replace(slot, boosts=()), user_fields=["orders"], sequences=["shown"]
+        )
+    check_slot(
+        Slot("home", caps=[Cap("shown", 3)], pins=[Pin("i1", when="user.orders > 1")]),
+        user_fields=["orders"],
+        sequences=["shown"],
+    )
 
 
 def test_an_unknown_attribute_is_refused_with_the_nearest_one(index):
-    with pytest.raises(DeclarationError, match=r"items have no attribute 'prize'\n  fix: did you mean item\.price\?"):
+    with pytest.raises(
+        DeclarationError,
+        match=r"items have no attribute 'prize'\n  fix: did you mean item\.price\?",
+    ):
         compile_rules(["item.prize < 3"], item_fields=index.attributes)
-    compile_rules(["item.price < 3 and item.age_days < 7 and item.popularity > 0.5"], item_fields=index.attributes)
+    compile_rules(
+        ["item.price < 3 and item.age_days < 7 and item.popularity > 0.5"],
+        item_fields=index.attributes,
+    )
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.text(st.sampled_from("itemuserconx.()<>=!+-*/'\"0123456789 andornotin[],seen"), max_size=60) | st.text(max_size=40))
+@given(
+    st.text(st.sampled_from("itemuserconx.()<>=!+-*/'\"0123456789 andornotin[],seen"), max_size=60)
+    | st.text(max_size=40)
+)
 def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(index, text):
     try:
         rules = compile_rules([text])
@@ -298,13 +414,25 @@ def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(inde
 @pytest.mark.parametrize(
     ("declare", "told"),
     [
-        (lambda: Slot("home", explore={"rate": 0.1}), r"slot home, explore: expected an Explore or None, got \{'rate': 0.1\}"),
-        (lambda: Slot("home", diversity="mmr"), "slot home, diversity: expected a Diversity or None, got 'mmr'"),
+        (
+            lambda: Slot("home", explore={"rate": 0.1}),
+            r"slot home, explore: expected an Explore or None, got \{'rate': 0.1\}",
+        ),
+        (
+            lambda: Slot("home", diversity="mmr"),
+            "slot home, diversity: expected a Diversity or None, got 'mmr'",
+        ),
         (lambda: Slot("home", size="12"), "slot home, size: expected a whole number, got '12'"),
         (lambda: Slot("home", quotas=["brand"]), "slot home, quotas: expected a list of Quotas"),
         (lambda: Slot("home", size=1_001), "slot home: expected a size from 1 to 1000, got 1001"),
-        (lambda: Slot("home", sources={"popular": 1.5}), "slot home, sources: expected a dict of whole numbers"),
-        (lambda: Slot("home", sources={"popular": -1}), "slot home, sources, popular: expected a number of candidates, got -1"),
+        (
+            lambda: Slot("home", sources={"popular": 1.5}),
+            "slot home, sources: expected a dict of whole numbers",
+        ),
+        (
+            lambda: Slot("home", sources={"popular": -1}),
+            "slot home, sources, popular: expected a number of candidates, got -1",
+        ),
         (lambda: Explore(pool=1.5), "Explore, pool: expected a whole number, got 1.5"),
         (lambda: Explore(rate="x"), "Explore, rate: expected a number, got 'x'"),
         (lambda: Explore(first=True), "Explore, first: expected a whole number, got True"),

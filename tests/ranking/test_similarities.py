@@ -1,4 +1,6 @@
-"""Similarities are what the plain reference says of the tables of the request, in bits; what is not known is missing."""
+"""Similarities are what the plain reference says of the tables of the request, in bits; what is not
+known is missing.
+"""
 
 import math
 
@@ -33,12 +35,17 @@ def plain_table(tables):
     told = {}
     for key, item in names.items():
         found = tables.neighbours(np.array([key], np.uint64))
-        told[item] = {names[each]: weight for each, weight in zip(found.keys.tolist(), found.weights.tolist(), strict=True)}
+        told[item] = {
+            names[each]: weight
+            for each, weight in zip(found.keys.tolist(), found.weights.tolist(), strict=True)
+        }
     return told
 
 
 def declared(one: Similarity) -> declare.Similarity:
-    return similarity(one.name, of=one.of, table=one.table, how=one.how, length=one.length, decay=one.decay)
+    return similarity(
+        one.name, of=one.of, table=one.table, how=one.how, length=one.length, decay=one.decay
+    )
 
 
 def reference(one: Similarity, recent, candidate, table):
@@ -53,7 +60,10 @@ def encoded(made, index, tables, candidates, recent, lists=None):
 
 
 def bits(values):
-    return [0x7FC00000 if math.isnan(value) else int(np.float32(value).view(np.uint32)) for value in values]
+    return [
+        0x7FC00000 if math.isnan(value) else int(np.float32(value).view(np.uint32))
+        for value in values
+    ]
 
 
 @settings(deadline=None, max_examples=60)
@@ -66,11 +76,20 @@ def test_the_bits_are_those_of_the_reference(index, tables, plain_table, candida
         assert bits(matrix[:, made.names.index(one.name)]) == bits(expected)
 
 
-def test_a_sequence_of_another_length_than_the_lists_were_asked_for_is_looked_up_itself(index, tables, plain_table):
-    """The lists of a request are of its newest ten items; a similarity may look at more, or at another sequence."""
-    made, recent = encoder(similarities=(Similarity("sum", "recent", length=14),), computed=("sum",)), list(range(14))
+def test_a_sequence_of_another_length_than_the_lists_were_asked_for_is_looked_up_itself(
+    index, tables, plain_table
+):
+    """The lists of a request are of its newest ten items; a similarity may look at more, or at
+    another sequence.
+    """
+    made, recent = (
+        encoder(similarities=(Similarity("sum", "recent", length=14),), computed=("sum",)),
+        list(range(14)),
+    )
     found = encoded(made, index, tables, [20], recent, world.lists_of(tables, [39]))
-    assert bits(found[:, made.names.index("sum")]) == bits([reference(made.similarities[0], recent, 20, plain_table)])
+    assert bits(found[:, made.names.index("sum")]) == bits(
+        [reference(made.similarities[0], recent, 20, plain_table)]
+    )
 
 
 def test_what_goes_with_the_last_items_you_see_at_once(index, tables, plain_table):
@@ -85,7 +104,9 @@ def test_what_goes_with_the_last_items_you_see_at_once(index, tables, plain_tabl
     assert last == np.float32(table[second][both])
 
 
-def test_missing_without_a_past_and_with_an_unknown_past_and_nothing_for_an_unknown_item(index, tables):
+def test_missing_without_a_past_and_with_an_unknown_past_and_nothing_for_an_unknown_item(
+    index, tables
+):
     made = encoder(computed=("sum",))
     at = made.names.index("sum")
     for recent in ([], [9999]):
@@ -102,11 +123,26 @@ def test_an_encoder_is_read_back_with_its_similarities_and_refuses_what_is_none(
     made = encoder()
     data = msgspec.json.encode(msgspec.structs.replace(made, format=FORMAT))
     assert read_encoder(data, where="encoder.json").similarities == made.similarities
-    assert made.told()["best"] == "largest of what goes with the last 5 items of recent, times 0.5 ** age, by cooccurrence"
+    assert (
+        made.told()["best"]
+        == "largest of what goes with the last 5 items of recent, times 0.5 ** age, by cooccurrence"
+    )
     for wrong, message in (
-        ({"similarities": (Similarity("sum", "seen"),), "computed": ()}, "a sequence 'seen' that does not exist"),
-        ({"similarities": (Similarity("price", "recent"),), "computed": ()}, "called like another of its columns"),
-        ({"similarities": (Similarity("x", "recent"), Similarity("x", "recent")), "computed": ()}, "called like another"),
+        (
+            {"similarities": (Similarity("sum", "seen"),), "computed": ()},
+            "a sequence 'seen' that does not exist",
+        ),
+        (
+            {"similarities": (Similarity("price", "recent"),), "computed": ()},
+            "called like another of its columns",
+        ),
+        (
+            {
+                "similarities": (Similarity("x", "recent"), Similarity("x", "recent")),
+                "computed": (),
+            },
+            "called like another",
+        ),
         ({"similarities": (), "computed": ("sum",)}, "a column 'sum' that does not exist"),
     ):
         with pytest.raises(BundleError, match=message):
@@ -123,10 +159,15 @@ def test_a_feature_set_gives_the_encoder_what_it_declares():
 
     user = entity("user")
     features = FeatureSet.from_declarations(
-        [sequence("recent", user, "click", length=8), similarity("near", of="recent", length=4, decay=0.9, how="max")]
+        [
+            sequence("recent", user, "click", length=8),
+            similarity("near", of="recent", length=4, decay=0.9, how="max"),
+        ]
     )
     kept = {"similarities": features.similarities, "computed": ("age_days",)}
     made = fit_encoder(world.COLUMNS, np.zeros((0, 2), np.uint64), **kept)
     assert made.similarities == (Similarity("near", "recent", "cooccurrence", "max", 4, 0.9),)
     assert made.computed == ("age_days", "near")
-    assert fit_encoder(world.COLUMNS, np.zeros((0, 2), np.uint64), leave_out=("near",), **kept).computed == ("age_days",)
+    assert fit_encoder(
+        world.COLUMNS, np.zeros((0, 2), np.uint64), leave_out=("near",), **kept
+    ).computed == ("age_days",)

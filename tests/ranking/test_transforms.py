@@ -1,4 +1,6 @@
-"""Transforms as a bundle applies them: what each makes of a value, bit for bit the same in any company, and what damage is refused."""
+"""Transforms as a bundle applies them: what each makes of a value, bit for bit the same in any
+company, and what damage is refused.
+"""
 
 import json
 import math
@@ -35,11 +37,21 @@ from tailorbird.ranking.steps import (
 from tailorbird.ranking.together import ROWS_AT_ONCE, together
 from tailorbird.ranking.transforms import Output
 
-GOLDEN_LOG1P = [4591532242907186886, 4604418534313441775, 4612581998928541515, 4621493249683862269, 4634561317577555908]
+GOLDEN_LOG1P = [
+    4591532242907186886,
+    4604418534313441775,
+    4612581998928541515,
+    4621493249683862269,
+    4634561317577555908,
+]
 COATS, HATS = hash64("coats"), hash64("hats")
 NUMERIC = (
     Output("logged", "price", (Log(), Clip(-1.0, 2.0), Standardise(0.3, 0.7), Fill(0.1, "median"))),
-    Output("rank", "clicks", (Quantile([-1.0, 0.0, 0.0, 2.0], [0.0, 1 / 3, 2 / 3, 1.0]), Fill(0.5, "median"))),
+    Output(
+        "rank",
+        "clicks",
+        (Quantile([-1.0, 0.0, 0.0, 2.0], [0.0, 1 / 3, 2 / 3, 1.0]), Fill(0.5, "median")),
+    ),
     Output("rank_missing", "clicks", (Missing(),)),
     Output("age", "age_days", (Standardise(3.0, 2.0), Fill(0.0, "mean"))),
 )
@@ -50,12 +62,27 @@ CATEGORICAL = (
     Output("share", "category", (Frequency([HATS], [0.25]), Log())),
     Output("rate", "category", (Target([0, HATS], [0.125, 0.5], 0.0625, "click", 20.0),)),
     Output("device_missing", "device", (Missing(),)),
-    Output("place", "category", (Vectors([HATS, COATS], 2, [1.0, 2.0, 3.0, 4.0], 0), Fill(-1.0, "constant"))),
+    Output(
+        "place",
+        "category",
+        (Vectors([HATS, COATS], 2, [1.0, 2.0, 3.0, 4.0], 0), Fill(-1.0, "constant")),
+    ),
 )
 
 
 def make_encoder(outputs=NUMERIC + CATEGORICAL, **changes):
-    return world.make_encoder(**({"numeric": (), "vocabularies": (), "computed": (), "transforms": outputs, "format": FORMAT} | changes))
+    return world.make_encoder(
+        **(
+            {
+                "numeric": (),
+                "vocabularies": (),
+                "computed": (),
+                "transforms": outputs,
+                "format": FORMAT,
+            }
+            | changes
+        )
+    )
 
 
 def floats32(*values):
@@ -66,20 +93,39 @@ def test_each_numeric_step_does_what_it_says():
     x = floats32(-math.inf, -3, 0, 1, math.inf, math.nan)
     logged = Output("x", "x", (Log(),)).apply(x)
     np.testing.assert_allclose(
-        logged, [-math.log1p(3.4028235e38), -math.log(4), 0, math.log(2), math.log1p(3.4028235e38), math.nan], rtol=1e-6
+        logged,
+        [
+            -math.log1p(3.4028235e38),
+            -math.log(4),
+            0,
+            math.log(2),
+            math.log1p(3.4028235e38),
+            math.nan,
+        ],
+        rtol=1e-6,
     )
-    np.testing.assert_array_equal(Output("x", "x", (Clip(-1, 0.5),)).apply(x), floats32(-1, -1, 0, 0.5, 0.5, math.nan))
-    np.testing.assert_array_equal(Output("x", "x", (Standardise(1, 2), Fill(7, "mean"))).apply(x)[1:4], floats32(-2, -0.5, 0))
+    np.testing.assert_array_equal(
+        Output("x", "x", (Clip(-1, 0.5),)).apply(x), floats32(-1, -1, 0, 0.5, 0.5, math.nan)
+    )
+    np.testing.assert_array_equal(
+        Output("x", "x", (Standardise(1, 2), Fill(7, "mean"))).apply(x)[1:4], floats32(-2, -0.5, 0)
+    )
     assert np.isfinite(Output("x", "x", (Standardise(1, 1e-3), Fill(7, "mean"))).apply(x)).all()
-    np.testing.assert_array_equal(Output("x", "x", (Missing(),)).apply(x), floats32(0, 0, 0, 0, 0, 1))
-    np.testing.assert_array_equal(Output("x", "x", ()).apply(floats32(2, math.nan)), floats32(2, math.nan))
+    np.testing.assert_array_equal(
+        Output("x", "x", (Missing(),)).apply(x), floats32(0, 0, 0, 0, 0, 1)
+    )
+    np.testing.assert_array_equal(
+        Output("x", "x", ()).apply(floats32(2, math.nan)), floats32(2, math.nan)
+    )
 
 
 def test_a_rank_is_linear_between_cut_points_and_the_middle_of_a_tie():
     step = Quantile([0, 1, 1, 1, 5], [0, 0.25, 0.5, 0.75, 1])
     x = np.array([-9, 0, 0.5, 1, 3, 5, 9, math.nan])
     np.testing.assert_array_equal(step.apply(x), [0, 0, 0.125, 0.5, 0.875, 1, 1, math.nan])
-    np.testing.assert_array_equal(Quantile([2, 2], [0, 1]).apply(np.array([1.0, 2.0, 3.0])), [0, 0, 1])
+    np.testing.assert_array_equal(
+        Quantile([2, 2], [0, 1]).apply(np.array([1.0, 2.0, 3.0])), [0, 0, 1]
+    )
 
 
 def test_each_categorical_step_does_what_it_says():
@@ -87,14 +133,20 @@ def test_each_categorical_step_does_what_it_says():
     made = {output.name: output.apply(keys) for output in CATEGORICAL}
     np.testing.assert_array_equal(made["category"], [0, 2, 3, 1])
     np.testing.assert_array_equal(made["filled"], [3, 2, 3, 1])
-    np.testing.assert_array_equal(made["bucket"], [0, *(2 + key % 5 for key in (HATS, COATS, hash64("boats")))])
+    np.testing.assert_array_equal(
+        made["bucket"], [0, *(2 + key % 5 for key in (HATS, COATS, hash64("boats")))]
+    )
     np.testing.assert_allclose(made["share"], [math.nan, math.log(1.25), 0, 0], rtol=1e-6)
     np.testing.assert_array_equal(made["rate"], floats32(0.125, 0.5, 0.0625, 0.0625))
     np.testing.assert_array_equal(made["device_missing"], [1, 0, 0, 0])
     np.testing.assert_array_equal(made["place"], [[-1, -1], [1, 2], [3, 4], [-1, -1]])
 
 
-@given(st.one_of(st.floats(0, 3.5e38), st.floats(0, 1), st.sampled_from([0.0, 0.41, 0.42, 1e-30, 5e-324])))
+@given(
+    st.one_of(
+        st.floats(0, 3.5e38), st.floats(0, 1), st.sampled_from([0.0, 0.41, 0.42, 1e-30, 5e-324])
+    )
+)
 def test_the_logarithm_is_the_logarithm(x):
     getcontext().prec = 60
     exact = float((Decimal(1) + Decimal(x)).ln()) if x > 1e-25 else x
@@ -113,7 +165,9 @@ def test_a_value_is_the_same_however_many_come_with_it(x, data):
     for output in NUMERIC:
         whole = output.apply(x)
         assert whole.dtype == np.float32
-        np.testing.assert_array_equal(whole[picked].view(np.uint32), output.apply(x[picked]).view(np.uint32))
+        np.testing.assert_array_equal(
+            whole[picked].view(np.uint32), output.apply(x[picked]).view(np.uint32)
+        )
         assert not np.isinf(whole).any()
         assert not np.isnan(whole).any() or not any(isinstance(step, Fill) for step in output.steps)
 
@@ -122,12 +176,17 @@ def test_a_value_is_the_same_however_many_come_with_it(x, data):
 def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
     encoder = make_encoder(numeric=("price",), computed=("recent_age",))
     rows = [world.make_rows(candidates, seed=number) for number, candidates in enumerate(requests)]
-    singles = [encoder.encode_request(each, world.keys_of(candidates), index) for each, candidates in zip(rows, requests, strict=True)]
+    singles = [
+        encoder.encode_request(each, world.keys_of(candidates), index)
+        for each, candidates in zip(rows, requests, strict=True)
+    ]
     whole = encoder.encode(
         np.concatenate([each.numeric for each in rows]),
         np.concatenate([each.categorical for each in rows]),
         np.concatenate([world.keys_of(candidates) for candidates in requests]),
-        np.repeat(np.arange(len(requests)), [len(candidates) for candidates in requests]).astype(np.intp),
+        np.repeat(np.arange(len(requests)), [len(candidates) for candidates in requests]).astype(
+            np.intp
+        ),
         {"recent": Ragged(np.zeros(len(requests) + 1, np.int64), np.zeros(0, np.uint64))},
         np.full(len(requests), rows[0].t),
         index,
@@ -142,7 +201,9 @@ KINDS = {
     "standardise": st.builds(Standardise, st.floats(-9, 9), st.floats(0.01, 9)),
     "fill": st.builds(Fill, st.floats(-9, 9), st.just("mean")),
     "quantile": st.lists(st.integers(-3, 3), min_size=2, max_size=6).map(
-        lambda cuts: Quantile([float(cut) for cut in sorted(cuts)], np.linspace(0, 1, len(cuts)).tolist())
+        lambda cuts: Quantile(
+            [float(cut) for cut in sorted(cuts)], np.linspace(0, 1, len(cuts)).tolist()
+        )
     ),
 }
 
@@ -151,13 +212,23 @@ KINDS = {
 def test_together_they_give_the_bits_that_each_gives_alone(index, data):
     outputs = []
     for number in range(data.draw(st.integers(1, 7))):
-        kinds = data.draw(st.sampled_from([(), ("log",), ("quantile", "fill"), ("log", "clip", "standardise"), tuple(KINDS)]))
+        kinds = data.draw(
+            st.sampled_from(
+                [(), ("log",), ("quantile", "fill"), ("log", "clip", "standardise"), tuple(KINDS)]
+            )
+        )
         column = data.draw(st.sampled_from(["price", "clicks", "age_days", "position"]))
-        outputs.append(Output(f"x{number}", column, tuple(data.draw(KINDS[kind]) for kind in kinds)))
+        outputs.append(
+            Output(f"x{number}", column, tuple(data.draw(KINDS[kind]) for kind in kinds))
+        )
     outputs.insert(1, CATEGORICAL[-1])
     encoder = make_encoder(tuple(outputs))
     rows, keys = world.make_rows(range(9)), world.keys_of(range(9))
-    rows.numeric[:, 0] = data.draw(arrays(np.float32, 9, elements=st.one_of(st.floats(width=32), st.integers(-3, 3).map(float))))
+    rows.numeric[:, 0] = data.draw(
+        arrays(
+            np.float32, 9, elements=st.one_of(st.floats(width=32), st.integers(-3, 3).map(float))
+        )
+    )
     matrix = encoder.encode_request(rows, keys, index)
     plain = make_encoder((), numeric=("price", "clicks"), computed=("age_days",), position=True)
     sources = dict(zip(plain.names, plain.encode_request(rows, keys, index).T, strict=True))
@@ -165,27 +236,56 @@ def test_together_they_give_the_bits_that_each_gives_alone(index, data):
         source = rows.categorical[:, 0] if output.column == "category" else sources[output.column]
         alone = output.apply(source).reshape(9, -1)
         at = encoder.names.index(output.names[0])
-        np.testing.assert_array_equal(matrix[:, at : at + output.width].view(np.uint32), alone.view(np.uint32))
+        np.testing.assert_array_equal(
+            matrix[:, at : at + output.width].view(np.uint32), alone.view(np.uint32)
+        )
 
 
 def test_together_in_bulk_they_give_the_bits_that_each_gives_alone():
     rng = np.random.default_rng(0)
     n = 2 * ROWS_AT_ONCE + 5
     columns = [rng.lognormal(0, 3, n).astype(np.float32) for _ in range(3)]
-    outputs = [Output(f"x{bins}", "x", (Quantile(np.sort(column[: bins + 1]).tolist(), np.linspace(0, 1, bins + 1).tolist()), Log()))
-               for bins, column in zip((3, 100, 126), columns, strict=True)]  # fmt: skip
+    outputs = [
+        Output(
+            f"x{bins}",
+            "x",
+            (
+                Quantile(
+                    np.sort(column[: bins + 1]).tolist(), np.linspace(0, 1, bins + 1).tolist()
+                ),
+                Log(),
+            ),
+        )
+        for bins, column in zip((3, 100, 126), columns, strict=True)
+    ]
     (block,) = together(outputs)
     for output, column, made in zip(outputs, columns, block.apply(columns), strict=True):
         np.testing.assert_array_equal(made.view(np.uint32), output.apply(column).view(np.uint32))
 
 
 def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
-    encoder = make_encoder((Output("rate", "category", (Target([HATS], [0.5], 0.1, "click", 1.0), Standardise(0.1, 0.5))),))
+    encoder = make_encoder(
+        (
+            Output(
+                "rate",
+                "category",
+                (Target([HATS], [0.5], 0.1, "click", 1.0), Standardise(0.1, 0.5)),
+            ),
+        )
+    )
     rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
     none = {"recent": Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64))}
     known = np.array([0.1, 0.6])
     made = encoder.encode(
-        rows.numeric, rows.categorical, keys, np.zeros(2, np.intp), none, np.array([rows.t]), index, None, {"rate": known}
+        rows.numeric,
+        rows.categorical,
+        keys,
+        np.zeros(2, np.intp),
+        none,
+        np.array([rows.t]),
+        index,
+        None,
+        {"rate": known},
     )
     np.testing.assert_array_equal(made[:, 0], ((known - 0.1) / 0.5).astype(np.float32))
 
@@ -197,7 +297,9 @@ def test_a_transform_may_be_made_of_the_position(index):
 
 
 def test_sizes_of_embeddings_and_what_nothing_looks_like():
-    encoder = make_encoder(vocabularies=world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:4])
+    encoder = make_encoder(
+        vocabularies=world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:4]
+    )
     assert encoder.sizes == {"category": 5, "filled": 4, "bucket": 7}
     assert encoder.categorical_names == ("category", "filled", "bucket")
     absent = dict(zip(encoder.names, encoder.absent.tolist(), strict=True))
@@ -211,8 +313,13 @@ def test_sizes_of_embeddings_and_what_nothing_looks_like():
 def test_it_says_of_each_column_what_it_is():
     told = make_encoder(numeric=("price",)).told()
     assert told["price"] == "as read"
-    assert told["logged"] == "price: log, clip to [-1, 2], standardise (mean 0.3, deviation 0.7), missing is the median 0.1"
-    assert told["rate"] == "category: rate of click by 2 values, drawn to the mean 0.0625 by 20 rows"
+    assert told["logged"] == (
+        "price: log, clip to [-1, 2], standardise (mean 0.3, deviation 0.7), missing is the "
+        "median 0.1"
+    )
+    assert (
+        told["rate"] == "category: rate of click by 2 values, drawn to the mean 0.0625 by 20 rows"
+    )
     assert told["place_1"] == told["place_0"]
 
 
@@ -226,20 +333,29 @@ def test_it_survives_the_file():
 def test_a_file_of_another_version_is_refused_and_says_what_to_do():
     """One from before formats were told is of format 1."""
     old = b'{"columns":{"numeric":["price"],"categorical":[],"sequences":["recent"]},"numeric":["price"],"computed":["popularity"]}'
-    for data, found in ((old, 1), (json.dumps({"format": FORMAT + 1, "new": 1}).encode(), FORMAT + 1)):
-        with pytest.raises(BundleError, match=f"has the format {found}, this version reads {FORMAT}") as caught:
+    for data, found in (
+        (old, 1),
+        (json.dumps({"format": FORMAT + 1, "new": 1}).encode(), FORMAT + 1),
+    ):
+        with pytest.raises(
+            BundleError, match=f"has the format {found}, this version reads {FORMAT}"
+        ) as caught:
             read_encoder(data, where="bundle v7")
         assert caught.value.fix == "tailorbird train"
 
 
 def with_step(step, column="price"):
     plain = json.loads(msgspec.json.encode(make_encoder(())))
-    plain["transforms"] = [{"name": "x", "column": column, "steps": step if isinstance(step, list) else [step]}]
+    plain["transforms"] = [
+        {"name": "x", "column": column, "steps": step if isinstance(step, list) else [step]}
+    ]
     return json.dumps(plain).encode()
 
 
 def with_sources(*names):
-    return json.dumps(json.loads(msgspec.json.encode(make_encoder(()))) | {"candidates": {"sources": names}}).encode()
+    return json.dumps(
+        json.loads(msgspec.json.encode(make_encoder(()))) | {"candidates": {"sources": names}}
+    ).encode()
 
 
 @pytest.mark.parametrize(
@@ -258,22 +374,53 @@ def with_sources(*names):
         (with_step({"step": "log"}, "category"), "do not fit the column 'category'"),
         (with_step([], "category"), "do not fit the column 'category'"),
         (with_step({"step": "log"}, "colour"), "'colour' that does not exist"),
-        (with_step([{"step": "vocabulary", "keys": [1]}, {"step": "log"}], "category"), "a step after codes"),
-        (with_step([{"step": "log"}, {"step": "vocabulary", "keys": [1]}], "category"), "does not come first"),
+        (
+            with_step([{"step": "vocabulary", "keys": [1]}, {"step": "log"}], "category"),
+            "a step after codes",
+        ),
+        (
+            with_step([{"step": "log"}, {"step": "vocabulary", "keys": [1]}], "category"),
+            "does not come first",
+        ),
         (with_step([{"step": "fill_key", "key": 1, "how": "mode"}], "category"), "keys as numbers"),
-        (with_step([{"step": "fill_key", "key": 1, "how": "mode"}, {"step": "log"}], "category"), "numbers of keys"),
+        (
+            with_step([{"step": "fill_key", "key": 1, "how": "mode"}, {"step": "log"}], "category"),
+            "numbers of keys",
+        ),
         (with_step([{"step": "missing"}, {"step": "log"}], "category"), "indicator"),
-        (with_step({"step": "vocabulary", "keys": [1, 1]}, "category"), "keys and numbers do not match"),
+        (
+            with_step({"step": "vocabulary", "keys": [1, 1]}, "category"),
+            "keys and numbers do not match",
+        ),
         (with_step({"step": "vocabulary", "keys": [-1]}, "category"), "a key that is none"),
-        (with_step({"step": "vocabulary", "keys": [1 << 64]}, "category"), "a key that is none|cannot be read"),
-        (with_step({"step": "frequency", "keys": [1], "shares": []}, "category"), "keys and numbers do not match"),
+        (
+            with_step({"step": "vocabulary", "keys": [1 << 64]}, "category"),
+            "a key that is none|cannot be read",
+        ),
+        (
+            with_step({"step": "frequency", "keys": [1], "shares": []}, "category"),
+            "keys and numbers do not match",
+        ),
         (with_step({"step": "hashing", "buckets": 0}, "category"), "without buckets"),
         (
-            with_step({"step": "target", "keys": [1], "rates": [2], "mean": 0, "head": "click", "smoothing": 1}, "category"),
+            with_step(
+                {
+                    "step": "target",
+                    "keys": [1],
+                    "rates": [2],
+                    "mean": 0,
+                    "head": "click",
+                    "smoothing": 1,
+                },
+                "category",
+            ),
             "outside 0 to 1",
         ),
         (
-            with_step({"step": "vectors", "keys": [1], "width": 2, "flat": [1], "trained_until": 0}, "category"),
+            with_step(
+                {"step": "vectors", "keys": [1], "width": 2, "flat": [1], "trained_until": 0},
+                "category",
+            ),
             "several lengths",
         ),
         (with_sources("populr"), "cannot be read: unknown source 'populr'"),
@@ -296,7 +443,28 @@ def leaves(value, path=()):
     yield path
 
 
-ODD = [None, True, -1, 0, 1, 2, 1 << 63, 1 << 64, 0.5, -1e308, 1e308, "", "log", "price", [], {}, [0], [1, 1], {"step": "log"}, [1.5, 0.5]]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    1 << 63,
+    1 << 64,
+    0.5,
+    -1e308,
+    1e308,
+    "",
+    "log",
+    "price",
+    [],
+    {},
+    [0],
+    [1, 1],
+    {"step": "log"},
+    [1.5, 0.5],
+]
 
 
 @given(st.data())
@@ -320,7 +488,9 @@ def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
         # A matrix of other columns than the manifest names is refused by the bundle.
         if encoder.columns == world.COLUMNS:
             with np.errstate(all="ignore"):
-                matrix = encoder.encode_request(world.make_rows(range(9), recent=[1]), world.keys_of(range(9)), index)
+                matrix = encoder.encode_request(
+                    world.make_rows(range(9), recent=[1]), world.keys_of(range(9)), index
+                )
             assert matrix.shape == (9, len(encoder.names))
             assert encoder.absent.shape == (len(encoder.names),)
     except BundleError:
@@ -343,13 +513,19 @@ def test_a_bundle_scores_through_its_transforms(index, tmp_path):
     assert isinstance(bundle.encoder, Encoder)
     weights = np.random.default_rng(0).normal(size=(len(encoder.names), 2)).astype(np.float32) * 0.1
     expected = np.nan_to_num(golden) @ weights
-    np.testing.assert_allclose(bundle.raw(encoder.encode_request(rows, keys, index))["click"], expected[:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        bundle.raw(encoder.encode_request(rows, keys, index))["click"],
+        expected[:, 0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_a_hashing_of_a_bundle_that_lists_no_buckets_knows_them_all():
     keys = np.array([0, 3, 4, 9], np.uint64)
     before, now = (
-        msgspec.json.decode(text, type=Hashed) for text in ('{"step":"hashing","buckets":5}', '{"step":"hashing","buckets":5,"seen":[3]}')
+        msgspec.json.decode(text, type=Hashed)
+        for text in ('{"step":"hashing","buckets":5}', '{"step":"hashing","buckets":5,"seen":[3]}')
     )
     np.testing.assert_array_equal(before.apply(keys), [0, 5, 6, 6])
     np.testing.assert_array_equal(now.apply(keys), [0, 5, 1, 1])

@@ -27,7 +27,9 @@ from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index
 
 T0 = 1_700_000_000_000_000
-COLUMNS = Columns(numeric=("clicks", "price"), categorical=("category", "device"), sequences=("recent",))
+COLUMNS = Columns(
+    numeric=("clicks", "price"), categorical=("category", "device"), sequences=("recent",)
+)
 ITEMS = 40
 
 
@@ -61,7 +63,12 @@ def times(micros):
 def items_table(n=ITEMS):
     categories = ("coats", "hats", "shoes", "bags")
     profiles = [
-        {"title": f"Thing {i} {'rain coat' if i % 4 == 0 else 'felt'}", "category": categories[i % 4], "price": i * 2.0, "stock": i % 3}
+        {
+            "title": f"Thing {i} {'rain coat' if i % 4 == 0 else 'felt'}",
+            "category": categories[i % 4],
+            "price": i * 2.0,
+            "stock": i % 3,
+        }
         for i in range(n)
     ]
     return pa.table(
@@ -97,29 +104,50 @@ def make_tables(*sources) -> FoldTables:
     """The candidate tables of the same items and events, and of what `sources` ask for."""
     profiles = [
         routed.event("item", ts, None, item, properties=text, timeless=timeless)
-        for item, ts, text, timeless in zip(*(column.to_pylist() for column in items_table().columns), strict=True)
+        for item, ts, text, timeless in zip(
+            *(column.to_pylist() for column in items_table().columns), strict=True
+        )
     ]
-    kind, ts, person, item = (events_table().sort_by("ts")[name].to_pylist() for name in ("type", "ts", "person", "item_id"))
+    kind, ts, person, item = (
+        events_table().sort_by("ts")[name].to_pylist()
+        for name in ("type", "ts", "person", "item_id")
+    )
     events = [routed.event(*row) for row in zip(kind, ts, person, item, strict=True)]
     contract = contract_of(["item_knn", *sources])
     fold = CandidateFold(contract)
-    fold.update(batch_of(routed.table(*profiles, *events).select(list(LOGGED)), contract, len(profiles) + len(events)))
+    fold.update(
+        batch_of(
+            routed.table(*profiles, *events).select(list(LOGGED)),
+            contract,
+            len(profiles) + len(events),
+        )
+    )
     return fold.tables()
 
 
 def lists_of(tables, recent=()) -> RequestLists:
     """The lists of somebody with these items, oldest first."""
-    return RequestLists(tables, CandidateRequest(keys_of(recent), T0 + 8 * DAY + np.arange(len(recent), dtype=np.int64)))
+    return RequestLists(
+        tables,
+        CandidateRequest(keys_of(recent), T0 + 8 * DAY + np.arange(len(recent), dtype=np.int64)),
+    )
 
 
 def make_encoder(**changes):
     category = Vocabulary("category", [hash64("coats"), hash64("hats"), hash64("shoes")])
-    settings = {"numeric": ("price", "clicks"), "vocabularies": (category,), "computed": tuple(COMPUTED), "sequence": "recent"}
+    settings = {
+        "numeric": ("price", "clicks"),
+        "vocabularies": (category,),
+        "computed": tuple(COMPUTED),
+        "sequence": "recent",
+    }
     return Encoder(COLUMNS, **(settings | changes))
 
 
 def linear_model(width, heads=2, seed=0, external=None):
-    """An ONNX model (n, width) → logits (n, heads), NaN as 0. `external`: a file name where its weights are said to lie."""
+    """An ONNX model (n, width) → logits (n, heads), NaN as 0. `external`: a file name where its
+    weights are said to lie.
+    """
     weights = np.random.default_rng(seed).normal(size=(width, heads)).astype(np.float32) * 0.1
     tensor = numpy_helper.from_array(weights, "w")
     if external is not None:
@@ -138,7 +166,9 @@ def linear_model(width, heads=2, seed=0, external=None):
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, heads])],
         [tensor, numpy_helper.from_array(np.zeros(1, np.float32), "zero")],
     )
-    return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
+    return onnx.ModelProto(
+        ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test"
+    ).SerializeToString()
 
 
 def make_rows(numbers, recent=(), seed=1):
@@ -146,11 +176,15 @@ def make_rows(numbers, recent=(), seed=1):
     n = len(numbers)
     numeric = rng.normal(size=(n, 2)).astype(np.float32)
     numeric[::5, 0] = np.nan
-    names = np.array([hash64(name) for name in ("coats", "hats", "shoes", "bags", "boats")] + [0], np.uint64)
+    names = np.array(
+        [hash64(name) for name in ("coats", "hats", "shoes", "bags", "boats")] + [0], np.uint64
+    )
     categorical = names[rng.integers(0, names.size, (n, 2))]
     recent = list(recent)
     types = np.array([hash64("click")] * len(recent), np.uint64)
-    sequence = Sequence(keys_of(recent), types, T0 + 8 * DAY + np.arange(len(recent), dtype=np.int64))
+    sequence = Sequence(
+        keys_of(recent), types, T0 + 8 * DAY + np.arange(len(recent), dtype=np.int64)
+    )
     return Rows(numeric, categorical, {"recent": sequence})
 
 
@@ -166,7 +200,10 @@ def make_bundle(folder: Path, **changes):
         "schema_hash": "abc123abc123",
         "encoder": encoder,
         "models": {"model/all.onnx": linear_model(len(encoder.names))},
-        "heads": [Head("click", "model/all.onnx", column=0), Head("purchase", "model/all.onnx", column=1)],
+        "heads": [
+            Head("click", "model/all.onnx", column=0),
+            Head("purchase", "model/all.onnx", column=1),
+        ],
         "index": index_folder,
         "golden": golden,
         "calibration": {"click": Platt(1.0, -1.0), "purchase": Platt(1.0, -3.0)},

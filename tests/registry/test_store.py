@@ -1,4 +1,6 @@
-"""Versions are there whole or not at all, whatever dies; aliases move with who and why; damage is found."""
+"""Versions are there whole or not at all, whatever dies; aliases move with who and why; damage is
+found.
+"""
 
 import hashlib
 import json
@@ -50,7 +52,12 @@ def test_a_version_holds_what_was_added(registry, bundle):
     assert sealed.files["model.onnx"] == b"weights"
     assert sealed.folder("index") == {"items.arrow": b""}
     first, second = registry.versions()
-    assert (first.version, first.metrics, first.schema_hash, second.version) == ("v0001", {"auc": 0.7}, "abc", "v0002")
+    assert (first.version, first.metrics, first.schema_hash, second.version) == (
+        "v0001",
+        {"auc": 0.7},
+        "abc",
+        "v0002",
+    )
 
 
 def test_promotion_and_rollback_with_who_and_why(registry, bundle):
@@ -130,7 +137,20 @@ def test_what_is_not_sealed_is_not_added(registry, bundle):
     assert registry.versions() == []
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../b", "./a", "a//b", "", "a\\b\n", "manifest.json", "x" * 200])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside",
+        "/etc/hostname",
+        "a/../../b",
+        "./a",
+        "a//b",
+        "",
+        "a\\b\n",
+        "manifest.json",
+        "x" * 200,
+    ],
+)
 def test_a_manifest_that_names_a_file_outside_is_refused(bundle, name):
     document = json.loads((bundle / "manifest.json").read_bytes())
     document["files"][name] = {"sha256": "0" * 64, "bytes": 1}
@@ -139,7 +159,16 @@ def test_a_manifest_that_names_a_file_outside_is_refused(bundle, name):
         read_sealed(bundle)
 
 
-@pytest.mark.parametrize("document", [{}, {"created_at": 1}, {"created_at": 1, "schema_hash": "a", "more": 1}, [], {"created_at": "x"}])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"created_at": 1},
+        {"created_at": 1, "schema_hash": "a", "more": 1},
+        [],
+        {"created_at": "x"},
+    ],
+)
 def test_a_manifest_of_another_shape_is_refused(bundle, document):
     rewrite(bundle, document)
     with pytest.raises(BundleError, match=r"manifest\.json cannot be read"):
@@ -185,11 +214,24 @@ registry.promote(registry.add(Path(sys.argv[2])), by="child", why="test")
 """
 
 
-@pytest.mark.parametrize("site", ["registry.before_rename", "registry.after_rename", "registry.before_alias", "registry.after_alias"])
+@pytest.mark.parametrize(
+    "site",
+    [
+        "registry.before_rename",
+        "registry.after_rename",
+        "registry.before_alias",
+        "registry.after_alias",
+    ],
+)
 def test_killed_at_any_step_it_is_whole_and_goes_on(registry, bundle, site):
     registry.promote(registry.add(bundle), by="ann", why="first")
     environment = os.environ | {"TAILORBIRD_FAULTS": f"{site}=kill"}
-    died = subprocess.run([sys.executable, "-c", STEPS, registry.path, bundle], env=environment, check=False, timeout=30)
+    died = subprocess.run(
+        [sys.executable, "-c", STEPS, registry.path, bundle],
+        env=environment,
+        check=False,
+        timeout=30,
+    )
     assert died.returncode == -9
 
     promoted = site == "registry.after_alias"

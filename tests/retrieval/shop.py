@@ -14,8 +14,21 @@ T0 = 1_700_000_000_000_000
 AS_OF = T0 + 10 * DAY
 
 PROFILES = {
-    "coat": {"title": "Rain coat", "category": "coats", "price": 80, "stock": 3, "brand": "Nord", "tags": ["warm", "red"]},
-    "parka": {"title": "Winter parka", "category": "coats", "price": 120.5, "stock": 0, "description": "for the rain"},
+    "coat": {
+        "title": "Rain coat",
+        "category": "coats",
+        "price": 80,
+        "stock": 3,
+        "brand": "Nord",
+        "tags": ["warm", "red"],
+    },
+    "parka": {
+        "title": "Winter parka",
+        "category": "coats",
+        "price": 120.5,
+        "stock": 0,
+        "description": "for the rain",
+    },
     "hat": {"title": "Felt hat", "category": "hats", "price": 20},
     "cap": {"title": "Running cap", "category": "hats", "price": 15, "stock": 9},
     "gift": {"title": "Gift card"},
@@ -29,7 +42,10 @@ def time(moments):
 
 def items(extra=()):
     """`extra`: (id, valid_from, attributes) of later versions."""
-    rows = [(name, CAME[name] or 0, attributes, CAME[name] is None) for name, attributes in PROFILES.items()]
+    rows = [
+        (name, CAME[name] or 0, attributes, CAME[name] is None)
+        for name, attributes in PROFILES.items()
+    ]
     rows += [(*each, False) for each in extra]
     return pa.table(
         {

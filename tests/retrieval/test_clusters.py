@@ -1,4 +1,6 @@
-"""Clusters of items: something of everything for somebody new, more of what they take up, and a place for new items."""
+"""Clusters of items: something of everything for somebody new, more of what they take up, and a
+place for new items.
+"""
 
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ def categories(index, rows):
 
 
 def asked(index, past, n):
-    """What somebody finds who had these items, the newest first; items of a lower number are wanted more."""
+    """What somebody finds who had these items, the newest first; items of a lower number are wanted
+    more.
+    """
     rows = index.find(world.keys_of(past))
     return index.clusters(rows, 0.8 ** np.arange(len(rows)), np.arange(len(index), 0, -1), n)
 
@@ -61,8 +65,15 @@ def test_what_may_not_be_shown_is_left_out(index):
     assert "hats" not in categories(index, found.rows)
 
 
-@pytest.mark.parametrize("array", [np.zeros(3, np.int16), np.full(world.ITEMS, 99, np.int16), np.zeros(world.ITEMS, np.int64)])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(3, np.int16), np.full(world.ITEMS, 99, np.int16), np.zeros(world.ITEMS, np.int64)],
+)
 def test_damaged_clusters_are_refused(folder, array):
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     with pytest.raises(BundleError):
         Index.load(files | {"clusters.npy": array_bytes(array)})

@@ -14,9 +14,14 @@ EMPTY = shop.nothing()
 COLOURS = st.lists(st.sampled_from(["red", "blue", "grey"]), max_size=3)
 
 
-@given(st.lists(st.tuples(COLOURS, st.none() | st.integers(0, 9)), min_size=1, max_size=20), st.data())
+@given(
+    st.lists(st.tuples(COLOURS, st.none() | st.integers(0, 9)), min_size=1, max_size=20), st.data()
+)
 def test_they_are_what_a_loop_counts(items, data):
-    new = [NewItem(f"n{place}", {"colour": colours, "size": size}, 1) for place, (colours, size) in enumerate(items)]
+    new = [
+        NewItem(f"n{place}", {"colour": colours, "size": size}, 1)
+        for place, (colours, size) in enumerate(items)
+    ]
     index = with_items(EMPTY, new)
     chosen = data.draw(st.sets(st.sampled_from(range(len(items)))))
     rows = index.find_ids([f"n{place}" for place in sorted(chosen)])

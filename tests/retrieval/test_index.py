@@ -1,4 +1,6 @@
-"""What the index finds in a shop small enough to know by heart, and what it does with items that came later."""
+"""What the index finds in a shop small enough to know by heart, and what it does with items that
+came later.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -37,21 +39,28 @@ def test_attributes_keep_their_kinds(index):
 
 
 def test_bots_late_events_impressions_and_the_future_make_no_item(tmp_path):
-    rows = [(person, f"{item}-{person}", *more) for person, item, *more in shop.EVENTS if item == "gift"]
+    rows = [
+        (person, f"{item}-{person}", *more) for person, item, *more in shop.EVENTS if item == "gift"
+    ]
     assert {item for _, item, *_ in rows} == {"gift-robot", "gift-late", "gift-w", "gift-future"}
-    build_index(tmp_path / "index", shop.events([*shop.EVENTS, *rows]), shop.items(), as_of=shop.AS_OF)
+    build_index(
+        tmp_path / "index", shop.events([*shop.EVENTS, *rows]), shop.items(), as_of=shop.AS_OF
+    )
     assert set(Index.open(tmp_path / "index").ids) == ALL
 
 
 def test_an_item_came_with_its_first_dated_version_or_its_first_event(tmp_path, index):
     came = dict(zip(index.ids, index.first_seen.tolist(), strict=True))
-    # The hat is timeless: its first event dates it. The unlisted item came with its event, as old as the parka's and the cap's.
+    # The hat is timeless: its first event dates it. The unlisted item came with its event, as old
+    # as the parka's and the cap's.
     assert came["hat"] == shop.AS_OF - 5 * HOUR
     assert (came["coat"], came["gift"]) == (shop.T0, shop.T0 + 9 * DAY)
     assert came["parka"] == came["cap"] == came["unlisted"] == shop.T0 + DAY
     build_index(tmp_path / "index", shop.events().slice(0, 0), shop.items(), as_of=shop.AS_OF)
     quiet = Index.open(tmp_path / "index")
-    assert quiet.first_seen[quiet.find_ids(["hat"])[0]] == 0, "there from the beginning, for all that is known"
+    assert quiet.first_seen[quiet.find_ids(["hat"])[0]] == 0, (
+        "there from the beginning, for all that is known"
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,7 +90,10 @@ def test_search_by_words_as_people_type_them(index, query, expected):
 
 
 def test_a_later_version_replaces_what_was_known_and_a_future_one_does_not(tmp_path):
-    versions = [("coat", shop.T0 + 2 * DAY, {"title": "Storm coat", "price": 60}), ("coat", shop.AS_OF, {"title": "Never"})]
+    versions = [
+        ("coat", shop.T0 + 2 * DAY, {"title": "Storm coat", "price": 60}),
+        ("coat", shop.AS_OF, {"title": "Never"}),
+    ]
     build_index(tmp_path / "index", shop.events(), shop.items(versions), as_of=shop.AS_OF)
     index = Index.open(tmp_path / "index")
     row = index.find_ids(["coat"])[0]
@@ -120,7 +132,14 @@ def test_without_items_without_events_and_without_either(tmp_path):
 
 def test_an_item_that_came_later_is_found_by_id_words_and_attributes(index):
     later = with_items(
-        index, [NewItem("scarf", {"title": "Wool scarf", "category": "scarves", "price": 30, "eco": True}, shop.AS_OF + HOUR)]
+        index,
+        [
+            NewItem(
+                "scarf",
+                {"title": "Wool scarf", "category": "scarves", "price": 30, "eco": True},
+                shop.AS_OF + HOUR,
+            )
+        ],
     )
     assert len(later) == len(index) + 1
     assert shop.ids(later, later.search("wool", 5).rows) == ["scarf"]
@@ -134,8 +153,16 @@ def test_an_item_that_came_later_is_found_by_id_words_and_attributes(index):
 
 
 def test_a_truth_is_told_from_a_number_as_long_as_every_item_has_one(tmp_path):
-    told = [("hat", shop.AS_OF - 1, {"eco": True, "stock": 1}), ("cap", shop.AS_OF - 1, {"eco": False, "sale": True, "stock": 0})]
-    build_index(tmp_path / "index", shop.events(), shop.items([*told, ("gift", shop.AS_OF - 1, {"sale": 1})]), as_of=shop.AS_OF)
+    told = [
+        ("hat", shop.AS_OF - 1, {"eco": True, "stock": 1}),
+        ("cap", shop.AS_OF - 1, {"eco": False, "sale": True, "stock": 0}),
+    ]
+    build_index(
+        tmp_path / "index",
+        shop.events(),
+        shop.items([*told, ("gift", shop.AS_OF - 1, {"sale": 1})]),
+        as_of=shop.AS_OF,
+    )
     built = Index.open(tmp_path / "index")
     assert built.truths == {"eco"}
     later = with_items(built, [NewItem("scarf", {"eco": None, "new": True, "stock": False}, 1)])
@@ -144,9 +171,22 @@ def test_a_truth_is_told_from_a_number_as_long_as_every_item_has_one(tmp_path):
 
 
 def test_an_item_that_changed_has_its_new_attributes(index):
-    later = with_items(index, [NewItem("coat", PROFILE := {"title": "Rain coat", "category": "sale", "price": 40, "stock": 0}, 0)])
+    later = with_items(
+        index,
+        [
+            NewItem(
+                "coat",
+                PROFILE := {"title": "Rain coat", "category": "sale", "price": 40, "stock": 0},
+                0,
+            )
+        ],
+    )
     row = later.find_ids(["coat"])[0]
-    assert (later.attributes["price"][row], later.category.text(row), later.title(row)) == (40, "sale", PROFILE["title"])
+    assert (later.attributes["price"][row], later.category.text(row), later.title(row)) == (
+        40,
+        "sale",
+        PROFILE["title"],
+    )
     assert later.first_seen[row] == shop.T0
     twice = with_items(later, [NewItem("x1", {}, 1), NewItem("x2", {"title": "Second"}, 2)])
     twice = with_items(twice, [NewItem("x3", {"title": "Third"}, 3)])
@@ -157,11 +197,15 @@ def test_an_item_that_changed_has_its_new_attributes(index):
 def test_a_damaged_index_is_refused_with_a_sentence(tmp_path):
     build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
     files = {
-        path.relative_to(tmp_path / "index").as_posix(): path.read_bytes() for path in (tmp_path / "index").rglob("*") if path.is_file()
+        path.relative_to(tmp_path / "index").as_posix(): path.read_bytes()
+        for path in (tmp_path / "index").rglob("*")
+        if path.is_file()
     }
     for name in ("meta.json", "items.arrow", "clusters.npy", "clusters_at.npy"):
         for content in (None, b"", files[name][: len(files[name]) // 2]):
-            broken = {key: data for key, data in files.items() if key != name} | ({} if content is None else {name: content})
+            broken = {key: data for key, data in files.items() if key != name} | (
+                {} if content is None else {name: content}
+            )
             with pytest.raises(BundleError):
                 Index.load(broken)
     with pytest.raises(BundleError, match="format 1, expected 2"):
@@ -176,27 +220,51 @@ def test_columns_of_mixed_values():
     assert [mixed.text(row) for row in range(4)] == ["1", "two", "", "3"]
     numbers = column_of([True, None, 2.5])
     np.testing.assert_array_equal(numbers, [1.0, np.nan, 2.5])
-    np.testing.assert_array_equal(extended(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan])
-    assert [extended(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == ["zero", "two", "", "3", "two"]
+    np.testing.assert_array_equal(
+        extended(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan]
+    )
+    assert [extended(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == [
+        "zero",
+        "two",
+        "",
+        "3",
+        "two",
+    ]
     assert column_of([None, None]).codes.tolist() == [-1, -1]
 
 
 def test_one_bad_row_makes_no_text_of_a_number(caplog):
     """A rule such as item.stock > 0 would hide all items from the next training on."""
-    stocks = columns_of([{"stock": float(n), "size": n if n % 3 else "M"} for n in range(30)] + [{"stock": "n/a"}, {}])
+    stocks = columns_of(
+        [{"stock": float(n), "size": n if n % 3 else "M"} for n in range(30)]
+        + [{"stock": "n/a"}, {}]
+    )
     np.testing.assert_array_equal(stocks["stock"], [*range(30), np.nan, np.nan])
     assert "attribute stock is a number, and 1 items have a text there" in caplog.text
     assert stocks["size"].text(0) == "M"
 
 
-def test_names_of_attributes_that_somebody_makes_up_do_not_become_columns_without_end(index, caplog):
+def test_names_of_attributes_that_somebody_makes_up_do_not_become_columns_without_end(
+    index, caplog
+):
     made_up = [{f"junk{item}_{n}": n for n in range(20)} for item in range(30)]
-    columns = columns_of([{"title": f"Item {n}", "price": n, **junk} for n, junk in enumerate(made_up)])
+    columns = columns_of(
+        [{"title": f"Item {n}", "price": n, **junk} for n, junk in enumerate(made_up)]
+    )
     assert len(columns) == ATTRIBUTES_MAX
     assert {"title", "price"} <= columns.keys()
-    assert "602 attributes, and 300 are kept: 302 that few have are left out, such as 'junk" in caplog.text
+    assert (
+        "602 attributes, and 300 are kept: 302 that few have are left out, such as 'junk"
+        in caplog.text
+    )
 
-    later = with_items(index, [NewItem(f"n{n}", {"price": n, "colour": "red", **junk}, 1) for n, junk in enumerate(made_up)])
+    later = with_items(
+        index,
+        [
+            NewItem(f"n{n}", {"price": n, "colour": "red", **junk}, 1)
+            for n, junk in enumerate(made_up)
+        ],
+    )
     assert len(later.attributes) == ATTRIBUTES_MAX
     assert {*index.attributes, "colour"} <= later.attributes.keys()
     assert later.attributes["price"][later.find_ids(["n7"])[0]] == 7
@@ -214,6 +282,8 @@ def test_a_column_that_grew_knows_old_and_new_texts():
 def test_an_event_table_with_chunks_and_dictionaries(tmp_path):
     table = shop.events()
     chunked = pa.concat_tables([table.slice(0, 7), table.slice(7)])
-    coded = chunked.set_column(chunked.column_names.index("item_id"), "item_id", chunked["item_id"].dictionary_encode())
+    coded = chunked.set_column(
+        chunked.column_names.index("item_id"), "item_id", chunked["item_id"].dictionary_encode()
+    )
     build_index(tmp_path / "index", coded, shop.items(), as_of=shop.AS_OF)
     assert set(Index.open(tmp_path / "index").ids) == ALL

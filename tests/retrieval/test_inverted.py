@@ -1,4 +1,6 @@
-"""The inverted file: what it finds beside the exact answer, items that came later, rules, and files that are damaged."""
+"""The inverted file: what it finds beside the exact answer, items that came later, rules, and files
+that are damaged.
+"""
 
 from dataclasses import replace
 
@@ -19,7 +21,9 @@ AT = RNG.normal(size=(KINDS, WIDTH)).astype(np.float32)
 
 
 def drawn(count):
-    return AT[RNG.integers(0, KINDS, count)] + np.float32(0.4) * RNG.normal(size=(count, WIDTH)).astype(np.float32)
+    return AT[RNG.integers(0, KINDS, count)] + np.float32(0.4) * RNG.normal(
+        size=(count, WIDTH)
+    ).astype(np.float32)
 
 
 VECTORS, USERS = drawn(N), drawn(50)
@@ -28,7 +32,13 @@ NOBODY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.in
 
 
 def space(user, inverted, shown=None):
-    vectors = ItemVectors(VECTORS, np.zeros((1, WIDTH), np.float32), np.full(WIDTH, 0.01, np.float32), Content(), inverted)
+    vectors = ItemVectors(
+        VECTORS,
+        np.zeros((1, WIDTH), np.float32),
+        np.full(WIDTH, 0.01, np.float32),
+        Content(),
+        inverted,
+    )
     plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=0.5)
     tower = Tower(plan, np.zeros((2, WIDTH), np.float32), lambda *window: user[None])
     index = Index.bare([f"i{number}" for number in range(N)], vectors)
@@ -49,7 +59,9 @@ def test_it_looks_at_a_part_and_finds_nearly_all_of_the_nearest():
         assert (np.diff(found.scores) <= 0).all()
         same = np.isin(found.rows, exact.rows)
         told = dict(zip(exact.rows.tolist(), exact.scores.tolist(), strict=True))
-        np.testing.assert_allclose(found.scores[same], [told[row] for row in found.rows[same].tolist()], atol=0.1)
+        np.testing.assert_allclose(
+            found.scores[same], [told[row] for row in found.rows[same].tolist()], atol=0.1
+        )
     assert np.mean(recall) >= 0.98
 
 
@@ -58,21 +70,29 @@ def test_the_sum_over_all_items_is_close_and_the_same_for_one_and_for_many():
         one = space(user, FOUND)
         exact = space(user, None).ask(NOBODY)
         assert one.ask(NOBODY).total == pytest.approx(exact.total, abs=0.1)
-        assert one._totals(np.stack([user, user])).tolist() == [np.float32(one.ask(NOBODY).total)] * 2
+        assert (
+            one._totals(np.stack([user, user])).tolist() == [np.float32(one.ask(NOBODY).total)] * 2
+        )
     rows = np.array([5, 0, N - 1])
     asked = space(USERS[0], FOUND).ask(NOBODY)
-    np.testing.assert_allclose(asked.product(rows), space(USERS[0], None).ask(NOBODY).product(rows), rtol=1e-5)
+    np.testing.assert_allclose(
+        asked.product(rows), space(USERS[0], None).ask(NOBODY).product(rows), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("inverted", [FOUND, None])
 def test_an_item_has_the_same_score_to_the_bit_among_many_and_by_itself(inverted):
-    """What is shown is a part of the candidates: who scores it again, by the bundle and what was logged, must come to the same."""
+    """What is shown is a part of the candidates: who scores it again, by the bundle and what was
+    logged, must come to the same.
+    """
     rows = np.random.default_rng(2).choice(N, 500, replace=False)
     for user in USERS[:10]:
         here = space(user, inverted)
 
         def scores(some, here=here):
-            return here.columns(["vector_score"], here.index.keys[some], np.zeros(len(some), np.intp), NOBODY, 1)["vector_score"]
+            return here.columns(
+                ["vector_score"], here.index.keys[some], np.zeros(len(some), np.intp), NOBODY, 1
+            )["vector_score"]
 
         whole = scores(rows)
         for count in (1, 3, 7, 20):
@@ -113,7 +133,11 @@ def test_new_and_changed_items_are_found_at_once():
     vectors = before.vectors
     moved = VECTORS.copy()
     moved[far] = 10 * user
-    after = replace(vectors, vectors=np.concatenate([moved, 9 * user[None]]), inverted=FOUND.extended(np.array([far]), N + 1))
+    after = replace(
+        vectors,
+        vectors=np.concatenate([moved, 9 * user[None]]),
+        inverted=FOUND.extended(np.array([far]), N + 1),
+    )
     now = Space(before.tower, Index.bare([f"i{number}" for number in range(N + 1)], after))
     asked = now.ask(NOBODY)
     found = now.nearest(asked, N + 1)
@@ -124,7 +148,10 @@ def test_new_and_changed_items_are_found_at_once():
 
 
 def test_an_item_that_came_later_is_among_the_lists_of_its_index():
-    grown = with_items(space(USERS[0], FOUND).index, [NewItem("new", {"title": "x"}, 1), NewItem("i7", {"title": "x"}, 1)])
+    grown = with_items(
+        space(USERS[0], FOUND).index,
+        [NewItem("new", {"title": "x"}, 1), NewItem("i7", {"title": "x"}, 1)],
+    )
     assert np.flatnonzero(grown.vectors.inverted.stale).tolist() == [7, N]
 
 
@@ -148,7 +175,12 @@ def test_it_comes_back_from_its_files():
     assert np.array_equal(again.rows, told.rows)
     assert np.array_equal(again.products, told.products)
     assert again.total == told.total
-    assert ItemVectors.read({name: data for name, data in files().items() if name not in FILES}, N).inverted is None
+    assert (
+        ItemVectors.read(
+            {name: data for name, data in files().items() if name not in FILES}, N
+        ).inverted
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +196,9 @@ def test_it_comes_back_from_its_files():
     ],
 )
 def test_a_damaged_file_is_refused(damaged):
-    with pytest.raises(ValueError, match=r"lists of the inverted file|no array"):  # `Index.load` makes a BundleError of it
+    with pytest.raises(
+        ValueError, match=r"lists of the inverted file|no array"
+    ):  # `Index.load` makes a BundleError of it
         ItemVectors.read(files(**damaged), N)
 
 

@@ -1,4 +1,6 @@
-"""Texts of items that came or changed after an index was built: found as if it had been built with them, whatever else fails."""
+"""Texts of items that came or changed after an index was built: found as if it had been built with
+them, whatever else fails.
+"""
 
 import gc
 import os
@@ -16,10 +18,35 @@ from tailorbird.retrieval import Index, NewItem, build_index, with_items
 from tailorbird.retrieval.synonyms import Synonyms
 from tailorbird.retrieval.text import TextIndex, write_text_index
 
-WORDS = ("wool", "rain", "coat", "coats", "winter", "red", "keyboard", "keybord", "mouse", "nord", "x12")
-QUERIES = ("rain coat", "wool", "red winter coat", "keybord", "keyborad mouse", "muose", "nord x12", "x21", "jacket", "winter")
+WORDS = (
+    "wool",
+    "rain",
+    "coat",
+    "coats",
+    "winter",
+    "red",
+    "keyboard",
+    "keybord",
+    "mouse",
+    "nord",
+    "x12",
+)
+QUERIES = (
+    "rain coat",
+    "wool",
+    "red winter coat",
+    "keybord",
+    "keyborad mouse",
+    "muose",
+    "nord x12",
+    "x21",
+    "jacket",
+    "winter",
+)
 TEXT = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
-DOCUMENT = st.fixed_dictionaries({"title": TEXT, "category": st.sampled_from(("coats", "mice", "")), "brand": TEXT, "text": TEXT})
+DOCUMENT = st.fixed_dictionaries(
+    {"title": TEXT, "category": st.sampled_from(("coats", "mice", "")), "brand": TEXT, "text": TEXT}
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +57,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 def by_field(documents):
-    return {name: [each[name] for each in documents] for name in ("title", "category", "brand", "text")}
+    return {
+        name: [each[name] for each in documents] for name in ("title", "category", "brand", "text")
+    }
 
 
 def built_of(folder: Path, documents) -> TextIndex:
@@ -40,13 +69,19 @@ def built_of(folder: Path, documents) -> TextIndex:
 
 @settings(max_examples=12)
 @given(before=st.lists(DOCUMENT, max_size=30), later=st.lists(DOCUMENT, min_size=1, max_size=60))
-def test_items_that_came_later_are_scored_as_if_the_index_had_been_built_of_all(tmp_path_factory, before, later):
+def test_items_that_came_later_are_scored_as_if_the_index_had_been_built_of_all(
+    tmp_path_factory, before, later
+):
     folder = tmp_path_factory.mktemp("texts")
     whole = built_of(folder / "whole", before + later)
-    grown = built_of(folder / "before", before).with_documents(np.arange(len(before), len(before) + len(later)), by_field(later))
+    grown = built_of(folder / "before", before).with_documents(
+        np.arange(len(before), len(before) + len(later)), by_field(later)
+    )
     beside = Synonyms.of([["jacket", "coat"]])
     for query in QUERIES:
-        expected, found = (index.search(query, 100, beside.beside(query)) for index in (whole, grown))
+        expected, found = (
+            index.search(query, 100, beside.beside(query)) for index in (whole, grown)
+        )
         assert sorted(found[0]) == sorted(expected[0])
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
         scores = dict(zip(*expected, strict=True))
@@ -56,7 +91,9 @@ def test_items_that_came_later_are_scored_as_if_the_index_had_been_built_of_all(
 def test_many_new_items_that_share_a_word_rank_among_the_old_ones_that_have_it(tmp_path):
     """What is rare among the new ones alone is not what is rare."""
     old = [{"title": "linen shirt" if n < 4 else "cotton shirt"} for n in range(40)]
-    index = built_of(tmp_path / "texts", [{"category": "", "brand": "", "text": "", **each} for each in old])
+    index = built_of(
+        tmp_path / "texts", [{"category": "", "brand": "", "text": "", **each} for each in old]
+    )
     new = {"title": ["linen shirt", *["linen trousers"] * 20]}
     rows, scores = index.with_documents(np.arange(40, 61), new).search("linen shirt", 5)
     assert sorted(rows) == [0, 1, 2, 3, 40]
@@ -66,10 +103,19 @@ def test_many_new_items_that_share_a_word_rank_among_the_old_ones_that_have_it(t
 def test_an_item_whose_text_changed_is_found_by_its_new_words_and_no_longer_by_the_old_ones(folder):
     index = Index.open(folder)
     coat = {**shop.PROFILES["coat"], "title": "Storm jacket", "category": "jackets"}
-    later = with_items(index, [NewItem("coat", coat, 0), NewItem("scarf", {"title": "Rain scarf"}, shop.AS_OF + HOUR)])
+    later = with_items(
+        index,
+        [NewItem("coat", coat, 0), NewItem("scarf", {"title": "Rain scarf"}, shop.AS_OF + HOUR)],
+    )
     assert shop.ids(later, later.search("rain coat", 9).rows) == ["scarf", "parka"]
-    assert shop.ids(later, later.search("rain coat", 2).rows) == ["scarf", "parka"], "what was replaced takes no place"
-    assert shop.ids(later, later.search("storm", 9).rows) == shop.ids(later, later.search("strom", 9).rows) == ["coat"]
+    assert shop.ids(later, later.search("rain coat", 2).rows) == ["scarf", "parka"], (
+        "what was replaced takes no place"
+    )
+    assert (
+        shop.ids(later, later.search("storm", 9).rows)
+        == shop.ids(later, later.search("strom", 9).rows)
+        == ["coat"]
+    )
     assert shop.ids(later, later.search("nord", 9).rows) == ["coat"], "a word that stays"
     hidden = later.only(np.array([each != "coat" for each in later.ids]))
     assert shop.ids(hidden, hidden.search("nord storm rain", 9).rows) == ["scarf", "parka"]
@@ -83,12 +129,19 @@ def test_where_no_text_changed_nothing_is_indexed_again(folder):
     index = Index.open(folder)
     scarf = NewItem("scarf", {"title": "Wool scarf", "price": 30}, shop.AS_OF)
     later = with_items(index, [scarf])
-    dearer = with_items(index, [scarf, NewItem("coat", {**shop.PROFILES["coat"], "price": 99, "stock": 0}, 0)])
+    dearer = with_items(
+        index, [scarf, NewItem("coat", {**shop.PROFILES["coat"], "price": 99, "stock": 0}, 0)]
+    )
     assert dearer.text is later.text
-    assert with_items(index, [NewItem("coat", {**shop.PROFILES["coat"], "price": 99}, 0)]).text is index.text
+    assert (
+        with_items(index, [NewItem("coat", {**shop.PROFILES["coat"], "price": 99}, 0)]).text
+        is index.text
+    )
 
 
-def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(folder, monkeypatch, caplog):
+def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(
+    folder, monkeypatch, caplog
+):
     index = Index.open(folder)
     scarf = [NewItem("scarf", {"title": "Wool scarf"}, shop.AS_OF + HOUR)]
     with monkeypatch.context() as broken:
@@ -103,7 +156,9 @@ def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(folde
 
 def test_where_no_folder_is_in_memory_a_temporary_one_does(folder, monkeypatch):
     monkeypatch.setattr("tailorbird.retrieval.text._MEMORY", "/nowhere")
-    later = with_items(Index.open(folder), [NewItem("scarf", {"title": "Wool scarf"}, shop.AS_OF + HOUR)])
+    later = with_items(
+        Index.open(folder), [NewItem("scarf", {"title": "Wool scarf"}, shop.AS_OF + HOUR)]
+    )
     assert shop.ids(later, later.search("wool", 1).rows) == ["scarf"]
 
 
@@ -112,8 +167,15 @@ def no_room(**_):
 
 
 def test_a_damaged_text_index_under_later_items_ends_no_process(folder):
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    told = [NewItem("coat", {"title": "Storm jacket"}, 0), NewItem("scarf", {"title": "Rain scarf"}, 1)]
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    told = [
+        NewItem("coat", {"title": "Storm jacket"}, 0),
+        NewItem("scarf", {"title": "Rain scarf"}, 1),
+    ]
     for name in sorted(name for name in files if name.startswith("text/")):
         for at in range(0, len(files[name]), max(1, len(files[name]) // 12)):
             data = bytearray(files[name])

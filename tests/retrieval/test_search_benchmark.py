@@ -1,4 +1,6 @@
-"""The benchmark of search: how a copy of WANDS is read, what its two figures are, and the whole command on a made-up copy of the format."""
+"""The benchmark of search: how a copy of WANDS is read, what its two figures are, and the whole
+command on a made-up copy of the format.
+"""
 
 import csv
 import json
@@ -12,12 +14,24 @@ from benchmarks.quality.search import ndcg, public_ndcg
 from benchmarks.quality.search_page import section
 from benchmarks.quality.search_shops import wands
 
-COLOURS, THINGS = ("red", "blue", "oak", "velvet", "round", "small"), ("sofa", "lamp", "desk", "rug", "bed", "stool")
-PRODUCTS = ["product_id", "product_name", "product_class", "category hierarchy", "product_description", "product_features"]
+COLOURS, THINGS = (
+    ("red", "blue", "oak", "velvet", "round", "small"),
+    ("sofa", "lamp", "desk", "rug", "bed", "stool"),
+)
+PRODUCTS = [
+    "product_id",
+    "product_name",
+    "product_class",
+    "category hierarchy",
+    "product_description",
+    "product_features",
+]
 
 
 def write(path: Path, names: list[str], rows: list[tuple]) -> None:
-    """As pandas writes it: separated by tabs, quoted where a text holds quotation marks or ends of lines."""
+    """As pandas writes it: separated by tabs, quoted where a text holds quotation marks or ends of
+    lines.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerows([names, *rows])
@@ -29,22 +43,42 @@ def name(colour: str, thing: str) -> str:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """36 kinds of things, two of each; a query for each kind, for which the kind is exact and other things of the colour are partial."""
+    """36 kinds of things, two of each; a query for each kind, for which the kind is exact and other
+    things of the colour are partial.
+    """
     kinds = [(colour, thing) for colour in COLOURS for thing in THINGS]
     products = [
-        (100 + place, name(colour, thing), f"{thing}s", f"home / {thing}s", f'a {thing},\nin "{colour}"', f"colour:{colour}|width : 36")
+        (
+            100 + place,
+            name(colour, thing),
+            f"{thing}s",
+            f"home / {thing}s",
+            f'a {thing},\nin "{colour}"',
+            f"colour:{colour}|width : 36",
+        )
         for place, (colour, thing) in enumerate(kinds * 2)
     ]
-    queries = [(number, f'{colour} {thing} 36"', f"{thing}s") for number, (colour, thing) in enumerate(kinds)]
+    queries = [
+        (number, f'{colour} {thing} 36"', f"{thing}s")
+        for number, (colour, thing) in enumerate(kinds)
+    ]
     grades = [
-        (number, 100 + place, "Exact" if asked == kind else "Partial" if asked[0] == kind[0] else "Irrelevant")
+        (
+            number,
+            100 + place,
+            "Exact" if asked == kind else "Partial" if asked[0] == kind[0] else "Irrelevant",
+        )
         for number, asked in enumerate(kinds)
         for place, kind in enumerate(kinds * 2)
         if asked == kind or (number + place) % 3 == 0
     ]
     write(tmp_path / "product.csv", PRODUCTS, products)
     write(tmp_path / "query.csv", ["query_id", "query", "query_class"], queries)
-    write(tmp_path / "label.csv", ["id", "query_id", "product_id", "label"], [(9_000 + place, *one) for place, one in enumerate(grades)])
+    write(
+        tmp_path / "label.csv",
+        ["id", "query_id", "product_id", "label"],
+        [(9_000 + place, *one) for place, one in enumerate(grades)],
+    )
     return tmp_path
 
 
@@ -77,7 +111,9 @@ def test_what_is_no_copy_of_wands_is_told_with_its_place(copy: Path) -> None:
 
 def test_the_two_figures_by_hand() -> None:
     rows, judged = np.array([7, 3, 9]), {7: 2.0, 3: 1.0, 5: 2.0, 9: 0.0}
-    public = (3 + 1 / 2) / (3 * sum(1 / rank for rank in range(1, 11)))  # exact, partial, wrong; ideal of ten exact hits
+    public = (3 + 1 / 2) / (
+        3 * sum(1 / rank for rank in range(1, 11))
+    )  # exact, partial, wrong; ideal of ten exact hits
     assert public_ndcg(rows, judged) == pytest.approx(public)
     assert public_ndcg(np.arange(10), dict.fromkeys(range(10), 2.0)) == pytest.approx(1.0)
     ideal = 3 + 3 / np.log2(3) + 1 / np.log2(4)  # what was judged: two exact, a partial one
@@ -88,18 +124,29 @@ def test_the_two_figures_by_hand() -> None:
 @pytest.mark.slow
 def test_the_command_on_a_copy(copy: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.quality.search", "--wands", str(copy), "--json"], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "benchmarks.quality.search", "--wands", str(copy), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     case = found["cases"]["WANDS"]
-    assert set(case["results"]) == {"tailorbird", "vectors", "fused", "blended", "reranked", "reranked_judged"}
+    assert set(case["results"]) == {
+        "tailorbird",
+        "vectors",
+        "fused",
+        "blended",
+        "reranked",
+        "reranked_judged",
+    }
     assert case["sizes"]["queries"] == len(case["queries"]) == 36
     for each in case["results"].values():
         for name in ("ndcg_10", "public_ndcg_10"):
             assert 0 <= each[f"{name}_low"] <= each[name] <= each[f"{name}_high"] <= 1
         assert 0 < each["ms"]["p50"] <= each["ms"]["p99"]
-    # Two products of 72 are exact, so ten exact hits cannot be had: the public variant stays low however good the order is.
+    # Two products of 72 are exact, so ten exact hits cannot be had: the public variant stays low
+    # however good the order is.
     assert case["results"]["tailorbird"]["ndcg_10"] > 0.7
     assert case["results"]["tailorbird"]["public_ndcg_10"] < 0.6
     page = section(found)

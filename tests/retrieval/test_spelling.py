@@ -1,4 +1,6 @@
-"""Typing errors in a query of several words: the mistyped one finds what was meant, below what was typed, and nothing else changes."""
+"""Typing errors in a query of several words: the mistyped one finds what was meant, below what was
+typed, and nothing else changes.
+"""
 
 import numpy as np
 import pytest
@@ -17,14 +19,19 @@ TITLES = [
 
 @pytest.fixture(scope="module")
 def index():
-    return TextIndex.of({"title": TITLES, "text": ["scart" if n == 3 else "" for n in range(len(TITLES))]})
+    return TextIndex.of(
+        {"title": TITLES, "text": ["scart" if n == 3 else "" for n in range(len(TITLES))]}
+    )
 
 
 def found(index, query, limit=5):
     return [TITLES[row] for row in index.search(query, limit)[0].tolist()]
 
 
-@pytest.mark.parametrize("query", ["wireless mouze", "wireless muose", "wireless mose", "wireless mousee", "WIRELESS Mouze"])
+@pytest.mark.parametrize(
+    "query",
+    ["wireless mouze", "wireless muose", "wireless mose", "wireless mousee", "WIRELESS Mouze"],
+)
 def test_one_mistyped_word_is_put_right_though_the_others_find_many(index, query):
     assert found(index, query) == found(index, "wireless mouse")
     assert all("mouse" in title for title in found(index, query))
@@ -57,7 +64,13 @@ def test_a_word_of_an_item_that_came_later_is_no_error(tmp_path):
     built = Index.open(tmp_path / "index")
     assert "hat" in shop.ids(built, built.search("rain gift cap belt", 9).rows), "felt was meant"
     later = with_items(built, [NewItem("belt", {"title": "Leather belt"}, shop.AS_OF)])
-    assert sorted(shop.ids(later, later.search("rain gift cap belt", 9).rows)) == ["belt", "cap", "coat", "gift", "parka"]
+    assert sorted(shop.ids(later, later.search("rain gift cap belt", 9).rows)) == [
+        "belt",
+        "cap",
+        "coat",
+        "gift",
+        "parka",
+    ]
 
 
 def test_a_word_of_a_letter_or_two_is_no_error_of_another():

@@ -16,14 +16,18 @@ def test_phrases_of_a_group_stand_beside_each_other():
     assert synonyms.beside("drive hard") == synonyms.beside("") == []
 
 
-@pytest.mark.parametrize("groups", [["tv television"], [["tv"]], [["tv", "!?"]], [["tv", "one two three four five"]]])
+@pytest.mark.parametrize(
+    "groups", [["tv television"], [["tv"]], [["tv", "!?"]], [["tv", "one two three four five"]]]
+)
 def test_what_is_no_group_is_refused(groups):
     with pytest.raises(ValueError, match="is no"):
         Synonyms.of(groups)
 
 
 def test_a_search_finds_what_is_called_otherwise_below_what_is_called_so():
-    index = TextIndex.of({"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]})
+    index = TextIndex.of(
+        {"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]}
+    )
     synonyms = Synonyms.of(GROUPS)
     assert index.search("tv", 5)[0].tolist() == [1]
     assert index.search("tv", 5, synonyms.beside("tv"))[0].tolist() == [1, 0]

@@ -17,7 +17,9 @@ deleting_servers = pytest.fixture(scope="module")(started_deleting)
 
 
 class Stream:
-    """The logs of a site under `folder`: bodies go in by `post`, rows come out by `events`, `quarantine` and `duplicates`."""
+    """The logs of a site under `folder`: bodies go in by `post`, rows come out by `events`,
+    `quarantine` and `duplicates`.
+    """
 
     def __init__(self, folder, plan=PLAN):
         self.folder = folder
@@ -28,7 +30,16 @@ class Stream:
         """Append one body."""
         receipt = Receipt(received_at or self.now, source, encoding)
         with open_writer(raw_path(self.folder, producer), partition=producer) as writer:
-            writer.append([Block("body", len(events), msgspec.json.encode(events), msgspec.json.encode(receipt))])
+            writer.append(
+                [
+                    Block(
+                        "body",
+                        len(events),
+                        msgspec.json.encode(events),
+                        msgspec.json.encode(receipt),
+                    )
+                ]
+            )
 
     def post_bytes(self, body, rows=1, producer="door"):
         with open_writer(raw_path(self.folder, producer), partition=producer) as writer:
@@ -63,7 +74,10 @@ class Stream:
         rows = self.rows("events")
         if not columns:
             return rows
-        return [row[columns[0]] if len(columns) == 1 else tuple(row[name] for name in columns) for row in rows]
+        return [
+            row[columns[0]] if len(columns) == 1 else tuple(row[name] for name in columns)
+            for row in rows
+        ]
 
     def event(self, event_id):
         (row,) = [row for row in self.events() if row["event_id"] == event_id]

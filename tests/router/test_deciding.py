@@ -1,4 +1,6 @@
-"""A replay beside a router that was started before the declarations were mended sends nothing, and says what to do."""
+"""A replay beside a router that was started before the declarations were mended sends nothing, and
+says what to do.
+"""
 
 import json
 import os
@@ -22,17 +24,25 @@ def test_a_router_is_known_while_it_runs_and_by_what_it_refuses(tmp_path: Path) 
     more = msgspec.structs.replace(plan, event_types=(*plan.event_types, "video_played"))
     with noted(tmp_path, plan):
         assert deciding_otherwise(tmp_path, more) == [os.getpid()]
-        assert deciding_otherwise(tmp_path, msgspec.structs.replace(plan, item_attributes=("price",))) == []
+        assert (
+            deciding_otherwise(tmp_path, msgspec.structs.replace(plan, item_attributes=("price",)))
+            == []
+        )
     assert deciding_otherwise(tmp_path, more) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_that_was_killed_counts_no_more(tmp_path: Path) -> None:
-    program = "import sys, time, pathlib; from tailorbird.events import RoutePlan; from tailorbird.router.deciding import noted\n"
+    program = (
+        "import sys, time, pathlib; from tailorbird.events import RoutePlan; from "
+        "tailorbird.router.deciding import noted\n"
+    )
     program += "with noted(pathlib.Path(sys.argv[1]), RoutePlan()):\n    time.sleep(60)"
     router = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
     other = RoutePlan(skew_us=1)
-    until(lambda: deciding_otherwise(tmp_path, other) == [router.pid], 20, "the router was not seen")
+    until(
+        lambda: deciding_otherwise(tmp_path, other) == [router.pid], 20, "the router was not seen"
+    )
     router.kill()
     router.wait()
     assert deciding_otherwise(tmp_path, other) == []
@@ -41,11 +51,19 @@ def test_one_that_was_killed_counts_no_more(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_nothing_is_sent_to_be_refused_again(tmp_path: Path) -> None:
     project = make_project(tmp_path / "shop")
-    event = {"event_id": "e1", "type": "video_played", "ts": "2025-01-01T00:00:00Z", "user_id": "u", "item_id": "i"}
+    event = {
+        "event_id": "e1",
+        "type": "video_played",
+        "ts": "2025-01-01T00:00:00Z",
+        "user_id": "u",
+        "item_id": "i",
+    }
     click = {**event, "event_id": "e2", "type": "click"}
     (tmp_path / "e.jsonl").write_text(f"{json.dumps(event)}\n{json.dumps(click)}\n")
     before = project.plan
-    assert tailorbird("-C", project.root, "import", "tailorbird", tmp_path / "e.jsonl").returncode == 0
+    assert (
+        tailorbird("-C", project.root, "import", "tailorbird", tmp_path / "e.jsonl").returncode == 0
+    )
     toml = project.root / "tailorbird.toml"
     toml.write_text(re.sub(r"(?m)^types = .*$", 'types = ["video_played"]', toml.read_text()))
     replay = ("-C", project.root, "lake", "replay", "--reason", "unknown_type")

@@ -1,4 +1,6 @@
-"""The index of repeats: the same answers whatever lies in the open run, in sealed segments or was just loaded."""
+"""The index of repeats: the same answers whatever lies in the open run, in sealed segments or was
+just loaded.
+"""
 
 import apsw
 import numpy as np
@@ -52,16 +54,15 @@ def test_fingerprints_tell_subjects_and_ids_apart():
     prints = fingerprints(events)
     assert prints.shape == (5, 2)
     assert len(set(prints.ravel().tolist())) == 10
-    assert (fingerprints([Event("e1", "click", user_id="1", anonymous_id="2")])[0] == prints[0]).all()
+    assert (
+        fingerprints([Event("e1", "click", user_id="1", anonymous_id="2")])[0] == prints[0]
+    ).all()
     assert fingerprints([]).shape == (0, 2)
 
 
 def test_the_fingerprint_of_an_event_never_changes():
     key, check = fingerprints([Event("e1", "view", user_id="1")])[0].tolist()
-    assert [f"{key:016x}", f"{check:016x}"] == [
-        "d1b72f50d6289e70",
-        "19523597e36fe1d8",
-    ]
+    assert [f"{key:016x}", f"{check:016x}"] == ["d1b72f50d6289e70", "19523597e36fe1d8"]
 
 
 def test_a_key_that_collides_in_64_bits_is_no_repeat(connection):
@@ -79,9 +80,14 @@ def test_segments_behind_the_horizon_are_dropped_but_for_the_newest_few(connecti
         take(index, connection, entries(*((day * 10 + number, day * DAY) for number in range(10))))
     segments = [row[0] for row in connection.execute("SELECT id FROM dedup_segment ORDER BY id")]
     assert segments == list(range(25, 41))
-    assert connection.execute("SELECT min(segment), count(*) FROM dedup_page").fetchall() == [(25, 16)]
+    assert connection.execute("SELECT min(segment), count(*) FROM dedup_page").fetchall() == [
+        (25, 16)
+    ]
     index = DedupIndex(connection, HORIZON, segment_rows=10)
-    assert take(index, connection, entries((399, 39 * DAY), (240, 24 * DAY), (239, 23 * DAY))) == [0, 1]
+    assert take(index, connection, entries((399, 39 * DAY), (240, 24 * DAY), (239, 23 * DAY))) == [
+        0,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("reopened", [False, True])
@@ -91,12 +97,22 @@ def test_what_was_imported_is_remembered_for_ever(connection, reopened):
     imported["producer"] = 3
     take(index, connection, imported, lasting=(3,))
     for day in range(100, 140):
-        take(index, connection, entries(*((day * 10 + number, day * DAY) for number in range(10))), lasting=(3,))
+        take(
+            index,
+            connection,
+            entries(*((day * 10 + number, day * DAY) for number in range(10))),
+            lasting=(3,),
+        )
     if reopened:
         index = DedupIndex(connection, HORIZON, segment_rows=10)
-    assert [row[0] for row in connection.execute("SELECT id FROM dedup_segment ORDER BY id")] == [1, *range(26, 42)]
+    assert [row[0] for row in connection.execute("SELECT id FROM dedup_segment ORDER BY id")] == [
+        1,
+        *range(26, 42),
+    ]
     assert take(index, connection, imported) == list(range(10))
-    assert take(index, connection, entries((1_000, 100 * DAY))) == [], "others are forgotten as before"
+    assert take(index, connection, entries((1_000, 100 * DAY))) == [], (
+        "others are forgotten as before"
+    )
 
 
 def test_many_entries_are_found_again_and_others_are_not(connection):
@@ -114,7 +130,10 @@ def test_many_entries_are_found_again_and_others_are_not(connection):
 
 
 KEYS = st.integers(0, 5) | st.integers((1 << 64) - 3, (1 << 64) - 1)
-BATCHES = st.lists(st.lists(st.tuples(KEYS, st.integers(0, 4).map(lambda days: days * 5 * DAY)), max_size=8), max_size=8)
+BATCHES = st.lists(
+    st.lists(st.tuples(KEYS, st.integers(0, 4).map(lambda days: days * 5 * DAY)), max_size=8),
+    max_size=8,
+)
 
 
 @settings(deadline=None)

@@ -1,4 +1,6 @@
-"""Very many ids of one client: what they say stands in the router's file, memory has a bound, and what is decided stays the same."""
+"""Very many ids of one client: what they say stands in the router's file, memory has a bound, and
+what is decided stays the same.
+"""
 
 import ctypes
 import gc
@@ -18,7 +20,9 @@ SMALL = 1 << 20
 
 
 def resident_bytes():
-    """Of this process, without what the allocators keep for later, which goes up and down by megabytes."""
+    """Of this process, without what the allocators keep for later, which goes up and down by
+    megabytes.
+    """
     gc.collect()
     pa.default_memory_pool().release_unused()
     ctypes.CDLL(None).malloc_trim(0)
@@ -52,7 +56,9 @@ def post(stream, kind, round_):
 @pytest.mark.parametrize("kind", ["identify", "user", "item"])
 def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, kind):
     used = []
-    with Router(stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL) as router:
+    with Router(
+        stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL
+    ) as router:
         for round_ in range(ROUNDS):
             post(stream, kind, round_)
             while router.step(2_000).rows:
@@ -61,24 +67,37 @@ def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, 
             held = memory.identity.bytes + memory.users.bytes + memory.items.bytes
             assert 0 < held <= SMALL
             used.append(resident_bytes())
-    assert min(used[4:]) - max(used[:2]) < 1.5 * IDS * 600, "three rounds take half of what they say, let alone as objects"
+    assert min(used[4:]) - max(used[:2]) < 1.5 * IDS * 600, (
+        "three rounds take half of what they say, let alone as objects"
+    )
     size = sum(path.stat().st_size for path in routed_path(stream.folder).parent.glob("routed.db*"))
     assert size < ROUNDS * IDS * 2_500
-    with Router(stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL) as router:
+    with Router(
+        stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL
+    ) as router:
         assert router._memory.users.bytes == 0, "nothing is read at the start"
 
 
 def test_who_and_what_was_flooded_out_of_memory_is_still_known(stream):
     last = ROUNDS * IDS
-    with Router(stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=0) as router:
+    with Router(
+        stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=0
+    ) as router:
         for kind in ("identify", "user", "item"):
             post(stream, kind, 0)
         while router.step(2_000).rows:
             pass
-        clicks = [{"event_id": f"c{n}", "type": "click", "anonymous_id": f"a{n}", "item_id": f"i{n}"} for n in (0, 1, IDS - 1, last)]
+        clicks = [
+            {"event_id": f"c{n}", "type": "click", "anonymous_id": f"a{n}", "item_id": f"i{n}"}
+            for n in (0, 1, IDS - 1, last)
+        ]
         stream.post(*clicks)
         assert router.step().accepted == 4
-    found = [row for row in stream.events("type", "person", "user_version", "item_version") if row[0] == "click"]
+    found = [
+        row
+        for row in stream.events("type", "person", "user_version", "item_version")
+        if row[0] == "click"
+    ]
     assert [row[1:] for row in found] == [
         ("u0", "user0", "item0"),
         ("u1", "user1", "item1"),

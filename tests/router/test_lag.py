@@ -1,4 +1,6 @@
-"""How far router, lake and worker are behind each log, on files and on topics; whoever has read all waits for nothing."""
+"""How far router, lake and worker are behind each log, on files and on topics; whoever has read all
+waits for nothing.
+"""
 
 from uuid import uuid4
 
@@ -22,7 +24,9 @@ def site(request, tmp_path):
         site.stream = site.folder
         yield site
         return
-    site = Topics(tmp_path / "stream", request.getfixturevalue("servers"), f"test-{uuid4().hex[:12]}")
+    site = Topics(
+        tmp_path / "stream", request.getfixturevalue("servers"), f"test-{uuid4().hex[:12]}"
+    )
     yield site
     site.close()
 
@@ -32,7 +36,9 @@ def click(event_id):
 
 
 def lags(meter):
-    return {(lag.reader, lag.log): (lag.rows, lag.blocks, lag.waiting_since) for lag in meter.measure()}
+    return {
+        (lag.reader, lag.log): (lag.rows, lag.blocks, lag.waiting_since) for lag in meter.measure()
+    }
 
 
 def test_each_reader_is_behind_by_what_it_has_not_taken(site, tmp_path):
@@ -58,10 +64,16 @@ def test_each_reader_is_behind_by_what_it_has_not_taken(site, tmp_path):
             ("lake", "routed"): (0, 0, 0),
         }
         site.post(click("d"), received_at=NOW + 2 * S)
-        assert lags(meter)["router", "raw-door"] == lags(meter)["lake", "raw-door"] == (1, 1, NOW + 2 * S)
+        assert (
+            lags(meter)["router", "raw-door"]
+            == lags(meter)["lake", "raw-door"]
+            == (1, 1, NOW + 2 * S)
+        )
 
 
-def test_what_was_measured_stands_in_the_metrics_and_a_log_that_cannot_be_read_is_told_by_its_time(tmp_path):
+def test_what_was_measured_stands_in_the_metrics_and_a_log_that_cannot_be_read_is_told_by_its_time(
+    tmp_path,
+):
     site = Stream(tmp_path / "stream")
     site.router().close()
     site.post(click("a"), received_at=NOW)
@@ -75,7 +87,11 @@ def test_what_was_measured_stands_in_the_metrics_and_a_log_that_cannot_be_read_i
     text = metrics.text().decode()
     assert 'tailorbird_lag_rows{log="raw-door",reader="router"} 1.0' in text
     assert 'tailorbird_lag_blocks{log="raw-door",reader="router"} 1.0' in text
-    waited = next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("tailorbird_lag_seconds{"))
+    waited = next(
+        float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line.startswith("tailorbird_lag_seconds{")
+    )
     assert waited == pytest.approx(watch.measured_at - NOW / 1e6, abs=60)
 
 
@@ -90,7 +106,11 @@ def test_one_client_measures_many_topics_and_a_server_its_own(servers, tmp_path,
     site.route()
     site.post(click("c"), producer="door-3", received_at=NOW + S)
     made, make = [], tail.consumer_of
-    monkeypatch.setattr(tail, "consumer_of", lambda address, **settings: [made.append(address), make(address, **settings)][1])
+    monkeypatch.setattr(
+        tail,
+        "consumer_of",
+        lambda address, **settings: [made.append(address), make(address, **settings)][1],
+    )
     with LagMeter(site.stream, tmp_path / "lake", lambda: {"worker": 1}) as meter:
         found = lags(meter)
     assert {log for reader, log in found if reader == "router"} == {f"raw-{door}" for door in doors}

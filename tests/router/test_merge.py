@@ -1,4 +1,6 @@
-"""Several raw logs are routed in order of receipt, however unlike their backlogs: what follows from an answer finds it."""
+"""Several raw logs are routed in order of receipt, however unlike their backlogs: what follows from
+an answer finds it.
+"""
 
 import msgspec
 import pytest
@@ -16,12 +18,23 @@ ROUNDS = 15
 def answer(number):
     known = {"slot": "home", "arm": "model", "model": "v0001", "propensities": [0.5]}
     return {
-        "event_id": f"a{number}", "type": "answer", "user_id": "u1", "request_id": f"r{number}", "items": ["i1"], "answer": known,
-    }  # fmt: skip
+        "event_id": f"a{number}",
+        "type": "answer",
+        "user_id": "u1",
+        "request_id": f"r{number}",
+        "items": ["i1"],
+        "answer": known,
+    }
 
 
 def click(number):
-    return {"event_id": f"c{number}", "type": "click", "anonymous_id": f"n{number}", "item_id": "i1", "request_id": f"r{number}"}
+    return {
+        "event_id": f"c{number}",
+        "type": "click",
+        "anonymous_id": f"n{number}",
+        "item_id": "i1",
+        "request_id": f"r{number}",
+    }
 
 
 def view(event_id):
@@ -29,12 +42,24 @@ def view(event_id):
 
 
 def backlog(stream):
-    """Answers, identifies and profiles in serve-2, what follows three seconds later in serve-1; serve-2 has ten times as much."""
+    """Answers, identifies and profiles in serve-2, what follows three seconds later in serve-1;
+    serve-2 has ten times as much.
+    """
     for number in range(ROUNDS):
         at = NOW + number * 10 * SECOND
         fillers = [view(f"f{number}-{k}") for k in range(8)]
-        profile = {"event_id": f"p{number}", "type": "item", "item_id": "i1", "properties": {"price": number}}
-        identify = {"event_id": f"n{number}", "type": "identify", "anonymous_id": f"n{number}", "user_id": f"u{number}"}
+        profile = {
+            "event_id": f"p{number}",
+            "type": "item",
+            "item_id": "i1",
+            "properties": {"price": number},
+        }
+        identify = {
+            "event_id": f"n{number}",
+            "type": "identify",
+            "anonymous_id": f"n{number}",
+            "user_id": f"u{number}",
+        }
         stream.post(answer(number), producer="serve-2", source="server", received_at=at)
         for each in (profile, identify, *fillers):
             stream.post(each, producer="serve-2", received_at=at)
@@ -47,7 +72,17 @@ def received(stream):
 
 def clicks(stream):
     found = [row for row in stream.events() if row["type"] == "click"]
-    return [(row["event_id"], row["slot"], row["position"], row["propensity"], row["person"], row["item_version"]) for row in found]
+    return [
+        (
+            row["event_id"],
+            row["slot"],
+            row["position"],
+            row["propensity"],
+            row["person"],
+            row["item_version"],
+        )
+        for row in found
+    ]
 
 
 EXPECTED = [(f"c{number}", "home", 1, 0.5, f"u{number}", f"p{number}") for number in range(ROUNDS)]
@@ -70,7 +105,12 @@ def test_with_a_backlog_what_follows_an_answer_in_another_log_comes_after_it(new
 
 def test_an_import_holds_nobody_up_and_is_not_held_up(stream):
     for number in range(20):
-        stream.post(*(view(f"i{number}-{k}") for k in range(5)), producer="import", source="import", received_at=NOW - HOUR)
+        stream.post(
+            *(view(f"i{number}-{k}") for k in range(5)),
+            producer="import",
+            source="import",
+            received_at=NOW - HOUR,
+        )
     backlog(stream)
     with stream.router() as router:
         before = router.positions
@@ -86,7 +126,12 @@ def test_an_import_holds_nobody_up_and_is_not_held_up(stream):
 
 @pytest.mark.slow
 def test_an_import_from_a_clock_ahead_holds_nobody_up_either(stream):
-    stream.post(*(view(f"i{k}") for k in range(5)), producer="import", source="import", received_at=NOW + 1_000 * HOUR)
+    stream.post(
+        *(view(f"i{k}") for k in range(5)),
+        producer="import",
+        source="import",
+        received_at=NOW + 1_000 * HOUR,
+    )
     backlog(stream)
     with stream.router() as router:
         assert router.step(rows_max=30).positions["import"] == 5
@@ -96,7 +141,9 @@ def test_an_import_from_a_clock_ahead_holds_nobody_up_either(stream):
 
 
 def test_an_answer_that_comes_while_the_logs_are_read_is_not_overtaken(stream, monkeypatch):
-    """serve-1 gets an answer just after it was read, serve-2 the click on it just before it is read."""
+    """serve-1 gets an answer just after it was read, serve-2 the click on it just before it is
+    read.
+    """
     stream.post(view("e1"), producer="serve-1")
     stream.post(view("e2"), producer="serve-2")
     read, posted = EmbeddedReader.read, []
@@ -115,17 +162,27 @@ def test_an_answer_that_comes_while_the_logs_are_read_is_not_overtaken(stream, m
     assert stream.event("c0")["slot"] == "home"
 
 
-LOGS = st.dictionaries(st.sampled_from(["import", "one", "three", "two"]), st.lists(st.integers(1, 9), max_size=8), min_size=1, max_size=4)
+LOGS = st.dictionaries(
+    st.sampled_from(["import", "one", "three", "two"]),
+    st.lists(st.integers(1, 9), max_size=8),
+    min_size=1,
+    max_size=4,
+)
 
 
 @given(logs=LOGS, limits=st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_the_order_holds_across_steps_and_every_step_gets_on(logs, limits):
-    """Each producer's clock runs forward; however much is read of each log at a time, receipts come in order, and all come."""
+    """Each producer's clock runs forward; however much is read of each log at a time, receipts come
+    in order, and all come.
+    """
     stored = {}
     for producer, gaps in sorted(logs.items()):
         moments = [sum(gaps[: place + 1]) for place in range(len(gaps))]
         receipts = [msgspec.json.encode(Receipt(moment)) for moment in moments]
-        stored[producer] = [Stored(offset, Block("body", 1, b"", receipt)) for offset, receipt in enumerate(receipts)]
+        stored[producer] = [
+            Stored(offset, Block("body", 1, b"", receipt))
+            for offset, receipt in enumerate(receipts)
+        ]
     positions = dict.fromkeys(stored, 0)
     routed = []
     while any(positions[producer] < len(blocks) for producer, blocks in stored.items()):
@@ -137,7 +194,9 @@ def test_the_order_holds_across_steps_and_every_step_gets_on(logs, limits):
         step = merged(runs)
         assert step
         for body in step:
-            assert body.stored.offset == positions[body.producer], "a log's own order is never changed"
+            assert body.stored.offset == positions[body.producer], (
+                "a log's own order is never changed"
+            )
             positions[body.producer] += 1
         routed += step
     live = [body.receipt.received_at for body in routed if body.producer != "import"]

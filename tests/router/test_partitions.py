@@ -1,4 +1,6 @@
-"""Several partitions: the same decisions as with one, each row one number, whoever routes a partition, and zombies are told."""
+"""Several partitions: the same decisions as with one, each row one number, whoever routes a
+partition, and zombies are told.
+"""
 
 from uuid import uuid4
 
@@ -30,7 +32,9 @@ class Parted(Topics):
         from tailorbird.stream.kafka import Cluster
         from tailorbird.stream.kafka.logs import KafkaStream
 
-        self.stream = KafkaStream(Cluster(servers, prefix, options=OPTIONS, partitions=COUNT), folder)
+        self.stream = KafkaStream(
+            Cluster(servers, prefix, options=OPTIONS, partitions=COUNT), folder
+        )
 
     def router(self):
         self.stream._found.clear()
@@ -53,25 +57,91 @@ def parted(servers, tmp_path):
 
 def profiles():
     """What any event may name: items, users, and that u0 is u1, who is u2, who is u3."""
-    items = [{"event_id": f"i{n}", "type": "item", "item_id": f"i{n}", "ts": NOW - 9, "properties": {"price": n}} for n in range(5)]
-    users = [{"event_id": f"u{n}", "type": "user", "user_id": f"u{n}", "ts": NOW - 9, "properties": {"plan": f"p{n}"}} for n in range(5)]
-    merges = [{"event_id": f"m{n}", "type": "merge", "user_id": f"u{n}", "properties": {"merged_into": f"u{n + 1}"}} for n in range(3)]
+    items = [
+        {
+            "event_id": f"i{n}",
+            "type": "item",
+            "item_id": f"i{n}",
+            "ts": NOW - 9,
+            "properties": {"price": n},
+        }
+        for n in range(5)
+    ]
+    users = [
+        {
+            "event_id": f"u{n}",
+            "type": "user",
+            "user_id": f"u{n}",
+            "ts": NOW - 9,
+            "properties": {"plan": f"p{n}"},
+        }
+        for n in range(5)
+    ]
+    merges = [
+        {
+            "event_id": f"m{n}",
+            "type": "merge",
+            "user_id": f"u{n}",
+            "properties": {"merged_into": f"u{n + 1}"},
+        }
+        for n in range(3)
+    ]
     return items + users + merges
 
 
 def traffic(number):
-    """What some visitors do: an answer, who they are, clicks with and without a user, a repeat, and rubbish."""
+    """What some visitors do: an answer, who they are, clicks with and without a user, a repeat, and
+    rubbish.
+    """
     events = []
     for index, anonymous_id in enumerate(PEOPLE):
         visitor = {"anonymous_id": anonymous_id}
         request = f"r{number}-{index}"
-        answer = {"type": "answer", "request_id": request, "items": ["i1", "i2"], "answer": {"slot": "s", "propensities": [1.0, 0.5]}}
+        answer = {
+            "type": "answer",
+            "request_id": request,
+            "items": ["i1", "i2"],
+            "answer": {"slot": "s", "propensities": [1.0, 0.5]},
+        }
         events += [
             ({**visitor, **answer, "event_id": f"a{number}-{index}"}, "server"),
-            ({**visitor, "event_id": f"n{number}-{index}", "type": "identify", "user_id": f"u{(index + number) % 5}"}, "door"),
-            ({**visitor, "event_id": f"c{number}-{index}", "type": "click", "item_id": "i2", "request_id": request}, "door"),
-            ({**visitor, "event_id": f"c{number // 2}-{index}", "type": "click", "item_id": "i1"}, "door"),
-            ({"event_id": f"d{number}-{index}", "type": "click", "user_id": f"u{index % 5}", "item_id": f"i{index % 5}"}, "door"),
+            (
+                {
+                    **visitor,
+                    "event_id": f"n{number}-{index}",
+                    "type": "identify",
+                    "user_id": f"u{(index + number) % 5}",
+                },
+                "door",
+            ),
+            (
+                {
+                    **visitor,
+                    "event_id": f"c{number}-{index}",
+                    "type": "click",
+                    "item_id": "i2",
+                    "request_id": request,
+                },
+                "door",
+            ),
+            (
+                {
+                    **visitor,
+                    "event_id": f"c{number // 2}-{index}",
+                    "type": "click",
+                    "item_id": "i1",
+                },
+                "door",
+            ),
+            (
+                {
+                    "event_id": f"d{number}-{index}",
+                    "type": "click",
+                    "user_id": f"u{index % 5}",
+                    "item_id": f"i{index % 5}",
+                },
+                "door",
+            ),
             ({"event_id": "bad"}, "door"),
         ]
     return events
@@ -100,7 +170,12 @@ def route(router, rows_max):
 
 def decided(site):
     rows = [
-        {name: value for name, value in row.items() if name not in ("p", "raw_offset", "raw_row", "raw_partition")} for row in site.events()
+        {
+            name: value
+            for name, value in row.items()
+            if name not in ("p", "raw_offset", "raw_row", "raw_partition")
+        }
+        for row in site.events()
     ]
     return sorted(rows, key=lambda row: row["event_id"])
 
@@ -109,13 +184,24 @@ def test_what_is_decided_is_what_one_router_decides(parted, stream):
     for site in (parted, stream):
         fill(site)
     assert decided(parted) == decided(stream)
-    assert {row["raw_partition"] for row in parted.events()} == {f"door.{number}" for number in range(COUNT)}
-    assert any(row["person"] == "u3" and row["user_id"] in ("u0", "u1", "u2") for row in decided(parted))
+    assert {row["raw_partition"] for row in parted.events()} == {
+        f"door.{number}" for number in range(COUNT)
+    }
+    assert any(
+        row["person"] == "u3" and row["user_id"] in ("u0", "u1", "u2") for row in decided(parted)
+    )
     assert any(row["person"] == "u3" and row["user_id"] is None for row in decided(parted))
-    assert any(row["user_profile"] and row["item_profile"] and row["slot"] for row in decided(parted))
-    refused = [[(row["code"], row["path"], row["body"]) for row in site.rows("quarantine")] for site in (parted, stream)]
+    assert any(
+        row["user_profile"] and row["item_profile"] and row["slot"] for row in decided(parted)
+    )
+    refused = [
+        [(row["code"], row["path"], row["body"]) for row in site.rows("quarantine")]
+        for site in (parted, stream)
+    ]
     assert sorted(refused[0]) == sorted(refused[1])
-    repeats = [sorted(row["event_id"] for row in site.rows("duplicates")) for site in (parted, stream)]
+    repeats = [
+        sorted(row["event_id"] for row in site.rows("duplicates")) for site in (parted, stream)
+    ]
     assert repeats[0] == repeats[1] != []
 
 
@@ -226,11 +312,15 @@ def test_imports_are_shared_out_and_the_lake_accounts_for_every_row(parted, tmp_
         lake.drain()
     report = verify(tmp_path / "lake")
     assert report.clean, str(report)
-    assert {name for name, each in report.partitions.items() if each.archived and not each.pending} == set(report.partitions)
+    assert {
+        name for name, each in report.partitions.items() if each.archived and not each.pending
+    } == set(report.partitions)
     assert set(report.partitions) == {"import", *(f"door.{number}" for number in range(COUNT))}
     rows = Lake(tmp_path / "lake").events().sort_by("p").to_pylist()
     assert len({row["p"] for row in rows}) == len(rows)
-    sent = [event["event_id"] for event in [*profiles(), *history, *later] if event["event_id"] != "bad"]
+    sent = [
+        event["event_id"] for event in [*profiles(), *history, *later] if event["event_id"] != "bad"
+    ]
     assert sorted(row["event_id"] for row in rows) == sorted(set(sent))
     assert {row["raw_partition"] for row in rows} > {"import"}
 
@@ -238,7 +328,10 @@ def test_imports_are_shared_out_and_the_lake_accounts_for_every_row(parted, tmp_
 EVENTS = st.lists(
     st.one_of(
         st.fixed_dictionaries(
-            {"event_id": st.text(max_size=3), "type": st.sampled_from(["click", "item", "user", "identify", "nonsense"])},
+            {
+                "event_id": st.text(max_size=3),
+                "type": st.sampled_from(["click", "item", "user", "identify", "nonsense"]),
+            },
             optional={
                 "anonymous_id": st.text(max_size=3),
                 "user_id": st.one_of(st.text(max_size=3), st.integers()),
@@ -254,7 +347,11 @@ EVENTS = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(events=EVENTS, encoding=st.sampled_from(["json", "ndjson"]), count=st.integers(2, 5))
 def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count):
-    body = b"\n".join(map(msgspec.json.encode, events)) if encoding == "ndjson" else msgspec.json.encode(events)
+    body = (
+        b"\n".join(map(msgspec.json.encode, events))
+        if encoding == "ndjson"
+        else msgspec.json.encode(events)
+    )
     receipt = Receipt(NOW, encoding=encoding)
     accepted, refused = check(body, receipt, PLAN)
     parts = cut(body, receipt, count)
@@ -268,7 +365,9 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
         found_refused += [(one.code, one.path, one.message, one.body) for one in left]
     key = repr
     assert sorted(found_accepted, key=key) == sorted((one.event for one in accepted), key=key)
-    assert sorted(found_refused, key=key) == sorted(((one.code, one.path, one.message, one.body) for one in refused), key=key)
+    assert sorted(found_refused, key=key) == sorted(
+        ((one.code, one.path, one.message, one.body) for one in refused), key=key
+    )
 
 
 def test_visitors_spread_over_the_partitions_and_a_body_of_one_visitor_stays_as_it_is():

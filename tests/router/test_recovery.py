@@ -1,4 +1,6 @@
-"""The router dies: by `kill -9` at each fault point, and between and within steps in any order. Nothing is lost, nothing comes twice."""
+"""The router dies: by `kill -9` at each fault point, and between and within steps in any order.
+Nothing is lost, nothing comes twice.
+"""
 
 import os
 import signal
@@ -53,13 +55,31 @@ def fill(stream):
                 "items": ["i1"],
                 "answer": {"slot": "s"},
             },
-            {"event_id": f"p{number}", "type": "item", "item_id": "i1", "ts": NOW + number, "properties": {"price": number}},
-            {"event_id": f"n{number}", "type": "identify", "anonymous_id": "c0", "user_id": f"u{number}", "ts": NOW + number},
+            {
+                "event_id": f"p{number}",
+                "type": "item",
+                "item_id": "i1",
+                "ts": NOW + number,
+                "properties": {"price": number},
+            },
+            {
+                "event_id": f"n{number}",
+                "type": "identify",
+                "anonymous_id": "c0",
+                "user_id": f"u{number}",
+                "ts": NOW + number,
+            },
             producer="serve",
             source="server",
         )
         stream.post(
-            {"event_id": f"c{number}", "type": "click", "anonymous_id": "c0", "item_id": "i1", "request_id": f"r{number - 1}"},
+            {
+                "event_id": f"c{number}",
+                "type": "click",
+                "anonymous_id": "c0",
+                "item_id": "i1",
+                "request_id": f"r{number - 1}",
+            },
             {"event_id": f"c{number // 2}", "type": "click", "anonymous_id": "c0", "item_id": "i1"},
             {"event_id": "bad"},
             producer="web",
@@ -81,7 +101,13 @@ def test_a_kill_at_any_point_changes_nothing(new_stream, site, hit):
     stream, undisturbed = new_stream(), new_stream()
     fill(stream)
     fill(undisturbed)
-    command = [sys.executable, "-c", CHILD, str(stream.folder), msgspec.json.encode(stream.plan).decode()]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(stream.folder),
+        msgspec.json.encode(stream.plan).decode(),
+    ]
     env = os.environ | {"TAILORBIRD_FAULTS": f"{site}=kill@{hit}"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -91,7 +117,9 @@ def test_a_kill_at_any_point_changes_nothing(new_stream, site, hit):
 BODIES = st.lists(
     st.tuples(
         st.sampled_from(["one", "two"]),
-        st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, HOUR, DAY])), min_size=1, max_size=5),
+        st.lists(
+            st.tuples(st.integers(0, 12), st.sampled_from([0, HOUR, DAY])), min_size=1, max_size=5
+        ),
     ),
     max_size=8,
 )
@@ -121,9 +149,13 @@ def failing_at(count):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(bodies=BODIES, actions=ACTIONS, together=st.booleans())
-def test_the_accepted_set_is_what_was_sent_each_once_whatever_happens(new_stream, bodies, actions, together):
+def test_the_accepted_set_is_what_was_sent_each_once_whatever_happens(
+    new_stream, bodies, actions, together
+):
     stream = new_stream()
     sent = iter(bodies)
     if together:
@@ -150,13 +182,19 @@ def test_the_accepted_set_is_what_was_sent_each_once_whatever_happens(new_stream
     if numbers:
         assert Counter(stream.events("event_id")) == Counter(f"e{number}" for number in numbers)
         assert stream.events("p") == sorted(stream.events("p"))
-        rows = [(row["raw_partition"], row["raw_offset"], row["raw_row"]) for row in stream.events() + stream.rows("duplicates")]
+        rows = [
+            (row["raw_partition"], row["raw_offset"], row["raw_row"])
+            for row in stream.events() + stream.rows("duplicates")
+        ]
         assert sorted(rows) == sorted(raw_rows(stream))
     assert positions == {producer: end(path) for producer, path in raw_logs(stream.folder).items()}
 
 
 def post(stream, producer, events):
-    made = [{"event_id": f"e{number}", "type": "view", "user_id": "u1", "ts": NOW - late} for number, late in events]
+    made = [
+        {"event_id": f"e{number}", "type": "view", "user_id": "u1", "ts": NOW - late}
+        for number, late in events
+    ]
     stream.post(*made, producer=producer)
 
 
@@ -205,7 +243,12 @@ def test_a_step_that_failed_can_be_repeated_by_the_same_router(stream):
 def test_a_damaged_tail_of_the_routed_log_stops_the_router(stream):
     fill(stream)
     stream.route()
-    with open_writer(stream.folder / "routed.db", partition="routed") as log, log.transaction() as connection:
-        connection.execute("UPDATE block SET payload = x'00' WHERE offset = (SELECT max(offset) FROM block)")
+    with (
+        open_writer(stream.folder / "routed.db", partition="routed") as log,
+        log.transaction() as connection,
+    ):
+        connection.execute(
+            "UPDATE block SET payload = x'00' WHERE offset = (SELECT max(offset) FROM block)"
+        )
     with pytest.raises(Exception, match="does not match its checksum"):
         stream.router()

@@ -1,4 +1,6 @@
-"""What was routed is deleted from topics behind a snapshot of each index, and nobody who starts afterwards misses anything."""
+"""What was routed is deleted from topics behind a snapshot of each index, and nobody who starts
+afterwards misses anything.
+"""
 
 import os
 import signal
@@ -34,7 +36,9 @@ def site(folder, servers, prefix, count=1):
     from tailorbird.stream.kafka.logs import KafkaStream
 
     made = (Topics if count == 1 else Parted)(folder, servers, prefix)
-    made.stream = KafkaStream(Cluster(servers, prefix, options=OPTIONS, partitions=count), folder, snapshot_rows=1)
+    made.stream = KafkaStream(
+        Cluster(servers, prefix, options=OPTIONS, partitions=count), folder, snapshot_rows=1
+    )
     return made
 
 
@@ -45,7 +49,9 @@ def retention(site, **settings):
 
 
 def step_and_delete(site, times=60, keep_rows=3, rows=50):
-    """Route by small steps, on one machine after another, each of which begins with nothing, and delete what can go after each."""
+    """Route by small steps, on one machine after another, each of which begins with nothing, and
+    delete what can go after each.
+    """
     for number in range(times):
         site.stream._found.clear()
         site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
@@ -66,7 +72,9 @@ def catalogue(site):
     found = Catalogue(site.stream.routed)
     found.refresh()
     found.stop()
-    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, set(found._seen.ids)
+    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, set(
+        found._seen.ids
+    )
 
 
 @pytest.fixture
@@ -77,7 +85,9 @@ def topics(deleting_servers, tmp_path):
 
 
 @pytest.mark.slow
-def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(topics, stream, tmp_path, deleting_servers):
+def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(
+    topics, stream, tmp_path, deleting_servers
+):
     for each in (topics, stream):
         fill(each)
     step_and_delete(topics)
@@ -87,9 +97,20 @@ def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(topics, stre
     assert 0 < len(decided(topics)) < 30
     assert decided(topics) == decided(stream)[-len(decided(topics)) :]
 
-    for each in (topics, stream):  # nothing of what was deleted is taken again, and what was learned from it is known
+    for each in (
+        topics,
+        stream,
+    ):  # nothing of what was deleted is taken again, and what was learned from it is known
         fill(each)
-        each.post({"event_id": "new", "type": "click", "anonymous_id": "c0", "item_id": "i1", "request_id": "r11"})
+        each.post(
+            {
+                "event_id": "new",
+                "type": "click",
+                "anonymous_id": "c0",
+                "item_id": "i1",
+                "request_id": "r11",
+            }
+        )
     step_and_delete(topics, keep_rows=300, rows=400)
     stream.route(rows_max=50)
     last = decided(topics)[-1]
@@ -111,7 +132,15 @@ def test_a_server_that_starts_later_knows_all_items(topics):
     assert retention(topics).look() > 0
     assert span(topics)[0] > 30
     assert catalogue(topics) == whole
-    topics.post({"event_id": "p-new", "type": "item", "item_id": "i-new", "ts": NOW, "properties": {"price": 1}})
+    topics.post(
+        {
+            "event_id": "p-new",
+            "type": "item",
+            "item_id": "i-new",
+            "ts": NOW,
+            "properties": {"price": 1},
+        }
+    )
     topics.route()
     assert retention(topics).look() > 0
     assert catalogue(topics)[0].keys() == whole[0].keys() | {"i-new"}
@@ -122,7 +151,9 @@ def test_a_server_that_starts_later_knows_all_items(topics):
 
 def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, deleting_servers):
     fill(topics)
-    bare = Topics(topics.folder, deleting_servers, topics.stream.cluster.prefix)  # far from its first snapshot
+    bare = Topics(
+        topics.folder, deleting_servers, topics.stream.cluster.prefix
+    )  # far from its first snapshot
     with bare.router() as router:
         while router.step(50).rows:
             pass
@@ -163,7 +194,12 @@ def test_an_index_that_ends_before_the_topic_begins_is_replaced_and_without_a_sn
 
 
 PLACES = {
-    1: ("snapshot.before_pieces", "snapshot.before_whole", "snapshot.before_delete", "retention.before_order"),
+    1: (
+        "snapshot.before_pieces",
+        "snapshot.before_whole",
+        "snapshot.before_delete",
+        "retention.before_order",
+    ),
     COUNT: ("retention.before_routed",),
 }
 
@@ -175,12 +211,22 @@ def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
     made = site(tmp_path / "one", deleting_servers, prefix, count)
     whole = site(tmp_path / "two", deleting_servers, f"{prefix}-whole", count)
     try:
-        child = [sys.executable, "-c", CHILD, str(made.folder), deleting_servers, prefix, str(count)]
+        child = [
+            sys.executable,
+            "-c",
+            CHILD,
+            str(made.folder),
+            deleting_servers,
+            prefix,
+            str(count),
+        ]
         for number, place in enumerate(PLACES[count]):
             for each in (made, whole):
                 fill_some(each, count, number)
             environment = {**os.environ, "TAILORBIRD_FAULTS": f"{place}=kill@1"}
-            done = subprocess.run(child, env=environment, capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(
+                child, env=environment, capture_output=True, text=True, timeout=120, check=False
+            )
             assert done.returncode == -signal.SIGKILL, (place, done.stderr)
         step_and_delete(made, rows=400)
         with open_router(whole.stream, PLAN, clock=SimulatedClock(NOW)) as router:
@@ -205,4 +251,7 @@ def fill_some(site, count, number):
 
 def facts(site):
     """What was decided of each event that is there still, whatever the order of partitions was."""
-    return {row["event_id"]: (row["person"], row["slot"], row["position"], row["counts"], row["ts"]) for row in decided(site)}
+    return {
+        row["event_id"]: (row["person"], row["slot"], row["position"], row["counts"], row["ts"])
+        for row in decided(site)
+    }

@@ -1,4 +1,6 @@
-"""The role routes what comes in until told to stop, and stops within a second. How it survives a kill: `test_recovery`."""
+"""The role routes what comes in until told to stop, and stops within a second. How it survives a
+kill: `test_recovery`.
+"""
 
 import threading
 import time
@@ -31,7 +33,10 @@ def test_the_role_routes_what_comes_in_and_stops_when_told(stream):
     role.start()
     try:
         for number in range(3):
-            stream.post({"event_id": f"e{number}", "type": "view", "user_id": "u1"}, producer=f"door-{number % 2}")
+            stream.post(
+                {"event_id": f"e{number}", "type": "view", "user_id": "u1"},
+                producer=f"door-{number % 2}",
+            )
             wait_for(lambda expected=number + 1: routed(stream) == expected)
     finally:
         stop.set()

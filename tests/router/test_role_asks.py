@@ -21,12 +21,20 @@ def test_routing_does_not_wait_for_a_lake_that_does_not_answer(tmp_path):
 
     with Door(tmp_path, "door", RoutePlan(), clock) as door:
         router = threading.Thread(
-            target=run, args=(tmp_path, RoutePlan(), clock, stop), kwargs={"released": released, "prune_every_s": 0.0}
+            target=run,
+            args=(tmp_path, RoutePlan(), clock, stop),
+            kwargs={"released": released, "prune_every_s": 0.0},
         )
         router.start()
         try:
             assert asked.wait(30)
-            event = {"event_id": "e1", "type": "click", "ts": clock.now(), "user_id": "u", "item_id": "i"}
+            event = {
+                "event_id": "e1",
+                "type": "click",
+                "ts": clock.now(),
+                "user_id": "u",
+                "item_id": "i",
+            }
             assert [one.accepted for one in door.submit(json.dumps([event]).encode())] == [True]
             until = time.monotonic() + 30
             with open_reader(routed_path(tmp_path)) as reader:

@@ -32,7 +32,13 @@ def visit(event_id, **fields):
 
 
 def identify(event_id, user, ts):
-    return {"event_id": event_id, "type": "identify", "anonymous_id": "c0ffee", "user_id": user, "ts": ts}
+    return {
+        "event_id": event_id,
+        "type": "identify",
+        "anonymous_id": "c0ffee",
+        "user_id": user,
+        "ts": ts,
+    }
 
 
 def item(event_id, item_id="i1", **fields):
@@ -40,12 +46,27 @@ def item(event_id, item_id="i1", **fields):
 
 
 def answer(event_id="a1", request_id="r1", **fields):
-    event = {"event_id": event_id, "type": "answer", "user_id": "u1", "request_id": request_id, "items": ["i1", "i2", "i3"], "ts": NOW}
-    known = {"slot": "home", "experiment": "x1", "arm": "model", "model": "v0001", "query": "coat", "propensities": [1.0, 0.5, 0.25]}
+    event = {
+        "event_id": event_id,
+        "type": "answer",
+        "user_id": "u1",
+        "request_id": request_id,
+        "items": ["i1", "i2", "i3"],
+        "ts": NOW,
+    }
+    known = {
+        "slot": "home",
+        "experiment": "x1",
+        "arm": "model",
+        "model": "v0001",
+        "query": "coat",
+        "propensities": [1.0, 0.5, 0.25],
+    }
     return event | {"answer": known} | fields
 
 
-# --- columns, blocks, accounts -------------------------------------------------------------------------------------------
+# --- columns, blocks, accounts
+#  -------------------------------------------------------------------------------------------
 
 
 def test_an_event_keeps_all_that_it_said(stream):
@@ -69,7 +90,15 @@ def test_an_event_keeps_all_that_it_said(stream):
                 "user_agent": "Googlebot/2.1",
                 "utc_offset_min": 90,
             },
-            "properties": {"query": "coat", "dwell_ms": 5, "price": 1.5, "quantity": 2, "rating": -1, "z": 1, "a": {"c": [1], "b": None}},
+            "properties": {
+                "query": "coat",
+                "dwell_ms": 5,
+                "price": 1.5,
+                "quantity": 2,
+                "rating": -1,
+                "z": 1,
+                "a": {"c": [1], "b": None},
+            },
         }
     )
     assert stream.route() == (1, 0, 0, {"door": 1})
@@ -126,8 +155,14 @@ def test_every_row_takes_a_position_and_none_is_taken_twice(stream):
         (2, "e2", "a", 0, 2),
         (3, "e3", "b", 0, 0),
     ]
-    kept = {"user_attributes": ["plan"], "item_attributes": ["category", "price"], "received_at": stream.now}
-    assert [json.loads(one.block.receipt) for one in stored] == [{"plan": stream.plan.version, "contract": 1, **kept}] * 3
+    kept = {
+        "user_attributes": ["plan"],
+        "item_attributes": ["category", "price"],
+        "received_at": stream.now,
+    }
+    assert [json.loads(one.block.receipt) for one in stored] == [
+        {"plan": stream.plan.version, "contract": 1, **kept}
+    ] * 3
 
 
 def test_what_is_refused_goes_whole_to_quarantine(stream):
@@ -135,12 +170,16 @@ def test_what_is_refused_goes_whole_to_quarantine(stream):
     stream.post_bytes(b"{broken")
     assert stream.route() == (0, 0, 3, {"door": 3})
     rows = stream.rows("quarantine")
-    assert [(row["code"], row["path"], row["body"], row["raw_offset"], row["raw_row"]) for row in rows] == [
+    assert [
+        (row["code"], row["path"], row["body"], row["raw_offset"], row["raw_row"]) for row in rows
+    ] == [
         ("missing", "$.type", b'{"event_id": "e1"}', 0, 0),
         ("wrong_type", "$", b"7", 0, 1),
         ("malformed_json", "$", b"{broken", 2, 0),
     ]
-    assert {(row["received_at"], row["source"], row["raw_partition"]) for row in rows} == {(moment(NOW), "door", "door")}
+    assert {(row["received_at"], row["source"], row["raw_partition"]) for row in rows} == {
+        (moment(NOW), "door", "door")
+    }
 
 
 def test_a_step_takes_whole_bodies_and_shares_among_producers(stream):
@@ -150,7 +189,10 @@ def test_a_step_takes_whole_bodies_and_shares_among_producers(stream):
     with stream.router() as router:
         report = router.step(rows_max=4)
         assert (report.accepted, report.positions) == (4, {"one": 2, "two": 2})
-        assert router.step(rows_max=1).positions == {"one": 4, "two": 4}  # a body each, so that none is left to wait
+        assert router.step(rows_max=1).positions == {
+            "one": 4,
+            "two": 4,
+        }  # a body each, so that none is left to wait
         assert router.step(rows_max=1_000).positions == {"one": 8, "two": 8}
         assert router.step().rows == 0
 
@@ -185,7 +227,10 @@ def test_a_raw_log_that_lost_rows_stops_the_router(stream):
     for path in stream.folder.glob("raw-door.db*"):
         path.unlink()
     stream.post(view("e3"))
-    with stream.router() as router, pytest.raises(DamageError, match="ends at 1, but was read up to 2"):
+    with (
+        stream.router() as router,
+        pytest.raises(DamageError, match="ends at 1, but was read up to 2"),
+    ):
         router.step()
 
 
@@ -195,14 +240,40 @@ def test_a_raw_log_that_was_lost_is_begun_behind_what_was_routed_of_it(stream):
     for path in stream.folder.glob("raw-door.db*"):
         path.unlink()
     for number in range(3, 8):
-        with open_writer(raw_path(stream.folder, "door"), partition="door", held=held(stream.folder, "door", None)) as writer:
-            writer.append([Block("body", 1, msgspec.json.encode([view(f"e{number}")]), msgspec.json.encode(Receipt(stream.now)))])
+        with open_writer(
+            raw_path(stream.folder, "door"),
+            partition="door",
+            held=held(stream.folder, "door", None),
+        ) as writer:
+            writer.append(
+                [
+                    Block(
+                        "body",
+                        1,
+                        msgspec.json.encode([view(f"e{number}")]),
+                        msgspec.json.encode(Receipt(stream.now)),
+                    )
+                ]
+            )
     assert stream.route() == (5, 0, 0, {"door": 7}), "none is taken for one that was routed before"
 
 
 def test_routing_again_gives_the_same_blocks(stream):
-    stream.post(item("p1", properties={"price": 1}), answer(), click(request_id="r1"), visit("v1"), source="server")
-    stream.post(identify("n1", "u1", NOW - HOUR), visit("v2"), view("e1"), view("e1"), {"event_id": "bad"}, producer="other")
+    stream.post(
+        item("p1", properties={"price": 1}),
+        answer(),
+        click(request_id="r1"),
+        visit("v1"),
+        source="server",
+    )
+    stream.post(
+        identify("n1", "u1", NOW - HOUR),
+        visit("v2"),
+        view("e1"),
+        view("e1"),
+        {"event_id": "bad"},
+        producer="other",
+    )
     stream.route(rows_max=3)
     first = stream.blocks()
     for path in stream.folder.glob("routed.db*"):
@@ -225,7 +296,8 @@ def test_pruned_rows_are_not_given_again(stream):
         assert router.step().duplicates == 1
 
 
-# --- repeats -------------------------------------------------------------------------------------------------------------
+# --- repeats
+#  -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_repeat_is_dropped_in_the_same_body_the_same_step_and_later(stream):
@@ -234,15 +306,25 @@ def test_a_repeat_is_dropped_in_the_same_body_the_same_step_and_later(stream):
     assert stream.route() == (1, 2, 0, {"door": 3})
     stream.post(view("e0"), view("e1"), producer="late")
     assert stream.route() == (1, 1, 0, {"door": 3, "late": 2})
-    firsts = [(row["raw_partition"], row["raw_offset"], row["raw_row"]) for row in stream.rows("duplicates")]
+    firsts = [
+        (row["raw_partition"], row["raw_offset"], row["raw_row"])
+        for row in stream.rows("duplicates")
+    ]
     assert firsts == [("door", 0, 1), ("door", 2, 0), ("late", 0, 1)]
-    assert {(row["event_id"], row["first_partition"], row["first_offset"], row["first_row"]) for row in stream.rows("duplicates")} == {
-        ("e1", "door", 0, 0)
-    }
+    assert {
+        (row["event_id"], row["first_partition"], row["first_offset"], row["first_row"])
+        for row in stream.rows("duplicates")
+    } == {("e1", "door", 0, 0)}
 
 
 def test_the_same_id_of_another_subject_is_another_event(stream):
-    stream.post(view("e1"), view("e1", user_id="u2"), visit("e1", anonymous_id="u1"), item("e1", "u1"), item("e1", "i2"))
+    stream.post(
+        view("e1"),
+        view("e1", user_id="u2"),
+        visit("e1", anonymous_id="u1"),
+        item("e1", "u1"),
+        item("e1", "i2"),
+    )
     assert stream.route() == (5, 0, 0, {"door": 5})
 
 
@@ -281,11 +363,18 @@ def test_an_import_that_overlaps_one_of_long_ago_repeats_nothing(stream, monkeyp
     assert stream.route()[:2] == (1, 10)
 
 
-# --- who -----------------------------------------------------------------------------------------------------------------
+# --- who
+#  -----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_person_is_the_user_else_the_one_identified_else_the_anonymous_id(stream):
-    stream.post(view("e1", anonymous_id="c0ffee"), visit("v1"), identify("n1", "u7", NOW), visit("v2"), visit("v3", anonymous_id="other"))
+    stream.post(
+        view("e1", anonymous_id="c0ffee"),
+        visit("v1"),
+        identify("n1", "u7", NOW),
+        visit("v2"),
+        visit("v3", anonymous_id="other"),
+    )
     stream.route()
     assert stream.events("event_id", "person") == [
         ("e1", "u1"),
@@ -301,7 +390,13 @@ def test_an_identify_holds_from_its_time_on_and_the_newest_counts(stream):
     stream.post(identify("n1", "u1", NOW - 3 * HOUR))
     stream.post(*[visit(f"v{hours}", ts=NOW - hours * HOUR) for hours in (4, 3, 2, 1, 0)])
     stream.route(rows_max=1)
-    assert stream.events("event_id", "person")[2:] == [("v4", "anon:c0ffee"), ("v3", "u1"), ("v2", "u1"), ("v1", "u2"), ("v0", "u2")]
+    assert stream.events("event_id", "person")[2:] == [
+        ("v4", "anon:c0ffee"),
+        ("v3", "u1"),
+        ("v2", "u1"),
+        ("v1", "u2"),
+        ("v0", "u2"),
+    ]
 
 
 def test_the_past_is_not_keyed_again(stream):
@@ -313,11 +408,14 @@ def test_the_past_is_not_keyed_again(stream):
     assert stream.events("person") == ["anon:c0ffee", "u1", "u1"]
 
 
-# --- profiles ------------------------------------------------------------------------------------------------------------
+# --- profiles
+#  ------------------------------------------------------------------------------------------------------------
 
 
 def test_an_event_carries_the_version_that_applied_at_its_time(stream):
-    stream.post(item("p2", ts=NOW - HOUR, properties={"category": "coats", "price": 2, "title": "Coat"}))
+    stream.post(
+        item("p2", ts=NOW - HOUR, properties={"category": "coats", "price": 2, "title": "Coat"})
+    )
     stream.post(item("p1", ts=NOW - 3 * HOUR, properties={"category": "coats", "price": 1}))
     stream.post(item("p0", timeless=True, properties={"price": 0}))
     stream.post(*[click(f"c{hours}", ts=NOW - hours * HOUR) for hours in (23, 3, 2, 1)])
@@ -333,7 +431,10 @@ def test_an_event_carries_the_version_that_applied_at_its_time(stream):
 def test_an_event_about_several_items_carries_the_version_of_each(stream):
     stream.post(item("p1", "coat", properties={"category": "coats"}, timeless=True))
     shown = {"type": "impression", "user_id": "u1"}
-    stream.post({"event_id": "both", **shown, "items": ["coat", "unknown"]}, {"event_id": "none", **shown, "items": ["unknown"]})
+    stream.post(
+        {"event_id": "both", **shown, "items": ["coat", "unknown"]},
+        {"event_id": "none", **shown, "items": ["unknown"]},
+    )
     stream.route()
     assert stream.events("event_id", "item_version", "item_profile")[1:] == [
         ("both", '["p1",null]', '[{"category":"coats"},null]'),
@@ -350,7 +451,13 @@ def test_only_profiles_applied_before_are_attached(stream):
 
 def test_a_profile_keeps_all_its_properties_always_counts_and_belongs_to_its_user(stream):
     stream.post(
-        {"event_id": "p1", "type": "user", "user_id": "u1", "ts": NOW - 900 * DAY, "properties": {"plan": "gold", "price": 3, "age": 40}},
+        {
+            "event_id": "p1",
+            "type": "user",
+            "user_id": "u1",
+            "ts": NOW - 900 * DAY,
+            "properties": {"plan": "gold", "price": 3, "age": 40},
+        },
         item("p2", ts=NOW - 900 * DAY, properties={"z": 1, "a": 2}),
         view("e1"),
         identify("n1", "u1", NOW),
@@ -362,11 +469,16 @@ def test_a_profile_keeps_all_its_properties_always_counts_and_belongs_to_its_use
         (None, True, '{"a":2,"z":1}', None),
     ]
     for event_id in ("e1", "v1"):
-        assert (stream.event(event_id)["user_version"], stream.event(event_id)["user_profile"]) == ("p1", '{"plan":"gold"}')
+        assert (stream.event(event_id)["user_version"], stream.event(event_id)["user_profile"]) == (
+            "p1",
+            '{"plan":"gold"}',
+        )
 
 
 def test_an_attribute_declared_later_is_attached_from_then_on(stream):
-    stream.post(item("p1", timeless=True, properties={"category": "coats", "colour": "red"}), click("c1"))
+    stream.post(
+        item("p1", timeless=True, properties={"category": "coats", "colour": "red"}), click("c1")
+    )
     stream.route()
     stream.plan = RoutePlan(item_attributes=("colour",))
     stream.post(click("c2"))
@@ -374,28 +486,61 @@ def test_an_attribute_declared_later_is_attached_from_then_on(stream):
     assert stream.events("item_profile") == [None, '{"category":"coats"}', '{"colour":"red"}']
 
 
-# --- answers -------------------------------------------------------------------------------------------------------------
+# --- answers
+#  -------------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_is_kept_with_its_propensities(stream):
     stream.post(answer(), producer="serve", source="server")
     stream.route()
     (row,) = stream.events()
-    names = ("slot", "experiment", "arm", "model", "answer_query", "items", "propensities", "position", "propensity", "request_id")
+    names = (
+        "slot",
+        "experiment",
+        "arm",
+        "model",
+        "answer_query",
+        "items",
+        "propensities",
+        "position",
+        "propensity",
+        "request_id",
+    )
     assert [row[name] for name in names] == [
-        "home", "x1", "model", "v0001", "coat", ["i1", "i2", "i3"], [1.0, 0.5, 0.25], None, None, "r1",
-    ]  # fmt: skip
+        "home",
+        "x1",
+        "model",
+        "v0001",
+        "coat",
+        ["i1", "i2", "i3"],
+        [1.0, 0.5, 0.25],
+        None,
+        None,
+        "r1",
+    ]
 
 
 @pytest.mark.parametrize("rows_max", [1, 100])
 def test_what_names_a_request_gets_what_the_answer_knew(stream, rows_max):
     stream.post(answer(), producer="a-serve", source="server")
     stream.post(
-        click(item_id="i2", request_id="r1"), view("e1", request_id="r1"), click("c2", item_id="i9", request_id="r1"), producer="door"
+        click(item_id="i2", request_id="r1"),
+        view("e1", request_id="r1"),
+        click("c2", item_id="i9", request_id="r1"),
+        producer="door",
     )
     stream.post(click("c3", request_id="r2"), producer="door")
     stream.route(rows_max)
-    names = ("slot", "experiment", "arm", "model", "answer_query", "position", "propensity", "propensities")
+    names = (
+        "slot",
+        "experiment",
+        "arm",
+        "model",
+        "answer_query",
+        "position",
+        "propensity",
+        "propensities",
+    )
     known = ("home", "x1", "model", "v0001", "coat")
     assert stream.events(*names)[1:] == [
         (*known, 2, 0.5, None),
@@ -407,7 +552,9 @@ def test_what_names_a_request_gets_what_the_answer_knew(stream, rows_max):
 
 def test_nothing_follows_from_an_answer_before_it_is_given(stream):
     stream.post(answer(ts=NOW), source="server")
-    stream.post(click("c1", ts=NOW - MINUTE, request_id="r1"), click("c2", ts=NOW + MINUTE, request_id="r1"))
+    stream.post(
+        click("c1", ts=NOW - MINUTE, request_id="r1"), click("c2", ts=NOW + MINUTE, request_id="r1")
+    )
     stream.route()
     assert stream.events("ts", "ts_original")[1:] == [
         (moment(NOW + 1), moment(NOW - MINUTE)),
@@ -428,7 +575,11 @@ def test_an_answer_is_remembered_for_a_while(stream, later, slot, reopened):
 
 def test_old_answers_are_forgotten(stream):
     for hour in range(6):
-        stream.post(answer(f"a{hour}", f"r{hour}", ts=NOW + hour * HOUR), source="server", received_at=NOW + hour * HOUR)
+        stream.post(
+            answer(f"a{hour}", f"r{hour}", ts=NOW + hour * HOUR),
+            source="server",
+            received_at=NOW + hour * HOUR,
+        )
     with open_writer(raw_path(stream.folder, "door"), partition="door"):
         pass
     with stream.router() as router:
@@ -438,10 +589,13 @@ def test_old_answers_are_forgotten(stream):
         assert log.connection.execute("SELECT count(*) FROM answer_run").get == 3
 
 
-# --- time ----------------------------------------------------------------------------------------------------------------
+# --- time
+#  ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("late", "counts"), [(0, True), (1 * DAY, True), (1 * DAY + 1, False), (401 * DAY, False)])
+@pytest.mark.parametrize(
+    ("late", "counts"), [(0, True), (1 * DAY, True), (1 * DAY + 1, False), (401 * DAY, False)]
+)
 def test_what_comes_too_late_does_not_count(stream, late, counts):
     stream.post(view("e1", ts=NOW - late))
     stream.route()
@@ -457,7 +611,10 @@ def test_imported_history_counts(stream):
 
 def test_big_bodies_and_odd_text_pass(stream):
     text = 'snow ☃ \u0000 \U0001f600 "quoted" \' OR 1=1 --'
-    events = [view(f"e{number}", session_id="s☃", properties={"query": text, text: text}) for number in range(3_000)]
+    events = [
+        view(f"e{number}", session_id="s☃", properties={"query": text, text: text})
+        for number in range(3_000)
+    ]
     stream.post(*events)
     assert stream.route(rows_max=100)[0] == 3_000
     row = stream.events()[-1]

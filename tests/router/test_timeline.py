@@ -1,4 +1,6 @@
-"""A timeline is a sorted list; of equal times the last put wins. What memory lets go of changes no answer."""
+"""A timeline is a sorted list; of equal times the last put wins. What memory lets go of changes no
+answer.
+"""
 
 import apsw
 from hypothesis import given
@@ -31,7 +33,13 @@ class Kept:
         self.timeline.saved()
 
 
-@given(STEPS, st.sampled_from("abc"), st.integers(-1, 6), st.sampled_from([0, 600, 1 << 20]), st.booleans())
+@given(
+    STEPS,
+    st.sampled_from("abc"),
+    st.integers(-1, 6),
+    st.sampled_from([0, 600, 1 << 20]),
+    st.booleans(),
+)
 def test_what_held_at_a_time_is_the_newest_put_at_or_before_it(steps, key, ts, bytes_max, ready):
     kept = Kept(bytes_max)
     for number, step in enumerate(steps):

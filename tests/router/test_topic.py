@@ -1,4 +1,6 @@
-"""The router on topics: the same decisions as on files, an index that the topic makes anew, and one router at a time."""
+"""The router on topics: the same decisions as on files, an index that the topic makes anew, and one
+router at a time.
+"""
 
 from uuid import uuid4
 
@@ -30,10 +32,14 @@ class Topics(Stream):
         if producer not in self._writers:
             self._writers[producer] = open_writer(self.stream.raw(producer), partition=producer)
         receipt = Receipt(received_at or self.now, source, encoding)
-        self._writers[producer].append([Block("body", len(events), msgspec.json.encode(events), msgspec.json.encode(receipt))])
+        self._writers[producer].append(
+            [Block("body", len(events), msgspec.json.encode(events), msgspec.json.encode(receipt))]
+        )
 
     def post_bytes(self, body, rows=1, producer="door"):
-        self._writers[producer].append([Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))])
+        self._writers[producer].append(
+            [Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))]
+        )
 
     def router(self):
         self.stream._found.clear()  # rather than wait until it looks again
@@ -85,9 +91,16 @@ def test_an_index_is_made_anew_from_the_topic_on_another_machine(topics, servers
     stream.route(rows_max=7)
     assert 0 < before < len(decided(elsewhere))
     assert decided(elsewhere) == decided(stream)
-    for query in ("SELECT producer, offset, newest FROM raw_position ORDER BY 1", "SELECT * FROM identity", "SELECT count(*) FROM profile"):
+    for query in (
+        "SELECT producer, offset, newest FROM raw_position ORDER BY 1",
+        "SELECT * FROM identity",
+        "SELECT count(*) FROM profile",
+    ):
         with elsewhere.router() as one, topics.router() as other:
-            assert one._log.connection.execute(query).fetchall() == other._log.connection.execute(query).fetchall()
+            assert (
+                one._log.connection.execute(query).fetchall()
+                == other._log.connection.execute(query).fetchall()
+            )
 
 
 def test_of_two_routers_on_two_machines_the_newer_goes_on(topics, servers, tmp_path, stream):
@@ -115,5 +128,7 @@ def test_an_index_of_another_topic_is_refused(topics, servers):
         other.router()
     fill(topics)
     topics.route()
-    with pytest.raises(DamageError, match=r"this index is of kafka://.*\n.*begin-anew, which needs this file"):
+    with pytest.raises(
+        DamageError, match=r"this index is of kafka://.*\n.*begin-anew, which needs this file"
+    ):
         other.router()

@@ -1,4 +1,6 @@
-"""The bundle and the candidate tables of the shop in `shop.py`, made once for all tests of this package."""
+"""The bundle and the candidate tables of the shop in `shop.py`, made once for all tests of this
+package.
+"""
 
 import pytest
 from tests.serving import shop

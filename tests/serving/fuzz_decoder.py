@@ -1,7 +1,9 @@
-"""Bodies that Atheris makes by watching which branches of the decoder they reach: python -m tests.serving.fuzz_decoder SECONDS [CORPUS].
+"""Bodies that Atheris makes by watching which branches of the decoder they reach: python -m
+tests.serving.fuzz_decoder SECONDS [CORPUS].
 
-Whatever the bytes are, each row is accepted or refused with a code and a path, in order, and the same twice; anything that is raised is
-a find, and its bytes are kept in a file `crash-…`. Hypothesis does the same from grammars in `test_fuzz.py`, without watching.
+Whatever the bytes are, each row is accepted or refused with a code and a path, in order, and the
+same twice; anything that is raised is a find, and its bytes are kept in a file `crash-…`.
+Hypothesis does the same from grammars in `test_fuzz.py`, without watching.
 """
 
 import json
@@ -42,9 +44,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as seeds:
         folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(seeds)
         folder.mkdir(exist_ok=True)
-        for number, body in enumerate((json.dumps(VALID), "\n".join(map(json.dumps, VALID)), *map(json.dumps, VALID))):
-            (folder / f"valid-{number}").write_bytes(b"\x00\x01"[number % 2 : number % 2 + 1] + body.encode())
-        atheris.Setup([sys.argv[0], str(folder), f"-max_total_time={seconds}", "-max_len=4096", "-timeout=5"], decide)
+        for number, body in enumerate(
+            (json.dumps(VALID), "\n".join(map(json.dumps, VALID)), *map(json.dumps, VALID))
+        ):
+            (folder / f"valid-{number}").write_bytes(
+                b"\x00\x01"[number % 2 : number % 2 + 1] + body.encode()
+            )
+        atheris.Setup(
+            [sys.argv[0], str(folder), f"-max_total_time={seconds}", "-max_len=4096", "-timeout=5"],
+            decide,
+        )
         atheris.Fuzz()
 
 

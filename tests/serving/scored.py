@@ -1,4 +1,6 @@
-"""A score role over a routed log of its own, with models that answer by rule. As a program: `python -m tests.serving.scored FOLDER`."""
+"""A score role over a routed log of its own, with models that answer by rule. As a program: `python
+-m tests.serving.scored FOLDER`.
+"""
 
 import sys
 from pathlib import Path
@@ -13,7 +15,10 @@ from tailorbird.serving.scoring import ScoreRole
 from tailorbird.stream import Block, open_writer
 
 NOW = 1_800_000_000_000_000
-DECLARED = [NextBest("home", size=2, on=["click"], every="10m"), ChurnScore("churn", above=0.7, on=["view"], name="leaving")]
+DECLARED = [
+    NextBest("home", size=2, on=["click"], every="10m"),
+    ChurnScore("churn", above=0.7, on=["view"], name="leaving"),
+]
 
 
 class ByRule:
@@ -31,17 +36,38 @@ class ByRule:
 
     def next_best(self, query):
         self.asked.append(query)
-        shown = Shown(item_id=f"for-{query.user_id}", position=1, score=0.5, reason="", reason_code="for_you", source="popular")
-        return Answer(request_id="r", slot=query.slot, items=[shown], arm="", model="v0001", degraded=[], t=NOW)
+        shown = Shown(
+            item_id=f"for-{query.user_id}",
+            position=1,
+            score=0.5,
+            reason="",
+            reason_code="for_you",
+            source="popular",
+        )
+        return Answer(
+            request_id="r",
+            slot=query.slot,
+            items=[shown],
+            arm="",
+            model="v0001",
+            degraded=[],
+            t=NOW,
+        )
 
     def churn(self, user_id, model):
         if user_id not in self.risks:
             raise NotReadyError("there is no model")
         why = [ChurnWhy("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")]
         return ChurnAnswer(
-            user_id=user_id, name=model, model="v0007", gone=self.risks[user_id], purchases=None, known=user_id not in self.strangers,
-            as_of=NOW, reasons=why,
-        )  # fmt: skip
+            user_id=user_id,
+            name=model,
+            model="v0007",
+            gone=self.risks[user_id],
+            purchases=None,
+            known=user_id not in self.strangers,
+            as_of=NOW,
+            reasons=why,
+        )
 
 
 def rows(*events):
@@ -49,9 +75,20 @@ def rows(*events):
     told = []
     for p, kind, person, minute, *more in events:
         row = dict.fromkeys(ROUTED.names) | {
-            "p": p, "event_id": f"e{p}", "type": kind, "person": person, "user_id": person, "ts": NOW + minute * MINUTE,
-            "received_at": NOW, "agent": "person", "counts": True, "timeless": False, "raw_partition": "t", "raw_offset": p, "raw_row": 0,
-        }  # fmt: skip
+            "p": p,
+            "event_id": f"e{p}",
+            "type": kind,
+            "person": person,
+            "user_id": person,
+            "ts": NOW + minute * MINUTE,
+            "received_at": NOW,
+            "agent": "person",
+            "counts": True,
+            "timeless": False,
+            "raw_partition": "t",
+            "raw_offset": p,
+            "raw_row": 0,
+        }
         told.append(row | (more[0] if more else {}))
     return told
 
@@ -72,7 +109,14 @@ class Routed:
 
 
 def role(folder: Path, models, declared=DECLARED, keep_us=7 * 24 * HOUR, clock=None):
-    return ScoreRole(folder / "routed.db", folder / "scores.db", declared, models, clock or SimulatedClock(NOW), keep_us=keep_us)
+    return ScoreRole(
+        folder / "routed.db",
+        folder / "scores.db",
+        declared,
+        models,
+        clock or SimulatedClock(NOW),
+        keep_us=keep_us,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A tiny shop: a feature set, slots, an index and a bundle whose scores are known, and features read from a table in memory."""
+"""A tiny shop: a feature set, slots, an index and a bundle whose scores are known, and features
+read from a table in memory.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,19 +73,29 @@ def build(folder: Path) -> Index:
 
 
 def log(further: Iterable[dict] = (), *, countries: bool = True) -> pa.Table:
-    """The routed log. Item 0 is the most popular, item 1 the next, and so on, an hour ago and a day ago; with `countries` the even ones
-    in Norway, the odd ones in Spain. `further` comes after it, see `routed.event`."""
-    rows = [routed.event("item", CAME + number, None, item_id(number), properties=json.dumps(profile(number))) for number in range(ITEMS)]
+    """The routed log. Item 0 is the most popular, item 1 the next, and so on, an hour ago and a day
+    ago; with `countries` the even ones in Norway, the odd ones in Spain. `further` comes after it,
+    see `routed.event`.
+    """
+    rows = [
+        routed.event(
+            "item", CAME + number, None, item_id(number), properties=json.dumps(profile(number))
+        )
+        for number in range(ITEMS)
+    ]
     clicks = [number for number in range(ITEMS) for _ in range(2 * (ITEMS - number))]
     stamps = [NOW - DAY - 1_000 * place for place in range(len(clicks))]
-    for place, (number, ts) in enumerate(sorted(zip(clicks, stamps, strict=True), key=lambda pair: pair[1])):
+    for place, (number, ts) in enumerate(
+        sorted(zip(clicks, stamps, strict=True), key=lambda pair: pair[1])
+    ):
         country = ("ES" if number % 2 else "NO") if countries else None
         rows.append(routed.event("click", ts, f"p{place % 50}", item_id(number), country=country))
     return routed.table(*rows, *further)
 
 
 class Live:
-    """The candidate tables of the shop's log, as servers read published ones. Implements `serving.parts.Tables`.
+    """The candidate tables of the shop's log, as servers read published ones. Implements
+    `serving.parts.Tables`.
 
     Args:
         sources: further sources than those of the shop's slots.
@@ -91,14 +103,18 @@ class Live:
         age_us: how long ago the tables were known to be the newest.
     """
 
-    def __init__(self, sources: Iterable[str] = (), events: pa.Table | None = None, *, age_us: int = 0) -> None:
+    def __init__(
+        self, sources: Iterable[str] = (), events: pa.Table | None = None, *, age_us: int = 0
+    ) -> None:
         self.fold = CandidateFold(contract(sources))
         self._age_us = age_us
         self.take(log() if events is None else events)
 
     def take(self, events: pa.Table) -> None:
         """Take in more of the log."""
-        self.fold.update(batch_of(events.select(list(COLUMNS)), self.fold.contract, events["p"][-1].as_py()))
+        self.fold.update(
+            batch_of(events.select(list(COLUMNS)), self.fold.contract, events["p"][-1].as_py())
+        )
 
     def follow(self, events: pa.Table) -> None:
         """Take in what comes behind it, of a log that counts from the beginning."""
@@ -126,28 +142,41 @@ def model(names: Sequence[str], weights: Mapping[str, float]) -> bytes:
         "linear",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, len(names)])],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(column, "w"), numpy_helper.from_array(np.zeros(1, np.float32), "zero")],
+        [
+            numpy_helper.from_array(column, "w"),
+            numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+        ],
     )
-    return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
+    return onnx.ModelProto(
+        ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test"
+    ).SerializeToString()
 
 
 LENGTH, WIDTH = 5, len(CATEGORIES)
 
 
 def tower(index: Index, folder: Path) -> dict[str, bytes]:
-    """Vectors that are a category and little else, and a net that gives the newest item's; a beginning is all for coats."""
+    """Vectors that are a category and little else, and a net that gives the newest item's; a
+    beginning is all for coats.
+    """
     content = content_of(index.attributes)
     tokens = np.zeros((content.size, WIDTH), np.float32)
     first = {name: index.category.values.index(name) for name in CATEGORIES}
-    rows = np.array([int(np.flatnonzero(index.category.codes == first[name])[0]) for name in CATEGORIES])
+    rows = np.array(
+        [int(np.flatnonzero(index.category.codes == first[name])[0]) for name in CATEGORIES]
+    )
     at = [part.attribute for part in content.parts].index("category")
     place = sum(part.width for part in content.parts[:at])
     tokens[content.tokens(index.attributes, rows)[:, place]] = 3.0 * np.eye(WIDTH)
-    bare = ItemVectors(np.zeros((len(index), WIDTH), np.float32), tokens, np.zeros(WIDTH, np.float32), content)
+    bare = ItemVectors(
+        np.zeros((len(index), WIDTH), np.float32), tokens, np.zeros(WIDTH, np.float32), content
+    )
     own = np.array([[int(each[1:]) / 1_000] * WIDTH for each in index.ids], np.float32)
     vectors = replace(bare, vectors=bare.of_content(index.attributes, np.arange(len(index))) + own)
     vectors.write(folder)
-    edges = np.stack([np.zeros(WIDTH, np.float32), tokens.max(axis=0) * np.eye(WIDTH, dtype=np.float32)[0]])
+    edges = np.stack(
+        [np.zeros(WIDTH, np.float32), tokens.max(axis=0) * np.eye(WIDTH, dtype=np.float32)[0]]
+    )
     row, gap = windows(np.array([0, 0, 3]), np.array([1, 5, 7]), np.arange(3), LENGTH)
     plan = TowerPlan("recent", LENGTH, WIDTH, repeats=False, trained_until=NOW, share=1 / 3)
     newest = Tower(plan, edges, lambda vectors, there, gap: vectors[:, -1]).read(vectors, row, gap)
@@ -169,7 +198,9 @@ def newest_net() -> bytes:
         [helper.make_tensor_value_info("vector", TensorProto.FLOAT, [None, WIDTH])],
         [numpy_helper.from_array(np.array(LENGTH - 1, np.int64), "last")],
     )
-    return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
+    return onnx.ModelProto(
+        ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test"
+    ).SerializeToString()
 
 
 def write(
@@ -192,7 +223,9 @@ def write(
     index_folder = folder.with_name(f"{folder.name}-index")
     index = build(index_folder)
     read = Columns(features.numeric, features.categorical, features.sequences)
-    categories = np.array([[hash64(name), hash64("phone")] for name in CATEGORIES for _ in range(10)], np.uint64)
+    categories = np.array(
+        [[hash64(name), hash64("phone")] for name in CATEGORIES for _ in range(10)], np.uint64
+    )
     files = {**tower(index, index_folder), **(damaged or {})} if vectors else None
     live = CandidateColumns(tuple(columns))
     computed = (*COMPUTED, *(VECTOR_COLUMNS if vectors else ()), *live.names)
@@ -215,9 +248,13 @@ def write(
 
 
 def write_not_finite(folder: Path, features: FeatureSet) -> Path:
-    """A sealed bundle whose golden rows are as they should be, and whose scores of dear items are no numbers."""
+    """A sealed bundle whose golden rows are as they should be, and whose scores of dear items are
+    no numbers.
+    """
     columns = Columns(features.numeric, features.categorical, features.sequences)
-    encoder = fit_encoder(columns, np.array([[hash64(name), hash64("phone")] for name in CATEGORIES], np.uint64))
+    encoder = fit_encoder(
+        columns, np.array([[hash64(name), hash64("phone")] for name in CATEGORIES], np.uint64)
+    )
     index_folder = folder.with_name(f"{folder.name}-index")
     index = build(index_folder)
     cheap = [item_id(number) for number in range(10)]
@@ -249,15 +286,24 @@ def _square_root(names: Sequence[str]) -> bytes:
         "root",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, len(names)])],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(place, "place"), numpy_helper.from_array(np.array([20.0], np.float32), "dear")],
+        [
+            numpy_helper.from_array(place, "place"),
+            numpy_helper.from_array(np.array([20.0], np.float32), "dear"),
+        ],
     )
-    return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
+    return onnx.ModelProto(
+        ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test"
+    ).SerializeToString()
 
 
 class FakeReader:
-    """Features by rule instead of by state: the price is the item's number; a person's recent items are what `recent` says."""
+    """Features by rule instead of by state: the price is the item's number; a person's recent items
+    are what `recent` says.
+    """
 
-    def __init__(self, features: FeatureSet, recent: Mapping[str, Sequence[tuple[int, str]]] | None = None) -> None:
+    def __init__(
+        self, features: FeatureSet, recent: Mapping[str, Sequence[tuple[int, str]]] | None = None
+    ) -> None:
         self.features, self.recent = features, dict(recent or {})
         self.commit = 7
 
@@ -265,14 +311,26 @@ class FakeReader:
         person = request.person or request.user_id or f"anon:{request.anonymous_id}"
         numbers = [float(item[1:]) if item[1:].isdecimal() else np.nan for item in items]
         events = self.recent.get(person, ())
-        numeric = np.array([[1.0, float(len(events)), number] for number in numbers], np.float32).reshape(len(items), 3)
+        numeric = np.array(
+            [[1.0, float(len(events)), number] for number in numbers], np.float32
+        ).reshape(len(items), 3)
         known = [CATEGORIES[int(number) % 4] if number == number else "" for number in numbers]
         device = hash64(request.device) if request.device else 0
-        categorical = np.array([[hash64(name) if name else 0, device] for name in known], np.uint64).reshape(len(items), 2)
+        categorical = np.array(
+            [[hash64(name) if name else 0, device] for name in known], np.uint64
+        ).reshape(len(items), 2)
         keys = hash64s([item_id(number) for number, _ in events])
         types = hash64s([kind for _, kind in events])
         stamps = np.arange(len(events), dtype=np.int64) + request.now - 1_000
-        return Rows(numeric, categorical, {"recent": Recent(keys, types, stamps)}, request.now, self.commit, 42, person)
+        return Rows(
+            numeric,
+            categorical,
+            {"recent": Recent(keys, types, stamps)},
+            request.now,
+            self.commit,
+            42,
+            person,
+        )
 
     def person(self, request: ReadRequest) -> Rows:
         return self.read(request, [""])

@@ -1,4 +1,6 @@
-"""The shop's declarations alone, for a serve process: what makes bundles (onnx) must not be loaded there."""
+"""The shop's declarations alone, for a serve process: what makes bundles (onnx) must not be loaded
+there.
+"""
 
 from collections.abc import Iterable
 

@@ -1,6 +1,8 @@
-"""A champion that somebody tampered with, or that is broken, as servers meet it: it is refused, the one before answers, an alarm counts.
+"""A champion that somebody tampered with, or that is broken, as servers meet it: it is refused, the
+one before answers, an alarm counts.
 
-What exactly is refused in a bundle, and with which sentence, is in `tests/ranking`; here each kind of damage goes all the way to an answer.
+What exactly is refused in a bundle, and with which sentence, is in `tests/ranking`; here each kind
+of damage goes all the way to an answer.
 """
 
 import os
@@ -28,7 +30,9 @@ MODEL = Path("model") / "click.onnx"
 
 
 class Site:
-    """A registry whose first version serves; the second is to be damaged and then named the champion, without any check."""
+    """A registry whose first version serves; the second is to be damaged and then named the
+    champion, without any check.
+    """
 
     def __init__(self, folder: Path, features, bundle_folder: Path, probe=None) -> None:
         self.registry = Registry(folder / "registry", clock=SystemClock())
@@ -37,7 +41,11 @@ class Site:
         self.registry.promote("v0001", by="test", why="first")
         self.metrics = Metrics()
         self.rollout = Rollout(
-            self.registry, lambda found: load_bundle(found, schema_hash=features.schema_hash), self.metrics, Open(), probe=probe
+            self.registry,
+            lambda found: load_bundle(found, schema_hash=features.schema_hash),
+            self.metrics,
+            Open(),
+            probe=probe,
         )
         self.rollout.look()
         self.pipeline = pipeline_of(self.rollout, features)
@@ -45,19 +53,30 @@ class Site:
         self.damaged = self.registry.path / "v0002"
 
     def name_it(self) -> None:
-        aliases = msgspec.structs.replace(self.registry.aliases(), champion="v0002", history=("v0001",))
+        aliases = msgspec.structs.replace(
+            self.registry.aliases(), champion="v0002", history=("v0001",)
+        )
         fresh = self.registry.path / "aliases.mishap"
         fresh.write_bytes(msgspec.json.encode(aliases))
         fresh.rename(self.registry.path / "aliases.json")
         self.rollout.look()
 
     def alarms(self) -> float:
-        return float(self.metrics.text().decode().partition("\ntailorbird_bundle_load_failures_total ")[2].split()[0])
+        return float(
+            self.metrics.text()
+            .decode()
+            .partition("\ntailorbird_bundle_load_failures_total ")[2]
+            .split()[0]
+        )
 
     def require_unmoved(self) -> None:
         """What was promoted does not serve; answers are as before, and lack nothing."""
         answer = self.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
-        assert (answer.model, answer.degraded, numbers(answer)) == ("v0001", [], numbers(self.before))
+        assert (answer.model, answer.degraded, numbers(answer)) == (
+            "v0001",
+            [],
+            numbers(self.before),
+        )
         assert self.alarms() == 1
 
 
@@ -105,7 +124,11 @@ def hard_linked(folder: Path) -> None:
 
 
 def pointing_outside(folder: Path) -> None:
-    manifest = (folder / "manifest.json").read_bytes().replace(b'"model/click.onnx": {', b'"../outside.onnx": {')
+    manifest = (
+        (folder / "manifest.json")
+        .read_bytes()
+        .replace(b'"model/click.onnx": {', b'"../outside.onnx": {')
+    )
     (folder / "manifest.json").write_bytes(manifest)
     import hashlib
 
@@ -129,9 +152,19 @@ def no_model(folder: Path) -> None:
 
 
 DAMAGES = {
-    **{f"a tensor in {where}": external(where) for where in ("../secret.bin", "/etc/hostname", "weights.bin", "*/_ORT_MEM_ADDR_/*")},
     **{
-        f"a bit of {name}": flipped(name) for name in (str(MODEL), "encoder.json", "calibration.json", "index/items.arrow", "manifest.json")
+        f"a tensor in {where}": external(where)
+        for where in ("../secret.bin", "/etc/hostname", "weights.bin", "*/_ORT_MEM_ADDR_/*")
+    },
+    **{
+        f"a bit of {name}": flipped(name)
+        for name in (
+            str(MODEL),
+            "encoder.json",
+            "calibration.json",
+            "index/items.arrow",
+            "manifest.json",
+        )
     },
     **{f"{name} gone": gone(name) for name in (str(MODEL), "index", "manifest.sha256")},
     "a link": linked,
@@ -153,8 +186,12 @@ def test_a_damaged_champion_is_refused_the_one_before_answers_and_an_alarm_count
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "says"), [("kill", "by signal 9"), ("stall:30", "took more than")])
-def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(tmp_path, features, bundle_folder, monkeypatch, fault, says):
+@pytest.mark.parametrize(
+    ("fault", "says"), [("kill", "by signal 9"), ("stall:30", "took more than")]
+)
+def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(
+    tmp_path, features, bundle_folder, monkeypatch, fault, says
+):
     monkeypatch.setattr("tailorbird.serving.bundles.PROBE_S", 3.0 if fault != "kill" else 60.0)
     probed = []
 
@@ -171,12 +208,18 @@ def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(tmp_path
     site.require_unmoved()
 
 
-def test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_for_the_one_before(site, features, tmp_path):
+def test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_for_the_one_before(
+    site, features, tmp_path
+):
     version = site.registry.add(shop.write_not_finite(tmp_path / "nan", features))
     site.registry.promote(version, by="test", why="its golden rows were fine")
     site.rollout.look()
     answer = site.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
-    assert (answer.model, answer.degraded, numbers(answer)) == ("v0001", ["previous_model"], numbers(site.before))
+    assert (answer.model, answer.degraded, numbers(answer)) == (
+        "v0001",
+        ["previous_model"],
+        numbers(site.before),
+    )
     site.registry.rollback(by="test", why="no numbers")
     site.rollout.look()
     assert site.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded == []

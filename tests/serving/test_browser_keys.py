@@ -1,4 +1,6 @@
-"""A key that every visitor can read: it tells what people do, never what an item or a person is, and who somebody is only if told so."""
+"""A key that every visitor can read: it tells what people do, never what an item or a person is,
+and who somebody is only if told so.
+"""
 
 import json
 from typing import Any
@@ -29,7 +31,9 @@ NEVER = {"item", "user", "merge", "timeless item", "timeless user"}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A client, and the headers of a key for pages, of one for pages with `identify`, and of a write key."""
+    """A client, and the headers of a key for pages, of one for pages with `identify`, and of a
+    write key.
+    """
     folder = tmp_path_factory.mktemp("site")
     file = folder / "keys.json"
     keys = {
@@ -38,7 +42,9 @@ def site(tmp_path_factory):
         "write": create_key(file, "backend", ["write"], 1),
     }
     headers = {
-        name: {"authorization": f"Bearer {token}"} | ({"origin": ORIGIN} if name in BROWSERS else {}) for name, (token, _) in keys.items()
+        name: {"authorization": f"Bearer {token}"}
+        | ({"origin": ORIGIN} if name in BROWSERS else {})
+        for name, (token, _) in keys.items()
     }
     with Door(folder / "stream", "serve-1", PLAN, SystemClock()) as door:
         service = Service(Prompt(), door, Keys(file=file))
@@ -49,7 +55,13 @@ def site(tmp_path_factory):
 
 def event(kind: str, number: int = 0) -> dict[str, Any]:
     timeless, _, type_ = kind.rpartition(" ")
-    sent: dict[str, Any] = {"event_id": f"{kind}-{number}", "type": type_, "user_id": "victim", "anonymous_id": "a1", "item_id": "i1"}
+    sent: dict[str, Any] = {
+        "event_id": f"{kind}-{number}",
+        "type": type_,
+        "user_id": "victim",
+        "anonymous_id": "a1",
+        "item_id": "i1",
+    }
     merging = {"properties": {"merged_into": "attacker"}} if type_ == "merge" else {}
     return {**sent, **merging, "timeless": True} if timeless else {**sent, **merging}
 
@@ -67,7 +79,12 @@ def test_each_key_sends_its_types_of_events_only(site, kind, holder):
     if allowed(kind, holder):
         assert (answer.status_code, told["accepted"]) == (200, True)
         return
-    assert (answer.status_code, told["accepted"], told["code"], told["path"]) == (400, False, "browser_key", "$.type")
+    assert (answer.status_code, told["accepted"], told["code"], told["path"]) == (
+        400,
+        False,
+        "browser_key",
+        "$.type",
+    )
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
@@ -75,25 +92,45 @@ def test_each_key_sends_its_types_of_events_only(site, kind, holder):
 def test_of_a_body_only_the_rows_that_it_may_not_send_are_refused(site, holder, kind):
     client, headers = site
     events = [event(name, 1) for name in TYPES]
-    body = msgspec.json.encode(events) if kind == "application/json" else b"\n".join(map(msgspec.json.encode, events))
-    answer = client.post("/v1/events", content=body, headers=headers[holder] | {"content-type": kind})
+    body = (
+        msgspec.json.encode(events)
+        if kind == "application/json"
+        else b"\n".join(map(msgspec.json.encode, events))
+    )
+    answer = client.post(
+        "/v1/events", content=body, headers=headers[holder] | {"content-type": kind}
+    )
     assert answer.status_code == 200
-    assert [told["accepted"] for told in answer.json()["events"]] == [allowed(name, holder) for name in TYPES]
-    assert {told["code"] for told in answer.json()["events"] if not told["accepted"]} == {"browser_key"}
+    assert [told["accepted"] for told in answer.json()["events"]] == [
+        allowed(name, holder) for name in TYPES
+    ]
+    assert {told["code"] for told in answer.json()["events"] if not told["accepted"]} == {
+        "browser_key"
+    }
 
 
 def test_no_browser_records_answers_or_says_when_an_event_arrived(site):
     client, headers = site
     for more in ({"type": "answer"}, {"received_at": "2025-11-25T12:00:00Z"}):
         for holder in (*BROWSERS, "write"):
-            answer = client.post("/v1/events", json={**event("click"), **more}, headers=headers[holder])
+            answer = client.post(
+                "/v1/events", json={**event("click"), **more}, headers=headers[holder]
+            )
             assert answer.json()["events"][0]["code"] == "server_owned"
 
 
-@pytest.mark.parametrize(("holder", "taken"), [("page", []), ("login", ["identify"]), ("write", ["identify", "user"])])
+@pytest.mark.parametrize(
+    ("holder", "taken"), [("page", []), ("login", ["identify"]), ("write", ["identify", "user"])]
+)
 def test_the_formats_of_others_are_no_way_around(site, holder, taken):
     client, headers = site
-    sent = {"type": "identify", "messageId": f"m-{holder}", "userId": "victim", "anonymousId": "a1", "traits": {"plan": "gold"}}
+    sent = {
+        "type": "identify",
+        "messageId": f"m-{holder}",
+        "userId": "victim",
+        "anonymousId": "a1",
+        "traits": {"plan": "gold"},
+    }
     answer = client.post("/v1/events?format=segment", json=sent, headers=headers[holder])
     told = answer.json()["events"]
     assert len(told) == 2
@@ -102,7 +139,10 @@ def test_the_formats_of_others_are_no_way_around(site, holder, taken):
 
 
 @pytest.mark.parametrize("holder", [*BROWSERS, "write"])
-@pytest.mark.parametrize(("path", "body"), [("/api/user", {"UserId": "victim"}), ("/api/items", [{"ItemId": "i1", "Labels": {"a": "b"}}])])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/user", {"UserId": "victim"}), ("/api/items", [{"ItemId": "i1", "Labels": {"a": "b"}}])],
+)
 def test_nor_are_the_routes_of_gorse(site, holder, path, body):
     client, headers = site
     answer = client.post(path, json=body, headers=headers[holder])
@@ -124,9 +164,15 @@ def test_what_was_refused_is_kept_and_no_replay_lets_it_in(tmp_path):
     kept = Lake(lake).table("quarantine").to_pylist()
     assert {row["code"] for row in kept} == {"browser_key"}
     assert {row["source"] for row in kept} == {"browser"}
-    assert {json.loads(row["body"])["event_id"] for row in kept} == {f"{name}-0" for name in (*NEVER, "identify")}
+    assert {json.loads(row["body"])["event_id"] for row in kept} == {
+        f"{name}-0" for name in (*NEVER, "identify")
+    }
     report = replay(lake, stream, Choice(reasons=("browser_key",)), plan=PLAN, clock=SystemClock())
-    assert (report.examined, report.sent, report.refused) == (len(NEVER) + 1, 0, {"browser_key": len(NEVER) + 1})
+    assert (report.examined, report.sent, report.refused) == (
+        len(NEVER) + 1,
+        0,
+        {"browser_key": len(NEVER) + 1},
+    )
 
 
 def test_a_key_file_from_before_allows_no_identify(tmp_path):

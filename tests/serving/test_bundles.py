@@ -92,7 +92,9 @@ def test_a_server_that_starts_with_a_damaged_champion_takes_the_one_before(regis
     assert (holder.current().version, holder.stands_in) == ("v0001", False)
 
 
-def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damaged(registry, load, seen):
+def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damaged(
+    registry, load, seen
+):
     registry.promote("v0001", by="test", why="first")
     names = registry.path / "aliases.json"
     whole = names.read_bytes()
@@ -108,7 +110,9 @@ def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damage
         holder.stop()
 
 
-def test_a_refused_champion_serves_once_it_is_mended_in_its_place(registry, load, seen, monkeypatch):
+def test_a_refused_champion_serves_once_it_is_mended_in_its_place(
+    registry, load, seen, monkeypatch
+):
     monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.01)
     registry.promote("v0001", by="test", why="first")
     registry.promote("v0002", by="test", why="second")
@@ -122,7 +126,10 @@ def test_a_refused_champion_serves_once_it_is_mended_in_its_place(registry, load
         assert (holder.current().version, "v0002" in holder.problem) == ("v0001", True)
         looks = seen.refused
         encoder.write_bytes(whole)
-        until(lambda: (holder.current().version, holder.problem) == ("v0002", ""), "it is not tried again")
+        until(
+            lambda: (holder.current().version, holder.problem) == ("v0002", ""),
+            "it is not tried again",
+        )
         assert seen.loaded[-1] == "v0002"
         assert looks == 1
     finally:
@@ -182,7 +189,9 @@ class Gate:
         self.serving.append(bundle.version)
 
 
-def test_a_champion_whose_features_are_not_there_waits_beside_the_one_that_serves(registry, load, seen):
+def test_a_champion_whose_features_are_not_there_waits_beside_the_one_that_serves(
+    registry, load, seen
+):
     gate = Gate()
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen, gate=gate)

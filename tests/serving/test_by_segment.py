@@ -1,4 +1,6 @@
-"""Popular by country in whole answers: other lists for other countries, under the slot's rules, told and logged."""
+"""Popular by country in whole answers: other lists for other countries, under the slot's rules,
+told and logged.
+"""
 
 from dataclasses import replace
 
@@ -19,7 +21,14 @@ from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
 BY_COUNTRY = "popular:7d:country"
-SLOT = Slot("home", size=8, sources={BY_COUNTRY: 5, "popular": 3}, rules=["item.stock > 0"], deny=["i1"], hide_seen=())
+SLOT = Slot(
+    "home",
+    size=8,
+    sources={BY_COUNTRY: 5, "popular": 3},
+    rules=["item.stock > 0"],
+    deny=["i1"],
+    hide_seen=(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +48,9 @@ def ask(features, bundle, live):
             rng=np.random.default_rng(0),
             tables=tables,
         )
-        return pipeline.answer(RecommendQuery(slot="home", user_id="u1", context=Context(country=country)))
+        return pipeline.answer(
+            RecommendQuery(slot="home", user_id="u1", context=Context(country=country))
+        )
 
     return ask
 
@@ -63,29 +74,58 @@ def of(answer, source):
 def test_each_country_gets_what_is_popular_there_and_may_be_shown(ask):
     kept = Kept()
     answer = ask("ES", answers=kept)
-    assert of(answer, BY_COUNTRY) == {"i5", "i7", "i9", "i11", "i15"}, "i1 is denied, i3 and i13 are out of stock"
+    assert of(answer, BY_COUNTRY) == {"i5", "i7", "i9", "i11", "i15"}, (
+        "i1 is denied, i3 and i13 are out of stock"
+    )
     assert of(answer, "popular") == {"i0", "i2", "i4"}
-    assert {item.reason_code for item in answer.items if item.source == BY_COUNTRY} == {"popular_in_segment"}
-    assert (kept.records[0].candidate_sources, kept.records[0].candidate_counts) == ([BY_COUNTRY, "popular"], [5, 3])
+    assert {item.reason_code for item in answer.items if item.source == BY_COUNTRY} == {
+        "popular_in_segment"
+    }
+    assert (kept.records[0].candidate_sources, kept.records[0].candidate_counts) == (
+        [BY_COUNTRY, "popular"],
+        [5, 3],
+    )
     assert of(ask("NO"), BY_COUNTRY) == {"i0", "i2", "i4", "i6", "i8"}
 
 
 def test_an_unknown_country_gets_what_everybody_gets_and_is_told_so(ask):
-    for answer in (ask("IS"), ask(None), ask("ES", tables=shop.Live([BY_COUNTRY], shop.log(countries=False)))):
-        assert of(answer, BY_COUNTRY) | of(answer, "popular") == {"i0", "i2", "i4", "i5", "i6", "i7", "i8", "i9"}
+    for answer in (
+        ask("IS"),
+        ask(None),
+        ask("ES", tables=shop.Live([BY_COUNTRY], shop.log(countries=False))),
+    ):
+        assert of(answer, BY_COUNTRY) | of(answer, "popular") == {
+            "i0",
+            "i2",
+            "i4",
+            "i5",
+            "i6",
+            "i7",
+            "i8",
+            "i9",
+        }
         assert {item.reason_code for item in answer.items} == {"popular"}
         assert not answer.degraded
 
 
-def test_of_whom_nothing_is_known_the_countrys_favourites_come_first_where_they_are_the_baseline(ask, bundle):
-    baseline = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline=BY_COUNTRY))
+def test_of_whom_nothing_is_known_the_countrys_favourites_come_first_where_they_are_the_baseline(
+    ask, bundle
+):
+    baseline = replace(
+        bundle, manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline=BY_COUNTRY)
+    )
     answer = ask("ES", bundle=baseline, reader=Broken())
     assert (numbers(answer)[:5], answer.degraded) == ([5, 7, 9, 11, 15], ["features"])
 
 
 def test_a_country_in_small_letters_is_read_as_events_keep_it(ask, features):
     reader, kept = Listening(features), Kept()
-    answer = ask("es", slot=Slot("home", sources=SLOT.sources, rules=["context.country == 'ES'"]), answers=kept, reader=reader)
+    answer = ask(
+        "es",
+        slot=Slot("home", sources=SLOT.sources, rules=["context.country == 'ES'"]),
+        answers=kept,
+        reader=reader,
+    )
     assert len(of(answer, BY_COUNTRY)) == 5
     assert reader.countries == {"ES"}
     assert kept.events[0].context.country == "ES"
@@ -96,6 +136,10 @@ def test_a_server_reads_the_list_of_the_segment(ask, live):
     for country in ("NO", "ES", "IS"):
         ask(country, answers=kept)
         with live.tables() as tables:
-            lists = RequestLists(tables, CandidateRequest(segments=segment_keys({"country": country})))
-            assert kept.records[-1].candidate_digests == [lists.of(name).digest for name in (BY_COUNTRY, "popular")]
+            lists = RequestLists(
+                tables, CandidateRequest(segments=segment_keys({"country": country}))
+            )
+            assert kept.records[-1].candidate_digests == [
+                lists.of(name).digest for name in (BY_COUNTRY, "popular")
+            ]
     assert len({tuple(record.candidate_digests) for record in kept.records}) == 3

@@ -16,12 +16,18 @@ from tailorbird.stream import routed_path
 
 
 def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(tmp_path):
-    """Neither the overlay nor what `ready` computes of it is waited for by a request, with the champion's index or a canary's."""
+    """Neither the overlay nor what `ready` computes of it is waited for by a request, with the
+    champion's index or a canary's.
+    """
     champion, canary, forgotten = (Index.bare(["i1"]) for _ in range(3))
     with Site(tmp_path) as site:
         site.item("i2")
         site.catalogue.refresh()
-        assert [len(site.catalogue.over(base)) for base in (forgotten, champion, canary)] == [2, 2, 2]
+        assert [len(site.catalogue.over(base)) for base in (forgotten, champion, canary)] == [
+            2,
+            2,
+            2,
+        ]
         site.item("i3")
         site.catalogue.refresh()
         assert [len(site.catalogue.over(base)) for base in (champion, canary)] == [3, 3]
@@ -42,14 +48,20 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
         go.set()
         refreshing.join(10)
         assert told == [4, 4]  # the third was not asked for since the change before
-        assert [len(site.catalogue.over(base)) for base in (champion, canary, forgotten)] == [4, 4, 4]
+        assert [len(site.catalogue.over(base)) for base in (champion, canary, forgotten)] == [
+            4,
+            4,
+            4,
+        ]
 
 
 def test_a_price_that_changed_computes_no_order_anew(bundle):
     """Orders are by what items there are; of 100,000 they take far longer than the change itself."""
     index = bundle.index
     [row] = index.find_ids(["i3"]).tolist()
-    dearer = with_items(index, [NewItem("i3", {"price": 99.0, "category": index.category.text(row)}, 0)])
+    dearer = with_items(
+        index, [NewItem("i3", {"price": 99.0, "category": index.category.text(row)}, 0)]
+    )
     view = dearer.only(np.arange(len(index)) % 2 == 0)
     for name in ("_key_order", "category"):
         assert dearer.__dict__[name] is index.__dict__[name]
@@ -77,7 +89,9 @@ def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds
         assert index.attributes["price"][1] == 1.0
 
 
-def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late_it_came_in(tmp_path):
+def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late_it_came_in(
+    tmp_path,
+):
     """As where a log of last year is brought in today, and the index is of its end."""
     end = SystemClock().now() - 20 * MINUTE
     with Site(tmp_path) as site:
@@ -86,7 +100,9 @@ def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late
         base = replace(Index.bare(["i1"]), as_of=end, p=site.catalogue.position - 1)
         assert site.catalogue.over(base) is base
         unknown = replace(base, p=0)
-        assert site.catalogue.over(unknown).attributes["price"][0] == 1.0, "an index that does not say goes by the time"
+        assert site.catalogue.over(unknown).attributes["price"][0] == 1.0, (
+            "an index that does not say goes by the time"
+        )
         site.item("i1", ts=end - SECOND, price=2.0)
         site.catalogue.refresh()
         assert site.catalogue.over(base).attributes["price"][0] == 2.0
@@ -111,11 +127,27 @@ class Site:
         self.door.close()
 
     def item(self, item_id, price=1.0, **more):
-        self._take({"event_id": f"{item_id}-{price}", "type": "item", "item_id": item_id, "properties": {"price": price}, **more})
+        self._take(
+            {
+                "event_id": f"{item_id}-{price}",
+                "type": "item",
+                "item_id": item_id,
+                "properties": {"price": price},
+                **more,
+            }
+        )
 
     def click(self, item_id, ts):
         self.clicks += 1
-        self._take({"event_id": f"click-{self.clicks}", "type": "click", "ts": ts, "user_id": "u1", "item_id": item_id})
+        self._take(
+            {
+                "event_id": f"click-{self.clicks}",
+                "type": "click",
+                "ts": ts,
+                "user_id": "u1",
+                "item_id": item_id,
+            }
+        )
 
     def _take(self, event):
         assert self.door.submit(json.dumps(event).encode())[0].accepted

@@ -1,4 +1,6 @@
-"""Each reason of the contract: the door's answer and the quarantine name the same code and path, and the event is kept whole."""
+"""Each reason of the contract: the door's answer and the quarantine name the same code and path,
+and the event is kept whole.
+"""
 
 import inspect
 import re
@@ -39,7 +41,7 @@ BAD: dict[str, Any] = {
     "server_owned": {**CLICK, "received_at": "2025-11-25T12:00:00Z"},
     "browser_key": {**CLICK, "type": "item"},
     "erased": b'{"erased":true}',
-}  # fmt: skip
+}
 
 
 def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
@@ -54,7 +56,9 @@ def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> 
     with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
         service, headers = Service(Prompt(), door), {}
         if code == "browser_key":
-            token, _ = create_key(tmp_path / "keys.json", "page", ["write"], 1, origins=["https://shop.example"])
+            token, _ = create_key(
+                tmp_path / "keys.json", "page", ["write"], 1, origins=["https://shop.example"]
+            )
             service = Service(Prompt(), door, Keys(file=tmp_path / "keys.json"))
             headers = {"authorization": f"Bearer {token}", "origin": "https://shop.example"}
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:

@@ -53,12 +53,16 @@ class Model:
         if isinstance(self.gives, Exception):
             raise self.gives
         scores = self._bundle.score(rows, keys, objective=objective, asked=asked, live=live)
-        return scores if self.gives is None else replace(scores, value=np.full(len(keys), self.gives))
+        return (
+            scores if self.gives is None else replace(scores, value=np.full(len(keys), self.gives))
+        )
 
 
 @pytest.fixture
 def make(features, bundle, live):
-    def make(*, bundles=None, reader=None, slots=None, budgets=None, tables=live, kept=None) -> Pipeline:
+    def make(
+        *, bundles=None, reader=None, slots=None, budgets=None, tables=live, kept=None
+    ) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
             bundles=bundles or Fixed(bundle),
@@ -102,10 +106,14 @@ def test_what_was_known_long_ago_is_not_used(features):
     rows = known.recall(features, "u1", keys, shop.NOW)
     assert rows is not None
     assert rows.numeric[:, features.numeric.index("price")].tolist() == [1, 2, 3]
-    assert known.recall(features, "u1", np.arange(10, 20, dtype=np.uint64), shop.NOW) is None, "too few of the items are known"
+    assert known.recall(features, "u1", np.arange(10, 20, dtype=np.uint64), shop.NOW) is None, (
+        "too few of the items are known"
+    )
     for person in ("u2", "u3"):
         keep(person)
-    assert known.recall(features, "u1", None, shop.NOW) is None, "as many people as there is room for"
+    assert known.recall(features, "u1", None, shop.NOW) is None, (
+        "as many people as there is room for"
+    )
     moment[0] = AGE_S + 1
     assert known.recall(features, "u3", None, shop.NOW) is None
 
@@ -132,7 +140,10 @@ def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
 def test_without_candidate_tables_the_newest_items_are_shown_and_none_is_called_popular(make):
     kept = Kept()
     pipeline = make(tables=None, kept=kept)
-    assert (numbers(answer := pipeline.answer(ASKED)), answer.degraded) == ([39, 38, 37, 36, 35, 34], ["candidates"])
+    assert (numbers(answer := pipeline.answer(ASKED)), answer.degraded) == (
+        [39, 38, 37, 36, 35, 34],
+        ["candidates"],
+    )
     assert kept.records[0].candidate_positions == [0, 0, 0, 0], "of four lists, which were empty"
     experiment = Experiment("e", arms={"a": 1.0}, policies={"a": "popular"})
     plain = make(tables=None, slots={"home": Slot("home", experiment=experiment)}).answer(ASKED)
@@ -148,21 +159,31 @@ def test_old_candidate_tables_are_used_and_named(make):
     assert searching.degraded == [], "a search asks no tables"
 
 
-@pytest.mark.parametrize(("gives", "failure"), [(RuntimeError("no"), "error"), (float("nan"), "not_finite")])
+@pytest.mark.parametrize(
+    ("gives", "failure"), [(RuntimeError("no"), "error"), (float("nan"), "not_finite")]
+)
 def test_where_the_model_fails_the_version_before_answers(make, bundle, gives, failure):
     kept = Kept()
     failing, before = Model(bundle, "v0002", gives=gives), Model(bundle, "v0001")
     pipeline = make(bundles=Fixed(failing, before), kept=kept)
     answer = pipeline.answer(ASKED)
     assert (answer.degraded, answer.model, len(answer.items)) == (["previous_model"], "v0001", 6)
-    assert (kept.records[0].asked, kept.records[0].failure, kept.records[0].model) == ("v0002", failure, "v0001")
+    assert (kept.records[0].asked, kept.records[0].failure, kept.records[0].model) == (
+        "v0002",
+        failure,
+        "v0001",
+    )
     assert len(kept.records) == 1, "an answer that was begun twice is logged once"
     for _ in range(5):
         pipeline.answer(ASKED)
     assert failing.asked == 3, "three failures in a row, then it is left alone for a second"
     before.gives = RuntimeError("this one too")
     nothing = pipeline.answer(ASKED)
-    assert (nothing.degraded, nothing.model, numbers(nothing)) == (["model"], "fallback", [0, 1, 2, 4, 5, 6])
+    assert (nothing.degraded, nothing.model, numbers(nothing)) == (
+        ["model"],
+        "fallback",
+        [0, 1, 2, 4, 5, 6],
+    )
 
 
 def test_an_index_without_items_leaves_those_that_were_known(make, bundle):
@@ -189,7 +210,9 @@ def test_sources_that_there_is_no_time_for_are_left_out(make):
     kept = Kept()
     answer = make(budgets=Budgets(retrieval_s=0.0), kept=kept).answer(ASKED)
     assert answer.degraded == ["retrieval"]
-    assert {item.source for item in answer.items} == {"popular"}, "of the sources that found something the first is asked in any case"
+    assert {item.source for item in answer.items} == {"popular"}, (
+        "of the sources that found something the first is asked in any case"
+    )
     assert kept.records[0].candidate_lists == ["item_knn", "popular"]
 
 
@@ -204,11 +227,20 @@ def test_no_more_candidates_are_scored_than_there_is_time_for(make):
     pipeline = make(slots=slots)
     pipeline.patience.models.scored("", 1_000, 1e9)  # the bundle of these tests has no version
     pipeline.patience.models._budget_s = 1e-9
-    assert len(pipeline.rank(RankQuery(slot="home", user_id="u1", items=[f"i{n}" for n in range(40)])).items) == 40, "the caller's own stay"
+    assert (
+        len(
+            pipeline.rank(
+                RankQuery(slot="home", user_id="u1", items=[f"i{n}" for n in range(40)])
+            ).items
+        )
+        == 40
+    ), "the caller's own stay"
 
 
 def test_diversity_is_left_out_when_it_takes_too_long(make):
-    slots = {"home": Slot("home", size=3, sources={"popular": 40}, diversity=Diversity(by=["category"]))}
+    slots = {
+        "home": Slot("home", size=3, sources={"popular": 40}, diversity=Diversity(by=["category"]))
+    }
     pipeline = make(slots=slots, budgets=Budgets(policy_s=0.0))
     told = [pipeline.answer(ASKED).degraded for _ in range(5)]
     assert told == [[], [], [], ["policy"], ["policy"]]
@@ -226,7 +258,9 @@ def test_a_store_that_is_late_is_left_alone_and_asked_again(make, features):
     store = Store(features)
     pipeline = make(reader=store, budgets=Budgets(features_s=0.0))
     first, second = pipeline.answer(ASKED), pipeline.answer(ASKED)
-    assert (first.degraded, second.degraded) == ([], ["last_known"]), "what came late is used; after three the next is not waited for"
+    assert (first.degraded, second.degraded) == ([], ["last_known"]), (
+        "what came late is used; after three the next is not waited for"
+    )
     assert store.reads == 3
     [state] = [state for state in pipeline.patience.states() if state.name == "store"]
     assert (state.open, state.opened, state.late) == (True, 1, 3)

@@ -1,4 +1,6 @@
-"""The door: what is acknowledged is in the log, in order, whatever happens to the process or the disk."""
+"""The door: what is acknowledged is in the log, in order, whatever happens to the process or the
+disk.
+"""
 
 import asyncio
 import os
@@ -37,7 +39,9 @@ def body(*events: dict) -> bytes:
 
 
 def record(number: int) -> AnswerRecord:
-    return AnswerRecord(request_id=f"r{number}", ts=NOW, p=1, commit=1, schema_hash="abc", items=["i1"])
+    return AnswerRecord(
+        request_id=f"r{number}", ts=NOW, p=1, commit=1, schema_hash="abc", items=["i1"]
+    )
 
 
 def blocks(stream: Path, producer: str = "serve-1") -> list:
@@ -67,7 +71,9 @@ def test_an_acknowledged_body_is_in_the_log_as_it_came(door, tmp_path):
 
 
 def test_each_event_gets_its_own_decision_and_a_refused_one_is_kept(door, tmp_path):
-    decisions = door.submit(body(click(1), click(2, context={"country": "Norway"}), {"event_id": "e3"}))
+    decisions = door.submit(
+        body(click(1), click(2, context={"country": "Norway"}), {"event_id": "e3"})
+    )
     assert [(decision.accepted, decision.code, decision.path) for decision in decisions] == [
         (True, "", ""),
         (False, "bad_country", "$.context.country"),
@@ -86,10 +92,17 @@ def test_a_body_that_is_no_json_is_one_refused_row_and_kept(door, tmp_path, sent
 
 def test_lines_are_events(door):
     lines = b"\n".join(msgspec.json.encode(click(number)) for number in range(3)) + b"\n{broken\n"
-    assert [decision.accepted for decision in door.submit(lines, "ndjson")] == [True, True, True, False]
+    assert [decision.accepted for decision in door.submit(lines, "ndjson")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
-@pytest.mark.parametrize("field", ["received_at", "answer", "position", "propensity", "person", "counts", "raw_offset"])
+@pytest.mark.parametrize(
+    "field", ["received_at", "answer", "position", "propensity", "person", "counts", "raw_offset"]
+)
 def test_a_client_cannot_set_what_the_server_owns(door, field):
     values = {"received_at": NOW, "answer": {"slot": "home"}}
     [decision] = door.submit(msgspec.json.encode(click(1, **{field: values.get(field, 1)})))
@@ -118,7 +131,11 @@ def test_an_answer_alone_is_synced_within_the_flush_time_with_its_record(door, t
 def test_many_senders_share_commits(tmp_path):
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         threads = [
-            threading.Thread(target=lambda start=start: [door.submit(body(click(start + number))) for number in range(20)])
+            threading.Thread(
+                target=lambda start=start: [
+                    door.submit(body(click(start + number))) for number in range(20)
+                ]
+            )
             for start in range(0, 400, 50)
         ]
         for thread in threads:
@@ -128,13 +145,17 @@ def test_many_senders_share_commits(tmp_path):
         figures = door.figures()
     assert figures.accepted == 160
     assert figures.batches < 160
-    stamps = [msgspec.json.decode(block.receipt, type=Receipt).received_at for block in blocks(tmp_path)]
+    stamps = [
+        msgspec.json.decode(block.receipt, type=Receipt).received_at for block in blocks(tmp_path)
+    ]
     assert stamps == sorted(stamps)
 
 
 def test_the_loop_is_free_while_bodies_are_synced(tmp_path):
     async def send(door: Door) -> list:
-        return await asyncio.gather(*(door.submit_async(body(click(number))) for number in range(50)))
+        return await asyncio.gather(
+            *(door.submit_async(body(click(number))) for number in range(50))
+        )
 
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         assert all(decision.accepted for [decision] in asyncio.run(send(door)))
@@ -165,7 +186,9 @@ def disarm(monkeypatch):
 
 
 @pytest.mark.parametrize("site", ["door.before_append", "door.before_sync", "stream.before_commit"])
-def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(tmp_path, monkeypatch, disarm, site):
+def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
+    tmp_path, monkeypatch, disarm, site
+):
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), reopen_after_s=0.3) as door:
         door.submit(body(click(1)))
         arm(monkeypatch, f"{site}=raise")
@@ -184,21 +207,35 @@ def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(tmp_path, mo
 
 def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp_path, monkeypatch):
     free = [10 << 30]
-    monkeypatch.setattr(reserve.os, "statvfs", lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30))
+    monkeypatch.setattr(
+        reserve.os,
+        "statvfs",
+        lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30),
+    )
     monkeypatch.setattr(reserve, "LOOK_EVERY_S", 0.0)
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         door.submit(body(click(1)))
         free[0] = reserve.RESERVE_BYTES - 1
         with pytest.raises(DiskFullError, match="the disk is almost full"):
             door.submit(body(click(2)))
-        assert not door.record_answer(b"{}", record(1)), "an answer is given, and counted as not logged"
+        assert not door.record_answer(b"{}", record(1)), (
+            "an answer is given, and counted as not logged"
+        )
         free[0] = reserve.RESERVE_BYTES
         door.submit(body(click(3)))
-        assert (door.figures().open, door.figures().answers_dropped, door.figures().failures) == (True, 1, 0)
+        assert (door.figures().open, door.figures().answers_dropped, door.figures().failures) == (
+            True,
+            1,
+            0,
+        )
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), reserve_bytes=0) as door:
         free[0] = 0
         door.submit(body(click(4)))
-    assert [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)] == ["e1", "e3", "e4"]
+    assert [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)] == [
+        "e1",
+        "e3",
+        "e4",
+    ]
 
 
 def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm):
@@ -224,7 +261,9 @@ def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
         pruner = Pruner(door, lake)
         (lake / "positions.json").write_bytes(b"{torn")
         pruner.look()
-        (lake / "positions.json").write_text('{"safe": {"raw-serve-1": 6, "answers-serve-1": 5}, "routed": {"serve-1": 4}}')
+        (lake / "positions.json").write_text(
+            '{"safe": {"raw-serve-1": 6, "answers-serve-1": 5}, "routed": {"serve-1": 4}}'
+        )
         pruner.look()
         door.submit(body(click(9)))  # a commit after the prune, so that it has happened
     with open_reader(raw_path(stream, "serve-1")) as reader:
@@ -239,7 +278,10 @@ def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_pat
         door.submit(body(click(1)))
         door.submit(body(click(2)))
         assert door.figures().set_aside == 0
-    with open_writer(raw_path(tmp_path, "serve-1"), partition="serve-1") as writer, writer.transaction() as connection:
+    with (
+        open_writer(raw_path(tmp_path, "serve-1"), partition="serve-1") as writer,
+        writer.transaction() as connection,
+    ):
         connection.execute("UPDATE block SET payload = x'00' WHERE offset = 1")
     for _ in range(2):
         with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
@@ -247,7 +289,9 @@ def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_pat
             metrics.watch_door(door.figures)
             assert "tailorbird_log_set_aside 1.0" in metrics.text().decode()
             assert door.submit(body(click(3)))[0].accepted
-    assert [record.levelname for record in caplog.records] == ["CRITICAL"], "told once, when it was found"
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"], (
+        "told once, when it was found"
+    )
     set_aside_files(raw_path(tmp_path, "serve-1"))[0].unlink()
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         assert door.figures().set_aside == 0
@@ -270,11 +314,20 @@ for number in range(100_000):
 
 def run_child(folder: Path, faults_text: str = "") -> subprocess.Popen:
     environ = {**os.environ, "TAILORBIRD_FAULTS": faults_text}
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, env=environ)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, env=environ
+    )
 
 
 @pytest.mark.parametrize(
-    "faults_text", ["", "door.before_append=kill@30", "door.before_sync=kill@30", "door.before_ack=kill@30", "door.after_records=kill@2"]
+    "faults_text",
+    [
+        "",
+        "door.before_append=kill@30",
+        "door.before_sync=kill@30",
+        "door.before_ack=kill@30",
+        "door.after_records=kill@2",
+    ],
 )
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
     child = run_child(tmp_path, faults_text)
@@ -289,7 +342,9 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
     stored = [msgspec.json.decode(block.payload)["event_id"] for block in blocks(tmp_path)]
     assert acknowledged
     assert {f"e{number}" for number in acknowledged} <= set(stored)
-    assert stored == sorted(stored, key=lambda text: (int(text[1:]), text[0])), "each answer stands before its click"
+    assert stored == sorted(stored, key=lambda text: (int(text[1:]), text[0])), (
+        "each answer stands before its click"
+    )
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         assert 0 <= door.figures().answers_lost <= len(stored)
         assert door.submit(body(click(1)))[0].accepted

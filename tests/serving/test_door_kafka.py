@@ -1,4 +1,6 @@
-"""The door on a broker that fails as it is told: it acknowledges after the delivery report, refuses in time, and comes back by itself."""
+"""The door on a broker that fails as it is told: it acknowledges after the delivery report, refuses
+in time, and comes back by itself.
+"""
 
 import json
 import threading
@@ -34,7 +36,10 @@ def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
 
     for topic, count in (("raw.s", partitions), ("answers.s", 1)):
         mock.make_topic(f"shop.{topic}", count)
-    return KafkaStream(Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=timeout_s, partitions=partitions), folder)
+    return KafkaStream(
+        Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=timeout_s, partitions=partitions),
+        folder,
+    )
 
 
 def door_on(stream, **settings):
@@ -42,7 +47,9 @@ def door_on(stream, **settings):
 
 
 def click(event_id, anonymous_id="a1"):
-    return json.dumps({"event_id": event_id, "type": "click", "anonymous_id": anonymous_id, "item_id": "i1"}).encode()
+    return json.dumps(
+        {"event_id": event_id, "type": "click", "anonymous_id": anonymous_id, "item_id": "i1"}
+    ).encode()
 
 
 def ids(stream):
@@ -51,7 +58,9 @@ def ids(stream):
         with open_reader(address) as reader:
             for stored in reader.read(0, bytes_max=1 << 30):
                 body = json.loads(stored.block.payload)
-                found += [event["event_id"] for event in (body if isinstance(body, list) else [body])]
+                found += [
+                    event["event_id"] for event in (body if isinstance(body, list) else [body])
+                ]
     return sorted(found)
 
 
@@ -67,7 +76,9 @@ def submit_until_taken(door, body):
 
 
 @pytest.mark.parametrize("partitions", [2])
-def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_back_by_itself(mock, tmp_path, partitions):
+def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_back_by_itself(
+    mock, tmp_path, partitions
+):
     stream = stream_on(mock, tmp_path, partitions=partitions)
     with door_on(stream) as door:
         assert door.submit(click("e1"))[0].accepted
@@ -88,7 +99,9 @@ def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_bac
 def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mock, tmp_path):
     """The broker takes 1.5 s for an answer; meanwhile bodies wait up to the bound, and no more."""
     body = click("e" * 200)
-    stream = stream_on(mock, tmp_path, timeout_s=20)  # several answers long: they come one after the other
+    stream = stream_on(
+        mock, tmp_path, timeout_s=20
+    )  # several answers long: they come one after the other
     with door_on(stream, queue_bytes_max=3 * len(body)) as door:
         door.submit(click("e0"))
         mock.answer_after(1.5)
@@ -134,7 +147,9 @@ def test_of_two_doors_with_one_name_the_older_stays_closed_and_says_so(mock, tmp
 
 
 def test_a_topic_that_lost_what_the_lake_has_is_not_written_to(mock, tmp_path):
-    """The broker came back without its disk, or is another: nothing may be acknowledged at places that were read already."""
+    """The broker came back without its disk, or is another: nothing may be acknowledged at places
+    that were read already.
+    """
     stream, lake = stream_on(mock, tmp_path / "stream", partitions=2), tmp_path / "lake"
     lake.mkdir()
     (lake / FILE).write_text(json.dumps({"archive": {"raw-s.0": 3}}))
@@ -149,12 +164,16 @@ def test_a_door_whose_topic_is_gone_stays_closed(mock, tmp_path):
     lake.mkdir()
     with door_on(stream, lake=lake) as door:
         door.submit(click("e1"))
-        (lake / FILE).write_text(json.dumps({"archive": {"raw-s": 9}}))  # which the topic does not have: as if it had been lost
+        (lake / FILE).write_text(
+            json.dumps({"archive": {"raw-s": 9}})
+        )  # which the topic does not have: as if it had been lost
         mock.set_down(True)
         with pytest.raises(ClosedError):
             door.submit(click("e2"))
         mock.set_down(False)
-        until(lambda: "read up to 9" in refusal(door), 20, "the door does not say why it stays closed")
+        until(
+            lambda: "read up to 9" in refusal(door), 20, "the door does not say why it stays closed"
+        )
         assert not door.figures().open
 
 

@@ -1,4 +1,6 @@
-"""Editorial lists in whole answers: a source with a quota, under the slot's rules, and changed while it serves."""
+"""Editorial lists in whole answers: a source with a quota, under the slot's rules, and changed
+while it serves.
+"""
 
 import time
 
@@ -17,13 +19,22 @@ from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.whole import write_whole
 
-SLOT = Slot("home", size=6, sources={"editorial:summer": 3, "popular": 2}, rules=["item.stock > 0"], deny=["i35"], hide_seen=())
+SLOT = Slot(
+    "home",
+    size=6,
+    sources={"editorial:summer": 3, "popular": 2},
+    rules=["item.stock > 0"],
+    deny=["i35"],
+    hide_seen=(),
+)
 
 
 @pytest.fixture
 def lists(tmp_path):
     path = tmp_path / "lists.toml"
-    path.write_text('summer = ["nobody-knows-this", "i33", "i30", "i35", "i31", "i30", "i32", "i20"]')
+    path.write_text(
+        'summer = ["nobody-knows-this", "i33", "i30", "i35", "i31", "i30", "i32", "i20"]'
+    )
     live = LiveLists(path, poll_s=0.01)
     live.start()
     yield path, live
@@ -55,13 +66,22 @@ def of_list(answer):
 def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
     kept = Kept()
     answer = ask(answers=kept)
-    assert of_list(answer) == {"i30", "i31", "i32"}, "i33 is out of stock, i35 denied, and one nobody knows"
+    assert of_list(answer) == {"i30", "i31", "i32"}, (
+        "i33 is out of stock, i35 denied, and one nobody knows"
+    )
     assert len(answer.items) == 5
-    assert {item.reason_code for item in answer.items if item.source == "editorial:summer"} == {"editorial"}
-    assert (kept.records[0].candidate_sources, kept.records[0].candidate_counts) == (["editorial:summer", "popular"], [3, 2])
+    assert {item.reason_code for item in answer.items if item.source == "editorial:summer"} == {
+        "editorial"
+    }
+    assert (kept.records[0].candidate_sources, kept.records[0].candidate_counts) == (
+        ["editorial:summer", "popular"],
+        [3, 2],
+    )
 
 
-def test_a_change_is_taken_in_while_it_serves_and_what_cannot_be_read_changes_nothing(ask, lists, caplog):
+def test_a_change_is_taken_in_while_it_serves_and_what_cannot_be_read_changes_nothing(
+    ask, lists, caplog
+):
     path, _ = lists
     write_whole(path, b'summer = ["i20"]')
     until(lambda: of_list(ask()) == {"i20"})
@@ -86,7 +106,9 @@ def test_a_file_that_is_being_written_is_not_taken_in_half_way(tmp_path):
         assert not live.look()
         file.write('"i3"]\n')
     assert not live.look()
-    assert live.keys["summer"].tolist() == before, "empty, then half of it, then all of it, each seen once"
+    assert live.keys["summer"].tolist() == before, (
+        "empty, then half of it, then all of it, each seen once"
+    )
     assert live.look()
     assert {name: keys.size for name, keys in live.keys.items()} == {"summer": 2, "winter": 1}
     assert not live.look()

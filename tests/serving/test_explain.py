@@ -1,4 +1,6 @@
-"""What stood behind an answer of trees: contributions that add up to the value, through calibration and formula."""
+"""What stood behind an answer of trees: contributions that add up to the value, through calibration
+and formula.
+"""
 
 import numpy as np
 import pytest
@@ -26,14 +28,19 @@ FORMULA = {"click": 1.0, "purchase": 8.0}
 def fitted(features, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trees")
     index = shop.build(folder / "index")
-    encoder = fit_encoder(Columns(features.numeric, features.categorical, features.sequences), np.zeros((0, 2), np.uint64))
+    encoder = fit_encoder(
+        Columns(features.numeric, features.categorical, features.sequences),
+        np.zeros((0, 2), np.uint64),
+    )
     rng = np.random.default_rng(0)
     matrix = rng.uniform(0, 40, size=(2_000, len(encoder.names))).astype(np.float32)
     settings = GbdtSettings(trees=20, patience=0, leaves=7, leaf_rows=20, rate=0.1, threads=1)
     models = {}
     for head, column in (("click", "price"), ("purchase", "age_days")):
         label = (rng.uniform(0, 40, 2_000) < matrix[:, encoder.names.index(column)]).astype(float)
-        models[head] = fit_gbdt(Sample(matrix, label), Sample(matrix[:100], label[:100]), encoder.names, settings)
+        models[head] = fit_gbdt(
+            Sample(matrix, label), Sample(matrix[:100], label[:100]), encoder.names, settings
+        )
     return folder, index, encoder, matrix, models
 
 
@@ -63,7 +70,9 @@ def explained(folder, features):
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
     )
-    answer = pipeline.rank(RankQuery(slot="home", items=[f"i{n}" for n in range(10, 30)], explain=True))
+    answer = pipeline.rank(
+        RankQuery(slot="home", items=[f"i{n}" for n in range(10, 30)], explain=True)
+    )
     assert pipeline.answer(RecommendQuery(slot="home")).items[0].explanation is None
     return answer.items
 
@@ -72,7 +81,9 @@ def test_contributions_of_trees_add_up_to_the_value(fitted, features):
     for item in explained(written(fitted, features, "bundle"), features):
         told = item.explanation
         assert told.method == "tree_shap"
-        assert told.base + sum(told.contributions.values()) + told.rest == pytest.approx(item.score, abs=1e-6)
+        assert told.base + sum(told.contributions.values()) + told.rest == pytest.approx(
+            item.score, abs=1e-6
+        )
         assert item.score == pytest.approx(sum(FORMULA[head] * p for head, p in told.heads.items()))
         assert len(told.contributions) <= 8
 
@@ -86,4 +97,6 @@ def test_where_a_head_is_no_forest_columns_are_taken_out(fitted, features):
 def test_trees_of_another_model_are_refused(fitted, features):
     swapped = {"click": trees_of(fitted[4]["purchase"])}
     with pytest.raises(BundleError, match="the trees of head click are not those of its model"):
-        Bundle.load(written(fitted, features, "swapped", trees=swapped), schema_hash=features.schema_hash)
+        Bundle.load(
+            written(fitted, features, "swapped", trees=swapped), schema_hash=features.schema_hash
+        )

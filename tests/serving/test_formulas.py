@@ -1,4 +1,6 @@
-"""Formulas that are set without a new model: taken by running servers, refused where they cannot be used, logged with each answer."""
+"""Formulas that are set without a new model: taken by running servers, refused where they cannot be
+used, logged with each answer.
+"""
 
 import shutil
 
@@ -66,7 +68,9 @@ def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, fe
 
 
 def test_what_cannot_be_used_is_refused_or_left_aside(registry):
-    with pytest.raises(DeclarationError, match="the champion v0001 predicts no 'purchase'; it predicts click"):
+    with pytest.raises(
+        DeclarationError, match="the champion v0001 predicts no 'purchase'; it predicts click"
+    ):
         set_formula(registry, SLOTS["home"], "click + purchase", by="ann", why="more")
     for text in ("return_7d", "0*click", "0*click + return_7d"):
         with pytest.raises(DeclarationError, match="no head of the objective tells items apart"):
@@ -77,7 +81,10 @@ def test_what_cannot_be_used_is_refused_or_left_aside(registry):
     formulas.look()
     (registry.path / "formulas.json").write_text("{}{")
     assert not formulas.look()
-    assert (formulas.of(SLOTS["home"]).weights, formulas.of(SLOTS["search"]).version) == ({"click": 3.0}, "")
+    assert (formulas.of(SLOTS["home"]).weights, formulas.of(SLOTS["search"]).version) == (
+        {"click": 3.0},
+        "",
+    )
     shutil.rmtree(registry.path)
     formulas.look()
     assert formulas.of(SLOTS["home"]).version == ""
@@ -101,7 +108,11 @@ def test_an_admin_changes_it_over_http(registry, tmp_path, features):
             "at": 0,
             "missing": [],
         }
-        assert [each["formula"] for each in client.get("/v1/formulas").json()] == ["2.0*click", "1.0*click", "1.0*click"]
+        assert [each["formula"] for each in client.get("/v1/formulas").json()] == [
+            "2.0*click",
+            "1.0*click",
+            "1.0*click",
+        ]
         assert formulas.of(SLOTS["home"]).version == "f0001"
         for slot, body, code in (
             ("nowhere", {"formula": "click", "why": "x"}, "unknown_slot"),

@@ -1,4 +1,6 @@
-"""The benchmark of freshness: that it times from the acknowledgement to the first answer that knows, and all of it over real servers."""
+"""The benchmark of freshness: that it times from the acknowledgement to the first answer that
+knows, and all of it over real servers.
+"""
 
 import json
 import threading
@@ -13,7 +15,9 @@ KNOWN_AFTER_S = 0.3
 
 
 class Shop(BaseHTTPRequestHandler):
-    """Shows a person's items but those clicked some time ago; while it reads no features, it shows none of them and says so."""
+    """Shows a person's items but those clicked some time ago; while it reads no features, it shows
+    none of them and says so.
+    """
 
     protocol_version = "HTTP/1.1"
     seen: dict[tuple[str, str], float] = {}
@@ -31,8 +35,16 @@ class Shop(BaseHTTPRequestHandler):
         else:
             clicks = [at for (who, _), at in self.seen.items() if who == user]
             blind = any(now - at < self.blind_s for at in clicks)
-            hidden = {item for (who, item), at in self.seen.items() if who == user and now - at >= KNOWN_AFTER_S}
-            items = [] if blind else [{"item_id": item} for item in ("a", "b", "c", "d") if item not in hidden]
+            hidden = {
+                item
+                for (who, item), at in self.seen.items()
+                if who == user and now - at >= KNOWN_AFTER_S
+            }
+            items = (
+                []
+                if blind
+                else [{"item_id": item} for item in ("a", "b", "c", "d") if item not in hidden]
+            )
             told = {"request_id": "r", "items": items, "degraded": ["features"] if blind else []}
         data = json.dumps(told).encode()
         self.send_response(200)

@@ -1,4 +1,6 @@
-"""Whatever comes in is accepted, quarantined or refused: no 5xx, no crash, by Hypothesis over bodies and queries."""
+"""Whatever comes in is accepted, quarantined or refused: no 5xx, no crash, by Hypothesis over
+bodies and queries.
+"""
 
 import gzip
 import inspect
@@ -25,14 +27,27 @@ from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.stream import open_reader, raw_path
 
-FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+FUZZ = settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    ),
     max_leaves=12,
 )
-IDS = st.text(max_size=8) | st.sampled_from(["i1", "u1", "anon:1", "a\x00b", "\ud800x", "' OR 1=1 --", "../../etc/passwd", "x" * 300])
-CONTEXTS = st.dictionaries(st.sampled_from(["device", "country", "page", "user_agent", "utc_offset_min", "x"]), JSON, max_size=3)
+IDS = st.text(max_size=8) | st.sampled_from(
+    ["i1", "u1", "anon:1", "a\x00b", "\ud800x", "' OR 1=1 --", "../../etc/passwd", "x" * 300]
+)
+CONTEXTS = st.dictionaries(
+    st.sampled_from(["device", "country", "page", "user_agent", "utc_offset_min", "x"]),
+    JSON,
+    max_size=3,
+)
 QUERIES = st.fixed_dictionaries(
     {},
     optional={
@@ -40,18 +55,33 @@ QUERIES = st.fixed_dictionaries(
         "user_id": IDS,
         "anonymous_id": IDS,
         "session_id": IDS,
-        "query": st.text(max_size=40) | st.sampled_from(['"(', "AND OR NOT", "title:*", "rain^9", "\x00"]),
+        "query": st.text(max_size=40)
+        | st.sampled_from(['"(', "AND OR NOT", "title:*", "rain^9", "\x00"]),
         "items": st.lists(IDS, max_size=5),
         "size": st.integers(-1, 300) | JSON,
         "context": CONTEXTS,
         "exclude": st.lists(IDS, max_size=3) | JSON,
-        "filters": st.dictionaries(st.sampled_from(["price", "category", "nope"]), JSON, max_size=2),
+        "filters": st.dictionaries(
+            st.sampled_from(["price", "category", "nope"]), JSON, max_size=2
+        ),
         "attributes": st.lists(st.sampled_from(["title", "price", "nope"]), max_size=3) | JSON,
         "explain": st.booleans() | JSON,
     },
 )
 FOREIGN = st.sampled_from(
-    ["type", "event", "messageId", "userId", "timestamp", "properties", "specversion", "id", "source", "data", "batch"]
+    [
+        "type",
+        "event",
+        "messageId",
+        "userId",
+        "timestamp",
+        "properties",
+        "specversion",
+        "id",
+        "source",
+        "data",
+        "batch",
+    ]
 )
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 EVENTS = st.fixed_dictionaries(
@@ -59,7 +89,9 @@ EVENTS = st.fixed_dictionaries(
     optional={
         "event_id": IDS,
         "type": st.sampled_from(["click", "view", "item", "user", "identify", "answer", "nope"]),
-        "ts": st.integers() | st.text(max_size=30) | st.sampled_from(["0000-01-01T00:00:00Z", "9999-12-31T23:59:59+14:00", 1e300]),
+        "ts": st.integers()
+        | st.text(max_size=30)
+        | st.sampled_from(["0000-01-01T00:00:00Z", "9999-12-31T23:59:59+14:00", 1e300]),
         "user_id": IDS,
         "anonymous_id": IDS,
         "item_id": IDS,
@@ -99,7 +131,10 @@ def dump(value: object) -> bytes:
 
 
 @FUZZ
-@given(st.binary(max_size=200), st.sampled_from(["application/json", "application/x-ndjson", "text/plain", ""]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["application/json", "application/x-ndjson", "text/plain", ""]),
+)
 def test_any_bytes_as_events(client, body, kind):
     answer = client.post("/v1/events", content=body, headers={"content-type": kind})
     assert answer.status_code in (200, 400)
@@ -113,7 +148,9 @@ def test_any_events_are_decided_one_by_one(client, events):
     assert answer.status_code in (200, 400)
     told = answer.json()["events"]
     if len(told) == len(events):
-        assert all(decision["accepted"] or (decision["code"] and decision["message"]) for decision in told)
+        assert all(
+            decision["accepted"] or (decision["code"] and decision["message"]) for decision in told
+        )
         assert not any(
             decision["accepted"] and {"received_at", "answer"} & set(filter_none(event))
             for decision, event in zip(told, events, strict=True)
@@ -123,22 +160,47 @@ def test_any_events_are_decided_one_by_one(client, events):
 
 
 VALID = [
-    {"event_id": "e1", "type": "click", "ts": "2026-11-25T12:00:00Z", "user_id": "u1", "item_id": "i1", "context": {"country": "NO"}},
-    {"event_id": "e2", "type": "search", "anonymous_id": "a1", "properties": {"query": "rain", "price": 1.5, "deep": [[1], {"x": None}]}},
-    {"event_id": "e3", "type": "item", "item_id": "i1", "properties": {"title": "Coat"}, "timeless": True},
+    {
+        "event_id": "e1",
+        "type": "click",
+        "ts": "2026-11-25T12:00:00Z",
+        "user_id": "u1",
+        "item_id": "i1",
+        "context": {"country": "NO"},
+    },
+    {
+        "event_id": "e2",
+        "type": "search",
+        "anonymous_id": "a1",
+        "properties": {"query": "rain", "price": 1.5, "deep": [[1], {"x": None}]},
+    },
+    {
+        "event_id": "e3",
+        "type": "item",
+        "item_id": "i1",
+        "properties": {"title": "Coat"},
+        "timeless": True,
+    },
 ]
 CODES = set(re.findall(r'Breach\("(\w+)"', inspect.getsource(contract)))
 
 
 @st.composite
 def damaged(draw) -> tuple[bytes, str]:
-    """A good body of events in which a few bytes were changed, dropped or doubled, and how it is divided."""
+    """A good body of events in which a few bytes were changed, dropped or doubled, and how it is
+    divided.
+    """
     encoding = draw(st.sampled_from(["json", "ndjson"]))
-    body = bytearray(dump(VALID) if encoding == "json" else b"\n".join(dump(event) for event in VALID))
+    body = bytearray(
+        dump(VALID) if encoding == "json" else b"\n".join(dump(event) for event in VALID)
+    )
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(body) - 1))
         piece = draw(
-            st.binary(max_size=3) | st.sampled_from([b'"', b"\n", b"{", b"}", b"[", b"\\", b"\x00", b"\\ud800", b"-", b"1e999", b"null"])
+            st.binary(max_size=3)
+            | st.sampled_from(
+                [b'"', b"\n", b"{", b"}", b"[", b"\\", b"\x00", b"\\ud800", b"-", b"1e999", b"null"]
+            )
         )
         body[place : place + draw(st.integers(0, 3))] = piece
         body = body or bytearray(b" ")
@@ -150,7 +212,9 @@ def damaged(draw) -> tuple[bytes, str]:
 def test_each_row_of_a_damaged_body_is_accepted_or_refused_for_a_reason(sent):
     body, encoding = sent
     accepted, refused = check(body, Receipt(1_795_000_000_000_000, encoding=encoding), RoutePlan())
-    assert sorted(each.row for each in (*accepted, *refused)) == list(range(len(accepted) + len(refused)))
+    assert sorted(each.row for each in (*accepted, *refused)) == list(
+        range(len(accepted) + len(refused))
+    )
     assert accepted or refused
     assert {refusal.code for refusal in refused} <= CODES
     assert all(refusal.path.startswith("$") and refusal.message for refusal in refused)
@@ -163,14 +227,23 @@ def test_a_damaged_packed_body_is_read_or_refused(client, sent, packing, data):
     packed = bytearray((gzip if packing == "gzip" else zstd).compress(body))
     for _ in range(data.draw(st.integers(0, 2))):
         packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
-    headers = {"content-encoding": packing, "content-type": "application/x-ndjson" if encoding == "ndjson" else "application/json"}
-    assert client.post("/v1/events", content=bytes(packed), headers=headers).status_code in (200, 400, 413)
+    headers = {
+        "content-encoding": packing,
+        "content-type": "application/x-ndjson" if encoding == "ndjson" else "application/json",
+    }
+    assert client.post("/v1/events", content=bytes(packed), headers=headers).status_code in (
+        200,
+        400,
+        413,
+    )
 
 
 @settings(FUZZ, max_examples=EXAMPLES)
 @given(
     st.sampled_from(["segment", "cloudevents"]),
-    JSON | st.lists(st.dictionaries(FOREIGN, JSON, max_size=5), max_size=3) | st.binary(max_size=60),
+    JSON
+    | st.lists(st.dictionaries(FOREIGN, JSON, max_size=5), max_size=3)
+    | st.binary(max_size=60),
 )
 def test_whatever_a_webhook_sends_is_taken_or_refused(client, format_, sent):
     body = sent if isinstance(sent, bytes) else dump(sent)
@@ -204,7 +277,14 @@ def test_any_item_id_is_known_or_not(client, item_id):
 
 
 def test_what_a_client_may_not_set_is_never_in_a_routed_answer(client):
-    sent = {"event_id": "x", "type": "answer", "user_id": "u1", "items": ["i1"], "request_id": "r", "answer": {"slot": "home"}}
+    sent = {
+        "event_id": "x",
+        "type": "answer",
+        "user_id": "u1",
+        "items": ["i1"],
+        "request_id": "r",
+        "answer": {"slot": "home"},
+    }
     answer = client.post("/v1/events", content=msgspec.json.encode(sent))
     assert answer.json()["events"][0]["code"] == "server_owned"
 
@@ -215,7 +295,9 @@ def test_every_answer_in_the_log_keeps_the_contract(client, stream):
         blocks = [stored.block for stored in reader.read(0, bytes_max=1 << 30)]
     receipts = [msgspec.json.decode(block.receipt, type=Receipt) for block in blocks]
     answers = [
-        check(block.payload, receipt, RoutePlan()) for block, receipt in zip(blocks, receipts, strict=True) if receipt.source == "server"
+        check(block.payload, receipt, RoutePlan())
+        for block, receipt in zip(blocks, receipts, strict=True)
+        if receipt.source == "server"
     ]
     assert answers
     assert [refused for _, refused in answers if refused] == []

@@ -38,9 +38,14 @@ class Site:
         self.folder = folder
         self.door = Door(folder, "serve-1", RoutePlan(), SystemClock())
         pipeline = Pipeline(
-            slots=hiding(shop.slots(), "home"), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features, None)),
-            answers=self.door, clock=SystemClock(), rng=np.random.default_rng(1), tables=shop.Live(["popular:7d:category"]),
-        )  # fmt: skip
+            slots=hiding(shop.slots(), "home"),
+            bundles=Fixed(bundle),
+            readings=OneSchema(features, shop.FakeReader(features, None)),
+            answers=self.door,
+            clock=SystemClock(),
+            rng=np.random.default_rng(1),
+            tables=shop.Live(["popular:7d:category"]),
+        )
         self.service = Service(pipeline, self.door, keys)
         app = create_app(self.service, gorse_routes(self.service, "home"))
         self.client = TestClient(app, base_url="http://127.0.0.1:8642")
@@ -52,7 +57,12 @@ class Site:
             while router.step().rows:
                 pass
         with open_reader(routed_path(self.folder)) as reader:
-            return [row for stored in reader.read(0) if stored.block.kind == "events" for row in table(stored.block).to_pylist()]
+            return [
+                row
+                for stored in reader.read(0)
+                if stored.block.kind == "events"
+                for row in table(stored.block).to_pylist()
+            ]
 
     def close(self) -> None:
         self.door.close()
@@ -82,7 +92,9 @@ def anything(tmp_path_factory, features, bundle):
 def test_feedback_is_taken_and_counted_once(make):
     site = make()
     for _ in range(2):
-        answer = site.client.post("/api/feedback", json=[STAR, {**STAR, "ItemId": "i6", "FeedbackType": "read"}])
+        answer = site.client.post(
+            "/api/feedback", json=[STAR, {**STAR, "ItemId": "i6", "FeedbackType": "read"}]
+        )
         assert (answer.status_code, answer.json()) == (200, {"RowAffected": 2})
     assert site.client.put("/api/feedback", json=[STAR]).json() == {"RowAffected": 1}
     assert [(event["type"], event["user_id"], event["item_id"]) for event in site.events()] == [
@@ -112,13 +124,25 @@ def test_users_and_items_become_profiles_that_hold_from_now_on(make):
         "Timestamp": "2022-02-22",
         "Comment": "c",
     }
-    assert site.client.post("/api/user", json={"UserId": "bob", "Labels": {"company": "gorse"}}).json() == {"RowAffected": 1}
+    assert site.client.post(
+        "/api/user", json={"UserId": "bob", "Labels": {"company": "gorse"}}
+    ).json() == {"RowAffected": 1}
     assert site.client.post("/api/item", json=item).json() == {"RowAffected": 1}
-    assert site.client.post("/api/items", json=[item, {**item, "ItemId": "newer"}]).json() == {"RowAffected": 2}
+    assert site.client.post("/api/items", json=[item, {**item, "ItemId": "newer"}]).json() == {
+        "RowAffected": 2
+    }
     user, first, again, newer = site.events()
-    assert (user["type"], user["user_id"], user["properties"], user["timeless"]) == ("user", "bob", '{"company":"gorse"}', False)
+    assert (user["type"], user["user_id"], user["properties"], user["timeless"]) == (
+        "user",
+        "bob",
+        '{"company":"gorse"}',
+        False,
+    )
     assert (first["item_id"], again["item_id"], newer["item_id"]) == ("new", "new", "newer")
-    assert first["properties"] == '{"categories":["web"],"category":"web","comment":"c","timestamp":"2022-02-22T00:00:00Z","topic":"vue"}'
+    assert (
+        first["properties"]
+        == '{"categories":["web"],"category":"web","comment":"c","timestamp":"2022-02-22T00:00:00Z","topic":"vue"}'
+    )
     assert first["ts"] == first["received_at"]
 
 
@@ -132,23 +156,34 @@ def test_recommendations_are_ids_page_by_page(make):
     assert coats
     assert all(int(item[1:]) % 4 == 0 for item in coats)  # how the shop gives out its categories
     for same in (["coats"], ["coats", "coats"], ["", "coats"]):
-        assert coats == site.client.get("/api/recommend/bob", params={"category": same, "n": 4}).json()
+        assert (
+            coats == site.client.get("/api/recommend/bob", params={"category": same, "n": 4}).json()
+        )
 
 
 def test_newer_clients_ask_for_scores_and_end_with_a_slash(make):
     site = make()
-    scored = site.client.get("/api/recommend/bob/?n=5&offset=0", headers={"X-API-Version": "2"}).json()
+    scored = site.client.get(
+        "/api/recommend/bob/?n=5&offset=0", headers={"X-API-Version": "2"}
+    ).json()
     assert [sorted(one) for one in scored] == [["Id", "Score"]] * 5
-    assert [one["Score"] for one in scored] == sorted((one["Score"] for one in scored), reverse=True)
+    assert [one["Score"] for one in scored] == sorted(
+        (one["Score"] for one in scored), reverse=True
+    )
 
 
 def test_a_session_is_answered_by_what_goes_with_its_items(make):
     site = make()
     session = [{**STAR, "ItemId": item} for item in ("i3", "i4", "gone")]
-    found = [one["Id"] for one in site.client.post("/api/session/recommend?n=5", json=session).json()]
+    found = [
+        one["Id"] for one in site.client.post("/api/session/recommend?n=5", json=session).json()
+    ]
     assert len(found) == 5
     assert not {"i3", "i4"} & set(found)
-    alone = [one["Id"] for one in site.client.post("/api/session/recommend?n=200", json=session[:1]).json()]
+    alone = [
+        one["Id"]
+        for one in site.client.post("/api/session/recommend?n=200", json=session[:1]).json()
+    ]
     assert alone == [one["Id"] for one in site.client.get("/api/item/i3/neighbors?n=200").json()]
     assert site.client.post("/api/session/recommend", json=[{"UserId": "u"}]).status_code == 400
     assert site.client.post("/api/session/recommend", json=[]).json() == []
@@ -157,11 +192,26 @@ def test_a_session_is_answered_by_what_goes_with_its_items(make):
 def test_feedback_on_what_was_shown_is_joined_to_its_answer(make):
     site = make()
     shown = site.client.get("/api/recommend/bob?n=5&write-back-type=read").json()
-    site.client.post("/api/feedback", json=[{**STAR, "ItemId": shown[2]}, {**STAR, "ItemId": "elsewhere"}, {**STAR, "UserId": "eve"}])
+    site.client.post(
+        "/api/feedback",
+        json=[
+            {**STAR, "ItemId": shown[2]},
+            {**STAR, "ItemId": "elsewhere"},
+            {**STAR, "UserId": "eve"},
+        ],
+    )
     answer, seen, joined, other, eve = site.events()
     assert (answer["type"], answer["user_id"], answer["items"]) == ("answer", "bob", shown)
-    assert (seen["type"], seen["items"], seen["request_id"]) == ("impression", shown, answer["request_id"])
-    assert (joined["request_id"], joined["position"], joined["slot"]) == (answer["request_id"], 3, "home")
+    assert (seen["type"], seen["items"], seen["request_id"]) == (
+        "impression",
+        shown,
+        answer["request_id"],
+    )
+    assert (joined["request_id"], joined["position"], joined["slot"]) == (
+        answer["request_id"],
+        3,
+        "home",
+    )
     assert (other["request_id"], eve["request_id"]) == (None, None)
 
 
@@ -171,14 +221,29 @@ def test_neighbors_popular_latest_and_an_item(make):
     assert [sorted(one) for one in near] == [["Id", "Score"]] * 3
     assert site.client.get("/api/item/i3/neighbors/?n=3").json() == near
     popular = [one["Id"] for one in site.client.get("/api/popular?n=4").json()]
-    assert popular == ["i0", "i1", "i2", "i4"]  # as the shop counts its clicks; i3 is sold out, of which the slot has a rule
-    assert [one["Id"] for one in site.client.get("/api/popular?n=2&offset=2").json()] == ["i2", "i4"]
+    assert popular == [
+        "i0",
+        "i1",
+        "i2",
+        "i4",
+    ]  # as the shop counts its clicks; i3 is sold out, of which the slot has a rule
+    assert [one["Id"] for one in site.client.get("/api/popular?n=2&offset=2").json()] == [
+        "i2",
+        "i4",
+    ]
     assert [one["Id"] for one in site.client.get("/api/popular/hats?n=2").json()] == ["i1", "i5"]
-    assert site.client.get("/api/popular/none").json() == site.client.get("/api/latest/none").json() == []
+    assert (
+        site.client.get("/api/popular/none").json()
+        == site.client.get("/api/latest/none").json()
+        == []
+    )
     latest = [one["Id"] for one in site.client.get("/api/latest?n=3").json()]
     assert latest == ["i39", "i38", "i37"]
     assert [one["Id"] for one in site.client.get("/api/latest/hats?n=2").json()] == ["i37", "i29"]
-    assert site.client.get("/api/non-personalized/latest?n=3").json() == site.client.get("/api/latest?n=3").json()
+    assert (
+        site.client.get("/api/non-personalized/latest?n=3").json()
+        == site.client.get("/api/latest?n=3").json()
+    )
     item = site.client.get("/api/item/i1").json()
     assert (item["ItemId"], item["Categories"], item["IsHidden"]) == ("i1", ["hats"], False)
     assert item["Labels"]["price"] == 1.0
@@ -217,7 +282,12 @@ def test_what_cannot_be_done_says_why(make, method, path, body, status, code):
 
 def test_some_refused_feedback_does_not_cost_the_rest(make):
     site = make()
-    assert site.client.post("/api/feedback", json=[STAR, {**STAR, "Timestamp": "soon"}]).json()["RowAffected"] == 1
+    assert (
+        site.client.post("/api/feedback", json=[STAR, {**STAR, "Timestamp": "soon"}]).json()[
+            "RowAffected"
+        ]
+        == 1
+    )
     assert site.door.figures().refused == {"bad_time": 1}
     assert site.client.post("/api/feedback", json=[]).json() == {"RowAffected": 0}
 
@@ -225,11 +295,26 @@ def test_some_refused_feedback_does_not_cost_the_rest(make):
 def test_the_key_of_a_gorse_client_is_asked_for(make):
     site = make(Keys(write=[KEY], read=[KEY]))
     assert site.client.get("/api/recommend/bob").status_code == 401
-    assert site.client.get("/api/recommend/bob", headers={"X-API-Key": "another-key-0123456789"}).status_code == 401
+    assert (
+        site.client.get(
+            "/api/recommend/bob", headers={"X-API-Key": "another-key-0123456789"}
+        ).status_code
+        == 401
+    )
     assert site.client.get("/api/recommend/bob", headers={"X-API-Key": KEY}).status_code == 200
-    assert site.client.post("/api/feedback", json=[STAR], headers={"X-API-Key": KEY}).status_code == 200
-    assert site.client.get("/api/recommend/bob", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
-    assert site.client.get("/v1/items/i1", headers={"X-API-Key": KEY}).status_code == 401  # our own routes know one header only
+    assert (
+        site.client.post("/api/feedback", json=[STAR], headers={"X-API-Key": KEY}).status_code
+        == 200
+    )
+    assert (
+        site.client.get(
+            "/api/recommend/bob", headers={"Authorization": f"Bearer {KEY}"}
+        ).status_code
+        == 200
+    )
+    assert (
+        site.client.get("/v1/items/i1", headers={"X-API-Key": KEY}).status_code == 401
+    )  # our own routes know one header only
     assert site.client.get("/api/health/live").status_code == 200
 
 
@@ -238,8 +323,15 @@ def test_every_route_has_a_scope_and_a_read_key_cannot_write(make):
     for each in gorse_routes(site.service, "home"):
         assert each.endpoint.scope in (OPEN, *SCOPES)
         for method in each.methods - {"HEAD"}:
-            path = each.path.replace("{user}", "bob").replace("{category}", "hats").replace("{id}", "i1").replace("{name}", "popular")
-            status = site.client.request(method, path, json=[STAR] if method != "GET" else None, headers={"X-API-Key": KEY}).status_code
+            path = (
+                each.path.replace("{user}", "bob")
+                .replace("{category}", "hats")
+                .replace("{id}", "i1")
+                .replace("{name}", "popular")
+            )
+            status = site.client.request(
+                method, path, json=[STAR] if method != "GET" else None, headers={"X-API-Key": KEY}
+            ).status_code
             assert status == (403 if each.endpoint.scope == "write" else 200), path
 
 
@@ -247,19 +339,45 @@ def test_only_the_newest_answers_of_the_newest_people_are_remembered():
     remembered = Remembered(people_max=2)
     for number in range(5):
         remembered.keep("u", f"r{number}", ["i", f"i{number}"])
-    assert (remembered.request_of("u", "i"), remembered.request_of("u", "i2"), remembered.request_of("u", "i1")) == ("r4", "r2", None)
+    assert (
+        remembered.request_of("u", "i"),
+        remembered.request_of("u", "i2"),
+        remembered.request_of("u", "i1"),
+    ) == ("r4", "r2", None)
     remembered.keep("v", "r", ["i"])
     remembered.keep("w", "r", ["i"])
     assert (remembered.request_of("u", "i"), remembered.request_of("v", "i")) == (None, "r")
 
 
-FIELD = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.lists(st.text(max_size=4), max_size=2) | st.just("2022-02-24")
-NAMES = st.sampled_from(["FeedbackType", "UserId", "ItemId", "Timestamp", "Value", "Labels", "Categories", "IsHidden", "Comment"])
+FIELD = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.lists(st.text(max_size=4), max_size=2)
+    | st.just("2022-02-24")
+)
+NAMES = st.sampled_from(
+    [
+        "FeedbackType",
+        "UserId",
+        "ItemId",
+        "Timestamp",
+        "Value",
+        "Labels",
+        "Categories",
+        "IsHidden",
+        "Comment",
+    ]
+)
 RECORD = st.dictionaries(NAMES, FIELD, max_size=6)
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     path=st.sampled_from(["feedback", "user", "items", "session/recommend"]),
@@ -270,10 +388,22 @@ def test_whatever_comes_in_is_taken_or_refused(anything, path, body):
 
 
 @settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    path=st.sampled_from(["recommend/{}", "recommend/u/{}", "item/{}", "item/{}/neighbors", "popular/{}", "latest/{}"]),
+    path=st.sampled_from(
+        [
+            "recommend/{}",
+            "recommend/u/{}",
+            "item/{}",
+            "item/{}/neighbors",
+            "popular/{}",
+            "latest/{}",
+        ]
+    ),
     text=st.text(min_size=1, max_size=12),
     n=st.integers(-1, 999) | st.text(max_size=5),
 )
@@ -297,10 +427,15 @@ def test_noting_what_was_shown_is_a_write(make):
     assert [event["type"] for event in site.events()] == ["answer"]
 
 
-@pytest.mark.parametrize("keys", [Keys(), Keys(read=[KEY], write=[KEY])], ids=["open", "with a key"])
+@pytest.mark.parametrize(
+    "keys", [Keys(), Keys(read=[KEY], write=[KEY])], ids=["open", "with a key"]
+)
 def test_no_foreign_page_notes_what_was_shown(make, keys):
     site = make(keys)
-    headers, asked = {"X-API-Key": KEY, "origin": "https://evil.example"}, "/api/recommend/bob?n=3&write-back-type=read"
+    headers, asked = (
+        {"X-API-Key": KEY, "origin": "https://evil.example"},
+        "/api/recommend/bob?n=3&write-back-type=read",
+    )
     written = site.client.post("/api/feedback", json=[STAR], headers=headers)
     refused = site.client.get(asked, headers=headers)
     assert (refused.status_code, refused.json()["code"], refused.json()["message"]) == (
@@ -319,17 +454,29 @@ def test_what_cannot_be_noted_is_answered_all_the_same(make):
     site = make(Keys(read=[KEY], write=[KEY]))
     site.service.limiter = Limiter(ServerLimits(events_per_s=0.001))
     headers = {"X-API-Key": KEY}
-    assert site.client.post("/api/feedback", json=[STAR] * 2, headers=headers).status_code == 200, "more than may be sent"
+    assert site.client.post("/api/feedback", json=[STAR] * 2, headers=headers).status_code == 200, (
+        "more than may be sent"
+    )
     answer = site.client.get("/api/recommend/bob?n=3&write-back-type=read", headers=headers)
-    assert (answer.status_code, len(answer.json()), answer.headers["x-write-back"]) == (200, 3, "rate")
+    assert (answer.status_code, len(answer.json()), answer.headers["x-write-back"]) == (
+        200,
+        3,
+        "rate",
+    )
     assert [event["type"] for event in site.events()] == ["like", "answer"]
 
 
 def test_too_much_feedback_is_refused_before_anything_is_made_of_it_and_charged(make):
     site = make(Keys(write=[KEY]))
     site.service.limiter = Limiter(ServerLimits(batch_max=3, events_per_s=0.1))
-    told = [site.client.post("/api/feedback", json=[STAR] * count, headers={"X-API-Key": KEY}) for count in (4, 1)]
-    assert [(answer.status_code, answer.json()["code"]) for answer in told] == [(413, "batch_too_long"), (429, "rate")]
+    told = [
+        site.client.post("/api/feedback", json=[STAR] * count, headers={"X-API-Key": KEY})
+        for count in (4, 1)
+    ]
+    assert [(answer.status_code, answer.json()["code"]) for answer in told] == [
+        (413, "batch_too_long"),
+        (429, "rate"),
+    ]
 
 
 def test_what_a_batch_lost_is_told(make):
@@ -340,7 +487,16 @@ def test_what_a_batch_lost_is_told(make):
     assert answer.json()["Refused"][0]["Code"] == "missing"
 
 
-@pytest.mark.parametrize("path", ["item/i%2F4", "item/i%2f4", "item/i%2F4/neighbors", "item/i%2F4/neighbors/", "recommend/u%2F1"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "item/i%2F4",
+        "item/i%2f4",
+        "item/i%2F4/neighbors",
+        "item/i%2F4/neighbors/",
+        "recommend/u%2F1",
+    ],
+)
 def test_an_id_with_a_slash_is_not_taken_for_two(make, monkeypatch, path):
     site, asked = make(), []
 
@@ -358,26 +514,40 @@ def test_hidden_items_are_recommended_by_no_route(make):
     site = make()
     index = site.service.pipeline._live()[1]
     hidden = [item for item in index.ids if int(item[1:]) % 2]
-    index.attributes["is_hidden"] = np.array([1.0 if item in hidden else np.nan for item in index.ids])
+    index.attributes["is_hidden"] = np.array(
+        [1.0 if item in hidden else np.nan for item in index.ids]
+    )
     try:
         for path in ("popular", "latest", "item/i4/neighbors", "recommend/bob"):
             found = site.client.get(f"/api/{path}?n=20", headers={"X-API-Version": "2"}).json()
             assert found, path
             assert not {one["Id"] for one in found} & set(hidden), path
-        together = site.client.post("/api/session/recommend?n=9", json=[{**STAR, "ItemId": "i4"}]).json()
+        together = site.client.post(
+            "/api/session/recommend?n=9", json=[{**STAR, "ItemId": "i4"}]
+        ).json()
         assert not {one["Id"] for one in together} & set(hidden)
-        assert site.client.get(f"/api/item/{hidden[0]}").json()["IsHidden"] is True, "as Gorse gives it to who knows its id"
+        assert site.client.get(f"/api/item/{hidden[0]}").json()["IsHidden"] is True, (
+            "as Gorse gives it to who knows its id"
+        )
     finally:
         del index.attributes["is_hidden"]
 
 
-@pytest.mark.parametrize(("value", "hidden"), [("true", True), ("False", None), (True, True), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "hidden"), [("true", True), ("False", None), (True, True), (None, None)]
+)
 def test_a_text_says_hidden_too(make, value, hidden):
     site = make()
-    assert site.client.post("/api/item", json={"ItemId": "new", "IsHidden": value}).status_code == 200
+    assert (
+        site.client.post("/api/item", json={"ItemId": "new", "IsHidden": value}).status_code == 200
+    )
     assert json.loads(site.events()[0]["properties"] or "{}").get("is_hidden") is hidden
 
 
 def test_what_is_no_truth_is_refused(make):
     answer = make().client.post("/api/item", json={"ItemId": "new", "IsHidden": "perhaps"})
-    assert (answer.status_code, answer.json()["code"], answer.json()["path"]) == (400, "wrong_type", "$.IsHidden")
+    assert (answer.status_code, answer.json()["code"], answer.json()["path"]) == (
+        400,
+        "wrong_type",
+        "$.IsHidden",
+    )

@@ -91,8 +91,16 @@ def test_replacing_never_prolongs_a_key(file):
 def test_a_key_of_the_page_holds_for_its_origins_only(file, clock):
     token, record = create_key(file, "page", ["write"], 1, origins=["https://shop.example"])
     keys = Keys(file=file, clock=clock)
-    assert keys.require("write", f"Bearer {token}", "https://shop.example") == Caller(record.id, public=True)
-    for origin in (None, "https://evil.example", "null", "https://shop.example.evil.example", "http://shop.example"):
+    assert keys.require("write", f"Bearer {token}", "https://shop.example") == Caller(
+        record.id, public=True
+    )
+    for origin in (
+        None,
+        "https://evil.example",
+        "null",
+        "https://shop.example.evil.example",
+        "http://shop.example",
+    ):
         assert refusal(keys, "write", token, origin) == "key_origin"
 
 
@@ -140,14 +148,23 @@ def test_a_file_that_anybody_may_write_is_refused(file, clock):
 
 def test_two_who_make_keys_at_once_lose_none(file):
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda number: create_key(file, f"k{number}", ["read"], 1)[1].id, range(12)))
+        made = list(
+            pool.map(lambda number: create_key(file, f"k{number}", ["read"], 1)[1].id, range(12))
+        )
     assert {record.id for record in read_keys(file)} == set(made)
 
 
 def test_a_key_of_ours_with_a_wrong_secret_or_of_no_sense_is_unknown(file, clock):
     token, record = create_key(file, "backend", ["read"], 1)
     keys = Keys(file=file, clock=clock)
-    for wrong in (token[:-1] + ("A" if token[-1] != "A" else "B"), f"tb_{record.id}_", record.id, "x" * 100_000, "\udcff" * 20, "tb_"):
+    for wrong in (
+        token[:-1] + ("A" if token[-1] != "A" else "B"),
+        f"tb_{record.id}_",
+        record.id,
+        "x" * 100_000,
+        "\udcff" * 20,
+        "tb_",
+    ):
         assert refusal(keys, "read", wrong) == "key_unknown"
 
 
@@ -167,11 +184,20 @@ def client(tmp_path, file, clock):
 
 
 def test_a_page_of_a_foreign_origin_changes_nothing_even_where_no_key_is_needed(client):
-    """A browser sends such a request without asking first: the answer is hidden from the page, what it did would stay."""
+    """A browser sends such a request without asking first: the answer is hidden from the page, what
+    it did would stay.
+    """
     for origin in ("https://evil.example", "null", "http://[", "http://127.0.0.1:9999"):
-        answer = client.post("/v1/events", json=CLICK, headers={"origin": origin, "content-type": "text/plain"})
+        answer = client.post(
+            "/v1/events", json=CLICK, headers={"origin": origin, "content-type": "text/plain"}
+        )
         assert (answer.status_code, answer.json()["code"]) == (403, "wrong_origin")
-    assert client.post("/v1/events", json=CLICK, headers={"origin": "http://127.0.0.1:8642"}).status_code == 200
+    assert (
+        client.post(
+            "/v1/events", json=CLICK, headers={"origin": "http://127.0.0.1:8642"}
+        ).status_code
+        == 200
+    )
     assert client.get("/healthz", headers={"origin": "https://evil.example"}).status_code == 200
 
 
@@ -179,8 +205,15 @@ def test_the_origins_of_keys_may_call_from_browsers_as_soon_as_the_key_is_made(c
     asked = {"origin": "https://shop.example", "access-control-request-method": "POST"}
     assert "access-control-allow-origin" not in client.options("/v1/events", headers=asked).headers
     token, _ = create_key(file, "page", ["write"], 1, origins=["https://shop.example"])
-    assert client.options("/v1/events", headers=asked).headers["access-control-allow-origin"] == "https://shop.example"
-    sent = client.post("/v1/events", json=CLICK, headers={"origin": "https://shop.example", "authorization": f"Bearer {token}"})
+    assert (
+        client.options("/v1/events", headers=asked).headers["access-control-allow-origin"]
+        == "https://shop.example"
+    )
+    sent = client.post(
+        "/v1/events",
+        json=CLICK,
+        headers={"origin": "https://shop.example", "authorization": f"Bearer {token}"},
+    )
     assert sent.status_code == 200
 
 
@@ -188,8 +221,15 @@ def test_the_status_names_keys_and_never_shows_them(client, file):
     token, record = create_key(file, "watch", ["admin"], 1)
     told = client.get("/v1/status", headers={"authorization": f"Bearer {token}"})
     assert told.json()["keys"] == [
-        {"id": record.id, "name": "watch", "scopes": ["admin"], "expires_at": 0, "origins": [], "used": 1}
-    ]  # fmt: skip
+        {
+            "id": record.id,
+            "name": "watch",
+            "scopes": ["admin"],
+            "expires_at": 0,
+            "origins": [],
+            "used": 1,
+        }
+    ]
     assert token not in told.text
     assert record.hash not in told.text
     assert json.loads(told.text)["door"]["open"] is True

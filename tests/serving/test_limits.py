@@ -1,4 +1,6 @@
-"""Limits by key and by address, bodies within a budget, and a door that pushes back before memory grows."""
+"""Limits by key and by address, bodies within a budget, and a door that pushes back before memory
+grows.
+"""
 
 import asyncio
 import gzip
@@ -20,7 +22,17 @@ from tailorbird.serving.door import QUEUE_BYTES_MAX, Door
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import Limits, create_key
 from tailorbird.serving.keys import Caller, Keys
-from tailorbird.serving.limits import BURST_S, Bucket, Connections, Distinct, Limiter, LimitError, Networks, ServerLimits, address_of
+from tailorbird.serving.limits import (
+    BURST_S,
+    Bucket,
+    Connections,
+    Distinct,
+    Limiter,
+    LimitError,
+    Networks,
+    ServerLimits,
+    address_of,
+)
 
 
 class Seconds:
@@ -44,17 +56,30 @@ def make(tmp_path, seconds):
     open_doors = []
 
     def make(
-        server: ServerLimits | None = None, own: Limits | None = None, *, page: bool = False, queue_bytes_max: int = QUEUE_BYTES_MAX, **more
+        server: ServerLimits | None = None,
+        own: Limits | None = None,
+        *,
+        page: bool = False,
+        queue_bytes_max: int = QUEUE_BYTES_MAX,
+        **more,
     ) -> tuple[TestClient, dict]:
         file = tmp_path / "keys.json"
         origins = ["https://shop.example"] if page else []
         scopes = ["write"] if page else ["read", "write"]
         token, _ = create_key(file, "k", scopes, 1, origins=origins, limits=own or Limits())
-        door = Door(tmp_path, f"serve-{len(open_doors)}", RoutePlan(), SystemClock(), queue_bytes_max=queue_bytes_max)
+        door = Door(
+            tmp_path,
+            f"serve-{len(open_doors)}",
+            RoutePlan(),
+            SystemClock(),
+            queue_bytes_max=queue_bytes_max,
+        )
         open_doors.append(door)
         service = Service(Prompt(), door, Keys(file=file), limiter=Limiter(server, seconds), **more)
         headers = {"authorization": f"Bearer {token}", **({"origin": origins[0]} if page else {})}
-        return TestClient(create_app(service), base_url="http://127.0.0.1", client=("203.0.113.7", 50_000)), headers
+        return TestClient(
+            create_app(service), base_url="http://127.0.0.1", client=("203.0.113.7", 50_000)
+        ), headers
 
     yield make
     for door in open_doors:
@@ -77,10 +102,15 @@ def test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told(make, second
     assert client.post("/v1/events", json=batch, headers=headers).status_code == 200
     answer = client.post("/v1/events", json=click(1), headers=headers)
     refused(answer, 429, "rate")
-    assert client.post("/v1/recommend", json={"slot": "home"}, headers=headers).status_code == 200, "answers have a bucket of their own"
+    assert (
+        client.post("/v1/recommend", json={"slot": "home"}, headers=headers).status_code == 200
+    ), "answers have a bucket of their own"
     seconds.now += int(answer.headers["retry-after"])
     assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
-    assert 'tailorbird_limited_total{limit="events"} 1.0' in client.get("/metrics", headers=headers).text
+    assert (
+        'tailorbird_limited_total{limit="events"} 1.0'
+        in client.get("/metrics", headers=headers).text
+    )
 
 
 def test_a_key_may_ask_so_often(make, seconds):
@@ -94,7 +124,12 @@ def test_a_key_may_ask_so_often(make, seconds):
 
 def test_a_flood_from_one_address_does_not_stop_the_page_for_others(make):
     client, headers = make(ServerLimits(address_events_per_s=1), page=True)
-    assert client.post("/v1/events", json=[click(number) for number in range(20)], headers=headers).status_code == 200
+    assert (
+        client.post(
+            "/v1/events", json=[click(number) for number in range(20)], headers=headers
+        ).status_code
+        == 200
+    )
     refused(client.post("/v1/events", json=click(1), headers=headers), 429, "rate")
     other = TestClient(client.app, base_url="http://127.0.0.1", client=("203.0.113.8", 50_000))
     assert other.post("/v1/events", json=click(1), headers=headers).status_code == 200
@@ -103,7 +138,13 @@ def test_a_flood_from_one_address_does_not_stop_the_page_for_others(make):
 def test_a_forged_forwarding_header_is_no_way_around(make):
     client, headers = make(ServerLimits(address_events_per_s=1), page=True)
     client.post("/v1/events", json=[click(number) for number in range(20)], headers=headers)
-    refused(client.post("/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.1"}), 429, "rate")
+    refused(
+        client.post(
+            "/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.1"}
+        ),
+        429,
+        "rate",
+    )
 
 
 BEHIND = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "10.0.0.0/8"]))
@@ -112,7 +153,10 @@ BEHIND = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "
 @pytest.mark.parametrize(
     "lines",
     [
-        ["{forged}", "198.51.100.1"],  # HAProxy's `option forwardfor`: a line of its own behind the client's
+        [
+            "{forged}",
+            "198.51.100.1",
+        ],  # HAProxy's `option forwardfor`: a line of its own behind the client's
         ["{forged}, 6.6.6.6", "{forged}", "198.51.100.1, 10.0.0.2", "10.0.0.3"],
         ["{forged}, 198.51.100.1"],
         ["198.51.100.1:{port}"],
@@ -129,7 +173,10 @@ def test_whatever_is_sent_along_behind_a_proxy_an_address_is_bounded(make, lines
     client, headers = make(BEHIND, page=True)
 
     def send(number: int, events: int) -> httpx.Response:
-        given = [line.format(forged=f"192.0.2.{number}", port=50_000 + number, number=number) for line in lines]
+        given = [
+            line.format(forged=f"192.0.2.{number}", port=50_000 + number, number=number)
+            for line in lines
+        ]
         return client.post(
             "/v1/events",
             json=[click(one) for one in range(events)],
@@ -139,7 +186,9 @@ def test_whatever_is_sent_along_behind_a_proxy_an_address_is_bounded(make, lines
     assert send(1, 20).status_code == 200
     for number in range(2, 6):
         refused(send(number, 1), 429, "rate")
-    other = client.post("/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.77"})
+    other = client.post(
+        "/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.77"}
+    )
     assert other.status_code == 200, "another visitor is not touched"
 
 
@@ -147,7 +196,9 @@ def test_a_proxy_that_is_not_named_is_said_once(make, caplog):
     client, headers = make(ServerLimits(proxies=Networks(["203.0.113.7"])))
     by_ingress = TestClient(client.app, base_url="http://127.0.0.1", client=("10.42.0.9", 50_000))
     with caplog.at_level("WARNING"):
-        client.get("/healthz", headers={"x-forwarded-for": "198.51.100.1"})  # the proxy that is named
+        client.get(
+            "/healthz", headers={"x-forwarded-for": "198.51.100.1"}
+        )  # the proxy that is named
         by_ingress.get("/healthz")
         assert not caplog.messages
         for path in ("/readyz", "/v1/items/i1", "/healthz"):
@@ -168,45 +219,72 @@ def test_a_visitor_who_forges_the_header_is_not_named_in_the_log(make, caplog):
 
 def test_those_whose_address_cannot_be_told_share_one_limit(make):
     client, headers = make(ServerLimits(address_events_per_s=1), page=True)
-    nowhere = [TestClient(client.app, base_url="http://127.0.0.1", client=(name, 1)) for name in ("a-socket", "another")]
-    assert nowhere[0].post("/v1/events", json=[click(number) for number in range(20)], headers=headers).status_code == 200
+    nowhere = [
+        TestClient(client.app, base_url="http://127.0.0.1", client=(name, 1))
+        for name in ("a-socket", "another")
+    ]
+    assert (
+        nowhere[0]
+        .post("/v1/events", json=[click(number) for number in range(20)], headers=headers)
+        .status_code
+        == 200
+    )
     refused(nowhere[1].post("/v1/events", json=click(1), headers=headers), 429, "rate")
     assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
 
 
 @pytest.mark.slow
 def test_forged_clicks_of_one_address_are_bounded(make, seconds):
-    """However it tries for a day, in small bodies and large ones, an address gets in what is allowed at once, and so many an hour."""
+    """However it tries for a day, in small bodies and large ones, an address gets in what is
+    allowed at once, and so many an hour.
+    """
     per_hour, hours = 600, 24
-    client, headers = make(ServerLimits(address_clicks_per_hour=per_hour, address_events_per_s=0), page=True)
+    client, headers = make(
+        ServerLimits(address_clicks_per_hour=per_hour, address_events_per_s=0), page=True
+    )
     other = TestClient(client.app, base_url="http://127.0.0.1", client=("203.0.113.8", 50_000))
     kinds = ["click", "cart", "purchase", "like", "share"]
     written, number, begun = 0, 0, seconds.now
     while (elapsed_s := seconds.now - begun) < hours * 3_600:
         size = 1 + number * 7 % 90
-        forged = [click(number + one, type=kinds[one % 5], request_id=f"made-up-{number}") for one in range(size)]
+        forged = [
+            click(number + one, type=kinds[one % 5], request_id=f"made-up-{number}")
+            for one in range(size)
+        ]
         answer = client.post("/v1/events", json=forged, headers=headers)
         if answer.status_code == 200:
             written += answer.json()["accepted"]
         else:
             refused(answer, 429, "rate")
             seconds.now += int(answer.headers["retry-after"])
-            assert client.post("/v1/events", json=click(1, type="view"), headers=headers).status_code == 200, "pages are told of still"
+            assert (
+                client.post("/v1/events", json=click(1, type="view"), headers=headers).status_code
+                == 200
+            ), "pages are told of still"
             assert other.post("/v1/events", json=click(number), headers=headers).status_code == 200
         number += size
-    assert per_hour * hours < written <= per_hour * (1 + elapsed_s / 3_600) + 90, "and what the last body took too much"
+    assert per_hour * hours < written <= per_hour * (1 + elapsed_s / 3_600) + 90, (
+        "and what the last body took too much"
+    )
 
 
 def test_a_servers_own_key_may_send_as_many_clicks_as_it_likes(make):
     client, headers = make(ServerLimits(address_clicks_per_hour=1))
     for _ in range(3):
-        assert client.post("/v1/events", json=[click(number) for number in range(20)], headers=headers).status_code == 200
+        assert (
+            client.post(
+                "/v1/events", json=[click(number) for number in range(20)], headers=headers
+            ).status_code
+            == 200
+        )
 
 
 def test_connections_are_counted_by_address():
     of = Connections(ServerLimits(address_connections=2, proxies=Networks(["10.0.0.0/8"])))
     assert [of.came("203.0.113.7") for _ in range(3)] == [False, False, True]
-    assert [of.came(f"2001:db8::{number}") for number in range(3)] == [False, False, True], "one /64"
+    assert [of.came(f"2001:db8::{number}") for number in range(3)] == [False, False, True], (
+        "one /64"
+    )
     assert not any(of.came("10.1.2.3") for _ in range(9)), "a proxy's are everybody's"
     of.went("203.0.113.7")
     of.went("203.0.113.7")
@@ -248,7 +326,9 @@ def test_proxies_may_be_a_network_and_what_is_none_is_named():
     assert address_of("::ffff:10.42.7.9", "198.51.100.1", pods) == "198.51.100.1"
     assert address_of("fd00::5", "198.51.100.1", pods) == "198.51.100.1"
     assert address_of("10.43.0.1", "198.51.100.1", pods) == "10.43.0.1"
-    with pytest.raises(ConfigError, match=r"serve.proxies: '10.42.0.1/16' is no address and no network"):
+    with pytest.raises(
+        ConfigError, match=r"serve.proxies: '10.42.0.1/16' is no address and no network"
+    ):
         Networks(["10.42.0.1/16"])
 
 
@@ -257,12 +337,24 @@ def test_a_body_holds_so_many_events(make):
     assert client.post("/v1/events", json=[click(1)] * 3, headers=headers).status_code == 200
     refused(client.post("/v1/events", json=[click(1)] * 4, headers=headers), 413, "batch_too_long")
     lines = b"\n".join([b"{}"] * 4)
-    refused(client.post("/v1/events", content=lines, headers={**headers, "content-type": "application/x-ndjson"}), 413, "batch_too_long")
+    refused(
+        client.post(
+            "/v1/events", content=lines, headers={**headers, "content-type": "application/x-ndjson"}
+        ),
+        413,
+        "batch_too_long",
+    )
     assert "tailorbird_events_accepted_total 3.0" in client.get("/metrics", headers=headers).text
 
 
 NDJSON = "application/x-ndjson"
-TRACK = {"type": "track", "event": "Product Viewed", "userId": "u", "messageId": "m", "timestamp": "2026-11-20T10:00:00Z"}
+TRACK = {
+    "type": "track",
+    "event": "Product Viewed",
+    "userId": "u",
+    "messageId": "m",
+    "timestamp": "2026-11-20T10:00:00Z",
+}
 
 
 @pytest.mark.slow
@@ -276,13 +368,24 @@ TRACK = {"type": "track", "event": "Product Viewed", "userId": "u", "messageId":
         (b"[" + b"{}," * 300_000 + b"1]", "application/json", "?format=cloudevents"),
         (b"{}\n" * 300_000, NDJSON, "?format=cloudevents"),
     ],
-    ids=["list", "lines", "batch", "list of segment", "list of cloudevents", "lines of cloudevents"],
+    ids=[
+        "list",
+        "lines",
+        "batch",
+        "list of segment",
+        "list of cloudevents",
+        "lines of cloudevents",
+    ],
 )
-def test_a_body_of_very_many_rows_is_refused_before_anything_is_made_of_them(make, body, content_type, query):
+def test_a_body_of_very_many_rows_is_refused_before_anything_is_made_of_them(
+    make, body, content_type, query
+):
     client, headers = make(ServerLimits(events_per_s=20))
     tracemalloc.start()
     try:
-        answer = client.post("/v1/events" + query, content=body, headers={**headers, "content-type": content_type})
+        answer = client.post(
+            "/v1/events" + query, content=body, headers={**headers, "content-type": content_type}
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -295,21 +398,38 @@ def test_a_body_of_very_many_rows_is_refused_before_anything_is_made_of_them(mak
 
 def test_what_one_message_becomes_counts_too(make):
     client, headers = make(ServerLimits(batch_max=10, events_per_s=1))
-    order = {**TRACK, "event": "Order Completed", "properties": {"products": [{"product_id": f"i{number}"} for number in range(11)]}}
-    refused(client.post("/v1/events?format=segment", json=order, headers=headers), 413, "batch_too_long")
+    order = {
+        **TRACK,
+        "event": "Order Completed",
+        "properties": {"products": [{"product_id": f"i{number}"} for number in range(11)]},
+    }
+    refused(
+        client.post("/v1/events?format=segment", json=order, headers=headers), 413, "batch_too_long"
+    )
     refused(client.post("/v1/events", json=click(1), headers=headers), 429, "rate")
 
 
 def test_a_message_is_charged_once_with_all_that_it_becomes(make):
     client, headers = make(ServerLimits(events_per_s=1))
-    order = {**TRACK, "event": "Order Completed", "properties": {"products": [{"product_id": f"i{number}"} for number in range(9)]}}
-    assert client.post("/v1/events?format=segment", json=order, headers=headers).json()["accepted"] == 9
-    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200, "nine of ten were charged"
+    order = {
+        **TRACK,
+        "event": "Order Completed",
+        "properties": {"products": [{"product_id": f"i{number}"} for number in range(9)]},
+    }
+    assert (
+        client.post("/v1/events?format=segment", json=order, headers=headers).json()["accepted"]
+        == 9
+    )
+    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200, (
+        "nine of ten were charged"
+    )
     refused(client.post("/v1/events", json=click(2), headers=headers), 429, "rate")
 
 
 def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(make):
-    """Of two bodies of a key that come at once, the second is looked at once it is whole: after the first was charged."""
+    """Of two bodies of a key that come at once, the second is looked at once it is whole: after the
+    first was charged.
+    """
     body = msgspec.json.encode([click(number) for number in range(30)])
     client, headers = make(ServerLimits(events_per_s=1), queue_bytes_max=len(body))
 
@@ -323,7 +443,9 @@ def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(ma
             yield b" "  # by which it does not fit into the queue
 
         transport = httpx.ASGITransport(client.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as sender:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1", headers=headers
+        ) as sender:
             slow = asyncio.create_task(sender.post("/v1/events", content=slowly()))
             await begun.wait()
             first = await sender.post("/v1/events", content=body)
@@ -338,7 +460,13 @@ def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(ma
 def test_what_a_busy_door_refuses_is_not_charged(make):
     client, headers = make(ServerLimits(events_per_s=1), queue_bytes_max=1)
     for _ in range(3):
-        refused(client.post("/v1/events", json=[click(number) for number in range(30)], headers=headers), 429, "busy")
+        refused(
+            client.post(
+                "/v1/events", json=[click(number) for number in range(30)], headers=headers
+            ),
+            429,
+            "busy",
+        )
 
 
 def test_a_key_may_have_a_smaller_body_than_others(make):
@@ -355,7 +483,9 @@ def test_a_key_that_invents_people_is_stopped_until_the_hour_is_over(make, secon
             break
     refused(answer, 429, "too_many_ids")
     assert 400 <= start <= 600
-    assert 'tailorbird_limited_total{limit="ids"} 1.0' in client.get("/metrics", headers=headers).text
+    assert (
+        'tailorbird_limited_total{limit="ids"} 1.0' in client.get("/metrics", headers=headers).text
+    )
     seconds.now += int(answer.headers["retry-after"])
     assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
 
@@ -408,10 +538,21 @@ def test_zstd_is_unpacked_within_the_limits(make):
     packed = {**headers, "content-encoding": "zstd"}
     body = msgspec.json.encode(click(1))
     assert client.post("/v1/events", content=zstd.compress(body), headers=packed).status_code == 200
-    refused(client.post("/v1/events", content=zstd.compress(b" " * 3_000_000), headers=packed), 413, "too_large")
+    refused(
+        client.post("/v1/events", content=zstd.compress(b" " * 3_000_000), headers=packed),
+        413,
+        "too_large",
+    )
     refused(client.post("/v1/events", content=b"no zstd", headers=packed), 400, "bad_zstd")
-    refused(client.post("/v1/events", content=zstd.compress(body)[:-4], headers=packed), 400, "bad_zstd")
-    wide = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0})
+    refused(
+        client.post("/v1/events", content=zstd.compress(body)[:-4], headers=packed), 400, "bad_zstd"
+    )
+    wide = zstd.ZstdCompressor(
+        options={
+            zstd.CompressionParameter.window_log: 27,
+            zstd.CompressionParameter.content_size_flag: 0,
+        }
+    )
     frame = wide.compress(body) + wide.flush()
     refused(client.post("/v1/events", content=frame, headers=packed), 400, "bad_zstd")
 
@@ -421,9 +562,15 @@ def test_a_bomb_is_told_by_its_ratio_before_it_is_large(make, pack):
     client, headers = make()
     packed = {**headers, "content-encoding": pack.__module__.rpartition(".")[2]}
     packed["content-encoding"] = "gzip" if pack is gzip.compress else "zstd"
-    refused(client.post("/v1/events", content=pack(b" " * 900_000), headers=packed), 413, "too_dense")
+    refused(
+        client.post("/v1/events", content=pack(b" " * 900_000), headers=packed), 413, "too_dense"
+    )
     lines = b"\n".join(msgspec.json.encode(click(number)) for number in range(5_000))
-    sent = client.post("/v1/events", content=pack(lines), headers={**packed, "content-type": "application/x-ndjson"})
+    sent = client.post(
+        "/v1/events",
+        content=pack(lines),
+        headers={**packed, "content-type": "application/x-ndjson"},
+    )
     assert sent.json()["accepted"] == 5_000
 
 
@@ -436,7 +583,11 @@ def test_members_that_follow_each_other_are_one_body_within_the_same_limits(make
     members = b"".join(pack(line) for line in lines)
 
     def send(body: bytes, size: int = 1 << 16) -> httpx.Response:
-        return client.post("/v1/events", content=(body[at : at + size] for at in range(0, len(body), size)), headers=packed)
+        return client.post(
+            "/v1/events",
+            content=(body[at : at + size] for at in range(0, len(body), size)),
+            headers=packed,
+        )
 
     for size in (1, 7, 1 << 16):
         assert send(members, size).json()["accepted"] == 50, f"in chunks of {size}"
@@ -457,7 +608,9 @@ def test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_bac
 
 @pytest.mark.slow
 def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monkeypatch):
-    """Many senders at once, a disk that takes nothing: what is not refused waits in a queue whose size is known."""
+    """Many senders at once, a disk that takes nothing: what is not refused waits in a queue whose
+    size is known.
+    """
     stalled, free = threading.Event(), threading.Event()
 
     def stall(site: str) -> None:
@@ -466,13 +619,17 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
             free.wait(20)
 
     monkeypatch.setattr("tailorbird.serving.door.faults.at", stall)
-    body = msgspec.json.encode([click(number, properties={"note": "x" * 400}) for number in range(100)])
+    body = msgspec.json.encode(
+        [click(number, properties={"note": "x" * 400}) for number in range(100)]
+    )
     queue, bodies, senders = 4 * len(body), 8 * len(body), 200
 
     async def send() -> list[httpx.Response]:
         transport = httpx.ASGITransport(create_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            sent = [asyncio.create_task(client.post("/v1/events", content=body)) for _ in range(senders)]
+            sent = [
+                asyncio.create_task(client.post("/v1/events", content=body)) for _ in range(senders)
+            ]
             done, waiting = await asyncio.wait(sent, timeout=3)
             assert stalled.is_set()
             assert waiting, "some wait for the disk"
@@ -492,6 +649,8 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
     assert statuses <= {200, 429, 503}
     assert 200 in statuses
     assert statuses & {429, 503}
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code != 200)
+    assert all(
+        int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code != 200
+    )
     assert door.figures().accepted == 100 * sum(answer.status_code == 200 for answer in answers)
     assert peak < senders * len(body) / 2, "all bodies together never lay in memory"

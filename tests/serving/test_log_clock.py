@@ -1,4 +1,6 @@
-"""A door by the clock of an old log: clicks are of its time, until the first event that is of today."""
+"""A door by the clock of an old log: clicks are of its time, until the first event that is of
+today.
+"""
 
 from pathlib import Path
 
@@ -17,21 +19,35 @@ BEHIND = 425 * DAY
 def received(stream: Path) -> list[int]:
     """Return when each body came in, as the log says."""
     with open_reader(raw_path(stream, "serve-1")) as reader:
-        return [msgspec.json.decode(stored.block.receipt, type=Receipt).received_at for stored in reader.read(0)]
+        return [
+            msgspec.json.decode(stored.block.receipt, type=Receipt).received_at
+            for stored in reader.read(0)
+        ]
 
 
 def click(number: int, **more: object) -> bytes:
-    return msgspec.json.encode({"event_id": f"e{number}", "type": "click", "user_id": "u1", "item_id": "i1", **more})
+    return msgspec.json.encode(
+        {"event_id": f"e{number}", "type": "click", "user_id": "u1", "item_id": "i1", **more}
+    )
 
 
-@pytest.mark.parametrize("of_today", [{"ts": to_iso(TODAY)}, {}], ids=["its time", "a page of the site"])
-def test_the_first_event_of_today_ends_the_time_of_the_log(of_today: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "of_today", [{"ts": to_iso(TODAY)}, {}], ids=["its time", "a page of the site"]
+)
+def test_the_first_event_of_today_ends_the_time_of_the_log(
+    of_today: dict[str, str], tmp_path: Path
+) -> None:
     clock = LogClock(tmp_path, SimulatedClock(TODAY))
     clock.set_back(BEHIND)
     with Door(tmp_path / "stream", "serve-1", RoutePlan(), clock, log_clock=clock) as door:
         assert [each.accepted for each in door.submit(click(1))] == [True]
-        assert [each.accepted for each in door.submit(click(2, ts=to_iso(TODAY + 30 * DAY)))] == [False], "a mistake is not of today"
+        assert [each.accepted for each in door.submit(click(2, ts=to_iso(TODAY + 30 * DAY)))] == [
+            False
+        ], "a mistake is not of today"
         assert clock.behind == BEHIND
-        assert [each.accepted for each in door.submit(click(3, **of_today), source="door" if of_today else "browser")] == [True]
+        assert [
+            each.accepted
+            for each in door.submit(click(3, **of_today), source="door" if of_today else "browser")
+        ] == [True]
         assert clock.behind == 0
     assert received(tmp_path / "stream") == [TODAY - BEHIND, TODAY - BEHIND, TODAY]

@@ -1,4 +1,6 @@
-"""What a server says of its requests: an id in answer, error and log, and nothing of people, questions or keys anywhere."""
+"""What a server says of its requests: an id in answer, error and log, and nothing of people,
+questions or keys anywhere.
+"""
 
 import io
 import json
@@ -41,7 +43,9 @@ def service(tmp_path):
 
 
 def client_of(service: Service) -> TestClient:
-    return TestClient(create_app(service), base_url="http://127.0.0.1", raise_server_exceptions=False)
+    return TestClient(
+        create_app(service), base_url="http://127.0.0.1", raise_server_exceptions=False
+    )
 
 
 def test_a_request_keeps_its_id_through_answer_error_and_log(service, written):
@@ -57,9 +61,14 @@ def test_a_request_keeps_its_id_through_answer_error_and_log(service, written):
     assert foreign.json()["request_id"] == foreign.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("given", ["", "short", "x" * 65, "a b c d e f", "\x1b[31mred-alert", "{request}", "u@example.com.mail"])
+@pytest.mark.parametrize(
+    "given",
+    ["", "short", "x" * 65, "a b c d e f", "\x1b[31mred-alert", "{request}", "u@example.com.mail"],
+)
 def test_an_id_that_is_not_fit_for_a_log_is_replaced(service, written, given):
-    used = client_of(service).get("/healthz", headers={"x-request-id": given}).headers["x-request-id"]
+    used = (
+        client_of(service).get("/healthz", headers={"x-request-id": given}).headers["x-request-id"]
+    )
     assert used != given
     assert len(used) == 32
     assert not given or given not in written.getvalue()
@@ -91,18 +100,33 @@ def test_nor_does_a_flood_of_those_that_are_refused_for_load(written):
 
 
 CANARIES = {
-    "user": "canary-user-7719", "anonymous": "canary-anon-7719", "session": "canary-session-7719", "item": "canary-item-7719",
-    "query": "canary query 7719", "page": "https://canary.example/7719", "event": "canary-event-7719", "filter": "canary-filter-7719",
-}  # fmt: skip
+    "user": "canary-user-7719",
+    "anonymous": "canary-anon-7719",
+    "session": "canary-session-7719",
+    "item": "canary-item-7719",
+    "query": "canary query 7719",
+    "page": "https://canary.example/7719",
+    "event": "canary-event-7719",
+    "filter": "canary-filter-7719",
+}
 
 
 def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
-    """Canaries in every field of every request, and in the text of exceptions: logs, metrics, status and errors keep quiet."""
+    """Canaries in every field of every request, and in the text of exceptions: logs, metrics,
+    status and errors keep quiet.
+    """
     file = tmp_path / "keys.json"
     token, record = create_key(file, "all", ["read", "write", "admin"], 1)
     plain = "canary-plain-key-7719"
     service.keys = Keys(read=[plain], file=file)
-    secrets = [*CANARIES.values(), token, token.split("_", 2)[2], plain, record.hash, "canary-wrong-key-7719"]
+    secrets = [
+        *CANARIES.values(),
+        token,
+        token.split("_", 2)[2],
+        plain,
+        record.hash,
+        "canary-wrong-key-7719",
+    ]
 
     def broken(query):
         raise BundleError(f"no {CANARIES['user']}")
@@ -113,10 +137,15 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
     service.pipeline.rank, service.pipeline.search = broken, bug
     client = client_of(service)
     event = {
-        "event_id": CANARIES["event"], "type": "click", "user_id": CANARIES["user"], "anonymous_id": CANARIES["anonymous"],
-        "session_id": CANARIES["session"], "item_id": CANARIES["item"], "context": {"page": CANARIES["page"]},
+        "event_id": CANARIES["event"],
+        "type": "click",
+        "user_id": CANARIES["user"],
+        "anonymous_id": CANARIES["anonymous"],
+        "session_id": CANARIES["session"],
+        "item_id": CANARIES["item"],
+        "context": {"page": CANARIES["page"]},
         "properties": {"query": CANARIES["query"]},
-    }  # fmt: skip
+    }
     who = {"user_id": CANARIES["user"], "session_id": CANARIES["session"], "slot": "home"}
     answers = []
     for key in (token, plain, "canary-wrong-key-7719", ""):
@@ -124,11 +153,17 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
         answers += [
             client.post("/v1/events", json=event, headers=headers),
             client.post("/v1/events", json={**event, "received_at": 1}, headers=headers),
-            client.post("/v1/events", json={**event, "context": {"country": "Norway"}}, headers=headers),
+            client.post(
+                "/v1/events", json={**event, "context": {"country": "Norway"}}, headers=headers
+            ),
             client.post("/v1/recommend", json=who, headers=headers),
             client.post("/v1/recommend", json={**who, "size": 0}, headers=headers),
             client.post("/v1/rank", json={**who, "items": [CANARIES["item"]]}, headers=headers),
-            client.post("/v1/search", json={**who, "query": CANARIES["query"], "filters": {"x": CANARIES["filter"]}}, headers=headers),
+            client.post(
+                "/v1/search",
+                json={**who, "query": CANARIES["query"], "filters": {"x": CANARIES["filter"]}},
+                headers=headers,
+            ),
             client.get(f"/v1/items/{CANARIES['item']}", headers=headers),
             client.get(f"/v1/items/{CANARIES['item']}/similar", headers=headers),
             client.get(f"/nope/{CANARIES['item']}?key={CANARIES['user']}", headers=headers),
@@ -141,7 +176,11 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
     assert {answer.status_code for answer in answers} >= {200, 400, 401, 403, 404, 405, 500, 503}
     told = "\n".join(answer.text for answer in answers)
     headers = {"authorization": f"Bearer {token}"}
-    told += client.get("/metrics", headers=headers).text + client.get("/v1/status", headers=headers).text + client.get("/readyz").text
+    told += (
+        client.get("/metrics", headers=headers).text
+        + client.get("/v1/status", headers=headers).text
+        + client.get("/readyz").text
+    )
     logged = written.getvalue()
     assert "KeyError" in logged
     assert "BundleError" in logged

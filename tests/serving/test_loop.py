@@ -1,4 +1,6 @@
-"""Serving on the real parts: door, router, feature worker, state and routed log, stepped by hand on a simulated clock."""
+"""Serving on the real parts: door, router, feature worker, state and routed log, stepped by hand on
+a simulated clock.
+"""
 
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -29,12 +31,21 @@ class Loop:
     """A project's roles around one pipeline."""
 
     def __init__(self, folder, features, bundle=None, pseudonyms=None) -> None:
-        self.folder, self.features, self.bundle, self.pseudonyms = folder, features, bundle, pseudonyms
+        self.folder, self.features, self.bundle, self.pseudonyms = (
+            folder,
+            features,
+            bundle,
+            pseudonyms,
+        )
         self.clock = SimulatedClock(shop.NOW)
-        plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes)
+        plan = RoutePlan(
+            user_attributes=features.user_attributes, item_attributes=features.item_attributes
+        )
         self.door = Door(folder / "stream", "serve-1", plan, self.clock, pseudonyms=pseudonyms)
         self.router = Router(folder / "stream", plan, clock=self.clock)
-        self.worker = FeatureWorker(routed_path(folder / "stream"), folder / "state", features, clock=self.clock)
+        self.worker = FeatureWorker(
+            routed_path(folder / "stream"), folder / "state", features, clock=self.clock
+        )
         self.reader = StateReader(folder / "state", features, retry_s=0)
         self.catalogue = Catalogue(routed_path(folder / "stream"))
         self.live = shop.Live()
@@ -75,7 +86,12 @@ class Loop:
 
     def routed(self):
         with open_reader(routed_path(self.folder / "stream")) as reader:
-            return [row for stored in reader.read(0) if stored.block.kind == "events" for row in table(stored.block).to_pylist()]
+            return [
+                row
+                for stored in reader.read(0)
+                if stored.block.kind == "events"
+                for row in table(stored.block).to_pylist()
+            ]
 
     def close(self) -> None:
         for part in (self.door, self.router, self.worker, self.reader):
@@ -125,8 +141,12 @@ def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
     answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     loop.door.close()
     with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
-        [record] = [record for stored in reader.read(0) for record in decode_answers(stored.block.payload)]
-    rows = loop.reader.read(ReadRequest("u1", None, None, None, None, record.local_hour, answer.t), record.items)
+        [record] = [
+            record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
+        ]
+    rows = loop.reader.read(
+        ReadRequest("u1", None, None, None, None, record.local_hour, answer.t), record.items
+    )
     assert record.ts == answer.t
     assert (record.commit, record.p) == (rows.commit, rows.p)
     assert np.array(record.numeric, np.float32).tobytes() == rows.numeric.tobytes()
@@ -148,8 +168,16 @@ def test_an_anonymous_person_who_identified_is_the_user(loop):
 @pytest.mark.parametrize(
     ("who", "event", "asked"),
     [
-        ("41", {"type_": "merge", "user_id": "41", "properties": {"merged_into": "42"}}, {"user_id": "41"}),
-        ("anon:a1", {"type_": "identify", "user_id": "42", "anonymous_id": "a1"}, {"anonymous_id": "a1"}),
+        (
+            "41",
+            {"type_": "merge", "user_id": "41", "properties": {"merged_into": "42"}},
+            {"user_id": "41"},
+        ),
+        (
+            "anon:a1",
+            {"type_": "identify", "user_id": "42", "anonymous_id": "a1"},
+            {"anonymous_id": "a1"},
+        ),
     ],
 )
 def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event, asked):
@@ -168,10 +196,17 @@ def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event
     answer = loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **asked))
     assert answer.items[0].explanation.features["user_clicks"] == 0
     monkeypatch.undo()
-    assert loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **asked)).items[0].explanation.features["user_clicks"] == 2
+    assert (
+        loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **asked))
+        .items[0]
+        .explanation.features["user_clicks"]
+        == 2
+    )
     loop.door.close()
     with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
-        records = [record for stored in reader.read(0) for record in decode_answers(stored.block.payload)]
+        records = [
+            record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
+        ]
     assert [record.person for record in records] == [who, "42"]
 
 
@@ -179,9 +214,16 @@ def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
     loop.settle()
     first = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items[0].item_id
     loop.send("item", item_id=first, properties=shop.profile(int(first[1:])) | {"stock": 0})
-    loop.send("item", item_id="brand-new", properties={"title": "Umbrella", "category": "bags", "price": 500.0, "stock": 3})
+    loop.send(
+        "item",
+        item_id="brand-new",
+        properties={"title": "Umbrella", "category": "bags", "price": 500.0, "stock": 3},
+    )
     loop.settle()
-    shown = [item.item_id for item in loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items]
+    shown = [
+        item.item_id
+        for item in loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items
+    ]
     assert first not in shown
     assert shown[0] == "brand-new", "the newest, and by far the dearest"
     item = loop.pipeline.item("brand-new")
@@ -211,12 +253,16 @@ def test_the_state_may_go_and_come_back(loop):
     shutil.rmtree(loop.folder / "state")
     gone = loop.pipeline.answer(query)
     assert (gone.degraded, gone.model) == (["last_known"], before.model)
-    assert [item.item_id for item in gone.items] == [item.item_id for item in before.items], "scored by what was read last"
+    assert [item.item_id for item in gone.items] == [item.item_id for item in before.items], (
+        "scored by what was read last"
+    )
     nobody = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u2"))
     assert nobody.items
     assert nobody.degraded == ["features"]
     assert loop.pipeline.missing() == ["features"]
-    loop.worker = FeatureWorker(routed_path(loop.folder / "stream"), loop.folder / "state", loop.features, clock=loop.clock)
+    loop.worker = FeatureWorker(
+        routed_path(loop.folder / "stream"), loop.folder / "state", loop.features, clock=loop.clock
+    )
     loop.settle()
     assert loop.pipeline.answer(query).degraded == []
 
@@ -224,7 +270,11 @@ def test_the_state_may_go_and_come_back(loop):
 def test_an_answers_time_is_after_all_that_it_read(loop):
     ahead = loop.clock.now() + 2 * MINUTE  # within the skew that is allowed
     loop.send("click", user_id="u1", item_id="i7")
-    loop.door.submit(msgspec.json.encode({"event_id": "ahead", "type": "click", "user_id": "u1", "item_id": "i8", "ts": ahead}))
+    loop.door.submit(
+        msgspec.json.encode(
+            {"event_id": "ahead", "type": "click", "user_id": "u1", "item_id": "i8", "ts": ahead}
+        )
+    )
     loop.settle()
     answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.t == ahead + 1
@@ -236,7 +286,13 @@ def test_an_answers_time_is_after_all_that_it_read(loop):
 
 def test_what_was_searched_for_is_known_to_features(tmp_path, bundle):
     found = count("query_item_clicks", entity("query", "item"), "click", window="7d")
-    loop = Loop(tmp_path, FeatureSet.from_declarations([found, sequence("recent", entity("user"), ["click"], length=16)]), bundle)
+    loop = Loop(
+        tmp_path,
+        FeatureSet.from_declarations(
+            [found, sequence("recent", entity("user"), ["click"], length=16)]
+        ),
+        bundle,
+    )
     try:
         loop.settle()
         first = loop.pipeline.search(SearchQuery(query="Rain", user_id="u1"))
@@ -244,7 +300,9 @@ def test_what_was_searched_for_is_known_to_features(tmp_path, bundle):
         loop.send("click", user_id="u1", item_id=clicked, request_id=first.request_id)
         loop.settle()
         again = loop.pipeline.search(SearchQuery(query=" RAIN", user_id="u2", explain=True))
-        clicks = {item.item_id: item.explanation.features["query_item_clicks"] for item in again.items}
+        clicks = {
+            item.item_id: item.explanation.features["query_item_clicks"] for item in again.items
+        }
         assert clicks.pop(clicked) == 1
         assert set(clicks.values()) == {0}
     finally:

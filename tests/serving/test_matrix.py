@@ -1,4 +1,6 @@
-"""Every route that a server can have × no key, an unknown key, a key of each scope, against a table written down apart from the code."""
+"""Every route that a server can have × no key, an unknown key, a key of each scope, against a table
+written down apart from the code.
+"""
 
 import msgspec
 import pytest
@@ -35,7 +37,10 @@ MATRIX = {
     ("/docs", "GET"): "read",
     ("/tailorbird.js", "GET"): "open",
     # Segment's
-    **{(f"/v1/{kind}", "POST"): "write" for kind in ("batch", "import", "track", "identify", "page", "screen", "group", "alias")},
+    **{
+        (f"/v1/{kind}", "POST"): "write"
+        for kind in ("batch", "import", "track", "identify", "page", "screen", "group", "alias")
+    },
     # Gorse's
     ("/api/feedback", "POST"): "write",
     ("/api/feedback", "PUT"): "write",
@@ -59,7 +64,10 @@ MATRIX = {
     ("/api/health/ready", "GET"): "open",
     # The project's page, whose files say nothing of the project, and the demo shop's
     ("/", "GET"): "open",
-    **{(f"/console/{name}", "GET"): "open" for name in ("style.css", "live.js", "home.js", "icon.svg")},
+    **{
+        (f"/console/{name}", "GET"): "open"
+        for name in ("style.css", "live.js", "home.js", "icon.svg")
+    },
     ("/console/person", "POST"): "read",
     ("/console/overview", "GET"): "admin",
     ("/console/reports/{name}", "GET"): "admin",
@@ -69,7 +77,13 @@ MATRIX = {
     ("/shop/picture/{id}.svg", "GET"): "open",
 }
 STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "i5", "Timestamp": "2025-02-24"}
-SAID = {"messageId": "m1", "userId": "u1", "event": "Product Viewed", "properties": {"product_id": "i1"}, "traits": {"plan": "gold"}}
+SAID = {
+    "messageId": "m1",
+    "userId": "u1",
+    "event": "Product Viewed",
+    "properties": {"product_id": "i1"},
+    "traits": {"plan": "gold"},
+}
 BODIES = {
     **{f"/v1/{kind}": {"batch": [{**SAID, "type": "track"}]} for kind in ("batch", "import")},
     **{f"/v1/{kind}": SAID for kind in ("track", "identify", "page", "screen", "group")},
@@ -88,7 +102,15 @@ BODIES = {
     "/console/person": {"anonymous_id": "a1"},
 }
 PROFILES = {"/api/user", "/api/users", "/api/item", "/api/items", "/v1/identify", "/v1/alias"}
-HOLDERS = {"none": None, "unknown": None, "read": "read", "write": "write", "admin": "admin", "browser": "write", "plain": "read"}
+HOLDERS = {
+    "none": None,
+    "unknown": None,
+    "read": "read",
+    "write": "write",
+    "admin": "admin",
+    "browser": "write",
+    "plain": "read",
+}
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +118,21 @@ def site(tmp_path_factory):
     """All routes at once; who holds a key → the headers that they send."""
     folder = tmp_path_factory.mktemp("matrix")
     file, clock = folder / "keys.json", SimulatedClock(1_000)
-    tokens = {scope: create_key(file, scope, [scope], clock.now())[0] for scope in ("read", "write", "admin")}
-    tokens["browser"] = create_key(file, "page", ["write"], clock.now(), origins=["https://shop.example"])[0]
+    tokens = {
+        scope: create_key(file, scope, [scope], clock.now())[0]
+        for scope in ("read", "write", "admin")
+    }
+    tokens["browser"] = create_key(
+        file, "page", ["write"], clock.now(), origins=["https://shop.example"]
+    )[0]
     tokens["plain"] = "plain-key-0123456789"
-    tokens["unknown"] = create_key(folder / "other.json", "other", ["read", "write", "admin"], clock.now())[0]
-    headers = {holder: {"authorization": f"Bearer {tokens[holder]}"} if holder in tokens else {} for holder in HOLDERS}
+    tokens["unknown"] = create_key(
+        folder / "other.json", "other", ["read", "write", "admin"], clock.now()
+    )[0]
+    headers = {
+        holder: {"authorization": f"Bearer {tokens[holder]}"} if holder in tokens else {}
+        for holder in HOLDERS
+    }
     headers["browser"]["origin"] = "https://shop.example"
     (folder / "v0001.html").write_text("<!doctype html>")
     with Door(folder, "serve-1", RoutePlan(), SystemClock()) as door:
@@ -113,14 +145,21 @@ def site(tmp_path_factory):
             scores=PromptScores(),
         )
         app = create_app(
-            service, [*gorse_routes(service, "home"), *home_routes(service, lambda _: {}, folder), *shop_routes(service, "home")]
+            service,
+            [
+                *gorse_routes(service, "home"),
+                *home_routes(service, lambda _: {}, folder),
+                *shop_routes(service, "home"),
+            ],
         )
         with TestClient(app, base_url="http://127.0.0.1", follow_redirects=False) as client:
             yield app, client, headers
 
 
 def test_every_route_that_can_be_served_is_declared(site):
-    routes = {(each.path, method) for each in site[0].app.routes for method in each.methods - {"HEAD"}}
+    routes = {
+        (each.path, method) for each in site[0].app.routes for method in each.methods - {"HEAD"}
+    }
     assert routes == set(MATRIX)
 
 
@@ -141,12 +180,18 @@ def test_each_route_takes_its_own_scope_only(site, path, method, holder):
     body = msgspec.json.encode(BODIES[path]) if path in BODIES else None
     answer = client.request(method, url, content=body, headers=headers[holder])
     if needs in ("open", has):
-        assert answer.status_code == 400 if refused else answer.status_code in (200, 302), answer.text
+        assert answer.status_code == 400 if refused else answer.status_code in (200, 302), (
+            answer.text
+        )
         assert not refused or '"code":"browser_key"' in answer.text
         return
     assert answer.status_code == (403 if has else 401)
     assert {"code", "message"} <= set(answer.json()) <= {"code", "message", "fix", "request_id"}
-    assert not any(value.partition(" ")[2] in answer.text for name, value in headers[holder].items() if name == "authorization")
+    assert not any(
+        value.partition(" ")[2] in answer.text
+        for name, value in headers[holder].items()
+        if name == "authorization"
+    )
 
 
 @pytest.mark.parametrize(("path", "method"), MATRIX)

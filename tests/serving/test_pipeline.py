@@ -1,4 +1,6 @@
-"""The pipeline in process: what is shown, why, with which probability, what is logged, and what happens when parts are missing."""
+"""The pipeline in process: what is shown, why, with which probability, what is logged, and what
+happens when parts are missing.
+"""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -58,7 +60,9 @@ def kept():
 
 @pytest.fixture
 def make(features, bundle, kept, live):
-    def make(*, slots=None, bundles=None, reader=None, recent=None, seed=0, answers=kept, tables=live) -> Pipeline:
+    def make(
+        *, slots=None, bundles=None, reader=None, recent=None, seed=0, answers=kept, tables=live
+    ) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
             bundles=bundles or Fixed(bundle),
@@ -88,14 +92,20 @@ class Seen(shop.FakeReader):
     def read(self, request, items, item_keys=None):
         rows = super().read(request, items, item_keys)
         kinds = hash64s(kind for _, kind in self.seen)
-        seen = Sequence(hash64s(shop.item_id(number) for number, _ in self.seen), kinds, np.arange(len(kinds)))
+        seen = Sequence(
+            hash64s(shop.item_id(number) for number, _ in self.seen), kinds, np.arange(len(kinds))
+        )
         return replace(rows, sequences={"seen": seen, **rows.sequences})
 
 
 def test_categories_are_those_of_the_sequence_that_the_model_looks_at(make, features):
     slots = {"home": Slot("home", size=20, sources={"popular:7d:category": 40})}
-    reader = Seen(features, {"u1": [(4, "click")]})  # a coat was clicked on, a shoe seen, a hat hidden
-    answer = make(slots=slots, reader=reader, tables=shop.Live(["popular:7d:category"])).answer(RecommendQuery(slot="home", user_id="u1"))
+    reader = Seen(
+        features, {"u1": [(4, "click")]}
+    )  # a coat was clicked on, a shoe seen, a hat hidden
+    answer = make(slots=slots, reader=reader, tables=shop.Live(["popular:7d:category"])).answer(
+        RecommendQuery(slot="home", user_id="u1")
+    )
     assert {shop.CATEGORIES[number % 4] for number in numbers(answer)} == {"coats"}
 
 
@@ -103,8 +113,13 @@ def test_what_was_bought_is_hidden_whichever_sequence_keeps_it(make, features):
     class Bought(Seen):
         seen = ((39, "purchase"), (38, "view"))
 
-    for reader in (Bought(features, {"u1": [(37, "purchase")]}), Bought(features, {"u1": [(37, "click")]})):
-        assert 39 not in (shown := numbers(make(reader=reader).answer(RecommendQuery(slot="home", user_id="u1"))))
+    for reader in (
+        Bought(features, {"u1": [(37, "purchase")]}),
+        Bought(features, {"u1": [(37, "click")]}),
+    ):
+        assert 39 not in (
+            shown := numbers(make(reader=reader).answer(RecommendQuery(slot="home", user_id="u1")))
+        )
         assert 38 in shown
         assert (37 in shown) == (reader.recent["u1"][0][1] == "click")
 
@@ -112,7 +127,8 @@ def test_what_was_bought_is_hidden_whichever_sequence_keeps_it(make, features):
 def test_the_model_orders_and_rules_leave_out(make):
     answer = make().answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.degraded == []
-    # The bundle likes dear items; the source of new items holds the newest, which are the dearest; none of them is out of stock.
+    # The bundle likes dear items; the source of new items holds the newest, which are the dearest;
+    # none of them is out of stock.
     assert numbers(answer) == [39, 38, 37, 36, 35, 34]
     assert [item.position for item in answer.items] == [1, 2, 3, 4, 5, 6]
     assert all(item.reason and item.reason_code and item.source for item in answer.items)
@@ -148,7 +164,10 @@ def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_t
 
 
 def test_a_slot_whose_sources_have_next_to_nothing_still_shows_a_whole_list(make):
-    one = shop.Live(["popular:1h"], events=routed.table(routed.event("click", shop.NOW - 1, "p1", shop.item_id(3))))
+    one = shop.Live(
+        ["popular:1h"],
+        events=routed.table(routed.event("click", shop.NOW - 1, "p1", shop.item_id(3))),
+    )
     slots = {"home": replace(shop.slots()["home"], sources={"popular:1h": 10})}
     answer = make(slots=slots, tables=one).answer(RecommendQuery(slot="home", user_id="u1", size=9))
     assert len(answer.items) == 9
@@ -156,7 +175,9 @@ def test_a_slot_whose_sources_have_next_to_nothing_still_shows_a_whole_list(make
 
 def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
     pipeline = make(recent={"u1": [(39, "purchase"), (38, "click")]})
-    query = RecommendQuery(slot="home", user_id="u1", filters={"category": ["shoes", "bags"]}, size=20)
+    query = RecommendQuery(
+        slot="home", user_id="u1", filters={"category": ["shoes", "bags"]}, size=20
+    )
     assert numbers(pipeline.answer(query))[:3] == [38, 35, 34]
     shown = numbers(pipeline.answer(msgspec.structs.replace(query, exclude=["i35", "nope"])))
     assert shown[:2] == [38, 34]
@@ -168,8 +189,12 @@ def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
 
 def test_a_filter_by_number_and_by_an_unknown_attribute(make):
     pipeline = make()
-    assert numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"price": 4}))) == [4]
-    some = pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"price": {"min": 4, "max": 6}}))
+    assert numbers(
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"price": 4}))
+    ) == [4]
+    some = pipeline.answer(
+        RecommendQuery(slot="home", user_id="u1", filters={"price": {"min": 4, "max": 6}})
+    )
     assert sorted(numbers(some)) == [4, 5, 6]
     for wrong in (
         {"category": {"min": 1}},
@@ -192,11 +217,22 @@ def test_a_filter_by_number_and_by_an_unknown_attribute(make):
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        ({"min": "4"}, "$.filters.price.min: expected a number, got a text\n  fix: write it as a number"),
-        ({"max": None}, "$.filters.price.max: expected a number, got null\n  fix: leave max out where there is no bound"),
+        (
+            {"min": "4"},
+            "$.filters.price.min: expected a number, got a text\n  fix: write it as a number",
+        ),
+        (
+            {"max": None},
+            "$.filters.price.max: expected a number, got null\n  fix: leave max out where "
+            "there is no bound",
+        ),
         ({"min": True}, "$.filters.price.min: expected a number, got true or false"),
         ({"min": 1, "max": [2]}, "$.filters.price.max: expected a number, got a list"),
-        ({"min": 1, "above": 2}, '$.filters.price: a range has min and max, and no \'above\'\n  fix: {"price": {"min": 10'),
+        (
+            {"min": 1, "above": 2},
+            "$.filters.price: a range has min and max, and no 'above'\n  fix: {\"price\": "
+            '{"min": 10',
+        ),
         ({}, "$.filters.price: expected min, max or both, got an empty object"),
     ],
 )
@@ -204,13 +240,20 @@ def test_a_range_that_is_none_says_which_part_and_how_to_mend_it(make, wanted, s
     for ask in (make().answer, make().search):
         query = {"user_id": "u1", "filters": {"price": wanted}}
         with pytest.raises(QueryError) as told:
-            ask(RecommendQuery(slot="home", **query) if ask.__name__ == "answer" else SearchQuery(query="hats", **query))
+            ask(
+                RecommendQuery(slot="home", **query)
+                if ask.__name__ == "answer"
+                else SearchQuery(query="hats", **query)
+            )
         assert says in str(told.value)
 
 
 def test_a_truth_in_a_filter_matches_truths_only(make, bundle):
     """A text among truths makes a text of the attribute, and `True` would be found there as a word."""
-    told = [NewItem("n1", {"sale": True, "stock": 1}, shop.NOW), NewItem("n2", {"sale": False, "stock": 1, "word": "True"}, shop.NOW)]
+    told = [
+        NewItem("n1", {"sale": True, "stock": 1}, shop.NOW),
+        NewItem("n2", {"sale": False, "stock": 1, "word": "True"}, shop.NOW),
+    ]
     pipeline = make(bundles=Fixed(replace(bundle, index=with_items(bundle.index, told))))
     ask = RecommendQuery(slot="home", user_id="u1", filters={"sale": True})
     assert [item.item_id for item in pipeline.answer(ask).items] == ["n1"]
@@ -221,7 +264,10 @@ def test_a_truth_in_a_filter_matches_truths_only(make, bundle):
         pipeline.answer(msgspec.structs.replace(ask, filters={"word": True}))
 
 
-@pytest.mark.parametrize("wanted", [{"a": 1}, None, [4, None], [[4]], [4, {"a": 1}], "dear", [4, "dear"], 10**400, -(1 << 63)])
+@pytest.mark.parametrize(
+    "wanted",
+    [{"a": 1}, None, [4, None], [[4]], [4, {"a": 1}], "dear", [4, "dear"], 10**400, -(1 << 63)],
+)
 def test_a_filter_that_nothing_could_match_is_refused(make, wanted):
     with pytest.raises(QueryError) as told:
         make().answer(RecommendQuery(slot="home", user_id="u1", filters={"price": wanted}))
@@ -230,26 +276,49 @@ def test_a_filter_that_nothing_could_match_is_refused(make, wanted):
 
 def test_a_filter_is_checked_also_where_there_is_nothing_to_filter(make):
     with pytest.raises(QueryError):
-        make(bundles=Fixed(None)).answer(RecommendQuery(slot="home", user_id="u1", filters={"price": {"a": 1}}))
+        make(bundles=Fixed(None)).answer(
+            RecommendQuery(slot="home", user_id="u1", filters={"price": {"a": 1}})
+        )
 
 
 def test_rules_may_look_at_the_person(make):
-    slots = {"home": Slot("home", rules=["item.price < 10 * user.user_clicks"], sources={"popular": 40})}
+    slots = {
+        "home": Slot("home", rules=["item.price < 10 * user.user_clicks"], sources={"popular": 40})
+    }
     pipeline = make(slots=slots, recent={"u1": [(1, "click")]})
-    assert set(numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", size=40)))) == set(range(10))
+    assert set(numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", size=40)))) == set(
+        range(10)
+    )
 
 
 def test_what_is_logged_is_what_was_shown(make, kept, features):
     context = Context(device="phone", country="NO", utc_offset_min=60)
-    answer = make().answer(RecommendQuery(slot="home", user_id="u1", session_id="s1", context=context))
+    answer = make().answer(
+        RecommendQuery(slot="home", user_id="u1", session_id="s1", context=context)
+    )
     [event], [record] = kept.events, kept.records
-    assert (event.type, event.request_id, event.items, event.ts) == ("answer", answer.request_id, ids(answer), answer.t)
-    assert (record.request_id, record.items, record.ts, record.p, record.commit) == (answer.request_id, ids(answer), answer.t, 42, 7)
+    assert (event.type, event.request_id, event.items, event.ts) == (
+        "answer",
+        answer.request_id,
+        ids(answer),
+        answer.t,
+    )
+    assert (record.request_id, record.items, record.ts, record.p, record.commit) == (
+        answer.request_id,
+        ids(answer),
+        answer.t,
+        42,
+        7,
+    )
     assert record.schema_hash == features.schema_hash
     numeric = np.array(record.numeric, np.float32).reshape(6, -1)
     assert numeric[:, features.numeric.index("price")].tolist() == numbers(answer)
     assert len(record.categorical) == 6 * len(features.categorical)
-    assert (record.device, record.country, record.local_hour) == ("phone", "NO", (shop.NOW // 3_600_000_000 + 1) % 24)
+    assert (record.device, record.country, record.local_hour) == (
+        "phone",
+        "NO",
+        (shop.NOW // 3_600_000_000 + 1) % 24,
+    )
     assert list(msgspec.msgpack.decode(record.sequences)) == ["recent"]
     accepted, refused = check(msgspec.json.encode(event), Receipt(shop.NOW, "server"), RoutePlan())
     assert (len(accepted), refused) == (1, [])
@@ -259,28 +328,47 @@ def test_what_each_source_gave_is_logged(make, kept):
     slots = {"home": Slot("home", size=3, sources={"popular": 4, "new_items": 2})}
     make(slots=slots).answer(RecommendQuery(slot="home", user_id="u1"))
     [record] = kept.records
-    assert dict(zip(record.candidate_sources, record.candidate_counts, strict=True)) == {"popular": 4, "new_items": 2}
+    assert dict(zip(record.candidate_sources, record.candidate_counts, strict=True)) == {
+        "popular": 4,
+        "new_items": 2,
+    }
     assert set(record.sources) <= set(record.candidate_sources)
 
 
 def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, kept, live):
-    make(recent={"u1": [(4, "click")]}).answer(RecommendQuery(slot="home", user_id="u1", context=Context(referrer="https://a.example/x")))
+    make(recent={"u1": [(4, "click")]}).answer(
+        RecommendQuery(slot="home", user_id="u1", context=Context(referrer="https://a.example/x"))
+    )
     [record] = kept.records
     assert record.candidate_lists == ["item_knn", "popular", "new_items"]
     with live.tables() as tables:
         lists = RequestLists(tables, CandidateRequest(hash64s(["i4"]), np.array([shop.NOW])))
-        assert record.candidate_digests == [lists.of(name).digest for name in record.candidate_lists]
+        assert record.candidate_digests == [
+            lists.of(name).digest for name in record.candidate_lists
+        ]
     assert record.candidate_positions == [live.fold.p] * 3
     assert (record.referrer, record.live) == ("https://a.example/x", [])
 
 
 def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
-    baseline = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline="repeat+popular:24h"))
-    pipeline = make(bundles=Fixed(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]})
+    baseline = replace(
+        bundle,
+        manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline="repeat+popular:24h"),
+    )
+    pipeline = make(
+        bundles=Fixed(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]}
+    )
     answer = pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [7, 38, 0, 1, 2, 4]
     assert (answer.degraded, answer.model) == ([], baseline.version)
-    assert [item.reason_code for item in answer.items] == ["again", "again", "popular", "popular", "popular", "popular"]
+    assert [item.reason_code for item in answer.items] == [
+        "again",
+        "again",
+        "popular",
+        "popular",
+        "popular",
+        "popular",
+    ]
 
 
 def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
@@ -288,7 +376,10 @@ def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
     first, second = (pipeline.answer(RecommendQuery(slot="home")) for _ in range(2))
     assert ids(first) == ids(second)
     assert kept.events[0].anonymous_id != kept.events[1].anonymous_id
-    assert check(msgspec.json.encode(kept.events[0]), Receipt(shop.NOW, "server"), RoutePlan())[1] == []
+    assert (
+        check(msgspec.json.encode(kept.events[0]), Receipt(shop.NOW, "server"), RoutePlan())[1]
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -309,29 +400,57 @@ def test_what_could_not_be_logged_is_refused_with_its_path(make, kept, query, pa
 
 def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, kept):
     pipeline = make(slots=shop.slots() | {"tried": replace(shop.slots()["tried"], explore=None)})
-    answers = {f"u{number}": pipeline.answer(RecommendQuery(slot="tried", user_id=f"u{number}")) for number in range(40)}
+    answers = {
+        f"u{number}": pipeline.answer(RecommendQuery(slot="tried", user_id=f"u{number}"))
+        for number in range(40)
+    }
     experiment = Experiment("home-model", arms={"popular": 0.5, "model": 0.5})
-    assert {user: answer.arm for user, answer in answers.items()} == {user: assign(experiment, user) for user in answers}
-    orders = {arm: {tuple(numbers(answer)) for answer in answers.values() if answer.arm == arm} for arm in ("popular", "model")}
+    assert {user: answer.arm for user, answer in answers.items()} == {
+        user: assign(experiment, user) for user in answers
+    }
+    orders = {
+        arm: {tuple(numbers(answer)) for answer in answers.values() if answer.arm == arm}
+        for arm in ("popular", "model")
+    }
     assert orders == {"popular": {(0, 1, 2, 3, 4, 5)}, "model": {(39, 38, 37, 36, 35, 34)}}
     assert {event.answer.experiment for event in kept.events} == {"home-model"}
-    assert all(len(record.numeric) == 6 * 3 for record in kept.records), "a baseline's answers are training data too"
+    assert all(len(record.numeric) == 6 * 3 for record in kept.records), (
+        "a baseline's answers are training data too"
+    )
 
 
 @pytest.mark.parametrize("policy", ["popular", "recent", "random", "model"])
 def test_each_policy_answers_by_the_same_rules(make, policy):
     experiment = Experiment("e", arms={"a": 1.0}, policies={"a": policy})
-    pipeline = make(slots={"home": Slot("home", size=30, rules=["item.stock > 0"], sources={"popular": 40}, experiment=experiment)})
+    pipeline = make(
+        slots={
+            "home": Slot(
+                "home",
+                size=30,
+                rules=["item.stock > 0"],
+                sources={"popular": 40},
+                experiment=experiment,
+            )
+        }
+    )
     shown = numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1")))
     assert len(set(shown)) == 30
     assert not {3, 13, 23, 33} & set(shown)
-    order = {"popular": sorted(shown), "recent": sorted(shown, reverse=True), "model": sorted(shown, reverse=True)}
+    order = {
+        "popular": sorted(shown),
+        "recent": sorted(shown, reverse=True),
+        "model": sorted(shown, reverse=True),
+    }
     assert shown == order.get(policy, shown)
 
 
 @pytest.mark.slow
 def test_logged_propensities_are_the_frequencies(make, kept):
-    slots = {"home": Slot("home", size=4, sources={"popular": 40}, explore=Explore(rate=0.6, pool=5, first=2))}
+    slots = {
+        "home": Slot(
+            "home", size=4, sources={"popular": 40}, explore=Explore(rate=0.6, pool=5, first=2)
+        )
+    }
     pipeline = make(slots=slots)
     draws = 3_000
     for _ in range(draws):
@@ -339,25 +458,34 @@ def test_logged_propensities_are_the_frequencies(make, kept):
     shown = Counter()
     told: dict[tuple[int, str], float] = {}
     for event in kept.events:
-        for position, (item, propensity) in enumerate(zip(event.items, event.answer.propensities, strict=True)):
+        for position, (item, propensity) in enumerate(
+            zip(event.items, event.answer.propensities, strict=True)
+        ):
             shown[position, item] += 1
             told[position, item] = propensity
     for place, propensity in told.items():
         spread = 4.5 * (propensity * (1 - propensity) / draws) ** 0.5
         assert abs(shown[place] / draws - propensity) <= spread + 1e-9, place
-    assert sum(propensity for (position, _), propensity in told.items() if position == 2) == pytest.approx(1.0)
+    assert sum(
+        propensity for (position, _), propensity in told.items() if position == 2
+    ) == pytest.approx(1.0)
 
 
 def test_a_seed_repeats_the_answers(make):
     def ask():
         pipeline = make(seed=5)
-        return [pipeline.answer(RecommendQuery(slot="tried", user_id=f"u{number}")) for number in range(10)]
+        return [
+            pipeline.answer(RecommendQuery(slot="tried", user_id=f"u{number}"))
+            for number in range(10)
+        ]
 
     assert ask() == ask()
 
 
 def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, kept):
-    answer = make().rank(RankQuery(slot="home", user_id="u1", items=["i3", "i20", "unknown", "i5", "i20"]))
+    answer = make().rank(
+        RankQuery(slot="home", user_id="u1", items=["i3", "i20", "unknown", "i5", "i20"])
+    )
     assert ids(answer) == ["i20", "i5", "i3", "unknown"]
     assert {item.source for item in answer.items} == {"given"}
     assert kept.records[0].items == ids(answer)
@@ -365,11 +493,17 @@ def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, kept
 
 def test_an_answer_without_a_model_never_says_that_it_was_picked_for_somebody(make):
     query = RankQuery(slot="home", user_id="u1", items=["i3", "unknown"])
-    for pipeline, degraded in ((make(bundles=Fixed(None)), "model"), (make(reader=Broken()), "features")):
+    for pipeline, degraded in (
+        (make(bundles=Fixed(None)), "model"),
+        (make(reader=Broken()), "features"),
+    ):
         answer = pipeline.rank(query)
         assert degraded in answer.degraded
         assert {item.reason_code for item in answer.items} <= {"popular", "more"}
-    assert {item.item_id: item.reason_code for item in answer.items} == {"i3": "popular", "unknown": "more"}
+    assert {item.item_id: item.reason_code for item in answer.items} == {
+        "i3": "popular",
+        "unknown": "more",
+    }
     assert {item.reason_code for item in make().rank(query).items} == {"for_you"}
 
 
@@ -385,11 +519,15 @@ def test_search_finds_words_and_lifts_what_the_person_likes(make):
 
 def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, kept):
     slots = {"search": replace(shop.slots()["search"], rules=["item.stock > 0"])}
-    answer = make(slots=slots).search(SearchQuery(query="rain", user_id="u1", size=1, facets=["category", "price"]))
+    answer = make(slots=slots).search(
+        SearchQuery(query="rain", user_id="u1", size=1, facets=["category", "price"])
+    )
     assert len(answer.items) == 1
     assert set(answer.facets) == {"category", "price"}
     rainy = [number for number in range(shop.ITEMS) if number % 2 and shop.profile(number)["stock"]]
-    assert answer.facets["category"].counts == Counter(shop.CATEGORIES[number % 4] for number in rainy)
+    assert answer.facets["category"].counts == Counter(
+        shop.CATEGORIES[number % 4] for number in rainy
+    )
     assert (answer.facets["price"].low, answer.facets["price"].high) == (min(rainy), max(rainy))
     assert make().search(SearchQuery(query="rain", user_id="u1")).facets is msgspec.UNSET
     with pytest.raises(QueryError, match="no item has an attribute 'nothing'") as refused:
@@ -407,8 +545,12 @@ def test_without_a_slot_of_its_own_search_asks_for_one_and_takes_no_others_pins(
 
 
 def test_a_slot_knows_what_else_a_thing_is_called(make):
-    slots = {name: replace(slot, synonyms=[["drizzle", "rain"]]) for name, slot in shop.slots().items()}
-    assert ids(make(slots=slots).search(SearchQuery(query="drizzle"))) == ids(make().search(SearchQuery(query="rain")))
+    slots = {
+        name: replace(slot, synonyms=[["drizzle", "rain"]]) for name, slot in shop.slots().items()
+    }
+    assert ids(make(slots=slots).search(SearchQuery(query="drizzle"))) == ids(
+        make().search(SearchQuery(query="rain"))
+    )
     with pytest.raises(DeclarationError, match="synonyms"):
         Slot("search", synonyms=[["alone"]])
 
@@ -420,13 +562,23 @@ def test_similar_items_and_an_items_attributes(make):
     assert "i5" not in ids(similar)
     assert pipeline.similar("nope", 4) is None
     codes = {item.reason_code for item in pipeline.similar("i5", 39).items}
-    assert codes <= {"related", "popular"}  # it is the same for everybody, and does not say "picked for you"
-    allowed = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6"])}).similar("i5", 39, "home")
+    assert codes <= {
+        "related",
+        "popular",
+    }  # it is the same for everybody, and does not say "picked for you"
+    allowed = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6"])}).similar(
+        "i5", 39, "home"
+    )
     assert {"i6", "i13"} <= set(ids(pipeline.similar("i5", 39)))
     assert not {"i6", "i13"} & set(ids(allowed))
     item = pipeline.item("i5")
     assert item is not None
-    assert item.attributes == {"category": "hats", "price": 5.0, "stock": 5.0, "title": "Rain hats 5"}
+    assert item.attributes == {
+        "category": "hats",
+        "price": 5.0,
+        "stock": 5.0,
+        "title": "Rain hats 5",
+    }
     assert pipeline.item("nope") is None
 
 
@@ -434,7 +586,9 @@ def test_similar_items_and_an_items_attributes(make):
 @pytest.mark.parametrize("category", [None, "shoes"])
 def test_lists_for_everybody_heed_the_rules_and_lists_of_a_slot(make, source, category):
     tables = shop.Live(["popular:7d:category"])
-    pipeline = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6", "i22"])}, tables=tables)
+    pipeline = make(
+        slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6", "i22"])}, tables=tables
+    )
     everything = {item.item_id for item in pipeline.listed(source, 40, category)}
     shown = {item.item_id for item in pipeline.listed(source, 40, category, "home")}
     forbidden = {"i6", "i22", *(f"i{n}" for n in range(40) if n % 10 == 3)}
@@ -443,12 +597,24 @@ def test_lists_for_everybody_heed_the_rules_and_lists_of_a_slot(make, source, ca
 
 
 def test_explain_tells_features_heads_and_contributions(make):
-    query = RecommendQuery(slot="home", user_id="u1", explain=True, attributes=["title", "price"], context=Context(device="phone"))
+    query = RecommendQuery(
+        slot="home",
+        user_id="u1",
+        explain=True,
+        attributes=["title", "price"],
+        context=Context(device="phone"),
+    )
     first = make().answer(query).items[0]
     assert first.attributes == {"title": "Rain bags 39", "price": 39.0}
     explanation = first.explanation
     assert explanation is not None
-    assert explanation.features == {"item_clicks": 1.0, "user_clicks": 0.0, "price": 39.0, "category": "bags", "device": "phone"}
+    assert explanation.features == {
+        "item_clicks": 1.0,
+        "user_clicks": 0.0,
+        "price": 39.0,
+        "category": "bags",
+        "device": "phone",
+    }
     assert explanation.heads["click"] == pytest.approx(first.score)
     [(name, moved)] = explanation.contributions.items()
     assert name == "price"
@@ -474,7 +640,14 @@ def test_without_a_bundle_there_is_an_answer_that_says_so(make, kept):
 def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
     class Failing:
         version = "v0009"
-        index, encoder, heads, space, tower, baseline = bundle.index, bundle.encoder, bundle.heads, None, None, ""
+        index, encoder, heads, space, tower, baseline = (
+            bundle.index,
+            bundle.encoder,
+            bundle.heads,
+            None,
+            None,
+            "",
+        )
 
         def with_index(self, index):
             return self

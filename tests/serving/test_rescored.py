@@ -1,4 +1,6 @@
-"""What a server's model said of what was shown is said again by its bundle, from the features that were logged."""
+"""What a server's model said of what was shown is said again by its bundle, from the features that
+were logged.
+"""
 
 import json
 
@@ -43,30 +45,49 @@ def item(item_id: str, known_since: int, **attributes) -> pa.Table:
 
 CAME = shop.NOW - HOUR
 CATALOGUE = item("late", CAME, **LATE)
-HOME = Slot("home", size=50, sources={"popular": 40, "new_items": 5}, boosts=[Boost("item.price > 20", 3.0)], hide_seen=())
+HOME = Slot(
+    "home",
+    size=50,
+    sources={"popular": 40, "new_items": 5},
+    boosts=[Boost("item.price > 20", 3.0)],
+    hide_seen=(),
+)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, features):
     weights = {"price": 0.05, "age_days": 0.01, "popular_24h_score": 3.0, "item_knn_rank": 0.02}
-    folder = shop.write(tmp_path_factory.mktemp("live") / "bundle", features, columns=["popular:24h", "item_knn"], weights=weights)
+    folder = shop.write(
+        tmp_path_factory.mktemp("live") / "bundle",
+        features,
+        columns=["popular:24h", "item_knn"],
+        weights=weights,
+    )
     return Bundle.load(folder, schema_hash=features.schema_hash)
 
 
 @pytest.fixture
 def logged(features, bundle):
-    """The lake's rows of answers to three people, with a boost and a search, over an index that knows a later item."""
+    """The lake's rows of answers to three people, with a boost and a search, over an index that
+    knows a later item.
+    """
     return answered(features, bundle, NewItem("late", LATE, CAME))
 
 
 def answered(features, bundle, *items):
     kept, later = Kept(), with_items(bundle.index, items)
-    live = shop.Live(events=shop.log(event("click", shop.NOW - HOUR, f"q{n}", one.id) for n, one in enumerate(items)))
+    live = shop.Live(
+        events=shop.log(
+            event("click", shop.NOW - HOUR, f"q{n}", one.id) for n, one in enumerate(items)
+        )
+    )
     overlay = type("Overlay", (), {"over": lambda self, index: later})()
     pipeline = Pipeline(
         slots={"home": HOME},
         bundles=Fixed(bundle),
-        readings=OneSchema(features, shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})),
+        readings=OneSchema(
+            features, shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})
+        ),
         answers=kept,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
@@ -85,7 +106,9 @@ def table(records) -> pa.Table:
 
 
 def put(rows: pa.Table, name: str, values: list) -> pa.Table:
-    return rows.set_column(rows.column_names.index(name), name, pa.array(values, ANSWERS.field(name).type))
+    return rows.set_column(
+        rows.column_names.index(name), name, pa.array(values, ANSWERS.field(name).type)
+    )
 
 
 def test_every_score_has_the_same_bits(logged, bundle):
@@ -130,7 +153,9 @@ def test_items_of_which_no_profile_tells_are_left_out(features, bundle):
 
 def test_what_hangs_on_items_that_moved_just_then_is_left_out(logged, bundle):
     whole = rescored(bundle, [logged], CATALOGUE)
-    moved = pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 1_000_000, price=99.0)])  # u2 looked at it
+    moved = pa.concat_tables(
+        [CATALOGUE, item("i3", shop.NOW + 1_000_000, price=99.0)]
+    )  # u2 looked at it
     report = rescored(bundle, [logged], moved)
     assert report.answers == whole.answers - 1
     assert report.unequal == 0
@@ -138,19 +163,27 @@ def test_what_hangs_on_items_that_moved_just_then_is_left_out(logged, bundle):
 
 
 def test_an_item_is_scored_as_it_was_at_the_time(logged, bundle):
-    then = rescored(bundle, [logged], pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 60_000_000, price=99.0)]))
+    then = rescored(
+        bundle,
+        [logged],
+        pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 60_000_000, price=99.0)]),
+    )
     assert then == rescored(bundle, [logged], CATALOGUE)
 
 
 def test_what_cannot_be_told_is_counted(logged, bundle):
     nothing = [[]] * 3
     assert rescored(bundle, [put(logged, "values", nothing)], CATALOGUE) == ScoreReport(skipped=3)
-    assert rescored(bundle, [put(logged, "values", [None] * 3)], CATALOGUE) == ScoreReport(skipped=3)
+    assert rescored(bundle, [put(logged, "values", [None] * 3)], CATALOGUE) == ScoreReport(
+        skipped=3
+    )
     assert rescored(bundle, [put(logged, "degraded", [["erased"]] * 3)], CATALOGUE).skipped == 3
     assert rescored(bundle, [put(logged, "model", ["v9999"] * 3)], CATALOGUE) == ScoreReport()
 
 
-def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(logged, bundle, monkeypatch):
+def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(
+    logged, bundle, monkeypatch
+):
     laid = []
 
     def counted(index, newest, **how):
@@ -158,12 +191,28 @@ def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(logged
         return laid_over(index, newest, **how)
 
     monkeypatch.setattr("tailorbird.training.rescored.laid_over", counted)
-    of_coats = put(pa.concat_tables([logged.slice(2)] * 3), "ts", [shop.NOW, shop.NOW + 100_000_000, shop.NOW + 200_000_000])
+    of_coats = put(
+        pa.concat_tables([logged.slice(2)] * 3),
+        "ts",
+        [shop.NOW, shop.NOW + 100_000_000, shop.NOW + 200_000_000],
+    )
     shown = logged["items"].to_pylist()[2]
     aside = next(each for each in bundle.index.ids if each not in shown)
-    changes = [CATALOGUE, *(item(aside, shop.NOW + seconds * 1_000_000, price=seconds) for seconds in (50, 150))]
+    changes = [
+        CATALOGUE,
+        *(item(aside, shop.NOW + seconds * 1_000_000, price=seconds) for seconds in (50, 150)),
+    ]
     expected = rescored(bundle, [of_coats], CATALOGUE)
-    assert rescored(bundle, [of_coats.slice(place, 1) for place in range(3)], pa.concat_tables(changes)) == expected
+    assert (
+        rescored(
+            bundle, [of_coats.slice(place, 1) for place in range(3)], pa.concat_tables(changes)
+        )
+        == expected
+    )
     assert laid == [1, 1], "for what was new, in each comparison"
-    rescored(bundle, [of_coats], pa.concat_tables([*changes, item(shown[0], shop.NOW + 150_000_000, price=1)]))
+    rescored(
+        bundle,
+        [of_coats],
+        pa.concat_tables([*changes, item(shown[0], shop.NOW + 150_000_000, price=1)]),
+    )
     assert laid == [1, 1, 1, 3], "and for what was shown"

@@ -1,4 +1,6 @@
-"""Champion, canary and shadow over a registry: who is answered by which version, what is loaded once, and what a rollback takes."""
+"""Champion, canary and shadow over a registry: who is answered by which version, what is loaded
+once, and what a rollback takes.
+"""
 
 import time
 
@@ -72,15 +74,22 @@ def pipeline_of(rollout, features, kept=None):
 
 
 def models_of(pipeline, people: int = 200) -> dict[str, str]:
-    return {f"u{n}": pipeline.answer(RecommendQuery(slot="home", user_id=f"u{n}")).model for n in range(people)}
+    return {
+        f"u{n}": pipeline.answer(RecommendQuery(slot="home", user_id=f"u{n}")).model
+        for n in range(people)
+    }
 
 
-def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_advanced(registry, rollout, features):
+def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_advanced(
+    registry, rollout, features
+):
     pipeline = pipeline_of(rollout, features)
     registry.send_canary("v0002", 0.2, by="test", why="try")
     rollout.look()
     small = models_of(pipeline)
-    assert {person for person, model in small.items() if model == "v0002"} == {u for u in small if in_share("canary-v0002", 0.2, u)}
+    assert {person for person, model in small.items() if model == "v0002"} == {
+        u for u in small if in_share("canary-v0002", 0.2, u)
+    }
     registry.send_canary("v0002", 0.5, by="test", why="more")
     rollout.look()
     large = models_of(pipeline)
@@ -117,7 +126,9 @@ def test_a_server_that_starts_loads_the_champion_before_too(registry, rollout, l
     assert fresh.versions() == {"champion": "v0002", "previous": "v0001"}
 
 
-def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_answers(registry, features):
+def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_answers(
+    registry, features
+):
     registry.promote("v0002", by="test", why="second")
     manifest = registry.path / "v0002" / "manifest.json"
     manifest.chmod(0o644)
@@ -179,7 +190,9 @@ def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
     registry.send_canary("v0002", 0.1, by="test", why="try")
     began = registry.aliases().canary_at
     registry.send_canary("v0002", 0.2, by="test", why="more")
-    assert (registry.aliases().canary_at, registry.aliases().share) == (began, 0.2), "its figures go on"
+    assert (registry.aliases().canary_at, registry.aliases().share) == (began, 0.2), (
+        "its figures go on"
+    )
     assert registry.versions()[1].aliases == ("canary",)
 
 
@@ -194,7 +207,9 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
     assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
     record = kept.records[1]
     assert (record.shadow, record.model) == ("v0002", "v0001")
-    assert record.shadow_scores == sorted(record.shadow_scores), "it likes cheap items, of which the dear ones are shown first"
+    assert record.shadow_scores == sorted(record.shadow_scores), (
+        "it likes cheap items, of which the dear ones are shown first"
+    )
     assert kept.records[0].shadow is None
     registry.cast_shadow("", by="test", why="enough")
     rollout.look()
@@ -204,7 +219,14 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
 
 def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):
     class Failing:
-        version, heads, schema_hash, index, encoder, asked = "v0009", ("click",), bundle.schema_hash, bundle.index, bundle.encoder, 0
+        version, heads, schema_hash, index, encoder, asked = (
+            "v0009",
+            ("click",),
+            bundle.schema_hash,
+            bundle.index,
+            bundle.encoder,
+            0,
+        )
 
         def with_index(self, index):
             return self

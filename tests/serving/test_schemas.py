@@ -1,4 +1,6 @@
-"""With which schema a request reads: opened with its bundle, closed when the last request that reads with it leaves."""
+"""With which schema a request reads: opened with its bundle, closed when the last request that
+reads with it leaves.
+"""
 
 import shutil
 from contextlib import ExitStack
@@ -28,12 +30,16 @@ ASKED = ReadRequest("u1", now=shop.NOW)
 def other(features) -> FeatureSet:
     """Another schema with the same columns, so that one model fits both."""
     kept = [one for one in features.features if one.name != "item_clicks"]
-    return FeatureSet.from_declarations([count("item_clicks", entity("item"), "click", window="1d"), *kept])
+    return FeatureSet.from_declarations(
+        [count("item_clicks", entity("item"), "click", window="1d"), *kept]
+    )
 
 
 @pytest.fixture(scope="session")
 def other_bundle(tmp_path_factory, other) -> Bundle:
-    return Bundle.load(shop.write(tmp_path_factory.mktemp("other") / "bundle", other), schema_hash=None)
+    return Bundle.load(
+        shop.write(tmp_path_factory.mktemp("other") / "bundle", other), schema_hash=None
+    )
 
 
 class Site:
@@ -46,13 +52,18 @@ class Site:
         self.workers: list[FeatureWorker] = []
 
     def send(self, number: int) -> None:
-        body = b'{"event_id":"e%d","type":"click","user_id":"u1","item_id":"i1","ts":%d}' % (number, shop.NOW - number)
+        body = b'{"event_id":"e%d","type":"click","user_id":"u1","item_id":"i1","ts":%d}' % (
+            number,
+            shop.NOW - number,
+        )
         assert self.door.submit(body)[0].accepted
         with Router(self.folder / "stream", self.plan, clock=self.clock) as router:
             router.step()
 
     def worker(self, features: FeatureSet) -> FeatureWorker:
-        worker = FeatureWorker(routed_path(self.folder / "stream"), self.state, features, clock=self.clock)
+        worker = FeatureWorker(
+            routed_path(self.folder / "stream"), self.state, features, clock=self.clock
+        )
         self.workers.append(worker)
         return worker
 
@@ -87,7 +98,9 @@ def p_of(schemas: Schemas, bundle: Bundle | None) -> int:
         return reading.reader.read(ASKED, ["i1"]).p
 
 
-def test_a_request_reads_with_the_schema_of_its_bundle(site, schemas, features, other, bundle, other_bundle):
+def test_a_request_reads_with_the_schema_of_its_bundle(
+    site, schemas, features, other, bundle, other_bundle
+):
     site.send(1)
     follow(site.worker(features))
     site.worker(other)
@@ -97,7 +110,9 @@ def test_a_request_reads_with_the_schema_of_its_bundle(site, schemas, features, 
         assert reading.user_columns == ((1, "user_clicks"),)
 
 
-def test_a_state_is_closed_when_the_last_request_that_reads_it_leaves(site, schemas, features, other, bundle, other_bundle):
+def test_a_state_is_closed_when_the_last_request_that_reads_it_leaves(
+    site, schemas, features, other, bundle, other_bundle
+):
     for each in (features, other):
         follow(site.worker(each))
     schemas.serves(bundle)
@@ -105,14 +120,21 @@ def test_a_state_is_closed_when_the_last_request_that_reads_it_leaves(site, sche
         early = requests.enter_context(schemas.reading(bundle))
         schemas.serves(other_bundle)
         late = requests.enter_context(schemas.reading(other_bundle))
-        assert early.reader.read(ASKED, ["i1"]).numeric.shape == late.reader.read(ASKED, ["i1"]).numeric.shape
+        assert (
+            early.reader.read(ASKED, ["i1"]).numeric.shape
+            == late.reader.read(ASKED, ["i1"]).numeric.shape
+        )
     with pytest.raises(NotReadyError, match="closed"):
         early.reader.read(ASKED, ["i1"])
     late.reader.read(ASKED, ["i1"])
-    assert p_of(schemas, bundle) == 0, "one that took the old bundle before the switch, and begins after it, reads all the same"
+    assert p_of(schemas, bundle) == 0, (
+        "one that took the old bundle before the switch, and begins after it, reads all the same"
+    )
 
 
-def test_a_bundle_has_caught_up_when_its_state_is_as_far_as_the_one_that_serves(site, schemas, features, other, bundle, other_bundle):
+def test_a_bundle_has_caught_up_when_its_state_is_as_far_as_the_one_that_serves(
+    site, schemas, features, other, bundle, other_bundle
+):
     site.send(1)
     worker = site.worker(features)
     follow(worker)
@@ -122,7 +144,9 @@ def test_a_bundle_has_caught_up_when_its_state_is_as_far_as_the_one_that_serves(
     site.send(2)
     follow(worker)
     behind.step(rows_max=1)
-    assert schemas.caught_up(other_bundle, bundle), "as far as the old one was then; it need not win a race"
+    assert schemas.caught_up(other_bundle, bundle), (
+        "as far as the old one was then; it need not win a race"
+    )
     assert schemas.caught_up(bundle, bundle)
 
 
@@ -141,7 +165,9 @@ def test_without_a_bundle_the_applied_schema_is_read_once_it_has_caught_up(site,
     schemas.close()
 
 
-def test_a_bundle_without_declarations_is_given_those_that_are_kept(site, schemas, features, other, bundle, other_bundle):
+def test_a_bundle_without_declarations_is_given_those_that_are_kept(
+    site, schemas, features, other, bundle, other_bundle
+):
     assert schemas.complete(replace(bundle, features=None)).features == features
     with pytest.raises(BundleError, match="whose declarations are not here"):
         schemas.complete(replace(other_bundle, features=None))
@@ -149,7 +175,9 @@ def test_a_bundle_without_declarations_is_given_those_that_are_kept(site, schema
     assert schemas.complete(replace(other_bundle, features=None)).features == other
 
 
-def test_declarations_that_are_not_the_manifests_are_refused(tmp_path, bundle_folder, other, features):
+def test_declarations_that_are_not_the_manifests_are_refused(
+    tmp_path, bundle_folder, other, features
+):
     from tailorbird.features.codec import encode_features
     from tailorbird.registry import read_sealed, seal
 
@@ -160,11 +188,17 @@ def test_declarations_that_are_not_the_manifests_are_refused(tmp_path, bundle_fo
     with pytest.raises(BundleError, match=r"features\.json does not match its checksum"):
         Bundle.load(tmp_path / "copy", schema_hash=None)
     seal(tmp_path / "copy", sealed.manifest)
-    with pytest.raises(BundleError, match=f"its declarations are schema {other.schema_hash}, it is kept as {features.schema_hash}"):
+    with pytest.raises(
+        BundleError,
+        match=f"its declarations are schema {other.schema_hash}, it is kept as "
+        f"{features.schema_hash}",
+    ):
         Bundle.load(tmp_path / "copy", schema_hash=None)
 
 
-def test_an_answer_logs_the_schema_that_it_read(site, schemas, features, other, bundle, other_bundle, live):
+def test_an_answer_logs_the_schema_that_it_read(
+    site, schemas, features, other, bundle, other_bundle, live
+):
     from tailorbird.serving.parts import Fixed
 
     class Kept:
@@ -180,9 +214,14 @@ def test_an_answer_logs_the_schema_that_it_read(site, schemas, features, other, 
         follow(site.worker(each))
     for each in (bundle, other_bundle):
         pipeline = Pipeline(
-            slots=shop.slots(), bundles=Fixed(each), readings=schemas, answers=kept, clock=site.clock, rng=np.random.default_rng(0),
+            slots=shop.slots(),
+            bundles=Fixed(each),
+            readings=schemas,
+            answers=kept,
+            clock=site.clock,
+            rng=np.random.default_rng(0),
             tables=live,
-        )  # fmt: skip
+        )
         assert pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded == []
         assert pipeline.missing() == []
     assert kept.schemas == [features.schema_hash, other.schema_hash]

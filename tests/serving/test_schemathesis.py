@@ -1,7 +1,9 @@
-"""The door by its own word: requests drawn by Schemathesis from `/openapi.json`, valid and not, over a real pipeline and door.
+"""The door by its own word: requests drawn by Schemathesis from `/openapi.json`, valid and not,
+over a real pipeline and door.
 
-No status but those that the document names, no body but those that it describes, and never a 5xx that nobody asked for.
-`make fuzz-http` draws more of them: FUZZ_EXAMPLES=5000 for each route and kind.
+No status but those that the document names, no body but those that it describes, and never a 5xx
+that nobody asked for. `make fuzz-http` draws more of them: FUZZ_EXAMPLES=5000 for each route and
+kind.
 """
 
 import os
@@ -13,7 +15,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from tests.serving import shop
 from tests.serving.test_app import PromptChurn, PromptFormulas, PromptScores
 
@@ -29,7 +35,12 @@ from tailorbird.serving.schemas import OneSchema
 pytestmark = pytest.mark.slow
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
@@ -37,10 +48,22 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 def schema(tmp_path_factory, features, bundle):
     with Door(tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()) as door:
         pipeline = Pipeline(
-            slots=shop.slots(), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=door,
-            clock=SystemClock(), rng=np.random.default_rng(0), tables=shop.Live(),
-        )  # fmt: skip
-        service = Service(pipeline, door, perimeter=Perimeter(), churn=PromptChurn(), formulas=PromptFormulas(), scores=PromptScores())
+            slots=shop.slots(),
+            bundles=Fixed(bundle),
+            readings=OneSchema(features, shop.FakeReader(features)),
+            answers=door,
+            clock=SystemClock(),
+            rng=np.random.default_rng(0),
+            tables=shop.Live(),
+        )
+        service = Service(
+            pipeline,
+            door,
+            perimeter=Perimeter(),
+            churn=PromptChurn(),
+            formulas=PromptFormulas(),
+            scores=PromptScores(),
+        )
         yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service))
         service.pool.shutdown()
 
@@ -49,13 +72,19 @@ def schema(tmp_path_factory, features, bundle):
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(schema, path, method, mode):
     operation = schema[path][method]
-    if mode is GenerationMode.NEGATIVE and not (OPERATIONS[path, method].takes or OPERATIONS[path, method].queries):
+    if mode is GenerationMode.NEGATIVE and not (
+        OPERATIONS[path, method].takes or OPERATIONS[path, method].queries
+    ):
         pytest.skip("nothing in it can be wrong")
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 100, database=None, suppress_health_check=list(HealthCheck),
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=EXAMPLES < 100,
+        database=None,
+        suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
-    )  # fmt: skip
+    )
     @given(st.data())
     def draw(data):
         case = data.draw(operation.as_strategy(generation_mode=mode))

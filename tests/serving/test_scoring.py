@@ -1,4 +1,6 @@
-"""The score role: who is scored after which event, exactly once whatever dies, and what consumers read."""
+"""The score role: who is scored after which event, exactly once whatever dies, and what consumers
+read.
+"""
 
 import os
 import subprocess
@@ -40,8 +42,17 @@ def test_people_are_scored_as_their_events_arrive_and_not_too_often(routed, tmp_
     models = ByRule()
     with role(tmp_path, models) as scoring:
         drain(scoring)
-        routed.append((2, "click", "ann", 0), (3, "view", "bob", 1), (4, "click", "ann", 5), (5, "click", "bob", 6))
-        routed.append((6, "click", "ann", 10), (7, "click", "bot", 1, {"agent": "bot"}), (8, "click", "late", 1, {"counts": False}))
+        routed.append(
+            (2, "click", "ann", 0),
+            (3, "view", "bob", 1),
+            (4, "click", "ann", 5),
+            (5, "click", "bob", 6),
+        )
+        routed.append(
+            (6, "click", "ann", 10),
+            (7, "click", "bot", 1, {"agent": "bot"}),
+            (8, "click", "late", 1, {"counts": False}),
+        )
         drain(scoring)
     found = scores(tmp_path)
     assert [(score.p, score.name, score.person, score.items[0].item_id) for score in found] == [
@@ -49,7 +60,13 @@ def test_people_are_scored_as_their_events_arrive_and_not_too_often(routed, tmp_
         (5, "home", "bob", "for-bob"),
         (6, "home", "ann", "for-ann"),
     ]
-    assert (found[0].id, found[0].event_id, found[0].type, found[0].ts, found[0].model) == ("2-home", "e2", "click", NOW, "v0001")
+    assert (found[0].id, found[0].event_id, found[0].type, found[0].ts, found[0].model) == (
+        "2-home",
+        "e2",
+        "click",
+        NOW,
+        "v0001",
+    )
     assert scoring.figures.unscored == {"leaving": 1}
     with role(tmp_path, models) as again:  # remembers who was scored lately, from the log
         routed.append((9, "click", "ann", 15), (10, "click", "bob", 30))
@@ -61,12 +78,18 @@ def test_a_risk_that_crosses_the_threshold_is_told_once_and_so_is_its_return(rou
     models, p = ByRule({"ann": 0.5, "bob": 0.9}), iter(range(1, 100))
     for gone in (0.5, 0.8, 0.9, 0.65, 0.71, 0.6, 0.2, 0.75):  # 0.63 is where it has come back
         models.risks["ann"] = gone
-        with role(tmp_path, models) as scoring:  # opened anew each time: what is remembered is in the log
+        with role(
+            tmp_path, models
+        ) as scoring:  # opened anew each time: what is remembered is in the log
             scoring.step()
             routed.append((next(p), "view", "ann", 0))
             drain(scoring)
     found = scores(tmp_path)
-    assert [(score.gone, score.crossed) for score in found] == [(0.8, "above"), (0.6, "below"), (0.75, "above")]
+    assert [(score.gone, score.crossed) for score in found] == [
+        (0.8, "above"),
+        (0.6, "below"),
+        (0.75, "above"),
+    ]
     assert (found[0].name, found[0].model) == ("leaving", "v0007")
     assert found[0].reasons == ["orders is 0: raises the chance of leaving from 72% to 81%"]
 
@@ -89,13 +112,17 @@ def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_
     with role(tmp_path, ByRule()) as scoring:
         scoring.step()
     for block in range(6):
-        routed.append(*((1 + block * 20 + n, "click", f"u{n % 7}", block * 20 + n) for n in range(20)))
+        routed.append(
+            *((1 + block * 20 + n, "click", f"u{n % 7}", block * 20 + n) for n in range(20))
+        )
     for hit in (1, 2, 1):
         # one block a step, so that there is more than one step to die in
         small = "import runpy, tailorbird.serving.scoring as s; s.ROWS_BYTES = 1; "
         code = small + "runpy.run_module('tests.serving.scored', run_name='__main__')"
         env = {**os.environ, "TAILORBIRD_FAULTS": f"{site}=kill@{hit}"}
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, check=False
+        )
         assert done.returncode == -9, done.stderr.decode()
     with role(tmp_path, ByRule()) as scoring:
         drain(scoring)
@@ -111,10 +138,14 @@ def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_
 
 
 def test_of_a_large_backlog_what_is_scored_is_appended_some_at_a_time(routed, tmp_path):
-    """Else a role that is told to end, or killed, within the minutes that thousands take would begin them all again, each time."""
+    """Else a role that is told to end, or killed, within the minutes that thousands take would
+    begin them all again, each time.
+    """
     with role(tmp_path, ByRule()) as scoring:
         scoring.step()
-        routed.append(*((n, "click" if n % 2 else "search", f"u{n}", 0) for n in range(1, 501)))  # one block
+        routed.append(
+            *((n, "click" if n % 2 else "search", f"u{n}", 0) for n in range(1, 501))
+        )  # one block
         taken = []
         while (report := scoring.step()).rows:
             taken.append((report.rows, report.scores))
@@ -154,21 +185,32 @@ def test_no_risk_is_told_of_somebody_of_whom_nothing_is_known(routed, tmp_path):
         scoring.step()
         routed.append((1, "view", "new", 0), (2, "view", "ann", 0))
         drain(scoring)
-        assert [(score.person, score.crossed) for score in feed.read(0).scores] == [("ann", "above")]
+        assert [(score.person, score.crossed) for score in feed.read(0).scores] == [
+            ("ann", "above")
+        ]
         models.strangers = set()
         routed.append((3, "view", "new", 1))
         drain(scoring)
-    assert [(score.person, score.crossed) for score in feed.read(0).scores] == [("ann", "above"), ("new", "above")]
+    assert [(score.person, score.crossed) for score in feed.read(0).scores] == [
+        ("ann", "above"),
+        ("new", "above"),
+    ]
     feed.close()
 
 
 def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tmp_path):
-    models, clock, feed = ByRule({"ann": 0.9, "bob": 0.9}), SimulatedClock(NOW), ScoreFeed(tmp_path / "scores.db")
+    models, clock, feed = (
+        ByRule({"ann": 0.9, "bob": 0.9}),
+        SimulatedClock(NOW),
+        ScoreFeed(tmp_path / "scores.db"),
+    )
     with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
         scoring.step()
         routed.append((1, "view", "ann", 0), (2, "view", "bob", 0))
         drain(scoring)
-    models.risks["bob"] = 0.1  # is back on the first day, in the block that says again that both were above
+    models.risks["bob"] = (
+        0.1  # is back on the first day, in the block that says again that both were above
+    )
     for day in (1, 2, 3):
         clock.advance_to(NOW + day * 24 * HOUR)
         with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
@@ -177,7 +219,14 @@ def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tm
             routed.append((2 + day, "view", "bob", 0))
             drain(scoring)
             told = [(score.person, score.crossed) for score in feed.read(0).scores]
-            assert told == {1: [("ann", "above"), ("bob", "above"), ("bob", "below")], 2: [("bob", "below")], 3: []}[day]
+            assert (
+                told
+                == {
+                    1: [("ann", "above"), ("bob", "above"), ("bob", "below")],
+                    2: [("bob", "below")],
+                    3: [],
+                }[day]
+            )
             assert scoring.prune() == 1
     with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
         for p, person, gone in ((6, "ann", 0.95), (7, "ann", 0.1), (8, "bob", 0.9)):
@@ -185,7 +234,10 @@ def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tm
             scoring.step()
             routed.append((p, "view", person, 0))
             drain(scoring)
-    assert [(score.person, score.crossed) for score in feed.read(0).scores] == [("ann", "below"), ("bob", "above")]
+    assert [(score.person, score.crossed) for score in feed.read(0).scores] == [
+        ("ann", "below"),
+        ("bob", "above"),
+    ]
     feed.close()
 
 
@@ -198,7 +250,10 @@ def test_who_is_scored_more_seldom_than_scores_are_kept_is_remembered_as_long(ro
         with role(tmp_path, ByRule(), declared, clock=clock, keep_us=HOUR) as scoring:
             scoring.step()
             scoring.prune()
-            routed.append((1 + 2 * day, "click", f"u{day}", day * 24 * 60), (2 + 2 * day, "click", "u0", day * 24 * 60))
+            routed.append(
+                (1 + 2 * day, "click", f"u{day}", day * 24 * 60),
+                (2 + 2 * day, "click", "u0", day * 24 * 60),
+            )
             assert [scoring.step().scores, scoring.prune()] == [2 if day == 3 else 1, min(day, 1)]
 
 

@@ -1,4 +1,6 @@
-"""The score role where logs are topics: positions are those of the routed log, and of two roles one goes on."""
+"""The score role where logs are topics: positions are those of the routed log, and of two roles one
+goes on.
+"""
 
 from uuid import uuid4
 
@@ -24,7 +26,14 @@ def test_scores_are_in_a_topic_once_whichever_role_writes_them(servers, tmp_path
 
     def role(stream):
         stream.folder.mkdir(exist_ok=True)
-        return ScoreRole(stream.routed, scores_address(stream), DECLARED, ByRule(), SimulatedClock(NOW), keep_us=HOUR)
+        return ScoreRole(
+            stream.routed,
+            scores_address(stream),
+            DECLARED,
+            ByRule(),
+            SimulatedClock(NOW),
+            keep_us=HOUR,
+        )
 
     with open_writer(here.routed, partition="routed", first=1) as routed:
         first, second = role(here), role(there)

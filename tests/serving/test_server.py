@@ -1,4 +1,6 @@
-"""The serve process as a whole: it starts, takes events, swaps bundles under load, stops cleanly, and stays light."""
+"""The serve process as a whole: it starts, takes events, swaps bundles under load, stops cleanly,
+and stays light.
+"""
 
 import contextlib
 import json
@@ -26,7 +28,19 @@ from tailorbird.registry import Registry
 from tailorbird.serving.listening import bind
 from tailorbird.stream import open_reader, raw_path
 
-NEVER = {"torch", "numba", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib", "pickle5", "joblib"}
+NEVER = {
+    "torch",
+    "numba",
+    "deltalake",
+    "duckdb",
+    "pandas",
+    "lightgbm",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "pickle5",
+    "joblib",
+}
 
 CHILD = """
 import json, os, sys, threading
@@ -85,7 +99,9 @@ class Server:
             json.dumps(more),
         ]
         room = {**os.environ, "ROOM_FOR_BODIES": str(bodies_bytes_max)}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=room)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=room
+        )
         address = data / "run" / "serve-1.json"
         wait_for(lambda: address.exists() or self.process.poll() is not None, 30)
         assert address.exists(), self.process.communicate()[1]
@@ -113,7 +129,9 @@ class Server:
 
 @pytest.mark.slow
 def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
-    """As the role's own handler notes it, before the server has its own; at once, since no balancer has heard of it."""
+    """As the role's own handler notes it, before the server has its own; at once, since no balancer
+    has heard of it.
+    """
     command = [
         sys.executable,
         "-c",
@@ -180,16 +198,26 @@ def test_an_answer_stands_in_the_log_before_its_click(start, registry, bundle_fo
     server = start()
     for number in range(10):
         answer = server.recommend()
-        click = CLICK | {"event_id": f"e{number}", "request_id": answer["request_id"], "item_id": answer["items"][0]["item_id"]}
+        click = CLICK | {
+            "event_id": f"e{number}",
+            "request_id": answer["request_id"],
+            "item_id": answer["items"][0]["item_id"],
+        }
         assert server.http.post("/v1/events", json=click).status_code == 200
     server.process.kill()
     with open_reader(raw_path(tmp_path / "stream", "serve-1")) as reader:
-        events = [msgspec.json.decode(stored.block.payload, type=Event) for stored in reader.read(0)]
+        events = [
+            msgspec.json.decode(stored.block.payload, type=Event) for stored in reader.read(0)
+        ]
     assert [event.type for event in events] == ["answer", "click"] * 10
-    assert all(one.request_id == two.request_id for one, two in zip(events[::2], events[1::2], strict=True))
+    assert all(
+        one.request_id == two.request_id for one, two in zip(events[::2], events[1::2], strict=True)
+    )
 
 
-def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(start, registry, features, bundle_folder, tmp_path):
+def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(
+    start, registry, features, bundle_folder, tmp_path
+):
     registry.promote(registry.add(bundle_folder), by="test", why="first")
     cheap = registry.add(shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
     server = start()
@@ -202,7 +230,12 @@ def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(start, registr
                 answer = http.post("/v1/recommend", json={"slot": "home"})
                 assert answer.status_code == 200, answer.text
                 told = answer.json()
-                answers.append((told["model"], told["items"][0]["item_id"] if not told["degraded"] else "degraded"))
+                answers.append(
+                    (
+                        told["model"],
+                        told["items"][0]["item_id"] if not told["degraded"] else "degraded",
+                    )
+                )
 
     with ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(ask) for _ in range(3)]
@@ -220,12 +253,16 @@ def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(start, registr
 
 
 @pytest.mark.slow
-def test_a_bundle_that_cannot_be_loaded_leaves_the_previous_one(start, registry, features, bundle_folder, tmp_path):
+def test_a_bundle_that_cannot_be_loaded_leaves_the_previous_one(
+    start, registry, features, bundle_folder, tmp_path
+):
     registry.promote(registry.add(bundle_folder), by="test", why="first")
     server = start(probe=True)
     other = registry.add(shop.write(tmp_path / "other", features, schema_hash="0" * 12))
     registry.promote(other, by="test", why="made for other features")
-    wait_for(lambda: "tailorbird_bundle_load_failures_total 1.0" in server.http.get("/metrics").text, 20)
+    wait_for(
+        lambda: "tailorbird_bundle_load_failures_total 1.0" in server.http.get("/metrics").text, 20
+    )
     assert server.recommend()["model"] == "v0001"
     third = registry.add(shop.write(tmp_path / "third", features))
     registry.promote(third, by="test", why="good again")
@@ -246,7 +283,9 @@ def test_what_was_acknowledged_survives_kill_9_and_the_name_is_taken_again(start
     killer.start()
     try:
         for number in range(100_000):
-            server.http.post("/v1/events", json=CLICK | {"event_id": f"e{number}"}).raise_for_status()
+            server.http.post(
+                "/v1/events", json=CLICK | {"event_id": f"e{number}"}
+            ).raise_for_status()
             acknowledged.append(f"e{number}")
     except httpx.TransportError:
         pass
@@ -254,14 +293,19 @@ def test_what_was_acknowledged_survives_kill_9_and_the_name_is_taken_again(start
     server.process.wait()
     (tmp_path / "run" / "serve-1.json").unlink()
     with open_reader(raw_path(tmp_path / "stream", "serve-1")) as reader:
-        stored = {msgspec.json.decode(stored.block.payload)["event_id"] for stored in reader.read(0, bytes_max=1 << 30)}
+        stored = {
+            msgspec.json.decode(stored.block.payload)["event_id"]
+            for stored in reader.read(0, bytes_max=1 << 30)
+        }
     assert acknowledged
     assert set(acknowledged) <= stored
     assert start().http.post("/v1/events", json=CLICK).status_code == 200
 
 
 def test_a_drain_fails_no_request(start):
-    """Within the drain nobody finds the door shut; afterwards a balancer has had the time to ask its other servers."""
+    """Within the drain nobody finds the door shut; afterwards a balancer has had the time to ask
+    its other servers.
+    """
     drain_s = 2.0
     server = start(drain_s=drain_s)
     failed, served = [], []
@@ -319,7 +363,9 @@ HALF = b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConte"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "said", [[b""], [HALF], [WHOLE, HALF], [WHOLE + HALF]], ids=["nothing", "half", "half after a whole", "and at once"]
+    "said",
+    [[b""], [HALF], [WHOLE, HALF], [WHOLE + HALF]],
+    ids=["nothing", "half", "half after a whole", "and at once"],
 )
 def test_a_silent_and_a_half_said_connection_are_closed(start, said):
     server = start(header_deadline_s=0.5)
@@ -338,7 +384,8 @@ def test_a_silent_and_a_half_said_connection_are_closed(start, said):
 
 _POST = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 SMUGGLED = [
-    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + WHOLE,
+    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    + WHOLE,
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA\x00B: c\r\n\r\n",
@@ -352,7 +399,9 @@ SMUGGLED = [
     _POST + b"Content-Length: 5,5\r\n\r\nabcde" + WHOLE,
     _POST + b"Content-Length: 0x5\r\n\r\nabcde" + WHOLE,
     _POST + b"Content-Length: -1\r\n\r\n" + WHOLE,
-    _POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n" + WHOLE,  # the end of a chunk is not CR LF
+    _POST
+    + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n"
+    + WHOLE,  # the end of a chunk is not CR LF
     _POST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n" + WHOLE,  # bare LF about chunks
     _POST + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n" + WHOLE,
     _POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
@@ -379,10 +428,22 @@ def test_ambiguous_requests_are_refused_and_closed(start):
 
 
 def offering(body: bytes, *, chunked: bool = False, to: bytes = b"h2c") -> bytes:
-    """A request as Java's client makes its first one over plain HTTP; `to`: what it offers to go on with."""
+    """A request as Java's client makes its first one over plain HTTP; `to`: what it offers to go on
+    with.
+    """
     length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
-    head = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\nUpgrade: %s\r\n" % to
-    return _POST + length + b"\r\n" + head + b"\r\n" + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+    head = (
+        b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\nUpgrade: %s\r\n"
+        % to
+    )
+    return (
+        _POST
+        + length
+        + b"\r\n"
+        + head
+        + b"\r\n"
+        + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+    )
 
 
 @pytest.mark.slow
@@ -393,7 +454,10 @@ def test_an_offer_to_upgrade_is_not_taken_up_and_its_body_is_read_as_that(start,
     host, port = server.url.removeprefix("http://").split(":")
     said = offering(json.dumps(CLICK).encode(), chunked=chunked, to=to)
     after_head = said.index(b"\r\n\r\n") + 4
-    for pieces in ([said + said + WHOLE], [said[:after_head], said[after_head:] + said[:30], said[30:], WHOLE]):
+    for pieces in (
+        [said + said + WHOLE],
+        [said[:after_head], said[after_head:] + said[:30], said[30:], WHOLE],
+    ):
         with socket.create_connection((host, int(port))) as peer:
             peer.settimeout(8)
             for piece in pieces:
@@ -420,15 +484,28 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
     server = start()
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps(CLICK).encode()
-    for connection in (b"close", b"close, Upgrade\r\nUpgrade: h2c", b"Upgrade, close\r\nUpgrade: websocket"):
+    for connection in (
+        b"close",
+        b"close, Upgrade\r\nUpgrade: h2c",
+        b"Upgrade, close\r\nUpgrade: websocket",
+    ):
         for behind in (b"", WHOLE, b"xx"):
             with socket.create_connection((host, int(port))) as peer:
                 peer.settimeout(8)
-                peer.sendall(_POST + b"Content-Length: %d\r\nConnection: %s\r\n\r\n" % (len(body), connection) + body + behind)
+                peer.sendall(
+                    _POST
+                    + b"Content-Length: %d\r\nConnection: %s\r\n\r\n" % (len(body), connection)
+                    + body
+                    + behind
+                )
                 heard = b""
                 while more := peer.recv(10_000):
                     heard += more
-            assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 200", 1), (connection, behind, heard)
+            assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 200", 1), (
+                connection,
+                behind,
+                heard,
+            )
 
 
 @pytest.mark.slow
@@ -443,7 +520,14 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
         _POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         _POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nzz\r\n",
     ],
-    ids=["garbage", "zeros", "a large head", "two lengths", "a bad chunk", "a bad chunk behind a good one"],
+    ids=[
+        "garbage",
+        "zeros",
+        "a large head",
+        "two lengths",
+        "a bad chunk",
+        "a bad chunk behind a good one",
+    ],
 )
 def test_what_is_no_request_is_refused_after_the_answers_to_what_came_before_it(start, good, bad):
     server = start()
@@ -470,7 +554,9 @@ def test_what_is_no_request_is_refused_after_the_answers_to_what_came_before_it(
         WHOLE[:-2] + b"x: a\r\n" * 300_000,
         WHOLE[:-2] + b"x: " + b"a" * 3_000_000,  # without an end
         b"GET /" + b"a" * 3_000_000,
-        WHOLE[:-2] + b"".join(b"x%d: %s\r\n" % (number, b"a" * 1_000) for number in range(100)) + b"\r\n",
+        WHOLE[:-2]
+        + b"".join(b"x%d: %s\r\n" % (number, b"a" * 1_000) for number in range(100))
+        + b"\r\n",
         WHOLE[:-2] + b"x: a\r\n" * 250 + b"\r\n" + WHOLE,
     ],
     ids=["many lines", "a long line", "a long address", "large", "a few too many"],
@@ -551,8 +637,11 @@ def test_where_all_places_are_taken_whoever_asks_gets_that_of_the_longest_idle(s
     server = start(connections_max=3)
     host, port = server.url.removeprefix("http://").split(":")
     with contextlib.ExitStack() as stack:
-        silent, first, second, third, fourth = (stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(5))
-        # Those who say nothing displace nobody: of the first three one does so, and so do the last two until they ask.
+        silent, first, second, third, fourth = (
+            stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(5)
+        )
+        # Those who say nothing displace nobody: of the first three one does so, and so do the last
+        # two until they ask.
         assert [asked(first), asked(second), asked(first)] == [b"HTTP/1.1 200"] * 3
         assert asked(third) == b"HTTP/1.1 200"
         assert asked(second) == b"", "the longest idle"
@@ -577,17 +666,23 @@ def test_a_connection_that_asks_nothing_is_kept_so_long(start):
         asked_at = time.monotonic()
         assert peer.recv(10_000) == b"", "closed by the server"
         assert time.monotonic() > asked_at + keep_alive_s - 0.1
-    assert duration(ServeSection().keep_alive) > 60 * SECOND, "longer than pools of proxies keep theirs"
+    assert duration(ServeSection().keep_alive) > 60 * SECOND, (
+        "longer than pools of proxies keep theirs"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 def test_one_address_cannot_take_all_connections(start):
-    """Twice as many as the server has places come from one address; another's are not touched, and places given back count again."""
+    """Twice as many as the server has places come from one address; another's are not touched, and
+    places given back count again.
+    """
     server = start(connections_max=30, address_connections=20)
     host, port = server.url.removeprefix("http://").split(":")
 
     def come() -> socket.socket:
-        return socket.create_connection((host, int(port)), timeout=8, source_address=("127.0.0.2", 0))
+        return socket.create_connection(
+            (host, int(port)), timeout=8, source_address=("127.0.0.2", 0)
+        )
 
     silent = [come() for _ in range(20)]
     for said, heard in ((HALF, b""), (WHOLE, b"HTTP/1.1 503")):

@@ -1,4 +1,6 @@
-"""Whom the benchmark of serving is held against: that it is given what makes the rows that we score, and what is said where it is not."""
+"""Whom the benchmark of serving is held against: that it is given what makes the rows that we
+score, and what is said where it is not.
+"""
 
 import json
 from pathlib import Path
@@ -16,7 +18,10 @@ QUESTIONS = 5
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    made = Site(tmp_path_factory.mktemp("site") / "site", Size(people=400, items=1_000, events=6_000, trees=10))
+    made = Site(
+        tmp_path_factory.mktemp("site") / "site",
+        Size(people=400, items=1_000, events=6_000, trees=10),
+    )
     made.make()
     return made
 
@@ -27,14 +32,21 @@ def questions(site: Site) -> list[serving_peers.Question]:
 
 
 @pytest.mark.slow
-def test_what_the_peer_looks_up_makes_the_rows_that_we_score(site: Site, questions: list[serving_peers.Question]) -> None:
+def test_what_the_peer_looks_up_makes_the_rows_that_we_score(
+    site: Site, questions: list[serving_peers.Question]
+) -> None:
     folder = site.folder / "peers"
-    told, catalogue = (json.loads((folder / f"{name}.json").read_text()) for name in ("views", "catalogue"))
+    told, catalogue = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("views", "catalogue")
+    )
     kept = {}
     for name, view in told["views"].items():
         table = pq.read_table(folder / f"{name}.parquet").to_pydict()
         rows = zip(*(table[key] for key in view["keys"]), strict=True)
-        kept[name] = {key: [table[column][place] for column in view["columns"]] for place, key in enumerate(rows)}
+        kept[name] = {
+            key: [table[column][place] for column in view["columns"]]
+            for place, key in enumerate(rows)
+        }
     model = lightgbm.Booster(model_file=folder / "model.txt")
     for question in questions:
         body = question.body
@@ -43,12 +55,24 @@ def test_what_the_peer_looks_up_makes_the_rows_that_we_score(site: Site, questio
         for column, values in body["given"].items():
             matrix[:, place[column]] = np.array(values, np.float32)
         for row, item in enumerate(body["items"]):
-            known = {"user": body["user_id"], "item": item, "category": catalogue[item], "country": body["country"]}
+            known = {
+                "user": body["user_id"],
+                "item": item,
+                "category": catalogue[item],
+                "country": body["country"],
+            }
             for name, view in told["views"].items():
-                for column, value in zip(view["columns"], kept[name][tuple(known[key] for key in view["keys"])], strict=True):
+                for column, value in zip(
+                    view["columns"],
+                    kept[name][tuple(known[key] for key in view["keys"])],
+                    strict=True,
+                ):
                     matrix[row, place[column]] = value
         scores = np.sort(np.asarray(model.predict(matrix)))[::-1][: serving_peers.SHOWN]
-        serving_peers.checked(json.dumps({"items": [{"score": score} for score in scores.tolist()]}).encode(), question)
+        serving_peers.checked(
+            json.dumps({"items": [{"score": score} for score in scores.tolist()]}).encode(),
+            question,
+        )
 
 
 @pytest.mark.slow
@@ -58,18 +82,25 @@ def test_an_answer_with_other_scores_is_refused(questions: list[serving_peers.Qu
         serving_peers.checked(json.dumps({"items": wrong}).encode(), questions[0])
 
 
-def test_without_an_environment_it_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_environment_it_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TAILORBIRD_PEERS", str(tmp_path))
     assert all(why.endswith("make peers") for why in serving_peers.stores().values())
     assert [each.partition("==")[0] for each in requirements(f"{SERVING}.txt")] == [
-        "feast[redis]", "lightgbm", "fastapi", "uvicorn[standard]",
-    ]  # fmt: skip
+        "feast[redis]",
+        "lightgbm",
+        "fastapi",
+        "uvicorn[standard]",
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not interpreter(SERVING).exists(), reason="needs the environment of make peers")
 @pytest.mark.parametrize("kind", ["feast_sqlite", "feast_valkey"])
-def test_the_peer_scores_as_we_do(site: Site, questions: list[serving_peers.Question], kind: str) -> None:
+def test_the_peer_scores_as_we_do(
+    site: Site, questions: list[serving_peers.Question], kind: str
+) -> None:
     from benchmarks.serving import Connection, posted
 
     if why := serving_peers.stores()[kind]:

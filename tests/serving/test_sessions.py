@@ -1,4 +1,6 @@
-"""Sessions of everybody in answers: as sources that are named, by the newest event, and as columns of the model."""
+"""Sessions of everybody in answers: as sources that are named, by the newest event, and as columns
+of the model.
+"""
 
 import numpy as np
 import pytest
@@ -29,7 +31,10 @@ def live():
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, features):
     folder = shop.write(
-        tmp_path_factory.mktemp("sessions") / "bundle", features, columns=["session_knn"], weights={"session_knn_score": 0.02}
+        tmp_path_factory.mktemp("sessions") / "bundle",
+        features,
+        columns=["session_knn"],
+        weights={"session_knn_score": 0.02},
     )
     return Bundle.load(folder, schema_hash=features.schema_hash)
 
@@ -38,9 +43,14 @@ def bundle(tmp_path_factory, features):
 def make(bundle, features, live):
     def make(reader, answers=None):
         return Pipeline(
-            slots=SLOTS, bundles=Fixed(bundle), readings=OneSchema(features, reader), answers=answers, clock=SimulatedClock(shop.NOW),
-            rng=np.random.default_rng(0), tables=live,
-        )  # fmt: skip
+            slots=SLOTS,
+            bundles=Fixed(bundle),
+            readings=OneSchema(features, reader),
+            answers=answers,
+            clock=SimulatedClock(shop.NOW),
+            rng=np.random.default_rng(0),
+            tables=live,
+        )
 
     return make
 
@@ -48,7 +58,9 @@ def make(bundle, features, live):
 def test_answers_name_them_as_sources_and_follow_the_newest_click(make, features):
     reader = shop.FakeReader(features)
     pipeline = make(reader)
-    assert {item.source for item in pipeline.answer(QUERY).items} == {"popular"}  # nothing was done yet
+    assert {item.source for item in pipeline.answer(QUERY).items} == {
+        "popular"
+    }  # nothing was done yet
     lists = []
     for item in (3, 30):
         reader.recent["u1"] = [(item, "click")]
@@ -71,5 +83,7 @@ def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, l
     found = hash64s(each.item_id for each in answer.items if each.source == "session_knn")
     assert set(found.tolist()) == set(listed.keys[:5].tolist())
     assert answer.items[0].item_id == bundle.index.ids[bundle.index.find(listed.keys[:1])[0]]
-    np.testing.assert_array_equal(np.array(kept.records[0].live, np.float32).reshape(len(shown), 2), columns)
+    np.testing.assert_array_equal(
+        np.array(kept.records[0].live, np.float32).reshape(len(shown), 2), columns
+    )
     assert (columns[:, 1] > 0).any()

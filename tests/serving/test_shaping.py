@@ -1,4 +1,6 @@
-"""What a slot asks for beside value, in whole answers: filters, boosts, pins, promotions, caps and lists, and how these meet."""
+"""What a slot asks for beside value, in whole answers: filters, boosts, pins, promotions, caps and
+lists, and how these meet.
+"""
 
 from dataclasses import replace
 
@@ -19,7 +21,9 @@ from tailorbird.serving.rule_costs import ALL, Weigher, costs, wishes
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.shaping import Shaping
 
-SLOT = Slot("home", size=6, sources={"popular": 10}, rules=["item.stock > 0"], hide_seen=())  # the bundle likes dear items
+SLOT = Slot(
+    "home", size=6, sources={"popular": 10}, rules=["item.stock > 0"], hide_seen=()
+)  # the bundle likes dear items
 
 
 @pytest.fixture
@@ -48,16 +52,30 @@ def shown(answer):
 def test_what_is_forbidden_for_all_takes_no_place_among_candidates(ask):
     """Of the ten most popular, half would be left; the source is asked for ten that may be shown."""
     assert shown(ask(replace(SLOT, rules=["item.price > 20"]))) == [30, 29, 28, 27, 26, 25]
-    assert shown(ask(replace(SLOT, rules=[], deny=[f"i{n}" for n in range(30)]))) == [39, 38, 37, 36, 35, 34]
+    assert shown(ask(replace(SLOT, rules=[], deny=[f"i{n}" for n in range(30)]))) == [
+        39,
+        38,
+        37,
+        36,
+        35,
+        34,
+    ]
     assert shown(ask(replace(SLOT, rules=["item.stock > 0"], allow=["i3", "i4", "i5"]))) == [5, 4]
-    assert shown(ask(replace(SLOT, sources={"search": 3}, rules=["item.price > 30"]), text="coats")) == [36, 32]
+    assert shown(
+        ask(replace(SLOT, sources={"search": 3}, rules=["item.price > 30"]), text="coats")
+    ) == [36, 32]
 
 
 def test_a_slot_whose_rules_leave_nothing_says_so(ask):
-    """As after a typing error, or where an attribute is gone from the catalogue: an empty answer is no answer like others."""
+    """As after a typing error, or where an attribute is gone from the catalogue: an empty answer is
+    no answer like others.
+    """
     assert ask(replace(SLOT, rules=["item.stok > 0"])).degraded == ["items"]
     assert ask(replace(SLOT, allow=["no-such-item"])).degraded == ["items"]
-    assert ask(SLOT, filters={"category": "coats"}, exclude=[f"i{n}" for n in range(40)]).degraded == []
+    assert (
+        ask(SLOT, filters={"category": "coats"}, exclude=[f"i{n}" for n in range(40)]).degraded
+        == []
+    )
 
 
 def test_a_slot_that_leaves_nothing_for_this_person_says_so(ask, bundle):
@@ -67,13 +85,23 @@ def test_a_slot_that_leaves_nothing_for_this_person_says_so(ask, bundle):
     assert (empty.items, empty.degraded) == ([], ["items"])
     guarded = ask(replace(SLOT, rules=[f"missing(user.avg_price) or {usual}"]))
     assert (len(guarded.items), guarded.degraded) == (6, [])
-    assert ask(replace(SLOT, caps=[Cap("recent", 1)], allow=["i1"]), recent={"u1": [(1, "click")]}).degraded == ["items"]
-    rules = [usual, f"missing(user.avg_price) or {usual}", "user.avg_price > 3 or context.country == 'NO'"]
-    assert Shaping(replace(SLOT, rules=rules)).empty_for_strangers(bundle.index) == [usual], "in Norway the last one shows something"
+    assert ask(
+        replace(SLOT, caps=[Cap("recent", 1)], allow=["i1"]), recent={"u1": [(1, "click")]}
+    ).degraded == ["items"]
+    rules = [
+        usual,
+        f"missing(user.avg_price) or {usual}",
+        "user.avg_price > 3 or context.country == 'NO'",
+    ]
+    assert Shaping(replace(SLOT, rules=rules)).empty_for_strangers(bundle.index) == [usual], (
+        "in Norway the last one shows something"
+    )
 
 
 def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
-    """Champion and canary are asked in turn: neither takes the place of the other, and each later index takes that of its own."""
+    """Champion and canary are asked in turn: neither takes the place of the other, and each later
+    index takes that of its own.
+    """
     shaping = Shaping(replace(SLOT, rules=["item.stock > 0"]))
     champion, canary = bundle.index, replace(bundle.index, as_of=bundle.index.as_of + 1)
     views = shaping.view(champion), shaping.view(canary)
@@ -87,7 +115,9 @@ def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
 
 
 def test_where_a_request_leaves_too_few_sources_are_asked_again(ask):
-    late = replace(SLOT, rules=["item.stock > 0 and item.price > 30 * user.user_clicks + 29"], size=3)
+    late = replace(
+        SLOT, rules=["item.stock > 0 and item.price > 30 * user.user_clicks + 29"], size=3
+    )
     answer = ask(late, recent={"u1": []})
     assert len(answer.items) == 3
     assert min(shown(answer)) > 29
@@ -99,11 +129,17 @@ def test_boosts_move_values_and_pins_stand_where_they_are_put(ask):
     assert shown(ask(replace(SLOT, boosts=[Boost("item.price < 2", 10.0)])))[:2] == [1, 0]
     pinned = ask(replace(SLOT, pins=[Pin("i35", 2), Pin("i36", 1, when="context.country == 'NO'")]))
     assert shown(pinned) == [10, 35, 9, 8, 7, 6]
-    assert (pinned.items[1].source, pinned.items[1].reason_code, pinned.items[1].propensity) == ("pinned", "promoted", 1.0)
+    assert (pinned.items[1].source, pinned.items[1].reason_code, pinned.items[1].propensity) == (
+        "pinned",
+        "promoted",
+        1.0,
+    )
 
 
 def test_a_pin_is_the_reason_also_where_a_source_had_the_item(ask):
-    """It is the ten most popular who are asked, and i4 is of them; an arm without a model tells a pin too."""
+    """It is the ten most popular who are asked, and i4 is of them; an arm without a model tells a
+    pin too.
+    """
     pinned = replace(SLOT, pins=[Pin("i4", 1), Pin("i35", 2)])
     assert [item.reason_code for item in ask(pinned).items[:2]] == ["promoted", "promoted"]
     popular = replace(pinned, experiment=Experiment("all-popular", arms={"popular": 1.0}))
@@ -113,7 +149,9 @@ def test_a_pin_is_the_reason_also_where_a_source_had_the_item(ask):
 
 
 def test_what_an_arm_draws_by_chance_does_not_say_that_it_is_popular(ask):
-    drawn = replace(SLOT, pins=[Pin("i35", 1)], experiment=Experiment("all-random", arms={"random": 1.0}))
+    drawn = replace(
+        SLOT, pins=[Pin("i35", 1)], experiment=Experiment("all-random", arms={"random": 1.0})
+    )
     assert {item.reason_code for item in ask(drawn).items if item.source != "pinned"} == {"explore"}
 
 
@@ -128,8 +166,22 @@ def test_a_pin_behind_the_end_of_an_answer_is_none(ask):
 def test_an_item_that_several_pins_hold_for_is_shown_once(ask):
     """First in Norway, third elsewhere: in Norway both hold."""
     pins = [Pin("i36", 1, when="context.country == 'NO'"), Pin("i36", 3)]
-    assert shown(ask(replace(SLOT, pins=pins), context=Context(country="NO"))) == [36, 10, 9, 8, 7, 6]
-    assert shown(ask(replace(SLOT, pins=pins), context=Context(country="SE"))) == [10, 9, 36, 8, 7, 6]
+    assert shown(ask(replace(SLOT, pins=pins), context=Context(country="NO"))) == [
+        36,
+        10,
+        9,
+        8,
+        7,
+        6,
+    ]
+    assert shown(ask(replace(SLOT, pins=pins), context=Context(country="SE"))) == [
+        10,
+        9,
+        36,
+        8,
+        7,
+        6,
+    ]
 
 
 def test_no_lack_of_time_cuts_a_pin_off(ask, monkeypatch):
@@ -149,12 +201,23 @@ def test_no_pin_shows_what_a_filter_forbids(ask):
 def test_a_promotion_has_its_share_within_quotas(ask):
     slot = replace(SLOT, promotions=[Promotion("item.category == 'coats'", 0.5)])
     assert shown(ask(slot)) == [10, 8, 9, 4, 7, 0]
-    assert [n for n in shown(ask(replace(slot, quotas=[Quota("category", 1, first=4)])))[:4] if n % 4 == 0] == [8]
+    assert [
+        n
+        for n in shown(ask(replace(slot, quotas=[Quota("category", 1, first=4)])))[:4]
+        if n % 4 == 0
+    ] == [8]
 
 
 def test_a_cap_hides_what_was_shown_too_often_lately(ask, features):
     recent = {"u1": [(10, "click"), (10, "click"), (9, "click")]}
-    assert shown(ask(replace(SLOT, caps=[Cap("recent", 2, within="1d")]), recent=recent)) == [9, 8, 7, 6, 5, 4]
+    assert shown(ask(replace(SLOT, caps=[Cap("recent", 2, within="1d")]), recent=recent)) == [
+        9,
+        8,
+        7,
+        6,
+        5,
+        4,
+    ]
     assert shown(ask(replace(SLOT, caps=[Cap("recent", 3, within="1d")]), recent=recent))[0] == 10
 
 
@@ -170,9 +233,14 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
         explore=Explore(0.5, pool=4, first=1),
     )
     pipeline = Pipeline(
-        slots={"home": slot}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=kept,
-        clock=SimulatedClock(shop.NOW), rng=np.random.default_rng(1), tables=live,
-    )  # fmt: skip
+        slots={"home": slot},
+        bundles=Fixed(bundle),
+        readings=OneSchema(features, shop.FakeReader(features)),
+        answers=kept,
+        clock=SimulatedClock(shop.NOW),
+        rng=np.random.default_rng(1),
+        tables=live,
+    )
     for _ in range(draws):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     told: dict[tuple[int, str], tuple[float, int]] = {}
@@ -190,24 +258,49 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
 
 
 def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
-    slot = replace(SLOT, size=3, rules=["item.stock > 0", "item.price < 1000"], pins=[Pin("i0", 1)], quotas=[Quota("category", 2)])
+    slot = replace(
+        SLOT,
+        size=3,
+        rules=["item.stock > 0", "item.price < 1000"],
+        pins=[Pin("i0", 1)],
+        quotas=[Quota("category", 2)],
+    )
     clock = SimulatedClock(shop.NOW)
     pipeline = Pipeline(
-        slots={"home": slot}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=None,
-        clock=clock, rng=np.random.default_rng(1), tables=live,
-    )  # fmt: skip
+        slots={"home": slot},
+        bundles=Fixed(bundle),
+        readings=OneSchema(features, shop.FakeReader(features)),
+        answers=None,
+        clock=clock,
+        rng=np.random.default_rng(1),
+        tables=live,
+    )
     weigher = Weigher(slot, clock)
     told = pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), weigher)
     assert told is not None
     assert told[ALL].items == ("i0", "i10", "i9")
     found = {cost.wish: cost for cost in costs([told, told])}
-    assert set(found) == {"pin i0 at 1", "rule item.stock > 0", "rule item.price < 1000", "quota 2 of a category"}
+    assert set(found) == {
+        "pin i0 at 1",
+        "rule item.stock > 0",
+        "rule item.price < 1000",
+        "quota 2 of a category",
+    }
     assert next(iter(found)) == "pin i0 at 1"
     assert told["pin i0 at 1"].items == ("i10", "i9", "i8")
     assert found["pin i0 at 1"].value == pytest.approx(told["pin i0 at 1"].value - told[ALL].value)
-    assert (found["pin i0 at 1"].changed, found["pin i0 at 1"].low) == (1.0, found["pin i0 at 1"].high)
-    assert (found["quota 2 of a category"].value, found["quota 2 of a category"].changed) == (0.0, 0.0)
-    assert wishes(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {"quota 2 of a category", "deny"}
+    assert (found["pin i0 at 1"].changed, found["pin i0 at 1"].low) == (
+        1.0,
+        found["pin i0 at 1"].high,
+    )
+    assert (found["quota 2 of a category"].value, found["quota 2 of a category"].changed) == (
+        0.0,
+        0.0,
+    )
+    assert wishes(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {
+        "quota 2 of a category",
+        "deny",
+    }
 
 
 @pytest.mark.parametrize("arm", ["random", "popular"])
@@ -217,10 +310,17 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
     for experiment in (None, Experiment("try", arms={arm: 1.0})):
         clock, declared = SimulatedClock(shop.NOW), replace(slot, experiment=experiment)
         pipeline = Pipeline(
-            slots={"home": declared}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=None,
-            clock=clock, rng=np.random.default_rng(1), tables=live,
-        )  # fmt: skip
-        told.append(pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), Weigher(declared, clock)))
+            slots={"home": declared},
+            bundles=Fixed(bundle),
+            readings=OneSchema(features, shop.FakeReader(features)),
+            answers=None,
+            clock=clock,
+            rng=np.random.default_rng(1),
+            tables=live,
+        )
+        told.append(
+            pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), Weigher(declared, clock))
+        )
     assert told[1] == told[0]
 
 
@@ -233,10 +333,19 @@ def test_where_a_rule_fails_lists_hold_and_so_do_the_other_rules(ask, monkeypatc
         return whole(rule, request)
 
     monkeypatch.setattr(Rule, "mask", mask)
-    slot = replace(SLOT, rules=["item.price > 0", "item.stock > 0"], deny=["i39", "i38"], pins=[Pin("i39"), Pin("i38", 2)])
+    slot = replace(
+        SLOT,
+        rules=["item.price > 0", "item.stock > 0"],
+        deny=["i39", "i38"],
+        pins=[Pin("i39"), Pin("i38", 2)],
+    )
     answer = ask(slot, size=4)
     assert (shown(answer), answer.degraded) == ([10, 9, 8, 7], ["rules"])
-    late = replace(slot, rules=["item.price > user.user_clicks", "not item.category == 'bags'"], sources={"popular": 40})
+    late = replace(
+        slot,
+        rules=["item.price > user.user_clicks", "not item.category == 'bags'"],
+        sources={"popular": 40},
+    )
     answer = ask(late, size=4)
     assert (shown(answer), answer.degraded) == ([37, 36, 34, 33], ["rules"])
     only = ask(replace(slot, allow=["i1", "i2", "i4"]), exclude=["i4"])
@@ -266,11 +375,18 @@ def test_a_wish_that_fails_does_not_hold(ask, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "coats"])
 @pytest.mark.parametrize("policy", ["model", "popular"])
-def test_an_explanation_adds_up_to_the_score_and_names_boosts_pins_and_promotions(ask, text, policy):
+def test_an_explanation_adds_up_to_the_score_and_names_boosts_pins_and_promotions(
+    ask, text, policy
+):
     slot = replace(
         SLOT,
         sources={"popular": 40, "search": 40},
-        boosts=[Boost("item.price > 20", 2.0), Boost("item.stock > 0", 0.5), Boost("item.price > 20", 1.5), Boost("item.price < 0", 3.0)],
+        boosts=[
+            Boost("item.price > 20", 2.0),
+            Boost("item.stock > 0", 0.5),
+            Boost("item.price > 20", 1.5),
+            Boost("item.price < 0", 3.0),
+        ],
         pins=[Pin("i8", 2), Pin("i1", 1, when="item.price > 5")],
         promotions=[Promotion("item.price < 20", 0.5)],
         experiment=Experiment("one", arms={policy: 1.0}),

@@ -1,4 +1,6 @@
-"""Questions to a server that has too much to do are refused before they are requests, and told the same as by the long way."""
+"""Questions to a server that has too much to do are refused before they are requests, and told the
+same as by the long way.
+"""
 
 import asyncio
 import json
@@ -29,7 +31,10 @@ ORIGIN = b"origin: http://127.0.0.1\r\n"
 
 
 def request(path: str, body: bytes = ASKED, more: bytes = b"") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: "
+        f"application/json\r\nContent-Length: {len(body)}\r\n"
+    )
     return head.encode() + more + b"\r\n" + body
 
 
@@ -47,7 +52,13 @@ class Halting(Prompt):
 class Served:
     """A server whose work can be heaped up, and one connection to it."""
 
-    def __init__(self, service: Service, turn_away: TurningAway, keep_alive_s: int = 15, unread_deadline_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        service: Service,
+        turn_away: TurningAway,
+        keep_alive_s: int = 15,
+        unread_deadline_s: float = 30.0,
+    ) -> None:
         self.service, self.asked, self.came = service, 0, 0
         self._turns: list[Turn] = []
 
@@ -79,9 +90,13 @@ class Served:
             timeout_keep_alive=keep_alive_s,
         )
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_192)  # so that what is not read soon waits in the server
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 8_192
+        )  # so that what is not read soon waits in the server
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), daemon=True
+        )
         self._thread.start()
         until(lambda: self._server.started, 30, "the server did not start")
         self._peer = socket.create_connection(self._socket.getsockname(), 20)
@@ -142,7 +157,9 @@ class Served:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"])))
+        service = Service(
+            Prompt(), door, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"]))
+        )
         made = Served(service, TurningAway(service))
         yield made
         made.close()
@@ -154,12 +171,21 @@ def test_a_question_is_told_the_same_as_by_the_long_way(served: Served, path: st
     served.send(path)
     status, headers, fault = served.read()
     assert served.asked == 1
-    served.send(path, more=ORIGIN)  # what a page of another origin asks goes the long way, with its headers
+    served.send(
+        path, more=ORIGIN
+    )  # what a page of another origin asks goes the long way, with its headers
     long_status, long_headers, long_fault = served.read()
     assert served.asked == 1
-    assert (status, fault["code"], fault["message"], fault["fix"]) == (503, *(long_fault[name] for name in ("code", "message", "fix")))
+    assert (status, fault["code"], fault["message"], fault["fix"]) == (
+        503,
+        *(long_fault[name] for name in ("code", "message", "fix")),
+    )
     assert long_status == 503
-    of_origins = {name for name in long_headers if name.startswith("access-control-") or name in ("vary", "date")}
+    of_origins = {
+        name
+        for name in long_headers
+        if name.startswith("access-control-") or name in ("vary", "date")
+    }
     assert set(headers) == set(long_headers) - of_origins
     same = set(headers) - {"x-request-id", "content-length"}
     assert {name: headers[name] for name in same} == {name: long_headers[name] for name in same}
@@ -179,12 +205,17 @@ def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -
     served.send("/v1/recommend")
     status, _, answer = served.read()
     assert (status, bool(answer["items"])) == (200, True)
-    assert 'tailorbird_requests_total{route="/v1/recommend",status="503"} 3.0' in served.service.metrics.text().decode()
+    assert (
+        'tailorbird_requests_total{route="/v1/recommend",status="503"} 3.0'
+        in served.service.metrics.text().decode()
+    )
     assert "tailorbird_shed_total 3.0" in served.service.metrics.text().decode()
 
 
 @pytest.mark.slow
-def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_asks_no_more_is_closed(tmp_path: Path) -> None:
+def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_asks_no_more_is_closed(
+    tmp_path: Path,
+) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         served = Served(service, TurningAway(service), keep_alive_s=1)
@@ -203,7 +234,9 @@ LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "asked", [LARGE * 60, LARGE, LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")], ids=["many", "one", "last"]
+    "asked",
+    [LARGE * 60, LARGE, LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")],
+    ids=["many", "one", "last"],
 )
 def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
@@ -212,7 +245,11 @@ def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
         served.hang_up()
         with served.another() as peer:
             peer.sendall(asked)
-            until(lambda: 'route="/openapi.json"' in service.metrics.text().decode(), 10, "it was not asked")
+            until(
+                lambda: 'route="/openapi.json"' in service.metrics.text().decode(),
+                10,
+                "it was not asked",
+            )
             until(lambda: served.connections() == 0, 10, "it was not closed")
         served.close()
 
@@ -286,7 +323,9 @@ def test_what_is_not_plain_goes_the_long_way(served: Served, what: str) -> None:
         WHOLE[:-1],
     ],
 )
-def test_what_two_programs_might_read_differently_is_left_to_the_parser(tmp_path: Path, doubtful: bytes) -> None:
+def test_what_two_programs_might_read_differently_is_left_to_the_parser(
+    tmp_path: Path, doubtful: bytes
+) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         while not service.shedder.full():
@@ -312,8 +351,14 @@ def test_where_a_request_runs_on_the_connection_the_next_waits_for_it(served: Se
     until(lambda: served.came == 2, 20, "the second request did not come in")
     goes_on.set()
     (first, told, _), (second, told_then, _) = served.read(), served.read()
-    assert (first, told["x-request-id"], told_then["x-request-id"]) == (200, "the-first", "the-second")
-    assert second in (200, 503), "whether there is room once the first is done is the shedder's to say"
+    assert (first, told["x-request-id"], told_then["x-request-id"]) == (
+        200,
+        "the-first",
+        "the-second",
+    )
+    assert second in (200, 503), (
+        "whether there is room once the first is done is the shedder's to say"
+    )
     assert served.asked == 0
 
 

@@ -1,4 +1,6 @@
-"""People and items as vectors in answers: from the first second, by the newest event, equal however they are asked for."""
+"""People and items as vectors in answers: from the first second, by the newest event, equal however
+they are asked for.
+"""
 
 from dataclasses import replace
 
@@ -26,7 +28,12 @@ SLOTS = {"home": Slot("home", size=6, sources={"item_knn": 6, "popular": 6, "new
 
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory, features):
-    return shop.write(tmp_path_factory.mktemp("vectors") / "bundle", features, vectors=True, weights={"price": 0.05, "vector_score": 0.3})
+    return shop.write(
+        tmp_path_factory.mktemp("vectors") / "bundle",
+        features,
+        vectors=True,
+        weights={"price": 0.05, "vector_score": 0.3},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,9 @@ def test_a_click_a_moment_ago_moves_what_is_retrieved(bundle, features):
     reader = shop.FakeReader(features)
     pipeline = make(bundle, features, reader)
     query = RecommendQuery(slot="home", user_id="u1", size=18)
-    assert categories(near(pipeline.answer(query))) == {"coats"}  # nothing is known: what is first done
+    assert categories(near(pipeline.answer(query))) == {
+        "coats"
+    }  # nothing is known: what is first done
     reader.recent["u1"] = [(9, "click"), (6, "click")]
     found = near(pipeline.answer(query))
     assert categories(found) == {"shoes"}
@@ -81,48 +90,77 @@ def test_a_click_a_moment_ago_moves_what_is_retrieved(bundle, features):
 def test_a_new_item_is_found_by_what_it_is(bundle, features):
     reader = shop.FakeReader(features, {"u1": [(1, "click")]})
     query = RecommendQuery(slot="home", user_id="u1", size=18)
-    hat, coat = (NewItem(f"n{name}", {"category": name, "title": "never seen before"}, shop.NOW) for name in ("hats", "coats"))
+    hat, coat = (
+        NewItem(f"n{name}", {"category": name, "title": "never seen before"}, shop.NOW)
+        for name in ("hats", "coats")
+    )
     shown = near(make(bundle, features, reader, Grown(hat, coat)).answer(query))
     assert "nhats" not in shown  # six others have more of their own
     space = bundle.with_index(with_items(bundle.index, [hat, coat])).space
-    asked = space.ask(reader.read(ReadRequest(person="u1", now=shop.NOW), ["i1"]).sequences["recent"])
+    asked = space.ask(
+        reader.read(ReadRequest(person="u1", now=shop.NOW), ["i1"]).sequences["recent"]
+    )
     rows = space.index.find_ids(["nhats", "ncoats", "i2"])
     hats, coats, shoes = asked.products[rows]
     assert hats > 8 > max(coats, shoes)
     changed = with_items(space.index, [NewItem("ncoats", {"category": "hats"}, shop.NOW)])
-    np.testing.assert_allclose(changed.vectors.vectors[rows[1]], space.vectors.vectors[rows[0]], atol=1e-6)
+    np.testing.assert_allclose(
+        changed.vectors.vectors[rows[1]], space.vectors.vectors[rows[0]], atol=1e-6
+    )
 
 
 def test_columns_of_one_request_and_of_many_are_equal(bundle, features):
     reader = shop.FakeReader(features, {"u1": [(1, "click"), (2, "cart")], "u2": [(7, "click")]})
     ids, keys = list(bundle.index.ids), bundle.index.keys
-    rows = [reader.read(ReadRequest(person=person, now=shop.NOW), ids) for person in ("u1", "u2", "u3")]
+    rows = [
+        reader.read(ReadRequest(person=person, now=shop.NOW), ids) for person in ("u1", "u2", "u3")
+    ]
     at = [bundle.encoder.names.index(name) for name in VECTOR_COLUMNS]
     space = bundle.space
-    online = [bundle.encoder.encode_request(each, keys, bundle.index, space, space.ask(each.sequences["recent"])) for each in rows]
+    online = [
+        bundle.encoder.encode_request(
+            each, keys, bundle.index, space, space.ask(each.sequences["recent"])
+        )
+        for each in rows
+    ]
     sequences = [each.sequences["recent"] for each in rows]
     offsets = np.cumsum([0, *(each.item.size for each in sequences)])
-    ragged = Ragged(offsets, np.concatenate([each.item for each in sequences]), np.concatenate([each.ts for each in sequences]))
+    ragged = Ragged(
+        offsets,
+        np.concatenate([each.item for each in sequences]),
+        np.concatenate([each.ts for each in sequences]),
+    )
     request = np.repeat(np.arange(3), len(ids)).astype(np.intp)
-    parts = (np.concatenate([each.numeric for each in rows]), np.concatenate([each.categorical for each in rows]))
+    parts = (
+        np.concatenate([each.numeric for each in rows]),
+        np.concatenate([each.categorical for each in rows]),
+    )
     times = np.array([each.t for each in rows])
-    offline = bundle.encoder.encode(*parts, np.tile(keys, 3), request, {"recent": ragged}, times, bundle.index, space=space)
+    offline = bundle.encoder.encode(
+        *parts, np.tile(keys, 3), request, {"recent": ragged}, times, bundle.index, space=space
+    )
     np.testing.assert_allclose(np.concatenate(online)[:, at], offline[:, at], atol=TOLERANCE)
     score = online[0][:, at[0]].astype(np.float64)
     assert np.exp(score).sum() == pytest.approx(1.0, abs=1e-4)
     assert online[0][:, at[1]].max() <= 1 + 1e-6
-    unknown = bundle.encoder.encode_request(rows[0], np.full(len(ids), 12345, np.uint64), bundle.index, space)
+    unknown = bundle.encoder.encode_request(
+        rows[0], np.full(len(ids), 12345, np.uint64), bundle.index, space
+    )
     assert np.isnan(unknown[:, at]).all()
     assert np.isnan(bundle.encoder.encode_request(rows[0], keys, bundle.index)[:, at]).all()
 
 
-def test_what_retrieval_asked_of_another_sequence_or_version_is_not_taken(bundle, bundle_folder, features):
+def test_what_retrieval_asked_of_another_sequence_or_version_is_not_taken(
+    bundle, bundle_folder, features
+):
     reader = shop.FakeReader(features, {"u1": [(1, "click")]})
     rows = reader.read(ReadRequest(person="u1", now=shop.NOW), list(bundle.index.ids))
     stale = bundle.space.ask(None)
     right = bundle.score(rows, bundle.index.keys).value
     np.testing.assert_array_equal(bundle.score(rows, bundle.index.keys, asked=stale).value, right)
-    elsewhere = Bundle.load(bundle_folder, schema_hash=None).space.ask(rows.sequences["recent"])  # of another version, say
+    elsewhere = Bundle.load(bundle_folder, schema_hash=None).space.ask(
+        rows.sequences["recent"]
+    )  # of another version, say
     wrong = replace(elsewhere, products=-elsewhere.products)
     np.testing.assert_array_equal(bundle.score(rows, bundle.index.keys, asked=wrong).value, right)
 
@@ -132,7 +170,9 @@ def test_a_tower_that_fails_is_done_without(bundle, features):
         raise BundleError("no vector")
 
     failing = replace(bundle, tower=replace(bundle.tower, net=broken))
-    answer = make(failing, features, shop.FakeReader(features)).answer(RecommendQuery(slot="home", user_id="u1"))
+    answer = make(failing, features, shop.FakeReader(features)).answer(
+        RecommendQuery(slot="home", user_id="u1")
+    )
     assert len(answer.items) == 6
     assert not near(answer)
     assert answer.degraded == ["vectors"]

@@ -1,4 +1,6 @@
-"""History: the contract takes it, what was injected is found, and the logged propensities are right."""
+"""History: the contract takes it, what was injected is found, and the logged propensities are
+right.
+"""
 
 from collections import Counter, defaultdict
 from dataclasses import fields
@@ -17,7 +19,12 @@ RECEIVED = 2_000_000_000_000_000
 def logged():
     """A history, and what the contract makes of it."""
     site = Site(seed=3, users=700, items=250)
-    history = site.history(days=6, dirt=Dirt(duplicates=0.03, late=0.02, malformed=0.02, skewed_users=0.05, bot_views_per_day=100))
+    history = site.history(
+        days=6,
+        dirt=Dirt(
+            duplicates=0.03, late=0.02, malformed=0.02, skewed_users=0.05, bot_views_per_day=100
+        ),
+    )
     arrivals = list(history)
     body = b"\n".join(arrival.body for arrival in arrivals)
     accepted, refused = check(body, Receipt(RECEIVED, "import", "ndjson"), RoutePlan())
@@ -46,12 +53,24 @@ def test_duplicates_are_the_events_sent_twice(logged):
     for row in accepted:
         by_id[row.event.event_id].append(row)
     for rows in by_id.values():
-        assert len({msgspec.json.encode(msgspec.structs.replace(row.event, received_at=None)) for row in rows}) == 1
+        assert (
+            len(
+                {
+                    msgspec.json.encode(msgspec.structs.replace(row.event, received_at=None))
+                    for row in rows
+                }
+            )
+            == 1
+        )
 
 
 def test_late_events_are_as_many_as_said(logged):
     _, history, _, accepted, _ = logged
-    first = {row.event.event_id: row for row in reversed(accepted) if row.event.type not in ("item", "user")}
+    first = {
+        row.event.event_id: row
+        for row in reversed(accepted)
+        if row.event.type not in ("item", "user")
+    }
     delays = np.array([row.received_at - row.ts for row in first.values()])
     assert (delays > 30 * 60 * 1_000_000).sum() == history.injected.late > 0
     assert (delays > DAY).sum() == history.injected.late_uncounted > 0
@@ -76,7 +95,18 @@ def test_the_crawler_is_known_by_its_agent(logged):
 def test_every_type_of_event_is_there_and_names_what_was_shown(logged):
     _, _, _, accepted, _ = logged
     kinds = {row.event.type for row in accepted}
-    assert kinds >= {"item", "user", "answer", "impression", "click", "view", "search", "cart", "purchase", "identify"}
+    assert kinds >= {
+        "item",
+        "user",
+        "answer",
+        "impression",
+        "click",
+        "view",
+        "search",
+        "cart",
+        "purchase",
+        "identify",
+    }
     answers = {row.event.request_id: row for row in accepted if row.event.type == "answer"}
     for row in accepted:
         event = row.event
@@ -87,7 +117,9 @@ def test_every_type_of_event_is_there_and_names_what_was_shown(logged):
 
 
 def test_logged_propensities_are_the_frequencies(logged):
-    """E[1/propensity] of what stands at a position is the number of items that could stand there, whatever the policy."""
+    """E[1/propensity] of what stands at a position is the number of items that could stand there,
+    whatever the policy.
+    """
     site, _, _, accepted, _ = logged
     totals = defaultdict(list)
     for row in accepted:
@@ -113,7 +145,18 @@ def test_people_register_and_are_anonymous_before(logged):
 def test_nothing_hidden_is_emitted(logged):
     site, _, _, accepted, _ = logged
     names = {name for row in accepted for name in (row.event.properties or {})}
-    shown = {"title", "description", "category", "brand", "colour", "price", "on_sale", "stock", "country", "age_group"}
+    shown = {
+        "title",
+        "description",
+        "category",
+        "brand",
+        "colour",
+        "price",
+        "on_sale",
+        "stock",
+        "country",
+        "age_group",
+    }
     assert names == shown | {"query", "dwell_ms", "quantity"}
     hidden = {field.name for field in fields(site.items)} - {"price"}
     assert not names & (hidden - {"category", "brand", "colour"})
@@ -132,7 +175,11 @@ def test_users_and_items_keep_arriving(logged):
     site, _, _, accepted, _ = logged
     arrivals = [row for row in accepted if row.event.type == "item" and row.ts > site.start]
     assert len({row.event.item_id for row in arrivals}) > 5
-    newcomers = {row.event.anonymous_id for row in accepted if row.event.type == "answer" and row.ts > site.start + 5 * DAY}
+    newcomers = {
+        row.event.anonymous_id
+        for row in accepted
+        if row.event.type == "answer" and row.ts > site.start + 5 * DAY
+    }
     assert any(site.users.joined[int(person[1:])] > 5 for person in newcomers if person)
 
 

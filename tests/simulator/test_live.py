@@ -36,7 +36,9 @@ def test_requests_come_in_order_and_visits_go_on_when_answered(site):
     assert times[-1] < start + 12 * HOUR
     sessions = Counter(request.session_id for request in requests if request.visitor >= 0)
     assert 1.8 < np.mean(list(sessions.values())) < 2.8
-    assert len({(request.session_id, request.visitor) for request in requests if request.visitor >= 0}) == len(sessions)
+    assert len(
+        {(request.session_id, request.visitor) for request in requests if request.visitor >= 0}
+    ) == len(sessions)
 
 
 def test_calling_again_goes_on_and_gives_the_same_as_one_call(site):
@@ -81,9 +83,13 @@ def test_clicks_are_as_many_as_the_truth_expects(site):
         [request.at for request in requests],
         [request.query for request in requests],
     )
-    # Clicks are sums of independent draws, so their variance is below their mean; so is that of purchases.
+    # Clicks are sums of independent draws, so their variance is below their mean; so is that of
+    # purchases.
     assert abs(kinds["click"] - expected.clicks.sum()) < 4 * np.sqrt(expected.clicks.sum())
-    assert abs(kinds["purchase"] - expected.purchases.sum()) < 4 * np.sqrt(expected.purchases.sum()) + 1
+    assert (
+        abs(kinds["purchase"] - expected.purchases.sum())
+        < 4 * np.sqrt(expected.purchases.sum()) + 1
+    )
     assert seen == pytest.approx(expected.seen.sum(), rel=0.02)
 
 
@@ -94,17 +100,28 @@ def test_better_lists_please_more(site):
     def satisfaction(answer):
         live = site.live(start, dirt=Dirt.none())
         requests, _ = serve(site, live, start + DAY, answer)
-        return live.population.satisfaction[[request.visitor for request in requests if request.visitor >= 0]].mean()
+        return live.population.satisfaction[
+            [request.visitor for request in requests if request.visitor >= 0]
+        ].mean()
 
     popular, rng = site.truth.most_appealing(start), np.random.default_rng(0)
-    assert satisfaction(lambda request: popular) > satisfaction(lambda request: rng.permutation(everything)[:12].tolist()) + 0.01
+    assert (
+        satisfaction(lambda request: popular)
+        > satisfaction(lambda request: rng.permutation(everything)[:12].tolist()) + 0.01
+    )
 
 
 def test_the_crawler_asks_and_clicks_too(site):
     start = site.start + 3 * DAY
-    requests, arrivals = serve(site, site.live(start), start + DAY, lambda request: ["i00001", "i00002"])
+    requests, arrivals = serve(
+        site, site.live(start), start + DAY, lambda request: ["i00001", "i00002"]
+    )
     assert any(request.visitor == -1 and request.anonymous_id == BOT for request in requests)
-    clicks = [event for event in (a.body for a in arrivals) if BOT.encode() in event and b'"click"' in event]
+    clicks = [
+        event
+        for event in (a.body for a in arrivals)
+        if BOT.encode() in event and b'"click"' in event
+    ]
     assert clicks
 
 
@@ -120,7 +137,9 @@ def test_history_hands_its_people_over(site):
     for _ in history:
         pass
     live = site.live(site.start + 3 * DAY, history.population)
-    request = next(request for request in live.requests(site.start + 4 * DAY) if request.visitor >= 0)
+    request = next(
+        request for request in live.requests(site.start + 4 * DAY) if request.visitor >= 0
+    )
     assert (request.user_id is not None) == bool(history.population.known[request.visitor])
     assert live.population is not history.population
 

@@ -1,4 +1,6 @@
-"""The simulated site: it is reproducible, its baselines are decent, its truth is what it draws from, and its tastes move."""
+"""The simulated site: it is reproducible, its baselines are decent, its truth is what it draws
+from, and its tastes move.
+"""
 
 from itertools import islice
 
@@ -24,7 +26,9 @@ def lists_of(site, at, n=400, seed=0):
     available = site.items.available(day)
     newest = available[np.argsort(-site.items.arrival[available])[:12]]
     lists = {
-        "random": [[f"i{item:05d}" for item in rng.choice(available, 12, replace=False)] for _ in users],
+        "random": [
+            [f"i{item:05d}" for item in rng.choice(available, 12, replace=False)] for _ in users
+        ],
         "recent": [[f"i{item:05d}" for item in newest]] * n,
         "popular": [site.truth.most_appealing(at)] * n,
         "best": [site.truth.best(user, at) for user in users],
@@ -34,7 +38,9 @@ def lists_of(site, at, n=400, seed=0):
 
 def click_rates(site, at):
     users, lists = lists_of(site, at)
-    found = {name: site.truth.expected(users, shown, [at] * len(users)) for name, shown in lists.items()}
+    found = {
+        name: site.truth.expected(users, shown, [at] * len(users)) for name, shown in lists.items()
+    }
     return {name: expected.clicks.sum() / expected.seen.sum() for name, expected in found.items()}
 
 
@@ -61,16 +67,26 @@ def test_position_matters_and_only_through_being_seen_and_looked_at(site):
     best, rest = site.truth.best(3, at, size=12)[0], site.truth.most_appealing(at, size=40)[-11:]
     first, last = [best, *rest], [*rest, best]
     assert site.truth.expected_clicks(3, first, at) > site.truth.expected_clicks(3, last, at)
-    assert site.truth.expected([3], [first], [at]).seen == pytest.approx(site.truth.expected([3], [last], [at]).seen)
+    assert site.truth.expected([3], [first], [at]).seen == pytest.approx(
+        site.truth.expected([3], [last], [at]).seen
+    )
 
 
 def test_truth_takes_ids_numbers_and_queries(site):
     at, items = site.start + AT, site.truth.most_appealing(site.start + AT)
-    assert site.truth.expected_clicks("u000003", items, at) == site.truth.expected_clicks(3, items, at)
-    assert site.truth.expected_clicks("anon:a000003", items, at) == site.truth.expected_clicks(3, items, at)
+    assert site.truth.expected_clicks("u000003", items, at) == site.truth.expected_clicks(
+        3, items, at
+    )
+    assert site.truth.expected_clicks("anon:a000003", items, at) == site.truth.expected_clicks(
+        3, items, at
+    )
     word = site.items.titles[int(items[0][1:])].split()[-1].lower()
     asked = site.truth.expected_clicks(3, items[:1], at, query=word)
-    assert asked > site.truth.expected_clicks(3, items[:1], at) > site.truth.expected_clicks(3, items[:1], at, query="spaceship")
+    assert (
+        asked
+        > site.truth.expected_clicks(3, items[:1], at)
+        > site.truth.expected_clicks(3, items[:1], at, query="spaceship")
+    )
 
 
 def test_lists_of_different_lengths_are_judged_each_for_itself(site):
@@ -95,13 +111,18 @@ def test_a_shift_makes_old_knowledge_worth_less_than_popularity_loses():
     users, lists = lists_of(site, at)
 
     def lift():
-        best, popular = (site.truth.expected(users, lists[name], [at] * len(users)).clicks.sum() for name in ("best", "popular"))
+        best, popular = (
+            site.truth.expected(users, lists[name], [at] * len(users)).clicks.sum()
+            for name in ("best", "popular")
+        )
         return best / popular - 1
 
     before = lift()
     site.shift(at - HOUR, strength=0.7)
     assert lift() < before / 3
-    assert click_rates(site, at)["best"] / click_rates(site, at)["popular"] > 1.35  # there is as much to learn as before
+    assert (
+        click_rates(site, at)["best"] / click_rates(site, at)["popular"] > 1.35
+    )  # there is as much to learn as before
 
 
 def test_a_shift_changes_nothing_before_it_and_nothing_at_strength_zero(site):
@@ -112,7 +133,9 @@ def test_a_shift_changes_nothing_before_it_and_nothing_at_strength_zero(site):
     still = Site(seed=5, users=1_500, items=900)
     still.shift(at - HOUR, strength=0.0)
     # Novelty and thrift too stay as they were: the new era is drawn, and then not mixed in.
-    assert still.truth.expected_clicks(3, items, at) == pytest.approx(site.truth.expected_clicks(3, items, at))
+    assert still.truth.expected_clicks(3, items, at) == pytest.approx(
+        site.truth.expected_clicks(3, items, at)
+    )
 
 
 def test_shifts_must_ascend(site):
@@ -144,4 +167,10 @@ def test_without_dirt_nothing_is_injected():
     history = Site(seed=1, users=60, items=100).history(days=1, dirt=Dirt.none())
     events = sum(1 for _ in history)
     assert events == history.injected.events
-    assert history.injected.malformed_total == history.injected.duplicates == history.injected.late == history.injected.bot == 0
+    assert (
+        history.injected.malformed_total
+        == history.injected.duplicates
+        == history.injected.late
+        == history.injected.bot
+        == 0
+    )

@@ -1,4 +1,6 @@
-"""Days of traffic at once: what they share with live traffic, and that good lists bring people back."""
+"""Days of traffic at once: what they share with live traffic, and that good lists bring people
+back.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from tailorbird.simulator.traffic import draw_requests, draw_visits, pleasures, 
 
 
 def live_through(site, lists, days, seed=0):
-    """Requests, clicks and how many left, when everybody is shown `lists(requests, available)` for some days."""
+    """Requests, clicks and how many left, when everybody is shown `lists(requests, available)` for
+    some days.
+    """
     rng, population = np.random.default_rng(seed), fresh_population(site.users)
     asked, clicks, expected = [], 0, 0.0
     for day in range(days):

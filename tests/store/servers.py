@@ -12,7 +12,9 @@ import pytest
 from tests.ports import free_port
 
 BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
-needs_valkey = pytest.mark.skipif(BINARY is None, reason="no valkey-server here (Debian: apt-get install valkey-server)")
+needs_valkey = pytest.mark.skipif(
+    BINARY is None, reason="no valkey-server here (Debian: apt-get install valkey-server)"
+)
 
 
 class Server:
@@ -36,7 +38,17 @@ class Server:
 
     def start(self) -> None:
         assert BINARY is not None
-        options = ["--port", str(self.port), "--dir", str(self.folder), "--save", "", "--appendonly", "no", *self._arguments]
+        options = [
+            "--port",
+            str(self.port),
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            *self._arguments,
+        ]
         if self._cluster:
             options += ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]
         with (self.folder / "log").open("ab") as log:

@@ -1,4 +1,6 @@
-"""What `store.protocol` promises, held against LMDB and against its copies in Valkey, alone and in a cluster."""
+"""What `store.protocol` promises, held against LMDB and against its copies in Valkey, alone and in
+a cluster.
+"""
 
 from contextlib import contextmanager
 
@@ -27,7 +29,12 @@ class Copied:
             yield snapshot
 
 
-@pytest.fixture(params=["lmdb", *(pytest.param(name, marks=pytest.mark.slow) for name in ("valkey", "valkey cluster"))])
+@pytest.fixture(
+    params=[
+        "lmdb",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("valkey", "valkey cluster")),
+    ]
+)
 def store(request, tmp_path):
     local = open_store(tmp_path / "records", create=True)
     if request.param == "lmdb":
@@ -108,4 +115,6 @@ def test_keys_and_values_are_any_bytes(store):
     put(store, *records)
     with store.snapshot() as snapshot:
         assert [snapshot.get(key) for key, _ in records] == [value for _, value in records]
-        assert list(snapshot.scan(b"*")) == [record for record in records if record[0].startswith(b"*")]
+        assert list(snapshot.scan(b"*")) == [
+            record for record in records if record[0].startswith(b"*")
+        ]

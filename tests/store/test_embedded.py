@@ -1,4 +1,6 @@
-"""What LMDB needs to keep the promises of a store: growth, one environment a process, forks, other processes."""
+"""What LMDB needs to keep the promises of a store: growth, one environment a process, forks, other
+processes.
+"""
 
 import os
 import subprocess
@@ -40,7 +42,9 @@ def test_growing_waits_for_the_snapshots_of_this_process(store):
     holder = threading.Thread(target=hold)
     holder.start()
     entered.wait(20)
-    writer = threading.Thread(target=lambda: put(store, *((b"%06d" % n, bytes(10_000)) for n in range(500))))
+    writer = threading.Thread(
+        target=lambda: put(store, *((b"%06d" % n, bytes(10_000)) for n in range(500)))
+    )
     writer.start()
     writer.join(0.2)
     assert writer.is_alive()
@@ -94,7 +98,9 @@ def test_another_process_reads_on_after_the_map_has_grown(store):
         "    sys.stdin.readline()\n"
     )
     command = [sys.executable, "-c", program, str(store.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == "0\n"
@@ -118,11 +124,17 @@ with open_store(Path(sys.argv[1])).snapshot() as snapshot:
 
     def rewrite():
         for turn in range(10):
-            store.write(lambda transaction, turn=turn: transaction.put_many([(b"k%d" % n, bytes([turn]) * 2_000) for n in range(20)]))
+            store.write(
+                lambda transaction, turn=turn: transaction.put_many(
+                    [(b"k%d" % n, bytes([turn]) * 2_000) for n in range(20)]
+                )
+            )
         return store.size_bytes()
 
     rewrite()
-    reader = subprocess.Popen([sys.executable, "-c", code, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert reader.stdout.readline() == b"reading\n"
     reader.kill()
     reader.wait()

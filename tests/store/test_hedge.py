@@ -20,9 +20,13 @@ pytestmark = needs_valkey
 
 def publish(server, folder, count: int = 1):
     """A server with one record, written so many times."""
-    published = PublishedStore(open_store(folder, create=True), open_copies(server.url, "test", timeout_s=5))
+    published = PublishedStore(
+        open_store(folder, create=True), open_copies(server.url, "test", timeout_s=5)
+    )
     for number in range(count):
-        published.write(lambda transaction, number=number: transaction.put_many([(b"a", str(number).encode())]))
+        published.write(
+            lambda transaction, number=number: transaction.put_many([(b"a", str(number).encode())])
+        )
         assert published.settle(30), published.problem
     return published
 
@@ -52,16 +56,23 @@ def standing_still(server, seconds: float):
 
 @pytest.mark.slow
 def test_a_replica_answers_where_the_server_stands_still(tmp_path):
-    with running(tmp_path / "one") as server, running(tmp_path / "two", "--replicaof", f"127.0.0.1 {server.port}") as replica:
+    with (
+        running(tmp_path / "one") as server,
+        running(tmp_path / "two", "--replicaof", f"127.0.0.1 {server.port}") as replica,
+    ):
         publish(server, tmp_path / "records").close()
         wait_for_copy(replica)
         hedge = Hedge(share=0.5)
-        store = CopiedStore(open_copies(server.url, "test", timeout_s=5.0, hedge=hedge, replica=replica.url))
+        store = CopiedStore(
+            open_copies(server.url, "test", timeout_s=5.0, hedge=hedge, replica=replica.url)
+        )
         warmed(store, hedge)
         with store.snapshot() as snapshot, standing_still(server, 3.0):
             assert snapshot.get(b"a") == b"0"
         assert hedge.won == 1, "nobody waited for the server"
-        assert value(store) == b"0", "the connection whose answer was not waited for is not read by another"
+        assert value(store) == b"0", (
+            "the connection whose answer was not waited for is not read by another"
+        )
 
 
 def test_a_replica_that_lags_is_not_believed(tmp_path):
@@ -69,7 +80,9 @@ def test_a_replica_that_lags_is_not_believed(tmp_path):
         publish(stale, tmp_path / "old").close()  # another copying: its epoch is not ours
         publish(server, tmp_path / "records", count=3).close()
         hedge = Hedge(share=0.5)
-        store = CopiedStore(open_copies(server.url, "test", timeout_s=5.0, hedge=hedge, replica=stale.url))
+        store = CopiedStore(
+            open_copies(server.url, "test", timeout_s=5.0, hedge=hedge, replica=stale.url)
+        )
         warmed(store, hedge)
         before = hedge.asked_twice
         with store.snapshot() as snapshot, standing_still(server, 0.3):
@@ -90,10 +103,15 @@ def test_without_a_replica_it_is_asked_over_another_connection_within_its_share(
 
 
 def test_a_replica_that_is_gone_costs_nothing_but_the_question(tmp_path):
-    with running(tmp_path / "one") as server, running(tmp_path / "two", "--replicaof", f"127.0.0.1 {server.port}") as replica:
+    with (
+        running(tmp_path / "one") as server,
+        running(tmp_path / "two", "--replicaof", f"127.0.0.1 {server.port}") as replica,
+    ):
         publish(server, tmp_path / "records").close()
         hedge = Hedge(share=0.5)
-        store = CopiedStore(open_copies(server.url, "test", timeout_s=5.0, hedge=hedge, replica=replica.url))
+        store = CopiedStore(
+            open_copies(server.url, "test", timeout_s=5.0, hedge=hedge, replica=replica.url)
+        )
         warmed(store, hedge)
         replica.kill()
         with store.snapshot() as snapshot, standing_still(server, 0.3):

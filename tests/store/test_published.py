@@ -1,4 +1,6 @@
-"""Copies in Valkey under faults: lost, behind, half written, written by two, on a server that must not be used."""
+"""Copies in Valkey under faults: lost, behind, half written, written by two, on a server that must
+not be used.
+"""
 
 import socket
 import threading
@@ -47,7 +49,9 @@ def everything(store):
         return dict(snapshot.scan(b""))
 
 
-def test_what_was_there_before_the_first_publisher_is_copied_and_what_is_skipped_is_not(server, local):
+def test_what_was_there_before_the_first_publisher_is_copied_and_what_is_skipped_is_not(
+    server, local
+):
     put(local, (b"a", b"1"), (b"c1", b"x"))
     published = settled(PublishedStore(local, copies(server), skip=(b"c",)))
     put(published, (b"b", b"2"), (b"c2", b"y"))
@@ -71,7 +75,12 @@ def test_a_reader_sees_none_of_a_commit_that_is_half_written(server, local):
         set_head(head)
 
     remote.set_head = held_back
-    published.write(lambda transaction: [transaction.put_many([(b"a", b"new"), (b"b", b"new")]), transaction.delete_many([b"gone"])])
+    published.write(
+        lambda transaction: [
+            transaction.put_many([(b"a", b"new"), (b"b", b"new")]),
+            transaction.delete_many([b"gone"]),
+        ]
+    )
     assert written.wait(20)
     reader = CopiedStore(copies(server))
     assert everything(reader) == {b"a": b"old", b"gone": b"here"}
@@ -139,7 +148,9 @@ def test_lost_copies_are_told_to_readers_and_written_anew(server, local, loss):
     published.close()
 
 
-def test_only_one_publishes_under_a_name_and_the_next_takes_over_when_it_ends(server, local, tmp_path):
+def test_only_one_publishes_under_a_name_and_the_next_takes_over_when_it_ends(
+    server, local, tmp_path
+):
     first = settled(PublishedStore(local, copies(server)))
     other = open_store(tmp_path / "other", create=True)
     put(other, (b"other", b"1"))
@@ -162,7 +173,10 @@ def test_names_do_not_mix(server, local, tmp_path):
     put(two, (b"a", b"2"))
     settled(one), settled(two)
     two.republish()
-    assert [everything(CopiedStore(copies(server, name))) for name in ("one", "two")] == [{b"a": b"1"}, {b"a": b"2"}]
+    assert [everything(CopiedStore(copies(server, name))) for name in ("one", "two")] == [
+        {b"a": b"1"},
+        {b"a": b"2"},
+    ]
     one.close(), two.close()
 
 
@@ -179,7 +193,9 @@ def test_republishing_tells_its_progress(server, local):
 
 
 def test_a_server_that_evicts_is_refused(tmp_path, local):
-    with running(tmp_path / "evicting", "--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as server:
+    with running(
+        tmp_path / "evicting", "--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"
+    ) as server:
         published = PublishedStore(local, copies(server))
         assert not published.settle(0.5)
         assert "allkeys-lru, which drops records in silence" in published.problem
@@ -187,7 +203,9 @@ def test_a_server_that_evicts_is_refused(tmp_path, local):
 
 
 def test_a_full_server_stops_the_copies_and_not_the_store(tmp_path, local):
-    with running(tmp_path / "full", "--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+    with running(
+        tmp_path / "full", "--maxmemory", "3mb", "--maxmemory-policy", "noeviction"
+    ) as server:
         published = settled(PublishedStore(local, copies(server)))
         put(published, *((b"%04d" % n, bytes(10_000)) for n in range(500)))
         assert not published.settle(1)
@@ -205,7 +223,9 @@ def test_a_wrong_password_is_told_without_it(tmp_path):
         with pytest.raises(StorageError) as told:
             open_copies(url, "test", timeout_s=5).head()
         assert "wrong-secret" not in str(told.value)
-        assert open_copies(server.url.replace("//", "//:right@"), "test", timeout_s=5).head() is None
+        assert (
+            open_copies(server.url.replace("//", "//:right@"), "test", timeout_s=5).head() is None
+        )
 
 
 @pytest.mark.parametrize("url", ["http://localhost:1", "valkey://localhost:port", "localhost"])
@@ -229,7 +249,14 @@ def test_foreign_and_cut_records_are_never_taken_for_ours():
 def test_a_cluster_that_is_not_there_stops_the_copies_and_not_the_store(local):
     free = socket.socket()
     free.bind(("127.0.0.1", 0))
-    with closing(PublishedStore(local, open_copies(f"valkey+cluster://127.0.0.1:{free.getsockname()[1]}", "test", timeout_s=0.2))) as store:
+    with closing(
+        PublishedStore(
+            local,
+            open_copies(
+                f"valkey+cluster://127.0.0.1:{free.getsockname()[1]}", "test", timeout_s=0.2
+            ),
+        )
+    ) as store:
         store.write(lambda transaction: transaction.put_many([(b"a", b"1")]))
         until = time.monotonic() + 30
         while not store.problem and time.monotonic() < until:
@@ -240,7 +267,9 @@ def test_a_cluster_that_is_not_there_stops_the_copies_and_not_the_store(local):
     free.close()
 
 
-def test_whatever_goes_wrong_is_told_and_the_copies_go_on_afterwards(server, local, monkeypatch, caplog):
+def test_whatever_goes_wrong_is_told_and_the_copies_go_on_afterwards(
+    server, local, monkeypatch, caplog
+):
     copied = copies(server)
     wrong, claim = [True], copied.claim
     monkeypatch.setattr(copied, "claim", lambda *given: 1 // 0 if wrong[0] else claim(*given))
@@ -286,7 +315,9 @@ def test_a_cluster_is_pruned_of_a_schema_that_nobody_publishes(tmp_path, local):
         assert at.prune(["0" * 12]) == {}
         assert at.prune([]) == {"0" * 12: 1_500}
         part = f"{'0' * 12}.part-1-of-3"  # of a worker among several
-        published = PublishedStore(open_store(tmp_path / "part", create=True), at.open(part, timeout_s=5))
+        published = PublishedStore(
+            open_store(tmp_path / "part", create=True), at.open(part, timeout_s=5)
+        )
         put(published, (b"a", b"x"))
         settled(published).close()
         assert at.prune([part]) == {}

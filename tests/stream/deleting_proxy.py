@@ -1,8 +1,10 @@
-"""Deletes records before a broker that does not: answers that one request itself, and hides what was deleted from those that read.
+"""Deletes records before a broker that does not: answers that one request itself, and hides what
+was deleted from those that read.
 
 request   length i32 | api i16 | version i16 | correlation i32 | client string | …      answer   length i32 | correlation i32 | …
 
-Brokers are told to speak the last versions without compact fields, in which answers can be changed in place.
+Brokers are told to speak the last versions without compact fields, in which answers can be changed
+in place.
 """
 
 import asyncio
@@ -84,7 +86,8 @@ class _Proxy:
         self._lows: Lows = {}
 
     async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        # Asyncio does so where a socket names its protocol; without, the second of two answers waits 40 ms for the first to be confirmed.
+        # Asyncio does so where a socket names its protocol; without, the second of two answers
+        # waits 40 ms for the first to be confirmed.
         answers.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             server, requests = await asyncio.open_connection("127.0.0.1", self._target)
@@ -109,7 +112,12 @@ class _Proxy:
                 requests.close()
                 answers.close()
 
-    async def _answer(self, server: asyncio.StreamReader, answers: asyncio.StreamWriter, asked: dict[int, tuple[int, int, object]]) -> None:
+    async def _answer(
+        self,
+        server: asyncio.StreamReader,
+        answers: asyncio.StreamWriter,
+        asked: dict[int, tuple[int, int, object]],
+    ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 frame = bytearray(await _frame(server))
@@ -135,7 +143,9 @@ class _Proxy:
             out += struct.pack(">h", len(name)) + name.encode() + struct.pack(">i", count)
             for _ in range(count):
                 partition, offset = fields.take("i"), fields.take("q")
-                low = self._lows[name, partition] = max(offset, self._lows.get((name, partition), 0))
+                low = self._lows[name, partition] = max(
+                    offset, self._lows.get((name, partition), 0)
+                )
                 out += struct.pack(">iqh", partition, low, 0)
         return out
 
@@ -196,7 +206,9 @@ def _listed(fields: _Bytes, version: int) -> set[tuple[str, int]]:
 
 
 def _narrow(fields: _Bytes, version: int) -> None:
-    """Let the client choose versions that are read here; of a compact array each entry is followed by a byte for tags."""
+    """Let the client choose versions that are read here; of a compact array each entry is followed
+    by a byte for tags.
+    """
     if fields.take("h"):
         return
     compact = version >= 3

@@ -8,4 +8,11 @@ from tailorbird.stream.importer import import_files
 
 if __name__ == "__main__":
     stream, path, run_rows = sys.argv[1:]
-    import_files(Path(stream), "tailorbird", Path(path), plan=RoutePlan(), clock=SystemClock(), run_rows=int(run_rows))
+    import_files(
+        Path(stream),
+        "tailorbird",
+        Path(path),
+        plan=RoutePlan(),
+        clock=SystemClock(),
+        run_rows=int(run_rows),
+    )

@@ -1,4 +1,6 @@
-"""A broker that came back without its topics: they are begun anew behind router and lake, and everything goes on, loss told."""
+"""A broker that came back without its topics: they are begun anew behind router and lake, and
+everything goes on, loss told.
+"""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +38,10 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]
 
 
 def views(first: str, count: int) -> list[dict]:
-    return [{"event_id": f"{first}{n}", "type": "view", "user_id": f"u{n}", "item_id": f"i{n % 3}"} for n in range(count)]
+    return [
+        {"event_id": f"{first}{n}", "type": "view", "user_id": f"u{n}", "item_id": f"i{n % 3}"}
+        for n in range(count)
+    ]
 
 
 def door(project: Project) -> Door:
@@ -56,13 +61,21 @@ def drain(project: Project) -> None:
 
 def topics(project: Project) -> list[str]:
     cluster = project.stream.cluster
-    return [name for name in cluster.admin().list_topics(timeout=10).topics if name.startswith(f"{cluster.prefix}.")]
+    return [
+        name
+        for name in cluster.admin().list_topics(timeout=10).topics
+        if name.startswith(f"{cluster.prefix}.")
+    ]
 
 
 def lose(project: Project, *kinds: str) -> None:
     """Delete the topics, or those of some kinds, as a disk does that is gone."""
     cluster = project.stream.cluster
-    gone = [name for name in topics(project) if not kinds or name.removeprefix(f"{cluster.prefix}.").partition(".")[0] in kinds]
+    gone = [
+        name
+        for name in topics(project)
+        if not kinds or name.removeprefix(f"{cluster.prefix}.").partition(".")[0] in kinds
+    ]
     for done in cluster.admin().delete_topics(gone, operation_timeout=10).values():
         done.result(10)
     until(lambda: not set(gone) & set(topics(project)), 10, "the topics stay")
@@ -82,8 +95,18 @@ def items(project: Project) -> tuple[dict, set]:
 
 
 @pytest.mark.slow
-def test_a_cluster_without_its_disk_is_gone_on_with(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalogue = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": {"title": f"title {n}"}} for n in range(3)]
+def test_a_cluster_without_its_disk_is_gone_on_with(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = [
+        {
+            "event_id": f"p{n}",
+            "type": "item",
+            "item_id": f"i{n}",
+            "properties": {"title": f"title {n}"},
+        }
+        for n in range(3)
+    ]
     send(project, [*catalogue, *views("old", 12)])
     drain(project)
     assert find_lost(project).all == ()
@@ -97,7 +120,12 @@ def test_a_cluster_without_its_disk_is_gone_on_with(project: Project, monkeypatc
     raw = next(each for each in told["topics"] if each["topic"] == "raw.serve-1")
     assert sum(raw["begins"]) == 15
 
-    places = ["anew.items", "anew.topic", "anew.routed", *(["anew.order"] if project.stream.count > 1 else [])]
+    places = [
+        "anew.items",
+        "anew.topic",
+        "anew.routed",
+        *(["anew.order"] if project.stream.count > 1 else []),
+    ]
 
     def die(place: str) -> None:
         if places and place == places[0]:
@@ -118,7 +146,9 @@ def test_a_cluster_without_its_disk_is_gone_on_with(project: Project, monkeypatc
 
     send(project, [*views("old", 3), *views("new", 9)])
     drain(project)
-    assert in_lake(project) == sorted([*before, *(f"new{n}" for n in range(9))]), "repeats are known, and nothing new is skipped"
+    assert in_lake(project) == sorted([*before, *(f"new{n}" for n in range(9))]), (
+        "repeats are known, and nothing new is skipped"
+    )
     assert verify(project.paths.lake).clean
     assert items(project) == known
 

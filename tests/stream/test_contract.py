@@ -80,7 +80,11 @@ def offsets(stored):
 
 
 def test_blocks_come_back_as_they_were_appended(log):
-    blocks = [body(0, 3), Block("other", 1, b""), Block("body", 5, bytes(range(256)) * 1_000, b"\0")]
+    blocks = [
+        body(0, 3),
+        Block("other", 1, b""),
+        Block("body", 5, bytes(range(256)) * 1_000, b"\0"),
+    ]
     with log.writer() as writer, log.reader() as reader:
         assert writer.append(blocks[:2]) == 0
         assert writer.append(blocks[2:]) == 4
@@ -101,7 +105,9 @@ def test_an_acknowledged_block_is_there_after_a_reopen(log):
 def test_a_reader_starts_with_the_block_that_holds_the_position(log):
     with log.writer() as writer, log.reader() as reader:
         writer.append([body(0, 3), body(1, 2), body(2)])
-        assert [offsets(reader.read(start)) for start in range(7)] == [[0, 3, 5]] * 3 + [[3, 5]] * 2 + [[5], []]
+        assert [offsets(reader.read(start)) for start in range(7)] == [[0, 3, 5]] * 3 + [
+            [3, 5]
+        ] * 2 + [[5], []]
 
 
 def test_a_read_is_bounded_in_bytes_but_brings_at_least_one_block(log):
@@ -128,7 +134,9 @@ def test_what_is_waiting_behind_a_position_is_told(log):
         writer.append([body(2)])
         found = [reader.waiting(position) for position in (0, 3, 4, 5, 6)]
     assert [each.rows for each in found] == [6, 3, 2, 1, 0]
-    assert [each.receipts for each in found] == [tuple(f"receipt {n}".encode() for n in range(first, 3)) for first in (0, 1, 1, 2, 3)]
+    assert [each.receipts for each in found] == [
+        tuple(f"receipt {n}".encode() for n in range(first, 3)) for first in (0, 1, 1, 2, 3)
+    ]
     assert [each.blocks for each in found][-2:] == [1, 0]
 
 
@@ -242,7 +250,9 @@ def run_steps(log, steps, *, prunes):
 
 @settings(max_examples=40, deadline=None)
 @given(steps=STEPS)
-def test_whatever_the_order_of_steps_the_log_is_a_list_with_its_front_pruned(tmp_path_factory, steps):
+def test_whatever_the_order_of_steps_the_log_is_a_list_with_its_front_pruned(
+    tmp_path_factory, steps
+):
     run_steps(Embedded(tmp_path_factory.mktemp("log")), steps, prunes=True)
 
 

@@ -1,4 +1,6 @@
-"""What only the file can suffer: kills at fault points, damaged pages, a full or a failing disk; and how it is held."""
+"""What only the file can suffer: kills at fault points, damaged pages, a full or a failing disk;
+and how it is held.
+"""
 
 import os
 import signal
@@ -9,7 +11,14 @@ import apsw
 import pytest
 from tests.faults.chaos import injection
 
-from tailorbird.errors import DamageError, InputError, LockedError, NotReadyError, StorageError, UsageError
+from tailorbird.errors import (
+    DamageError,
+    InputError,
+    LockedError,
+    NotReadyError,
+    StorageError,
+    UsageError,
+)
 from tailorbird.stream import (
     Block,
     answer_logs,
@@ -42,7 +51,14 @@ for number in range(int(sys.argv[2])):
 def child(path, count, faults):
     """Run a writer that dies at the fault; the numbers that it acknowledged, and its exit status."""
     command = [sys.executable, "-c", CHILD, str(path), str(count)]
-    done = subprocess.run(command, env=os.environ | {"TAILORBIRD_FAULTS": faults}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command,
+        env=os.environ | {"TAILORBIRD_FAULTS": faults},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return [int(line) for line in done.stdout.split()[1:]], done
 
 
@@ -66,9 +82,14 @@ def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(tmp
         numbers = [int(one.block.payload) for one in reader.read(start) if one.block.rows == 2]
         assert reader.end() % 3 == 0
         assert numbers == list(range(start // 3, reader.end() // 3))
-        assert reader.end() // 3 - len(acknowledged) in (0, 1)  # one more may be durable than was acknowledged
+        assert reader.end() // 3 - len(acknowledged) in (
+            0,
+            1,
+        )  # one more may be durable than was acknowledged
         if reader.end():
-            assert [row[0] for row in writer.connection.execute("SELECT number FROM mine")] == list(range(reader.end() // 3))
+            assert [row[0] for row in writer.connection.execute("SELECT number FROM mine")] == list(
+                range(reader.end() // 3)
+            )
         assert writer.append([Block("body", 1, b"on")]) == reader.end() - 1
 
 
@@ -78,7 +99,9 @@ def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path, monkeypatc
         code = CHILD.replace('x" * 1000', 'x" * 3_000_000')
         command = [sys.executable, "-c", code, str(path), "6"]
         env = os.environ | {"TAILORBIRD_FAULTS": f"{site}=kill"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == -signal.SIGKILL
     with open_writer(path, partition="door"), open_reader(path) as reader:
         blocks = reader.read(reader.start(), bytes_max=1 << 30)
@@ -102,10 +125,18 @@ writer.close()
 with open_writer(sys.argv[1], partition="door") as writer:
     print(writer.end())
 """
-    for action, end in (("stream.before_commit=raise@2", "1"), ("stream.after_commit=raise@2", "3")):
+    for action, end in (
+        ("stream.before_commit=raise@2", "1"),
+        ("stream.after_commit=raise@2", "3"),
+    ):
         command = [sys.executable, "-c", code, str(tmp_path / f"{end}.db")]
         done = subprocess.run(
-            command, env=os.environ | {"TAILORBIRD_FAULTS": action}, capture_output=True, text=True, timeout=60, check=True
+            command,
+            env=os.environ | {"TAILORBIRD_FAULTS": action},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         )
         first, second, found = done.stdout.splitlines()
         assert first.startswith("writing failed")
@@ -128,7 +159,9 @@ def test_a_full_disk_is_told_and_what_was_acknowledged_stays(tmp_path):
 
 @pytest.fixture
 def full_at_checkpoints(monkeypatch):
-    """Every commit is followed by a checkpoint, for which there is no room until the returned list is emptied."""
+    """Every commit is followed by a checkpoint, for which there is no room until the returned list
+    is emptied.
+    """
     checkpoint, full = sqlite.checkpoint, [True]
 
     def checkpoint_or_fail(connection, path, *, truncate=False):
@@ -141,7 +174,9 @@ def full_at_checkpoints(monkeypatch):
     return full
 
 
-def test_a_disk_that_is_full_at_the_checkpoint_takes_nothing_back(tmp_path, full_at_checkpoints, caplog):
+def test_a_disk_that_is_full_at_the_checkpoint_takes_nothing_back(
+    tmp_path, full_at_checkpoints, caplog
+):
     path = tmp_path / "a.db"
     with open_writer(path, partition="a") as writer:
         assert writer.append([Block("body", 3, b"committed")]) == 0
@@ -153,11 +188,16 @@ def test_a_disk_that_is_full_at_the_checkpoint_takes_nothing_back(tmp_path, full
         full_at_checkpoints.clear()
         assert writer.append([Block("body", 1, b"room again")]) == 3
     with open_writer(path, partition="a") as writer, open_reader(path) as reader:
-        assert [(one.offset, one.block.payload) for one in reader.read(0)] == [(0, b"committed"), (3, b"room again")]
+        assert [(one.offset, one.block.payload) for one in reader.read(0)] == [
+            (0, b"committed"),
+            (3, b"room again"),
+        ]
         assert writer.end() == 4
 
 
-def test_a_checkpoint_that_is_tried_again_and_fails_otherwise_ends_the_writer(tmp_path, monkeypatch, full_at_checkpoints):
+def test_a_checkpoint_that_is_tried_again_and_fails_otherwise_ends_the_writer(
+    tmp_path, monkeypatch, full_at_checkpoints
+):
     def fail(connection, path, *, truncate=False):
         raise apsw.IOError("disk I/O error")
 
@@ -181,7 +221,9 @@ def test_a_full_disk_when_the_log_is_closed_loses_nothing(tmp_path, full_at_chec
         assert writer.append([Block("body", 1, b"on")]) == 3
 
 
-def test_a_checkpoint_that_fails_otherwise_ends_the_writer_but_keeps_the_commit(tmp_path, monkeypatch):
+def test_a_checkpoint_that_fails_otherwise_ends_the_writer_but_keeps_the_commit(
+    tmp_path, monkeypatch
+):
     def fail(connection, path, *, truncate=False):
         raise apsw.IOError("disk I/O error")
 
@@ -199,7 +241,9 @@ def test_a_checkpoint_that_fails_otherwise_ends_the_writer_but_keeps_the_commit(
         assert writer.append([Block("body", 1, b"on")]) == 3
 
 
-def test_after_a_checkpoint_that_fails_while_it_shrinks_nothing_is_written_until_the_log_is_opened_again(tmp_path, monkeypatch):
+def test_after_a_checkpoint_that_fails_while_it_shrinks_nothing_is_written_until_the_log_is_opened_again(
+    tmp_path, monkeypatch
+):
     tried = []
 
     def fail(connection, path, *, truncate=False):
@@ -223,14 +267,33 @@ def test_after_a_checkpoint_that_fails_while_it_shrinks_nothing_is_written_until
 
 @pytest.mark.skipif(bool(injection.WHY_NOT), reason=injection.WHY_NOT or "calls can be watched")
 def test_what_a_writer_left_in_the_wal_is_written_anew_before_it_is_synced(tmp_path):
-    """Its last sync may have failed: then the kernel would not write it again, and another sync would say that it had."""
+    """Its last sync may have failed: then the kernel would not write it again, and another sync
+    would say that it had.
+    """
     child(tmp_path / "a.db", 3, "stream.after_commit=kill@3")
     left = (tmp_path / "a.db-wal").read_bytes()
-    code = "import sys; from tailorbird.stream import open_writer; open_writer(sys.argv[1], partition='door')"
-    command = ["strace", "-f", "-y", "-e", "trace=pwrite64,fsync,fdatasync", sys.executable, "-c", code, str(tmp_path / "a.db")]
+    code = (
+        "import sys; from tailorbird.stream import open_writer; open_writer(sys.argv[1], "
+        "partition='door')"
+    )
+    command = [
+        "strace",
+        "-f",
+        "-y",
+        "-e",
+        "trace=pwrite64,fsync,fdatasync",
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path / "a.db"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     calls = [line for line in done.stderr.splitlines() if "a.db-wal>" in line]
-    rewritten = next(number for number, call in enumerate(calls) if call.endswith(f"{len(left)}, 0) = {len(left)}"))
+    rewritten = next(
+        number
+        for number, call in enumerate(calls)
+        if call.endswith(f"{len(left)}, 0) = {len(left)}")
+    )
     assert not any("sync(" in call for call in calls[:rewritten])
     assert "fsync(" in calls[rewritten + 1]
     assert (tmp_path / "a.db-wal").read_bytes() == left, "whoever reads meanwhile sees the same"
@@ -248,14 +311,16 @@ def overwrite(path, change, *bindings):
 
 
 @pytest.mark.parametrize(
-    "change",
-    ["payload = x'00'", "receipt = x'00'", "kind = 'events'", "crc = crc + 1"],
+    "change", ["payload = x'00'", "receipt = x'00'", "kind = 'events'", "crc = crc + 1"]
 )
 def test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset(tmp_path, change):
     path = tmp_path / "raw-door.db"
     filled(path)
     overwrite(path, f"UPDATE block SET {change} WHERE offset = 4")
-    with open_reader(path) as reader, pytest.raises(DamageError, match="block at offset 4 does not match its checksum"):
+    with (
+        open_reader(path) as reader,
+        pytest.raises(DamageError, match="block at offset 4 does not match its checksum"),
+    ):
         reader.read(0)
     with pytest.raises(DamageError, match=r"raw-door\.db: the block at offset 4"):
         open_writer(path, partition="door")
@@ -293,16 +358,24 @@ def test_rows_that_were_read_and_are_gone_are_noticed(tmp_path):
     path = tmp_path / "raw-door.db"
     filled(path)
     overwrite(path, "DELETE FROM block WHERE offset = 10")
-    with open_reader(path) as reader, pytest.raises(DamageError, match="the log ends at 10, but was written up to 12"):
+    with (
+        open_reader(path) as reader,
+        pytest.raises(DamageError, match="the log ends at 10, but was written up to 12"),
+    ):
         reader.read(12)
 
 
-@pytest.mark.parametrize("ask", [lambda log: log.read(0), lambda log: log.end(), lambda log: log.waiting(0)])
+@pytest.mark.parametrize(
+    "ask", [lambda log: log.read(0), lambda log: log.end(), lambda log: log.waiting(0)]
+)
 def test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them(tmp_path, ask):
     path = tmp_path / "routed.db"
     filled(path)
     overwrite(path, "DELETE FROM block WHERE offset >= 8")
-    with open_reader(path) as reader, pytest.raises(DamageError, match="the log ends at 8, but was written up to 12"):
+    with (
+        open_reader(path) as reader,
+        pytest.raises(DamageError, match="the log ends at 8, but was written up to 12"),
+    ):
         ask(reader)
     with pytest.raises(DamageError, match="the disk lost the rows between"):
         open_writer(path, partition="door", damaged_tail="stop")
@@ -380,12 +453,18 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 def test_each_commit_is_synced_and_checkpoints_are_ours(tmp_path):
     with open_writer(tmp_path / "a.db", partition="a") as writer:
-        settings = {name: writer.connection.execute(f"PRAGMA {name}").get for name in ("synchronous", "wal_autocheckpoint", "journal_mode")}
+        settings = {
+            name: writer.connection.execute(f"PRAGMA {name}").get
+            for name in ("synchronous", "wal_autocheckpoint", "journal_mode")
+        }
         assert settings == {"synchronous": 2, "wal_autocheckpoint": 0, "journal_mode": "wal"}
 
 
 def test_the_wal_does_not_grow_without_bound(tmp_path):
-    with open_writer(tmp_path / "a.db", partition="a") as writer, open_reader(tmp_path / "a.db") as reader:
+    with (
+        open_writer(tmp_path / "a.db", partition="a") as writer,
+        open_reader(tmp_path / "a.db") as reader,
+    ):
         for _ in range(40):
             writer.append([Block("body", 1, b"x" * 1_000_000)])
             reader.read(0, bytes_max=1)
@@ -395,7 +474,9 @@ def test_the_wal_does_not_grow_without_bound(tmp_path):
 def test_the_lock_dies_with_its_process(tmp_path):
     path = tmp_path / "raw-door.db"
     code = CHILD + "\nsys.stdin.read()"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path), "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path), "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert process.stdout.readline() == b"open\n"
         with pytest.raises(LockedError, match=f"process {process.pid} is writing"):
@@ -407,7 +488,12 @@ def test_the_lock_dies_with_its_process(tmp_path):
 
 
 def test_files_are_found_by_their_producers(tmp_path):
-    for path in (raw_path(tmp_path, "b"), raw_path(tmp_path, "a-1"), answers_path(tmp_path, "b"), routed_path(tmp_path)):
+    for path in (
+        raw_path(tmp_path, "b"),
+        raw_path(tmp_path, "a-1"),
+        answers_path(tmp_path, "b"),
+        routed_path(tmp_path),
+    ):
         open_writer(path, partition="x").close()
     assert list(raw_logs(tmp_path)) == ["a-1", "b"]
     assert list(answer_logs(tmp_path)) == ["b"]
@@ -416,9 +502,13 @@ def test_files_are_found_by_their_producers(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("blocks", "payload"), [(40, 200), (3, 23_000)], ids=["within a page", "over pages"])
+@pytest.mark.parametrize(
+    ("blocks", "payload"), [(40, 200), (3, 23_000)], ids=["within a page", "over pages"]
+)
 def test_a_log_whose_readers_keep_pace_does_not_grow(tmp_path, blocks, payload):
-    """The room of what was pruned is used again, whatever sizes the blocks have: the file is as large as the most that ever waited."""
+    """The room of what was pruned is used again, whatever sizes the blocks have: the file is as
+    large as the most that ever waited.
+    """
     path = tmp_path / "raw.db"
     with open_writer(path, partition="door") as writer:
 

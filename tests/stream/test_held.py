@@ -1,4 +1,6 @@
-"""A door's log that was lost, or came back older: it goes on behind what router and lake hold, loudly, and nothing acknowledged is lost."""
+"""A door's log that was lost, or came back older: it goes on behind what router and lake hold,
+loudly, and nothing acknowledged is lost.
+"""
 
 import json
 import logging
@@ -33,10 +35,16 @@ def view(event_id: str) -> dict:
 
 
 def send(project, *ids: str) -> int:
-    """Each in a body of its own, through a door that is opened and closed; how many files stand beside its logs."""
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, lake=project.paths.lake) as door:
+    """Each in a body of its own, through a door that is opened and closed; how many files stand
+    beside its logs.
+    """
+    with Door(
+        project.paths.stream, "serve-1", project.plan, CLOCK, lake=project.paths.lake
+    ) as door:
         for event_id in ids:
-            assert all(decision.accepted for decision in door.submit(json.dumps([view(event_id)]).encode()))
+            assert all(
+                decision.accepted for decision in door.submit(json.dumps([view(event_id)]).encode())
+            )
         return door.figures().set_aside
 
 
@@ -69,8 +77,12 @@ def test_a_lost_log_goes_on_behind_what_was_read_of_it(project, caplog):
     route(project)
     load(project)
     lose(project)
-    with LagMeter(project.stream, project.paths.lake, lambda: readers_of_routed(project.paths.state, 1)) as meter:
-        assert {(lag.reader, lag.log): lag.lost for lag in meter.measure() if lag.lost} == {("router", "raw-serve-1"): 6}
+    with LagMeter(
+        project.stream, project.paths.lake, lambda: readers_of_routed(project.paths.state, 1)
+    ) as meter:
+        assert {(lag.reader, lag.log): lag.lost for lag in meter.measure() if lag.lost} == {
+            ("router", "raw-serve-1"): 6
+        }
     with caplog.at_level(logging.CRITICAL):
         assert send(project, *names("new", 9)) == 1
     assert "is not there, but was read up to 6" in caplog.text
@@ -158,12 +170,20 @@ def test_a_log_that_was_lost_before_the_archive_has_a_file_of_it_goes_on(project
     with caplog.at_level(logging.CRITICAL):
         load(project)
     assert "rows 0 to 3 were lost before any of them was archived" in caplog.text
-    assert in_lake(project) == sorted(names("old", 4) + names("new", 3)), "what was routed of it is in the lake"
+    assert in_lake(project) == sorted(names("old", 4) + names("new", 3)), (
+        "what was routed of it is in the lake"
+    )
     report = verify(project.paths.lake)
     assert [str(fault) for fault in report.faults] == [
-        "archive/serve-1: rows 0 to 3 were lost before they were archived; what was routed of them is in the tables"
+        "archive/serve-1: rows 0 to 3 were lost before they were archived; what was routed "
+        "of them is in the tables"
     ]
-    repairer = Repairer(project.stream, project.paths.lake, clock=CLOCK, route_again=lambda folder: nullcontext(lambda: None))
+    repairer = Repairer(
+        project.stream,
+        project.paths.lake,
+        clock=CLOCK,
+        route_again=lambda folder: nullcontext(lambda: None),
+    )
     (beyond,) = repairer.plan().beyond
     assert "rows 0 to 3 were lost" in beyond.what
     send(project, "last")
@@ -192,12 +212,19 @@ def test_positions_that_cannot_be_read_stop_no_door(project):
 def test_a_lost_log_of_imports_goes_on_too(project, tmp_path):
     def history(name: str, count: int) -> Path:
         path = tmp_path / f"{name}.jsonl"
-        path.write_text("".join(json.dumps({**view(each), "ts": "2025-01-01T00:00:00Z"}) + "\n" for each in names(name, count)))
+        path.write_text(
+            "".join(
+                json.dumps({**view(each), "ts": "2025-01-01T00:00:00Z"}) + "\n"
+                for each in names(name, count)
+            )
+        )
         return path
 
     def run(path: Path) -> list[str]:
         paths = project.paths
-        report = import_files(paths.stream, "tailorbird", path, plan=project.plan, clock=CLOCK, lake=paths.lake)
+        report = import_files(
+            paths.stream, "tailorbird", path, plan=project.plan, clock=CLOCK, lake=paths.lake
+        )
         route(project)
         load(project)
         return report.set_aside

@@ -1,4 +1,6 @@
-"""An export that comes again, compressed, made anew or with more in it, says nothing twice; rows that are equal within a file all count."""
+"""An export that comes again, compressed, made anew or with more in it, says nothing twice; rows
+that are equal within a file all count.
+"""
 
 import gzip
 import json
@@ -21,14 +23,24 @@ YEAR = 365 * 86_400_000_000
 HEAD = "USER_ID,ITEM_ID,TIMESTAMP\n"
 ROWS = ["1,a,1586735164", "1,b,1586735165", "2,a,1586735166", "2,a,1586735166"]
 MAPPING = (
-    '[[source]]\nfile = "*"\nkind = "events"\ntype = "click"\nts = "TIMESTAMP"\nts_unit = "s"\nuser_id = "USER_ID"\nitem_id = "ITEM_ID"\n'
+    '[[source]]\nfile = "*"\nkind = "events"\ntype = "click"\nts = "TIMESTAMP"\nts_unit = '
+    '"s"\nuser_id = "USER_ID"\nitem_id = "ITEM_ID"\n'
 )
-FEEDBACK = {"FeedbackType": "star", "UserId": "u", "ItemId": "i", "Timestamp": "2025-02-24T00:00:00Z"}
+FEEDBACK = {
+    "FeedbackType": "star",
+    "UserId": "u",
+    "ItemId": "i",
+    "Timestamp": "2025-02-24T00:00:00Z",
+}
 
 
 def run(stream: Path, format_: str, path: Path, now: int = NOW, **options) -> None:
-    said = AdapterOptions(root=str(path), mapping=MAPPING if format_ == "mapping" else "", mapping_name="m")
-    import_files(stream, format_, path, plan=RoutePlan(), clock=SimulatedClock(now), options=said, **options)
+    said = AdapterOptions(
+        root=str(path), mapping=MAPPING if format_ == "mapping" else "", mapping_name="m"
+    )
+    import_files(
+        stream, format_, path, plan=RoutePlan(), clock=SimulatedClock(now), options=said, **options
+    )
 
 
 def routed(stream: Path) -> list[dict]:
@@ -36,7 +48,12 @@ def routed(stream: Path) -> list[dict]:
         while router.step().more:
             pass
     with open_reader(routed_path(stream)) as reader:
-        return [row for stored in reader.read(0) if stored.block.kind == "events" for row in table(stored.block).to_pylist()]
+        return [
+            row
+            for stored in reader.read(0)
+            if stored.block.kind == "events"
+            for row in table(stored.block).to_pylist()
+        ]
 
 
 def counted(stream: Path) -> Counter:
@@ -60,17 +77,27 @@ def test_compressed_grown_and_in_another_order_it_is_known_again(tmp_path, forma
 def test_files_of_one_folder_that_overlap_count_once(tmp_path):
     (tmp_path / "files").mkdir()
     for name in ("a", "b"):
-        (tmp_path / "files" / f"{name}.csv").write_text(HEAD + "\n".join([*ROWS, f"9,{name},1586735164"]))
+        (tmp_path / "files" / f"{name}.csv").write_text(
+            HEAD + "\n".join([*ROWS, f"9,{name},1586735164"])
+        )
     (tmp_path / "stream").mkdir()
     run(tmp_path / "stream", "personalize", tmp_path / "files", run_rows=3)
-    assert counted(tmp_path / "stream") == {("1", "a"): 1, ("1", "b"): 1, ("2", "a"): 2, ("9", "a"): 1, ("9", "b"): 1}
+    assert counted(tmp_path / "stream") == {
+        ("1", "a"): 1,
+        ("1", "b"): 1,
+        ("2", "a"): 2,
+        ("9", "a"): 1,
+        ("9", "b"): 1,
+    }
 
 
 def test_ratings_of_movielens_with_one_more(tmp_path):
     (tmp_path / "stream").mkdir()
     for name, more in (("old", ""), ("new", "2,20,3.5,1112486030\n")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,10,4.0,1112486027\n" + more)
+        (tmp_path / name / "ratings.csv").write_text(
+            "userId,movieId,rating,timestamp\n1,10,4.0,1112486027\n" + more
+        )
         run(tmp_path / "stream", "movielens", tmp_path / name)
     assert counted(tmp_path / "stream") == {("1", "10"): 1, ("2", "20"): 1}
 
@@ -78,7 +105,9 @@ def test_ratings_of_movielens_with_one_more(tmp_path):
 def test_feedback_of_gorse_is_known_by_what_gorse_knows_it_by(tmp_path):
     (tmp_path / "stream").mkdir()
     other = {**FEEDBACK, "UserId": "v"}
-    reordered = dict(reversed({**FEEDBACK, "Timestamp": "2025-02-24T01:00:00+01:00", "Comment": "late"}.items()))
+    reordered = dict(
+        reversed({**FEEDBACK, "Timestamp": "2025-02-24T01:00:00+01:00", "Comment": "late"}.items())
+    )
     for name, rows in (("f", [FEEDBACK, FEEDBACK]), ("g", [reordered, other])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         run(tmp_path / "stream", "gorse", tmp_path / f"{name}.jsonl")
@@ -91,7 +120,11 @@ def test_a_profile_goes_back_to_what_it_was(tmp_path):
         path = tmp_path / f"{number}.csv"
         path.write_text(f"ITEM_ID,PRICE,NOTE\ni,{price},\n" + f"j,{number},\n")
         run(tmp_path / "stream", "personalize", path)
-    assert [json.loads(row["properties"])["price"] for row in routed(tmp_path / "stream") if row["item_id"] == "i"] == [5, 7, 5]
+    assert [
+        json.loads(row["properties"])["price"]
+        for row in routed(tmp_path / "stream")
+        if row["item_id"] == "i"
+    ] == [5, 7, 5]
 
 
 def test_with_pseudonyms_too_and_the_id_tells_nobody(tmp_path):
@@ -137,11 +170,20 @@ def _dies_at(site: str, visit: int):
 
 @pytest.mark.parametrize("at", range(1, 9))
 def test_a_key_of_pseudonyms_that_is_set_between_two_parts_of_an_import(tmp_path, monkeypatch, at):
-    """The rest comes in the order of the part that is done, hidden: no row twice, none lost, and nobody's id behind the key's coming."""
+    """The rest comes in the order of the part that is done, hidden: no row twice, none lost, and
+    nobody's id behind the key's coming.
+    """
     monkeypatch.setattr("tailorbird.stream.importer.BODY_ROWS", 1)
     monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BODIES", 1)
     path, stream = tmp_path / "it.csv", tmp_path / "stream"
-    path.write_text(HEAD + "\n".join([f"user-{n},{n},1586735166" for n in range(6)] + ["user-7,7,1586735166"] * 2 + ["user-8,8,never"]))
+    path.write_text(
+        HEAD
+        + "\n".join(
+            [f"user-{n},{n},1586735166" for n in range(6)]
+            + ["user-7,7,1586735166"] * 2
+            + ["user-8,8,never"]
+        )
+    )
     stream.mkdir()
     with monkeypatch.context() as killed:
         killed.setattr(faults, "at", _dies_at("import.after_commit", at))
@@ -155,10 +197,14 @@ def test_a_key_of_pseudonyms_that_is_set_between_two_parts_of_an_import(tmp_path
                 run(stream, "personalize", path, pseudonyms=key)
     run(stream, "personalize", path, pseudonyms=key)
     rows = routed(stream)
-    assert Counter(row["item_id"] for row in rows) == Counter({**{str(n): 1 for n in range(6)}, "7": 2})
+    assert Counter(row["item_id"] for row in rows) == Counter(
+        {**{str(n): 1 for n in range(6)}, "7": 2}
+    )
     plain = [row["user_id"] for row in rows if row["user_id"].startswith("user-")]
     assert len(plain) == min(at, len(rows))
-    assert {row["user_id"] for row in rows if row["user_id"] not in plain} <= {key.user_id(f"user-{n}") for n in range(8)}
+    assert {row["user_id"] for row in rows if row["user_id"] not in plain} <= {
+        key.user_id(f"user-{n}") for n in range(8)
+    }
 
 
 def test_an_import_that_began_with_another_key_of_pseudonyms_is_told(tmp_path, monkeypatch):

@@ -26,17 +26,30 @@ PLAN = RoutePlan()
 
 
 def _event(number: int, ts: int, **more: object) -> str:
-    return json.dumps({"event_id": f"e{number:06}", "type": "click", "ts": ts, "user_id": "u", "item_id": "i", **more})
+    return json.dumps(
+        {
+            "event_id": f"e{number:06}",
+            "type": "click",
+            "ts": ts,
+            "user_id": "u",
+            "item_id": "i",
+            **more,
+        }
+    )
 
 
 def _history(file: Path, rows: int = 500) -> list[str]:
-    """Events in a shuffled order, many at the same moment; returns their ids in the order of (ts, id)."""
+    """Events in a shuffled order, many at the same moment; returns their ids in the order of (ts,
+    id).
+    """
     order = sorted(range(rows), key=lambda i: i * 7919 % 1009)
     file.write_text("\n".join(_event(i, TS + i // 5) for i in order))
     return [f"e{i:06}" for i in range(rows)]
 
 
-def _import(stream: Path, path: Path, *, now: int = NOW, plan: RoutePlan = PLAN, **options: int) -> ImportReport:
+def _import(
+    stream: Path, path: Path, *, now: int = NOW, plan: RoutePlan = PLAN, **options: int
+) -> ImportReport:
     return import_files(stream, "tailorbird", path, plan=plan, clock=SimulatedClock(now), **options)
 
 
@@ -48,7 +61,11 @@ def _rows(stream: Path) -> list[bytes]:
     while blocks := reader.read(start):
         for stored in blocks:
             lines = stored.block.payload.split(b"\n")
-            assert (stored.offset, stored.block.rows, stored.block.kind) == (len(found), len(lines), "body")
+            assert (stored.offset, stored.block.rows, stored.block.kind) == (
+                len(found),
+                len(lines),
+                "body",
+            )
             found += lines
         start = len(found)
     reader.close()
@@ -63,7 +80,9 @@ def _ids(stream: Path) -> list[str]:
 def test_rows_are_in_order_of_time_and_id_however_many_are_sorted_at_once(
     tmp_path: Path, run_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tailorbird.events.adapters.batch.BATCH_ROWS", 50)  # so that 500 rows are several batches
+    monkeypatch.setattr(
+        "tailorbird.events.adapters.batch.BATCH_ROWS", 50
+    )  # so that 500 rows are several batches
     expected = _history(tmp_path / "e.jsonl")
     report = _import(tmp_path / "stream", tmp_path / "e.jsonl", run_rows=run_rows)
     assert (report.rows, report.accepted, report.already) == (500, 500, False)
@@ -82,7 +101,9 @@ def test_several_files_become_one_history(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     (folder / "b.jsonl").write_text(_event(1, TS + 1))
-    (folder / "a.ndjson.gz").write_bytes(gzip.compress(_event(2, TS + 2).encode() + b"\n" + _event(0, TS).encode()))
+    (folder / "a.ndjson.gz").write_bytes(
+        gzip.compress(_event(2, TS + 2).encode() + b"\n" + _event(0, TS).encode())
+    )
     report = _import(tmp_path / "stream", folder)
     assert [Path(file).name for file in report.files] == ["a.ndjson.gz", "b.jsonl"]
     assert _ids(tmp_path / "stream") == ["e000000", "e000001", "e000002"]
@@ -94,7 +115,10 @@ def test_refused_rows_are_counted_named_and_land_in_the_quarantine(tmp_path: Pat
     report = _import(tmp_path / "stream", tmp_path / "e.jsonl")
     assert (report.rows, report.accepted) == (4, 1)
     assert dict(report.refused) == {"malformed_json": 1, "wrong_type": 1, "bad_country": 1}
-    assert report.examples[2] == f'{tmp_path / "e.jsonl"}:4: $.context.country: expected a two-letter code, got "Norway"'
+    assert (
+        report.examples[2]
+        == f'{tmp_path / "e.jsonl"}:4: $.context.country: expected a two-letter code, got "Norway"'
+    )
     router = Router(tmp_path / "stream", PLAN, clock=SimulatedClock(NOW))
     routed = router.step()
     router.close()
@@ -108,12 +132,16 @@ def test_the_same_files_again_are_said_to_be_there(tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     (tmp_path / "e.jsonl").rename(tmp_path / "moved" / "f.jsonl")
     # Another day, another plan, another name: the content decides.
-    report = _import(tmp_path / "stream", tmp_path / "moved", now=NOW + DAY, plan=RoutePlan(skew_us=1))
+    report = _import(
+        tmp_path / "stream", tmp_path / "moved", now=NOW + DAY, plan=RoutePlan(skew_us=1)
+    )
     assert (report.already, report.rows) == (True, 0)
     assert _ids(tmp_path / "stream") == expected
 
 
-def test_a_file_that_grew_is_imported_anew_and_the_router_drops_what_it_knows(tmp_path: Path) -> None:
+def test_a_file_that_grew_is_imported_anew_and_the_router_drops_what_it_knows(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "e.jsonl").write_text(_event(1, NOW))
     _import(tmp_path / "stream", tmp_path / "e.jsonl")
     (tmp_path / "e.jsonl").write_text(_event(1, NOW) + "\n" + _event(2, NOW))
@@ -165,16 +193,30 @@ def test_a_second_import_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("site", ["import.before_commit", "import.after_commit", "stream.before_commit", "stream.after_commit"])
+@pytest.mark.parametrize(
+    "site",
+    ["import.before_commit", "import.after_commit", "stream.before_commit", "stream.after_commit"],
+)
 def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, site: str) -> None:
-    """Twelve thousand rows are one transaction; with a run of 5,000 the sorting spills too. Each commit is killed once."""
+    """Twelve thousand rows are one transaction; with a run of 5,000 the sorting spills too. Each
+    commit is killed once.
+    """
     rows = 120_000 if site == "import.after_commit" else 12_000  # three transactions, or one
     expected = _history(tmp_path / "e.jsonl", rows)
     stream = tmp_path / "stream"
-    command = [sys.executable, "-m", "tests.stream.importing", str(stream), str(tmp_path / "e.jsonl"), "5000"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.stream.importing",
+        str(stream),
+        str(tmp_path / "e.jsonl"),
+        "5000",
+    ]
     for hit in range(1, 9):
         environment = {**os.environ, "TAILORBIRD_FAULTS": f"{site}=kill@{hit}"}
-        done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], timeout=60, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=Path(__file__).parents[2], timeout=60, check=False
+        )
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL
@@ -187,18 +229,25 @@ def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, 
 
 
 def test_a_resumed_import_keeps_the_time_and_the_plan_that_it_began_with(tmp_path: Path) -> None:
-    """Which rows are refused depends on both, and so does the order: rows without a time, and rows of the future."""
+    """Which rows are refused depends on both, and so does the order: rows without a time, and rows
+    of the future.
+    """
     plan = RoutePlan(event_types=("click", "wish"))
     future = _event(7, NOW + DAY)
     untimed = json.dumps({"event_id": "n", "type": "wish", "user_id": "u"})
-    (tmp_path / "e.jsonl").write_text("\n".join([_event(1, TS), future, untimed, _event(2, TS + 1)]))
+    (tmp_path / "e.jsonl").write_text(
+        "\n".join([_event(1, TS), future, untimed, _event(2, TS + 1)])
+    )
     stream = tmp_path / "stream"
     with pytest.raises(RuntimeError):
         _stopped_before_the_end(stream, tmp_path / "e.jsonl", plan)
     report = _import(stream, tmp_path / "e.jsonl", now=NOW + 10 * DAY, plan=PLAN)
     assert (report.accepted, dict(report.refused)) == (3, {"ts_in_future": 1})
     reader = open_reader(stream / "raw-import.db")
-    receipts = {msgspec.json.decode(stored.block.receipt, type=Receipt).received_at for stored in reader.read(0)}
+    receipts = {
+        msgspec.json.decode(stored.block.receipt, type=Receipt).received_at
+        for stored in reader.read(0)
+    }
     reader.close()
     assert receipts == {NOW}
 
@@ -226,11 +275,15 @@ def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        import_files(stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), progress=stop)
+        import_files(
+            stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), progress=stop
+        )
     first = _rows(stream)
     assert len(first) == 30
     stopped = StopList(b"").with_people([("u", one) for one in erased], [], NOW, 0)
-    report = import_files(stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), stopped=stopped)
+    report = import_files(
+        stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), stopped=stopped
+    )
     assert dict(report.refused) == {"erased": 20 * len(erased), "missing": 1}
     found = _rows(stream)
     assert (len(found), found[:30]) == (101, first)
@@ -242,10 +295,21 @@ def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
 def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None:
     file = tmp_path / "m.csv"
     file.write_text("who,what,when\n" + "u,i,1700000000\n" * 3 + "v,i,1700000000\n" * 2)
-    mapping = '[[source]]\nfile = "m.csv"\nkind = "events"\ntype = "click"\nts = "when"\nts_unit = "s"\nuser_id = "who"\nitem_id = "what"\n'
+    mapping = (
+        '[[source]]\nfile = "m.csv"\nkind = "events"\ntype = "click"\nts = "when"\nts_unit '
+        '= "s"\nuser_id = "who"\nitem_id = "what"\n'
+    )
     stopped = StopList(b"").with_people([("u", "u")], [], NOW, 0)
     options = AdapterOptions(mapping=mapping, root=str(file))
-    import_files(tmp_path / "stream", "mapping", file, plan=PLAN, clock=SimulatedClock(NOW), options=options, stopped=stopped)
+    import_files(
+        tmp_path / "stream",
+        "mapping",
+        file,
+        plan=PLAN,
+        clock=SimulatedClock(NOW),
+        options=options,
+        stopped=stopped,
+    )
     found = _rows(tmp_path / "stream")
     assert found.count(ERASED) == 3
     assert len({json.loads(row)["event_id"] for row in found if row != ERASED}) == 2
@@ -255,7 +319,10 @@ def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
     stream = tmp_path / "stream"
     _history(tmp_path / "e.jsonl")
     _import(stream, tmp_path / "e.jsonl")
-    with open_writer(stream / "raw-import.db", partition="import") as writer, writer.transaction() as connection:
+    with (
+        open_writer(stream / "raw-import.db", partition="import") as writer,
+        writer.transaction() as connection,
+    ):
         connection.execute("UPDATE block SET payload = x'00'")
     report = _import(stream, tmp_path / "e.jsonl")
     assert [Path(name).name for name in report.set_aside] == ["raw-import.db.damaged-0"]
@@ -264,8 +331,12 @@ def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
         assert router.step().accepted == 500
 
 
-def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many rows as a body may have would otherwise be a block that SQLite refuses, and all of them at once in memory."""
+def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many rows as a body may have would otherwise be a block that SQLite refuses, and all of
+    them at once in memory.
+    """
     monkeypatch.setattr("tailorbird.stream.importer.BODY_BYTES", 5_000)
     monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BYTES", 20_000)
     monkeypatch.setattr("tailorbird.stream.runs._REFUSED_BYTES", 8_000)
@@ -273,18 +344,27 @@ def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(tmp_path: Pa
     rows = ["x" * 2_000 + f"{number}" for number in range(50)] + ["y" * 9_000, _event(1, TS)]
     (tmp_path / "e.jsonl").write_text("\n".join(rows))
     commits = []
-    report = _import(tmp_path / "stream", tmp_path / "e.jsonl", progress=lambda stage, done, total: commits.append((stage, done)))
+    report = _import(
+        tmp_path / "stream",
+        tmp_path / "e.jsonl",
+        progress=lambda stage, done, total: commits.append((stage, done)),
+    )
     assert (report.rows, report.accepted) == (52, 1)
     reader = open_reader(tmp_path / "stream" / "raw-import.db")
     bodies = [stored.block for stored in reader.read(0)]
     reader.close()
-    assert [line.decode() for body in bodies for line in body.payload.split(b"\n")] == [rows[-1], *rows[:-1]]
+    assert [line.decode() for body in bodies for line in body.payload.split(b"\n")] == [
+        rows[-1],
+        *rows[:-1],
+    ]
     assert all(len(body.payload) < 5_100 or body.rows == 1 for body in bodies)
     assert len([done for stage, done in commits if stage == "append"]) > 4
     assert [path.name for path in (tmp_path / "stream").iterdir() if path.is_dir()] == []
 
 
-def test_a_row_that_no_block_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_no_block_takes_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tailorbird.stream.importer.ROW_BYTES_MAX", 5_000)
     (tmp_path / "e.jsonl").write_text("\n".join([_event(1, TS), "x" * 5_001]))
     with pytest.raises(InputError, match="a row of 5,001 bytes") as told:

@@ -1,4 +1,6 @@
-"""What only a broker can do: fail, forget, let two write; and how its address and its secrets are given."""
+"""What only a broker can do: fail, forget, let two write; and how its address and its secrets are
+given.
+"""
 
 import os
 import subprocess
@@ -28,13 +30,18 @@ def written(address):
         return [one.block.payload for one in reader.read(0, bytes_max=1 << 30)]
 
 
-def test_of_two_machines_the_newer_writer_goes_on_and_the_older_is_told_who_it_is(kafka_servers, tmp_path):
+def test_of_two_machines_the_newer_writer_goes_on_and_the_older_is_told_who_it_is(
+    kafka_servers, tmp_path
+):
     address = log_at(kafka_servers)  # no folder: as on two machines, no lock is shared
     with open_writer(address, partition="door") as old:
         old.append([body(0, 2)])
         with open_writer(address, partition="door") as new:
             for _ in range(2):  # it stays stopped
-                with pytest.raises(LockedError, match=r"process \d+ of \S+ writes this log now; it can have one writer"):
+                with pytest.raises(
+                    LockedError,
+                    match=r"process \d+ of \S+ writes this log now; it can have one writer",
+                ):
                     old.append([body(1)])
             assert new.append([body(2)]) == 2
     assert written(address) == [b"payload 0", b"payload 2"]
@@ -51,10 +58,22 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
         for zombie in writers[:-1]:
             with pytest.raises(LockedError):
                 zombie.append([Block("body", 7, b"zombie")])
-    writers[0]._send(pieces([Block("body", 7, b"late")], at=writers[0]._next, base=2, writer=writers[0]._name, bytes_max=1000))
-    assert writers[-1].append([body(5), body(5)]) == 10  # what came in between does not count, so it goes on
+    writers[0]._send(
+        pieces(
+            [Block("body", 7, b"late")],
+            at=writers[0]._next,
+            base=2,
+            writer=writers[0]._name,
+            bytes_max=1000,
+        )
+    )
+    assert (
+        writers[-1].append([body(5), body(5)]) == 10
+    )  # what came in between does not count, so it goes on
     with open_reader(address) as reader:
-        assert [one.block.payload for one in reader.read(0)] == [f"payload {number}".encode() for number in range(6) for _ in range(2)]
+        assert [one.block.payload for one in reader.read(0)] == [
+            f"payload {number}".encode() for number in range(6) for _ in range(2)
+        ]
         assert reader.end() == 12
         for start in range(12):
             assert reader.read(start)[0].offset == start
@@ -68,7 +87,13 @@ def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_agai
     address = log_at(kafka_servers)
     with open_writer(address, partition="door") as writer:
         writer.append([body(0, 3)])
-        run = pieces([body(number, 50) for number in range(4)], at=writer._next, base=3, writer=writer._name, bytes_max=1000)
+        run = pieces(
+            [body(number, 50) for number in range(4)],
+            at=writer._next,
+            base=3,
+            writer=writer._name,
+            bytes_max=1000,
+        )
         writer._send(run[:3])
         with open_reader(address) as reader:
             assert (reader.end(), len(reader.read(0))) == (3, 1)
@@ -78,7 +103,9 @@ def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_agai
                 assert [one.offset for one in reader.read(0)] == [0, 3]
             for start in range(6):
                 with open_reader(address) as fresh:
-                    assert [one.offset for one in fresh.read(start)] == [at for at, end in ((0, 3), (3, 5)) if end > start]
+                    assert [one.offset for one in fresh.read(start)] == [
+                        at for at, end in ((0, 3), (3, 5)) if end > start
+                    ]
 
 
 def test_a_block_larger_than_a_message_is_split_and_comes_back_whole(kafka_servers):
@@ -109,9 +136,13 @@ def test_a_topic_with_other_partitions_is_refused(kafka_servers):
 
     address = log_at(kafka_servers)
     admin = AdminClient(address.cluster.conf())
-    admin.create_topics([NewTopic(address.name, num_partitions=3, replication_factor=1)])[address.name].result(10)
+    admin.create_topics([NewTopic(address.name, num_partitions=3, replication_factor=1)])[
+        address.name
+    ].result(10)
     for opening in (lambda: open_writer(address, partition="door"), lambda: open_reader(address)):
-        with pytest.raises(ConfigError, match=r"the topic has 3 partitions, expected 1;(.|\n)*another prefix"):
+        with pytest.raises(
+            ConfigError, match=r"the topic has 3 partitions, expected 1;(.|\n)*another prefix"
+        ):
             opening()
 
 
@@ -119,7 +150,12 @@ def test_a_topic_that_was_deleted_and_made_again_is_noticed(kafka_servers):
     address = log_at(kafka_servers)
     with open_writer(address, partition="door") as writer:
         writer.append([body(0, 2)])
-    with open_reader(address) as reader, pytest.raises(DamageError, match="the log ends at 2, but was read up to 7 before: rows were lost"):
+    with (
+        open_reader(address) as reader,
+        pytest.raises(
+            DamageError, match="the log ends at 2, but was read up to 7 before: rows were lost"
+        ),
+    ):
         reader.read(7)
 
 
@@ -135,7 +171,10 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
     producer.produce(address.name, b"payload X", partition=0, headers=piece.headers())
     producer.produce(address.name, b"of somebody else", partition=0)
     assert producer.flush(10) == 0
-    with open_reader(address) as reader, pytest.raises(DamageError, match=r"@1: the message does not match its checksum"):
+    with (
+        open_reader(address) as reader,
+        pytest.raises(DamageError, match=r"@1: the message does not match its checksum"),
+    ):
         reader.read(0)
 
 
@@ -163,7 +202,9 @@ for number in range(10_000):
 
 
 def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(kafka_servers):
-    """Five writers, each killed at a random moment of its work, one after the other on the same log."""
+    """Five writers, each killed at a random moment of its work, one after the other on the same
+    log.
+    """
     address = log_at(kafka_servers)
     model = 0
     for kill in range(5):
@@ -178,10 +219,15 @@ def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(kaf
         with open_reader(address) as reader:
             end = reader.end()
             stored = reader.read(model, bytes_max=1 << 30)
-        assert [one.offset for one in stored] == [at for start in range(model, end, 3) for at in (start, start + 2)]
+        assert [one.offset for one in stored] == [
+            at for start in range(model, end, 3) for at in (start, start + 2)
+        ]
         numbers = [int(one.block.payload) for one in stored if one.block.rows == 2]
         assert numbers == list(range(len(numbers)))
-        assert len(numbers) - (last[-1] + 1) in (0, 1)  # one more may be durable than was acknowledged
+        assert len(numbers) - (last[-1] + 1) in (
+            0,
+            1,
+        )  # one more may be durable than was acknowledged
         model = end
 
 
@@ -203,7 +249,13 @@ def mock_log(mock, timeout_s=10.0):
 
 
 def test_errors_that_pass_are_tried_again_and_nothing_is_doubled(mock):
-    from tests.stream.mock_cluster import NOT_ENOUGH_REPLICAS, NOT_LEADER, PRODUCE, TIMED_OUT, TRANSPORT
+    from tests.stream.mock_cluster import (
+        NOT_ENOUGH_REPLICAS,
+        NOT_LEADER,
+        PRODUCE,
+        TIMED_OUT,
+        TRANSPORT,
+    )
 
     address = mock_log(mock)
     with open_writer(address, partition="door") as writer:
@@ -214,9 +266,16 @@ def test_errors_that_pass_are_tried_again_and_nothing_is_doubled(mock):
 
 
 def test_an_answer_that_comes_too_late_leaves_the_message_once(mock):
-    """The broker stores the message, its answer is late, the client sends it again: this broker stores it twice."""
+    """The broker stores the message, its answer is late, the client sends it again: this broker
+    stores it twice.
+    """
     address = mock_log(mock)
-    address = replace(address, cluster=replace(address.cluster, options={"socket.timeout.ms": 1_000, "request.timeout.ms": 1_000}))
+    address = replace(
+        address,
+        cluster=replace(
+            address.cluster, options={"socket.timeout.ms": 1_000, "request.timeout.ms": 1_000}
+        ),
+    )
     with open_writer(address, partition="door") as writer:
         writer.append([body(0)])
         mock.answer_after(1.5)
@@ -237,7 +296,9 @@ def test_a_delivery_that_times_out_is_unknown_and_the_writer_stops_until_it_is_o
         with pytest.raises(StorageError, match="whether the blocks are there is unknown"):
             writer.append([body(1)])
         mock.set_down(False)
-        with pytest.raises(StorageError, match="an earlier write failed and its outcome is unknown"):
+        with pytest.raises(
+            StorageError, match="an earlier write failed and its outcome is unknown"
+        ):
             writer.append([body(2)])
     with open_writer(address, partition="door") as writer:  # the client sends the event again
         known = written(address)

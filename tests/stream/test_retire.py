@@ -1,4 +1,6 @@
-"""Topics of servers that are gone are deleted once they are drained, and their names are never used again."""
+"""Topics of servers that are gone are deleted once they are drained, and their names are never used
+again.
+"""
 
 import json
 from uuid import uuid4
@@ -22,30 +24,50 @@ def stream(kafka_servers, tmp_path):
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.logs import KafkaStream
 
-    return KafkaStream(Cluster(kafka_servers, f"test-{uuid4().hex[:12]}", options=OPTIONS, timeout_s=5), tmp_path)
+    return KafkaStream(
+        Cluster(kafka_servers, f"test-{uuid4().hex[:12]}", options=OPTIONS, timeout_s=5), tmp_path
+    )
 
 
 def fill(stream, producer, rows=3):
     with Door(stream, producer, RoutePlan(), CLOCK) as door:
         for number in range(rows):
-            door.submit(json.dumps({"event_id": f"{producer}-{number}", "type": "click", "user_id": "u1", "item_id": "i1"}).encode())
+            door.submit(
+                json.dumps(
+                    {
+                        "event_id": f"{producer}-{number}",
+                        "type": "click",
+                        "user_id": "u1",
+                        "item_id": "i1",
+                    }
+                ).encode()
+            )
 
 
 def retire(stream, released, days=2, **settings):
     from tailorbird.stream.kafka.retire import retire
 
-    return {one.producer: one.why or "gone" for one in retire(stream, released, CLOCK.now() + days * DAY, idle_us=DAY, **settings)}
+    return {
+        one.producer: one.why or "gone"
+        for one in retire(stream, released, CLOCK.now() + days * DAY, idle_us=DAY, **settings)
+    }
 
 
 def drained(*producers, rows=3):
-    return Released(safe={f"raw-{name}": rows for name in producers}, routed=dict.fromkeys(producers, rows))
+    return Released(
+        safe={f"raw-{name}": rows for name in producers}, routed=dict.fromkeys(producers, rows)
+    )
 
 
 def test_only_who_is_drained_and_silent_goes_and_only_its_topics(stream):
     fill(stream, "a"), fill(stream, "b")
-    assert retire(stream, Released()) == {name: f"3 rows of raw.{name} are not routed, archived and loaded yet" for name in "ab"}
+    assert retire(stream, Released()) == {
+        name: f"3 rows of raw.{name} are not routed, archived and loaded yet" for name in "ab"
+    }
     half = Released(safe={"raw-a": 3}, routed={"a": 2})
-    assert retire(stream, half, producers=["a"]) == {"a": "1 rows of raw.a are not routed, archived and loaded yet"}
+    assert retire(stream, half, producers=["a"]) == {
+        "a": "1 rows of raw.a are not routed, archived and loaded yet"
+    }
     assert set(retire(stream, drained("a", "b"), days=0).values()) == {"it was written to lately"}
     assert retire(stream, drained("a"), dry_run=True)["a"] == "gone"
     assert stream.producers() == ["a", "b"]
@@ -95,7 +117,10 @@ def test_what_no_worker_reads_goes(stream):
     wanted, later = {("aaaaaaaaaaaa", 2)}, CLOCK.now() + 2 * DAY
 
     def told(now, **settings):
-        return {one.producer: one.why or "gone" for one in retire_shuffled(stream, wanted, now, idle_us=DAY, **settings)}
+        return {
+            one.producer: one.why or "gone"
+            for one in retire_shuffled(stream, wanted, now, idle_us=DAY, **settings)
+        }
 
     assert set(told(CLOCK.now()).values()) == {"it was written to lately"}
     unread = dict.fromkeys(("shuffled.aaaaaaaaaaaa-3", "shuffled.bbbbbbbbbbbb-2"), "gone")

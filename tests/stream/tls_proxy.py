@@ -1,4 +1,5 @@
-"""TLS and SASL PLAIN before a broker that does neither for us: opens what is encrypted, and answers the two requests of SASL itself.
+"""TLS and SASL PLAIN before a broker that does neither for us: opens what is encrypted, and answers
+the two requests of SASL itself.
 
 request   length i32 | api i16 | version i16 | correlation i32 | …      answer   length i32 | correlation i32 | …
 """
@@ -30,19 +31,57 @@ class Certificates:
     def make(folder: Path) -> "Certificates":
         for name in ("authority", "stranger"):
             _openssl(
-                folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-                "-keyout", f"{name}.key", "-out", f"{name}.pem",
-            )  # fmt: skip
+                folder,
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                f"/CN={name}",
+                "-keyout",
+                f"{name}.key",
+                "-out",
+                f"{name}.pem",
+            )
         (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
         for name in ("server", "client"):
             _openssl(
-                folder, "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr"
+                folder,
+                "req",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-subj",
+                f"/CN={name}",
+                "-keyout",
+                f"{name}.key",
+                "-out",
+                f"{name}.csr",
             )
             _openssl(
-                folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "authority.pem", "-CAkey", "authority.key", "-days", "2",
-                "-CAcreateserial", "-extfile", "names", "-out", f"{name}.pem",
-            )  # fmt: skip
-        return Certificates(*(folder / f"{name}.pem" for name in ("authority", "server", "client", "stranger")))
+                folder,
+                "x509",
+                "-req",
+                "-in",
+                f"{name}.csr",
+                "-CA",
+                "authority.pem",
+                "-CAkey",
+                "authority.key",
+                "-days",
+                "2",
+                "-CAcreateserial",
+                "-extfile",
+                "names",
+                "-out",
+                f"{name}.pem",
+            )
+        return Certificates(
+            *(folder / f"{name}.pem" for name in ("authority", "server", "client", "stranger"))
+        )
 
 
 def _openssl(folder: Path, *arguments: str) -> None:
@@ -51,9 +90,16 @@ def _openssl(folder: Path, *arguments: str) -> None:
 
 @contextmanager
 def tls_proxy(
-    listener: socket.socket, target: int, certificates: Certificates, *, password: str = "", mutual: bool = False
+    listener: socket.socket,
+    target: int,
+    certificates: Certificates,
+    *,
+    password: str = "",
+    mutual: bool = False,
 ) -> Iterator[None]:
-    """Speak TLS for the broker on port `target`; with a `password`, user "shop" has to give it first."""
+    """Speak TLS for the broker on port `target`; with a `password`, user "shop" has to give it
+    first.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.server, certificates.server.with_suffix(".key"))
     if mutual:
@@ -101,7 +147,13 @@ def _let_in(client: socket.socket, broker: socket.socket, password: str) -> bool
         elif api == _AUTHENTICATE:
             right = frame.endswith(b"\0shop\0" + password.encode())
             said = b"" if right else b"wrong user or password"
-            client.sendall(_framed(struct.pack(">ihh", correlation, 0 if right else _REFUSED, len(said)) + said + struct.pack(">iq", 0, 0)))
+            client.sendall(
+                _framed(
+                    struct.pack(">ihh", correlation, 0 if right else _REFUSED, len(said))
+                    + said
+                    + struct.pack(">iq", 0, 0)
+                )
+            )
             return right
         else:
             return False

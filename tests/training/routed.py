@@ -40,4 +40,11 @@ def answer(t, person, items, request, slot="home", **more):
 
 
 def event(type_, t, person, item, request=None, **more):
-    return {"type": type_, "ts": t, "person": person, "item_id": item, "request_id": request, **more}
+    return {
+        "type": type_,
+        "ts": t,
+        "person": person,
+        "item_id": item,
+        "request_id": request,
+        **more,
+    }

@@ -1,4 +1,6 @@
-"""What `auto` compares: the formula as each model would be served by, and not what its heads say before they are calibrated."""
+"""What `auto` compares: the formula as each model would be served by, and not what its heads say
+before they are calibrated.
+"""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -24,7 +26,9 @@ class Said:
     """A head's model that reads its output from a column."""
 
     column: int
-    scale: float = 0.0  # of the order that is told in place of a probability; 0 tells the probability
+    scale: float = (
+        0.0  # of the order that is told in place of a probability; 0 tells the probability
+    )
 
     def score(self, matrix):
         chance = matrix[:, self.column].astype(np.float64)
@@ -40,22 +44,44 @@ def ground():
     t, each = np.sort(rng.integers(0, 10 * DAY, REQUESTS)), np.arange(REQUESTS)
     codes = Codes(pa.array([f"i{k}" for k in range(REQUESTS)]))
     of_requests = (t, t, each, pa.table({"x": each}), np.arange(REQUESTS + 1) * LENGTH)
-    held = Dataset(*of_requests, np.zeros(n, np.int64), np.zeros(n, np.int32), np.ones(n), labels, np.ones(n), codes, codes)
+    held = Dataset(
+        *of_requests,
+        np.zeros(n, np.int64),
+        np.zeros(n, np.int32),
+        np.ones(n),
+        labels,
+        np.ones(n),
+        codes,
+        codes,
+    )
     matrix, encoder = chances.astype(np.float32), SimpleNamespace(names=("click", "purchase"))
     return Ground(encoder, matrix, matrix, matrix, held, held, labels, tuple(WORTH), WORTH, 0, HOUR)
 
 
 def made(architecture, scales=(0.0, 0.0)):
     heads = {head: Said(place, scales[place]) for place, head in enumerate(WORTH)}
-    return Made(architecture, SimpleNamespace(names=("click", "purchase")), heads, {}, {}, 0.0, not any(scales))
+    return Made(
+        architecture,
+        SimpleNamespace(names=("click", "purchase")),
+        heads,
+        {},
+        {},
+        0.0,
+        not any(scales),
+    )
 
 
 def test_orders_without_a_scale_are_calibrated_before_heads_are_added():
-    """Trees told to learn an order tell it on whatever scale; with the same chances behind it they would be served as the net is."""
+    """Trees told to learn an order tell it on whatever scale; with the same chances behind it they
+    would be served as the net is.
+    """
     here, net, trees = ground(), made("mmoe"), made("gbdt", (8.0, 0.2))
     assert abs(_gain(here, net, trees).value) < 0.001
     gain, offsets = here.held.gain(WORTH), here.held.offsets
-    added = [sum(WORTH[head] * said for head, said in each.score(here.served).items()) for each in (net, trees)]
+    added = [
+        sum(WORTH[head] * said for head, said in each.score(here.served).items())
+        for each in (net, trees)
+    ]
     by_chances, by_orders = (np.nanmean(ndcg(rank_lists(value, gain, offsets))) for value in added)
     assert by_chances - by_orders > 0.01, "as they come they cannot be added"
 

@@ -22,7 +22,9 @@ def test_people_are_resampled_not_requests():
     value = np.repeat(rng.normal(size=200), 20)  # a person's requests are all alike
     honest = Bootstrap(person).mean(value)
     naive = Bootstrap(np.arange(4_000)).mean(value)
-    assert (honest.high - honest.low) / (naive.high - naive.low) == pytest.approx(np.sqrt(20), rel=0.15)
+    assert (honest.high - honest.low) / (naive.high - naive.low) == pytest.approx(
+        np.sqrt(20), rel=0.15
+    )
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
@@ -64,7 +66,9 @@ def test_the_auc_interval_agrees_with_resampling_by_hand():
     score = label * 0.4 + rng.random(3_000) + np.repeat(rng.normal(0, 0.2, 300), 10)
     bootstrap = Bootstrap(np.arange(300))
     interval = bootstrap.auc(metrics.auc(score, label), metrics.auc_influence(score, label), person)
-    draws = [metrics.auc(score, label, rng.poisson(1.0, 300)[person].astype(float)) for _ in range(400)]
+    draws = [
+        metrics.auc(score, label, rng.poisson(1.0, 300)[person].astype(float)) for _ in range(400)
+    ]
     low, high = np.quantile(draws, [0.025, 0.975])
     assert interval.low == pytest.approx(low, abs=0.006)
     assert interval.high == pytest.approx(high, abs=0.006)
@@ -75,7 +79,9 @@ def test_the_calibration_interval_lies_around_the_figure():
     p = rng.uniform(0.1, 0.6, 5_000)
     label = rng.random(5_000) < p * 0.8
     calibration = metrics.calibration(p, label)
-    interval = Bootstrap(np.arange(500)).calibration_error(calibration, p, label, np.repeat(np.arange(500), 10))
+    interval = Bootstrap(np.arange(500)).calibration_error(
+        calibration, p, label, np.repeat(np.arange(500), 10)
+    )
     assert interval.low < interval.value < interval.high
     assert interval.low > 0.03
 
@@ -83,5 +89,7 @@ def test_the_calibration_interval_lies_around_the_figure():
 @pytest.mark.slow
 def test_many_people_are_drawn_in_parts_with_the_same_result_each_time():
     value = np.random.default_rng(6).random(60_000)
-    first, second = (Bootstrap(np.arange(60_000), replicates=900, seed=7).mean(value) for _ in range(2))
+    first, second = (
+        Bootstrap(np.arange(60_000), replicates=900, seed=7).mean(value) for _ in range(2)
+    )
     assert first == second

@@ -10,7 +10,11 @@ from tailorbird.training.settings import TrainSettings
 def test_more_time_on_a_faster_machine_learns_more_up_to_the_whole() -> None:
     whole, two, slow = budget_of(600, 1.0), budget_of(120, 1.0), budget_of(120, 0.5)
     default = TrainSettings()
-    assert (whole.requests, whole.test_requests, whole.trees) == (default.requests, default.test_requests, default.gbdt.trees)
+    assert (whole.requests, whole.test_requests, whole.trees) == (
+        default.requests,
+        default.test_requests,
+        default.gbdt.trees,
+    )
     assert whole.rate == default.gbdt.rate
     assert slow.requests < two.requests < whole.requests
     assert two.trees < whole.trees
@@ -24,12 +28,16 @@ def test_of_a_longer_log_fewer_requests_fit() -> None:
     assert long.trees == short.trees
 
 
-def test_a_budget_never_asks_for_more_than_the_settings_and_learns_vectors_only_where_there_is_time() -> None:
+def test_a_budget_never_asks_for_more_than_the_settings_and_learns_vectors_only_where_there_is_time() -> (
+    None
+):
     settings = TrainSettings(requests=500, test_requests=0, retrieval="auto")
     short, long = budget_of(120, 1.0).applied(settings), budget_of(600, 1.0).applied(settings)
     assert (short.requests, short.test_requests) == (500, 1_800)
     assert (short.retrieval, long.retrieval) == ("tables", "auto")
-    assert budget_of(120, 1.0).applied(TrainSettings(retrieval="sequence")).retrieval == "sequence", "asked for by name"
+    assert (
+        budget_of(120, 1.0).applied(TrainSettings(retrieval="sequence")).retrieval == "sequence"
+    ), "asked for by name"
     assert short.budget["requests"] == 6_000
 
 

@@ -8,7 +8,9 @@ from tailorbird.training.calibrate import choose, choose_scale, periods_of
 
 
 def days(bend, *, drift=lambda day: 0.0, rows=4_000, count=5, seed=0):
-    """Five days of probabilities, outcomes whose log-odds are a bent form of the model's, and the day of each."""
+    """Five days of probabilities, outcomes whose log-odds are a bent form of the model's, and the
+    day of each.
+    """
     rng = np.random.default_rng(seed)
     z = rng.normal(-1, 1.2, rows * count)
     day = np.repeat(np.arange(count), rows)
@@ -32,10 +34,14 @@ def test_a_model_that_is_too_sure_is_softened():
 
 
 def test_a_table_that_fits_yesterday_and_not_today_is_not_kept():
-    """Each day the truth jumps to the other side of what the model says: every fit on the past is worse than none."""
+    """Each day the truth jumps to the other side of what the model says: every fit on the past is
+    worse than none.
+    """
     chosen = choose(*days(lambda z: z, drift=lambda day: 0.0 if day in (1, 2, 3, 4) else 2.5))
     assert chosen.calibration.name == "none"
-    assert chosen.losses["none"] < min(loss for name, loss in chosen.losses.items() if name != "none")
+    assert chosen.losses["none"] < min(
+        loss for name, loss in chosen.losses.items() if name != "none"
+    )
 
 
 def test_a_score_that_is_no_probability_always_gets_one():
@@ -51,25 +57,34 @@ def test_one_period_cannot_choose_and_says_so():
     chosen = choose(raw, label, np.zeros(raw.size, int))
     assert chosen.calibration.name == "none", "what was not proven on a later day is not kept"
     assert "too little to choose by" in chosen.told
-    assert choose(raw, label, np.zeros(raw.size, int), probability=False).calibration.name == "isotonic"
+    assert (
+        choose(raw, label, np.zeros(raw.size, int), probability=False).calibration.name
+        == "isotonic"
+    )
     assert choose_scale(raw * 9, label, np.zeros(raw.size, int)).calibration.name == "none"
 
 
 @pytest.mark.slow
 def test_what_is_known_days_later_confirms_nothing_that_looks_at_the_same_days():
-    """Labels of neighbouring days that look a week ahead are of the same week: whatever comes, one bears the other out."""
+    """Labels of neighbouring days that look a week ahead are of the same week: whatever comes, one
+    bears the other out.
+    """
     raw, label, day = days(lambda z: z / 3, count=10)
     t = day * DAY
     assert choose(raw, label, day).periods == 9
     chosen = choose(raw, label, periods_of(t), known_from=periods_of(t, 7 * DAY) + 1)
     assert chosen.periods == 2, "the ninth and tenth day, by the first and the first two"
     early = day < 8
-    alone = choose(raw[early], label[early], day[early], known_from=periods_of(t, 7 * DAY)[early] + 1)
+    alone = choose(
+        raw[early], label[early], day[early], known_from=periods_of(t, 7 * DAY)[early] + 1
+    )
     assert (alone.calibration.name, alone.losses) == ("none", {})
 
 
 def test_an_amount_that_is_known_days_later_is_scaled_by_what_was_known():
-    """The mean doubles on the sixth day: what is summed over a week tells of it on the thirteenth at the earliest."""
+    """The mean doubles on the sixth day: what is summed over a week tells of it on the thirteenth
+    at the earliest.
+    """
     rng = np.random.default_rng(0)
     day = np.repeat(np.arange(15), 500)
     expected = rng.gamma(2.0, 2.0, day.size)
@@ -78,8 +93,15 @@ def test_an_amount_that_is_known_days_later_is_scaled_by_what_was_known():
     assert (at_once.periods, at_once.calibration.name) == (14, "scale")
     later = choose_scale(expected, amount, day, known_from=day + 8)
     assert later.periods == 7, "the ninth day to the fifteenth"
-    assert later.losses["scale"] > 1.5 * at_once.losses["scale"], "what the days before would have told was not known on any of them"
-    assert choose_scale(expected[day < 8], amount[day < 8], day[day < 8], known_from=day[day < 8] + 8).periods == 0
+    assert later.losses["scale"] > 1.5 * at_once.losses["scale"], (
+        "what the days before would have told was not known on any of them"
+    )
+    assert (
+        choose_scale(
+            expected[day < 8], amount[day < 8], day[day < 8], known_from=day[day < 8] + 8
+        ).periods
+        == 0
+    )
 
 
 @pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])

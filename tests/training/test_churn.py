@@ -1,4 +1,6 @@
-"""Churn: labels that know their limits, features that do not look ahead, figures beside others' figures, and a planted leak."""
+"""Churn: labels that know their limits, features that do not look ahead, figures beside others'
+figures, and a planted leak.
+"""
 
 import json
 import re
@@ -31,7 +33,11 @@ from tailorbird.training.churn.walk import read_until, windows_of
 BEGIN = 20_000 * DAY
 CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
 QUICK = ChurnSettings(
-    FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000), cuts=3, grid_rows=12_000, lateness_us=0, replicates=50
+    FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000),
+    cuts=3,
+    grid_rows=12_000,
+    lateness_us=0,
+    replicates=50,
 )
 
 
@@ -47,14 +53,23 @@ def declared(*more):
 
 
 def log(people=400, days=200, seed=0, profiles=()):
-    """Purchases at each person's own rate until they leave, with chance, after each; sorted by time."""
+    """Purchases at each person's own rate until they leave, with chance, after each; sorted by
+    time.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(people):
         rate, at, gone = rng.gamma(1.5, 0.05), float(rng.uniform(0, days / 2)), rng.beta(1.0, 6.0)
         while at < days:
             rows.append(
-                {"type": "purchase", "ts": BEGIN + int(at * DAY), "person": f"u{number}", "item_id": "i", "price": 2.0, "quantity": 1.0}
+                {
+                    "type": "purchase",
+                    "ts": BEGIN + int(at * DAY),
+                    "person": f"u{number}",
+                    "item_id": "i",
+                    "price": 2.0,
+                    "quantity": 1.0,
+                }
             )
             if rng.random() < gone:
                 break
@@ -63,17 +78,37 @@ def log(people=400, days=200, seed=0, profiles=()):
     rows.sort(key=lambda row: row["ts"])
     full = []
     for p, row in enumerate(rows, 1):
-        event = dict.fromkeys(ROUTED.names) | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"} | row
-        event["received_at"], event["user_id"] = event["received_at"] or event["ts"], event["user_id"] or event["person"]
+        event = (
+            dict.fromkeys(ROUTED.names)
+            | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
+            | row
+        )
+        event["received_at"], event["user_id"] = (
+            event["received_at"] or event["ts"],
+            event["user_id"] or event["person"],
+        )
         full.append(event)
     return pa.Table.from_pylist(full, schema=ROUTED)
 
 
 def events_of(*times, person="u", **more):
-    rows = [{"type": "purchase", "ts": BEGIN + round(at * DAY), "person": person, "item_id": "i", **more} for at in times]
+    rows = [
+        {
+            "type": "purchase",
+            "ts": BEGIN + round(at * DAY),
+            "person": person,
+            "item_id": "i",
+            **more,
+        }
+        for at in times
+    ]
     full = []
     for p, row in enumerate(rows, 1):
-        event = dict.fromkeys(ROUTED.names) | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"} | row
+        event = (
+            dict.fromkeys(ROUTED.names)
+            | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
+            | row
+        )
         event["received_at"], event["user_id"] = event["received_at"] or event["ts"], person
         full.append(event)
     return pa.Table.from_pylist(full, schema=ROUTED)
@@ -87,7 +122,9 @@ def test_a_label_counts_from_the_end_of_the_gap_to_the_end_of_the_window():
     activity = activity_of(events_of(0, 12, 15, 19.99, 20), CHURN, day(40))
     who = activity.present(day(10))
     window = Window(day(10), 5 * DAY, 5 * DAY)
-    assert activity.counts(who, window.start, window.stop).tolist() == [2.0]  # 15 and 19.99; 12 lies in the gap, 20 is too late
+    assert activity.counts(who, window.start, window.stop).tolist() == [
+        2.0
+    ]  # 15 and 19.99; 12 lies in the gap, 20 is too late
 
 
 def test_a_window_that_is_not_over_has_no_label():
@@ -111,8 +148,15 @@ def test_what_came_in_late_was_not_known_then():
 
 
 def test_what_an_import_has_of_late_events_was_not_known_then_either():
-    """It stands in the log in order of time: what came in on day 9 has its place before what came in on day 6."""
-    events = pa.concat_tables([events_of(5, received_at=day(9)), events_of(6, 10).set_column(0, ROUTED.field("p"), pa.array([2, 3]))])
+    """It stands in the log in order of time: what came in on day 9 has its place before what came
+    in on day 6.
+    """
+    events = pa.concat_tables(
+        [
+            events_of(5, received_at=day(9)),
+            events_of(6, 10).set_column(0, ROUTED.field("p"), pa.array([2, 3])),
+        ]
+    )
     activity = activity_of(events, CHURN, day(30))
     people = People(declared(), events, activity, person_columns(declared()))
     bought = people.columns.numeric.index("bought")
@@ -136,10 +180,15 @@ def test_nobody_unknown_is_asked_about():
 
 @pytest.mark.slow
 def test_the_order_of_the_lake_changes_nothing():
-    """Rows of the same past in another order, as compaction or another import leaves them: the same people are drawn and held back."""
+    """Rows of the same past in another order, as compaction or another import leaves them: the same
+    people are drawn and held back.
+    """
     events = log(people=250, days=130)
     mixed = events.take(pa.array(np.random.default_rng(1).permutation(events.num_rows)))
-    told = [study(declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, asked=100)) for each in (events, mixed)]
+    told = [
+        study(declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, asked=100))
+        for each in (events, mixed)
+    ]
     one, two = (each.cuts[-1] for each in told)
     assert one.fitted.models["trees"].importance() == two.fitted.models["trees"].importance()
     np.testing.assert_array_equal(one.probability, two.probability)
@@ -152,7 +201,9 @@ def test_only_columns_about_the_person_take_part():
 
 
 def test_columns_ahead_are_those_of_somebody_who_did_nothing_since():
-    """Read 10 days after the origin: what the person bought in between must not show, and time has passed."""
+    """Read 10 days after the origin: what the person bought in between must not show, and time has
+    passed.
+    """
     events = log()
     activity = activity_of(events, CHURN, day(200))
     people = People(declared(), events, activity, person_columns(declared()))
@@ -169,7 +220,13 @@ def test_columns_ahead_are_those_of_somebody_who_did_nothing_since():
 
 
 def test_a_profile_without_a_time_is_known_from_the_beginning_whenever_it_was_loaded():
-    loaded = {"type": "user", "ts": BEGIN, "timeless": True, "received_at": day(190), "person": "u0"}
+    loaded = {
+        "type": "user",
+        "ts": BEGIN,
+        "timeless": True,
+        "received_at": day(190),
+        "person": "u0",
+    }
     events = log(profiles=[{**loaded, "properties": json.dumps({"closed": 1})}])
     features = declared(lambda user: attribute("closed", user, "closed", kind="numeric"))
     activity = activity_of(events, CHURN, day(200))
@@ -181,44 +238,85 @@ def test_a_profile_without_a_time_is_known_from_the_beginning_whenever_it_was_lo
 
 
 def test_a_planted_leak_is_refused_by_name():
-    """A profile without a time says who closed the account in the end: valid from the beginning, it knows the future."""
+    """A profile without a time says who closed the account in the end: valid from the beginning, it
+    knows the future.
+    """
     closed = [
-        {"type": "user", "ts": BEGIN, "timeless": True, "person": f"u{number}", "properties": json.dumps({"closed": number % 2})}
+        {
+            "type": "user",
+            "ts": BEGIN,
+            "timeless": True,
+            "person": f"u{number}",
+            "properties": json.dumps({"closed": number % 2}),
+        }
         for number in range(400)
     ]
     features = declared(lambda user: attribute("closed", user, "closed", kind="numeric"))
     events = log(profiles=closed)
-    with pytest.raises(LeakError, match=r"column closed looks past the origin: .* from a profile without a time"):
+    with pytest.raises(
+        LeakError, match=r"column closed looks past the origin: .* from a profile without a time"
+    ):
         study(features, CHURN, events, now=day(200), settings=QUICK)
-    trusted = study(features, Churn(window="28d", period="7d", trust=("closed",)), events, now=day(200), settings=QUICK)
+    trusted = study(
+        features,
+        Churn(window="28d", period="7d", trust=("closed",)),
+        events,
+        now=day(200),
+        settings=QUICK,
+    )
     assert "closed" in trusted.people.columns.numeric
 
 
 @pytest.mark.slow
 def test_a_column_that_is_far_ahead_of_all_others_is_told_and_recency_is_none():
-    """An account that is closed with the last purchase: some who stay do not buy within a window either, so it does not tell all."""
+    """An account that is closed with the last purchase: some who stay do not buy within a window
+    either, so it does not tell all.
+    """
     told = {"type": "user", "raw_partition": "serve-1", "properties": json.dumps({"closed": 1})}
     last = log().group_by("person").aggregate([("ts", "max")]).to_pylist()
-    profiles = [told | {"person": each["person"], "ts": int(each["ts_max"].timestamp() * SECOND)} for each in last]
+    profiles = [
+        told | {"person": each["person"], "ts": int(each["ts_max"].timestamp() * SECOND)}
+        for each in last
+    ]
     user = entity("user")
     age, since = time_since_first("age", user, "purchase"), time_since("since", user, "purchase")
     closed = attribute("closed", user, "closed", kind="numeric")
 
     def found(*columns, **named):
         features = FeatureSet.from_declarations(columns)
-        return study(features, Churn(window="28d", period="7d", **named), log(profiles=profiles), now=day(200), settings=QUICK)
+        return study(
+            features,
+            Churn(window="28d", period="7d", **named),
+            log(profiles=profiles),
+            now=day(200),
+            settings=QUICK,
+        )
 
     told = found(age, closed)
     assert (list(told.ahead), told.leaks) == (["closed"], {})
-    assert re.search(r"an AUC of 0\.8\d\d for leaving, while no other column is above 0\.\d+", told.ahead["closed"])
+    assert re.search(
+        r"an AUC of 0\.8\d\d for leaving, while no other column is above 0\.\d+",
+        told.ahead["closed"],
+    )
     assert list(found(age, since).ahead) == ["since"]
-    assert found(age, since, recency="since", frequency="age", age="age").ahead == {}, "it is said to be what it is"
+    assert found(age, since, recency="since", frequency="age", age="age").ahead == {}, (
+        "it is said to be what it is"
+    )
 
 
 def left(**more):
-    """A profile a user that says who left in the end, dated to the first day, as a table imported today by the day of sign-up gives it."""
+    """A profile a user that says who left in the end, dated to the first day, as a table imported
+    today by the day of sign-up gives it.
+    """
     one = {"type": "user", "ts": BEGIN, "ts_original": BEGIN, "raw_partition": "import", **more}
-    return [one | {"person": f"u{number}", "properties": json.dumps({"left": "yes" if number % 2 else "no"})} for number in range(400)]
+    return [
+        one
+        | {
+            "person": f"u{number}",
+            "properties": json.dumps({"left": "yes" if number % 2 else "no"}),
+        }
+        for number in range(400)
+    ]
 
 
 def with_left(user):
@@ -236,13 +334,24 @@ def leaking(profiles, features=None):
 
 @pytest.mark.slow
 def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
-    """Exported today, and valid from the sign-up on: the log has no word of when anybody knew what it says."""
+    """Exported today, and valid from the sign-up on: the log has no word of when anybody knew what
+    it says.
+    """
     features, events = declared(with_left), log(profiles=left())
-    with pytest.raises(LeakError, match=r"column left looks past the origin: .* from the one profile that was imported of them") as told:
+    with pytest.raises(
+        LeakError,
+        match=r"column left looks past the origin: .* from the one profile that was imported of them",
+    ) as told:
         study(features, CHURN, events, now=day(200), settings=QUICK)
     assert 'trust=("left",)' in told.value.fix
     assert "received_at" in told.value.fix
-    trusted = study(features, Churn(window="28d", period="7d", trust=("left",)), events, now=day(200), settings=QUICK)
+    trusted = study(
+        features,
+        Churn(window="28d", period="7d", trust=("left",)),
+        events,
+        now=day(200),
+        settings=QUICK,
+    )
     assert "left" in trusted.people.columns.categorical
     again = left() + left(event_id="of-the-next-export")
     assert set(leaking(again)) == {"left"}, "the same table once more is no history"
@@ -263,17 +372,31 @@ def test_profiles_that_were_known_when_they_say_are_not_refused(more):
 
 def test_a_user_whose_profiles_are_of_several_times_says_what_was_known_when():
     assert leaking(left() + left(ts=day(50), ts_original=day(50))) == {}
-    assert leaking(left() + left(ts=day(50), ts_original=day(50))[:20]) == {}, "a row for each change, and few changed"
-    of_plans = [one | {"properties": json.dumps({"plan": "gold"})} for one in left()[:10] + left(ts=day(50), ts_original=day(50))[:10]]
-    assert set(leaking(left() + of_plans)) == {"left"}, "another table is one of changes, and says nothing of this one"
+    assert leaking(left() + left(ts=day(50), ts_original=day(50))[:20]) == {}, (
+        "a row for each change, and few changed"
+    )
+    of_plans = [
+        one | {"properties": json.dumps({"plan": "gold"})}
+        for one in left()[:10] + left(ts=day(50), ts_original=day(50))[:10]
+    ]
+    assert set(leaking(left() + of_plans)) == {"left"}, (
+        "another table is one of changes, and says nothing of this one"
+    )
 
 
 def test_an_attribute_that_nobody_has_twice_does_not_make_its_row_one_without_history():
-    """As why somebody left, which stands in the last row of a history alone; `left` stands in all, and a country is read by no column."""
+    """As why somebody left, which stands in the last row of a history alone; `left` stands in all,
+    and a country is read by no column.
+    """
     more = {"why": "too dear", "country": "NO"}
-    last = [one | {"properties": json.dumps(json.loads(one["properties"]) | more)} for one in left(ts=day(50), ts_original=day(50))]
+    last = [
+        one | {"properties": json.dumps(json.loads(one["properties"]) | more)}
+        for one in left(ts=day(50), ts_original=day(50))
+    ]
     assert leaking(left() + last) == {}
-    both = declared(lambda user: (with_left(user), attribute("why", user, "why", kind="categorical")))
+    both = declared(
+        lambda user: (with_left(user), attribute("why", user, "why", kind="categorical"))
+    )
     assert set(leaking(left() + last, both)) == {"why"}
 
 
@@ -284,7 +407,10 @@ def test_events_that_were_told_apart_by_a_profile_that_was_dated_back_are_refuse
         count("bought_by_leavers", user, "purchase", where="user.left == 'yes'")
 
     kept = json.dumps({"left": "yes"})
-    profiles = left() + [{"type": "purchase", "ts": day(at), "person": "u1", "item_id": "i", "user_profile": kept} for at in (3, 5)]
+    profiles = left() + [
+        {"type": "purchase", "ts": day(at), "person": "u1", "item_id": "i", "user_profile": kept}
+        for at in (3, 5)
+    ]
     assert set(leaking(profiles, declared(bought_by))) == {"bought_by_leavers"}
 
 
@@ -299,8 +425,14 @@ def test_a_study_learns_without_the_future_and_tells_people_apart():
     assert abs(last.results[OURS]["bias"].value) < 0.4
     assert set(last.results) == {OURS, "recency", "rfm_logistic", "bg_nbd", "bg_nbd_count"}
     assert last.cut.fitted.counts == tuple(last.cut.scored.purchases) == BY_COLUMNS
-    np.testing.assert_allclose(last.cut.purchases, last.cut.scored.purchases[last.cut.choice.count] * last.cut.choice.scale)
-    assert 0.6 < last.cut.scored.purchases["pareto_nbd"].sum() / last.cut.scored.purchases["bg_nbd"].sum() < 1.6
+    np.testing.assert_allclose(
+        last.cut.purchases, last.cut.scored.purchases[last.cut.choice.count] * last.cut.choice.scale
+    )
+    assert (
+        0.6
+        < last.cut.scored.purchases["pareto_nbd"].sum() / last.cut.scored.purchases["bg_nbd"].sum()
+        < 1.6
+    )
 
     # What happens after the last origin changes its outcome, and nothing that was said of it.
     origin = last.cut.scored.window.origin
@@ -327,7 +459,17 @@ def test_windows_shrink_with_the_history_and_end_where_there_is_none():
 def test_features_are_not_read_where_they_begin_to_forget():
     assert read_until(day(0), day(273)) == day(399)
     assert read_until(day(0), day(500)) > day(10_000)
-    plan = ChurnPlan("churn", ("purchase",), 60 * DAY, 0, 0, 30 * DAY, 2, day(399), (Part("hazard_trees", "hazard"),))
+    plan = ChurnPlan(
+        "churn",
+        ("purchase",),
+        60 * DAY,
+        0,
+        0,
+        30 * DAY,
+        2,
+        day(399),
+        (Part("hazard_trees", "hazard"),),
+    )
     assert plan.moments(day(380)) == [day(380), day(380), day(399)]
 
 
@@ -341,11 +483,22 @@ def present_at(activity, at):
 
 
 def test_who_was_merged_into_somebody_is_nobody_to_ask_about_until_it_is_taken_back():
-    rows = [{"type": "purchase", "ts": day(1), "person": person} for person in ("guest", "account", "late")]
-    rows += [merge("guest", "account", 10), merge("guest", "guest", 20), merge("late", "account", 10, received_at=day(15))]
-    activity = activity_of(log(people=0, profiles=rows).select(needed_columns(declared())), CHURN, day(40))
+    rows = [
+        {"type": "purchase", "ts": day(1), "person": person}
+        for person in ("guest", "account", "late")
+    ]
+    rows += [
+        merge("guest", "account", 10),
+        merge("guest", "guest", 20),
+        merge("late", "account", 10, received_at=day(15)),
+    ]
+    activity = activity_of(
+        log(people=0, profiles=rows).select(needed_columns(declared())), CHURN, day(40)
+    )
     assert present_at(activity, 9) == {"guest", "account", "late"}
-    assert present_at(activity, 12) == {"account", "late"}, "the merge of the second was not known yet"
+    assert present_at(activity, 12) == {"account", "late"}, (
+        "the merge of the second was not known yet"
+    )
     assert present_at(activity, 16) == {"account"}
     assert present_at(activity, 21) == {"guest", "account"}
 
@@ -358,20 +511,30 @@ def test_who_is_somebody_else_is_what_the_merges_say(seed):
     rows = [{"type": "purchase", "ts": day(0), "person": name} for name in names]
     for _ in range(30):
         at = float(rng.integers(1, 40))
-        rows.append(merge(*rng.choice(names, 2).tolist(), at, received_at=day(at + rng.choice([0, 0, 0, 7]))))
+        rows.append(
+            merge(
+                *rng.choice(names, 2).tolist(), at, received_at=day(at + rng.choice([0, 0, 0, 7]))
+            )
+        )
     events = log(people=0, profiles=rows)
     activity = activity_of(events, CHURN, day(60))
     merges = [row for row in events.to_pylist() if row["type"] == "merge"]
     at = lambda row, name: int(row[name].timestamp()) * 1_000_000  # noqa: E731
     for cut in range(1, 50):
-        known = [row for row in merges if at(row, "ts") < day(cut) and at(row, "received_at") <= day(cut)]
+        known = [
+            row for row in merges if at(row, "ts") < day(cut) and at(row, "received_at") <= day(cut)
+        ]
         newest = {row["user_id"]: Merge(at(row, "ts"), row["p"], row["person"]) for row in known}
-        assert present_at(activity, cut) == {name for name in names if survivor(name, newest.get)[0] == name}
+        assert present_at(activity, cut) == {
+            name for name in names if survivor(name, newest.get)[0] == name
+        }
 
 
 @pytest.mark.slow
 def test_who_is_merged_within_a_window_teaches_nothing_and_counts_for_nothing():
-    """A hundred people are other names of others from a day within the last window on, as if all of them had stayed away."""
+    """A hundred people are other names of others from a day within the last window on, as if all of
+    them had stayed away.
+    """
     at, merged = 180.0, {f"u{number}" for number in range(100)}
     merges = [merge(name, f"u{int(name[1:]) + 100}", at) for name in sorted(merged)]
     settings = replace(QUICK, fit=replace(QUICK.fit, rows=1_000_000), grid_rows=1_000_000)
@@ -403,11 +566,17 @@ def test_auc_and_ap_are_scikit_learns_also_with_weights_and_ties(seed):
     assert area == pytest.approx(roc_auc_score(label, score, sample_weight=weight))
     assert average == pytest.approx(average_precision_score(label, score, sample_weight=weight))
     assert 0 <= lift <= 10
-    assert Ordered(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[2] == pytest.approx(10.0)
+    assert Ordered(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[2] == pytest.approx(
+        10.0
+    )
 
 
 def test_whom_to_contact_and_what_it_is_worth():
-    curve = curve_of(np.array([0.9, 0.2, 0.6]), np.array([True, True, False]), Contact(cost=1.0, value=10.0, success=0.5))
+    curve = curve_of(
+        np.array([0.9, 0.2, 0.6]),
+        np.array([True, True, False]),
+        Contact(cost=1.0, value=10.0, success=0.5),
+    )
     np.testing.assert_allclose(curve.expected, [3.5, 5.5, 5.5])
     np.testing.assert_allclose(curve.realised, [4.0, 3.0, 7.0])
     assert curve.best == 2

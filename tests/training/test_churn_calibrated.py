@@ -1,4 +1,6 @@
-"""Calibration of churn on past origins: within reach at any gap, for the bundle and for what the gate judges, and told where it is not."""
+"""Calibration of churn on past origins: within reach at any gap, for the bundle and for what the
+gate judges, and told where it is not.
+"""
 
 import json
 import re
@@ -26,14 +28,35 @@ from tailorbird.training.churn.labels import activity_of
 from tailorbird.training.churn.rows import needed_columns
 from tailorbird.training.churn.score import score_everybody
 from tailorbird.training.churn.train import ChurnSettings, study, train_churn
-from tailorbird.training.churn.walk import CUTS_MAX, PROOFS, cuts_to_calibrate, history_of, windows_of
+from tailorbird.training.churn.walk import (
+    CUTS_MAX,
+    PROOFS,
+    cuts_to_calibrate,
+    history_of,
+    windows_of,
+)
 from tailorbird.training.metrics import log_losses
 
 BEGIN = 20_000 * DAY
-NOW, END, CHANGE = 440, 462, 330  # days: when it is trained, to where the log goes, from when on people leave
-CHURN = Churn(window="14d", gap="4d", period="84h", active="56d", recency="since", frequency="bought", age="age")
+NOW, END, CHANGE = (
+    440,
+    462,
+    330,
+)  # days: when it is trained, to where the log goes, from when on people leave
+CHURN = Churn(
+    window="14d",
+    gap="4d",
+    period="84h",
+    active="56d",
+    recency="since",
+    frequency="bought",
+    age="age",
+)
 SETTINGS = ChurnSettings(
-    FitSettings(gbdt=GbdtSettings(trees=20, rate=0.1, patience=10), rows=3_000, half_life=0), grid_rows=9_000, lateness_us=0, replicates=20
+    FitSettings(gbdt=GbdtSettings(trees=20, rate=0.1, patience=10), rows=3_000, half_life=0),
+    grid_rows=9_000,
+    lateness_us=0,
+    replicates=20,
 )
 
 
@@ -74,7 +97,13 @@ class Shop:
     @classmethod
     def open(cls, folder):
         rows = [
-            {"event_id": f"e{n}", "type": "purchase", "ts": to_iso(day(at)), "user_id": who, "item_id": "i"}
+            {
+                "event_id": f"e{n}",
+                "type": "purchase",
+                "ts": to_iso(day(at)),
+                "user_id": who,
+                "item_id": "i",
+            }
             for n, (at, who) in enumerate(purchases())
         ]
         (folder / "history.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -94,7 +123,14 @@ class Shop:
 
     def train(self, churn, name="registry", settings=SETTINGS):
         where = {"lake": self.lake, "registry": self.folder / name}
-        return train_churn(self.features, churn, **where, clock=SimulatedClock(day(NOW)), settings=settings, promote=False)
+        return train_churn(
+            self.features,
+            churn,
+            **where,
+            clock=SimulatedClock(day(NOW)),
+            settings=settings,
+            promote=False,
+        )
 
     def events(self):
         return Lake(self.lake).events(needed_columns(self.features))
@@ -123,7 +159,10 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report):
     assert off(cut.probability, cut.gone) < 0.1
     assert log_losses(cut.probability, cut.gone).mean() < log_losses(raw, cut.gone).mean() - 0.1
     assert cut.choice.scale < 1
-    assert f"calibration {cut.choice.table.name}, by log loss on the next of {PROOFS} periods" in report.plain()["origins"][-1]["choice"]
+    assert (
+        f"calibration {cut.choice.table.name}, by log loss on the next of {PROOFS} periods"
+        in report.plain()["origins"][-1]["choice"]
+    )
     assert len(report.figures) < CUTS_MAX, "the first ones only choose and calibrate"
 
 
@@ -133,14 +172,18 @@ def test_and_in_the_bundle_whose_scores_come_true(shop, report):
     bundle = ChurnBundle.load(shop.folder / "registry" / report.version, schema_hash=None)
     assert bundle.calibration.name == report.choice.table.name != "none"
     told = score_everybody(bundle, CHURN, lake=shop.lake, now=day(NOW)).table
-    raw = score_everybody(replace(bundle, calibration=Identity()), CHURN, lake=shop.lake, now=day(NOW)).table
+    raw = score_everybody(
+        replace(bundle, calibration=Identity()), CHURN, lake=shop.lake, now=day(NOW)
+    ).table
     later = activity_of(shop.events(), CHURN, day(END))
     start, stop = day(NOW) + CHURN.gap_us, day(NOW) + CHURN.gap_us + CHURN.window_us
     gone = later.counts(later.people.encode(told["person"].combine_chunks()), start, stop) == 0
     assert off(raw["gone"], gone) > 0.2
     assert off(told["gone"], gone) < 0.1
     (hazards,) = [note for note in report.notes if "within the gap" in note]
-    assert hazards.endswith(f"; calibration on past origins ({bundle.calibration.name}) corrects the level")
+    assert hazards.endswith(
+        f"; calibration on past origins ({bundle.calibration.name}) corrects the level"
+    )
     assert not [note for note in report.notes if "not calibrated" in note]
 
 
@@ -150,12 +193,22 @@ def test_a_history_that_is_too_short_leaves_it_as_it_comes_and_says_so(shop):
     report = shop.train(churn, "short")
     assert report.choice.table.name == report.last.cut.choice.table.name == "none"
     (note,) = [note for note in report.notes if note.startswith("not calibrated")]
-    cuts, days = cuts_to_calibrate(churn, judged=False), history_of(churn, cuts_to_calibrate(churn, judged=False)) // DAY
-    assert "of the 3 origins that it takes had people enough and began when an earlier one was over" in note
+    cuts, days = (
+        cuts_to_calibrate(churn, judged=False),
+        history_of(churn, cuts_to_calibrate(churn, judged=False)) // DAY,
+    )
+    assert (
+        "of the 3 origins that it takes had people enough and began when an earlier one was over"
+        in note
+    )
     assert f"that takes {cuts} origins, which a history of {days} days has" in note
     assert "calibration none, as " in report.plain()["choice"]
     assert "hazards are read as if nobody came back within the gap" in report.notes
-    walked = lambda days: len(windows_of(activity_of(between(0, days), churn, day(days)), churn, CUTS_MAX))  # noqa: E731
+
+    def walked(days):
+        activity = activity_of(between(0, days), churn, day(days))
+        return len(windows_of(activity, churn, CUTS_MAX))
+
     assert walked(days - 1) == cuts - 1
     assert walked(days) == cuts
 
@@ -163,18 +216,28 @@ def test_a_history_that_is_too_short_leaves_it_as_it_comes_and_says_so(shop):
 @pytest.mark.slow
 def test_where_the_bundle_is_calibrated_and_what_is_judged_is_not_the_report_says_so(shop):
     cuts = cuts_to_calibrate(CHURN, judged=False)
-    report = shop.train(CHURN, "between", replace(SETTINGS, fit=replace(SETTINGS.fit, rows=1_500), cuts=cuts))
+    report = shop.train(
+        CHURN, "between", replace(SETTINGS, fit=replace(SETTINGS.fit, rows=1_500), cuts=cuts)
+    )
     assert report.choice.table.name != "none"
     assert report.last.cut.choice.table.name == "none"
     (note,) = [note for note in report.notes if note.startswith("the bundle has")]
-    assert note.startswith(f"the bundle has {report.choice.model} calibrated by {report.choice.table.name}, while the gate")
-    assert f"judge {report.last.cut.choice.model} without calibration: by the last origin 0 of the 3 origins" in note
+    assert note.startswith(
+        f"the bundle has {report.choice.model} calibrated by {report.choice.table.name}, "
+        "while the gate"
+    )
+    assert (
+        f"judge {report.last.cut.choice.model} without calibration: by the last origin 0 of "
+        "the 3 origins" in note
+    )
     assert f"that takes {cuts_to_calibrate(CHURN, judged=True)} origins" in note
 
 
 @pytest.mark.slow
 def test_what_comes_later_chooses_nothing(shop):
-    """Half of the people are never seen again after the last origin: what became of earlier cuts changes, nothing that was said does."""
+    """Half of the people are never seen again after the last origin: what became of earlier cuts
+    changes, nothing that was said does.
+    """
     settings = replace(SETTINGS, fit=replace(SETTINGS.fit, rows=1_500), grid_rows=5_000)
     events = shop.events()
     events = events.filter(pa.array(micros(events["ts"]) < day(NOW)))
@@ -183,7 +246,9 @@ def test_what_comes_later_chooses_nothing(shop):
     known = set(np.array(person)[ts < origin].tolist())
     lost = np.array([who in known and int(who[1:]) % 2 == 0 for who in person]) & (ts >= origin)
     cuts = study(shop.features, CHURN, events, now=day(NOW), settings=settings).cuts
-    others = study(shop.features, CHURN, events.filter(pa.array(~lost)), now=day(NOW), settings=settings).cuts
+    others = study(
+        shop.features, CHURN, events.filter(pa.array(~lost)), now=day(NOW), settings=settings
+    ).cuts
     assert others[-1].scored.window.origin == cuts[-1].scored.window.origin == origin
     assert others[-1].gone.sum() > cuts[-1].gone.sum()
     assert others[-2].gone.sum() > cuts[-2].gone.sum()
@@ -195,19 +260,33 @@ def test_what_comes_later_chooses_nothing(shop):
 
 def test_the_page_tells_how_long_a_history_it_takes():
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "churn.md").read_text()
-    rows = re.findall(r"^\| window (\d+d)(?:, gap (\d+d))?[^|]*\| (\d+) days \| (\d+) days \|$", page, re.MULTILINE)
+    rows = re.findall(
+        r"^\| window (\d+d)(?:, gap (\d+d))?[^|]*\| (\d+) days \| (\d+) days \|$",
+        page,
+        re.MULTILINE,
+    )
     assert len(rows) >= 3
     for window, gap, *days in rows:
         churn = Churn(window=window, gap=gap)
-        takes = [history_of(churn, cuts_to_calibrate(churn, judged=judged)) for judged in (False, True)]
+        takes = [
+            history_of(churn, cuts_to_calibrate(churn, judged=judged)) for judged in (False, True)
+        ]
         assert [int(each) for each in days] == [-(-each // DAY) for each in takes]
 
 
 def between(first, last):
     """A log of two purchases."""
     at = [day(first), day(last) - 1]
-    table = pa.table({"type": ["purchase"] * 2, "person": ["u"] * 2, "ts": pa.array(at, pa.timestamp("us", "UTC"))})
-    table = table.append_column("received_at", table["ts"]).append_column("timeless", pa.array([False] * 2))
+    table = pa.table(
+        {
+            "type": ["purchase"] * 2,
+            "person": ["u"] * 2,
+            "ts": pa.array(at, pa.timestamp("us", "UTC")),
+        }
+    )
+    table = table.append_column("received_at", table["ts"]).append_column(
+        "timeless", pa.array([False] * 2)
+    )
     for name in ("user_id", "agent"):
         table = table.append_column(name, pa.array(["u" if name == "user_id" else "person"] * 2))
     return table
@@ -217,7 +296,9 @@ def between(first, last):
 @pytest.mark.parametrize("gap", ["", "1d", "2d", "7d", "13d"])
 @pytest.mark.parametrize("period", ["", "7d", "window"])
 def test_proofs_are_within_reach_at_any_gap(window, gap, period):
-    """Of a history as long as `history_of` says: cuts that began when an earlier one was over, and that are over by then."""
+    """Of a history as long as `history_of` says: cuts that began when an earlier one was over, and
+    that are over by then.
+    """
     step = window if period == "window" or (period and window == "90d") else period
     churn = Churn(window=window, gap=gap, period=step)
     for judged in (False, True):

@@ -34,19 +34,33 @@ def cut(bought, **purchases):
 
 
 def cuts(count=PROOFS):
-    """`near` is right but for its level, `low` says far too little of everybody alike, `usual` is wrong about who buys."""
+    """`near` is right but for its level, `low` says far too little of everybody alike, `usual` is
+    wrong about who buys.
+    """
     rng, made = np.random.default_rng(3), []
     for _ in range(count):
         rate = rng.gamma(0.5, 0.8, 4_000)
-        made.append(cut(rng.poisson(rate).astype(float), usual=rng.permutation(rate), near=rate * 1.4, low=np.full(4_000, 0.01)))
+        made.append(
+            cut(
+                rng.poisson(rate).astype(float),
+                usual=rng.permutation(rate),
+                near=rate * 1.4,
+                low=np.full(4_000, 0.01),
+            )
+        )
     return made
 
 
 def test_the_count_that_erred_least_is_taken_whatever_its_level():
     over = cuts()
     name, errors = choose_count(over, ("usual", "near", "low"), np.ones(PROOFS))
-    plain = {each: np.mean([np.abs(one.scored.purchases[each] - one.bought).mean() for one in over]) for each in errors}
-    assert min(plain, key=lambda each: plain[each]) == "low", "an absolute error alone prefers what says that hardly anybody buys"
+    plain = {
+        each: np.mean([np.abs(one.scored.purchases[each] - one.bought).mean() for one in over])
+        for each in errors
+    }
+    assert min(plain, key=lambda each: plain[each]) == "low", (
+        "an absolute error alone prefers what says that hardly anybody buys"
+    )
     assert name == "near" == min(errors, key=lambda each: errors[each])
 
 
@@ -64,9 +78,12 @@ def test_a_count_that_was_not_there_at_every_cut_is_not_taken():
 
 
 def test_what_is_told_names_the_count_and_why():
-    choice = Choice("trees", RAW, {"trees": 0.5}, 1.1, PROOFS, "bg_nbd", {"bg_nbd": 0.4, "pareto_nbd": 0.5})
+    choice = Choice(
+        "trees", RAW, {"trees": 0.5}, 1.1, PROOFS, "bg_nbd", {"bg_nbd": 0.4, "pareto_nbd": 0.5}
+    )
     assert choice.told.endswith(
-        "purchases of bg_nbd by mean absolute error, totals set right: bg_nbd 0.4000, pareto_nbd 0.5000, times 1.100"
+        "purchases of bg_nbd by mean absolute error, totals set right: bg_nbd 0.4000, "
+        "pareto_nbd 0.5000, times 1.100"
     )
     assert Choice("trees", RAW, {}, 1.0, 0).told.endswith("no expected purchases")
 
@@ -84,10 +101,20 @@ def learned():
     recency = np.where(repeats > 0, age * rng.beta(3, 1, 1_500), 0.0)
     told = {"since": (age - recency) * 86_400, "age": age * 86_400, "bought": repeats + 1}
     matrix = np.column_stack([told[name] for name in encoder.names]).astype(np.float32)
-    bought, settings = rng.poisson(repeats / 3).astype(float), GbdtSettings(trees=10, patience=0, threads=1, objective="poisson")
-    trees = fit_gbdt(Sample(matrix, bought), Sample(matrix[:50], bought[:50]), encoder.names, settings)
-    known, places = Purchases(repeats, recency, age), [encoder.names.index(name) for name in ("since", "bought", "age")]
-    bg_nbd = BgNbdOfColumns(fit_bg_nbd(known), encoder.names, places[0], places[1], places[2], 91.0, 0.01)
+    bought, settings = (
+        rng.poisson(repeats / 3).astype(float),
+        GbdtSettings(trees=10, patience=0, threads=1, objective="poisson"),
+    )
+    trees = fit_gbdt(
+        Sample(matrix, bought), Sample(matrix[:50], bought[:50]), encoder.names, settings
+    )
+    known, places = (
+        Purchases(repeats, recency, age),
+        [encoder.names.index(name) for name in ("since", "bought", "age")],
+    )
+    bg_nbd = BgNbdOfColumns(
+        fit_bg_nbd(known), encoder.names, places[0], places[1], places[2], 91.0, 0.01
+    )
     other = fit_pareto_nbd(known)
     pareto_nbd = ParetoNbdColumns(other.r, other.alpha, other.s, other.beta, *places)
     fitted = Fitted(encoder, {"bg_nbd": bg_nbd, PURCHASES: trees}, {}, pareto_nbd)
@@ -101,21 +128,37 @@ def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name
     said = fitted.purchases(table, WINDOW)
     plan = plan_of(CHURN, fitted, Choice("bg_nbd", RAW, {}, 1.25, 0, name), 0)
     write_churn_bundle(
-        tmp_path / "bundle", plan,
-        created_at=1, features=features, encoder=fitted.encoder, models={part.head: fitted.export(part.head) for part in plan.parts},
-        calibration=Identity(), golden=table.numeric, window=Span(), metrics={}, libraries={}, card="",
-    )  # fmt: skip
+        tmp_path / "bundle",
+        plan,
+        created_at=1,
+        features=features,
+        encoder=fitted.encoder,
+        models={part.head: fitted.export(part.head) for part in plan.parts},
+        calibration=Identity(),
+        golden=table.numeric,
+        window=Span(),
+        metrics={},
+        libraries={},
+        card="",
+    )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
     told = bundle.score([(table.numeric, table.categorical)])
     np.testing.assert_allclose(told.purchases, said[name] * 1.25, rtol=1e-4, atol=1e-5)
-    assert bundle.effects([(table.numeric[:3], table.categorical[:3])]).shape == (3, 3), "who leaves is not told by a count"
+    assert bundle.effects([(table.numeric[:3], table.categorical[:3])]).shape == (3, 3), (
+        "who leaves is not told by a count"
+    )
 
 
 def test_counts_are_what_each_model_expects(learned):
     _, fitted, table, known = learned
     said = fitted.purchases(table, WINDOW)
-    np.testing.assert_allclose(said["pareto_nbd"], fit_pareto_nbd(known).purchases(known, 91.0), rtol=1e-4)
-    np.testing.assert_allclose(said["trees_bg_nbd"] * 2, said["bg_nbd"] + fitted.models[PURCHASES].score(fitted.matrix(table)))
+    np.testing.assert_allclose(
+        said["pareto_nbd"], fit_pareto_nbd(known).purchases(known, 91.0), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        said["trees_bg_nbd"] * 2,
+        said["bg_nbd"] + fitted.models[PURCHASES].score(fitted.matrix(table)),
+    )
 
 
 def test_without_named_columns_trees_alone_count(learned):

@@ -1,4 +1,6 @@
-"""Purchases counted by day: what came after a moment changes nothing at it, wherever in a day it lies, and days are counted as they are."""
+"""Purchases counted by day: what came after a moment changes nothing at it, wherever in a day it
+lies, and days are counted as they are.
+"""
 
 from dataclasses import replace
 
@@ -23,13 +25,24 @@ from tailorbird.training.churn.walk import baselines_at, grid_of, windows_of
 
 KNOWN = day(22)
 PEOPLE = ("a", "b", "c")
-EIGHTHS = st.integers(0, 10 * 8).map(lambda number: number / 8)  # of a day: many fall on one day, and on one moment
-BOUGHT = st.lists(st.tuples(st.sampled_from(PEOPLE), EIGHTHS, st.sampled_from((0.0, 0.0, 1.5)), st.integers(1, 9)), min_size=1, max_size=20)
+EIGHTHS = st.integers(0, 10 * 8).map(
+    lambda number: number / 8
+)  # of a day: many fall on one day, and on one moment
+BOUGHT = st.lists(
+    st.tuples(
+        st.sampled_from(PEOPLE), EIGHTHS, st.sampled_from((0.0, 0.0, 1.5)), st.integers(1, 9)
+    ),
+    min_size=1,
+    max_size=20,
+)
 
 
 def bought(rows):
     """Purchases: (person, day, days until it came in, price)."""
-    made = [events_of(at, person=person, price=float(price), quantity=1.0, received_at=day(at + late)) for person, at, late, price in rows]
+    made = [
+        events_of(at, person=person, price=float(price), quantity=1.0, received_at=day(at + late))
+        for person, at, late, price in rows
+    ]
     return pa.concat_tables(made)
 
 
@@ -37,7 +50,15 @@ def told(activity: Activity, origin):
     """All that is said of people at an origin, by name."""
     who = activity.present(origin)
     rfm, repeats = activity.rfm(who, origin), activity.purchases(who, origin)
-    columns = (rfm.recency, rfm.frequency, rfm.age, rfm.amount, repeats.repeats, repeats.recency, repeats.age)
+    columns = (
+        rfm.recency,
+        rfm.frequency,
+        rfm.age,
+        rfm.amount,
+        repeats.repeats,
+        repeats.recency,
+        repeats.age,
+    )
     return dict(zip(activity.people.decode(who), np.column_stack(columns).tolist(), strict=True))
 
 
@@ -47,7 +68,9 @@ def told(activity: Activity, origin):
 def test_what_came_after_a_moment_changes_nothing_at_it(rows, at, per):
     known = [row for row in rows if row[1] < at and row[1] + row[2] <= at]
     said = told(activity_of(bought(rows), Churn(per=per), KNOWN).as_of(day(at)), day(at))
-    assert said == (told(activity_of(bought(known), Churn(per=per), KNOWN), day(at)) if known else {})
+    assert said == (
+        told(activity_of(bought(known), Churn(per=per), KNOWN), day(at)) if known else {}
+    )
     for person, (_, frequency, _, amount, *_) in said.items():
         mine = [row for row in known if row[0] == person]
         assert frequency == (len({int(row[1]) for row in mine}) if per == "day" else len(mine))
@@ -61,8 +84,13 @@ def test_a_window_counts_the_days_that_have_a_purchase_in_it(rows, start, length
     stop = start + length + 1 / 8
     activity = activity_of(bought(rows), Churn(), KNOWN)
     counts = activity.counts(np.arange(len(activity.people)), day(start), day(stop))
-    days = {person: {int(at) for who, at, *_ in rows if who == person and start <= at < stop} for person in PEOPLE}
-    assert dict(zip(activity.people.decode(np.arange(len(counts))), counts.tolist(), strict=True)) == {
+    days = {
+        person: {int(at) for who, at, *_ in rows if who == person and start <= at < stop}
+        for person in PEOPLE
+    }
+    assert dict(
+        zip(activity.people.decode(np.arange(len(counts))), counts.tolist(), strict=True)
+    ) == {
         person: len(found) for person, found in days.items() if person in {row[0] for row in rows}
     }
 
@@ -83,10 +111,15 @@ def test_the_baselines_at_noon_do_not_know_what_is_spent_in_the_evening():
     noon = (window.origin - day(0)) / DAY
     assert noon % 1 == 0.5
     names = activity.people.decode(activity.as_of(window.origin).present(window.origin))
-    buys = [events_of(noon - 0.1, noon + 0.1, person=person, price=1e6, quantity=1.0) for person in names[::2]]
+    buys = [
+        events_of(noon - 0.1, noon + 0.1, person=person, price=1e6, quantity=1.0)
+        for person in names[::2]
+    ]
     said = []
     for parts in (buys, [each.slice(0, 1) for each in buys]):
-        then = activity_of(pa.concat_tables([events, *parts]), CHURN, day(200.5)).as_of(window.origin)
+        then = activity_of(pa.concat_tables([events, *parts]), CHURN, day(200.5)).as_of(
+            window.origin
+        )
         said.append(baselines_at(then, then.people.encode(pa.array(names)), window, CHURN)[0])
     for name in said[0]:
         np.testing.assert_array_equal(said[0][name], said[1][name], err_msg=name)
@@ -96,7 +129,9 @@ def test_the_baselines_at_noon_do_not_know_what_is_spent_in_the_evening():
 def test_a_part_of_a_day_has_what_was_spent_in_it(at):
     activity = activity_of(events_of(10.1, 10.3, 10.9, price=5.0, quantity=1.0), Churn(), day(30))
     then = activity.as_of(day(10 + at))
-    assert then.rfm(then.present(day(10 + at)), day(10 + at)).amount.tolist() == [{0.25: 5.0, 0.5: 10.0}[at]]
+    assert then.rfm(then.present(day(10 + at)), day(10 + at)).amount.tolist() == [
+        {0.25: 5.0, 0.5: 10.0}[at]
+    ]
 
 
 @pytest.mark.parametrize("lines", [1, 3])
@@ -109,7 +144,12 @@ def test_a_column_of_frequency_that_counts_the_lines_of_a_purchase_is_told(lines
     features, churn = FeatureSet.from_declarations(found), replace(CHURN, frequency="every")
     once = log(people=150)
     events = pa.concat_tables(
-        [once.set_column(1, "event_id", pc.binary_join_element_wise(once["event_id"], str(n), "-")) for n in range(lines)]
+        [
+            once.set_column(
+                1, "event_id", pc.binary_join_element_wise(once["event_id"], str(n), "-")
+            )
+            for n in range(lines)
+        ]
     )
     events = events.set_column(0, "p", pa.array(np.arange(1, len(events) + 1)))
     activity = activity_of(events, churn, day(200))

@@ -1,4 +1,6 @@
-"""What a new churn model is held against: its champion where that has not seen the last window, else what its recipe was worth."""
+"""What a new churn model is held against: its champion where that has not seen the last window,
+else what its recipe was worth.
+"""
 
 import json
 import shutil
@@ -30,12 +32,18 @@ pytestmark = pytest.mark.slow
 BEGIN, DAYS = 20_000 * DAY, 260
 CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
 QUICK = ChurnSettings(
-    FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000), cuts=4, grid_rows=12_000, lateness_us=0, replicates=50
+    FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000),
+    cuts=4,
+    grid_rows=12_000,
+    lateness_us=0,
+    replicates=50,
 )
 
 
 def declared(bought="purchase", *, where=None, closed=False, more=False):
-    """The declarations of a project; of which type `bought` is, whether `viewed` is what a profile says, and one that no person has."""
+    """The declarations of a project; of which type `bought` is, whether `viewed` is what a profile
+    says, and one that no person has.
+    """
     with collecting() as found:
         user = entity("user")
         if more:
@@ -51,20 +59,31 @@ def declared(bought="purchase", *, where=None, closed=False, more=False):
 
 
 FEATURES = declared()
-MISTAKEN = declared("hide", where='country == "no"')  # looks at a column of events that FEATURES does not look at
+MISTAKEN = declared(
+    "hide", where='country == "no"'
+)  # looks at a column of events that FEATURES does not look at
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
-    """Purchases at each person's own rate until they leave, with chance, after each; who is still there looks in, unseen by baselines."""
+    """Purchases at each person's own rate until they leave, with chance, after each; who is still
+    there looks in, unseen by baselines.
+    """
     rng = np.random.default_rng(0)
     done = []
     for number in range(400):
-        rate, at, leaves = rng.gamma(1.5, 0.05), float(rng.uniform(0, DAYS / 1.5)), rng.beta(1.0, 6.0)
+        rate, at, leaves = (
+            rng.gamma(1.5, 0.05),
+            float(rng.uniform(0, DAYS / 1.5)),
+            rng.beta(1.0, 6.0),
+        )
         while at < DAYS:
             done.append((at, "purchase", f"u{number}"))
             gone, until = rng.random() < leaves, at + rng.exponential(1 / max(rate, 1e-3)) + 1
-            done += [(view, "view", f"u{number}") for view in np.arange(at, min(at + 3 if gone else until, DAYS), 2.0).tolist()]
+            done += [
+                (view, "view", f"u{number}")
+                for view in np.arange(at, min(at + 3 if gone else until, DAYS), 2.0).tolist()
+            ]
             if gone:
                 break
             at = until
@@ -73,21 +92,42 @@ def lake(tmp_path_factory):
     day, kind, who = (list(column) for column in zip(*sorted(done), strict=True))
     ts = [BEGIN + int(at * DAY) for at in day]
     # Profiles without a time know who is there in the end.
-    says = [json.dumps({"closed": int(last[one] < DAYS - 14)}) if type_ == "user" else None for one, type_ in zip(who, kind, strict=True)]
+    says = [
+        json.dumps({"closed": int(last[one] < DAYS - 14)}) if type_ == "user" else None
+        for one, type_ in zip(who, kind, strict=True)
+    ]
     n, folder = len(ts), tmp_path_factory.mktemp("lake")
     columns = {
-        "p": range(1, n + 1), "event_id": [f"e{p}" for p in range(n)], "type": kind, "ts": ts, "received_at": ts,
-        "person": who, "user_id": who, "item_id": ["i"] * n, "properties": says, "counts": [True] * n, "agent": ["person"] * n,
+        "p": range(1, n + 1),
+        "event_id": [f"e{p}" for p in range(n)],
+        "type": kind,
+        "ts": ts,
+        "received_at": ts,
+        "person": who,
+        "user_id": who,
+        "item_id": ["i"] * n,
+        "properties": says,
+        "counts": [True] * n,
+        "agent": ["person"] * n,
         "timeless": [type_ == "user" for type_ in kind],
-        "raw_partition": ["door"] * n, "raw_offset": range(n), "raw_row": [0] * n,
-    }  # fmt: skip
-    arrays = [pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type) for field in ROUTED]
+        "raw_partition": ["door"] * n,
+        "raw_offset": range(n),
+        "raw_row": [0] * n,
+    }
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.nulls(n, field.type)
+        for field in ROUTED
+    ]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, ROUTED) as writer:
         writer.write_table(pa.table(arrays, schema=ROUTED))
     with open_writer(routed_path(folder / "stream"), partition="routed", first=1) as log:
         log.append([Block("events", n, sink.getvalue().to_pybytes())])
-    with LakeRole(folder / "stream", folder / "lake", clock=SimulatedClock(BEGIN + DAYS * DAY)) as role:
+    with LakeRole(
+        folder / "stream", folder / "lake", clock=SimulatedClock(BEGIN + DAYS * DAY)
+    ) as role:
         role.drain()
     return folder / "lake"
 
@@ -103,7 +143,9 @@ def young(lake, tmp_path_factory):
 def trained(lake, registry, day, churn=CHURN, settings=QUICK, *, features=FEATURES, promoted=False):
     """A training as of a day; `promoted` lets it go live whatever the gate says."""
     clock = SimulatedClock(BEGIN + day * DAY)
-    report = train_churn(features, churn, lake=lake, registry=registry, clock=clock, settings=settings)
+    report = train_churn(
+        features, churn, lake=lake, registry=registry, clock=clock, settings=settings
+    )
     if promoted:
         Registry(registry, clock=clock).promote(report.version, by="test", why="a test")
     return report
@@ -123,24 +165,44 @@ def said_of(report):
     return " ".join((*report.decision.reasons, *report.notes))
 
 
-def test_a_younger_champion_is_judged_by_what_its_recipe_said_when_it_was_made(lake, young, tmp_path):
+def test_a_younger_champion_is_judged_by_what_its_recipe_said_when_it_was_made(
+    lake, young, tmp_path
+):
     """The same as the last cut of its own training, on the people of today's last origin."""
     registry = shutil.copytree(young, tmp_path / "registry")
     report = trained(lake, registry, 244)
     (note,) = [note for note in report.notes if "incumbent" in note]
     assert "in its place stands its recipe, learned as of its own last origin" in note
     known = bundle_of(registry, "v0001").manifest.window.ts_to
-    before = study(FEATURES, CHURN, Lake(lake).table("events", needed_columns(FEATURES)), now=known, settings=QUICK)
+    before = study(
+        FEATURES,
+        CHURN,
+        Lake(lake).table("events", needed_columns(FEATURES)),
+        now=known,
+        settings=QUICK,
+    )
     cut, theirs = report.last.cut, before.cuts[-1]
     origin = theirs.scored.window.origin
-    assert report.last.cut.scored.window.origin - origin == bundle_of(registry, report.version).manifest.window.ts_to - known
-    scored = score_at(theirs.fitted, before.people, cut.scored.person, cut.scored.window, CHURN, read_until(before.activity.first, origin))
+    assert (
+        report.last.cut.scored.window.origin - origin
+        == bundle_of(registry, report.version).manifest.window.ts_to - known
+    )
+    scored = score_at(
+        theirs.fitted,
+        before.people,
+        cut.scored.person,
+        cut.scored.window,
+        CHURN,
+        read_until(before.activity.first, origin),
+    )
     gone = theirs.choice.table.apply(scored.raw[theirs.choice.model])
     gain = float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
     assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
 
     bundle = bundle_of(registry, "v0001")
-    tables = before.people.ahead(cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin))
+    tables = before.people.ahead(
+        cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin)
+    )
     knows = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
     unfair = float((log_losses(knows, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
     assert unfair < 0 < gain, "itself it would win by the two weeks of the window that it knows"
@@ -155,8 +217,16 @@ def test_the_same_recipe_on_the_same_data_gains_nothing(lake, young, tmp_path):
 
 
 def test_a_better_recipe_takes_the_place_of_a_champion_that_knows_the_last_window(lake, tmp_path):
-    """A champion that reads next to nothing: what it knows of the last window must not keep it there."""
-    trained(lake, tmp_path, 244, Churn(window="28d", period="7d", leave_out=("since", "bought", "viewed")), promoted=True)
+    """A champion that reads next to nothing: what it knows of the last window must not keep it
+    there.
+    """
+    trained(
+        lake,
+        tmp_path,
+        244,
+        Churn(window="28d", period="7d", leave_out=("since", "bought", "viewed")),
+        promoted=True,
+    )
     report = trained(lake, tmp_path, 245)
     assert compared(report)[1] > 0
     assert report.promoted, report.decision.reasons
@@ -169,24 +239,38 @@ def test_a_champion_from_before_the_last_origin_is_judged_itself(lake, tmp_path)
     cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
     origin = cut.scored.window.origin
     assert bundle.manifest.window.ts_to <= origin
-    now = study(FEATURES, CHURN, Lake(lake).table("events", needed_columns(FEATURES)), now=BEGIN + 244 * DAY, settings=QUICK)
+    now = study(
+        FEATURES,
+        CHURN,
+        Lake(lake).table("events", needed_columns(FEATURES)),
+        now=BEGIN + 244 * DAY,
+        settings=QUICK,
+    )
     tables = now.people.ahead(origin, cut.scored.person, bundle.moments(origin))
     gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
     gain = float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
     assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
 
 
-@pytest.mark.parametrize("told", [{}, {"about": {"recipe": {"churn": {"window": "never"}, "fit": {}, "grid_rows": 1}}}])
+@pytest.mark.parametrize(
+    "told", [{}, {"about": {"recipe": {"churn": {"window": "never"}, "fit": {}, "grid_rows": 1}}}]
+)
 def test_a_young_champion_that_does_not_tell_its_recipe_is_not_judged(lake, young, tmp_path, told):
     shutil.copytree(young / "v0001", tmp_path / "old")
-    seal(tmp_path / "old", msgspec.structs.replace(bundle_of(young, "v0001").manifest, metrics=told))
+    seal(
+        tmp_path / "old", msgspec.structs.replace(bundle_of(young, "v0001").manifest, metrics=told)
+    )
     store = Registry(tmp_path / "registry", clock=SimulatedClock(BEGIN + 230 * DAY))
     store.promote(store.add(tmp_path / "old", by="test", why="a test"), by="test", why="a test")
     report = trained(lake, tmp_path / "registry", 231)
-    assert "it was trained on what came after the last origin, and does not tell how" in said_of(report)
+    assert "it was trained on what came after the last origin, and does not tell how" in said_of(
+        report
+    )
 
 
-def test_where_shorter_windows_stand_for_the_declared_one_the_recipe_is_learned_for_them(lake, tmp_path):
+def test_where_shorter_windows_stand_for_the_declared_one_the_recipe_is_learned_for_them(
+    lake, tmp_path
+):
     trained(lake, tmp_path, 54, promoted=True)
     report = trained(lake, tmp_path, 58)
     assert report.last.cut.scored.window.length < CHURN.window_us
@@ -194,31 +278,48 @@ def test_where_shorter_windows_stand_for_the_declared_one_the_recipe_is_learned_
 
 
 def test_a_champion_of_too_short_a_history_is_not_judged(lake, tmp_path):
-    """As of an origin a whole window before its training, nothing could be learned; there, shorter windows stood for it."""
+    """As of an origin a whole window before its training, nothing could be learned; there, shorter
+    windows stood for it.
+    """
     trained(lake, tmp_path, 50, promoted=True)
     report = trained(lake, tmp_path, 72)
     assert "cannot be learned again as of its own last origin" in said_of(report)
 
 
 def gain_over(gone, cut):
-    return pytest.approx(float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean()), abs=1e-4)
+    return pytest.approx(
+        float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean()), abs=1e-4
+    )
 
 
 def test_a_recipe_is_learned_by_the_declarations_of_the_champion(lake, tmp_path):
-    """Columns declared of another type by mistake, then mended under the same names: the new training is worth what the mend is worth."""
+    """Columns declared of another type by mistake, then mended under the same names: the new
+    training is worth what the mend is worth.
+    """
     trained(lake, tmp_path, 230, features=MISTAKEN, promoted=True)
     report = trained(lake, tmp_path, 230)
     events = Lake(lake).table("events", needed_columns(MISTAKEN))
-    theirs = study(MISTAKEN, CHURN, events, now=bundle_of(tmp_path, "v0001").manifest.window.ts_to, settings=QUICK).cuts[-1]
+    theirs = study(
+        MISTAKEN,
+        CHURN,
+        events,
+        now=bundle_of(tmp_path, "v0001").manifest.window.ts_to,
+        settings=QUICK,
+    ).cuts[-1]
     assert np.array_equal(theirs.gone, report.last.cut.gone), "the same people at the same origin"
     told, gain = compared(report)
     assert gain > 0.01
     assert gain == gain_over(theirs.probability, report.last.cut)
     assert "over the incumbent" in told
-    assert "judged by its own declarations of since, age, bought, viewed, declared otherwise now; the incumbent v0001" in said_of(report)
+    assert (
+        "judged by its own declarations of since, age, bought, viewed, declared otherwise "
+        "now; the incumbent v0001" in said_of(report)
+    )
 
 
-def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declarations(lake, tmp_path):
+def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declarations(
+    lake, tmp_path
+):
     trained(lake, tmp_path, 200, features=MISTAKEN, promoted=True)
     report = trained(lake, tmp_path, 244)
     cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
@@ -227,28 +328,45 @@ def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declara
     tables = now.people.ahead(origin, cut.scored.person, bundle.moments(origin))
     gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
     assert compared(report)[1] == gain_over(gone, cut)
-    assert "judged by its own declarations of since, age, bought, viewed, declared otherwise now" in said_of(report)
+    assert (
+        "judged by its own declarations of since, age, bought, viewed, declared otherwise now"
+        in said_of(report)
+    )
 
 
 def test_a_feature_more_changes_nothing_between_them(lake, young, tmp_path):
-    report = trained(lake, shutil.copytree(young, tmp_path / "registry"), 230, features=declared(more=True))
+    report = trained(
+        lake, shutil.copytree(young, tmp_path / "registry"), 230, features=declared(more=True)
+    )
     assert compared(report)[1] == 0.0
     assert "its own declarations" not in said_of(report)
 
 
 def test_a_champion_whose_column_was_declared_to_look_past_the_origin_is_not_judged(lake, tmp_path):
-    """Trusted then, and mended since under the same name: it would win by what it knows of the window."""
-    trusting = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age", trust=("viewed",))
+    """Trusted then, and mended since under the same name: it would win by what it knows of the
+    window.
+    """
+    trusting = Churn(
+        window="28d", period="7d", recency="since", frequency="bought", age="age", trust=("viewed",)
+    )
     trained(lake, tmp_path, 244, trusting, features=declared(closed=True), promoted=True)
     report = trained(lake, tmp_path, 244)
-    assert "it reads the column viewed, which looks past the origin as it was declared then" in said_of(report)
+    assert (
+        "it reads the column viewed, which looks past the origin as it was declared then"
+        in said_of(report)
+    )
 
 
 @pytest.mark.parametrize("day", [200, 230])
 def test_what_is_left_out_now_is_held_against_the_champion_that_has_it(lake, tmp_path, day):
     """To leave out what is worth something is no way past the gate."""
     trained(lake, tmp_path, day, promoted=True)
-    report = trained(lake, tmp_path, 244, Churn(window="28d", period="7d", leave_out=("since", "bought", "viewed")))
+    report = trained(
+        lake,
+        tmp_path,
+        244,
+        Churn(window="28d", period="7d", leave_out=("since", "bought", "viewed")),
+    )
     told, gain = compared(report)
     assert gain < 0
     assert not report.promoted
@@ -259,7 +377,10 @@ def test_what_is_left_out_now_is_held_against_the_champion_that_has_it(lake, tmp
 @pytest.mark.parametrize(
     ("asks", "why"),
     [
-        ({"types": ("purchase", "view")}, "predicts whether somebody does no purchase any more, and not purchase, view"),
+        (
+            {"types": ("purchase", "view")},
+            "predicts whether somebody does no purchase any more, and not purchase, view",
+        ),
         ({"per": "event"}, "what counts as one purchase (per)"),
     ],
 )
@@ -279,4 +400,7 @@ def test_a_champion_that_does_not_bring_other_declarations_is_not_judged(lake, t
     store = Registry(tmp_path / "registry", clock=SimulatedClock(BEGIN + 230 * DAY))
     store.promote(store.add(bare, by="test", why="a test"), by="test", why="a test")
     report = trained(lake, tmp_path / "registry", 231)
-    assert "it does not bring the declarations of its columns, and features.py has others now" in said_of(report)
+    assert (
+        "it does not bring the declarations of its columns, and features.py has others now"
+        in said_of(report)
+    )

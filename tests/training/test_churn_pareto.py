@@ -1,4 +1,6 @@
-"""Pareto/NBD: parameters that were drawn from are found again, and what it says is what the hypergeometric form and draws say."""
+"""Pareto/NBD: parameters that were drawn from are found again, and what it says is what the
+hypergeometric form and draws say.
+"""
 
 import numpy as np
 import pytest
@@ -17,10 +19,16 @@ SPAN = 120.0
 def drawn(people, seed=0):
     """What is known of customers, and their purchases in the next `SPAN` days."""
     rng = np.random.default_rng(seed)
-    rate, leaving = rng.gamma(TRUE.r, 1 / TRUE.alpha, people), rng.gamma(TRUE.s, 1 / TRUE.beta, people)
+    rate, leaving = (
+        rng.gamma(TRUE.r, 1 / TRUE.alpha, people),
+        rng.gamma(TRUE.s, 1 / TRUE.beta, people),
+    )
     age, life = rng.uniform(100, 400, people), rng.exponential(1, people) / leaving
     seen = np.minimum(life, age)
-    repeats, later = rng.poisson(rate * seen).astype(float), rng.poisson(rate * np.clip(life - age, 0, SPAN)).astype(float)
+    repeats, later = (
+        rng.poisson(rate * seen).astype(float),
+        rng.poisson(rate * np.clip(life - age, 0, SPAN)).astype(float),
+    )
     recency = np.where(repeats > 0, seen * rng.random(people) ** (1 / np.maximum(repeats, 1)), 0.0)
     return Purchases(repeats, recency, age), later
 
@@ -52,15 +60,28 @@ def test_being_alive_is_the_hypergeometric_function_of_the_paper(beta):
     x, recency, age = known.repeats, known.recency, known.age
     total, largest, apart = model.r + model.s + x, max(80.0, beta), abs(80.0 - beta)
     second = model.s + 1 if beta <= 80.0 else model.r + x
-    terms = [hyp2f1(total, second, total + 1, apart / (largest + t)) / (largest + t) ** total for t in (recency, age)]
-    odds = model.s / total * (80.0 + age) ** (model.r + x) * (beta + age) ** model.s * (terms[0] - terms[1])
+    terms = [
+        hyp2f1(total, second, total + 1, apart / (largest + t)) / (largest + t) ** total
+        for t in (recency, age)
+    ]
+    odds = (
+        model.s
+        / total
+        * (80.0 + age) ** (model.r + x)
+        * (beta + age) ** model.s
+        * (terms[0] - terms[1])
+    )
     np.testing.assert_allclose(model.alive(known), 1 / (1 + odds), rtol=1e-4)
 
 
 def test_who_bought_once_may_have_left_and_who_bought_daily_for_years_is_a_number():
-    lately, long_ago = (Purchases(np.zeros(1), np.zeros(1), np.array([age])) for age in (10.0, 3_000.0))
+    lately, long_ago = (
+        Purchases(np.zeros(1), np.zeros(1), np.array([age])) for age in (10.0, 3_000.0)
+    )
     assert TRUE.alive(long_ago) < TRUE.alive(lately) < 1
-    many = Purchases(np.array([2_000.0, 2_000.0]), np.array([2_000.0, 10.0]), np.array([2_000.0, 2_000.0]))
+    many = Purchases(
+        np.array([2_000.0, 2_000.0]), np.array([2_000.0, 10.0]), np.array([2_000.0, 2_000.0])
+    )
     told = TRUE.purchases(many, SPAN)
     assert told[0] == pytest.approx(SPAN, rel=0.15)
     assert told[1] < 1e-9
@@ -70,11 +91,15 @@ def test_who_bought_once_may_have_left_and_who_bought_daily_for_years_is_a_numbe
 def test_columns_say_the_same_and_nothing_of_nobody():
     known, _ = drawn(200)
     day = 86_400
-    matrix = np.column_stack([(known.age - known.recency) * day, known.repeats + 1, known.age * day]).astype(np.float32)
+    matrix = np.column_stack(
+        [(known.age - known.recency) * day, known.repeats + 1, known.age * day]
+    ).astype(np.float32)
     matrix[0] = np.nan
     served = ParetoNbdColumns(TRUE.r, TRUE.alpha, TRUE.s, TRUE.beta, 0, 1, 2)
     assert served.purchases(matrix, 0, SPAN)[0] == 0
-    np.testing.assert_allclose(served.purchases(matrix, 0, SPAN)[1:], TRUE.purchases(known, SPAN)[1:], rtol=1e-4)
+    np.testing.assert_allclose(
+        served.purchases(matrix, 0, SPAN)[1:], TRUE.purchases(known, SPAN)[1:], rtol=1e-4
+    )
     parts = served.purchases(matrix, 0, 50) + served.purchases(matrix, 50, SPAN)
     np.testing.assert_allclose(parts, served.purchases(matrix, 0, SPAN), rtol=1e-9)
     assert len(served.purchases(matrix[:0], 0, SPAN)) == 0

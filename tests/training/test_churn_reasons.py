@@ -1,4 +1,6 @@
-"""Why somebody is likely to leave, where forests say so: exact contributions in log-odds after calibration, which add up."""
+"""Why somebody is likely to leave, where forests say so: exact contributions in log-odds after
+calibration, which add up.
+"""
 
 import re
 
@@ -9,7 +11,13 @@ from tailorbird.features import FeatureSet, count, entity, gap_mean, time_since
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Platt
-from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, log_odds, write_churn_bundle
+from tailorbird.ranking.churn_bundle import (
+    ChurnBundle,
+    ChurnPlan,
+    Part,
+    log_odds,
+    write_churn_bundle,
+)
 from tailorbird.ranking.churn_reasons import churn_reasons, told_value
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Window
@@ -29,7 +37,9 @@ def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
     matrix = rng.uniform(0, 10, size=(2_000, len(encoder.names))).astype(np.float32)
     stays = (rng.uniform(0, 10, 2_000) < matrix[:, encoder.names.index("orders")]).astype(float)
     settings = GbdtSettings(trees=30, patience=0, leaves=5, leaf_rows=20, threads=1)
-    model = fit_gbdt(Sample(matrix, stays), Sample(matrix[:50], stays[:50]), encoder.names, settings)
+    model = fit_gbdt(
+        Sample(matrix, stays), Sample(matrix[:50], stays[:50]), encoder.names, settings
+    )
     write_churn_bundle(
         folder,
         ChurnPlan("churn", ("view",), 7, 0, 0, 1, 7, 0, (Part("trees", "direct"),)),
@@ -50,7 +60,12 @@ def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
 
 def test_effects_of_forests_add_up_to_how_far_somebody_is_from_the_mean(tmp_path):
     bundle = bundle_of(tmp_path / "bundle")
-    rows = [(np.random.default_rng(2).uniform(0, 10, size=(20, 2)).astype(np.float32), np.zeros((20, 0), np.uint64))]
+    rows = [
+        (
+            np.random.default_rng(2).uniform(0, 10, size=(20, 2)).astype(np.float32),
+            np.zeros((20, 0), np.uint64),
+        )
+    ]
     effects, gone = bundle.effects(rows), bundle.score(rows).gone
     start = log_odds(gone) - effects.sum(axis=1)
     assert np.ptp(start) < 1e-4
@@ -69,32 +84,51 @@ def test_without_trees_columns_are_made_as_usual(tmp_path):
 
 @pytest.mark.parametrize("trees", [True, False])
 def test_a_reason_tells_chances_and_not_odds(tmp_path, trees):
-    """From where the chance would be without the column to where it is: twice the odds are not twice the chance."""
+    """From where the chance would be without the column to where it is: twice the odds are not
+    twice the chance.
+    """
     bundle = bundle_of(tmp_path / "bundle", trees=trees)
     rows = [(np.array([[5.0, 0.0], [5.0, 10.0]], np.float32), np.zeros((2, 0), np.uint64))]
     effects, gone = bundle.effects(rows), bundle.score(rows).gone
     orders = bundle.encoder.names.index("orders")
-    for person, (reasons, moved) in enumerate(zip(churn_reasons(bundle, rows), ("raises", "lowers"), strict=True)):
-        told = re.fullmatch(r"orders is (?:0|10): (raises|lowers) the chance of leaving from ([\d.]+)% to ([\d.]+)%", reasons[0].text)
+    for person, (reasons, moved) in enumerate(
+        zip(churn_reasons(bundle, rows), ("raises", "lowers"), strict=True)
+    ):
+        told = re.fullmatch(
+            r"orders is (?:0|10): (raises|lowers) the chance of leaving from ([\d.]+)% to ([\d.]+)%",
+            reasons[0].text,
+        )
         assert told is not None
         assert told[1] == moved
         without, chance = float(told[2]) / 100, float(told[3]) / 100
         digits = 10.0 ** -(len(told[3].partition(".")[2]) + 2)
         assert chance == pytest.approx(gone[person], abs=digits)
-        assert without == pytest.approx(1 / (1 + np.exp(effects[person, orders] - log_odds(gone)[person])), abs=digits)
+        assert without == pytest.approx(
+            1 / (1 + np.exp(effects[person, orders] - log_odds(gone)[person])), abs=digits
+        )
         assert 0 < without < 1
         assert 0 < chance < 1
 
 
 def test_spans_of_time_are_told_in_the_unit_that_suits_them(tmp_path):
     def spans():
-        return [gap_mean("views", entity("user"), "view"), time_since("orders", entity("user"), "purchase")]
+        return [
+            gap_mean("views", entity("user"), "view"),
+            time_since("orders", entity("user"), "purchase"),
+        ]
 
     bundle = bundle_of(tmp_path / "bundle", declared=spans)
     values = [[5.0, 8_100_000.0], [5.0, 10_800.0], [5.0, np.nan]]
     rows = [(np.array(values, np.float32), np.zeros((3, 0), np.uint64))]
-    told = [next(reason.text for reason in reasons if reason.column == "orders") for reasons in churn_reasons(bundle, rows)]
-    assert [text.partition(":")[0] for text in told] == ["orders is 94 days", "orders is 3 h", "orders is missing"]
+    told = [
+        next(reason.text for reason in reasons if reason.column == "orders")
+        for reasons in churn_reasons(bundle, rows)
+    ]
+    assert [text.partition(":")[0] for text in told] == [
+        "orders is 94 days",
+        "orders is 3 h",
+        "orders is missing",
+    ]
     assert told_value(90.0, seconds=True) == "90 s"
     assert told_value(216_000.0, seconds=True) == "2.5 days"
     assert told_value(-300.0, seconds=True) == "-5 min"

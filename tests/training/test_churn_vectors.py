@@ -1,4 +1,6 @@
-"""Vectors of people in churn: kept where what people choose says who leaves, read alike offline and online, and as groups of people."""
+"""Vectors of people in churn: kept where what people choose says who leaves, read alike offline and
+online, and as groups of people.
+"""
 
 from dataclasses import replace
 
@@ -13,7 +15,13 @@ from tailorbird.features.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.calibration import Identity
-from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, space_files, write_churn_bundle
+from tailorbird.ranking.churn_bundle import (
+    ChurnBundle,
+    ChurnPlan,
+    Part,
+    space_files,
+    write_churn_bundle,
+)
 from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import TOLERANCE
 from tailorbird.registry import Window
@@ -29,7 +37,17 @@ pytest.importorskip("onnxscript", reason="needs the extra `deep`")
 
 BEGIN = 20_000 * DAY
 CHURN = Churn(window="28d", period="7d")
-TOWER = TowerSettings(width=4, layers=1, heads=2, length=6, batch=32, steps_min=60, steps_max=60, interactions_min=100, rate=2e-2)
+TOWER = TowerSettings(
+    width=4,
+    layers=1,
+    heads=2,
+    length=6,
+    batch=32,
+    steps_min=60,
+    steps_max=60,
+    interactions_min=100,
+    rate=2e-2,
+)
 SETTINGS = ChurnSettings(
     FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=5_000),
     cuts=3,
@@ -57,14 +75,29 @@ def log(people=500, days=200, seed=0):
         at, gone = float(rng.uniform(0, days * 0.8)), (0.35 if leaving else 0.01)
         while at < days:
             item = f"{'lq'[leaving]}{rng.integers(0, 8)}"
-            row = {"type": "purchase", "ts": BEGIN + int(at * DAY), "person": f"u{number}", "item_id": item, "price": 2.0, "quantity": 1.0}
+            row = {
+                "type": "purchase",
+                "ts": BEGIN + int(at * DAY),
+                "person": f"u{number}",
+                "item_id": item,
+                "price": 2.0,
+                "quantity": 1.0,
+            }
             rows.append(row)
             if rng.random() < gone:
                 break
             at += rng.exponential(9) + 1
     rows.sort(key=lambda row: row["ts"])
     full = [
-        {"p": p, "event_id": str(p), "received_at": row["ts"], "counts": True, "timeless": False, **row} for p, row in enumerate(rows, 1)
+        {
+            "p": p,
+            "event_id": str(p),
+            "received_at": row["ts"],
+            "counts": True,
+            "timeless": False,
+            **row,
+        }
+        for p, row in enumerate(rows, 1)
     ]
     return pa.Table.from_pylist(full, schema=ROUTED)
 
@@ -78,7 +111,9 @@ def test_vectors_are_kept_where_they_tell_people_apart(found):
     assert found.tower is not None
     assert "are among the columns" in found.vectors
     assert found.people.columns.numeric[-1] == "user_vector_4"
-    plain = study(declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=replace(SETTINGS, vectors=None))
+    plain = study(
+        declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=replace(SETTINGS, vectors=None)
+    )
     ours, theirs = (each.figures[-1].results["tailorbird"]["auc"].value for each in (found, plain))
     assert ours > theirs
 
@@ -88,7 +123,9 @@ def test_a_bundle_reads_them_as_training_did(found, tmp_path):
     who, origin = cut.scored.person[:50], cut.scored.window.origin
     table = found.people.ahead(origin, who, [origin])[0]
     matrix = cut.fitted.matrix(table)
-    plan = ChurnPlan("churn", ("purchase",), 28 * DAY, 0, 0, 7 * DAY, 4, 1 << 60, (Part("trees", "direct"),))
+    plan = ChurnPlan(
+        "churn", ("purchase",), 28 * DAY, 0, 0, 7 * DAY, 4, 1 << 60, (Part("trees", "direct"),)
+    )
     write_churn_bundle(
         tmp_path / "bundle",
         plan,
@@ -131,6 +168,12 @@ def test_groups_by_taste_are_named_by_what_they_choose(found):
         first = name.split("choose ")[1][0]
         if mask.sum() >= 30:
             assert abs(leaving[mask].mean() - (first == "q")) < 0.35
-    told = segments((), np.zeros((len(who), 0)), cut.probability, Contact(cost=0.1, value=100.0, success=0.5), groups)
+    told = segments(
+        (),
+        np.zeros((len(who), 0)),
+        cut.probability,
+        Contact(cost=0.1, value=100.0, success=0.5),
+        groups,
+    )
     assert told
     assert all(each.column == "taste" and each.lift > 1 for each in told)

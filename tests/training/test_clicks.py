@@ -1,4 +1,6 @@
-"""Candidates as a server would have had them: nothing of the request's own moment or after it, and what no source gave told apart."""
+"""Candidates as a server would have had them: nothing of the request's own moment or after it, and
+what no source gave told apart.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -21,27 +23,47 @@ from tailorbird.training.dataset import Dataset
 from tailorbird.training.happened import Happened
 from tailorbird.training.replaying import Replay, joined_slates, live_columns
 
-FEATURES = FeatureSet.from_declarations([sequence("recent", entity("user"), ["click", "purchase"], length=16)])
+FEATURES = FeatureSet.from_declarations(
+    [sequence("recent", entity("user"), ["click", "purchase"], length=16)]
+)
 CLICK, BUY = Scheme(), Scheme(type="purchase", truth="session")
 e = routed.event
 
 
-def asked(events: pa.Table, scheme: Scheme, ts_from: int, ts_to: int, slot: Slot, **more: list[str]) -> tuple[Dataset, Replay]:
+def asked(
+    events: pa.Table, scheme: Scheme, ts_from: int, ts_to: int, slot: Slot, **more: list[str]
+) -> tuple[Dataset, Replay]:
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
     replay = Replay(events, FEATURES, slot, items, live_columns(FEATURES, slot), **more)
     return choices(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
 
 
 def draw(
-    events: pa.Table, sources: dict[str, int], ts_from: int, ts_to: int, scheme: Scheme = CLICK, *, hide: tuple[str, ...] = ()
+    events: pa.Table,
+    sources: dict[str, int],
+    ts_from: int,
+    ts_to: int,
+    scheme: Scheme = CLICK,
+    *,
+    hide: tuple[str, ...] = (),
 ) -> Dataset:
-    data, replay = asked(events, scheme, ts_from, ts_to, Slot("home", sources=sources, hide_seen=hide))
+    data, replay = asked(
+        events, scheme, ts_from, ts_to, Slot("home", sources=sources, hide_seen=hide)
+    )
     return joined([each.data for each in with_candidates(data, replay, scheme)])[0]
 
 
 def going_on(*clicks: dict) -> pa.Table:
-    """A log in which something else happens two minutes after each click, by when the click is in the tables."""
-    return routed.table(*(row for click in clicks for row in (click, e("search", click["ts"] + 2 * MINUTE, "somebody", None))))
+    """A log in which something else happens two minutes after each click, by when the click is in
+    the tables.
+    """
+    return routed.table(
+        *(
+            row
+            for click in clicks
+            for row in (click, e("search", click["ts"] + 2 * MINUTE, "somebody", None))
+        )
+    )
 
 
 def lists(data: Dataset) -> list[list[str]]:
@@ -51,7 +73,10 @@ def lists(data: Dataset) -> list[list[str]]:
 
 def truths(data: Dataset, type_: str = "click") -> list[list[str]]:
     items = data.items.decode(data.item)
-    return [[items[row] for row in range(a, b) if data.labels[type_][row]] for a, b in zip(data.offsets, data.offsets[1:], strict=False)]
+    return [
+        [items[row] for row in range(a, b) if data.labels[type_][row]]
+        for a, b in zip(data.offsets, data.offsets[1:], strict=False)
+    ]
 
 
 def missed(data: Dataset) -> list[tuple[int, str]]:
@@ -75,7 +100,10 @@ def test_a_request_stands_just_before_its_event_and_knows_the_log_up_to_the_last
 
 
 def test_what_no_source_gave_is_no_row_and_counts_as_missed() -> None:
-    events = going_on(*(e("click", hour * HOUR, "a", item) for hour, item in enumerate("xyz", 1)), e("click", 5 * HOUR, "b", "never"))
+    events = going_on(
+        *(e("click", hour * HOUR, "a", item) for hour, item in enumerate("xyz", 1)),
+        e("click", 5 * HOUR, "b", "never"),
+    )
     data = draw(events, {"popular:24h": 2}, 2 * HOUR, DAY)
     assert lists(data)[:2] == [["x"], ["x", "y"]]
     assert [len(each) for each in lists(data)] == [1, 2, 2]
@@ -98,7 +126,10 @@ def test_what_the_slot_does_not_show_again_is_no_candidate() -> None:
 def test_where_no_source_gave_anything_it_is_told() -> None:
     rare = routed.table(*(e("click", n * HOUR, f"u{n}", f"i{n}") for n in range(30)))
     data, replay = asked(rare, CLICK, 10 * HOUR, 2 * DAY, Slot("home", sources={"popular": 10}))
-    with pytest.raises(NotReadyError, match=r"no source of candidates gave any of the 20 things that people chose \(click\)"):
+    with pytest.raises(
+        NotReadyError,
+        match=r"no source of candidates gave any of the 20 things that people chose \(click\)",
+    ):
         sampled(data, replay, CLICK, 5)
     with pytest.raises(NotReadyError, match="no event of type 'share' in the window"):
         draw(rare, {"popular": 10}, 0, DAY, Scheme(type="share"))
@@ -122,7 +153,9 @@ def test_a_basket_is_one_question_before_its_first_item() -> None:
 def test_sampled_negatives_keep_the_prior_by_weight_and_what_is_hot_is_kept_more_often() -> None:
     clicks = [e("click", n, f"b{n}-{k}", f"i{n}") for n in range(1, 101) for k in range(101 - n)]
     events = routed.table(
-        *clicks, e("search", 2 * HOUR - MINUTE, "b", None), *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51))
+        *clicks,
+        e("search", 2 * HOUR - MINUTE, "b", None),
+        *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51)),
     )
     data, replay = asked(events, CLICK, 2 * HOUR, DAY, Slot("home", sources={"popular": 400}))
     full, some = sampled(data, replay, CLICK, 0), sampled(data, replay, CLICK, 7)
@@ -134,34 +167,60 @@ def test_sampled_negatives_keep_the_prior_by_weight_and_what_is_hot_is_kept_more
     assert some.weight.min() >= 1
     assert some.scheme["candidate_recall"] == 1
     assert some.scheme["candidates_mean"] == 100
-    kept = np.array([int(item[1:]) for item, label in zip(some.items.decode(some.item), some.labels["click"], strict=True) if not label])
+    kept = np.array(
+        [
+            int(item[1:])
+            for item, label in zip(some.items.decode(some.item), some.labels["click"], strict=True)
+            if not label
+        ]
+    )
     assert (kept <= 20).sum() > 2 * (kept > 80).sum()
 
 
 def test_what_goes_with_the_persons_items_comes_from_the_past() -> None:
-    pairs = [e("click", HOUR + 10 * n + k, f"p{n}", item) for n in range(20) for k, item in enumerate("xy")]
-    events = routed.table(*pairs, e("click", 3 * DAY, "me", "x"), e("click", 3 * DAY + 5, "me", "q"))
+    pairs = [
+        e("click", HOUR + 10 * n + k, f"p{n}", item)
+        for n in range(20)
+        for k, item in enumerate("xy")
+    ]
+    events = routed.table(
+        *pairs, e("click", 3 * DAY, "me", "x"), e("click", 3 * DAY + 5, "me", "q")
+    )
     assert lists(draw(events, {"item_knn": 5}, 3 * DAY + 1, 4 * DAY)) == [["y"]]
 
 
-SOURCES = {"popular:6h:country": 4, "trending:device": 3, "popular:24h": 5, "item_knn:2": 6, "session_knn": 4, "stan": 3, "repeat": 2}
+SOURCES = {
+    "popular:6h:country": 4,
+    "trending:device": 3,
+    "popular:24h": 5,
+    "item_knn:2": 6,
+    "session_knn": 4,
+    "stan": 3,
+    "repeat": 2,
+}
 COUNTRIES, DEVICES = ("NO", "ES", "IS", None), ("phone", "desktop", None)
 
 
 @pytest.fixture(scope="module")
 def lively() -> pa.Table:
-    """Every country likes other items, and others again in the second half; Iceland has too few people to tell."""
+    """Every country likes other items, and others again in the second half; Iceland has too few
+    people to tell.
+    """
     rng, rows = np.random.default_rng(3), []
     for place, hour in enumerate(np.sort(rng.uniform(0, 30, 1_200))):
         country = COUNTRIES[rng.choice(4, p=(0.5, 0.4, 0.001, 0.099))]
         item = 10 * COUNTRIES.index(country) + int(rng.geometric(0.3)) + (5 if hour > 12 else 0)
         context = {"country": country, "device": DEVICES[rng.integers(3)]}
-        rows.append(e("click", int(hour * HOUR) + place, f"u{rng.integers(40)}", f"i{item}", **context))
+        rows.append(
+            e("click", int(hour * HOUR) + place, f"u{rng.integers(40)}", f"i{item}", **context)
+        )
     return routed.table(*rows)
 
 
 def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table) -> None:
-    """By tables published when the minute, or the ten of sessions, began, and the person's items at the request."""
+    """By tables published when the minute, or the ten of sessions, began, and the person's items at
+    the request.
+    """
     slot, names = Slot("home", sources=SOURCES, hide_seen=()), list(SOURCES)
     data, replay = asked(lively, CLICK, 28 * HOUR, 28 * HOUR + 40 * MINUTE, slot)
     drawn = joined([each.data for each in with_candidates(data, replay, CLICK)])[0]
@@ -173,16 +232,28 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
         here = slice(drawn.offsets[number], drawn.offsets[number + 1])
         mine = lively["person"].to_numpy() == drawn.context["person"][number].as_py()
         past = np.flatnonzero(mine & (np.arange(1, len(ts) + 1) <= drawn.p[number]))
-        keys = hash64s(lively["item_id"].take(pa.array(past)).to_pylist()) if len(past) else np.zeros(0, np.uint64)
+        keys = (
+            hash64s(lively["item_id"].take(pa.array(past)).to_pylist())
+            if len(past)
+            else np.zeros(0, np.uint64)
+        )
         context = {name: drawn.context[name][number].as_py() for name in ("country", "device")}
         request = CandidateRequest(keys[-16:], ts[past][-16:], segment_keys(context))
         for group, every in EVERY_US.items():
-            before = int(np.searchsorted(ts, ts[drawn.p[number] - 1] // every * every))  # what came before this minute began
+            before = int(
+                np.searchsorted(ts, ts[drawn.p[number] - 1] // every * every)
+            )  # what came before this minute began
             if before not in folds:
                 folds[before] = CandidateFold(contract)
-                folds[before].update(batch_of(lively.slice(0, before).select(list(COLUMNS)), contract, before))
+                folds[before].update(
+                    batch_of(lively.slice(0, before).select(list(COLUMNS)), contract, before)
+                )
             of_group = RequestLists(folds[before].tables(), request)
-            served.asked |= {name: of_group.of(name) for name in columns.candidates.sources if group_of(name) in (group, "")}
+            served.asked |= {
+                name: of_group.of(name)
+                for name in columns.candidates.sources
+                if group_of(name) in (group, "")
+            }
         owed, listed = 0, []
         for name, limit in SOURCES.items():
             owed += limit
@@ -202,7 +273,9 @@ def test_what_comes_later_changes_no_candidate_and_no_column(lively: pa.Table) -
     slot, border = Slot("home", sources=SOURCES), 20 * HOUR
     late = lively["ts"].cast(pa.int64()).to_numpy() >= border
     other = np.where(late, np.roll(lively["item_id"].to_numpy(), 11), lively["item_id"].to_numpy())
-    changed = lively.set_column(lively.column_names.index("item_id"), "item_id", pa.array(other.tolist()))
+    changed = lively.set_column(
+        lively.column_names.index("item_id"), "item_id", pa.array(other.tolist())
+    )
     found = []
     for events in (lively, changed):
         data, replay = asked(events, CLICK, 14 * HOUR, border + 2 * MINUTE, slot)
@@ -217,7 +290,9 @@ def test_what_comes_later_changes_no_candidate_and_no_column(lively: pa.Table) -
 def test_baselines_show_lists_of_their_own(lively: pa.Table) -> None:
     """Not only what the slot's sources gave, and without what is not shown again."""
     slot = Slot("home", sources={"repeat": 3}, hide_seen=("click",))
-    data, replay = asked(lively, CLICK, 29 * HOUR, 30 * HOUR, slot, baselines=["popular:24h", "item_knn+popular:7d"])
+    data, replay = asked(
+        lively, CLICK, 29 * HOUR, 30 * HOUR, slot, baselines=["popular:24h", "item_knn+popular:7d"]
+    )
     drawn = list(with_candidates(data, replay, CLICK))
     slates = joined_slates([each.slates for each in drawn])
     assert list(slates) == ["popular:24h", "item_knn+popular:7d"]
@@ -225,13 +300,22 @@ def test_baselines_show_lists_of_their_own(lively: pa.Table) -> None:
         assert len(slate.offsets) == data.requests + 1
         shown = {data.items.values[code].as_py() for code in slate.item.tolist()}
         assert len(shown) > 10
-    assert all(each.data.rows == 0 for each in drawn), "what people had is all that the slot asks for, and is hidden"
+    assert all(each.data.rows == 0 for each in drawn), (
+        "what people had is all that the slot asks for, and is hidden"
+    )
 
 
 def test_a_log_tells_whether_a_session_is_one_basket() -> None:
-    news = routed.table(*(e("click", n * HOUR, f"u{n % 9}", f"i{n}", session_id=f"s{n // 9}") for n in range(1, 100)))
+    news = routed.table(
+        *(
+            e("click", n * HOUR, f"u{n % 9}", f"i{n}", session_id=f"s{n // 9}")
+            for n in range(1, 100)
+        )
+    )
     assert scheme_of(news, "click") == Scheme(type="click", truth="event")
-    shop = routed.table(*(e("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100)))
+    shop = routed.table(
+        *(e("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100))
+    )
     assert scheme_of(shop, "purchase") == Scheme(type="purchase", truth="session")
 
 
@@ -249,7 +333,9 @@ def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() ->
     bought = Happened(interactions(events, data.people, data.items, ("purchase",)))
     assert lists(data) == [["x", "y"]]
     named = data.items.decode(data.item)
-    assert [item for item, label in zip(named, bought.within(data, HOUR), strict=True) if label] == ["y"]
+    assert [
+        item for item, label in zip(named, bought.within(data, HOUR), strict=True) if label
+    ] == ["y"]
     assert bought.within(data, HOUR + 1).all()
     assert not bought.within(data, 4).any()
     shared = Happened(interactions(events, data.people, data.items, ("share",)))

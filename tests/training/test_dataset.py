@@ -11,7 +11,9 @@ NOW = 1_000 * MINUTE
 
 
 def dataset(events, heads=("click", "purchase"), **more):
-    return answers_dataset(events, "home", heads, ts_from=0, **({"mature_before": NOW, "denominator": "answer"} | more))
+    return answers_dataset(
+        events, "home", heads, ts_from=0, **({"mature_before": NOW, "denominator": "answer"} | more)
+    )
 
 
 def labelled(data, head="click"):
@@ -81,7 +83,13 @@ def test_only_seen_positions_are_rows_where_impressions_are_the_denominator(rout
         a(1 * MINUTE, "u1", ["x", "y", "z", "w"], "r1"),
         a(2 * MINUTE, "u2", ["x", "y"], "r2"),
         a(3 * MINUTE, "u3", ["x", "y"], "r3"),
-        {"type": "impression", "ts": 2 * MINUTE, "person": "u1", "items": ["x", "y"], "request_id": "r1"},
+        {
+            "type": "impression",
+            "ts": 2 * MINUTE,
+            "person": "u1",
+            "items": ["x", "y"],
+            "request_id": "r1",
+        },
         e("impression", 3 * MINUTE, "u2", "x", "r2"),
         e("click", 3 * MINUTE, "u1", "w", "r1"),
     )
@@ -99,7 +107,13 @@ def test_an_impression_of_another_slots_answer_shows_nothing_of_ours(routed):
         a(1 * MINUTE, "u1", ["x", "y"], "r2", slot="cart"),
         e("impression", 2 * MINUTE, "u1", "x", "r1"),
         e("impression", 2 * MINUTE, "u1", "y", "r2"),
-        {"type": "impression", "ts": 3 * MINUTE, "person": "u1", "items": ["x", "y"], "request_id": "r2"},
+        {
+            "type": "impression",
+            "ts": 3 * MINUTE,
+            "person": "u1",
+            "items": ["x", "y"],
+            "request_id": "r2",
+        },
     )
     data = dataset(events, denominator="impression")
     assert data.items.decode(data.item) == ["x"]
@@ -115,13 +129,19 @@ def test_an_outcome_without_a_name_belongs_to_the_last_answer_over_all_slots(rou
         e("click", 3 * MINUTE, "u1", "y"),
     )
     assert labelled(dataset(events)) == [(0, "y")]
-    cart = answers_dataset(events, "cart", ["click"], ts_from=0, mature_before=NOW, denominator="answer")
+    cart = answers_dataset(
+        events, "cart", ["click"], ts_from=0, mature_before=NOW, denominator="answer"
+    )
     assert labelled(cart) == [(0, "x")]
 
 
 def test_an_outcome_without_a_name_may_belong_to_an_answer_that_is_no_row_yet(routed):
     a, e = routed.answer, routed.event
-    events = routed.table(a(1 * MINUTE, "u1", ["x"], "r1"), a(20 * MINUTE, "u1", ["x"], "r2"), e("click", 25 * MINUTE, "u1", "x"))
+    events = routed.table(
+        a(1 * MINUTE, "u1", ["x"], "r1"),
+        a(20 * MINUTE, "u1", ["x"], "r2"),
+        e("click", 25 * MINUTE, "u1", "x"),
+    )
     data = dataset(events, mature_before=40 * MINUTE)
     assert data.requests == 1
     assert labelled(data) == []
@@ -141,18 +161,25 @@ def test_targets_of_other_slots_get_labels_and_make_no_rows(routed):
 
 
 def test_answers_whose_outcomes_may_still_come_are_left_out(routed):
-    events = routed.table(routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(71 * MINUTE, "u1", ["x"], "r2"))
+    events = routed.table(
+        routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(71 * MINUTE, "u1", ["x"], "r2")
+    )
     data = dataset(events, mature_before=100 * MINUTE)
     assert data.t.tolist() == [1 * MINUTE]
 
 
 def test_bots_are_no_readers(routed):
-    events = routed.table(routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(1 * MINUTE, "u2", ["x"], "r2", agent="bot"))
+    events = routed.table(
+        routed.answer(1 * MINUTE, "u1", ["x"], "r1"),
+        routed.answer(1 * MINUTE, "u2", ["x"], "r2", agent="bot"),
+    )
     assert dataset(events).requests == 1
 
 
 def test_a_logged_answer_has_the_position_that_its_features_were_read_at(routed):
-    events = routed.table(routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(2 * MINUTE, "u1", ["x"], "r2"))
+    events = routed.table(
+        routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(2 * MINUTE, "u1", ["x"], "r2")
+    )
     answers = pa.table({"request_id": ["r2"], "p": pa.array([7], pa.int64())})
     assert dataset(events, answers=answers).p.tolist() == [1, 7]
     by_part = answers.append_column("positions", pa.array([[7, 5]], pa.list_(pa.int64())))

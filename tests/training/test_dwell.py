@@ -1,4 +1,6 @@
-"""The head `dwell_s`: its label, that it is learned where a formula names it, exported as trained, used, and told beside a constant."""
+"""The head `dwell_s`: its label, that it is learned where a formula names it, exported as trained,
+used, and told beside a constant.
+"""
 
 import re
 from dataclasses import replace
@@ -45,7 +47,11 @@ def test_it_is_an_amount_of_items_and_no_chance():
     assert [head for head in heads if is_amount(head)] == ["dwell_s"]
     assert of_items(heads) == ["click", "dwell_s", "dwell_30s"]
     assert chances_of_items(heads) == ["click", "dwell_30s"]
-    assert Slot("home", formula=FORMULA).objective == {"click": 1.0, "purchase": 5.0, "dwell_s": 0.002}
+    assert Slot("home", formula=FORMULA).objective == {
+        "click": 1.0,
+        "purchase": 5.0,
+        "dwell_s": 0.002,
+    }
 
 
 def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
@@ -53,7 +59,9 @@ def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
     events = routed.table(
         a(1 * MINUTE, "u1", ["x", "y", "z", "w"], "r1"),
         e("view", 2 * MINUTE, "u1", "x", "r1", dwell_ms=1_500.0),
-        e("view", 3 * MINUTE, "u1", "x", dwell_ms=2_250.0),  # names no answer: of the last that showed it
+        e(
+            "view", 3 * MINUTE, "u1", "x", dwell_ms=2_250.0
+        ),  # names no answer: of the last that showed it
         e("view", 3 * MINUTE, "u1", "y", "r1", dwell_ms=86_400_000.0),  # left open for a day
         e("view", 4 * MINUTE, "u1", "z", "r1"),
         e("click", 5 * MINUTE, "u1", "z", "r1", dwell_ms=90_000.0),  # no view
@@ -63,7 +71,9 @@ def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
     data = answers_dataset(events, "home", ("click", "dwell_s"), **made)
     assert data.items.decode(data.item) == ["x", "y", "z", "w"]
     assert data.labels["dwell_s"].tolist() == [3.75, 1_800.0, 0.0, 0.0]
-    assert data.gain({"click": 1.0, "dwell_s": 0.002}).tolist() == pytest.approx([0.0075, 3.6, 1.0, 0.0])
+    assert data.gain({"click": 1.0, "dwell_s": 0.002}).tolist() == pytest.approx(
+        [0.0075, 3.6, 1.0, 0.0]
+    )
     seen = answers_dataset(events, "home", ("dwell_s",), **(made | {"denominator": "impression"}))
     assert seen.items.decode(seen.item) == ["x", "y"]  # who viewed has seen
 
@@ -82,14 +92,28 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
     made = interactions(events, people, items, ("dwell_s",))
     assert len(made.ts) == 5
     happened = Happened(made, seconds_viewed(events.slice(0, 5)))  # all but the click
-    answers = routed.table(routed.answer(10 * HOUR, "b", ["x"], "r"), routed.answer(10 * HOUR, "d", ["x"], "s"))
-    asked = answers_dataset(answers, "home", ("click",), ts_from=0, mature_before=NOW, denominator="answer", people=people, items=items)
+    answers = routed.table(
+        routed.answer(10 * HOUR, "b", ["x"], "r"), routed.answer(10 * HOUR, "d", ["x"], "s")
+    )
+    asked = answers_dataset(
+        answers,
+        "home",
+        ("click",),
+        ts_from=0,
+        mature_before=NOW,
+        denominator="answer",
+        people=people,
+        items=items,
+    )
     assert happened.total(asked, HOUR).tolist() == [3.0, 0.0]
 
 
 def test_requests_are_drawn_from_views_where_a_formula_asks_for_nothing_else(routed):
     features = FeatureSet.from_declarations([count("clicks", entity("item"), "click", window="7d")])
-    rows = [routed.event("view", n * MINUTE, f"u{n % 50}", f"i{n % 7}", dwell_ms=1_000.0) for n in range(900)]
+    rows = [
+        routed.event("view", n * MINUTE, f"u{n % 50}", f"i{n % 7}", dwell_ms=1_000.0)
+        for n in range(900)
+    ]
     slot = Slot("home", formula="dwell_s", denominator="answer")
     found = load_material(Lake(routed.table(*rows)), features, slot, Wanted(0, 20 * DAY))
     assert found.scheme.type == "view"
@@ -108,10 +132,14 @@ def sample(rng, rows):
 def test_trees_learn_the_mean_of_what_is_mostly_nothing_and_export_it():
     rng = np.random.default_rng(1)
     (learn, _), (watch, _), (test, mean) = (sample(rng, 20_000) for _ in range(3))
-    model = fit_gbdt(learn, watch, ["a", "b", "c"], GbdtSettings("tweedie", trees=150, rate=0.1, threads=1))
+    model = fit_gbdt(
+        learn, watch, ["a", "b", "c"], GbdtSettings("tweedie", trees=150, rate=0.1, threads=1)
+    )
     said = model.score(test.matrix)
     assert (said >= 0).all()
-    assert said.mean() == pytest.approx(mean.mean(), rel=0.15)  # l2 holds it back, for which there is the scale
+    assert said.mean() == pytest.approx(
+        mean.mean(), rel=0.15
+    )  # l2 holds it back, for which there is the scale
     assert np.corrcoef(said, mean)[0, 1] > 0.9
     assert largest_difference(model, gbdt_to_onnx(model), test.matrix) < 1e-5
     trees = trees_of(model)
@@ -131,13 +159,18 @@ def test_a_scale_makes_later_amounts_right_on_average_and_is_kept_only_where_it_
     assert few.losses == {}
     assert few.told == "none, as there is too little to choose by"
     assert fit_scale(np.zeros(3), np.ones(3)) == Scale(1.0)
-    assert msgspec.json.decode(msgspec.json.encode(chosen.calibration), type=Calibration) == chosen.calibration
+    assert (
+        msgspec.json.decode(msgspec.json.encode(chosen.calibration), type=Calibration)
+        == chosen.calibration
+    )
     assert Scale(2.0).apply(np.array([-0.1, 0.0, 3.0])).tolist() == [0.0, 0.0, 6.0]
 
 
 def test_figures_by_hand():
     expected, amount = np.array([1.0, 1.0, 2.0, 0.0]), np.array([0.0, 0.0, 6.0, 0.0])
-    found = amount_figures(expected, amount, np.array([0, 0, 1, 1]), Bootstrap(np.array([0, 1]), replicates=50))
+    found = amount_figures(
+        expected, amount, np.array([0, 0, 1, 1]), Bootstrap(np.array([0, 1]), replicates=50)
+    )
     assert (found.mae.value, found.mae_mean, found.mae_median) == (1.5, 2.25, 1.5)
     assert (found.expected, found.happened, found.positives, found.rows) == (1.0, 1.5, 1, 4)
     assert deviances(np.array([2.0, 3.0]), np.array([0.0, 3.0])).tolist() == [4.0, 0.0]
@@ -155,7 +188,10 @@ def report(shop):
 
 
 def bundle_of(shop, name, version):
-    return Bundle.load(Registry(shop.folder / name, clock=shop.clock).info(version).path, schema_hash=shop.features.schema_hash)
+    return Bundle.load(
+        Registry(shop.folder / name, clock=shop.clock).info(version).path,
+        schema_hash=shop.features.schema_hash,
+    )
 
 
 def test_a_formula_that_names_it_has_it_trained_and_used(shop, report):
@@ -165,7 +201,9 @@ def test_a_formula_that_names_it_has_it_trained_and_used(shop, report):
     assert bundle.manifest.metrics["parity"] < 1e-5
     assert bundle.calibration["dwell_s"].name in ("scale", "none")
     golden = np.load(bundle_path(shop, report) / "golden_input.npy")
-    seconds = bundle.calibration["dwell_s"].apply(score_onnx(bundle_path(shop, report) / "model/dwell_s.onnx", golden))
+    seconds = bundle.calibration["dwell_s"].apply(
+        score_onnx(bundle_path(shop, report) / "model/dwell_s.onnx", golden)
+    )
     scores = bundle.score_matrix(golden)
     assert scores.heads["dwell_s"] == pytest.approx(seconds, rel=1e-6)
     assert (scores.heads["dwell_s"] >= 0).all()
@@ -186,20 +224,31 @@ def test_its_error_stands_beside_a_constants_everywhere(shop, report):
     assert "dwell_s" not in report.plain()["heads"]
     card = bundle_of(shop, "dwell", report.version).manifest.card
     assert "0.002 · E(dwell_s)" in card
-    line = next(line for line in card.splitlines() if line.startswith("- dwell_s: mean absolute error"))
-    assert re.search(rf"of always the mean {told['mae_mean']:.4f}, the median {told['mae_median']:.4f}", line)
+    line = next(
+        line for line in card.splitlines() if line.startswith("- dwell_s: mean absolute error")
+    )
+    assert re.search(
+        rf"of always the mean {told['mae_mean']:.4f}, the median {told['mae_median']:.4f}", line
+    )
     assert "of always the median" in report.report.read_text()
     again = shop.evaluate("dwell", Slot("home", formula=FORMULA), report.version)
     assert again.amounts["dwell_s"].rows == told["rows"]
 
 
 def test_seconds_that_are_known_a_day_later_are_scaled_by_what_was_known(shop):
-    """Of three days of validation, only the third has one before it whose seconds were known when it began."""
-    borders = {"validation_from": shop.clock.now() - 139 * HOUR, "test_from": shop.clock.now() - 65 * HOUR}
+    """Of three days of validation, only the third has one before it whose seconds were known when
+    it began.
+    """
+    borders = {
+        "validation_from": shop.clock.now() - 139 * HOUR,
+        "test_from": shop.clock.now() - 65 * HOUR,
+    }
     told = {}
     for attribution in ("30m", "1d"):
         slot = Slot("home", formula="1.0*click + 0.002*dwell_s", attribution=attribution)
-        told[attribution] = shop.train(f"known-{attribution}", slot, **borders).about["calibration"]["dwell_s"]
+        told[attribution] = shop.train(f"known-{attribution}", slot, **borders).about[
+            "calibration"
+        ]["dwell_s"]
     assert "on the next of 3 periods" in told["30m"]
     assert "on the next of 1 periods" in told["1d"]
 
@@ -220,31 +269,74 @@ def test_rows_in_files_are_looked_at_evenly_and_no_more_of_them_than_asked():
     assert np.array_equal(some.weight, some.matrix[:, 0] / 2)
 
 
-def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memory_may_hold(shop, monkeypatch):
+def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memory_may_hold(
+    shop, monkeypatch
+):
     pytest.importorskip("torch", reason="needs the extra deep")
     monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
-    settings = TrainSettings(quick=True, architecture="shared", requests=900, test_requests=600, rows_in_memory=4_000)
-    folders = {"lake": shop.lake, "registry": shop.folder / "files", "reports": shop.folder / "files-reports"}
-    made = train(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **folders, clock=shop.clock, settings=settings)
+    settings = TrainSettings(
+        quick=True, architecture="shared", requests=900, test_requests=600, rows_in_memory=4_000
+    )
+    folders = {
+        "lake": shop.lake,
+        "registry": shop.folder / "files",
+        "reports": shop.folder / "files-reports",
+    }
+    made = train(
+        shop.features,
+        Slot("home", formula="click + 0.002*dwell_s"),
+        **folders,
+        clock=shop.clock,
+        settings=settings,
+    )
     bundle = bundle_of(shop, "files", made.version)
-    assert {head.name: head.file for head in bundle.manifest.heads} == {"click": "model/shared.onnx", "dwell_s": "model/dwell_s.onnx"}
+    assert {head.name: head.file for head in bundle.manifest.heads} == {
+        "click": "model/shared.onnx",
+        "dwell_s": "model/dwell_s.onnx",
+    }
     (told,) = [note for note in made.notes if "dwell_s was learned by trees" in note]
-    some, every = (int(number.replace(",", "")) for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", told).groups())
+    some, every = (
+        int(number.replace(",", ""))
+        for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", told).groups()
+    )
     assert 0 < some <= every == made.rows["train"] > 4_000
     past = bundle.encoder.history.names
-    assert not {bundle.encoder.names[place] for place in bundle.trees["dwell_s"].feature if place >= 0} & set(past)
-    alone = train(shop.features, Slot("home", formula="dwell_s"), **folders, clock=shop.clock, settings=settings)
+    assert not {
+        bundle.encoder.names[place] for place in bundle.trees["dwell_s"].feature if place >= 0
+    } & set(past)
+    alone = train(
+        shop.features,
+        Slot("home", formula="dwell_s"),
+        **folders,
+        clock=shop.clock,
+        settings=settings,
+    )
     assert bundle_of(shop, "files", alone.version).heads == ("dwell_s",)
 
 
 def test_beside_a_net_it_is_told_by_trees_that_read_none_of_the_nets_columns(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
-    settings = replace(TrainSettings(quick=True), architecture="shared", requests=600, test_requests=600)
-    folders = {"lake": shop.lake, "registry": shop.folder / "net", "reports": shop.folder / "net-reports"}
-    made = train(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **folders, clock=shop.clock, settings=settings)
+    settings = replace(
+        TrainSettings(quick=True), architecture="shared", requests=600, test_requests=600
+    )
+    folders = {
+        "lake": shop.lake,
+        "registry": shop.folder / "net",
+        "reports": shop.folder / "net-reports",
+    }
+    made = train(
+        shop.features,
+        Slot("home", formula="click + 0.002*dwell_s"),
+        **folders,
+        clock=shop.clock,
+        settings=settings,
+    )
     bundle = bundle_of(shop, "net", made.version)
     assert bundle.encoder.history is not None
-    assert {head.name: head.file for head in bundle.manifest.heads} == {"click": "model/shared.onnx", "dwell_s": "model/dwell_s.onnx"}
+    assert {head.name: head.file for head in bundle.manifest.heads} == {
+        "click": "model/shared.onnx",
+        "dwell_s": "model/dwell_s.onnx",
+    }
     used = {bundle.encoder.names[place] for place in bundle.trees["dwell_s"].feature if place >= 0}
     past = bundle.encoder.history.names
     assert used

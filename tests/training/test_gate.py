@@ -1,12 +1,26 @@
-"""The gate: a fresher model may lose a little, another one must win, and neither may fall behind what stands fixed."""
+"""The gate: a fresher model may lose a little, another one must win, and neither may fall behind
+what stands fixed.
+"""
 
 import pytest
 
 from tailorbird.training.bootstrap import Interval
-from tailorbird.training.gate import NON_INFERIORITY, SUPERIORITY, Decision, Evidence, Rival, decide, not_judged
+from tailorbird.training.gate import (
+    NON_INFERIORITY,
+    SUPERIORITY,
+    Decision,
+    Evidence,
+    Rival,
+    decide,
+    not_judged,
+)
 
 VALUE = 0.5  # of each rival: with a margin of 1 %, 0.005 may be lost
-CLEAR, UNCLEAR, WORSE = Interval(0.02, 0.01, 0.03), Interval(0.02, -0.01, 0.05), Interval(-0.02, -0.03, -0.01)
+CLEAR, UNCLEAR, WORSE = (
+    Interval(0.02, 0.01, 0.03),
+    Interval(0.02, -0.01, 0.05),
+    Interval(-0.02, -0.03, -0.01),
+)
 AS_GOOD, SLIGHTLY_WORSE = Interval(0.0, -0.004, 0.004), Interval(-0.001, -0.0045, 0.0025)
 UNKNOWN = Interval(0.02, float("nan"), float("nan"))
 
@@ -20,7 +34,9 @@ def incumbent(gain: Interval) -> Rival:
 
 
 def decision(**more: object) -> Decision:
-    return decide(Evidence(**({"metric": "ndcg_10", "baselines": (rival(CLEAR),), "people": 500} | more)))
+    return decide(
+        Evidence(**({"metric": "ndcg_10", "baselines": (rival(CLEAR),), "people": 500} | more))
+    )
 
 
 def fresher(gain: Interval, **more: object) -> Decision:
@@ -29,7 +45,10 @@ def fresher(gain: Interval, **more: object) -> Decision:
 
 def test_a_clear_gain_goes_live() -> None:
     assert decision().promote
-    assert decision().reason == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the best baseline, popular:24h"
+    assert (
+        decision().reason
+        == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the best baseline, popular:24h"
+    )
     found = decision(incumbent=incumbent(CLEAR))
     assert (found.promote, found.by) == (True, SUPERIORITY)
     assert found.reason == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the incumbent, v0003"
@@ -39,17 +58,27 @@ def test_a_clear_gain_goes_live() -> None:
 def test_another_recipe_whose_gain_could_be_chance_does_not(gain: Interval) -> None:
     found = decision(incumbent=incumbent(gain))
     assert not found.promote
-    assert ("falls too far behind" if gain is WORSE else "no gain that could not be chance") in found.reason
+    assert (
+        "falls too far behind" if gain is WORSE else "no gain that could not be chance"
+    ) in found.reason
     assert "the incumbent, v0003" in found.reason
     assert not decision(baselines=(rival(gain),)).promote
 
 
 def test_too_few_people_for_an_interval_are_told() -> None:
-    assert "+0.0200 (too few people for an interval) over" in decision(baselines=(rival(UNKNOWN),)).reason
+    assert (
+        "+0.0200 (too few people for an interval) over"
+        in decision(baselines=(rival(UNKNOWN),)).reason
+    )
 
 
-@pytest.mark.parametrize(("gain", "promoted"), [(CLEAR, True), (AS_GOOD, True), (SLIGHTLY_WORSE, True), (UNCLEAR, False), (WORSE, False)])
-def test_a_fresher_model_of_the_same_recipe_may_lose_the_margin_and_no_more(gain: Interval, promoted: bool) -> None:
+@pytest.mark.parametrize(
+    ("gain", "promoted"),
+    [(CLEAR, True), (AS_GOOD, True), (SLIGHTLY_WORSE, True), (UNCLEAR, False), (WORSE, False)],
+)
+def test_a_fresher_model_of_the_same_recipe_may_lose_the_margin_and_no_more(
+    gain: Interval, promoted: bool
+) -> None:
     found = fresher(gain)
     assert (found.promote, found.by) == (promoted, NON_INFERIORITY)
     assert "where it may lose 1% (0.0050)" in found.reason
@@ -57,13 +86,21 @@ def test_a_fresher_model_of_the_same_recipe_may_lose_the_margin_and_no_more(gain
 
 
 def test_the_margin_is_a_share_of_what_the_rival_reaches() -> None:
-    assert fresher(Interval(-0.001, -0.0015, 0.0), incumbent=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.2)).promote
-    assert not fresher(Interval(-0.001, -0.0015, 0.0), incumbent=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.1)).promote
+    assert fresher(
+        Interval(-0.001, -0.0015, 0.0),
+        incumbent=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.2),
+    ).promote
+    assert not fresher(
+        Interval(-0.001, -0.0015, 0.0),
+        incumbent=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.1),
+    ).promote
     assert fresher(UNCLEAR, margin=0.05).promote
 
 
 def test_small_losses_do_not_add_up() -> None:
-    """A fresher model is held against the last one that won by superiority, and against the best baseline, whoever serves now."""
+    """A fresher model is held against the last one that won by superiority, and against the best
+    baseline, whoever serves now.
+    """
     assert fresher(AS_GOOD, anchor=rival(SLIGHTLY_WORSE, "v0001")).promote
     found = fresher(AS_GOOD, anchor=rival(WORSE, "v0001"))
     assert not found.promote
@@ -74,7 +111,10 @@ def test_small_losses_do_not_add_up() -> None:
 
 def test_it_is_the_best_baseline_that_must_be_beaten() -> None:
     """By its own figure; and beating a weak incumbent is not enough."""
-    better, weaker = rival(Interval(0.001, -0.001, 0.003), "repeat+popular:7d", 0.6), rival(CLEAR, "popular:1h", 0.4)
+    better, weaker = (
+        rival(Interval(0.001, -0.001, 0.003), "repeat+popular:7d", 0.6),
+        rival(CLEAR, "popular:1h", 0.4),
+    )
     found = decision(baselines=(weaker, better))
     assert not found.promote
     assert "repeat+popular:7d" in found.reason
@@ -99,20 +139,28 @@ def test_what_is_wrong_with_a_model_counts_whatever_it_gains(same: bool) -> None
     assert "session_size" in reason(leaks={"session_size": "alone it reaches an AUC of 0.999"})
     assert "7 people" in reason(people=7)
     assert (
-        reason(calibration={"click": 1.1, "purchase": 2.5}) == "its probabilities of purchase are off: on average 2.5 times what happened"
+        reason(calibration={"click": 1.1, "purchase": 2.5})
+        == "its probabilities of purchase are off: on average 2.5 times what happened"
     )
     assert "0.4 times" in reason(calibration={"click": 0.4})
-    assert "4.0% of the items that people chose, less than half of the 10.0%" in reason(coverage=0.04, coverage_of=0.1)
+    assert "4.0% of the items that people chose, less than half of the 10.0%" in reason(
+        coverage=0.04, coverage_of=0.1
+    )
 
 
 def test_probabilities_and_lists_within_bounds_are_no_matter() -> None:
-    assert decision(calibration={"click": 1.9, "purchase": 0.55}, coverage=0.06, coverage_of=0.1).promote
+    assert decision(
+        calibration={"click": 1.9, "purchase": 0.55}, coverage=0.06, coverage_of=0.1
+    ).promote
 
 
 def test_an_incumbent_that_could_not_be_judged_is_said_so() -> None:
     found = decision(unjudged=not_judged("v0003", "predicts view"))
     assert found.promote
-    assert any("v0003 could not be judged on this test part: it predicts view" in reason for reason in found.reasons)
+    assert any(
+        "v0003 could not be judged on this test part: it predicts view" in reason
+        for reason in found.reasons
+    )
 
 
 def test_nothing_to_compare_with_is_refused() -> None:

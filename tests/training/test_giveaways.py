@@ -19,7 +19,9 @@ def world():
 def told(columns, label):
     """What training and validation name."""
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
-    return set(suspicious(tuple(columns), matrix, label)), {one.what for one in too_good(tuple(columns), matrix, label, "click")}
+    return set(suspicious(tuple(columns), matrix, label)), {
+        one.what for one in too_good(tuple(columns), matrix, label, "click")
+    }
 
 
 def test_a_planted_leak_is_named_whichever_way_it_shows():
@@ -41,8 +43,12 @@ def test_the_answer_in_the_middle_of_a_column_is_named(world):
     columns = {
         "honest": honest,
         "zero": np.where(label, 0.0, rng.choice([-1, 1], ROWS) * rng.uniform(1, 5, ROWS)),
-        "category": np.where(label, 4, np.where(often, rng.integers(2, 4, ROWS), rng.integers(5, 31, ROWS))),
-        "rare category": np.where(label, 300, np.where(often, rng.integers(2, 40, ROWS), rng.integers(301, 5_000, ROWS))),
+        "category": np.where(
+            label, 4, np.where(often, rng.integers(2, 4, ROWS), rng.integers(5, 31, ROWS))
+        ),
+        "rare category": np.where(
+            label, 300, np.where(often, rng.integers(2, 40, ROWS), rng.integers(301, 5_000, ROWS))
+        ),
         "band": np.where(label, rng.uniform(2.95, 3.05, ROWS), rng.uniform(0, 10, ROWS)),
     }
     trained, validated = told(columns, label)
@@ -55,8 +61,17 @@ def test_what_is_far_ahead_is_named_alone_beside_a_copy_and_beside_others(world)
     assert 0.93 < by_order(strong.astype(np.float32), label) < 0.96
     zero = np.where(label, 0.0, rng.choice([-1, 1], ROWS) * rng.uniform(1, 5, ROWS))
     middle = np.where(label, 4, rng.integers(5, 31, ROWS))
-    for others in ({}, {"copy": 2 * strong + 0.1 * rng.normal(size=ROWS)}, {"zero": zero, "middle": middle}):
-        columns = {"honest": honest, "weak": rng.normal(size=ROWS) + 0.6 * label, "strong": strong, **others}
+    for others in (
+        {},
+        {"copy": 2 * strong + 0.1 * rng.normal(size=ROWS)},
+        {"zero": zero, "middle": middle},
+    ):
+        columns = {
+            "honest": honest,
+            "weak": rng.normal(size=ROWS) + 0.6 * label,
+            "strong": strong,
+            **others,
+        }
         assert told(columns, label)[1] == {"strong", *others}
 
 
@@ -72,10 +87,15 @@ def test_noise_is_not_named_however_few_positives_there_are(positives):
     }
     columns = {f"{kind} {place}": make() for kind, make in made.items() for place in range(40)}
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
-    assert [why for why in suspicious(tuple(columns), matrix, label).values() if "bins" in why] == []
+    assert [
+        why for why in suspicious(tuple(columns), matrix, label).values() if "bins" in why
+    ] == []
 
 
 def test_a_family_of_honest_columns_is_not_named():
-    assert far_ahead({"clicks_1d": 0.84, "clicks_7d": 0.85, "clicks_28d": 0.83, "price": 0.6}) == ([], 0.0)
+    assert far_ahead({"clicks_1d": 0.84, "clicks_7d": 0.85, "clicks_28d": 0.83, "price": 0.6}) == (
+        [],
+        0.0,
+    )
     assert far_ahead({"clicks_1d": 0.84, "price": 0.75}) == ([], 0.0)
     assert far_ahead({"one": 0.9}) == ([], 0.0)

@@ -21,12 +21,22 @@ def questions(people=60, items=40, seed=0):
     item = np.concatenate([rng.choice(items, n, replace=False) for _ in range(requests)])
     label = np.zeros(requests * n, bool)
     label[np.arange(requests) * n + rng.integers(0, n, requests)] = True
-    context = pa.table({name: [None] * requests for name in ("person", "session_id", "country", "local_hour")})
+    context = pa.table(
+        {name: [None] * requests for name in ("person", "session_id", "country", "local_hour")}
+    )
     context = context.append_column("device", pa.array(["phone", "desktop"] * (requests // 2)))
     ones = np.ones(requests * n)
     codes = Codes(pa.array([f"i{code}" for code in range(items)]))
-    fields = (np.full(requests, 100), np.zeros(requests, np.int64), person, context, np.arange(requests + 1) * n)
-    return Dataset(*fields, item, np.zeros(requests * n, np.int32), ones, {"click": label}, ones, codes, codes)
+    fields = (
+        np.full(requests, 100),
+        np.zeros(requests, np.int64),
+        person,
+        context,
+        np.arange(requests + 1) * n,
+    )
+    return Dataset(
+        *fields, item, np.zeros(requests * n, np.int32), ones, {"click": label}, ones, codes, codes
+    )
 
 
 def history(items=40):
@@ -41,7 +51,11 @@ def test_the_truth_beats_chance_and_slices_add_up():
     judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=200)
     for part in data.chunks(50):
         truth = part.labels["click"].astype(float)
-        judge.add(part, {"oracle": truth, "random": np.random.default_rng(1).random(part.rows)}, {"click": 0.1 + 0.8 * truth})
+        judge.add(
+            part,
+            {"oracle": truth, "random": np.random.default_rng(1).random(part.rows)},
+            {"click": 0.1 + 0.8 * truth},
+        )
     found = judge.result("oracle")
     assert found.figures["oracle"]["ndcg_10"].value == 1.0
     assert found.differences["random"].low > 0
@@ -57,7 +71,9 @@ def test_the_truth_beats_chance_and_slices_add_up():
 
 
 def test_cold_start_is_a_curve_over_the_events_before_the_request():
-    """Thirty of sixty people come with one event, as often as others; item 0 had twenty, ten items one each, the others none."""
+    """Thirty of sixty people come with one event, as often as others; item 0 had twenty, ten items
+    one each, the others none.
+    """
     data, past = with_half_missed(questions()), history()
     judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
     for part in data.chunks(50):
@@ -66,11 +82,20 @@ def test_cold_start_is_a_curve_over_the_events_before_the_request():
     people, items = ({step.events: step for step in found.cold[of]} for of in ("people", "items"))
     assert {events: step.requests for events, step in people.items()} == {"0": 60, "1": 60}
     chosen = np.concatenate([data.item[data.labels["click"]], data.missed.item])
-    of_items = {"0": ((chosen > 0) & ~((chosen >= 20) & (chosen < 30))).sum(), "1": ((chosen >= 20) & (chosen < 30)).sum()}
+    of_items = {
+        "0": ((chosen > 0) & ~((chosen >= 20) & (chosen < 30))).sum(),
+        "1": ((chosen >= 20) & (chosen < 30)).sum(),
+    }
     of_items["10 and more"] = (chosen == 0).sum()
-    assert {events: step.requests for events, step in items.items()} == {events: int(n) for events, n in of_items.items() if n}
-    assert sum(step.figures["oracle"].value * step.requests for step in people.values()) == pytest.approx(60), "half were missed"
-    assert sum(step.figures["oracle"].value * step.requests for step in items.values()) == pytest.approx(60)
+    assert {events: step.requests for events, step in items.items()} == {
+        events: int(n) for events, n in of_items.items() if n
+    }
+    assert sum(
+        step.figures["oracle"].value * step.requests for step in people.values()
+    ) == pytest.approx(60), "half were missed"
+    assert sum(
+        step.figures["oracle"].value * step.requests for step in items.values()
+    ) == pytest.approx(60)
     assert [step["events"] for step in found.plain()["cold_start"]["people"]] == ["0", "1"]
 
 
@@ -79,18 +104,30 @@ def with_half_missed(data):
     truth = data.labels["click"]
     unfound = truth & (np.cumsum(truth) % 2 == 0)
     kept = ~unfound
-    offsets = np.concatenate(([0], np.cumsum(np.bincount(data.request[kept], minlength=data.requests))))
-    columns = {name: getattr(data, name)[kept] for name in ("item", "position", "propensity", "weight")}
+    offsets = np.concatenate(
+        ([0], np.cumsum(np.bincount(data.request[kept], minlength=data.requests)))
+    )
+    columns = {
+        name: getattr(data, name)[kept] for name in ("item", "position", "propensity", "weight")
+    }
     missed = Missed(data.request[unfound], data.item[unfound])
-    return dataclasses.replace(data, **columns, offsets=offsets, labels={"click": truth[kept]}, missed=missed)
+    return dataclasses.replace(
+        data, **columns, offsets=offsets, labels={"click": truth[kept]}, missed=missed
+    )
 
 
 def test_what_no_source_gave_counts_as_not_found_and_probabilities_are_judged_without_it():
-    """A server would not have been asked about it, so it would make every head look too low; a list that lacks it is the worse for it."""
+    """A server would not have been asked about it, so it would make every head look too low; a list
+    that lacks it is the worse for it.
+    """
     data, past = with_half_missed(questions()), history()
     judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
     for part in data.chunks(200):
-        judge.add(part, {"oracle": part.labels["click"].astype(float)}, {"click": np.full(part.rows, 60 / 540)})
+        judge.add(
+            part,
+            {"oracle": part.labels["click"].astype(float)},
+            {"click": np.full(part.rows, 60 / 540)},
+        )
     found = judge.result("oracle")
     assert (found.heads["click"].positives, found.heads["click"].rows) == (60, 540)
     assert found.heads["click"].calibration_error.value == pytest.approx(0, abs=1e-12)
@@ -99,15 +136,27 @@ def test_what_no_source_gave_counts_as_not_found_and_probabilities_are_judged_wi
     assert found.requests == 120
     whole = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
     whole.add(questions(), {"oracle": questions().labels["click"].astype(float)})
-    assert found.slices["long-tail items"][0] == whole.result("oracle").slices["long-tail items"][0], "missed ones are of it too"
+    assert (
+        found.slices["long-tail items"][0] == whole.result("oracle").slices["long-tail items"][0]
+    ), "missed ones are of it too"
 
 
 def test_a_baseline_shows_a_list_of_its_own_and_may_find_what_no_source_gave():
     data, past = with_half_missed(questions()), history()
     unfound = dict(zip(data.missed.request.tolist(), data.missed.item.tolist(), strict=True))
-    rows = {request: data.item[low:high] for request, (low, high) in enumerate(zip(data.offsets, data.offsets[1:], strict=False))}
-    slates = [np.array([unfound[one]]) if one in unfound else rows[one][:1] for one in range(data.requests)]
-    first = sum(bool(data.labels["click"][data.offsets[one]]) for one in range(data.requests) if one not in unfound)
+    rows = {
+        request: data.item[low:high]
+        for request, (low, high) in enumerate(zip(data.offsets, data.offsets[1:], strict=False))
+    }
+    slates = [
+        np.array([unfound[one]]) if one in unfound else rows[one][:1]
+        for one in range(data.requests)
+    ]
+    first = sum(
+        bool(data.labels["click"][data.offsets[one]])
+        for one in range(data.requests)
+        if one not in unfound
+    )
     baseline = Slates(np.arange(data.requests + 1), np.concatenate(slates))
     judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
     judge.add(data, {"oracle": data.labels["click"].astype(float)}, slates={"popular": baseline})
@@ -124,7 +173,10 @@ def test_parts_do_not_change_the_result():
         judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
         for part in data.chunks(size):
             # a score that depends on the row alone
-            judge.add(part, {"m": (part.item * 7 % 11).astype(float), "o": part.labels["click"].astype(float)})
+            judge.add(
+                part,
+                {"m": (part.item * 7 % 11).astype(float), "o": part.labels["click"].astype(float)},
+            )
         results.append(judge.result("o").figures["m"]["recall_10"])
     assert results[0] == results[1]
 

@@ -1,4 +1,6 @@
-"""What a log can tell of people, on the simulated site: the posterior finds their tastes, and who knows more shows better lists."""
+"""What a log can tell of people, on the simulated site: the posterior finds their tastes, and who
+knows more shows better lists.
+"""
 
 import numpy as np
 import pytest
@@ -46,7 +48,9 @@ def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
         for taste in (inferred(site, seen, asked, user, day), told(site, user, np.zeros((60, 12))))
     )
     assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.4
-    assert (inferred(site, seen, asked, user, day).variance <= untold(site, user).variance * (1 + 1e-6)).all()
+    assert (
+        inferred(site, seen, asked, user, day).variance <= untold(site, user).variance * (1 + 1e-6)
+    ).all()
 
 
 def test_who_knows_more_shows_better_lists(monkeypatch):
@@ -57,4 +61,7 @@ def test_who_knows_more_shows_better_lists(monkeypatch):
     found = _found(3, DAYS, 200)
     means = [found[name].mean() for name in ("popular_7d", "kind", "learner", "lasting", "oracle")]
     assert means == sorted(means)
-    assert (found["oracle"] >= np.maximum.reduce([found[name] for name in ("kind", "learner", "lasting")]) - 1e-12).all()
+    assert (
+        found["oracle"]
+        >= np.maximum.reduce([found[name] for name in ("kind", "learner", "lasting")]) - 1e-12
+    ).all()

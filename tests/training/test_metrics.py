@@ -1,4 +1,6 @@
-"""Metrics against cases whose answer is seen at once, against scikit-learn, and against a slow loop."""
+"""Metrics against cases whose answer is seen at once, against scikit-learn, and against a slow
+loop.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ def test_a_positive_at_rank_two_of_three():
 
 
 def test_lists_of_any_length_and_without_a_positive():
-    score, label, offsets = lists(([0.3, 0.2], [1, 1]), ([], []), ([0.1], [0]), ([0.1, 0.2, 0.3, 0.4], [1, 0, 0, 1]))
+    score, label, offsets = lists(
+        ([0.3, 0.2], [1, 1]), ([], []), ([0.1], [0]), ([0.1, 0.2, 0.3, 0.4], [1, 0, 0, 1])
+    )
     ranked = metrics.rank_lists(score, label, offsets, k=3)
     ndcg = metrics.ndcg(ranked, 3)
     assert ndcg[0] == 1.0
@@ -99,7 +103,9 @@ def test_auc_and_log_loss_agree_with_scikit_learn():
     score = np.round(np.clip(label * 0.2 + rng.random(2_000) * 0.7, 0, 1), 2)
     weight = rng.random(2_000)
     assert metrics.auc(score, label) == pytest.approx(sk.roc_auc_score(label, score))
-    assert metrics.auc(score, label, weight) == pytest.approx(sk.roc_auc_score(label, score, sample_weight=weight))
+    assert metrics.auc(score, label, weight) == pytest.approx(
+        sk.roc_auc_score(label, score, sample_weight=weight)
+    )
     p = np.clip(score, 0.01, 0.99)
     assert metrics.log_loss(p, label) == pytest.approx(sk.log_loss(label, p))
     assert np.isnan(metrics.auc(score, np.ones(2_000)))
@@ -141,7 +147,10 @@ def test_coverage_and_novelty():
     assert metrics.coverage(ranked, item, catalogue=4) == 0.25
     assert metrics.novelty(ranked, item, np.array([0.5, 0.25, 0.25, 0.0])).tolist() == [1.0, 1.0]
     both = metrics.rank_lists(score, label, offsets, k=2)
-    assert metrics.novelty(both, item, np.array([0.5, 0.25, 0.25, 0.0])).tolist() == [1.5, 2.0]  # never seen: half of 0.25
+    assert metrics.novelty(both, item, np.array([0.5, 0.25, 0.25, 0.0])).tolist() == [
+        1.5,
+        2.0,
+    ]  # never seen: half of 0.25
 
 
 def test_the_chance_within_a_list():
@@ -158,18 +167,29 @@ def test_counting_only_some_positives_leaves_ranks_alone():
     assert tail.rank.tolist() == [3]
     assert metrics.ndcg(tail).tolist()[0] == pytest.approx(0.5)
     assert np.isnan(metrics.ndcg(tail)[1])
-    assert metrics.ndcg(ranked.only(np.array([False, True, False]), np.array([0, 2])))[1] == 0.0, "it was missed"
+    assert metrics.ndcg(ranked.only(np.array([False, True, False]), np.array([0, 2])))[1] == 0.0, (
+        "it was missed"
+    )
 
 
 def test_what_is_in_no_row_of_a_list_counts_as_not_found():
-    """Of two positives one at rank 2 and one missed; of one that was missed nothing is left to rank; of a whole list nothing changes."""
-    score, label, offsets = lists(([3, 2, 1], [0, 1, 0]), ([2, 1], [0, 0]), ([2, 1], [1, 0]), ([1.0], [0]))
+    """Of two positives one at rank 2 and one missed; of one that was missed nothing is left to
+    rank; of a whole list nothing changes.
+    """
+    score, label, offsets = lists(
+        ([3, 2, 1], [0, 1, 0]), ([2, 1], [0, 0]), ([2, 1], [1, 0]), ([1.0], [0])
+    )
     found = metrics.rank_lists(score, label, offsets, missed=np.array([1, 1, 0, 0]))
     second = 1 / np.log2(3)
     assert metrics.ndcg(found)[:3].tolist() == pytest.approx([second / (1 + second), 0.0, 1.0])
     assert metrics.recall(found)[:3].tolist() == [0.5, 0.0, 1.0]
     assert metrics.reciprocal_rank(found)[:3].tolist() == [0.5, 0.0, 1.0]
     assert found.judged.tolist() == [True, True, True, False]
-    assert all(np.isnan(figure(found)[3]) for figure in (metrics.ndcg, metrics.recall, metrics.reciprocal_rank))
-    worth = metrics.rank_lists(score, 5.0 * label, offsets, missed=np.array([1, 0, 0, 0]), missed_gain=1.0)
+    assert all(
+        np.isnan(figure(found)[3])
+        for figure in (metrics.ndcg, metrics.recall, metrics.reciprocal_rank)
+    )
+    worth = metrics.rank_lists(
+        score, 5.0 * label, offsets, missed=np.array([1, 0, 0, 0]), missed_gain=1.0
+    )
     assert metrics.ndcg(worth)[0] == pytest.approx(5 * second / (5 + second))

@@ -6,7 +6,10 @@ from benchmarks.quality.over_seeds import mean_over
 
 def figures(ours: float, theirs: float) -> dict[str, float | None]:
     return {
-        "results": {"tailorbird": {"ndcg_10": ours, "coverage_10_low": None}, "popular": {"ndcg_10": theirs, "coverage_10_low": None}},
+        "results": {
+            "tailorbird": {"ndcg_10": ours, "coverage_10_low": None},
+            "popular": {"ndcg_10": theirs, "coverage_10_low": None},
+        },
         "differences": {"popular": {"ndcg_10": ours - theirs}},
         "requests": 10,
     }
@@ -14,7 +17,10 @@ def figures(ours: float, theirs: float) -> dict[str, float | None]:
 
 def test_figures_are_means_and_what_is_none_stays_none():
     found = mean_over([figures(0.3, 0.2), figures(0.5, 0.2), figures(0.4, 0.2)])
-    assert found["results"]["tailorbird"] == {"ndcg_10": pytest.approx(0.4), "coverage_10_low": None}
+    assert found["results"]["tailorbird"] == {
+        "ndcg_10": pytest.approx(0.4),
+        "coverage_10_low": None,
+    }
     assert found["differences"]["popular"]["ndcg_10"] == pytest.approx(0.2)
     assert found["requests"] == 10
 

@@ -1,4 +1,6 @@
-"""A training set is drawn again, row by row, from the versions that its bundle names, whatever became of the lake since."""
+"""A training set is drawn again, row by row, from the versions that its bundle names, whatever
+became of the lake since.
+"""
 
 from importlib.resources import files
 
@@ -25,7 +27,9 @@ class Shop:
     """A history in two halves, of which one is in the lake."""
 
     def __init__(self, folder):
-        (folder / "features.py").write_text((files("tailorbird.cli") / "templates" / "features.py").read_text())
+        (folder / "features.py").write_text(
+            (files("tailorbird.cli") / "templates" / "features.py").read_text()
+        )
         self.features = load_features(folder / "features.py")
         self.stream, self.lake = folder / "stream", folder / "lake"
         self.stream.mkdir()
@@ -34,9 +38,14 @@ class Shop:
         site.history(DAYS).write(folder / "history.jsonl")
         lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
         self.halves = [folder / "first.jsonl", folder / "second.jsonl"]
-        for part, (start, end) in zip(self.halves, [(0, len(lines) // 2), (len(lines) // 2, len(lines))], strict=True):
+        for part, (start, end) in zip(
+            self.halves, [(0, len(lines) // 2), (len(lines) // 2, len(lines))], strict=True
+        ):
             part.write_text("".join(lines[start:end]))
-        attributes = {"user_attributes": self.features.user_attributes, "item_attributes": self.features.item_attributes}
+        attributes = {
+            "user_attributes": self.features.user_attributes,
+            "item_attributes": self.features.item_attributes,
+        }
         self.plan = RoutePlan(**attributes, slots={"home": SlotPlan()})
         self.load(0)
 
@@ -46,7 +55,9 @@ class Shop:
             while router.step().rows:
                 pass
         with LakeRole(self.stream, self.lake, clock=self.clock) as role:
-            while not role.step(rows_max=5_000).idle:  # several commits, so that there is something to put together
+            while not role.step(
+                rows_max=5_000
+            ).idle:  # several commits, so that there is something to put together
                 pass
 
     def drawn(self, lake, now):

@@ -1,4 +1,6 @@
-"""What `make results` runs is what the page says was run, and the page holds what lies in the figures."""
+"""What `make results` runs is what the page says was run, and the page holds what lies in the
+figures.
+"""
 
 import json
 import subprocess
@@ -22,7 +24,9 @@ def test_a_command_is_run_as_it_stands_in_the_list(name, monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(results, "take", lambda text: None)
     results.measure(name, None)
-    assert [" ".join(command[1:]) for command in ran] == [f"-m benchmarks.quality.{results.COMMANDS[name]} --json"]
+    assert [" ".join(command[1:]) for command in ran] == [
+        f"-m benchmarks.quality.{results.COMMANDS[name]} --json"
+    ]
 
 
 def test_the_page_is_what_the_figures_make():

@@ -1,4 +1,6 @@
-"""What an unfinished run leaves to the next one; and what one process alone may do, into which the next is let when that one dies."""
+"""What an unfinished run leaves to the next one; and what one process alone may do, into which the
+next is let when that one dies.
+"""
 
 import os
 import subprocess
@@ -24,7 +26,12 @@ with alone(Path(sys.argv[1]), "a net is trained"):
 
 def holder(lock: Path) -> subprocess.Popen:
     """A process that has the lock until its input ends."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -33,7 +40,12 @@ def holder(lock: Path) -> subprocess.Popen:
 def test_a_second_process_is_told_which_one_is_at_work_and_is_let_in_when_that_is_killed(tmp_path):
     lock = tmp_path / "work" / "home.lock"
     first = holder(lock)
-    with pytest.raises(LockedError, match=f"a net is trained by process {first.pid} already") as refused, alone(lock, "a net is trained"):
+    with (
+        pytest.raises(
+            LockedError, match=f"a net is trained by process {first.pid} already"
+        ) as refused,
+        alone(lock, "a net is trained"),
+    ):
         pass
     assert f"wait for process {first.pid} to end" in refused.value.fix
     assert lock.read_text() == f"{first.pid}\n", "who was refused did not write itself down"

@@ -1,4 +1,6 @@
-"""Labels of returning: what counts as being there again, what is not known yet, and that nothing behind a border is."""
+"""Labels of returning: what counts as being there again, what is not known yet, and that nothing
+behind a border is.
+"""
 
 from dataclasses import replace
 
@@ -24,7 +26,9 @@ KNOWN = 30 * DAY
 
 
 def dataset(events, head="return_7d", known=KNOWN):
-    return answers_dataset(events, "home", ["click", head], ts_from=0, mature_before=known, denominator="answer")
+    return answers_dataset(
+        events, "home", ["click", head], ts_from=0, mature_before=known, denominator="answer"
+    )
 
 
 def by_request(data, head="return_7d"):
@@ -77,7 +81,12 @@ def test_a_window_that_is_not_over_is_unknown_whatever_has_happened(routed):
         a(DAY, None, ["x"], "r4"),
     )
     data = dataset(events)
-    assert by_request(data) == [None, True, None, None]  # in order of time: nobody known, over, back-already, too young
+    assert by_request(data) == [
+        None,
+        True,
+        None,
+        None,
+    ]  # in order of time: nobody known, over, back-already, too young
     earlier = data.known_at(KNOWN - 1)
     assert by_request(earlier) == [None] * 4
     assert earlier.labels["click"] is data.labels["click"]
@@ -90,25 +99,47 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
         e("impression", MINUTE, "u", "x", "r1"),
         e("click", 2 * DAY, "u", "y"),
     )
-    data = answers_dataset(events, "home", ["click"], ts_from=0, mature_before=KNOWN, denominator="impression", further=["return_7d"])
+    data = answers_dataset(
+        events,
+        "home",
+        ["click"],
+        ts_from=0,
+        mature_before=KNOWN,
+        denominator="impression",
+        further=["return_7d"],
+    )
     assert data.items.decode(data.item) == ["x"]
     assert data.labels["return_7d"].tolist() == [1.0]
     assert data.gain({"click": 1.0, "return_7d": 5.0}).tolist() == [0.0]
-    assert data.digest() != replace(data, labels={**data.labels, "return_7d": np.float32([0])}).digest()
+    assert (
+        data.digest()
+        != replace(data, labels={**data.labels, "return_7d": np.float32([0])}).digest()
+    )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # `routed` is a module, and holds nothing
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=20), st.integers(0, 5), st.integers(1, 9), st.integers(0, 50))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # `routed` is a module, and holds nothing
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=20),
+    st.integers(0, 5),
+    st.integers(1, 9),
+    st.integers(0, 50),
+)
 def test_labels_are_what_the_definition_says(routed, there, gap, length, known):
     events = routed.table(*(routed.event("view", ts, f"u{who}", "x") for who, ts in there))
-    people = Codes.of(routed.table(*(routed.event("view", 0, f"u{who}", "x") for who in range(3)))["person"])
+    people = Codes.of(
+        routed.table(*(routed.event("view", 0, f"u{who}", "x") for who in range(3)))["person"]
+    )
     person, t = np.repeat(np.arange(3), 20), np.tile(np.arange(20), 3)
     found = Returns(events, people, known).label(Return(gap, gap + length), person, t)
     for who, at, label in zip(person.tolist(), t.tolist(), found.tolist(), strict=True):
         if at + gap + length > known:
             assert np.isnan(label)
         else:
-            assert label == any(one == who and at + gap <= ts < at + gap + length for one, ts in there)
+            assert label == any(
+                one == who and at + gap <= ts < at + gap + length for one, ts in there
+            )
 
 
 def test_a_target_encoding_knows_of_a_return_when_its_window_is_over():
@@ -135,10 +166,18 @@ def test_it_is_a_head_beside_the_others(shop, architecture):
     some = {"requests": 2_500, "test_requests": 2_500, "lateness_us": 0, "parameters": parameters}
     report = shop.train(f"return-{architecture}", slot, architecture=architecture, **some)
     assert report.heads == (*of_items, "return_1d_gap_2h")
-    assert any("return_7d was left out: what it asks for is known 7 days later" in note for note in report.notes)
+    assert any(
+        "return_7d was left out: what it asks for is known 7 days later" in note
+        for note in report.notes
+    )
     figures = report.evaluation.heads["return_1d_gap_2h"]
-    assert 0 < figures.positives < figures.rows < report.evaluation.heads["click"].rows, "the youngest rows are not judged"
+    assert 0 < figures.positives < figures.rows < report.evaluation.heads["click"].rows, (
+        "the youngest rows are not judged"
+    )
     assert figures.auc.value > 0.55, "who comes often comes again"
-    bundle = Bundle.load(shop.folder / f"return-{architecture}" / report.version, schema_hash=shop.features.schema_hash)
+    bundle = Bundle.load(
+        shop.folder / f"return-{architecture}" / report.version,
+        schema_hash=shop.features.schema_hash,
+    )
     assert bundle.heads == report.heads
     assert bundle.manifest.metrics["parity"] < 1e-5

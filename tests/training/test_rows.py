@@ -35,7 +35,10 @@ class Lake:
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     path = tmp_path_factory.mktemp("declared") / "features.py"
-    path.write_text('from tailorbird.features import count, entity\n\nclicks = count("clicks", entity("item"), "click", window="7d")\n')
+    path.write_text(
+        'from tailorbird.features import count, entity\n\nclicks = count("clicks", '
+        'entity("item"), "click", window="7d")\n'
+    )
     return load_features(path)
 
 
@@ -47,25 +50,38 @@ def answers(routed, count, start=10 * DAY):
     rows = []
     for n in range(count):
         t, request = start + n * MINUTE, f"r{n}"
-        rows += [routed.answer(t, f"u{n % 50}", ["i1", "i2"], request), routed.event("click", t + 1, f"u{n % 50}", "i1", request)]
+        rows += [
+            routed.answer(t, f"u{n % 50}", ["i1", "i2"], request),
+            routed.event("click", t + 1, f"u{n % 50}", "i1", request),
+        ]
     return rows
 
 
 def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
     """What is made of some events, where the log goes on until `ends`."""
     going_on = [routed.event("search", ends, "somebody", None)] if ends else []
-    return load_material(Lake(routed.table(*rows, *going_on)), features, slot, Wanted(**({"ts_from": 0, "now": NOW} | more)))
+    return load_material(
+        Lake(routed.table(*rows, *going_on)),
+        features,
+        slot,
+        Wanted(**({"ts_from": 0, "now": NOW} | more)),
+    )
 
 
 def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed, features):
     found = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
     assert not found.logged
     assert found.data.requests == 905
-    assert f"only 5 answers of slot 'home' have an outcome that is known by now, and {ANSWERS_MIN} are needed" in found.why
+    assert (
+        "only 5 answers of slot 'home' have an outcome that is known by now, and "
+        f"{ANSWERS_MIN} are needed" in found.why
+    )
 
 
 def test_answers_too_young_to_learn_from_do_not_either(routed, features):
-    found = load(features, *clicks(routed, 900), *answers(routed, 5, start=NOW - DAY // 2), routed=routed)
+    found = load(
+        features, *clicks(routed, 900), *answers(routed, 5, start=NOW - DAY // 2), routed=routed
+    )
     assert not found.logged
 
 
@@ -73,11 +89,16 @@ def test_enough_answers_are_learned_from_whatever_clicks_there_are(routed, featu
     found = load(features, *clicks(routed, 900), *answers(routed, ANSWERS_MIN), routed=routed)
     assert found.logged
     assert found.data.requests == ANSWERS_MIN
-    assert found.why == f"rows are logged answers: {ANSWERS_MIN} answers of slot 'home' have an outcome that is known by now"
+    assert found.why == (
+        f"rows are logged answers: {ANSWERS_MIN} answers of slot 'home' have an outcome that "
+        "is known by now"
+    )
 
 
 def test_answers_without_outcomes_are_not_enough(routed, features):
-    shown = [routed.answer(10 * DAY + n, f"u{n % 50}", ["i1"], f"r{n}") for n in range(2 * ANSWERS_MIN)]
+    shown = [
+        routed.answer(10 * DAY + n, f"u{n % 50}", ["i1"], f"r{n}") for n in range(2 * ANSWERS_MIN)
+    ]
     assert not load(features, *clicks(routed, 900), *shown, routed=routed).logged
 
 
@@ -88,7 +109,9 @@ def test_few_answers_are_learned_from_where_the_log_holds_nothing_else(routed, f
 
 
 def test_clicks_outside_the_window_are_none(routed, features):
-    assert load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed, ts_from=9 * DAY).logged
+    assert load(
+        features, *clicks(routed, 900), *answers(routed, 5), routed=routed, ts_from=9 * DAY
+    ).logged
 
 
 def test_one_may_choose(routed, features):
@@ -108,7 +131,10 @@ def test_choices_are_of_the_first_target_that_happened(routed, features):
 
 
 def test_drawn_rows_have_labels_of_all_targets(routed, features):
-    bought = [routed.event("purchase", n * MINUTE + 1, f"u{n % 50}", f"i{n % 7}") for n in range(0, 900, 3)]
+    bought = [
+        routed.event("purchase", n * MINUTE + 1, f"u{n % 50}", f"i{n % 7}")
+        for n in range(0, 900, 3)
+    ]
     rows = [*clicks(routed, 900), *bought]
     slot = Slot("cart", objective={"click": 1.0})
     alone = load(features, *rows, routed=routed, slot=slot)
@@ -120,19 +146,30 @@ def test_drawn_rows_have_labels_of_all_targets(routed, features):
 
 
 def test_what_the_last_answers_led_to_is_not_known_where_the_log_ended(routed, features):
-    """An import that ended long before now: its last half hour of answers may have been clicked behind its end."""
+    """An import that ended long before now: its last half hour of answers may have been clicked
+    behind its end.
+    """
     rows = answers(routed, 400)
     newest = rows[-1]["ts"]
     found = load(features, *rows, routed=routed, ends=0)
     assert found.known == newest + 1
-    assert found.data.t.max() == max(row["ts"] for row in rows if row["type"] == "answer" and row["ts"] + 30 * MINUTE <= newest + 1)
-    assert load(features, *rows, routed=routed).data.requests == 400, "where the log went on, nothing came of the others"
+    assert found.data.t.max() == max(
+        row["ts"]
+        for row in rows
+        if row["type"] == "answer" and row["ts"] + 30 * MINUTE <= newest + 1
+    )
+    assert load(features, *rows, routed=routed).data.requests == 400, (
+        "where the log went on, nothing came of the others"
+    )
 
 
 def test_nobody_is_known_to_stay_away_behind_the_end_of_the_log(routed, features):
     slot = Slot("home", objective={"click": 1.0, "return_7d": 1.0}, denominator="answer")
     rows = answers(routed, 400)
-    cut, whole = (load(features, *rows, routed=routed, slot=slot, ends=ends).data.labels["return_7d"] for ends in (0, NOW - 1))
+    cut, whole = (
+        load(features, *rows, routed=routed, slot=slot, ends=ends).data.labels["return_7d"]
+        for ends in (0, NOW - 1)
+    )
     assert np.isnan(cut).all()
     assert np.isfinite(whole).all()
 
@@ -140,42 +177,84 @@ def test_nobody_is_known_to_stay_away_behind_the_end_of_the_log(routed, features
 def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(routed, features):
     """Each choice is bought 20 minutes later, those of the log's last 20 minutes behind its end."""
     chosen = clicks(routed, 900)
-    bought = [routed.event("purchase", row["ts"] + 20 * MINUTE, row["person"], row["item_id"]) for row in chosen[:-20]]
+    bought = [
+        routed.event("purchase", row["ts"] + 20 * MINUTE, row["person"], row["item_id"])
+        for row in chosen[:-20]
+    ]
     slot = Slot("cart", objective={"click": 1.0, "purchase": 5.0})
     found = load(features, *chosen, *bought, routed=routed, slot=slot, ends=0)
     assert found.data.t.max() == 869 * MINUTE + 1
-    assert load(features, *chosen, routed=routed, ends=0).data.t.max() == 899 * MINUTE + 1, "a choice itself is known at once"
-    with pytest.raises(NotReadyError, match="what came of the 900 choices in the window is not known yet"):
-        load(features, *chosen, *bought, routed=routed, slot=replace(slot, attribution="2d"), ends=0)
+    assert load(features, *chosen, routed=routed, ends=0).data.t.max() == 899 * MINUTE + 1, (
+        "a choice itself is known at once"
+    )
+    with pytest.raises(
+        NotReadyError, match="what came of the 900 choices in the window is not known yet"
+    ):
+        load(
+            features, *chosen, *bought, routed=routed, slot=replace(slot, attribution="2d"), ends=0
+        )
 
 
 def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
-    """What came of the last day may still come in where the log goes on: the clicks of its end are not known to have led to nothing."""
+    """What came of the last day may still come in where the log goes on: the clicks of its end are
+    not known to have led to nothing.
+    """
     chosen = clicks(routed, 900)
-    bought = [routed.event("purchase", row["ts"] + MINUTE, row["person"], row["item_id"]) for row in chosen]
+    bought = [
+        routed.event("purchase", row["ts"] + MINUTE, row["person"], row["item_id"])
+        for row in chosen
+    ]
     slot, now = Slot("cart", objective={"click": 1.0, "purchase": 5.0}), 900 * MINUTE
-    found = load(features, *chosen, *bought, routed=routed, slot=slot, ends=now - 1, now=now, lateness_us=300 * MINUTE)
+    found = load(
+        features,
+        *chosen,
+        *bought,
+        routed=routed,
+        slot=slot,
+        ends=now - 1,
+        now=now,
+        lateness_us=300 * MINUTE,
+    )
     assert found.known == 600 * MINUTE
     assert found.data.t.max() == 569 * MINUTE + 1
 
 
 def test_what_follows_from_a_look_at_the_very_item_is_asked_before_it(routed, features):
-    """Each purchase follows two looks, 20 and 5 minutes before it; in between the person looks at something else."""
+    """Each purchase follows two looks, 20 and 5 minutes before it; in between the person looks at
+    something else.
+    """
     rows = []
     for n in range(0, 900, 3):
         person, item, t = f"u{n % 50}", f"i{n % 7}", n * HOUR // 2 + HOUR
-        rows += [routed.event("click", t - 20 * MINUTE, person, item), routed.event("view", t - 5 * MINUTE, person, item)]
-        rows += [routed.event("click", t - 10 * MINUTE, person, "other"), routed.event("purchase", t, person, item, session_id=f"s{n}")]
+        rows += [
+            routed.event("click", t - 20 * MINUTE, person, item),
+            routed.event("view", t - 5 * MINUTE, person, item),
+        ]
+        rows += [
+            routed.event("click", t - 10 * MINUTE, person, "other"),
+            routed.event("purchase", t, person, item, session_id=f"s{n}"),
+        ]
     slot = replace(HOME, objective={"purchase": 1.0})
     found = load(features, *rows, routed=routed, slot=slot)
-    assert "before 100% of these the person had looked at the very item within 30 min, so each is asked just before that look" in found.why
-    first = [p for p, row in enumerate(rows, 1) if row["type"] == "click" and row["item_id"] != "other"]
+    assert (
+        "before 100% of these the person had looked at the very item within 30 min, so each "
+        "is asked just before that look" in found.why
+    )
+    first = [
+        p for p, row in enumerate(rows, 1) if row["type"] == "click" and row["item_id"] != "other"
+    ]
     assert found.data.t.tolist() == [rows[p - 1]["ts"] + 1 for p in first]
     assert found.data.p.tolist() == [p - 1 for p in first], "the look itself is not known yet"
     assert found.data.items.decode(found.data.item) == [rows[p - 1]["item_id"] for p in first]
     assert found.data.context["session_id"].null_count == len(first), "as it was at the look"
     assert found.label_window == 30 * MINUTE, "the purchase is known that much later"
-    as_before = load(features, *rows, routed=routed, slot=slot, scheme=Scheme(type="purchase", before_looks=False))
+    as_before = load(
+        features,
+        *rows,
+        routed=routed,
+        slot=slot,
+        scheme=Scheme(type="purchase", before_looks=False),
+    )
     assert (as_before.data.t - found.data.t == 20 * MINUTE).all()
     assert "looked at the very item" not in as_before.why
 
@@ -188,15 +267,26 @@ def test_a_look_of_the_same_moment_is_none_that_led_to_it(routed, features):
         rows += [routed.event("purchase", t, person, item), routed.event("view", t, person, item)]
     found = load(features, *rows, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
     assert "looked at the very item" not in found.why
-    assert found.data.p.tolist() == [p - 1 for p, row in enumerate(rows, 1) if row["type"] == "purchase"]
+    assert found.data.p.tolist() == [
+        p - 1 for p, row in enumerate(rows, 1) if row["type"] == "purchase"
+    ]
 
 
-def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_of_a_requests(routed, features):
+def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_of_a_requests(
+    routed, features
+):
     looks = clicks(routed, 900)
-    bought = [routed.event("purchase", n * MINUTE + (1 if n % 2 else 12 * MINUTE), f"u{n % 50}", f"i{n % 7}") for n in range(0, 900, 3)]
+    bought = [
+        routed.event(
+            "purchase", n * MINUTE + (1 if n % 2 else 12 * MINUTE), f"u{n % 50}", f"i{n % 7}"
+        )
+        for n in range(0, 900, 3)
+    ]
     slot = replace(HOME, objective={"purchase": 1.0}, attribution="10m")
     found = load(features, *looks, *bought, routed=routed, slot=slot)
-    assert "150 whose looks began longer before than the slot's attribution are left out" in found.why
+    assert (
+        "150 whose looks began longer before than the slot's attribution are left out" in found.why
+    )
     assert found.data.requests == 150
     with pytest.raises(NotReadyError, match="longer before than the slot's attribution, 1m"):
         load(features, *looks, *bought[::2], routed=routed, slot=replace(slot, attribution="1m"))
@@ -204,9 +294,16 @@ def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_o
 
 def test_where_most_did_not_follow_a_look_requests_stay_where_they_were(routed, features):
     looks = clicks(routed, 900)
-    assert "looked at the very item" not in load(features, *looks, routed=routed).why, "of clicks nothing comes before"
-    later = [routed.event("purchase", n * MINUTE + DAY, f"u{n % 50}", f"i{(n + 1) % 7}") for n in range(0, 900, 3)]
-    apart = load(features, *looks, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
+    assert "looked at the very item" not in load(features, *looks, routed=routed).why, (
+        "of clicks nothing comes before"
+    )
+    later = [
+        routed.event("purchase", n * MINUTE + DAY, f"u{n % 50}", f"i{(n + 1) % 7}")
+        for n in range(0, 900, 3)
+    ]
+    apart = load(
+        features, *looks, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0})
+    )
     assert "looked at the very item" not in apart.why
     assert apart.data.t.tolist() == [row["ts"] + 1 for row in later]
     assert apart.label_window == 0

@@ -43,7 +43,9 @@ def ground(shop):
 @pytest.fixture(scope="module")
 def report(shop, ground, tmp_path_factory):
     unfinished = Unfinished(tmp_path_factory.mktemp("out") / "unfinished", {}, shop.clock.now())
-    return rank_ground(with_known_columns(ground), shop.features, Lake(shop.lake), unfinished, "click", SETTINGS)
+    return rank_ground(
+        with_known_columns(ground), shop.features, Lake(shop.lake), unfinished, "click", SETTINGS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +54,53 @@ def signals(report):
 
 
 def with_known_columns(ground):
-    """The same rows with noise, a column that tells something, its copy, one that drifts, and two that know the answer."""
+    """The same rows with noise, a column that tells something, its copy, one that drifts, and two
+    that know the answer.
+    """
     begin, span = ground.train.t[0], ground.train.t[-1] - ground.train.t[0]
 
     def more(rows, seed):
         rng = np.random.default_rng(seed)
         n, request = len(rows.label), rows.request
-        columns = [*rng.normal(size=(3, n)), rng.integers(0, 5, n), rng.normal(size=rows.requests)[request]]
+        columns = [
+            *rng.normal(size=(3, n)),
+            rng.integers(0, 5, n),
+            rng.normal(size=rows.requests)[request],
+        ]
         telling = rng.normal(size=n) + 0.8 * rows.label
         columns += [telling, 2.0 * telling + 1.0]
         columns.append(rng.normal(size=n) + 3 * ((rows.t - begin) / span)[request])
         columns += [rows.label, np.where(rows.label, 1.0, np.nan)]
-        return replace(rows, matrix=np.hstack([rows.matrix, np.stack(columns, axis=1).astype(np.float32)]))
+        return replace(
+            rows, matrix=np.hstack([rows.matrix, np.stack(columns, axis=1).astype(np.float32)])
+        )
 
-    parts = {name: more(getattr(ground, name), seed) for seed, name in enumerate(("train", "watch", "choose", "judge"))}
-    return replace(ground, names=(*ground.names, *NOISE, "telling", "again", "drifting", "label_copied", "there_when_clicked"), **parts)
+    parts = {
+        name: more(getattr(ground, name), seed)
+        for seed, name in enumerate(("train", "watch", "choose", "judge"))
+    }
+    return replace(
+        ground,
+        names=(
+            *ground.names,
+            *NOISE,
+            "telling",
+            "again",
+            "drifting",
+            "label_copied",
+            "there_when_clicked",
+        ),
+        **parts,
+    )
 
 
 def test_noise_is_called_null_and_left_out(report, signals):
     for name in NOISE:
         assert signals[name].verdict == "null", signals[name]
-        assert signals[name].importance.low <= 0 <= signals[name].importance.high or abs(signals[name].importance.value) < 0.005
+        assert (
+            signals[name].importance.low <= 0 <= signals[name].importance.high
+            or abs(signals[name].importance.value) < 0.005
+        )
         assert abs(signals[name].bits_z) < 4
     assert set(NOISE) <= set(report.subset.remove)
 
@@ -111,8 +139,12 @@ def test_a_column_that_knows_the_answer_is_called_a_leak_and_no_model_sees_it(re
 
 
 def test_columns_of_the_request_are_told_from_those_of_the_item(signals):
-    assert all(signals[name].of_request for name in ("device", "user_clicks_7d", "noise_of_request"))
-    assert not any(signals[name].of_request for name in ("item_ctr_7d", "user_category_ctr_28d", "noise_1"))
+    assert all(
+        signals[name].of_request for name in ("device", "user_clicks_7d", "noise_of_request")
+    )
+    assert not any(
+        signals[name].of_request for name in ("item_ctr_7d", "user_category_ctr_28d", "noise_1")
+    )
 
 
 def test_the_loss_is_told_on_requests_that_had_no_say(report):
@@ -160,7 +192,10 @@ def test_a_run_that_was_cut_short_goes_on_and_finds_the_same(shop, tmp_path):
     assert "read" not in seen
     whole = run(tmp_path / "whole")
     measured = {"finish_us"}
-    plain = [[{k: v for k, v in one.plain().items() if k not in measured} for one in each.signals] for each in (resumed, whole)]
+    plain = [
+        [{k: v for k, v in one.plain().items() if k not in measured} for one in each.signals]
+        for each in (resumed, whole)
+    ]
     assert plain[0] == plain[1]
     assert not (tmp_path / "cut" / "unfinished").exists()
 
@@ -168,11 +203,18 @@ def test_a_run_that_was_cut_short_goes_on_and_finds_the_same(shop, tmp_path):
 def test_too_few_outcomes_are_told(shop, tmp_path):
     short = RankSettings(window_us=DAY + 4 * HOUR, rows="answers")
     for _ in range(2):  # the second try goes on with nothing of the first
-        with pytest.raises(NotReadyError, match=r"click happened in \d+, and at least 240 are needed to tell a signal from chance"):
-            rank_signals(shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=short)
+        with pytest.raises(
+            NotReadyError,
+            match=r"click happened in \d+, and at least 240 are needed to tell a signal from chance",
+        ):
+            rank_signals(
+                shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=short
+            )
         assert [path.name for path in tmp_path.iterdir()] == ["unfinished.lock"]
     with pytest.raises(UsageError, match="'clck' is no event type"):
-        rank_signals(shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, target="clck")
+        rank_signals(
+            shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, target="clck"
+        )
 
 
 def test_shuffles_keep_values_where_they_belong():
@@ -203,7 +245,9 @@ def test_information_and_drift_of_what_is_known():
     assert entropy(half, 2) == pytest.approx(1.0)
     same, other = np.repeat([0, 1], 500), np.repeat([0, 1], [100, 900])
     assert drift(same, same, 2) == pytest.approx(0.0)
-    assert drift(same, other, 2) == pytest.approx(0.4 * np.log(1.8 / 0.2), rel=0.02)  # Σ (q − p) ln(q / p)
+    assert drift(same, other, 2) == pytest.approx(
+        0.4 * np.log(1.8 / 0.2), rel=0.02
+    )  # Σ (q − p) ln(q / p)
 
 
 def test_clusters_see_through_monotone_changes_and_missing_values():
@@ -212,7 +256,9 @@ def test_clusters_see_through_monotone_changes_and_missing_values():
     codes = rng.integers(2, 6, 4_000)
     holes = np.where(rng.random(4_000) < 0.7, np.nan, x)
     other_names = np.array([0, 0, 5, 4, 2, 3])[codes]
-    matrix = np.stack([x, np.exp(-x), rng.normal(size=4_000), holes, codes, other_names], axis=1).astype(np.float32)
+    matrix = np.stack(
+        [x, np.exp(-x), rng.normal(size=4_000), holes, codes, other_names], axis=1
+    ).astype(np.float32)
     found = find_clusters(matrix, [4, 5])
     assert found.groups() == [[0, 1], [4, 5]]
     assert found.nearness[0, 3] == pytest.approx(0.3, abs=0.05)
@@ -227,17 +273,41 @@ def test_of_many_figures_few_are_beyond_chance():
 def test_what_few_requests_cannot_tell_is_not_called_null():
     def column(name, low, high):
         importance = Interval((low + high) / 2, low, high)
-        return Signal(name, "numeric", "item", "", False, importance, 0.1, 0.0, False, 0.0, 0.0, 0.0, (), 0.0, 8, 8, 1.0)
+        return Signal(
+            name,
+            "numeric",
+            "item",
+            "",
+            False,
+            importance,
+            0.1,
+            0.0,
+            False,
+            0.0,
+            0.0,
+            0.0,
+            (),
+            0.0,
+            8,
+            8,
+            1.0,
+        )
 
     noise = [column(f"noise_{n}", -0.002, 0.003) for n in range(20)]
     wide, clear = column("wide", 0.001, 0.060), column("clear", 0.02, 0.03)
 
     def verdicts(requests):
-        return {one.name: (one.verdict, one.kept) for one in judged([wide, clear, *noise], {}, requests)}
+        return {
+            one.name: (one.verdict, one.kept) for one in judged([wide, clear, *noise], {}, requests)
+        }
 
     undecided = ("too few requests to decide", True)
-    assert verdicts(ENOUGH) == {"wide": undecided, "clear": ("signal", True)} | {one.name: ("null", True) for one in noise}
-    assert verdicts(ENOUGH - 1) == {"wide": undecided, "clear": ("signal", True)} | {one.name: undecided for one in noise}
+    assert verdicts(ENOUGH) == {"wide": undecided, "clear": ("signal", True)} | {
+        one.name: ("null", True) for one in noise
+    }
+    assert verdicts(ENOUGH - 1) == {"wide": undecided, "clear": ("signal", True)} | {
+        one.name: undecided for one in noise
+    }
 
 
 def test_what_a_column_costs_is_what_only_it_needs(shop):

@@ -29,7 +29,10 @@ def test_shares_are_as_asked():
 
 def test_an_empty_part_is_told_with_the_times():
     day = 86_400_000_000
-    with pytest.raises(UsageError, match=r"the test part is empty: 5 requests from 1970-01-11.* to 1970-01-15.* cut at"):
+    with pytest.raises(
+        UsageError,
+        match=r"the test part is empty: 5 requests from 1970-01-11.* to 1970-01-15.* cut at",
+    ):
         split_at(np.arange(10, 15) * day, 12 * day, 19 * day)
     with pytest.raises(UsageError, match="empty: no request, cut at"):
         split_at(np.zeros(0, np.int64), 2, 9)

@@ -17,12 +17,24 @@ from tailorbird.training.transforms import fit_transforms
 def fit(keys, t, label, *, window=0, smoothing=20.0, weight=None, **more):
     """The final step and the encodings of the rows as of their times."""
     keys, t = np.asarray(keys, np.uint64), np.asarray(t, np.int64)
-    labelled = Labelled(t, {"click": np.asarray(label, bool)}, np.ones(len(t)) if weight is None else np.asarray(weight, float), window)
-    learned = fit_transforms([transform("x", target("click", smoothing=smoothing, **more))], {"x": keys}, labelled)
+    labelled = Labelled(
+        t,
+        {"click": np.asarray(label, bool)},
+        np.ones(len(t)) if weight is None else np.asarray(weight, float),
+        window,
+    )
+    learned = fit_transforms(
+        [transform("x", target("click", smoothing=smoothing, **more))], {"x": keys}, labelled
+    )
     return learned.outputs[0].steps[0], learned.in_time["x_target_click"]
 
 
-rows_strategy = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.booleans(), st.sampled_from([1.0, 2.5, 60.0])), max_size=25)
+rows_strategy = st.lists(
+    st.tuples(
+        st.integers(0, 3), st.integers(0, 12), st.booleans(), st.sampled_from([1.0, 2.5, 60.0])
+    ),
+    max_size=25,
+)
 
 
 def plain(keys, t, label, weight, window, smoothing, at):
@@ -38,7 +50,9 @@ def plain(keys, t, label, weight, window, smoothing, at):
 
 @given(rows_strategy, st.integers(0, 5), st.sampled_from([0.0, 0.5, 20.0]))
 def test_a_row_knows_what_was_known_at_its_time(rows, window, smoothing):
-    keys, t, label, weight = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [], [])
+    keys, t, label, weight = (
+        (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [], [])
+    )
     _, in_time = fit(keys, t, label, window=window, smoothing=smoothing, weight=weight)
     expected = [plain(keys, t, label, weight, window, smoothing, at) for at in range(len(rows))]
     np.testing.assert_allclose(in_time, expected, rtol=1e-9)
@@ -54,7 +68,9 @@ def test_no_label_reaches_a_row_before_it_is_known(rows, window, data):
     _, after = fit(keys, t, label, window=window, weight=weight)
     blind = t < t[changed] + max(window, 1)
     assert blind[changed]
-    np.testing.assert_array_equal(before[blind], after[blind])  # its own and all that are not later: to the bit
+    np.testing.assert_array_equal(
+        before[blind], after[blind]
+    )  # its own and all that are not later: to the bit
 
 
 def test_rows_of_one_request_do_not_know_each_other_even_where_a_label_is_known_at_once():
@@ -67,7 +83,11 @@ def test_shuffled_labels_give_no_lift(window):
     """Each value is seen a few times: a rate that knew its own label would tell it."""
     rng = np.random.default_rng(3)
     n = 20_000
-    keys, label, t = rng.integers(1, 5_000, n), rng.random(n) < 0.1, np.sort(rng.integers(0, 100_000, n))
+    keys, label, t = (
+        rng.integers(1, 5_000, n),
+        rng.random(n) < 0.1,
+        np.sort(rng.integers(0, 100_000, n)),
+    )
     step, in_time = fit(keys, t, label, window=window, smoothing=1.0)
     known = ~np.isnan(in_time)
     assert abs(roc_auc_score(label[known], in_time[known]) - 0.5) < 0.02
@@ -79,7 +99,8 @@ def test_what_serving_gets_is_the_rate_over_the_window():
     step, _ = fit([1, 1, 1, 2, 0], [1, 2, 3, 4, 5], [True, True, False, False, True], smoothing=2.0)
     mean = 3 / 5
     np.testing.assert_allclose(
-        step.apply(np.array([1, 2, 0, 99], np.uint64)), [(2 + 2 * mean) / 5, (0 + 2 * mean) / 3, (1 + 2 * mean) / 3, mean]
+        step.apply(np.array([1, 2, 0, 99], np.uint64)),
+        [(2 + 2 * mean) / 5, (0 + 2 * mean) / 3, (1 + 2 * mean) / 3, mean],
     )
 
 
@@ -88,13 +109,17 @@ def test_the_final_table_is_scikit_learns():
     keys, label = rng.integers(1, 30, 2_000), rng.random(2_000) < 0.3
     step, _ = fit(keys, np.arange(2_000), label, smoothing=7.0)
     peer = TargetEncoder(smooth=7.0, target_type="binary").fit(keys[:, None], label)
-    np.testing.assert_allclose(step.apply(peer.categories_[0].astype(np.uint64)), peer.encodings_[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        step.apply(peer.categories_[0].astype(np.uint64)), peer.encodings_[0], rtol=1e-12
+    )
     assert step.mean == pytest.approx(peer.target_mean_)
 
 
 def test_weights_count_as_rows():
     once, _ = fit([1, 1, 2], [1, 2, 3], [True, False, False], weight=[1, 3, 2])
-    often, _ = fit([1, 1, 1, 1, 2, 2], [1, 2, 2, 2, 3, 3], [True, False, False, False, False, False])
+    often, _ = fit(
+        [1, 1, 1, 1, 2, 2], [1, 2, 2, 2, 3, 3], [True, False, False, False, False, False]
+    )
     assert once == often
 
 
@@ -102,7 +127,9 @@ def test_rare_values_get_the_mean_in_training_and_serving():
     keys, label = [1, 1, 1, 2, 3, 1], [True, False, True, True, False, False]
     step, in_time = fit(keys, [1, 2, 3, 4, 5, 6], label, smoothing=0.0, count_min=2)
     assert step.keys == [1]
-    np.testing.assert_allclose(in_time, [np.nan, 1, 1 / 2, 2 / 3, 3 / 4, 2 / 3])  # 2 and 3 have the mean of all before them
+    np.testing.assert_allclose(
+        in_time, [np.nan, 1, 1 / 2, 2 / 3, 3 / 4, 2 / 3]
+    )  # 2 and 3 have the mean of all before them
     assert step.apply(np.array([2], np.uint64)) == [3 / 6]
 
 

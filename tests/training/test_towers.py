@@ -1,4 +1,6 @@
-"""Towers in training: trained, exported and served alike, blind to what comes later, and taken only where they find more."""
+"""Towers in training: trained, exported and served alike, blind to what comes later, and taken only
+where they find more.
+"""
 
 import json
 from dataclasses import replace
@@ -35,7 +37,9 @@ T0 = 1_700_000_000_000_000 // DAY * DAY
 KINDS, EACH = 12, 60
 FEATURES = FeatureSet.from_declarations([sequence("recent", entity("user"), ["click"], length=32)])
 SLOT = Slot("home", sources={"item_knn": 18, "popular": 18, "new_items": 9})
-SMALL = TowerSettings(width=16, layers=1, heads=2, length=8, epochs=6, steps_min=80, steps_max=80, rate=2e-2)
+SMALL = TowerSettings(
+    width=16, layers=1, heads=2, length=8, epochs=6, steps_min=80, steps_max=80, rate=2e-2
+)
 
 
 def kind(number):
@@ -43,7 +47,10 @@ def kind(number):
 
 
 def items():
-    attributes = [json.dumps({"category": f"kind {kind(number)}", "title": f"thing {number}"}) for number in range(KINDS * EACH)]
+    attributes = [
+        json.dumps({"category": f"kind {kind(number)}", "title": f"thing {number}"})
+        for number in range(KINDS * EACH)
+    ]
     ids, never = [f"i{number}" for number in range(len(attributes))], [None] * len(attributes)
     return pa.table([ids, pa.array(never, TIME), attributes, [True] * len(ids)], schema=ITEMS)
 
@@ -52,24 +59,34 @@ def log(*, loyal, people=400, clicks=10, days=4):
     """People click on things of one kind, or on anything; any thing as soon as another."""
     rng = np.random.default_rng(0)
     person = np.repeat(np.arange(people), clicks)
-    wanted = rng.integers(0, KINDS, people)[person] if loyal else rng.integers(0, KINDS, len(person))
+    wanted = (
+        rng.integers(0, KINDS, people)[person] if loyal else rng.integers(0, KINDS, len(person))
+    )
     number = wanted + KINDS * rng.integers(0, EACH, len(person))
     ts = T0 + np.sort(rng.integers(0, days * DAY, len(person)))
     order = rng.permutation(len(person))
     clicks = zip(ts.tolist(), person[order].tolist(), number[order].tolist(), strict=True)
-    return routed.table(*(routed.event("click", at, f"u{who}", f"i{what}") for at, who, what in clicks))
+    return routed.table(
+        *(routed.event("click", at, f"u{who}", f"i{what}") for at, who, what in clicks)
+    )
 
 
 def material(events, codes=None):
-    known = codes or Codes.of(events["item_id"], items()["id"])  # as in a log, which has the profiles too
-    return SimpleNamespace(events=events, log=events, people=Codes.of(events["person"]), codes=known)
+    known = codes or Codes.of(
+        events["item_id"], items()["id"]
+    )  # as in a log, which has the profiles too
+    return SimpleNamespace(
+        events=events, log=events, people=Codes.of(events["person"]), codes=known
+    )
 
 
 def chosen(events, choice, *, features=FEATURES, slot=SLOT, made=None):
     """What is chosen on the last of four days, by indexes and towers as of its beginning."""
     log, between = material(events), (T0 + 3 * DAY, T0 + 4 * DAY)
     held = choices(events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1])
-    return choose_retrieval(log, features, slot, made or series(events, 3), between, choice, SMALL, held=held, seed=0)
+    return choose_retrieval(
+        log, features, slot, made or series(events, 3), between, choice, SMALL, held=held, seed=0
+    )
 
 
 def series(events, *days):
@@ -82,7 +99,9 @@ def loyal():
 
 
 def learner(events, index, settings=SMALL, codes=None):
-    return Learner(material(events, codes), "recent", ("click",), content_of(index.attributes), settings, 0)
+    return Learner(
+        material(events, codes), "recent", ("click",), content_of(index.attributes), settings, 0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +113,11 @@ def learned(loyal):
 
 def asked(*numbers):
     offsets = np.cumsum([0, *map(len, numbers)]).astype(np.int64)
-    keys = hash64s(f"i{number}" for each in numbers for number in each) if offsets[-1] else np.zeros(0, np.uint64)
+    keys = (
+        hash64s(f"i{number}" for each in numbers for number in each)
+        if offsets[-1]
+        else np.zeros(0, np.uint64)
+    )
     return Ragged(offsets, keys, T0 + np.arange(offsets[-1]) * 1_000_000)
 
 
@@ -104,16 +127,27 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
     space.vectors.write(tmp_path)
     served = Space(read_tower(files, space.vectors, where="here"), space.index)
     rng = np.random.default_rng(1)
-    people = asked([], [5], [999, 5], *(rng.integers(0, KINDS * EACH, rng.integers(1, 30)).tolist() for _ in range(300)))
+    people = asked(
+        [],
+        [5],
+        [999, 5],
+        *(rng.integers(0, KINDS * EACH, rng.integers(1, 30)).tolist() for _ in range(300)),
+    )
     requests = len(people.offsets) - 1
     ours, theirs = space.users(people, requests), served.users(people, requests)
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
     np.testing.assert_array_equal(theirs[1], theirs[2])  # a thing that it does not know is skipped
-    each = [served.users(Ragged(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0] for a, b in _ends(people)]
+    each = [
+        served.users(Ragged(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0]
+        for a, b in _ends(people)
+    ]
     np.testing.assert_allclose(np.stack(each), theirs, atol=TOLERANCE)
     request = np.repeat(np.arange(requests), 3).astype(np.intp)
     keys = hash64s(f"i{number}" for number in rng.integers(0, KINDS * EACH, len(request)))
-    mine, other = (way.columns(tuple(VECTOR_COLUMNS), keys, request, people, requests) for way in (space, served))
+    mine, other = (
+        way.columns(tuple(VECTOR_COLUMNS), keys, request, people, requests)
+        for way in (space, served)
+    )
     for name in VECTOR_COLUMNS:
         np.testing.assert_allclose(mine[name], other[name], atol=10 * TOLERANCE)
 
@@ -137,7 +171,9 @@ def _ends(ragged):
     return zip(ragged.offsets[:-1].tolist(), ragged.offsets[1:].tolist(), strict=True)
 
 
-def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(learned, monkeypatch, tmp_path):
+def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
+    learned, monkeypatch, tmp_path
+):
     one, space = learned
     assert one.indexed(space).vectors.inverted is None  # so few are looked at one by one
     for module in (towers, vectors):
@@ -146,7 +182,9 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(learned
     made = one.indexed(space)
     assert made.vectors.inverted.measured.recall >= 0.99
     made.vectors.write(tmp_path)
-    read = vectors.ItemVectors.read({path.name: path.read_bytes() for path in tmp_path.iterdir()}, len(space.index))
+    read = vectors.ItemVectors.read(
+        {path.name: path.read_bytes() for path in tmp_path.iterdir()}, len(space.index)
+    )
     served = replace(made, index=replace(made.index, vectors=read))
     for numbers in ([], [5], [5, 17, 29]):
         past = asked(numbers)
@@ -169,18 +207,27 @@ def test_no_golden_window_is_what_somebody_did(learned, loyal):
 
 def test_a_tower_knows_nothing_of_what_comes_later(loyal):
     made = series(loyal, 1, 2)
-    changed = loyal.set_column(loyal.column_names.index("item_id"), "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)])
+    changed = loyal.set_column(
+        loyal.column_names.index("item_id"), "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)]
+    )
     found, codes = [], Codes.of(loyal["item_id"])
     for events in (loyal, changed):
         one = learner(events, made.indexes[0], replace(SMALL, steps_min=8, steps_max=8), codes)
-        found.append([one.space(index, int(moment)).vectors.vectors for moment, index in zip(made.moments, made.indexes, strict=True)])
+        found.append(
+            [
+                one.space(index, int(moment)).vectors.vectors
+                for moment, index in zip(made.moments, made.indexes, strict=True)
+            ]
+        )
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not np.allclose(found[0][0], found[0][1])  # the second has learned of the day between
 
 
 def test_an_update_learns_as_long_as_what_there_is_asks_for(loyal):
-    """A first tower of little data does not decide how long the later ones learn: each goes on for a quarter of its own steps."""
+    """A first tower of little data does not decide how long the later ones learn: each goes on for
+    a quarter of its own steps.
+    """
     made = series(loyal, 1, 4)
     settings = replace(SMALL, batch=8, steps_min=1, steps_max=1_000)
     one = learner(loyal, made.indexes[0], settings)
@@ -190,12 +237,17 @@ def test_an_update_learns_as_long_as_what_there_is_asks_for(loyal):
         steps.append(len(one._model.losses))
     counts = [one.count(moment) for moment in made.moments.tolist()]
     assert counts[1] > 3 * counts[0]
-    first, second = (int(settings.epochs * count / (settings.batch * settings.length)) for count in counts)
+    first, second = (
+        int(settings.epochs * count / (settings.batch * settings.length)) for count in counts
+    )
     assert steps == [first, first + second // 4]
 
 
 def _shuffled_after(events, moment):
-    ids, late = np.array(events["item_id"].to_pylist()), events["ts"].cast(pa.int64()).to_numpy() >= moment
+    ids, late = (
+        np.array(events["item_id"].to_pylist()),
+        events["ts"].cast(pa.int64()).to_numpy() >= moment,
+    )
     ids[late] = np.random.default_rng(5).permutation(ids[late])
     return pa.array(ids.tolist())
 
@@ -236,9 +288,15 @@ def test_vectors_give_nothing_that_had_not_come_yet(learned):
     _, space = learned
     late = space.index.first_seen.copy()
     late[::2] = T0 + 3 * DAY + HOUR
-    made = IndexSeries(np.array([T0 + 3 * DAY]), (space.index,), (replace(space, index=replace(space.index, first_seen=late)),))
+    made = IndexSeries(
+        np.array([T0 + 3 * DAY]),
+        (space.index,),
+        (replace(space, index=replace(space.index, first_seen=late)),),
+    )
     near, request = nearest_in(made), CandidateRequest(hash64s(["i5"]), np.array([T0]))
-    before, after = (near(T0 + 3 * DAY + minutes * MINUTE, request, 60).keys for minutes in (30, 90))
+    before, after = (
+        near(T0 + 3 * DAY + minutes * MINUTE, request, 60).keys for minutes in (30, 90)
+    )
     assert not np.isin(before, space.index.keys[::2]).any()
     assert np.isin(after, space.index.keys[::2]).any()
     assert len(near(T0, request, 60)) == 0, "there was no index yet"

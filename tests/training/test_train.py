@@ -12,7 +12,15 @@ import pytest
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
 from tailorbird.features import FeatureSet, count, entity, load_features, similarity
-from tailorbird.features.transforms import clip, frequency, impute, log, standardise, target, transform
+from tailorbird.features.transforms import (
+    clip,
+    frequency,
+    impute,
+    log,
+    standardise,
+    target,
+    transform,
+)
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
@@ -44,14 +52,20 @@ class Shop:
 
     @classmethod
     def open(cls, folder, change=lambda history: None):
-        (folder / "features.py").write_text((files("tailorbird.cli") / "templates" / "features.py").read_text())
+        (folder / "features.py").write_text(
+            (files("tailorbird.cli") / "templates" / "features.py").read_text()
+        )
         features = load_features(folder / "features.py")
         lake = folder / "lake"
         site = Site(3, users=900, items=250, days=DAYS + 2)
         clock = SimulatedClock(site.start + DAYS * DAY)
         site.history(DAYS).write(folder / "history.jsonl")
         change(folder / "history.jsonl")
-        plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes, slots={"home": SlotPlan()})
+        plan = RoutePlan(
+            user_attributes=features.user_attributes,
+            item_attributes=features.item_attributes,
+            slots={"home": SlotPlan()},
+        )
         stream = folder / "stream"
         stream.mkdir()
         import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=clock)
@@ -64,16 +78,37 @@ class Shop:
 
     def train(self, name, slot=HOME, heads=(), promote=True, **more):
         settings = TrainSettings(quick=True, **more)
-        folders = {"lake": self.lake, "registry": self.folder / name, "reports": self.folder / f"{name}-reports"}
-        return train(self.features, slot, **folders, clock=self.clock, settings=settings, heads=heads, promote=promote)
+        folders = {
+            "lake": self.lake,
+            "registry": self.folder / name,
+            "reports": self.folder / f"{name}-reports",
+        }
+        return train(
+            self.features,
+            slot,
+            **folders,
+            clock=self.clock,
+            settings=settings,
+            heads=heads,
+            promote=promote,
+        )
 
     def evaluate(self, name, slot, version):
         folders = {"lake": self.lake, "registry": self.folder / name}
-        return evaluate(self.features, slot, (version,), **folders, clock=self.clock, settings=TrainSettings(quick=True))
+        return evaluate(
+            self.features,
+            slot,
+            (version,),
+            **folders,
+            clock=self.clock,
+            settings=TrainSettings(quick=True),
+        )
 
 
 def keep_answers(path, last):
-    """Leave only the last answers in a history, as where a site had logged none before it got its first ones from here."""
+    """Leave only the last answers in a history, as where a site had logged none before it got its
+    first ones from here.
+    """
     lines = path.read_text().rstrip("\n").split("\n")
     shown = [place for place, line in enumerate(lines) if line.startswith('{"type":"answer"')]
     gone = set(shown[:-last])
@@ -81,24 +116,32 @@ def keep_answers(path, last):
 
 
 def tell_by_the_device(path):
-    """Where somebody clicked, or nobody did, nearly every answer says so by its device: known before, it would tell most of the target."""
+    """Where somebody clicked, or nobody did, nearly every answer says so by its device: known
+    before, it would tell most of the target.
+    """
     lines = path.read_text().rstrip("\n").split("\n")
     clicked = set(re.findall(r'\{"type":"click".*"request_id":"(\w+)"', "\n".join(lines)))
     rng = np.random.default_rng(0)
     for place, line in enumerate(lines):
         if line.startswith('{"type":"answer"'):
             named = re.search(r'"request_id":"(\w+)"', line)
-            device = ("tablet", "phone")[(named is not None and named[1] in clicked) == (rng.random() < 0.03)]
+            device = ("tablet", "phone")[
+                (named is not None and named[1] in clicked) == (rng.random() < 0.03)
+            ]
             lines[place] = re.sub(r'"device":"\w+"', f'"device":"{device}"', line)
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def receive_users_later(path):
-    """As in an archive of traits that were loaded into the system that sends them, with the time of each sign-up."""
+    """As in an archive of traits that were loaded into the system that sends them, with the time of
+    each sign-up.
+    """
     lines = path.read_text().rstrip("\n").split("\n")
     for place, line in enumerate(lines):
         if line.startswith('{"type":"user"'):
-            lines[place] = re.sub(r'"received_at":(\d+)', lambda said: f'"received_at":{int(said[1]) + 2 * DAY}', line)
+            lines[place] = re.sub(
+                r'"received_at":(\d+)', lambda said: f'"received_at":{int(said[1]) + 2 * DAY}', line
+            )
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
@@ -115,7 +158,13 @@ def report(shop):
 def test_it_says_what_it_did(report):
     told = report.plain()
     assert report.version == "v0001"
-    assert set(told["results"]) == {"tailorbird", "popular:1h", "popular:24h", "popular:7d", "item_knn+popular:7d"}
+    assert set(told["results"]) == {
+        "tailorbird",
+        "popular:1h",
+        "popular:24h",
+        "popular:7d",
+        "item_knn+popular:7d",
+    }
     for figures in told["results"].values():
         assert figures["ndcg_10_low"] <= figures["ndcg_10"] <= figures["ndcg_10_high"]
     assert told["results"]["tailorbird"]["list_auc_low"] > 0.5, "better than chance"
@@ -132,7 +181,9 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert bundle.heads == report.heads
     assert bundle.manifest.index_as_of == shop.clock.now()
     assert bundle.manifest.window.ts_to == report.about["window"]["test_from"]
-    assert bundle.manifest.metrics["results"]["tailorbird"] == report.plain()["results"]["tailorbird"]
+    assert (
+        bundle.manifest.metrics["results"]["tailorbird"] == report.plain()["results"]["tailorbird"]
+    )
     assert "## Limits" in bundle.manifest.card
     read = bundle.manifest.metrics["about"]["lake"]["events"]
     assert read["version"] == Lake(shop.lake).version("events")
@@ -173,7 +224,11 @@ def test_what_an_answer_costs_stands_beside_how_good_it_is(report):
     for one in costs.values():
         mine = (one["ndcg_10"], one["us"])
         others = [other for other in costs.values() if (other["ndcg_10"], other["us"]) != mine]
-        better = [other["name"] for other in others if other["ndcg_10"] >= mine[0] and other["us"] <= mine[1]]
+        better = [
+            other["name"]
+            for other in others
+            if other["ndcg_10"] >= mine[0] and other["us"] <= mine[1]
+        ]
         assert one["on_front"] == (not better)
         assert one["better"] in (better or [""])
     assert "What it costs" in report.report.read_text()
@@ -181,21 +236,40 @@ def test_what_an_answer_costs_stands_beside_how_good_it_is(report):
 
 def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
     quality = {"model": 0.6, "slow": 0.59, "popular": 0.5, "random": 0.4}
-    figures = {name: {"ndcg_10": Interval(value, value - 0.01, value + 0.01)} for name, value in quality.items()}
-    found = priced(replace(report.evaluation, figures=figures), {"model": 300.0, "slow": 900.0, "popular": 20.0, "random": 20.0})
-    assert {one.name: one.better for one in found} == {"model": "", "slow": "model", "popular": "", "random": "popular"}
+    figures = {
+        name: {"ndcg_10": Interval(value, value - 0.01, value + 0.01)}
+        for name, value in quality.items()
+    }
+    found = priced(
+        replace(report.evaluation, figures=figures),
+        {"model": 300.0, "slow": 900.0, "popular": 20.0, "random": 20.0},
+    )
+    assert {one.name: one.better for one in found} == {
+        "model": "",
+        "slow": "model",
+        "popular": "",
+        "random": "popular",
+    }
 
 
 def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
     found = shop.evaluate("registry", HOME, report.version)
-    again, first = found.figures[report.version]["ndcg_10"], report.evaluation.figures["tailorbird"]["ndcg_10"]
-    assert again.value == pytest.approx(first.value, abs=2e-3)  # ONNX in float32 for LightGBM in float64: a rank or two
+    again, first = (
+        found.figures[report.version]["ndcg_10"],
+        report.evaluation.figures["tailorbird"]["ndcg_10"],
+    )
+    assert again.value == pytest.approx(
+        first.value, abs=2e-3
+    )  # ONNX in float32 for LightGBM in float64: a rank or two
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_model(shop, report):
     other = shop.train("other")
-    files = [(shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes() for name in ("registry", "other")]
+    files = [
+        (shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes()
+        for name in ("registry", "other")
+    ]
     assert files[0] == files[1]
     assert other.plain()["results"] == report.plain()["results"]
 
@@ -205,7 +279,10 @@ def test_another_seed_gives_other_trees_of_the_same_rows(shop, report):
     other = shop.train("seeded", seed=8)
     assert other.rows == report.rows
     assert other.about["requests"] == report.about["requests"]
-    files = [(shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes() for name in ("registry", "seeded")]
+    files = [
+        (shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes()
+        for name in ("registry", "seeded")
+    ]
     assert files[0] != files[1]
 
 
@@ -223,13 +300,17 @@ def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
 
 @pytest.mark.slow
 def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does(shop, report):
-    """Like a model's bundle, it has items and names the sources whose tables it reads; a model that wins takes its place."""
+    """Like a model's bundle, it has items and names the sources whose tables it reads; a model that
+    wins takes its place.
+    """
     refused = shop.train("baseline", shuffle=True)
     registry = Registry(shop.folder / "baseline", clock=shop.clock)
     assert registry.champion().name == refused.instead
     bundle = Bundle.load(registry.champion(), schema_hash=shop.features.schema_hash)
     assert (bundle.heads, bundle.baseline) == ((), refused.evaluation.best_baseline)
-    assert bundle.baseline == report.evaluation.best_baseline, "they are judged without regard to the model"
+    assert bundle.baseline == report.evaluation.best_baseline, (
+        "they are judged without regard to the model"
+    )
     assert set(bundle.sources) == set(bundle.baseline.split("+"))
     assert len(bundle.index) >= 250
     assert "the gate refused the model" in bundle.manifest.card
@@ -240,42 +321,71 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
 
 def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
     first = shop.train("stays", promote=False)
-    Registry(shop.folder / "stays", clock=shop.clock).promote(first.version, by="test", why="an incumbent")
+    Registry(shop.folder / "stays", clock=shop.clock).promote(
+        first.version, by="test", why="an incumbent"
+    )
     refused = shop.train("stays", shuffle=True)
     assert (refused.incumbent, refused.promoted, refused.instead) == (first.version, False, "")
     assert Registry(shop.folder / "stays", clock=shop.clock).champion().name == first.version
 
 
 def test_the_incumbent_is_judged_on_the_same_requests_and_by_its_recipe(shop):
-    """One of the same recipe may take its place if it is not worse; of another recipe an equal is refused. The last one that won by
-    superiority is judged beside them for as long as fresher ones take its place."""
+    """One of the same recipe may take its place if it is not worse; of another recipe an equal is
+    refused. The last one that won by superiority is judged beside them for as long as fresher ones
+    take its place.
+    """
     registry = Registry(shop.folder / "twice", clock=shop.clock)
     first = shop.train("twice", promote=False)
     registry.promote(first.version, by="test", why="to have an incumbent")
     second = shop.train("twice", seed=8, promote=False)
-    assert (second.incumbent, second.decision.by, second.about["recipe"]) == (first.version, NON_INFERIORITY, first.about["recipe"])
+    assert (second.incumbent, second.decision.by, second.about["recipe"]) == (
+        first.version,
+        NON_INFERIORITY,
+        first.about["recipe"],
+    )
     assert first.version in second.evaluation.figures
-    assert any(f"over the incumbent, {first.version}, where it may lose 1%" in reason for reason in second.decision.reasons)
+    assert any(
+        f"over the incumbent, {first.version}, where it may lose 1%" in reason
+        for reason in second.decision.reasons
+    )
     assert second.about["anchor"] == first.version
     registry.promote(second.version, by="test", why="as if it had been let through")
     other = shop.train("twice", leave_out=("price",))
     assert {first.version, second.version} <= set(other.evaluation.figures)
-    assert (other.incumbent, other.decision.by, other.promoted) == (second.version, SUPERIORITY, False)
-    assert any(f"over the incumbent, {second.version}" in reason for reason in other.decision.reasons)
+    assert (other.incumbent, other.decision.by, other.promoted) == (
+        second.version,
+        SUPERIORITY,
+        False,
+    )
+    assert any(
+        f"over the incumbent, {second.version}" in reason for reason in other.decision.reasons
+    )
     assert registry.champion().name == second.version
 
 
 @pytest.mark.slow
 def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
     first = shop.train("evolving")
-    Registry(shop.folder / "evolving", clock=shop.clock).promote(first.version, by="test", why="an incumbent")
+    Registry(shop.folder / "evolving", clock=shop.clock).promote(
+        first.version, by="test", why="an incumbent"
+    )
     fewer = [one for one in shop.features.features if one.name not in ("item_clicks_1d", "device")]
-    changed = replace(shop, features=FeatureSet.from_declarations([*fewer, count("item_views_3d", entity("item"), "view", window="3d")]))
+    changed = replace(
+        shop,
+        features=FeatureSet.from_declarations(
+            [*fewer, count("item_views_3d", entity("item"), "view", window="3d")]
+        ),
+    )
     assert changed.features.schema_hash != shop.features.schema_hash
     second = changed.train("evolving")
     assert second.incumbent == first.version
-    own, judged = first.evaluation.figures["tailorbird"]["ndcg_10"], second.evaluation.figures[first.version]["ndcg_10"]
-    assert judged.value == pytest.approx(own.value, abs=2e-3), "on the same requests, the incumbent is as good as it was found to be"
+    own, judged = (
+        first.evaluation.figures["tailorbird"]["ndcg_10"],
+        second.evaluation.figures[first.version]["ndcg_10"],
+    )
+    assert judged.value == pytest.approx(own.value, abs=2e-3), (
+        "on the same requests, the incumbent is as good as it was found to be"
+    )
     again = changed.evaluate("evolving", HOME, first.version)
     assert again.figures[first.version]["ndcg_10"].value == judged.value
 
@@ -291,21 +401,31 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
     assert report.heads == ("click",)
     assert any("head share was left out: 0 positives" in note for note in report.notes)
     card = Bundle.load(shop.folder / "share" / report.version, schema_hash=None).manifest.card
-    assert "Orders items by 1 · P(click). The slot asks for share too, which could not be learned: see the limits." in card
+    assert (
+        "Orders items by 1 · P(click). The slot asks for share too, which could not be "
+        "learned: see the limits." in card
+    )
 
 
 @pytest.mark.slow
-def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(tmp_path_factory, report):
+def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(
+    tmp_path_factory, report
+):
     told = Shop.open(tmp_path_factory.mktemp("told"), tell_by_the_device).train("registry")
     notes = [note for note in told.notes if "far ahead" in note]
     assert [note.split(":")[0] for note in notes] == ["column device is far ahead of all others"]
-    assert re.search(r"alone it reaches an AUC of 0\.8\d\d for click, while no other column is above 0\.\d+; if it knows", notes[0])
+    assert re.search(
+        r"alone it reaches an AUC of 0\.8\d\d for click, while no other column is above 0\.\d+; if it knows",
+        notes[0],
+    )
     assert not any("looks as if" in reason for reason in told.decision.reasons)
     assert not [note for note in report.notes if "far ahead" in note]
 
 
 @pytest.mark.slow
-def test_attributes_of_users_that_came_in_later_than_they_are_dated_to_are_named(tmp_path_factory, report):
+def test_attributes_of_users_that_came_in_later_than_they_are_dated_to_are_named(
+    tmp_path_factory, report
+):
     later = Shop.open(tmp_path_factory.mktemp("later"), receive_users_later).train("registry")
     (note,) = [note for note in later.notes if note.startswith("users: ")]
     assert "came in over an hour after the time that they are dated to" in note
@@ -326,12 +446,16 @@ def several(shop):
 @pytest.mark.slow
 def test_the_bundle_carries_heads_of_all_slots(shop, several):
     assert several.heads == ("click", "purchase")
-    bundle = Bundle.load(shop.folder / "several" / several.version, schema_hash=shop.features.schema_hash)
+    bundle = Bundle.load(
+        shop.folder / "several" / several.version, schema_hash=shop.features.schema_hash
+    )
     assert bundle.heads == ("click", "purchase")
     assert bundle.manifest.formula == {"click": 1.0}
     assert any("head share was left out: 0 positives" in note for note in several.notes)
     assert any(note.startswith("carries purchase for other slots") for note in several.notes)
-    assert shop.evaluate("several", CARTS, several.version).figures[several.version]["ndcg_10"].known
+    assert (
+        shop.evaluate("several", CARTS, several.version).figures[several.version]["ndcg_10"].known
+    )
 
 
 @pytest.mark.slow
@@ -345,24 +469,43 @@ def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
 @pytest.mark.slow
 def test_an_incumbent_that_does_not_predict_what_the_slot_asks_for_is_not_judged(shop):
     first = shop.train("lacking", slot=CLICKS)
-    Registry(shop.folder / "lacking", clock=shop.clock).promote(first.version, by="test", why="to have an incumbent")
+    Registry(shop.folder / "lacking", clock=shop.clock).promote(
+        first.version, by="test", why="to have an incumbent"
+    )
     second = shop.train("lacking", slot=CARTS)
     assert second.incumbent == first.version
     assert first.version not in second.evaluation.figures
     told = " ".join((*second.decision.reasons, *second.notes))
-    assert told.count("v0001 could not be judged on this test part: it predicts click, while slot home asks for purchase") == 1
-    assert any("does not predict click, as the incumbent v0001 does" in note for note in second.notes)
+    assert (
+        told.count(
+            "v0001 could not be judged on this test part: it predicts click, while slot home "
+            "asks for purchase"
+        )
+        == 1
+    )
+    assert any(
+        "does not predict click, as the incumbent v0001 does" in note for note in second.notes
+    )
     with pytest.raises(UsageError, match="v0001 predicts click, while slot home asks for purchase"):
         shop.evaluate("lacking", CARTS, first.version)
 
 
 def test_probabilities_are_calibrated_by_what_was_best_on_the_next_day(shop, report):
-    bundle = Bundle.load(shop.folder / "registry" / report.version, schema_hash=shop.features.schema_hash)
-    assert report.evaluation.heads["click"].positives > 300 > report.evaluation.heads["purchase"].positives
+    bundle = Bundle.load(
+        shop.folder / "registry" / report.version, schema_hash=shop.features.schema_hash
+    )
+    assert (
+        report.evaluation.heads["click"].positives
+        > 300
+        > report.evaluation.heads["purchase"].positives
+    )
     for head in bundle.manifest.heads:
         told = report.about["calibration"][head.name]
         assert bundle.calibration[head.name].name == head.calibration
-        assert told.startswith(f"{head.calibration}, by log loss on the next of") or "too little to choose by" in told
+        assert (
+            told.startswith(f"{head.calibration}, by log loss on the next of")
+            or "too little to choose by" in told
+        )
     assert "isotonic" in report.about["calibration"]["click"]
     assert "isotonic" not in report.about["calibration"]["purchase"]  # a table needs more positives
 
@@ -378,11 +521,16 @@ def test_calibration_is_told_for_each_slice(report):
 
 @pytest.mark.slow
 def test_without_answers_requests_are_drawn_from_the_log(shop):
-    report = shop.train("drawn", slot=Slot("elsewhere", objective={"click": 1.0}), requests=800, test_requests=300)
+    report = shop.train(
+        "drawn", slot=Slot("elsewhere", objective={"click": 1.0}), requests=800, test_requests=300
+    )
     assert report.about["source"].startswith("what people chose")
     assert "slot 'elsewhere' has no logged answer" in report.notes[0]
     assert report.about["scheme"]["candidates_mean"] > 50
-    assert "150 by item_knn, 150 by trending, 150 by popular, 50 by new_items, as of each moment" in report.evaluation.about["candidates"]
+    assert (
+        "150 by item_knn, 150 by trending, 150 by popular, 50 by new_items, as of each moment"
+        in report.evaluation.about["candidates"]
+    )
     assert 0.5 < report.evaluation.about["candidate_recall"] <= 1
     assert 0.5 < report.about["scheme"]["candidate_recall"] <= 1
     assert report.evaluation.figures["tailorbird"]["list_auc"].low > 0.5, "better than chance"
@@ -395,7 +543,9 @@ def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
     assert other.about["source"].startswith("what people chose")
     assert "as asked for" in other.notes[0]
     assert other.heads == ("click", "purchase")
-    assert 0 < other.evaluation.heads["purchase"].positives < other.evaluation.heads["click"].positives
+    assert (
+        0 < other.evaluation.heads["purchase"].positives < other.evaluation.heads["click"].positives
+    )
 
 
 @pytest.mark.slow
@@ -403,14 +553,19 @@ def test_the_first_answers_do_not_make_a_history_of_clicks_useless(tmp_path):
     young = Shop.open(tmp_path, lambda history: keep_answers(history, 1_100))
     report = young.train("registry", requests=800, test_requests=300)
     assert report.about["source"].startswith("what people chose")
-    assert re.search(r"only \d+ answers of slot 'home' have an outcome that is known by now, and 300 are needed", report.notes[0])
+    assert re.search(
+        r"only \d+ answers of slot 'home' have an outcome that is known by now, and 300 are needed",
+        report.notes[0],
+    )
     assert "click" in report.heads
 
 
 @pytest.mark.slow
 def test_columns_that_are_left_out_are_not_seen(shop):
     report = shop.train("without", leave_out=("popularity", "item_ctr_7d"))
-    bundle = Bundle.load(shop.folder / "without" / report.version, schema_hash=shop.features.schema_hash)
+    bundle = Bundle.load(
+        shop.folder / "without" / report.version, schema_hash=shop.features.schema_hash
+    )
     assert not {"popularity", "item_ctr_7d"} & set(bundle.encoder.names)
 
 
@@ -421,11 +576,18 @@ TRANSFORMS = (
     transform("user_last_category", frequency()),
     transform("goes_with_scaled", log()),
 )
-SIMILARITIES = (similarity("goes_with", of="user_recent", length=5), similarity("goes_with_scaled", of="user_recent", how="max"))
+SIMILARITIES = (
+    similarity("goes_with", of="user_recent", length=5),
+    similarity("goes_with_scaled", of="user_recent", how="max"),
+)
 
 
 def transformed(shop, **more):
-    return replace(shop, features=replace(shop.features, transforms=TRANSFORMS, similarities=SIMILARITIES), **more)
+    return replace(
+        shop,
+        features=replace(shop.features, transforms=TRANSFORMS, similarities=SIMILARITIES),
+        **more,
+    )
 
 
 @pytest.mark.slow
@@ -433,10 +595,17 @@ def test_a_slot_that_asks_sessions_gets_them_drawn_ranked_by_and_named_in_the_bu
     slot = replace(HOME, sources={"session_knn": 60, "stan": 40, "popular": 100})
     report = shop.train("sessions", slot=slot, rows="clicks", requests=1_500, test_requests=300)
     assert report.about["sources"] == dict(slot.sources)
-    assert "60 by session_knn, 40 by stan, 100 by popular, as of each moment" in report.evaluation.about["candidates"]
-    bundle = Bundle.load(shop.folder / "sessions" / report.version, schema_hash=shop.features.schema_hash)
+    assert (
+        "60 by session_knn, 40 by stan, 100 by popular, as of each moment"
+        in report.evaluation.about["candidates"]
+    )
+    bundle = Bundle.load(
+        shop.folder / "sessions" / report.version, schema_hash=shop.features.schema_hash
+    )
     assert {"session_knn_rank", "session_knn_score", "stan_score"} <= set(bundle.encoder.names)
-    assert {"session_knn", "stan"} <= set(bundle.sources), "the project keeps their tables up as long as it serves"
+    assert {"session_knn", "stan"} <= set(bundle.sources), (
+        "the project keeps their tables up as long as it serves"
+    )
     assert "session_knn_score" not in live_columns(shop.features, HOME).names
 
 
@@ -447,9 +616,17 @@ def declared(shop):
 
 @pytest.mark.slow
 def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, declared):
-    bundle = Bundle.load(shop.folder / "transforms" / declared.version, schema_hash=shop.features.schema_hash)
+    bundle = Bundle.load(
+        shop.folder / "transforms" / declared.version, schema_hash=shop.features.schema_hash
+    )
     names = bundle.encoder.names
-    assert {"price", "price_missing", "category", "category_target_click", "user_last_category_frequency"} <= set(names)
+    assert {
+        "price",
+        "price_missing",
+        "category",
+        "category_target_click",
+        "user_last_category_frequency",
+    } <= set(names)
     assert "user_last_category" not in names
     assert names.count("price") == 1
     assert "item_clicks_7d" in bundle.encoder.numeric  # what no transform names is taken as it is
@@ -458,7 +635,9 @@ def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, dec
     assert f"| price | {told} |" in bundle.manifest.card
     assert "rate of click by" in declared.report.read_text()
     assert names.count("goes_with") == names.count("goes_with_scaled") == 1
-    assert declared.about["columns"]["goes_with"].startswith("sum of what goes with the last 5 items of user_recent")
+    assert declared.about["columns"]["goes_with"].startswith(
+        "sum of what goes with the last 5 items of user_recent"
+    )
     assert bundle.encoder.categorical_names == ("device", "category")
 
 
@@ -467,7 +646,9 @@ class Seen(Exception):
 
 
 def matrices(shop, monkeypatch, rows_max):
-    """The training and the validation rows as trees are grown on them, with features made in pieces of at most so many rows."""
+    """The training and the validation rows as trees are grown on them, with features made in pieces
+    of at most so many rows.
+    """
 
     def seen(train, watch, columns, *_, **__):
         raise Seen(train, watch, columns)
@@ -480,13 +661,19 @@ def matrices(shop, monkeypatch, rows_max):
 
 
 @pytest.mark.slow
-def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_table(shop, monkeypatch):
+def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_table(
+    shop, monkeypatch
+):
     train, watch, columns = matrices(shop, monkeypatch, 1_000_000)
-    in_time, later = (sample.matrix[:, columns.index("category_target_click")] for sample in (train, watch))
+    in_time, later = (
+        sample.matrix[:, columns.index("category_target_click")] for sample in (train, watch)
+    )
     first = int(train.lengths[0])
     assert np.isnan(in_time[:first]).all()  # nothing was known yet
     assert not np.isnan(in_time[len(in_time) // 2 :]).any()
-    assert len(np.unique(in_time)) > 10 * len(np.unique(later))  # rates that move, and one for each category
+    assert len(np.unique(in_time)) > 10 * len(
+        np.unique(later)
+    )  # rates that move, and one for each category
     assert not np.isnan(later).any()
     pieces, _, _ = matrices(shop, monkeypatch, 2_000)
     np.testing.assert_array_equal(pieces.matrix, train.matrix)
@@ -495,13 +682,18 @@ def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_tabl
 @pytest.mark.slow
 def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
     found = transformed(shop).evaluate("transforms", HOME, declared.version)
-    again, first = found.figures[declared.version]["ndcg_10"], declared.evaluation.figures["tailorbird"]["ndcg_10"]
+    again, first = (
+        found.figures[declared.version]["ndcg_10"],
+        declared.evaluation.figures["tailorbird"]["ndcg_10"],
+    )
     assert again.value == pytest.approx(first.value, abs=2e-3)
 
 
 @pytest.mark.slow
 def test_transforms_are_learned_from_the_training_part_alone(shop):
-    """What came after the border is other data at the other time, and no label of it, nor any value, is in the tables."""
+    """What came after the border is other data at the other time, and no label of it, nor any
+    value, is in the tables.
+    """
     now = shop.clock.now()
     borders = {"validation_from": now - 3 * DAY, "test_from": now - 2 * DAY}
     encoders = []
@@ -523,11 +715,19 @@ def test_a_target_encoding_of_shuffled_labels_is_refused(shop):
 def test_the_preset_for_nets_leaves_nothing_missing(shop):
     known = replace(shop.features, similarities=SIMILARITIES)
     report = replace(shop, features=known).train("nets", preset="nets")
-    encoder = Bundle.load(shop.folder / "nets" / report.version, schema_hash=shop.features.schema_hash).encoder
+    encoder = Bundle.load(
+        shop.folder / "nets" / report.version, schema_hash=shop.features.schema_hash
+    ).encoder
     assert encoder.numeric == encoder.vocabularies == encoder.computed == ()
-    assert {"price", "price_missing", "item_knn_score", "popular_24h_rank_missing", "goes_with", "goes_with_missing", "category"} <= set(
-        encoder.names
-    )
+    assert {
+        "price",
+        "price_missing",
+        "item_knn_score",
+        "popular_24h_rank_missing",
+        "goes_with",
+        "goes_with_missing",
+        "category",
+    } <= set(encoder.names)
     assert np.isfinite(encoder.absent).all()
     assert encoder.sizes.keys() == set(shop.features.categorical)
 
@@ -542,14 +742,21 @@ def test_a_transform_that_learns_from_a_head_without_labels_is_told(shop):
 def test_a_lake_that_is_too_young_says_so(shop, tmp_path):
     with pytest.raises(NotReadyError, match="outcomes are known"):
         train(
-            shop.features, HOME, lake=shop.lake, registry=tmp_path, clock=shop.clock, settings=TrainSettings(window_us=60, lateness_us=0)
-        )  # fmt: skip
+            shop.features,
+            HOME,
+            lake=shop.lake,
+            registry=tmp_path,
+            clock=shop.clock,
+            settings=TrainSettings(window_us=60, lateness_us=0),
+        )
 
 
 def test_borders_that_leave_a_part_empty_are_told(shop, tmp_path):
     late = TrainSettings(test_from=shop.clock.now() + DAY)
     with pytest.raises(UsageError, match=r"the .* part is empty"):
-        train(shop.features, HOME, lake=shop.lake, registry=tmp_path, clock=shop.clock, settings=late)
+        train(
+            shop.features, HOME, lake=shop.lake, registry=tmp_path, clock=shop.clock, settings=late
+        )
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""Nets through the whole of training: the same bundle, gate and serving as trees, over columns that the stream gives alike."""
+"""Nets through the whole of training: the same bundle, gate and serving as trees, over columns that
+the stream gives alike.
+"""
 
 import os
 import re
@@ -23,7 +25,12 @@ from tailorbird.training.train import train
 
 pytestmark = pytest.mark.slow
 
-QUICK = TrainSettings(quick=True, requests=2_500, test_requests=2_500, parameters={"epochs": 1, "hidden": [16, 8], "threads": 1})
+QUICK = TrainSettings(
+    quick=True,
+    requests=2_500,
+    test_requests=2_500,
+    parameters={"epochs": 1, "hidden": [16, 8], "threads": 1},
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +41,22 @@ def shop(tmp_path_factory):
 def trained(shop, registry, **changes):
     settings = replace(QUICK, **changes)
     return train(
-        shop.features, HOME, lake=shop.lake, registry=registry, clock=shop.clock, reports=registry.parent, settings=settings
-    )  # fmt: skip
+        shop.features,
+        HOME,
+        lake=shop.lake,
+        registry=registry,
+        clock=shop.clock,
+        reports=registry.parent,
+        settings=settings,
+    )
 
 
 def test_a_net_goes_into_the_same_bundle_and_answers_as_it_was_trained(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     report = trained(shop, tmp_path / "registry", architecture="mmoe")
-    bundle = Bundle.load(tmp_path / "registry" / report.version, schema_hash=shop.features.schema_hash)
+    bundle = Bundle.load(
+        tmp_path / "registry" / report.version, schema_hash=shop.features.schema_hash
+    )
     assert bundle.heads == ("click", "purchase")
     assert {head.file for head in bundle.manifest.heads} == {"model/mmoe.onnx"}
     assert [head.column for head in bundle.manifest.heads] == [0, 1]
@@ -55,7 +70,12 @@ def test_a_net_goes_into_the_same_bundle_and_answers_as_it_was_trained(shop, tmp
     assert report.evaluation.heads["click"].auc.value > 0.5
     code = f"""import sys; from pathlib import Path; from tailorbird.ranking.bundle import Bundle
 Bundle.load(Path({str(tmp_path / "registry" / report.version)!r}), schema_hash=None); print('torch' in sys.modules)"""
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeypatch):
@@ -76,13 +96,22 @@ def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeyp
 def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     plain = trained(shop, tmp_path / "plain")
-    auto = trained(shop, tmp_path / "auto", architecture="auto", parameters={**QUICK.parameters, "rate": 1e-9})
+    auto = trained(
+        shop, tmp_path / "auto", architecture="auto", parameters={**QUICK.parameters, "rate": 1e-9}
+    )
     assert auto.about["architecture"] == "gbdt"
-    assert any(note.startswith("gbdt was chosen: ndcg_10 on the validation part -") for note in auto.notes)
+    assert any(
+        note.startswith("gbdt was chosen: ndcg_10 on the validation part -") for note in auto.notes
+    )
     for name in ("plain", "auto"):
-        bundle = Bundle.load(Registry(tmp_path / name, clock=shop.clock).versions()[0].path, schema_hash=None)
+        bundle = Bundle.load(
+            Registry(tmp_path / name, clock=shop.clock).versions()[0].path, schema_hash=None
+        )
         assert bundle.encoder.history is None
-    assert plain.evaluation.plain()["results"]["tailorbird"] == auto.evaluation.plain()["results"]["tailorbird"]
+    assert (
+        plain.evaluation.plain()["results"]["tailorbird"]
+        == auto.evaluation.plain()["results"]["tailorbird"]
+    )
 
 
 def test_without_torch_a_net_is_refused_and_auto_takes_trees(shop, tmp_path, monkeypatch):
@@ -105,10 +134,18 @@ def test_two_trainings_of_one_slots_net_are_refused_and_trees_beside_a_net_are_n
     settings = replace(QUICK, architecture="mlp")
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": work}
     with alone(work / "home.lock", ""):
-        with pytest.raises(LockedError, match=f"a net for slot home is trained by process {os.getpid()} already"):
+        with pytest.raises(
+            LockedError, match=f"a net for slot home is trained by process {os.getpid()} already"
+        ):
             train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
         assert not (work / "unfinished").exists(), "nothing of the other's was touched"
-        train(shop.features, HOME, **folders, clock=shop.clock, settings=replace(QUICK, architecture="gbdt", parameters={}))
+        train(
+            shop.features,
+            HOME,
+            **folders,
+            clock=shop.clock,
+            settings=replace(QUICK, architecture="gbdt", parameters={}),
+        )
     train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
 
 
@@ -122,9 +159,13 @@ def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
 
     earlier = SimulatedClock(shop.clock.now() - DAY)
     first = at(earlier, incremental=True)
-    assert any("--incremental was asked for: there was no training before" in note for note in first.notes)
+    assert any(
+        "--incremental was asked for: there was no training before" in note for note in first.notes
+    )
     second = at(shop.clock, incremental=True)
-    assert any(note.startswith("went on from the weights of the last training") for note in second.notes), second.notes
+    assert any(
+        note.startswith("went on from the weights of the last training") for note in second.notes
+    ), second.notes
     (series,) = (tmp_path / "work" / "warm" / "home").iterdir()
     assert len(list(series.iterdir())) == 2
     assert not (tmp_path / "work" / "unfinished" / "home").exists()
@@ -133,34 +174,62 @@ def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
 
 def test_a_net_whose_weights_are_no_numbers_ends_in_a_sentence(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
-    broken = {"architecture": "shared", "parameters": {**QUICK.parameters, "rate": 1e6}, "requests": 300, "test_requests": 300}
-    with pytest.raises(UsageError, match=r"the net diverged at a rate of 1e\+06: its weights are no numbers\n.*a lower rate"):
+    broken = {
+        "architecture": "shared",
+        "parameters": {**QUICK.parameters, "rate": 1e6},
+        "requests": 300,
+        "test_requests": 300,
+    }
+    with pytest.raises(
+        UsageError,
+        match=r"the net diverged at a rate of 1e\+06: its weights are no numbers\n.*a lower rate",
+    ):
         trained(shop, tmp_path / "registry", **broken)
 
 
 def test_a_net_that_tells_no_more_than_the_mean_says_so_and_is_no_beginning(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     parameters = {**QUICK.parameters, "rate": 1e3}
-    settings = replace(QUICK, architecture="shared", parameters=parameters, requests=300, test_requests=300)
+    settings = replace(
+        QUICK, architecture="shared", parameters=parameters, requests=300, test_requests=300
+    )
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
     report = train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
-    (note,) = (note for note in report.notes if note.startswith("the net tells no more of the validation part than its mean does"))
+    (note,) = (
+        note
+        for note in report.notes
+        if note.startswith("the net tells no more of the validation part than its mean does")
+    )
     assert note.endswith("no later training goes on from it")
     assert not report.promoted
-    assert note in Bundle.load(tmp_path / "registry" / report.version, schema_hash=None).manifest.card
+    assert (
+        note in Bundle.load(tmp_path / "registry" / report.version, schema_hash=None).manifest.card
+    )
     assert not (tmp_path / "work" / "warm").exists()
 
 
-LEARNING = {**QUICK.parameters, "rate": 0.01}  # so fast that a few requests take it far from where it began: else nothing goes on from it
+LEARNING = {
+    **QUICK.parameters,
+    "rate": 0.01,
+}  # so fast that a few requests take it far from where it began: else nothing goes on from it
 
 
 def incremental(shop, folder, clock, *, incremental=True):
-    settings = replace(QUICK, architecture="shared", parameters=LEARNING, incremental=incremental, requests=600, test_requests=600)
+    settings = replace(
+        QUICK,
+        architecture="shared",
+        parameters=LEARNING,
+        incremental=incremental,
+        requests=600,
+        test_requests=600,
+    )
     folders = {"lake": shop.lake, "registry": folder / "registry", "work": folder / "work"}
     return train(shop.features, HOME, **folders, clock=clock, settings=settings)
 
 
-def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_in_the_same_bits(shop, tmp_path, monkeypatch):
+def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_in_the_same_bits(
+    shop, tmp_path, monkeypatch
+):
     pytest.importorskip("torch", reason="needs the extra deep")
     incremental(shop, tmp_path / "whole", SimulatedClock(shop.clock.now() - DAY))
     copytree(tmp_path / "whole", tmp_path / "killed")
@@ -174,10 +243,17 @@ def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_i
         with pytest.raises(KeyboardInterrupt, match="before_add"):
             incremental(shop, tmp_path / "killed", shop.clock)
     again = incremental(shop, tmp_path / "killed", shop.clock)
-    assert any(note.startswith("went on from the weights of the last training") for note in again.notes), again.notes
-    assert any(note.startswith("went on with the training that was begun at") for note in again.notes), again.notes
+    assert any(
+        note.startswith("went on from the weights of the last training") for note in again.notes
+    ), again.notes
+    assert any(
+        note.startswith("went on with the training that was begun at") for note in again.notes
+    ), again.notes
     ended = {"whole": whole.version, "killed": again.version}
-    made = [(tmp_path / name / "registry" / version / "model" / "shared.onnx").read_bytes() for name, version in ended.items()]
+    made = [
+        (tmp_path / name / "registry" / version / "model" / "shared.onnx").read_bytes()
+        for name, version in ended.items()
+    ]
     assert made[0] == made[1]
     assert whole.evaluation.plain() == again.evaluation.plain()
 
@@ -187,40 +263,75 @@ def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop
     pytest.importorskip("torch", reason="needs the extra deep")
 
     def at(clock, **changes):
-        settings = replace(QUICK, **{"parameters": LEARNING, **changes}, incremental=True, requests=600, test_requests=600)
+        settings = replace(
+            QUICK,
+            **{"parameters": LEARNING, **changes},
+            incremental=True,
+            requests=600,
+            test_requests=600,
+        )
         folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
         report = train(shop.features, HOME, **folders, clock=clock, settings=settings)
-        return next(note for note in report.notes if "went on from the weights" in note or "trained from scratch" in note)
+        return next(
+            note
+            for note in report.notes
+            if "went on from the weights" in note or "trained from scratch" in note
+        )
 
     earlier = SimulatedClock(shop.clock.now() - DAY)
     narrow = {"parameters": {**LEARNING, "hidden": [8]}}
     at(earlier, architecture="shared")
     assert "asked for: there was no training of mmoe before" in at(earlier, architecture="mmoe")
-    assert "the training of shared before it had other parameters (hidden)" in at(earlier, architecture="shared", **narrow)
-    assert at(shop.clock, architecture="shared").startswith("went on from the weights of the last training")
-    assert at(shop.clock, architecture="mmoe").startswith("went on from the weights of the last training")
+    assert "the training of shared before it had other parameters (hidden)" in at(
+        earlier, architecture="shared", **narrow
+    )
+    assert at(shop.clock, architecture="shared").startswith(
+        "went on from the weights of the last training"
+    )
+    assert at(shop.clock, architecture="mmoe").startswith(
+        "went on from the weights of the last training"
+    )
 
 
-def test_where_a_head_has_become_too_rare_to_be_learned_the_next_training_says_that_it_begins_anew_by_that(shop, tmp_path, monkeypatch):
+def test_where_a_head_has_become_too_rare_to_be_learned_the_next_training_says_that_it_begins_anew_by_that(
+    shop, tmp_path, monkeypatch
+):
     pytest.importorskip("torch", reason="needs the extra deep")
     first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
     monkeypatch.setattr("tailorbird.training.fit.POSITIVES_MIN", 120)
     report = incremental(shop, tmp_path, shop.clock)
     (rare,) = set(first.heads) - set(report.heads)
-    (told,) = (note for note in report.notes if note.startswith("trained from scratch, though --incremental was asked for"))
-    assert f"the training of shared before it learned {rare} too, which this one cannot or is not asked to" in told
-    assert any(note.startswith(f"head {rare} was left out: ") for note in report.notes), "why stands beside it"
+    (told,) = (
+        note
+        for note in report.notes
+        if note.startswith("trained from scratch, though --incremental was asked for")
+    )
+    assert (
+        f"the training of shared before it learned {rare} too, which this one cannot or is "
+        "not asked to" in told
+    )
+    assert any(note.startswith(f"head {rare} was left out: ") for note in report.notes), (
+        "why stands beside it"
+    )
 
 
-def test_where_a_head_never_happened_since_the_last_training_the_next_one_begins_anew(shop, tmp_path):
+def test_where_a_head_never_happened_since_the_last_training_the_next_one_begins_anew(
+    shop, tmp_path
+):
     pytest.importorskip("torch", reason="needs the extra deep")
     incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - 10 * MINUTE))
     report = incremental(shop, tmp_path, shop.clock)
-    (told,) = (note for note in report.notes if note.startswith("trained from scratch, though --incremental was asked for"))
+    (told,) = (
+        note
+        for note in report.notes
+        if note.startswith("trained from scratch, though --incremental was asked for")
+    )
     assert re.search(r"since then there were 0 positives and \d+ negatives of \w+", told), told
 
 
-def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it_is_tried_again(shop, tmp_path):
+def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it_is_tried_again(
+    shop, tmp_path
+):
     pytest.importorskip("torch", reason="needs the extra deep")
 
     class Machine(SystemClock):
@@ -230,10 +341,21 @@ def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it
         def now(self):
             return self.at
 
-    nowhere, settings = replace(HOME, name="nowhere"), replace(QUICK, architecture="shared", rows="answers")
+    nowhere, settings = (
+        replace(HOME, name="nowhere"),
+        replace(QUICK, architecture="shared", rows="answers"),
+    )
     early, later = (Machine(shop.clock.now() - hours * HOUR) for hours in (12, 0))
     with pytest.raises(NotReadyError):
-        train(shop.features, nowhere, lake=shop.lake, registry=tmp_path / "registry", clock=early, work=tmp_path, settings=settings)
+        train(
+            shop.features,
+            nowhere,
+            lake=shop.lake,
+            registry=tmp_path / "registry",
+            clock=early,
+            work=tmp_path,
+            settings=settings,
+        )
     with working(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):
         assert (unfinished.now, unfinished.resumed) == (later.now(), False)
 
@@ -245,15 +367,31 @@ def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_pat
     for count in (1, 2):
         work = tmp_path / f"work {count}"
         settings = replace(
-            QUICK, architecture="shared", processes=count, parameters={**QUICK.parameters, "shards": 2}, requests=600, test_requests=600
+            QUICK,
+            architecture="shared",
+            processes=count,
+            parameters={**QUICK.parameters, "shards": 2},
+            requests=600,
+            test_requests=600,
         )
         folders = {"lake": shop.lake, "registry": tmp_path / f"registry {count}", "work": work}
-        report = train(shop.features, HOME, **folders, clock=shop.clock, settings=settings, progress=lambda *each: told.append(each))
-        made[count] = (tmp_path / f"registry {count}" / report.version / "model" / "shared.onnx").read_bytes()
+        report = train(
+            shop.features,
+            HOME,
+            **folders,
+            clock=shop.clock,
+            settings=settings,
+            progress=lambda *each: told.append(each),
+        )
+        made[count] = (
+            tmp_path / f"registry {count}" / report.version / "model" / "shared.onnx"
+        ).read_bytes()
         logs[count] = len(list((work / "logs").rglob("events.out.tfevents.*")))
         assert any(stage.startswith("net shared") for stage, _, _ in told)
         told.clear()
-        assert not (work / "unfinished" / "home").exists(), "what the processes shared goes with the run"
+        assert not (work / "unfinished" / "home").exists(), (
+            "what the processes shared goes with the run"
+        )
     assert made[1] == made[2]
     assert logs == {1: 1, 2: 1}
 
@@ -270,7 +408,9 @@ def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
     (told,) = (note for note in report.notes if note.startswith("positives weigh by"))
     chances = [float(each) for each in told.partition(": ")[2].split(", ")]
     assert chances[0] == 1.0
-    assert 0.1 < chances[-1] < 0.7, "the site's visitors see the end of a list half as often, and look there less"
+    assert 0.1 < chances[-1] < 0.7, (
+        "the site's visitors see the end of a list half as often, and look there less"
+    )
     bundle = Bundle.load(tmp_path / "registry" / report.version, schema_hash=None)
     assert "position" not in bundle.encoder.names
 
@@ -282,9 +422,14 @@ def test_clicks_on_what_was_seen_weigh_by_their_place_too(shop, tmp_path):
     (told,) = (note for note in report.notes if note.startswith("positives weigh by"))
     chances = [float(each) for each in told.partition(": ")[2].split(", ")]
     assert chances[0] == 1.0
-    assert 0.35 < chances[-1] < 0.75, "the site's visitors look at the twelfth of what they have on the screen half as often"
+    assert 0.35 < chances[-1] < 0.75, (
+        "the site's visitors look at the twelfth of what they have on the screen half as often"
+    )
     plain = train(shop.features, HOME, **folders, settings=replace(asked, position="none"))
-    trees = [(tmp_path / "registry" / each.version / "model" / "click.onnx").read_bytes() for each in (report, plain)]
+    trees = [
+        (tmp_path / "registry" / each.version / "model" / "click.onnx").read_bytes()
+        for each in (report, plain)
+    ]
     assert trees[0] != trees[1]
     with pytest.raises(UsageError, match="stood at no place") as refused:
         train(shop.features, HOME, **folders, settings=replace(asked, rows="clicks"))

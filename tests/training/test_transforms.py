@@ -1,4 +1,6 @@
-"""What is learned from training rows, beside scikit-learn's where both mean the same; presets; and rows in any state."""
+"""What is learned from training rows, beside scikit-learn's where both mean the same; presets; and
+rows in any state.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from tailorbird.features.transforms import (
     transform,
     vectors,
     vocabulary,
-)  # fmt: skip
+)
 from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.steps import Quantile
@@ -40,7 +42,9 @@ def nothing(n):
 def learn(column, *steps, indicator=False):
     """What a transform makes of the column that it was learned from; and the outputs."""
     column = np.asarray(column, np.uint64 if np.asarray(column).dtype == np.uint64 else np.float32)
-    learned = fit_transforms([transform("x", *steps, indicator=indicator)], {"x": column}, nothing(len(column)))
+    learned = fit_transforms(
+        [transform("x", *steps, indicator=indicator)], {"x": column}, nothing(len(column))
+    )
     return learned.outputs[0].apply(column), learned.outputs
 
 
@@ -61,18 +65,24 @@ def test_standardise_is_scikit_learns():
 @pytest.mark.parametrize("bins", [2, 10, 100, 1_000])
 def test_ranks_are_scikit_learns(bins):
     x = skewed()
-    peer = QuantileTransformer(n_quantiles=bins + 1, subsample=None).fit(x.astype(np.float64)[:, None])
+    peer = QuantileTransformer(n_quantiles=bins + 1, subsample=None).fit(
+        x.astype(np.float64)[:, None]
+    )
     made, (output, *_) = learn(x, ranks(bins))
     np.testing.assert_allclose(made, peer.transform(x.astype(np.float64)[:, None])[:, 0], atol=1e-6)
     later = skewed(2_000, seed=1) * np.float32(1.1)
-    np.testing.assert_allclose(output.apply(later), peer.transform(later.astype(np.float64)[:, None])[:, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        output.apply(later), peer.transform(later.astype(np.float64)[:, None])[:, 0], atol=1e-6
+    )
 
 
 def test_normal_scores_are_scikit_learns_at_the_cut_points():
     x = np.random.default_rng(0).gamma(2, 3, 4_000).astype(np.float32)
     step = learn(x, ranks(50, normal=True))[1][0].steps[0]
     assert isinstance(step, Quantile)
-    peer = QuantileTransformer(n_quantiles=51, output_distribution="normal", subsample=None).fit(x.astype(np.float64)[:, None])
+    peer = QuantileTransformer(n_quantiles=51, output_distribution="normal", subsample=None).fit(
+        x.astype(np.float64)[:, None]
+    )
     inner = np.array(step.cuts)[1:-1]
     np.testing.assert_allclose(step.apply(inner), peer.transform(inner[:, None])[:, 0], atol=1e-6)
     made = step.apply(x.astype(np.float64))
@@ -83,16 +93,23 @@ def test_normal_scores_are_scikit_learns_at_the_cut_points():
 def test_cut_points_are_the_bins_of_scikit_learns_discretiser():
     x = np.random.default_rng(0).gamma(2, 3, 4_000).astype(np.float32)
     step = learn(x, ranks(20))[1][0].steps[0]
-    peer = KBinsDiscretizer(20, encode="ordinal", strategy="quantile", quantile_method="linear", subsample=None)
+    peer = KBinsDiscretizer(
+        20, encode="ordinal", strategy="quantile", quantile_method="linear", subsample=None
+    )
     peer.fit(x.astype(np.float64)[:, None])
     np.testing.assert_allclose(step.cuts, peer.bin_edges_[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize(("how", "theirs"), [("mean", "mean"), ("median", "median"), ("mode", "most_frequent"), ("constant", "constant")])
+@pytest.mark.parametrize(
+    ("how", "theirs"),
+    [("mean", "mean"), ("median", "median"), ("mode", "most_frequent"), ("constant", "constant")],
+)
 def test_imputation_is_scikit_learns(how, theirs):
     x = skewed()
     value = 3.5 if how == "constant" else None
-    expected = SimpleImputer(strategy=theirs, fill_value=value).fit_transform(x.astype(np.float64)[:, None])[:, 0]
+    expected = SimpleImputer(strategy=theirs, fill_value=value).fit_transform(
+        x.astype(np.float64)[:, None]
+    )[:, 0]
     np.testing.assert_allclose(learn(x, impute(how, value))[0], expected, rtol=1e-6)
 
 
@@ -119,23 +136,35 @@ def test_the_order_of_steps_is_theirs():
     made = learn(x, log(), clip(0, 3), standardise(), impute("constant", 9))[0]
     y = np.clip(np.log1p(x.astype(np.float64)), 0, 3)
     expected = (y - np.nanmean(y)) / np.nanstd(y)
-    np.testing.assert_allclose(made, np.where(np.isnan(expected), 9, expected), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        made, np.where(np.isnan(expected), 9, expected), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_categories():
     keys = np.repeat(np.array([0, 7, 8, 9], np.uint64), [10, 5, 20, 2])
     made = learn(keys, vocabulary(count_min=3))[0]
     np.testing.assert_array_equal(made, np.repeat([0, 3, 2, 1], [10, 5, 20, 2]))
-    np.testing.assert_array_equal(learn(keys)[0], learn(keys, vocabulary())[0])  # codes, unless said otherwise
+    np.testing.assert_array_equal(
+        learn(keys)[0], learn(keys, vocabulary())[0]
+    )  # codes, unless said otherwise
     shares = learn(keys, frequency())[0]
-    np.testing.assert_allclose(np.unique(shares[~np.isnan(shares)]), np.array([2, 5, 20]) / 37, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.unique(shares[~np.isnan(shares)]), np.array([2, 5, 20]) / 37, rtol=1e-6
+    )
     assert np.isnan(shares[:10]).all()
-    np.testing.assert_array_equal(learn(keys, frequency(size_max=1))[0][10:], np.float32(20 / 37) * (keys[10:] == 8))
+    np.testing.assert_array_equal(
+        learn(keys, frequency(size_max=1))[0][10:], np.float32(20 / 37) * (keys[10:] == 8)
+    )
     hashed, outputs = learn(keys, hashing(4))
     expected = np.where(keys == 9, 1, 2 + keys % 4)  # of the bucket of 9 two rows tell too little
     np.testing.assert_array_equal(hashed, np.where(keys == 0, 0, expected))
-    np.testing.assert_array_equal(outputs[0].apply(np.array([3, 4, 5, 6, 0], np.uint64)), [5, 2, 1, 1, 0])
-    np.testing.assert_array_equal(learn(keys, impute("mode"), vocabulary(count_min=1))[0][:10], [2] * 10)
+    np.testing.assert_array_equal(
+        outputs[0].apply(np.array([3, 4, 5, 6, 0], np.uint64)), [5, 2, 1, 1, 0]
+    )
+    np.testing.assert_array_equal(
+        learn(keys, impute("mode"), vocabulary(count_min=1))[0][:10], [2] * 10
+    )
     filled = learn(keys, impute("constant", "hats"), hashing(100))[0]
     assert filled[0] == 2 + hash64("hats") % 100
 
@@ -167,12 +196,16 @@ def test_vectors_are_passed_through_and_must_not_know_the_future():
     np.testing.assert_array_equal(output.apply(rows["x"]), [[1, 2], [np.nan, np.nan], [3, 4]])
     assert output.names == ("x_vector_0", "x_vector_1")
     early = Labelled(np.array([5 * SECOND - 1]), {}, np.ones(1), 0)
-    with pytest.raises(DeclarationError, match=r"test_transforms.py:\d+: the vectors of x know what came until"):
+    with pytest.raises(
+        DeclarationError, match=r"test_transforms.py:\d+: the vectors of x know what came until"
+    ):
         fit_transforms([transform("x", step)], rows, early)
 
 
 def test_a_head_without_labels_is_told():
-    with pytest.raises(DeclarationError, match=r"learns from buy, which has no labels here\n.*click"):
+    with pytest.raises(
+        DeclarationError, match=r"learns from buy, which has no labels here\n.*click"
+    ):
         fit_transforms([transform("x", target("buy"))], {"x": np.zeros(1, np.uint64)}, nothing(1))
 
 
@@ -202,8 +235,15 @@ def test_any_rows_give_steps_that_give_numbers(x, steps, later):
 def test_any_categories_give_numbers(keys, later):
     column = np.array(keys, np.uint64)
     for step in (vocabulary(count_min=2), hashing(3), frequency(), target("click")):
-        learned = fit_transforms([transform("x", step, impute("constant", 0)) if step.gives == "a number" else transform("x", step)],
-                                 {"x": column}, nothing(len(column)))  # fmt: skip
+        learned = fit_transforms(
+            [
+                transform("x", step, impute("constant", 0))
+                if step.gives == "a number"
+                else transform("x", step)
+            ],
+            {"x": column},
+            nothing(len(column)),
+        )
         assert np.isfinite(learned.outputs[0].apply(np.array(later, np.uint64))).all()
 
 
@@ -219,7 +259,9 @@ def test_constant_columns_and_none_at_all():
 
 def test_an_infinite_value_moves_no_mean():
     x = np.array([1, 2, 3, np.inf, -np.inf, np.nan], np.float32)
-    np.testing.assert_allclose(learn(x, standardise())[0][:3], [-1.2247449, 0, 1.2247449], rtol=1e-6)
+    np.testing.assert_allclose(
+        learn(x, standardise())[0][:3], [-1.2247449, 0, 1.2247449], rtol=1e-6
+    )
 
 
 def test_trees_take_everything_as_it_is():
@@ -234,7 +276,11 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
     assert set(by) == {"price", "clicks", "category", "position", *COMPUTED} == set(made.hidden)
     rng = np.random.default_rng(0)
     rows = {name: rng.lognormal(0, 3, 500).astype(np.float32) for name in by}
-    rows |= {name: np.where(rng.random(500) < 0.2, np.float32(np.nan), rows[name]) for name in by if name != "position"}
+    rows |= {
+        name: np.where(rng.random(500) < 0.2, np.float32(np.nan), rows[name])
+        for name in by
+        if name != "position"
+    }
     rows["category"] = rng.integers(0, 9, 500).astype(np.uint64)
     for output in fit_transforms(made.transforms, rows, nothing(500)).outputs:
         column = output.apply(rows[output.column])
@@ -249,19 +295,34 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
 
 
 def test_nets_on_another_scale():
-    (price, *_), (again, *_) = for_nets(COLUMNS, False), for_nets(COLUMNS, False, scale=standardise())
+    (price, *_), (again, *_) = (
+        for_nets(COLUMNS, False),
+        for_nets(COLUMNS, False, scale=standardise()),
+    )
     assert price.steps[0] == ranks(100, normal=True)
     assert again.steps == (standardise(), impute("median"))
     assert again.indicator
 
 
 def test_a_declaration_goes_before_the_preset_and_a_column_left_out_before_both():
-    made = plan(COLUMNS, (transform("price", log()), transform("category", frequency())), for_nets, position=False, leave_out=("clicks",))
+    made = plan(
+        COLUMNS,
+        (transform("price", log()), transform("category", frequency())),
+        for_nets,
+        position=False,
+        leave_out=("clicks",),
+    )
     assert [one.steps for one in made.transforms if one.column == "price"] == [(log(),)]
-    assert [one.output for one in made.transforms if one.column == "category"] == ["category_frequency"]
+    assert [one.output for one in made.transforms if one.column == "category"] == [
+        "category_frequency"
+    ]
     assert "clicks" not in {one.column for one in made.transforms}
     left = plan(
-        COLUMNS, (transform("category"), transform("category", frequency())), for_trees, position=False, leave_out=("category_frequency",)
+        COLUMNS,
+        (transform("category"), transform("category", frequency())),
+        for_trees,
+        position=False,
+        leave_out=("category_frequency",),
     )
     assert [one.output for one in left.transforms] == ["category"]
 

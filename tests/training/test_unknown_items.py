@@ -18,7 +18,9 @@ from tailorbird.training.transforms import fit_transforms
 
 pytestmark = pytest.mark.slow
 
-fit_deep = pytest.importorskip("tailorbird.models.deep.model", reason="needs the extra deep").fit_deep
+fit_deep = pytest.importorskip(
+    "tailorbird.models.deep.model", reason="needs the extra deep"
+).fit_deep
 
 FREQUENT, RARE, NEW = 200, 100, 300
 ROWS, LATER = 16_000, 4_000
@@ -64,7 +66,11 @@ class Shop:
         n = len(item)
         x = self.rng.normal(size=n)
         numeric = np.stack([x, np.zeros(n)], axis=1).astype(np.float32)
-        past = Ragged(np.arange(n + 1) * 2, self.keys[self.rng.integers(0, FREQUENT, 2 * n)], np.full(2 * n, world.T0))
+        past = Ragged(
+            np.arange(n + 1) * 2,
+            self.keys[self.rng.integers(0, FREQUENT, 2 * n)],
+            np.full(2 * n, world.T0),
+        )
         t = np.full(n, world.T0 + 3_600_000_000)
         keys, nobody = self.keys[item], np.zeros((n, 2), np.uint64)
         matrix = encoder.encode(numeric, nobody, keys, np.arange(n), {"recent": past}, t, index)
@@ -77,11 +83,21 @@ def test_items_that_training_did_not_see_are_told_as_unknown(architecture, rare,
     shop = Shop(rare)
     items, watched = shop.drawn(ROWS), shop.drawn(LATER)
     encoder = shop.with_codes(items, index)
-    (matrix, truth), (held, held_truth) = shop.rows(encoder, index, items), shop.rows(encoder, index, watched)
+    (matrix, truth), (held, held_truth) = (
+        shop.rows(encoder, index, items),
+        shop.rows(encoder, index, watched),
+    )
     labels = {"click": (shop.rng.random(ROWS) < truth).astype(np.float32)}
     held_labels = {"click": (shop.rng.random(LATER) < held_truth).astype(np.float32)}
     parameters = settled(architecture, {"threads": 1, "epochs": 4, "hidden": [32, 16]})
-    net = fit_deep(architecture, parameters, layout_of(encoder), Rows(matrix, labels), Rows(held, held_labels), seed=1)
+    net = fit_deep(
+        architecture,
+        parameters,
+        layout_of(encoder),
+        Rows(matrix, labels),
+        Rows(held, held_labels),
+        seed=1,
+    )
 
     new, new_truth = shop.rows(encoder, index, FREQUENT + RARE + shop.rng.integers(0, NEW, LATER))
     unknown = new.copy()
@@ -90,21 +106,33 @@ def test_items_that_training_did_not_see_are_told_as_unknown(architecture, rare,
     assert log_loss(said, new_truth) < log_loss(np.full(LATER, new_truth.mean()), new_truth)
     np.testing.assert_array_equal(said, net.score(unknown)["click"])
     known, known_truth = shop.rows(encoder, index, shop.rng.integers(0, FREQUENT, LATER))
-    assert log_loss(net.score(known)["click"], known_truth) < log_loss(said, new_truth) - 0.02, "what was seen is told apart all the same"
+    assert log_loss(net.score(known)["click"], known_truth) < log_loss(said, new_truth) - 0.02, (
+        "what was seen is told apart all the same"
+    )
 
 
 def test_values_that_no_bucket_of_a_hash_knows_are_told_as_unknown():
-    """Of a thousand buckets training fills some fifty: a new value falls into one that was never learned."""
+    """Of a thousand buckets training fills some fifty: a new value falls into one that was never
+    learned.
+    """
     rng = np.random.default_rng(2)
     keys = hash64s(f"maker {number}" for number in range(350))
     worth = rng.normal(size=len(keys))
     maker = rng.integers(0, 50, ROWS)
     labels = (rng.random(ROWS) < sigmoid(worth[maker] - 2)).astype(np.float32)
     nothing = Labelled(np.arange(ROWS), {"click": np.zeros(ROWS, bool)}, np.ones(ROWS), 0)
-    (output,) = fit_transforms([transform("maker", hashing(1_024))], {"maker": keys[maker]}, nothing).outputs
+    (output,) = fit_transforms(
+        [transform("maker", hashing(1_024))], {"maker": keys[maker]}, nothing
+    ).outputs
     rows = Rows(output.apply(keys[maker])[:, None].astype(np.float32), {"click": labels})
-    net = fit_deep("dcn", settled("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}), layout(["maker"], {"maker": output.size}), rows,
-                   Rows(rows.matrix[:0], {"click": labels[:0]}), seed=1)  # fmt: skip
+    net = fit_deep(
+        "dcn",
+        settled("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}),
+        layout(["maker"], {"maker": output.size}),
+        rows,
+        Rows(rows.matrix[:0], {"click": labels[:0]}),
+        seed=1,
+    )
     new = 50 + np.arange(300)
     said = net.score(output.apply(keys[new])[:, None].astype(np.float32))["click"]
     alone = ~np.isin(keys[new] % 1_024, keys[:50] % 1_024)

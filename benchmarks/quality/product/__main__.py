@@ -63,13 +63,7 @@ def measure(given: argparse.Namespace, keep: Path) -> dict[str, Any]:
     data_set = SETS[given.set]
     data = folder_or_skip(data_set.folder, given.data)
     run = Run(
-        data_set,
-        data,
-        keep,
-        seeds,
-        small=given.small,
-        quick=given.quick,
-        questions=given.questions,
+        data_set, data, keep, seeds, small=given.small, quick=given.quick, questions=given.questions
     )
     return make_report(run, [run_cut(run, cut) for cut in given.cut])
 

@@ -264,11 +264,7 @@ def reward(world: World, log: Log, questions: Questions, lists: Ints) -> Floats:
 
 
 def compare(
-    world: World,
-    log: Log,
-    questions: Questions,
-    served: Mapping[int, Arrays],
-    known: Arrays,
+    world: World, log: Log, questions: Questions, served: Mapping[int, Arrays], known: Arrays
 ) -> dict[str, Any]:
     """Return true rewards, and shares of what oracle and learner gain over `clicked_7d`."""
     by_seed = [reward(world, log, questions, each["lists"]) for each in served.values()]

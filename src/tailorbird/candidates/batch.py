@@ -1,4 +1,6 @@
-"""What candidate sources see of events: columns of keys, the same from the routed log and from the lake."""
+"""What candidate sources see of events: columns of keys, the same from the routed log and from the
+lake.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +23,18 @@ Int64s = npt.NDArray[np.int64]
 
 CONTEXT = tuple(name for name in SEGMENTS if name != CATEGORY_ATTRIBUTE)
 COLUMNS = (
-    "p", "type", "ts", "person", "item_id", "items", "agent", "counts", "timeless", "properties", *CONTEXT,
-)  # fmt: skip
+    "p",
+    "type",
+    "ts",
+    "person",
+    "item_id",
+    "items",
+    "agent",
+    "counts",
+    "timeless",
+    "properties",
+    *CONTEXT,
+)
 INTEREST, SHOWN, PROFILE = 0, 1, 2
 _HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTALL)
 
@@ -60,7 +72,14 @@ class EventBatch:
         """Return the rows from `low` to `high`, as a batch that ends at a position."""
         here = slice(low, high)
         segments = {name: keys[here] for name, keys in self.segments.items()}
-        arrays = (self.p[here], self.ts[here], self.kind[here], self.person[here], self.item[here], self.category[here])
+        arrays = (
+            self.p[here],
+            self.ts[here],
+            self.kind[here],
+            self.person[here],
+            self.item[here],
+            self.category[here],
+        )
         return EventBatch(*arrays, segments, self.ids.slice(low, high - low), end)
 
 
@@ -68,29 +87,56 @@ def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
     """Read a batch from routed events.
 
     Args:
-        events: columns `COLUMNS` of `events.schema.ROUTED`, in order of p. Those of bots, and those that came too late to count,
-            are left out.
+        events: columns `COLUMNS` of `events.schema.ROUTED`, in order of p. Those of bots, and those
+            that came too late to count, are left out.
         end: position of the last event of the log that was looked at.
     """
-    table = events.select([name for name in COLUMNS if name in events.column_names]).combine_chunks()
+    table = events.select(
+        [name for name in COLUMNS if name in events.column_names]
+    ).combine_chunks()
     wanted = pa.array([*contract.event_types, contract.shown, "item"], pa.string())
     kept = pc.and_(pc.is_in(table["type"], wanted), pc.fill_null(table["counts"], True))
-    table = table.filter(pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))).combine_chunks()
+    table = table.filter(
+        pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
+    ).combine_chunks()
     kinds = _kinds(table, contract)
     table, kind = _one_item_a_row(table, kinds)
     is_interest = kind == INTEREST
-    segments = {name: np.where(is_interest, _keys(table[name], partial(_segment, name)), np.uint64(0)) for name in CONTEXT}
+    segments = {
+        name: np.where(is_interest, _keys(table[name], partial(_segment, name)), np.uint64(0))
+        for name in CONTEXT
+    }
     ts = np.where(pc.fill_null(table["timeless"], False).to_numpy(), 0, micros(table["ts"]))
     person = np.where(is_interest, _keys(table["person"]), np.uint64(0))
     ids = _array(table["item_id"])
-    return EventBatch(table["p"].to_numpy(), ts.astype(np.int64), kind, person, _keys(ids), _categories(table, kind), segments, ids, end)
+    return EventBatch(
+        table["p"].to_numpy(),
+        ts.astype(np.int64),
+        kind,
+        person,
+        _keys(ids),
+        _categories(table, kind),
+        segments,
+        ids,
+        end,
+    )
 
 
 def empty_batch(end: int) -> EventBatch:
     """Return a batch without events, which only moves the position on."""
     none, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     segments = dict.fromkeys(CONTEXT, keys)
-    return EventBatch(none, none, np.zeros(0, np.uint8), keys, keys, keys, segments, pa.array([], pa.string()), end)
+    return EventBatch(
+        none,
+        none,
+        np.zeros(0, np.uint8),
+        keys,
+        keys,
+        keys,
+        segments,
+        pa.array([], pa.string()),
+        end,
+    )
 
 
 def segment_keys(context: Mapping[str, str | None]) -> dict[str, int]:
@@ -111,7 +157,9 @@ def _kinds(table: pa.Table, contract: Contract) -> npt.NDArray[np.uint8]:
     return kinds
 
 
-def _one_item_a_row(table: pa.Table, kind: npt.NDArray[np.uint8]) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
+def _one_item_a_row(
+    table: pa.Table, kind: npt.NDArray[np.uint8]
+) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
     """Return the events that name an item, and those that show several as often as they show any."""
     named = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
     listed = (kind == SHOWN) & ~named
@@ -119,7 +167,9 @@ def _one_item_a_row(table: pa.Table, kind: npt.NDArray[np.uint8]) -> tuple[pa.Ta
         at = np.flatnonzero(named)
         return table.take(pa.array(at)), kind[at]
     lists = _array(table["items"])
-    size = np.where(listed, pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), named.astype(np.int64)).astype(np.int64)
+    size = np.where(
+        listed, pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), named.astype(np.int64)
+    ).astype(np.int64)
     at = np.repeat(np.arange(table.num_rows), size)
     spread = table.take(pa.array(at))
     shown = pc.list_flatten(lists.take(pa.array(np.flatnonzero(listed))))
@@ -132,7 +182,9 @@ def _one_item_a_row(table: pa.Table, kind: npt.NDArray[np.uint8]) -> tuple[pa.Ta
 def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
     """Hash a column of texts, or what `text` makes of them, each different one once; 0 for null."""
     encoded = _array(column).dictionary_encode()
-    keys = np.append(hash64s([text(value) for value in encoded.dictionary.to_pylist()]), np.uint64(0))
+    keys = np.append(
+        hash64s([text(value) for value in encoded.dictionary.to_pylist()]), np.uint64(0)
+    )
     return keys[pc.fill_null(encoded.indices, len(keys) - 1).to_numpy()]
 
 
@@ -152,7 +204,11 @@ def _categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
 
 def _category(text: str | None) -> int:
     value = msgspec.json.decode(text, type=dict[str, Any]).get(CATEGORY_ATTRIBUTE) if text else None
-    return hash64(value if isinstance(value, str) else f"{value:g}") if isinstance(value, str | float | int) else 0
+    return (
+        hash64(value if isinstance(value, str) else f"{value:g}")
+        if isinstance(value, str | float | int)
+        else 0
+    )
 
 
 assert set(COLUMNS) <= set(ROUTED.names)

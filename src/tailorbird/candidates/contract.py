@@ -1,6 +1,8 @@
-"""The contract of candidate sources: which tables a project keeps, as its slots name them. Bundles name a contract, not contents.
+"""The contract of candidate sources: which tables a project keeps, as its slots name them. Bundles
+name a contract, not contents.
 
-sources={"trending": 100, "popular:24h": 100, "popular:7d:category": 60, "item_knn": 150, "repeat": 60, "new_items": 30}
+sources={"trending": 100, "popular:24h": 100, "popular:7d:category": 60, "item_knn": 150, "repeat":
+60, "new_items": 30}
 
 popular[:WINDOW][:SEGMENT]    most events in the window (7d unless told); SEGMENT is category, country, device or referrer
 trending[:SEGMENT]            the same over 1h
@@ -27,8 +29,18 @@ INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
 CATEGORY_ATTRIBUTE = "category"  # of items
 SEGMENTS = (CATEGORY_ATTRIBUTE, "country", "device", "referrer")
 KINDS = (
-    "popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items", "sequence", "clusters", "search", "editorial",
-)  # fmt: skip
+    "popular",
+    "trending",
+    "item_knn",
+    "session_knn",
+    "stan",
+    "repeat",
+    "new_items",
+    "sequence",
+    "clusters",
+    "search",
+    "editorial",
+)
 POPULAR, TRENDING = 7 * DAY, HOUR
 LAST, LAST_MAX = 5, 10  # of a person's items, in `item_knn`
 WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY
@@ -36,7 +48,9 @@ _LIST = re.compile(r"[\w.-]{1,60}")
 
 
 class Board(msgspec.Struct, frozen=True, order=True):
-    """A leaderboard: items by their events within `window_us`, of everybody or by the values of a segment."""
+    """A leaderboard: items by their events within `window_us`, of everybody or by the values of a
+    segment.
+    """
 
     window_us: int
     segment: str = ""
@@ -51,7 +65,8 @@ class ItemKnn(msgspec.Struct, frozen=True):
     """Co-occurrence of items: what people have within `distance` events of each other.
 
     Attributes:
-        distance: of how many of a person's items before it an event goes with, each with the weight 1 / steps.
+        distance: of how many of a person's items before it an event goes with, each with the weight
+            1 / steps.
         gap_us: a longer pause cuts a person's sequence.
         backward: weight of what came before an item, where what comes after it has 1.
         half_life_us: after which an event counts half; 0: never.
@@ -121,8 +136,13 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
     def joined(self, other: "Contract") -> "Contract":
         """Return a contract that has the boards and sources of both; settings are this one's."""
         boards = tuple(sorted({*self.boards, *other.boards}))
-        item_knn, session_knn = self.item_knn or other.item_knn, self.session_knn or other.session_knn
-        return msgspec.structs.replace(self, boards=boards, item_knn=item_knn, session_knn=session_knn)
+        item_knn, session_knn = (
+            self.item_knn or other.item_knn,
+            self.session_knn or other.session_knn,
+        )
+        return msgspec.structs.replace(
+            self, boards=boards, item_knn=item_knn, session_knn=session_knn
+        )
 
 
 @dataclass(frozen=True)
@@ -164,14 +184,18 @@ def parse_source(name: str) -> Source:
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
         if len(rest) != 1 or not _LIST.fullmatch(rest[0]):
-            raise DeclarationError(f"{name!r} names no list", fix="name one of lists.toml: editorial:NAME")
+            raise DeclarationError(
+                f"{name!r} names no list", fix="name one of lists.toml: editorial:NAME"
+            )
         return Source(name, kind, list=rest[0])
     if kind in ("popular", "trending"):
         return Source(name, kind, board=_board(name, kind, rest))
     if kind == "item_knn":
         return Source(name, kind, last=_last(name, rest))
     if rest:
-        raise DeclarationError(f"{kind} takes nothing after it, got {name!r}", fix=f"write {kind!r}")
+        raise DeclarationError(
+            f"{kind} takes nothing after it, got {name!r}", fix=f"write {kind!r}"
+        )
     return Source(name, kind)
 
 
@@ -179,7 +203,9 @@ def _last(name: str, rest: list[str]) -> int:
     if not rest:
         return LAST
     if len(rest) > 1 or not rest[0].isdecimal() or not 1 <= int(rest[0]) <= LAST_MAX:
-        raise DeclarationError(f"{name!r}: expected a number of items from 1 to {LAST_MAX}", fix="such as item_knn:2")
+        raise DeclarationError(
+            f"{name!r}: expected a number of items from 1 to {LAST_MAX}", fix="such as item_knn:2"
+        )
     return int(rest[0])
 
 
@@ -189,21 +215,34 @@ def _board(name: str, kind: str, rest: list[str]) -> Board:
         try:
             window = duration(rest.pop(0))
         except UsageError as error:
-            raise DeclarationError(f"{name!r}: {error.message}", fix=f"such as popular:24h or popular:7d:{SEGMENTS[0]}") from None
+            raise DeclarationError(
+                f"{name!r}: {error.message}", fix=f"such as popular:24h or popular:7d:{SEGMENTS[0]}"
+            ) from None
         if not WINDOW_MIN <= window <= WINDOW_MAX:
-            raise DeclarationError(f"{name!r}: a window is from 5m to 3650d", fix="such as popular:24h")
+            raise DeclarationError(
+                f"{name!r}: a window is from 5m to 3650d", fix="such as popular:24h"
+            )
     segment = rest.pop(0) if rest else ""
     if rest or (segment and segment not in SEGMENTS):
-        raise DeclarationError(f"{name!r} names no segment", fix=f"use one of {', '.join(SEGMENTS)}, such as popular:7d:category")
+        raise DeclarationError(
+            f"{name!r} names no segment",
+            fix=f"use one of {', '.join(SEGMENTS)}, such as popular:7d:category",
+        )
     return Board(window, segment)
 
 
 def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contract:
-    """Return the contract of a project whose slots name these sources: what every project keeps, and what they ask for beside it."""
+    """Return the contract of a project whose slots name these sources: what every project keeps,
+    and what they ask for beside it.
+    """
     parsed = [parse_source(name) for name in sources]
     boards = {*BASE, *(source.board for source in parsed if source.board is not None)}
-    boards |= {Board(board.window_us) for board in boards}  # asked where a segment is not known, or too small
-    sessions = SessionKnn() if any(source.kind in ("session_knn", "stan") for source in parsed) else None
+    boards |= {
+        Board(board.window_us) for board in boards
+    }  # asked where a segment is not known, or too small
+    sessions = (
+        SessionKnn() if any(source.kind in ("session_knn", "stan") for source in parsed) else None
+    )
     return Contract(tuple(sorted(boards)), session_knn=sessions, shown=shown)
 
 

@@ -1,14 +1,17 @@
-"""All folds of a contract over one log: items and people numbered once, and each source's state kept up with the same batches.
+"""All folds of a contract over one log: items and people numbered once, and each source's state
+kept up with the same batches.
 
     fold = CandidateFold(contract)
     fold.update(batch)                      # in log order
     tables = fold.tables()                  # what is published as of fold.p; `protocol.CandidateTables`
 
-The time of the tables is the log's own: windows end just behind the newest event. So they are a function of the log alone, and a
-site whose events stop, or a history that ended, keeps what was popular last.
+The time of the tables is the log's own: windows end just behind the newest event. So they are a
+function of the log alone, and a site whose events stop, or a history that ended, keeps what was
+popular last.
 
-Every 65,536 positions of the log people who have been idle for longer than any source looks back are forgotten, and the items idle
-longest where there are too many. These positions are fixed, so a batch that spans one is cut there.
+Every 65,536 positions of the log people who have been idle for longer than any source looks back
+are forgotten, and the items idle longest where there are too many. These positions are fixed, so a
+batch that spans one is cut there.
 """
 
 from collections.abc import Mapping
@@ -24,7 +27,16 @@ from tailorbird.candidates.item_knn.fold import ItemKnnFold
 from tailorbird.candidates.keytable import KeyTable, grown
 from tailorbird.candidates.new_items.query import newest_items
 from tailorbird.candidates.popularity.fold import PopularityFold
-from tailorbird.candidates.protocol import GROUPS, NO_TABLES, BoardTable, Epoch, ItemFacts, Keys, Neighbours, RankedList
+from tailorbird.candidates.protocol import (
+    GROUPS,
+    NO_TABLES,
+    BoardTable,
+    Epoch,
+    ItemFacts,
+    Keys,
+    Neighbours,
+    RankedList,
+)
 from tailorbird.candidates.session_knn.fold import SessionKnnFold
 from tailorbird.candidates.session_knn.sessions import Sessions
 
@@ -60,12 +72,21 @@ class CandidateFold:
         self._gone: list[Keys] = []
         self.popularity = PopularityFold(contract.boards, self.items)
         self.item_knn = ItemKnnFold(contract.item_knn, self.items) if contract.item_knn else None
-        self.session_knn = SessionKnnFold(contract.session_knn, self.items) if contract.session_knn else None
+        self.session_knn = (
+            SessionKnnFold(contract.session_knn, self.items) if contract.session_knn else None
+        )
 
     @property
     def idle_us(self) -> int:
         """How long a person may be idle and still be told from somebody new."""
-        return max((one.gap_us for one in (self.contract.item_knn, self.contract.session_knn) if one is not None), default=0)
+        return max(
+            (
+                one.gap_us
+                for one in (self.contract.item_knn, self.contract.session_knn)
+                if one is not None
+            ),
+            default=0,
+        )
 
     # Taking in
 
@@ -97,7 +118,9 @@ class CandidateFold:
         np.maximum.at(self._person_seen, people[known], newest[at][known])
         np.add.at(self._clicks, row, 1)
         np.add.at(self._shown, item[batch.kind == SHOWN], 1)
-        segments = {name: keys[at] for name, keys in batch.segments.items()} | {"category": category[at]}
+        segments = {name: keys[at] for name, keys in batch.segments.items()} | {
+            "category": category[at]
+        }
         self.popularity.update(row, ts, segments)
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
@@ -130,7 +153,9 @@ class CandidateFold:
         told = np.where(profiles[order], np.arange(len(order)), -1)
         begin = np.flatnonzero(np.diff(item[order], prepend=-1))
         base = np.repeat(begin, np.diff(np.append(begin, len(order))))
-        last = np.maximum.accumulate(np.maximum(told, np.where(np.arange(len(order)) == base, -1, told)))
+        last = np.maximum.accumulate(
+            np.maximum(told, np.where(np.arange(len(order)) == base, -1, told))
+        )
         mine = last >= base  # a profile of the same item stands before, or here
         category[order[mine]] = batch.category[order[last[mine]]]
         at = np.flatnonzero(profiles)
@@ -151,7 +176,9 @@ class CandidateFold:
         return FoldTables(self)
 
     def changed_items(self, *, everything: bool = False) -> Int64s:
-        """Return the rows of items whose facts changed since this was last asked; of all items, if `everything`."""
+        """Return the rows of items whose facts changed since this was last asked; of all items, if
+        `everything`.
+        """
         rows = np.unique(np.concatenate([np.zeros(0, np.int64), *self._touched]))
         self._touched = []
         return np.arange(self.items.count) if everything else rows
@@ -178,7 +205,14 @@ class CandidateFold:
         """Return the items that came lately, see `new_items.query`."""
         count = self.items.count
         first = np.where(self._first_seen[:count] < NEVER, self._first_seen[:count], 0)
-        return newest_items(self.items.keys, first, self._clicks[:count], self._shown[:count], self.t, self.contract.new_within_us)
+        return newest_items(
+            self.items.keys,
+            first,
+            self._clicks[:count],
+            self._shown[:count],
+            self.t,
+            self.contract.new_within_us,
+        )
 
     # Forgetting
 
@@ -194,7 +228,9 @@ class CandidateFold:
             self._move_people(~idle)
         if self.items.count > self.contract.items_max:
             left = int(self.contract.items_max * ITEMS_LEFT)
-            gone = np.argsort(self._last_seen[: self.items.count], kind="stable")[: self.items.count - left]
+            gone = np.argsort(self._last_seen[: self.items.count], kind="stable")[
+                : self.items.count - left
+            ]
             kept = np.ones(self.items.count, bool)
             kept[gone] = False
             self.evicted["items"] += len(gone)
@@ -227,13 +263,27 @@ class CandidateFold:
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         count = self.items.count
-        found: dict[str, Any] = {f"items/{name}": getattr(self, f"_{name}")[:count] for name in _OF_ITEMS}
-        found |= {"items/keys": self.items.keys, "items/ids": np.frombuffer("\0".join(self._ids).encode(), np.uint8)}
-        found |= {"people/keys": self._people.keys, "people/seen": self._person_seen[: self._people.count]}
+        found: dict[str, Any] = {
+            f"items/{name}": getattr(self, f"_{name}")[:count] for name in _OF_ITEMS
+        }
+        found |= {
+            "items/keys": self.items.keys,
+            "items/ids": np.frombuffer("\0".join(self._ids).encode(), np.uint8),
+        }
+        found |= {
+            "people/keys": self._people.keys,
+            "people/seen": self._person_seen[: self._people.count],
+        }
         found |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._touched])}
         found |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._gone])}
-        found["position"] = np.array([self.p, self.newest, self.evicted["items"], self.evicted["people"]])
-        parts = {"popularity": self.popularity, "item_knn": self.item_knn, "session_knn": self.session_knn}
+        found["position"] = np.array(
+            [self.p, self.newest, self.evicted["items"], self.evicted["people"]]
+        )
+        parts = {
+            "popularity": self.popularity,
+            "item_knn": self.item_knn,
+            "session_knn": self.session_knn,
+        }
         for name, fold in parts.items():
             if fold is not None:
                 found |= {f"{name}/{key}": array for key, array in fold.arrays().items()}
@@ -243,7 +293,9 @@ class CandidateFold:
     def restore(cls, contract: Contract, arrays: Mapping[str, npt.NDArray]) -> "CandidateFold":
         """Make a fold of the arrays of another of the same contract."""
         fold = cls(contract)
-        fold.p, fold.newest, fold.evicted["items"], fold.evicted["people"] = (int(each) for each in arrays["position"])
+        fold.p, fold.newest, fold.evicted["items"], fold.evicted["people"] = (
+            int(each) for each in arrays["position"]
+        )
         fold._touched, fold._gone = [arrays["touched"]], [arrays["gone"]]
         fold.items.assign(arrays["items/keys"])
         fold._people.assign(arrays["people/keys"])
@@ -251,16 +303,28 @@ class CandidateFold:
         for name in _OF_ITEMS:
             setattr(fold, f"_{name}", arrays[f"items/{name}"].copy())
         fold._ids = arrays["items/ids"].tobytes().decode().split("\0") if fold.items.count else []
-        parts = {"popularity": fold.popularity, "item_knn": fold.item_knn, "session_knn": fold.session_knn}
+        parts = {
+            "popularity": fold.popularity,
+            "item_knn": fold.item_knn,
+            "session_knn": fold.session_knn,
+        }
         for name, part in parts.items():
             if part is not None:
                 prefix = f"{name}/"
-                part.restore({key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)})
+                part.restore(
+                    {
+                        key.removeprefix(prefix): array
+                        for key, array in arrays.items()
+                        if key.startswith(prefix)
+                    }
+                )
         return fold
 
 
 class FoldTables:
-    """Tables read from the fold itself: for replays, and for who publishes them. Implements `protocol.CandidateTables`."""
+    """Tables read from the fold itself: for replays, and for who publishes them. Implements
+    `protocol.CandidateTables`.
+    """
 
     def __init__(self, fold: CandidateFold) -> None:
         self._fold = fold

@@ -1,4 +1,5 @@
-"""The folder of candidates: which contract is current, and how servers open its tables. The writer is `role`.
+"""The folder of candidates: which contract is current, and how servers open its tables. The writer
+is `role`.
 
 candidates/current.json     the current contract
 candidates/<hash>/          its tables
@@ -40,7 +41,11 @@ def current_contract(root: Path) -> Contract | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise DamageError(f"cannot be read: {error}", where=str(path), fix="remove data/candidates; the role builds it anew") from error
+        raise DamageError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="remove data/candidates; the role builds it anew",
+        ) from error
 
 
 def keep_current(root: Path, contract: Contract) -> None:
@@ -54,7 +59,9 @@ def keep_current(root: Path, contract: Contract) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the tables of a contract unless a role keeps them up; a server that has them open keeps them until it looks again."""
+    """Remove the tables of a contract unless a role keeps them up; a server that has them open
+    keeps them until it looks again.
+    """
     try:
         lock = FileLock(folder / ROLE)
     except LockedError:
@@ -63,7 +70,13 @@ def _remove(folder: Path) -> None:
     lock.release()
 
 
-def open_tables(root: Path, contract: Contract, *, copies: CopiesAt | None = None, breaker: Breaker | None = None) -> TableReader:
+def open_tables(
+    root: Path,
+    contract: Contract,
+    *,
+    copies: CopiesAt | None = None,
+    breaker: Breaker | None = None,
+) -> TableReader:
     """Open the tables of a contract, of this machine or as they were copied to a Valkey.
 
     Raises:
@@ -71,11 +84,15 @@ def open_tables(root: Path, contract: Contract, *, copies: CopiesAt | None = Non
         StorageError: the server of the copies cannot be reached.
     """
     if copies is not None:
-        return TableReader(CopiedStore(copies.open(copied_name(contract), breaker=breaker)), contract)
+        return TableReader(
+            CopiedStore(copies.open(copied_name(contract), breaker=breaker)), contract
+        )
     try:
         return TableReader(open_store(folder_of(root, contract)), contract)
     except NotReadyError as error:
-        raise NotReadyError("no candidates yet", where=str(root), fix="start the role: tailorbird run candidates") from error
+        raise NotReadyError(
+            "no candidates yet", where=str(root), fix="start the role: tailorbird run candidates"
+        ) from error
 
 
 def copied_name(contract: Contract) -> str:

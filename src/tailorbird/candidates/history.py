@@ -1,4 +1,6 @@
-"""Events of the lake for the folds, where the routed log no longer has them: after a new contract, or a lost snapshot."""
+"""Events of the lake for the folds, where the routed log no longer has them: after a new contract,
+or a lost snapshot.
+"""
 
 import shutil
 import threading
@@ -23,7 +25,9 @@ class _Stopped(Exception):
 
 
 def lake_is_ahead(role: CandidatesRole, lake: Lake) -> bool:
-    """Whether the lake has more than the folds took in; until then a role that needs history waits for it."""
+    """Whether the lake has more than the folds took in; until then a role that needs history waits
+    for it.
+    """
     return read_released(lake.path).of_routed() > role.fold.p + 1
 
 
@@ -48,7 +52,9 @@ def build_from_lake(
 
 
 def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: Clock) -> int:
-    """Remove all tables and build those of a contract anew from lake and log, as after an erasure; the position they stand at."""
+    """Remove all tables and build those of a contract anew from lake and log, as after an erasure;
+    the position they stand at.
+    """
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     with CandidatesRole(routed, root, contract, clock=clock) as role:
@@ -63,12 +69,16 @@ def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: 
 
 def _events(
     lake: Lake, after: int, end: int, stop: threading.Event, progress: Callable[[int, int], None]
-) -> Iterator[pa.Table]:  # fmt: skip
+) -> Iterator[pa.Table]:
     for first in range(after + 1, end, BATCH_ROWS):
         if stop.is_set():
             raise _Stopped
         last = min(first + BATCH_ROWS, end)
-        rows = lake.table("events", COLUMNS, where=(ds.field("p") >= first) & (ds.field("p") < last)) if lake.exists("events") else None
+        rows = (
+            lake.table("events", COLUMNS, where=(ds.field("p") >= first) & (ds.field("p") < last))
+            if lake.exists("events")
+            else None
+        )
         if rows is not None and rows.num_rows:
             yield rows.sort_by("p")
         progress(last - 1, end - 1)

@@ -1,7 +1,9 @@
-"""Compiled loops of the folds: a hash table of keys, co-occurrence rows with Space-Saving, and the ring of sessions.
+"""Compiled loops of the folds: a hash table of keys, co-occurrence rows with Space-Saving, and the
+ring of sessions.
 
-Only the candidates role and training import this module; servers need no Numba. Everything runs event by event, in log order, so
-that the result does not depend on how a log is cut into batches. Floats are added in that order and never fused.
+Only the candidates role and training import this module; servers need no Numba. Everything runs
+event by event, in log order, so that the result does not depend on how a log is cut into batches.
+Floats are added in that order and never fused.
 """
 
 import math
@@ -18,7 +20,9 @@ Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 UInt8s = npt.NDArray[np.uint8]
 
-compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, cache=True, error_model="numpy")
+compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    nogil=True, cache=True, error_model="numpy"
+)
 
 STEPS = 64  # of a half-life: weights are constant between
 # 2 ** (i / 64), rounded to 40 bits: the same on every processor.
@@ -88,10 +92,21 @@ def fill_table(table: Int64s, known: Keys, count: int) -> None:
 
 @compiled
 def _add(
-    row: int, other: int, weight: float, cap: int,
-    start: Int64s, room: Int32s, size: Int32s, total: Floats, items: Int32s, weights: Floats, free: Int64s,
-) -> int:  # fmt: skip
-    """Add to the weight of a neighbour; 1 if another had to give way. `free[0]`: where the pool is empty from."""
+    row: int,
+    other: int,
+    weight: float,
+    cap: int,
+    start: Int64s,
+    room: Int32s,
+    size: Int32s,
+    total: Floats,
+    items: Int32s,
+    weights: Floats,
+    free: Int64s,
+) -> int:
+    """Add to the weight of a neighbour; 1 if another had to give way. `free[0]`: where the pool is
+    empty from.
+    """
     total[row] += weight
     begin, count = start[row], size[row]
     for at in range(begin, begin + count):
@@ -122,16 +137,37 @@ def _add(
 
 @compiled
 def cooccur(
-    person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, begin: int,
-    recent: Int32s, recent_count: UInt8s, recent_ts: Int64s,
-    start: Int64s, room: Int32s, size: Int32s, total: Floats, items: Int32s, weights: Floats, free: Int64s, dirty: UInt8s,
-    landmark: Int64s, gap: int, half_life: int, backward: float, cap: int, powers: Floats, evicted: Int64s,
-) -> int:  # fmt: skip
-    """Take up events from `begin` on; where the next one begins, which lies before the end if the pool has no room for its pairs.
+    person: Int64s,
+    item: Int64s,
+    ts: Int64s,
+    newest: Int64s,
+    begin: int,
+    recent: Int32s,
+    recent_count: UInt8s,
+    recent_ts: Int64s,
+    start: Int64s,
+    room: Int32s,
+    size: Int32s,
+    total: Floats,
+    items: Int32s,
+    weights: Floats,
+    free: Int64s,
+    dirty: UInt8s,
+    landmark: Int64s,
+    gap: int,
+    half_life: int,
+    backward: float,
+    cap: int,
+    powers: Floats,
+    evicted: Int64s,
+) -> int:
+    """Take up events from `begin` on; where the next one begins, which lies before the end if the
+    pool has no room for its pairs.
 
     Args:
         newest: (n,): the largest ts of the log before or at each event.
-        recent: (people, distance): the last items of each person, oldest first, of which `recent_count` are there.
+        recent: (people, distance): the last items of each person, oldest first, of which
+            `recent_count` are there.
         landmark: of forward decay: [time, whether it is set].
     """
     distance = recent.shape[1]
@@ -164,10 +200,24 @@ def cooccur(
             other = recent[who, count - back]
             if other == what:
                 continue
-            evicted[0] += _add(other, what, unit / back, cap, start, room, size, total, items, weights, free)
+            evicted[0] += _add(
+                other, what, unit / back, cap, start, room, size, total, items, weights, free
+            )
             dirty[other] = 1
             if backward > 0.0:
-                evicted[0] += _add(what, other, backward * unit / back, cap, start, room, size, total, items, weights, free)
+                evicted[0] += _add(
+                    what,
+                    other,
+                    backward * unit / back,
+                    cap,
+                    start,
+                    room,
+                    size,
+                    total,
+                    items,
+                    weights,
+                    free,
+                )
                 dirty[what] = 1
         if count == distance:
             for place in range(1, distance):
@@ -181,14 +231,24 @@ def cooccur(
 
 @compiled
 def sessions(
-    person: Int64s, item: Int64s, ts: Int64s, newest: Int64s,
-    current: Int64s, owner: Int64s, last_ts: Int64s, size: Int32s, entries: Int32s, head: Int64s, gap: int,
-) -> None:  # fmt: skip
+    person: Int64s,
+    item: Int64s,
+    ts: Int64s,
+    newest: Int64s,
+    current: Int64s,
+    owner: Int64s,
+    last_ts: Int64s,
+    size: Int32s,
+    entries: Int32s,
+    head: Int64s,
+    gap: int,
+) -> None:
     """Add events to the sessions of their people; a new session takes the place of the oldest.
 
     Args:
-        current: (people,): where each person's session is, −1 without one; it may have been given to another since.
-        owner, last_ts, size: (ring,): of each session its person, newest event and number of entries; owner −1 is free.
+        current: (people,): where each person's session is, −1 without one; it may have been given
+        to another since. owner, last_ts, size: (ring,): of each session its person, newest event
+        and number of entries; owner −1 is free.
         entries: (ring, length): items of each session, oldest first.
         head: [how many sessions were begun].
     """
@@ -215,15 +275,24 @@ def sessions(
 
 @compiled
 def distinct_entries(
-    order: Int64s, size: Int32s, entries: Int32s, last_ts: Int64s,
-    starts: Int64s, ends: Int64s, found: Int32s, place: Int32s, used: Int32s,
-) -> tuple[int, int]:  # fmt: skip
-    """Write the sessions of at least two items, each item at its last place; how many there are, and how many items they have.
+    order: Int64s,
+    size: Int32s,
+    entries: Int32s,
+    last_ts: Int64s,
+    starts: Int64s,
+    ends: Int64s,
+    found: Int32s,
+    place: Int32s,
+    used: Int32s,
+) -> tuple[int, int]:
+    """Write the sessions of at least two items, each item at its last place; how many there are,
+    and how many items they have.
 
     Args:
-        order: which sessions, in the order in which they are to be numbered.
-        starts, ends: (sessions + 1,), written: where each session's entries begin, and when it had its last event.
-        found, place: (entries,), written; `found` numbers the items in the order in which they come.
+        order: which sessions, in the order in which they are to be numbered. starts, ends:
+        (sessions + 1,), written: where each session's entries begin, and when it had its last
+        event. found, place: (entries,), written; `found` numbers the items in the order in which
+        they come.
         used: (items,), zeros; written: 1 + the number of each item that is found.
     """
     count, written, known = 0, 0, 0

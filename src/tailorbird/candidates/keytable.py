@@ -1,4 +1,6 @@
-"""Rows for keys: the first key that comes has row 0, the next new one row 1. A plain hash table over arrays, see `kernels`."""
+"""Rows for keys: the first key that comes has row 0, the next new one row 1. A plain hash table
+over arrays, see `kernels`.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +46,9 @@ class KeyTable:
         return rows
 
     def keep(self, kept: npt.NDArray[np.bool_]) -> Int64s:
-        """Forget the rows that are not `kept` and number the others anew, in order: the new row of each old one, −1 if it is gone."""
+        """Forget the rows that are not `kept` and number the others anew, in order: the new row of
+        each old one, −1 if it is gone.
+        """
         left = self.keys[kept].copy()
         moved = np.full(self.count, -1, np.int64)
         moved[kept] = np.arange(len(left))
@@ -64,7 +68,9 @@ class KeyTable:
 
 
 def grown(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
-    """Return an array with room for so many rows: itself, or a copy of twice the length whose new rows hold `fill`."""
+    """Return an array with room for so many rows: itself, or a copy of twice the length whose new
+    rows hold `fill`.
+    """
     if rows <= len(array):
         return array
     size = max(1 << (rows - 1).bit_length(), _FIRST)

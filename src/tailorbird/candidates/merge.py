@@ -1,7 +1,7 @@
 """Candidates of one request: the lists of several sources, merged without repeats.
 
-A source gives as many items as its limit that none before it had, and what one lacks the next may give more. So a request has as
-many candidates as the limits add up to, as long as anything is left.
+A source gives as many items as its limit that none before it had, and what one lacks the next may
+give more. So a request has as many candidates as the limits add up to, as long as anything is left.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,13 @@ class Merged:
     @property
     def contributed(self) -> Mapping[str, int]:
         """By source, how many items came first from it."""
-        return dict(zip(self.names, np.bincount(self.source, minlength=len(self.names)).tolist(), strict=True))
+        return dict(
+            zip(
+                self.names,
+                np.bincount(self.source, minlength=len(self.names)).tolist(),
+                strict=True,
+            )
+        )
 
     def source_names(self) -> list[str]:
         return [self.names[code] for code in self.source.tolist()]
@@ -77,4 +83,9 @@ class Merge:
         names = tuple(name for name, _, _ in self._parts)
         rows = np.concatenate([np.zeros(0, np.intp), *(rows for _, rows, _ in self._parts)])
         score = np.concatenate([np.zeros(0), *(scores for _, _, scores in self._parts)])
-        return Merged(rows, np.repeat(np.arange(len(names)), [len(rows) for _, rows, _ in self._parts]), score, names)
+        return Merged(
+            rows,
+            np.repeat(np.arange(len(names)), [len(rows) for _, rows, _ in self._parts]),
+            score,
+            names,
+        )

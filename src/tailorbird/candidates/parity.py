@@ -1,7 +1,8 @@
-"""Whether servers read the candidate lists that the lake gives: each list that a response logged, recomputed at its own position.
+"""Whether servers read the candidate lists that the lake gives: each list that a response logged,
+recomputed at its own position.
 
-A response logs, of each live list that it read, a checksum of the items in their order and the position in the routed log that the
-tables had. `tailorbird features verify` prints the report.
+A response logs, of each live list that it read, a checksum of the items in their order and the
+position in the routed log that the tables had. `tailorbird features verify` prints the report.
 """
 
 from collections.abc import Callable, Mapping
@@ -72,13 +73,16 @@ def compare_lists(
         contract: covers every source that a response read.
         events: columns `batch.COLUMNS` of the lake's events, in order of p, from the beginning.
         answers: rows of the lake's `answers` with the columns `LOGGED`.
-        recent: of each, keys and times of the person's newest items as they were logged, oldest first.
+        recent: of each, keys and times of the person's newest items as they were logged, oldest
+            first.
         known: the position up to which the events are complete.
     """
     report = ListReport()
     columns = {name: answers[name].to_pylist() for name in LOGGED}
     kept, requests, epochs = [], [], []
-    for row, (names, positions) in enumerate(zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)):
+    for row, (names, positions) in enumerate(
+        zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)
+    ):
         of_group = _epochs(names or (), positions or ())
         if not any(of_group.values()):
             continue
@@ -87,15 +91,33 @@ def compare_lists(
             continue
         keys, times = recent[row]
         kept.append(row)
-        requests.append(CandidateRequest(keys, times, segment_keys({name: columns[name][row] for name in CONTEXT})))
+        requests.append(
+            CandidateRequest(
+                keys, times, segment_keys({name: columns[name][row] for name in CONTEXT})
+            )
+        )
         epochs.append(of_group)
-    asked = list(dict.fromkeys(name for row in kept for name in columns["candidate_lists"][row] if is_source(name)))
-    questions = Questions(requests, {group: np.array([one[group] for one in epochs], np.int64) for group in GROUPS})
-    for chosen, lists in replayed(contract, events, questions, asked, progress=progress) if kept else ():
+    asked = list(
+        dict.fromkeys(
+            name for row in kept for name in columns["candidate_lists"][row] if is_source(name)
+        )
+    )
+    questions = Questions(
+        requests, {group: np.array([one[group] for one in epochs], np.int64) for group in GROUPS}
+    )
+    for chosen, lists in (
+        replayed(contract, events, questions, asked, progress=progress) if kept else ()
+    ):
         for question, found in zip(chosen.tolist(), lists, strict=True):
             row = kept[question]
             report.responses += 1
-            logged = zip(*(columns[name][row] for name in ("candidate_lists", "candidate_digests", "candidate_positions")), strict=True)
+            logged = zip(
+                *(
+                    columns[name][row]
+                    for name in ("candidate_lists", "candidate_digests", "candidate_positions")
+                ),
+                strict=True,
+            )
             for name, digest, p in logged:
                 if not is_source(name):
                     continue
@@ -106,7 +128,9 @@ def compare_lists(
 
 
 def _epochs(names: list[str] | tuple[()], positions: list[int] | tuple[()]) -> Mapping[str, int]:
-    """Return by group the position of the tables that a response read; 0 for a group that it did not read."""
+    """Return by group the position of the tables that a response read; 0 for a group that it did
+    not read.
+    """
     found = dict.fromkeys(GROUPS, 0)
     for name, p in zip(names, positions, strict=True):
         if is_source(name) and (group := group_of(name)):

@@ -3,10 +3,11 @@
     routed log ──► CandidateFold.update ──► published tables, at the position p ──► query ──► RankedList
                    (the candidates role, or a replay of the lake)                   (a server, or the same replay)
 
-Promised by every fold: updating in log order gives the same state whatever the batch sizes; a restart from a snapshot at p equals
-an uninterrupted run; memory stays within the settings of the contract, and what was evicted is counted. Tables published at
-position p hold exactly the events routed at or before p. A query is a pure function of tables and request, so that the list that
-a server logged can be recomputed from the lake, ties included.
+Promised by every fold: updating in log order gives the same state whatever the batch sizes; a
+restart from a snapshot at p equals an uninterrupted run; memory stays within the settings of the
+contract, and what was evicted is counted. Tables published at position p hold exactly the events
+routed at or before p. A query is a pure function of tables and request, so that the list that a
+server logged can be recomputed from the lake, ties included.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +31,18 @@ NO_KEYS: Keys = np.zeros(0, np.uint64)
 NO_TIMES: Int64s = np.zeros(0, np.int64)
 
 
-BOARDS, NEIGHBOURS, SESSIONS = GROUPS = ("boards", "neighbours", "sessions")  # tables that are published together
+BOARDS, NEIGHBOURS, SESSIONS = GROUPS = (
+    "boards",
+    "neighbours",
+    "sessions",
+)  # tables that are published together
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """A published state: all events routed at or before `p`; `t` (microseconds) lies just behind the newest of them."""
+    """A published state: all events routed at or before `p`; `t` (microseconds) lies just behind
+    the newest of them.
+    """
 
     p: int = 0
     t: int = 0
@@ -69,7 +76,11 @@ class RankedList:
     @cached_property
     def digest(self) -> int:
         """A checksum of the items and their order, as a signed 64-bit integer."""
-        return int.from_bytes(blake2b(self.keys.astype("<u8").tobytes(), digest_size=8).digest(), "little", signed=True)
+        return int.from_bytes(
+            blake2b(self.keys.astype("<u8").tobytes(), digest_size=8).digest(),
+            "little",
+            signed=True,
+        )
 
     def ranks(self, keys: Keys) -> Rows:
         """Return the position of each key in the list, −1 where it is not in it."""
@@ -132,7 +143,8 @@ class ItemFacts:
     """What the log says of some items, (n,) each.
 
     Attributes:
-        first_seen: when the item came: its first event or profile, microseconds; 0 where it is not known.
+        first_seen: when the item came: its first event or profile, microseconds; 0 where it is not
+            known.
         category: key of its newest category; 0 without one.
     """
 
@@ -141,7 +153,9 @@ class ItemFacts:
 
 
 class CandidateTables(Protocol):
-    """Published tables, all of one moment of reading. Servers read them from the store, a replay from the fold itself."""
+    """Published tables, all of one moment of reading. Servers read them from the store, a replay
+    from the fold itself.
+    """
 
     @property
     def epochs(self) -> Mapping[str, Epoch]:
@@ -164,7 +178,8 @@ class CandidateRequest:
 
     Attributes:
         recent, recent_ts: keys and times of the person's newest items, oldest first.
-        segments: key of the value of each context field, such as `device`; a field that is not known is missing.
+        segments: key of the value of each context field, such as `device`; a field that is not
+            known is missing.
     """
 
     recent: Keys = field(default_factory=lambda: NO_KEYS)

@@ -1,7 +1,9 @@
-"""Publishing: what changed in a fold since the last epoch, as records of a store, in one transaction with the epoch itself.
+"""Publishing: what changed in a fold since the last epoch, as records of a store, in one
+transaction with the epoch itself.
 
-Leaderboards are renewed every second, neighbours every ten, the session table every minute: publishing every change at once would
-write tens of megabytes a second. Each group of tables says at which position it stands, and a query of a group sees exactly that.
+Leaderboards are renewed every second, neighbours every ten, the session table every minute:
+publishing every change at once would write tens of megabytes a second. Each group of tables says at
+which position it stands, and a query of a group sees exactly that.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +21,8 @@ _AT_ONCE = 10_000  # items whose neighbours are encoded at a time
 
 
 class Publisher:
-    """Writes the tables of a fold into a store. One writer; what a store has already is published on from there.
+    """Writes the tables of a fold into a store. One writer; what a store has already is published
+    on from there.
 
     Attributes:
         published: the newest epoch; None before the first.
@@ -33,26 +36,38 @@ class Publisher:
         self._done_at: dict[str, int] = {}
 
     def due(self, fold: CandidateFold, now: int) -> list[str]:
-        """Return the groups of tables that are to be renewed at a time; none while the fold is behind what is published."""
+        """Return the groups of tables that are to be renewed at a time; none while the fold is
+        behind what is published.
+        """
         published = self.published
         if published is None:
             return list(GROUPS)
-        return [name for name in self.groups(fold) if not 0 <= now - self._done_at.get(name, -(1 << 62)) < EVERY_US[name]]
+        return [
+            name
+            for name in self.groups(fold)
+            if not 0 <= now - self._done_at.get(name, -(1 << 62)) < EVERY_US[name]
+        ]
 
     def groups(self, fold: CandidateFold) -> list[str]:
         """Return the groups of tables, none while the fold is behind what is published."""
         published = self.published
-        behind = published is not None and fold.p < max(group.p for group in published.groups.values())
+        behind = published is not None and fold.p < max(
+            group.p for group in published.groups.values()
+        )
         return [] if behind else list(GROUPS)
 
-    def publish(self, fold: CandidateFold, groups: Sequence[str], now: int, *, newest: bool = True) -> Published:
+    def publish(
+        self, fold: CandidateFold, groups: Sequence[str], now: int, *, newest: bool = True
+    ) -> Published:
         """Publish what changed in some groups of tables since they were last published.
 
         Args:
-            newest: whether the fold has all that the log has; else the tables are as old as they were.
+            newest: whether the fold has all that the log has; else the tables are as old as they
+                were.
 
         Raises:
-            StorageError: the disk refused; nothing of it is there. Begin again with the fold of a snapshot.
+            StorageError: the disk refused; nothing of it is there. Begin again with the fold of a
+                snapshot.
         """
         before = self.published
         behind = [name for name in groups if before is None or before.groups[name].p < fold.p]
@@ -69,15 +84,23 @@ class Publisher:
             records, sessions = [*records, *parts], len(parts)
         kept = {} if before is None else before.groups
         at = {name: now if newest or name not in kept else kept[name].at for name in groups}
-        known = {name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else kept[name] for name in GROUPS}
-        evicted = {**fold.evicted, "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0}
+        known = {
+            name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else kept[name]
+            for name in GROUPS
+        }
+        evicted = {
+            **fold.evicted,
+            "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
+        }
         after = Published(self._contract.hash, fold.contract.boards, known, sessions, evicted)
         if before is not None and sessions < before.sessions:
             gone += tables.session_keys(sessions, before.sessions)
 
         def change(transaction: Transaction) -> None:
             if before is None:
-                transaction.delete_many([key for key, _ in transaction.scan(b"") if not key.startswith(b"\xff")])
+                transaction.delete_many(
+                    [key for key, _ in transaction.scan(b"") if not key.startswith(b"\xff")]
+                )
             transaction.delete_many(gone)
             transaction.put_many([*records, tables.epoch_record(after)])
 

@@ -1,4 +1,6 @@
-"""From the name of a source to its list, and from lists to columns: one code for servers, training, reports and verification."""
+"""From the name of a source to its list, and from lists to columns: one code for servers, training,
+reports and verification.
+"""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -10,13 +12,22 @@ import numpy.typing as npt
 from tailorbird.candidates.contract import BASE, Source, parse_source
 from tailorbird.candidates.item_knn.query import RECENT_MAX, scored
 from tailorbird.candidates.popularity.query import popular
-from tailorbird.candidates.protocol import EMPTY_LIST, CandidateRequest, CandidateTables, Keys, Neighbours, RankedList
+from tailorbird.candidates.protocol import (
+    EMPTY_LIST,
+    CandidateRequest,
+    CandidateTables,
+    Keys,
+    Neighbours,
+    RankedList,
+)
 from tailorbird.candidates.repeat.query import repeat
 from tailorbird.candidates.session_knn.query import session_knn
 
 Matrix = npt.NDArray[np.float32]
 
-LIVE = frozenset(("popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items"))  # read at the request's time
+LIVE = frozenset(
+    ("popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items")
+)  # read at the request's time
 WEEK = BASE[-1]
 _SOURCES: dict[str, Source] = {}
 
@@ -35,7 +46,9 @@ def live_sources(names: Iterable[str]) -> list[str]:
 
 
 def group_of(name: str) -> str:
-    """Return which of the published epochs a source reads: `boards`, `neighbours` or `sessions`; "" for none."""
+    """Return which of the published epochs a source reads: `boards`, `neighbours` or `sessions`; ""
+    for none.
+    """
     kind = source_of(name).kind
     if kind in ("session_knn", "stan"):
         return "sessions"
@@ -83,7 +96,9 @@ class RequestLists:
         return self.tables.board(WEEK).shares.scores_of(keys)
 
     def popularity(self, keys: Keys) -> npt.NDArray[np.float64]:
-        """Return the share of the most popular items of the week that are less popular, (n,) in [0, 1]; 0 for all others."""
+        """Return the share of the most popular items of the week that are less popular, (n,) in [0,
+        1]; 0 for all others.
+        """
         listed = self.board_counts()
         rank = listed.ranks(keys)
         return np.where(rank >= 0, 1.0 - rank / max(len(listed), 1), 0.0)
@@ -116,7 +131,11 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
-        return tuple(f"{source_of(name).column}_{what}" for name in self.sources for what in ("rank", "score"))
+        return tuple(
+            f"{source_of(name).column}_{what}"
+            for name in self.sources
+            for what in ("rank", "score")
+        )
 
     def told(self) -> dict[str, str]:
         """What each column is, in words."""

@@ -8,6 +8,8 @@ Rows = npt.NDArray[np.intp]
 
 
 def spread(starts: Ints, sizes: Ints) -> tuple[Rows, Rows]:
-    """Return the positions of stretches, one after another, and which stretch each position belongs to."""
+    """Return the positions of stretches, one after another, and which stretch each position belongs
+    to.
+    """
     nth = np.repeat(np.arange(len(sizes)), sizes)
     return np.arange(len(nth)) - np.repeat(np.cumsum(sizes) - sizes - starts, sizes), nth

@@ -1,7 +1,9 @@
-"""What every source means, in plain Python: the tests hold folds, published tables and servers against it.
+"""What every source means, in plain Python: the tests hold folds, published tables and servers
+against it.
 
-It keeps all events of the log, and computes each list anew. Nothing is forgotten here; what the folds forget is beyond what any list
-looks at, unless there are more items or people than the contract allows.
+It keeps all events of the log, and computes each list anew. Nothing is forgotten here; what the
+folds forget is beyond what any list looks at, unless there are more items or people than the
+contract allows.
 """
 
 import math
@@ -22,7 +24,9 @@ Listed = list[tuple[int, float]]  # items and scores, best first
 
 @dataclass(frozen=True)
 class LogEvent:
-    """One item of a routed event, by keys: `kind` is interest, shown or profile; of a timeless profile `ts` is 0."""
+    """One item of a routed event, by keys: `kind` is interest, shown or profile; of a timeless
+    profile `ts` is 0.
+    """
 
     ts: int
     kind: str
@@ -59,7 +63,9 @@ class ReferenceTables:
         self._interests: list[tuple[LogEvent, int]] = []  # and the item's category at that moment
         for event in self.events:
             if event.ts > 0:
-                self.first_seen[event.item] = min(event.ts, self.first_seen.get(event.item, event.ts))
+                self.first_seen[event.item] = min(
+                    event.ts, self.first_seen.get(event.item, event.ts)
+                )
             if event.kind == "profile":
                 self.category[event.item] = event.category
             elif event.kind == "shown":
@@ -75,13 +81,23 @@ class ReferenceTables:
         hop = -(-board.window_us // TILES)
         counts = Counter[int]()
         for event, category in self._interests:
-            value = 0 if not board.segment else category if board.segment == "category" else event.segments.get(board.segment, 0)
-            if event.ts // hop >= self.t // hop - TILES and (not board.segment or (value and value == segment)):
+            value = (
+                0
+                if not board.segment
+                else category
+                if board.segment == "category"
+                else event.segments.get(board.segment, 0)
+            )
+            if event.ts // hop >= self.t // hop - TILES and (
+                not board.segment or (value and value == segment)
+            ):
                 counts[event.item] += 1
         return counts
 
     def board(self, board: Board, segment: int = 0) -> tuple[list[tuple[int, int]], int]:
-        """Return items with counts, and the sum of all counts. Of equal counts that of the field's longest window decides, then the key."""
+        """Return items with counts, and the sum of all counts. Of equal counts that of the field's
+        longest window decides, then the key.
+        """
         counts = self.counts(board, segment)
         longest = max(other for other in self.contract.boards if other.segment == board.segment)
         further = self.counts(longest, segment)
@@ -89,7 +105,9 @@ class ReferenceTables:
         return order[: SEGMENT_SIZE if board.segment else BOARD_SIZE], counts.total()
 
     def popular(self, asker: Asker, board: Board) -> Listed:
-        """List by share of the segment's traffic; of everybody's where the segment is not known or too small."""
+        """List by share of the segment's traffic; of everybody's where the segment is not known or
+        too small.
+        """
         if board.segment == "category":
             return self._of_categories(asker, board)
         segment = asker.segments.get(board.segment, 0) if board.segment else 0
@@ -112,27 +130,41 @@ class ReferenceTables:
     # Items and people
 
     def new_items(self) -> Listed:
-        """List what came lately by an upper confidence bound; the newest first where nothing was ever shown."""
+        """List what came lately by an upper confidence bound; the newest first where nothing was
+        ever shown.
+        """
         within, total = self.contract.new_within_us, self.shown.total()
-        fresh = [item for item, first in self.first_seen.items() if first > self.t - within and self.shown[item] < 1_000]
+        fresh = [
+            item
+            for item, first in self.first_seen.items()
+            if first > self.t - within and self.shown[item] < 1_000
+        ]
         if not total:
             order = sorted(fresh, key=lambda item: (-self.first_seen[item], item))[:LIST_SIZE]
             return [(item, 1 - max(self.t - self.first_seen[item], 0) / within) for item in order]
         bound = {
-            item: (self.clicks[item] + 1) / (self.shown[item] + 2) + math.sqrt(math.log(1 + total) / (self.shown[item] + 1))
+            item: (self.clicks[item] + 1) / (self.shown[item] + 2)
+            + math.sqrt(math.log(1 + total) / (self.shown[item] + 1))
             for item in fresh
         }
-        order = sorted(fresh, key=lambda item: (-bound[item], -self.first_seen[item], item))[:LIST_SIZE]
+        order = sorted(fresh, key=lambda item: (-bound[item], -self.first_seen[item], item))[
+            :LIST_SIZE
+        ]
         return [(item, bound[item]) for item in order]
 
     def repeat(self, asker: Asker) -> Listed:
         """List what the person had, most often first, of equal ones the newest."""
         counts = Counter(item for item in asker.recent if item)
         last = {item: place for place, item in enumerate(asker.recent)}
-        return [(item, float(counts[item])) for item in sorted(counts, key=lambda item: (-counts[item], -last[item]))[:LIST_SIZE]]
+        return [
+            (item, float(counts[item]))
+            for item in sorted(counts, key=lambda item: (-counts[item], -last[item]))[:LIST_SIZE]
+        ]
 
     def neighbours(self) -> dict[int, dict[int, float]]:
-        """Return what goes with each item, by co-occurrence in people's sequences; a row keeps its heaviest entries."""
+        """Return what goes with each item, by co-occurrence in people's sequences; a row keeps its
+        heaviest entries.
+        """
         how = self.contract.item_knn
         assert how is not None
         assert not how.half_life_us, "the reference knows no decay"
@@ -143,7 +175,9 @@ class ReferenceTables:
             row = rows[item]
             totals[item] += weight
             if other not in row and len(row) >= how.neighbours:
-                place = min(range(len(row)), key=list(row.values()).__getitem__)  # of equal ones the first
+                place = min(
+                    range(len(row)), key=list(row.values()).__getitem__
+                )  # of equal ones the first
                 least = list(row)[place]
                 rows[item] = {(other if key == least else key): value for key, value in row.items()}
                 row = rows[item]
@@ -169,7 +203,10 @@ class ReferenceTables:
                     add(event.item, other, how.backward / back)
             last[event.person] = [*own, event.item][-how.distance :]
         return {
-            item: {other: float(np.float32(weight / (totals[item] + DAMPING))) for other, weight in row.items()}
+            item: {
+                other: float(np.float32(weight / (totals[item] + DAMPING)))
+                for other, weight in row.items()
+            }
             for item, row in rows.items()
         }
 
@@ -183,7 +220,9 @@ class ReferenceTables:
         return ranked({item: score for item, score in scores.items() if item not in recent}, 1_000)
 
     def sessions(self) -> list[tuple[int, list[int]]]:
-        """Return the newest sessions of two items or more, by the time of their last event: that time, and their items."""
+        """Return the newest sessions of two items or more, by the time of their last event: that
+        time, and their items.
+        """
         how = self.contract.session_knn
         assert how is not None
         begun: list[_Session] = []
@@ -194,17 +233,28 @@ class ReferenceTables:
             if event.kind != "interest" or not event.person:
                 continue
             own = current.get(event.person)
-            if own is None or max(event.ts, newest) - own.last > how.gap_us or not any(own is other for other in begun[-how.most :]):
+            if (
+                own is None
+                or max(event.ts, newest) - own.last > how.gap_us
+                or not any(own is other for other in begun[-how.most :])
+            ):
                 own = current[event.person] = _Session()
                 begun.append(own)
             own.last, own.items = max(own.last, event.ts), [*own.items, event.item][-how.length :]
         kept = begun[-how.most :]
         since = max((session.last for session in kept), default=0) - how.within_us
-        found = [(session.last, session.items) for session in kept if len(set(session.items)) >= 2 and session.last >= since]
+        found = [
+            (session.last, session.items)
+            for session in kept
+            if len(set(session.items)) >= 2 and session.last >= since
+        ]
         return sorted(found, key=lambda session: session[0])
 
 
 def ranked(scores: Mapping[int, float], most: int) -> Listed:
     """Return the items with a positive score, best first, ties by key."""
-    order = sorted((item for item, score in scores.items() if score > 0), key=lambda item: (-scores[item], item))
+    order = sorted(
+        (item for item, score in scores.items() if score > 0),
+        key=lambda item: (-scores[item], item),
+    )
     return [(item, scores[item]) for item in order[:most]]

@@ -1,9 +1,11 @@
-"""The offline driver: events of the lake and questions, interleaved in log order, so that each question sees the tables of its moment.
+"""The offline driver: events of the lake and questions, interleaved in log order, so that each
+question sees the tables of its moment.
 
     for asked in replayed(contract, events, questions, names): ...
 
-A question sees, of each group of tables, the newest epoch at or before its position. Where responses logged their epochs these are
-taken. History from before has regular ones, in the log's own time: `EVERY_US` by group, or less often where that would be many.
+A question sees, of each group of tables, the newest epoch at or before its position. Where
+responses logged their epochs these are taken. History from before has regular ones, in the log's
+own time: `EVERY_US` by group, or less often where that would be many.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +18,14 @@ import pyarrow as pa
 from tailorbird.candidates.batch import EventBatch, batch_of
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold, FoldTables
-from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, NO_TABLES, SESSIONS, CandidateRequest, ranked
+from tailorbird.candidates.protocol import (
+    BOARDS,
+    NEIGHBOURS,
+    NO_TABLES,
+    SESSIONS,
+    CandidateRequest,
+    ranked,
+)
 from tailorbird.candidates.query import RequestLists, group_of, live_sources, source_of
 from tailorbird.candidates.session_knn.query import SIZE as SESSION_SIZE
 from tailorbird.events.clock import MINUTE
@@ -25,14 +34,17 @@ from tailorbird.events.schema import micros
 Int64s = npt.NDArray[np.int64]
 
 EVERY_US = {BOARDS: MINUTE, NEIGHBOURS: MINUTE, SESSIONS: 10 * MINUTE}
-# Of a group over all questions: more cost more than the minutes between them are worth. The table of sessions is made anew for each.
+# Of a group over all questions: more cost more than the minutes between them are worth. The table
+# of sessions is made anew for each.
 EPOCHS_MAX = {BOARDS: 2_000, NEIGHBOURS: 2_000, SESSIONS: 1_000}
 BATCH_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked, and of which moment: by group of tables the position up to which each of the n requests knows the log."""
+    """What is asked, and of which moment: by group of tables the position up to which each of the n
+    requests knows the log.
+    """
 
     requests: Sequence[CandidateRequest]
     epochs: Mapping[str, Int64s]
@@ -41,7 +53,8 @@ class Questions:
 def regular_epochs(log_p: Int64s, log_ts: Int64s, p: Int64s, every_us: int) -> Int64s:
     """Return the positions, (n,), of the epochs of questions in a log that recorded none.
 
-    The k-th epoch ends before the first event at which the log's time, which never goes back, reaches k · every_us.
+    The k-th epoch ends before the first event at which the log's time, which never goes back,
+    reaches k · every_us.
 
     Args:
         log_p, log_ts: positions, ascending, and times of the log's events.
@@ -74,7 +87,8 @@ def replayed(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Int64s, list[RequestLists]]]:
-    """Yield questions with their lists, those of one moment at a time; lists that were not asked for before are read then.
+    """Yield questions with their lists, those of one moment at a time; lists that were not asked
+    for before are read then.
 
     Args:
         events: columns `batch.COLUMNS` of routed events, in order of p, from the beginning.
@@ -82,7 +96,9 @@ def replayed(
     """
     wanted = live_sources(names)
     pending = [RequestLists(NO_TABLES, request) for request in questions.requests]
-    groups = [group for group in (SESSIONS, NEIGHBOURS) if any(group_of(name) == group for name in wanted)]
+    groups = [
+        group for group in (SESSIONS, NEIGHBOURS) if any(group_of(name) == group for name in wanted)
+    ]
     fold, batches = CandidateFold(contract), _Batches(events, contract)
     left = np.full(len(pending), len(groups) + 1)
     for p, group, chosen in _stops(questions, (*groups, BOARDS)):
@@ -115,14 +131,19 @@ _DONE = RequestLists(NO_TABLES, CandidateRequest())
 
 
 def _stops(questions: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
-    """Yield the positions at which tables of a group are read, ascending, and by which questions; of one position leaderboards last."""
+    """Yield the positions at which tables of a group are read, ascending, and by which questions;
+    of one position leaderboards last.
+    """
     found: list[tuple[int, int, Int64s]] = []
     for place, group in enumerate(groups):
         epochs = questions.epochs[group]
         order = np.argsort(epochs, kind="stable")
         cuts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
         parts = np.split(order, cuts[1:])
-        found += [(int(epochs[order[cut]]), place, chosen) for cut, chosen in zip(cuts, parts, strict=True)]
+        found += [
+            (int(epochs[order[cut]]), place, chosen)
+            for cut, chosen in zip(cuts, parts, strict=True)
+        ]
     for p, place, chosen in sorted(found, key=lambda stop: stop[:2]):
         yield p, groups[place], np.sort(chosen)
 
@@ -162,7 +183,11 @@ class _Batches:
                 if self._next >= len(self._p) or self._p[self._next] > p:
                     return
                 end = min(self._next + BATCH_ROWS, len(self._p))
-                self._batch = batch_of(self._events.slice(self._next, end - self._next), self._contract, int(self._p[end - 1]))
+                self._batch = batch_of(
+                    self._events.slice(self._next, end - self._next),
+                    self._contract,
+                    int(self._p[end - 1]),
+                )
                 self._next, self._at = end, 0
             batch = self._batch
             high = int(np.searchsorted(batch.p, p, side="right"))
@@ -177,5 +202,9 @@ class _Batches:
 def positions_and_times(events: pa.Table) -> tuple[Int64s, Int64s]:
     """Return p and ts of events in log order; a timeless one has the time 0."""
     ts = micros(events["ts"])
-    timeless = events["timeless"].to_numpy(zero_copy_only=False) if "timeless" in events.column_names else np.zeros(len(ts), bool)
+    timeless = (
+        events["timeless"].to_numpy(zero_copy_only=False)
+        if "timeless" in events.column_names
+        else np.zeros(len(ts), bool)
+    )
     return events["p"].to_numpy(), np.where(timeless.astype(bool), 0, ts)

@@ -1,12 +1,14 @@
-"""The candidates role: follows the routed log, keeps the folds up, and publishes their tables. It alone writes `data/candidates/`.
+"""The candidates role: follows the routed log, keeps the folds up, and publishes their tables. It
+alone writes `data/candidates/`.
 
     candidates/current.json        the contract whose tables servers read
     candidates/<contract>/         LMDB: published tables, see `tables`
     candidates/<contract>/state-<p>.npz    a snapshot of the folds at position p
 
-A start takes the newest snapshot and goes on in the log behind it. Where there is none, or the log no longer has what comes next,
-the folds are built from the lake. Until they are as far as what is published, nothing is, so a kill at any moment loses and doubles
-nothing: tables are a function of the log up to their position. A new contract is built beside the one that serves.
+A start takes the newest snapshot and goes on in the log behind it. Where there is none, or the log
+no longer has what comes next, the folds are built from the lake. Until they are as far as what is
+published, nothing is, so a kill at any moment loses and doubles nothing: tables are a function of
+the log up to their position. A new contract is built beside the one that serves.
 """
 
 import logging
@@ -41,7 +43,9 @@ ROW_BYTES = 300  # about what an event takes in a block
 POLL_S = 0.02
 SNAPSHOT_US = MINUTE
 SNAPSHOT_ROWS = 2_000_000  # that make a snapshot sooner
-_ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in COLUMNS])  # the rest stays packed
+_ONLY = pa.ipc.IpcReadOptions(
+    included_fields=[ROUTED.get_field_index(name) for name in COLUMNS]
+)  # the rest stays packed
 
 History = Callable[[int], Iterable[pa.Table]]  # given a p, all events behind it, in order of p
 
@@ -58,8 +62,14 @@ class CandidatesRole:
     """
 
     def __init__(
-        self, routed: Address, folder: Path, contract: Contract, *, clock: Clock, copies: CopiesAt | None = None
-    ) -> None:  # fmt: skip
+        self,
+        routed: Address,
+        folder: Path,
+        contract: Contract,
+        *,
+        clock: Clock,
+        copies: CopiesAt | None = None,
+    ) -> None:
         self.contract = contract
         self._routed, self._clock = routed, clock
         self._root, self._folder = folder, folder_of(folder, contract)
@@ -96,7 +106,8 @@ class CandidatesRole:
         self.save()
 
     def step(self, rows_max: int = ROWS_MAX) -> int:
-        """Take in what the log has, up to about `rows_max` rows; how many positions of the log that was.
+        """Take in what the log has, up to about `rows_max` rows; how many positions of the log that
+        was.
 
         Raises:
             DamageError: the log does not match its checksums.
@@ -121,11 +132,18 @@ class CandidatesRole:
     # Publishing
 
     def publish(self, *, everything: bool = False) -> bool:
-        """Publish the tables whose time it is, or `everything`; whether there were any. Then servers may read this contract."""
+        """Publish the tables whose time it is, or `everything`; whether there were any. Then
+        servers may read this contract.
+        """
         now, behind = self._clock.now(), self._behind()
         if behind > ROWS_MAX and self._publisher.published is None:
-            return False  # tables that lack most of the log are no better than those of the contract before
-        groups = self._publisher.due(self.fold, now) if not everything else self._publisher.groups(self.fold)
+            # tables that lack most of the log are no better than those of the contract before
+            return False
+        groups = (
+            self._publisher.due(self.fold, now)
+            if not everything
+            else self._publisher.groups(self.fold)
+        )
         if not groups:
             return False
         faults.at("candidates.before_publish")
@@ -152,7 +170,9 @@ class CandidatesRole:
             os.replace(fresh, path)
             sync_folder(self._folder)
         except OSError as error:
-            raise StorageError(f"cannot be written: {error.strerror}", where=str(path), fix="see to the disk") from error
+            raise StorageError(
+                f"cannot be written: {error.strerror}", where=str(path), fix="see to the disk"
+            ) from error
         finally:
             fresh.unlink(missing_ok=True)
         for other in self._snapshots():
@@ -166,14 +186,20 @@ class CandidatesRole:
             self.save()
 
     def _snapshots(self) -> list[Path]:
-        return sorted(self._folder.glob("state-*.npz"), key=lambda path: int(path.stem.partition("-")[2]), reverse=True)
+        return sorted(
+            self._folder.glob("state-*.npz"),
+            key=lambda path: int(path.stem.partition("-")[2]),
+            reverse=True,
+        )
 
     def _newest_snapshot(self) -> CandidateFold | None:
         for path in self._snapshots():
             try:
                 with np.load(path, allow_pickle=False) as arrays:
                     return CandidateFold.restore(self.contract, dict(arrays))
-            except Exception as error:  # whatever is wrong with it, the lake has what it was made of
+            except (
+                Exception
+            ) as error:  # whatever is wrong with it, the lake has what it was made of
                 log.error("%s cannot be read and is left out of account: %s", path, error)
         return None
 
@@ -218,7 +244,9 @@ def _store(folder: Path, contract: Contract, copies: CopiesAt | None) -> Store:
     try:
         store = open_store(folder, create=True)
     except DamageError:
-        log.critical("%s: the published candidates are damaged and are built anew. Look at the disk", folder)
+        log.critical(
+            "%s: the published candidates are damaged and are built anew. Look at the disk", folder
+        )
         (folder / "data.mdb").unlink(missing_ok=True)
         store = open_store(folder, create=True)
     if copies is None:

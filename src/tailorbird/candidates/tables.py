@@ -7,7 +7,8 @@
     i  item                first seen, category, id
     s  n                   the session table, in parts of at most a megabyte
 
-Numbers are little-endian. The role commits the records of an epoch and `e` in one transaction, so a snapshot shows whole epochs.
+Numbers are little-endian. The role commits the records of an epoch and `e` in one transaction, so a
+snapshot shows whole epochs.
 """
 
 import struct
@@ -41,7 +42,9 @@ _HEAD = struct.Struct("<qI")
 
 
 class GroupEpoch(msgspec.Struct, frozen=True):
-    """An epoch as it is published; `at`: when it was last known to be the newest state of the log, microseconds."""
+    """An epoch as it is published; `at`: when it was last known to be the newest state of the log,
+    microseconds.
+    """
 
     p: int
     t: int
@@ -78,7 +81,9 @@ def epoch_record(published: Published) -> tuple[bytes, bytes]:
 
 def board_record(number: int, segment: int, table: BoardTable) -> tuple[bytes, bytes]:
     items = table.items
-    return _board_key(number, segment), _HEAD.pack(table.total, len(items)) + _bytes(items.keys, "<u8") + _bytes(items.scores, "<i8")
+    return _board_key(number, segment), _HEAD.pack(table.total, len(items)) + _bytes(
+        items.keys, "<u8"
+    ) + _bytes(items.scores, "<i8")
 
 
 def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
@@ -88,7 +93,9 @@ def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
 def neighbour_records(keys: Keys, found: Neighbours) -> Iterator[tuple[bytes, bytes]]:
     """Yield a record for each item of `keys`."""
     joined, weights = _bytes(found.keys, "<u8"), _bytes(found.weights, "<f4")
-    for name, low, high in zip(_item_keys(b"k", keys), found.offsets[:-1].tolist(), found.offsets[1:].tolist(), strict=True):
+    for name, low, high in zip(
+        _item_keys(b"k", keys), found.offsets[:-1].tolist(), found.offsets[1:].tolist(), strict=True
+    ):
         yield name, joined[8 * low : 8 * high] + weights[4 * low : 4 * high]
 
 
@@ -97,20 +104,33 @@ def gone_keys(keys: Keys) -> list[bytes]:
     return [*_item_keys(b"k", keys), *_item_keys(b"i", keys)]
 
 
-def facts_records(keys: Keys, facts: ItemFacts, ids: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    for name, first, category, item_id in zip(_item_keys(b"i", keys), facts.first_seen.tolist(), facts.category.tolist(), ids, strict=True):
+def facts_records(
+    keys: Keys, facts: ItemFacts, ids: Sequence[str]
+) -> Iterator[tuple[bytes, bytes]]:
+    for name, first, category, item_id in zip(
+        _item_keys(b"i", keys), facts.first_seen.tolist(), facts.category.tolist(), ids, strict=True
+    ):
         yield name, _FACTS.pack(first, category) + item_id.encode()
 
 
 def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
     """Return the parts of the session table, in order."""
-    arrays = ((table.keys, "<u8"), (table.starts, "<i8"), (table.item, "<i4"), (table.place, "<i4"), (table.fade, "<f8"))
+    arrays = (
+        (table.keys, "<u8"),
+        (table.starts, "<i8"),
+        (table.item, "<i4"),
+        (table.place, "<i4"),
+        (table.fade, "<f8"),
+    )
     body = struct.pack("<q", table.gap_us)
     for array, kind in arrays:
         data = _bytes(array, kind)
         body += struct.pack("<q", len(data)) + data
     starts = range(0, len(body), PART_BYTES)
-    return [(_session_key(number), body[start : start + PART_BYTES]) for number, start in enumerate(starts)]
+    return [
+        (_session_key(number), body[start : start + PART_BYTES])
+        for number, start in enumerate(starts)
+    ]
 
 
 def session_keys(low: int, high: int) -> list[bytes]:
@@ -131,7 +151,10 @@ def _board_key(number: int, segment: int) -> bytes:
 
 
 def _item_keys(kind: bytes, keys: Keys) -> list[bytes]:
-    return [kind + each for each in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))]
+    return [
+        kind + each
+        for each in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))
+    ]
 
 
 # Reading
@@ -156,7 +179,8 @@ class Readable(Protocol):
 
 
 class TableReader:
-    """Opens the tables of a store for requests, and keeps what it decoded as long as it is the newest. Safe to use from several threads.
+    """Opens the tables of a store for requests, and keeps what it decoded as long as it is the
+    newest. Safe to use from several threads.
 
     Args:
         contract: whose tables the store holds.
@@ -205,7 +229,10 @@ def read_epoch(data: bytes | None) -> Published | None:
     try:
         return msgspec.json.decode(data, type=Published) if data else None
     except msgspec.MsgspecError as error:
-        raise DamageError(f"the published candidates cannot be read: {error}", fix="remove data/candidates; they are built anew") from error
+        raise DamageError(
+            f"the published candidates cannot be read: {error}",
+            fix="remove data/candidates; they are built anew",
+        ) from error
 
 
 class PublishedTables:
@@ -219,8 +246,11 @@ class PublishedTables:
     def epochs(self) -> Mapping[str, Epoch]:
         groups = self.published.groups if self.published is not None else {}
         epochs = {name: Epoch(group.p, group.t) for name, group in groups.items()}
-        # The session table that is read is the one that was decoded last, which may be older than the newest.
-        return epochs | ({SESSIONS: self._kept.sessions[0]} if self._kept.sessions is not None else {})
+        # The session table that is read is the one that was decoded last, which may be older than
+        # the newest.
+        return epochs | (
+            {SESSIONS: self._kept.sessions[0]} if self._kept.sessions is not None else {}
+        )
 
     def board(self, board: Board, segment: int = 0) -> BoardTable:
         if self.published is None or board not in self.published.boards:
@@ -228,8 +258,11 @@ class PublishedTables:
         p = self.published.groups[BOARDS].p
         kept = self._kept.boards.get((board, segment))
         if kept is None or kept[0] != p:
-            data = self._snapshot.get(_board_key(self.published.boards.index(board), segment)) or b""
-            # Most boards of a new epoch are those of the one before, and what was decoded and sorted of them is kept.
+            data = (
+                self._snapshot.get(_board_key(self.published.boards.index(board), segment)) or b""
+            )
+            # Most boards of a new epoch are those of the one before, and what was decoded and
+            # sorted of them is kept.
             kept = (p, data, kept[2] if kept is not None and kept[1] == data else _board(data))
             self._kept.boards[board, segment] = kept
         return kept[2]
@@ -262,11 +295,18 @@ class PublishedTables:
 
     def renew_sessions(self) -> None:
         """Decode the session table if it is another than the one that is kept."""
-        if self.published is None or SESSIONS not in self.published.groups or not self.published.sessions:
+        if (
+            self.published is None
+            or SESSIONS not in self.published.groups
+            or not self.published.sessions
+        ):
             return
         group, kept = self.published.groups[SESSIONS], self._kept.sessions
         if kept is None or kept[0].p != group.p:
-            parts = [self._snapshot.get(_session_key(number)) or b"" for number in range(self.published.sessions)]
+            parts = [
+                self._snapshot.get(_session_key(number)) or b""
+                for number in range(self.published.sessions)
+            ]
             table = _sessions(b"".join(parts))
             table.prepare()
             self._kept.sessions = Epoch(group.p, group.t), table

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 
 def check(*, json: Json = False) -> None:
-    """Load the project's settings, features, slots and churn models and say what they declare. Touches no data.
+    """Load the project's settings, features, slots and churn models and say what they declare.
+    Touches no data.
 
-    What a setting names is held against what there is: slots, networks, programs, folders, addresses.
+    What a setting names is held against what there is: slots, networks, programs, folders,
+    addresses.
 
     Ends with status 2 and one sentence that names file and line if something cannot be used.
 
@@ -37,16 +39,24 @@ def check(*, json: Json = False) -> None:
         "categorical": list(features.categorical),
         "sequences": list(features.sequences),
         "similarities": [one.name for one in features.similarities],
-        "transforms": {one.output: {"column": one.column, "gives": list(one.outputs)} for one in features.transforms},
+        "transforms": {
+            one.output: {"column": one.column, "gives": list(one.outputs)}
+            for one in features.transforms
+        },
         "slots": list(project.slots),
-        "experiments": {name: slot.experiment.name for name, slot in project.slots.items() if slot.experiment},
+        "experiments": {
+            name: slot.experiment.name for name, slot in project.slots.items() if slot.experiment
+        },
         "churn": list(project.churn),
     }
     if json:
         print_json(found)
         return
     out = console()
-    counts = f"{len(features.numeric)} numeric, {len(features.categorical)} categorical, {len(features.sequences)} sequences"
+    counts = (
+        f"{len(features.numeric)} numeric, {len(features.categorical)} categorical, "
+        f"{len(features.sequences)} sequences"
+    )
     out.print(f"{project.root}: all declarations load.")
     out.print(f"  features   {counts} (schema {features.schema_hash})")
     if said := differs(project):
@@ -57,13 +67,16 @@ def check(*, json: Json = False) -> None:
         out.print(f"  transform  {one.column}: gives a model {', '.join(one.outputs)}")
     for name, slot in project.slots.items():
         experiment = f", experiment {slot.experiment.name}" if slot.experiment else ""
-        out.print(f"  slot       {name}: {slot.size} items from {', '.join(slot.sources)}{experiment}")
+        out.print(
+            f"  slot       {name}: {slot.size} items from {', '.join(slot.sources)}{experiment}"
+        )
     for name, churn in project.churn.items():
         out.print(f"  churn      {name}: {churn.told()}")
 
 
 def check_slots(project: "Project") -> None:
-    """Hold what slots say in the language of rules against what is declared; where nothing can answer requests, nobody asks.
+    """Hold what slots say in the language of rules against what is declared; where nothing can
+    answer requests, nobody asks.
 
     Raises:
         DeclarationError: names slot, rule and column.
@@ -74,7 +87,11 @@ def check_slots(project: "Project") -> None:
     from tailorbird.serving.editorial import FILE, check_lists
 
     check_lists(project.root / FILE, project.slots.values())
-    of_user = [column.name for column in project.features.columns if column.entity == "user" and column.kind == "numeric"]
+    of_user = [
+        column.name
+        for column in project.features.columns
+        if column.entity == "user" and column.kind == "numeric"
+    ]
     for slot in project.slots.values():
         check_slot(slot, user_fields=of_user, sequences=project.features.sequences)
 
@@ -92,7 +109,8 @@ def check_churn(project: "Project") -> None:
 
 
 def check_settings(project: "Project") -> None:
-    """Hold what settings name against what there is: all that `up`, or a role of it, would end with when it starts. Writes nothing.
+    """Hold what settings name against what there is: all that `up`, or a role of it, would end with
+    when it starts. Writes nothing.
 
     Raises:
         ConfigError: names the setting.
@@ -114,17 +132,23 @@ def check_settings(project: "Project") -> None:
             server_named(url, f"store.{name}")
     if settings.stream.url and find_spec("confluent_kafka") is not None:  # of the extra `kafka`
         _check_brokers(project)
-    nearest = next(path for path in (project.paths.data, *project.paths.data.parents) if path.exists())
+    nearest = next(
+        path for path in (project.paths.data, *project.paths.data.parents) if path.exists()
+    )
     if not os.access(nearest, os.W_OK):
         raise ConfigError(
-            f"{nearest} cannot be written", where="project.data", fix="make it writable, or set project.data to another folder"
+            f"{nearest} cannot be written",
+            where="project.data",
+            fix="make it writable, or set project.data to another folder",
         )
     alert = settings.checks.alert
     if alert and not alert.startswith(("http://", "https://")):
         program = next(iter(_words(alert)), "")
         if which(program) is None:
             raise ConfigError(
-                "there is no such program on this machine", where="checks.alert", fix="name one by its whole path, or an address"
+                "there is no such program on this machine",
+                where="checks.alert",
+                fix="name one by its whole path, or an address",
             )
 
 
@@ -133,7 +157,9 @@ def _check_access(project: "Project") -> None:
     from tailorbird.serving.keys import Keys
 
     serve = project.settings.serve
-    keys = Keys(serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file)
+    keys = Keys(
+        serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file
+    )
     require_safe_bind(serve.host, keys)
     require_origins(serve.origins)
 
@@ -158,7 +184,11 @@ def require_gorse_slot(project: "Project") -> None:
     """Raises ConfigError where `serve.gorse_slot` names no slot."""
     name = project.settings.serve.gorse_slot
     if name and name not in project.slots:
-        raise ConfigError(f"there is no slot {name!r}", where="serve.gorse_slot", fix=f"use one of {', '.join(project.slots)}")
+        raise ConfigError(
+            f"there is no slot {name!r}",
+            where="serve.gorse_slot",
+            fix=f"use one of {', '.join(project.slots)}",
+        )
 
 
 def _words(command: str) -> list[str]:

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Json = False) -> None:
-    """Check the data of a day: volume, hours, repeats, gaps, lateness, nulls, shifts, orphan clicks, clocks, bots, refusals, features.
+    """Check the data of a day: volume, hours, repeats, gaps, lateness, nulls, shifts, orphan
+    clicks, clocks, bots, refusals, features.
 
-    It is compared with itself and with the seven days before; `contract.toml` may declare more (daily_min, fresh_within, unique). Ends with
-    status 1 if a check fails. What was found is kept in data/checks, with a page of all days. `up` does it each day by itself,
-    catching up on the last seven, and tells `checks.alert` of failures. A day without any event fails, however long ago the newest is.
+    It is compared with itself and with the seven days before; `contract.toml` may declare more
+    (daily_min, fresh_within, unique). Ends with status 1 if a check fails. What was found is kept
+    in data/checks, with a page of all days. `up` does it each day by itself, catching up on the
+    last seven, and tells `checks.alert` of failures. A day without any event fails, however long
+    ago the newest is.
 
-    Where another system answers some of the slots, leave `request_id` out of its impressions and clicks: nothing else in an event says
-    whose answer it follows, and `orphans` takes such clicks for those of answers that were lost.
+    Where another system answers some of the slots, leave `request_id` out of its impressions and
+    clicks: nothing else in an event says whose answer it follows, and `orphans` takes such clicks
+    for those of answers that were lost.
 
     Example:  tailorbird -C shop checks run
 
@@ -31,7 +35,8 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     Parameters
     ----------
     day:
-        the day, in UTC; yesterday unless told otherwise. Of today the hours that are over are checked.
+        the day, in UTC; yesterday unless told otherwise. Of today the hours that are over are
+            checked.
     out:
         write the page there too
     alert:
@@ -50,9 +55,14 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     if number * DAY > now:
         raise UsageError(f"{day} has not come yet", where="--day")
     lake = Lake(project.paths.lake)
-    report = daily.run_day(lake, number, now, wanted(project), lambda number: features_check(project, number))
+    report = daily.run_day(
+        lake, number, now, wanted(project), lambda number: features_check(project, number)
+    )
     if not report.of_use:
-        raise NotReadyError(f"the lake has no event of {report.day}, nor of any day before", fix="name another day by --day")
+        raise NotReadyError(
+            f"the lake has no event of {report.day}, nor of any day before",
+            fix="name another day by --day",
+        )
     target = project.settings.checks.alert
     told = daily.alert(target, report) if alert else ""
     untold = bool(told) if alert else daily.owed(project.paths.checks, report, target)
@@ -62,7 +72,10 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     if json:
         print_json({**msgspec.to_builtins(report), "page": str(page), "alert": told})
     else:
-        rows = [(check.name, _word(check), "; ".join(check.details) or check.told) for check in report.checks]
+        rows = [
+            (check.name, _word(check), "; ".join(check.details) or check.told)
+            for check in report.checks
+        ]
         print_table(f"{report.day}, {report.rows:,} events", ["check", "", "what was found"], rows)
         console().print(f"{told}\n{page}".strip())
     raise SystemExit(1 if report.failed else 0)
@@ -72,7 +85,9 @@ def wanted(project: "Project") -> "Wanted":
     """What the project declares of its days."""
     from tailorbird.monitoring.amounts import Wanted
 
-    return Wanted(project.declared.unique, project.declared.daily_min, project.declared.fresh_within)
+    return Wanted(
+        project.declared.unique, project.declared.daily_min, project.declared.fresh_within
+    )
 
 
 def features_check(project: "Project", number: int) -> "Sequence[Check]":
@@ -85,13 +100,24 @@ def features_check(project: "Project", number: int) -> "Sequence[Check]":
     lake = Lake(project.paths.lake)
     if not lake.exists("answers"):
         return [Check("features", NONE, 0.0, 0.0, "no answer was logged")]
-    report, _ = compare_lately(project.features, lake, number * DAY + LATELY_US, until=(number + 1) * DAY, seed=number)
+    report, _ = compare_lately(
+        project.features, lake, number * DAY + LATELY_US, until=(number + 1) * DAY, seed=number
+    )
     if not report.answers:
-        return [Check("features", NONE, 0.0, 0.0, "no answer of these declarations was logged since")]
+        return [
+            Check("features", NONE, 0.0, 0.0, "no answer of these declarations was logged since")
+        ]
     unequal = {name: count for name, count in report.by_feature.items() if count}
     if not unequal:
-        return [Check("features", OK, 0.0, 0.0, f"{report.answers:,} answers, computed again, are equal")]
-    told = [f"{count:,} values of {name} differ from the lake; tailorbird features verify" for name, count in unequal.items()]
+        return [
+            Check(
+                "features", OK, 0.0, 0.0, f"{report.answers:,} answers, computed again, are equal"
+            )
+        ]
+    told = [
+        f"{count:,} values of {name} differ from the lake; tailorbird features verify"
+        for name, count in unequal.items()
+    ]
     return [Check("features", FAILED, float(sum(unequal.values())), 0.0, told[0], told[:5])]
 
 

@@ -5,7 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -14,7 +21,15 @@ COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
 
 
 def train_named(
-    project: "Project", name: str, *, quick: bool, promote: bool, as_of: str, leave_out: tuple[str, ...], seed: int, json: bool
+    project: "Project",
+    name: str,
+    *,
+    quick: bool,
+    promote: bool,
+    as_of: str,
+    leave_out: tuple[str, ...],
+    seed: int,
+    json: bool,
 ) -> None:
     """Train the churn model of a name and say what came of it."""
     from tailorbird.cli.moment import clock_as_of
@@ -25,9 +40,18 @@ def train_named(
     churn = project.churn[name]
     churn = replace(churn, leave_out=(*churn.leave_out, *leave_out))
     vectors = None if quick or project.settings.train.retrieval == "tables" else SMALL
-    settings = ChurnSettings(FitSettings(seed=seed), lateness_us=project.plan.lateness_us, vectors=vectors)
+    settings = ChurnSettings(
+        FitSettings(seed=seed), lateness_us=project.plan.lateness_us, vectors=vectors
+    )
     if quick:
-        settings = replace(settings, cuts=2, grid_rows=100_000, asked=10_000, replicates=200, fit=replace(settings.fit, rows=30_000))
+        settings = replace(
+            settings,
+            cuts=2,
+            grid_rows=100_000,
+            asked=10_000,
+            replicates=200,
+            fit=replace(settings.fit, rows=30_000),
+        )
     paths = project.paths
     with progress_bars(quiet=json) as progress:
         report = train_churn(
@@ -48,15 +72,28 @@ def train_named(
         print_json(plain)
         return
     out, cut = console(), report.last.cut
-    _print(plain["results"], f"At {plain['origins'][-1]['origin'][:10]}: {len(cut.gone):,} people, {cut.gone.mean():.1%} gone")
-    out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
+    _print(
+        plain["results"],
+        f"At {plain['origins'][-1]['origin'][:10]}: {len(cut.gone):,} people, "
+        f"{cut.gone.mean():.1%} gone",
+    )
+    out.print(
+        f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
+        f"{report.decision.reason}"
+    )
     if not report.promoted:
-        out.print(f'  To let it answer nevertheless:  {this_command()} models promote {report.version} --churn {name} --why "a first try"')
+        out.print(
+            f"  To let it answer nevertheless:  {this_command()} models promote "
+            f'{report.version} --churn {name} --why "a first try"'
+        )
     for note in (*report.decision.reasons[1:], *report.notes):
         out.print(f"  {note}")
     best = report.curve.best
     if best:
-        worth = f"expected {report.curve.expected[best - 1]:,.0f}, by who left {report.curve.realised[best - 1]:,.0f}"
+        worth = (
+            f"expected {report.curve.expected[best - 1]:,.0f}, by who left "
+            f"{report.curve.realised[best - 1]:,.0f}"
+        )
         out.print(f"Contact the first {best:,} of {len(cut.gone):,}: {worth}")
     out.print(f"Report: {report.report}")
 
@@ -68,21 +105,42 @@ def _print(results: dict[str, dict[str, Any]], title: str) -> None:
         value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
         if value is None:
             return ""
-        return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} – {high:.4f})"
+        return (
+            f"{value:.4f}"
+            if low is None or high is None
+            else f"{value:.4f} ({low:.4f} – {high:.4f})"
+        )
 
     def loss(pair: tuple[str, dict[str, Any]]) -> tuple[bool, float]:
-        value = pair[1]["log_loss"]  # None where it is no number, as of a baseline that overflows: behind the others
+        value = pair[1][
+            "log_loss"
+        ]  # None where it is no number, as of a baseline that overflows: behind the others
         return (True, 0.0) if value is None else (False, value)
 
     ranked = sorted(results.items(), key=loss)
-    print_table(title, ["", *COLUMNS], [(name, *(cell(figures, column) for column in COLUMNS)) for name, figures in ranked], right=COLUMNS)
+    print_table(
+        title,
+        ["", *COLUMNS],
+        [(name, *(cell(figures, column) for column in COLUMNS)) for name, figures in ranked],
+        right=COLUMNS,
+    )
 
 
-def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: str = "", reasons: int = 1_000, json: Json = False) -> None:
-    """Score everybody: how likely each person is to leave, why, and how much they are expected to buy, into a Parquet file.
+def churn(
+    name: str = "churn",
+    *,
+    out: Path,
+    version: str = "champion",
+    as_of: str = "",
+    reasons: int = 1_000,
+    json: Json = False,
+) -> None:
+    """Score everybody: how likely each person is to leave, why, and how much they are expected to
+    buy, into a Parquet file.
 
-    People are those whom the model is asked about (`active` in churn.py). Columns: person, gone, purchases, reasons, as_of, most likely
-    first. Printed are the segments that are most worth contacting, by `contact` in churn.py. One person: `GET /v1/users/ID/churn`.
+    People are those whom the model is asked about (`active` in churn.py). Columns: person, gone,
+    purchases, reasons, as_of, most likely first. Printed are the segments that are most worth
+    contacting, by `contact` in churn.py. One person: `GET /v1/users/ID/churn`.
 
     Example:  tailorbird -C shop score churn --out churn.parquet
 
@@ -113,19 +171,32 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
     project = open_project(applied=True)
     declared = project.churn_model(name)
     if not out.parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent}", where="--out", fix="make it, or name another file")
+        raise UsageError(
+            f"there is no folder {out.parent}", where="--out", fix="make it, or name another file"
+        )
     if out.suffix != ".parquet" or out.is_dir():
-        raise UsageError(f"{out} is no name of a Parquet file", where="--out", fix="such as churn.parquet")
+        raise UsageError(
+            f"{out} is no name of a Parquet file", where="--out", fix="such as churn.parquet"
+        )
     clock = clock_as_of(as_of, project, settled=False)
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
     if not versions or (version == "champion" and registry.champion() is None):
-        kept = f"score churn {name} --version {versions[-1].version} --out {out}" if versions else ""
+        kept = (
+            f"score churn {name} --version {versions[-1].version} --out {out}" if versions else ""
+        )
         fix = f"{this_command()} {kept or f'train {name}'}"
         raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
-        found = score_everybody(bundle, declared, lake=project.paths.lake, now=clock.now(), reasons=max(reasons, 0), progress=progress)
+        found = score_everybody(
+            bundle,
+            declared,
+            lake=project.paths.lake,
+            now=clock.now(),
+            reasons=max(reasons, 0),
+            progress=progress,
+        )
     part = out.with_name(f"{out.name}.part")
     try:
         pq.write_table(made(found.table, "score churn"), part)
@@ -134,18 +205,41 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         part.unlink(missing_ok=True)
     people, late = found.table.num_rows, clock.now() - found.until
     if json:
-        plain = {"version": bundle.version, "people": people, "out": str(out), "log_until": to_iso(found.until)}
+        plain = {
+            "version": bundle.version,
+            "people": people,
+            "out": str(out),
+            "log_until": to_iso(found.until),
+        }
         print_json({**plain, "segments": [each.plain() for each in found.segments]})
         return
     rows = [
-        (each.column, each.range, f"{each.people:,}", f"{each.gone:.1%}", f"{each.lift:.2f}", f"{each.expected:,.0f}")
+        (
+            each.column,
+            each.range,
+            f"{each.people:,}",
+            f"{each.gone:.1%}",
+            f"{each.lift:.2f}",
+            f"{each.expected:,.0f}",
+        )
         for each in found.segments
     ]
     if rows:
         heads = ["column", "range", "people", "gone", "lift", "expected"]
-        print_table("Worth contacting, by what churn.py says of cost and value", heads, rows, right=heads[2:])
+        print_table(
+            "Worth contacting, by what churn.py says of cost and value",
+            heads,
+            rows,
+            right=heads[2:],
+        )
     console().print(f"{bundle.version} scored {people:,} people into {out}")
     if late > max(project.plan.lateness_us, DAY):
         days = late // DAY
-        ended = f"The log ends at {to_iso(found.until)[:16]}, {days:,} day{'s' * (days != 1)} before these scores"
-        console().print(f"  {ended}: everybody counts as away since. For a log that ended, score with --as-of latest.")
+        ended = (
+            f"The log ends at {to_iso(found.until)[:16]}, {days:,} day{'s' * (days != 1)} "
+            "before these scores"
+        )
+        console().print(
+            f"  {ended}: everybody counts as away since. For a log that ended, score with "
+            "--as-of latest."
+        )

@@ -4,7 +4,8 @@ from tailorbird.cli.output import Json, print_json, print_table
 
 
 def show(*, json: Json = False) -> None:
-    """Show each setting, its value, and where that came from: the file and line, the environment, or the default.
+    """Show each setting, its value, and where that came from: the file and line, the environment,
+    or the default.
 
     Keys that are secrets are shown as stars.
 
@@ -15,7 +16,14 @@ def show(*, json: Json = False) -> None:
     root = find_project()
     _, origins = load_settings(root / FILE)
     if json:
-        print_json({"project": str(root), "settings": [{"key": o.key, "value": o.value, "source": o.source} for o in origins]})
+        print_json(
+            {
+                "project": str(root),
+                "settings": [{"key": o.key, "value": o.value, "source": o.source} for o in origins],
+            }
+        )
         return
-    rows = [(origin.key, repr(origin.value), origin.source, origin.description) for origin in origins]
+    rows = [
+        (origin.key, repr(origin.value), origin.source, origin.description) for origin in origins
+    ]
     print_table(f"Settings of {root}", ["setting", "value", "from", "what it is"], rows)

@@ -40,24 +40,39 @@ _PACKAGES = (
 _SQLITE_MIN = (3, 51, 3)
 _DISK_FREE_MIN = 2 << 30
 _ITEMS_MAX = 50_000  # versions of items that are looked at where there is no champion
-_BEHIND_MAX_S, _SERVED_BEHIND_MAX_S = 300.0, 120.0  # the lake puts bodies into its archive after a minute
-_ASIDE = "acknowledged events may be in it, or may be missing: keep it, look at the disk, and see tailorbird lake verify"
+_BEHIND_MAX_S, _SERVED_BEHIND_MAX_S = (
+    300.0,
+    120.0,
+)  # the lake puts bodies into its archive after a minute
+_ASIDE = (
+    "acknowledged events may be in it, or may be missing: keep it, look at the disk, and see "
+    "tailorbird lake verify"
+)
 
 
 def doctor(*, json: Json = False) -> None:
-    """Look at this machine and this project, and say what to do. Changes nothing; ends with status 1 if something is broken.
+    """Look at this machine and this project, and say what to do. Changes nothing; ends with status
+    1 if something is broken.
 
-    Prints versions, disk, clock, port, keys and the state of the logs, and how far their readers are behind; whether brokers,
-    Valkey and bucket answer, and what of each topic is lost; models of which a byte has changed; candidate sources that are
-    empty or late; slots whose formulas or rules
-    ask for what there is not, or leave no item. No secrets: fit for a bug report.
+    Prints versions, disk, clock, port, keys and the state of the logs, and how far their readers
+    are behind; whether brokers, Valkey and bucket answer, and what of each topic is lost; models of
+    which a byte has changed; candidate sources that are empty or late; slots whose formulas or
+    rules ask for what there is not, or leave no item. No secrets: fit for a bug report.
 
     Example:  tailorbird -C shop doctor
     """
     findings = list(_look())
     broken = any(state == "error" for _, state, _, _ in findings)
     if json:
-        print_json({"findings": [dict(zip(("what", "state", "found", "fix"), row, strict=True)) for row in findings], "broken": broken})
+        print_json(
+            {
+                "findings": [
+                    dict(zip(("what", "state", "found", "fix"), row, strict=True))
+                    for row in findings
+                ],
+                "broken": broken,
+            }
+        )
     else:
         print_table("", ["what", "state", "found"], [row[:3] for row in findings])
         todo = [(what, fix) for what, _, _, fix in findings if fix]
@@ -81,7 +96,12 @@ def _packages() -> Iterator[Finding]:
         try:
             yield name, "ok", version(name), ""
         except PackageNotFoundError:
-            yield name, "warning", "not installed", "pip install 'tailorbird[all]' for everything, [serve] for servers"
+            yield (
+                name,
+                "warning",
+                "not installed",
+                "pip install 'tailorbird[all]' for everything, [serve] for servers",
+            )
 
 
 def _sqlite() -> Finding:
@@ -89,7 +109,12 @@ def _sqlite() -> Finding:
 
     found = apsw.sqlite_lib_version()
     if tuple(int(part) for part in found.split(".")) < _SQLITE_MIN:
-        return "sqlite", "error", found, "upgrade apsw: SQLite below 3.51.3 can corrupt a log that is written and read at once"
+        return (
+            "sqlite",
+            "error",
+            found,
+            "upgrade apsw: SQLite below 3.51.3 can corrupt a log that is written and read at once",
+        )
     return "sqlite", "ok", found, ""
 
 
@@ -100,7 +125,12 @@ def _project() -> Iterator[Finding]:
         project = open_project()
     except TailorbirdError as error:
         first = error.message if not error.where else f"{error.where}: {error.message}"
-        yield "project", "error", first, error.fix or "mend the declaration; tailorbird check says when it loads"
+        yield (
+            "project",
+            "error",
+            first,
+            error.fix or "mend the declaration; tailorbird check says when it loads",
+        )
         return
     yield "project", "ok", str(project.root), ""
     yield _folder(project.paths.data)
@@ -128,19 +158,28 @@ def _roles(project: "Project") -> Iterator[Finding]:
     from tailorbird.stream import routed_path
 
     fix = "tailorbird up, or tailorbird run {}; if it ends again and again, its own output says why"
-    logs = {"router": routed_path(project.paths.stream), "lake": project.paths.lake / "ledger.jsonl"}
+    logs = {
+        "router": routed_path(project.paths.stream),
+        "lake": project.paths.lake / "ledger.jsonl",
+    }
     logs |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
     for role, path in logs.items():
         if not isinstance(path, Path) or not isinstance(project.stream, Path):
             continue  # it may run on another machine; `behind` tells
         held = _holder(path)
         runs = held != "no writer"
-        found = held.replace("written by", "runs as") if runs else "a server runs, but nobody takes what it takes in"
+        found = (
+            held.replace("written by", "runs as")
+            if runs
+            else "a server runs, but nobody takes what it takes in"
+        )
         yield f"role {role}", "ok" if runs else "warning", found, "" if runs else fix.format(role)
 
 
 def _positions(project: "Project") -> Iterator[Finding]:
-    """Whether the lake's file of positions is what was written, the ledger is there, and no table is said to be further than its log."""
+    """Whether the lake's file of positions is what was written, the ledger is there, and no table
+    is said to be further than its log.
+    """
     from tailorbird.lake.positions import FILE, beyond_logs, load_positions, no_ledger
     from tailorbird.lake.verify import ends_of
 
@@ -153,9 +192,17 @@ def _positions(project: "Project") -> Iterator[Finding]:
     except TailorbirdError as error:
         yield "lake positions", "error", f"{error.where}: {error.message}", error.fix
         return
-    fix = "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it back, or: tailorbird stream begin-anew"
+    fix = (
+        "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it "
+        "back, or: tailorbird stream begin-anew"
+    )
     for table, log, position, end in beyond:
-        yield "lake positions", "error", f"table {table} is said to be at {position:,} of {log}, which ends at {end:,}", fix
+        yield (
+            "lake positions",
+            "error",
+            f"table {table} is said to be at {position:,} of {log}, which ends at {end:,}",
+            fix,
+        )
 
 
 def _formulas(project: "Project") -> Iterator[Finding]:
@@ -165,18 +212,30 @@ def _formulas(project: "Project") -> Iterator[Finding]:
     from tailorbird.serving.formulas import told_formulas
 
     try:
-        told = told_formulas(Registry(project.paths.registry, clock=SystemClock()), project.slots.values())
+        told = told_formulas(
+            Registry(project.paths.registry, clock=SystemClock()), project.slots.values()
+        )
     except TailorbirdError as error:
         yield "formulas", "error", error.message, error.fix
         return
     for each in told:
         if each.missing:
-            fix = f"tailorbird train, once there are enough of them, or leave them out: tailorbird formula set {each.slot} …"
-            yield f"formula: {each.slot}", "warning", f"the champion predicts no {', '.join(each.missing)}: left out of the value", fix
+            fix = (
+                "tailorbird train, once there are enough of them, or leave them out: "
+                f"tailorbird formula set {each.slot} …"
+            )
+            yield (
+                f"formula: {each.slot}",
+                "warning",
+                f"the champion predicts no {', '.join(each.missing)}: left out of the value",
+                fix,
+            )
 
 
 def _wishes(project: "Project") -> Iterator[Finding]:
-    """Attributes that slots ask for and no item has, and slots whose rules leave no item at all: of the champion, or else of the lake."""
+    """Attributes that slots ask for and no item has, and slots whose rules leave no item at all: of
+    the champion, or else of the lake.
+    """
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
     from tailorbird.retrieval import Index
@@ -185,7 +244,11 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     try:
         champion = Registry(project.paths.registry, clock=SystemClock()).champion()
         shapings = [Shaping(slot) for slot in project.slots.values()]
-        index = _items_of_lake(project.paths.lake) if champion is None else Index.open(champion / "index")
+        index = (
+            _items_of_lake(project.paths.lake)
+            if champion is None
+            else Index.open(champion / "index")
+        )
     except (TailorbirdError, OSError, ValueError) as error:
         yield "rules", "error", str(error), "tailorbird models show champion"
         return
@@ -196,14 +259,32 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     for shaping in shapings:
         slot = shaping.slot.name
         for name in sorted(shaping.asks - {*known, *RARE}):
-            fix = nearest(name, known, f"use one of {', '.join(known) or 'none: no item has any'}", owner="item.")
+            fix = nearest(
+                name,
+                known,
+                f"use one of {', '.join(known) or 'none: no item has any'}",
+                owner="item.",
+            )
             yield f"rules: {slot}", "warning", f"item.{name} is asked for, and no item has it", fix
         if why := shaping.why_nothing(index):
             text = f"shows nothing of {len(index):,} items: {why}"
-            yield f"rules: {slot}", "warning", text, "mend the rule in slots.py, or send items that satisfy it"
+            yield (
+                f"rules: {slot}",
+                "warning",
+                text,
+                "mend the rule in slots.py, or send items that satisfy it",
+            )
         for rule in [] if why else shaping.empty_for_strangers(index):
-            text = f"shows nothing to people of whom nothing is known, as everybody at first: no item satisfies {rule}"
-            yield f"rules: {slot}", "warning", text, "say in the rule what then: missing(user.…) or …"
+            text = (
+                "shows nothing to people of whom nothing is known, as everybody at first: no "
+                f"item satisfies {rule}"
+            )
+            yield (
+                f"rules: {slot}",
+                "warning",
+                text,
+                "say in the rule what then: missing(user.…) or …",
+            )
 
 
 def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
@@ -216,8 +297,13 @@ def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
         yield "lists", "error", error.message, error.fix
         return
     for name, items in lists.items():
-        if unknown := [item for item, row in zip(items, index.find_ids(items).tolist(), strict=True) if row < 0]:
-            text = f"{len(unknown):,} of {len(items):,} items are not known: {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+        if unknown := [
+            item for item, row in zip(items, index.find_ids(items).tolist(), strict=True) if row < 0
+        ]:
+            text = (
+                f"{len(unknown):,} of {len(items):,} items are not known: "
+                f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+            )
             yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
 
 
@@ -232,8 +318,13 @@ def _items_of_lake(lake: Place) -> "Index":
     if not reader.exists("items"):
         return Index.bare(())
     rows = reader.table("items", ["id", "valid_from", "attributes"]).sort_by("valid_from")
-    some = rows.slice(max(0, len(rows) - _ITEMS_MAX)).to_pylist()  # of several versions of an item the last one holds
-    return with_items(Index.bare(()), [NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in some])
+    some = rows.slice(
+        max(0, len(rows) - _ITEMS_MAX)
+    ).to_pylist()  # of several versions of an item the last one holds
+    return with_items(
+        Index.bare(()),
+        [NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in some],
+    )
 
 
 def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
@@ -244,7 +335,9 @@ def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
 
     paths = project.paths
     try:
-        with LagMeter(project.stream, paths.lake, lambda: readers_of_routed(paths.state, project.workers)) as meter:
+        with LagMeter(
+            project.stream, paths.lake, lambda: readers_of_routed(paths.state, project.workers)
+        ) as meter:
             lags = meter.measure()
     except TailorbirdError as error:
         yield "behind", "error", f"{error.where}: {error.message}", error.fix
@@ -256,9 +349,19 @@ def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
         text = f"{lag.rows:,} rows in {lag.blocks:,} blocks{since}" if lag.rows else "nothing"
         stands = seconds > most_s
         if lag.lost:
-            yield f"behind: {lag.reader}, {lag.log}", "error", f"the log ends {lag.lost:,} rows before what was read of it", LOST
+            yield (
+                f"behind: {lag.reader}, {lag.log}",
+                "error",
+                f"the log ends {lag.lost:,} rows before what was read of it",
+                LOST,
+            )
             continue
-        yield f"behind: {lag.reader}, {lag.log}", "warning" if stands else "ok", text, "does this role run?" if stands else ""
+        yield (
+            f"behind: {lag.reader}, {lag.log}",
+            "warning" if stands else "ok",
+            text,
+            "does this role run?" if stands else "",
+        )
 
 
 def _compared(run: Path, schema_hash: str) -> Iterator[Finding]:
@@ -269,13 +372,28 @@ def _compared(run: Path, schema_hash: str) -> Iterator[Finding]:
     found = read_compared(run)
     if found is None or found.schema_hash != schema_hash:
         return
-    text = f"{sum(found.compared.values()):,} served values compared with the lake, last at {to_iso(found.at)}"
+    text = (
+        f"{sum(found.compared.values()):,} served values compared with the lake, last at "
+        f"{to_iso(found.at)}"
+    )
     if found.differing:
         names = ", ".join(sorted(found.differing)[:5])
         text = f"{sum(found.differing.values()):,} of {text} differ: {names}"
-        yield "features", "error", text, f"tailorbird features verify; such as {found.examples[0]}" if found.examples else "features verify"
+        yield (
+            "features",
+            "error",
+            text,
+            f"tailorbird features verify; such as {found.examples[0]}"
+            if found.examples
+            else "features verify",
+        )
     elif found.error:
-        yield "features", "warning", f"the comparison fails: {found.error}", "tailorbird features verify says more"
+        yield (
+            "features",
+            "warning",
+            f"the comparison fails: {found.error}",
+            "tailorbird features verify says more",
+        )
     else:
         yield "features", "ok", f"{text}; all equal", ""
 
@@ -289,14 +407,26 @@ def _folder(data: Path) -> Finding:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return "data folder", "error", f"{folder}: {error.strerror}", "make it writable, or set project.data to another folder"
+        return (
+            "data folder",
+            "error",
+            f"{folder}: {error.strerror}",
+            "make it writable, or set project.data to another folder",
+        )
     if folder == data and data.stat().st_mode & 0o077:
-        return "data folder", "warning", f"{data}: other users of this machine may look into it", f"chmod 700 {shlex.quote(str(data))}"
+        return (
+            "data folder",
+            "warning",
+            f"{data}: other users of this machine may look into it",
+            f"chmod 700 {shlex.quote(str(data))}",
+        )
     return "data folder", "ok", str(data), ""
 
 
 def _erasure(project: "Project") -> Iterator[Finding]:
-    """One that was cut short, here or on another machine, or whose list of people is lost; nothing is taken in by looking."""
+    """One that was cut short, here or on another machine, or whose list of people is lost; nothing
+    is taken in by looking.
+    """
     from tailorbird.events.erased import require_finished
 
     try:
@@ -331,7 +461,12 @@ def _port(host: str, port: int, servers: list[str]) -> Finding:
         except OSError as error:
             if own := [url for url in servers if url.endswith(f":{port}")]:
                 return "port", "ok", f"{own[0]} is this project's own server", ""
-            return "port", "warning", f"{host}:{port} {error.strerror}", "in use by something else: stop it, or set serve.port"
+            return (
+                "port",
+                "warning",
+                f"{host}:{port} {error.strerror}",
+                "in use by something else: stop it, or set serve.port",
+            )
     return "port", "ok", f"{host}:{port} is free", ""
 
 
@@ -343,7 +478,9 @@ def _front_door(project: "Project") -> Finding:
 
     serve = project.settings.serve
     try:
-        keys = Keys(serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file)
+        keys = Keys(
+            serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file
+        )
         require_safe_bind(serve.host, keys)
         project.pseudonyms(note=False)
     except TailorbirdError as error:
@@ -351,8 +488,13 @@ def _front_door(project: "Project") -> Finding:
     if not keys:
         return "front door", "ok", "open to this machine, closed to others", ""
     held, now = keys.figures(), SystemClock().now()
-    ending = sorted((key.expires_at, key.id) for key in held if now < key.expires_at < now + 7 * DAY)
-    text = f"{len(held)} {'key' if len(held) == 1 else 'keys'}, {'this machine only' if is_local(serve.host) else serve.host}"
+    ending = sorted(
+        (key.expires_at, key.id) for key in held if now < key.expires_at < now + 7 * DAY
+    )
+    text = (
+        f"{len(held)} {'key' if len(held) == 1 else 'keys'}, "
+        f"{'this machine only' if is_local(serve.host) else serve.host}"
+    )
     if ending:
         return (
             "front door",
@@ -379,9 +521,19 @@ def _logs(stream: Path) -> Iterator[Finding]:
             reader.close()
             yield f"log {name}", "ok", text, ""
         except TailorbirdError as error:
-            yield f"log {name}", "error", error.message, error.fix or "tailorbird lake verify says what is damaged"
+            yield (
+                f"log {name}",
+                "error",
+                error.message,
+                error.fix or "tailorbird lake verify says what is damaged",
+            )
         for aside in set_aside_files(path):
-            yield f"log {name}", "warning", f"{aside.name} moved aside: damaged, or lost and begun anew", _ASIDE
+            yield (
+                f"log {name}",
+                "warning",
+                f"{aside.name} moved aside: damaged, or lost and begun anew",
+                _ASIDE,
+            )
 
 
 def _holder(path: Path) -> str:

@@ -1,4 +1,6 @@
-"""What `tailorbird doctor` finds of candidate sources: those that are empty, and tables that nobody keeps up."""
+"""What `tailorbird doctor` finds of candidate sources: those that are empty, and tables that nobody
+keeps up.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -30,7 +32,12 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
     try:
         contract = current_contract(root)
         if contract is None:
-            yield "candidates", "warning" if served else "ok", "nothing is published yet", _START if served else ""
+            yield (
+                "candidates",
+                "warning" if served else "ok",
+                "nothing is published yet",
+                _START if served else "",
+            )
             return
         reader = open_tables(root, contract)
     except NotReadyError as error:
@@ -41,15 +48,29 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
         return
     try:
         if not contract.covers(wanted):
-            yield "candidates", "warning", "the tables of the slots' sources are not built yet; others serve until then", _START
+            yield (
+                "candidates",
+                "warning",
+                "the tables of the slots' sources are not built yet; others serve until then",
+                _START,
+            )
         published = reader.published()
         if published is not None and served:
             now = SystemClock().now()
             for name, group in published.groups.items():
                 late = (now - group.at) / SECOND
                 if late > LATE_US[name] / SECOND:
-                    yield f"candidates: {name}", "warning", f"not known to be up to date for {late:,.0f} s", _START
-        names = {name: slot.name for slot in project.slots.values() for name in live_sources(slot.sources)}
+                    yield (
+                        f"candidates: {name}",
+                        "warning",
+                        f"not known to be up to date for {late:,.0f} s",
+                        _START,
+                    )
+        names = {
+            name: slot.name
+            for slot in project.slots.values()
+            for name in live_sources(slot.sources)
+        }
         with reader.tables() as tables:
             empty = [(name, slot) for name, slot in names.items() if _is_empty(tables, name)]
     finally:

@@ -1,4 +1,6 @@
-"""What `tailorbird doctor` finds of time: the machine's clock, and events in the state that are dated ahead of it."""
+"""What `tailorbird doctor` finds of time: the machine's clock, and events in the state that are
+dated ahead of it.
+"""
 
 import time
 from collections.abc import Iterator
@@ -16,12 +18,19 @@ def machine_clock() -> Finding:
     """Whether the clock was ever set."""
     now = time.time()
     if now < 1_750_000_000:
-        return "clock", "error", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)), "set the machine's clock; it is years behind"
+        return (
+            "clock",
+            "error",
+            time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)),
+            "set the machine's clock; it is years behind",
+        )
     return "clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)), ""
 
 
 def dated_ahead(project: "Project") -> Iterator[Finding]:
-    """Whether the state holds events of a time that is still to come: who reads of them is answered as of then."""
+    """Whether the state holds events of a time that is still to come: who reads of them is answered
+    as of then.
+    """
     from tailorbird.events import SystemClock, to_iso
     from tailorbird.features.keypart import WHOLE, parts_of
     from tailorbird.features.state import position_in
@@ -31,6 +40,12 @@ def dated_ahead(project: "Project") -> Iterator[Finding]:
         with suppress(TailorbirdError):  # none yet, or one that others complain of
             newest = max(newest, position_in(project.paths.state, project.features, part).newest)
     if newest > SystemClock().now() + project.plan.skew_us:
-        text = f"the state has events up to {to_iso(newest)}; people and items of such events are read as of then, and answers dated so"
-        fix = "if the clock above is right, a server's or an import's was ahead: see F13 in docs/reliability.md; else set the clock"
+        text = (
+            f"the state has events up to {to_iso(newest)}; people and items of such events are "
+            "read as of then, and answers dated so"
+        )
+        fix = (
+            "if the clock above is right, a server's or an import's was ahead: see F13 in "
+            "docs/reliability.md; else set the clock"
+        )
         yield "events ahead", "warning", text, fix

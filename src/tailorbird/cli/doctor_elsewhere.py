@@ -1,4 +1,6 @@
-"""What `tailorbird doctor` finds of the parts that a project has elsewhere: brokers, Valkey, bucket. Nothing is changed there."""
+"""What `tailorbird doctor` finds of the parts that a project has elsewhere: brokers, Valkey,
+bucket. Nothing is changed there.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
     from tailorbird.stream.kafka.logs import KafkaStream
 
 LOST = (
-    "it was lost, or is another cluster's or an older copy: see stream.url and the disk; lake verify names what is missing; "
+    "it was lost, or is another cluster's or an older copy: see stream.url and the disk; "
+    "lake verify names what is missing; "
     "topics that are lost for good: tailorbird stream begin-anew"
 )
 
@@ -27,18 +30,30 @@ def elsewhere(project: "Project") -> Iterator[Finding]:
     if isinstance(project.paths.lake, ObjectPath):
         yield _bucket(project.paths.lake)
     store = project.settings.store
-    for setting, url in (("store.url", store.url), ("store.replica", store.replica if store.url else "")):
+    for setting, url in (
+        ("store.url", store.url),
+        ("store.replica", store.replica if store.url else ""),
+    ):
         if url:
             yield _valkey(setting, url, store.password)
 
 
 def _bucket(lake: ObjectPath) -> Finding:
-    """Whether the bucket is there and may be read. Of one that is not, an object is told as not there, and a lake as empty."""
+    """Whether the bucket is there and may be read. Of one that is not, an object is told as not
+    there, and a lake as empty.
+    """
     try:
-        next((lake / "doctor").iterdir(), None)  # nothing is there: one question, however much the lake has
+        next(
+            (lake / "doctor").iterdir(), None
+        )  # nothing is there: one question, however much the lake has
     except TailorbirdError as error:
         return "bucket", "error", f"{error.where}: {error.message}", error.fix
-    return "bucket", "ok", f"{lake} can be read; the lake role tries conditional writes when it starts", ""
+    return (
+        "bucket",
+        "ok",
+        f"{lake} can be read; the lake role tries conditional writes when it starts",
+        "",
+    )
 
 
 def _valkey(setting: str, url: str, password: str) -> Finding:
@@ -52,22 +67,40 @@ def _valkey(setting: str, url: str, password: str) -> Finding:
         finally:
             copies.close()
     except TailorbirdError as error:
-        return setting, "error", f"{error.where}: {error.message}", error.fix.replace("store.url", setting)
+        return (
+            setting,
+            "error",
+            f"{error.where}: {error.message}",
+            error.fix.replace("store.url", setting),
+        )
     return setting, "ok", f"{copies.where} answers", ""
 
 
 def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
-    """The cluster: can it be reached, are our topics as they are configured, and what the lake does not have yet of each."""
+    """The cluster: can it be reached, are our topics as they are configured, and what the lake does
+    not have yet of each.
+    """
     from tailorbird.stream.kafka.inspect import faults, look
 
     cluster = stream.cluster
     try:
         state = look(cluster)
     except TailorbirdError as error:
-        yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"
+        yield (
+            "kafka",
+            "error",
+            f"{error.where}: {error.message}",
+            error.fix or "is the broker running?",
+        )
         return
     how = str(cluster.conf().get("security.protocol", "PLAINTEXT"))
-    yield "kafka", "ok", f"{len(state.brokers)} brokers ({', '.join(state.brokers)}), {how}, {len(state.topics)} topics", ""
+    yield (
+        "kafka",
+        "ok",
+        f"{len(state.brokers)} brokers ({', '.join(state.brokers)}), {how}, "
+        f"{len(state.topics)} topics",
+        "",
+    )
     for topic in state.topics:
         name = topic.name.removeprefix(f"{cluster.prefix}.")
         for found, fix in faults(topic, cluster, stream.partitions_of(name)):
@@ -77,7 +110,13 @@ def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
 
 def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
     """The topics there are, and how many rows of each the lake does not have yet."""
-    from tailorbird.stream import answers_addresses, open_reader, raw_addresses, read_released, routed_address
+    from tailorbird.stream import (
+        answers_addresses,
+        open_reader,
+        raw_addresses,
+        read_released,
+        routed_address,
+    )
     from tailorbird.stream.kafka import KafkaLog
 
     try:
@@ -95,13 +134,35 @@ def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
                     end, waiting = reader.end(), reader.waiting(safe.get(address.stem, 0))
             except NotReadyError:
                 if safe.get(address.stem, 0) > 1:
-                    yield f"topic {address.topic}", "error", f"is empty, but {safe[address.stem]:,} rows of it are in the lake", LOST
+                    yield (
+                        f"topic {address.topic}",
+                        "error",
+                        f"is empty, but {safe[address.stem]:,} rows of it are in the lake",
+                        LOST,
+                    )
                 continue  # nobody has written to it yet
-            part = f"[{address.number}]" if isinstance(address, KafkaLog) and address.count > 1 else ""
+            part = (
+                f"[{address.number}]" if isinstance(address, KafkaLog) and address.count > 1 else ""
+            )
             what = f"topic {address.topic}{part}"
             if waiting.beyond:
-                yield what, "error", f"ends at {end:,}, {waiting.beyond:,} rows before what the lake has of it", LOST
+                yield (
+                    what,
+                    "error",
+                    f"ends at {end:,}, {waiting.beyond:,} rows before what the lake has of it",
+                    LOST,
+                )
             else:
-                yield what, "ok", f"{end:,} rows, {waiting.rows:,} of them not yet safe in the lake", ""
+                yield (
+                    what,
+                    "ok",
+                    f"{end:,} rows, {waiting.rows:,} of them not yet safe in the lake",
+                    "",
+                )
     except TailorbirdError as error:
-        yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"
+        yield (
+            "kafka",
+            "error",
+            f"{error.where}: {error.message}",
+            error.fix or "is the broker running?",
+        )

@@ -1,4 +1,6 @@
-"""What `tailorbird doctor` finds of models: versions that servers refuse, or would if they had to load them now."""
+"""What `tailorbird doctor` finds of models: versions that servers refuse, or would if they had to
+load them now.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,11 +15,15 @@ _NAMES = ("champion", "previous", "canary", "shadow")
 
 
 def damaged_models(project: "Project") -> Iterator[Finding]:
-    """Versions behind a name of a registry, the ranker's and those of churn models, of which a byte is not as it was added."""
+    """Versions behind a name of a registry, the ranker's and those of churn models, of which a byte
+    is not as it was added.
+    """
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
 
-    folders = {"model": project.paths.registry} | {f"churn model {name}": project.paths.churn(name) for name in project.churn}
+    folders = {"model": project.paths.registry} | {
+        f"churn model {name}": project.paths.churn(name) for name in project.churn
+    }
     for what, folder in folders.items():
         registry = Registry(folder, clock=SystemClock())
         of = "" if what == "model" else f" --churn {what.rpartition(' ')[2]}"
@@ -33,6 +39,18 @@ def damaged_models(project: "Project") -> Iterator[Finding]:
             try:
                 registry.verify(version)
             except TailorbirdError as error:
-                another = f"tailorbird models rollback{of} --why …" if name == "champion" else "promote another version"
-                text = f"{version}, the {name}, is refused by servers that load it now: {error.message}"
-                yield what, "error" if name == "champion" else "warning", text, f"{another}, or train again"
+                another = (
+                    f"tailorbird models rollback{of} --why …"
+                    if name == "champion"
+                    else "promote another version"
+                )
+                text = (
+                    f"{version}, the {name}, is refused by servers that load it now: "
+                    f"{error.message}"
+                )
+                yield (
+                    what,
+                    "error" if name == "champion" else "warning",
+                    text,
+                    f"{another}, or train again",
+                )

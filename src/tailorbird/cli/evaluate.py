@@ -10,12 +10,19 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    *versions: str, slot: str = "", window: str = "", quick: bool = False, rows: Rows = "auto", as_of: str = "", json: Json = False
+    *versions: str,
+    slot: str = "",
+    window: str = "",
+    quick: bool = False,
+    rows: Rows = "auto",
+    as_of: str = "",
+    json: Json = False,
 ) -> None:
-    """Judge the champion, or the versions named, beside all baselines on the newest part of what the lake holds. Changes nothing.
+    """Judge the champion, or the versions named, beside all baselines on the newest part of what
+    the lake holds. Changes nothing.
 
-    Every figure has its 95 % interval over people. For each version it says up to when that one has learned: where this
-    reaches into the part that it is judged on, its figures flatter it.
+    Every figure has its 95 % interval over people. For each version it says up to when that one has
+    learned: where this reaches into the part that it is judged on, its figures flatter it.
 
     Example:  tailorbird -C shop evaluate
 
@@ -24,7 +31,8 @@ def evaluate(
     Parameters
     ----------
     versions:
-        versions of the registry, or champion, previous, challenger; the champion unless told otherwise
+        versions of the registry, or champion, previous, challenger; the champion unless told
+            otherwise
     slot:
         train.slot unless told otherwise
     window:
@@ -32,9 +40,11 @@ def evaluate(
     quick:
         judge fewer requests
     rows:
-        judge on logged answers, or on clicks and the like; auto: answers, where enough have a known outcome
+        judge on logged answers, or on clicks and the like; auto: answers, where enough have a known
+            outcome
     as_of:
-        judge as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
+        judge as if it were this time, such as 2026-11-25, or `latest`: where the history in the
+            lake ended, or now while events come
     """
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.cli.train import print_cold_start, print_long_tail, print_results, window_of
@@ -51,7 +61,11 @@ def evaluate(
     registry = Registry(project.paths.registry, clock=clock)
     if not versions and registry.champion() is None:
         known = ", ".join(info.version for info in registry.versions())
-        fix = f"tailorbird evaluate VERSION judges one of {known}" if known else "tailorbird train makes one"
+        fix = (
+            f"tailorbird evaluate VERSION judges one of {known}"
+            if known
+            else "tailorbird train makes one"
+        )
         raise NotReadyError("there is no champion to judge yet", where=str(registry.path), fix=fix)
     chosen, note = _judged(registry, versions)
     learned = {version: to_iso(registry.verify(version).window.ts_to) for version in chosen}
@@ -64,13 +78,25 @@ def evaluate(
             lake=project.paths.lake,
             registry=project.paths.registry,
             clock=clock,
-            settings=TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows),
+            settings=TrainSettings(
+                window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows
+            ),
             progress=progress,
         )
     if json:
-        print_json({"slot": declared.name, "learned_until": learned, "source": found.about["source"], **found.plain()})
+        print_json(
+            {
+                "slot": declared.name,
+                "learned_until": learned,
+                "source": found.about["source"],
+                **found.plain(),
+            }
+        )
         return
-    title = f"Slot {declared.name}: {found.requests:,} requests, {found.people:,} people, {found.rows:,} rows of the newest part"
+    title = (
+        f"Slot {declared.name}: {found.requests:,} requests, {found.people:,} people, "
+        f"{found.rows:,} rows of the newest part"
+    )
     print_results(found.plain()["results"], title)
     print_cold_start(found)
     print_long_tail(found)
@@ -85,7 +111,9 @@ def evaluate(
 
 
 def _judged(registry: "Registry", versions: tuple[str, ...]) -> tuple[list[str], str]:
-    """Return the versions to judge, and what to say of the choice: a champion without a model is judged as the baseline that it is."""
+    """Return the versions to judge, and what to say of the choice: a champion without a model is
+    judged as the baseline that it is.
+    """
     from tailorbird.errors import NotReadyError
 
     chosen = [registry.resolve(name).name for name in versions or ("champion",)]
@@ -95,4 +123,8 @@ def _judged(registry: "Registry", versions: tuple[str, ...]) -> tuple[list[str],
     if not models:
         problem = f"{chosen[0]} has no model, and no other version has one"
         raise NotReadyError(problem, where=str(registry.path), fix="tailorbird train")
-    return models[-1:], f"{chosen[0]} answers, by a baseline that stands among the others. Judged is the newest model, {models[-1]}."
+    return (
+        models[-1:],
+        f"{chosen[0]} answers, by a baseline that stands among the others. Judged is the "
+        f"newest model, {models[-1]}.",
+    )

@@ -26,8 +26,11 @@ svg {{ max-width: 100%; height: auto }}
 """
 
 
-def report(slot: str = "", *, since: str = "", html: Path | None = None, json: Json = False) -> None:
-    """Report on the experiment of a slot: arms, users, click rate, conversion, uplift with its interval, and a verdict in words.
+def report(
+    slot: str = "", *, since: str = "", html: Path | None = None, json: Json = False
+) -> None:
+    """Report on the experiment of a slot: arms, users, click rate, conversion, uplift with its
+    interval, and a verdict in words.
 
     Example:  tailorbird -C shop experiment report home
 
@@ -52,7 +55,10 @@ def report(slot: str = "", *, since: str = "", html: Path | None = None, json: J
     project = open_project()
     declared = project.slot(slot)
     if declared.experiment is None:
-        raise UsageError(f"slot {declared.name} runs no experiment", fix=f"give it one in {project.root / 'slots.py'}")
+        raise UsageError(
+            f"slot {declared.name} runs no experiment",
+            fix=f"give it one in {project.root / 'slots.py'}",
+        )
     ts_from = SystemClock().now() - duration(since) if since else None
     found = experiment_report(
         Lake(project.paths.lake),
@@ -65,22 +71,44 @@ def report(slot: str = "", *, since: str = "", html: Path | None = None, json: J
     if html is not None:
         from tailorbird.experiments.drawing import report_html
 
-        html.write_text(_PAGE.format(title=escape(f"{project.settings.project.name}: {found.experiment}"), body=report_html(found)))
+        html.write_text(
+            _PAGE.format(
+                title=escape(f"{project.settings.project.name}: {found.experiment}"),
+                body=report_html(found),
+            )
+        )
     if json:
         print_json(dataclasses.asdict(found))
         return
     console().print(f"{found.verdict}\n", style="bold")
-    rows = [(a.arm, a.users, a.impressions, a.clicks, _percent(a.ctr), a.purchases, _percent(a.conversion)) for a in found.arms]
+    rows = [
+        (
+            a.arm,
+            a.users,
+            a.impressions,
+            a.clicks,
+            _percent(a.ctr),
+            a.purchases,
+            _percent(a.conversion),
+        )
+        for a in found.arms
+    ]
     columns = ["arm", "users", "impressions", "clicks", "CTR", "purchases", "conversion"]
     print_table("", columns, rows, right=columns[1:])
     for each in found.comparisons:
         if math.isnan(each.uplift):
             console().print(f"{each.arm} over {each.control}: too little data yet")
             continue
-        interval = f"{each.uplift:+.1%}, 95 % interval {each.low:+.1%} to {each.high:+.1%}, p = {each.p:.3g}"
+        interval = (
+            f"{each.uplift:+.1%}, 95 % interval {each.low:+.1%} to {each.high:+.1%}, p = "
+            f"{each.p:.3g}"
+        )
         always = f"{each.always_low:+.1%} to {each.always_high:+.1%} if looked at any time"
         console().print(f"{each.arm} over {each.control}: {interval} ({always})")
-    console().print(f"split as declared: p = {found.srm_p:.3g}; users in several arms: {found.multiple_exposures}")
+    console().print(
+        f"split as declared: p = {found.srm_p:.3g}; users in several arms: "
+        f"{found.multiple_exposures}"
+    )
     if html is not None:
         console().print(f"Page: {html}")
 

@@ -1,4 +1,6 @@
-"""`tailorbird features list`; the other commands of the group are in modules of their own, and only named here."""
+"""`tailorbird features list`; the other commands of the group are in modules of their own, and only
+named here.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,13 @@ __all__ = ["apply", "backfill", "list_", "plan", "prune", "show", "verify"]
 
 
 def list_(*, bytes: bool = False, json: Json = False) -> None:
-    """List the features that the project declares: what each is, of what entity, and what its entity's records take.
+    """List the features that the project declares: what each is, of what entity, and what its
+    entity's records take.
 
-    With `--bytes` it lists what the state holds instead: how many entities of each kind, what their records take, and how many
-    were let go because they were idle, or because there were too many. Below it says how many anonymous ids are known to be
-    somebody: who a person is, is kept for good.
+    With `--bytes` it lists what the state holds instead: how many entities of each kind, what their
+    records take, and how many were let go because they were idle, or because there were too many.
+    Below it says how many anonymous ids are known to be somebody: who a person is, is kept for
+    good.
 
     Example:  tailorbird -C shop features list
 
@@ -37,10 +41,17 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
     if bytes:
         _list_bytes(project, json)
         return
-    columns = [(column.name, column.kind, column.entity, column.description) for column in features.columns]
+    columns = [
+        (column.name, column.kind, column.entity, column.description) for column in features.columns
+    ]
     if json:
         keys = ("name", "kind", "entity", "description")
-        print_json({"schema_hash": features.schema_hash, "features": [dict(zip(keys, row, strict=True)) for row in columns]})
+        print_json(
+            {
+                "schema_hash": features.schema_hash,
+                "features": [dict(zip(keys, row, strict=True)) for row in columns],
+            }
+        )
         return
     print_table(f"Schema {features.schema_hash}", ["feature", "kind", "of", "what it is"], columns)
 
@@ -57,7 +68,11 @@ def _list_bytes(project: "Project", json: bool) -> None:
             with store.snapshot() as snapshot:
                 parts.append(tallies(snapshot, project.features.layout))
                 count, size = count_aliases(snapshot)
-            aliases, alias_bytes, disk = aliases + count, alias_bytes + size, disk + store.size_bytes()
+            aliases, alias_bytes, disk = (
+                aliases + count,
+                alias_bytes + size,
+                disk + store.size_bytes(),
+            )
         finally:
             store.close()
     found = together(parts)
@@ -85,7 +100,24 @@ def _list_bytes(project: "Project", json: bool) -> None:
             }
         )
         return
-    headings = ["kind", "entities", "state bytes each", "reading bytes each", "bytes", "expired", "dropped"]
-    rows = [tuple(one if isinstance(one, str) else f"{one:,}" for one in kind.values()) for kind in kinds]
-    print_table(f"Schema {project.features.schema_hash}: {disk:,} bytes on disk, free pages included", headings, rows)
-    console().print(f"{aliases:,} anonymous ids are known to be somebody, in {alias_bytes:,} bytes.")
+    headings = [
+        "kind",
+        "entities",
+        "state bytes each",
+        "reading bytes each",
+        "bytes",
+        "expired",
+        "dropped",
+    ]
+    rows = [
+        tuple(one if isinstance(one, str) else f"{one:,}" for one in kind.values())
+        for kind in kinds
+    ]
+    print_table(
+        f"Schema {project.features.schema_hash}: {disk:,} bytes on disk, free pages included",
+        headings,
+        rows,
+    )
+    console().print(
+        f"{aliases:,} anonymous ids are known to be somebody, in {alias_bytes:,} bytes."
+    )

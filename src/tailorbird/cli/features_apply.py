@@ -1,11 +1,21 @@
-"""`tailorbird features plan|apply|prune`: a change of the declarations, looked at, made, and tidied up after."""
+"""`tailorbird features plan|apply|prune`: a change of the declarations, looked at, made, and tidied
+up after.
+"""
 
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    Json,
+    Report,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
@@ -21,11 +31,13 @@ CHANGES = 2  # exit status of a plan that has something to do
 
 
 def plan(*, measure: bool = True, json: Json = False) -> None:
-    """Show what a changed features.py comes to, before it is applied; exit status 0 if there is nothing to do, 2 if there is.
+    """Show what a changed features.py comes to, before it is applied; exit status 0 if there is
+    nothing to do, 2 if there is.
 
-    Columns that are added, changed and removed, each with its line; the bytes of each entity's records before and after, at most and
-    as they are now and in a sample, and of all entities that there are now; the proof that no sum overflows; how long the new state
-    takes to build, by a sample of the lake that is taken in right now; what has to be trained anew.
+    Columns that are added, changed and removed, each with its line; the bytes of each entity's
+    records before and after, at most and as they are now and in a sample, and of all entities that
+    there are now; the proof that no sum overflows; how long the new state takes to build, by a
+    sample of the lake that is taken in right now; what has to be trained anew.
 
     Example:  tailorbird -C shop features plan
 
@@ -42,8 +54,16 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
     before = _applied(project)
     found = planning.compare(before, project.features)
     same = found.before == found.after
-    counted = planning.counted(project.paths.state, before, project.workers) if before is not None else None
-    measured = planning.measure(project.features, Lake(project.paths.lake)) if measure and not same else None
+    counted = (
+        planning.counted(project.paths.state, before, project.workers)
+        if before is not None
+        else None
+    )
+    measured = (
+        planning.measure(project.features, Lake(project.paths.lake))
+        if measure and not same
+        else None
+    )
     retrain = _to_retrain(project)
     if json:
         print_json(_plain(found, counted, measured, retrain))
@@ -53,11 +73,13 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
 
 
 def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Json = False) -> None:
-    """Apply a changed features.py without stopping the service, and wait until the new state has caught up.
+    """Apply a changed features.py without stopping the service, and wait until the new state has
+    caught up.
 
-    A running `up` starts a worker that builds the new state beside the old one: from the lake, then from the log at the exact position.
-    Answers go on with the schema of the model that serves, until one of the new schema is promoted. Without a running `up` this
-    builds the state itself. Interrupted, it goes on where it was when it is given again.
+    A running `up` starts a worker that builds the new state beside the old one: from the lake, then
+    from the log at the exact position. Answers go on with the schema of the model that serves,
+    until one of the new schema is promoted. Without a running `up` this builds the state itself.
+    Interrupted, it goes on where it was when it is given again.
 
     Example:  tailorbird -C shop features apply --yes
 
@@ -82,7 +104,9 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     before = schemas.read_applied(project.paths.state).schema
     if back:
         _agree(yes, f"Go back from schema {before or 'none'} to the one before it?")
-        features = find_schema(project, schemas.go_back(project.paths.state, at=SystemClock().now()))
+        features = find_schema(
+            project, schemas.go_back(project.paths.state, at=SystemClock().now())
+        )
     else:
         features = project.features
         if features.schema_hash != before and not json:
@@ -94,34 +118,52 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     if wait:
         start = time.monotonic()
         with progress_bars(quiet=json) as progress:
-            p = _follow(project, features, progress) if is_running(project) else _build(project, features, progress)
+            p = (
+                _follow(project, features, progress)
+                if is_running(project)
+                else _build(project, features, progress)
+            )
         took = round(time.monotonic() - start, 1)
     if json:
-        told = {"schema": features.schema_hash, "before": before, "changed": features.schema_hash != before, "ready": wait, "seconds": took}
+        told = {
+            "schema": features.schema_hash,
+            "before": before,
+            "changed": features.schema_hash != before,
+            "ready": wait,
+            "seconds": took,
+        }
         print_json(told)
         return
     out = console()
     if took is not None:
-        out.print(f"Schema {features.schema_hash} is applied, and its state knows everything up to row {p:,} ({took} s).")
+        out.print(
+            f"Schema {features.schema_hash} is applied, and its state knows everything up to "
+            f"row {p:,} ({took} s)."
+        )
     else:
         out.print(f"Schema {features.schema_hash} is applied; its state is being built.")
     for line in _to_retrain_told(_to_retrain(project, features.schema_hash)):
         out.print(line)
     if back and _declared(project) != features.schema_hash:
-        out.print("features.py still declares another schema; it stays unapplied until you apply it.")
+        out.print(
+            "features.py still declares another schema; it stays unapplied until you apply it."
+        )
 
 
 def prune(*, unnamed: bool = False, json: Json = False) -> None:
-    """Remove the states of schemas that nothing needs: neither applied, nor the champion's, nor the previous champion's.
+    """Remove the states of schemas that nothing needs: neither applied, nor the champion's, nor the
+    previous champion's.
 
-    They can be built again from the lake. What a Valkey holds of such schemas goes too, unless a worker still publishes it.
+    They can be built again from the lake. What a Valkey holds of such schemas goes too, unless a
+    worker still publishes it.
 
     Example:  tailorbird -C shop features prune
 
     Parameters
     ----------
     unnamed:
-        also remove from the Valkey what earlier versions wrote, whose keys name no project: that of all projects on the server
+        also remove from the Valkey what earlier versions wrote, whose keys name no project: that of
+            all projects on the server
     """
     from tailorbird.candidates.folder import copied_name
     from tailorbird.config import open_project
@@ -134,24 +176,42 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
     wanted = {features.schema_hash for features in active_schemas(project)}
     copies = project.copies()
     if copies is None and unnamed:
-        raise UsageError("no records are copied", where="store.url", fix="leave --unnamed out, or set store.url to the Valkey")
+        raise UsageError(
+            "no records are copied",
+            where="store.url",
+            fix="leave --unnamed out, or set store.url to the Valkey",
+        )
     removed = schemas.prune(project.paths.state, wanted, workers=project.workers)
-    kept = {part.copies(schema) for schema in (*wanted, *schemas.state_folders(project.paths.state)) for part in parts_of(project.workers)}
+    kept = {
+        part.copies(schema)
+        for schema in (*wanted, *schemas.state_folders(project.paths.state))
+        for part in parts_of(project.workers)
+    }
     kept |= {copied_name(contract) for contract in kept_contracts(project)}
     copied = {} if copies is None else copies.prune(kept, unnamed=unnamed)
     if json:
-        print_json({"removed": removed, "copies_removed": copied, "kept": schemas.state_folders(project.paths.state)})
+        print_json(
+            {
+                "removed": removed,
+                "copies_removed": copied,
+                "kept": schemas.state_folders(project.paths.state),
+            }
+        )
         return
     for schema, size in removed.items():
         console().print(f"schema {schema}: removed, {_bytes(size)}")
     for schema, records in copied.items():
-        console().print(f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey")
+        console().print(
+            f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey"
+        )
     kept = ", ".join(schemas.state_folders(project.paths.state)) or "none"
     console().print(f"{'' if removed or copied else 'Nothing to remove. '}Kept: {kept}")
 
 
 def _applied(project: "Project") -> "FeatureSet | None":
-    """The applied declarations; None before the first, and where an older engine made them, so that all is new."""
+    """The applied declarations; None before the first, and where an older engine made them, so that
+    all is new.
+    """
     from tailorbird.errors import DeclarationError
     from tailorbird.features.schemas import applied_features
 
@@ -164,14 +224,18 @@ def _applied(project: "Project") -> "FeatureSet | None":
 def _declared(project: "Project") -> str:
     from tailorbird.features import load_features
 
-    return load_features(project.root / "features.py", event_types=project.plan.event_types).schema_hash
+    return load_features(
+        project.root / "features.py", event_types=project.plan.event_types
+    ).schema_hash
 
 
 def _agree(yes: bool, question: str) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("this changes what is applied, and nobody can be asked here", fix="add --yes")
+        raise UsageError(
+            "this changes what is applied, and nobody can be asked here", fix="add --yes"
+        )
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise SystemExit(1)
 
@@ -183,7 +247,9 @@ def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
     return min(_build_part(project, features, part, progress) for part in parts_of(project.workers))
 
 
-def _build_part(project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report) -> int:
+def _build_part(
+    project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report
+) -> int:
     from tailorbird.events import SystemClock
     from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
     from tailorbird.features.worker import FeatureWorker
@@ -191,13 +257,25 @@ def _build_part(project: "Project", features: "FeatureSet", part: "KeyPart", pro
 
     paths, entities_max = project.paths, project.settings.features.entities_max
     try:
-        worker = FeatureWorker(project.routed, paths.state, features, clock=SystemClock(), entities_max=entities_max, part=part)
+        worker = FeatureWorker(
+            project.routed,
+            paths.state,
+            features,
+            clock=SystemClock(),
+            entities_max=entities_max,
+            part=part,
+        )
     except LockedError:  # a worker of its own runs without `up`
         return _follow(project, features, progress)
     with worker:
         lake = Lake(project.paths.lake)
         if worker.needs_history() and lake_is_ahead(worker, lake):
-            build_from_lake(worker, lake, threading.Event(), progress=lambda done, total: progress("from the lake", done, total))
+            build_from_lake(
+                worker,
+                lake,
+                threading.Event(),
+                progress=lambda done, total: progress("from the lake", done, total),
+            )
         end = _log_end(project)
         follow(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
         worker.sweep_all()
@@ -205,7 +283,9 @@ def _build_part(project: "Project", features: "FeatureSet", part: "KeyPart", pro
 
 
 def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int:
-    """Wait until the worker of a running `up` has caught up with what is in the log now; the p that it has reached."""
+    """Wait until the worker of a running `up` has caught up with what is in the log now; the p that
+    it has reached.
+    """
     from tailorbird.config.schemas import is_running
 
     end, seen_at = _log_end(project), time.monotonic()
@@ -218,9 +298,16 @@ def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int
         seen_at = time.monotonic() if running else seen_at
         again = f"{this_command()} features apply --yes"
         if not running and not is_running(project):
-            raise NotReadyError("tailorbird up ended before the state was built", where=str(project.root), fix=f"{again} goes on")
+            raise NotReadyError(
+                "tailorbird up ended before the state was built",
+                where=str(project.root),
+                fix=f"{again} goes on",
+            )
         if time.monotonic() - seen_at > WITHOUT_WORKER_S:
-            message = f"the worker of schema {features.schema_hash} does not stay up; what `up` prints says why"
+            message = (
+                f"the worker of schema {features.schema_hash} does not stay up; what `up` "
+                "prints says why"
+            )
             raise NotReadyError(message, where=str(project.root), fix=f"see to it; {again} goes on")
         time.sleep(POLL_S)
 
@@ -246,7 +333,9 @@ def _position(project: "Project", features: "FeatureSet") -> tuple[int, bool]:
     from tailorbird.features.state import position_in
 
     try:
-        positions = [position_in(project.paths.state, features, part) for part in parts_of(project.workers)]
+        positions = [
+            position_in(project.paths.state, features, part) for part in parts_of(project.workers)
+        ]
     except NotReadyError:
         return 0, False
     return min(one.p for one in positions), all(one.ready for one in positions)
@@ -271,7 +360,11 @@ def _to_retrain(project: "Project", schema: str = "") -> dict[str, Any]:
     registry = Registry(project.paths.registry, clock=SystemClock())
     champion = registry.aliases().champion
     reads = registry.info(champion).schema_hash if champion else ""
-    return {"champion": champion, "reads": reads, "retrain": bool(champion) and reads != (schema or project.features.schema_hash)}
+    return {
+        "champion": champion,
+        "reads": reads,
+        "retrain": bool(champion) and reads != (schema or project.features.schema_hash),
+    }
 
 
 def _to_retrain_told(retrain: dict[str, Any]) -> list[str]:
@@ -280,12 +373,18 @@ def _to_retrain_told(retrain: dict[str, Any]) -> list[str]:
     if not retrain["retrain"]:
         return []
     told = (
-        f"{retrain['champion']} reads schema {retrain['reads']} and goes on answering with it, its state being kept up beside the new one."
+        f"{retrain['champion']} reads schema {retrain['reads']} and goes on answering with it, "
+        "its state being kept up beside the new one."
     )
     return [told, f"A model of the new schema:  {this_command()} train"]
 
 
-def _plain(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Measured | None", retrain: dict[str, Any]) -> dict[str, Any]:
+def _plain(
+    found: "Comparison",
+    counted: "dict[str, Tally] | None",
+    measured: "Measured | None",
+    retrain: dict[str, Any],
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     now, sampled = counted or {}, measured.tallies if measured is not None else {}
@@ -302,7 +401,13 @@ def _plain(found: "Comparison", counted: "dict[str, Tally] | None", measured: "M
     built = None
     if measured is not None:
         least, likely, most = measured.seconds
-        built = {"rows": measured.rows_total, "sample": measured.rows, "seconds": likely, "seconds_least": least, "seconds_most": most}
+        built = {
+            "rows": measured.rows_total,
+            "sample": measured.rows,
+            "seconds": likely,
+            "seconds_least": least,
+            "seconds_most": most,
+        }
     return {
         "schema": found.after,
         "applied": found.before,
@@ -321,7 +426,11 @@ def _total(found: "Comparison", counted: "dict[str, Tally] | None", when: str) -
     """Bytes of the records of all entities that the applied state has, at their full width."""
     if counted is None:
         return None
-    return sum(getattr(one, when) * counted[one.entity].entities for one in found.records if one.entity in counted)
+    return sum(
+        getattr(one, when) * counted[one.entity].entities
+        for one in found.records
+        if one.entity in counted
+    )
 
 
 def _mean(entity: str, tallies: "dict[str, Tally]") -> int | None:
@@ -329,7 +438,12 @@ def _mean(entity: str, tallies: "dict[str, Tally]") -> int | None:
     return tallies[entity].state_bytes_mean if entity in tallies else None
 
 
-def _tell(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Measured | None", retrain: dict[str, Any]) -> None:
+def _tell(
+    found: "Comparison",
+    counted: "dict[str, Tally] | None",
+    measured: "Measured | None",
+    retrain: dict[str, Any],
+) -> None:
     out = console()
     if found.before == found.after:
         out.print(f"Nothing to do: schema {found.after} is applied.")
@@ -337,28 +451,52 @@ def _tell(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Me
         _tell_changes(found)
     sampled = measured.tallies if measured is not None else {}
     rows = [_record_row(one, counted or {}, sampled) for one in found.records]
-    numbers = ["state at most", "then", "mean now", "in the sample", "reading now", "then ", "how many"]
+    numbers = [
+        "state at most",
+        "then",
+        "mean now",
+        "in the sample",
+        "reading now",
+        "then ",
+        "how many",
+    ]
     print_table("\nBytes of an entity's records", ["entity", *numbers], rows, right=numbers)
     if counted is not None:
         was, now = _total(found, counted, "before") or 0, _total(found, counted, "after") or 0
-        out.print(f"Together at most {_bytes(was)} now, {_bytes(now)} then; empty parts of a record take no space.")
+        out.print(
+            f"Together at most {_bytes(was)} now, {_bytes(now)} then; empty parts of a "
+            "record take no space."
+        )
     if found.proofs:
         least = min(found.proofs, key=lambda proof: proof.events)
         out.print(
-            f"No sum overflows: each of {len(found.proofs)} holds the largest value {least.events:,} times or more "
-            f"({least.name}, {least.place}: {least.units_max:,} units).",
+            f"No sum overflows: each of {len(found.proofs)} holds the largest value "
+            f"{least.events:,} times or more "
+            f"({least.name}, {least.place}: {least.units_max:,} units)."
         )
     if found.before == found.after:
         return
     if found.attached:
         names = ", ".join(found.attached)
-        out.print(f"Events routed so far do not carry {names}: it is filled in from the versions of the profiles, for all history.")
+        out.print(
+            f"Events routed so far do not carry {names}: it is filled in from the versions "
+            "of the profiles, for all history."
+        )
     if measured is not None:
         least_s, likely, most = measured.seconds
-        told = f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to {_seconds(most)}): "
-        out.print(f"{told}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in just now.")
+        told = (
+            f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to "
+            f"{_seconds(most)}): "
+        )
+        out.print(
+            f"{told}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in "
+            "just now."
+        )
     else:
-        out.print("How long the new state takes to build was not measured: the lake has no rows, or --no-measure.")
+        out.print(
+            "How long the new state takes to build was not measured: the lake has no rows, "
+            "or --no-measure."
+        )
     for line in _to_retrain_told(retrain):
         out.print(line)
     out.print(f"To apply it without stopping anything:  {this_command()} features apply")
@@ -369,15 +507,24 @@ def _tell_changes(found: "Comparison") -> None:
     rows = [(one.change, one.name, one.entity, one.place, one.what) for one in found.changes]
     print_table(title, ["change", "column", "of", "line", "what"], rows)
     if not found.changes:
-        console().print("No column changes, but their order or the engine does, and with it the records.")
+        console().print(
+            "No column changes, but their order or the engine does, and with it the records."
+        )
 
 
-def _record_row(one: "RecordChange", counted: "dict[str, Tally]", sampled: "dict[str, Tally]") -> tuple[object, ...]:
+def _record_row(
+    one: "RecordChange", counted: "dict[str, Tally]", sampled: "dict[str, Tally]"
+) -> tuple[object, ...]:
     means = _mean(one.entity, counted), _mean(one.entity, sampled)
     return (
-        one.entity, one.state_before, one.state_after, *means, one.reading_before, one.reading_after,
+        one.entity,
+        one.state_before,
+        one.state_after,
+        *means,
+        one.reading_before,
+        one.reading_after,
         _count(one.entity, counted, sampled),
-    )  # fmt: skip
+    )
 
 
 def _count(entity: str, counted: "dict[str, Tally]", sampled: "dict[str, Tally]") -> str:

@@ -38,17 +38,20 @@ def backfill(
     memory: str = "2GB",
     json: Json = False,
 ) -> None:
-    """Compute what features.py declares for requests of the past, each value as it was known then, into a folder of Parquet files.
+    """Compute what features.py declares for requests of the past, each value as it was known then,
+    into a folder of Parquet files.
 
-    The requests are the logged answers of a span of time, or the rows of a Parquet file with the columns person, item and ts (and, where
-    known, session_id, device, country, local_hour, query, and p, the routed position up to which events were known; without p all that
-    the lake knows at the first run counts). Values that the folder has already are kept: interrupted, it goes on; with one feature more
-    it computes that one alone. A folder stays about the requests and the events that its first run found, whatever has come into the
-    lake since.
+    The requests are the logged answers of a span of time, or the rows of a Parquet file with the
+    columns person, item and ts (and, where known, session_id, device, country, local_hour, query,
+    and p, the routed position up to which events were known; without p all that the lake knows at
+    the first run counts). Values that the folder has already are kept: interrupted, it goes on;
+    with one feature more it computes that one alone. A folder stays about the requests and the
+    events that its first run found, whatever has come into the lake since.
 
-    rows-*.parquet have a row for each request and item: who, which, when, and the features (categories as hashes, missing is 0);
-    requests-*.parquet have the sequences of each request; categories.parquet says which text each hash is of. Every column that the
-    folder holds as it is declared now is in them.
+    rows-*.parquet have a row for each request and item: who, which, when, and the features
+    (categories as hashes, missing is 0); requests-*.parquet have the sequences of each request;
+    categories.parquet says which text each hash is of. Every column that the folder holds as it is
+    declared now is in them.
 
     Example:  tailorbird -C shop features backfill --from 2026-03-01 --to 2026-04-01 --out march
 
@@ -82,7 +85,9 @@ def backfill(
     chosen = only or []
     _require_known([feature.name for feature in project.features.features], chosen)
     if requests is not None and (from_ or to):
-        raise UsageError("--requests brings its own times", where="--from", fix="leave --from and --to away")
+        raise UsageError(
+            "--requests brings its own times", where="--from", fix="leave --from and --to away"
+        )
     read_asked(out, lock=_LOCK)  # before a file of ours is made there
     fresh = not out.exists()
     lock = FileLock(out / WORK)  # two at a time would write over each other
@@ -93,7 +98,9 @@ def backfill(
             _leave_none(out, folder=fresh)
             raise
         newest = int(wanted.p.max(initial=0))
-        events = partial(AttachedEvents(lake, project.features).batches, where=ds.field("p") <= newest)
+        events = partial(
+            AttachedEvents(lake, project.features).batches, where=ds.field("p") <= newest
+        )
         with progress_bars(quiet=json) as progress:
             backfill_to(
                 project.features,
@@ -111,22 +118,38 @@ def backfill(
     finally:
         lock.release()
     if json:
-        print_json({"folder": str(out), "requests": len(wanted.t), "rows": len(wanted.row_request), "columns": names, "p": newest})
+        print_json(
+            {
+                "folder": str(out),
+                "requests": len(wanted.t),
+                "rows": len(wanted.row_request),
+                "columns": names,
+                "p": newest,
+            }
+        )
         return
-    told = f"{len(names)} features of {len(wanted.row_request):,} rows of {len(wanted.t):,} requests"
+    told = (
+        f"{len(names)} features of {len(wanted.row_request):,} rows of {len(wanted.t):,} requests"
+    )
     console().print(f"{told} are in {out}/rows-*.parquet.")
 
 
 def _leave_none(out: Path, *, folder: bool) -> None:
-    """Take the lock file out of a folder that nothing else is in, and the folder away if it was made for it."""
+    """Take the lock file out of a folder that nothing else is in, and the folder away if it was
+    made for it.
+    """
     if [path.name for path in out.iterdir()] == [_LOCK]:
         (out / _LOCK).unlink()
         if folder:
             out.rmdir()
 
 
-def _asked(project: "Project", out: Path, file: Path | None, since: str, to: str) -> "tuple[Lake, Requests, pa.Array | None]":
-    """The lake as the folder's first run found it, and the requests; noted, if this is the first run."""
+def _asked(
+    project: "Project", out: Path, file: Path | None, since: str, to: str
+) -> "tuple[Lake, Requests, pa.Array | None]":
+    """The lake as the folder's first run found it, and the requests; noted, if this is the first
+    run.
+    """
     from tailorbird.features.asked import Asked, read_asked, requests_of_file, write_asked
     from tailorbird.features.shards import inputs_of
     from tailorbird.lake import Lake
@@ -136,14 +159,22 @@ def _asked(project: "Project", out: Path, file: Path | None, since: str, to: str
     before = read_asked(out, lock=_LOCK)
     lake = Lake(path, at=versions_of(path) if before is None else from_plain(before.lake))
     if not lake.exists("events"):
-        raise NotReadyError("the lake is empty", where=str(path), fix="tailorbird import brings events in")
-    wanted, ids = (requests_of_file(file, lake.newest_p()), None) if file is not None else _of_answers(lake, since, to)
+        raise NotReadyError(
+            "the lake is empty", where=str(path), fix="tailorbird import brings events in"
+        )
+    wanted, ids = (
+        (requests_of_file(file, lake.newest_p()), None)
+        if file is not None
+        else _of_answers(lake, since, to)
+    )
     asked = Asked(inputs_of(wanted, _version(int(wanted.p.max(initial=0)))), plain(lake.at or {}))
     if before is None:
         write_asked(out, asked)
     elif asked.inputs != before.inputs:
         told = "holds the features of other requests"
-        raise UsageError(told, where=str(out), fix="choose another folder for these, or remove this one")
+        raise UsageError(
+            told, where=str(out), fix="choose another folder for these, or remove this one"
+        )
     return lake, wanted, ids
 
 
@@ -159,21 +190,36 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
     from tailorbird.features.recompute import requests_of
 
     if not lake.exists("answers") or not lake.count("answers"):
-        raise NotReadyError("no answer has been logged yet", where=str(lake.path), fix="--requests FILE brings requests of your own")
+        raise NotReadyError(
+            "no answer has been logged yet",
+            where=str(lake.path),
+            fix="--requests FILE brings requests of your own",
+        )
     columns = ["ts", "p", "positions", "person", "items", "request_id", *_KNOWN_BY]
-    answers = lake.answers(columns, time_of(since, "--from") if since else None, time_of(to, "--to") if to else None)
+    answers = lake.answers(
+        columns, time_of(since, "--from") if since else None, time_of(to, "--to") if to else None
+    )
     # An answer may be in the lake before the events that it knew.
-    complete = pc.and_(pc.greater(pc.list_value_length(answers["items"]), 0), pc.less_equal(answers["p"], lake.newest_p()))
+    complete = pc.and_(
+        pc.greater(pc.list_value_length(answers["items"]), 0),
+        pc.less_equal(answers["p"], lake.newest_p()),
+    )
     answers = answers.filter(complete).sort_by([("ts", "ascending"), ("request_id", "ascending")])
     if not answers.num_rows:
-        raise NotReadyError("no answer was logged in that time", where=str(lake.path), fix="choose another span: --from, --to")
+        raise NotReadyError(
+            "no answer was logged in that time",
+            where=str(lake.path),
+            fix="choose another span: --from, --to",
+        )
     return requests_of(answers.combine_chunks()), answers["request_id"].combine_chunks()
 
 
 def _write_rows(
     out: Path, declared: "dict[str, str]", wanted: "Requests", ids: "pa.Array | None"
 ) -> "tuple[list[str], npt.NDArray[np.uint64]]":
-    """Put who asked beside what was computed, part by part; the columns that are there, and the hashes in them."""
+    """Put who asked beside what was computed, part by part; the columns that are there, and the
+    hashes in them.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -182,23 +228,52 @@ def _write_rows(
     from tailorbird.features.positions import newest
 
     manifest = read_manifest(out / WORK)
-    held = {name: definition for name, definition in declared.items() if manifest.group_of(name, definition) is not None}
+    held = {
+        name: definition
+        for name, definition in declared.items()
+        if manifest.group_of(name, definition) is not None
+    }
     moments = pa.array(wanted.t).cast(pa.timestamp("us", "UTC"))
-    named = {"request_id": ids, "person": wanted.person, "ts": moments, "p": pa.array(newest(wanted.p))}
-    known = {name: one if isinstance(one, pa.Array | pa.ChunkedArray) else pa.array(one) for name, one in named.items() if one is not None}
+    named = {
+        "request_id": ids,
+        "person": wanted.person,
+        "ts": moments,
+        "p": pa.array(newest(wanted.p)),
+    }
+    known = {
+        name: one if isinstance(one, pa.Array | pa.ChunkedArray) else pa.array(one)
+        for name, one in named.items()
+        if one is not None
+    }
     keys = np.zeros(0, np.uint64)
     for number, part in enumerate(read_parts(out / WORK, held)):
-        asked = pa.table({name: one.slice(part.start, part.stop - part.start) for name, one in known.items()})
+        asked = pa.table(
+            {name: one.slice(part.start, part.stop - part.start) for name, one in known.items()}
+        )
         places = pa.array(wanted.row_request[part.row_start : part.row_stop] - part.start)
-        rows = asked.take(places).append_column("item", pa.array(wanted.row_item[part.row_start : part.row_stop]))
-        for values, names in ((part.rows.numeric, part.rows.numeric_names), (part.rows.categorical, part.rows.categorical_names)):
+        rows = asked.take(places).append_column(
+            "item", pa.array(wanted.row_item[part.row_start : part.row_stop])
+        )
+        for values, names in (
+            (part.rows.numeric, part.rows.numeric_names),
+            (part.rows.categorical, part.rows.categorical_names),
+        ):
             for place, name in enumerate(names):
                 rows = rows.append_column(name, pa.array(values[:, place].copy()))
         keys = np.union1d(keys, part.rows.categorical)
         for name, one in part.rows.sequences.items():
-            hashed = [one.item, one.type, *(each for each in one.values.values() if each.dtype == np.uint64)]
+            hashed = [
+                one.item,
+                one.type,
+                *(each for each in one.values.values() if each.dtype == np.uint64),
+            ]
             keys = np.union1d(keys, np.concatenate(hashed))
-            for column, values in (("item", one.item), ("type", one.type), ("ts", one.ts), *one.values.items()):
+            for column, values in (
+                ("item", one.item),
+                ("type", one.type),
+                ("ts", one.ts),
+                *one.values.items(),
+            ):
                 lists = pa.LargeListArray.from_arrays(pa.array(one.offsets), pa.array(values))
                 asked = asked.append_column(f"{name}.{column}", lists)
         for kind, table in (("rows", rows), ("requests", asked)):
@@ -213,7 +288,12 @@ def _write_rows(
 
 
 def _write_texts(
-    out: Path, keys: "npt.NDArray[np.uint64]", wanted: "Requests", events: "Tables", features: "FeatureSet", names: list[str]
+    out: Path,
+    keys: "npt.NDArray[np.uint64]",
+    wanted: "Requests",
+    events: "Tables",
+    features: "FeatureSet",
+    names: list[str],
 ) -> None:
     """The text of each hash. What an earlier run found is not looked for again."""
     import numpy as np
@@ -224,7 +304,9 @@ def _write_texts(
     from tailorbird.features.dictionary import texts_of
 
     file = out / "categories.parquet"
-    of_texts = [name for name in names if name in features.categorical or name in features.sequences]
+    of_texts = [
+        name for name in names if name in features.categorical or name in features.sequences
+    ]
     if not of_texts:
         return
     known = [pq.read_table(file)] if file.exists() else []

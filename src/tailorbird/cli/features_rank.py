@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 from tailorbird.cli.train import Rows, window_of
 from tailorbird.errors import UsageError
 
@@ -30,14 +37,17 @@ def rank(
     out: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Say what each column that the model sees is worth and what it costs, and propose which to keep. Changes nothing.
+    """Say what each column that the model sees is worth and what it costs, and propose which to
+    keep. Changes nothing.
 
-    Trees learn from the first part of the time. On later data each column is permuted, and the drop of NDCG@10 is its
-    importance. Beside it: the gain of trees against shuffled labels, what the column alone tells, which columns stand for
-    each other, how it drifts, how often it is missing, and what it costs a request. A column that knows the answer is
-    called out and left out. The subset is chosen on one part of the later data; what it loses is told on another.
+    Trees learn from the first part of the time. On later data each column is permuted, and the drop
+    of NDCG@10 is its importance. Beside it: the gain of trees against shuffled labels, what the
+    column alone tells, which columns stand for each other, how it drifts, how often it is missing,
+    and what it costs a request. A column that knows the answer is called out and left out. The
+    subset is chosen on one part of the later data; what it loses is told on another.
 
-    Writes a page, a picture and the figures. A run that was interrupted goes on with the same command.
+    Writes a page, a picture and the figures. A run that was interrupted goes on with the same
+    command.
 
     Example:  tailorbird -C shop features rank
 
@@ -54,13 +64,16 @@ def rank(
     requests:
         requests to learn from at most, and with something to find to choose by and to judge by
     tolerance:
-        how much NDCG@10 a redundant or unstable column may cost where the subset is chosen, to be left out
+        how much NDCG@10 a redundant or unstable column may cost where the subset is chosen, to be
+            left out
     rows:
-        logged answers, or clicks and the like with the candidates of that moment; auto: answers, where enough have a known outcome
+        logged answers, or clicks and the like with the candidates of that moment; auto: answers,
+            where enough have a known outcome
     seed:
         of all draws; the same seed and data give the same figures
     as_of:
-        rank as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
+        rank as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake
+            ended, or now while events come
     out:
         folder of the report, signals-SLOT-TARGET in the project's reports unless told otherwise
     """
@@ -95,7 +108,11 @@ def rank(
 
 def _check(requests: int, tolerance: float) -> None:
     if requests < 1:
-        raise UsageError(f"expected at least 1 request, got {requests}", where="--requests", fix="leave it out, or give some thousands")
+        raise UsageError(
+            f"expected at least 1 request, got {requests}",
+            where="--requests",
+            fix="leave it out, or give some thousands",
+        )
     if not tolerance >= 0:
         raise UsageError(f"expected 0 or more, got {tolerance}", where="--tolerance")
 
@@ -106,7 +123,14 @@ def _check_out(folder: Path) -> None:
 
 
 def _ranked(
-    project: "Project", slot: "Slot", target: str, as_of: str, out: Path, settings: "RankSettings", *, quiet: bool
+    project: "Project",
+    slot: "Slot",
+    target: str,
+    as_of: str,
+    out: Path,
+    settings: "RankSettings",
+    *,
+    quiet: bool,
 ) -> "SignalReport":
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.training.signals import rank_signals
@@ -126,7 +150,9 @@ def _ranked(
 
 
 def to_paste(report: "SignalReport") -> list[str]:
-    """The declarations that may go, each with its line, and the command that trains without the columns."""
+    """The declarations that may go, each with its line, and the command that trains without the
+    columns.
+    """
     subset = report.subset
     if not subset.remove:
         return ["No column is proposed for removal."]
@@ -138,7 +164,10 @@ def to_paste(report: "SignalReport") -> list[str]:
     ]
     if gone:
         lines.append("To do without them altogether, remove from features.py:")
-        lines += [f"  {places[name]}  {name}" for name in sorted(gone, key=lambda name: _line(places[name]))]
+        lines += [
+            f"  {places[name]}  {name}"
+            for name in sorted(gone, key=lambda name: _line(places[name]))
+        ]
     if stay := subset.about["declarations_that_others_need"]:
         lines.append(f"Others are made from {', '.join(stay)}: leave these out of the model only.")
     return lines
@@ -150,9 +179,24 @@ def _line(place: str) -> tuple[str, int]:
 
 
 def _print(report: "SignalReport") -> None:
-    finite = [one.importance.value for one in report.signals if one.importance.value == one.importance.value]
+    finite = [
+        one.importance.value
+        for one in report.signals
+        if one.importance.value == one.importance.value
+    ]
     most = max([*finite, 1e-9])
-    titles = ["column", "", "importance", "null z", "mbit", "drift", "missing", "bytes", "µs", "verdict"]
+    titles = [
+        "column",
+        "",
+        "importance",
+        "null z",
+        "mbit",
+        "drift",
+        "missing",
+        "bytes",
+        "µs",
+        "verdict",
+    ]
     table = []
     for one in report.signals:
         value = one.importance
@@ -172,27 +216,47 @@ def _print(report: "SignalReport") -> None:
                 _verdict(report.signals, one),
             )
         )
-    print_table(f"What tells {report.target} in slot {report.about['slot']}", titles, table, right=titles[3:-1])
+    print_table(
+        f"What tells {report.target} in slot {report.about['slot']}",
+        titles,
+        table,
+        right=titles[3:-1],
+    )
     subset, out = report.subset, console()
-    out.print("† the same for all items of a request: it can order them only together with other columns")
+    out.print(
+        "† the same for all items of a request: it can order them only together with other columns"
+    )
     for note in report.notes:
         out.print(note)
     out.print(
-        f"\n{len(subset.keep)} of {len(report.signals)} columns are proposed to stay: {', '.join(subset.keep)}.\n"
-        f"On {report.about['parts']['judge']['with_something_to_find']:,} requests that had no say in the choice, NDCG@10 is "
-        f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}.",
+        f"\n{len(subset.keep)} of {len(report.signals)} columns are proposed to stay: "
+        f"{', '.join(subset.keep)}.\n"
+        f"On {report.about['parts']['judge']['with_something_to_find']:,} requests that had "
+        "no say in the choice, NDCG@10 is "
+        f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
     )
     if "read_us" in subset.about:
         from tailorbird.training.serving_cost import ITEMS
 
         told = subset.about
         out.print(
-            f"A request for {ITEMS} items reads {told['request_bytes_subset']:,} bytes of records instead of {told['request_bytes']:,}, "
+            f"A request for {ITEMS} items reads {told['request_bytes_subset']:,} bytes of "
+            f"records instead of {told['request_bytes']:,}, "
             f"in {told['read_us_subset']:,.0f} µs instead of {told['read_us']:,.0f}."
         )
 
 
 def _verdict(signals: Sequence["Signal"], one: "Signal") -> str:
-    like = [other.name for other in signals if one.cluster and other.cluster == one.cluster and other is not one]
+    like = [
+        other.name
+        for other in signals
+        if one.cluster and other.cluster == one.cluster and other is not one
+    ]
     told = one.verdict + (f" (goes with {', '.join(like)})" if like else "")
-    return told if one.kept == (one.verdict == "signal") else f"{told}, stays" if one.kept else f"{told}, out"
+    return (
+        told
+        if one.kept == (one.verdict == "signal")
+        else f"{told}, stays"
+        if one.kept
+        else f"{told}, out"
+    )

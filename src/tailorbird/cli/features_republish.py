@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 
 def republish(*, json: Json = False) -> None:
-    """Copy all records of the state to the Valkey of `store.url` anew; where the state is lost, build it first, from the lake and the log.
+    """Copy all records of the state to the Valkey of `store.url` anew; where the state is lost,
+    build it first, from the lake and the log.
 
-    The worker does both by itself when it finds that the server lost something. By hand it is of use on a new server that is to be
-    full before anybody reads from it, where keys were deleted, or where they begin otherwise now (`store.prefix`). Readers are told
-    that there is nothing until all is there, and answers are less personal meanwhile. It goes on from the start if it was stopped.
+    The worker does both by itself when it finds that the server lost something. By hand it is of
+    use on a new server that is to be full before anybody reads from it, where keys were deleted, or
+    where they begin otherwise now (`store.prefix`). Readers are told that there is nothing until
+    all is there, and answers are less personal meanwhile. It goes on from the start if it was
+    stopped.
 
     Example:  tailorbird -C shop features republish
     """
@@ -27,7 +30,9 @@ def republish(*, json: Json = False) -> None:
     project = open_project(applied=True)
     if not project.settings.store.url:
         raise UsageError(
-            "there is nowhere to copy to", where="store.url", fix="set it to valkey://host:6379; without it servers read the state"
+            "there is nowhere to copy to",
+            where="store.url",
+            fix="set it to valkey://host:6379; without it servers read the state",
         )
     done: dict[str, dict[str, int]] = {}
     with progress_bars(quiet=json) as progress:
@@ -37,18 +42,24 @@ def republish(*, json: Json = False) -> None:
         print_json({"schemas": done})
         return
     for schema, each in done.items():
-        console().print(f"schema {schema}: {each['records']:,} records, as of position {each['p']:,}")
+        console().print(
+            f"schema {schema}: {each['records']:,} records, as of position {each['p']:,}"
+        )
 
 
 def _republish(project: "Project", features: "FeatureSet", progress: Report) -> dict[str, int]:
     """All parts of a schema's state, one after the other."""
     from tailorbird.features.keypart import parts_of
 
-    done = [_republish_part(project, features, part, progress) for part in parts_of(project.workers)]
+    done = [
+        _republish_part(project, features, part, progress) for part in parts_of(project.workers)
+    ]
     return {"records": sum(one["records"] for one in done), "p": min(one["p"] for one in done)}
 
 
-def _republish_part(project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report) -> dict[str, int]:
+def _republish_part(
+    project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report
+) -> dict[str, int]:
     from tailorbird.events import SystemClock
     from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
     from tailorbird.features.worker import FeatureWorker
@@ -58,15 +69,28 @@ def _republish_part(project: "Project", features: "FeatureSet", part: "KeyPart",
     entities_max = settings.features.entities_max
     try:
         worker = FeatureWorker(
-            project.routed, paths.state, features, clock=SystemClock(), copies=project.copies(), entities_max=entities_max, part=part
-        )  # fmt: skip
+            project.routed,
+            paths.state,
+            features,
+            clock=SystemClock(),
+            copies=project.copies(),
+            entities_max=entities_max,
+            part=part,
+        )
     except LockedError as error:
         fix = "it copies what the server lost by itself; stop it to have all copied anew"
-        raise LockedError(f"the worker of schema {features.schema_hash} is running", where=error.where, fix=fix) from error
+        raise LockedError(
+            f"the worker of schema {features.schema_hash} is running", where=error.where, fix=fix
+        ) from error
     with worker:
         lake = Lake(paths.lake)
         if worker.needs_history() and lake_is_ahead(worker, lake):
-            build_from_lake(worker, lake, threading.Event(), progress=lambda rows, total: progress("from the lake", rows, total))
+            build_from_lake(
+                worker,
+                lake,
+                threading.Event(),
+                progress=lambda rows, total: progress("from the lake", rows, total),
+            )
         if lake.exists("events"):
             follow(worker, lake, progress=lambda stage, p: progress(stage, p, None))
         records = worker.republish(lambda copied: progress("copied", copied, None))

@@ -1,4 +1,6 @@
-"""`tailorbird features show` of what is neither somebody nor an item alone: a session, a query, a category, or several things together."""
+"""`tailorbird features show` of what is neither somebody nor an item alone: a session, a query, a
+category, or several things together.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ class Asked:
 
     Attributes:
         t: as of when.
-        known: counting what was routed up to here; of each part, where several workers kept the state.
+        known: counting what was routed up to here; of each part, where several workers kept the
+            state.
         past: whether it is about the past, so by the lake, rather than now by the state.
         events: how many of the newest events to show.
     """
@@ -45,9 +48,16 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
 
     subject = Subject.parse(asked.texts, project.features)
     person = _person(project, subject, asked.p)
-    found: dict[str, Any] = {"about": dict(subject.parts), "person": person, "t": asked.t, "p": asked.p}
+    found: dict[str, Any] = {
+        "about": dict(subject.parts),
+        "person": person,
+        "t": asked.t,
+        "p": asked.p,
+    }
     if asked.past:
-        found["features"] = subject.values(project.features, person, asked.t, asked.known, _events(project, subject, asked.t))
+        found["features"] = subject.values(
+            project.features, person, asked.t, asked.known, _events(project, subject, asked.t)
+        )
         try:
             found["now"] = _read(project, subject, found)
         except NotReadyError:  # no state yet, or one that is just being built
@@ -55,23 +65,45 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
         found |= {"t": asked.t, "p": asked.p}
     else:
         found["features"] = _read(project, subject, found)
-    newest = [_plain(event) for event in subject.newest(_of_subject(project, subject, person, found), person, max(1, asked.events))]
-    found |= {"unheard_of": [] if newest else [subject.title], "events": newest[: max(0, asked.events)]}
+    newest = [
+        _plain(event)
+        for event in subject.newest(
+            _of_subject(project, subject, person, found), person, max(1, asked.events)
+        )
+    ]
+    found |= {
+        "unheard_of": [] if newest else [subject.title],
+        "events": newest[: max(0, asked.events)],
+    }
     if json:
-        print_json(found | {name: _there(found[name]) for name in ("features", "now") if name in found})
+        print_json(
+            found | {name: _there(found[name]) for name in ("features", "now") if name in found}
+        )
         return
     title = f"{subject.title} at {to_iso(found['t'])}, known up to {found['p']:,}"
     if asked.past:
-        rows = [(name, _told(value), _told(found["now"].get(name))) for name, value in found["features"].items()]
+        rows = [
+            (name, _told(value), _told(found["now"].get(name)))
+            for name, value in found["features"].items()
+        ]
         print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
     else:
-        print_table(title, ["feature", "value"], list(_there(found["features"]).items()), right=["value"])
+        print_table(
+            title, ["feature", "value"], list(_there(found["features"]).items()), right=["value"]
+        )
         missing = [name for name, value in found["features"].items() if value != value]
         if missing:
             console().print(f"missing: {', '.join(missing)}")
     if not newest:
-        console().print(f"\nThe lake has no event of {subject.title}: what is counted is 0, and the rest is missing.")
-    print_table("\nNewest events" + (" then" if asked.past else ""), list(_SHOWN), [list(event.values()) for event in found["events"]])
+        console().print(
+            f"\nThe lake has no event of {subject.title}: what is counted is 0, and the rest "
+            "is missing."
+        )
+    print_table(
+        "\nNewest events" + (" then" if asked.past else ""),
+        list(_SHOWN),
+        [list(event.values()) for event in found["events"]],
+    )
 
 
 def explain_about(project: "Project", asked: Asked, name: str, json: bool) -> None:
@@ -85,17 +117,38 @@ def explain_about(project: "Project", asked: Asked, name: str, json: bool) -> No
     subject = Subject.parse(asked.texts, project.features)
     if name not in subject.columns(project.features):
         told = ", ".join(subject.columns(project.features))
-        raise UsageError(f"{name} is not about {subject.title} alone", where="--why", fix=f"one of {told}; or say about what else it is")
+        raise UsageError(
+            f"{name} is not about {subject.title} alone",
+            where="--why",
+            fix=f"one of {told}; or say about what else it is",
+        )
     person = _person(project, subject, asked.p)
     events = routed_events(_events(project, subject, asked.t))
-    found = explain(project.features, name, subject.request(asked.t, person), subject.item or None, asked.t, asked.known, events)
+    found = explain(
+        project.features,
+        name,
+        subject.request(asked.t, person),
+        subject.item or None,
+        asked.t,
+        asked.known,
+        events,
+    )
     rows = [_plain(event) for event in found.events]
     if json:
-        told = {"feature": name, "t": asked.t, "p": asked.p, "value": found.value, "lacks": found.lacks, "events": rows}
+        told = {
+            "feature": name,
+            "t": asked.t,
+            "p": asked.p,
+            "value": found.value,
+            "lacks": found.lacks,
+            "events": rows,
+        }
         print_json({"about": dict(subject.parts), **told})
         return
     out = console()
-    out.print(f"{name} of {subject.title} at {to_iso(asked.t)}, known up to {asked.p:,}: {found.value}")
+    out.print(
+        f"{name} of {subject.title} at {to_iso(asked.t)}, known up to {asked.p:,}: {found.value}"
+    )
     for read in found.reads:
         out.print(f"  {read.name}: {read.value}")
     tell_lacking(found, asked.texts)
@@ -112,9 +165,18 @@ def _read(project: "Project", subject: "Subject", found: dict[str, Any]) -> dict
         rows = reader.read(subject.request(SystemClock().now()), [subject.item])
     finally:
         reader.close()
-    found |= {"person": rows.person or found["person"], "t": rows.t, "p": rows.p, "commit": rows.commit}
+    found |= {
+        "person": rows.person or found["person"],
+        "t": rows.t,
+        "p": rows.p,
+        "commit": rows.commit,
+    }
     shown = subject.columns(project.features)
-    return {name: value for name, value in zip(project.features.numeric, rows.numeric[0].tolist(), strict=True) if name in shown}
+    return {
+        name: value
+        for name, value in zip(project.features.numeric, rows.numeric[0].tolist(), strict=True)
+        if name in shown
+    }
 
 
 def _person(project: "Project", subject: "Subject", p: int) -> str:
@@ -134,10 +196,14 @@ def _events(project: "Project", subject: "Subject", t: int) -> "pa.Table":
     from tailorbird.lake import Lake, span
 
     counted = ds.field("type").isin(list(subject.types(project.features)))
-    return AttachedEvents(Lake(project.paths.lake), project.features).table(where=span(ts_to=t) & counted)
+    return AttachedEvents(Lake(project.paths.lake), project.features).table(
+        where=span(ts_to=t) & counted
+    )
 
 
-def _of_subject(project: "Project", subject: "Subject", person: str, found: dict[str, Any]) -> "list[pa.Table]":
+def _of_subject(
+    project: "Project", subject: "Subject", person: str, found: dict[str, Any]
+) -> "list[pa.Table]":
     """The events among which the newest are, in order of time."""
     import pyarrow.dataset as ds
 

@@ -1,4 +1,6 @@
-"""`tailorbird features verify`: whether servers and state say what the lake says, of features and of lists of candidates."""
+"""`tailorbird features verify`: whether servers and state say what the lake says, of features and
+of lists of candidates.
+"""
 
 import shlex
 import tempfile
@@ -11,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.features_verify_lists import compare_logged_lists, plain_lists, print_lists
 from tailorbird.cli.limits import size_of
-from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    Json,
+    Report,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 from tailorbird.errors import NotReadyError, TailorbirdError
 
 if TYPE_CHECKING:
@@ -28,13 +38,16 @@ _WAIT_S = 15.0  # for the lake to have what the state already has
 _EXPLAINED = 5
 
 
-def verify(*, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", json: Json = False) -> None:
+def verify(
+    *, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", json: Json = False
+) -> None:
     """Recompute features and lists of candidates from the lake and compare them to the bit.
 
-    Each logged answer is recomputed at its own (t, p), and each list that it read at the position of its tables. Beside them a sample of
-    the state now: people and items out of the lake's events, read as a request would. What differs because a flood made the worker drop
-    entities (entities_max) is counted apart. Ends with status 1 if any other value or list differs, and says how to look into the first
-    of them.
+    Each logged answer is recomputed at its own (t, p), and each list that it read at the position
+    of its tables. Beside them a sample of the state now: people and items out of the lake's events,
+    read as a request would. What differs because a flood made the worker drop entities
+    (entities_max) is counted apart. Ends with status 1 if any other value or list differs, and says
+    how to look into the first of them.
 
     Example:  tailorbird -C shop features verify
 
@@ -47,7 +60,8 @@ def verify(*, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", j
     samples:
         how many people of the lake, with two items each
     memory:
-        how much the events that they depend on may take; where these are more, they are sorted in a folder below data/run first
+        how much the events that they depend on may take; where these are more, they are sorted in a
+            folder below data/run first
     """
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
@@ -62,11 +76,16 @@ def verify(*, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", j
     logged = _together(reports)
     if not logged.answers and not sampled.answers:
         raise NotReadyError(
-            f"nothing could be compared: no answer was logged, and {why or 'no sample was asked for'}",
+            "nothing could be compared: no answer was logged, and "
+            f"{why or 'no sample was asked for'}",
             where=str(lake.path),
             fix="tailorbird up, then ask it for some",
         )
-    unequal = {name: count for name, count in _together({"": logged, " ": sampled}).by_feature.items() if count}
+    unequal = {
+        name: count
+        for name, count in _together({"": logged, " ": sampled}).by_feature.items()
+        if count
+    }
     if json:
         print_json(_plain(reports, logged, sampled, unequal) | {"lists": plain_lists(lists)})
     else:
@@ -93,8 +112,12 @@ def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
     return whole
 
 
-def _logged(project: "Project", lake: "Lake", answers: int, memory_bytes: int, progress: Report) -> "dict[str, ParityReport]":
-    """What came of logged answers, by the schema that they were given with; those whose declarations are kept."""
+def _logged(
+    project: "Project", lake: "Lake", answers: int, memory_bytes: int, progress: Report
+) -> "dict[str, ParityReport]":
+    """What came of logged answers, by the schema that they were given with; those whose
+    declarations are kept.
+    """
     import pyarrow.compute as pc
 
     from tailorbird.config.schemas import find_schema
@@ -104,7 +127,9 @@ def _logged(project: "Project", lake: "Lake", answers: int, memory_bytes: int, p
         try:
             features = find_schema(project, schema)
         except TailorbirdError as error:
-            console(stderr=True).print(f"answers of schema {schema} are not compared: {error.message}")
+            console(stderr=True).print(
+                f"answers of schema {schema} are not compared: {error.message}"
+            )
             continue
         own = places.filter(pc.equal(places["schema_hash"], schema))
         every = max(1, -(-places.num_rows // answers))
@@ -114,7 +139,9 @@ def _logged(project: "Project", lake: "Lake", answers: int, memory_bytes: int, p
 
 
 def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
-    """The kinds of entities of which the schema's worker dropped some, and up to when these were heard of."""
+    """The kinds of entities of which the schema's worker dropped some, and up to when these were
+    heard of.
+    """
     from tailorbird.features.figures import figures_of
 
     told = figures_of(project.paths.state, features.schema_hash, project.workers)
@@ -122,15 +149,29 @@ def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
 
 
 def _of_schema(
-    project: "Project", features: "FeatureSet", lake: "Lake", chosen: "pa.Table", memory_bytes: int, progress: Report
+    project: "Project",
+    features: "FeatureSet",
+    lake: "Lake",
+    chosen: "pa.Table",
+    memory_bytes: int,
+    progress: Report,
 ) -> "ParityReport":
     import pyarrow.dataset as ds
 
     from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
-    from tailorbird.features.recompute import Excused, compare_answers, empty_report, parity, readable, requests_of
+    from tailorbird.features.recompute import (
+        Excused,
+        compare_answers,
+        empty_report,
+        parity,
+        readable,
+        requests_of,
+    )
 
     report, known, dropped = empty_report(features), _newest(lake), _dropped(project, features)
-    where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(chosen["producer"])
+    where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(
+        chosen["producer"]
+    )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
     sample = readable(features, known, rows, report)
     if not sample.num_rows:
@@ -145,20 +186,30 @@ def _of_schema(
     with _folder(project) as folder:
         for part in spilled(lake, features, requests, folder, memory_bytes):
             some = sample.slice(part.start, part.stop - part.start).combine_chunks()
-            compare_answers(features, some, part.rows, report, Excused(AnyOfKind(features), requests_of(some), dropped))
+            compare_answers(
+                features,
+                some,
+                part.rows,
+                report,
+                Excused(AnyOfKind(features), requests_of(some), dropped),
+            )
             tell(part.stop, sample.num_rows)
     return report
 
 
 @contextmanager
 def _folder(project: "Project") -> Iterator[Path]:
-    """A folder for what memory does not hold, on the disk of the data rather than where temporary files are, which is often memory."""
+    """A folder for what memory does not hold, on the disk of the data rather than where temporary
+    files are, which is often memory.
+    """
     project.paths.run.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=project.paths.run) as folder:
         yield Path(folder)
 
 
-def _sampled(project: "Project", lake: "Lake", samples: int, memory_bytes: int, progress: Report) -> tuple["ParityReport", str]:
+def _sampled(
+    project: "Project", lake: "Lake", samples: int, memory_bytes: int, progress: Report
+) -> tuple["ParityReport", str]:
     """What came of the state's present values of some people and items; and why there are none."""
     from tailorbird.events import SystemClock
     from tailorbird.features.read import Reader
@@ -184,13 +235,21 @@ def _sampled(project: "Project", lake: "Lake", samples: int, memory_bytes: int, 
                 return report, error.message
             _wait_for(lake, max(one.rows.p for one in asked))
             _compare_sample(project, lake, asked, memory_bytes, report)
-            progress("people of the lake", min(start + _PART, len(drawn.requests)), len(drawn.requests))
+            progress(
+                "people of the lake", min(start + _PART, len(drawn.requests)), len(drawn.requests)
+            )
     finally:
         reader.close()
     return report, ""
 
 
-def _compare_sample(project: "Project", lake: "Lake", asked: "list[Asked]", memory_bytes: int, report: "ParityReport") -> None:
+def _compare_sample(
+    project: "Project",
+    lake: "Lake",
+    asked: "list[Asked]",
+    memory_bytes: int,
+    report: "ParityReport",
+) -> None:
     from tailorbird.features.backfill import History
     from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
     from tailorbird.features.recompute import Excused
@@ -201,12 +260,24 @@ def _compare_sample(project: "Project", lake: "Lake", asked: "list[Asked]", memo
     events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         history = History(features, events)
-        compare(features, asked, history.rows(requests), report, excused=Excused(history, requests, dropped))
+        compare(
+            features,
+            asked,
+            history.rows(requests),
+            report,
+            excused=Excused(history, requests, dropped),
+        )
         return
     with _folder(project) as folder:
         for part in spilled(lake, features, requests, folder, memory_bytes):
             some = asked[part.start : part.stop]
-            compare(features, some, part.rows, report, excused=Excused(AnyOfKind(features), requests_of(some), dropped))
+            compare(
+                features,
+                some,
+                part.rows,
+                report,
+                excused=Excused(AnyOfKind(features), requests_of(some), dropped),
+            )
 
 
 def _newest(lake: "Lake") -> int:
@@ -222,14 +293,24 @@ def _wait_for(lake: "Lake", p: int) -> None:
     while _newest(lake) < p:
         if time.monotonic() > give_up:
             raise NotReadyError(
-                f"the state has events up to {p:,}, the lake up to {_newest(lake):,}", where=str(lake.path), fix="tailorbird run lake"
+                f"the state has events up to {p:,}, the lake up to {_newest(lake):,}",
+                where=str(lake.path),
+                fix="tailorbird run lake",
             )
         time.sleep(0.1)
 
 
-def _plain(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: "ParityReport", unequal: dict[str, int]) -> dict:
+def _plain(
+    reports: "dict[str, ParityReport]",
+    logged: "ParityReport",
+    sampled: "ParityReport",
+    unequal: dict[str, int],
+) -> dict:
     return {
-        "schemas": {schema: {"answers": one.answers, "compared": one.compared, "unequal": one.unequal} for schema, one in reports.items()},
+        "schemas": {
+            schema: {"answers": one.answers, "compared": one.compared, "unequal": one.unequal}
+            for schema, one in reports.items()
+        },
         "answers": logged.answers,
         "skipped": logged.skipped,
         "pending": logged.pending,
@@ -238,26 +319,47 @@ def _plain(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: 
         "unequal": logged.unequal + sampled.unequal,
         "dropped": logged.dropped + sampled.dropped,
         "by_feature": unequal,
-        "examples": [{**vars(one), "explain": explaining(one)} for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]],
+        "examples": [
+            {**vars(one), "explain": explaining(one)}
+            for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]
+        ],
     }
 
 
-def _print(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: "ParityReport", unequal: dict[str, int], why: str) -> None:
+def _print(
+    reports: "dict[str, ParityReport]",
+    logged: "ParityReport",
+    sampled: "ParityReport",
+    unequal: dict[str, int],
+    why: str,
+) -> None:
     out = console()
-    out.print(f"{logged.answers:,} answers, {logged.compared:,} values compared, {logged.unequal:,} unequal.")
+    out.print(
+        f"{logged.answers:,} answers, {logged.compared:,} values compared, "
+        f"{logged.unequal:,} unequal."
+    )
     if len(reports) > 1:
         rows = [(schema, one.answers, one.compared, one.unequal) for schema, one in reports.items()]
         numbers = ["answers", "compared", "unequal"]
         print_table("By schema", ["schema", *numbers], rows, right=numbers)
     if logged.pending:
         out.print(f"{logged.pending:,} answers wait for the lake.")
-    text = f"not compared: {why}" if why else f"{sampled.compared:,} values compared, {sampled.unequal:,} unequal."
+    text = (
+        f"not compared: {why}"
+        if why
+        else f"{sampled.compared:,} values compared, {sampled.unequal:,} unequal."
+    )
     out.print(f"{sampled.answers:,} people of the lake as the state has them now, {text}")
     if dropped := logged.dropped + sampled.dropped:
-        out.print(f"{dropped:,} more differ, of entities that may have been dropped: there were more than entities_max.")
+        out.print(
+            f"{dropped:,} more differ, of entities that may have been dropped: there were "
+            "more than entities_max."
+        )
     if not unequal:
         return
-    print_table("Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"])
+    print_table(
+        "Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"]
+    )
     for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]:
         out.print(f"\n{one.feature}: read {one.logged}, the lake says {one.recomputed}")
         out.print(f"  {explaining(one)}")
@@ -271,4 +373,7 @@ def explaining(one: "Difference") -> str:
     about = f"anonymous:{one.person[5:]}" if anonymous else f"user:{one.person or '-'}"
     item = f" --item {shlex.quote(one.item)}" if one.item else ""
     known = "".join(f" --known {p}" for p in one.positions or (one.p,))
-    return f"{this_command()} features show {shlex.quote(about)}{item} --why {one.feature} --at {to_iso(one.t)}{known}"
+    return (
+        f"{this_command()} features show {shlex.quote(about)}{item} --why {one.feature} --at "
+        f"{to_iso(one.t)}{known}"
+    )

@@ -32,24 +32,52 @@ def show(*, history: bool = False, json: Json = False) -> None:
         if json:
             print_json({"changes": msgspec.to_builtins(changes)})
             return
-        rows = [(each.version, time_told(each.at), each.slot, each.text or "as declared", each.by, each.why) for each in changes]
+        rows = [
+            (
+                each.version,
+                time_told(each.at),
+                each.slot,
+                each.text or "as declared",
+                each.by,
+                each.why,
+            )
+            for each in changes
+        ]
         print_table("", ["version", "set", "slot", "formula", "by", "why"], rows)
         return
     told = told_formulas(registry, project.slots.values())
     if json:
         print_json({"formulas": msgspec.to_builtins(told)})
         return
-    rows = [(each.slot, each.formula, f"{each.version}, {time_told(each.at)}" if each.version else "slots.py") for each in told]
+    rows = [
+        (
+            each.slot,
+            each.formula,
+            f"{each.version}, {time_told(each.at)}" if each.version else "slots.py",
+        )
+        for each in told
+    ]
     print_table("", ["slot", "formula", "from"], rows)
     for each in told:
         if each.missing:
-            console().print(f"slot {each.slot}: the champion predicts no {', '.join(each.missing)}; left out until a model does")
+            console().print(
+                f"slot {each.slot}: the champion predicts no {', '.join(each.missing)}; left "
+                "out until a model does"
+            )
 
 
-def set(slot: str, formula: Annotated[str, Parameter(allow_leading_hyphen=True)], *, why: Why, by: By = "") -> None:
-    """Change what an item is worth to a slot: servers take it within a second, without a new model and without a restart.
+def set(
+    slot: str,
+    formula: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    why: Why,
+    by: By = "",
+) -> None:
+    """Change what an item is worth to a slot: servers take it within a second, without a new model
+    and without a restart.
 
-    Each answer logs the formula that ordered it. A head that the champion does not predict is refused.
+    Each answer logs the formula that ordered it. A head that the champion does not predict is
+    refused.
 
     Example:  tailorbird -C shop formula set home "1.0*click + 8.0*purchase" --why "purchases count more in December"
 
@@ -64,10 +92,16 @@ def set(slot: str, formula: Annotated[str, Parameter(allow_leading_hyphen=True)]
     from tailorbird.serving.formulas import set_formula
 
     if not formula.strip():
-        raise UsageError("the formula is empty", fix=f"such as 1.0*click; its own: tailorbird formula reset {slot} --why …")
+        raise UsageError(
+            "the formula is empty",
+            fix=f"such as 1.0*click; its own: tailorbird formula reset {slot} --why …",
+        )
     project, registry = open_registry()
     change = set_formula(registry, project.slot(slot), formula, by=by or getpass.getuser(), why=why)
-    console().print(f"{change.version}: slot {slot} orders by {change.text}. Back:  tailorbird formula reset {slot} --why …")
+    console().print(
+        f"{change.version}: slot {slot} orders by {change.text}. Back:  tailorbird formula "
+        f"reset {slot} --why …"
+    )
 
 
 def reset(slot: str, *, why: Why, by: By = "") -> None:
@@ -86,4 +120,6 @@ def reset(slot: str, *, why: Why, by: By = "") -> None:
     project, registry = open_registry()
     declared = project.slot(slot)
     change = set_formula(registry, declared, "", by=by or getpass.getuser(), why=why)
-    console().print(f"{change.version}: slot {slot} orders by its own formula again: {told(declared.objective)}")
+    console().print(
+        f"{change.version}: slot {slot} orders by its own formula again: {told(declared.objective)}"
+    )

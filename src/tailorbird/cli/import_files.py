@@ -11,12 +11,20 @@ from tailorbird.errors import InputError, LockedError, UsageError
 if TYPE_CHECKING:
     from tailorbird.stream.importer import ImportReport
 
-_NAMES = "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, cloudevents, mind, instacart, mapping"
+_NAMES = (
+    "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, "
+    "cloudevents, mind, instacart, mapping"
+)
 
 
 def import_files(
-    format_: Annotated[str, Parameter(name="FORMAT", help=f"the format of the files: {_NAMES}; or auto")] = "",
-    path: Annotated[Path | None, Parameter(name="PATH", help="a file or a folder; .gz and .zst are read as they are")] = None,
+    format_: Annotated[
+        str, Parameter(name="FORMAT", help=f"the format of the files: {_NAMES}; or auto")
+    ] = "",
+    path: Annotated[
+        Path | None,
+        Parameter(name="PATH", help="a file or a folder; .gz and .zst are read as they are"),
+    ] = None,
     /,
     *,
     mapping: Path | None = None,
@@ -27,9 +35,10 @@ def import_files(
 ) -> None:
     """Import files into the raw log, then route them and load them into the lake.
 
-    Files are verified against a SHA256SUMS beside them. An import that was interrupted goes on where it was; files that
-    were imported before are not taken twice. What cannot be read goes whole to the quarantine, with its reason. `auto` looks
-    at names and first records to find out which format it is.
+    Files are verified against a SHA256SUMS beside them. An import that was interrupted goes on
+    where it was; files that were imported before are not taken twice. What cannot be read goes
+    whole to the quarantine, with its reason. `auto` looks at names and first records to find out
+    which format it is.
 
     Example:  tailorbird import movielens ./ml-20m
 
@@ -71,21 +80,49 @@ def import_files(
     with reading(project.paths.data, make=True), progress_bars(quiet=json) as progress:
         take_in(project)
         report = run_import(
-            project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress,
-            pseudonyms=project.pseudonyms(), stopped=project.stopped(), lake=project.paths.lake,
-        )  # fmt: skip
+            project.paths.stream,
+            format_,
+            path,
+            plan=project.plan,
+            clock=SystemClock(),
+            options=options,
+            progress=progress,
+            pseudonyms=project.pseudonyms(),
+            stopped=project.stopped(),
+            lake=project.paths.lake,
+        )
         try:
             routed = drain(project, SystemClock(), progress=progress) if route else None
         except LockedError:
             routed = None
     if json:
-        done = {"rows": report.rows, "accepted": report.accepted, "refused": dict(report.refused), "already": report.already}
-        print_json({**done, "format": format_, "left_out": dict(report.left_out), "examples": report.examples, "routed": routed})
+        done = {
+            "rows": report.rows,
+            "accepted": report.accepted,
+            "refused": dict(report.refused),
+            "already": report.already,
+        }
+        print_json(
+            {
+                **done,
+                "format": format_,
+                "left_out": dict(report.left_out),
+                "examples": report.examples,
+                "routed": routed,
+            }
+        )
     else:
         _tell(report, routed, path, route)
     if report.rows and not report.accepted:
-        fix = "look at them with tailorbird lake quarantine; for other columns, tailorbird import --guess PATH"
-        raise InputError(f"none of its {report.rows:,} rows is an event; all are kept in the quarantine", where=str(path), fix=fix)
+        fix = (
+            "look at them with tailorbird lake quarantine; for other columns, tailorbird import "
+            "--guess PATH"
+        )
+        raise InputError(
+            f"none of its {report.rows:,} rows is an event; all are kept in the quarantine",
+            where=str(path),
+            fix=fix,
+        )
 
 
 def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, route: bool) -> None:
@@ -94,15 +131,24 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         out.print(f"{path}: these files were imported before; nothing to do.")
     else:
         resumed = f" (went on after row {report.resumed_at:,})" if report.resumed_at else ""
-        out.print(f"Imported {report.accepted:,} of {report.rows:,} rows from {len(report.files)} file(s){resumed}.")
+        out.print(
+            f"Imported {report.accepted:,} of {report.rows:,} rows from {len(report.files)} "
+            f"file(s){resumed}."
+        )
     for file in report.set_aside:
-        out.print(f"The log was damaged or lost; what is left was moved to {file}. Import earlier files again.")
+        out.print(
+            f"The log was damaged or lost; what is left was moved to {file}. Import earlier "
+            "files again."
+        )
     if report.left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.left_out.most_common())
         out.print(f"Left out, since they say nothing about people and items: {kinds}.")
     if report.refused:
         reasons = ", ".join(f"{count:,} {code}" for code, count in report.refused.most_common())
-        out.print(f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: {this_command()} lake quarantine")
+        out.print(
+            f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: "
+            f"{this_command()} lake quarantine"
+        )
         for example in report.examples:
             out.print(f"  {example}")
     if route:
@@ -118,11 +164,15 @@ def _recognised(path: Path) -> str:
     found = recognise(look_in(path))
     if found is None:
         raise InputError(
-            "which format this is cannot be seen", where=str(path), fix=f"name it: tailorbird import FORMAT PATH, with one of {_NAMES}"
+            "which format this is cannot be seen",
+            where=str(path),
+            fix=f"name it: tailorbird import FORMAT PATH, with one of {_NAMES}",
         )
     if found == "mapping":
         raise InputError(
-            "a table that needs a mapping", where=str(path), fix=f"{this_command()} import --guess {path} > mapping.toml proposes one"
+            "a table that needs a mapping",
+            where=str(path),
+            fix=f"{this_command()} import --guess {path} > mapping.toml proposes one",
         )
     return found
 
@@ -131,13 +181,23 @@ def _read_mapping(format_: str, mapping: Path | None) -> str:
     if format_ != "mapping":
         return ""
     if mapping is None:
-        raise UsageError("the format mapping needs --mapping FILE", fix="tailorbird import --guess PATH > mapping.toml proposes one")
+        raise UsageError(
+            "the format mapping needs --mapping FILE",
+            fix="tailorbird import --guess PATH > mapping.toml proposes one",
+        )
     if not mapping.is_file():
-        raise UsageError("no such file", where=str(mapping), fix="tailorbird import --guess PATH > mapping.toml proposes one")
+        raise UsageError(
+            "no such file",
+            where=str(mapping),
+            fix="tailorbird import --guess PATH > mapping.toml proposes one",
+        )
     try:
         return mapping.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        fix = f"write it in UTF-8, such as: iconv -f ISO-8859-1 -t UTF-8 {mapping.name} > new-{mapping.name}"
+        fix = (
+            f"write it in UTF-8, such as: iconv -f ISO-8859-1 -t UTF-8 {mapping.name} > "
+            f"new-{mapping.name}"
+        )
         raise InputError(f"cannot be read: {error}", where=str(mapping), fix=fix) from None
 
 
@@ -153,17 +213,34 @@ def _guess(path: Path, json: bool) -> None:
         if json:
             print_json({"format": known})
         else:
-            console(stderr=True).print(f"{path}: this is {known}, which needs no mapping: {this_command()} import {known} {path}")
+            console(stderr=True).print(
+                f"{path}: this is {known}, which needs no mapping: {this_command()} import "
+                f"{known} {path}"
+            )
         return
     files = find_files(path, FORMATS["mapping"][1])
     guesses, left_out = guess_files(files)
     toml = "\n".join(guess.toml for guess in guesses)
-    trial = try_mapping(toml, files, SystemClock().now(), [name for guess in guesses for name in guess.types])
-    columns = [(guess.file.name, column.column, column.role or "left out", column.why) for guess in guesses for column in guess.columns]
+    trial = try_mapping(
+        toml, files, SystemClock().now(), [name for guess in guesses for name in guess.types]
+    )
+    columns = [
+        (guess.file.name, column.column, column.role or "left out", column.why)
+        for guess in guesses
+        for column in guess.columns
+    ]
     columns += [(file.name, "", "left out", why) for file, why in left_out.items()]
     if json:
         rows = [msgspec.json.decode(row) for row in trial.shown]
-        print_json({"mapping": toml, "columns": columns, "rows": rows, "tried": trial.rows, "refused": trial.refused})
+        print_json(
+            {
+                "mapping": toml,
+                "columns": columns,
+                "rows": rows,
+                "tried": trial.rows,
+                "refused": trial.refused,
+            }
+        )
         return
     print(toml)
     out = console(stderr=True)

@@ -29,7 +29,8 @@ def init(
     ts_format: str = "",
     json: Json = False,
 ) -> None:
-    """Make a project: tailorbird.toml, features.py and slots.py, each short, commented and ready to run.
+    """Make a project: tailorbird.toml, features.py and slots.py, each short, commented and ready to
+    run.
 
     Prints the next commands; each works when pasted.
 
@@ -42,11 +43,14 @@ def init(
     folder:
         where to make it, that of `-C` unless told; files that are already there are not touched
     from_:
-        a CSV, JSON or Parquet file, or a folder of them: proposes a mapping and declarations from its columns, and says why
+        a CSV, JSON or Parquet file, or a folder of them: proposes a mapping and declarations from
+            its columns, and says why
     columns:
-        names of the columns, with commas between, of a file whose first line does not have them: user_id,timestamp,item_id
+        names of the columns, with commas between, of a file whose first line does not have them:
+            user_id,timestamp,item_id
     ts_format:
-        how times are written, as strptime has it, where day and month cannot be told apart: %d/%m/%Y
+        how times are written, as strptime has it, where day and month cannot be told apart:
+            %d/%m/%Y
     """
     from tailorbird.places import require_plain_path
 
@@ -54,7 +58,11 @@ def init(
     require_plain_path(folder.resolve())
     taken = [name for name in _FILES if (folder / name).exists()]
     if taken:
-        raise UsageError(f"{', '.join(taken)} already there; nothing was written", where=str(folder), fix="choose another folder")
+        raise UsageError(
+            f"{', '.join(taken)} already there; nothing was written",
+            where=str(folder),
+            fix="choose another folder",
+        )
     contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
     reasons: list[tuple[str, str, str]] = []
     tried, refused, user, format_ = 0, 0, "", ""
@@ -64,12 +72,21 @@ def init(
         proposal = _propose(from_, columns, ts_format)
         if proposal.trial.warning:
             console(stderr=True).print(proposal.trial.warning, style="yellow")
-        tried, refused, user, format_ = proposal.trial.rows, proposal.trial.refused, proposal.user, proposal.format
+        tried, refused, user, format_ = (
+            proposal.trial.rows,
+            proposal.trial.refused,
+            proposal.user,
+            proposal.format,
+        )
         contents |= {"features.py": proposal.features, "slots.py": proposal.slots}
         if proposal.mapping:
             contents["mapping.toml"] = proposal.mapping
-        toml = contents["tailorbird.toml"].replace("types = []", f"types = {json_.dumps(proposal.types)}")
-        contents["tailorbird.toml"] = toml.replace('window = "28d"', f'window = "{proposal.train_window}"')
+        toml = contents["tailorbird.toml"].replace(
+            "types = []", f"types = {json_.dumps(proposal.types)}"
+        )
+        contents["tailorbird.toml"] = toml.replace(
+            'window = "28d"', f'window = "{proposal.train_window}"'
+        )
         reasons = proposal.reasons
     contents["tailorbird.toml"] = contents["tailorbird.toml"].replace(
         'name = "shop"', f"name = {json_.dumps(folder.resolve().name, ensure_ascii=False)}"
@@ -82,7 +99,13 @@ def init(
             (folder / name).write_text(text)
     steps = _next_steps(folder, from_, format_, user)
     if json:
-        told = {"project": str(folder), "files": list(contents), "next": steps, "tried": tried, "refused": refused}
+        told = {
+            "project": str(folder),
+            "files": list(contents),
+            "next": steps,
+            "tried": tried,
+            "refused": refused,
+        }
         print_json({**told, "why": [list(reason) for reason in reasons]})
         return
     if reasons:
@@ -90,10 +113,14 @@ def init(
     out = console()
     out.print(f"Made {folder} with {', '.join(contents)}.")
     if reasons:
-        out.print("Read these files now, before you import: each choice has its reason, and is meant to be edited.")
+        out.print(
+            "Read these files now, before you import: each choice has its reason, and is "
+            "meant to be edited."
+        )
     if tried and refused / tried > SHARE_MAX:
         out.print(
-            f"Of the rows tried, {refused / tried:.0%} would be refused, as said above: mend that first, or go on without them.",
+            f"Of the rows tried, {refused / tried:.0%} would be refused, as said above: mend "
+            "that first, or go on without them.",
             style="yellow",
         )
     out.print("\nNext:")
@@ -138,7 +165,9 @@ def _next_steps(folder: Path, data: Path | None, format_: str, user: str) -> lis
             f"{here} recommend --user u000001",
             f"{here} up",
         ]
-    mapped = f" --mapping {shlex.quote(str(folder / 'mapping.toml'))}" if format_ == "mapping" else ""
+    mapped = (
+        f" --mapping {shlex.quote(str(folder / 'mapping.toml'))}" if format_ == "mapping" else ""
+    )
     return [
         f"{here} check",
         f"{here} import {format_} {shlex.quote(str(data))}{mapped}",

@@ -1,4 +1,6 @@
-"""A project's pipeline in this process: for `recommend` without a server, and for the demo's bulk traffic on a simulated clock."""
+"""A project's pipeline in this process: for `recommend` without a server, and for the demo's bulk
+traffic on a simulated clock.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,14 +28,17 @@ from tailorbird.store.valkey import CopiesAt
 
 
 class InProcess:
-    """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles and items; `schemas`, `bundles`.
+    """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles
+    and items; `schemas`, `bundles`.
 
     Args:
         door: where answers are logged; None logs nothing.
         seed: of exploration and request ids; None draws one.
-        hide: people of queries, whose ids come from outside; those of our own logs are hidden already.
+        hide: people of queries, whose ids come from outside; those of our own logs are hidden
+            already.
         copies: a Valkey to read features from, as servers do; None reads the state of this machine.
-        probe: tries each bundle in a child process first, see `serving.bundles`: for what must not end with a bundle that ends its loader.
+        probe: tries each bundle in a child process first, see `serving.bundles`: for what must not
+            end with a bundle that ends its loader.
     """
 
     def __init__(
@@ -48,7 +53,9 @@ class InProcess:
         probe: Callable[[Path], None] | None = None,
     ) -> None:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
-        self.schemas = Schemas(project.paths.state, project.features, copies=copies, workers=project.workers)
+        self.schemas = Schemas(
+            project.paths.state, project.features, copies=copies, workers=project.workers
+        )
         registry = Registry(project.paths.registry, clock=clock)
         self._catalogue = Catalogue(project.routed)
         self.tables = LiveTables(
@@ -60,7 +67,12 @@ class InProcess:
         )
         self.tables.look()
         self.bundles = Rollout(
-            registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas, probe=probe, tables=self.tables
+            registry,
+            lambda folder: self.schemas.complete(load_bundle(folder)),
+            Metrics(),
+            self.schemas,
+            probe=probe,
+            tables=self.tables,
         )
         self._formulas = LiveFormulas(registry, project.slots)
         self._lists = LiveLists(project.root / LISTS_FILE)
@@ -87,7 +99,9 @@ class InProcess:
         )
 
     def look(self) -> None:
-        """Take in what is new: candidate tables, a promoted bundle, a formula, items that came since."""
+        """Take in what is new: candidate tables, a promoted bundle, a formula, items that came
+        since.
+        """
         self.tables.look()
         self.bundles.look()
         self._formulas.look()

@@ -28,11 +28,12 @@ def create(
     keep: str = "7d",
     json: Json = False,
 ) -> None:
-    """Make a key and show it, once: the project keeps only its hash. Running servers take it at once.
+    """Make a key and show it, once: the project keeps only its hash. Running servers take it at
+    once.
 
-    A key with an origin is for browsers: it may only send events, and only from the pages of that origin; no profiles (`item`, `user`), and
-    `identify` only with `--identify`. With `--replaces` both
-    keys hold until the old one expires, so that clients can be changed one by one.
+    A key with an origin is for browsers: it may only send events, and only from the pages of that
+    origin; no profiles (`item`, `user`), and `identify` only with `--identify`. With `--replaces`
+    both keys hold until the old one expires, so that clients can be changed one by one.
 
     Example:  tailorbird -C shop keys create backend --scope read --scope write
 
@@ -47,18 +48,21 @@ def create(
     name:
         what it is for; shown in lists
     scope:
-        what it may do, several times for several: `write` sends events, `read` asks for answers and metrics, `admin` sees the status,
-        and reads and changes formulas
+        what it may do, several times for several: `write` sends events, `read` asks for answers and
+        metrics, `admin` sees the status, and reads and changes formulas
     origin:
         a web origin whose pages may use it, several times for several
     identify:
-        let a key with an origin send `identify` too: whoever reads it in the page can then tie their own visits to anybody's name
+        let a key with an origin send `identify` too: whoever reads it in the page can then tie
+            their own visits to anybody's name
     limit:
-        a limit of its own, such as events_per_s=20: also requests_per_s, batch_max, body_bytes_max, ids_per_hour; 0 is none
+        a limit of its own, such as events_per_s=20: also requests_per_s, batch_max, body_bytes_max,
+            ids_per_hour; 0 is none
     expires:
         after how long it is refused, such as 90d; never unless told
     replaces:
-        id of the key that it takes the place of; scopes, origins and whether it may identify are that one's unless told
+        id of the key that it takes the place of; scopes, origins and whether it may identify are
+            that one's unless told
     keep:
         with --replaces, how long the old one still holds
     """
@@ -84,15 +88,22 @@ def create(
         print_json({"key": token, **_told(record)})
         return
     out = console()
-    out.print(f"Key {record.id} ({name}), may {' and '.join(record.scopes)}. It is shown this once:\n")
+    out.print(
+        f"Key {record.id} ({name}), may {' and '.join(record.scopes)}. It is shown this once:\n"
+    )
     print(token)
     out.print("\nClients send it as the header  Authorization: Bearer KEY")
     if old is not None:
-        out.print(f"Key {old.id} holds until {to_iso(min(old.expires_at or now + duration(keep), now + duration(keep)))[:16]} UTC.")
+        out.print(
+            f"Key {old.id} holds until "
+            f"{to_iso(min(old.expires_at or now + duration(keep), now + duration(keep)))[:16]} "
+            "UTC."
+        )
 
 
 def list_(*, json: Json = False) -> None:
-    """List the keys of the project: what each may do and until when. The keys themselves are not kept anywhere.
+    """List the keys of the project: what each may do and until when. The keys themselves are not
+    kept anywhere.
 
     Example:  tailorbird -C shop keys list
     """
@@ -129,7 +140,10 @@ def revoke(key: str, *, json: Json = False) -> None:
     from tailorbird.serving.keyfile import revoke_key
 
     if key.startswith("tb_"):
-        raise UsageError("expected the id of a key, not the key", fix="the id is the 12 digits between the underscores")
+        raise UsageError(
+            "expected the id of a key, not the key",
+            fix="the id is the 12 digits between the underscores",
+        )
     record = revoke_key(_file(), key)
     if json:
         print_json({"revoked": _told(record)})
@@ -145,11 +159,14 @@ def _limits(words: list[str] | None) -> "Limits":
         return msgspec.convert(pairs, Limits, strict=False)
     except msgspec.ValidationError as error:
         known = ", ".join(Limits.__struct_fields__)
-        raise UsageError(f"no such limit: {error}", where="--limit", fix=f"NAME=NUMBER, with one of {known}") from None
+        raise UsageError(
+            f"no such limit: {error}", where="--limit", fix=f"NAME=NUMBER, with one of {known}"
+        ) from None
 
 
 def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None:
-    """Tell under which pseudonym a person is known in the data, where `events.pseudonym_key` is set: for SQL, and for their requests.
+    """Tell under which pseudonym a person is known in the data, where `events.pseudonym_key` is
+    set: for SQL, and for their requests.
 
     Example:  tailorbird -C shop keys pseudonym u000001
 

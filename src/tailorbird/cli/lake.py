@@ -17,7 +17,8 @@ _PATHS_SHOWN = 3
 
 
 def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
-    """Check archive, ledger and tables against each other, to the last row and checksum. Ends with status 1 if anything differs.
+    """Check archive, ledger and tables against each other, to the last row and checksum. Ends with
+    status 1 if anything differs.
 
     Example:  tailorbird -C shop lake verify
 
@@ -28,7 +29,8 @@ def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
     Parameters
     ----------
     erased:
-        search every byte of the project for this user instead, who was erased; - reads the id from standard input
+        search every byte of the project for this user instead, who was erased; - reads the id from
+            standard input
     deep:
         compare the content of each archived row with the tables' too; takes several times as long
     """
@@ -65,7 +67,8 @@ def quarantine(
     limit: Annotated[int, Parameter(name=["--limit", "--rows"])] = 10,
     json: Json = False,
 ) -> None:
-    """Show what was refused: by reason how many, since when, until when, which fields; and samples. Everything is kept whole.
+    """Show what was refused: by reason how many, since when, until when, which fields; and samples.
+    Everything is kept whole.
 
     After a fix, `lake replay` sends it again; `replayed` counts the rows that were.
 
@@ -108,13 +111,27 @@ def quarantine(
             }
             for one in found
         ]
-        print_json({"counts": counts, "samples": [{**row, "body": _text(row["body"])} for row in shown]})
+        print_json(
+            {"counts": counts, "samples": [{**row, "body": _text(row["body"])} for row in shown]}
+        )
         return
     if not found:
-        console().print("The quarantine is empty." if choice.filter() is None else "Nothing was refused for that.")
+        console().print(
+            "The quarantine is empty."
+            if choice.filter() is None
+            else "Nothing was refused for that."
+        )
         return
-    rows = [(one.code, one.rows, one.replayed, _short(one.first), _short(one.last), _named(one.paths)) for one in found]
-    print_table("Refused, by reason", ["code", "rows", "replayed", "first", "last", "fields"], rows, right=["rows", "replayed"])
+    rows = [
+        (one.code, one.rows, one.replayed, _short(one.first), _short(one.last), _named(one.paths))
+        for one in found
+    ]
+    print_table(
+        "Refused, by reason",
+        ["code", "rows", "replayed", "first", "last", "fields"],
+        rows,
+        right=["rows", "replayed"],
+    )
     if shown:
         print_table(
             "Samples",
@@ -123,13 +140,23 @@ def quarantine(
         )
 
 
-def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool = False, route: bool = True, json: Json = False) -> None:
+def replay(
+    *,
+    reason: list[str],
+    path: str = "",
+    since: str = "",
+    dry_run: bool = False,
+    route: bool = True,
+    json: Json = False,
+) -> None:
     """Send what was refused again, after the declarations, an adapter or the contract were mended.
 
-    What is accepted now goes through the raw log as it came, with the time at which it was first received, and from there into
-    features and lake; what is still refused stays in the quarantine. Nothing is taken twice: not by a second replay, not where
-    the sender has sent it again meanwhile. A replay that was interrupted goes on where it was. Roles that are running decide by
-    the declarations with which they were started: start `up` again first. A router on this machine that was not is an error.
+    What is accepted now goes through the raw log as it came, with the time at which it was first
+    received, and from there into features and lake; what is still refused stays in the quarantine.
+    Nothing is taken twice: not by a second replay, not where the sender has sent it again
+    meanwhile. A replay that was interrupted goes on where it was. Roles that are running decide by
+    the declarations with which they were started: start `up` again first. A router on this machine
+    that was not is an error.
 
     Example:  tailorbird -C shop lake replay --reason unknown_type --dry-run
 
@@ -163,9 +190,15 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
     routed = None
     with progress_bars(quiet=json) as progress:
         report = run_replay(
-            project.paths.lake, project.paths.stream, choice, plan=project.plan, clock=SystemClock(), stopped=project.stopped(),
-            dry_run=dry_run, progress=progress,
-        )  # fmt: skip
+            project.paths.lake,
+            project.paths.stream,
+            choice,
+            plan=project.plan,
+            clock=SystemClock(),
+            stopped=project.stopped(),
+            dry_run=dry_run,
+            progress=progress,
+        )
         if route and not dry_run:
             try:
                 routed = drain(project, SystemClock(), progress=progress)
@@ -178,12 +211,15 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
 
 
 def _require_new_routers(project: "Project") -> None:
-    """Raises NotReadyError where a running router would refuse again what the declarations of now accept."""
+    """Raises NotReadyError where a running router would refuse again what the declarations of now
+    accept.
+    """
     from tailorbird.router.deciding import deciding_otherwise
 
     if processes := deciding_otherwise(project.paths.run, project.plan):
         raise NotReadyError(
-            f"the running router (process {', '.join(map(str, processes))}) decides by declarations of before, and would refuse them again",
+            f"the running router (process {', '.join(map(str, processes))}) decides by "
+            "declarations of before, and would refuse them again",
             where=str(project.root),
             fix="stop `tailorbird up`, start it again, and then replay; nothing was sent",
         )
@@ -200,22 +236,39 @@ def _check_reasons(project: "Project", choice: "Choice") -> None:
     """A reason that nothing was refused for is a slip of the pen, if anything was refused at all."""
     from tailorbird.lake import Lake, refused
 
-    known = [one.code for one in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())]
+    known = [
+        one.code for one in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())
+    ]
     unknown = [reason for reason in choice.reasons if reason not in known]
     if known and unknown:
-        raise UsageError(f"nothing was refused for {unknown[0]!r}", where="--reason", fix=f"the reasons there are: {', '.join(known)}")
+        raise UsageError(
+            f"nothing was refused for {unknown[0]!r}",
+            where="--reason",
+            fix=f"the reasons there are: {', '.join(known)}",
+        )
 
 
-def _as_json(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool) -> dict[str, Any]:
+def _as_json(
+    report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool
+) -> dict[str, Any]:
     return {
-        "dry_run": dry_run, "examined": report.examined, "replayed_before": report.before, "accepted": report.accepted, "sent": report.sent,
-        "repeats": report.repeats, "left_out": report.left_out, "refused": dict(report.refused),
+        "dry_run": dry_run,
+        "examined": report.examined,
+        "replayed_before": report.before,
+        "accepted": report.accepted,
+        "sent": report.sent,
+        "repeats": report.repeats,
+        "left_out": report.left_out,
+        "refused": dict(report.refused),
         "by_reason": {reason: dict(outcomes) for reason, outcomes in report.by_reason.items()},
-        "examples": report.examples, "routed": routed,
-    }  # fmt: skip
+        "examples": report.examples,
+        "routed": routed,
+    }
 
 
-def _tell(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool) -> None:
+def _tell(
+    report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool
+) -> None:
     from tailorbird.cli.roles import tell_routed
 
     out = console()
@@ -227,12 +280,26 @@ def _tell(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, 
             tell_routed(routed, "replay")
         return
     columns = ["accepted", "repeats", "left_out", "refused"]
-    rows = [(reason, *(outcomes.get(column, 0) for column in columns)) for reason, outcomes in sorted(report.by_reason.items())]
-    title = f"{report.examined:,} rows, as they would be taken now" if dry_run else f"{report.examined:,} rows, read again"
-    print_table(title, ["refused for", "accepted", "in the lake already", "left out", "refused again"], rows,
-                right=["accepted", "in the lake already", "left out", "refused again"])  # fmt: skip
+    rows = [
+        (reason, *(outcomes.get(column, 0) for column in columns))
+        for reason, outcomes in sorted(report.by_reason.items())
+    ]
+    title = (
+        f"{report.examined:,} rows, as they would be taken now"
+        if dry_run
+        else f"{report.examined:,} rows, read again"
+    )
+    print_table(
+        title,
+        ["refused for", "accepted", "in the lake already", "left out", "refused again"],
+        rows,
+        right=["accepted", "in the lake already", "left out", "refused again"],
+    )
     if report.refused:
-        out.print(f"Refused again for: {', '.join(f'{count:,} {code}' for code, count in report.refused.most_common())}.")
+        out.print(
+            "Refused again for: "
+            f"{', '.join(f'{count:,} {code}' for code, count in report.refused.most_common())}."
+        )
         for example in report.examples:
             out.print(f"  {example}")
     if dry_run:
@@ -259,7 +326,11 @@ def _record(body: bytes) -> str:
     from tailorbird.events.contract import unread_of
 
     unread = unread_of(body)
-    return (_text(body) if unread is None else f"{unread.format}: {msgspec.json.encode(unread.record).decode()}")[:_BODY_SHOWN]
+    return (
+        _text(body)
+        if unread is None
+        else f"{unread.format}: {msgspec.json.encode(unread.record).decode()}"
+    )[:_BODY_SHOWN]
 
 
 def _text(body: bytes) -> str:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tailorbird.cli.output import STDIN, Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    STDIN,
+    Json,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 from tailorbird.errors import BehindError, LockedError, UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +23,9 @@ if TYPE_CHECKING:
     from tailorbird.privacy.person import Kept
     from tailorbird.privacy.search import Searched
 
-_ROUNDS = 4  # of bringing in what brokers, or doors elsewhere that were stopped by it, show only once an erasure tries to begin
+# of bringing in what brokers, or doors elsewhere that were stopped by it, show only once an erasure
+# tries to begin
+_ROUNDS = 4
 _TOLD = 10  # ids of whom nothing was found
 
 
@@ -27,18 +37,21 @@ def erase(
     yes: bool = False,
     json: Json = False,
 ) -> None:
-    """Unlink a person from everything that is kept: logs, archive, lake with its history, quarantine, state, answers, training sets.
+    """Unlink a person from everything that is kept: logs, archive, lake with its history,
+    quarantine, state, answers, training sets.
 
-    Type, time and item of what they did stay, so that figures of items stay as they are; whose it was goes, for good. Nothing old of
-    theirs is taken again, however it comes: as a retry, a replay, or an import of old files. At the end every byte of the project is
-    searched, and a receipt without personal data is left in data/erasure/receipts. Models that learned from their events are named.
+    Type, time and item of what they did stay, so that figures of items stay as they are; whose it
+    was goes, for good. Nothing old of theirs is taken again, however it comes: as a retry, a
+    replay, or an import of old files. At the end every byte of the project is searched, and a
+    receipt without personal data is left in data/erasure/receipts. Models that learned from their
+    events are named.
 
-    Stop `up` before: an erasure must be alone. What it would find is told without --yes, also while `up` runs. One that was cut short
-    goes on with the same command; given other ids, the command ends it first, then erases these. Many people at once, from a file,
-    cost hardly more than one.
+    Stop `up` before: an erasure must be alone. What it would find is told without --yes, also while
+    `up` runs. One that was cut short goes on with the same command; given other ids, the command
+    ends it first, then erases these. Many people at once, from a file, cost hardly more than one.
 
-    An id on the command line stands in the shell's history, and in the list of processes while the command runs: give the ids in a file,
-    or by - from standard input.
+    An id on the command line stands in the shell's history, and in the list of processes while the
+    command runs: give the ids in a file, or by - from standard input.
 
     Example:  tailorbird -C shop lake erase --from leavers.txt
 
@@ -47,8 +60,8 @@ def erase(
     Parameters
     ----------
     user:
-        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor who never said who they are; - reads
-        ids from standard input, one a line
+        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor
+        who never said who they are; - reads ids from standard input, one a line
     from_:
         a file with an id a line, blanks around it left out; - is standard input
     yes:
@@ -60,7 +73,10 @@ def erase(
 
     project, clock = open_project(applied=True), SystemClock()
     if yes and forget_unbegun(project) and not json:
-        console().print("An erasure was cut short before it changed anything. Roles may start again; whoever was to be erased is not.")
+        console().print(
+            "An erasure was cut short before it changed anything. Roles may start again; "
+            "whoever was to be erased is not."
+        )
     cut_short = unfinished(project.paths.data)
     kept = _kept(project, _asked(user, from_, needed=not (yes and cut_short)))
     if not yes:
@@ -70,7 +86,10 @@ def erase(
     done = [_erased(project, kept, quiet=json)]
     if others:
         if not json:
-            console().print("This was the erasure that had been cut short. Now the ids that were given, of whom it was not:")
+            console().print(
+                "This was the erasure that had been cut short. Now the ids that were given, "
+                "of whom it was not:"
+            )
         done.append(_erased(project, others, quiet=json))
     if json:
         earlier, last = done[:-1], done[-1]
@@ -99,16 +118,19 @@ def _erased(project: "Project", kept: "list[Kept]", *, quiet: bool) -> "Erased":
 
 
 def export_user(user: str, /, *, out: Path | None = None, json: Json = False) -> None:
-    """Write down all that is held about a person: lines of JSON, each with the place that it is from.
+    """Write down all that is held about a person: lines of JSON, each with the place that it is
+    from.
 
     Example:  tailorbird -C shop lake export-user 42 --out told.jsonl
 
     Parameters
     ----------
     user:
-        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor; - reads it from standard input
+        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor; -
+            reads it from standard input
     out:
-        the file; only you can read it. Delete it when it was handed over. Without one, the lines are printed
+        the file; only you can read it. Delete it when it was handed over. Without one, the lines
+            are printed
     """
     import msgspec
 
@@ -119,12 +141,18 @@ def export_user(user: str, /, *, out: Path | None = None, json: Json = False) ->
 
     project = open_project(applied=True)
     if out is None:
-        for record in export_person(project, _ids(project, _asked(user, None, needed=True)), SystemClock()):
+        for record in export_person(
+            project, _ids(project, _asked(user, None, needed=True)), SystemClock()
+        ):
             sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
         return
     if not out.parent.is_dir():
-        raise UsageError("no such folder", where=str(out.parent), fix="name a file in a folder that is there")
-    counts = write_export(export_person(project, _ids(project, _asked(user, None, needed=True)), SystemClock()), out)
+        raise UsageError(
+            "no such folder", where=str(out.parent), fix="name a file in a folder that is there"
+        )
+    counts = write_export(
+        export_person(project, _ids(project, _asked(user, None, needed=True)), SystemClock()), out
+    )
     if json:
         print_json({"out": str(out), "records": counts})
         return
@@ -158,9 +186,16 @@ def _asked(user: str, file: Path | None, *, needed: bool) -> list[str]:
         try:
             asked = _lines(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot be read: {error}", where=str(file), fix="a text file in UTF-8, an id a line") from None
+            raise UsageError(
+                f"cannot be read: {error}",
+                where=str(file),
+                fix="a text file in UTF-8, an id a line",
+            ) from None
     if needed and not asked:
-        raise UsageError("expected the id of a user, or --from FILE with an id a line", fix=f"{this_command()} lake erase --help")
+        raise UsageError(
+            "expected the id of a user, or --from FILE with an id a line",
+            fix=f"{this_command()} lake erase --help",
+        )
     return asked
 
 
@@ -177,9 +212,11 @@ def _ids(project: "Project", asked: list[str]) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Ids, one a line, without the mark that some programs begin a file with, and without blanks around them.
+    """Ids, one a line, without the mark that some programs begin a file with, and without blanks
+    around them.
 
-    A line ends where an editor ends one: what Python takes for the end of a line besides may stand within an id.
+    A line ends where an editor ends one: what Python takes for the end of a line besides may stand
+    within an id.
     """
     lines = (line.strip(" \t\r") for line in text.removeprefix("\ufeff").split("\n"))
     return [line for line in lines if line]
@@ -215,10 +252,18 @@ def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
     rows = sorted(found.events.items(), key=lambda each: -each[1])
     print_table("Would be unlinked", ["type", "events"], rows, right=["events"])
     if found.refused:
-        out.print(f"{found.refused:,} rows that were refused, in the quarantine, which hold something of theirs.")
-    out.print(f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, {found.shared:,} devices that others used too.")
+        out.print(
+            f"{found.refused:,} rows that were refused, in the quarantine, which hold "
+            "something of theirs."
+        )
+    out.print(
+        f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, "
+        f"{found.shared:,} devices that others used too."
+    )
     if found.into:
-        out.print(f"{found.into:,} others were one with some of them for a while, by merges, and stay.")
+        out.print(
+            f"{found.into:,} others were one with some of them for a while, by merges, and stay."
+        )
     _tell_unnamed(found.unnamed)
     _tell_strangers(found.strangers)
     _tell_bundles(found.bundles)
@@ -243,31 +288,48 @@ def _tell(done: "Erased", project: "Project") -> None:
 def _tell_unnamed(count: int) -> None:
     if count:
         console().print(
-            f"{count:,} users are one with them by merges, and only their pseudonyms are known here: what others wrote of these by the ids"
-            " that the site knows is not found. Erase those ids too, at any time, in the same file or by themselves."
+            f"{count:,} users are one with them by merges, and only their pseudonyms are "
+            "known here: what others wrote of these by the ids"
+            " that the site knows is not found. Erase those ids too, at any time, in the "
+            "same file or by themselves."
         )
 
 
 def _tell_strangers(strangers: list[int]) -> None:
     if strangers:
-        which = ", ".join(f"{number:,}" for number in strangers[:_TOLD]) + (", …" if len(strangers) > _TOLD else "")
+        which = ", ".join(f"{number:,}" for number in strangers[:_TOLD]) + (
+            ", …" if len(strangers) > _TOLD else ""
+        )
         count = f"{len(strangers):,} of the ids that were given (number {which})"
-        console().print(f"No event, answer, profile or refused row was found of {count}: are they written as the site writes them?")
+        console().print(
+            f"No event, answer, profile or refused row was found of {count}: are they "
+            "written as the site writes them?"
+        )
 
 
-def _tell_bundles(bundles: list[dict[str, object]]) -> None:
+def _tell_bundles(bundles: list[dict[str, Any]]) -> None:
     from tailorbird.events import to_iso
 
     if bundles:
-        rows = [(one["version"], ", ".join(one["aliases"]), to_iso(one["due"])[:10], one["what"]) for one in bundles]  # type: ignore
-        print_table("Models that learned from their events", ["version", "name", "until", "what to do"], rows)
+        rows = [
+            (one["version"], ", ".join(one["aliases"]), to_iso(one["due"])[:10], one["what"])
+            for one in bundles
+        ]
+        print_table(
+            "Models that learned from their events",
+            ["version", "name", "until", "what to do"],
+            rows,
+        )
 
 
 def _way_out(erased: bool) -> str:
     """What takes out what is left in the project's own data."""
     if not erased:
         return "`lake erase` of the same ids takes these out."
-    return "This erasure did not take them out, and the same one again would not: please report it, with the places above."
+    return (
+        "This erasure did not take them out, and the same one again would not: please report "
+        "it, with the places above."
+    )
 
 
 def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
@@ -280,22 +342,37 @@ def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
     for limit in found.limits:
         out.print(limit)
     if not found.found:
-        out.print("Nothing else of theirs was found." if found.limits else "Nothing of theirs is left.")
+        out.print(
+            "Nothing else of theirs was found." if found.limits else "Nothing of theirs is left."
+        )
         return
     folders = ours_of(project)
-    ours = [one for one in found.found if is_below(one.path, folders) or not is_below(one.path, [project.root])]  # or in topics
+    ours = [
+        one
+        for one in found.found
+        if is_below(one.path, folders) or not is_below(one.path, [project.root])
+    ]  # or in topics
     made = [one for one in found.found if one not in ours and derived(Path(one.path), project)]
     own = [one for one in found.found if one not in ours and one not in made]
-    for where, some in (("the project's own data", ours), ("what commands made of it", made), ("files of yours", own)):
+    for where, some in (
+        ("the project's own data", ours),
+        ("what commands made of it", made),
+        ("files of yours", own),
+    ):
         if some:
             rows = [(one.path, one.count, one.where) for one in some]
-            print_table(f"Still there, in {where}", ["file", "times", "where"], rows, right=["times"])
+            print_table(
+                f"Still there, in {where}", ["file", "times", "where"], rows, right=["times"]
+            )
     if ours:
         out.print("Do not delete files of the project's own data: they hold everybody's.")
     if ours or made:
         out.print(_way_out(erased))
     if own:
-        out.print("Files of your own, and exports, are not changed: delete them, or take these people out.")
+        out.print(
+            "Files of your own, and exports, are not changed: delete them, or take these "
+            "people out."
+        )
 
 
 def _told(done: "Erased") -> dict[str, Any]:

@@ -6,7 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 from tailorbird.errors import LockedError
 
 if TYPE_CHECKING:
@@ -17,18 +24,23 @@ _SHOWN = 20  # files of which the same is said
 
 
 def repair(*, yes: bool = False, json: Json = False) -> None:
-    """Mend what `lake verify` finds damaged in lake, archive and logs, from what is whole. Without --yes it only says what it would do.
+    """Mend what `lake verify` finds damaged in lake, archive and logs, from what is whole. Without
+    --yes it only says what it would do.
 
-    A flipped bit in a small file or in a line of ledger and manifest is turned back. A file of the archive comes from the raw log while
-    that still has the rows; a data file of a table from the files that were put together in it, from its log, from other tables, or
-    from the archive, routed again; a commit file and a checkpoint from the ledger; a raw log from the archive and what is whole in it;
-    rows that were routed and are in no table from the routed log, or from the archive, routed again. What comes back has the checksum
-    that it had, or is entered into the ledger as new; nothing is guessed. A ledger that is gone is written anew from the tables' own
-    logs, which know no checksums: run `lake verify --deep` then, which compares what the files hold with the archive; a file that is
-    gone as well comes back where its rows are elsewhere and make its size. What another writer put into the log of a table is set
-    aside, with the data files that it brought, and so is a hint to a checkpoint that is not there. What cannot be had is named with
-    what is lost, and left as it is. Damaged files are kept in data/lake/set-aside: they are evidence, which nothing reads and nothing
-    vouches for, so `lake verify` does not look at them. Ends with status 1 if anything is left.
+    A flipped bit in a small file or in a line of ledger and manifest is turned back. A file of the
+    archive comes from the raw log while that still has the rows; a data file of a table from the
+    files that were put together in it, from its log, from other tables, or from the archive, routed
+    again; a commit file and a checkpoint from the ledger; a raw log from the archive and what is
+    whole in it; rows that were routed and are in no table from the routed log, or from the archive,
+    routed again. What comes back has the checksum that it had, or is entered into the ledger as
+    new; nothing is guessed. A ledger that is gone is written anew from the tables' own logs, which
+    know no checksums: run `lake verify --deep` then, which compares what the files hold with the
+    archive; a file that is gone as well comes back where its rows are elsewhere and make its size.
+    What another writer put into the log of a table is set aside, with the data files that it
+    brought, and so is a hint to a checkpoint that is not there. What cannot be had is named with
+    what is lost, and left as it is. Damaged files are kept in data/lake/set-aside: they are
+    evidence, which nothing reads and nothing vouches for, so `lake verify` does not look at them.
+    Ends with status 1 if anything is left.
 
     Stop `up` before --yes: it writes to the same files.
 
@@ -47,7 +59,12 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
     from tailorbird.lake.repair import Repairer
 
     project = open_project()
-    repairer = Repairer(project.stream, project.paths.lake, clock=SystemClock(), route_again=partial(_router, project))
+    repairer = Repairer(
+        project.stream,
+        project.paths.lake,
+        clock=SystemClock(),
+        route_again=partial(_router, project),
+    )
     with progress_bars(quiet=json) as progress:
         if not yes:
             plan = repairer.plan()
@@ -56,12 +73,21 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
                 plan = repairer.run(lambda mend: progress("mended", 0, None))
             except LockedError as error:
                 raise LockedError(
-                    "a role of this project is running, and a repair must be alone", where=error.where, fix="stop up"
+                    "a role of this project is running, and a repair must be alone",
+                    where=error.where,
+                    fix="stop up",
                 ) from error
     clean = not plan.beyond and (not yes or verify(project.paths.lake).clean)
     if json:
         mends = [{"where": one.where, "what": one.what, "from": one.source} for one in plan.mends]
-        print_json({"done": yes, "mends": mends, "beyond": [vars(one) for one in plan.beyond], "clean": clean and (yes or not mends)})
+        print_json(
+            {
+                "done": yes,
+                "mends": mends,
+                "beyond": [vars(one) for one in plan.beyond],
+                "clean": clean and (yes or not mends),
+            }
+        )
     else:
         _tell(plan, project.root, yes, clean)
     raise SystemExit(1 if plan.beyond or not clean or (plan.mends and not yes) else 0)
@@ -83,7 +109,9 @@ def _router(project: "Project", folder: Path) -> Iterator[Callable[[], None]]:
 
 
 def _print_grouped(files: Iterable[tuple[str, Sequence[str], Sequence[str]]]) -> None:
-    """A table for all files of which the same is said: what that is, the columns, and the row of each."""
+    """A table for all files of which the same is said: what that is, the columns, and the row of
+    each.
+    """
     groups: dict[tuple[str, Sequence[str]], list[Sequence[str]]] = {}
     for said, columns, row in files:
         groups.setdefault((said, columns), []).append(row)
@@ -104,15 +132,29 @@ def _tell(plan: "Plan", root: Path, yes: bool, clean: bool) -> None:
         out.print("Nothing is damaged.")
         return
     begin = "Mended" if yes else "Can be mended"
-    _print_grouped((f"{begin}: {one.source}", ("file", "what"), (_below(one.where, root), one.what)) for one in plan.mends)
     _print_grouped(
-        (f"Cannot be mended. {one.kept}", ("file", "what", "lost"), (_below(one.where, root), one.what, one.lost))
+        (f"{begin}: {one.source}", ("file", "what"), (_below(one.where, root), one.what))
+        for one in plan.mends
+    )
+    _print_grouped(
+        (
+            f"Cannot be mended. {one.kept}",
+            ("file", "what", "lost"),
+            (_below(one.where, root), one.what, one.lost),
+        )
         if one.kept
-        else (f"Cannot be mended; lost: {one.lost}", ("file", "what"), (_below(one.where, root), one.what))
+        else (
+            f"Cannot be mended; lost: {one.lost}",
+            ("file", "what"),
+            (_below(one.where, root), one.what),
+        )
         for one in plan.beyond
     )
     if not yes:
-        out.print(f"Nothing was changed. {this_command()} lake repair --yes does it; more may show once this is mended.")
+        out.print(
+            f"Nothing was changed. {this_command()} lake repair --yes does it; more may show "
+            "once this is mended."
+        )
     elif clean:
         out.print("The lake verifies.")
     else:

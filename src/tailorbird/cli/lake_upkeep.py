@@ -1,4 +1,6 @@
-"""`tailorbird lake compact|vacuum|events`: fewer files, no old ones, and the events as they were at a version."""
+"""`tailorbird lake compact|vacuum|events`: fewer files, no old ones, and the events as they were at
+a version.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +19,12 @@ _KEEP_ALL = 1 << 62  # when the lake is opened: what goes is for `vacuum` to say
 
 
 def compact(*, all_days: bool = False, json: Json = False) -> None:
-    """Put small files together, so that reading opens few. No row changes; `lake verify` holds before and after.
+    """Put small files together, so that reading opens few. No row changes; `lake verify` holds
+    before and after.
 
-    The lake role does it by itself, a folder at a time between two loads: where a day has 32 small files, and where nothing was
-    written to it for a day. Here all that is due is done at once. Old files stay for `lake.history`; `lake vacuum` deletes them.
+    The lake role does it by itself, a folder at a time between two loads: where a day has 32 small
+    files, and where nothing was written to it for a day. Here all that is due is done at once. Old
+    files stay for `lake.history`; `lake vacuum` deletes them.
 
     Example:  tailorbird -C shop lake compact
 
@@ -44,16 +48,21 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
     if json:
         print_json({"files_less": less.get("files", 0), "commits": less.get("commits", 0)})
     elif less:
-        console().print(f"{less['files']:,} files less, by {less['commits']:,} commits. Old readers still find theirs until lake vacuum.")
+        console().print(
+            f"{less['files']:,} files less, by {less['commits']:,} commits. Old readers "
+            "still find theirs until lake vacuum."
+        )
     else:
         console().print("Nothing is due: no day has many small files.")
 
 
 def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None:
-    """Delete files that only the past needs: those whose rows are in others now, and the log before a checkpoint.
+    """Delete files that only the past needs: those whose rows are in others now, and the log before
+    a checkpoint.
 
-    It deletes for real; what would go is told by --dry-run. No row of any table goes: events, users, items and answers can still be read as
-    of every version. The lake role does it once an hour with `lake.history`.
+    It deletes for real; what would go is told by --dry-run. No row of any table goes: events,
+    users, items and answers can still be read as of every version. The lake role does it once an
+    hour with `lake.history`.
 
     Example:  tailorbird -C shop lake vacuum --dry-run
 
@@ -62,7 +71,8 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
     Parameters
     ----------
     keep:
-        delete what is needless for longer than this, instead of `lake.history`; a reader that takes longer loses its files
+        delete what is needless for longer than this, instead of `lake.history`; a reader that takes
+            longer loses its files
     dry_run:
         only say what would be deleted
     """
@@ -81,7 +91,10 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
             progress("files", done, total)
 
         found = planned if dry_run else role.vacuum(keep_us=keep_us, told=told)
-    rows = {name: {"files": each.files, "log_files": each.log_files, "bytes": each.bytes} for name, each in found.items()}
+    rows = {
+        name: {"files": each.files, "log_files": each.log_files, "bytes": each.bytes}
+        for name, each in found.items()
+    }
     if json:
         print_json({"dry_run": dry_run, "tables": rows})
         return
@@ -90,14 +103,22 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
         return
     title = "Would be deleted" if dry_run else "Deleted"
     cells = [(name, each["files"], each["log_files"], each["bytes"]) for name, each in rows.items()]
-    print_table(title, ["table", "files", "log files", "bytes"], cells, right=["files", "log files", "bytes"])
+    print_table(
+        title,
+        ["table", "files", "log files", "bytes"],
+        cells,
+        right=["files", "log files", "bytes"],
+    )
 
 
-def events(*, at_version: int | None = None, bundle: str = "", out: Path | None = None, json: Json = False) -> None:
-    """The events as they were at a version of the table, or as a bundle's training read them. Without either, as they are now.
+def events(
+    *, at_version: int | None = None, bundle: str = "", out: Path | None = None, json: Json = False
+) -> None:
+    """The events as they were at a version of the table, or as a bundle's training read them.
+    Without either, as they are now.
 
-    Every version can be read, of however long ago: no later load, compaction or vacuum changes what it gives. An erasure does: what
-    the people did is nobody's from then on, in every version.
+    Every version can be read, of however long ago: no later load, compaction or vacuum changes what
+    it gives. An erasure does: what the people did is nobody's from then on, in every version.
 
     Example:  tailorbird -C shop lake events --at-version 120
 
@@ -110,7 +131,8 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
     bundle:
         the version of a bundle, as `models list` shows it
     out:
-        write the rows there as Parquet, in order of their position; else only their number and some rows are shown
+        write the rows there as Parquet, in order of their position; else only their number and some
+            rows are shown
     """
     import pyarrow.parquet as pq
 
@@ -127,7 +149,11 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
     else:
         at = versions_of(project.paths.lake)
     if "events" not in at:
-        raise NotReadyError("there is nothing in the lake yet", where=str(project.paths.lake), fix="tailorbird import FORMAT PATH")
+        raise NotReadyError(
+            "there is nothing in the lake yet",
+            where=str(project.paths.lake),
+            fix="tailorbird import FORMAT PATH",
+        )
     lake = Lake(project.paths.lake, at=at)
     columns = None if out is not None else ["p", "ts", "type", "person", "item_id"]
     rows = lake.events(columns).sort_by("p")
@@ -135,7 +161,12 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
         part = out.with_name(f"{out.name}.part")
         pq.write_table(made(rows, "lake events"), part, compression="zstd")
         part.replace(out)
-    told = {"version": at["events"].version, "positions": at["events"].positions, "rows": len(rows), "out": str(out) if out else None}
+    told = {
+        "version": at["events"].version,
+        "positions": at["events"].positions,
+        "rows": len(rows),
+        "out": str(out) if out else None,
+    }
     if json:
         print_json(told)
         return
@@ -144,7 +175,12 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
         console().print(f"Written to {out}")
     else:
         last = rows.slice(max(0, len(rows) - _SHOWN)).to_pylist()
-        print_table("The last of them", list(rows.column_names), [list(row.values()) for row in last], right=["p"])
+        print_table(
+            "The last of them",
+            list(rows.column_names),
+            [list(row.values()) for row in last],
+            right=["p"],
+        )
 
 
 def _read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
@@ -158,11 +194,15 @@ def _read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
     about = manifest.metrics.get("about", {})
     if not manifest.heads:
         raise UsageError(
-            f"bundle {version} was trained on no events: it is an index without a model, which shows items by popularity",
+            f"bundle {version} was trained on no events: it is an index without a model, "
+            "which shows items by popularity",
             fix="name a version that train made: tailorbird models list; or --at-version",
         )
     if "lake" not in about:
-        raise UsageError(f"bundle {version} does not say which versions it was trained on", fix="an older release trained it; train anew")
+        raise UsageError(
+            f"bundle {version} does not say which versions it was trained on",
+            fix="an older release trained it; train anew",
+        )
     return from_plain(about["lake"])
 
 
@@ -183,8 +223,18 @@ def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
     if not (paths.lake / "ledger.jsonl").exists():
         raise no_ledger(paths.lake)
     try:
-        role = LakeRole(project.stream, paths.lake, clock=SystemClock(), keep_us=_KEEP_ALL, sort=project.settings.lake.sort)
+        role = LakeRole(
+            project.stream,
+            paths.lake,
+            clock=SystemClock(),
+            keep_us=_KEEP_ALL,
+            sort=project.settings.lake.sort,
+        )
     except LockedError as error:
-        raise LockedError(f"the lake role is running, and {does} by itself", where=error.where, fix="stop it to do it by hand") from error
+        raise LockedError(
+            f"the lake role is running, and {does} by itself",
+            where=error.where,
+            fix="stop it to do it by hand",
+        ) from error
     with role:
         yield role

@@ -1,6 +1,7 @@
 """`tailorbird`: the list of commands, the options that all share, and what happens to an error.
 
-Modules of commands import what is heavy only inside their functions, so that `--help` answers at once.
+Modules of commands import what is heavy only inside their functions, so that `--help` answers at
+once.
 """
 
 import errno
@@ -50,21 +51,39 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("serve", "router", "worker", "shuffle", "candidates", "score", "lake", "trainer"),
     ),
     "features": (
-        "Look at features, rank them, hold their readings against each other, and change what is declared.",
+        "Look at features, rank them, hold their readings against each other, and change "
+        "what is declared.",
         ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify", "republish"),
     ),
     "score": ("Score everybody at once, into a file.", ("churn",)),
     "scores": ("What was scored as events came in.", ("tail",)),
-    "models": ("Versions of the bundle, and which one answers.", ("list", "show", "verify", "shadow", "canary", "promote", "rollback")),
-    "formula": ("What an item is worth to a slot, changed without a new model.", ("show", "set", "reset")),
+    "models": (
+        "Versions of the bundle, and which one answers.",
+        ("list", "show", "verify", "shadow", "canary", "promote", "rollback"),
+    ),
+    "formula": (
+        "What an item is worth to a slot, changed without a new model.",
+        ("show", "set", "reset"),
+    ),
     "rules": ("What a slot asks for beside value.", ("report",)),
     "stream": ("Topics of the logs.", ("retire", "begin-anew")),
     "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
     "checks": ("Is the data of a day whole, and as usual.", ("run",)),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": (
-        "Check the lake and mend it, see what was refused and send it again, keep it small, read it as it was, erase people.",
-        ("verify", "repair", "quarantine", "replay", "compact", "vacuum", "events", "erase", "export-user"),
+        "Check the lake and mend it, see what was refused and send it again, keep it small, "
+        "read it as it was, erase people.",
+        (
+            "verify",
+            "repair",
+            "quarantine",
+            "replay",
+            "compact",
+            "vacuum",
+            "events",
+            "erase",
+            "export-user",
+        ),
     ),
 }
 
@@ -81,12 +100,28 @@ _OWN_MODULE = {
 }  # commands of a group that are not in the group's module
 
 _READERS = (
-    "train", "tune", "validate", "score churn", "checks run", "rules report", "features backfill", "features rank", "features apply",
-    "features republish", "lake events", "lake export-user", "lake replay",
-)  # fmt: skip
-# They write down what they read: no erasure beside them. Nor beside roles; `import` sees to it itself, since not each needs a project.
+    "train",
+    "tune",
+    "validate",
+    "score churn",
+    "checks run",
+    "rules report",
+    "features backfill",
+    "features rank",
+    "features apply",
+    "features republish",
+    "lake events",
+    "lake export-user",
+    "lake replay",
+)
+# They write down what they read: no erasure beside them. Nor beside roles; `import` sees to it
+# itself, since not each needs a project.
 
-_GO_ON = (("features", "backfill"), ("features", "apply"), ("tune",))  # begin where they were stopped
+_GO_ON = (
+    ("features", "backfill"),
+    ("features", "apply"),
+    ("tune",),
+)  # begin where they were stopped
 
 
 def build_app() -> App:
@@ -104,11 +139,17 @@ def build_app() -> App:
         module, _, function = target.partition(":")
         app.command(_beside_no_erasure(name, _load(module, function)), name=name, version_flags=())
     for name, (text, commands) in _GROUPS.items():
-        group = App(name=name, help=text, version_flags=())  # --version is of the whole, and not an option of a command that has none
+        group = App(
+            name=name, help=text, version_flags=()
+        )  # --version is of the whole, and not an option of a command that has none
         for command in commands:
             module = _OWN_MODULE.get(f"{name} {command}", name)
-            function = _load(module, f"{command}_" if command == "list" else command.replace("-", "_"))
-            group.command(_beside_no_erasure(f"{name} {command}", function), name=command, version_flags=())
+            function = _load(
+                module, f"{command}_" if command == "list" else command.replace("-", "_")
+            )
+            group.command(
+                _beside_no_erasure(f"{name} {command}", function), name=command, version_flags=()
+            )
         app.command(group)
     return app
 
@@ -123,7 +164,9 @@ def _load(module: str, function: str) -> Callable[..., object]:
 
 
 def _beside_no_erasure(name: str, command: Callable[..., object]) -> Callable[..., object]:
-    """The command, which holds erasures off while it is at work if it is a role, or one of those that write down what they read."""
+    """The command, which holds erasures off while it is at work if it is a role, or one of those
+    that write down what they read.
+    """
     role = name.startswith("run ")
     if name not in _READERS and not role:
         return command
@@ -140,10 +183,14 @@ def _beside_no_erasure(name: str, command: Callable[..., object]) -> Callable[..
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 if all went well, 1 if not, 2 for a wrong use, 130 if interrupted."""
+    """Run the command line and exit: 0 if all went well, 1 if not, 2 for a wrong use, 130 if
+    interrupted.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take_options(words)
-    words = [STDIN if word == "-" else word for word in words]  # which the parser takes for an option without a name
+    words = [
+        STDIN if word == "-" else word for word in words
+    ]  # which the parser takes for an option without a name
     try:
         status = build_app()(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
@@ -194,19 +241,29 @@ def _take_options(words: list[str]) -> bool:
 def _help_for(words: list[str]) -> str:
     """The command whose help tells how it is used."""
     command = words[:1] if words[:1] and words[0] in {**_VERBS, **_GROUPS} else []
-    command += [word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", ()))[1]]
+    command += [
+        word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", ()))[1]
+    ]
     return " ".join(["tailorbird", *command, "--help"])
 
 
 def _sentence(error: OSError) -> str | None:
-    """A user's sentence for what the disk or the network refused; None if it looks like a bug of ours."""
+    """A user's sentence for what the disk or the network refused; None if it looks like a bug of
+    ours.
+    """
     where = f"{error.filename}: " if error.filename else ""
     if error.errno is None:
         return None
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where}not permitted ({os.strerror(error.errno)})\n  fix: choose a folder that you may write to"
+        return (
+            f"{where}not permitted ({os.strerror(error.errno)})\n  fix: choose a folder that "
+            "you may write to"
+        )
     if error.errno == errno.ENOSPC:
-        return f"{where}the disk is full; nothing that was acknowledged is lost\n  fix: free some space, then run the same command again"
+        return (
+            f"{where}the disk is full; nothing that was acknowledged is lost\n  fix: free some "
+            "space, then run the same command again"
+        )
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST) and error.filename:
         return f"{where}{os.strerror(error.errno).lower()}\n  fix: choose another path"
     return None

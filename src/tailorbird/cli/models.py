@@ -1,4 +1,6 @@
-"""`tailorbird models list|show|promote|rollback`; `shadow` and `canary` are in `cli.models_rollout`."""
+"""`tailorbird models list|show|promote|rollback`; `shadow` and `canary` are in
+`cli.models_rollout`.
+"""
 
 import getpass
 import sys
@@ -24,12 +26,18 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
 
     Example:  tailorbird -C shop models list --churn churn
     """
-    versions = sorted(open_registry(churn)[1].versions(), key=lambda info: info.version, reverse=True)
+    versions = sorted(
+        open_registry(churn)[1].versions(), key=lambda info: info.version, reverse=True
+    )
     if json:
         print_json(
             {
                 "versions": [
-                    {"version": v.version, "created_at": time_told(v.created_at) if v.whole else None, "aliases": list(v.aliases)}
+                    {
+                        "version": v.version,
+                        "created_at": time_told(v.created_at) if v.whole else None,
+                        "aliases": list(v.aliases),
+                    }
                     for v in versions
                 ]
             }
@@ -37,12 +45,22 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
         return
     if not versions:
         raise NotReadyError("there is no version yet", fix="tailorbird train makes one")
-    rows = [(v.version, time_told(v.created_at) if v.whole else "its manifest is damaged", ", ".join(v.aliases)) for v in versions]
+    rows = [
+        (
+            v.version,
+            time_told(v.created_at) if v.whole else "its manifest is damaged",
+            ", ".join(v.aliases),
+        )
+        for v in versions
+    ]
     print_table("", ["version", "made", "is"], rows)
 
 
-def show(version: str = "champion", *, churn: Of = "", markdown: bool = False, json: Json = False) -> None:
-    """Show what a version says of itself: data, columns, metrics, and its model card. Every file is checked against its checksum.
+def show(
+    version: str = "champion", *, churn: Of = "", markdown: bool = False, json: Json = False
+) -> None:
+    """Show what a version says of itself: data, columns, metrics, and its model card. Every file is
+    checked against its checksum.
 
     Example:  tailorbird -C shop models show v0001
 
@@ -67,7 +85,10 @@ def show(version: str = "champion", *, churn: Of = "", markdown: bool = False, j
         sys.stdout.write(manifest.card)
         return
     out = console()
-    out.print(f"{manifest.version}, made {time_told(manifest.created_at)}, {len(manifest.files)} files, all as signed")
+    out.print(
+        f"{manifest.version}, made {time_told(manifest.created_at)}, {len(manifest.files)} "
+        "files, all as signed"
+    )
     out.print(manifest.card)
 
 
@@ -85,15 +106,21 @@ def promote(version: str, *, why: Why, by: By = "", churn: Of = "") -> None:
     registry.promote(version, by=by or getpass.getuser(), why=why)
     of = f" --churn {churn}" if churn else ""
     told = (
-        "" if registry.info(version).heads or churn else " It has no model: items are shown by popularity until one that has is promoted."
+        ""
+        if registry.info(version).heads or churn
+        else " It has no model: items are shown by popularity until one that has is promoted."
     )
-    console().print(f"{version} is the champion now.{told} Back:  tailorbird models rollback{of} --why …")
+    console().print(
+        f"{version} is the champion now.{told} Back:  tailorbird models rollback{of} --why …"
+    )
 
 
 def rollback(*, why: Why, by: By = "", churn: Of = "") -> None:
-    """Take the last step back: end the canary, if there is one; else make the champion before this one answer again.
+    """Take the last step back: end the canary, if there is one; else make the champion before this
+    one answer again.
 
-    Servers hold the champion before in memory, so that it answers within a second. Again, to go one further back.
+    Servers hold the champion before in memory, so that it answers within a second. Again, to go one
+    further back.
 
     Example:  tailorbird -C shop models rollback --why "clicks fell"
     """
@@ -101,7 +128,9 @@ def rollback(*, why: Why, by: By = "", churn: Of = "") -> None:
     signed = by or getpass.getuser()
     if registry.aliases().canary:
         ended = registry.end_canary(by=signed, why=why)
-        console().print(f"{registry.aliases().champion} answers everybody again; {ended} was the canary.")
+        console().print(
+            f"{registry.aliases().champion} answers everybody again; {ended} was the canary."
+        )
         return
     version = registry.rollback(by=signed, why=why)
     console().print(f"{version} is the champion again.")
@@ -114,7 +143,10 @@ def open_registry(churn: str = "") -> "tuple[Project, Registry]":
     from tailorbird.registry import Registry
 
     project = open_project()
-    return project, Registry(project.paths.churn(project.churn_model(churn).name) if churn else project.paths.registry, clock=SystemClock())
+    return project, Registry(
+        project.paths.churn(project.churn_model(churn).name) if churn else project.paths.registry,
+        clock=SystemClock(),
+    )
 
 
 def time_told(moment: int) -> str:

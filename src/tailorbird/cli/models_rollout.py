@@ -1,4 +1,6 @@
-"""`tailorbird models shadow|canary`: try a version beside the champion, on nobody or on a share of the people."""
+"""`tailorbird models shadow|canary`: try a version beside the champion, on nobody or on a share of
+the people.
+"""
 
 import getpass
 import logging
@@ -19,9 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def shadow(version: str = "", *, why: Why = "", by: By = "", stop: bool = False) -> None:
-    """Let a version score what answers show, for the log alone. Nobody sees any of it; it takes at most a tenth of an answer's time.
+    """Let a version score what answers show, for the log alone. Nobody sees any of it; it takes at
+    most a tenth of an answer's time.
 
-    What it says stands in the lake's `answers` as `shadow` and `shadow_scores`, beside `scores`, the champion's of the same items.
+    What it says stands in the lake's `answers` as `shadow` and `shadow_scores`, beside `scores`,
+    the champion's of the same items.
 
     Example:  tailorbird -C shop models shadow v0003 --why "does it agree?"
 
@@ -35,23 +39,45 @@ def shadow(version: str = "", *, why: Why = "", by: By = "", stop: bool = False)
         let nobody cast a shadow any more
     """
     if bool(version) == stop:
-        raise UsageError("expected a version, or --stop", where="models shadow", fix='tailorbird models shadow v0003 --why "…"')
+        raise UsageError(
+            "expected a version, or --stop",
+            where="models shadow",
+            fix='tailorbird models shadow v0003 --why "…"',
+        )
     if version and not why:
-        raise UsageError("expected a reason for the audit log", where="--why", fix=f'tailorbird models shadow {version} --why "…"')
+        raise UsageError(
+            "expected a reason for the audit log",
+            where="--why",
+            fix=f'tailorbird models shadow {version} --why "…"',
+        )
     _, registry = open_registry()
     registry.cast_shadow(version, by=by or getpass.getuser(), why=why or "stopped")
-    console().print(f"{version} scores beside the champion; see answers.shadow_scores in the lake." if version else "No shadow any more.")
+    console().print(
+        f"{version} scores beside the champion; see answers.shadow_scores in the lake."
+        if version
+        else "No shadow any more."
+    )
 
 
 def canary(
-    version: str = "", *, share: float = 0.01, why: Why = "", by: By = "", manual: bool = False, stop: bool = False, json: Json = False
+    version: str = "",
+    *,
+    share: float = 0.01,
+    why: Why = "",
+    by: By = "",
+    manual: bool = False,
+    stop: bool = False,
+    json: Json = False,
 ) -> None:
-    """Let a version answer a share of the people, always the same ones, and say how it does. Without a version: only say how it does.
+    """Let a version answer a share of the people, always the same ones, and say how it does.
+    Without a version: only say how it does.
 
-    The trainer role (`tailorbird up` runs it) judges every ten seconds by the log: it ends a canary that fails answers, is slow, gives
-    scores that are no numbers, or gets fewer clicks; and lets one that does not answer 5 %, 20 %, 50 %, then everybody, each by what
-    came of the last step, after 500 answers at least; `canary` in tailorbird.toml has the bounds. `--manual` leaves
-    that to you: `models canary VERSION --share …`, `models promote`, `models canary --stop`, or `models rollback`, which ends it too.
+    The trainer role (`tailorbird up` runs it) judges every ten seconds by the log: it ends a canary
+    that fails answers, is slow, gives scores that are no numbers, or gets fewer clicks; and lets
+    one that does not answer 5 %, 20 %, 50 %, then everybody, each by what came of the last step,
+    after 500 answers at least; `canary` in tailorbird.toml has the bounds. `--manual` leaves that
+    to you: `models canary VERSION --share …`, `models promote`, `models canary --stop`, or `models
+    rollback`, which ends it too.
 
     Example:  tailorbird -C shop models canary v0003 --share 0.05 --why "wins off-line"
 
@@ -64,7 +90,8 @@ def canary(
     version:
         a version that `tailorbird models list` shows
     share:
-        of the people, by the hash that assigns the arms of experiments; who is in at 1 % is in at 5 %
+        of the people, by the hash that assigns the arms of experiments; who is in at 1 % is in at 5
+            %
     manual:
         it is neither advanced nor ended by itself
     stop:
@@ -77,15 +104,24 @@ def canary(
         console().print(f"The champion answers everybody again; {ended} was the canary.")
     elif version:
         if not why:
-            raise UsageError("expected a reason for the audit log", where="--why", fix=f'tailorbird models canary {version} --why "…"')
+            raise UsageError(
+                "expected a reason for the audit log",
+                where="--why",
+                fix=f'tailorbird models canary {version} --why "…"',
+            )
         registry.send_canary(version, share, by=signed, why=why, automatic=not manual)
-        console().print(f"{version} answers {share * 100:.3g}% of the people within a second. How it does:  tailorbird models canary")
+        console().print(
+            f"{version} answers {share * 100:.3g}% of the people within a second. How it "
+            "does:  tailorbird models canary"
+        )
     else:
         _tell(project, registry, json)
 
 
 def look(project: "Project", clock: "Clock") -> str:
-    """Judge the canary by the log, and do what follows; what was done: `wait`, `advance`, `promote`, `end`, or "" without a canary."""
+    """Judge the canary by the log, and do what follows; what was done: `wait`, `advance`,
+    `promote`, `end`, or "" without a canary.
+    """
     from tailorbird.registry import Registry
 
     registry = Registry(project.paths.registry, clock=clock)
@@ -93,7 +129,9 @@ def look(project: "Project", clock: "Clock") -> str:
     if not aliases.canary or not aliases.automatic:
         return ""
     verdict = _verdict(project, registry)
-    log.info("canary %s at %g: %s, %s", aliases.canary, aliases.share, verdict.action, verdict.reason)
+    log.info(
+        "canary %s at %g: %s, %s", aliases.canary, aliases.share, verdict.action, verdict.reason
+    )
     if registry.aliases() != aliases:
         return "wait"  # somebody decided meanwhile
     if verdict.action == "end":
@@ -117,9 +155,15 @@ def look_safely(project: "Project", clock: "Clock") -> None:
 
 
 def share_since(registry: "Registry") -> int:
-    """Since when the canary has its present share, microseconds: what came before is not compared, see `monitoring.canary`."""
+    """Since when the canary has its present share, microseconds: what came before is not compared,
+    see `monitoring.canary`.
+    """
     aliases = registry.aliases()
-    changes = (entry.at for entry in reversed(registry.audit()) if (entry.action, entry.version) == ("canary", aliases.canary))
+    changes = (
+        entry.at
+        for entry in reversed(registry.audit())
+        if (entry.action, entry.version) == ("canary", aliases.canary)
+    )
     return next(changes, aliases.canary_at)
 
 
@@ -132,7 +176,9 @@ def _verdict(project: "Project", registry: "Registry") -> "Verdict":
 
     aliases = registry.aliases()
     if not aliases.canary:
-        raise NotReadyError("there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"')
+        raise NotReadyError(
+            "there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"'
+        )
     lake, since = Lake(project.paths.lake), share_since(registry)
     events = lake.events(columns=EVENTS, ts_from=since)
     answers = lake.answers(columns=ANSWERS, ts_from=since)
@@ -142,7 +188,12 @@ def _verdict(project: "Project", registry: "Registry") -> "Verdict":
         figures(events, answers, version, denominators=denominators, attribution=attribution)
         for version in (aliases.canary, aliases.champion)
     )
-    return judge(canary_, champion, aliases.share, GuardRails(**msgspec.structs.asdict(project.settings.canary)))
+    return judge(
+        canary_,
+        champion,
+        aliases.share,
+        GuardRails(**msgspec.structs.asdict(project.settings.canary)),
+    )
 
 
 def _tell(project: "Project", registry: "Registry", json: bool) -> None:
@@ -150,21 +201,43 @@ def _tell(project: "Project", registry: "Registry", json: bool) -> None:
     aliases = registry.aliases()
     rows = [
         {
-            "version": each.version, "is": name, "answers": each.answers, "failed": each.failed, "not_finite": each.not_finite,
-            "latency_ms_p95": each.latency_ms_p95, "ctr": each.ctr,
+            "version": each.version,
+            "is": name,
+            "answers": each.answers,
+            "failed": each.failed,
+            "not_finite": each.not_finite,
+            "latency_ms_p95": each.latency_ms_p95,
+            "ctr": each.ctr,
         }
         for name, each in (("canary", verdict.canary), ("champion", verdict.champion))
-    ]  # fmt: skip
+    ]
     if json:
-        uplift = {"value": verdict.uplift.value, "low": verdict.uplift.low, "high": verdict.uplift.high}
-        print_json({"share": aliases.share, "automatic": aliases.automatic, "action": verdict.action, "reason": verdict.reason,
-                    "uplift": uplift, "versions": rows})  # fmt: skip
+        uplift = {
+            "value": verdict.uplift.value,
+            "low": verdict.uplift.low,
+            "high": verdict.uplift.high,
+        }
+        print_json(
+            {
+                "share": aliases.share,
+                "automatic": aliases.automatic,
+                "action": verdict.action,
+                "reason": verdict.reason,
+                "uplift": uplift,
+                "versions": rows,
+            }
+        )
         return
     out = console()
-    out.print(f"{aliases.canary} answers {aliases.share * 100:.3g}% of the people, {aliases.champion} the others")
+    out.print(
+        f"{aliases.canary} answers {aliases.share * 100:.3g}% of the people, "
+        f"{aliases.champion} the others"
+    )
     for row in rows:
         out.print(
-            f"{row['is']:>9} {row['version']}: {row['answers']:,} answers, {row['failed']:,} failed, "
-            f"{row['latency_ms_p95']:.1f} ms at the 95th percentile, {row['ctr']:.2%} clicks per item seen"
+            f"{row['is']:>9} {row['version']}: {row['answers']:,} answers, {row['failed']:,} "
+            "failed, "
+            f"{row['latency_ms_p95']:.1f} ms at the 95th percentile, {row['ctr']:.2%} clicks "
+            "per item seen"
         )
     out.print(f"Verdict: {verdict.action}. {verdict.reason}")

@@ -11,7 +11,16 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -20,20 +29,32 @@ STDIN = "/dev/stdin"  # what `-` on the command line stands for
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON object and nothing else.")]
 Why = Annotated[str, Parameter(help="stands in the audit log")]
 By = Annotated[str, Parameter(help="who decided; the name of this account unless told otherwise")]
-HealthPort = Annotated[int, Parameter(help="answer /healthz, /readyz and /metrics there; 0: nowhere")]
-HealthHost = Annotated[str, Parameter(help="address of that port; anything but this machine has to be asked for")]
+HealthPort = Annotated[
+    int, Parameter(help="answer /healthz, /readyz and /metrics there; 0: nowhere")
+]
+HealthHost = Annotated[
+    str, Parameter(help="address of that port; anything but this machine has to be asked for")
+]
 
 _WIDTH_OF_FILES = 240  # columns of a table that is written to a file or a pipe
 
 LINE_EVERY_S = 10.0  # of progress, where no terminal shows bars
 Report = Callable[[str, int, int | None], None]
-_OBEYED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+_OBEYED = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"
+}
 
 
 def console(*, stderr: bool = False) -> Console:
     """A terminal if it is one; else plain lines that are not broken, in a file or a pipe."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=not terminal, width=None if terminal else _WIDTH_OF_FILES)
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        markup=False,
+        soft_wrap=not terminal,
+        width=None if terminal else _WIDTH_OF_FILES,
+    )
 
 
 def this_command() -> str:
@@ -44,7 +65,9 @@ def this_command() -> str:
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=1).decode() + "\n")
+    sys.stdout.write(
+        msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=1).decode() + "\n"
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -55,9 +78,17 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+) -> None:
     """A table; columns named in `right` hold numbers."""
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
+    )
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -68,7 +99,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def show(value: object) -> str:
-    """A value in a table: numbers with separators, nothing for None, and of what others wrote nothing that a terminal obeys."""
+    """A value in a table: numbers with separators, nothing for None, and of what others wrote
+    nothing that a terminal obeys.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -81,7 +114,9 @@ def show(value: object) -> str:
 
 
 def _plain_lines() -> Report:
-    """Return a function that says on stderr how far a long command is, for logs and pipes: nothing in the first ten seconds."""
+    """Return a function that says on stderr how far a long command is, for logs and pipes: nothing
+    in the first ten seconds.
+    """
     began = said = time.monotonic()
 
     def report(stage: str, done: int, total: int | None) -> None:
@@ -90,14 +125,20 @@ def _plain_lines() -> Report:
         if now - said < LINE_EVERY_S:
             return
         said = now
-        print(f"{stage}: {done:,}{f' of {total:,}' if total else ''}, {now - began:.0f} s so far", file=sys.stderr, flush=True)
+        print(
+            f"{stage}: {done:,}{f' of {total:,}' if total else ''}, {now - began:.0f} s so far",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return report
 
 
 @contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Report]:
-    """Give a function (stage, done, total or None) that draws a bar for each stage on stderr; without a terminal, it writes lines."""
+    """Give a function (stage, done, total or None) that draws a bar for each stage on stderr;
+    without a terminal, it writes lines.
+    """
     if not quiet and not sys.stderr.isatty():
         yield _plain_lines()
         return

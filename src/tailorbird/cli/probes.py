@@ -1,4 +1,6 @@
-"""The port on which all roles but serve answer probes and tell their figures, where it is asked for."""
+"""The port on which all roles but serve answer probes and tell their figures, where it is asked
+for.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,15 +16,30 @@ if TYPE_CHECKING:
     from tailorbird.stream.lag import LagWatch
 
 # Past the longest step of each; a training takes hours.
-STALLED_AFTER_S = {"router": 600.0, "worker": 600.0, "shuffle": 600.0, "score": 600.0, "candidates": 600.0, "lake": 900.0, "trainer": 0.0}
+STALLED_AFTER_S = {
+    "router": 600.0,
+    "worker": 600.0,
+    "shuffle": 600.0,
+    "score": 600.0,
+    "candidates": 600.0,
+    "lake": 900.0,
+    "trainer": 0.0,
+}
 
 
 @contextmanager
 def probes(
-    role: str, project: "Project", stop: FollowedStop, *, host: str, port: int, more: "Callable[[], list[Collector]]" = list,
+    role: str,
+    project: "Project",
+    stop: FollowedStop,
+    *,
+    host: str,
+    port: int,
+    more: "Callable[[], list[Collector]]" = list,
     loops: Sequence[Loop] = (),
-) -> Iterator[None]:  # fmt: skip
-    """Answer as long as the block lasts, if `port` is not 0; `more` gives further figures of the role, `loops` are its threads.
+) -> Iterator[None]:
+    """Answer as long as the block lasts, if `port` is not 0; `more` gives further figures of the
+    role, `loops` are its threads.
 
     Raises:
         ConfigError: faults are armed, and the address can be reached from other machines.
@@ -44,7 +61,9 @@ def probes(
             figures.append(LagCollector(watch))
             threads.append(watch.loop)
         text = role_metrics(role, stop, [*figures, ThreadsCollector(lambda: threads)])
-        stack.enter_context(answering(Health(stop, stalled_after_s=STALLED_AFTER_S[role], metrics=text), host, port))
+        stack.enter_context(
+            answering(Health(stop, stalled_after_s=STALLED_AFTER_S[role], metrics=text), host, port)
+        )
         yield
 
 
@@ -53,4 +72,10 @@ def _lag(project: "Project") -> "LagWatch":
     from tailorbird.features.figures import readers_of_routed
     from tailorbird.stream.lag import LagMeter, LagWatch
 
-    return LagWatch(LagMeter(project.stream, project.paths.lake, lambda: readers_of_routed(project.paths.state, project.workers)))
+    return LagWatch(
+        LagMeter(
+            project.stream,
+            project.paths.lake,
+            lambda: readers_of_routed(project.paths.state, project.workers),
+        )
+    )

@@ -26,9 +26,11 @@ def recommend(
     explain: bool = False,
     json: Json = False,
 ) -> None:
-    """Ask for an answer from the shell: from the running server if there is one, else from this process, without logging it.
+    """Ask for an answer from the shell: from the running server if there is one, else from this
+    process, without logging it.
 
-    Of a log that ended more than two days ago this process answers as of its end, and says so; a server goes by its own clock.
+    Of a log that ended more than two days ago this process answers as of its end, and says so; a
+    server goes by its own clock.
 
     A server that asks for a key is given `TAILORBIRD_KEY`, or the first of `serve.read_keys`.
 
@@ -56,8 +58,14 @@ def recommend(
     from tailorbird.config import open_project
 
     project = open_project(applied=True)
-    named = slot or ("search" if query and "search" in project.slots else project.settings.train.slot)
-    body: dict[str, object] = {"slot": named, "explain": explain, "attributes": ["title", "price", "category"]}
+    named = slot or (
+        "search" if query and "search" in project.slots else project.settings.train.slot
+    )
+    body: dict[str, object] = {
+        "slot": named,
+        "explain": explain,
+        "attributes": ["title", "price", "category"],
+    }
     if user:
         body["user_id"] = user
     if size:
@@ -65,24 +73,46 @@ def recommend(
     if query:
         body["query"] = query
     if url and as_of:
-        raise UsageError("a server answers as of its own clock", where="--as-of", fix="leave --url out")
+        raise UsageError(
+            "a server answers as of its own clock", where="--as-of", fix="leave --url out"
+        )
     url = url or ("" if as_of else next(running_servers(project.paths.run), ""))
     if url:
-        answer, told = _ask(url, "/v1/search" if query else "/v1/recommend", body, project.settings.serve.read_keys), ""
+        answer, told = (
+            _ask(
+                url,
+                "/v1/search" if query else "/v1/recommend",
+                body,
+                project.settings.serve.read_keys,
+            ),
+            "",
+        )
     else:
         answer, told = _here(project, body, as_of)
     if "index" in answer["degraded"]:
         fix = "tailorbird import FORMAT PATH, then tailorbird train"
-        raise NotReadyError("there is nothing to recommend yet: no model, and no item is known", where=url or str(project.root), fix=fix)
+        raise NotReadyError(
+            "there is nothing to recommend yet: no model, and no item is known",
+            where=url or str(project.root),
+            fix=fix,
+        )
     if json:
         print_json(answer)
         return
     if told:
         console().print(told)
     rows = [_row(item) for item in answer["items"]]
-    print_table("", ["", "item", "title", "score", "reason", "propensity"], rows, right=["", "score", "propensity"])
+    print_table(
+        "",
+        ["", "item", "title", "score", "reason", "propensity"],
+        rows,
+        right=["", "score", "propensity"],
+    )
     degraded = f", degraded: {', '.join(answer['degraded'])}" if answer["degraded"] else ""
-    console().print(f"model {answer['model']}, arm {answer['arm'] or 'none'}, request {answer['request_id']}{degraded}")
+    console().print(
+        f"model {answer['model']}, arm {answer['arm'] or 'none'}, request "
+        f"{answer['request_id']}{degraded}"
+    )
     if not query:
         _print_why(project, answer, user)
     if explain:
@@ -99,7 +129,14 @@ def _print_why(project: "Project", answer: dict, user: str) -> None:
     models = [info.version for info in registry.versions() if info.heads]
     told = msgspec.convert(answer, Answer)
     known = bool(user) and _is_known(project, user)
-    for line in explain_answer(told, user=user, known=known, baseline=baseline, command=this_command(), refused=max(models, default="")):
+    for line in explain_answer(
+        told,
+        user=user,
+        known=known,
+        baseline=baseline,
+        command=this_command(),
+        refused=max(models, default=""),
+    ):
         console().print(f"  {line}")
 
 
@@ -119,19 +156,40 @@ def _print_explanations(answer: dict) -> None:
     for item in answer["items"][:3]:
         explanation = item.get("explanation") or {}
         moved = explanation.get("contributions", {})
-        features = [(name, value, moved.get(name, "")) for name, value in explanation.get("features", {}).items()]
-        made = [(name, "", value) for name, value in moved.items() if name not in explanation.get("features", {})]
-        print_table(f"\n{item['item_id']}", ["column", "read", "moves the value"], [*features, *made], right=["read", "moves the value"])
+        features = [
+            (name, value, moved.get(name, ""))
+            for name, value in explanation.get("features", {}).items()
+        ]
+        made = [
+            (name, "", value)
+            for name, value in moved.items()
+            if name not in explanation.get("features", {})
+        ]
+        print_table(
+            f"\n{item['item_id']}",
+            ["column", "read", "moves the value"],
+            [*features, *made],
+            right=["read", "moves the value"],
+        )
 
 
 def _row(item: dict) -> tuple[object, ...]:
     title = (item.get("attributes") or {}).get("title", "")
-    return item["position"], item["item_id"], title, item.get("score"), item["reason"], f"{item.get('propensity', 1.0):.4g}"
+    return (
+        item["position"],
+        item["item_id"],
+        title,
+        item.get("score"),
+        item["reason"],
+        f"{item.get('propensity', 1.0):.4g}",
+    )
 
 
 def _ask(url: str, path: str, body: dict, keys: list[str]) -> dict:
     headers = {"content-type": "application/json"}
-    key = os.environ.get("TAILORBIRD_KEY") or next((key for key in keys if not key.startswith("sha256:")), "")
+    key = os.environ.get("TAILORBIRD_KEY") or next(
+        (key for key in keys if not key.startswith("sha256:")), ""
+    )
     if key:
         headers["authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url + path, msgspec.json.encode(body), headers)
@@ -141,7 +199,9 @@ def _ask(url: str, path: str, body: dict, keys: list[str]) -> dict:
     except urllib.error.HTTPError as error:
         raise _refusal(error, f"{url}{path}") from None
     except OSError as error:
-        raise NotReadyError(f"no answer from {url}: {error}", fix="tailorbird up starts the server") from None
+        raise NotReadyError(
+            f"no answer from {url}: {error}", fix="tailorbird up starts the server"
+        ) from None
 
 
 def _refusal(error: urllib.error.HTTPError, where: str) -> UsageError:
@@ -149,7 +209,11 @@ def _refusal(error: urllib.error.HTTPError, where: str) -> UsageError:
         fault = msgspec.json.decode(error.read(), type=dict[str, str])
     except msgspec.MsgspecError:
         return UsageError(f"refused with status {error.code}", where=where)
-    return UsageError(fault.get("message", "refused"), where=f"{where} {fault.get('path', '')}".strip(), fix=fault.get("fix", ""))
+    return UsageError(
+        fault.get("message", "refused"),
+        where=f"{where} {fault.get('path', '')}".strip(),
+        fix=fault.get("fix", ""),
+    )
 
 
 def _here(project: "Project", body: dict, as_of: str) -> tuple[dict, str]:
@@ -168,5 +232,8 @@ def _here(project: "Project", body: dict, as_of: str) -> tuple[dict, str]:
         else:
             answer = pipeline.answer(decode(asked, msgspec.json.Decoder(RecommendQuery)))
     if as_of and answer.t > clock.now():
-        told = f"The features hold events up to {to_iso(answer.t)[:16].replace('T', ' ')} UTC: answered as of then."
+        told = (
+            f"The features hold events up to {to_iso(answer.t)[:16].replace('T', ' ')} UTC: "
+            "answered as of then."
+        )
     return msgspec.to_builtins(answer), told

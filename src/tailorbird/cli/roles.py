@@ -1,4 +1,6 @@
-"""The roles of a project in one process, stepped by hand: what `import` and `demo` do, and what `up` does as processes."""
+"""The roles of a project in one process, stepped by hand: what `import` and `demo` do, and what
+`up` does as processes.
+"""
 
 import threading
 from typing import TYPE_CHECKING
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class Roles:
-    """Router, feature workers, candidates and lake of one project, each under its lock. Applies `features.py`, as `up` does.
+    """Router, feature workers, candidates and lake of one project, each under its lock. Applies
+    `features.py`, as `up` does.
 
     Raises:
         LockedError: one of them runs elsewhere.
@@ -38,10 +41,17 @@ class Roles:
         self._candidates: CandidatesRole | None = None
         self.workers: dict[tuple[str, KeyPart], FeatureWorker] = {}
         self.accepted = self.duplicates = self.quarantined = 0
-        self.more = False  # whether the last step took anything: rows, or what routers learn of each other
+        self.more = (
+            False  # whether the last step took anything: rows, or what routers learn of each other
+        )
         try:
             self.look()
-            self._lake = LakeRole(self._project.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history))
+            self._lake = LakeRole(
+                self._project.stream,
+                paths.lake,
+                clock=clock,
+                keep_us=duration(project.settings.lake.history),
+            )
         except BaseException:
             self.close()
             raise
@@ -57,7 +67,9 @@ class Roles:
         return self._lake
 
     def look(self) -> None:
-        """Have a worker for each active schema, if these may have changed; a new one's state is built from the lake where it must be."""
+        """Have a worker for each active schema, if these may have changed; a new one's state is
+        built from the lake where it must be.
+        """
         if not self._watch.changed():
             return
         paths = self._project.paths
@@ -67,22 +79,35 @@ class Roles:
             if self._router is not None:
                 self._router.close()
             self._router, self._plan = self._open_router(plan), plan
-        wanted = {(schema, part): features for schema, features in schemas.items() for part in parts_of(self._project.workers)}
+        wanted = {
+            (schema, part): features
+            for schema, features in schemas.items()
+            for part in parts_of(self._project.workers)
+        }
         for gone in self.workers.keys() - wanted.keys():
             self.workers.pop(gone).close()
         entities_max = self._project.settings.features.entities_max
         for key in [key for key in wanted if key not in self.workers]:
             worker = FeatureWorker(
-                self._project.routed, paths.state, wanted[key], clock=self._clock, entities_max=entities_max, part=key[1]
+                self._project.routed,
+                paths.state,
+                wanted[key],
+                clock=self._clock,
+                entities_max=entities_max,
+                part=key[1],
             )
             self.workers[key] = worker
             lake = Lake(paths.lake)
-            if worker.needs_history() and lake_is_ahead(worker, lake):  # it is new, and the log was pruned or lacks an attribute
+            if worker.needs_history() and lake_is_ahead(
+                worker, lake
+            ):  # it is new, and the log was pruned or lacks an attribute
                 build_from_lake(worker, lake, threading.Event())
         self._keep_tables()
 
     def _keep_tables(self) -> None:
-        """Keep up the candidate tables that slots and bundles ask for; new ones are built from the lake where they must be."""
+        """Keep up the candidate tables that slots and bundles ask for; new ones are built from the
+        lake where they must be.
+        """
         contract, role = wanted_contract(self._project), self._candidates
         if role is None or role.contract != contract:
             if role is not None:
@@ -90,7 +115,9 @@ class Roles:
                 role.close()
             root = self._project.paths.candidates
             root.mkdir(parents=True, exist_ok=True)
-            role = self._candidates = CandidatesRole(self._project.routed, root, contract, clock=self._clock)
+            role = self._candidates = CandidatesRole(
+                self._project.routed, root, contract, clock=self._clock
+            )
 
     def _take_history(self) -> None:
         """Build the candidate tables from the lake where the log no longer has what comes next."""
@@ -105,10 +132,14 @@ class Roles:
 
     def _open_router(self, plan: RoutePlan) -> "Router | WholeRouter":
         project, memory = self._project, self._project.settings.router.memory_mb << 20
-        return open_router(project.stream, plan, clock=self._clock, stopped=project.stopped(), memory_bytes=memory)
+        return open_router(
+            project.stream, plan, clock=self._clock, stopped=project.stopped(), memory_bytes=memory
+        )
 
     def step(self) -> int:
-        """Route what came in and update the states; how many raw rows there were. The lake is stepped apart."""
+        """Route what came in and update the states; how many raw rows there were. The lake is
+        stepped apart.
+        """
         self.look()
         report = self.router.step()
         self.more = report.more
@@ -126,7 +157,9 @@ class Roles:
             pass
         self.candidates.publish()
 
-    def drain(self, progress: Report = lambda stage, done, total: None, *, label: str = "route") -> None:
+    def drain(
+        self, progress: Report = lambda stage, done, total: None, *, label: str = "route"
+    ) -> None:
         """Step until nothing is left, the lake included."""
         done = 0
         while True:
@@ -158,23 +191,40 @@ class Roles:
 
 
 def drain(project: Project, clock: Clock, *, progress: Report) -> dict[str, int]:
-    """Bring everything that is in the raw logs into state and lake; counts by what the router decided.
+    """Bring everything that is in the raw logs into state and lake; counts by what the router
+    decided.
 
     Raises:
-        LockedError: the roles run elsewhere, and take it from there; or a command is at work that takes nothing, see `tell_routed`.
+        LockedError: the roles run elsewhere, and take it from there; or a command is at work that
+            takes nothing, see `tell_routed`.
     """
     with Roles(project, clock) as roles:
         roles.drain(progress)
-        return {"accepted": roles.accepted, "duplicates": roles.duplicates, "quarantined": roles.quarantined}
+        return {
+            "accepted": roles.accepted,
+            "duplicates": roles.duplicates,
+            "quarantined": roles.quarantined,
+        }
 
 
 def tell_routed(routed: dict[str, int] | None, command: str) -> None:
-    """Print what `drain` did of a command's events; None where it was locked out, and nobody can tell by whom."""
+    """Print what `drain` did of a command's events; None where it was locked out, and nobody can
+    tell by whom.
+    """
     out = console()
     if routed is not None:
-        counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
+        counts = (
+            f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, "
+            f"{routed['quarantined']:,} to quarantine"
+        )
         out.print(f"Routed {counts}; all in the lake.")
         return
-    out.print("Another process is writing the log or the lake. If it is up, or a role, it takes the events from here:")
+    out.print(
+        "Another process is writing the log or the lake. If it is up, or a role, it takes "
+        "the events from here:"
+    )
     out.print(f'  {this_command()} sql "SELECT count(*) FROM events"')
-    out.print(f"After any other command, {command} the same again: what is in the log already is routed then.")
+    out.print(
+        f"After any other command, {command} the same again: what is in the log already is "
+        "routed then."
+    )

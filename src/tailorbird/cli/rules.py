@@ -17,10 +17,12 @@ _TITLES = ["wish", "changes", "costs a request", "95 %", "of the value"]
 
 
 def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
-    """Say what each rule, boost, pin, promotion, cap, quota and list of a slot costs in expected value.
+    """Say what each rule, boost, pin, promotion, cap, quota and list of a slot costs in expected
+    value.
 
-    Takes the newest logged requests of the slot and answers them again, with the champion and what is known of people now: once with all
-    that the slot asks for, and once without each. Logs nothing. Also writes a page into data/reports.
+    Takes the newest logged requests of the slot and answers them again, with the champion and what
+    is known of people now: once with all that the slot asks for, and once without each. Logs
+    nothing. Also writes a page into data/reports.
 
     Example:  tailorbird -C shop rules report home
 
@@ -45,7 +47,11 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     chosen, clock = project.slot(slot), SystemClock()
     weigher = Weigher(chosen, clock)
     if not weigher.names:
-        raise UsageError("it asks for nothing beside its formula", where=f"slot {chosen.name}", fix="declare rules in slots.py")
+        raise UsageError(
+            "it asks for nothing beside its formula",
+            where=f"slot {chosen.name}",
+            fix="declare rules in slots.py",
+        )
     asked = _asked(Lake(project.paths.lake), chosen.name, requests)
     parts = InProcess(project, clock, door=None, seed=0, hide=False)
     weighed = []
@@ -58,21 +64,47 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     finally:
         parts.close()
     if not weighed:
-        raise NotReadyError("no request could be answered by a model", where=f"slot {chosen.name}", fix="tailorbird train")
+        raise NotReadyError(
+            "no request could be answered by a model",
+            where=f"slot {chosen.name}",
+            fix="tailorbird train",
+        )
     found = costs(weighed)
-    page = _page(project.paths.reports / f"rules-{chosen.name}.html", chosen.name, found, len(weighed))
+    page = _page(
+        project.paths.reports / f"rules-{chosen.name}.html", chosen.name, found, len(weighed)
+    )
     if json:
-        print_json({"slot": chosen.name, "requests": len(weighed), "wishes": [asdict(cost) for cost in found]})
+        print_json(
+            {
+                "slot": chosen.name,
+                "requests": len(weighed),
+                "wishes": [asdict(cost) for cost in found],
+            }
+        )
         return
-    print_table(f"Slot {chosen.name}, {len(weighed):,} requests answered again", _TITLES, [_row(cost) for cost in found], right=_TITLES[1:])
+    print_table(
+        f"Slot {chosen.name}, {len(weighed):,} requests answered again",
+        _TITLES,
+        [_row(cost) for cost in found],
+        right=_TITLES[1:],
+    )
     out = console()
-    out.print("The cost of a wish is the expected value of an answer without it, less that with it; people are as they are known now.")
+    out.print(
+        "The cost of a wish is the expected value of an answer without it, less that with "
+        "it; people are as they are known now."
+    )
     if page is not None:
         out.print(f"Page: {page}")
 
 
 def _row(cost: "Cost") -> list[str]:
-    return [cost.wish, f"{cost.changed:.1%}", f"{cost.value:.5f}", f"{cost.low:.5f} – {cost.high:.5f}", f"{cost.share:.2%}"]
+    return [
+        cost.wish,
+        f"{cost.changed:.1%}",
+        f"{cost.value:.5f}",
+        f"{cost.low:.5f} – {cost.high:.5f}",
+        f"{cost.share:.2%}",
+    ]
 
 
 def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | None:
@@ -82,11 +114,17 @@ def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | N
     from tailorbird.training.page import table, write_page
 
     text = (
-        f"<h1>What the wishes of slot {escape(slot)} cost</h1><p>{requests:,} logged requests, answered again with all wishes and without"
-        " each. The value of an answer is the sum of what the formula says of its items; a cost is the value without the wish less that"
+        f"<h1>What the wishes of slot {escape(slot)} cost</h1><p>{requests:,} logged "
+        "requests, answered again with all wishes and without"
+        " each. The value of an answer is the sum of what the formula says of its items; a "
+        "cost is the value without the wish less that"
         " with it.</p>"
     )
-    return write_page(path, f"Wishes of slot {slot}", [text, table(_TITLES, [([escape(cell) for cell in _row(c)], False) for c in found])])
+    return write_page(
+        path,
+        f"Wishes of slot {slot}",
+        [text, table(_TITLES, [([escape(cell) for cell in _row(c)], False) for c in found])],
+    )
 
 
 def _asked(lake, slot: str, most: int) -> list:
@@ -94,10 +132,20 @@ def _asked(lake, slot: str, most: int) -> list:
     import pyarrow.dataset as ds
 
     columns = ["ts", "user_id", "anonymous_id", "session_id", "device", "country", "items"]
-    wanted = (ds.field("type") == "answer") & (ds.field("slot") == slot) & ds.field("answer_query").is_null()
-    answers: pa.Table | None = lake.table("events", columns, wanted) if lake.exists("events") else None
+    wanted = (
+        (ds.field("type") == "answer")
+        & (ds.field("slot") == slot)
+        & ds.field("answer_query").is_null()
+    )
+    answers: pa.Table | None = (
+        lake.table("events", columns, wanted) if lake.exists("events") else None
+    )
     if answers is None or not len(answers):
-        raise NotReadyError("no request of it has been logged yet", where=f"slot {slot}", fix="tailorbird up, and ask it")
+        raise NotReadyError(
+            "no request of it has been logged yet",
+            where=f"slot {slot}",
+            fix="tailorbird up, and ask it",
+        )
     from tailorbird.events import Context
     from tailorbird.serving.messages import SIZE_MAX, RecommendQuery
 

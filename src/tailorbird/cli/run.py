@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 
 def serve(*, host: str | None = None, port: int | None = None, shop: bool = False) -> None:
-    """Answer over HTTP: events in, recommendations out. The address is printed last, and stands in data/run/.
+    """Answer over HTTP: events in, recommendations out. The address is printed last, and stands in
+    data/run/.
 
     Example:  tailorbird -C shop run serve --port 9000
 
@@ -67,14 +68,23 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         require_gorse_slot(project)
         more.append(partial(gorse_routes, slot=settings.gorse_slot))
         slots = hiding(slots, settings.gorse_slot)
-    more.append(partial(home_routes, told=partial(overview, project, shop=shop), reports=project.paths.reports))
+    more.append(
+        partial(
+            home_routes, told=partial(overview, project, shop=shop), reports=project.paths.reports
+        )
+    )
     if shop:
         from tailorbird.console.shop import shop_routes
 
-        slot = "front" if "front" in project.slots else project.slot().name  # the demo's page has a slot without an experiment
+        slot = (
+            "front" if "front" in project.slots else project.slot().name
+        )  # the demo's page has a slot without an experiment
         more.append(partial(shop_routes, slot=slot))
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    asked = port is not None or any(origin.key == "serve.port" and origin.source.startswith("environment") for origin in project.origins)
+    asked = port is not None or any(
+        origin.key == "serve.port" and origin.source.startswith("environment")
+        for origin in project.origins
+    )
     options = replace(
         serve_options(project),
         slots=slots,
@@ -89,7 +99,8 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
 def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
     """Decide on every event once: contract, repeats, identity, profiles, attribution.
 
-    Where topics have several partitions, start as many of these as you like, on any machines: they share the partitions out.
+    Where topics have several partitions, start as many of these as you like, on any machines: they
+    share the partitions out.
 
     Example:  tailorbird -C shop run router
     """
@@ -104,34 +115,66 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     project = open_project(applied=True)
     take_in(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    plan, memory = plan_for(project, active_schemas(project)), project.settings.router.memory_mb << 20
+    plan, memory = (
+        plan_for(project, active_schemas(project)),
+        project.settings.router.memory_mb << 20,
+    )
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         from tailorbird.router.group import run_member
 
         session_s = duration(project.settings.stream.session) / SECOND
-        with noted(project.paths.run, plan), probes("router", project, stop, host=health_host, port=health_port):
-            run_member(project.stream, plan, project.clock(), stop, session_s=session_s, stopped=project.stopped(), memory_bytes=memory)
+        with (
+            noted(project.paths.run, plan),
+            probes("router", project, stop, host=health_host, port=health_port),
+        ):
+            run_member(
+                project.stream,
+                plan,
+                project.clock(),
+                stop,
+                session_s=session_s,
+                stopped=project.stopped(),
+                memory_bytes=memory,
+            )
         return
-    with noted(project.paths.run, plan), probes("router", project, stop, host=health_host, port=health_port):
+    with (
+        noted(project.paths.run, plan),
+        probes("router", project, stop, host=health_host, port=health_port),
+    ):
         run(
-            project.stream, plan, project.clock(), stop, released=partial(released, project), stopped=project.stopped(), memory_bytes=memory
+            project.stream,
+            plan,
+            project.clock(),
+            stop,
+            released=partial(released, project),
+            stopped=project.stopped(),
+            memory_bytes=memory,
         )
 
 
-def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
+def worker(
+    *,
+    schema: str = "",
+    part: int | None = None,
+    health_port: HealthPort = 0,
+    health_host: HealthHost = "127.0.0.1",
+) -> None:
     """Keep the state of every feature up to date with the routed log.
 
-    When a schema is new, its state is built: from the lake, as far as the log was pruned, then from the log. The worker of the
-    old one runs beside it, and answers are read from that, until a model of the new one is promoted. `up` starts one for each.
+    When a schema is new, its state is built: from the lake, as far as the log was pruned, then from
+    the log. The worker of the old one runs beside it, and answers are read from that, until a model
+    of the new one is promoted. `up` starts one for each.
 
-    Where features.workers is more than 1, as many share the entities of a schema, each with a part of its own: start one for each.
+    Where features.workers is more than 1, as many share the entities of a schema, each with a part
+    of its own: start one for each.
 
     Example:  tailorbird -C shop run worker --part 0
 
     Parameters
     ----------
     schema:
-        of which schema, as `tailorbird features plan` names it; the applied one unless told otherwise
+        of which schema, as `tailorbird features plan` names it; the applied one unless told
+            otherwise
     part:
         which part of the entities, from 0, where several workers share them
     """
@@ -143,14 +186,33 @@ def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort
     project, features = _schema(schema)
     if part is None and project.workers > 1:
         last = project.workers - 1
-        raise UsageError(f"{project.workers} workers share the entities", where="--part", fix=f"say which this one is: --part 0 to {last}")
+        raise UsageError(
+            f"{project.workers} workers share the entities",
+            where="--part",
+            fix=f"say which this one is: --part 0 to {last}",
+        )
     mine = KeyPart(part or 0, project.workers)
     paths, settings = project.paths, project.settings
     entities_max, copies = settings.features.entities_max, project.copies()
     routed = worker_log(project, features, mine)
     with (
-        probes("worker", project, stop, host=health_host, port=health_port, more=partial(_figures, project)),
-        FeatureWorker(routed, paths.state, features, clock=project.clock(), copies=copies, entities_max=entities_max, part=mine) as worker,
+        probes(
+            "worker",
+            project,
+            stop,
+            host=health_host,
+            port=health_port,
+            more=partial(_figures, project),
+        ),
+        FeatureWorker(
+            routed,
+            paths.state,
+            features,
+            clock=project.clock(),
+            copies=copies,
+            entities_max=entities_max,
+            part=mine,
+        ) as worker,
     ):
         from_lake = False
         while not stop.is_set():
@@ -160,7 +222,9 @@ def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort
 
                 from_lake = True
                 reader = Lake(project.paths.lake)
-                if not lake_is_ahead(worker, reader):  # events lack an attribute, and are about to be in the lake
+                if not lake_is_ahead(
+                    worker, reader
+                ):  # events lack an attribute, and are about to be in the lake
                     stop.wait(LAKE_POLL_S)
                     continue
                 build_from_lake(worker, reader, stop)
@@ -169,18 +233,23 @@ def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort
         leave(0)
 
 
-def shuffle(*, schema: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Write for each of several workers a log of the routed events that concern its part of the entities.
+def shuffle(
+    *, schema: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
+) -> None:
+    """Write for each of several workers a log of the routed events that concern its part of the
+    entities.
 
-    Of use with Kafka, where features.workers is more than 1: the routed log is then read once for all of them. One a schema; `up`
-    starts it. A second one takes over, and the first is told so and ends.
+    Of use with Kafka, where features.workers is more than 1: the routed log is then read once for
+    all of them. One a schema; `up` starts it. A second one takes over, and the first is told so and
+    ends.
 
     Example:  tailorbird -C shop run shuffle
 
     Parameters
     ----------
     schema:
-        of which schema, as `tailorbird features plan` names it; the applied one unless told otherwise
+        of which schema, as `tailorbird features plan` names it; the applied one unless told
+            otherwise
     """
     from tailorbird.config.schemas import needed_by_workers, shuffled
     from tailorbird.features.shuffle import Shuffle
@@ -191,18 +260,33 @@ def shuffle(*, schema: str = "", health_port: HealthPort = 0, health_host: Healt
     logs = shuffled(project, features)
     if not logs:
         if project.workers == 1:
-            raise UsageError("one worker has all entities: nothing to shuffle", where="features.workers", fix="set it to 2 or more")
-        raise UsageError("workers read the router's file themselves", where="stream.url", fix="run the workers; they need no shuffle")
+            raise UsageError(
+                "one worker has all entities: nothing to shuffle",
+                where="features.workers",
+                fix="set it to 2 or more",
+            )
+        raise UsageError(
+            "workers read the router's file themselves",
+            where="stream.url",
+            fix="run the workers; they need no shuffle",
+        )
     first = read_released(project.paths.lake).of_routed()
     with (
         probes("shuffle", project, stop, host=health_host, port=health_port),
         Shuffle(project.routed, logs, features, first=first) as role,
     ):
-        role.run(stop, needed_from=partial(needed_by_workers, project, features), state=project.paths.state, clock=project.clock())
+        role.run(
+            stop,
+            needed_from=partial(needed_by_workers, project, features),
+            state=project.paths.state,
+            clock=project.clock(),
+        )
 
 
 def _schema(schema: str) -> "tuple[Project, FeatureSet]":
-    """The project and the declarations of a schema; without its hash, of the applied one, once features.py is applied."""
+    """The project and the declarations of a schema; without its hash, of the applied one, once
+    features.py is applied.
+    """
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import find_schema, settle
@@ -220,10 +304,11 @@ def _schema(schema: str) -> "tuple[Project, FeatureSet]":
 
 
 def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Score people as their events arrive, by what scores.py declares, into a log of its own: scores tail, GET /v1/scores.
+    """Score people as their events arrive, by what scores.py declares, into a log of its own:
+    scores tail, GET /v1/scores.
 
-    Reads features as a server does: from the state of this machine, or where `store.url` is set what the worker copied there. `up`
-    starts it in a project that has a scores.py.
+    Reads features as a server does: from the state of this machine, or where `store.url` is set
+    what the worker copied there. `up` starts it in a project that has a scores.py.
 
     Example:  tailorbird -C shop run score
     """
@@ -240,7 +325,11 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     project = open_project(applied=True)
     take_in(project)
     if not project.scores:
-        raise UsageError("scores.py declares nothing to score", where=str(project.root), fix="see docs/how-to/scores.md")
+        raise UsageError(
+            "scores.py declares nothing to score",
+            where=str(project.root),
+            fix="see docs/how-to/scores.md",
+        )
     clock, keep = project.clock(), duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
@@ -249,7 +338,9 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
 
     models, declared = Models(project, clock), list(project.scores.values())
     try:
-        with ScoreRole(project.routed, scores_address(project.stream), declared, models, clock, keep_us=keep) as role:
+        with ScoreRole(
+            project.routed, scores_address(project.stream), declared, models, clock, keep_us=keep
+        ) as role:
 
             def more() -> "list[Collector]":
                 return [ScoresCollector(lambda: role.figures)]
@@ -260,18 +351,23 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
         models.close()
 
 
-def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Keep the tables of candidate sources up with the routed log: what is popular, what goes with what, what is new.
+def candidates(
+    *, contract: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
+) -> None:
+    """Keep the tables of candidate sources up with the routed log: what is popular, what goes with
+    what, what is new.
 
-    Servers read them at the request's time, so a click counts in `trending` within a second. Where slots or bundles ask for other
-    sources, their tables are built from the lake, beside the current ones.
+    Servers read them at the request's time, so a click counts in `trending` within a second. Where
+    slots or bundles ask for other sources, their tables are built from the lake, beside the current
+    ones.
 
     Example:  tailorbird -C shop run candidates
 
     Parameters
     ----------
     contract:
-        which tables, by the hash of their contract; those that slots and bundles ask for unless told otherwise
+        which tables, by the hash of their contract; those that slots and bundles ask for unless
+            told otherwise
     """
     from tailorbird.candidates.role import CandidatesRole
     from tailorbird.config import open_project
@@ -283,13 +379,23 @@ def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: 
     take_in(project)
     known = {each.hash: each for each in kept_contracts(project)}
     if contract and contract not in known:
-        raise UsageError(f"no slot and no bundle asks for the tables {contract}", where="--contract", fix=f"use {' or '.join(known)}")
+        raise UsageError(
+            f"no slot and no bundle asks for the tables {contract}",
+            where="--contract",
+            fix=f"use {' or '.join(known)}",
+        )
     chosen = known[contract] if contract else list(known.values())[-1]
     project.paths.candidates.mkdir(parents=True, exist_ok=True)
     from_lake = False
     with (
         probes("candidates", project, stop, host=health_host, port=health_port),
-        CandidatesRole(project.routed, project.paths.candidates, chosen, clock=project.clock(), copies=project.copies()) as role,
+        CandidatesRole(
+            project.routed,
+            project.paths.candidates,
+            chosen,
+            clock=project.clock(),
+            copies=project.copies(),
+        ) as role,
     ):
         while not stop.is_set():
             if role.needs_history():
@@ -297,7 +403,9 @@ def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: 
                 from tailorbird.lake import Lake
 
                 from_lake, tables = True, Lake(project.paths.lake)
-                if not lake_is_ahead(role, tables):  # topics were begun anew, and the lake is not past what was lost
+                if not lake_is_ahead(
+                    role, tables
+                ):  # topics were begun anew, and the lake is not past what was lost
                     stop.wait(LAKE_POLL_S)
                     continue
                 build_from_lake(role, tables, stop)
@@ -307,9 +415,11 @@ def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: 
 
 
 def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Archive what came in and load it into the tables; between two loads put small files together, and delete old ones.
+    """Archive what came in and load it into the tables; between two loads put small files together,
+    and delete old ones.
 
-    Once a minute it holds a few served features against the tables, and once a day is over it checks that day, as `checks run` does.
+    Once a minute it holds a few served features against the tables, and once a day is over it
+    checks that day, as `checks run` does.
 
     Example:  tailorbird -C shop run lake
     """
@@ -324,8 +434,19 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     project = open_project(applied=True)
     take_in(project)
     settings = project.settings.lake
-    every, rows, keep = duration(settings.commit_every), settings.commit_rows, duration(settings.history)
-    compared = (partial(answering, project), project.paths.lake, project.paths.state, project.paths.run, project.clock(), stop)
+    every, rows, keep = (
+        duration(settings.commit_every),
+        settings.commit_rows,
+        duration(settings.history),
+    )
+    compared = (
+        partial(answering, project),
+        project.paths.lake,
+        project.paths.state,
+        project.paths.run,
+        project.clock(),
+        stop,
+    )
     loops = [
         Loop("features", partial(watch.run, *compared, workers=project.workers), every_s=60.0),
         Loop("checks", partial(_check_days, project, stop), every_s=60.0),
@@ -334,7 +455,14 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         from tailorbird.config.schemas import released
         from tailorbird.router.retention import EVERY_S, Retention
 
-        loops.append(Loop("retention", Retention(project.stream, partial(released, project)).tend, every_s=EVERY_S, first=False))
+        loops.append(
+            Loop(
+                "retention",
+                Retention(project.stream, partial(released, project)).tend,
+                every_s=EVERY_S,
+                first=False,
+            )
+        )
     for loop in loops:
         loop.start()
     with probes("lake", project, stop, host=health_host, port=health_port, loops=loops):
@@ -366,13 +494,20 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
 
     settings, paths = project.settings.checks, project.paths
     daily.watch(
-        paths.lake, paths.checks, project.clock(), stop,
-        wanted=wanted(project), after_us=duration(settings.after), target=settings.alert, further=partial(features_check, project),
-    )  # fmt: skip
+        paths.lake,
+        paths.checks,
+        project.clock(),
+        stop,
+        wanted=wanted(project),
+        after_us=duration(settings.after),
+        target=settings.alert,
+        further=partial(features_check, project),
+    )
 
 
 def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Watch the live figures and train anew when they fall; a new model goes live only through the gate.
+    """Watch the live figures and train anew when they fall; a new model goes live only through the
+    gate.
 
     Example:  tailorbird -C shop run trainer
     """
@@ -388,7 +523,9 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
 def _begin() -> FollowedStop:
     """What every role does first: die with the supervisor, log to stderr, stop on SIGTERM."""
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     stop = FollowedStop()
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     return stop

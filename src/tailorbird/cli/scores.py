@@ -7,9 +7,11 @@ from tailorbird.cli.output import console
 
 
 def tail(*, start: int = 0, follow: bool = False) -> None:
-    """Print the scores that the score role appended, one JSON object a line, from the oldest that is kept or a position.
+    """Print the scores that the score role appended, one JSON object a line, from the oldest that
+    is kept or a position.
 
-    The position to go on from next time is told at the end, on the other output. Servers give the same: `GET /v1/scores?start=N`.
+    The position to go on from next time is told at the end, on the other output. Servers give the
+    same: `GET /v1/scores?start=N`.
 
     Example:  tailorbird -C shop scores tail
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """The champions of a project, over the features that a server would read; they are swapped as in a server."""
+    """The champions of a project, over the features that a server would read; they are swapped as
+    in a server.
+    """
 
     def __init__(self, project: "Project", clock: "Clock") -> None:
         from tailorbird.cli.inprocess import InProcess
@@ -24,14 +26,22 @@ class Models:
         from tailorbird.store.valkey import WRITE_TIMEOUT_S
 
         copies = project.copies()
-        # Nobody waits for a score, and what was not scored is not scored later. Ids of the routed log are hidden already.
+        # Nobody waits for a score, and what was not scored is not scored later. Ids of the routed
+        # log are hidden already.
         copies = None if copies is None else replace(copies, read_timeout_s=WRITE_TIMEOUT_S)
-        self._parts = InProcess(project, clock, door=None, seed=None, hide=False, copies=copies, probe=probe_in_child)
-        slots = {score.slot: replace(project.slots[score.slot], explore=None, experiment=None) for score in _of(project, NextBest)}
+        self._parts = InProcess(
+            project, clock, door=None, seed=None, hide=False, copies=copies, probe=probe_in_child
+        )
+        slots = {
+            score.slot: replace(project.slots[score.slot], explore=None, experiment=None)
+            for score in _of(project, NextBest)
+        }
         self._pipeline = self._parts.pipeline_for(slots, None) if slots else None
         self._names = sorted({score.model for score in _of(project, ChurnScore)})
         registries = {name: project.paths.churn(name) for name in self._names}
-        self._churn = ChurnModels(registries, self._parts.schemas, clock, Metrics(), probe=probe_in_child)
+        self._churn = ChurnModels(
+            registries, self._parts.schemas, clock, Metrics(), probe=probe_in_child
+        )
         self._churn.start()
 
     def look(self) -> None:
@@ -46,7 +56,9 @@ class Models:
                     reached.append(reader.position() if reader is not None else 0)  # type: ignore[attr-defined]
                 except NotReadyError:
                     return 0
-        return min(reached, default=1 << 62)  # without a model nothing is scored, and there is nothing to wait for
+        return min(
+            reached, default=1 << 62
+        )  # without a model nothing is scored, and there is nothing to wait for
 
     def next_best(self, query: "RecommendQuery") -> "Answer":
         assert self._pipeline is not None
@@ -66,7 +78,14 @@ class Models:
         """The features that scores are made of now."""
         bundle = self._parts.bundles.current() if self._pipeline is not None else None
         found = [] if bundle is None or bundle.features is None else [bundle.features]
-        return [*found, *(features for name in self._names if (features := self._churn.features(name)) is not None)]
+        return [
+            *found,
+            *(
+                features
+                for name in self._names
+                if (features := self._churn.features(name)) is not None
+            ),
+        ]
 
 
 def _of(project: "Project", kind: type) -> list:

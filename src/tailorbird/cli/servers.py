@@ -1,4 +1,6 @@
-"""The servers of a project that answer on this machine, by the files that they keep while they run (`serving.server`)."""
+"""The servers of a project that answer on this machine, by the files that they keep while they run
+(`serving.server`).
+"""
 
 import urllib.request
 from collections.abc import Iterator
@@ -10,10 +12,12 @@ _HEALTH_S = 2.0
 
 
 def addresses(run: Path, *, since_s: float = 0.0) -> Iterator[str]:
-    """Yield the addresses that servers have written: of `serve-1`, and of `HOST-serve-1` where the logs are topics.
+    """Yield the addresses that servers have written: of `serve-1`, and of `HOST-serve-1` where the
+    logs are topics.
 
     Args:
-        since_s: only those that were written since then, in seconds since 1970; one that was killed leaves its file.
+        since_s: only those that were written since then, in seconds since 1970; one that was killed
+            leaves its file.
     """
     for path in sorted(run.glob("*serve-*.json")):
         try:

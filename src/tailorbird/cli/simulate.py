@@ -9,12 +9,20 @@ from tailorbird.errors import UsageError
 
 
 def simulate(
-    *, out: Path, days: int = 14, users: int = 2_000, items: int = 800, seed: int = 1, dirt: bool = True, json: Json = False
+    *,
+    out: Path,
+    days: int = 14,
+    users: int = 2_000,
+    items: int = 800,
+    seed: int = 1,
+    dirt: bool = True,
+    json: Json = False,
 ) -> None:
-    """Write the history of a synthetic shop, up to last midnight (UTC), as JSON lines that `import tailorbird` reads.
+    """Write the history of a synthetic shop, up to last midnight (UTC), as JSON lines that `import
+    tailorbird` reads.
 
-    Users with tastes, items with text, prices and freshness; sessions, searches, purchases; and, to be survived,
-    repeats, late and malformed events, skewed clocks and a bot.
+    Users with tastes, items with text, prices and freshness; sessions, searches, purchases; and, to
+    be survived, repeats, late and malformed events, skewed clocks and a bot.
 
     Example:  tailorbird simulate --days 14 --out history.jsonl
 
@@ -37,9 +45,13 @@ def simulate(
     from tailorbird.simulator import Dirt, Site
 
     if out.exists():
-        raise UsageError("already there; nothing was written", where=str(out), fix="choose another file")
+        raise UsageError(
+            "already there; nothing was written", where=str(out), fix="choose another file"
+        )
     if days < 1 or users < 1 or items < 20:
-        raise UsageError(f"expected at least 1 day, 1 user and 20 items, got {days}, {users}, {items}")
+        raise UsageError(
+            f"expected at least 1 day, 1 user and 20 items, got {days}, {users}, {items}"
+        )
     if seed < 0:
         raise UsageError(f"expected 0 or more, got {seed}", where="--seed")
     start = (SystemClock().now() // DAY - days) * DAY
@@ -60,4 +72,6 @@ def simulate(
         return
     first = datetime.fromtimestamp(start / 1e6, UTC).date()
     next_step = f"{this_command()} import tailorbird {shlex.quote(str(out))}"
-    console().print(f"Wrote {lines:,} lines of {days} days from {first} on to {out}.\nNext:  {next_step}")
+    console().print(
+        f"Wrote {lines:,} lines of {days} days from {first} on to {out}.\nNext:  {next_step}"
+    )

@@ -14,7 +14,14 @@ _FORMULA = re.compile(r"[=+\-@\t\r](?![0-9.,]*([eE][+-]?[0-9]+)?\Z)|[=@\t\r]")
 
 
 def sql(
-    query: str, *, rows: int = 50, json: Json = False, csv: bool = False, as_is: bool = False, timeout: str = "5m", memory: str = "4GB"
+    query: str,
+    *,
+    rows: int = 50,
+    json: Json = False,
+    csv: bool = False,
+    as_is: bool = False,
+    timeout: str = "5m",
+    memory: str = "4GB",
 ) -> None:
     """Ask the lake in SQL. Tables: events, answers, users, items, quarantine, duplicates, commits.
 
@@ -29,7 +36,8 @@ def sql(
     rows:
         how many rows to print at most; --json and --csv print all
     csv:
-        print comma-separated values; a text that a spreadsheet would take for a formula (=, +, -, @) begins with '
+        print comma-separated values; a text that a spreadsheet would take for a formula (=, +, -,
+            @) begins with '
     as_is:
         with --csv, for programs: such texts as they are
     timeout:

@@ -1,12 +1,14 @@
-"""Keeps the roles of a project running as processes: starts them, restarts one that dies, stops them in order.
+"""Keeps the roles of a project running as processes: starts them, restarts one that dies, stops
+them in order.
 
-Which roles there are may change while it runs: it asks now and then, starts what is new, ends what is no longer wanted, and
-replaces what is wanted otherwise; the others go on undisturbed.
+Which roles there are may change while it runs: it asks now and then, starts what is new, ends what
+is no longer wanted, and replaces what is wanted otherwise; the others go on undisturbed.
 
-A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said so; one that ends with
-`REFUSED` at the start, since it was asked for something that cannot be, ends all. Later, when the others serve already, a setting
-or a declaration that was broken meanwhile is no reason to end them: the role is tried again. A role never outlives
-the supervisor: each child asks the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
+A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said
+so; one that ends with `REFUSED` at the start, since it was asked for something that cannot be, ends
+all. Later, when the others serve already, a setting or a declaration that was broken meanwhile is
+no reason to end them: the role is tried again. A role never outlives the supervisor: each child
+asks the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
 """
 
 import asyncio
@@ -38,7 +40,8 @@ Say = Callable[[str, str], None]
 
 @dataclass(eq=False)
 class Role:
-    """A role as the supervisor sees it. One that is wanted with other arguments, or `made_for` something else, is another.
+    """A role as the supervisor sees it. One that is wanted with other arguments, or `made_for`
+    something else, is another.
 
     Attributes:
         drain_s: how long it goes on, as it should, when it was told to stop.
@@ -58,10 +61,16 @@ class Role:
     @property
     def pid(self) -> int:
         """Return the number of its process; 0 while there is none."""
-        return self.process.pid if self.process is not None and self.process.returncode is None else 0
+        return (
+            self.process.pid if self.process is not None and self.process.returncode is None else 0
+        )
 
     def same(self, other: "Role") -> bool:
-        return (self.name, self.arguments, self.made_for) == (other.name, other.arguments, other.made_for)
+        return (self.name, self.arguments, self.made_for) == (
+            other.name,
+            other.arguments,
+            other.made_for,
+        )
 
 
 @dataclass
@@ -71,7 +80,8 @@ class Supervisor:
     Args:
         project: the folder of the project.
         say: called with a role's name and a line that it printed or that is about it.
-        wanted: the roles that there should be, in order, or None where nothing has changed since it was last asked.
+        wanted: the roles that there should be, in order, or None where nothing has changed since it
+            was last asked.
         note: told of the roles as they are, whenever one was started or has ended.
     """
 
@@ -85,7 +95,9 @@ class Supervisor:
     _status: int = 0
 
     async def run(self) -> int:
-        """Run until SIGINT, SIGTERM, `stop()` or a role that cannot run at all; when all have ended, the status to exit with."""
+        """Run until SIGINT, SIGTERM, `stop()` or a role that cannot run at all; when all have
+        ended, the status to exit with.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -106,7 +118,9 @@ class Supervisor:
         self._stopping.set()
 
     def _tell(self, role: str, line: str) -> None:
-        """Say it; where nobody reads any more, end in order: of `up | tee log`, a Ctrl-C may end `tee` first."""
+        """Say it; where nobody reads any more, end in order: of `up | tee log`, a Ctrl-C may end
+        `tee` first.
+        """
         try:
             self.say(role, line)
         except (BrokenPipeError, SystemExit):  # the second is how `rich` says it
@@ -117,7 +131,9 @@ class Supervisor:
         self._keepers.append(asyncio.create_task(self._keep(role)))
 
     async def _look(self) -> None:
-        """Become what is wanted. What cannot be found out now is said, and looked at again when it has changed."""
+        """Become what is wanted. What cannot be found out now is said, and looked at again when it
+        has changed.
+        """
         try:
             wanted = self.wanted()
         except TailorbirdError as error:
@@ -143,7 +159,9 @@ class Supervisor:
             if self._stopping.is_set() or role.retired:
                 return
             lived = loop.time() - started
-            role.founding = role.founding and lived <= (FOUND_OUT_S if status == REFUSED else STABLE_S)
+            role.founding = role.founding and lived <= (
+                FOUND_OUT_S if status == REFUSED else STABLE_S
+            )
             if status == REFUSED and role.founding:
                 self._tell(role.name, "cannot run as it is set up; stopping the others")
                 self._status = REFUSED
@@ -151,7 +169,9 @@ class Supervisor:
                 return
             wait = BACKOFF_MIN_S if lived > STABLE_S else min(wait * 2, BACKOFF_MAX_S)
             role.restarts += 1
-            self._tell(role.name, f"ended with {_describe(status)}; starting it again in {wait:.2g} s")
+            self._tell(
+                role.name, f"ended with {_describe(status)}; starting it again in {wait:.2g} s"
+            )
             try:
                 await asyncio.wait_for(self._stopping.wait(), wait)
             except TimeoutError:
@@ -160,13 +180,23 @@ class Supervisor:
     async def _run_once(self, role: Role) -> int:
         environment = {**os.environ, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         role.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tailorbird", "-C", str(self.project), *role.arguments,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "tailorbird",
+            "-C",
+            str(self.project),
+            *role.arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
         assert role.process.stdout is not None
         self._noted(role)
-        if self._stopping.is_set() or role.retired:  # while it was being started, when there was nothing to end yet
+        if (
+            self._stopping.is_set() or role.retired
+        ):  # while it was being started, when there was nothing to end yet
             role.process.terminate()
         while not role.process.stdout.at_eof():
             try:
@@ -197,7 +227,9 @@ class Supervisor:
 
 
 def die_with_parent() -> None:
-    """In a role's process: end when the supervisor does, even when that was killed. Nothing without a supervisor."""
+    """In a role's process: end when the supervisor does, even when that was killed. Nothing without
+    a supervisor.
+    """
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None:
         return
@@ -207,7 +239,9 @@ def die_with_parent() -> None:
 
 
 def end_with_parent(number: int) -> None:
-    """Have the kernel send this process a signal when its parent ends; nothing where the system is not Linux."""
+    """Have the kernel send this process a signal when its parent ends; nothing where the system is
+    not Linux.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 

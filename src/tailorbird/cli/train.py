@@ -5,7 +5,14 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -13,11 +20,15 @@ if TYPE_CHECKING:
     from tailorbird.training.judge import Evaluation
     from tailorbird.training.settings import TrainReport, TrainSettings
 
-Rows = Literal["auto", "answers", "clicks"]  # as training.rows has it, which takes half a second to load
+Rows = Literal[
+    "auto", "answers", "clicks"
+]  # as training.rows has it, which takes half a second to load
 Position = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]  # as training.retrieval has it
 REQUESTS = 25_000  # as training.settings has it
-Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]  # as training.architecture has it
+Architecture = Literal[
+    "gbdt", "mlp", "dcn", "shared", "mmoe", "auto"
+]  # as training.architecture has it
 
 
 def train(
@@ -41,12 +52,15 @@ def train(
     as_of: str = "",
     json: Json = False,
 ) -> None:
-    """Train a model for a slot, or of churn, on what the lake holds, judge it beside baselines, and promote it if it passes the gate.
+    """Train a model for a slot, or of churn, on what the lake holds, judge it beside baselines, and
+    promote it if it passes the gate.
 
-    A name that churn.py declares trains that churn model; any other is a slot's. A net that is killed goes on where it was when the same
-    command is given again within a day; its figures by epoch are in data/training/logs, for TensorBoard, and in MLflow where that is
-    installed and MLFLOW_TRACKING_URI is set. Everything is split by time. A model goes live only if it beats the incumbent and the best
-    baseline outside the noise; a fresher one of the same recipe, if it is not worse. Else it is kept, with the reason. Writes a report.
+    A name that churn.py declares trains that churn model; any other is a slot's. A net that is
+    killed goes on where it was when the same command is given again within a day; its figures by
+    epoch are in data/training/logs, for TensorBoard, and in MLflow where that is installed and
+    MLFLOW_TRACKING_URI is set. Everything is split by time. A model goes live only if it beats the
+    incumbent and the best baseline outside the noise; a fresher one of the same recipe, if it is
+    not worse. Else it is kept, with the reason. Writes a report.
 
     Example:  tailorbird -C shop train
 
@@ -79,44 +93,52 @@ def train(
     quick:
         fewer rows and trees: a first model within seconds
     budget:
-        of a slot: a time, such as 2m: as many requests and trees as fit into it on this machine, decided beforehand and kept in the
-        manifest. Below 8m no vectors are learned. Without one, what ten minutes of two quiet cores allow
+        of a slot: a time, such as 2m: as many requests and trees as fit into it on this machine,
+        decided beforehand and kept in the manifest. Below 8m no vectors are learned. Without one,
+        what ten minutes of two quiet cores allow
     requests:
-        of a slot: how many requests to learn from at most, drawn evenly over the window; 0 takes all. As many as ten minutes of two cores
-        and 8 GB of memory allow, unless told otherwise
+        of a slot: how many requests to learn from at most, drawn evenly over the window; 0 takes
+        all. As many as ten minutes of two cores and 8 GB of memory allow, unless told otherwise
     promote:
         let it go live if it passes the gate
     rows:
-        of a slot: learn from logged answers, or from clicks and what the slot's sources gave before them; auto: answers, where enough have
-        a known outcome
+        of a slot: learn from logged answers, or from clicks and what the slot's sources gave before
+        them; auto: answers, where enough have a known outcome
     architecture:
-        of a slot: boosted trees (gbdt); nets, which need the extra `deep` (mlp and dcn have a net for each head, shared and mmoe one for
-        all); or auto: a net only where the validation part shows that it orders better than trees. Unless told otherwise what tuned.toml
-        names, or gbdt
+        of a slot: boosted trees (gbdt); nets, which need the extra `deep` (mlp and dcn have a net
+        for each head, shared and mmoe one for all); or auto: a net only where the validation part
+        shows that it orders better than trees. Unless told otherwise what tuned.toml names, or gbdt
     retrieval:
-        of a slot: candidates from tables alone; a third of them from vectors of people and items too (`sequence`), which need the extra
-        `deep`; or auto: vectors where the validation part shows that as many candidates then hold more of what people did next. Unless
-        told otherwise train.retrieval, and tables with --quick
+        of a slot: candidates from tables alone; a third of them from vectors of people and items
+        too (`sequence`), which need the extra `deep`; or auto: vectors where the validation part
+        shows that as many candidates then hold more of what people did next. Unless told otherwise
+        train.retrieval, and tables with --quick
     incremental:
-        of a net: go on from the weights of the last training, over what came since and as much before it; ids that are new get a row of
-        their embedding, and those that are gone lose theirs
+        of a net: go on from the weights of the last training, over what came since and as much
+        before it; ids that are new get a row of their embedding, and those that are gone lose
+        theirs
     parameters:
-        of a net: what differs from the architecture's own, as a JSON object; names are told where one is wrong
+        of a net: what differs from the architecture's own, as a JSON object; names are told where
+            one is wrong
     processes:
-        of a net: how many processes of this machine share each batch, each on a GPU of its own where there are any; the result is, to the
-        bit, that of one process with as many `shards` and `threads`
+        of a net: how many processes of this machine share each batch, each on a GPU of its own
+        where there are any; the result is, to the bit, that of one process with as many `shards`
+        and `threads`
     position:
-        of a slot: the place of a row as a column, where rows are all that was shown; by weights of clicks learned from lists that were
-        drawn at random; or not at all; see docs/how-to/imbalance.md
+        of a slot: the place of a row as a column, where rows are all that was shown; by weights of
+        clicks learned from lists that were drawn at random; or not at all; see
+        docs/how-to/imbalance.md
     leave_out:
-        columns that the model must not see, with commas between them, as `features rank` proposes them
+        columns that the model must not see, with commas between them, as `features rank` proposes
+            them
     untuned:
         of a slot: leave out of account what `tailorbird tune` chose
     seed:
         of all draws: with another one, and nothing else changed, the figures say what is chance
     as_of:
-        train as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, with the labels up to there, or
-        now while events come, as labels of the last `events.lateness` may then still change
+        train as if it were this time, such as 2026-11-25, or `latest`: where the history in the
+        lake ended, with the labels up to there, or now while events come, as labels of the last
+        `events.lateness` may then still change
     """
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
@@ -152,7 +174,16 @@ def train(
             untuned=untuned,
         )
         without = left_out(leave_out, project.features)
-        return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=without, seed=seed, json=json)
+        return train_named(
+            project,
+            name,
+            quick=quick,
+            promote=promote,
+            as_of=as_of,
+            leave_out=without,
+            seed=seed,
+            json=json,
+        )
     settings = replace(
         settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
         requests=requests,
@@ -166,14 +197,25 @@ def train(
         mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
     )
     if not untuned:
-        settings = with_tuned(settings, declared.name, project.root / FILE, asked=architecture is not None)
+        settings = with_tuned(
+            settings, declared.name, project.root / FILE, asked=architecture is not None
+        )
     if budget:
         lake = Lake(project.paths.lake)
         events = lake.count("events") if lake.exists("events") else 0
-        settings = budget_of(span_of(budget, "--budget") / SECOND, speed_now(), events).applied(settings)
+        settings = budget_of(span_of(budget, "--budget") / SECOND, speed_now(), events).applied(
+            settings
+        )
     _check(settings, parameters)
     paths, clock, by = project.paths, clock_as_of(as_of, project), getpass.getuser()
-    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)
+    ensure_champion(
+        project.features,
+        lake=paths.lake,
+        registry=paths.registry,
+        clock=clock,
+        by=by,
+        owner=project.settings.project.owner,
+    )
     with progress_bars(quiet=json) as progress:
         report = run_train(
             project.features,
@@ -201,9 +243,15 @@ def _of_slots_alone(name: str, **given: object) -> None:
     from tailorbird.errors import UsageError
 
     if asked := [f"--{option}" for option, said in given.items() if said]:
-        fix = f"leave out {', '.join(asked)}; how {name} is learned stands in churn.py, such as its window"
+        fix = (
+            f"leave out {', '.join(asked)}; how {name} is learned stands in churn.py, such as "
+            "its window"
+        )
         raise UsageError(
-            f"{name} is a churn model, and {', '.join(asked)} {'are' if asked[1:] else 'is'} of a slot's", where=asked[0], fix=fix
+            f"{name} is a churn model, and {', '.join(asked)} {'are' if asked[1:] else 'is'} "
+            "of a slot's",
+            where=asked[0],
+            fix=fix,
         )
 
 
@@ -213,13 +261,21 @@ def _check(settings: "TrainSettings", parameters: str) -> None:
 
     check_parameters(settings, parameters)
     if settings.incremental and settings.architecture == "gbdt":
-        raise UsageError("trees are grown anew each time: no weights to go on from", where="--incremental", fix="--architecture mmoe")
+        raise UsageError(
+            "trees are grown anew each time: no weights to go on from",
+            where="--incremental",
+            fix="--architecture mmoe",
+        )
     if settings.requests < 0:
         raise UsageError(f"expected 0 or more, got {settings.requests}", where="--requests")
     if settings.processes < 1:
         raise UsageError(f"expected at least 1, got {settings.processes}", where="--processes")
     if settings.processes > 1 and settings.architecture == "gbdt":
-        raise UsageError("trees are grown by the threads of one process", where="--processes", fix="--architecture mmoe")
+        raise UsageError(
+            "trees are grown by the threads of one process",
+            where="--processes",
+            fix="--architecture mmoe",
+        )
 
 
 def check_parameters(settings: "TrainSettings", parameters: str) -> None:
@@ -227,25 +283,40 @@ def check_parameters(settings: "TrainSettings", parameters: str) -> None:
     from tailorbird.errors import UsageError
 
     if parameters and settings.architecture == "gbdt":
-        raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
+        raise UsageError(
+            "these are parameters of nets, and trees were asked for",
+            where="--parameters",
+            fix="--architecture mmoe",
+        )
 
 
 def _print(report: "TrainReport") -> None:
     """What came of a training, and what to do next."""
-    print_results(report.evaluation.plain()["results"], "On the last part of the time, which nothing learned from")
+    print_results(
+        report.evaluation.plain()["results"],
+        "On the last part of the time, which nothing learned from",
+    )
     print_long_tail(report.evaluation)
     out = console()
-    out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
+    out.print(
+        f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
+        f"{report.decision.reason}"
+    )
     if report.instead:
         out.print(f"{report.instead} serves until then: the best baseline that was judged")
     if not report.promoted:
-        out.print(f'  To let it answer nevertheless:  {this_command()} models promote {report.version} --why "a first try"')
+        out.print(
+            f"  To let it answer nevertheless:  {this_command()} models promote "
+            f'{report.version} --why "a first try"'
+        )
     for note in (*report.decision.reasons[1:], *report.notes):
         out.print(f"  {note}")
     out.print(f"Report: {report.report}")
 
 
-def settings_for(project: "Project", *, window: str, rows: Rows, leave_out: str, quick: bool) -> "TrainSettings":
+def settings_for(
+    project: "Project", *, window: str, rows: Rows, leave_out: str, quick: bool
+) -> "TrainSettings":
     """What training, tuning and validation alike are told by their options and by the project."""
     from tailorbird.training.settings import TrainSettings
 
@@ -260,7 +331,11 @@ def settings_for(project: "Project", *, window: str, rows: Rows, leave_out: str,
 
 def window_of(text: str, project: "Project") -> int:
     """Microseconds of `--window`, or of the project's own where that is not given."""
-    return span_of(text, "--window") if text else span_of(project.settings.train.window, "train.window")
+    return (
+        span_of(text, "--window")
+        if text
+        else span_of(project.settings.train.window, "train.window")
+    )
 
 
 def span_of(text: str, option: str) -> int:
@@ -288,21 +363,28 @@ def left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
         *(one.name for one in features.similarities),
         *(one.output for one in features.transforms),
     )
-    if unknown := [name for name in names if name not in known and not OF_CANDIDATES.fullmatch(name)]:
+    if unknown := [
+        name for name in names if name not in known and not OF_CANDIDATES.fullmatch(name)
+    ]:
         fix = nearest(unknown[0], known, "tailorbird features list")
         raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
     return names
 
 
 def print_long_tail(evaluation: "Evaluation") -> None:
-    """How well the items are ordered that are not the most popular ones: a model may win by showing everybody the same."""
+    """How well the items are ordered that are not the most popular ones: a model may win by showing
+    everybody the same.
+    """
     best = evaluation.best_baseline
     count, figures = evaluation.slices.get("long-tail items", (0, {}))
     if not count:
         console().print("Long-tail items: nobody chose one in the test part")
         return
     beside = f", {best} {figures[best]}" if best else ""
-    console().print(f"Long-tail items, {count:,} requests: {evaluation.model} {figures[evaluation.model]}{beside}")
+    console().print(
+        f"Long-tail items, {count:,} requests: {evaluation.model} "
+        f"{figures[evaluation.model]}{beside}"
+    )
 
 
 def print_cold_start(evaluation: "Evaluation") -> None:
@@ -310,7 +392,12 @@ def print_cold_start(evaluation: "Evaluation") -> None:
     best = evaluation.best_baseline
     for of, steps in evaluation.cold.items():
         rows = [
-            (step.events, f"{step.requests:,}", str(step.figures[evaluation.model]), str(step.figures[best]) if best else "")
+            (
+                step.events,
+                f"{step.requests:,}",
+                str(step.figures[evaluation.model]),
+                str(step.figures[best]) if best else "",
+            )
             for step in steps
         ]
         columns = ["events before", "requests", evaluation.model, best or "–"]
@@ -339,10 +426,18 @@ def print_results(results: dict[str, dict[str, float | None]], title: str) -> No
     known = [name for name in columns if any(name in figures for figures in results.values())]
 
     def cell(figures: dict[str, float | None], name: str) -> str:
-        value, low, high = figures.get(name), figures.get(f"{name}_low"), figures.get(f"{name}_high")
+        value, low, high = (
+            figures.get(name),
+            figures.get(f"{name}_low"),
+            figures.get(f"{name}_high"),
+        )
         if value is None:
             return ""
-        return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} – {high:.4f})"
+        return (
+            f"{value:.4f}"
+            if low is None or high is None
+            else f"{value:.4f} ({low:.4f} – {high:.4f})"
+        )
 
     ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
     rows = [(name, *(cell(figures, column) for column in known)) for name, figures in ranked]

@@ -1,14 +1,18 @@
-"""Training as the command, the demo and the trainer role do it; and the role: train anew on a schedule, and when live figures fall.
+"""Training as the command, the demo and the trainer role do it; and the role: train anew on a
+schedule, and when live figures fall.
 
-Every `train.every` a model of the same recipe is trained for `train.slot` on what has come since: the gate lets it take the incumbent's
-place if it is not worse by more than the margin, so that what serves stays fresh.
+Every `train.every` a model of the same recipe is trained for `train.slot` on what has come since:
+the gate lets it take the incumbent's place if it is not worse by more than the margin, so that what
+serves stays fresh.
 
-The role looks at each slot that runs an experiment with an arm `model` against a control, every `train.check_every`. The
-reference is the first `REFERENCE_US` from the champion's first answer on; see `monitoring.retrain` for the rule. When it was
-promoted is no such moment: `train --as-of` promotes at a simulated time, long before the model answers anybody.
+The role looks at each slot that runs an experiment with an arm `model` against a control, every
+`train.check_every`. The reference is the first `REFERENCE_US` from the champion's first answer on;
+see `monitoring.retrain` for the rule. When it was promoted is no such moment: `train --as-of`
+promotes at a simulated time, long before the model answers anybody.
 
-A training whose model the gate refused is tried again when there is enough more to learn from, not at each look. When the
-last one was stands in the registry's audit log, so a restart changes nothing.
+A training whose model the gate refused is tried again when there is enough more to learn from, not
+at each look. When the last one was stands in the registry's audit log, so a restart changes
+nothing.
 """
 
 import logging
@@ -43,7 +47,9 @@ REFERENCE_US = 2 * DAY  # of live traffic after a promotion, before falls are lo
 RETRAIN_US = 2 * DAY  # at least this much traffic since the fall began is learned from
 CANARY_S = 10.0  # between looks at a canary
 RETRY_US = DAY  # after a model that the gate refused,
-RETRY_SHARE = 0.25  # or when this much more traffic than it had learned from has come, if that is sooner
+RETRY_SHARE = (
+    0.25  # or when this much more traffic than it had learned from has come, if that is sooner
+)
 BY = "trainer"  # how this role signs in the registry
 log = logging.getLogger(__name__)
 
@@ -73,22 +79,42 @@ def train_once(
     """Train a model for a slot on what the lake holds; promote it if it passes the gate.
 
     Args:
-        since: learn only from answers after this moment, where older ones mislead: after tastes have shifted. Labels that
-            come more than an hour late are then missed rather than waited for.
+        since: learn only from answers after this moment, where older ones mislead: after tastes
+            have shifted. Labels that come more than an hour late are then missed rather than waited
+            for.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
     window, lateness = duration(project.settings.train.window), project.plan.lateness_us
     if since is not None:
         window, lateness = clock.now() - since, HOUR
-    settings = TrainSettings(window_us=window, lateness_us=lateness, quick=quick, retrieval=retrieval)
+    settings = TrainSettings(
+        window_us=window, lateness_us=lateness, quick=quick, retrieval=retrieval
+    )
     settings = with_tuned(settings, slot, project.root / FILE)
-    return outcome_of(run_train(project, clock, project.slots[slot], settings, by=by, progress=progress))
+    return outcome_of(
+        run_train(project, clock, project.slots[slot], settings, by=by, progress=progress)
+    )
 
 
-def run_train(project: Project, clock: Clock, slot: Slot, settings: TrainSettings, *, by: str, progress: Report) -> TrainReport:
+def run_train(
+    project: Project,
+    clock: Clock,
+    slot: Slot,
+    settings: TrainSettings,
+    *,
+    by: str,
+    progress: Report,
+) -> TrainReport:
     """`training.train` on a project's folders."""
     paths = project.paths
-    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)
+    ensure_champion(
+        project.features,
+        lake=paths.lake,
+        registry=paths.registry,
+        clock=clock,
+        by=by,
+        owner=project.settings.project.owner,
+    )
     return train(
         project.features,
         slot,
@@ -109,11 +135,19 @@ def outcome_of(report: TrainReport) -> TrainOutcome:
     offline = plain["results"]
     # Probabilities are judged by head; those of the first one stand beside the model's own figures.
     offline[report.evaluation.model] |= next(iter(plain["heads"].values()), {})
-    return TrainOutcome(report.version, report.incumbent, report.promoted, report.decision.reason, report.report, offline)
+    return TrainOutcome(
+        report.version,
+        report.incumbent,
+        report.promoted,
+        report.decision.reason,
+        report.report,
+        offline,
+    )
 
 
 def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
-    """The trainer role: look every `train.check_every` until told to stop, and at a canary every ten seconds meanwhile.
+    """The trainer role: look every `train.check_every` until told to stop, and at a canary every
+    ten seconds meanwhile.
 
     A training that fails is logged and tried again.
     """
@@ -139,12 +173,18 @@ def _watch_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
 
 
 def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Train anew if the last training was `train.every` ago, and events came since; None if there was no call for it."""
+    """Train anew if the last training was `train.every` ago, and events came since; None if there
+    was no call for it.
+    """
     every = project.settings.train.every
     if not every:
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
-    mine = [info for info in registry.versions() if info.metrics.get("about", {}).get("slot") == slot.name]
+    mine = [
+        info
+        for info in registry.versions()
+        if info.metrics.get("about", {}).get("slot") == slot.name
+    ]
     newest = max(mine, key=lambda info: info.created_at, default=None)
     if newest is None or now < newest.created_at + duration(every):
         return None
@@ -154,14 +194,26 @@ def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
         return None
     log.info("slot %s: %s is older than train.every, %s", slot.name, newest.version, every)
     outcome = train_once(project, clock, slot.name, by=BY)
-    log.info("slot %s: %s %s: %s", slot.name, outcome.version, "promoted" if outcome.promoted else "kept", outcome.reason)
+    log.info(
+        "slot %s: %s %s: %s",
+        slot.name,
+        outcome.version,
+        "promoted" if outcome.promoted else "kept",
+        outcome.reason,
+    )
     return outcome
 
 
 def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Judge a slot's live figures; train anew if they have fallen. None if there was no call for it, or not yet again."""
+    """Judge a slot's live figures; train anew if they have fallen. None if there was no call for
+    it, or not yet again.
+    """
     experiment = slot.experiment
-    arm = next((name for name in experiment.arms if experiment.policy_of(name) == "model"), None) if experiment else None
+    arm = (
+        next((name for name in experiment.arms if experiment.policy_of(name) == "model"), None)
+        if experiment
+        else None
+    )
     watched = _watched(Registry(project.paths.registry, clock=clock), slot.name)
     if experiment is None or arm is None or arm == experiment.control_arm or watched is None:
         return None
@@ -169,7 +221,9 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
     start = _live_from(lake, slot.name, watched)
     if start is None or now < start + REFERENCE_US:
         return None
-    trigger = Trigger(slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name)
+    trigger = Trigger(
+        slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name
+    )
     events = lake.events(columns=COLUMNS, ts_from=start - attribution)
     decision = decide(
         events,
@@ -181,16 +235,26 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
         attribution=attribution,
     )
     log.info("slot %s: %s", slot.name, decision.reason)
-    if decision.since is None or not _due(slot.name, _answered(events, slot.name), decision.since, watched.tried_at, now):
+    if decision.since is None or not _due(
+        slot.name, _answered(events, slot.name), decision.since, watched.tried_at, now
+    ):
         return None
     outcome = train_once(project, clock, slot.name, since=decision.since, by=BY)
-    log.info("slot %s: %s %s: %s", slot.name, outcome.version, "promoted" if outcome.promoted else "kept", outcome.reason)
+    log.info(
+        "slot %s: %s %s: %s",
+        slot.name,
+        outcome.version,
+        "promoted" if outcome.promoted else "kept",
+        outcome.reason,
+    )
     return outcome
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """The champion, when it was promoted, and when this role last trained for the slot since then and was refused."""
+    """The champion, when it was promoted, and when this role last trained for the slot since then
+    and was refused.
+    """
 
     version: str
     promoted_at: int
@@ -200,17 +264,31 @@ class _Watched:
 def _watched(registry: Registry, slot: str) -> _Watched | None:
     champion, audit = registry.aliases().champion, registry.audit()
     # By their order in the log, not by their times, some of which are simulated.
-    places = [place for place, entry in enumerate(audit) if entry.action in ("promote", "rollback") and entry.version == champion]
+    places = [
+        place
+        for place, entry in enumerate(audit)
+        if entry.action in ("promote", "rollback") and entry.version == champion
+    ]
     if not champion or not places:
         return None
-    ours = {info.version for info in registry.versions() if info.metrics.get("about", {}).get("slot") == slot}
-    tries = [entry.at for entry in audit[places[-1] :] if entry.action == "add" and entry.by == BY and entry.version in ours]
+    ours = {
+        info.version
+        for info in registry.versions()
+        if info.metrics.get("about", {}).get("slot") == slot
+    }
+    tries = [
+        entry.at
+        for entry in audit[places[-1] :]
+        if entry.action == "add" and entry.by == BY and entry.version in ours
+    ]
     return _Watched(champion, audit[places[-1]].at, tries[-1] if tries else None)
 
 
 def _live_from(lake: Lake, slot: str, watched: _Watched) -> int | None:
     """When the champion first answered a person in the slot since it was promoted."""
-    given = lake.events(columns=("type", "ts", "slot", "model", "agent"), ts_from=watched.promoted_at)
+    given = lake.events(
+        columns=("type", "ts", "slot", "model", "agent"), ts_from=watched.promoted_at
+    )
     answered = _answered(given.filter(pc.equal(given["model"], watched.version)), slot)
     return int(answered.min()) if len(answered) else None
 
@@ -222,10 +300,18 @@ def _answered(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
     return micros(events["ts"].filter(wanted))
 
 
-def _due(slot: str, answered: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int) -> bool:
-    """Whether there is enough traffic since the fall to learn from, and enough more than the last time."""
+def _due(
+    slot: str, answered: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
+) -> bool:
+    """Whether there is enough traffic since the fall to learn from, and enough more than the last
+    time.
+    """
     if now < since + RETRAIN_US:
-        log.info("slot %s: waiting until there are %d days of traffic since the fall", slot, RETRAIN_US // DAY)
+        log.info(
+            "slot %s: waiting until there are %d days of traffic since the fall",
+            slot,
+            RETRAIN_US // DAY,
+        )
         return False
     if tried_at is None or now >= tried_at + RETRY_US:
         return True
@@ -233,5 +319,9 @@ def _due(slot: str, answered: npt.NDArray[np.int64], since: int, tried_at: int |
     more = int(np.sum((answered >= max(since, tried_at)) & (answered < now)))
     if more >= RETRY_SHARE * before:
         return True
-    log.info("slot %s: the gate refused the last model; waiting for a day, or a quarter more traffic, to try again", slot)
+    log.info(
+        "slot %s: the gate refused the last model; waiting for a day, or a quarter more "
+        "traffic, to try again",
+        slot,
+    )
     return False

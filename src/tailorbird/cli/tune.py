@@ -4,7 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    this_command,
+)
 from tailorbird.cli.train import Rows, settings_for, span_of
 
 if TYPE_CHECKING:
@@ -37,14 +44,16 @@ def tune(
     more: bool = False,
     json: Json = False,
 ) -> None:
-    """Look for better settings than the defaults, on several splits in time, and keep them for `tailorbird train` if they are better.
+    """Look for better settings than the defaults, on several splits in time, and keep them for
+    `tailorbird train` if they are better.
 
-    Each trial learns from the past of a split and is judged by NDCG@10 on what follows; one that does worse than others by
-    then is given up. The best few are fitted again under several seeds, and taken only if they gain more over the defaults
-    than they vary. The first trial is the defaults. The part that `train` judges on is never looked at.
+    Each trial learns from the past of a split and is judged by NDCG@10 on what follows; one that
+    does worse than others by then is given up. The best few are fitted again under several seeds,
+    and taken only if they gain more over the defaults than they vary. The first trial is the
+    defaults. The part that `train` judges on is never looked at.
 
-    What is chosen stands in tuned.toml; tune.toml, if there is one, says what is tried. A run that was stopped or killed goes
-    on with the same command. Writes a report.
+    What is chosen stands in tuned.toml; tune.toml, if there is one, says what is tried. A run that
+    was stopped or killed goes on with the same command. Writes a report.
 
     Example:  tailorbird -C shop tune --trials 40
 
@@ -63,7 +72,8 @@ def tune(
     sampler:
         tpe learns which settings do well together (multivariate TPE), random draws them evenly
     pruner:
-        which trials are given up: below the median at a split, all but the best half (halving), or none
+        which trials are given up: below the median at a split, all but the best half (halving), or
+            none
     splits:
         in time, each with a later origin; more of them are a harder test and take longer
     seeds:
@@ -79,7 +89,8 @@ def tune(
     window:
         how much of the past to look at, train.window unless told otherwise
     rows:
-        logged answers, or clicks with the candidates of that moment; auto: answers, where enough have a known outcome
+        logged answers, or clicks with the candidates of that moment; auto: answers, where enough
+            have a known outcome
     leave_out:
         columns that the model must not see, with commas between them
     quick:
@@ -87,7 +98,8 @@ def tune(
     seed:
         of all draws
     as_of:
-        tune as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
+        tune as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake
+            ended, or now while events come
     more:
         go on with the last study, which came to its end, until it has so many trials
     """
@@ -106,7 +118,10 @@ def tune(
     project = settled.project
     declared = project.slot(slot)
     settings = TuneSettings(
-        train=replace(settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick), seed=seed),
+        train=replace(
+            settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
+            seed=seed,
+        ),
         names=tuple(name.strip() for name in architectures.split(",") if name.strip()),
         trials=trials or (0 if time else 40),
         seconds=span_of(time, "--time") / 1e6 if time else 0.0,
@@ -130,7 +145,16 @@ def tune(
         console().print(line)
 
 
-def _tuned(project: "Project", slot: str, clock, settings: "TuneSettings", space: Path | None, *, more: bool, quiet: bool) -> "TuneReport":
+def _tuned(
+    project: "Project",
+    slot: str,
+    clock,
+    settings: "TuneSettings",
+    space: Path | None,
+    *,
+    more: bool,
+    quiet: bool,
+) -> "TuneReport":
     from tailorbird.errors import UsageError
     from tailorbird.training.tune.architectures import ARCHITECTURES
     from tailorbird.training.tune.run import tune as run_tune
@@ -162,12 +186,18 @@ def _keep(project: "Project", report: "TuneReport") -> list[str]:
     if not report.settings:
         if report.slot not in read_tuned(path):
             return ["Nothing was written: training goes on with its defaults."]
-        return [f"{path} is as it was: it holds what an earlier tuning chose for {report.slot}; remove its section to train with defaults."]
+        return [
+            f"{path} is as it was: it holds what an earlier tuning chose for {report.slot}; "
+            "remove its section to train with defaults."
+        ]
     taken = report.choice.taken
     gain = f"{taken.gain:+.4f} (spread {taken.spread:.4f}) over {report.choice.reference.name}"
-    write_tuned(path, report.slot, tuned_of(taken.trial.architecture, report.settings, report.until, gain))
+    write_tuned(
+        path, report.slot, tuned_of(taken.trial.architecture, report.settings, report.until, gain)
+    )
     return [
-        f"Written to {path}. Training takes it, and judges it on the part that tuning did not look at:",
+        f"Written to {path}. Training takes it, and judges it on the part that tuning did "
+        "not look at:",
         f"  {command} train {report.slot}",
         "To undo it, remove its section from that file. To train once without it:",
         f"  {command} train {report.slot} --untuned",
@@ -177,21 +207,38 @@ def _keep(project: "Project", report: "TuneReport") -> list[str]:
 def _print(report: "TuneReport") -> None:
     header = ["", "ndcg_10", "gain", "spread", "gain − spread", "seconds of a fit"]
     rows = [
-        (one.name, float(one.quality.mean()), f"{one.gain:+.4f}", one.spread, f"{one.score:+.4f}", round(one.seconds, 2))
+        (
+            one.name,
+            float(one.quality.mean()),
+            f"{one.gain:+.4f}",
+            one.spread,
+            f"{one.score:+.4f}",
+            round(one.seconds, 2),
+        )
         for one in report.choice.finalists
     ]
-    print_table(f"Slot {report.slot}: the last few, on every split under every seed", header, rows, right=header[1:])
+    print_table(
+        f"Slot {report.slot}: the last few, on every split under every seed",
+        header,
+        rows,
+        right=header[1:],
+    )
     out = console()
     for name, trials in report.trials.items():
         pruned = sum(one.state == "pruned" for one in trials)
         failed = sum(one.state == "failed" for one in trials)
         spent = report.about["spent"][name]["seconds"]
-        out.print(f"{name}: {len(trials)} trials, {pruned} given up early, {failed} failed, {spent:,.0f} s of fits")
+        out.print(
+            f"{name}: {len(trials)} trials, {pruned} given up early, {failed} failed, "
+            f"{spent:,.0f} s of fits"
+        )
     if report.about["untuned"]:
         out.print(f"Not tuned: {report.about['untuned']}")
     out.print(f"\n{report.choice.why}")
     if report.settings:
-        out.print("  " + ", ".join(f"{name} {_shown(value)}" for name, value in report.settings.items()))
+        out.print(
+            "  " + ", ".join(f"{name} {_shown(value)}" for name, value in report.settings.items())
+        )
 
 
 def _shown(value: object) -> str:

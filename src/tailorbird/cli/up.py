@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from tailorbird.features import FeatureSet
 
 
-def up(*, port: int | None = None, train: bool = True, shop: bool = False, live: bool = False) -> None:
-    """Run all roles of the project on this machine: serve, router, worker, candidates, lake and trainer; score too, where scores.py
-    declares any.
+def up(
+    *, port: int | None = None, train: bool = True, shop: bool = False, live: bool = False
+) -> None:
+    """Run all roles of the project on this machine: serve, router, worker, candidates, lake and
+    trainer; score too, where scores.py declares any.
 
-    A role that dies is started again. Ctrl-C stops them in order; whatever was acknowledged is safe, also after `kill -9`.
+    A role that dies is started again. Ctrl-C stops them in order; whatever was acknowledged is
+    safe, also after `kill -9`.
 
-    Where features.py has changed since, it is applied: its state is built beside the old one, which answers until a model of the
-    new features is promoted. While this runs, `tailorbird features apply` does the same without a restart.
+    Where features.py has changed since, it is applied: its state is built beside the old one, which
+    answers until a model of the new features is promoted. While this runs, `tailorbird features
+    apply` does the same without a restart.
 
-    A log that was imported and ended long ago goes on from its end: clicks and answers are dated as if no time had passed, until an
-    event of today comes in from the site, or `--live` says so.
+    A log that was imported and ended long ago goes on from its end: clicks and answers are dated as
+    if no time had passed, until an event of today comes in from the site, or `--live` says so.
 
     Example:  tailorbird -C shop up
 
@@ -59,14 +63,27 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
     if port:
         from tailorbird.serving.listening import bind
 
-        bind(project.settings.serve.host, port, asked=True).close()  # taken: said here, rather than by a role that starts again and again
+        bind(
+            project.settings.serve.host, port, asked=True
+        ).close()  # taken: said here, rather than by a role that starts again and again
     project.paths.run.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(project.paths.run / "up")
     except LockedError:
-        raise LockedError("these roles are running already", where=str(project.root), fix="stop the other `tailorbird up`") from None
-    arguments = ["run", "serve", *(["--shop"] if shop else []), *([] if port is None else ["--port", str(port)])]
-    serve = partial(Role, "serve", arguments, drain_s=duration(project.settings.serve.drain) / SECOND)
+        raise LockedError(
+            "these roles are running already",
+            where=str(project.root),
+            fix="stop the other `tailorbird up`",
+        ) from None
+    arguments = [
+        "run",
+        "serve",
+        *(["--shop"] if shop else []),
+        *([] if port is None else ["--port", str(port)]),
+    ]
+    serve = partial(
+        Role, "serve", arguments, drain_s=duration(project.settings.serve.drain) / SECOND
+    )
     watch = ActiveWatch(project)
 
     announce = _Announcement(project.paths.run)
@@ -77,7 +94,9 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
 
     try:
         first = _first_roles(project, wanted, serve, live=live)
-        status = asyncio.run(Supervisor(project.root, first, _say, wanted, partial(_note, project.paths.run)).run())
+        status = asyncio.run(
+            Supervisor(project.root, first, _say, wanted, partial(_note, project.paths.run)).run()
+        )
     finally:
         forget_roles(project.paths.run)
         lock.release()
@@ -86,7 +105,9 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False, live:
 
 
 def _roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
-    """Return the roles that there should be: a worker for each active schema, and a router that keeps the attributes that they need."""
+    """Return the roles that there should be: a worker for each active schema, and a router that
+    keeps the attributes that they need.
+    """
     from tailorbird.cli.supervisor import Role
     from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.schemas import active_schemas, plan_for
@@ -96,18 +117,32 @@ def _roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
     kept = ",".join([*plan.user_attributes, "", *plan.item_attributes])
     workers = [role for features in schemas for role in _workers(project, features, of=schemas[0])]
     trainer = [Role("trainer", ["run", "trainer"])] if train else []
-    routers = [Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept) for n in range(_routers(project))]
+    routers = [
+        Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept)
+        for n in range(_routers(project))
+    ]
     score = [Role("score", ["run", "score"])] if project.scores else []
     contracts = kept_contracts(project)
     tables = [
-        Role("candidates" if each is contracts[-1] else f"candidates {each.hash[:4]}", ["run", "candidates", "--contract", each.hash])
+        Role(
+            "candidates" if each is contracts[-1] else f"candidates {each.hash[:4]}",
+            ["run", "candidates", "--contract", each.hash],
+        )
         for each in contracts
     ]
     return [*routers, *workers, *tables, Role("lake", ["run", "lake"]), serve, *score, *trainer]
 
 
-def _first_roles(project: "Project", wanted: "Callable[[], list[Role] | None]", serve: "Callable[[], Role]", *, live: bool) -> "list[Role]":
-    """Return those to begin with: where it cannot be known which, `serve`, since answers without a model are better than none."""
+def _first_roles(
+    project: "Project",
+    wanted: "Callable[[], list[Role] | None]",
+    serve: "Callable[[], Role]",
+    *,
+    live: bool,
+) -> "list[Role]":
+    """Return those to begin with: where it cannot be known which, `serve`, since answers without a
+    model are better than none.
+    """
     from tailorbird.config.log_end import settle_clock
     from tailorbird.config.schemas import settle
     from tailorbird.events import SystemClock
@@ -119,7 +154,11 @@ def _first_roles(project: "Project", wanted: "Callable[[], list[Role] | None]", 
             _say("up", said)
         return wanted() or []
     except DamageError as error:
-        _say("up", f"{error}\nonly `serve` is started, and answers without a model; the other roles follow once this is mended")
+        _say(
+            "up",
+            f"{error}\nonly `serve` is started, and answers without a model; the other roles "
+            "follow once this is mended",
+        )
         return [serve()]
 
 
@@ -137,7 +176,11 @@ class _Announcement:
         url = next(addresses(self._run, since_s=self._since_s), "")
         if url:
             self._said = True
-            _say("up", f"Open {url}/ to see roles, events and models, and a list for anybody. Ctrl-C stops all.")
+            _say(
+                "up",
+                f"Open {url}/ to see roles, events and models, and a list for anybody. "
+                "Ctrl-C stops all.",
+            )
 
 
 def _say(role: str, line: str) -> None:
@@ -152,17 +195,24 @@ def _note(run: "Path", roles: "list[Role]") -> None:
     from tailorbird.config.roles import RoleState, note_roles
 
     try:
-        note_roles(run, [RoleState(role.name, role.pid, role.since_s, role.restarts) for role in roles])
+        note_roles(
+            run, [RoleState(role.name, role.pid, role.since_s, role.restarts) for role in roles]
+        )
     except OSError as error:
         _say("up", f"the page cannot be told which roles run: {error}")
 
 
 def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "list[Role]":
-    """The workers of a schema, and the shuffle that writes for them where there is one; those of `of` have short names."""
+    """The workers of a schema, and the shuffle that writes for them where there is one; those of
+    `of` have short names.
+    """
     from tailorbird.cli.supervisor import Role
     from tailorbird.config.schemas import shuffled
 
-    schema, told = ["--schema", features.schema_hash], [] if features is of else [features.schema_hash[:4]]
+    schema, told = (
+        ["--schema", features.schema_hash],
+        [] if features is of else [features.schema_hash[:4]],
+    )
 
     def role(name: str, number: str = "") -> Role:
         part = ["--part", number] if number else []

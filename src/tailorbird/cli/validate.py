@@ -30,13 +30,15 @@ def validate(
     strict: bool = False,
     json: Json = False,
 ) -> None:
-    """Say whether the way a slot's model is trained is sound, and what it is worth, for whom, and by what. Changes nothing.
+    """Say whether the way a slot's model is trained is sound, and what it is worth, for whom, and
+    by what. Changes nothing.
 
-    At several origins in time the model that `train` would train, trees or a net, learns from the past and is judged on what follows,
-    beside the baselines. It looks for columns that know the answer or the future, profiles without a time and a log that repeats
-    itself; holds the model against itself with less data, without each group of columns and for people it has not seen, and a net
-    against trees (paired tests, adjusted after Holm); and tells the figures of the long tail, new items and new users, and how far
-    the model is over-fitted. Writes a report.
+    At several origins in time the model that `train` would train, trees or a net, learns from the
+    past and is judged on what follows, beside the baselines. It looks for columns that know the
+    answer or the future, profiles without a time and a log that repeats itself; holds the model
+    against itself with less data, without each group of columns and for people it has not seen, and
+    a net against trees (paired tests, adjusted after Holm); and tells the figures of the long tail,
+    new items and new users, and how far the model is over-fitted. Writes a report.
 
     What `features rank` found earlier is taken up: its leaks are told, its subset is tried.
 
@@ -53,14 +55,17 @@ def validate(
     splits:
         origins in time
     variants:
-        try less data, fewer columns and unseen people too, and trees beside a net: a dozen fits or more an origin, most of the time
+        try less data, fewer columns and unseen people too, and trees beside a net: a dozen fits or
+            more an origin, most of the time
     window:
         how much of the past to look at, train.window unless told otherwise
     rows:
-        logged answers, or clicks with the candidates of that moment; auto: answers, where enough have a known outcome
+        logged answers, or clicks with the candidates of that moment; auto: answers, where enough
+            have a known outcome
     architecture:
-        as for `train`: boosted trees (gbdt), a net (mlp, dcn, shared, mmoe), or auto: at each origin a net only where what it watches shows
-        that it orders better than trees. Unless told otherwise what tuned.toml names, or gbdt
+        as for `train`: boosted trees (gbdt), a net (mlp, dcn, shared, mmoe), or auto: at each
+        origin a net only where what it watches shows that it orders better than trees. Unless told
+        otherwise what tuned.toml names, or gbdt
     parameters:
         of a net, as for `train`: what differs from the architecture's own, as a JSON object
     leave_out:
@@ -72,7 +77,8 @@ def validate(
     seed:
         of all draws
     as_of:
-        validate as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
+        validate as if it were this time, such as 2026-11-25, or `latest`: where the history in the
+            lake ended, or now while events come
     strict:
         end with status 1 if there is a leak
     """
@@ -106,7 +112,9 @@ def validate(
             declared,
             lake=project.paths.lake,
             clock=clock_as_of(as_of, project),
-            settings=ValidateSettings(train=train, splits=splits, variants=variants, seed=seed, tuned_to=tuned_to),
+            settings=ValidateSettings(
+                train=train, splits=splits, variants=variants, seed=seed, tuned_to=tuned_to
+            ),
             signals=_ranked(project, declared),
             progress=progress,
         )
@@ -121,7 +129,9 @@ def validate(
 
 
 def _ranked(project: "Project", slot: "Slot") -> dict[str, Any] | None:
-    """What the last `features rank` of the slot's first target found, if there was one and it can be read."""
+    """What the last `features rank` of the slot's first target found, if there was one and it can
+    be read.
+    """
     import msgspec
 
     target = next(iter(slot.objective))
@@ -142,18 +152,26 @@ def _print(report: "ValidationReport") -> None:
         out.print(f"{report.instead}.\n")
     best = best_baseline(report)
     title = (
-        f"Slot {report.slot}: NDCG@10 of {report.architecture} over {len(report.about['splits'])} origins, {evaluation.requests:,} requests"
+        f"Slot {report.slot}: NDCG@10 of {report.architecture} over "
+        f"{len(report.about['splits'])} origins, {evaluation.requests:,} requests"
     )
     table = [
         (name, count, _interval(figures[NAME]), _interval(figures[best]) if best else "")
-        for name, (count, figures) in {"all": (evaluation.requests, _primary(report)), **evaluation.slices}.items()
+        for name, (count, figures) in {
+            "all": (evaluation.requests, _primary(report)),
+            **evaluation.slices,
+        }.items()
     ]
     print_table(title, ["", "requests", NAME, best], table, right=["requests", NAME, best])
-    tests = [(one.other, one.kind, _gained(one.gain), one.adjusted, one.verdict) for one in report.tests]
+    tests = [
+        (one.other, one.kind, _gained(one.gain), one.adjusted, one.verdict) for one in report.tests
+    ]
     header = ["against", "kind", "gain", "p, Holm", "verdict"]
     print_table("\nPaired tests on the same requests", header, tests, right=["gain", "p, Holm"])
     gaps = [(one.origin, one.head, *one.auc, *one.log_loss) for one in report.gaps]
-    names = [f"{figure} {part}" for figure in ("AUC", "loss") for part in ("train", "valid.", "test")]
+    names = [
+        f"{figure} {part}" for figure in ("AUC", "loss") for part in ("train", "valid.", "test")
+    ]
     print_table("\nOver-fit gap", ["origin", "head", *names], gaps, right=names)
     out.print("")
     for one in report.findings:
@@ -173,7 +191,9 @@ def _primary(report: "ValidationReport") -> dict[str, Any]:
 def _interval(figure: Any) -> str:
     if figure.value != figure.value:
         return ""
-    return f"{figure.value:.4f}" + (f" ({figure.low:.4f} – {figure.high:.4f})" if figure.known else "")
+    return f"{figure.value:.4f}" + (
+        f" ({figure.low:.4f} – {figure.high:.4f})" if figure.known else ""
+    )
 
 
 def _gained(gain: "Interval") -> str:

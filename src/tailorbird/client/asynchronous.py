@@ -13,7 +13,17 @@ from tailorbird.client.parameters import Asked, EventFields, Searched
 from tailorbird.client.talking import ClosedError, Reply, Talk, refusal
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
-from tailorbird.serving.messages import Answer, ChurnAnswer, EventDecision, Item, RankQuery, Receipts, RecommendQuery, SearchQuery, Similar
+from tailorbird.serving.messages import (
+    Answer,
+    ChurnAnswer,
+    EventDecision,
+    Item,
+    RankQuery,
+    Receipts,
+    RecommendQuery,
+    SearchQuery,
+    Similar,
+)
 
 T = TypeVar("T")
 BODY_BYTES_MAX = 512 << 10
@@ -22,15 +32,17 @@ _receipts = msgspec.json.Decoder(Receipts)
 
 
 class AsyncClient:
-    """Talks to one server, or to several that are each other's equals. Made within a running loop; `async with` closes it.
+    """Talks to one server, or to several that are each other's equals. Made within a running loop;
+    `async with` closes it.
 
     Args:
         urls: the server's address, or several; where one does not answer, the next is asked.
         key: of `tailorbird keys create`; a read key asks, a write key sends.
         timeout_s: for a request with all its tries.
-        attempts: how often a request is tried.
-        batch_max, gather_s, held_max: of what `track` gathers: events of a body, how long it waits for more, how many may wait.
-        spool: a folder of this client's own in which tracked events outlive the process when no server takes them.
+        attempts: how often a request is tried. batch_max, gather_s, held_max: of what `track`
+        gathers: events of a body, how long it waits for more, how many may wait.
+        spool: a folder of this client's own in which tracked events outlive the process when no
+            server takes them.
     Raises:
         UsageError: an address is none.
     """
@@ -49,9 +61,21 @@ class AsyncClient:
         spool: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._talk = Talk([urls] if isinstance(urls, str) else urls, key, timeout_s=timeout_s, attempts=attempts, connections=connections)
+        self._talk = Talk(
+            [urls] if isinstance(urls, str) else urls,
+            key,
+            timeout_s=timeout_s,
+            attempts=attempts,
+            connections=connections,
+        )
         self._clock, self._timeout_s, self._batch_max = clock or SystemClock(), timeout_s, batch_max
-        self._outbox = Outbox(self._send_waiting, batch_max=batch_max, gather_s=gather_s, held_max=held_max, spool=spool)
+        self._outbox = Outbox(
+            self._send_waiting,
+            batch_max=batch_max,
+            gather_s=gather_s,
+            held_max=held_max,
+            spool=spool,
+        )
         self._closed = False
 
     async def __aenter__(self) -> "AsyncClient":
@@ -83,19 +107,29 @@ class AsyncClient:
 
     async def rank(self, slot: str, items: Sequence[str], **query: Unpack[Asked]) -> Answer:
         """The caller's own items in the order for a person. Raises as `recommend`."""
-        return await self._query("/v1/rank", _made(RankQuery, {"slot": slot, "items": list(items), **query}))
+        return await self._query(
+            "/v1/rank", _made(RankQuery, {"slot": slot, "items": list(items), **query})
+        )
 
     async def search(self, text: str, **query: Unpack[Searched]) -> Answer:
         """Items found by words, in the order for a person. Raises as `recommend`."""
         return await self._query("/v1/search", _made(SearchQuery, {"query": text, **query}))
 
-    async def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnAnswer:
-        """How likely a user is to leave, by a model of churn.py; `explain` tells what moves the score. Raises as `recommend`."""
+    async def churn(
+        self, user_id: str, model: str = "churn", *, explain: bool = False
+    ) -> ChurnAnswer:
+        """How likely a user is to leave, by a model of churn.py; `explain` tells what moves the
+        score. Raises as `recommend`.
+        """
         query = {"model": model, "explain": "true" if explain else "false"}
-        return _decoded(await self._ask("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query), ChurnAnswer)
+        return _decoded(
+            await self._ask("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
+            ChurnAnswer,
+        )
 
     async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
-        """Items that go with an item, of those that the rules and lists of a slot allow to everybody, where one is named.
+        """Items that go with an item, of those that the rules and lists of a slot allow to
+        everybody, where one is named.
 
         None for an item that the live index does not know. Raises as `recommend`.
         """
@@ -109,12 +143,14 @@ class AsyncClient:
         return None if reply.status == 404 else _decoded(reply, Item)
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
-        """Send events and wait until they are safe; one decision for each, in order. A refused one is told there, and raises nothing.
+        """Send events and wait until they are safe; one decision for each, in order. A refused one
+        is told there, and raises nothing.
 
         What has no `event_id` gets one, what has no `ts` the time of now.
 
         Raises:
-            UnreachableError: nobody answered; some may have arrived. Send events with the same `event_id` again, they count once.
+            UnreachableError: nobody answered; some may have arrived. Send events with the same
+                `event_id` again, they count once.
             RefusedError: the request as a whole is not taken (its key, its size).
             ClosedError: the client is closed.
         """
@@ -122,7 +158,8 @@ class AsyncClient:
         return await self._send_made([self._event(event) for event in events])
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
-        """Take an event down, to be sent soon with others; returns its `event_id`. Does not wait and does not fail with the server.
+        """Take an event down, to be sent soon with others; returns its `event_id`. Does not wait
+        and does not fail with the server.
 
         Raises:
             OutboxFullError: too many wait already.
@@ -135,14 +172,18 @@ class AsyncClient:
         return event_id
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until all that was tracked is decided; False if the time did not do. Raises ClosedError."""
+        """Wait until all that was tracked is decided; False if the time did not do. Raises
+        ClosedError.
+        """
         self._require_open()
         return await self._outbox.flush(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> int:
-        """Send what waits, spool the rest, and close; returns how many events are lost for want of a server and a spool.
+        """Send what waits, spool the rest, and close; returns how many events are lost for want of
+        a server and a spool.
 
-        A second call does nothing. Whoever asks from then on, or still waits for an answer, gets a ClosedError.
+        A second call does nothing. Whoever asks from then on, or still waits for an answer, gets a
+        ClosedError.
         """
         if self._closed:
             return 0
@@ -155,7 +196,14 @@ class AsyncClient:
         if self._closed:
             raise ClosedError
 
-    async def _ask(self, method: str, path: str, body: bytes | None = None, *, query: Mapping[str, str] | None = None) -> Reply:
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+    ) -> Reply:
         self._require_open()
         return await self._talk.ask(method, path, body, query=query)
 
@@ -176,7 +224,9 @@ class AsyncClient:
         return Receipts(accepted, len(decisions) - accepted, decisions)
 
     async def _send_batch(self, batch: Sequence[bytes], waits: bool) -> Receipts:
-        reply = await self._talk.ask("POST", "/v1/events", b"[" + b",".join(batch) + b"]", waits=waits)
+        reply = await self._talk.ask(
+            "POST", "/v1/events", b"[" + b",".join(batch) + b"]", waits=waits
+        )
         if reply.status in (200, 400):
             try:
                 receipts = _receipts.decode(reply.body)
@@ -184,10 +234,18 @@ class AsyncClient:
                 raise refusal(reply) from None  # a fault of the whole request
             if len(receipts.events) == len(batch) or len(batch) == 1:
                 return receipts
-            # The server could not take the body apart, for the sake of one event: the others go again without it.
+            # The server could not take the body apart, for the sake of one event: the others go
+            # again without it.
             half = len(batch) // 2
-            first, second = await self._send_batch(batch[:half], waits), await self._send_batch(batch[half:], waits)
-            return Receipts(first.accepted + second.accepted, first.refused + second.refused, [*first.events, *second.events])
+            first, second = (
+                await self._send_batch(batch[:half], waits),
+                await self._send_batch(batch[half:], waits),
+            )
+            return Receipts(
+                first.accepted + second.accepted,
+                first.refused + second.refused,
+                [*first.events, *second.events],
+            )
         raise refusal(reply)
 
     async def _query(self, path: str, query: msgspec.Struct) -> Answer:
@@ -195,7 +253,9 @@ class AsyncClient:
 
 
 def _written(said: Any, what: str, where: str) -> bytes:
-    """As JSON. Raises UsageError, also where a text holds half a letter, as Python reads "\\ud83d" from JSON."""
+    """As JSON. Raises UsageError, also where a text holds half a letter, as Python reads "\\ud83d"
+    from JSON.
+    """
     try:
         return _encode(said)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
@@ -204,7 +264,11 @@ def _written(said: Any, what: str, where: str) -> bytes:
 
 def _made(kind: type[T], fields: dict[str, Any]) -> T:
     try:
-        return msgspec.convert({name: value for name, value in fields.items() if value is not None}, kind, from_attributes=True)
+        return msgspec.convert(
+            {name: value for name, value in fields.items() if value is not None},
+            kind,
+            from_attributes=True,
+        )
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `")
         raise UsageError(text[:1].lower() + text[1:], where=path.rstrip("`") or "query") from None

@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to a server from any thread. Takes what `AsyncClient` takes; make it after a fork, for its thread does not survive one.
+    """Talks to a server from any thread. Takes what `AsyncClient` takes; make it after a fork, for
+    its thread does not survive one.
 
     Call `close`, or use it in `with`: what was tracked within the last moments is sent then.
     """
@@ -25,7 +26,9 @@ class Client:
     def __init__(self, urls: str | Sequence[str], **settings: Unpack[Settings]) -> None:
         self._process, self._lock, self._closed = os.getpid(), threading.Lock(), False
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tailorbird-client", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="tailorbird-client", daemon=True
+        )
         self._thread.start()
         try:
             self._client = self._wait(_made(urls, settings))
@@ -99,7 +102,10 @@ class Client:
 
     def _require_open(self) -> None:
         if os.getpid() != self._process:
-            raise UsageError("the client was made before a fork, and its thread stayed behind", fix="make one in each process")
+            raise UsageError(
+                "the client was made before a fork, and its thread stayed behind",
+                fix="make one in each process",
+            )
         if self._closed:
             raise ClosedError
 

@@ -1,9 +1,12 @@
-"""What is tracked and not yet sent: gathered into batches, kept while no server takes it, on a disk where a folder is named.
+"""What is tracked and not yet sent: gathered into batches, kept while no server takes it, on a disk
+where a folder is named.
 
-An event is given up by nobody but its sender: when the outbox is full it says so (`OutboxFullError`), rather than drop what is older.
-Decided is what the server has said something of, event by event; a whole body that is refused (a wrong key, a wrong address, a proxy's
-page) is kept and tried again, and told once. A process that is killed loses what it gathered since the last batch, and without a spool
-what waits; where that matters, `send` returns only when the event is safe.
+An event is given up by nobody but its sender: when the outbox is full it says so
+(`OutboxFullError`), rather than drop what is older. Decided is what the server has said something
+of, event by event; a whole body that is refused (a wrong key, a wrong address, a proxy's page) is
+kept and tried again, and told once. A process that is killed loses what it gathered since the last
+batch, and without a spool what waits; where that matters, `send` returns only when the event is
+safe.
 
     add ──► waiting ──► batch ──► send ──► decided
                ▲          ▲        │ not taken: at once ──► spool/*.ndjson, and wait, doubling ──┐
@@ -41,11 +44,13 @@ class OutboxFullError(TailorbirdError):
 
 
 class Outbox:
-    """Sends what is added, in the background of one event loop; `add` may be called from any thread.
+    """Sends what is added, in the background of one event loop; `add` may be called from any
+    thread.
 
     Args:
         send: sends events, each one JSON object, and returns what became of them.
-        spool: a folder of this client's own for what could not be sent; None: it waits in memory only.
+        spool: a folder of this client's own for what could not be sent; None: it waits in memory
+            only.
     Raises:
         StorageError: the spool cannot be written.
     """
@@ -60,7 +65,12 @@ class Outbox:
         spool: Path | None = None,
         draw: random.Random | None = None,
     ) -> None:
-        self._send, self._batch_max, self._held_max, self._gather_s = send, batch_max, held_max, gather_s
+        self._send, self._batch_max, self._held_max, self._gather_s = (
+            send,
+            batch_max,
+            held_max,
+            gather_s,
+        )
         self._spool, self._draw, self._number = spool, draw or random.Random(), count()
         self._waiting: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
@@ -71,7 +81,11 @@ class Outbox:
             try:
                 spool.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"cannot be made: {error.strerror}", where=str(spool), fix="name a folder that can be written") from None
+                raise StorageError(
+                    f"cannot be made: {error.strerror}",
+                    where=str(spool),
+                    fix="name a folder that can be written",
+                ) from None
         self.accepted = self.refused = self.lost = 0
         self._task = self._loop.create_task(self._run())
         self._news.set()  # an earlier process may have left something in the spool
@@ -87,7 +101,10 @@ class Outbox:
     def add(self, event: bytes) -> None:
         """Raises OutboxFullError."""
         if len(self._waiting) >= self._held_max:
-            raise OutboxFullError(f"{self._held_max} events wait to be sent", fix="is the server up? a spool folder holds more")
+            raise OutboxFullError(
+                f"{self._held_max} events wait to be sent",
+                fix="is the server up? a spool folder holds more",
+            )
         self._waiting.append(event)
         self._loop.call_soon_threadsafe(self._wake)
 
@@ -105,7 +122,9 @@ class Outbox:
         return True
 
     async def close(self, timeout_s: float) -> int:
-        """Send what waits, put the rest into the spool; returns how many events are in neither, and so lost."""
+        """Send what waits, put the rest into the spool; returns how many events are in neither, and
+        so lost.
+        """
         self._closing = True
         await self.flush(timeout_s)
         self._task.cancel()
@@ -150,7 +169,9 @@ class Outbox:
                 self._waiting.popleft()
 
     async def _decided(self, batch: Sequence[bytes]) -> None:
-        """Send a batch, in halves where it is too large for the server. Raises what `send` raises: then none of it counts as decided."""
+        """Send a batch, in halves where it is too large for the server. Raises what `send` raises:
+        then none of it counts as decided.
+        """
         try:
             receipts = await self._send(batch)
         except RefusedError as error:
@@ -177,12 +198,17 @@ class Outbox:
             path.unlink(missing_ok=True)
 
     def _put_away(self) -> None:
-        """Move what waits into the spool, if there is one and it can be written; else it stays in memory."""
+        """Move what waits into the spool, if there is one and it can be written; else it stays in
+        memory.
+        """
         if not self._waiting or self._spool is None:
             return
         put = list(self._waiting)
         try:
-            write_whole(self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson", b"\n".join(put) + b"\n")
+            write_whole(
+                self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson",
+                b"\n".join(put) + b"\n",
+            )
         except OSError as error:
             log.error("the spool cannot be written, events wait in memory: %s", error.strerror)
             return
@@ -190,8 +216,15 @@ class Outbox:
             self._waiting.popleft()
 
     def _set_aside(self, event: bytes) -> None:
-        """Keep what no server will take, where there is a folder for it; without one it counts as lost."""
+        """Keep what no server will take, where there is a folder for it; without one it counts as
+        lost.
+        """
         if self._spool is None:
             self.lost += 1
             return
-        write_whole(self._spool / "refused" / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.json", event)
+        write_whole(
+            self._spool
+            / "refused"
+            / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.json",
+            event,
+        )

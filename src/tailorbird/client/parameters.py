@@ -1,6 +1,8 @@
-"""What the calls of both clients take, so that an editor and a type checker know it: `AsyncClient` and `Client` name the same.
+"""What the calls of both clients take, so that an editor and a type checker know it: `AsyncClient`
+and `Client` name the same.
 
-What is sent is checked by the server's own message (`serving.messages`), whose fields these are; a test holds them together.
+What is sent is checked by the server's own message (`serving.messages`), whose fields these are; a
+test holds them together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +40,8 @@ class Asked(TypedDict, total=False):
     """Who asks, and what may be shown. None stands for "not said".
 
     Attributes:
-        user_id, anonymous_id, session_id: who asks; without the first two the answer is for a stranger.
+        user_id, anonymous_id, session_id: who asks; without the first two the answer is for a
+        stranger.
         size: how many items; the slot's own size unless said.
         context: where they are.
         exclude: items that are not to be shown.
@@ -59,14 +62,18 @@ class Asked(TypedDict, total=False):
 
 
 class Searched(Asked, total=False):
-    """What a search takes more: the slot whose rules hold, and attributes by which all hits are counted."""
+    """What a search takes more: the slot whose rules hold, and attributes by which all hits are
+    counted.
+    """
 
     slot: str | None
     facets: Sequence[str]
 
 
 class EventFields(TypedDict, total=False):
-    """An event without its type. What has no `event_id` gets one, what has no `ts` the time of now (microseconds UTC, or ISO 8601)."""
+    """An event without its type. What has no `event_id` gets one, what has no `ts` the time of now
+    (microseconds UTC, or ISO 8601).
+    """
 
     event_id: str
     ts: int | str

@@ -1,9 +1,10 @@
 """When to try again, and when to leave a server alone that has enough to do.
 
-A retry helps where one of two servers has died, and makes things worse where all are slow. So retries are at most a tenth of the requests
-(a budget, as in Finagle and in "Addressing Cascading Failures" of the SRE book), and where answers fail to come, a growing share is
-given up on this side without asking: with probability max(0, (requests − 2·accepted) / (requests + 1)), over the last two minutes
-("Handling Overload", same book, eq. 21.1).
+A retry helps where one of two servers has died, and makes things worse where all are slow. So
+retries are at most a tenth of the requests (a budget, as in Finagle and in "Addressing Cascading
+Failures" of the SRE book), and where answers fail to come, a growing share is given up on this side
+without asking: with probability max(0, (requests − 2·accepted) / (requests + 1)), over the last two
+minutes ("Handling Overload", same book, eq. 21.1).
 """
 
 import random
@@ -13,7 +14,9 @@ BUDGET_SHARE = 0.1
 BUDGET_MAX = 10.0  # retries at once, after a quiet time
 WINDOW_S = 120.0
 OVERLOAD_RATIO = 2.0
-REQUESTS_MIN = 10  # within the window; of fewer, a single one that failed would keep others from being asked
+REQUESTS_MIN = (
+    10  # within the window; of fewer, a single one that failed would keep others from being asked
+)
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 30.0
 
 
@@ -54,7 +57,9 @@ class Throttle:
         return False
 
     def note(self, accepted: bool, now: float) -> None:
-        """What became of a request: an answer of any kind but "too much" and "out of order" counts as taken up."""
+        """What became of a request: an answer of any kind but "too much" and "out of order" counts
+        as taken up.
+        """
         second = float(int(now))
         if not self._seconds or self._seconds[-1][0] != second:
             self._seconds.append([second, 0.0, 0.0])
@@ -71,5 +76,7 @@ class Throttle:
 
 
 def backoff_s(attempt: int, draw: random.Random) -> float:
-    """How long to wait before try `attempt` (1: the first retry): doubling, and drawn, so that many clients do not come back at once."""
+    """How long to wait before try `attempt` (1: the first retry): doubling, and drawn, so that many
+    clients do not come back at once.
+    """
     return min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(attempt - 1, 20)) * draw.uniform(0.5, 1.0)

@@ -1,10 +1,12 @@
-"""One request to one of several servers: within a deadline, tried again where that is safe and of use.
+"""One request to one of several servers: within a deadline, tried again where that is safe and of
+use.
 
-Everything that is sent may be sent twice: an event counts once by its `event_id`, and a question asked again makes another answer, of
-which the caller sees one. Tried again is what could not be connected, did not answer in time, or was answered 408, 429 or 5xx;
-at another server where there is one, and not before `Retry-After`, if that is within the deadline. Where nobody listened a moment ago,
-nobody is asked while there is somebody else: else a busy server would send its clients to a dead one. A try at which nobody listened
-counts as none while somebody else does.
+Everything that is sent may be sent twice: an event counts once by its `event_id`, and a question
+asked again makes another answer, of which the caller sees one. Tried again is what could not be
+connected, did not answer in time, or was answered 408, 429 or 5xx; at another server where there is
+one, and not before `Retry-After`, if that is within the deadline. Where nobody listened a moment
+ago, nobody is asked while there is somebody else: else a busy server would send its clients to a
+dead one. A try at which nobody listened counts as none while somebody else does.
 """
 
 import asyncio
@@ -25,28 +27,39 @@ PASSING = frozenset((408, 429, 500, 502, 503, 504, 507))
 
 
 class RefusedError(TailorbirdError):
-    """The server says that the request is wrong: `status`, its stable `code`, and the `path` of what it does not take."""
+    """The server says that the request is wrong: `status`, its stable `code`, and the `path` of
+    what it does not take.
+    """
 
     code = "refused"
 
-    def __init__(self, status: int, code: str, message: str, *, path: str = "", fix: str = "") -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, path: str = "", fix: str = ""
+    ) -> None:
         super().__init__(message, where=path, fix=fix)
         self.status, self.code, self.path = status, code, path
 
 
 class UnreachableError(TailorbirdError):
-    """No server gave an answer within the deadline. Of events it is not known whether they arrived: send the same ones again."""
+    """No server gave an answer within the deadline. Of events it is not known whether they arrived:
+    send the same ones again.
+    """
 
     code = "unreachable"
 
 
 class ClosedError(UsageError):
-    """The client was closed before. What was to be sent was not taken, what was asked has no answer."""
+    """The client was closed before. What was to be sent was not taken, what was asked has no
+    answer.
+    """
 
     code = "closed"
 
     def __init__(self) -> None:
-        super().__init__("the client is closed", fix="make another one, or close it when the last of its users is done")
+        super().__init__(
+            "the client is closed",
+            fix="make another one, or close it when the last of its users is done",
+        )
 
 
 @dataclass(frozen=True)
@@ -67,13 +80,29 @@ class Talk:
     """
 
     def __init__(
-        self, urls: Sequence[str], key: str, *, timeout_s: float, attempts: int, connections: int, draw: random.Random | None = None
+        self,
+        urls: Sequence[str],
+        key: str,
+        *,
+        timeout_s: float,
+        attempts: int,
+        connections: int,
+        draw: random.Random | None = None,
     ) -> None:
         self.urls = [url.rstrip("/") for url in urls]
         if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls):
-            raise UsageError(f"expected the address of a server, got {list(urls)!r}", fix='such as "http://127.0.0.1:8642"')
-        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        self._timeout_s, self._attempts, self._draw = timeout_s, max(1, attempts), draw or random.Random()
+            raise UsageError(
+                f"expected the address of a server, got {list(urls)!r}",
+                fix='such as "http://127.0.0.1:8642"',
+            )
+        self._headers = {"content-type": "application/json"} | (
+            {"authorization": f"Bearer {key}"} if key else {}
+        )
+        self._timeout_s, self._attempts, self._draw = (
+            timeout_s,
+            max(1, attempts),
+            draw or random.Random(),
+        )
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self._at = 0
@@ -83,20 +112,31 @@ class Talk:
         self.closed = False
 
     async def ask(
-        self, method: str, path: str, body: bytes | None = None, *, query: Mapping[str, str] | None = None, waits: bool = False
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        waits: bool = False,
     ) -> Reply:
         """The reply to a request.
 
         Args:
-            waits: the caller has a backoff of its own and asks until there is an answer, so that nothing is given up on this side.
+            waits: the caller has a backoff of its own and asks until there is an answer, so that
+                nothing is given up on this side.
 
         Raises:
-            UnreachableError: nobody answered within the deadline, or this side gave the request up, since too few are answered.
+            UnreachableError: nobody answered within the deadline, or this side gave the request up,
+                since too few are answered.
             ClosedError: `close` was called before the answer came.
         """
         deadline = time.monotonic() + self._timeout_s
         if not waits and not self.throttle.admits(time.monotonic()):
-            raise UnreachableError("given up without asking: too few requests are answered at the moment", fix="ask again later")
+            raise UnreachableError(
+                "given up without asking: too few requests are answered at the moment",
+                fix="ask again later",
+            )
         self.budget.earn()
         attempt, why = 0, ""
         while True:
@@ -106,19 +146,29 @@ class Talk:
             timeout_s = left if attempt == self._attempts else left * 0.6
             at = self._at = self._next()
             url = self.urls[at % len(self.urls)]
-            reply, why, wait_s = await self._once(method, url, path, body, query, max(0.001, timeout_s))
+            reply, why, wait_s = await self._once(
+                method, url, path, body, query, max(0.001, timeout_s)
+            )
             self.throttle.note(reply is not None, time.monotonic())
             if reply is not None:
                 return reply
             if self.closed:
                 raise ClosedError
-            if self._at == at:  # of several requests that fail at one server, the first moves on, lest the second move back to it
+            if (
+                self._at == at
+                # of several requests that fail at one server, the first moves on, lest the second move
+                # back to it
+            ):
                 self._at += 1
             if wait_s is None and self._somebody_listens():
-                # Nobody was asked, and so nobody is burdened by asking another one: it counts as no try, and needs no budget.
+                # Nobody was asked, and so nobody is burdened by asking another one: it counts as no
+                # try, and needs no budget.
                 attempt, wait_s, may = attempt - 1, 0.0, True
             else:
-                wait_s = max(wait_s or 0.0, 0.0 if len(self.urls) > attempt else backoff_s(attempt, self._draw))
+                wait_s = max(
+                    wait_s or 0.0,
+                    0.0 if len(self.urls) > attempt else backoff_s(attempt, self._draw),
+                )
                 may = attempt < self._attempts and self.budget.spend()
             if waits or not may or time.monotonic() + wait_s >= deadline:
                 raise UnreachableError(f"no answer from {url}: {why} ({attempt} tries)")
@@ -126,10 +176,15 @@ class Talk:
             await asyncio.sleep(wait_s)
 
     def _next(self) -> int:
-        """The place of the server to ask: the one that is next in turn, of those that listened when they were last asked."""
+        """The place of the server to ask: the one that is next in turn, of those that listened when
+        they were last asked.
+        """
         now = time.monotonic()
         turn = range(self._at, self._at + len(self.urls))
-        return next((at for at in turn if self._gone_until.get(self.urls[at % len(self.urls)], 0.0) <= now), self._at)
+        return next(
+            (at for at in turn if self._gone_until.get(self.urls[at % len(self.urls)], 0.0) <= now),
+            self._at,
+        )
 
     def _somebody_listens(self) -> bool:
         now = time.monotonic()
@@ -142,15 +197,29 @@ class Talk:
             self._session = None
 
     async def _once(
-        self, method: str, url: str, path: str, body: bytes | None, query: Mapping[str, str] | None, timeout_s: float
+        self,
+        method: str,
+        url: str,
+        path: str,
+        body: bytes | None,
+        query: Mapping[str, str] | None,
+        timeout_s: float,
     ) -> tuple[Reply | None, str, float | None]:
-        """The reply, or why there is none and how long the server asks to be left alone; None where nobody listened."""
+        """The reply, or why there is none and how long the server asks to be left alone; None where
+        nobody listened.
+        """
         if self.closed:
             raise ClosedError
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._opened().request(
-                method, url + path, data=body, params=query, headers=self._headers, timeout=timeout, allow_redirects=False
+                method,
+                url + path,
+                data=body,
+                params=query,
+                headers=self._headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as answer:
                 content = await answer.read()
         except TimeoutError:
@@ -167,7 +236,9 @@ class Talk:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=self._connections), auto_decompress=True)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections), auto_decompress=True
+            )
         return self._session
 
 
@@ -181,4 +252,6 @@ def refusal(reply: Reply) -> RefusedError:
         message = f"the server answered {reply.status}, and not as Tailorbird does"
         return RefusedError(reply.status, "http", message, fix="check the address")
     code, message = str(told["code"]), str(told.get("message") or f"answered {reply.status}")
-    return RefusedError(reply.status, code, message, path=str(told.get("path", "")), fix=str(told.get("fix", "")))
+    return RefusedError(
+        reply.status, code, message, path=str(told.get("path", "")), fix=str(told.get("fix", ""))
+    )

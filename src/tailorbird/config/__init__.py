@@ -1,6 +1,27 @@
-"""Settings and projects: what is configured, where each value came from, and the declarations, loaded."""
+"""Settings and projects: what is configured, where each value came from, and the declarations,
+loaded.
+"""
 
-from tailorbird.config.project import FILE, Paths, Project, data_folder, find_project, open_project, paths_of
+from tailorbird.config.project import (
+    FILE,
+    Paths,
+    Project,
+    data_folder,
+    find_project,
+    open_project,
+    paths_of,
+)
 from tailorbird.config.settings import Origin, Settings, load_settings
 
-__all__ = ["FILE", "Origin", "Paths", "Project", "Settings", "data_folder", "find_project", "load_settings", "open_project", "paths_of"]
+__all__ = [
+    "FILE",
+    "Origin",
+    "Paths",
+    "Project",
+    "Settings",
+    "data_folder",
+    "find_project",
+    "load_settings",
+    "open_project",
+    "paths_of",
+]

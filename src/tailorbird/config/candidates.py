@@ -1,4 +1,6 @@
-"""Which candidate tables a project keeps: those that its slots name, and those that the bundles read that answer or may answer."""
+"""Which candidate tables a project keeps: those that its slots name, and those that the bundles
+read that answer or may answer.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -17,7 +19,11 @@ log = logging.getLogger(__name__)
 
 def shown_by(project: Project) -> str:
     """Return which event says that an item was shown: impressions, unless no slot reports them."""
-    return "impression" if any(slot.denominator == "impression" for slot in project.slots.values()) else "answer"
+    return (
+        "impression"
+        if any(slot.denominator == "impression" for slot in project.slots.values())
+        else "answer"
+    )
 
 
 def slots_contract(project: Project, further: Iterable[str] = ()) -> Contract:
@@ -27,7 +33,9 @@ def slots_contract(project: Project, further: Iterable[str] = ()) -> Contract:
 
 
 def wanted_contract(project: Project) -> Contract:
-    """Return the contract that the candidates role has to keep up: of the slots, and of the bundles that answer or may."""
+    """Return the contract that the candidates role has to keep up: of the slots, and of the bundles
+    that answer or may.
+    """
     registry = Registry(project.paths.registry, clock=SystemClock())
     sources: list[str] = []
     try:
@@ -39,7 +47,9 @@ def wanted_contract(project: Project) -> Contract:
 
 
 def kept_contracts(project: Project) -> list[Contract]:
-    """Return the contracts to keep up now: the wanted one, and before it the current one as long as the wanted one is being built."""
+    """Return the contracts to keep up now: the wanted one, and before it the current one as long as
+    the wanted one is being built.
+    """
     wanted = wanted_contract(project)
     try:
         current = current_contract(project.paths.candidates)

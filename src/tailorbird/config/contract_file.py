@@ -1,4 +1,5 @@
-"""`contract.toml`: what a project's events must be beyond what Tailorbird asks of them. An optional file beside `tailorbird.toml`.
+"""`contract.toml`: what a project's events must be beyond what Tailorbird asks of them. An optional
+file beside `tailorbird.toml`.
 
 [purchase.price]                 a property of a type of event
 required = true
@@ -29,10 +30,20 @@ from tailorbird.events.rules import KINDS, Rule, violation
 FILE = "contract.toml"
 _OF_TYPE = ("daily_min", "fresh_within")
 _OF_PROPERTY = ("required", "type", "min", "max", "one_of", "unique")
-# What stands in an event beside its properties, under names that nobody gives a property by intention.
+# What stands in an event beside its properties, under names that nobody gives a property by
+# intention.
 _OF_EVENT = (
-    "event_id", "ts", "sent_at", "received_at", "user_id", "anonymous_id", "session_id", "item_id", "items", "request_id",
-)  # fmt: skip
+    "event_id",
+    "ts",
+    "sent_at",
+    "received_at",
+    "user_id",
+    "anonymous_id",
+    "session_id",
+    "item_id",
+    "items",
+    "request_id",
+)
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -66,18 +77,43 @@ def load_contract(file: Path, types: tuple[str, ...]) -> Declared:
     found = Declared({}, {}, {}, {})
     for type_, content in tree.items():
         if type_ not in types:
-            raise ConfigError(f"[{type_}] is no type of event", where=str(file), fix="one of your own is declared by events.types")
+            raise ConfigError(
+                f"[{type_}] is no type of event",
+                where=str(file),
+                fix="one of your own is declared by events.types",
+            )
         if not isinstance(content, dict):
-            raise ConfigError(f"expected a section [{type_}] or [{type_}.PROPERTY]", where=str(file))
-        if type_ == "answer" and (properties := [name for name, value in content.items() if isinstance(value, dict)]):
+            raise ConfigError(
+                f"expected a section [{type_}] or [{type_}.PROPERTY]", where=str(file)
+            )
+        if type_ == "answer" and (
+            properties := [name for name, value in content.items() if isinstance(value, dict)]
+        ):
             where = f"{file}: [answer.{properties[0]}]"
-            raise ConfigError("answers are the server's own, and would be refused", where=where, fix="leave it out; [answer] is for days")
-        rules = [_rule(type_, name, value, file) for name, value in content.items() if isinstance(value, dict)]
+            raise ConfigError(
+                "answers are the server's own, and would be refused",
+                where=where,
+                fix="leave it out; [answer] is for days",
+            )
+        rules = [
+            _rule(type_, name, value, file)
+            for name, value in content.items()
+            if isinstance(value, dict)
+        ]
         if rules := [rule for rule in rules if rule != Rule(rule.name)]:
             found.rules[type_] = tuple(rules)
-        if unique := tuple(name for name, value in content.items() if isinstance(value, dict) and value.get("unique")):
+        if unique := tuple(
+            name
+            for name, value in content.items()
+            if isinstance(value, dict) and value.get("unique")
+        ):
             found.unique[type_] = unique
-        _take_of_type(type_, {name: value for name, value in content.items() if not isinstance(value, dict)}, found, file)
+        _take_of_type(
+            type_,
+            {name: value for name, value in content.items() if not isinstance(value, dict)},
+            found,
+            file,
+        )
     return found
 
 
@@ -93,10 +129,16 @@ def _take_of_type(type_: str, content: dict[str, Any], found: Declared, file: Pa
                 raise ConfigError(error.message, where=where) from None
         elif name in _OF_TYPE:
             raise ConfigError(
-                f"expected {'a whole number' if name == 'daily_min' else 'a duration such as 2h'}, got {value!r}", where=where
+                "expected "
+                f"{'a whole number' if name == 'daily_min' else 'a duration such as 2h'}, "
+                f"got {value!r}",
+                where=where,
             )
         else:
-            fix = f"known: {', '.join(_OF_TYPE)}; a property is a section of its own, [{type_}.{name}]"
+            fix = (
+                f"known: {', '.join(_OF_TYPE)}; a property is a section of its own, "
+                f"[{type_}.{name}]"
+            )
             raise ConfigError(f"unknown key {name}", where=where, fix=fix)
 
 
@@ -104,30 +146,60 @@ def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
     where = f"{file}: [{type_}.{name}]"
     if name in _OF_EVENT:
         fix = "leave it out: which types need an item or a person is known without it"
-        raise ConfigError(f"{name} is a field of the event itself, and rules here are for what is in its properties", where=where, fix=fix)
+        raise ConfigError(
+            f"{name} is a field of the event itself, and rules here are for what is in its "
+            "properties",
+            where=where,
+            fix=fix,
+        )
     if unknown := [key for key in content if key not in _OF_PROPERTY]:
-        raise ConfigError(f"unknown key {unknown[0]}", where=where, fix=f"known: {', '.join(_OF_PROPERTY)}")
-    kind, low, high, one_of = content.get("type", ""), content.get("min"), content.get("max"), content.get("one_of", [])
+        raise ConfigError(
+            f"unknown key {unknown[0]}", where=where, fix=f"known: {', '.join(_OF_PROPERTY)}"
+        )
+    kind, low, high, one_of = (
+        content.get("type", ""),
+        content.get("min"),
+        content.get("max"),
+        content.get("one_of", []),
+    )
     for key in ("required", "unique"):
         if not isinstance(content.get(key, False), bool):
             raise ConfigError(f"{key} is true or false, got {content[key]!r}", where=where)
     if kind and kind not in KINDS:
         raise ConfigError(f"type is one of {', '.join(KINDS)}, got {kind!r}", where=where)
     for key, bound in (("min", low), ("max", high)):
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound)):
+        if bound is not None and (
+            isinstance(bound, bool)
+            or not isinstance(bound, int | float)
+            or not math.isfinite(bound)
+        ):
             raise ConfigError(f"{key} is a number, got {bound!r}", where=where)
     if (low is not None or high is not None) and kind not in ("", "number", "integer"):
         raise ConfigError(f"min and max are for numbers, and the type is {kind}", where=where)
     if low is not None and high is not None and low > high:
         raise ConfigError(f"no number is at least {low} and at most {high}", where=where)
-    if not isinstance(one_of, list) or any(not isinstance(value, str | int | float | bool) for value in one_of):
+    if not isinstance(one_of, list) or any(
+        not isinstance(value, str | int | float | bool) for value in one_of
+    ):
         raise ConfigError("one_of is a list of texts and numbers", where=where)
     if one_of == [] and "one_of" in content:
-        raise ConfigError("one_of is empty, so that no value would be right", where=where, fix="name the values, or leave it out")
-    if wrong := [value for value in one_of if kind and violation((Rule(name, kind=kind),), {name: value})]:
+        raise ConfigError(
+            "one_of is empty, so that no value would be right",
+            where=where,
+            fix="name the values, or leave it out",
+        )
+    if wrong := [
+        value for value in one_of if kind and violation((Rule(name, kind=kind),), {name: value})
+    ]:
         raise ConfigError(f"one_of has {wrong[0]!r}, and the type is {kind}", where=where)
-    if wrong := [value for value in one_of if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float))]:
-        raise ConfigError(f"{name} is a number everywhere in Tailorbird, and one_of has {wrong[0]!r}", where=where)
+    if wrong := [
+        value
+        for value in one_of
+        if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float))
+    ]:
+        raise ConfigError(
+            f"{name} is a number everywhere in Tailorbird, and one_of has {wrong[0]!r}", where=where
+        )
     if name in NUMBERS and kind in ("text", "boolean"):
         raise ConfigError(f"{name} is a number everywhere in Tailorbird", where=where)
     return Rule(name, content.get("required", False), kind, low, high, tuple(one_of))

@@ -1,7 +1,9 @@
-"""Where a project's records are copied to, from section [store], and what its keys begin with there.
+"""Where a project's records are copied to, from section [store], and what its keys begin with
+there.
 
-Several projects may share a server, so each key begins with the project's id: `store.prefix`; else, where the logs are topics, what the
-names of these begin with, which is the same on all machines; else `data/project-id`, drawn once.
+Several projects may share a server, so each key begins with the project's id: `store.prefix`; else,
+where the logs are topics, what the names of these begin with, which is the same on all machines;
+else `data/project-id`, drawn once.
 """
 
 import os
@@ -35,7 +37,11 @@ def _project_id(settings: Settings, data: Path) -> str:
     prefix = settings.store.prefix
     if prefix:
         if not _ID.match(prefix):
-            raise ConfigError(f"keys cannot begin with {prefix!r}", where="store.prefix", fix="use letters, digits, '_' and '-'")
+            raise ConfigError(
+                f"keys cannot begin with {prefix!r}",
+                where="store.prefix",
+                fix="use letters, digits, '_' and '-'",
+            )
         return prefix
     if settings.stream.url:
         from tailorbird.stream.kafka import cluster_of
@@ -46,13 +52,20 @@ def _project_id(settings: Settings, data: Path) -> str:
         try:
             _draw(file)
         except OSError as error:
-            raise StorageError(f"cannot be written: {error.strerror}", where=str(file), fix="make the folder writable") from None
+            raise StorageError(
+                f"cannot be written: {error.strerror}",
+                where=str(file),
+                fix="make the folder writable",
+            ) from None
     try:
         found = file.read_text().strip()
     except (OSError, UnicodeDecodeError):
         found = ""
     if not _ID.match(found):
-        fix = "set store.prefix, or put the file back: it says what this project's keys in the Valkey begin with"
+        fix = (
+            "set store.prefix, or put the file back: it says what this project's keys in the "
+            "Valkey begin with"
+        )
         raise ConfigError("does not hold an id", where=str(file), fix=fix)
     return found
 

@@ -1,7 +1,9 @@
-"""What a machine has to know of erasures before a role of it starts: that none is half done, and who was erased from another machine.
+"""What a machine has to know of erasures before a role of it starts: that none is half done, and
+who was erased from another machine.
 
-Where the logs are topics, other machines keep something of people too: the states of their workers, the tables of their routers.
-These are functions of the lake and of the topics, so they are thrown away here and made again.
+Where the logs are topics, other machines keep something of people too: the states of their workers,
+the tables of their routers. These are functions of the lake and of the topics, so they are thrown
+away here and made again.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from tailorbird.features.schemas import state_folders
 from tailorbird.lock import FileLock
 from tailorbird.whole import end_destroying, write_private
 
-READING = "reading"  # held, shared, by roles and by each command that writes down what it read; an erasure holds it alone
+# held, shared, by roles and by each command that writes down what it read; an erasure holds it
+# alone
+READING = "reading"
 _STATE = ("data.mdb", "lock.mdb", "data.mdb.damaged")
 
 
@@ -57,11 +61,12 @@ def take_in(project: Project) -> bool:
 
 @contextmanager
 def reading(data: Path, *, make: bool = False) -> Iterator[None]:
-    """Keep erasures away from a project's data until the end of the block, which writes what it read, or what came in, where an erasure
-    that is through would not look any more.
+    """Keep erasures away from a project's data until the end of the block, which writes what it
+    read, or what came in, where an erasure that is through would not look any more.
 
     Args:
-        make: make the folder if it is not there; else nobody can be erased from it, and nothing is kept away.
+        make: make the folder if it is not there; else nobody can be erased from it, and nothing is
+            kept away.
     Raises:
         LockedError: an erasure is at work.
         NotReadyError: one was cut short.
@@ -95,7 +100,11 @@ def taken(project: Project) -> int:
     except FileNotFoundError:
         return 0
     except (OSError, ValueError) as error:
-        raise DamageError(f"cannot be read: {error}", where=str(path), fix="delete it: what was erased is taken in again") from error
+        raise DamageError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="delete it: what was erased is taken in again",
+        ) from error
 
 
 def _throw_away(of: Path, files: list[Path]) -> None:
@@ -103,7 +112,8 @@ def _throw_away(of: Path, files: list[Path]) -> None:
         lock = FileLock(of)
     except LockedError as error:
         raise LockedError(
-            "people were erased from another machine, and a role that started before holds what is left of them here",
+            "people were erased from another machine, and a role that started before holds "
+            "what is left of them here",
             where=error.where,
             fix="stop all roles of this machine, and start them again",
         ) from error

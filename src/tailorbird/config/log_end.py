@@ -1,4 +1,6 @@
-"""Where a project's log ends, and whether it goes by its own time: a log that was imported and ended long ago does."""
+"""Where a project's log ends, and whether it goes by its own time: a log that was imported and
+ended long ago does.
+"""
 
 from dataclasses import dataclass
 
@@ -21,7 +23,8 @@ class LogEnd:
     """The end of what the lake holds, in microseconds since 1970; 0 where nothing has a time.
 
     Attributes:
-        deed: just behind the newest that somebody did. An answer alone, as to a look at an old log, is no life.
+        deed: just behind the newest that somebody did. An answer alone, as to a look at an old log,
+            is no life.
         record: just behind the newest of all, answers too.
         imported: whether the newest deed came from files.
     """
@@ -37,7 +40,9 @@ class LogEnd:
     def told(self, now: int) -> str:
         """Return when it ended, in words."""
         idle = now - self.deed
-        return f"The log ended on {to_iso(self.deed)[:10]}" + (f", {idle // DAY:,} days ago" if idle >= DAY else "")
+        return f"The log ended on {to_iso(self.deed)[:10]}" + (
+            f", {idle // DAY:,} days ago" if idle >= DAY else ""
+        )
 
 
 def end_of_log(project: Project) -> LogEnd:
@@ -46,15 +51,19 @@ def end_of_log(project: Project) -> LogEnd:
     if not lake.exists("events"):
         return LogEnd()
     row = lake.sql(_NEWEST.format(imports=IMPORTS))
-    record, deed, live = (0 if not row.column(name)[0].is_valid else row.column(name)[0].value + 1 for name in ("ts", "deed", "live"))
+    record, deed, live = (
+        0 if not row.column(name)[0].is_valid else row.column(name)[0].value + 1
+        for name in ("ts", "deed", "live")
+    )
     return LogEnd(deed, record, deed > live)
 
 
 def settle_clock(project: Project, machine: Clock, *, live: bool = False) -> str:
-    """Choose the time that roles which are about to start go by, and return a sentence where it is not today's, or has just become it.
+    """Choose the time that roles which are about to start go by, and return a sentence where it is
+    not today's, or has just become it.
 
-    A log from files that ended long ago goes on from its end, with what was done since on its own clock. A site that was live goes by
-    today's time, however long it was quiet.
+    A log from files that ended long ago goes on from its end, with what was done since on its own
+    clock. A site that was live goes by today's time, however long it was quiet.
 
     Args:
         live: go by today's time from now on.
@@ -72,4 +81,7 @@ def settle_clock(project: Project, machine: Clock, *, live: bool = False) -> str
         clock.go_live()
         return "the log has events of today: all roles go by today's time from now on"
     clock.set_back(now - end.record)
-    return f"{end.told(now)}: all roles go on from there, until an event of today comes in; up --live goes by today"
+    return (
+        f"{end.told(now)}: all roles go on from there, until an event of today comes in; up "
+        "--live goes by today"
+    )

@@ -1,10 +1,12 @@
-"""What of a project's topics was lost, and how they are begun anew behind router and lake: `tailorbird stream begin-anew`.
+"""What of a project's topics was lost, and how they are begun anew behind router and lake:
+`tailorbird stream begin-anew`.
 
     raw, answers      behind what router and lake hold of each                          `stream.kafka.anew`
     routed, order     behind the routers' tables and the lake, with what lay before     `router.anew`
     erased            behind the last erasure that this machine knows of
 
-Topics that are functions of others come by themselves: `index` with the next snapshot, `shuffled` with the next shuffle.
+Topics that are functions of others come by themselves: `index` with the next snapshot, `shuffled`
+with the next shuffle.
 """
 
 from collections.abc import Iterator
@@ -48,7 +50,8 @@ def find_lost(project: Project) -> LostTopics:
     """What ends before what is held of it. Changes nothing, and may run beside the roles.
 
     Raises:
-        NotReadyError: rows that are there would be lost with it; or the routers' tables are elsewhere.
+        NotReadyError: rows that are there would be lost with it; or the routers' tables are
+            elsewhere.
         StorageError: the broker cannot be reached.
     """
     stream = project.stream
@@ -57,10 +60,18 @@ def find_lost(project: Project) -> LostTopics:
     others = lost_of_doors(stream, held_of(stream, released, router_positions(stream)))
     number = taken(project)
     if number:
-        erased = lost([emptied.erasures(stream.cluster)], [number + 1], emptied.topics_of(stream.cluster))
+        erased = lost(
+            [emptied.erasures(stream.cluster)], [number + 1], emptied.topics_of(stream.cluster)
+        )
         others += [] if erased is None else [erased]
-    lake_has = max([0, *(tables.get("routed", 0) for tables in released.tables.values()), released.of_routed()])
-    workers = [offset for features in active_schemas(project) for offset in needed_by_workers(project, features)]
+    lake_has = max(
+        [0, *(tables.get("routed", 0) for tables in released.tables.values()), released.of_routed()]
+    )
+    workers = [
+        offset
+        for features in active_schemas(project)
+        for offset in needed_by_workers(project, features)
+    ]
     return LostTopics(tuple(others), lost_routed(stream, max([lake_has, *workers]), lake_has))
 
 

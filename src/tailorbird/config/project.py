@@ -1,5 +1,6 @@
-"""A project: the folder with `tailorbird.toml`, `features.py`, `slots.py` and perhaps `churn.py` and `scores.py`, found from any of its
-subfolders and loaded whole."""
+"""A project: the folder with `tailorbird.toml`, `features.py`, `slots.py` and perhaps `churn.py`
+and `scores.py`, found from any of its subfolders and loaded whole.
+"""
 
 import os
 import sys
@@ -65,7 +66,9 @@ class Paths:
         return self.data / "registry"
 
     def churn(self, name: str) -> Path:
-        """The registry of a churn model; beside the versions of the ranker's, which its own are no part of."""
+        """The registry of a churn model; beside the versions of the ranker's, which its own are no
+        part of.
+        """
         return self.registry / "churn" / name
 
     @property
@@ -108,26 +111,34 @@ class Project:
         return self.settings.features.workers
 
     def clock(self) -> LogClock:
-        """Return the clock that all roles and commands go by: the machine's, or that of a log that ended long ago."""
+        """Return the clock that all roles and commands go by: the machine's, or that of a log that
+        ended long ago.
+        """
         return LogClock(self.paths.data)
 
     def pseudonyms(self, *, note: bool = True) -> Pseudonyms | None:
-        """Under which people are known; None where ids are written as they come. Notes at the first time which key it is.
+        """Under which people are known; None where ids are written as they come. Notes at the first
+        time which key it is.
 
         Raises:
             ConfigError: no key that can be used, or not the one that the data was written with.
         """
-        return pseudonyms_of(self.settings.events.pseudonym_key, self.paths.data, self.paths.lake, note=note)
+        return pseudonyms_of(
+            self.settings.events.pseudonym_key, self.paths.data, self.paths.lake, note=note
+        )
 
     def stopped(self) -> StopList:
         """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
         stopped = StopList.load(self.paths.data)
-        if isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists():  # else it comes from the cluster
+        if (
+            isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists()
+        ):  # else it comes from the cluster
             stopped.require_marked(self.paths.lake, self.paths.data)
         return stopped
 
     def copies(self) -> CopiesAt | None:
-        """Where the records are copied to; None where they are not. Draws an id for the project where it needs one.
+        """Where the records are copied to; None where they are not. Draws an id for the project
+        where it needs one.
 
         Raises:
             ConfigError, StorageError: as `copying.copies_of`.
@@ -143,7 +154,9 @@ class Project:
         name = name or self.settings.train.slot
         if name not in self.slots:
             fix = nearest(name, self.slots, f"use one of {', '.join(self.slots)}")
-            raise UsageError(f"slots.py declares no slot {name!r}", where=str(self.root / "slots.py"), fix=fix)
+            raise UsageError(
+                f"slots.py declares no slot {name!r}", where=str(self.root / "slots.py"), fix=fix
+            )
         return self.slots[name]
 
     def churn_model(self, name: str) -> Churn:
@@ -154,13 +167,22 @@ class Project:
         """
         if name not in self.churn:
             file = self.root / CHURN
-            declared = f"{CHURN} declares no {name!r}; it declares {', '.join(self.churn) or 'nothing'}"
-            wrong = declared if file.exists() else f"there is no {CHURN} yet, which would declare {name!r}"
-            raise UsageError(wrong, where=str(file), fix=nearest(name, self.churn, churn_example(name)))
+            declared = (
+                f"{CHURN} declares no {name!r}; it declares {', '.join(self.churn) or 'nothing'}"
+            )
+            wrong = (
+                declared
+                if file.exists()
+                else f"there is no {CHURN} yet, which would declare {name!r}"
+            )
+            raise UsageError(
+                wrong, where=str(file), fix=nearest(name, self.churn, churn_example(name))
+            )
         return self.churn[name]
 
     def slot_or_churn(self, name: str) -> Slot | Churn:
-        """What is trained by a name: a churn model, or a slot; without one, the slot of `train.slot`.
+        """What is trained by a name: a churn model, or a slot; without one, the slot of
+        `train.slot`.
 
         Raises:
             UsageError: nothing is declared by that name.
@@ -170,8 +192,17 @@ class Project:
         if not name or name in self.slots:
             return self.slot(name)
         known = (*self.slots, *self.churn)
-        fix = nearest(name, known, f"use one of {', '.join(known)}; or, if it is to be a churn model, {churn_example(name)}")
-        raise UsageError(f"slots.py declares no slot {name!r}, and {CHURN} no churn model", where=str(self.root), fix=fix)
+        fix = nearest(
+            name,
+            known,
+            f"use one of {', '.join(known)}; or, if it is to be a churn model, "
+            f"{churn_example(name)}",
+        )
+        raise UsageError(
+            f"slots.py declares no slot {name!r}, and {CHURN} no churn model",
+            where=str(self.root),
+            fix=fix,
+        )
 
 
 def churn_example(name: str) -> str:
@@ -198,8 +229,9 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     """Load a project from its folder or any folder inside it. Touches no data.
 
     Args:
-        applied: take the features that are applied, see `features.schemas`, where `features.py` declares another schema or cannot be
-            read; where none are, or an older engine stored them, `features.py` is taken.
+        applied: take the features that are applied, see `features.schemas`, where `features.py`
+            declares another schema or cannot be read; where none are, or an older engine stored
+            them, `features.py` is taken.
     Raises:
         ConfigError: settings cannot be used.
         DeclarationError: features.py or slots.py cannot be used; names file and line.
@@ -209,30 +241,59 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     data = _data(root, settings, origins)
     require_plain_path(data)
     types = event_types(settings)
-    features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
+    features = (
+        _applied(root, Paths(data).state, types)
+        if applied
+        else load_features(root / "features.py", event_types=types)
+    )
     slots = load_slots(root / "slots.py")
     declared = load_contract(root / CONTRACT, types)
     churn = load_churn(root / CHURN, types)
     if both := sorted(churn.keys() & slots.keys()):
-        raise DeclarationError(f"a slot is named {both[0]!r} too", where=str(root / CHURN), fix="name one of the two otherwise")
+        raise DeclarationError(
+            f"a slot is named {both[0]!r} too",
+            where=str(root / CHURN),
+            fix="name one of the two otherwise",
+        )
     if not applied:
-        check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
+        check_heads(
+            features.transforms, (head for slot in slots.values() for head in slot.objective)
+        )
     if settings.train.slot not in slots and slots:
         hint = nearest(settings.train.slot, slots, f"declared: {', '.join(slots)}")
-        raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
+        raise ConfigError(
+            f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}",
+            where=str(root / FILE),
+        )
     plan, paths = compile_plan(settings, features, slots, declared), paths_of(root, settings)
     scores = load_scores(root / SCORES, types, slots, churn)
-    return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn, scores)
+    return Project(
+        root,
+        settings,
+        origins,
+        features,
+        slots,
+        plan,
+        paths,
+        declared,
+        _stream(settings, paths),
+        churn,
+        scores,
+    )
 
 
 def data_folder(start: Path | None = None) -> Path:
-    """Where the project in a folder, or in one above it, keeps its data, without loading what it declares. Raises ConfigError."""
+    """Where the project in a folder, or in one above it, keeps its data, without loading what it
+    declares. Raises ConfigError.
+    """
     root = find_project(start)
     return _data(root, *load_settings(root / FILE))
 
 
 def paths_of(root: Path, settings: Settings) -> Paths:
-    """Where the project in the folder `root` keeps what. Raises ConfigError where `lake.url` names no place."""
+    """Where the project in the folder `root` keeps what. Raises ConfigError where `lake.url` names
+    no place.
+    """
     data = (root / settings.project.data).resolve()
     try:
         return Paths(data, place_of(settings.lake.url, data) if settings.lake.url else None)
@@ -273,25 +334,41 @@ def _data(root: Path, settings: Settings, origins: list[Origin]) -> Path:
 def _check_folder(data: Path, source: str) -> None:
     """That the data folder is one, or can be made: otherwise each role would say so in its own way."""
     if data == data.parent:
-        raise ConfigError("project.data cannot be the root of the file system", where=source, fix="set project.data to another folder")
+        raise ConfigError(
+            "project.data cannot be the root of the file system",
+            where=source,
+            fix="set project.data to another folder",
+        )
     nearest = next(path for path in (data, *data.parents) if path.exists())
     if not nearest.is_dir():
-        raise ConfigError(f"project.data needs a folder, and {nearest} is a file", where=source, fix="set project.data to another folder")
+        raise ConfigError(
+            f"project.data needs a folder, and {nearest} is a file",
+            where=source,
+            fix="set project.data to another folder",
+        )
 
 
 def event_types(settings: Settings) -> tuple[str, ...]:
     """The types of events that the project knows: the built-in ones and its own.
 
     Raises:
-        ConfigError: one of its own is called as the built-in type that moves a user's events to another user.
+        ConfigError: one of its own is called as the built-in type that moves a user's events to
+            another user.
     """
     if "merge" in settings.events.types:
-        fix = "give your own type another name; leave it out to send merges of users, which every project knows"
-        raise ConfigError("merge is built in, and says that two users are one", where="events.types", fix=fix)
+        fix = (
+            "give your own type another name; leave it out to send merges of users, which every "
+            "project knows"
+        )
+        raise ConfigError(
+            "merge is built in, and says that two users are one", where="events.types", fix=fix
+        )
     return tuple(dict.fromkeys((*EVENT_TYPES, *settings.events.types)))
 
 
-def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot], declared: Declared) -> RoutePlan:
+def compile_plan(
+    settings: Settings, features: FeatureSet, slots: dict[str, Slot], declared: Declared
+) -> RoutePlan:
     """What door and router need to know, as plain data."""
     events = settings.events
     return RoutePlan(
@@ -302,7 +379,10 @@ def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot
         lateness_us=duration(events.lateness),
         dedup_us=duration(events.dedup),
         answer_us=duration(events.answer),
-        slots={name: SlotPlan(duration(slot.attribution), slot.denominator) for name, slot in slots.items()},
+        slots={
+            name: SlotPlan(duration(slot.attribution), slot.denominator)
+            for name, slot in slots.items()
+        },
         rules=declared.rules,
     )
 
@@ -322,7 +402,9 @@ def load_slots(file: Path) -> dict[str, Slot]:
                 raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
             slots[slot.name] = slot
     if not slots:
-        raise DeclarationError("declares no Slot", where=str(file), fix="tailorbird init writes an example")
+        raise DeclarationError(
+            "declares no Slot", where=str(file), fix="tailorbird init writes an example"
+        )
     return slots
 
 
@@ -332,7 +414,8 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
     Args:
         types: the event types that the project knows.
     Raises:
-        DeclarationError: the file does not run, names two alike, or names an event type that does not exist.
+        DeclarationError: the file does not run, names two alike, or names an event type that does
+            not exist.
     """
     found: dict[str, Churn] = {}
     for value in _run(file).values() if file.exists() else ():
@@ -343,16 +426,21 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
                 raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
             if unknown := [each for each in churn.types if each not in types]:
                 fix = nearest(unknown[0], types, f"use some of {', '.join(types)}")
-                raise DeclarationError(f"churn {churn.name}: {unknown[0]!r} is no event type", where=str(file), fix=fix)
+                raise DeclarationError(
+                    f"churn {churn.name}: {unknown[0]!r} is no event type", where=str(file), fix=fix
+                )
             found[churn.name] = churn
     return found
 
 
-def load_scores(file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn: Mapping[str, Churn]) -> dict[str, Score]:
+def load_scores(
+    file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn: Mapping[str, Churn]
+) -> dict[str, Score]:
     """What a project's scores.py declares, by name; nothing where there is no such file.
 
     Raises:
-        DeclarationError: the file does not run, names two alike, or an event type, a slot or a churn model that does not exist.
+        DeclarationError: the file does not run, names two alike, or an event type, a slot or a
+            churn model that does not exist.
     """
     found: dict[str, Score] = {}
     for value in _run(file).values() if file.exists() else ():
@@ -360,15 +448,26 @@ def load_scores(file: Path, types: Sequence[str], slots: Mapping[str, Slot], chu
             if not isinstance(score, ChurnScore | NextBest) or found.get(score.name) is score:
                 continue
             if score.name in found:
-                raise DeclarationError(f"two are named {score.name!r}", where=str(file), fix="give one of them a name=")
+                raise DeclarationError(
+                    f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
+                )
             wanted, known, kind = (
-                (score.slot, slots, "slot of slots.py") if isinstance(score, NextBest) else (score.model, churn, "model of churn.py")
+                (score.slot, slots, "slot of slots.py")
+                if isinstance(score, NextBest)
+                else (score.model, churn, "model of churn.py")
             )
-            named = [(wanted, list(known), kind), *((each, list(types), "event type") for each in score.on)]
+            named = [
+                (wanted, list(known), kind),
+                *((each, list(types), "event type") for each in score.on),
+            ]
             for name, there, what in named:
                 if name not in there:
-                    fix = nearest(name, there, f"use one of {', '.join(there) or 'none: declare one'}")
-                    raise DeclarationError(f"{score.name}: {name!r} is no {what}", where=str(file), fix=fix)
+                    fix = nearest(
+                        name, there, f"use one of {', '.join(there) or 'none: declare one'}"
+                    )
+                    raise DeclarationError(
+                        f"{score.name}: {name!r} is no {what}", where=str(file), fix=fix
+                    )
             found[score.name] = score
     return found
 
@@ -377,16 +476,30 @@ def _run(file: Path) -> dict[str, object]:
     try:
         source = file.read_text()
     except OSError as error:
-        raise DeclarationError(f"cannot be read: {error.strerror}", where=str(file), fix="tailorbird init writes an example") from None
+        raise DeclarationError(
+            f"cannot be read: {error.strerror}",
+            where=str(file),
+            fix="tailorbird init writes an example",
+        ) from None
     namespace: dict[str, object] = {"__name__": file.stem, "__file__": str(file)}
     try:
         exec(compile(source, str(file), "exec"), namespace)
     except SyntaxError as error:
-        raise DeclarationError(f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}") from None
+        raise DeclarationError(
+            f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}"
+        ) from None
     except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(sys.exc_info()[2]) if frame.filename == str(file)]
+        frames = [
+            frame
+            for frame in traceback.extract_tb(sys.exc_info()[2])
+            if frame.filename == str(file)
+        ]
         where = f"{file}:{frames[-1].lineno}" if frames else str(file)
         if isinstance(error, DeclarationError):
-            raise DeclarationError(error.message, where=f"{where} ({error.where})" if error.where else where, fix=error.fix) from None
+            raise DeclarationError(
+                error.message,
+                where=f"{where} ({error.where})" if error.where else where,
+                fix=error.fix,
+            ) from None
         raise DeclarationError(f"{type(error).__name__}: {error}", where=where) from None
     return namespace

@@ -1,8 +1,9 @@
 """Whether a project hides its people, and that it goes on as it began: with the same key, or none.
 
-Two notes hold a fingerprint of the key, one in the project's data and one in its lake, so that a server started without it, or with
-another, is refused before it writes an id as it is, or makes strangers of everybody. One that is lost or damaged is written again by
-whoever comes with the key that the other one knows.
+Two notes hold a fingerprint of the key, one in the project's data and one in its lake, so that a
+server started without it, or with another, is refused before it writes an id as it is, or makes
+strangers of everybody. One that is lost or damaged is written again by whoever comes with the key
+that the other one knows.
 """
 
 import os
@@ -22,7 +23,8 @@ def pseudonyms_of(key: str, data: Path, lake: Place, *, note: bool = True) -> Ps
     """The pseudonyms of a project that has a key; None for one that has none.
 
     Args:
-        note: write down which key it is, where that is not written yet. A lake that cannot be reached is not asked, nor written to.
+        note: write down which key it is, where that is not written yet. A lake that cannot be
+            reached is not asked, nor written to.
     Raises:
         ConfigError: the key is too short, or is not the one that the data was written with.
         StorageError: its fingerprint cannot be written.
@@ -32,16 +34,27 @@ def pseudonyms_of(key: str, data: Path, lake: Place, *, note: bool = True) -> Ps
     noted = next((file for file, fingerprint in known.items() if fingerprint), None)
     damaged = next((file for file, fingerprint in known.items() if fingerprint is None), None)
     if noted is None and damaged is not None:
-        fix = "put it back from a copy: it says with which key the data was written; without one, delete it if you are sure of the key"
+        fix = (
+            "put it back from a copy: it says with which key the data was written; without one, "
+            "delete it if you are sure of the key"
+        )
         raise ConfigError("cannot be read", where=str(damaged), fix=fix)
     if pseudonyms is None:
         if noted is not None:
             fix = f"set TAILORBIRD_{SETTING.upper().replace('.', '__')}"
-            raise ConfigError(f"this project's data holds pseudonyms ({noted}), and no key for them is set", where=SETTING, fix=fix)
+            raise ConfigError(
+                f"this project's data holds pseudonyms ({noted}), and no key for them is set",
+                where=SETTING,
+                fix=fix,
+            )
         return None
     for file, fingerprint in known.items():
         if fingerprint and fingerprint != pseudonyms.fingerprint:
-            raise ConfigError(f"is not the key that this project's data was written with ({file})", where=SETTING, fix="set that one")
+            raise ConfigError(
+                f"is not the key that this project's data was written with ({file})",
+                where=SETTING,
+                fix="set that one",
+            )
     for file, fingerprint in known.items():
         if note and fingerprint != pseudonyms.fingerprint:
             _note(file, pseudonyms.fingerprint)
@@ -49,7 +62,9 @@ def pseudonyms_of(key: str, data: Path, lake: Place, *, note: bool = True) -> Ps
 
 
 def _fingerprint_in(file: Place) -> str | None:
-    """What a note says; "" where there is none or the storage does not answer, None where it is damaged."""
+    """What a note says; "" where there is none or the storage does not answer, None where it is
+    damaged.
+    """
     try:
         return str(msgspec.json.decode(file.read_bytes(), type=dict[str, str])["fingerprint"])
     except FileNotFoundError:
@@ -78,4 +93,6 @@ def _note(file: Place, fingerprint: str) -> None:
         draft.rename(file)
         sync_folder(file.parent)
     except OSError as error:
-        raise StorageError(f"cannot be written: {error.strerror}", where=str(file), fix="make the folder writable") from None
+        raise StorageError(
+            f"cannot be written: {error.strerror}", where=str(file), fix="make the folder writable"
+        ) from None

@@ -1,4 +1,6 @@
-"""What `up` notes of the roles that it runs, for pages and commands of other processes: `data/run/roles.json`."""
+"""What `up` notes of the roles that it runs, for pages and commands of other processes:
+`data/run/roles.json`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +29,16 @@ class RoleState(msgspec.Struct, frozen=True):
 
 
 def note_roles(run: Path, roles: Sequence[RoleState]) -> None:
-    """Write the roles that run now in place of those that were noted before. Raises OSError where the folder cannot be written."""
+    """Write the roles that run now in place of those that were noted before. Raises OSError where
+    the folder cannot be written.
+    """
     write_whole(run / FILE, msgspec.json.encode(roles))
 
 
 def noted_roles(run: Path) -> list[RoleState]:
-    """Return the roles that `up` runs on this machine; none where it does not run, or its file cannot be read."""
+    """Return the roles that `up` runs on this machine; none where it does not run, or its file
+    cannot be read.
+    """
     try:
         return msgspec.json.decode((run / FILE).read_bytes(), type=list[RoleState])
     except (OSError, msgspec.MsgspecError):

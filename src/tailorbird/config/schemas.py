@@ -1,7 +1,9 @@
-"""Which schemas of a project are active: the applied one, and those of champions and the ones before them, to which one may roll back.
+"""Which schemas of a project are active: the applied one, and those of champions and the ones
+before them, to which one may roll back.
 
-Each active schema has a worker of its own, side by side; the routed log is pruned behind all of them, and the router keeps the
-attributes that any of them names. When `features.py` is applied by itself, and when it is not, is decided by `settle`.
+Each active schema has a worker of its own, side by side; the routed log is pruned behind all of
+them, and the router keeps the attributes that any of them names. When `features.py` is applied by
+itself, and when it is not, is decided by `settle`.
 """
 
 import logging
@@ -20,7 +22,13 @@ from tailorbird.features.codec import FILE, read_features
 from tailorbird.features.figures import scored_to
 from tailorbird.features.keypart import KeyPart, parts_of
 from tailorbird.features.read import copied_position
-from tailorbird.features.schemas import APPLIED, applied_features, apply, kept_features, read_applied
+from tailorbird.features.schemas import (
+    APPLIED,
+    applied_features,
+    apply,
+    kept_features,
+    read_applied,
+)
 from tailorbird.features.state import Position, position_in
 from tailorbird.lock import FileLock
 from tailorbird.registry import Registry
@@ -48,39 +56,55 @@ class Settled:
 
 
 def settle(project: Project, clock: Clock) -> Settled:
-    """Apply what `features.py` declares, where roles are about to start and nobody has gone back from it.
+    """Apply what `features.py` declares, where roles are about to start and nobody has gone back
+    from it.
 
     Args:
         project: with the features of `features.py`.
     """
     declared, now = project.features.schema_hash, read_applied(project.paths.state)
     if declared == now.schema:
-        apply(project.paths.state, project.features, at=clock.now())  # for what is no part of the schema
+        apply(
+            project.paths.state, project.features, at=clock.now()
+        )  # for what is no part of the schema
         return Settled(project, "")
     if declared in now.left:
-        said = f"features.py declares schema {declared}, which was gone back from; schema {now.schema} stays applied. "
-        return Settled(applied(project), said + "To apply it nevertheless: tailorbird features apply")
+        said = (
+            f"features.py declares schema {declared}, which was gone back from; schema "
+            f"{now.schema} stays applied. "
+        )
+        return Settled(
+            applied(project), said + "To apply it nevertheless: tailorbird features apply"
+        )
     apply(project.paths.state, project.features, at=clock.now())
     if not now.schema:
         return Settled(project, "")
     said = f"features.py has changed: schema {declared} is applied and built beside {now.schema}; "
-    return Settled(project, said + "answers are read from the champion's until a model of the new one is promoted")
+    return Settled(
+        project,
+        said + "answers are read from the champion's until a model of the new one is promoted",
+    )
 
 
 def applied(project: Project) -> Project:
-    """The project with the features that are applied; with those of `features.py` before any were, or after an upgrade of the engine."""
+    """The project with the features that are applied; with those of `features.py` before any were,
+    or after an upgrade of the engine.
+    """
     try:
         features = applied_features(project.paths.state)
     except (DeclarationError, NotReadyError) as error:
         log.warning("%s", error)
         return project
-    if features is None or features.schema_hash == project.features.schema_hash:  # transforms may differ, and ours are newer
+    if (
+        features is None or features.schema_hash == project.features.schema_hash
+    ):  # transforms may differ, and ours are newer
         return project
     return replace(project, features=features)
 
 
 def differs(project: Project) -> str:
-    """What to tell whoever relies on `features.py` while another schema is applied; "" where it is the applied one.
+    """What to tell whoever relies on `features.py` while another schema is applied; "" where it is
+    the applied one.
 
     Args:
         project: with the features of `features.py`.
@@ -88,16 +112,24 @@ def differs(project: Project) -> str:
     now = read_applied(project.paths.state).schema
     if not now or now == project.features.schema_hash:
         return ""
-    return f"features.py differs from the applied schema {now}, which is used; see tailorbird features plan"
+    return (
+        f"features.py differs from the applied schema {now}, which is used; see tailorbird "
+        "features plan"
+    )
 
 
 def for_training(project: Project, clock: Clock) -> Settled:
-    """The project with the features to train on: the applied ones while `up` runs, else what `features.py` declares, applied by this.
+    """The project with the features to train on: the applied ones while `up` runs, else what
+    `features.py` declares, applied by this.
 
     Args:
         project: with the features of `features.py`.
     """
-    return Settled(applied(project), differs(project)) if is_running(project) else settle(project, clock)
+    return (
+        Settled(applied(project), differs(project))
+        if is_running(project)
+        else settle(project, clock)
+    )
 
 
 def is_running(project: Project) -> bool:
@@ -112,7 +144,9 @@ def is_running(project: Project) -> bool:
 
 
 def active_schemas(project: Project) -> list[FeatureSet]:
-    """The active schemas, the applied one first. One whose declarations cannot be had is left out, and logged."""
+    """The active schemas, the applied one first. One whose declarations cannot be had is left out,
+    and logged.
+    """
     newest = applied(project).features
     found = {newest.schema_hash: newest}
     for registry, version in _answering_versions(project):
@@ -140,7 +174,9 @@ def _answering_versions(project: Project) -> list[tuple[Registry, str]]:
 
 
 def answering(project: Project) -> FeatureSet:
-    """The schema that answers are read with: the champion's; the applied one without a champion, or where its declarations are not here."""
+    """The schema that answers are read with: the champion's; the applied one without a champion, or
+    where its declarations are not here.
+    """
     newest = applied(project).features
     try:
         registry = Registry(project.paths.registry, clock=SystemClock())
@@ -156,7 +192,9 @@ def answering(project: Project) -> FeatureSet:
 
 def find_schema(project: Project, schema: str) -> FeatureSet:
     """The declarations of an active or kept schema by its hash. Raises NotReadyError."""
-    known = {features.schema_hash: features for features in (*active_schemas(project), project.features)}
+    known = {
+        features.schema_hash: features for features in (*active_schemas(project), project.features)
+    }
     return known[schema] if schema in known else kept_features(project.paths.state, schema)
 
 
@@ -165,13 +203,19 @@ def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     plan = compile_plan(project.settings, project.features, project.slots, project.declared)
     return msgspec.structs.replace(
         plan,
-        user_attributes=tuple(sorted({name for features in schemas for name in features.user_attributes})),
-        item_attributes=tuple(sorted({name for features in schemas for name in features.item_attributes})),
+        user_attributes=tuple(
+            sorted({name for features in schemas for name in features.user_attributes})
+        ),
+        item_attributes=tuple(
+            sorted({name for features in schemas for name in features.item_attributes})
+        ),
     )
 
 
 def released(project: Project) -> int:
-    """Below which row neither the lake, nor a worker of an active schema, nor the score role needs the routed log."""
+    """Below which row neither the lake, nor a worker of an active schema, nor the score role needs
+    the routed log.
+    """
     marks = [read_released(project.paths.lake).of_routed()]
     for features in active_schemas(project):
         marks += needed_by_workers(project, features)  # a shuffle is before its workers
@@ -181,9 +225,11 @@ def released(project: Project) -> int:
 
 
 def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
-    """The logs that a shuffle writes for the workers of a schema; none where they read the routed log themselves.
+    """The logs that a shuffle writes for the workers of a schema; none where they read the routed
+    log themselves.
 
-    That is so where the logs are files, since all workers are on one machine then and share its cache.
+    That is so where the logs are files, since all workers are on one machine then and share its
+    cache.
     """
     if project.workers == 1 or isinstance(project.stream, Path):
         return ()
@@ -197,7 +243,8 @@ def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address
 
 
 def needed_by_workers(project: Project, features: FeatureSet) -> list[int]:
-    """From which row on the worker of each part needs its log, as its state here says, or the copy of it.
+    """From which row on the worker of each part needs its log, as its state here says, or the copy
+    of it.
 
     0, all of it, where neither is there, and while a state is being built.
     """
@@ -210,18 +257,26 @@ def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
     except NotReadyError:
         copies = project.copies()
         try:
-            position = Position() if copies is None else copied_position(copies, features.schema_hash, part)
+            position = (
+                Position()
+                if copies is None
+                else copied_position(copies, features.schema_hash, part)
+            )
         except TailorbirdError as error:
             log.warning(
-                "how far the worker%s of schema %s is, is not known: %s", part.name and f" {part.name}", features.schema_hash, error
+                "how far the worker%s of schema %s is, is not known: %s",
+                part.name and f" {part.name}",
+                features.schema_hash,
+                error,
             )
             position = Position()
     return position.offset if position.ready else 0
 
 
 class ActiveWatch:
-    """Notices that the active schemas or candidate tables may have changed, by the files that say so: what is applied, which tables are
-    current, and who is champion."""
+    """Notices that the active schemas or candidate tables may have changed, by the files that say
+    so: what is applied, which tables are current, and who is champion.
+    """
 
     def __init__(self, project: Project) -> None:
         files = (path / "aliases.json" for path in _registries(project))

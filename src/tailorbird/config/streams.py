@@ -1,4 +1,6 @@
-"""Where a project's logs are: a folder, or the topics of a cluster that speaks Kafka's protocol, from section [stream]."""
+"""Where a project's logs are: a folder, or the topics of a cluster that speaks Kafka's protocol,
+from section [stream].
+"""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,14 @@ if TYPE_CHECKING:
     from tailorbird.stream.kafka import Cluster
 
 SASL = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-_OURS = ("enable.idempotence", "acks", "isolation.level", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset")
+_OURS = (
+    "enable.idempotence",
+    "acks",
+    "isolation.level",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "auto.offset.reset",
+)
 
 
 def kafka_cluster(settings: Settings) -> "Cluster | None":
@@ -18,31 +27,62 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
     section = settings.stream
     if not section.url:
         if section.partitions > 1:
-            raise ConfigError("files have one partition", where="stream.partitions", fix="set stream.url to keep the logs in topics")
+            raise ConfigError(
+                "files have one partition",
+                where="stream.partitions",
+                fix="set stream.url to keep the logs in topics",
+            )
         return None
     from tailorbird.stream.kafka import cluster_of
 
     protocol = f"{'SASL_' if section.sasl else ''}{'SSL' if section.tls else 'PLAINTEXT'}"
     options: dict[str, object] = {"security.protocol": protocol}
-    files = {"ssl.ca.location": section.ca_file, "ssl.certificate.location": section.cert_file, "ssl.key.location": section.key_file}
-    options |= {name: value for name, value in {**files, "ssl.key.password": section.key_password}.items() if value}
+    files = {
+        "ssl.ca.location": section.ca_file,
+        "ssl.certificate.location": section.cert_file,
+        "ssl.key.location": section.key_file,
+    }
+    options |= {
+        name: value
+        for name, value in {**files, "ssl.key.password": section.key_password}.items()
+        if value
+    }
     if section.sasl:
         if section.sasl not in SASL:
-            raise ConfigError(f"expected one of {', '.join(SASL)}, got {section.sasl!r}", where="stream.sasl")
+            raise ConfigError(
+                f"expected one of {', '.join(SASL)}, got {section.sasl!r}", where="stream.sasl"
+            )
         if not (section.sasl_user and section.sasl_password):
             raise ConfigError(
-                f"{section.sasl} needs a user and a password", where="stream.sasl",
+                f"{section.sasl} needs a user and a password",
+                where="stream.sasl",
                 fix="set stream.sasl_user, and TAILORBIRD_STREAM__SASL_PASSWORD in the environment",
-            )  # fmt: skip
-        options |= {"sasl.mechanism": section.sasl, "sasl.username": section.sasl_user, "sasl.password": section.sasl_password}
+            )
+        options |= {
+            "sasl.mechanism": section.sasl,
+            "sasl.username": section.sasl_user,
+            "sasl.password": section.sasl_password,
+        }
     for entry in section.client:
         name, equals, value = entry.partition("=")
         if not equals:
             raise ConfigError("expected `name=value` of each entry", where="stream.client")
         if name.strip() == "default.topic.config":
-            raise ConfigError("default.topic.config holds others: name each of them by itself", where="stream.client")
+            raise ConfigError(
+                "default.topic.config holds others: name each of them by itself",
+                where="stream.client",
+            )
         if name.strip() in _OURS:
-            raise ConfigError(f"{name.strip()} is what keeps events from being lost, and cannot be set", where="stream.client")
+            raise ConfigError(
+                f"{name.strip()} is what keeps events from being lost, and cannot be set",
+                where="stream.client",
+            )
         options[name.strip()] = value.strip()
     timeout_s = duration(section.timeout) / SECOND
-    return cluster_of(section.url, options=options, replication=section.replication, partitions=section.partitions, timeout_s=timeout_s)
+    return cluster_of(
+        section.url,
+        options=options,
+        replication=section.replication,
+        partitions=section.partitions,
+        timeout_s=timeout_s,
+    )

@@ -1,4 +1,5 @@
-"""The page at `/` of any project: what it is doing, and a list for anybody with what each click changes.
+"""The page at `/` of any project: what it is doing, and a list for anybody with what each click
+changes.
 
 GET  /                           the page
 GET  /console/overview           what it shows, as JSON, see `console.overview`
@@ -20,10 +21,15 @@ from tailorbird.serving.keyfile import ADMIN, OPEN, READ
 
 _FILES = ("style.css", "live.js", "home.js", "icon.svg")
 # Reports carry their own styles and drawings, and no script.
-_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors "
+    "'none'; base-uri 'none'; form-action 'none'"
+)
 
 
-def home_routes(service: Service, told: Callable[[Service], Overview], reports: Path) -> list[Route]:
+def home_routes(
+    service: Service, told: Callable[[Service], Overview], reports: Path
+) -> list[Route]:
     """Return the routes of the page, to be mounted beside the API's.
 
     Args:
@@ -52,6 +58,10 @@ def _report(folder: Path) -> Handler:
         path = folder / name
         if not name.endswith(".html") or path.name != name or not path.is_file():
             return fault(404, "unknown_report", "there is no such report")
-        return Response(path.read_bytes(), media_type="text/html", headers={"content-security-policy": _REPORT_POLICY})
+        return Response(
+            path.read_bytes(),
+            media_type="text/html",
+            headers={"content-security-policy": _REPORT_POLICY},
+        )
 
     return handler

@@ -1,4 +1,6 @@
-"""A project at a glance, for the page at `/`: its clock, roles, last events, models with their reports, and slots."""
+"""A project at a glance, for the page at `/`: its clock, roles, last events, models with their
+reports, and slots.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +41,9 @@ class RoleRow(msgspec.Struct, frozen=True):
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """A version of the registry, with the reason for which it was made or refused; `about`: what to know where it is no model."""
+    """A version of the registry, with the reason for which it was made or refused; `about`: what to
+    know where it is no model.
+    """
 
     version: str
     aliases: list[str]
@@ -63,7 +67,8 @@ class Overview(msgspec.Struct, frozen=True):
     """What a project is doing.
 
     Attributes:
-        clock: a sentence where the project goes by the time of a log that ended; "" where it goes by today's.
+        clock: a sentence where the project goes by the time of a log that ended; "" where it goes
+            by today's.
         missing: what answers lack, as `/readyz` has it.
         degraded: a sentence for each code that answers may carry.
         problem: why the events cannot be shown; "" where they can.
@@ -126,7 +131,8 @@ def _clock_told(now: int, behind: int) -> str:
     days = behind // DAY
     moment = to_iso(now)[:16].replace("T", " ")
     return (
-        f"The log ended long ago. Everything here goes on from its end: it is {moment} UTC, {days:,} days back. "
+        f"The log ended long ago. Everything here goes on from its end: it is {moment} UTC, "
+        f"{days:,} days back. "
         "The first event that the site dates today ends this, and so does tailorbird up --live."
     )
 
@@ -140,7 +146,15 @@ def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
         rows.append(RoleRow(role.name, state, role.since_s, role.restarts, *_behind(of, now)))
     known = {row.name.split()[0] for row in rows}
     for reader in dict.fromkeys(lag.reader for lag in lags if lag.reader.split()[0] not in known):
-        rows.append(RoleRow(reader, "seen by its position", 0.0, 0, *_behind([lag for lag in lags if lag.reader == reader], now)))
+        rows.append(
+            RoleRow(
+                reader,
+                "seen by its position",
+                0.0,
+                0,
+                *_behind([lag for lag in lags if lag.reader == reader], now),
+            )
+        )
     return rows
 
 
@@ -151,18 +165,33 @@ def _behind(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
 
 
 def _model(info: VersionInfo, reports: list[str], learned: str) -> ModelRow:
-    made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M")  # today's time, whatever the log's is
+    made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
+        "%Y-%m-%d %H:%M"
+    )  # today's time, whatever the log's is
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
     if not info.whole:
         kind = "its manifest is damaged"
     decision = "; ".join(str(line) for line in info.metrics.get("decision", ()))
     ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")
     report = f"{info.version}.html"
-    about = baseline_told(info.version, info.baseline, learned, "tailorbird") if info.baseline else ""
-    return ModelRow(info.version, list(info.aliases), made, kind, decision, ndcg, report if report in reports else "", about)
+    about = (
+        baseline_told(info.version, info.baseline, learned, "tailorbird") if info.baseline else ""
+    )
+    return ModelRow(
+        info.version,
+        list(info.aliases),
+        made,
+        kind,
+        decision,
+        ndcg,
+        report if report in reports else "",
+        about,
+    )
 
 
 def _slot(project: Project, name: str) -> SlotRow:
     slot = project.slots[name]
-    deeds = [head for head in slot.objective if head in {*EVENT_TYPES, *project.settings.events.types}]
+    deeds = [
+        head for head in slot.objective if head in {*EVENT_TYPES, *project.settings.events.types}
+    ]
     return SlotRow(name, slot.size, deeds or ["click"])

@@ -1,4 +1,5 @@
-"""Files of the console's pages, and what they share: the security policy, and the features of a person.
+"""Files of the console's pages, and what they share: the security policy, and the features of a
+person.
 
 GET  /console/{style.css,live.js,…}     from this package
 POST /console/person                    a person's own features as the state holds them now
@@ -58,7 +59,8 @@ async def post_person(request: Request, service: Service) -> Response:
 def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
     """Return the person's features without any item: what is about an item is missing.
 
-    `seen` moves when an event of theirs has come in: the time of the newest one in a sequence, or the state's commit where none is kept.
+    `seen` moves when an event of theirs has come in: the time of the newest one in a sequence, or
+    the state's commit where none is kept.
     """
     pipeline = service.pipeline
     if not isinstance(pipeline, Pipeline):
@@ -75,6 +77,12 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
             rows = None
     if rows is None:
         return {"seen": 0, "features": {}}
-    newest = max((int(sequence.ts[-1]) for sequence in rows.sequences.values() if len(sequence.ts)), default=0)
+    newest = max(
+        (int(sequence.ts[-1]) for sequence in rows.sequences.values() if len(sequence.ts)),
+        default=0,
+    )
     values = zip(reading.features.numeric, rows.numeric[0].tolist(), strict=True)
-    return {"seen": newest if rows.sequences else rows.commit, "features": {name: value for name, value in values if value == value}}
+    return {
+        "seen": newest if rows.sequences else rows.commit,
+        "features": {name: value for name, value in values if value == value},
+    }

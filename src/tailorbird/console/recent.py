@@ -17,7 +17,9 @@ _COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query"
 
 
 class RecentEvent(msgspec.Struct, frozen=True):
-    """An event as the router wrote it. `ts` is in microseconds; people are under their pseudonyms where the project has them."""
+    """An event as the router wrote it. `ts` is in microseconds; people are under their pseudonyms
+    where the project has them.
+    """
 
     type: str
     ts: int
@@ -48,7 +50,9 @@ class RecentEvents(msgspec.Struct, frozen=True):
 
 
 def recent_events(routed: Address) -> RecentEvents:
-    """Read the end of the routed log; empty where there is none yet. Raises StorageError and DamageError as the log does."""
+    """Read the end of the routed log; empty where there is none yet. Raises StorageError and
+    DamageError as the log does.
+    """
     try:
         log = open_reader(routed)
     except NotReadyError:
@@ -74,5 +78,12 @@ def recent_events(routed: Address) -> RecentEvents:
 
 
 def _event(row: dict) -> RecentEvent:
-    told = {name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "item_id", "query")}
-    return RecentEvent(**told, ts=int(row["ts"].timestamp() * 1e6), items=len(row["items"] or ()), price=row["price"])
+    told = {
+        name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "item_id", "query")
+    }
+    return RecentEvent(
+        **told,
+        ts=int(row["ts"].timestamp() * 1e6),
+        items=len(row["items"] or ()),
+        price=row["price"],
+    )

@@ -22,7 +22,10 @@ def shop_routes(service: Service, slot: str) -> list[Route]:
     """The shop's routes, to be mounted beside those of the page at `/`; the shop shows `slot`."""
     return [
         route("/shop", "GET", static_file("shop.html", slot=slot), OPEN, service),
-        *(route(f"/shop/{name}", "GET", static_file(name), OPEN, service) for name in ("shop.js", "shop.css")),
+        *(
+            route(f"/shop/{name}", "GET", static_file(name), OPEN, service)
+            for name in ("shop.js", "shop.css")
+        ),
         route("/shop/picture/{id}.svg", "GET", _picture, OPEN, service),
     ]
 
@@ -30,5 +33,8 @@ def shop_routes(service: Service, slot: str) -> list[Route]:
 async def _picture(request: Request, service: Service) -> Response:
     item = service.pipeline.item(request.path_params["id"])
     svg = item_picture(item.attributes if item else {})
-    headers = {"content-security-policy": SECURITY_HEADERS["content-security-policy"], "cache-control": "max-age=600"}
+    headers = {
+        "content-security-policy": SECURITY_HEADERS["content-security-policy"],
+        "cache-control": "max-age=600",
+    }
     return Response(svg, media_type="image/svg+xml", headers=headers)

@@ -1,7 +1,29 @@
-"""The contract between a site and Tailorbird: what an event is, how it is checked, and what everything else calls it."""
+"""The contract between a site and Tailorbird: what an event is, how it is checked, and what
+everything else calls it.
+"""
 
-from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, SET_BACK, Clock, SimulatedClock, SystemClock, duration, show_duration, to_iso
-from tailorbird.events.contract import BROWSER, BROWSER_IDENTIFY, DOOR, Accepted, Receipt, Refusal, check
+from tailorbird.events.clock import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    SET_BACK,
+    Clock,
+    SimulatedClock,
+    SystemClock,
+    duration,
+    show_duration,
+    to_iso,
+)
+from tailorbird.events.contract import (
+    BROWSER,
+    BROWSER_IDENTIFY,
+    DOOR,
+    Accepted,
+    Receipt,
+    Refusal,
+    check,
+)
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.keys import combine, hash64, hash64s
 from tailorbird.events.plan import EVENT_TYPES, RoutePlan, SlotPlan

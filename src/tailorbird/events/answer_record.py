@@ -1,8 +1,10 @@
-"""What an answer read: the features, scores and propensities behind one request, as the server logs them beside its event.
+"""What an answer read: the features, scores and propensities behind one request, as the server logs
+them beside its event.
 
-One record is one answer. A block of kind "answers" in `answers-<producer>.db` is the MessagePack of a list of records;
-the lake turns them into rows of its `answers` table, whose columns are these fields plus `producer` and `offset`.
-The answer's event, which everybody else reads, goes through the raw log; its columns are in `events.schema`.
+One record is one answer. A block of kind "answers" in `answers-<producer>.db` is the MessagePack of
+a list of records; the lake turns them into rows of its `answers` table, whose columns are these
+fields plus `producer` and `offset`. The answer's event, which everybody else reads, goes through
+the raw log; its columns are in `events.schema`.
 """
 
 from collections.abc import Sequence
@@ -11,12 +13,15 @@ import msgspec
 
 
 class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=False):
-    """One answer with all that is needed to compute its features again from the lake and to learn from it.
+    """One answer with all that is needed to compute its features again from the lake and to learn
+    from it.
 
-    `ts` is the t of the features and the answer's own time (int64 µs, UTC); `p` is the routed position that the state
-    had reached, the newest one of all parts, `commit` the worker's number for it. Lists by item run in the order shown, best first.
+    `ts` is the t of the features and the answer's own time (int64 µs, UTC); `p` is the routed
+    position that the state had reached, the newest one of all parts, `commit` the worker's number
+    for it. Lists by item run in the order shown, best first.
 
-    `array_like`, so that names are not repeated in each record: fields may only be added at the end, with a default.
+    `array_like`, so that names are not repeated in each record: fields may only be added at the
+    end, with a default.
     """
 
     request_id: str
@@ -37,28 +42,55 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     country: str | None = None
     local_hour: int | None = None
     items: list[str] = msgspec.field(default_factory=list)
-    sources: list[str] = msgspec.field(default_factory=list)  # of each item: which candidate source proposed it
+    sources: list[str] = msgspec.field(
+        default_factory=list
+    )  # of each item: which candidate source proposed it
     propensities: list[float] = msgspec.field(default_factory=list)
     scores: list[float] = msgspec.field(default_factory=list)
     numeric: list[float] = msgspec.field(default_factory=list)  # row-major, items × numeric columns
-    categorical: list[int] = msgspec.field(default_factory=list)  # row-major, items × categorical columns, uint64
+    categorical: list[int] = msgspec.field(
+        default_factory=list
+    )  # row-major, items × categorical columns, uint64
     sequences: bytes = b""  # MessagePack: name → [items, types, times, bits of further values …]
     degraded: list[str] = msgspec.field(default_factory=list)  # what was missing, by name
-    positions: list[int] = msgspec.field(default_factory=list)  # by part of the state, where several workers keep it: its p
-    formula: str | None = None  # what the items were worth, such as `1.0*click + 8.0*purchase`; null where no model ordered them
-    formula_version: str | None = None  # of one that was set without a new model, such as `f0003`; null where the slot's own held
-    asked: str | None = None  # the version that was to answer; another than `model` where it could not
+    positions: list[int] = msgspec.field(
+        default_factory=list
+    )  # by part of the state, where several workers keep it: its p
+    formula: str | None = (
+        # what the items were worth, such as `1.0*click + 8.0*purchase`; null where no model ordered
+        # them
+        None
+    )
+    formula_version: str | None = (
+        # of one that was set without a new model, such as `f0003`; null where the slot's own held
+        None
+    )
+    asked: str | None = (
+        None  # the version that was to answer; another than `model` where it could not
+    )
     failure: str | None = None  # why it could not: error, not_finite, left_alone
     latency_us: int = 0  # from the beginning of the answer to this record
     shadow: str | None = None  # a version that was asked beside, and shown to nobody
     shadow_scores: list[float] = msgspec.field(default_factory=list)  # its values of `items`
     candidate_sources: list[str] = msgspec.field(default_factory=list)  # that had candidates
-    candidate_counts: list[int] = msgspec.field(default_factory=list)  # of each of them: how many candidates came first from it
-    values: list[float] = msgspec.field(default_factory=list)  # of `items`, by the model and the formula, before search and boosts
-    candidate_lists: list[str] = msgspec.field(default_factory=list)  # live sources whose lists were read
-    candidate_digests: list[int] = msgspec.field(default_factory=list)  # of each list: a checksum of its items in their order
-    candidate_positions: list[int] = msgspec.field(default_factory=list)  # of each list: the routed position of its tables
-    live: list[float] = msgspec.field(default_factory=list)  # row-major, items × columns that the model reads live
+    candidate_counts: list[int] = msgspec.field(
+        default_factory=list
+    )  # of each of them: how many candidates came first from it
+    values: list[float] = msgspec.field(
+        default_factory=list
+    )  # of `items`, by the model and the formula, before search and boosts
+    candidate_lists: list[str] = msgspec.field(
+        default_factory=list
+    )  # live sources whose lists were read
+    candidate_digests: list[int] = msgspec.field(
+        default_factory=list
+    )  # of each list: a checksum of its items in their order
+    candidate_positions: list[int] = msgspec.field(
+        default_factory=list
+    )  # of each list: the routed position of its tables
+    live: list[float] = msgspec.field(
+        default_factory=list
+    )  # row-major, items × columns that the model reads live
     referrer: str | None = None
 
 

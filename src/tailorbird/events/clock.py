@@ -1,6 +1,8 @@
-"""Time as an argument. Every role takes a `Clock`; nothing else in the package asks the operating system for the date.
+"""Time as an argument. Every role takes a `Clock`; nothing else in the package asks the operating
+system for the date.
 
-Times are UTC, int64 microseconds since 1970. Latency is measured on the monotonic clock, never on these.
+Times are UTC, int64 microseconds since 1970. Latency is measured on the monotonic clock, never on
+these.
 """
 
 import re
@@ -14,23 +16,34 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-SET_BACK = 2 * SECOND  # a clock that goes back by no more is taken to stand still; one that goes back by more, to have been ahead
+SET_BACK = (
+    2 * SECOND
+    # a clock that goes back by no more is taken to stand still; one that goes back by more, to have
+    # been ahead
+)
 
 
 class Clock(Protocol):
-    """What a role asks for the time: microseconds since 1970, UTC. Goes back by more than `SET_BACK`, or not at all."""
+    """What a role asks for the time: microseconds since 1970, UTC. Goes back by more than
+    `SET_BACK`, or not at all.
+    """
 
     def now(self) -> int: ...
 
 
 class SystemClock:
-    """The machine's clock, held still while the machine's own goes back a little, and set back with it where that was far ahead."""
+    """The machine's clock, held still while the machine's own goes back a little, and set back with
+    it where that was far ahead.
+    """
 
     def __init__(self) -> None:
         self._newest = 0
 
     def now(self) -> int:
-        newest, now = self._newest, time.time_ns() // 1_000  # in this order: a thread that is held up between sees no clock go back
+        newest, now = (
+            self._newest,
+            time.time_ns() // 1_000,
+        )  # in this order: a thread that is held up between sees no clock go back
         self._newest = now = now if now < newest - SET_BACK else max(newest, now)
         return now
 

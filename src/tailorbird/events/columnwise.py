@@ -1,8 +1,11 @@
-"""The contract over columns: clears the many events that need no second look, and leaves every other to `contract.check_row`.
+"""The contract over columns: clears the many events that need no second look, and leaves every
+other to `contract.check_row`.
 
-A decoder that knows the bounds of each field reads a whole body at once; then each condition is tested on a column of many events.
-What a column does not clear is decided row by row by the function that is the contract. So a test here may raise a false alarm, which
-costs time; it may never clear what the contract refuses. `tests/events/test_columnwise.py` holds both to the same verdicts.
+A decoder that knows the bounds of each field reads a whole body at once; then each condition is
+tested on a column of many events. What a column does not clear is decided row by row by the
+function that is the contract. So a test here may raise a false alarm, which costs time; it may
+never clear what the contract refuses. `tests/events/test_columnwise.py` holds both to the same
+verdicts.
 
     bodies ──decode──► columns ──test each──► cleared rows ────────────────┬──► Checked, in the order in which the rows came
                └─ what a decoder or a test rejects ──► contract.check_row ─┘
@@ -18,22 +21,38 @@ import msgspec
 import pyarrow as pa
 
 from tailorbird.events import contract
-from tailorbird.events.contract import Accepted, Receipt, Refusal, check, check_row, resolve, split, to_micros
+from tailorbird.events.contract import (
+    Accepted,
+    Receipt,
+    Refusal,
+    check,
+    check_row,
+    resolve,
+    split,
+    to_micros,
+)
 from tailorbird.events.envelope import Answer, Event
 from tailorbird.events.plan import PROFILE_TYPES, SHARED_TYPES, RoutePlan
 from tailorbird.events.rules import all_keep, violation
 from tailorbird.events.schema import TIME
 
-_FEW_BYTES = 1_500  # a body below it is decided on row by row: columns of a few values cost more than they spare
+# a body below it is decided on row by row: columns of a few values cost more than they spare
+_FEW_BYTES = 1_500
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=contract.ID_LENGTH_MAX)]
 _Text = Annotated[str, msgspec.Meta(max_length=contract.TEXT_LENGTH_MAX)]
-_Time = Annotated[int, msgspec.Meta(ge=contract.MICROSECONDS_MIN, lt=contract.MICROSECONDS_END)] | str | None
+_Time = (
+    Annotated[int, msgspec.Meta(ge=contract.MICROSECONDS_MIN, lt=contract.MICROSECONDS_END)]
+    | str
+    | None
+)
 _Items = Annotated[list[_Id], msgspec.Meta(max_length=contract.ITEMS_MAX)]
 _NEED_ITEM = contract.NEEDS_ITEM | {"item"}
 _COLUMNS = frozenset(("query", *contract.NUMBERS))  # properties that the contract itself looks at
 _NEWLINE_ANONYMOUS = f"\n{contract.ANONYMOUS_PREFIX}"
 _YEAR_1971 = 31_536_000_000_000
-_TEXT_TIMES = frozenset((20, 24, 25, 27, 29))  # lengths of the usual forms: 2026-11-25T12:00:00Z, with .123, with +01:00, …
+_TEXT_TIMES = frozenset(
+    (20, 24, 25, 27, 29)
+)  # lengths of the usual forms: 2026-11-25T12:00:00Z, with .123, with +01:00, …
 _astuple = msgspec.structs.astuple
 _encode = msgspec.json.encode
 
@@ -77,7 +96,8 @@ assert Fields._fields == Event.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of some bodies. The accepted events are columns, all of the same length, in the order in which they came.
+    """What became of some bodies. The accepted events are columns, all of the same length, in the
+    order in which they came.
 
     Attributes:
         bodies, rows: in which of the bodies, and at which row of it, each accepted event stood.
@@ -103,7 +123,9 @@ class Contract:
 
     def __init__(self, plan: RoutePlan) -> None:
         self._plan = plan
-        self._decoders = {source: _Decoders.of(plan, source) for source in (*_UNTRUSTED, *contract.TRUSTED)}
+        self._decoders = {
+            source: _Decoders.of(plan, source) for source in (*_UNTRUSTED, *contract.TRUSTED)
+        }
 
     def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> Checked:
         """Decide on every event of some bodies, as `contract.check` does of each."""
@@ -116,7 +138,9 @@ class Contract:
 
     def _each_row(self, body: bytes, receipt: Receipt) -> Checked:
         accepted, refused = check(body, receipt, self._plan)
-        return _in_columns([(0, one.row, _whole(one)) for one in accepted], [(0, one) for one in refused])
+        return _in_columns(
+            [(0, one.row, _whole(one)) for one in accepted], [(0, one) for one in refused]
+        )
 
 
 _UNTRUSTED = (contract.DOOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
@@ -124,7 +148,9 @@ _UNTRUSTED = (contract.DOOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
 
 @dataclass(frozen=True, slots=True)
 class _Decoders:
-    """Of one event and of a list of them, as one source may send them; what it may not fails to decode."""
+    """Of one event and of a list of them, as one source may send them; what it may not fails to
+    decode.
+    """
 
     one: msgspec.json.Decoder
     many: msgspec.json.Decoder
@@ -134,16 +160,30 @@ class _Decoders:
         trusted = source in contract.TRUSTED
         never: set[str] = set() if trusted else {"answer"}
         if source in (contract.BROWSER, contract.BROWSER_IDENTIFY):
-            never.update(SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES))
+            never.update(
+                SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
+            )
         types: Any = Literal[tuple(type_ for type_ in plan.event_types if type_ not in never)]  # pyrefly: ignore
         fields = [
-            ("event_id", _Id), ("type", types), ("ts", _Time, None), ("sent_at", _Time, None),
-            *((name, _Id | None, None) for name in ("user_id", "anonymous_id", "session_id", "item_id")),
-            ("items", _Items | None, None), ("request_id", _Id | None, None), ("context", _Context | None, None),
-            ("properties", dict[str, Any] | None, None), ("timeless", bool, False),
-            ("received_at", _Time if trusted else None, None), ("answer", Answer | None if trusted else None, None),
-        ]  # fmt: skip
-        kind = msgspec.defstruct("Cleared", fields, forbid_unknown_fields=True, frozen=True, gc=False)
+            ("event_id", _Id),
+            ("type", types),
+            ("ts", _Time, None),
+            ("sent_at", _Time, None),
+            *(
+                (name, _Id | None, None)
+                for name in ("user_id", "anonymous_id", "session_id", "item_id")
+            ),
+            ("items", _Items | None, None),
+            ("request_id", _Id | None, None),
+            ("context", _Context | None, None),
+            ("properties", dict[str, Any] | None, None),
+            ("timeless", bool, False),
+            ("received_at", _Time if trusted else None, None),
+            ("answer", Answer | None if trusted else None, None),
+        ]
+        kind = msgspec.defstruct(
+            "Cleared", fields, forbid_unknown_fields=True, frozen=True, gc=False
+        )
         return cls(msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind]))
 
 
@@ -163,7 +203,9 @@ class _Batch:
     def take(self, number: int, body: bytes, decoders: _Decoders | None) -> None:
         """Decode a body, whole if that can be."""
         receipt = self._bodies[number][1]
-        if decoders is not None and b"\\u0000" not in body:  # no other way to write NUL, which no id may have
+        if (
+            decoders is not None and b"\\u0000" not in body
+        ):  # no other way to write NUL, which no id may have
             try:
                 if receipt.encoding != "ndjson" and body.lstrip()[:1] == b"[":
                     found = decoders.many.decode(body)
@@ -207,10 +249,15 @@ class _Batch:
         if not doubted and not self._rest:
             return Checked(self._body, self._row, fields, *times, ())
         asked = {*self._rest, *((self._body[index], self._row[index]) for index in doubted)}
-        # A body so deep that it was decoded here, and cannot be split a few calls further down: it is one row, as to the contract.
+        # A body so deep that it was decoded here, and cannot be split a few calls further down: it
+        # is one row, as to the contract.
         too_deep = {body for body, row in asked if row >= len(self._rows(body))}
-        whole = enumerate(zip(self._body, self._row, zip(self._decoded, *times, strict=True), strict=True))
-        accepted: list[_Decided] = [entry for index, entry in whole if index not in doubted and entry[0] not in too_deep]
+        whole = enumerate(
+            zip(self._body, self._row, zip(self._decoded, *times, strict=True), strict=True)
+        )
+        accepted: list[_Decided] = [
+            entry for index, entry in whole if index not in doubted and entry[0] not in too_deep
+        ]
         refused: list[tuple[int, Refusal]] = []
         for body, row in sorted({(body, 0 if body in too_deep else row) for body, row in asked}):
             one = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
@@ -222,20 +269,31 @@ class _Batch:
         return _in_columns(accepted, refused)
 
     def _times(self, fields: Fields, doubted: set[int]) -> "_Moments":
-        """ts, ts_original, sent_at and received_at of each row; what has no good time is added to `doubted`."""
-        ts_original, sent_at, said = (_micros(column, doubted) for column in (fields.ts, fields.sent_at, fields.received_at))
+        """ts, ts_original, sent_at and received_at of each row; what has no good time is added to
+        `doubted`.
+        """
+        ts_original, sent_at, said = (
+            _micros(column, doubted) for column in (fields.ts, fields.sent_at, fields.received_at)
+        )
         received_at: Sequence[int] = self._received
         ts: Sequence[Any] = ts_original
         stated = len(ts) - ts.count(None) + sent_at.count(None) + said.count(None)
         if stated < 3 * len(ts) or True in fields.timeless or self._imports:
             receipts = (self._bodies[number][1] for number in self._body)
             rows = zip(ts_original, sent_at, said, receipts, fields.timeless, strict=True)
-            moments = [resolve(at, sent, own, receipt, timeless=timeless) for at, sent, own, receipt, timeless in rows]
+            moments = [
+                resolve(at, sent, own, receipt, timeless=timeless)
+                for at, sent, own, receipt, timeless in rows
+            ]
             ts, received_at = [at for at, _ in moments], [came for _, came in moments]
         skew_us = self._plan.skew_us
         if ts and not (max(ts) <= min(received_at) + skew_us and min(ts) > 0):
             late = enumerate(zip(ts, received_at, fields.timeless, strict=True))
-            doubted.update(row for row, (at, came, timeless) in late if not (timeless or 0 < at <= came + skew_us))
+            doubted.update(
+                row
+                for row, (at, came, timeless) in late
+                if not (timeless or 0 < at <= came + skew_us)
+            )
         return ts, ts_original, sent_at, received_at
 
 
@@ -257,19 +315,45 @@ def _in_columns(accepted: Sequence[_Decided], refused: Sequence[tuple[int, Refus
 
 def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
     """The accepted events at `rows`, and what was refused, or not."""
-    columns: list[Any] = [checked.bodies, checked.rows, checked.ts, checked.ts_original, checked.sent_at, checked.received_at]
-    bodies, numbers, ts, ts_original, sent_at, received_at = ([column[row] for row in rows] for column in columns)
+    columns: list[Any] = [
+        checked.bodies,
+        checked.rows,
+        checked.ts,
+        checked.ts_original,
+        checked.sent_at,
+        checked.received_at,
+    ]
+    bodies, numbers, ts, ts_original, sent_at, received_at = (
+        [column[row] for row in rows] for column in columns
+    )
     picked: list[Any] = [[column[row] for row in rows] for column in checked.fields]
-    return Checked(bodies, numbers, Fields(*picked), ts, ts_original, sent_at, received_at, checked.refused if refused else ())
+    return Checked(
+        bodies,
+        numbers,
+        Fields(*picked),
+        ts,
+        ts_original,
+        sent_at,
+        received_at,
+        checked.refused if refused else (),
+    )
 
 
 def doubts(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
-    """The rows that their columns do not clear, times aside; no body of theirs is longer than `body_bytes_max`."""
+    """The rows that their columns do not clear, times aside; no body of theirs is longer than
+    `body_bytes_max`.
+    """
     found: set[int] = set()
     if fields.type:
         types = set(fields.type)
-        found.update(_without_subject(fields, types), _without_item(fields, types), _bad_answers(fields, types))
-        found.update(_bad_contexts(fields.context), _bad_properties(fields.properties, body_bytes_max))
+        found.update(
+            _without_subject(fields, types),
+            _without_item(fields, types),
+            _bad_answers(fields, types),
+        )
+        found.update(
+            _bad_contexts(fields.context), _bad_properties(fields.properties, body_bytes_max)
+        )
         for type_ in types & plan.rules.keys():
             found.update(_rule_breakers(fields, type_, plan))
     return found
@@ -278,43 +362,74 @@ def doubts(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
 def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
     users = fields.user_id
     if None in users or "identify" in types:
-        for row, (type_, user, visitor) in enumerate(zip(fields.type, users, fields.anonymous_id, strict=True)):
+        for row, (type_, user, visitor) in enumerate(
+            zip(fields.type, users, fields.anonymous_id, strict=True)
+        ):
             if type_ == "identify":
                 clear = user is not None and visitor is not None
             else:
-                clear = user is not None or type_ == "item" or (visitor is not None and type_ != "user")
+                clear = (
+                    user is not None or type_ == "item" or (visitor is not None and type_ != "user")
+                )
             if not clear:
                 yield row
     if "merge" in types:  # rare, and what it names stands among its properties
         yield from (row for row, type_ in enumerate(fields.type) if type_ == "merge")
     names: Any = [user for user in users if user is not None] if None in users else users
-    if _NEWLINE_ANONYMOUS in "\n" + "\n".join(names):  # cheaper than to ask each; the names are looked at only then
-        yield from (row for row, user in enumerate(users) if user and user.startswith(contract.ANONYMOUS_PREFIX))
+    if _NEWLINE_ANONYMOUS in "\n" + "\n".join(
+        names
+    ):  # cheaper than to ask each; the names are looked at only then
+        yield from (
+            row
+            for row, user in enumerate(users)
+            if user and user.startswith(contract.ANONYMOUS_PREFIX)
+        )
 
 
 def _without_item(fields: Fields, types: set[str]) -> Iterable[int]:
     if None in fields.item_id and not types.isdisjoint(_NEED_ITEM):
-        yield from (row for row, item in enumerate(fields.item_id) if item is None and fields.type[row] in _NEED_ITEM)
+        yield from (
+            row
+            for row, item in enumerate(fields.item_id)
+            if item is None and fields.type[row] in _NEED_ITEM
+        )
     if True in fields.timeless:
-        yield from (row for row, timeless in enumerate(fields.timeless) if timeless and fields.type[row] not in PROFILE_TYPES)
+        yield from (
+            row
+            for row, timeless in enumerate(fields.timeless)
+            if timeless and fields.type[row] not in PROFILE_TYPES
+        )
 
 
 def _bad_answers(fields: Fields, types: set[str]) -> Iterable[int]:
     if "answer" not in types:
         return
-    for row, (type_, answer, items) in enumerate(zip(fields.type, fields.answer, fields.items, strict=True)):
+    for row, (type_, answer, items) in enumerate(
+        zip(fields.type, fields.answer, fields.items, strict=True)
+    ):
         if type_ == "answer":
             given = () if answer is None else answer.propensities
             known = answer is not None and items is not None and fields.request_id[row] is not None
-            if not known or (given and not (len(given) == len(items or ()) and min(given) > 0.0 and max(given) <= 1.0)):
+            if not known or (
+                given
+                and not (len(given) == len(items or ()) and min(given) > 0.0 and max(given) <= 1.0)
+            ):
                 yield row
 
 
 def _bad_contexts(contexts: Sequence[Any]) -> Iterable[int]:
     countries = {context.country for context in contexts if context is not None}
-    bad = {country for country in countries if country is not None and not contract.COUNTRY.match(country)}
+    bad = {
+        country
+        for country in countries
+        if country is not None and not contract.COUNTRY.match(country)
+    }
     if bad:
-        yield from (row for row, context in enumerate(contexts) if context is not None and context.country in bad)
+        yield from (
+            row
+            for row, context in enumerate(contexts)
+            if context is not None and context.country in bad
+        )
 
 
 def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int) -> Iterable[int]:
@@ -323,16 +438,23 @@ def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int
         return
     names = set(chain.from_iterable(given))
     types = set(map(type, chain.from_iterable(map(dict.values, given))))
-    alarm = body_bytes_max * contract.GROWTH_MAX > contract.PROPERTIES_BYTES_MAX and len(_encode(given)) > contract.PROPERTIES_BYTES_MAX
+    alarm = (
+        body_bytes_max * contract.GROWTH_MAX > contract.PROPERTIES_BYTES_MAX
+        and len(_encode(given)) > contract.PROPERTIES_BYTES_MAX
+    )
     alarm = alarm or not types.isdisjoint(contract.NESTED)
     if body_bytes_max > contract.DIGITS and int in types:
-        integers = [value for value in chain.from_iterable(map(dict.values, given)) if type(value) is int]
+        integers = [
+            value for value in chain.from_iterable(map(dict.values, given)) if type(value) is int
+        ]
         alarm = alarm or not -contract.LARGEST < min(integers) <= max(integers) < contract.LARGEST
     for name in names & _COLUMNS:
         values = [value for properties in given if (value := properties.get(name)) is not None]
         alarm = alarm or (bool(values) and not _fits(name, values))
     if alarm:
-        yield from (row for row, properties in enumerate(column) if properties and _is_bad(properties))
+        yield from (
+            row for row, properties in enumerate(column) if properties and _is_bad(properties)
+        )
 
 
 def _fits(name: str, values: Sequence[Any]) -> bool:
@@ -357,8 +479,14 @@ def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]
     rules = plan.rules[type_]
     rows = [row for row, each in enumerate(fields.type) if each == type_]
     given = [fields.properties[row] or {} for row in rows]
-    if not all(all_keep(rule, [properties.get(rule.name) for properties in given]) for rule in rules):
-        yield from (row for row, properties in zip(rows, given, strict=True) if violation(rules, properties) is not None)
+    if not all(
+        all_keep(rule, [properties.get(rule.name) for properties in given]) for rule in rules
+    ):
+        yield from (
+            row
+            for row, properties in zip(rows, given, strict=True)
+            if violation(rules, properties) is not None
+        )
 
 
 def _micros(column: Sequence[int | str | None], doubted: set[int]) -> Sequence[int | None]:
@@ -379,11 +507,17 @@ def _micros(column: Sequence[int | str | None], doubted: set[int]) -> Sequence[i
 
 
 def _usual_times(texts: list[str]) -> Sequence[int | None]:
-    """The times that stand in texts of the usual forms, by Arrow; None where one has to be looked at by itself."""
+    """The times that stand in texts of the usual forms, by Arrow; None where one has to be looked
+    at by itself.
+    """
     if not _TEXT_TIMES.issuperset(map(len, texts)):
         return [None] * len(texts)
     try:
         moments = pa.array(texts, pa.string()).cast(TIME).cast(pa.int64()).to_numpy().tolist()
     except pa.ArrowInvalid:
         return [None] * len(texts)
-    return moments if min(moments) > _YEAR_1971 and max(moments) < contract.MICROSECONDS_END - _YEAR_1971 else [None] * len(texts)
+    return (
+        moments
+        if min(moments) > _YEAR_1971 and max(moments) < contract.MICROSECONDS_END - _YEAR_1971
+        else [None] * len(texts)
+    )

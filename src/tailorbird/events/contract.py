@@ -1,12 +1,16 @@
-"""The contract: one pure, versioned function that says whether an event is accepted, and if not, why and where.
+"""The contract: one pure, versioned function that says whether an event is accepted, and if not,
+why and where.
 
-Door and router apply it to the same body and the same receipt and so decide the same. It asks no clock and no store. They do so by
-`events.columnwise`, which clears ordinary events column by column and leaves the others to what stands here; this is what counts.
+Door and router apply it to the same body and the same receipt and so decide the same. It asks no
+clock and no store. They do so by `events.columnwise`, which clears ordinary events column by column
+and leaves the others to what stands here; this is what counts.
 
-    body ──split──► rows of JSON ──decode──► Event ──check──► Accepted, or Refusal(code, path, message)
+    body ──split──► rows of JSON ──decode──► Event ──check──► Accepted, or Refusal(code, path,
+    message)
 
-One bad event refuses itself alone; a body that is not JSON at all is one refused row. A line that an adapter wrote in place of a
-foreign record that it could not read (`Unread`) is refused with the reason that stands in it.
+One bad event refuses itself alone; a body that is not JSON at all is one refused row. A line that
+an adapter wrote in place of a foreign record that it could not read (`Unread`) is refused with the
+reason that stands in it.
 """
 
 import re
@@ -30,8 +34,13 @@ ITEMS_MAX = 1_000
 PROPERTIES_BYTES_MAX = 65_536
 DEPTH_MAX = 32
 ANONYMOUS_PREFIX = "anon:"
-DOOR, BROWSER, BROWSER_IDENTIFY = "door", "browser", "browser+identify"  # a client; one whose key everybody can read; see `Receipt`
-ERASED = b'{"erased":true}'  # stands in place of a row of somebody whose data were erased, see `events.erased`
+DOOR, BROWSER, BROWSER_IDENTIFY = (
+    "door",
+    "browser",
+    "browser+identify",
+)  # a client; one whose key everybody can read; see `Receipt`
+# stands in place of a row of somebody whose data were erased, see `events.erased`
+ERASED = b'{"erased":true}'
 
 DIGITS = 308  # as many has the first integer that no float may hold; who has fewer bytes has none
 LARGEST = 1 << 1023
@@ -47,7 +56,8 @@ COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
 _IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
 _ids_of = attrgetter(*_IDS)
 NESTED = frozenset((dict, list))
-GROWTH_MAX = 8  # what is written anew takes less than so many times what it took: 1e15 becomes 1000000000000000.0
+# what is written anew takes less than so many times what it took: 1e15 becomes 1000000000000000.0
+GROWTH_MAX = 8
 TRUSTED = frozenset(("import", "server"))
 NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
 MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
@@ -67,9 +77,10 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         received_at: microseconds.
-        source: "door" (a client), "browser" (one whose key is public, so that it sends neither profiles nor `identify`),
-            "browser+identify" (such a key that may send `identify`), "import" (an operator's files) or "server" (our own answers).
-            Only the last two may set server-owned fields.
+        source: "door" (a client), "browser" (one whose key is public, so that it sends neither
+            profiles nor `identify`), "browser+identify" (such a key that may send `identify`),
+            "import" (an operator's files) or "server" (our own answers). Only the last two may set
+            server-owned fields.
         encoding: "json" (one event or a list) or "ndjson" (one event a line).
         format: from which format the lines were made; "" for our own, as it came in.
         origins: of a replay, for each row where it stood when it was refused.
@@ -104,7 +115,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A foreign record that its adapter could not read, in place of an event; only adapters write it.
+    """A foreign record that its adapter could not read, in place of an event; only adapters write
+    it.
 
     Attributes:
         place: where it stood; ids of profiles are made from it where the record has none.
@@ -138,7 +150,9 @@ _LINE = re.compile(rb"\S[^\n]*")
 
 
 def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted], list[Refusal]]:
-    """Decide on every event of a body; rows are numbered from 0 in the order in which they stand in it."""
+    """Decide on every event of a body; rows are numbered from 0 in the order in which they stand in
+    it.
+    """
     accepted: list[Accepted] = []
     refused: list[Refusal] = []
     for row, raw in enumerate(split(body, receipt.encoding)):
@@ -150,7 +164,9 @@ def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted
     return accepted, refused
 
 
-def check_row(row: int, raw: bytes | memoryview, receipt: Receipt, plan: RoutePlan) -> Accepted | Refusal:
+def check_row(
+    row: int, raw: bytes | memoryview, receipt: Receipt, plan: RoutePlan
+) -> Accepted | Refusal:
     """Decide on one row of those that `split` gives."""
     try:
         return _check_one(row, _decode(raw, receipt), len(raw), receipt, plan)
@@ -171,7 +187,9 @@ def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
 
 
 def count_rows(body: bytes, encoding: str) -> int:
-    """How many rows `split` gives. None is decoded; of a list each is pointed at for a moment, 72 bytes, which is what too many cost."""
+    """How many rows `split` gives. None is decoded; of a list each is pointed at for a moment, 72
+    bytes, which is what too many cost.
+    """
     if encoding == "ndjson":
         return sum(1 for _ in _LINE.finditer(body)) or 1
     if body.lstrip()[:1] == b"[":
@@ -196,7 +214,9 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
     except msgspec.ValidationError as error:
         if bytes(raw) == ERASED:
             raise Breach("erased", "$", "it was of somebody whose data were erased") from None
-        if (receipt.format or receipt.source == "import") and (unread := unread_of(raw)) is not None:
+        if (receipt.format or receipt.source == "import") and (
+            unread := unread_of(raw)
+        ) is not None:
             raise Breach(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
@@ -204,7 +224,9 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
         path = path.rstrip("`") or "$"
         if "unknown field" in text:
             name = text.rpartition("`")[0].rpartition("`")[2]
-            raise Breach("unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties") from None
+            raise Breach(
+                "unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties"
+            ) from None
         if "missing required field" in text:
             name = text.rpartition("`")[0].rpartition("`")[2]
             raise Breach("missing", f"{path}.{name}", f"expected {name}") from None
@@ -230,12 +252,18 @@ def _check_list(raw: bytes | memoryview) -> None:
 def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
-        raise Breach("unknown_type", "$.type", f"expected one of {', '.join(_sendable(plan))}, got {show(event.type)}")
+        raise Breach(
+            "unknown_type",
+            "$.type",
+            f"expected one of {', '.join(_sendable(plan))}, got {show(event.type)}",
+        )
     _check_owner(event, receipt)
     _check_subject(event)
     _check_context(event)
     _check_properties(event, size)
-    if (rules := plan.rules.get(event.type)) is not None and (broken := violation(rules, event.properties)) is not None:
+    if (rules := plan.rules.get(event.type)) is not None and (
+        broken := violation(rules, event.properties)
+    ) is not None:
         raise Breach(*broken)
     said = None if event.received_at is None else to_micros(event.received_at, "$.received_at")
     ts_original = None if event.ts is None else to_micros(event.ts, "$.ts")
@@ -243,8 +271,14 @@ def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RouteP
     ts, received_at = resolve(ts_original, sent_at, said, receipt, timeless=event.timeless)
     if event.timeless:
         return Accepted(row, event, ts, ts_original, sent_at, received_at)
-    if ts > received_at + plan.skew_us and receipt.source != "server":  # an answer's time is that of what it read of
-        raise Breach("ts_in_future", "$.ts", f"expected a time before {to_iso(received_at)}, when it arrived, got {show(event.ts)}")
+    if (
+        ts > received_at + plan.skew_us and receipt.source != "server"
+    ):  # an answer's time is that of what it read of
+        raise Breach(
+            "ts_in_future",
+            "$.ts",
+            f"expected a time before {to_iso(received_at)}, when it arrived, got {show(event.ts)}",
+        )
     if ts <= 0:
         raise Breach("ts_absurd", "$.ts", f"expected a time after 1970, got {show(event.ts)}")
     return Accepted(row, event, ts, ts_original, sent_at, received_at)
@@ -255,10 +289,14 @@ def _sendable(plan: RoutePlan) -> list[str]:
     return [type_ for type_ in plan.event_types if type_ != "answer"]
 
 
-def resolve(ts: int | None, sent_at: int | None, said: int | None, receipt: Receipt, *, timeless: bool) -> tuple[int, int]:
-    """When an event happened, and when it came in, from the times that it states: `said` is its own `received_at`.
+def resolve(
+    ts: int | None, sent_at: int | None, said: int | None, receipt: Receipt, *, timeless: bool
+) -> tuple[int, int]:
+    """When an event happened, and when it came in, from the times that it states: `said` is its own
+    `received_at`.
 
-    Of a file that does not say when its events came in nobody knows how its senders' clocks stood to ours: they are believed.
+    Of a file that does not say when its events came in nobody knows how its senders' clocks stood
+    to ours: they are believed.
     """
     received_at = receipt.received_at if said is None else said
     if timeless:
@@ -275,13 +313,25 @@ def _check_ids(event: Event) -> None:
         if value is not None:
             _check_id(value, f"$.{name}")
     if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
-        raise Breach("reserved_prefix", "$.user_id", f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id")
+        raise Breach(
+            "reserved_prefix",
+            "$.user_id",
+            f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id",
+        )
     if event.items is not None:
         if len(event.items) > ITEMS_MAX:
-            raise Breach("too_large", "$.items", f"expected at most {ITEMS_MAX} items, got {len(event.items)}")
+            raise Breach(
+                "too_large",
+                "$.items",
+                f"expected at most {ITEMS_MAX} items, got {len(event.items)}",
+            )
         for index, item in enumerate(event.items):
             if not item or len(item) > ID_LENGTH_MAX or "\x00" in item:
-                raise Breach("bad_id", f"$.items[{index}]", f"expected 1 to {ID_LENGTH_MAX} characters without NUL")
+                raise Breach(
+                    "bad_id",
+                    f"$.items[{index}]",
+                    f"expected 1 to {ID_LENGTH_MAX} characters without NUL",
+                )
 
 
 def _check_id(value: str, path: str) -> None:
@@ -300,20 +350,38 @@ def _check_owner(event: Event, receipt: Receipt) -> None:
         raise Breach("server_owned", "$.received_at", "only the server sets it; leave it out")
     if event.answer is not None or event.type == "answer":
         path = "$.type" if event.answer is None else "$.answer"
-        raise Breach("server_owned", path, "only the server records answers; send an impression instead")
+        raise Breach(
+            "server_owned", path, "only the server records answers; send an impression instead"
+        )
 
 
 def _check_browser(event: Event, receipt: Receipt) -> None:
-    """Whoever opens the page has the key: they may tell what happened, not who somebody is or what an item is."""
+    """Whoever opens the page has the key: they may tell what happened, not who somebody is or what
+    an item is.
+    """
     if event.type in SHARED_TYPES:
-        raise Breach("browser_key", "$.type", f"a browser's key may not send {event.type}; send it from your own server, with a write key")
+        raise Breach(
+            "browser_key",
+            "$.type",
+            f"a browser's key may not send {event.type}; send it from your own server, with "
+            "a write key",
+        )
     if event.type == "identify" and receipt.source != BROWSER_IDENTIFY:
-        raise Breach("browser_key", "$.type", "this browser's key may not send identify; send it from your own server, with a write key")
+        raise Breach(
+            "browser_key",
+            "$.type",
+            "this browser's key may not send identify; send it from your own server, with a "
+            "write key",
+        )
 
 
 def _check_subject(event: Event) -> None:
     if event.timeless and event.type not in PROFILE_TYPES:
-        raise Breach("timeless_event", "$.timeless", f"only profiles (user, item) may be timeless, got type {event.type}")
+        raise Breach(
+            "timeless_event",
+            "$.timeless",
+            f"only profiles (user, item) may be timeless, got type {event.type}",
+        )
     if event.type == "item":
         if event.item_id is None:
             raise Breach("missing", "$.item_id", "an item profile needs an item_id")
@@ -337,27 +405,50 @@ def _check_merge(event: Event) -> None:
     path, into = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
     if event.user_id is None:
         raise Breach(
-            "missing", "$.user_id", f"a merge needs the user_id that is somebody else from now on, named by properties.{MERGED_INTO}"
+            "missing",
+            "$.user_id",
+            "a merge needs the user_id that is somebody else from now on, named by "
+            f"properties.{MERGED_INTO}",
         )
     if into is None:
-        raise Breach("missing", path, "a merge needs the user whom its user_id is from now on; itself, to take back an earlier one")
+        raise Breach(
+            "missing",
+            path,
+            "a merge needs the user whom its user_id is from now on; itself, to take back an "
+            "earlier one",
+        )
     if not isinstance(into, str):
         raise Breach("wrong_type", path, f"expected text, got {show(into)}")
     _check_id(into, path)
     if into.startswith(ANONYMOUS_PREFIX):
-        raise Breach("reserved_prefix", path, f"{ANONYMOUS_PREFIX} marks people who are not known; a visitor is tied to a user by identify")
+        raise Breach(
+            "reserved_prefix",
+            path,
+            f"{ANONYMOUS_PREFIX} marks people who are not known; a visitor is tied to a user "
+            "by identify",
+        )
 
 
 def _check_answer(event: Event) -> None:
     if event.answer is None or event.items is None or event.request_id is None:
-        name = "answer" if event.answer is None else "items" if event.items is None else "request_id"
+        name = (
+            "answer" if event.answer is None else "items" if event.items is None else "request_id"
+        )
         raise Breach("missing", f"$.{name}", f"an answer needs {name}")
     given = event.answer.propensities
     if given and len(given) != len(event.items):
-        raise Breach("wrong_type", "$.answer.propensities", f"expected {len(event.items)} values, one an item, got {len(given)}")
+        raise Breach(
+            "wrong_type",
+            "$.answer.propensities",
+            f"expected {len(event.items)} values, one an item, got {len(given)}",
+        )
     for index, value in enumerate(given):
         if not 0.0 < value <= 1.0:
-            raise Breach("number_out_of_range", f"$.answer.propensities[{index}]", f"expected a value in (0, 1], got {value}")
+            raise Breach(
+                "number_out_of_range",
+                f"$.answer.propensities[{index}]",
+                f"expected a value in (0, 1], got {value}",
+            )
 
 
 def _check_context(event: Event) -> None:
@@ -365,13 +456,25 @@ def _check_context(event: Event) -> None:
     if context is None:
         return
     if context.country is not None and not COUNTRY.match(context.country):
-        raise Breach("bad_country", "$.context.country", f"expected a two-letter code, got {show(context.country)}")
+        raise Breach(
+            "bad_country",
+            "$.context.country",
+            f"expected a two-letter code, got {show(context.country)}",
+        )
     for name in ("device", "page", "referrer", "user_agent"):
         value = getattr(context, name)
         if value is not None and len(value) > TEXT_LENGTH_MAX:
-            raise Breach("too_large", f"$.context.{name}", f"expected at most {TEXT_LENGTH_MAX} characters, got {len(value)}")
+            raise Breach(
+                "too_large",
+                f"$.context.{name}",
+                f"expected at most {TEXT_LENGTH_MAX} characters, got {len(value)}",
+            )
     if context.utc_offset_min is not None and abs(context.utc_offset_min) > 14 * 60:
-        raise Breach("number_out_of_range", "$.context.utc_offset_min", f"expected -840 to 840, got {context.utc_offset_min}")
+        raise Breach(
+            "number_out_of_range",
+            "$.context.utc_offset_min",
+            f"expected -840 to 840, got {context.utc_offset_min}",
+        )
 
 
 def _check_properties(event: Event, size: int) -> None:
@@ -387,15 +490,31 @@ def _check_properties(event: Event, size: int) -> None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Breach("wrong_type", f"$.properties.{name}", f"expected a number, got {show(value)}")
+            raise Breach(
+                "wrong_type", f"$.properties.{name}", f"expected a number, got {show(value)}"
+            )
         if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
-            raise Breach("number_out_of_range", f"$.properties.{name}", f"expected {low:g} to {high:g}, got {show(value)}")
-    if not NESTED.isdisjoint(map(type, properties.values())) and (path := too_deep(properties)) is not None:
+            raise Breach(
+                "number_out_of_range",
+                f"$.properties.{name}",
+                f"expected {low:g} to {high:g}, got {show(value)}",
+            )
+    if (
+        not NESTED.isdisjoint(map(type, properties.values()))
+        and (path := too_deep(properties)) is not None
+    ):
         raise Breach("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
     if size > DIGITS and (path := too_long(properties)) is not None:
         raise Breach("number_out_of_range", path, "expected a number below 1e308")
-    if size * GROWTH_MAX > PROPERTIES_BYTES_MAX and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX:
-        raise Breach("too_large", "$.properties", f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}")
+    if (
+        size * GROWTH_MAX > PROPERTIES_BYTES_MAX
+        and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX
+    ):
+        raise Breach(
+            "too_large",
+            "$.properties",
+            f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}",
+        )
 
 
 def too_deep(properties: dict) -> str | None:
@@ -404,20 +523,30 @@ def too_deep(properties: dict) -> str | None:
 
 
 def too_long(properties: dict) -> str | None:
-    """Where an integer stands that no float holds, if anywhere: what reads numbers of events could not go on."""
+    """Where an integer stands that no float holds, if anywhere: what reads numbers of events could
+    not go on.
+    """
     stack = [(f"$.properties.{name}", value) for name, value in properties.items()]
     while stack:
         path, value = stack.pop()
         if type(value) is int and not -LARGEST < value < LARGEST:
             return path
         if isinstance(value, dict | list):
-            stack.extend((path, inner) for inner in (value.values() if isinstance(value, dict) else value))
+            stack.extend(
+                (path, inner) for inner in (value.values() if isinstance(value, dict) else value)
+            )
     return None
 
 
 def _depths(properties: dict) -> Iterator[tuple[str, int]]:
-    """Each nested container below `properties` with its depth; only those are looked at, most events have none."""
-    stack = [(f"$.properties.{name}", value, 1) for name, value in properties.items() if isinstance(value, dict | list)]
+    """Each nested container below `properties` with its depth; only those are looked at, most
+    events have none.
+    """
+    stack = [
+        (f"$.properties.{name}", value, 1)
+        for name, value in properties.items()
+        if isinstance(value, dict | list)
+    ]
     while stack:
         path, value, depth = stack.pop()
         yield path, depth
@@ -432,7 +561,11 @@ def to_micros(value: int | str, path: str) -> int:
     if isinstance(value, int):
         if 0 < value < MICROSECONDS_MIN:
             unit = "milliseconds" if value > MICROSECONDS_MIN // 1_000 else "seconds"
-            raise Breach("bad_time", path, f"expected microseconds since 1970, got {value}, which looks like {unit}")
+            raise Breach(
+                "bad_time",
+                path,
+                f"expected microseconds since 1970, got {value}, which looks like {unit}",
+            )
         if not 0 < value < MICROSECONDS_END:
             raise Breach("bad_time", path, f"expected microseconds since 1970, got {value}")
         return value
@@ -440,9 +573,15 @@ def to_micros(value: int | str, path: str) -> int:
         moment = datetime.fromisoformat(value)
         offset = moment.utcoffset()
     except ValueError:
-        raise Breach("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}") from None
+        raise Breach(
+            "bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}"
+        ) from None
     if offset is None:
-        raise Breach("bad_time", path, f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {show(value)}")
+        raise Breach(
+            "bad_time",
+            path,
+            f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {show(value)}",
+        )
     naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
     if naive is None:
         raise Breach("bad_time", path, f"expected a year from 1970 to 9998, got {show(value)}")

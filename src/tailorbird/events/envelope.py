@@ -1,12 +1,15 @@
-"""The envelope: what an event looks like on the wire. How it is checked stands in `events.contract`; how it is stored, in `events.schema`.
+"""The envelope: what an event looks like on the wire. How it is checked stands in
+`events.contract`; how it is stored, in `events.schema`.
 
-    {"event_id": "9f1c…", "type": "click", "ts": "2026-11-25T12:00:00Z", "sent_at": "2026-11-25T12:00:01Z",
-     "user_id": "42", "anonymous_id": "c0ffee", "session_id": "s7", "item_id": "i93", "request_id": "r55",
-     "context": {"device": "phone", "country": "NO"}, "properties": {"dwell_ms": 5400}}
+    {"event_id": "9f1c…", "type": "click", "ts": "2026-11-25T12:00:00Z", "sent_at":
+     "2026-11-25T12:00:01Z", "user_id": "42", "anonymous_id": "c0ffee", "session_id": "s7",
+     "item_id": "i93", "request_id": "r55", "context": {"device": "phone", "country": "NO"},
+     "properties": {"dwell_ms": 5400}}
 
-A time is RFC 3339 text with a zone, or an integer of microseconds since 1970. Profiles are events too: `{"type": "item",
-"item_id": "i93", "properties": {"title": "Rain coat", "price": 80}}`; one with `"timeless": true` has been valid from the
-beginning. `answer` and `received_at` are the server's own: a client that sends them is refused.
+A time is RFC 3339 text with a zone, or an integer of microseconds since 1970. Profiles are events
+too: `{"type": "item", "item_id": "i93", "properties": {"title": "Rain coat", "price": 80}}`; one
+with `"timeless": true` has been valid from the beginning. `answer` and `received_at` are the
+server's own: a client that sends them is refused.
 """
 
 from typing import Any
@@ -26,7 +29,8 @@ class Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defa
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
-    """What only the server knows of an answer that it gave; the items shown stand in `Event.items`, best first.
+    """What only the server knows of an answer that it gave; the items shown stand in `Event.items`,
+    best first.
 
     Attributes:
         slot: the place of the site that asked.
@@ -34,7 +38,8 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defau
         experiment: its name, `""` outside an experiment.
         model: the version of the bundle that ranked, `"fallback"` without one.
         query: what was searched for, if anything.
-        propensities: for each item, in (0, 1], with which probability it was shown at this position.
+        propensities: for each item, in (0, 1], with which probability it was shown at this
+            position.
     """
 
     slot: str

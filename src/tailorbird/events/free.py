@@ -1,9 +1,12 @@
-"""What people and sites wrote into an event, as against what says what it is; and an event, or a JSON value, without some of that.
+"""What people and sites wrote into an event, as against what says what it is; and an event, or a
+JSON value, without some of that.
 
-Whether a text mentions somebody, others decide: `privacy.mention`, which knows ids, and `events.erased`, which knows keyed hashes.
+Whether a text mentions somebody, others decide: `privacy.mention`, which knows ids, and
+`events.erased`, which knows keyed hashes.
 
-A text is taken apart into what may be an id within it (`candidates`): the text itself, runs of digits, and stretches of words, of as
-many as ids have. "from user-12 (ord-417650)" may mention "user-12", "ord-417650" and "417650".
+A text is taken apart into what may be an id within it (`candidates`): the text itself, runs of
+digits, and stretches of words, of as many as ids have. "from user-12 (ord-417650)" may mention
+"user-12", "ord-417650" and "417650".
 """
 
 import re
@@ -11,7 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # what of an event's context is free text
-THINGS = ("event_id", "session_id", "request_id")  # ids that a site makes, and may make of somebody's
+THINGS = (
+    "event_id",
+    "session_id",
+    "request_id",
+)  # ids that a site makes, and may make of somebody's
 WITHIN_MIN = 6  # characters from which on an id is looked for within texts
 LENGTH_MAX = 256  # of what is taken for an id
 WORD = r"[\w\u0300-\u036f-]"  # what words and ids are made of
@@ -20,7 +27,9 @@ _WORDS = re.compile(f"{WORD}+")
 _NUMBERS = re.compile(f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{LENGTH_MAX}}}{NO_DIGIT_BEHIND}")
 
 NAME = "\0name"  # see `leaves`
-_WHO = re.compile("user|anonymous|visitor|customer", re.IGNORECASE)  # names of fields that say who somebody is, ours and foreign ones
+_WHO = re.compile(
+    "user|anonymous|visitor|customer", re.IGNORECASE
+)  # names of fields that say who somebody is, ours and foreign ones
 
 Says = Callable[[str, object], bool]  # whether the value of a field, by its name, mentions somebody
 
@@ -52,20 +61,33 @@ def words_of(text: str) -> int:
 
 
 def without(value: object, says: Says, is_name: Callable[[str], bool], name: str = "") -> object:
-    """A JSON value with null in place of each text and number that mentions somebody, and without fields whose names do."""
+    """A JSON value with null in place of each text and number that mentions somebody, and without
+    fields whose names do.
+    """
     if isinstance(value, list):
         return [without(one, says, is_name, name) for one in value]
     if isinstance(value, dict):
-        return {name: without(one, says, is_name, name) for name, one in value.items() if not is_name(name)}
+        return {
+            name: without(one, says, is_name, name)
+            for name, one in value.items()
+            if not is_name(name)
+        }
     return None if says(name, value) else value
 
 
-def of_another(event: Mapping[str, Any], says: Says, is_name: Callable[[str], bool]) -> dict[str, Any]:
-    """An event that was accepted, as it came in, without what it says of somebody else than whose it is."""
+def of_another(
+    event: Mapping[str, Any], says: Says, is_name: Callable[[str], bool]
+) -> dict[str, Any]:
+    """An event that was accepted, as it came in, without what it says of somebody else than whose
+    it is.
+    """
     found = dict(event)
     for part, names in (("context", CONTEXT), ("answer", ("query",))):
         if isinstance(fields := event.get(part), dict):
-            found[part] = {name: None if name in names and isinstance(one, str) and says("", one) else one for name, one in fields.items()}
+            found[part] = {
+                name: None if name in names and isinstance(one, str) and says("", one) else one
+                for name, one in fields.items()
+            }
     if "properties" in event:
         found["properties"] = without(event["properties"], says, is_name)
     return found
@@ -77,7 +99,9 @@ def texts_in(value: object) -> Iterable[str]:
 
 
 def who_said(value: object) -> Iterator[str]:
-    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields that say who somebody is."""
+    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields
+    that say who somebody is.
+    """
     return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
 
 
@@ -95,7 +119,9 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
         name, one = stack.pop()
         if isinstance(one, dict):
             stack.extend((NAME, each) for each in one)
-            stack.extend((name if _WHO.search(name) else each, inner) for each, inner in one.items())
+            stack.extend(
+                (name if _WHO.search(name) else each, inner) for each, inner in one.items()
+            )
         elif isinstance(one, list):
             stack.extend((name, inner) for inner in one)
         else:

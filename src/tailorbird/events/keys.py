@@ -1,8 +1,8 @@
 """Stated hashes: entity keys, dictionary codes, tie-breaks and assignment buckets.
 
-Every id that leaves the event's text form becomes 64 bits of BLAKE2b. The same text gives the same key on every machine
-and in every version: these functions have fixed test vectors and must never change. Two of a hundred million keys
-collide with probability 3e-4; of ten million, 3e-6.
+Every id that leaves the event's text form becomes 64 bits of BLAKE2b. The same text gives the same
+key on every machine and in every version: these functions have fixed test vectors and must never
+change. Two of a hundred million keys collide with probability 3e-4; of ten million, 3e-6.
 
     hash64(text)      = first 8 bytes, little endian, of BLAKE2b(text in UTF-8, digest_size=8, person="tailorbird")
     combine(a, b, …)  = h ← MIX(h ^ part) for each part in order, from h = 0x243F6A8885A308D3
@@ -24,12 +24,18 @@ _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 def hash64(text: str) -> int:
     """The key of one text, in [0, 2**64)."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest(), "little")
+    return int.from_bytes(
+        blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest(), "little"
+    )
 
 
 def hash64s(texts: Iterable[str]) -> Keys:
-    """The keys of many texts, shape (n,). Hash unique values where texts repeat: this costs 1 µs a text."""
-    data = b"".join(blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest() for text in texts)
+    """The keys of many texts, shape (n,). Hash unique values where texts repeat: this costs 1 µs a
+    text.
+    """
+    data = b"".join(
+        blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest() for text in texts
+    )
     return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False)
 
 

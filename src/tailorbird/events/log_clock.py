@@ -1,7 +1,9 @@
-"""The clock of a project whose log ended long ago: it goes on from there, in all roles and commands, until the site is live.
+"""The clock of a project whose log ended long ago: it goes on from there, in all roles and
+commands, until the site is live.
 
-People, counts and trends of an old log say nothing as of today: every window is empty. So `up` writes into a file how far the log
-lies back, and each role goes by the machine's clock less that. The first event that says today's time, or `up --live`, ends it.
+People, counts and trends of an old log say nothing as of today: every window is empty. So `up`
+writes into a file how far the log lies back, and each role goes by the machine's clock less that.
+The first event that says today's time, or `up --live`, ends it.
 """
 
 import json
@@ -68,4 +70,6 @@ class LogClock:
             return 0
         except (ValueError, TypeError, KeyError) as error:
             fix = "delete it: up writes it anew where the log ended long ago"
-            raise DamageError(f"is not what up wrote: {error}", where=str(self._file), fix=fix) from None
+            raise DamageError(
+                f"is not what up wrote: {error}", where=str(self._file), fix=fix
+            ) from None

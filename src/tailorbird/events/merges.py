@@ -1,11 +1,13 @@
-"""Whom a user is after merges: a site found out that two of its users are one, and says so by a `merge`.
+"""Whom a user is after merges: a site found out that two of its users are one, and says so by a
+`merge`.
 
     merge at t: user_id 41, merged_into 42        events of 41 from t on are those of 42; what was before stays 41's
     then at u:  user_id 42, merged_into 43        from u on, those of 41 and of 42 are those of 43
     then at v:  user_id 41, merged_into 41        taken back: from v on, 41 is 41 again
 
-Of merges that go round in a circle the newest holds: whom it names, all of the circle are. So the result depends on the merges alone,
-and not on the order in which they came. Router and readers of the state both ask this function, each of what it knows.
+Of merges that go round in a circle the newest holds: whom it names, all of the circle are. So the
+result depends on the merges alone, and not on the order in which they came. Router and readers of
+the state both ask this function, each of what it knows.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +18,13 @@ import pyarrow.compute as pc
 
 from tailorbird.events.schema import micros
 
-COLUMNS = ("type", "user_id", "person", "ts", "p")  # of routed events, by which their merges are known
+COLUMNS = (
+    "type",
+    "user_id",
+    "person",
+    "ts",
+    "p",
+)  # of routed events, by which their merges are known
 
 
 class Merge(NamedTuple):
@@ -28,7 +36,9 @@ class Merge(NamedTuple):
 
 
 def merge_rows(events: pa.Table) -> pa.Table:
-    """The merges among routed events, by (ts, p): of a user's the last is the newest. Needs `COLUMNS`."""
+    """The merges among routed events, by (ts, p): of a user's the last is the newest. Needs
+    `COLUMNS`.
+    """
     whole = pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["person"]))
     kept = pc.fill_null(pc.and_(pc.equal(events["type"], "merge"), whole), False)
     return events.filter(kept).sort_by([("ts", "ascending"), ("p", "ascending")])
@@ -36,7 +46,9 @@ def merge_rows(events: pa.Table) -> pa.Table:
 
 def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
     """The user and the merge of each of the `merge_rows`."""
-    merges = map(Merge, micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["person"].to_pylist())
+    merges = map(
+        Merge, micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["person"].to_pylist()
+    )
     return list(zip(rows["user_id"].to_pylist(), merges, strict=True))
 
 
@@ -48,17 +60,25 @@ def by_former(told: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
     return found
 
 
-def holding_at(told: Mapping[str, list[Merge]], ts: int, p: int = 1 << 63) -> Callable[[str], Merge | None]:
-    """Of users' merges (`by_former`) the one that holds at a time, as `survivor` asks for it; of those alone that had come before `p`."""
+def holding_at(
+    told: Mapping[str, list[Merge]], ts: int, p: int = 1 << 63
+) -> Callable[[str], Merge | None]:
+    """Of users' merges (`by_former`) the one that holds at a time, as `survivor` asks for it; of
+    those alone that had come before `p`.
+    """
 
     def holding(user: str) -> Merge | None:
-        return next((merge for merge in reversed(told.get(user, ())) if merge.ts <= ts and merge.p < p), None)
+        return next(
+            (merge for merge in reversed(told.get(user, ())) if merge.ts <= ts and merge.p < p),
+            None,
+        )
 
     return holding
 
 
 def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:
-    """Whom `user` is, and the newest time of the merges that say so; the user itself and 0 where none does.
+    """Whom `user` is, and the newest time of the merges that say so; the user itself and 0 where
+    none does.
 
     Args:
         merge_of: the merge of a user that holds at the time in question.

@@ -1,4 +1,5 @@
-"""In which partition an event is routed, where the logs have several, and how a body is cut for them.
+"""In which partition an event is routed, where the logs have several, and how a body is cut for
+them.
 
     item, user, merge 0, from where every router follows them: any event may name any item or user
     anonymous_id      hash64 of it: what identifies a visitor stands beside all that this visitor does, and before it
@@ -50,7 +51,8 @@ def own_rows(fields: Fields, number: int, count: int) -> list[int]:
 
 
 def cut(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int]]:
-    """The bodies, by partition, that hold the rows of this one, in its order; and how many rows each has.
+    """The bodies, by partition, that hold the rows of this one, in its order; and how many rows
+    each has.
 
     A body all of whose rows belong together stays as it came in, to the byte.
     """
@@ -61,7 +63,9 @@ def cut(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int
     parts: dict[int, list[bytes]] = {}
     for place, row in zip(places, rows, strict=True):
         parts.setdefault(place, []).append(bytes(row))
-    return {place: (_joined(some, receipt.encoding), len(some)) for place, some in sorted(parts.items())}
+    return {
+        place: (_joined(some, receipt.encoding), len(some)) for place, some in sorted(parts.items())
+    }
 
 
 def _place(row: bytes | memoryview, count: int) -> int:

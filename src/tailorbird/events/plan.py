@@ -1,8 +1,8 @@
 """The route plan: what door and router need to know of a project's declarations, as plain data.
 
-`config` compiles it from `tailorbird.toml`, `features.py` and `slots.py`, so that neither the door nor the router
-imports the project's Python. It is stored beside the logs, and its `version` (a hash of its content) stands in each
-routed block.
+`config` compiles it from `tailorbird.toml`, `features.py` and `slots.py`, so that neither the door
+nor the router imports the project's Python. It is stored beside the logs, and its `version` (a hash
+of its content) stands in each routed block.
 """
 
 from hashlib import blake2b
@@ -31,9 +31,13 @@ EVENT_TYPES = (
     "merge",
 )
 PROFILE_TYPES = ("user", "item")
-SHARED_TYPES = (*PROFILE_TYPES, "merge")  # what they say holds for events of anybody: every router knows it, and no browser may send it
+SHARED_TYPES = (
+    *PROFILE_TYPES,
+    "merge",
+)  # what they say holds for events of anybody: every router knows it, and no browser may send it
 MERGED_INTO = "merged_into"  # the property of a `merge` that says whom its user is from then on
-INTO_ERASED = "into_erased"  # true of a merge into somebody who is erased, which is one into the user itself by now
+# true of a merge into somebody who is erased, which is one into the user itself by now
+INTO_ERASED = "into_erased"
 
 
 class SlotPlan(msgspec.Struct, frozen=True):

@@ -1,13 +1,17 @@
-"""Pseudonyms: `user_id` and `anonymous_id` become keyed hashes before anything is written, the same everywhere for the same key.
+"""Pseudonyms: `user_id` and `anonymous_id` become keyed hashes before anything is written, the same
+everywhere for the same key.
 
-    pseudonym = hexadecimal BLAKE2b(id in UTF-8, 16 bytes, key, person = "user_id" or "anonymous_id")
+    pseudonym = hexadecimal BLAKE2b(id in UTF-8, 16 bytes, key, person = "user_id" or
+    "anonymous_id")
 
-Whoever has the data but not the key cannot tell whose it is; when the key is destroyed, nobody can. Queries are treated alike, so
-that features are found; so is whom a `merge` names. What else stands in `properties`, in addresses of pages and in the ids of events and
-sessions is the site's and stays as it is.
+Whoever has the data but not the key cannot tell whose it is; when the key is destroyed, nobody can.
+Queries are treated alike, so that features are found; so is whom a `merge` names. What else stands
+in `properties`, in addresses of pages and in the ids of events and sessions is the site's and stays
+as it is.
 
-A body keeps its rows and what is right or wrong about each, so that the contract decides on it as on the original; but what is
-refused is kept whole in quarantine, and so a row must not hold an id where nobody looks for one. What cannot be vouched for goes:
+A body keeps its rows and what is right or wrong about each, so that the contract decides on it as
+on the original; but what is refused is kept whole in quarantine, and so a row must not hold an id
+where nobody looks for one. What cannot be vouched for goes:
 
     no field of the envelope         its name and value
     a value of another type          becomes an empty one
@@ -26,7 +30,15 @@ import msgspec
 
 from tailorbird.errors import ConfigError
 from tailorbird.events.adapters.batch import ROW, Batch
-from tailorbird.events.contract import ANONYMOUS_PREFIX, COUNTRY, ID_LENGTH_MAX, Breach, split, to_micros, unread_of
+from tailorbird.events.contract import (
+    ANONYMOUS_PREFIX,
+    COUNTRY,
+    ID_LENGTH_MAX,
+    Breach,
+    split,
+    to_micros,
+    unread_of,
+)
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.plan import EVENT_TYPES, MERGED_INTO
 
@@ -34,8 +46,19 @@ KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"
 _SUBJECTS = ("user_id", "anonymous_id")
 _PARTS: dict[str, type[msgspec.Struct]] = {"": Event, "context": Context, "answer": Answer}
-_TYPES = {part: {field.name: field.type for field in msgspec.structs.fields(of)} for part, of in _PARTS.items()}
-_EMPTY: dict[type, object] = {str: "", int: 0, float: 0.5, bool: True, list: [0], dict: {}, type(None): None}
+_TYPES = {
+    part: {field.name: field.type for field in msgspec.structs.fields(of)}
+    for part, of in _PARTS.items()
+}
+_EMPTY: dict[type, object] = {
+    str: "",
+    int: 0,
+    float: 0.5,
+    bool: True,
+    list: [0],
+    dict: {},
+    type(None): None,
+}
 _NO_JSON = b"{"
 _TIMES = ("ts", "sent_at", "received_at")
 _FAR = 10**18  # microseconds, beyond what a time may be
@@ -54,7 +77,10 @@ class Pseudonyms:
 
     def __init__(self, key: str) -> None:
         if len(key) < KEY_LENGTH_MIN:
-            fix = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one; keep it outside the project"
+            fix = (
+                "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one; keep "
+                "it outside the project"
+            )
             raise ConfigError(f"has fewer than {KEY_LENGTH_MIN} characters", where=SETTING, fix=fix)
         self._key = blake2b(key.encode(), digest_size=32, person=b"tailorbird ids").digest()
 
@@ -69,24 +95,45 @@ class Pseudonyms:
     def anonymous_id(self, text: str) -> str:
         return self._hash("anonymous_id", text)
 
-    def body(self, body: bytes, encoding: str, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES) -> bytes:
+    def body(
+        self,
+        body: bytes,
+        encoding: str,
+        *,
+        foreign: bool = False,
+        types: Collection[str] = EVENT_TYPES,
+    ) -> bytes:
         """A body of events with pseudonyms; as many rows, each right or wrong as before.
 
-        `foreign` rows come from an adapter, which makes ids of events by a plain hash of records with people in them: these are hashed
-        with the key, too. `types` are those that the project knows.
+        `foreign` rows come from an adapter, which makes ids of events by a plain hash of records
+        with people in them: these are hashed with the key, too. `types` are those that the project
+        knows.
         """
         parts = [bytes(part) for part in split(body, encoding)]
         rows = [self.line(part, foreign=foreign, types=types) for part in parts]
         if encoding == "ndjson":
             return b"\n".join(rows)
-        return rows[0] if parts == [body] else b"[" + b",".join(rows) + b"]"  # what could not be taken apart is one row
+        return (
+            rows[0] if parts == [body] else b"[" + b",".join(rows) + b"]"
+        )  # what could not be taken apart is one row
 
-    def line(self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES) -> bytes:
+    def line(
+        self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES
+    ) -> bytes:
         """One event in the wire format with pseudonyms."""
         unread = unread_of(raw)
         if unread is not None:
-            place, message = self._hash("place", unread.place), unread.message.partition(", got ")[0]
-            return _encode({"unread": msgspec.structs.replace(unread, place=place, message=message, record=None)})
+            place, message = (
+                self._hash("place", unread.place),
+                unread.message.partition(", got ")[0],
+            )
+            return _encode(
+                {
+                    "unread": msgspec.structs.replace(
+                        unread, place=place, message=message, record=None
+                    )
+                }
+            )
         try:
             fields = _fields(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -98,7 +145,9 @@ class Pseudonyms:
                 fields[name] = msgspec.Raw(_encode(self._subject(name, bytes(fields[name]))))
         type_ = _read(bytes(fields.get("type", b"null")))
         known = isinstance(type_, str) and type_ in types
-        if (type_ == "merge" or not known) and "properties" in fields:  # a refused "Merge" is kept, too
+        if (
+            type_ == "merge" or not known
+        ) and "properties" in fields:  # a refused "Merge" is kept, too
             fields["properties"] = self._merged(fields["properties"])
         event_id = _read(bytes(fields.get("event_id", b"null")))
         if isinstance(event_id, str) and (foreign or event_id.startswith(ROW)):
@@ -112,9 +161,18 @@ class Pseudonyms:
                 fields[name] = self._vouched(name, fields[name], types)
         return _encode(fields)
 
-    def batch(self, batch: Batch, types: Collection[str] = EVENT_TYPES, *, foreign: bool = False) -> Batch:
-        """What an adapter read, with pseudonyms; `foreign` as in `body`. Ids made of a row's content are hashed in any case."""
-        return Batch(batch.file, [self.line(line, foreign=foreign, types=types) for line in batch.lines], batch.numbers, batch.left_out)
+    def batch(
+        self, batch: Batch, types: Collection[str] = EVENT_TYPES, *, foreign: bool = False
+    ) -> Batch:
+        """What an adapter read, with pseudonyms; `foreign` as in `body`. Ids made of a row's
+        content are hashed in any case.
+        """
+        return Batch(
+            batch.file,
+            [self.line(line, foreign=foreign, types=types) for line in batch.lines],
+            batch.numbers,
+            batch.left_out,
+        )
 
     def _only_known(self, name: str, raw: bytes) -> bytes:
         """A part of the envelope without what is none of its own."""
@@ -123,7 +181,10 @@ class Pseudonyms:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _encode(_EMPTY[type(_read(raw))])
         found = _only_typed(name, fields)
-        return _encode(found | {each: self._vouched(each, found[each]) for each in ("country",) if each in found})
+        return _encode(
+            found
+            | {each: self._vouched(each, found[each]) for each in ("country",) if each in found}
+        )
 
     def _merged(self, raw: msgspec.Raw) -> msgspec.Raw:
         """The properties of a merge, of which one is the id of a user."""
@@ -134,11 +195,19 @@ class Pseudonyms:
         return msgspec.Raw(_encode(properties | {MERGED_INTO: hashed}))
 
     def _vouched(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
-        """A type, a time or a country as it is; what is none, as one that is none for the same reason, and says nothing."""
+        """A type, a time or a country as it is; what is none, as one that is none for the same
+        reason, and says nothing.
+        """
         value = _read(bytes(raw))
         if name in _TIMES:
-            return raw if not isinstance(value, int | str) or _is_time(value) else msgspec.Raw(_encode(self._no_time(name, value)))
-        if not isinstance(value, str) or (COUNTRY.match(value) if name == "country" else value in types):
+            return (
+                raw
+                if not isinstance(value, int | str) or _is_time(value)
+                else msgspec.Raw(_encode(self._no_time(name, value)))
+            )
+        if not isinstance(value, str) or (
+            COUNTRY.match(value) if name == "country" else value in types
+        ):
             return raw
         return msgspec.Raw(_encode(self._hidden(name, value)))
 
@@ -151,7 +220,9 @@ class Pseudonyms:
         return f"hidden-{self._hash(what, text)}" if text else text
 
     def _subject(self, name: str, raw: bytes) -> object:
-        """An id's pseudonym; one that the contract refuses stays one that it refuses, for the same reason."""
+        """An id's pseudonym; one that the contract refuses stays one that it refuses, for the same
+        reason.
+        """
         value = _read(raw)
         if not isinstance(value, str) or not value:
             return _EMPTY[type(value)]
@@ -160,10 +231,16 @@ class Pseudonyms:
             return f"{hashed}\x00"
         if len(value) > ID_LENGTH_MAX:
             return hashed.ljust(ID_LENGTH_MAX + 1, "-")
-        return f"{ANONYMOUS_PREFIX}{hashed}" if name == "user_id" and value.startswith(ANONYMOUS_PREFIX) else hashed
+        return (
+            f"{ANONYMOUS_PREFIX}{hashed}"
+            if name == "user_id" and value.startswith(ANONYMOUS_PREFIX)
+            else hashed
+        )
 
     def _hash(self, what: str, text: str) -> str:
-        return blake2b(text.encode(errors="surrogatepass"), digest_size=16, key=self._key, person=what.encode()).hexdigest()
+        return blake2b(
+            text.encode(errors="surrogatepass"), digest_size=16, key=self._key, person=what.encode()
+        ).hexdigest()
 
 
 def _read(raw: bytes) -> object:
@@ -190,7 +267,9 @@ def _is_time(value: int | str) -> bool:
 
 
 def _only_typed(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
-    """Fields in their order: those that the part does not have by number, without a value; values of another type made empty."""
+    """Fields in their order: those that the part does not have by number, without a value; values
+    of another type made empty.
+    """
     types, found = _TYPES[part], {}
     for number, (name, raw) in enumerate(fields.items(), 1):
         if name not in types:

@@ -1,6 +1,8 @@
-"""Rules that a project declares for the properties of its events, as plain data in the route plan, and their check.
+"""Rules that a project declares for the properties of its events, as plain data in the route plan,
+and their check.
 
-Pure, and the same at the door and in the router, so that both decide alike; `events.contract` calls it for types that have rules.
+Pure, and the same at the door and in the router, so that both decide alike; `events.contract` calls
+it for types that have rules.
 
 >>> violation((Rule("price", required=True, kind="number", low=0.0),), {"price": "12"})
 ('wrong_type', '$.properties.price', 'expected a number, got "12"')
@@ -33,21 +35,29 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     one_of: tuple[str | int | float | bool, ...] = ()
 
 
-def violation(rules: Sequence[Rule], properties: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
+def violation(
+    rules: Sequence[Rule], properties: Mapping[str, Any] | None
+) -> tuple[str, str, str] | None:
     """The first rule that the properties break: code, path and sentence; None if they keep all."""
     given = properties or {}
     for rule in rules:
         value = given.get(rule.name)
         if value is None:
             if rule.required:
-                return "missing", f"$.properties.{rule.name}", f"expected {rule.name}, which this project requires"
+                return (
+                    "missing",
+                    f"$.properties.{rule.name}",
+                    f"expected {rule.name}, which this project requires",
+                )
         elif not _keeps(rule, value):
             return _broken(rule, value)
     return None
 
 
 def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
-    """Whether each value keeps the rule, None for an absent one; decided over the column. False may be a false alarm."""
+    """Whether each value keeps the rule, None for an absent one; decided over the column. False may
+    be a false alarm.
+    """
     present = [value for value in values if value is not None]
     if len(present) < len(values) and rule.required:
         return False
@@ -57,7 +67,9 @@ def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
     if rule.kind and not types <= _TYPES[rule.kind]:
         return False
     if (rule.low is not None or rule.high is not None) and not (
-        types <= _NUMBERS and (rule.low is None or min(present) >= rule.low) and (rule.high is None or max(present) <= rule.high)
+        types <= _NUMBERS
+        and (rule.low is None or min(present) >= rule.low)
+        and (rule.high is None or max(present) <= rule.high)
     ):
         return False
     return not rule.one_of or (types.isdisjoint((dict, list)) and set(present) <= set(rule.one_of))
@@ -65,11 +77,17 @@ def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
 
 def _keeps(rule: Rule, value: Any) -> bool:
     type_ = type(value)
-    if rule.kind and type_ not in _TYPES[rule.kind] and not (rule.kind == "integer" and type_ is float and value.is_integer()):
+    if (
+        rule.kind
+        and type_ not in _TYPES[rule.kind]
+        and not (rule.kind == "integer" and type_ is float and value.is_integer())
+    ):
         return False
     low, high = rule.low, rule.high
     if (low is not None or high is not None) and (
-        type_ not in _NUMBERS or (low is not None and not value >= low) or (high is not None and not value <= high)
+        type_ not in _NUMBERS
+        or (low is not None and not value >= low)
+        or (high is not None and not value <= high)
     ):
         return False
     return not rule.one_of or (type_ is not dict and type_ is not list and value in rule.one_of)
@@ -84,12 +102,26 @@ def _broken(rule: Rule, value: Any) -> tuple[str, str, str]:
         return "number_out_of_range", path, f"expected at least {rule.low:g}, got {show(value)}"
     if not _keeps(Rule(rule.name, high=rule.high), value):
         return "number_out_of_range", path, f"expected at most {rule.high:g}, got {show(value)}"
-    return "not_allowed", path, f"expected one of {', '.join(map(str, rule.one_of))}, got {show(value)}"
+    return (
+        "not_allowed",
+        path,
+        f"expected one of {', '.join(map(str, rule.one_of))}, got {show(value)}",
+    )
 
 
 _NUMBERS = frozenset((int, float))
-_TYPES = {"number": _NUMBERS, "integer": frozenset((int,)), "text": frozenset((str,)), "boolean": frozenset((bool,))}
-_SPOKEN = {"number": "a number", "integer": "a whole number", "text": "text", "boolean": "true or false"}
+_TYPES = {
+    "number": _NUMBERS,
+    "integer": frozenset((int,)),
+    "text": frozenset((str,)),
+    "boolean": frozenset((bool,)),
+}
+_SPOKEN = {
+    "number": "a number",
+    "integer": "a whole number",
+    "text": "text",
+    "boolean": "true or false",
+}
 
 
 def show(value: object) -> str:

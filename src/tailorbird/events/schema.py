@@ -1,4 +1,5 @@
-"""Columns of the routed log and of the quarantine. The lake's tables hold the same columns, so nothing is translated between them.
+"""Columns of the routed log and of the quarantine. The lake's tables hold the same columns, so
+nothing is translated between them.
 
 Times are timestamps in microseconds, UTC; `micros` views a column of them as int64 without a copy.
 """
@@ -39,9 +40,13 @@ ROUTED = pa.schema(
         ("properties", pa.string()),  # the rest, as JSON with sorted keys; for a profile, all of it
         ("user_version", pa.string()),  # event_id of the profile that applied at `ts`
         ("user_profile", pa.string()),  # its declared attributes, as JSON with sorted keys
-        ("item_version", pa.string()),  # of an event with `items` and no item_id: a JSON list, one for each, null where none
+        (
+            "item_version",
+            pa.string(),
+        ),  # of an event with `items` and no item_id: a JSON list, one for each, null where none
         ("item_profile", pa.string()),  # likewise
-        # of the answer: its own row carries them, and the router attaches them to what names its request_id
+        # of the answer: its own row carries them, and the router attaches them to what names its
+        # request_id
         ("slot", pa.string()),
         ("experiment", pa.string()),
         ("arm", pa.string()),
@@ -49,8 +54,14 @@ ROUTED = pa.schema(
         ("answer_query", pa.string()),
         ("position", pa.int32()),  # of item_id in the answer, from 1; null on the answer's own row
         ("propensity", pa.float64()),  # of item_id in the answer
-        ("propensities", pa.list_(pa.float64())),  # on the answer's own row, one for each of `items`
-        ("counts", pa.bool_()),  # false: too late, or beyond the horizon; kept, but no feature counts it
+        (
+            "propensities",
+            pa.list_(pa.float64()),
+        ),  # on the answer's own row, one for each of `items`
+        (
+            "counts",
+            pa.bool_(),
+        ),  # false: too late, or beyond the horizon; kept, but no feature counts it
         ("timeless", pa.bool_()),
         ("raw_partition", pa.string()),
         ("raw_offset", pa.int64()),
@@ -61,7 +72,11 @@ ROUTED = pa.schema(
 QUARANTINE = pa.schema(
     [
         ("received_at", TIME),
-        ("source", pa.string()),  # "door", "browser", "browser+identify", "import" or "server": see events.contract.Receipt
+        (
+            "source",
+            pa.string(),
+            # "door", "browser", "browser+identify", "import" or "server": see events.contract.Receipt
+        ),
         ("code", pa.string()),
         ("path", pa.string()),
         ("message", pa.string()),
@@ -79,12 +94,17 @@ def micros(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def numbered(events: pa.Table, first: int) -> pa.Table:
-    """Routed events with `p` counted from `first`, where their block stands in the log that is read.
+    """Routed events with `p` counted from `first`, where their block stands in the log that is
+    read.
 
-    A router numbers its rows as it writes them. Where there are several routers, the order over all of their logs says where a
-    block stands, and only then is it known.
+    A router numbers its rows as it writes them. Where there are several routers, the order over all
+    of their logs says where a block stands, and only then is it known.
     """
     if not len(events) or events["p"][0].as_py() == first:
         return events
     index = events.schema.get_field_index("p")
-    return events.set_column(index, events.schema.field(index), pa.array(np.arange(first, first + len(events)), pa.int64()))
+    return events.set_column(
+        index,
+        events.schema.field(index),
+        pa.array(np.arange(first, first + len(events)), pa.int64()),
+    )

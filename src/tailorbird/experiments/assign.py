@@ -1,9 +1,11 @@
-"""Sticky assignment to the arms of an experiment, by hash alone: no table, no coordination, the same answer on every server.
+"""Sticky assignment to the arms of an experiment, by hash alone: no table, no coordination, the
+same answer on every server.
 
-    bucket(person) = hash64(salt + "/" + person) mod 10_000, and each arm owns a run of buckets in the order declared
+    bucket(person) = hash64(salt + "/" + person) mod 10_000, and each arm owns a run of buckets in
+    the order declared
 
-The salt is the experiment's name unless told otherwise, so that experiments are independent of each other. Fixed test
-vectors hold the assignment: an upgrade never moves anybody.
+The salt is the experiment's name unless told otherwise, so that experiments are independent of each
+other. Fixed test vectors hold the assignment: an upgrade never moves anybody.
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,8 @@ class Experiment:
 
     Args:
         name: stands in the log with each answer.
-        arms: arm → share of traffic; shares sum to at most 1, and who is in no arm gets the slot's own policy.
+        arms: arm → share of traffic; shares sum to at most 1, and who is in no arm gets the slot's
+            own policy.
         policies: arm → policy, where the arm is not named after its policy.
         control: the arm that others are compared with; the first one unless told otherwise.
         salt: changes who is in which arm; the name unless told otherwise.
@@ -34,10 +37,19 @@ class Experiment:
     salt: str = ""
 
     def __post_init__(self) -> None:
-        if not self.arms or any(share <= 0 for share in self.arms.values()) or sum(self.arms.values()) > 1 + 1e-9:
-            raise DeclarationError(f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}", where=f"experiment {self.name}")
+        if (
+            not self.arms
+            or any(share <= 0 for share in self.arms.values())
+            or sum(self.arms.values()) > 1 + 1e-9
+        ):
+            raise DeclarationError(
+                f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}",
+                where=f"experiment {self.name}",
+            )
         if self.control and self.control not in self.arms:
-            raise DeclarationError(f"the control {self.control!r} is no arm", where=f"experiment {self.name}")
+            raise DeclarationError(
+                f"the control {self.control!r} is no arm", where=f"experiment {self.name}"
+            )
 
     @property
     def control_arm(self) -> str:

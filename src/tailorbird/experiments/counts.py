@@ -1,8 +1,10 @@
-"""From the lake's `events` to counts: what each person was shown in each arm of a slot, and what it did.
+"""From the lake's `events` to counts: what each person was shown in each arm of a slot, and what it
+did.
 
-Which answer a click belongs to is decided in `experiments.outcomes`, as it is for training. An impression of twelve items
-counts twelve, one that names a single item counts one; an item of an answer counts as seen, clicked and bought once each.
-All of it counts for the person that the answer was given to. Crawlers are left out.
+Which answer a click belongs to is decided in `experiments.outcomes`, as it is for training. An
+impression of twelve items counts twelve, one that names a single item counts one; an item of an
+answer counts as seen, clicked and bought once each. All of it counts for the person that the answer
+was given to. Crawlers are left out.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,15 @@ import pyarrow.compute as pc
 
 from tailorbird.events import MINUTE
 from tailorbird.events.schema import micros
-from tailorbird.experiments.outcomes import ANSWER, CLICK, COLUMNS, IMPRESSION, PURCHASE, codes, what_followed
+from tailorbird.experiments.outcomes import (
+    ANSWER,
+    CLICK,
+    COLUMNS,
+    IMPRESSION,
+    PURCHASE,
+    codes,
+    what_followed,
+)
 
 __all__ = ["ATTRIBUTION", "COLUMNS", "Counts", "count_events"]
 
@@ -26,7 +36,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Counts:
-    """One row for each answer, and for each item that was seen, clicked or bought, in no particular order; shapes (n,).
+    """One row for each answer, and for each item that was seen, clicked or bought, in no particular
+    order; shapes (n,).
 
     `person` and `arm` are indexes into `persons` and `arms`. `exposed` marks the answers.
     """
@@ -44,12 +55,18 @@ class Counts:
     def where(self, rows: npt.NDArray[np.bool_] | Ints) -> "Counts":
         """Some of the rows, by mask or number; persons and arms keep their indexes."""
         columns = ("ts", "person", "arm", "exposed", "impressions", "clicks", "purchases")
-        return Counts(persons=self.persons, arms=self.arms, **{name: getattr(self, name)[rows] for name in columns})
+        return Counts(
+            persons=self.persons,
+            arms=self.arms,
+            **{name: getattr(self, name)[rows] for name in columns},
+        )
 
     def per_person(self, arm: int, measure: str) -> Floats:
         """Each person's total of a measure in an arm, shape (persons,)."""
         rows = self.arm == arm
-        return np.bincount(self.person[rows], weights=getattr(self, measure)[rows], minlength=len(self.persons)).astype(np.float64)
+        return np.bincount(
+            self.person[rows], weights=getattr(self, measure)[rows], minlength=len(self.persons)
+        ).astype(np.float64)
 
     def persons_of(self, arm: int) -> npt.NDArray[np.bool_]:
         """Who was answered or shown anything in an arm, shape (persons,)."""
@@ -70,12 +87,14 @@ def count_events(
     """Count a slot's events.
 
     Args:
-        events: with at least `COLUMNS`, as the lake's `events` has them. Begin it `attribution` before the time of interest,
-            so that the answers are there which the first clicks belong to.
+        events: with at least `COLUMNS`, as the lake's `events` has them. Begin it `attribution`
+            before the time of interest, so that the answers are there which the first clicks belong
+            to.
         slot: the place of the site.
         experiment: only what was decided under it; None takes all arms of the slot.
         denominator: "impression" or "answer": which of them counts as shown.
-        attribution: the slot's window, microseconds; what comes later after its answer does not count.
+        attribution: the slot's window, microseconds; what comes later after its answer does not
+            count.
     """
     found = what_followed(events, slot, attribution)
     table, answers = found.table, np.flatnonzero(found.kind == ANSWER)
@@ -85,7 +104,11 @@ def count_events(
         row, source = row[wanted], source[wanted]
     kind = found.kind[row]
     size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
-    shown = (kind == IMPRESSION) if denominator == "impression" else np.where(kind == ANSWER, size[row], 0)
+    shown = (
+        (kind == IMPRESSION)
+        if denominator == "impression"
+        else np.where(kind == ANSWER, size[row], 0)
+    )
     person, persons = codes(table["person"])
     arm, arms = codes(pc.fill_null(table["arm"], ""))
     return Counts(

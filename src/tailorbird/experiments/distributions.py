@@ -1,6 +1,8 @@
-"""Tails and quantiles of the normal, Student's t and chi-square distributions, so that a server or a router needs no SciPy.
+"""Tails and quantiles of the normal, Student's t and chi-square distributions, so that a server or
+a router needs no SciPy.
 
-Continued fractions and series as in Press et al., Numerical Recipes (3rd ed.), 6.2 and 6.4; held against SciPy in the tests.
+Continued fractions and series as in Press et al., Numerical Recipes (3rd ed.), 6.2 and 6.4; held
+against SciPy in the tests.
 """
 
 import math
@@ -45,7 +47,11 @@ def student_quantile(probability: float, freedom: float) -> float:
     if math.isinf(freedom) or probability == 0.5:
         return t
     # Newton from the left: the tail falls and is convex for t > 0, so no step overshoots.
-    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    scale = (
+        math.lgamma((freedom + 1) / 2)
+        - math.lgamma(freedom / 2)
+        - 0.5 * math.log(freedom * math.pi)
+    )
     for _ in range(200):
         density = math.exp(scale - (freedom + 1) / 2 * math.log1p(t * t / freedom))
         step = (student_tail(t, freedom) - (1.0 - probability)) / density
@@ -84,7 +90,9 @@ def _beta(a: float, b: float, x: float) -> float:
     """The regularised incomplete beta function I_x(a, b)."""
     if x <= 0.0 or x >= 1.0:
         return 0.0 if x <= 0.0 else 1.0
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
     if x < (a + 1.0) / (a + b + 2.0):
         return front * _beta_fraction(a, b, x) / a
     return 1.0 - front * _beta_fraction(b, a, 1.0 - x) / b

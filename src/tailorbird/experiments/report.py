@@ -1,12 +1,13 @@
-"""The report of an experiment: its arms, the uplift with its interval, whether the split can be trusted, and a verdict in words.
+"""The report of an experiment: its arms, the uplift with its interval, whether the split can be
+trusted, and a verdict in words.
 
     report = experiment_report(lake, experiment, "home")
     print(report.verdict)
 
-The uplift is in clicks per item shown, relative to the control. Clicks and purchases are those that training learns from:
-of an item that the answer showed, within the slot's attribution window, once for each answer and item. Persons seen in
-more than one arm are counted, reported and left out of the comparison. With several treatments the intervals are
-Bonferroni's.
+The uplift is in clicks per item shown, relative to the control. Clicks and purchases are those that
+training learns from: of an item that the answer showed, within the slot's attribution window, once
+for each answer and item. Persons seen in more than one arm are counted, reported and left out of
+the comparison. With several treatments the intervals are Bonferroni's.
 """
 
 import math
@@ -21,7 +22,14 @@ import pyarrow as pa
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.counts import ATTRIBUTION, COLUMNS, Counts, count_events
 from tailorbird.experiments.distributions import normal_quantile
-from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, always_valid_uplift, relative_uplift, sample_ratio_p
+from tailorbird.experiments.statistics import (
+    NOTHING_KNOWN,
+    Interval,
+    Moments,
+    always_valid_uplift,
+    relative_uplift,
+    sample_ratio_p,
+)
 
 SRM_ALARM = 0.001
 MULTIPLE_ALARM = 0.01  # share of persons in several arms above which the verdict warns
@@ -30,12 +38,19 @@ MULTIPLE_ALARM = 0.01  # share of persons in several arms above which the verdic
 class EventSource(Protocol):
     """What a report reads: the lake, or whatever has its events."""
 
-    def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table: ...
+    def events(
+        self,
+        columns: Sequence[str] | None = None,
+        ts_from: int | None = None,
+        ts_to: int | None = None,
+    ) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """One arm. `ctr` is clicks per item shown; `conversion` the share of users who bought what the slot had shown them."""
+    """One arm. `ctr` is clicks per item shown; `conversion` the share of users who bought what the
+    slot had shown them.
+    """
 
     arm: str
     users: int
@@ -115,9 +130,20 @@ def experiment_report(
     Args:
         denominator, attribution: as the slot has them.
     """
-    begin = None if ts_from is None else ts_from - attribution  # answers from before, which the first clicks belong to
+    begin = (
+        None if ts_from is None else ts_from - attribution
+    )  # answers from before, which the first clicks belong to
     events = lake.events(columns=COLUMNS, ts_from=begin, ts_to=ts_to)
-    return report_on(events, experiment, slot, ts_from, ts_to, denominator=denominator, level=level, attribution=attribution)
+    return report_on(
+        events,
+        experiment,
+        slot,
+        ts_from,
+        ts_to,
+        denominator=denominator,
+        level=level,
+        attribution=attribution,
+    )
 
 
 def report_on(
@@ -132,19 +158,40 @@ def report_on(
     attribution: int = ATTRIBUTION,
 ) -> Report:
     """The same from a table with the columns of the lake's `events`."""
-    counts = count_events(events, slot, experiment=experiment.name, denominator=denominator, attribution=attribution)
+    counts = count_events(
+        events, slot, experiment=experiment.name, denominator=denominator, attribution=attribution
+    )
     counts = _within(counts, ts_from, ts_to)
-    names = [experiment.control_arm, *(arm for arm in experiment.arms if arm != experiment.control_arm)]
+    names = [
+        experiment.control_arm,
+        *(arm for arm in experiment.arms if arm != experiment.control_arm),
+    ]
     members = {name: _members(counts, name) for name in names}
     several = np.stack(list(members.values())).sum(axis=0) > 1
     sums = {name: _moments(counts, name, mask & ~several) for name, mask in members.items()}
-    figures = tuple(_figures(counts, name, members[name] & ~several, sums[name], level) for name in names)
+    figures = tuple(
+        _figures(counts, name, members[name] & ~several, sums[name], level) for name in names
+    )
     corrected = 1 - (1 - level) / max(len(names) - 1, 1)
     comparisons = tuple(_compare(name, names[0], sums, corrected) for name in names[1:])
-    srm_p = sample_ratio_p({name: int(mask.sum()) for name, mask in members.items()}, experiment.arms)
+    srm_p = sample_ratio_p(
+        {name: int(mask.sum()) for name, mask in members.items()}, experiment.arms
+    )
     persons = int(np.logical_or.reduce(list(members.values())).sum())
     verdict = _verdict(figures, comparisons, srm_p, int(several.sum()), persons, level)
-    return Report(experiment.name, slot, level, ts_from, ts_to, figures, comparisons, srm_p, int(several.sum()), persons, verdict)
+    return Report(
+        experiment.name,
+        slot,
+        level,
+        ts_from,
+        ts_to,
+        figures,
+        comparisons,
+        srm_p,
+        int(several.sum()),
+        persons,
+        verdict,
+    )
 
 
 def _within(counts: Counts, ts_from: int | None, ts_to: int | None) -> Counts:
@@ -169,12 +216,20 @@ def _per_person(counts: Counts, arm: str, measure: str) -> npt.NDArray[np.float6
 
 
 def _moments(counts: Counts, arm: str, mask: npt.NDArray[np.bool_]) -> Moments:
-    return Moments.of(_per_person(counts, arm, "clicks")[mask], _per_person(counts, arm, "impressions")[mask])
+    return Moments.of(
+        _per_person(counts, arm, "clicks")[mask], _per_person(counts, arm, "impressions")[mask]
+    )
 
 
-def _figures(counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moments, level: float) -> ArmFigures:
+def _figures(
+    counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moments, level: float
+) -> ArmFigures:
     purchases = _per_person(counts, arm, "purchases")[mask]
-    half = 0.0 if math.isnan(sums.variance) else normal_quantile(0.5 + level / 2) * math.sqrt(sums.variance)
+    half = (
+        0.0
+        if math.isnan(sums.variance)
+        else normal_quantile(0.5 + level / 2) * math.sqrt(sums.variance)
+    )
     return ArmFigures(
         arm=arm,
         users=sums.users,
@@ -190,31 +245,59 @@ def _figures(counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moment
 
 def _compare(arm: str, control: str, sums: dict[str, Moments], level: float) -> Comparison:
     enough = sums[arm].x > 0 and sums[control].x > 0
-    fixed: Interval = relative_uplift(sums[arm], sums[control], level=level) if enough else NOTHING_KNOWN
+    fixed: Interval = (
+        relative_uplift(sums[arm], sums[control], level=level) if enough else NOTHING_KNOWN
+    )
     always = always_valid_uplift(sums[arm], sums[control], level=level) if enough else NOTHING_KNOWN
-    return Comparison(arm, control, fixed.value, fixed.low, fixed.high, fixed.p, always.low, always.high)
+    return Comparison(
+        arm, control, fixed.value, fixed.low, fixed.high, fixed.p, always.low, always.high
+    )
 
 
 def _verdict(
-    arms: tuple[ArmFigures, ...], comparisons: tuple[Comparison, ...], srm_p: float, several: int, persons: int, level: float
+    arms: tuple[ArmFigures, ...],
+    comparisons: tuple[Comparison, ...],
+    srm_p: float,
+    several: int,
+    persons: int,
+    level: float,
 ) -> str:
     if not persons:
-        return "Nobody has been in this experiment yet: start it in slots.py and send traffic to the slot."
+        return (
+            "Nobody has been in this experiment yet: start it in slots.py and send traffic to "
+            "the slot."
+        )
     users = " and ".join(f"{figures.users:,}" for figures in arms)
     sentences = []
     if srm_p < SRM_ALARM:
-        sentences.append(f"Do not trust this yet: the split of users ({users}) is not the declared one (p = {srm_p:.2g}).")
+        sentences.append(
+            f"Do not trust this yet: the split of users ({users}) is not the declared one (p "
+            f"= {srm_p:.2g})."
+        )
     if several > MULTIPLE_ALARM * persons:
-        sentences.append(f"{several:,} of {persons:,} persons were in more than one arm and are left out.")
+        sentences.append(
+            f"{several:,} of {persons:,} persons were in more than one arm and are left out."
+        )
     for found in comparisons:
         if math.isnan(found.uplift):
-            sentences.append(f"{found.arm} against {found.control}: too few clicks to say anything.")
+            sentences.append(
+                f"{found.arm} against {found.control}: too few clicks to say anything."
+            )
             continue
         interval = f"{level:.0%} interval {found.low:+.1%} to {found.high:+.1%}"
         if found.low > 0:
-            sentences.append(f"{found.arm} beats {found.control}: {found.uplift:+.1%} clicks per item shown ({interval}).")
+            sentences.append(
+                f"{found.arm} beats {found.control}: {found.uplift:+.1%} clicks per item "
+                f"shown ({interval})."
+            )
         elif found.high < 0:
-            sentences.append(f"{found.arm} is worse than {found.control}: {found.uplift:+.1%} clicks per item shown ({interval}).")
+            sentences.append(
+                f"{found.arm} is worse than {found.control}: {found.uplift:+.1%} clicks per "
+                f"item shown ({interval})."
+            )
         else:
-            sentences.append(f"No difference between {found.arm} and {found.control} is shown: {found.uplift:+.1%} ({interval}).")
+            sentences.append(
+                f"No difference between {found.arm} and {found.control} is shown: "
+                f"{found.uplift:+.1%} ({interval})."
+            )
     return " ".join(sentences)

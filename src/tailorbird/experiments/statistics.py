@@ -1,13 +1,16 @@
-"""Statistics of experiments, from sums over users. How events become those sums stands in `experiments.counts`.
+"""Statistics of experiments, from sums over users. How events become those sums stands in
+`experiments.counts`.
 
-The unit of everything is the user, because users were assigned and a user's clicks hang together: a rate such as clicks
-per item seen is a ratio of two sums over users, and its variance is the delta method's,
+The unit of everything is the user, because users were assigned and a user's clicks hang together: a
+rate such as clicks per item seen is a ratio of two sums over users, and its variance is the delta
+method's,
 
     R = Σx / Σy,   var(R) = (s_xx − 2 R s_xy + R² s_yy) / (n ȳ²)        (Deng, Knoblich, Lu, KDD 2018, section 3)
 
-Relative uplift R_t / R_c − 1 gets its interval on the log scale: var(log R) = var(R) / R². Fieller's interval was the
-alternative: it is a little better with fewer than some 100 clicks, but may be the whole line. The log interval is finite,
-never falls below −100 %, and does not change its mind when the arms are swapped.
+Relative uplift R_t / R_c − 1 gets its interval on the log scale: var(log R) = var(R) / R².
+Fieller's interval was the alternative: it is a little better with fewer than some 100 clicks, but
+may be the whole line. The log interval is finite, never falls below −100 %, and does not change its
+mind when the arms are swapped.
 """
 
 import math
@@ -24,7 +27,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over an arm's users of numerator x and denominator y, which may be added up over shards and days' new users."""
+    """Sums over an arm's users of numerator x and denominator y, which may be added up over shards
+    and days' new users.
+    """
 
     users: int
     x: float
@@ -73,7 +78,9 @@ class Moments:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval and the two-sided p of "no difference". NaN where there is too little to say."""
+    """An estimate with its interval and the two-sided p of "no difference". NaN where there is too
+    little to say.
+    """
 
     value: float
     low: float
@@ -100,24 +107,29 @@ def difference(treatment: Moments, control: Moments, *, level: float = 0.95) -> 
 def relative_uplift(treatment: Moments, control: Moments, *, level: float = 0.95) -> Interval:
     """R_t / R_c − 1, as a fraction, with an interval at a fixed sample size.
 
-    >>> control, treatment = Moments.of([1, 0, 2, 1], [10, 8, 12, 10]), Moments.of([2, 1, 3, 1], [10, 9, 11, 10])
-    >>> round(relative_uplift(treatment, control).value, 2)
-    0.75
+    >>> control, treatment = Moments.of([1, 0, 2, 1], [10, 8, 12, 10]), Moments.of([2, 1, 3, 1],
+    [10, 9, 11, 10])
+    >>> round(relative_uplift(treatment, control).value, 2) 0.75
     """
     va, vb = treatment.variance_of_log, control.variance_of_log
     if not va + vb > 0:
         return NOTHING_KNOWN
     freedom = _welch_freedom(va, treatment.users, vb, control.users)
-    return _exponential(_interval(math.log(treatment.ratio / control.ratio), math.sqrt(va + vb), freedom, level))
+    return _exponential(
+        _interval(math.log(treatment.ratio / control.ratio), math.sqrt(va + vb), freedom, level)
+    )
 
 
-def always_valid_uplift(treatment: Moments, control: Moments, *, level: float = 0.95, tuned_for: int = 5_000) -> Interval:
-    """R_t / R_c − 1 with an interval that may be looked at after every user and stopped at any time.
+def always_valid_uplift(
+    treatment: Moments, control: Moments, *, level: float = 0.95, tuned_for: int = 5_000
+) -> Interval:
+    """R_t / R_c − 1 with an interval that may be looked at after every user and stopped at any
+    time.
 
-    An asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, 2021, theorem 2.2) of the log ratio,
-    narrowest at `tuned_for` users, about 1.3 to 1.6 times as wide as the fixed interval. It holds over users who come one
-    after another with their whole outcome; where the same users go on clicking for weeks it is close, not proven.
-    `p` is NaN: use the interval.
+    An asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, 2021, theorem
+    2.2) of the log ratio, narrowest at `tuned_for` users, about 1.3 to 1.6 times as wide as the
+    fixed interval. It holds over users who come one after another with their whole outcome; where
+    the same users go on clicking for weeks it is close, not proven. `p` is NaN: use the interval.
     """
     va, vb = treatment.variance_of_log, control.variance_of_log
     n = treatment.users + control.users
@@ -131,7 +143,9 @@ def always_valid_uplift(treatment: Moments, control: Moments, *, level: float = 
 
 
 def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> float:
-    """How likely so uneven a split of users is if the declared shares were kept (chi-square). Below 0.001 something is broken."""
+    """How likely so uneven a split of users is if the declared shares were kept (chi-square). Below
+    0.001 something is broken.
+    """
     total, declared = sum(users.get(arm, 0) for arm in shares), sum(shares.values())
     if not total or len(shares) < 2:
         return math.nan
@@ -146,7 +160,9 @@ def proportion_interval(hits: int, runs: int, *, level: float = 0.95) -> tuple[f
     p, z2 = hits / runs, z * z
     centre, half = p + z2 / (2 * runs), z * math.sqrt(p * (1 - p) / runs + z2 / (4 * runs * runs))
     low, high = (centre - half) / (1 + z2 / runs), (centre + half) / (1 + z2 / runs)
-    return (low if hits else 0.0), (high if hits < runs else 1.0)  # exact where rounding would miss the end
+    return (low if hits else 0.0), (
+        high if hits < runs else 1.0
+    )  # exact where rounding would miss the end
 
 
 def _welch_freedom(va: float, na: int, vb: float, nb: int) -> float:
@@ -155,8 +171,12 @@ def _welch_freedom(va: float, na: int, vb: float, nb: int) -> float:
 
 def _interval(estimate: float, error: float, freedom: float, level: float) -> Interval:
     half = student_quantile(1 - (1 - level) / 2, freedom) * error
-    return Interval(estimate, estimate - half, estimate + half, 2 * student_tail(abs(estimate) / error, freedom))
+    return Interval(
+        estimate, estimate - half, estimate + half, 2 * student_tail(abs(estimate) / error, freedom)
+    )
 
 
 def _exponential(log: Interval) -> Interval:
-    return Interval(math.expm1(log.value), math.expm1(log.low), math.expm1(min(log.high, 700.0)), log.p)
+    return Interval(
+        math.expm1(log.value), math.expm1(log.low), math.expm1(min(log.high, 700.0)), log.p
+    )

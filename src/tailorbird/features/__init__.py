@@ -1,8 +1,9 @@
-"""Features: declared once, updated by the stream, read at a request, recomputed from the lake; equal to the bit.
+"""Features: declared once, updated by the stream, read at a request, recomputed from the lake;
+equal to the bit.
 
-A project's `features.py` imports its vocabulary from here. `features.read` and `features.worker` are the online half,
-`features.backfill` the offline one; `features.reference` says in plain Python what every value is. How a model sees a column is
-declared with `features.transforms`.
+A project's `features.py` imports its vocabulary from here. `features.read` and `features.worker`
+are the online half, `features.backfill` the offline one; `features.reference` says in plain Python
+what every value is. How a model sees a column is declared with `features.transforms`.
 """
 
 from tailorbird.features.declare import Entity, Feature
@@ -23,12 +24,7 @@ from tailorbird.features.vocabulary import (
     trend,
     variance,
 )
-from tailorbird.features.vocabulary_last import (
-    first,
-    last,
-    time_since,
-    time_since_first,
-)
+from tailorbird.features.vocabulary_last import first, last, time_since, time_since_first
 from tailorbird.features.vocabulary_learned import similarity
 from tailorbird.features.vocabulary_profile import (
     age,

@@ -1,9 +1,11 @@
-"""Accumulators: how an entity's state takes events up in any order, and what is read out of it at a time.
+"""Accumulators: how an entity's state takes events up in any order, and what is read out of it at a
+time.
 
-Each works on many entities at once: `states` is (entities, lanes) of int64 and is changed in place. None depends on the
-order of events or on how they are cut into batches, so that a late, reordered or repeated-after-a-crash batch leads to the
-same bits. Times are never asked of a clock: a state is read at some t after the newest event in it. Those of windows are
-in `features.rings`, and read in `features.tiles`; which lanes belong to what, in `features.layout`.
+Each works on many entities at once: `states` is (entities, lanes) of int64 and is changed in place.
+None depends on the order of events or on how they are cut into batches, so that a late, reordered
+or repeated-after-a-crash batch leads to the same bits. Times are never asked of a clock: a state is
+read at some t after the newest event in it. Those of windows are in `features.rings`, and read in
+`features.tiles`; which lanes belong to what, in `features.layout`.
 """
 
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -12,8 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.columns import Frame, Keys
-from tailorbird.features.extracts import PEAK_ZERO, Extract, ProfileExtract, extract, extract_profiles
-from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, FirstValue, LastEvents, LastValue, Profile, missing_bits
+from tailorbird.features.extracts import (
+    PEAK_ZERO,
+    Extract,
+    ProfileExtract,
+    extract,
+    extract_profiles,
+)
+from tailorbird.features.layout import (
+    PEAKS,
+    EntityLayout,
+    FirstTime,
+    FirstValue,
+    LastEvents,
+    LastValue,
+    Profile,
+    missing_bits,
+)
 from tailorbird.features.rings import RingPeaks, RingSketches, RingSums
 
 Int64s = npt.NDArray[np.int64]
@@ -47,17 +64,22 @@ class Accumulator(Protocol[B]):
     def update(self, states: States, new: Int64s, rows: Rows, batch: B) -> None:
         """Add the batch in place: its row i belongs to entity `rows[i]`.
 
-        `new`, shape (entities,), is the newest ts of each with the batch; tiles too old for it are cleared (`tiles.advance`).
+        `new`, shape (entities,), is the newest ts of each with the batch; tiles too old for it are
+        cleared (`tiles.advance`).
         """
         ...
 
 
-Part = tuple[Accumulator[Any], Rows, Any]  # of a batch: whose events, of which entity each, and they
+Part = tuple[
+    Accumulator[Any], Rows, Any
+]  # of a batch: whose events, of which entity each, and they
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """An accumulator whose lanes are read as they are, whatever the time; tiles are read together, in `features.tiles`."""
+    """An accumulator whose lanes are read as they are, whatever the time; tiles are read together,
+    in `features.tiles`.
+    """
 
     def finish(self, states: States, readings: Readings) -> None:
         """Write what is read into its lanes of the readings."""
@@ -83,7 +105,9 @@ class Newest:
 
 
 class Oldest:
-    """When the first event was: the largest code of a time, and the code of an earlier time is larger."""
+    """When the first event was: the largest code of a time, and the code of an earlier time is
+    larger.
+    """
 
     def __init__(self, spot: FirstTime) -> None:
         self._spot = spot
@@ -99,7 +123,9 @@ class Oldest:
 
 
 class Earliest(Newest):
-    """The first event that has the value, as the newest of (code of ts, ~id): the code of an earlier time is larger."""
+    """The first event that has the value, as the newest of (code of ts, ~id): the code of an
+    earlier time is larger.
+    """
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         values = np.stack([PEAK_ZERO - batch.ts, (~batch.id).view(np.int64), batch.value], axis=1)
@@ -116,13 +142,22 @@ class Sequences:
         return extract(self._spot.source, frame)
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
-        columns = (batch.ts, batch.id, batch.item, batch.type, batch.session, *(batch.of(one) for one in self._spot.of))
+        columns = (
+            batch.ts,
+            batch.id,
+            batch.item,
+            batch.type,
+            batch.session,
+            *(batch.of(one) for one in self._spot.of),
+        )
         self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
 
     def finish(self, states: States, readings: Readings) -> None:
         length, out = self._spot.length, self._spot.reading_lane
         for place, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
-            readings[:, out + place * length : out + (place + 1) * length] = self._view(states)[:, column]
+            readings[:, out + place * length : out + (place + 1) * length] = self._view(states)[
+                :, column
+            ]
 
     def _view(self, states: States) -> Int64s:
         """(entities, columns, L)"""
@@ -130,7 +165,9 @@ class Sequences:
         return states[:, lane : lane + columns * length].reshape(len(states), columns, length)
 
     def _add(self, states: States, rows: Rows, events: Int64s) -> None:
-        """Add events (n, columns) to the sequences of `rows` (n,): sort all by (row, ts, id), keep the last L of each row."""
+        """Add events (n, columns) to the sequences of `rows` (n,): sort all by (row, ts, id), keep
+        the last L of each row.
+        """
         if not len(rows):
             return
         length = self._spot.length
@@ -148,11 +185,15 @@ class Sequences:
         view[:] = 0
         view[row[kept], :, place[kept]] = all_events[kept]
         lane = self._spot.lane
-        states[touched, lane : lane + self._spot.state_columns * length] = view.reshape(len(touched), -1)
+        states[touched, lane : lane + self._spot.state_columns * length] = view.reshape(
+            len(touched), -1
+        )
 
 
 class Profiles:
-    """The newest profile, whole: ts, id, and a value for each attribute. An id of 0 with a ts of 0: none yet."""
+    """The newest profile, whole: ts, id, and a value for each attribute. An id of 0 with a ts of 0:
+    none yet.
+    """
 
     def __init__(self, spot: Profile) -> None:
         self._spot = spot
@@ -163,7 +204,9 @@ class Profiles:
         return extract_profiles(self._spot.type, self._spot.attributes, frame)
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
-        values = np.concatenate([np.stack([batch.ts, batch.id.view(np.int64)], axis=1), batch.values], axis=1)
+        values = np.concatenate(
+            [np.stack([batch.ts, batch.id.view(np.int64)], axis=1), batch.values], axis=1
+        )
         _keep_newest(states[:, self._lanes], rows, values)
 
     def finish(self, states: States, readings: Readings) -> None:
@@ -188,13 +231,17 @@ def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
 
 
 def _keep_newest(lanes: Int64s, rows: Rows, values: Int64s) -> None:
-    """Where values (n, k), which begin with ts and id, are newer than the lanes of their row, put them there, in place."""
+    """Where values (n, k), which begin with ts and id, are newer than the lanes of their row, put
+    them there, in place.
+    """
     if not len(rows):
         return
     order = np.lexsort((values[:, 1].view(np.uint64), values[:, 0], rows))
     newest = order[np.append(rows[order][1:] != rows[order][:-1], True)]
     rows, values = rows[newest], values[newest]
     held = lanes[rows]
-    ties = (values[:, 0] == held[:, 0]) & (values[:, 1].view(np.uint64) > held[:, 1].view(np.uint64))
+    ties = (values[:, 0] == held[:, 0]) & (
+        values[:, 1].view(np.uint64) > held[:, 1].view(np.uint64)
+    )
     newer = (values[:, 0] > held[:, 0]) | ties
     lanes[rows[newer]] = values[newer]

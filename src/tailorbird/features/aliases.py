@@ -1,4 +1,5 @@
-"""Who somebody is, beside the records in the state: anonymous ids by `identify`, users by `merge`. The worker writes it, a reader asks.
+"""Who somebody is, beside the records in the state: anonymous ids by `identify`, users by `merge`.
+The worker writes it, a reader asks.
 
 request: user_id 41       → merge of 41 → … → 42            events.merges: the newest of each user holds
 request: anonymous_id c7  → identify of c7 → 41 → merge of 41 → … → 42
@@ -30,20 +31,33 @@ from tailorbird.features.state import (
 )
 from tailorbird.store import Snapshot, Transaction
 
-_KINDS = (("identify", "anonymous_id", "user_id", alias_key), ("merge", "user_id", "person", merge_key))
+_KINDS = (
+    ("identify", "anonymous_id", "user_id", alias_key),
+    ("merge", "user_id", "person", merge_key),
+)
 
 
 def aliases_of(table: pa.Table, part: KeyPart = WHOLE) -> dict[bytes, Alias]:
-    """By key, the newest identify of each anonymous id of the part and the newest merge of each user.
+    """By key, the newest identify of each anonymous id of the part and the newest merge of each
+    user.
 
     Whether it counts is for features, not for who someone is.
     """
     found: dict[bytes, Alias] = {}
     for type_, of, who, key in _KINDS:
         rows = table.filter(pc.equal(table["type"], type_))
-        columns = (rows[of].to_pylist(), micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows[who].to_pylist())
+        columns = (
+            rows[of].to_pylist(),
+            micros(rows["ts"]).tolist(),
+            rows["p"].to_pylist(),
+            rows[who].to_pylist(),
+        )
         for id_, ts, p, user_id in zip(*columns, strict=True):
-            if id_ is not None and user_id is not None and (part.is_whole or part.has_key(hash64(id_))):
+            if (
+                id_ is not None
+                and user_id is not None
+                and (part.is_whole or part.has_key(hash64(id_)))
+            ):
                 _keep(found, key(id_), Alias(ts, p, user_id))
     return found
 
@@ -82,15 +96,24 @@ class Begun(NamedTuple):
     since: int
 
 
-def begin(parts: Sequence[Snapshot], request: ReadRequest, each: Callable[..., Iterable[Any]] = map) -> Begun:
-    """How far the parts of a state are, and who asks: in one round trip, but for users who were merged and visitors that are one.
+def begin(
+    parts: Sequence[Snapshot], request: ReadRequest, each: Callable[..., Iterable[Any]] = map
+) -> Begun:
+    """How far the parts of a state are, and who asks: in one round trip, but for users who were
+    merged and visitors that are one.
 
     Args:
         each: how the parts are asked, as in `PartedSnapshot`.
     """
     user, visitor = request.user_id, request.anonymous_id
     named = (
-        b"" if request.person is not None else merge_key(user) if user is not None else alias_key(visitor) if visitor is not None else b""
+        b""
+        if request.person is not None
+        else merge_key(user)
+        if user is not None
+        else alias_key(visitor)
+        if visitor is not None
+        else b""
     )
     keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([named] if named else [])]
     told = list(each(lambda part: _several(part, keys), parts))
@@ -99,7 +122,11 @@ def begin(parts: Sequence[Snapshot], request: ReadRequest, each: Callable[..., I
     alias = told[_owner(named, len(parts))][3] if named else None
 
     def merge_of(asked: str) -> Merge | None:
-        found = read_alias(parts[_owner(merge_key(asked), len(parts))], merge_key(asked)) if merged else None
+        found = (
+            read_alias(parts[_owner(merge_key(asked), len(parts))], merge_key(asked))
+            if merged
+            else None
+        )
         return None if found is None else Merge(found.ts, found.p, found.user_id)
 
     if request.person is not None or not named:

@@ -1,11 +1,13 @@
-"""From a micro-batch to changed records: what a frame adds to each entity, and how states take it up, in the worker's transaction.
+"""From a micro-batch to changed records: what a frame adds to each entity, and how states take it
+up, in the worker's transaction.
 
     frame ─ additions() ─► keys, each once; for each accumulator its events, in order of their key
                              │ in pieces of some hundred keys, so that the unpacked states stay in the processor's cache
                              ▼
     read and unpack states ─► update ─► finish readings ─► pack, write both
 
-When a batch is applied and committed is the business of `features.worker`; what events do to a state, of `features.accumulators`.
+When a batch is applied and committed is the business of `features.worker`; what events do to a
+state, of `features.accumulators`.
 """
 
 from collections.abc import Iterator
@@ -28,18 +30,21 @@ Int64s = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
 PIECE_BYTES = 4 << 20  # of unpacked states at a time
-# Entities of a kind whose reading records are renewed when they run out, rather than finished by each request that finds them so:
+# Entities of a kind whose reading records are renewed when they run out, rather than finished by
+# each request that finds them so:
 HOT_ONE = 20_000  # of a kind of which a request reads one
 HOT_MANY = 200_000  # of a kind of which it reads hundreds
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a frame adds to one entity kind: its keys, each once and ascending, and what each accumulator takes up.
+    """What a frame adds to one entity kind: its keys, each once and ascending, and what each
+    accumulator takes up.
 
     Attributes:
         newest: shape (keys,), the newest ts of the batch.
-        parts: accumulator, the place among the keys of each of its events, ascending, and the events.
+        parts: accumulator, the place among the keys of each of its events, ascending, and the
+            events.
     """
 
     keys: Keys
@@ -61,7 +66,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Change:
-    """What applying a batch did: when each key's reading next changes by itself, how many keys are new, by how many bytes states grew."""
+    """What applying a batch did: when each key's reading next changes by itself, how many keys are
+    new, by how many bytes states grew.
+    """
 
     soonest: Int64s
     new: int
@@ -72,12 +79,16 @@ def additions(records: Records, frame: Frame, part: KeyPart = WHOLE) -> Batch:
     """What the frame adds to entities of the part."""
     taken = _taken(records, frame, part)
     distinct = {id(batch): batch for _, batch in taken}
-    keys, places = np.unique(np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True)
+    keys, places = np.unique(
+        np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True
+    )
     newest = np.zeros(len(keys), np.int64)
     ordered: dict[int, tuple[Rows, Additions]] = {}
     for one, batch in taken:
         if id(one) in records.readable and isinstance(batch, Extract) and len(batch):
-            batch.frame.ids(batch.rows)  # they keep ids: hashed for the batch, not for each piece of it
+            batch.frame.ids(
+                batch.rows
+            )  # they keep ids: hashed for the batch, not for each piece of it
     start = 0
     for name, batch in distinct.items():
         rows = places[start : start + len(batch.key)]
@@ -87,16 +98,23 @@ def additions(records: Records, frame: Frame, part: KeyPart = WHOLE) -> Batch:
         ordered[name] = rows, batch
         if len(rows):
             first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
-            newest[rows[first]] = np.maximum(newest[rows[first]], np.maximum.reduceat(batch.ts, first))
+            newest[rows[first]] = np.maximum(
+                newest[rows[first]], np.maximum.reduceat(batch.ts, first)
+            )
     return Batch(keys, newest, [(one, *ordered[id(batch)]) for one, batch in taken])
 
 
-def _taken(records: Records, frame: Frame, part: KeyPart) -> list[tuple[Accumulator[Any], Additions]]:
+def _taken(
+    records: Records, frame: Frame, part: KeyPart
+) -> list[tuple[Accumulator[Any], Additions]]:
     """What each accumulator takes of the frame; sources that are the same give one extract."""
     taken = [(one, one.take(frame)) for one in records.accumulators]
     if part.is_whole:
         return taken
-    kept = {id(batch): batch.part(np.flatnonzero(part.has(batch.key))) for batch in {id(batch): batch for _, batch in taken}.values()}
+    kept = {
+        id(batch): batch.part(np.flatnonzero(part.has(batch.key)))
+        for batch in {id(batch): batch for _, batch in taken}.values()
+    }
     return [(one, kept[id(batch)]) for one, batch in taken]
 
 
@@ -125,7 +143,8 @@ def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int
 class Hot:
     """Entities of a kind that were changed lately, and when the reading of each changes by itself.
 
-    What a step changed is only noted; which of it still holds is found out when somebody asks, or when there is much of it.
+    What a step changed is only noted; which of it still holds is found out when somebody asks, or
+    when there is much of it.
 
     Args:
         most: how many are remembered, those that were changed last.
@@ -152,7 +171,10 @@ class Hot:
 
     def _settle(self) -> tuple[Keys, Int64s]:
         """What was noted last of each key, of those that were changed last; in order of time."""
-        keys, change = (np.concatenate([np.zeros(0, kind), *some]) for kind, some in ((np.uint64, self._keys), (np.int64, self._change)))
+        keys, change = (
+            np.concatenate([np.zeros(0, kind), *some])
+            for kind, some in ((np.uint64, self._keys), (np.int64, self._change))
+        )
         last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
         last = last[change[last] != NEVER][-self._most :]
         self._keys, self._change = [keys[last]], [change[last]]

@@ -1,7 +1,9 @@
-"""The last events known at (t, p) and what is made of them, for many moments at once; the rest of `features.asof`.
+"""The last events known at (t, p) and what is made of them, for many moments at once; the rest of
+`features.asof`.
 
-Runs are walked through one moment after another (`features.kernels_runs`), never laid out as a whole but for sequences, whose
-columns are wanted. Of the few moments with many events in flight, `Series.last` finds the run.
+Runs are walked through one moment after another (`features.kernels_runs`), never laid out as a
+whole but for sequences, whose columns are wanted. Of the few moments with many events in flight,
+`Series.last` finds the run.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,12 +37,19 @@ COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are done h
 
 
 class Columns:
-    """Of each event of a series: hashes of its item and type, and an identity of its session; 0 where missing.
+    """Of each event of a series: hashes of its item and type, and an identity of its session; 0
+    where missing.
 
     `rows` (m,) of the columns (n,), of which each is taken out when it is first asked for.
     """
 
-    def __init__(self, rows: Intps, item: Callable[[], Keys], type: Callable[[], Keys], session: Callable[[], Keys]) -> None:
+    def __init__(
+        self,
+        rows: Intps,
+        item: Callable[[], Keys],
+        type: Callable[[], Keys],
+        session: Callable[[], Keys],
+    ) -> None:
         self.rows = rows
         self._item, self._type, self._session = item, type, session
 
@@ -59,7 +68,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Laid:
-    """Runs one after another, the oldest event first: which place of the series each entry has, and its columns."""
+    """Runs one after another, the oldest event first: which place of the series each entry has, and
+    its columns.
+    """
 
     offsets: Int64s
     places: Intps
@@ -84,16 +95,32 @@ class LastRuns:
     def made(self, steps: Sequence[Step], asked: Keys) -> tuple[Floats, Intps]:
         """The column of each step (q, steps), and the moments for which that was left undone."""
         asked = gathered(asked, self._moments.order)
-        found, far = np.empty((len(self._moments), len(steps))), np.zeros(len(self._moments), np.bool_)
+        found, far = (
+            np.empty((len(self._moments), len(steps))),
+            np.zeros(len(self._moments), np.bool_),
+        )
         for start in range(0, len(steps), kernels_runs.SEARCHES):
             some = steps[start : start + kernels_runs.SEARCHES]
             operations = np.array([_OPERATIONS[step.operation] for step in some], np.int64)
             looked_at = self._looked_at(some)
             # A gap looks at times alone.
-            item, session = (looked_at,) * 2 if all(one == kernels_runs.GAP for one in operations) else self._of_sessions()
+            item, session = (
+                (looked_at,) * 2
+                if all(one == kernels_runs.GAP for one in operations)
+                else self._of_sessions()
+            )
             of_events = (asked, item, session, looked_at)
             here = found[:, start : start + len(some)]
-            in_shares(kernels_runs.run_columns, len(self._moments), *self._walk, *of_events, operations, SESSION_GAP, here, far)
+            in_shares(
+                kernels_runs.run_columns,
+                len(self._moments),
+                *self._walk,
+                *of_events,
+                operations,
+                SESSION_GAP,
+                here,
+                far,
+            )
         return found, np.flatnonzero(far)
 
     def _looked_at(self, steps: Sequence[Step]) -> Keys:
@@ -101,7 +128,9 @@ class LastRuns:
         if all(step.operation == "gap" for step in steps):
             return np.zeros(len(self._series.p), np.uint64)
         types = self._columns.type
-        bits = (types == np.uint64(hash64("search"))).astype(np.uint64) << np.uint64(kernels_runs.SEARCHES)
+        bits = (types == np.uint64(hash64("search"))).astype(np.uint64) << np.uint64(
+            kernels_runs.SEARCHES
+        )
         masks: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
         for place, step in enumerate(steps):
             names = step.types or (step.text,)
@@ -119,7 +148,11 @@ class LastRuns:
         sizes = np.empty(len(moments), np.int64)
         in_shares(kernels_runs.run_sizes, len(moments), *self._walk, sizes)
         rest = np.flatnonzero(sizes < 0)
-        late = series.last_places(moments.some(rest), self._length, moments.t[rest] - HORIZON) if len(rest) else None
+        late = (
+            series.last_places(moments.some(rest), self._length, moments.t[rest] - HORIZON)
+            if len(rest)
+            else None
+        )
         if late is not None:
             sizes[rest] = np.diff(late[0])
         offsets = np.concatenate(([0], np.cumsum(sizes)))
@@ -131,5 +164,9 @@ class LastRuns:
         if late is not None:
             here, _ = ragged(offsets[rest], offsets[rest + 1])
             places[here] = late[1]
-            ts[here], item[here], type_[here] = series.ts[late[1]], self._columns.item[late[1]], self._columns.type[late[1]]
+            ts[here], item[here], type_[here] = (
+                series.ts[late[1]],
+                self._columns.item[late[1]],
+                self._columns.type[late[1]],
+            )
         return Laid(offsets, places, ts, item, type_)

@@ -1,8 +1,9 @@
-"""Sketches of what was known at (t, p) within a window, for many moments at once; the rest of `features.asof`.
+"""Sketches of what was known at (t, p) within a window, for many moments at once; the rest of
+`features.asof`.
 
-The timeline is cut into blocks of events, and above their registers stands a tree of unions. A window is a few events at
-its beginning, whole blocks, a few events at its end; events in flight and what follows them are looked at one by one, and so
-is a window of few events.
+The timeline is cut into blocks of events, and above their registers stands a tree of unions. A
+window is a few events at its beginning, whole blocks, a few events at its end; events in flight and
+what follows them are looked at one by one, and so is a window of few events.
 
     events   [a b c d] [e f g h] [i j k l] [m …        window [c, k): c d | block 1 | i j
 """
@@ -23,12 +24,25 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Unions:
-    """The hashes (n,) of a timeline's events, of those that are `chosen` (n,), in the order in which they came in."""
+    """The hashes (n,) of a timeline's events, of those that are `chosen` (n,), in the order in
+    which they came in.
+    """
 
     def __init__(self, timeline: Timeline, hashes: Keys, chosen: Bools, precision: int) -> None:
         self._timeline = timeline
-        self._register, self._rank = np.empty(len(timeline), np.uint8), np.empty(len(timeline), np.uint8)
-        of_events = (timeline.order, chosen, hashes, precision, RANK_MAX, self._register, self._rank)
+        self._register, self._rank = (
+            np.empty(len(timeline), np.uint8),
+            np.empty(len(timeline), np.uint8),
+        )
+        of_events = (
+            timeline.order,
+            chosen,
+            hashes,
+            precision,
+            RANK_MAX,
+            self._register,
+            self._rank,
+        )
         in_shares(registers_of, len(timeline), *of_events)
         level = np.zeros((len(timeline) // BLOCK, 1 << precision), np.uint8)
         in_shares(union_of_blocks, len(level), self._register, self._rank, level)
@@ -36,7 +50,9 @@ class Unions:
         while len(levels[-1]) > 1:
             level = levels[-1]
             if len(level) & 1:
-                level = levels[-1] = np.concatenate([level, np.zeros((1, level.shape[1]), np.uint8)])
+                level = levels[-1] = np.concatenate(
+                    [level, np.zeros((1, level.shape[1]), np.uint8)]
+                )
             levels.append(np.maximum(level[::2], level[1::2]))
         self._flat = np.concatenate(levels)
         self._levels = np.cumsum([0, *(len(level) for level in levels)])
@@ -46,7 +62,9 @@ class Unions:
         return self.over(moments, moments.before(since).edge)
 
     def over(self, moments: Moments, start: Intps) -> tuple[Int64s, Int64s]:
-        """The same with the position where each moment's window begins, moments in order of (entity, t)."""
+        """The same with the position where each moment's window begins, moments in order of
+        (entity, t).
+        """
         cut = moments.stop
         empty, weight = np.empty(len(moments), np.int64), np.empty(len(moments), np.int64)
         of_moments = (moments.order, start, cut.edge, cut.reach(), moments.p)

@@ -1,11 +1,14 @@
-"""Features of past requests, recomputed from routed events: training sets, and the check of what serving logged.
+"""Features of past requests, recomputed from routed events: training sets, and the check of what
+serving logged.
 
-    events ──Frame──► extract of each source ──► one Timeline an entity ──► lanes at (t, p) ──finish──► columns
+    events ──Frame──► extract of each source ──► one Timeline an entity ──► lanes at (t, p)
+    ──finish──► columns
 
-Each value is what a reader would have got at time t from a state that had applied everything routed up to p. Nothing is
-shared with the stream but what defines a value: which events count (`features.extracts`) and how a column is finished
-(`features.finish`). The lanes that columns are finished from are in `features.lanes`, how sums and newest events at (t, p)
-are found in `features.asof`.
+Each value is what a reader would have got at time t from a state that had applied everything routed
+up to p. Nothing is shared with the stream but what defines a value: which events count
+(`features.extracts`) and how a column is finished (`features.finish`). The lanes that columns are
+finished from are in `features.lanes`, how sums and newest events at (t, p) are found in
+`features.asof`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,20 +30,42 @@ from tailorbird.features.lanes import PastLanes
 from tailorbird.features.layout import Layout, Step
 from tailorbird.features.records import Frames, sources_of
 
-__all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns", "subset"]
+__all__ = [
+    "BackfilledRows",
+    "History",
+    "RaggedSequence",
+    "Requests",
+    "backfill",
+    "event_columns",
+    "subset",
+]
 
 _CODED_MIN = 1 << 16  # events
 _FINISHED_AT_ONCE = 1 << 14  # rows: what is between lane and column stays in the cache
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
-_BASE_COLUMNS = ("p", "event_id", "type", "ts", "user_id", "anonymous_id", "person", "item_id", "items", "counts")
+_BASE_COLUMNS = (
+    "p",
+    "event_id",
+    "type",
+    "ts",
+    "user_id",
+    "anonymous_id",
+    "person",
+    "item_id",
+    "items",
+    "counts",
+)
 
 
-def backfill(features: FeatureSet, events: pa.Table, requests: Requests, *, only: Sequence[str] | None = None) -> BackfilledRows:
+def backfill(
+    features: FeatureSet, events: pa.Table, requests: Requests, *, only: Sequence[str] | None = None
+) -> BackfilledRows:
     """The features of past requests, equal to the bit to what the stream gives.
 
     Args:
-        events: columns of `events.schema.ROUTED`, at least those of `event_columns`; rows in any order.
+        events: columns of `events.schema.ROUTED`, at least those of `event_columns`; rows in any
+            order.
         only: compute these columns only, in order of declaration; by default all.
     Raises:
         UsageError: `only` names no column, or a sequence is about the item.
@@ -54,7 +79,9 @@ class History:
     What is hashed, parsed and filtered for the first lot is kept for the next.
     """
 
-    def __init__(self, features: FeatureSet, events: pa.Table, *, only: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, features: FeatureSet, events: pa.Table, *, only: Sequence[str] | None = None
+    ) -> None:
         self._features = features if only is None else subset(features, only)
         self._only = self._features.numeric if only is None else only
         self._frames = Frames(needed(self._features.layout, with_coded_types(events)))
@@ -63,18 +90,35 @@ class History:
         """The features of the requests' rows."""
         lanes = PastLanes(self._features, self._frames, requests)
         steps = self._features.layout.steps
-        return finished(self._features, lanes, {step.name: lanes.sequence(step) for step in steps if step.kind == "sequence"}, self._only)
+        return finished(
+            self._features,
+            lanes,
+            {step.name: lanes.sequence(step) for step in steps if step.kind == "sequence"},
+            self._only,
+        )
 
-    def heard_of(self, requests: Requests, until: Mapping[str, int]) -> dict[str, npt.NDArray[np.bool_]]:
-        """By column, the rows that depend on any entity of the kinds in `until` that was heard of before, or at, the kind's time."""
+    def heard_of(
+        self, requests: Requests, until: Mapping[str, int]
+    ) -> dict[str, npt.NDArray[np.bool_]]:
+        """By column, the rows that depend on any entity of the kinds in `until` that was heard of
+        before, or at, the kind's time.
+        """
         features = self._features
         lanes = PastLanes(features, self._frames, requests)
-        kinds = {one.index: lanes.heard_of(one, until[one.entity.name]) for one in features.layout.entities if one.entity.name in until}
+        kinds = {
+            one.index: lanes.heard_of(one, until[one.entity.name])
+            for one in features.layout.entities
+            if one.entity.name in until
+        }
         found: dict[str, npt.NDArray[np.bool_]] = {}
         for step in _made_of_first(features.layout):
             rows = np.zeros(lanes.rows, np.bool_)
             for spot in step.spots:
-                parts = (other.entity for (entity, _), other in features.composite_spots.items() if entity == spot.entity)
+                parts = (
+                    other.entity
+                    for (entity, _), other in features.composite_spots.items()
+                    if entity == spot.entity
+                )
                 for index in kinds.keys() & {spot.entity, *parts}:
                     rows |= kinds[index]
             for name, _ in () if step.expression is None else step.expression.names:
@@ -91,7 +135,10 @@ def _made_of_first(layout: Layout) -> list[Step]:
 
 
 def finished(
-    features: FeatureSet, lanes: PastLanes, sequences: dict[str, RaggedSequence], only: Sequence[str] | None = None
+    features: FeatureSet,
+    lanes: PastLanes,
+    sequences: dict[str, RaggedSequence],
+    only: Sequence[str] | None = None,
 ) -> BackfilledRows:
     """The columns that follow from lanes."""
     table = np.empty((lanes.rows, len(features.numeric)), np.float32)
@@ -107,22 +154,42 @@ def finished(
     # What a derived column is made of was computed too, and is left out unless it was asked for.
     kept = [index for index, name in enumerate(features.numeric) if only is None or name in only]
     names = tuple(features.numeric[index] for index in kept)
-    return BackfilledRows(table[:, kept] if len(kept) < table.shape[1] else table, categories, sequences, names, features.categorical)
+    return BackfilledRows(
+        table[:, kept] if len(kept) < table.shape[1] else table,
+        categories,
+        sequences,
+        names,
+        features.categorical,
+    )
 
 
 def event_columns(features: FeatureSet) -> list[str]:
     """The columns of the events table that a backfill reads, so that no others need to be loaded."""
     names: set[str] = set()
     for one in features.layout.entities:
-        names.update("session_id" if name == "session" else name for name in one.entity.fields if name not in ("user", "item"))
+        names.update(
+            "session_id" if name == "session" else name
+            for name in one.entity.fields
+            if name not in ("user", "item")
+        )
         names.update(["answer_query"] if "query" in one.entity.fields else [])
         names.update(["properties"] if one.profile else [], ["session_id"] if one.sequences else [])
         for source in sources_of(one):
             value = source.value.of if isinstance(source.value, Amount) else source.value
             for expression in (source.where, value):
                 names.update(() if expression is None else (name for name, _ in expression.names))
-        names.update(name for sequence in one.sequences for expression in sequence.of for name, _ in expression.names)
-    names = {{"user": "person", "item": "item_id", "session": "session_id", "weekday": "local_hour"}.get(name, name) for name in names}
+        names.update(
+            name
+            for sequence in one.sequences
+            for expression in sequence.of
+            for name, _ in expression.names
+        )
+    names = {
+        {"user": "person", "item": "item_id", "session": "session_id", "weekday": "local_hour"}.get(
+            name, name
+        )
+        for name in names
+    }
     plain = {name if "." not in name else _profile_column(name) for name in names}
     return [*_BASE_COLUMNS, *sorted(plain - set(_BASE_COLUMNS))]
 
@@ -135,19 +202,25 @@ def _profile_column(name: str) -> str:
 def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
     """The declarations of some columns and of what these are derived from."""
     by_name = {feature.name: feature for feature in features.features}
-    expressions = {step.name: step.expression for step in features.layout.steps if step.expression is not None}
+    expressions = {
+        step.name: step.expression for step in features.layout.steps if step.expression is not None
+    }
     wanted: dict[str, Feature] = {}
     open_ = list(only)
     while open_:
         name = open_.pop()
         if name not in by_name:
-            raise UsageError(f"{name!r} is no column", where="only", fix=f"use some of {', '.join(by_name)}")
+            raise UsageError(
+                f"{name!r} is no column", where="only", fix=f"use some of {', '.join(by_name)}"
+            )
         wanted[name] = by_name[name]
         if isinstance(by_name[name], Derived):
             open_ += [other for other, _ in expressions[name].names if other not in wanted]
     kept = tuple(feature for feature in features.features if feature.name in wanted)
     order = tuple(name for name in features.layout.derived_order if name in wanted)
-    return FeatureSet(kept, compile_layout(kept, {name: expressions[name] for name in order}, order))
+    return FeatureSet(
+        kept, compile_layout(kept, {name: expressions[name] for name in order}, order)
+    )
 
 
 def needed(layout: Layout, events: pa.Table) -> pa.Table:
@@ -156,19 +229,32 @@ def needed(layout: Layout, events: pa.Table) -> pa.Table:
     types.update(one.profile.type for one in layout.entities if one.profile)
     column = events["type"]
     coded = pa.types.is_dictionary(column.type)
-    known = {one for chunk in column.chunks for one in chunk.dictionary.to_pylist()} if coded else set(pc.unique(column).to_pylist())
+    known = (
+        {one for chunk in column.chunks for one in chunk.dictionary.to_pylist()}
+        if coded
+        else set(pc.unique(column).to_pylist())
+    )
     if known <= types:
         return events
     return events.filter(pc.is_in(events["type"], pa.array(sorted(types), pa.string())))
 
 
 def with_coded_types(events: pa.Table) -> pa.Table:
-    """The same events, each type of which is written out once: so it is looked at once, on all cores, for all that ask."""
+    """The same events, each type of which is written out once: so it is looked at once, on all
+    cores, for all that ask.
+    """
     column = events["type"]
     if pa.types.is_dictionary(column.type) or len(events) < _CODED_MIN:
         return events
     share = -(-len(events) // THREADS)
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = list(pool.map(lambda start: column.slice(start, share).dictionary_encode(), range(0, len(events), share)))
-    coded = pa.chunked_array([chunk for part in parts for chunk in part.chunks]).unify_dictionaries()
+        parts = list(
+            pool.map(
+                lambda start: column.slice(start, share).dictionary_encode(),
+                range(0, len(events), share),
+            )
+        )
+    coded = pa.chunked_array(
+        [chunk for part in parts for chunk in part.chunks]
+    ).unify_dictionaries()
     return events.set_column(events.column_names.index("type"), "type", coded)

@@ -1,14 +1,16 @@
-"""Building a state from the lake, where the routed log no longer reaches back far enough: after the declarations changed, or a
-state was lost. The worker then goes on in the log at the exact position behind what the lake gave.
+"""Building a state from the lake, where the routed log no longer reaches back far enough: after the
+declarations changed, or a state was lost. The worker then goes on in the log at the exact position
+behind what the lake gave.
 
     lake: events with p in [1, P)  ─ in batches, in order of p ─►  state at P - 1  ─►  the log from P on
 
-Likewise where the log's next events were routed before the router knew an attribute that the declarations name: the lake has the
-versions of profiles with it (`features.attached`), and what is read from the lake is what would have been routed.
+Likewise where the log's next events were routed before the router knew an attribute that the
+declarations name: the lake has the versions of profiles with it (`features.attached`), and what is
+read from the lake is what would have been routed.
 
-P is what the lake has released, so every event below it is in its table, synced and read back. While this goes on readers are
-told that the state is not ready, and the router deletes nothing. A building that was cut short, even by `kill -9`, goes on behind
-the last batch that it committed.
+P is what the lake has released, so every event below it is in its table, synced and read back.
+While this goes on readers are told that the state is not ready, and the router deletes nothing. A
+building that was cut short, even by `kill -9`, goes on behind the last batch that it committed.
 """
 
 import logging
@@ -44,9 +46,16 @@ def build_from_lake(
         DamageError: the lake does not have all that the log has deleted.
     """
     end = end_of_history(lake.path, worker.log_start())
-    log.info("building the state of schema %s from %d rows of the lake", worker.features.schema_hash, end - 1 - worker.position.p)
+    log.info(
+        "building the state of schema %s from %d rows of the lake",
+        worker.features.schema_hash,
+        end - 1 - worker.position.p,
+    )
     try:
-        worker.bootstrap(lambda after: _history(lake, worker.features, after, end, stop, batch_rows, progress), end - 1)
+        worker.bootstrap(
+            lambda after: _history(lake, worker.features, after, end, stop, batch_rows, progress),
+            end - 1,
+        )
     except _Stopped:
         return False
     log.info("built the state of schema %s", worker.features.schema_hash)
@@ -54,12 +63,24 @@ def build_from_lake(
 
 
 def lake_is_ahead(worker: FeatureWorker, lake: Lake) -> bool:
-    """Whether the lake has more than the worker took in, or the log is no way on; until then a worker that lacks something waits."""
-    return not worker.position.ready or worker.is_behind_log() or read_released(lake.path).of_routed() > max(worker.position.offset, 1)
+    """Whether the lake has more than the worker took in, or the log is no way on; until then a
+    worker that lacks something waits.
+    """
+    return (
+        not worker.position.ready
+        or worker.is_behind_log()
+        or read_released(lake.path).of_routed() > max(worker.position.offset, 1)
+    )
 
 
-def follow(worker: FeatureWorker, lake: Lake, *, progress: Callable[[str, int], None] = lambda stage, p: None) -> None:
-    """Take in all that the log has, and from the lake what lacks an attribute in the log, as far as the lake has it by now.
+def follow(
+    worker: FeatureWorker,
+    lake: Lake,
+    *,
+    progress: Callable[[str, int], None] = lambda stage, p: None,
+) -> None:
+    """Take in all that the log has, and from the lake what lacks an attribute in the log, as far as
+    the lake has it by now.
 
     Args:
         progress: told up to which p the state is.
@@ -69,7 +90,12 @@ def follow(worker: FeatureWorker, lake: Lake, *, progress: Callable[[str, int], 
             progress("from the log", report.p)
         if not worker.waits or not lake_is_ahead(worker, lake):
             return
-        build_from_lake(worker, lake, threading.Event(), progress=lambda done, total: progress("from the lake", done))
+        build_from_lake(
+            worker,
+            lake,
+            threading.Event(),
+            progress=lambda done, total: progress("from the lake", done),
+        )
 
 
 class _Stopped(Exception):
@@ -77,7 +103,13 @@ class _Stopped(Exception):
 
 
 def _history(
-    lake: Lake, features: FeatureSet, after: int, end: int, stop: threading.Event, batch_rows: int, progress: Callable[[int, int], None]
+    lake: Lake,
+    features: FeatureSet,
+    after: int,
+    end: int,
+    stop: threading.Event,
+    batch_rows: int,
+    progress: Callable[[int, int], None],
 ) -> Iterator[pa.Table]:
     events = AttachedEvents(lake, features)
     for first in range(after + 1, end, batch_rows):

@@ -1,4 +1,6 @@
-"""Many requests of the past at once, and their features: plain values in columns. One request is in `features.request`."""
+"""Many requests of the past at once, and their features: plain values in columns. One request is in
+`features.request`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -22,10 +24,11 @@ class Requests:
     """What was asked: m requests, and n rows, each an item of one of them.
 
     Attributes:
-        t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p; where several workers kept the
-            state, p has shape (m, parts), see `features.positions`.
-        person: m ids as the router decides them: a user's id, `anon:…`, or None.
-        session_id, device, country, local_hour, query: m values each, None where unknown; None for the whole column: all unknown.
+        t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p;
+            where several workers kept the state, p has shape (m, parts), see `features.positions`.
+        person: m ids as the router decides them: a user's id, `anon:…`, or None. session_id,
+        device, country, local_hour, query: m values each, None where unknown; None for the whole
+        column: all unknown.
         position: m whole numbers from 1, where items are to be thought of as shown; None: 1.
         row_request: shape (n,), which request each row belongs to.
         row_item: n item ids.
@@ -45,37 +48,80 @@ class Requests:
 
     def __post_init__(self) -> None:
         count = len(self.t)
-        for name in ("p", "person", "session_id", "device", "country", "local_hour", "query", "position"):
+        for name in (
+            "p",
+            "person",
+            "session_id",
+            "device",
+            "country",
+            "local_hour",
+            "query",
+            "position",
+        ):
             column = getattr(self, name)
             if column is not None and len(column) != count:
-                raise UsageError(f"expected {count:,} values, one a request, got {len(column):,}", where=f"requests.{name}")
+                raise UsageError(
+                    f"expected {count:,} values, one a request, got {len(column):,}",
+                    where=f"requests.{name}",
+                )
         if len(self.row_item) != len(self.row_request):
-            raise UsageError(f"expected {len(self.row_request):,} items, one a row, got {len(self.row_item):,}", where="requests.row_item")
-        if len(self.row_request) and not 0 <= self.row_request.min() <= self.row_request.max() < count:
-            raise UsageError(f"a row names a request outside 0 to {count - 1}", where="requests.row_request")
+            raise UsageError(
+                f"expected {len(self.row_request):,} items, one a row, got {len(self.row_item):,}",
+                where="requests.row_item",
+            )
+        if (
+            len(self.row_request)
+            and not 0 <= self.row_request.min() <= self.row_request.max() < count
+        ):
+            raise UsageError(
+                f"a row names a request outside 0 to {count - 1}", where="requests.row_request"
+            )
 
     def part(self, start: int, stop: int, rows: slice) -> "Requests":
         """The requests [start, stop) with their rows, which lie together."""
-        held: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self) if not one.name.startswith("row_")}
-        cut: dict[str, Any] = {name: None if column is None else column[start:stop] for name, column in held.items()}
-        return Requests(**cut, row_request=self.row_request[rows] - start, row_item=self.row_item[rows])
+        held: dict[str, Any] = {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if not one.name.startswith("row_")
+        }
+        cut: dict[str, Any] = {
+            name: None if column is None else column[start:stop] for name, column in held.items()
+        }
+        return Requests(
+            **cut, row_request=self.row_request[rows] - start, row_item=self.row_item[rows]
+        )
 
     def some(self, requests: Intps, rows: Intps) -> "Requests":
         """These requests, in ascending order, with these of their rows."""
-        held: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self) if not one.name.startswith("row_")}
-        taken: dict[str, Any] = {name: None if column is None else _taken(column, requests) for name, column in held.items()}
-        return Requests(**taken, row_request=np.searchsorted(requests, self.row_request[rows]), row_item=_taken(self.row_item, rows))
+        held: dict[str, Any] = {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if not one.name.startswith("row_")
+        }
+        taken: dict[str, Any] = {
+            name: None if column is None else _taken(column, requests)
+            for name, column in held.items()
+        }
+        return Requests(
+            **taken,
+            row_request=np.searchsorted(requests, self.row_request[rows]),
+            row_item=_taken(self.row_item, rows),
+        )
 
 
 def _taken(column: Any, rows: Intps) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
         return column.take(pa.array(rows))
-    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
+    return (
+        column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
+    )
 
 
 @dataclass(frozen=True)
 class RaggedSequence:
-    """A sequence of each request: entries `offsets[i]` to `offsets[i + 1]`, oldest first; else as `request.Sequence`."""
+    """A sequence of each request: entries `offsets[i]` to `offsets[i + 1]`, oldest first; else as
+    `request.Sequence`.
+    """
 
     offsets: Int64s
     item: Keys
@@ -86,7 +132,12 @@ class RaggedSequence:
     def of(self, request: int) -> One:
         """The sequence of one request."""
         here = slice(self.offsets[request], self.offsets[request + 1])
-        return One(self.item[here], self.type[here], self.ts[here], {name: one[here] for name, one in self.values.items()})
+        return One(
+            self.item[here],
+            self.type[here],
+            self.ts[here],
+            {name: one[here] for name, one in self.values.items()},
+        )
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
-"""What is kept of events that are gone through in order of time: how a backfill answers about a key whose events do not fit into memory.
+"""What is kept of events that are gone through in order of time: how a backfill answers about a key
+whose events do not fit into memory.
 
     events before c ─┬─ in flight (p above one still to be asked)            ─► kept
                      ├─ could still be asked for itself                      ─► kept
                      └─ the rest: known to all that is still to be asked     ─► added to the sums of their tiles
 
-Kept for itself is, of each key and source, what a question could pick out: the newest events, the first ones, the largest or smallest
-of each tile, and of sketches one event for each register of each tile; the newest of profiles. A sum over a window is then that of the
-events that are kept, which `features.records` finds, and that of the tiles, whole ones, since a window begins on the edge of a tile.
-So a value is equal to the one that all events together would give. What is kept does not grow with the events of a key, but by the
-tiles of its windows, and by what is in flight. `features.shards` says when this is done.
+Kept for itself is, of each key and source, what a question could pick out: the newest events, the
+first ones, the largest or smallest of each tile, and of sketches one event for each register of
+each tile; the newest of profiles. A sum over a window is then that of the events that are kept,
+which `features.records` finds, and that of the tiles, whole ones, since a window begins on the edge
+of a tile. So a value is equal to the one that all events together would give. What is kept does not
+grow with the events of a key, but by the tiles of its windows, and by what is in flight.
+`features.shards` says when this is done.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +38,11 @@ class Tiles:
     """The sums of tiles of many keys."""
 
     def __init__(self) -> None:
-        self._key, self._tile, self._total = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._key, self._tile, self._total = (
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+        )
         self._index()
 
     def __len__(self) -> int:
@@ -58,7 +65,9 @@ class Tiles:
         if not len(self):
             return np.zeros(len(key), np.int64)
         number, known = self._numbers(key)
-        start = np.searchsorted(self._code, number * self._span + np.clip(tile - self._low, 0, self._span))
+        start = np.searchsorted(
+            self._code, number * self._span + np.clip(tile - self._low, 0, self._span)
+        )
         end = np.searchsorted(self._code, (number + 1) * self._span)
         return np.where(known, self._prefix[end] - self._prefix[start], 0)
 
@@ -79,16 +88,22 @@ class Tiles:
 
 
 class Carried:
-    """What is kept of the events up to a time, about some entities, for the keys (by entity) that will be asked about."""
+    """What is kept of the events up to a time, about some entities, for the keys (by entity) that
+    will be asked about.
+    """
 
-    def __init__(self, entities: Sequence[EntityLayout], asked: Mapping[int, Keys], empty: pa.Table) -> None:
+    def __init__(
+        self, entities: Sequence[EntityLayout], asked: Mapping[int, Keys], empty: pa.Table
+    ) -> None:
         self.events = empty
         self._entities = entities
         self._asked = {entity: np.unique(keys) for entity, keys in asked.items()}
         self._tiles: dict[tuple[int, Ring], Tiles] = {}
 
     def advance(self, frames: Frames, t: int, p: int) -> None:
-        """Take in the events of the frames, which are those kept so far and all up to t, for what is asked at or after t and p."""
+        """Take in the events of the frames, which are those kept so far and all up to t, for what
+        is asked at or after t and p.
+        """
         frame, kept = frames.frame, np.zeros(frames.events.num_rows, np.bool_)
         passing: list[tuple[EntityLayout, Source, Extract, Intps]] = []
         for layout in self._entities:
@@ -102,7 +117,9 @@ class Carried:
                 mine = mine[settled]
                 passing.append((layout, source, taken, mine))
                 rows = taken.rows[mine]
-                for some in _picked(layout, source, key[rows], frame.ts[rows], taken.value[mine], t):
+                for some in _picked(
+                    layout, source, key[rows], frame.ts[rows], taken.value[mine], t
+                ):
                     kept[frame.event(rows[some])] = True
             if layout.profile is not None:
                 self._keep_profiles(layout.profile, self._asked[layout.index], frames, p, kept)
@@ -113,10 +130,17 @@ class Carried:
             for ring, tiles in _summed(layout).items():
                 if ring.source == source:
                     held = self._tiles.setdefault((layout.index, ring), Tiles())
-                    held.add(key, frame.ts[rows] // ring.hop, measured(ring.measure, value), t // ring.hop - tiles)
+                    held.add(
+                        key,
+                        frame.ts[rows] // ring.hop,
+                        measured(ring.measure, value),
+                        t // ring.hop - tiles,
+                    )
         self.events = frames.events.filter(pa.array(kept)).combine_chunks()
 
-    def add_to(self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[Spot, Int64s]) -> None:
+    def add_to(
+        self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[Spot, Int64s]
+    ) -> None:
         """Add what is no longer among the events to the windows' sums of keys at t."""
         for window in layout.windows:
             ring = layout.rings[window.ring]
@@ -130,7 +154,9 @@ class Carried:
         tiles = self._tiles.get((layout.index, ring), Tiles())
         return lambda tile: tiles.at(key, tile)
 
-    def _keep_profiles(self, profile: Profile, asked: Keys, frames: Frames, p: int, kept: Bools) -> None:
+    def _keep_profiles(
+        self, profile: Profile, asked: Keys, frames: Frames, p: int, kept: Bools
+    ) -> None:
         """The profiles in flight and the newest ones."""
         table = frames.events
         of_type = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
@@ -155,11 +181,19 @@ def _summed(layout: EntityLayout) -> dict[Ring, int]:
     return found
 
 
-def _picked(layout: EntityLayout, source: Source, key: Keys, ts: Int64s, value: Int64s, t: int) -> list[Intps]:
-    """Of a source's events those that a question could pick out; where times are equal, all of them."""
+def _picked(
+    layout: EntityLayout, source: Source, key: Keys, ts: Int64s, value: Int64s, t: int
+) -> list[Intps]:
+    """Of a source's events those that a question could pick out; where times are equal, all of
+    them.
+    """
     found = [_newest(key, ts, 1) for one in layout.lasts if one.source == source]
     found += [_newest(key, ts, one.length) for one in layout.sequences if one.source == source]
-    found += [_newest(key, -ts, 1) for one in (*layout.firsts, *layout.first_values) if one.source == source]
+    found += [
+        _newest(key, -ts, 1)
+        for one in (*layout.firsts, *layout.first_values)
+        if one.source == source
+    ]
     for place, ring in enumerate(layout.rings):
         if ring.source == source and ring.measure in PEAKS:
             reach = max((one.tiles for one in layout.windows if one.ring == place), default=0)
@@ -189,7 +223,9 @@ def _newest(key: Keys, ts: Int64s, length: int) -> Intps:
 def _largest(value: npt.NDArray, *of: npt.NDArray) -> Intps:
     """One event with the largest value of each."""
     order = np.lexsort((value, *of))
-    return order[np.append(_changes(*(one[order] for one in of))[1:], np.ones(min(len(order), 1), np.bool_))]
+    return order[
+        np.append(_changes(*(one[order] for one in of))[1:], np.ones(min(len(order), 1), np.bool_))
+    ]
 
 
 def _changes(*columns: npt.NDArray) -> Bools:

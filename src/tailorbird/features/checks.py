@@ -1,4 +1,5 @@
-"""What each call of the vocabulary checks and makes of its arguments; an error names the line of the project that made it.
+"""What each call of the vocabulary checks and makes of its arguments; an error names the line of
+the project that made it.
 
 The calls are in `features.vocabulary*`, what they make in `features.declare`.
 """
@@ -51,7 +52,9 @@ _collector: ContextVar[list[Feature] | None] = ContextVar("declarations", defaul
 
 @contextmanager
 def collecting() -> Iterator[list[Feature]]:
-    """Collect, in order, every feature declared within the block: how `load_features` reads a project's file."""
+    """Collect, in order, every feature declared within the block: how `load_features` reads a
+    project's file.
+    """
     declared: list[Feature] = []
     token = _collector.set(declared)
     try:
@@ -80,12 +83,20 @@ def duration(text: str) -> int:
 
 def declare(feature: F) -> F:
     if feature.name in (*RESERVED, *ASKED_NAMES):
-        told, taken = ("every model", RESERVED) if feature.name in RESERVED else ("a backfill's rows", ASKED_NAMES)
+        told, taken = (
+            ("every model", RESERVED)
+            if feature.name in RESERVED
+            else ("a backfill's rows", ASKED_NAMES)
+        )
         message = f"{feature.name} is what a column of {told} is called: {', '.join(taken)}"
-        raise DeclarationError(message, where=feature.place, fix=f"another name, such as {feature.name}_declared")
+        raise DeclarationError(
+            message, where=feature.place, fix=f"another name, such as {feature.name}_declared"
+        )
     if OF_CANDIDATES.fullmatch(feature.name):
         message = f"{feature.name} is what a column of a candidate source is called"
-        raise DeclarationError(message, where=feature.place, fix=f"another name, such as {feature.name}_declared")
+        raise DeclarationError(
+            message, where=feature.place, fix=f"another name, such as {feature.name}_declared"
+        )
     declared = _collector.get()
     if declared is not None:
         declared.append(feature)
@@ -108,7 +119,9 @@ def named(name: str) -> tuple[str, str]:
     if not isinstance(name, str) or not _NAME.match(name):
         raise wrong(f"a feature's name is letters, digits and _, got {shown(name)}")
     if len(name) > NAME_MAX:
-        raise wrong(f"a feature's name has at most {NAME_MAX} letters, got {len(name):,}: {shown(name)}")
+        raise wrong(
+            f"a feature's name has at most {NAME_MAX} letters, got {len(name):,}: {shown(name)}"
+        )
     return name, place()
 
 
@@ -121,7 +134,9 @@ def shown(value: object) -> str:
 def attribute_of(name: str, parameter: str = "attribute") -> str:
     """The name of a profile's attribute."""
     if not isinstance(name, str) or not name.strip() or len(name) > NAME_MAX:
-        raise wrong(f'{parameter}: expected the name of an attribute, such as "category", got {shown(name)}')
+        raise wrong(
+            f'{parameter}: expected the name of an attribute, such as "category", got {shown(name)}'
+        )
     return name
 
 
@@ -133,20 +148,28 @@ def counted(name: str, about: Entity, type: str | Sequence[str]) -> tuple[str, s
 
 
 def check_parent(parameter: str, entity: Entity, parent: object) -> None:
-    """That each one of the entity belongs to one of the parent, so that the parent's events have its own among them.
+    """That each one of the entity belongs to one of the parent, so that the parent's events have
+    its own among them.
 
-    An item has one category, a session one person, the cross of a person and a category one person; everything belongs to everyone.
+    An item has one category, a session one person, the cross of a person and a category one person;
+    everything belongs to everyone.
     """
     if not isinstance(parent, Entity):
-        raise wrong(f'{parameter}: expected an entity such as entity("item.category"), got {parent!r}')
+        raise wrong(
+            f'{parameter}: expected an entity such as entity("item.category"), got {parent!r}'
+        )
     if parent == entity:
-        raise wrong(f'{parameter}: expected another entity, such as entity("item.category"), got {parent.name} itself')
+        raise wrong(
+            f'{parameter}: expected another entity, such as entity("item.category"), got '
+            f"{parent.name} itself"
+        )
     if not belongs(entity, parent):
         strange = [name for name in parent.fields if not _determined(name, entity)]
         crossed = ", ".join(f'"{name}"' for name in (*entity.fields, *strange))
         raise wrong(
             f"{parameter}: {entity.name} does not say which {strange[0]} it belongs to",
-            fix=f"some of its own fields, an attribute of its user or item, or entity(); or make it about entity({crossed})",
+            fix="some of its own fields, an attribute of its user or item, or entity(); or make "
+            f"it about entity({crossed})",
         )
 
 
@@ -161,7 +184,9 @@ def _determined(name: str, entity: Entity) -> bool:
 
 
 def types_of(type: str | Sequence[str]) -> tuple[str, ...]:
-    """The event types, sorted; that they exist is checked by FeatureSet, which knows the project's own."""
+    """The event types, sorted; that they exist is checked by FeatureSet, which knows the project's
+    own.
+    """
     types = (type,) if isinstance(type, str) else tuple(type)
     if not types or not all(isinstance(one, str) and one for one in types):
         raise wrong(f"expected an event type or several, got {type!r}")
@@ -172,14 +197,21 @@ def told_types(type: str | Sequence[str]) -> str:
     return ", ".join(types_of(type))
 
 
-def counts_what(type: str | Sequence[str], where: str | None) -> tuple[tuple[str, ...], Expression | None]:
+def counts_what(
+    type: str | Sequence[str], where: str | None
+) -> tuple[tuple[str, ...], Expression | None]:
     return types_of(type), None if where is None else _test_of(where)
 
 
 def _test_of(where: str) -> Expression:
     expression = expression_of(where, "truth")
-    if expression.kind == "number" and event_kind(expression.text) != "either":  # an attribute of its own may be true or false
-        raise wrong(f"where: {shown(where)} is a number, not a test", fix=f"where={f'({expression.text}) > 0'!r}, or what else is meant")
+    if (
+        expression.kind == "number" and event_kind(expression.text) != "either"
+    ):  # an attribute of its own may be true or false
+        raise wrong(
+            f"where: {shown(where)} is a number, not a test",
+            fix=f"where={f'({expression.text}) > 0'!r}, or what else is meant",
+        )
     return expression
 
 
@@ -190,7 +222,9 @@ def expression_of(text: str, expect: str) -> Expression:
         return found
     except ExpressionError as error:
         fields = f"fields: {', '.join(EVENT_FIELDS)}, item.NAME, user.NAME, properties.NAME"
-        raise wrong(f"{shown(text)}: {_cut(str(error))}", fix=fields if "no field" in str(error) else "") from None
+        raise wrong(
+            f"{shown(text)}: {_cut(str(error))}", fix=fields if "no field" in str(error) else ""
+        ) from None
 
 
 def _cut(text: str) -> str:
@@ -198,12 +232,17 @@ def _cut(text: str) -> str:
 
 
 def value_of(of: str, kind: str | None) -> tuple[Expression, str]:
-    """One value of an event, with whether it is numeric or categorical; `kind` decides where the field can be both."""
+    """One value of an event, with whether it is numeric or categorical; `kind` decides where the
+    field can be both.
+    """
     expect = {"numeric": "number", "categorical": "text", None: "either"}.get(kind)
     if expect is None:
         raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
     if kind is None and isinstance(of, str) and event_kind(of.strip()) == "either":
-        raise wrong(f"{shown(of.strip())} may be a number or a text", fix='say which: kind="numeric" or kind="categorical"')
+        raise wrong(
+            f"{shown(of.strip())} may be a number or a text",
+            fix='say which: kind="numeric" or kind="categorical"',
+        )
     expression = expression_of(of, expect)
     return expression, "categorical" if expression.kind == "text" else "numeric"
 
@@ -218,9 +257,14 @@ def edges_of(edges: Sequence[float]) -> tuple[float, ...]:
 
 
 def told_buckets(of: str, edges: Sequence[float], where: str | None) -> list[str]:
-    """An expression for each bucket: up to the first edge, from one edge to the next, above the last."""
+    """An expression for each bucket: up to the first edge, from one edge to the next, above the
+    last.
+    """
     bounds = [-1e300, *edges, 1e300]
-    told = [f"{low!r} {'<' if place else '<='} ({of}) <= {high!r}" for place, (low, high) in enumerate(pairwise(bounds))]
+    told = [
+        f"{low!r} {'<' if place else '<='} ({of}) <= {high!r}"
+        for place, (low, high) in enumerate(pairwise(bounds))
+    ]
     return told if where is None else [f"({where}) and {bucket}" for bucket in told]
 
 
@@ -236,7 +280,8 @@ def amount_of(of: str, unit: float, max: float) -> Amount:
     amount = Amount(expression_of(of, "number"), float(unit), float(max))
     if amount.units_max * EVENTS_MAX >= 1 << 63:
         raise wrong(
-            f"max / unit = {_told(amount.units_max)} is too fine: {EVENTS_MAX:,} such events do not fit into 64 bits",
+            f"max / unit = {_told(amount.units_max)} is too fine: {EVENTS_MAX:,} such events "
+            "do not fit into 64 bits",
             fix=f"unit={2 * amount.max * EVENTS_MAX / (1 << 63):.3g} or coarser, or a smaller max",
         )
     return amount
@@ -256,14 +301,22 @@ def window_of(window: str | None, hop: str | None) -> Window:
         raise wrong(f"window: expected 1m to 400d, got {window}")
     if hop is None:
         if length % HOPS_DEFAULT:
-            raise wrong(f"the window of {window} is not a multiple of {HOPS_DEFAULT}", fix="give it a hop")
+            raise wrong(
+                f"the window of {window} is not a multiple of {HOPS_DEFAULT}", fix="give it a hop"
+            )
         return Window(length, length // HOPS_DEFAULT)
     step = duration(hop)
     if step <= 0 or length % step:
-        raise wrong(f"the window of {window} is not a multiple of its hop of {hop}", fix=f"hop={spelled(length // HOPS_DEFAULT)!r}")
+        raise wrong(
+            f"the window of {window} is not a multiple of its hop of {hop}",
+            fix=f"hop={spelled(length // HOPS_DEFAULT)!r}",
+        )
     if length // step > HOPS_MAX:
         least = spelled(-(-length // HOPS_MAX))
-        raise wrong(f"{window} by {hop} is {length // step} hops, more than {HOPS_MAX}", fix=f"a hop of at least {least}")
+        raise wrong(
+            f"{window} by {hop} is {length // step} hops, more than {HOPS_MAX}",
+            fix=f"a hop of at least {least}",
+        )
     return Window(length, step)
 
 

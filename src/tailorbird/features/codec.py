@@ -1,11 +1,14 @@
-"""Declarations as plain data: a feature set to JSON and back, so that records can be read by a schema whose `features.py` has moved on.
+"""Declarations as plain data: a feature set to JSON and back, so that records can be read by a
+schema whose `features.py` has moved on.
 
-    {"format": 1, "engine": 1, "schema_hash": "8c1f…", "features": [{"is": "Count", "name": "clicks", "entity": {"is": "Entity", …}, …}]}
+    {"format": 1, "engine": 1, "schema_hash": "8c1f…", "features": [{"is": "Count", "name":
+    "clicks", "entity": {"is": "Entity", …}, …}]}
 
-It knows no kind by name: each dataclass of `features.declare` and `features.transforms` is a kind, its fields are what is stored, and
-its type hints are what they are checked against. Expressions are stored as text with what they were found to be, and are parsed and
-checked again; nothing is executed. A set that does not come out with the hash that it was stored under is refused, so no record is
-ever read by it.
+It knows no kind by name: each dataclass of `features.declare` and `features.transforms` is a kind,
+its fields are what is stored, and its type hints are what they are checked against. Expressions are
+stored as text with what they were found to be, and are parsed and checked again; nothing is
+executed. A set that does not come out with the hash that it was stored under is refused, so no
+record is ever read by it.
 """
 
 import dataclasses
@@ -73,7 +76,8 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
         expect: the schema hash that it must have.
     Raises:
         DamageError: it is no such JSON, or not the schema that it says, or that `expect` asks for.
-        DeclarationError: it was stored by an engine that makes other records of the same declarations.
+        DeclarationError: it was stored by an engine that makes other records of the same
+            declarations.
     """
     try:
         content = _header(data)
@@ -84,27 +88,52 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
                 where=where,
                 fix="tailorbird features apply builds a new state; then train anew",
             )
-        declared = [_object(one, Feature, f"$.features[{place}]") for place, one in enumerate(content["features"])]
+        declared = [
+            _object(one, Feature, f"$.features[{place}]")
+            for place, one in enumerate(content["features"])
+        ]
         learned, seen = (_list(content, name) for name in ("similarities", "transforms"))
-        declared += [_object(one, Similarity, f"$.similarities[{place}]") for place, one in enumerate(learned)]
-        made = [_object(one, transforms.Transform, f"$.transforms[{place}]") for place, one in enumerate(seen)]
-        found = FeatureSet.from_declarations(declared, event_types=_types(declared), transforms=made)
+        declared += [
+            _object(one, Similarity, f"$.similarities[{place}]")
+            for place, one in enumerate(learned)
+        ]
+        made = [
+            _object(one, transforms.Transform, f"$.transforms[{place}]")
+            for place, one in enumerate(seen)
+        ]
+        found = FeatureSet.from_declarations(
+            declared, event_types=_types(declared), transforms=made
+        )
     except Unreadable as error:
-        raise DamageError(f"no stored declarations: {error}", where=where, fix="restore the file from a copy") from error
+        raise DamageError(
+            f"no stored declarations: {error}", where=where, fix="restore the file from a copy"
+        ) from error
     except DeclarationError as error:
         if error.where == where:
             raise
-        raise DamageError(f"stored declarations do not hold: {error.message}", where=where, fix="restore the file from a copy") from error
+        raise DamageError(
+            f"stored declarations do not hold: {error.message}",
+            where=where,
+            fix="restore the file from a copy",
+        ) from error
     for told, by in ((content["schema_hash"], "the file says"), (expect, "it is kept as")):
         if told is not None and told != found.schema_hash:
-            raise DamageError(f"its declarations are schema {found.schema_hash}, {by} {told}", where=where, fix="restore it from a copy")
+            raise DamageError(
+                f"its declarations are schema {found.schema_hash}, {by} {told}",
+                where=where,
+                fix="restore it from a copy",
+            )
     return found
 
 
 def kinds() -> dict[str, type]:
     """Every dataclass that declarations are made of, by name."""
     named = vars(declare) | vars(transforms)
-    return {name: one for name, one in named.items() if isinstance(one, type) and dataclasses.is_dataclass(one)}
+    return {
+        name: one
+        for name, one in named.items()
+        if isinstance(one, type) and dataclasses.is_dataclass(one)
+    }
 
 
 def short_place(place: str) -> str:
@@ -125,7 +154,10 @@ def _header(data: bytes) -> dict[str, Any]:
         if not isinstance(content.get(name), kind):
             raise Unreadable(f"$.{name}: expected {kind.__name__}")
     if not 1 <= len(content["features"]) <= FEATURES_MAX:
-        raise Unreadable(f"$.features: expected 1 to {FEATURES_MAX:,} declarations, got {len(content['features']):,}")
+        raise Unreadable(
+            f"$.features: expected 1 to {FEATURES_MAX:,} declarations, got "
+            f"{len(content['features']):,}"
+        )
     return content
 
 
@@ -138,9 +170,18 @@ def _list(content: Mapping[str, Any], name: str) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Expression):
-        return {"is": "Expression", "text": value.text, "yields": value.kind, "names": [list(pair) for pair in value.names]}
+        return {
+            "is": "Expression",
+            "text": value.text,
+            "yields": value.kind,
+            "names": [list(pair) for pair in value.names],
+        }
     if dataclasses.is_dataclass(value):
-        fields = {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value) if not _left_out(one, value)}
+        fields = {
+            one.name: _plain(getattr(value, one.name))
+            for one in dataclasses.fields(value)
+            if not _left_out(one, value)
+        }
         if "place" in fields:
             fields["place"] = short_place(fields["place"])
         return {"is": type(value).__name__, **fields}
@@ -148,7 +189,10 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"{type(value).__name__} cannot be stored; declarations are dataclasses, tuples, texts and numbers")
+    raise TypeError(
+        f"{type(value).__name__} cannot be stored; declarations are dataclasses, tuples, "
+        "texts and numbers"
+    )
 
 
 def _left_out(field: "dataclasses.Field[Any]", value: object) -> bool:
@@ -170,7 +214,9 @@ def _object(value: Any, wanted: type, path: str) -> Any:
     if unknown := value.keys() - fields.keys() - {"is"}:
         raise Unreadable(f"{path}: a {made.__name__} has no {min(unknown)!r}")
     hints = _hints(made)
-    given = {name: _value(value[name], hints[name], f"{path}.{name}") for name in fields if name in value}
+    given = {
+        name: _value(value[name], hints[name], f"{path}.{name}") for name in fields if name in value
+    }
     try:
         found = made(**given)
     except TypeError as error:
@@ -194,12 +240,20 @@ def _value(value: Any, hint: Any, path: str) -> Any:
         return value
     if isinstance(hint, type) and (hint is Expression or dataclasses.is_dataclass(hint)):
         return _object(value, hint, path)
-    raise Unreadable(f"{path}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__}")
+    raise Unreadable(
+        f"{path}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__}"
+    )
 
 
 def _one_of(value: Any, hints: tuple[Any, ...], path: str) -> Any:
     problem = Unreadable(f"{path}: fits no type that it may have")
-    order = (type(None), bool, str, int, float)  # an integer stays one where both may stand; what is told is why the last did not fit
+    order = (
+        type(None),
+        bool,
+        str,
+        int,
+        float,
+    )  # an integer stays one where both may stand; what is told is why the last did not fit
     exact = sorted(hints, key=lambda hint: order.index(hint) if hint in order else len(order))
     for hint in exact:
         try:
@@ -215,7 +269,10 @@ def _tuple(value: Any, hints: tuple[Any, ...], path: str) -> tuple[Any, ...]:
     wanted = [hints[0]] * len(value) if hints[1:] == (Ellipsis,) else list(hints)
     if len(wanted) != len(value):
         raise Unreadable(f"{path}: expected {len(wanted)} values, got {len(value)}")
-    return tuple(_value(one, hint, f"{path}[{place}]") for place, (one, hint) in enumerate(zip(value, wanted, strict=True)))
+    return tuple(
+        _value(one, hint, f"{path}[{place}]")
+        for place, (one, hint) in enumerate(zip(value, wanted, strict=True))
+    )
 
 
 def _expression(value: Mapping[str, Any], path: str) -> Expression:
@@ -234,13 +291,19 @@ def _expression(value: Mapping[str, Any], path: str) -> Expression:
     except ExpressionError as error:
         raise Unreadable(f"{path}: {error}") from error
     if (found.kind, found.names) != (yields, names):
-        raise Unreadable(f"{path}: {text!r} is a {found.kind} of {found.names}, not what was stored")
+        raise Unreadable(
+            f"{path}: {text!r} is a {found.kind} of {found.names}, not what was stored"
+        )
     return found
 
 
 def _check_bounds(found: object, path: str) -> None:
-    """What would make records without bounds; that names and types fit together is checked by the feature set."""
-    if isinstance(found, Window) and not (found.hop > 0 and found.length % found.hop == 0 and 1 <= found.tiles <= HOPS_MAX):
+    """What would make records without bounds; that names and types fit together is checked by the
+    feature set.
+    """
+    if isinstance(found, Window) and not (
+        found.hop > 0 and found.length % found.hop == 0 and 1 <= found.tiles <= HOPS_MAX
+    ):
         raise Unreadable(f"{path}: {found.length} by {found.hop} is no window")
     if isinstance(found, Similarity):
         known = found.table in get_args(LearnedTable) and found.how in get_args(How)
@@ -250,7 +313,9 @@ def _check_bounds(found: object, path: str) -> None:
     if isinstance(found, Feature) and not 1 <= length <= SEQUENCE_LENGTH_MAX:
         raise Unreadable(f"{path}: length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length}")
     if not PRECISION_MIN <= precision <= PRECISION_MAX:
-        raise Unreadable(f"{path}: precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision}")
+        raise Unreadable(
+            f"{path}: precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision}"
+        )
 
 
 def _types(declared: list[Any]) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
-"""A block of routed events as columns of numbers and hashes, each made once, when first asked for; the same for stream and backfill.
+"""A block of routed events as columns of numbers and hashes, each made once, when first asked for;
+the same for stream and backfill.
 
-How a field becomes numbers or hashes is in `features.fields`; what accumulators add of a block, in `features.extracts`. A row of a
-frame is an event, or an event and one of its `items` where it has no item_id of its own.
+How a field becomes numbers or hashes is in `features.fields`; what accumulators add of a block, in
+`features.extracts`. A row of a frame is an event, or an event and one of its `items` where it has
+no item_id of its own.
 """
 
 from collections import Counter
@@ -18,7 +20,15 @@ from tailorbird.events.keys import combine, hash64
 from tailorbird.events.schema import micros
 from tailorbird.features.declare import WHOLE_FIELDS, Entity
 from tailorbird.features.expression import Expression
-from tailorbird.features.fields import JsonColumn, category_key, floats, query_keys, text_keys, weekdays, whole_keys
+from tailorbird.features.fields import (
+    JsonColumn,
+    category_key,
+    floats,
+    query_keys,
+    text_keys,
+    weekdays,
+    whole_keys,
+)
 from tailorbird.features.layout import Source
 from tailorbird.features.plain import number_of
 
@@ -38,14 +48,18 @@ _JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "
 
 
 def entity_key(entity: Entity, parts: list[Keys]) -> Keys:
-    """The key of an entity from the hashes of its fields: of one field, its hash; else mixed with the entity's name."""
+    """The key of an entity from the hashes of its fields: of one field, its hash; else mixed with
+    the entity's name.
+    """
     if len(parts) == 1:
         return parts[0]
     return combine(np.array(hash64(entity.name), np.uint64), *parts)
 
 
 class Frame:
-    """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded over `items`."""
+    """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded
+    over `items`.
+    """
 
     def __init__(
         self,
@@ -54,10 +68,16 @@ class Frame:
         *,
         repeated: "Callable[[pa.ChunkedArray], Keys] | None" = None,
     ) -> None:
-        """`hashes` makes keys of texts; `repeated` of those that come again in other frames, so not of the events' own ids."""
+        """`hashes` makes keys of texts; `repeated` of those that come again in other frames, so not
+        of the events' own ids.
+        """
         self._hashes = hashes or text_keys
         self._repeated = repeated or self._hashes
-        self._table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table.combine_chunks()
+        self._table = (
+            pa.Table.from_batches([table])
+            if isinstance(table, pa.RecordBatch)
+            else table.combine_chunks()
+        )
         self._texts: dict[str, Keys] = {}
         self._numbers: dict[str, Floats] = {}
         self._masks: dict[object, Bools] = {}
@@ -65,9 +85,15 @@ class Frame:
         self._keys: dict[Entity, tuple[Keys, Bools]] = {}
         self._json: dict[str, JsonColumn] = {}
         self.extracts: dict[Source, Extract] = {}
-        self.capped: Counter[str] = Counter()  # by what is summed: values that were cut off at their declared maximum
-        self.unreadable: Counter[str] = Counter()  # by field: values that are there but are no number or text as asked for
-        self.converted: Counter[str] = Counter()  # by field: truths and lists that were taken as numbers
+        self.capped: Counter[str] = (
+            Counter()
+        )  # by what is summed: values that were cut off at their declared maximum
+        self.unreadable: Counter[str] = (
+            Counter()
+        )  # by field: values that are there but are no number or text as asked for
+        self.converted: Counter[str] = (
+            Counter()
+        )  # by field: truths and lists that were taken as numbers
         count = self._table.num_rows
         lengths = np.zeros(count, np.int64)
         if self._table["items"].null_count < count:
@@ -76,7 +102,8 @@ class Frame:
         self._lengths = lengths
         self._id_of, self._has_id = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
         self._expanded = bool(lengths.any())
-        # Which event each row is; columns of events that are not expanded are taken as they are, not copied.
+        # Which event each row is; columns of events that are not expanded are taken as they are,
+        # not copied.
         self._event: Rows | slice = slice(None)
         # The place in `items`; 0 where an event is not expanded.
         self.index: Int64s = np.zeros(count, np.int64)
@@ -111,7 +138,8 @@ class Frame:
         return self.ids(np.arange(len(self)))
 
     def ids(self, rows: Rows) -> Keys:
-        """hash(event, owner) + place in `items`; the owner is whose event ids are told apart by: user, anonymous or item.
+        """hash(event, owner) + place in `items`; the owner is whose event ids are told apart by:
+        user, anonymous or item.
 
         Hashing is dear: an event is hashed when a row of it is first asked for.
         """
@@ -120,8 +148,12 @@ class Frame:
         wanted[event] = True
         missing = np.flatnonzero(wanted & ~self._has_id)
         if len(missing):
-            some = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(pa.array(missing))
-            owner = pc.coalesce(some["user_id"], some["anonymous_id"], some["item_id"], pa.scalar(""))
+            some = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(
+                pa.array(missing)
+            )
+            owner = pc.coalesce(
+                some["user_id"], some["anonymous_id"], some["item_id"], pa.scalar("")
+            )
             self._id_of[missing] = combine(self._hashes(some["event_id"]), self._repeated(owner))
             self._has_id[missing] = True
         with np.errstate(over="ignore"):
@@ -143,7 +175,9 @@ class Frame:
 
     @cached_property
     def types(self) -> tuple[npt.NDArray, list[str]]:
-        """The type of each event as a code, and what the codes stand for, with one for none at the end where there are such."""
+        """The type of each event as a code, and what the codes stand for, with one for none at the
+        end where there are such.
+        """
         codes = self._table["type"].combine_chunks()
         codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()
         known = codes.dictionary.to_pylist()
@@ -152,13 +186,17 @@ class Frame:
         return pc.fill_null(codes.indices, len(known)).to_numpy(), [*known, ""]
 
     def once(self, per_item: bool) -> Bools:
-        """Rows to be taken: each item of impressions and answers, and of others if `per_item`; else the event's first."""
+        """Rows to be taken: each item of impressions and answers, and of others if `per_item`; else
+        the event's first.
+        """
         if per_item or not self._expanded:
             return np.ones(len(self), np.bool_)
         return (self.index == 0) | self.of_types(SHOWN_TYPES)
 
     def text(self, name: str) -> Keys:
-        """The hash of a text column, 0 where it is missing; "user", "item" and "session" are those of entities."""
+        """The hash of a text column, 0 where it is missing; "user", "item" and "session" are those
+        of entities.
+        """
         found = self._texts.get(name)
         if found is None:
             found = self._texts[name] = self._text(name)
@@ -175,14 +213,22 @@ class Frame:
             else:
                 found = self._finite(name)
             if name == "position":  # of what was shown at once, its place in it
-                found = np.where(np.isnan(found) & self.of_types(SHOWN_TYPES) & self._shown_at_once(), self.index + 1.0, found)
+                found = np.where(
+                    np.isnan(found) & self.of_types(SHOWN_TYPES) & self._shown_at_once(),
+                    self.index + 1.0,
+                    found,
+                )
             self._numbers[name] = found
         return found
 
     def _finite(self, name: str) -> Floats:
-        """A column of the table; what is not finite, or too large to calculate with, is missing as in a profile."""
+        """A column of the table; what is not finite, or too large to calculate with, is missing as
+        in a profile.
+        """
         found = floats(self._table[name])
-        if len(found) and found.max() <= NUMBER_MAX and found.min() >= -NUMBER_MAX:  # neither holds where there is any NaN
+        if (
+            len(found) and found.max() <= NUMBER_MAX and found.min() >= -NUMBER_MAX
+        ):  # neither holds where there is any NaN
             return found[self._event]
         with np.errstate(invalid="ignore"):
             odd = ~(np.abs(found) <= NUMBER_MAX)
@@ -191,8 +237,12 @@ class Frame:
             self.unreadable[name] += lost
         return np.where(odd, np.nan, found)[self._event] if odd.any() else found[self._event]
 
-    def _attribute(self, name: str, make: "Callable[[object], float]", missing: float) -> npt.NDArray:
-        """An attribute in JSON, made into a number or a hash; what is there but cannot be made is counted."""
+    def _attribute(
+        self, name: str, make: "Callable[[object], float]", missing: float
+    ) -> npt.NDArray:
+        """An attribute in JSON, made into a number or a hash; what is there but cannot be made is
+        counted.
+        """
         owner, _, attribute = name.partition(".")
         found, lost, converted = self._of(owner).values(attribute, make, missing)
         if lost:
@@ -212,11 +262,19 @@ class Frame:
         return mask
 
     def bits(self, value: Expression) -> Int64s:
-        """An expression as 64 bits a row: hash64 of a text, 0 where it is missing, or a float64, NaN where it is missing."""
+        """An expression as 64 bits a row: hash64 of a text, 0 where it is missing, or a float64,
+        NaN where it is missing.
+        """
         found = self._bits.get(value)
         if found is None:
-            columns = value.columns(self.column) if value.kind == "text" else value.numbers(self.column, len(self))
-            found = self._bits[value] = np.ascontiguousarray(np.broadcast_to(columns, (len(self),))).view(np.int64)
+            columns = (
+                value.columns(self.column)
+                if value.kind == "text"
+                else value.numbers(self.column, len(self))
+            )
+            found = self._bits[value] = np.ascontiguousarray(
+                np.broadcast_to(columns, (len(self),))
+            ).view(np.int64)
         return found
 
     def key(self, entity: Entity) -> tuple[Keys, Bools]:
@@ -227,7 +285,10 @@ class Frame:
             has = np.ones(len(self), np.bool_)
             for part in parts:
                 has &= part != 0
-            found = self._keys[entity] = np.broadcast_to(entity_key(entity, parts), (len(self),)), has
+            found = self._keys[entity] = (
+                np.broadcast_to(entity_key(entity, parts), (len(self),)),
+                has,
+            )
         return found
 
     def _text(self, name: str) -> Keys:
@@ -245,7 +306,9 @@ class Frame:
         """A column of text as keys that a function makes of it; 0 where it is missing."""
         if name == "item":
             return self._items(keyed)
-        return keyed(self._table[{"user": "person", "session": "session_id"}.get(name, name)])[self._event]
+        return keyed(self._table[{"user": "person", "session": "session_id"}.get(name, name)])[
+            self._event
+        ]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
         """The keys of the users or items whose ids these are."""
@@ -266,12 +329,16 @@ class Frame:
             return own
         found = own[self._event]
         taken = pc.filter(self._table["items"], pa.array(self._lengths > 0))
-        found[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(pc.list_flatten(taken))
+        found[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(
+            pc.list_flatten(taken)
+        )
         return found
 
     def _of(self, owner: str) -> "JsonColumn":
         if owner not in self._json:
-            self._json[owner] = JsonColumn(self._table[_JSON_COLUMNS[owner]], self._event, self.index)
+            self._json[owner] = JsonColumn(
+                self._table[_JSON_COLUMNS[owner]], self._event, self.index
+            )
         return self._json[owner]
 
 

@@ -1,6 +1,8 @@
-"""What came of comparing served features with the lake, in a small file: written by `features.watch`, read by servers and `doctor`.
+"""What came of comparing served features with the lake, in a small file: written by
+`features.watch`, read by servers and `doctor`.
 
-The counters go on after a restart, and begin anew with other declarations. The file is written whole and renamed into place.
+The counters go on after a restart, and begin anew with other declarations. The file is written
+whole and renamed into place.
 """
 
 from pathlib import Path
@@ -17,9 +19,9 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         at: when the last one ended, microseconds; 0 before the first.
-        answers: compared so far.
-        compared, unequal: values so far, by feature.
-        dropped: values that differ because a cap on entities may have dropped what they depend on; not among the unequal ones.
+        answers: compared so far. compared, unequal: values so far, by feature.
+        dropped: values that differ because a cap on entities may have dropped what they depend on;
+            not among the unequal ones.
         examples: of the last values that differed, in words.
         left_out: columns that were too dear to compare the last time.
         error: why the last comparison failed, "" if it did not.
@@ -45,7 +47,9 @@ _decoder = msgspec.json.Decoder(Compared)
 
 
 def read_compared(folder: Path) -> Compared | None:
-    """What stands in the folder (`data/run`); None where nothing was compared yet or the file cannot be read."""
+    """What stands in the folder (`data/run`); None where nothing was compared yet or the file
+    cannot be read.
+    """
     try:
         return _decoder.decode((folder / FILE).read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

@@ -1,9 +1,11 @@
-"""From declarations to a layout: what each entity needs is gathered, then given its lanes, then each column its steps.
+"""From declarations to a layout: what each entity needs is gathered, then given its lanes, then
+each column its steps.
 
-    declarations ──_gather──► a draft for each entity ──_entity──► EntityLayout ──step_of──► where each column is finished from
+    declarations ──_gather──► a draft for each entity ──_entity──► EntityLayout ──step_of──► where
+    each column is finished from
 
-What records look like is in `features.layout`, which events a declaration counts in `features.sources`, the steps in
-`features.steps`.
+What records look like is in `features.layout`, which events a declaration counts in
+`features.sources`, the steps in `features.steps`.
 """
 
 from collections.abc import Sequence
@@ -58,7 +60,16 @@ from tailorbird.features.layout import (
     Source,
     WindowSum,
 )
-from tailorbird.features.sources import SQUARES, bucket_sources, further_of, lane_kinds, measure_of, peak_of, session_source, source_of
+from tailorbird.features.sources import (
+    SQUARES,
+    bucket_sources,
+    further_of,
+    lane_kinds,
+    measure_of,
+    peak_of,
+    session_source,
+    source_of,
+)
 from tailorbird.features.steps import Finder, step_of
 
 
@@ -94,16 +105,22 @@ class _Draft:
         return ring
 
 
-def compile_layout(features: Sequence[Feature], derived: dict[str, Expression], derived_order: tuple[str, ...]) -> Layout:
+def compile_layout(
+    features: Sequence[Feature], derived: dict[str, Expression], derived_order: tuple[str, ...]
+) -> Layout:
     """Lay the records out; `features` have been checked, `derived` holds their expressions by name."""
     drafts: dict[Entity, _Draft] = {}
     for feature in features:
         _gather(feature, drafts)
     for about in list(drafts):
         _gather_parts(about, drafts)
-    entities = tuple(_entity(index, about, draft) for index, (about, draft) in enumerate(drafts.items()))
+    entities = tuple(
+        _entity(index, about, draft) for index, (about, draft) in enumerate(drafts.items())
+    )
     finder = Finder(entities)
-    return Layout(entities, tuple(step_of(feature, finder, derived) for feature in features), derived_order)
+    return Layout(
+        entities, tuple(step_of(feature, finder, derived) for feature in features), derived_order
+    )
 
 
 def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
@@ -124,7 +141,9 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
     elif isinstance(feature, Distinct):
         draft(feature.entity).distinct(feature)
     elif isinstance(feature, Ratio):
-        for about in [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else []):
+        for about in [feature.entity] + (
+            [feature.prior] if isinstance(feature.prior, Entity) else []
+        ):
             for types in (feature.types, feature.below):
                 draft(about).window(source_of(feature, types, about), "count", feature.window)
     elif isinstance(feature, Trend):
@@ -132,7 +151,9 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
             draft(feature.entity).window(source_of(feature), "count", window)
     elif isinstance(feature, Share):
         for about in (feature.entity, feature.group):
-            draft(about).window(source_of(feature, entity=about), measure_of(feature), feature.window)
+            draft(about).window(
+                source_of(feature, entity=about), measure_of(feature), feature.window
+            )
     elif isinstance(feature, Decayed):
         draft(feature.entity).decay(source_of(feature), measure_of(feature), feature.window)
     elif isinstance(feature, Last | TimeSince):
@@ -142,9 +163,13 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
     elif isinstance(feature, TimeSinceFirst):
         draft(feature.entity).firsts[source_of(feature)] = None
     elif isinstance(feature, SequenceOf | GapMean | Favourite | Seen):
-        draft(feature.entity).sequences[source_of(feature), feature.length, further_of(feature)] = None
+        draft(feature.entity).sequences[source_of(feature), feature.length, further_of(feature)] = (
+            None
+        )
         if isinstance(feature, Seen) and feature.of.text != "item":
-            draft(Entity(("item",))).attributes[feature.of.text.partition(".")[2], "categorical"] = None
+            draft(Entity(("item",))).attributes[
+                feature.of.text.partition(".")[2], "categorical"
+            ] = None
     elif isinstance(feature, OfSession):
         draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH, ()] = None
     elif isinstance(feature, Attribute | Age | Match):
@@ -160,7 +185,9 @@ def _gather_parts(about: Entity, drafts: dict[Entity, _Draft]) -> None:
     for name in about.fields:
         if "." in name:
             owner, _, attribute = name.partition(".")
-            drafts.setdefault(Entity((owner,)), _Draft()).attributes[attribute, "categorical"] = None
+            drafts.setdefault(Entity((owner,)), _Draft()).attributes[attribute, "categorical"] = (
+                None
+            )
 
 
 def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
@@ -202,11 +229,17 @@ def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
     sequences = []
     for source, length, of in draft.sequences:
         sequences.append(LastEvents(source, length, state, reading, of))
-        state, reading = state + sequences[-1].state_columns * length, reading + sequences[-1].reading_columns * length
+        state, reading = (
+            state + sequences[-1].state_columns * length,
+            reading + sequences[-1].reading_columns * length,
+        )
     profile = None
     if draft.attributes:
         profile = Profile(about.fields[0], tuple(draft.attributes), state, reading)
-        state, reading = state + PROFILE_HEADER + len(draft.attributes), reading + len(draft.attributes)
+        state, reading = (
+            state + PROFILE_HEADER + len(draft.attributes),
+            reading + len(draft.attributes),
+        )
     contents = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
     later = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts), tuple(first_values))
     return EntityLayout(index, about, *contents, state, reading, *later)

@@ -1,10 +1,11 @@
 """What is declared: the kinds of features as plain values.
 
-A window of length W with hop H counts, at time t, the events with floor(t/H)·H − W ≤ ts < t: the tile that t stands in
-and the W/H before it. Without a hop it is W/12. A count without a window counts the horizon of 400 days by 25.
-The calls that a `features.py` makes are in `features.vocabulary*`. Which events a declaration
-counts is in `features.extracts`; how declarations become records, in `features.compile`; what each means, in plain Python,
-in `features.reference`.
+A window of length W with hop H counts, at time t, the events with floor(t/H)·H − W ≤ ts < t: the
+tile that t stands in and the W/H before it. Without a hop it is W/12. A count without a window
+counts the horizon of 400 days by 25. The calls that a `features.py` makes are in
+`features.vocabulary*`. Which events a declaration counts is in `features.extracts`; how
+declarations become records, in `features.compile`; what each means, in plain Python, in
+`features.reference`.
 """
 
 import re
@@ -25,7 +26,18 @@ SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
 RUN_LENGTH = 64  # of favourites and of what was seen
-SESSION_TYPES = ("cart", "click", "dislike", "hide", "like", "purchase", "rating", "search", "share", "view")
+SESSION_TYPES = (
+    "cart",
+    "click",
+    "dislike",
+    "hide",
+    "like",
+    "purchase",
+    "rating",
+    "search",
+    "share",
+    "view",
+)
 # A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
 DECAY_STEPS = 4
 DECAY_HALF_LIVES = 8
@@ -48,11 +60,14 @@ POSITION = "position"
 VECTOR_NAMES = ("vector_score", "vector_cosine")
 RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION)
 # Columns of candidate sources, see `candidates.query.CandidateColumns`.
-OF_CANDIDATES = re.compile(r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)")
+OF_CANDIDATES = re.compile(
+    r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)"
+)
 # What stands beside the features in the rows of a backfill: no feature is called so either.
 ASKED_NAMES = ("request_id", "person", "ts", "p", "item")
 
-# A field that came later is no part of the schema where it is empty, so that states without the new kind stay as they are.
+# A field that came later is no part of the schema where it is empty, so that states without the new
+# kind stay as they are.
 LATER = {"later": True}
 
 # Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
@@ -81,19 +96,37 @@ EVENT_FIELDS = {
     "position": "number",
     "propensity": "number",
 }
-ENTITY_FIELDS = ("user", "item", "session", "device", "country", "query", "local_hour", "weekday", "position")
+ENTITY_FIELDS = (
+    "user",
+    "item",
+    "session",
+    "device",
+    "country",
+    "query",
+    "local_hour",
+    "weekday",
+    "position",
+)
 WHOLE_FIELDS = ("local_hour", "weekday", "position")  # numbers of which each is a value of its own
 # What calls take, so that editors can offer it.
 Kind = Literal["numeric", "categorical"]
 LearnedTable = Literal["cooccurrence"]
 How = Literal["sum", "max"]
 ContextField = Literal["device", "country", "query", "local_hour", "weekday"]
-CONTEXT_FIELDS = {"device": "categorical", "country": "categorical", "query": "categorical", "local_hour": "numeric", "weekday": "numeric"}
+CONTEXT_FIELDS = {
+    "device": "categorical",
+    "country": "categorical",
+    "query": "categorical",
+    "local_hour": "numeric",
+    "weekday": "numeric",
+}
 
 
 @dataclass(frozen=True)
 class Entity:
-    """What a feature is about: one field or several (`entity("user", "item.category")`); without any, all together."""
+    """What a feature is about: one field or several (`entity("user", "item.category")`); without
+    any, all together.
+    """
 
     fields: tuple[str, ...]
 
@@ -116,7 +149,9 @@ class Window:
 
 @dataclass(frozen=True)
 class Amount:
-    """A number of an event that is summed: counted in whole `unit`s (rounded half to even), cut off at ±`max`."""
+    """A number of an event that is summed: counted in whole `unit`s (rounded half to even), cut off
+    at ±`max`.
+    """
 
     of: Expression
     unit: float
@@ -129,7 +164,9 @@ class Amount:
 
 @dataclass(frozen=True)
 class Feature:
-    """What all declarations share. `where` names file and line for messages and is no part of the schema."""
+    """What all declarations share. `where` names file and line for messages and is no part of the
+    schema.
+    """
 
     name: str
     place: str = field(compare=False)
@@ -179,7 +216,9 @@ class Extreme(Counted):
 
 @dataclass(frozen=True)
 class Quantile(Counted):
-    """`buckets` hold for values up to the first edge, between one edge and the next, and above the last; `where` is part of each."""
+    """`buckets` hold for values up to the first edge, between one edge and the next, and above the
+    last; `where` is part of each.
+    """
 
     of: Expression
     window: Window
@@ -199,7 +238,9 @@ class Distinct(Counted):
 
 @dataclass(frozen=True)
 class Ratio(Counted):
-    """`types` is the numerator's, `below` the denominator's; `prior` an entity, a constant rate, or None."""
+    """`types` is the numerator's, `below` the denominator's; `prior` an entity, a constant rate, or
+    None.
+    """
 
     below: tuple[str, ...]
     window: Window
@@ -226,7 +267,9 @@ class Share(Counted):
 
 @dataclass(frozen=True)
 class Decayed(Counted):
-    """`window` has `DECAY_STEPS` hops a half-life and is as long as a decay reaches; without `amount` events are counted."""
+    """`window` has `DECAY_STEPS` hops a half-life and is as long as a decay reaches; without
+    `amount` events are counted.
+    """
 
     window: Window
     amount: Amount | None
@@ -294,7 +337,9 @@ class Favourite(Counted):
 
 @dataclass(frozen=True)
 class Seen(Counted):
-    """How many of the last `length` events that have the text `of`, which is the item or its attribute, have that of the candidate."""
+    """How many of the last `length` events that have the text `of`, which is the item or its
+    attribute, have that of the candidate.
+    """
 
     of: Expression
     length: int
@@ -302,7 +347,9 @@ class Seen(Counted):
 
 @dataclass(frozen=True)
 class OfSession(Feature):
-    """Something of the person's current session. `types` are those of the sequence that the session is the end of."""
+    """Something of the person's current session. `types` are those of the sequence that the session
+    is the end of.
+    """
 
     types: tuple[str, ...]
 
@@ -325,8 +372,9 @@ class SessionCount(OfSession):
 
 @dataclass(frozen=True)
 class SessionMeasure(OfSession):
-    """`measure`: "length" (events), "depth" (different items) or "duration" (seconds since the first) of the `only` types, or
-    "refinements" (how many of them at the end are searches)."""
+    """`measure`: "length" (events), "depth" (different items) or "duration" (seconds since the
+    first) of the `only` types, or "refinements" (how many of them at the end are searches).
+    """
 
     measure: str
     only: tuple[str, ...]
@@ -340,7 +388,8 @@ class SessionMeasure(OfSession):
 class Attribute(Feature):
     """Of the newest profile; `entity` is the user or the item, `kind` "numeric" or "categorical".
 
-    `element`: which of a list, from 1; 0 is the first too, and the attribute is kept with each event.
+    `element`: which of a list, from 1; 0 is the first too, and the attribute is kept with each
+    event.
     """
 
     entity: Entity
@@ -351,7 +400,9 @@ class Attribute(Feature):
 
 @dataclass(frozen=True)
 class Match(Feature):
-    """The part of the words of the request's query that are among those of a text of the newest profile."""
+    """The part of the words of the request's query that are among those of a text of the newest
+    profile.
+    """
 
     entity: Entity
     attribute: str
@@ -380,9 +431,11 @@ class Derived(Feature):
 
 @dataclass(frozen=True)
 class Similarity(Feature):
-    """How much the candidate goes with the last `length` items of the sequence `of`, by a learned table.
+    """How much the candidate goes with the last `length` items of the sequence `of`, by a learned
+    table.
 
-    No part of the schema: a bundle brings the table, and the column is made where its model's matrix is, see `ranking.similarities`.
+    No part of the schema: a bundle brings the table, and the column is made where its model's
+    matrix is, see `ranking.similarities`.
     """
 
     of: str

@@ -1,7 +1,9 @@
-"""What features make of whose events: which fields of an erased person's events have to stay as they are, and states made anew.
+"""What features make of whose events: which fields of an erased person's events have to stay as
+they are, and states made anew.
 
-An event that is unlinked from its person keeps type, time and item. What else states of items, categories and everyone are made
-of follows from the declarations: `needs` tells it, so that nothing else has to stay, and these states stay equal.
+An event that is unlinked from its person keeps type, time and item. What else states of items,
+categories and everyone are made of follows from the declarations: `needs` tells it, so that nothing
+else has to stay, and these states stay equal.
 
     kept      texts and numbers that a filter or an entity without a person reads
     counted   texts of which such a state knows how many different ones there were: another text takes their place which falls into
@@ -36,7 +38,9 @@ _READ_WITH = {"weekday": ("local_hour",), "query": ("query", "answer_query")}
 
 @dataclass(frozen=True)
 class Needs:
-    """What has to stay of events, see above. Names as expressions have them: "device", "properties.colour", "user.age"."""
+    """What has to stay of events, see above. Names as expressions have them: "device",
+    "properties.colour", "user.age".
+    """
 
     kept: frozenset[str] = frozenset()
     counted: tuple[tuple[str, tuple[int, ...]], ...] = ()  # name → the precisions of its sketches
@@ -61,7 +65,9 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
     shared_read: set[str] = set()
     for layout in (layout for features in sets for layout in features.layout.entities):
         personal = is_personal(layout.entity)
-        sketched = frozenset() if personal else frozenset(sketch.source for sketch in layout.sketches)
+        sketched = (
+            frozenset() if personal else frozenset(sketch.source for sketch in layout.sketches)
+        )
         names: set[str] = set()  # what is read but for what is counted alone
         keyed.update(layout.entity.fields)
         for source, more in _sources(layout):
@@ -69,7 +75,9 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
             read |= _names(source.where, of, *more)
             plain = isinstance(of, Expression) and of.kind == "text" and of.text in dict(of.names)
             if source in sketched and plain and isinstance(of, Expression):
-                counted.setdefault(of.text, set()).update(one.precision for one in layout.sketches if one.source == source)
+                counted.setdefault(of.text, set()).update(
+                    one.precision for one in layout.sketches if one.source == source
+                )
                 of = None
             names |= _names(source.where, of, *more)
         if not any(name in PERSONAL for name in layout.entity.fields):
@@ -81,7 +89,15 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
             ordered |= bool(layout.lasts or layout.sequences or layout.first_values)
     kept.update(more for name in tuple(kept) for more in _READ_WITH.get(name, ()))
     sketched_names = tuple(sorted((name, tuple(sorted(each))) for name, each in counted.items()))
-    return Needs(frozenset(kept), sketched_names, ordered, frozenset(keyed), frozenset(read), frozenset(shared), frozenset(shared_read))
+    return Needs(
+        frozenset(kept),
+        sketched_names,
+        ordered,
+        frozenset(keyed),
+        frozenset(read),
+        frozenset(shared),
+        frozenset(shared_read),
+    )
 
 
 def is_personal(entity: Entity) -> bool:
@@ -94,7 +110,13 @@ def _names(*expressions: Expression | None) -> set[str]:
 
 
 def _sources(layout: EntityLayout) -> Iterator[tuple[Source, Sequence[Expression]]]:
-    for spot in (*layout.rings, *layout.sketches, *layout.lasts, *layout.firsts, *layout.first_values):
+    for spot in (
+        *layout.rings,
+        *layout.sketches,
+        *layout.lasts,
+        *layout.firsts,
+        *layout.first_values,
+    ):
         yield spot.source, ()
     for sequence in layout.sequences:
         yield sequence.source, sequence.of
@@ -111,7 +133,8 @@ def remake_state(
     part: KeyPart = WHOLE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Throw the state of a schema, or a part of it, away, free pages and all, and build it from the lake; how many rows it took in.
+    """Throw the state of a schema, or a part of it, away, free pages and all, and build it from the
+    lake; how many rows it took in.
 
     Raises:
         LockedError: its worker runs.
@@ -119,13 +142,19 @@ def remake_state(
     folder = state_folder(state, features, part)
     for name in ("data.mdb", "lock.mdb", "data.mdb.damaged"):
         (folder / name).unlink(missing_ok=True)
-    with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max, part=part) as worker:
+    with FeatureWorker(
+        routed, state, features, clock=clock, entities_max=entities_max, part=part
+    ) as worker:
         tables = Lake(lake)
         if worker.needs_history() and lake_is_ahead(worker, tables):
             build_from_lake(worker, tables, threading.Event(), progress=progress)
         follow(worker, tables)
         if not worker.position.ready:
-            raise NotReadyError("the state could not be built", where=str(folder), fix="tailorbird run worker builds it")
+            raise NotReadyError(
+                "the state could not be built",
+                where=str(folder),
+                fix="tailorbird run worker builds it",
+            )
         worker.sweep_all()
         worker.tell()
         return worker.position.rows

@@ -1,7 +1,8 @@
-"""Why a feature has its value: the value at (t, p) and the events that made it, by the plain-Python reference.
+"""Why a feature has its value: the value at (t, p) and the events that made it, by the plain-Python
+reference.
 
-For one value at a time, as `features show` asks; it looks at every event that it is given, so give it the person's and
-the item's. Whole tables are compared by `features.recompute`.
+For one value at a time, as `features show` asks; it looks at every event that it is given, so give
+it the person's and the item's. Whole tables are compared by `features.recompute`.
 """
 
 from collections.abc import Sequence
@@ -45,11 +46,13 @@ from tailorbird.features.request import ReadRequest
 
 @dataclass(frozen=True)
 class Explanation:
-    """A value, the events that it was made of (oldest first), and for a derived column the values that it read.
+    """A value, the events that it was made of (oldest first), and for a derived column the values
+    that it read.
 
     Attributes:
         about: the fields of its entity.
-        lacks: those of them that the request does not say, or whose profile is not known: without them it is missing.
+        lacks: those of them that the request does not say, or whose profile is not known: without
+            them it is missing.
     """
 
     name: str
@@ -61,9 +64,16 @@ class Explanation:
 
 
 def explain(
-    features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: Known, events: Sequence[Event]
+    features: FeatureSet,
+    name: str,
+    request: ReadRequest,
+    item: str | None,
+    t: int,
+    p: Known,
+    events: Sequence[Event],
 ) -> Explanation:
-    """The value of a column for `request.person` (already resolved) and `item` at (t, p), with what made it.
+    """The value of a column for `request.person` (already resolved) and `item` at (t, p), with what
+    made it.
 
     Args:
         events: as for `reference.value`; those of a parent entity too, if its rate is to be right.
@@ -77,14 +87,23 @@ def _explain(now: Moment, name: str) -> Explanation:
     feature = now.features.feature(name)
     reads: tuple[Explanation, ...] = ()
     if isinstance(feature, Derived):
-        expression = next(step.expression for step in now.features.layout.steps if step.name == name)
+        expression = next(
+            step.expression for step in now.features.layout.steps if step.name == name
+        )
         assert expression is not None
         reads = tuple(_explain(now, column) for column, _ in expression.names)
     rows = {id(row.event): row for row in _rows(now, feature)}
     events = tuple(row.event for row in sorted(rows.values(), key=Row.order))
     about = getattr(feature, "entity", None)
     fields = about.fields if isinstance(about, Entity) else ()
-    return Explanation(name, now.value(name), events, reads, fields, tuple(field for field in fields if now.part(field) is None))
+    return Explanation(
+        name,
+        now.value(name),
+        events,
+        reads,
+        fields,
+        tuple(field for field in fields if now.part(field) is None),
+    )
 
 
 def _rows(now: Moment, feature: Feature) -> list[Row]:
@@ -92,7 +111,11 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
         newest = now.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]
     if isinstance(feature, OfSession):
-        return [row for row in now.session_rows(feature) if row.event["type"] in feature.asked] if now.request.person else []
+        return (
+            [row for row in now.session_rows(feature) if row.event["type"] in feature.asked]
+            if now.request.person
+            else []
+        )
     if not isinstance(feature, Counted) or None in now.key(feature.entity):
         return []
     if isinstance(feature, SequenceOf):
@@ -102,20 +125,45 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
     if isinstance(feature, GapMean):
         return now.last_rows(now.rows(feature), feature.length)
     if isinstance(feature, TimeSinceFirst | First):
-        return sorted(now.rows(feature, value=feature.of if isinstance(feature, First) else None), key=Row.order)[:1]
+        return sorted(
+            now.rows(feature, value=feature.of if isinstance(feature, First) else None),
+            key=Row.order,
+        )[:1]
     if isinstance(feature, Last | TimeSince):
-        return now.last_rows(now.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1)
+        return now.last_rows(
+            now.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1
+        )
     if isinstance(feature, Trend):
         return now.within(now.rows(feature), feature.long)
     window = getattr(feature, "window", Window(HORIZON, HORIZON))
-    amount = feature.amount.of if isinstance(feature, Total | Mean | Variance | Extreme | Decayed | Share) and feature.amount else None
+    amount = (
+        feature.amount.of
+        if isinstance(feature, Total | Mean | Variance | Extreme | Decayed | Share)
+        and feature.amount
+        else None
+    )
     amount = feature.of if isinstance(feature, Distinct | Quantile) else amount
     if isinstance(feature, Share):
         groups = [about for about in (feature.entity, feature.group) if None not in now.key(about)]
         per_item = shared_by_item(feature)
-        return [row for about in groups for row in now.within(now.rows(feature, about=about, value=amount, per_item=per_item), window)]
+        return [
+            row
+            for about in groups
+            for row in now.within(
+                now.rows(feature, about=about, value=amount, per_item=per_item), window
+            )
+        ]
     if not isinstance(feature, Ratio):
         return now.within(now.rows(feature, value=amount), window)
     abouts = [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else [])
-    pairs = [(about, types) for about in abouts if None not in now.key(about) for types in (feature.types, feature.below)]
-    return [row for about, types in pairs for row in now.within(now.rows(feature, types=types, about=about), window)]
+    pairs = [
+        (about, types)
+        for about in abouts
+        if None not in now.key(about)
+        for types in (feature.types, feature.below)
+    ]
+    return [
+        row
+        for about, types in pairs
+        for row in now.within(now.rows(feature, types=types, about=about), window)
+    ]

@@ -1,16 +1,19 @@
-"""Expressions of declarations (`where=`, `of=`, `derived`): Python's syntax, a small whitelist, column operations.
+"""Expressions of declarations (`where=`, `of=`, `derived`): Python's syntax, a small whitelist,
+column operations.
 
-Nothing is ever handed to `eval`. An expression is parsed once, checked against the columns that it may name, and then
-walked with NumPy over whole columns; `features.reference` walks the same tree value by value.
+Nothing is ever handed to `eval`. An expression is parsed once, checked against the columns that it
+may name, and then walked with NumPy over whole columns; `features.reference` walks the same tree
+value by value.
 
     numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), log(x), log1p(x), exp(x), number(x),
                                          a if test else b
     texts:   hash64, missing = 0         == != in not in
     truths:  bool                        and or not, < <= > >= == != (chained too), missing(x), x is None
 
-What is missing equals nothing but None and is never above or below anything: `agent != 'bot'` holds where agent is
-missing, `price < 5` does not hold where price is. Division by zero is missing, as is the root or logarithm of what has
-none. A truth used as a number is 1 or 0. Logarithms and exponentials are those of `features.series`, the same on all machines.
+What is missing equals nothing but None and is never above or below anything: `agent != 'bot'` holds
+where agent is missing, `price < 5` does not hold where price is. Division by zero is missing, as is
+the root or logarithm of what has none. A truth used as a number is 1 or 0. Logarithms and
+exponentials are those of `features.series`, the same on all machines.
 """
 
 import ast
@@ -28,7 +31,8 @@ DEPTH_MAX = 30
 SHOWN_MAX = 100  # letters that a message repeats
 
 Array = npt.NDArray
-# Says what a name is: "number", "text", "either" (a profile attribute, decided by what it is compared with), or None.
+# Says what a name is: "number", "text", "either" (a profile attribute, decided by what it is
+# compared with), or None.
 KindOf = Callable[[str], str | None]
 ColumnOf = Callable[[str, str], Array]
 
@@ -44,7 +48,17 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Is: "is",
     ast.IsNot: "is not",
 }
-_FUNCTIONS = {"abs": 1, "sqrt": 1, "min": 2, "max": 2, "missing": 1, "number": 1, "log": 1, "log1p": 1, "exp": 1}
+_FUNCTIONS = {
+    "abs": 1,
+    "sqrt": 1,
+    "min": 2,
+    "max": 2,
+    "missing": 1,
+    "number": 1,
+    "log": 1,
+    "log1p": 1,
+    "exp": 1,
+}
 _SERIES = {"log": series.log, "log1p": series.log1p, "exp": series.exp}
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
@@ -70,7 +84,9 @@ class Expression:
     tree: ast.expr = field(compare=False, repr=False)
 
     def columns(self, column: ColumnOf) -> Array:
-        """The value in each row; `column(name, kind)` gives float64 for numbers and uint64 hashes for texts."""
+        """The value in each row; `column(name, kind)` gives float64 for numbers and uint64 hashes
+        for texts.
+        """
         return _Columns(column, dict(self.names)).of(self.tree)
 
     def numbers(self, column: ColumnOf, rows: int) -> npt.NDArray[np.float64]:
@@ -88,12 +104,16 @@ def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
     """Check `text` and say what it reads.
 
     Args:
-        expect: "number" or "truth" (each is also taken for the other), or "text" or "either" (a bare column).
+        expect: "number" or "truth" (each is also taken for the other), or "text" or "either" (a
+            bare column).
     Raises:
-        ExpressionError: it is no expression, uses something outside the whitelist, or mixes numbers and texts.
+        ExpressionError: it is no expression, uses something outside the whitelist, or mixes numbers
+            and texts.
     """
     if not isinstance(text, str):
-        raise ExpressionError(f"expected an expression in quotes, such as 'price < 5', got {text!r}")
+        raise ExpressionError(
+            f"expected an expression in quotes, such as 'price < 5', got {text!r}"
+        )
     if len(text) > LENGTH_MAX:
         raise ExpressionError(f"expected at most {LENGTH_MAX} characters, got {len(text)}")
     try:
@@ -198,7 +218,9 @@ class _Checker:
     def _call(self, node: ast.Call) -> str:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name not in _FUNCTIONS or node.keywords or len(node.args) != _FUNCTIONS[name]:
-            raise ExpressionError(f"{ast.unparse(node)}: expected one of {', '.join(_FUNCTIONS)} with its arguments")
+            raise ExpressionError(
+                f"{ast.unparse(node)}: expected one of {', '.join(_FUNCTIONS)} with its arguments"
+            )
         if name == "missing":
             self.kind(node.args[0], "either")
             return "truth"
@@ -219,18 +241,27 @@ class _Checker:
             self.kind(left, "either")
             return
         if sign in ("in", "not in"):
-            if not isinstance(right, ast.Tuple | ast.List) or not all(isinstance(e, ast.Constant) for e in right.elts):
-                raise ExpressionError(f"{sign} needs constants in brackets, such as {sign} ('phone', 'tablet')")
+            if not isinstance(right, ast.Tuple | ast.List) or not all(
+                isinstance(e, ast.Constant) for e in right.elts
+            ):
+                raise ExpressionError(
+                    f"{sign} needs constants in brackets, such as {sign} ('phone', 'tablet')"
+                )
             kinds = {self._constant(e) for e in right.elts if isinstance(e, ast.Constant)}
             if len(kinds) != 1 or kinds != {self._as(left, next(iter(kinds)))}:
                 raise ExpressionError(f"{ast.unparse(left)} {sign} …: numbers and texts are mixed")
             return
         known = [side for side in (left, right) if self._known(side)]
         if not known:
-            raise ExpressionError(f"{ast.unparse(left)} {sign} {ast.unparse(right)}: compare a profile attribute with a constant")
+            raise ExpressionError(
+                f"{ast.unparse(left)} {sign} {ast.unparse(right)}: compare a profile "
+                "attribute with a constant"
+            )
         expect = self._as(known[0], "number")
         if self._as(left, expect) != self._as(right, expect):
-            raise ExpressionError(f"{ast.unparse(left)} {sign} {ast.unparse(right)}: numbers and texts are mixed")
+            raise ExpressionError(
+                f"{ast.unparse(left)} {sign} {ast.unparse(right)}: numbers and texts are mixed"
+            )
         if expect == "text" and sign not in ("==", "!="):
             raise ExpressionError(f"{sign} is not for texts")
 
@@ -258,13 +289,21 @@ class _Columns:
             return self._column(name, self._kinds[name])
         if isinstance(node, ast.Constant):
             value = constant(node)
-            return np.array(hash64(value), np.uint64) if isinstance(value, str) else np.array(value, np.float64)
+            return (
+                np.array(hash64(value), np.uint64)
+                if isinstance(value, str)
+                else np.array(value, np.float64)
+            )
         with np.errstate(all="ignore"):
             return self._operation(node)
 
     def _operation(self, node: ast.expr) -> Array:
         if isinstance(node, ast.UnaryOp):
-            return ~self._truth(node.operand) if isinstance(node.op, ast.Not) else _signed(node.op, self._number(node.operand))
+            return (
+                ~self._truth(node.operand)
+                if isinstance(node.op, ast.Not)
+                else _signed(node.op, self._number(node.operand))
+            )
         if isinstance(node, ast.BinOp):
             return _arithmetic(node.op, self._number(node.left), self._number(node.right))
         if isinstance(node, ast.BoolOp):
@@ -274,7 +313,9 @@ class _Columns:
                 result = combine(result, self._truth(other))
             return result
         if isinstance(node, ast.IfExp):
-            return np.where(self._truth(node.test), self._number(node.body), self._number(node.orelse))
+            return np.where(
+                self._truth(node.test), self._number(node.body), self._number(node.orelse)
+            )
         if isinstance(node, ast.Call):
             return self._call(node)
         assert isinstance(node, ast.Compare)
@@ -320,7 +361,14 @@ class _Columns:
                 found = found | (_plain(a) == self.of(element))
             return found if sign == "in" else ~found
         a, b = _plain(self.of(left)), _plain(self.of(right))
-        compare = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+        compare = {
+            "==": np.equal,
+            "!=": np.not_equal,
+            "<": np.less,
+            "<=": np.less_equal,
+            ">": np.greater,
+            ">=": np.greater_equal,
+        }
         return compare[sign](a, b)
 
 

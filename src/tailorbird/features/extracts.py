@@ -1,9 +1,11 @@
-"""What accumulators add of a block: the rows of a frame that a source counts, with their entity and value, and profiles.
+"""What accumulators add of a block: the rows of a frame that a source counts, with their entity and
+value, and profiles.
 
     extract(source, frame)    entity key, ts, id, p, value; and item, type, session for sequences
     extract_profiles(…)       who or what it is of, and a value for each attribute
 
-Columns of the block are made by `features.columns`; `features.reference` says in plain Python which events a source has.
+Columns of the block are made by `features.columns`; `features.reference` says in plain Python which
+events a source has.
 """
 
 from dataclasses import dataclass, field
@@ -37,7 +39,8 @@ class Extract:
 
     Attributes:
         rows: of the frame, for columns that are made only when asked for.
-        value: 1, int64 units, or 64 bits (a float64 or a hash) of the last value; see `layout.Source.value`.
+        value: 1, int64 units, or 64 bits (a float64 or a hash) of the last value; see
+            `layout.Source.value`.
     """
 
     frame: "Frame" = field(repr=False)
@@ -138,7 +141,9 @@ def extracted(source: Source, frame: Frame) -> Extract:
 
 
 def measured(measure: str, value: Int64s) -> Int64s:
-    """What events put into a tile of a `layout.Ring`; of a peak, a code above 0 whose largest stays: 0 is an empty tile."""
+    """What events put into a tile of a `layout.Ring`; of a peak, a code above 0 whose largest
+    stays: 0 is an empty tile.
+    """
     if measure == "count":
         return np.ones(len(value), np.int64)
     if measure == "square_low":
@@ -152,7 +157,9 @@ def measured(measure: str, value: Int64s) -> Int64s:
 
 @dataclass(frozen=True)
 class ProfileExtract:
-    """Profile events: the key of their user or item, ts, id, p, and a column of 64-bit values for each attribute."""
+    """Profile events: the key of their user or item, ts, id, p, and a column of 64-bit values for
+    each attribute.
+    """
 
     key: Keys
     ts: Int64s
@@ -162,10 +169,14 @@ class ProfileExtract:
 
     def part(self, some: Some) -> "ProfileExtract":
         """The extract with some of its profiles."""
-        return ProfileExtract(self.key[some], self.ts[some], self.id[some], self.p[some], self.values[some])
+        return ProfileExtract(
+            self.key[some], self.ts[some], self.id[some], self.p[some], self.values[some]
+        )
 
 
-def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: Frame) -> ProfileExtract:
+def extract_profiles(
+    type: str, attributes: tuple[tuple[str, str], ...], frame: Frame
+) -> ProfileExtract:
     """The profiles in the frame: `attributes` are (name, kind) as in `layout.Profile`."""
     table = frame._table
     mask = pc.and_(pc.equal(table["type"], type), table["counts"])
@@ -178,7 +189,11 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
     codes = pc.fill_null(encoded.indices, len(parsed) - 1).to_numpy()
     times = np.bincount(codes, minlength=len(parsed))
     values = np.zeros((len(parsed), len(attributes)), np.int64)
-    words = {name: [words_of(one.get(name)) for one in parsed] for name, kind in attributes if kind == "word 1"}
+    words = {
+        name: [words_of(one.get(name)) for one in parsed]
+        for name, kind in attributes
+        if kind == "word 1"
+    }
     for lane, (name, full) in enumerate(attributes):
         kind, element = kind_and_element(full)
         if kind == "word":
@@ -191,18 +206,36 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
             if kind == "numeric":
                 raw = given if " " in full else (one.get(name) for one in parsed)
                 pairs = zip(raw, found, times, strict=True)
-                if converted := sum(int(often) for value, made, often in pairs if isinstance(value, bool | list) and made == made):
+                if converted := sum(
+                    int(often)
+                    for value, made, often in pairs
+                    if isinstance(value, bool | list) and made == made
+                ):
                     frame.converted[f"{type}.{name}"] += converted
             lost = sum(
-                int(often) * (value not in (None, []) and (made == 0 if kind == "categorical" else made != made))
+                int(often)
+                * (
+                    value not in (None, [])
+                    and (made == 0 if kind == "categorical" else made != made)
+                )
                 for value, made, often in zip(given, found, times, strict=True)
             )
             if lost:
                 frame.unreadable[f"{type}.{name}"] += lost
-        values[:, lane] = np.array(found, np.uint64 if kind in ("word", "categorical") else np.float64).view(np.int64)
+        values[:, lane] = np.array(
+            found, np.uint64 if kind in ("word", "categorical") else np.float64
+        ).view(np.int64)
     if not len(events):
-        return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values[:0])
-    return ProfileExtract(frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values[codes])
+        return ProfileExtract(
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.int64),
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.int64),
+            values[:0],
+        )
+    return ProfileExtract(
+        frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values[codes]
+    )
 
 
 _UNITS_AT_ONCE = 1 << 15  # so that what is between stays in the cache

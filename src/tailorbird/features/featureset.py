@@ -1,7 +1,9 @@
-"""A project's declarations as one checked whole, with the schema that everything built from them is filed under.
+"""A project's declarations as one checked whole, with the schema that everything built from them is
+filed under.
 
-`load_features` runs a project's `features.py`, which is the project's own code, and collects what it declares. The
-vocabulary is in `features.vocabulary`; the records that follow from it, in `features.layout`.
+`load_features` runs a project's `features.py`, which is the project's own code, and collects what
+it declares. The vocabulary is in `features.vocabulary`; the records that follow from it, in
+`features.layout`.
 """
 
 import json
@@ -56,9 +58,11 @@ class Column:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Checked declarations, in order, and the layout compiled from them. Made by `from_declarations` or `load_features`.
+    """Checked declarations, in order, and the layout compiled from them. Made by
+    `from_declarations` or `load_features`.
 
-    `transforms` say what a model sees of the columns, `similarities` what it sees beside them; neither is part of the schema.
+    `transforms` say what a model sees of the columns, `similarities` what it sees beside them;
+    neither is part of the schema.
     """
 
     features: tuple[Feature, ...]
@@ -68,7 +72,11 @@ class FeatureSet:
 
     @classmethod
     def from_declarations(
-        cls, declarations: Sequence[Feature], *, event_types: Sequence[str] = EVENT_TYPES, transforms: Sequence[Transform] = ()
+        cls,
+        declarations: Sequence[Feature],
+        *,
+        event_types: Sequence[str] = EVENT_TYPES,
+        transforms: Sequence[Transform] = (),
     ) -> "FeatureSet":
         """Check the declarations together.
 
@@ -76,18 +84,23 @@ class FeatureSet:
             event_types: the types that the project knows, the built-in ones included.
             transforms: what a model sees of the columns.
         Raises:
-            DeclarationError: a name twice, an unknown event type, or a derived column that cannot be computed; names the line.
+            DeclarationError: a name twice, an unknown event type, or a derived column that cannot
+                be computed; names the line.
         """
         _check_names(declarations)
         _check_types(declarations, event_types)
         similarities = tuple(f for f in declarations if isinstance(f, Similarity))
         features = tuple(f for f in declarations if not isinstance(f, Similarity))
         check_similarities(similarities, features)
-        expressions = {f.name: _derived(f, features, similarities) for f in features if isinstance(f, Derived)}
+        expressions = {
+            f.name: _derived(f, features, similarities) for f in features if isinstance(f, Derived)
+        }
         order = _order(features, expressions)
         layout = compile_layout(features, expressions, order)
         kinds = {step.name: step.kind for step in layout.steps}
-        check_transforms(transforms, kinds | dict.fromkeys((one.name for one in similarities), "numeric"))
+        check_transforms(
+            transforms, kinds | dict.fromkeys((one.name for one in similarities), "numeric")
+        )
         return cls(features, layout, tuple(transforms), similarities)
 
     @cached_property
@@ -106,21 +119,35 @@ class FeatureSet:
     def columns(self) -> tuple[Column, ...]:
         """Each column with what it is about, in order of declaration; what is learned comes last."""
         steps = zip(self.features, self.layout.steps, strict=True)
-        read = (Column(feature.name, step.kind, _entity_of(feature), feature.description) for feature, step in steps)
+        read = (
+            Column(feature.name, step.kind, _entity_of(feature), feature.description)
+            for feature, step in steps
+        )
         about = {feature.name: _entity_of(feature) for feature in self.features}
-        learned = (Column(one.name, "learned", f"{about[one.of]}+item", one.description) for one in self.similarities)
+        learned = (
+            Column(one.name, "learned", f"{about[one.of]}+item", one.description)
+            for one in self.similarities
+        )
         return (*read, *learned)
 
     @cached_property
     def schema_hash(self) -> str:
-        """Twelve hexadecimal digits over everything that decides the records and the columns; names the state's folder."""
-        content = {"engine": ENGINE_VERSION, "features": [_plain(f) for f in self.features], "layout": _plain(self.layout)}
+        """Twelve hexadecimal digits over everything that decides the records and the columns; names
+        the state's folder.
+        """
+        content = {
+            "engine": ENGINE_VERSION,
+            "features": [_plain(f) for f in self.features],
+            "layout": _plain(self.layout),
+        }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=6, person=b"tb-schema").hexdigest()
 
     @cached_property
     def user_attributes(self) -> tuple[str, ...]:
-        """Profile attributes of users that declarations name; the router keeps them with each event."""
+        """Profile attributes of users that declarations name; the router keeps them with each
+        event.
+        """
         return self._attributes("user")
 
     @cached_property
@@ -129,7 +156,9 @@ class FeatureSet:
 
     @cached_property
     def composite_spots(self) -> dict[tuple[int, int], Spot]:
-        """(entity, part) → the lane of the user's or item's record that holds this part of the entity's key."""
+        """(entity, part) → the lane of the user's or item's record that holds this part of the
+        entity's key.
+        """
         return {
             (one.index, part): attribute_spot(self.layout, name)
             for one in self.layout.entities
@@ -146,7 +175,9 @@ class FeatureSet:
 
     @cached_property
     def event_attributes(self) -> dict[str, tuple[str, ...]]:
-        """By "user" and "item", the attributes that are taken from events, by entities and expressions; others from profiles alone."""
+        """By "user" and "item", the attributes that are taken from events, by entities and
+        expressions; others from profiles alone.
+        """
         return {owner: _of_owner(owner, self._carried) for owner in ("user", "item")}
 
     def _attributes(self, owner: str) -> tuple[str, ...]:
@@ -161,11 +192,28 @@ class FeatureSet:
     def _carried(self) -> set[str]:
         found = {name for one in self.layout.entities for name in one.entity.fields}
         for one in self.layout.entities:
-            holders = (*one.rings, *one.sketches, *one.lasts, *one.firsts, *one.first_values, *one.sequences)
+            holders = (
+                *one.rings,
+                *one.sketches,
+                *one.lasts,
+                *one.firsts,
+                *one.first_values,
+                *one.sequences,
+            )
             for source in (holder.source for holder in holders):
-                for expression in (source.where, source.value.of if isinstance(source.value, Amount) else source.value):
-                    found.update(() if expression is None else (name for name, _ in expression.names))
-            found.update(name for sequence in one.sequences for expression in sequence.of for name, _ in expression.names)
+                for expression in (
+                    source.where,
+                    source.value.of if isinstance(source.value, Amount) else source.value,
+                ):
+                    found.update(
+                        () if expression is None else (name for name, _ in expression.names)
+                    )
+            found.update(
+                name
+                for sequence in one.sequences
+                for expression in sequence.of
+                for name, _ in expression.names
+            )
         return found
 
 
@@ -173,10 +221,13 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
     """Run a project's `features.py` and check what it declares.
 
     Raises:
-        DeclarationError: the file is missing, fails, declares nothing, or declares something wrong; names the line.
+        DeclarationError: the file is missing, fails, declares nothing, or declares something wrong;
+            names the line.
     """
     if not path.is_file():
-        raise DeclarationError("no such file", where=str(path), fix="tailorbird init makes a project with one")
+        raise DeclarationError(
+            "no such file", where=str(path), fix="tailorbird init makes a project with one"
+        )
     with collecting() as declared, collecting_transforms() as transforms:
         try:
             runpy.run_path(str(path))
@@ -185,20 +236,35 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
         except SystemExit as end:  # else its status would be the command's, without a word
             line = _line_of(end, path)
             message = f"ends the program ({end.code!r}) before all is declared"
-            raise DeclarationError(message, where=f"{path}:{line}" if line else str(path), fix="leave exit() away") from end
+            raise DeclarationError(
+                message, where=f"{path}:{line}" if line else str(path), fix="leave exit() away"
+            ) from end
         except Exception as error:
             line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, path)
-            raise DeclarationError(f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)) from error
+            raise DeclarationError(
+                f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)
+            ) from error
     if not declared and transforms:
         told = transforms[0]
-        raise DeclarationError(f"transforms {told.column!r}, and declares no feature", where=told.place, fix="declare the feature first")
+        raise DeclarationError(
+            f"transforms {told.column!r}, and declares no feature",
+            where=told.place,
+            fix="declare the feature first",
+        )
     if not declared:
         raise DeclarationError("declares no feature", where=str(path))
     return FeatureSet.from_declarations(declared, event_types=event_types, transforms=transforms)
 
 
 def _line_of(error: BaseException, path: Path) -> int | None:
-    return next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
+    return next(
+        (
+            f.lineno
+            for f in reversed(traceback.extract_tb(error.__traceback__))
+            if f.filename == str(path)
+        ),
+        None,
+    )
 
 
 def _check_names(declarations: Sequence[Feature]) -> None:
@@ -206,7 +272,9 @@ def _check_names(declarations: Sequence[Feature]) -> None:
     for feature in declarations:
         first = seen.setdefault(feature.name, feature)
         if first is not feature:
-            raise DeclarationError(f"{feature.name} is declared twice, first at {first.place}", where=feature.place)
+            raise DeclarationError(
+                f"{feature.name} is declared twice, first at {first.place}", where=feature.place
+            )
 
 
 def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) -> None:
@@ -219,19 +287,37 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
         for one in types:
             if one not in event_types:
                 known = ", ".join(event_types)
-                raise DeclarationError(f"{feature.name}: {one!r} is no event type; expected one of {known}", where=feature.place)
+                raise DeclarationError(
+                    f"{feature.name}: {one!r} is no event type; expected one of {known}",
+                    where=feature.place,
+                )
 
 
-def _derived(feature: Derived, declarations: Sequence[Feature], similarities: Sequence[Similarity]) -> Expression:
-    numeric = {f.name for f in declarations if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)}
+def _derived(
+    feature: Derived, declarations: Sequence[Feature], similarities: Sequence[Similarity]
+) -> Expression:
+    numeric = {
+        f.name
+        for f in declarations
+        if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)
+    }
     try:
-        found = parse(feature.text, lambda name: "number" if name in numeric else None, expect="number")
+        found = parse(
+            feature.text, lambda name: "number" if name in numeric else None, expect="number"
+        )
         check_known(found)
         return found
     except ExpressionError as error:
-        fix = f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}" if "no field" in str(error) else ""
+        fix = (
+            f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}"
+            if "no field" in str(error)
+            else ""
+        )
         if any(str(error) == f"{one.name} is no field" for one in similarities):
-            fix = "a similarity is known to the model alone, which brings its table: leave it out here"
+            fix = (
+                "a similarity is known to the model alone, which brings its table: leave it out "
+                "here"
+            )
         raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
 
 
@@ -270,8 +356,16 @@ def _entity_of(feature: Feature) -> str:
 def _plain(value: object) -> object:
     """Plain data of what decides the schema: places, descriptions and syntax trees are left out."""
     if is_dataclass(value):
-        held = ((name, one, getattr(value, name)) for name, one in value.__dataclass_fields__.items() if one.compare)
-        kept = {name: _plain(content) for name, one, content in held if content or "later" not in one.metadata}
+        held = (
+            (name, one, getattr(value, name))
+            for name, one in value.__dataclass_fields__.items()
+            if one.compare
+        )
+        kept = {
+            name: _plain(content)
+            for name, one, content in held
+            if content or "later" not in one.metadata
+        }
         return {"": type(value).__name__, **kept}
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]

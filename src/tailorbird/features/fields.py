@@ -1,4 +1,5 @@
-"""Fields of events as columns of numbers and hashes: texts, whole numbers, queries and their words, weekdays, attributes in JSON.
+"""Fields of events as columns of numbers and hashes: texts, whole numbers, queries and their words,
+weekdays, attributes in JSON.
 
 What each is of one value, `features.plain` says.
 """
@@ -27,7 +28,9 @@ Some = Rows | slice
 
 
 class JsonColumn:
-    """A column of JSON objects, or of lists with one object for each of an event's `items`; each text is read once."""
+    """A column of JSON objects, or of lists with one object for each of an event's `items`; each
+    text is read once.
+    """
 
     def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
         codes = column.combine_chunks().dictionary_encode()
@@ -43,18 +46,29 @@ class JsonColumn:
         code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
         length = lengths[code]
         place = offsets[code] + np.where(length >= 0, index, 0)
-        self._place = np.where((code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place)
+        self._place = np.where(
+            (code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place
+        )
 
-    def values(self, attribute: str, make: "Callable[[object], float]", missing: float) -> tuple[npt.NDArray, int, int]:
-        """What `make` makes of the attribute in each row; how many rows have one of which it makes nothing, and how many have a
-        list or a truth of which it makes a number.
+    def values(
+        self, attribute: str, make: "Callable[[object], float]", missing: float
+    ) -> tuple[npt.NDArray, int, int]:
+        """What `make` makes of the attribute in each row; how many rows have one of which it makes
+        nothing, and how many have a list or a truth of which it makes a number.
         """
         given = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
-        made = np.array([*(missing if one is None else make(one) for one in given), missing], np.uint64 if missing == 0 else np.float64)
-        lost = np.array([*(one is not None and one != [] for one in given), False]) & (np.isnan(made) if missing != 0 else made == 0)
+        made = np.array(
+            [*(missing if one is None else make(one) for one in given), missing],
+            np.uint64 if missing == 0 else np.float64,
+        )
+        lost = np.array([*(one is not None and one != [] for one in given), False]) & (
+            np.isnan(made) if missing != 0 else made == 0
+        )
         converted = np.zeros(len(made), np.bool_)
         if missing != 0:
-            converted = np.array([*(isinstance(one, bool | list) for one in given), False]) & ~np.isnan(made)
+            converted = np.array(
+                [*(isinstance(one, bool | list) for one in given), False]
+            ) & ~np.isnan(made)
         return made[self._place], self._rows(lost), self._rows(converted)
 
     def _rows(self, objects: Bools) -> int:
@@ -81,12 +95,16 @@ def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
     """As `plain.weekday`, of many."""
     hours = ts // HOUR
     known = ~np.isnan(local_hour)
-    ahead = np.where(known, (np.where(known, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0)
+    ahead = np.where(
+        known, (np.where(known, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0
+    )
     return (((hours + ahead) // 24 + 3) % 7).astype(np.float64)
 
 
 def whole_keys(numbers: Floats) -> Keys:
-    """hash64 of each whole number as text, 0 where it is missing; each different one is hashed once."""
+    """hash64 of each whole number as text, 0 where it is missing; each different one is hashed
+    once.
+    """
     known = ~np.isnan(numbers)
     unique, place = np.unique(numbers[known].astype(np.int64), return_inverse=True)
     found = np.zeros(len(numbers), np.uint64)
@@ -95,7 +113,9 @@ def whole_keys(numbers: Floats) -> Keys:
 
 
 def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """hash64 of each query as `plain.query_text` has it, 0 for none; each different one is made once."""
+    """hash64 of each query as `plain.query_text` has it, 0 for none; each different one is made
+    once.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
@@ -123,9 +143,11 @@ def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
 
 
 class KnownTexts:
-    """`text_keys` that keeps what it hashed: ids of people, items and sessions come again with most events.
+    """`text_keys` that keeps what it hashed: ids of people, items and sessions come again with most
+    events.
 
-    Past `size_max` it begins anew: that costs a hash for each text that comes again, and needs no account of which are old.
+    Past `size_max` it begins anew: that costs a hash for each text that comes again, and needs no
+    account of which are old.
     """
 
     def __init__(self, size_max: int = 200_000) -> None:
@@ -142,6 +164,8 @@ class KnownTexts:
                 self._known = {}
             made = dict(zip(missing, hash64s(missing).tolist(), strict=True))
             self._known.update(made)
-            keys = [made[text] if key is None else key for text, key in zip(texts, keys, strict=True)]
+            keys = [
+                made[text] if key is None else key for text, key in zip(texts, keys, strict=True)
+            ]
         hashes = np.array([*keys, 0], np.uint64)
         return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]

@@ -1,7 +1,8 @@
-"""What a worker has taken in and what its state holds, in a small file beside the state: for `/metrics` and comparisons.
+"""What a worker has taken in and what its state holds, in a small file beside the state: for
+`/metrics` and comparisons.
 
-The file is written whole and renamed into place, every few seconds and at once when a cap dropped something. Its counters go on
-after a restart and are gone with the state.
+The file is written whole and renamed into place, every few seconds and at once when a cap dropped
+something. Its counters go on after a restart and are gone with the state.
 """
 
 from collections import Counter
@@ -29,7 +30,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the copies for readers elsewhere are behind the state; see `store.published.Publishing`."""
+    """How far the copies for readers elsewhere are behind the state; see
+    `store.published.Publishing`.
+    """
 
     at: int = 0
     commits: int = 0
@@ -45,7 +48,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         rows: of the routed log that were taken in, since the state was begun.
         behind: rows of the routed log that were not yet taken in.
         offset: from where on it reads the routed log.
-        capped: values that were cut off at the maximum that is declared for them, by what is summed.
+        capped: values that were cut off at the maximum that is declared for them, by what is
+            summed.
         unreadable: values that are no number or text as declared, by field.
         converted: truths and lists that were taken as numbers, by field.
         kinds: by name of the entity.
@@ -67,7 +71,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dropped(self) -> dict[str, int]:
-        """The kinds of which a cap has dropped any, and the newest time that one of these was last heard of."""
+        """The kinds of which a cap has dropped any, and the newest time that one of these was last
+        heard of.
+        """
         return {name: kind.dropped_newest for name, kind in self.kinds.items() if kind.dropped}
 
 
@@ -75,7 +81,9 @@ _decoder = msgspec.json.Decoder(Figures)
 
 
 def read_figures(folder: Path) -> Figures | None:
-    """What the worker of the state in `folder` told; None where none did yet or the file cannot be read."""
+    """What the worker of the state in `folder` told; None where none did yet or the file cannot be
+    read.
+    """
     return _read(folder / FILE)
 
 
@@ -89,7 +97,10 @@ def _read(path: Path) -> Figures | None:
 def all_figures(state: Path, workers: int = 1) -> list[Figures]:
     """Of the workers of all states in a folder, sorted by schema."""
     paths = [path for part in parts_of(workers) for path in part.folder(state).glob(f"*/{FILE}")]
-    found = [read_figures(path.parent) for path in sorted(paths, key=lambda path: (path.parent.name, path))]
+    found = [
+        read_figures(path.parent)
+        for path in sorted(paths, key=lambda path: (path.parent.name, path))
+    ]
     return [one for one in found if one is not None]
 
 
@@ -109,7 +120,8 @@ def figures_of(state: Path, schema: str, workers: int = 1) -> Figures | None:
 
 
 def together(told: Sequence[Figures]) -> Figures:
-    """The figures of workers that share a schema's entities: what they have adds up, and the last of them says how far they are.
+    """The figures of workers that share a schema's entities: what they have adds up, and the last
+    of them says how far they are.
 
     An event that concerns several parts is counted by the worker of each.
     """
@@ -117,7 +129,10 @@ def together(told: Sequence[Figures]) -> Figures:
         return told[0]
     kinds = {
         name: Kind(
-            **{field: sum(getattr(one.kinds[name], field) for one in told if name in one.kinds) for field in _ADDED},
+            **{
+                field: sum(getattr(one.kinds[name], field) for one in told if name in one.kinds)
+                for field in _ADDED
+            },
             dropped_newest=max(one.kinds[name].dropped_newest for one in told if name in one.kinds),
         )
         for name in dict.fromkeys(name for one in told for name in one.kinds)
@@ -158,8 +173,13 @@ _ADDED = ("entities", "state_bytes", "expired", "dropped")
 
 
 def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
-    """From where on each worker reads the routed log, as it last told, and each shuffle; by a name for people."""
-    found = {" ".join(filter(None, ("worker", one.schema_hash[:8], one.part))): one.offset for one in all_figures(state, workers)}
+    """From where on each worker reads the routed log, as it last told, and each shuffle; by a name
+    for people.
+    """
+    found = {
+        " ".join(filter(None, ("worker", one.schema_hash[:8], one.part))): one.offset
+        for one in all_figures(state, workers)
+    }
     if workers > 1:
         told = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
         found |= {f"shuffle {one.schema_hash[:8]}": one.offset for one in told if one is not None}

@@ -1,7 +1,9 @@
-"""From the lanes of reading records to columns: one fixed order of float64 operations for each kind, rounded once to float32.
+"""From the lanes of reading records to columns: one fixed order of float64 operations for each
+kind, rounded once to float32.
 
-Reading and backfill both come through here, each with its own way to the lanes, so that equal sums are equal bits. The
-arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses nor reorders it within an element.
+Reading and backfill both come through here, each with its own way to the lanes, so that equal sums
+are equal bits. The arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses nor
+reorders it within an element.
 
     count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)    since = (t − ts) / 1e6
     variance = max(Q/n − (S/n)², 0)·unit², Q = high·2^31 + low    extreme = v·unit
@@ -26,20 +28,26 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
-# Lanes of one step (rows,), or of several steps of one operation (steps, rows) with their numbers (steps, 1).
+# Lanes of one step (rows,), or of several steps of one operation (steps, rows) with their numbers
+# (steps, 1).
 Operands = Sequence[Int64s]
 Numbers = Sequence[float | Floats]
 Arithmetic = Callable[[Operands, Numbers, Int64s], Floats]
 
-# 2^(−k/4) for k quarters of a half-life, written out: what `**` gives is not the same everywhere. Whole powers are exact.
+# 2^(−k/4) for k quarters of a half-life, written out: what `**` gives is not the same everywhere.
+# Whole powers are exact.
 _QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
-DECAY_WEIGHTS = tuple(_QUARTERS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS) for age in range(DECAY_STEPS * DECAY_HALF_LIVES + 1))
+DECAY_WEIGHTS = tuple(
+    _QUARTERS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS)
+    for age in range(DECAY_STEPS * DECAY_HALF_LIVES + 1)
+)
 
 
 class Lanes(Protocol):
     """Where columns are finished from. Arrays are (rows,), or (1,) where all rows have the same.
 
-    Of an entity that a row has not (no item.category, no person), `known` is False and `lane` 0 (any value for attributes).
+    Of an entity that a row has not (no item.category, no person), `known` is False and `lane` 0
+    (any value for attributes).
     """
 
     @property
@@ -59,7 +67,9 @@ class Lanes(Protocol):
         ...
 
     def query_words(self) -> Keys:
-        """The first different words of the query, 0 where there are no more: (rows, WORDS) or (1, WORDS)."""
+        """The first different words of the query, 0 where there are no more: (rows, WORDS) or (1,
+        WORDS).
+        """
         ...
 
     def context_number(self, field: str) -> Floats: ...
@@ -88,7 +98,9 @@ def derive(layout: Layout, table: npt.NDArray[np.float32]) -> None:
     for name in layout.derived_order:
         expression = steps[place[name]].expression
         assert expression is not None
-        table[:, place[name]] = expression.numbers(lambda other, kind: table[:, place[other]].astype(np.float64), len(table))
+        table[:, place[name]] = expression.numbers(
+            lambda other, kind: table[:, place[other]].astype(np.float64), len(table)
+        )
 
 
 def categorical(layout: Layout, lanes: Lanes) -> Keys:
@@ -110,7 +122,9 @@ def number(step: Step, lanes: Lanes) -> Floats:
     elif step.operation == "match":
         value = _match(step, lanes)
     else:
-        value = ARITHMETIC[arithmetic_name(step)]([lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t)
+        value = ARITHMETIC[arithmetic_name(step)](
+            [lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t
+        )
     return value if known.all() else np.where(known, value, np.nan)
 
 
@@ -140,14 +154,19 @@ def category(step: Step, lanes: Lanes) -> Keys:
 
 
 def recent(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
-    """Times and other columns of a sequence, oldest first, where it has an event within the horizon of t."""
+    """Times and other columns of a sequence, oldest first, where it has an event within the horizon
+    of t.
+    """
     first = int(ts.searchsorted(max(1, t - HORIZON)))
     return tuple([column[first:] for column in (ts, *columns)])
 
 
 def values_of(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
     """The further values of a sequence by their text, as numbers or hashes."""
-    return {one.text: each.view(np.uint64 if one.kind == "text" else np.float64) for one, each in zip(step.of, bits, strict=True)}
+    return {
+        one.text: each.view(np.uint64 if one.kind == "text" else np.float64)
+        for one, each in zip(step.of, bits, strict=True)
+    }
 
 
 def _recent(ts: Int64s, t: Int64s) -> Bools:
@@ -183,7 +202,9 @@ def _smallest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    """Within the bucket where the counts first reach q of all, as if its values lay evenly; its edge, if it has only one."""
+    """Within the bucket where the counts first reach q of all, as if its values lay evenly; its
+    edge, if it has only one.
+    """
     q, *edges = numbers
     counts = [lane.astype(np.float64) for lane in lanes]
     events = np.zeros(counts[0].shape)

@@ -1,13 +1,17 @@
-"""Entities that nobody has heard of for long: they expire without a change of any value, and a cap drops the idle longest.
+"""Entities that nobody has heard of for long: they expire without a change of any value, and a cap
+drops the idle longest.
 
-    newest ts ────── reach: the longest that any of its features looks back ──────► from here on all of it reads as empty
+    newest ts ────── reach: the longest that any of its features looks back ──────► from here on all
+    of it reads as empty
 
-Expiry: an idle entity's record goes, but for what is for good: profile, first time, first value. A state tells up to when it
-was swept, and requests are read at no earlier time, so each value is what it was, and what the lake says.
+Expiry: an idle entity's record goes, but for what is for good: profile, first time, first value. A
+state tells up to when it was swept, and requests are read at no earlier time, so each value is what
+it was, and what the lake says.
 
-The cap is for floods of ids: past `entities_max` of a kind the entities idle longest are dropped whole, profile included, and
-read as if there had never been any. The lake knows better, so a drop is counted and leaves its mark in the kind's tally: values
-of entities last heard of up to `dropped_newest` may differ from those that are computed from the lake.
+The cap is for floods of ids: past `entities_max` of a kind the entities idle longest are dropped
+whole, profile included, and read as if there had never been any. The lake knows better, so a drop
+is counted and leaves its mark in the kind's tally: values of entities last heard of up to
+`dropped_newest` may differ from those that are computed from the lake.
 """
 
 import struct
@@ -61,7 +65,9 @@ class Tally:
         return round(self.state_bytes / self.entities) if self.entities else None
 
     def encode(self, layout: EntityLayout) -> tuple[bytes, bytes]:
-        return _tally_key(layout), _TALLY.pack(self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest)
+        return _tally_key(layout), _TALLY.pack(
+            self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest
+        )
 
     def after(self, new: int, grown: int) -> "Tally":
         return replace(self, entities=self.entities + new, state_bytes=self.state_bytes + grown)
@@ -84,8 +90,12 @@ def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
     found: dict[str, Tally] = {}
     for name in parts[0]:
         some = [one[name] for one in parts]
-        entities, size, expired, dropped, _ = (sum(column) for column in zip(*map(astuple, some), strict=True))
-        found[name] = Tally(entities, size, expired, dropped, max(one.dropped_newest for one in some))
+        entities, size, expired, dropped, _ = (
+            sum(column) for column in zip(*map(astuple, some), strict=True)
+        )
+        found[name] = Tally(
+            entities, size, expired, dropped, max(one.dropped_newest for one in some)
+        )
     return found
 
 
@@ -108,7 +118,9 @@ def reach(layout: EntityLayout) -> int:
 def lasting_lanes(layout: EntityLayout) -> Bools:
     """The lanes that stay when an entity expires; shape (state lanes,)."""
     lasting = np.zeros(layout.state_lanes, np.bool_)
-    spans = [(one.lane, 1) for one in layout.firsts] + [(one.lane, 3) for one in layout.first_values]
+    spans = [(one.lane, 1) for one in layout.firsts] + [
+        (one.lane, 3) for one in layout.first_values
+    ]
     if layout.profile is not None:
         spans.append((layout.profile.lane, PROFILE_HEADER + len(layout.profile.attributes)))
     for lane, lanes in spans:
@@ -135,7 +147,9 @@ class Swept:
 
 
 class Sweep:
-    """Goes round all entities of all kinds, some at a time. Where it is, is nothing to keep: it may begin anywhere."""
+    """Goes round all entities of all kinds, some at a time. Where it is, is nothing to keep: it may
+    begin anywhere.
+    """
 
     def __init__(self, records: list[Records], entities_max: int) -> None:
         self._records = records
@@ -151,30 +165,54 @@ class Sweep:
         count = LOOK_RECORDS_MAX if self.excess(snapshot) else LOOK_RECORDS
         found = list(islice(snapshot.scan(prefix, after=self._after), count))
         keys = np.array([int.from_bytes(key[3:], "big") for key, _ in found], np.uint64)
-        held = records.unpacked(b"".join(value for _, value in found), np.array([len(value) for _, value in found], np.int64))
+        held = records.unpacked(
+            b"".join(value for _, value in found),
+            np.array([len(value) for _, value in found], np.int64),
+        )
         end = len(found) < count
-        self._at, self._after = ((index + 1) % len(self._records), b"") if end else (index, found[-1][0])
+        self._at, self._after = (
+            ((index + 1) % len(self._records), b"") if end else (index, found[-1][0])
+        )
         return index, Look(keys, held, end)
 
     def excess(self, snapshot: Snapshot) -> bool:
         """Whether there are too many of any kind."""
-        return any(read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records)
+        return any(
+            read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records
+        )
 
     def idle(self, index: int, look: Look, until: int, entities: int) -> tuple[Bools, Bools]:
-        """Of the records looked at, which have expired by `until`, and which are to be dropped for the cap."""
+        """Of the records looked at, which have expired by `until`, and which are to be dropped for
+        the cap.
+        """
         kind, states = self._kinds[index], look.held.states
         newest = states[:, NEWEST]
         dropped = newest < kind.drop_before
         nothing_lasts = ~(states[:, kind.lasting] != 0).any(axis=1)
-        expired = (newest + kind.reach < until) & ~dropped & (nothing_lasts | (states[:, kind.fleeting] != 0).any(axis=1))
+        expired = (
+            (newest + kind.reach < until)
+            & ~dropped
+            & (nothing_lasts | (states[:, kind.fleeting] != 0).any(axis=1))
+        )
         stay = ~dropped & ~(expired & nothing_lasts)
         kind.ages.update((newest[stay] // MINUTE).tolist())
         if look.end:
-            kind.drop_before = _oldest(kind.ages, entities - int(np.count_nonzero(~stay)) - self._entities_max)
+            kind.drop_before = _oldest(
+                kind.ages, entities - int(np.count_nonzero(~stay)) - self._entities_max
+            )
             kind.ages = Counter()
         return expired, dropped
 
-    def apply(self, transaction: Transaction, index: int, look: Look, expired: Bools, dropped: Bools, until: int, commit: int) -> Tally:
+    def apply(
+        self,
+        transaction: Transaction,
+        index: int,
+        look: Look,
+        expired: Bools,
+        dropped: Bools,
+        until: int,
+        commit: int,
+    ) -> Tally:
         """Let them go, in the worker's transaction; the kind's tally with that."""
         kind, records = self._kinds[index], self._records[index]
         rows = np.flatnonzero(expired)
@@ -186,14 +224,25 @@ class Sweep:
         keys, states = look.keys[rows[stays]], states[stays]
         packed = records.packed(states)
         transaction.put_many(zip(records.keys(b"s", keys), packed, strict=True))
-        readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, until), commit, sequences=False)
+        readings = records.finish(
+            states, np.maximum(states[:, NEWEST] + 1, until), commit, sequences=False
+        )
         transaction.put_many(records.published(keys, readings))
         tally = read_tally(transaction, records.layout)
         grown = sum(map(len, packed)) - int(look.held.sizes[expired | dropped].sum())
-        tally = replace(tally.after(-len(gone), grown), expired=tally.expired + len(rows), dropped=tally.dropped + int(dropped.sum()))
+        tally = replace(
+            tally.after(-len(gone), grown),
+            expired=tally.expired + len(rows),
+            dropped=tally.dropped + int(dropped.sum()),
+        )
         newest = int(look.held.states[dropped, NEWEST].max(initial=tally.dropped_newest))
         tally = replace(tally, dropped_newest=newest)
-        transaction.put_many([tally.encode(records.layout), (SWEPT_KEY, max(until, read_swept(transaction)).to_bytes(8, "little"))])
+        transaction.put_many(
+            [
+                tally.encode(records.layout),
+                (SWEPT_KEY, max(until, read_swept(transaction)).to_bytes(8, "little")),
+            ]
+        )
         return tally
 
 
@@ -205,7 +254,9 @@ class _Kind:
         self.lasting = lasting_lanes(records.layout)
         self.fleeting = ~self.lasting
         self.fleeting[NEWEST] = False  # stays beside what is for good
-        self.ages: Counter[int] = Counter()  # how many were last heard of in each minute, on this way round
+        self.ages: Counter[int] = (
+            Counter()
+        )  # how many were last heard of in each minute, on this way round
         self.drop_before = 0
 
 

@@ -1,9 +1,11 @@
-"""Loops of the backfill, compiled by Numba: edges by pointers that only move on, window sums, and what runs them on all cores.
+"""Loops of the backfill, compiled by Numba: edges by pointers that only move on, window sums, and
+what runs them on all cores.
 
-Nothing but the offline half imports this module; what the loops mean is told in `features.asof`. How keys become groups, and entries
-come to lie in them, is in `features.kernels_groups`. Each runs over a range of groups
-or of moments without the interpreter's lock, so that `in_shares` has one on each core. They are compiled at their first use and kept
-on disk. Integers wrap around as NumPy's do, and no float operation is fused or reordered.
+Nothing but the offline half imports this module; what the loops mean is told in `features.asof`.
+How keys become groups, and entries come to lie in them, is in `features.kernels_groups`. Each runs
+over a range of groups or of moments without the interpreter's lock, so that `in_shares` has one on
+each core. They are compiled at their first use and kept on disk. Integers wrap around as NumPy's
+do, and no float operation is fused or reordered.
 
     group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in order of ts
 """
@@ -29,13 +31,23 @@ Floats = npt.NDArray[np.float64]
 THREADS = os.cpu_count() or 1
 _SMALL = 1 << 14  # entries below which a second thread costs more than it brings
 
-compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, cache=True, error_model="numpy")
+compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    nogil=True, cache=True, error_model="numpy"
+)
 
 
-def in_shares(loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None) -> list[Any]:
-    """`loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, a thread for each share."""
+def in_shares(
+    loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None
+) -> list[Any]:
+    """`loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, a thread for each
+    share.
+    """
     shares = min(THREADS, 1 + count // _SMALL)
-    cuts = list(bounds) if bounds is not None else [count * share // shares for share in range(shares + 1)]
+    cuts = (
+        list(bounds)
+        if bounds is not None
+        else [count * share // shares for share in range(shares + 1)]
+    )
     spans = [(low, high) for low, high in pairwise(cuts) if low < high]
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
@@ -46,14 +58,18 @@ def in_shares(loop: Callable[..., Any], count: int, *arguments: Any, bounds: Seq
 
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process for loops that wait for nothing, so that they cannot wait for each other."""
+    """Threads of this process for loops that wait for nothing, so that they cannot wait for each
+    other.
+    """
     return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process}")
 
 
 def shares_of(starts: Int64s) -> list[int]:
     """Groups at which to cut so that each core has about as many entries."""
     shares = min(THREADS, 1 + int(starts[-1]) // _SMALL)
-    inner = [int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)]
+    inner = [
+        int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)
+    ]
     return [0, *inner, len(starts) - 1]
 
 
@@ -109,8 +125,12 @@ def accumulate(sums: Int64s) -> None:
 
 @compiled
 def advance(times: Int64s, at: int, stop: int, time: int) -> int:
-    """The first position from `at` on, at most `stop`, whose time is not before `time`: by some steps, by steps that double, by halves."""
-    for _ in range(4):  # mostly it is near, and a branch that is taken as often as not costs more than a step
+    """The first position from `at` on, at most `stop`, whose time is not before `time`: by some
+    steps, by steps that double, by halves.
+    """
+    for _ in range(
+        4
+    ):  # mostly it is near, and a branch that is taken as often as not costs more than a step
         if at == stop or times[at] >= time:
             return at
         at += 1
@@ -130,7 +150,9 @@ def advance(times: Int64s, at: int, stop: int, time: int) -> int:
 
 @compiled
 def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
-    """time // hop; `per_hop` is 1 / hop: a product that may be a hop off, and is put right, takes a fraction of a division."""
+    """time // hop; `per_hop` is 1 / hop: a product that may be a hop off, and is put right, takes a
+    fraction of a division.
+    """
     if not -(1 << 53) < time < 1 << 53:
         return time // hop
     tile = np.int64(time * per_hop)
@@ -154,8 +176,18 @@ def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
 
 
 @compiled
-def edges(low: int, high: int, group: Int32s, at_times: Int64s, starts: Int64s, times: Int64s, found: Intps) -> None:
-    """Of moments in order of (group, t), the first position of the group that is not before a time; fast where these rise as well."""
+def edges(
+    low: int,
+    high: int,
+    group: Int32s,
+    at_times: Int64s,
+    starts: Int64s,
+    times: Int64s,
+    found: Intps,
+) -> None:
+    """Of moments in order of (group, t), the first position of the group that is not before a time;
+    fast where these rise as well.
+    """
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
         one, time = group[moment], at_times[moment]
@@ -168,8 +200,16 @@ def edges(low: int, high: int, group: Int32s, at_times: Int64s, starts: Int64s, 
 
 @compiled
 def window_edges(
-    low: int, high: int, group: Int32s, t: Int64s, starts: Int64s, times: Int64s, hop: int, length: int, found: Intps
-) -> None:  # fmt: skip
+    low: int,
+    high: int,
+    group: Int32s,
+    t: Int64s,
+    starts: Int64s,
+    times: Int64s,
+    hop: int,
+    length: int,
+    found: Intps,
+) -> None:
     """As `edges`, of t // hop · hop − length."""
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
@@ -182,7 +222,9 @@ def window_edges(
 
 
 @compiled
-def in_flight(low: int, high: int, start: Int64s, edge: Intps, p: Int64s, known: Int64s, first: Intps) -> None:
+def in_flight(
+    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, known: Int64s, first: Intps
+) -> None:
     """The first position before the edge that was not known at p; the edge itself where all were."""
     for moment in range(low, high):
         stop = edge[moment]
@@ -211,10 +253,11 @@ def window_sums(
     sums: Int64s,
     far: Bools,
 ) -> None:
-    """Of moments in order of (group, t), each window's sum over the known events in [t // hop · hop − length, t).
+    """Of moments in order of (group, t), each window's sum over the known events in [t // hop · hop
+    − length, t).
 
-    `sums` (q, windows) and `far` (q,) are in the order in which moments came in. Stretches in flight longer than `limit` are left to
-    the caller: `far`.
+    `sums` (q, windows) and `far` (q,) are in the order in which moments came in. Stretches in
+    flight longer than `limit` are left to the caller: `far`.
     """
     windows = len(hop)
     per_hop = 1.0 / hop
@@ -246,9 +289,14 @@ def window_sums(
             continue
         for window in range(windows):
             prefix = prefix_of[window]
-            sums[row, window] = prefixes[prefix, first] - prefixes[prefix, at[window]] if at[window] < first else 0
+            sums[row, window] = (
+                prefixes[prefix, first] - prefixes[prefix, at[window]] if at[window] < first else 0
+            )
         for event in range(first, stop):
             if event_p[event] <= bound:
                 for window in range(windows):
                     if event >= at[window]:
-                        sums[row, window] += prefixes[prefix_of[window], event + 1] - prefixes[prefix_of[window], event]
+                        sums[row, window] += (
+                            prefixes[prefix_of[window], event + 1]
+                            - prefixes[prefix_of[window], event]
+                        )

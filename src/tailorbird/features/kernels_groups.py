@@ -1,21 +1,35 @@
-"""Loops of the backfill that put entries into groups: keys to numbers, and entries sorted by (group, time). As `features.kernels`.
+"""Loops of the backfill that put entries into groups: keys to numbers, and entries sorted by
+(group, time). As `features.kernels`.
 
-Many entries of many groups are first dealt out to buckets of neighbouring groups, and then put in place bucket by bucket: written one
-by one they would each go to another line of memory, which costs more than all else.
+Many entries of many groups are first dealt out to buckets of neighbouring groups, and then put in
+place bucket by bucket: written one by one they would each go to another line of memory, which costs
+more than all else.
 
-    entries ──by share, in order──► buckets of groups ──in the cache──► group 0: ts ts … | group 1: ts ts …
+    entries ──by share, in order──► buckets of groups ──in the cache──► group 0: ts ts … | group 1:
+    ts ts …
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.kernels import THREADS, Int32s, Int64s, Intps, Keys, compiled, in_shares, shares_of
+from tailorbird.features.kernels import (
+    THREADS,
+    Int32s,
+    Int64s,
+    Intps,
+    Keys,
+    compiled,
+    in_shares,
+    shares_of,
+)
 
 _DEALT_MIN = 1 << 16  # entries from which on the way over buckets pays
 _GROUPS_MIN = 1 << 12
 _BUCKET_BITS = 9
 
-Slots = npt.NDArray[np.uint64]  # (slots, 2): a key and its number + 1, which lie in one line of memory; 0 is empty
+Slots = npt.NDArray[
+    np.uint64
+]  # (slots, 2): a key and its number + 1, which lie in one line of memory; 0 is empty
 
 
 class Numbers:
@@ -62,8 +76,12 @@ def _slot_of(key: np.uint64, slots: Slots) -> np.int64:
 
 
 @compiled
-def _number_keys(keys: Keys, slots: Slots, first: Int64s, own: Int32s, row: int, count: int) -> tuple[int, int]:
-    """Number the keys from `row` on; up to which, and how many different ones there are: it stops where the slots are too few."""
+def _number_keys(
+    keys: Keys, slots: Slots, first: Int64s, own: Int32s, row: int, count: int
+) -> tuple[int, int]:
+    """Number the keys from `row` on; up to which, and how many different ones there are: it stops
+    where the slots are too few.
+    """
     while row < len(keys):
         slot = _slot_of(keys[row], slots)
         if slots[slot, 1] == 0:
@@ -94,10 +112,14 @@ def _find_keys(low: int, high: int, keys: Keys, slots: Slots, none: int, found: 
         found[row] = number - 1 if number > 0 else none
 
 
-def grouped(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64s, Intps, Int64s, Int64s]:
-    """Entries sorted by (group, time), equal ones in the order in which they came; those of no group, `groups`, are left out.
+def grouped(
+    group: Int32s, groups: int, times: Int64s, p: Int64s
+) -> tuple[Int64s, Intps, Int64s, Int64s]:
+    """Entries sorted by (group, time), equal ones in the order in which they came; those of no
+    group, `groups`, are left out.
 
-    Returns: starts (groups + 1,), and of each position (m,) which entry stands there, its time and its p.
+    Returns: starts (groups + 1,), and of each position (m,) which entry stands there, its time and
+    its p.
     """
     if len(group) >= _DEALT_MIN and groups >= _GROUPS_MIN:
         return _grouped_by_buckets(group, groups, times, p)
@@ -105,14 +127,22 @@ def grouped(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64
     _count(group, counts)
     starts = np.concatenate(([0], np.cumsum(counts[:-1])))
     size = int(starts[-1])
-    order, times_of, p_of = np.empty(size, np.intp), np.empty(size, np.int64), np.empty(size, np.int64)
+    order, times_of, p_of = (
+        np.empty(size, np.intp),
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+    )
     cuts = shares_of(starts)
-    in_shares(_scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts)
+    in_shares(
+        _scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts
+    )
     in_shares(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
     return starts, order, times_of, p_of
 
 
-def _grouped_by_buckets(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64s, Intps, Int64s, Int64s]:
+def _grouped_by_buckets(
+    group: Int32s, groups: int, times: Int64s, p: Int64s
+) -> tuple[Int64s, Intps, Int64s, Int64s]:
     shift = max(0, groups.bit_length() - _BUCKET_BITS)
     buckets = ((groups - 1) >> shift) + 1
     cuts = [len(group) * share // THREADS for share in range(THREADS + 1)]
@@ -123,15 +153,45 @@ def _grouped_by_buckets(group: Int32s, groups: int, times: Int64s, p: Int64s) ->
     next_of = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
     bounds = np.append(next_of[0], size)
     dealt = np.empty((size, 3), np.int64)
-    in_shares(_deal, len(group), group, groups, shift, np.array(cuts), times, p, next_of, dealt, bounds=cuts)
+    in_shares(
+        _deal,
+        len(group),
+        group,
+        groups,
+        shift,
+        np.array(cuts),
+        times,
+        p,
+        next_of,
+        dealt,
+        bounds=cuts,
+    )
     starts = np.empty(groups + 1, np.int64)
-    order, times_of, p_of = np.empty(size, np.intp), np.empty(size, np.int64), np.empty(size, np.int64)
-    in_shares(_place, buckets, dealt, bounds, groups, shift, starts, order, times_of, p_of, bounds=shares_of(bounds))
+    order, times_of, p_of = (
+        np.empty(size, np.intp),
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+    )
+    in_shares(
+        _place,
+        buckets,
+        dealt,
+        bounds,
+        groups,
+        shift,
+        starts,
+        order,
+        times_of,
+        p_of,
+        bounds=shares_of(bounds),
+    )
     return starts, order, times_of, p_of
 
 
 @compiled
-def _count_buckets(low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, counts: Int64s) -> None:
+def _count_buckets(
+    low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, counts: Int64s
+) -> None:
     mine = counts[np.searchsorted(cuts, low, side="right") - 1]
     for row in range(low, high):
         if group[row] < groups:
@@ -140,9 +200,20 @@ def _count_buckets(low: int, high: int, group: Int32s, groups: int, shift: int, 
 
 @compiled
 def _deal(
-    low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, times: Int64s, p: Int64s, next_of: Int64s, dealt: Int64s
+    low: int,
+    high: int,
+    group: Int32s,
+    groups: int,
+    shift: int,
+    cuts: Int64s,
+    times: Int64s,
+    p: Int64s,
+    next_of: Int64s,
+    dealt: Int64s,
 ) -> None:
-    """Entries, as (group and row, time, p), to the places of this share in their buckets, in the order in which they came."""
+    """Entries, as (group and row, time, p), to the places of this share in their buckets, in the
+    order in which they came.
+    """
     mine = next_of[np.searchsorted(cuts, low, side="right") - 1]
     for row in range(low, high):
         one = np.int64(group[row])
@@ -199,7 +270,15 @@ def _count(group: Int32s, counts: Int64s) -> None:
 
 @compiled
 def _scatter(
-    low: int, high: int, group: Int32s, next_of: Int64s, times: Int64s, p: Int64s, order: Intps, times_of: Int64s, p_of: Int64s
+    low: int,
+    high: int,
+    group: Int32s,
+    next_of: Int64s,
+    times: Int64s,
+    p: Int64s,
+    order: Intps,
+    times_of: Int64s,
+    p_of: Int64s,
 ) -> None:
     for row in range(len(group)):
         one = group[row]
@@ -212,7 +291,9 @@ def _scatter(
 
 
 @compiled
-def _sort_groups(low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s) -> None:
+def _sort_groups(
+    low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s
+) -> None:
     """Stable; what comes in order of time, as a lake's events nearly do, costs one look."""
     for group in range(low, high):
         start, stop = starts[group], starts[group + 1]

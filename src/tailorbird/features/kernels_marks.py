@@ -1,4 +1,5 @@
-"""Loops of the backfill over marks: which sources count which event, a bit for each. As `features.kernels`.
+"""Loops of the backfill over marks: which sources count which event, a bit for each. As
+`features.kernels`.
 
 row      0     1     2        a timeline's marks are those of its rows in its order, gathered once for all its sources;
 marks    001   110   000      what a source adds is looked up only where its bit is set
@@ -52,7 +53,9 @@ def count_up(marks: Marks, bit: np.uint16, sums: Int64s) -> None:
 
 
 def add_up(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
-    """The sum of the values of the marked events before each position; of other events `values` are not looked at."""
+    """The sum of the values of the marked events before each position; of other events `values` are
+    not looked at.
+    """
     sums[0] = 0
     cuts = [len(marks) * share // THREADS for share in range(THREADS + 1)]
     in_shares(_add_up, len(marks), marks, bit, values, order, sums, bounds=cuts)
@@ -61,7 +64,9 @@ def add_up(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int
 
 
 @compiled
-def _add_up(low: int, high: int, marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
+def _add_up(
+    low: int, high: int, marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s
+) -> None:
     total = np.int64(0)
     for place in range(low, high):
         if marks[place] & bit:
@@ -71,7 +76,15 @@ def _add_up(low: int, high: int, marks: Marks, bit: np.uint16, values: Int64s, o
 
 @compiled
 def registers_of(
-    low: int, high: int, order: Intps, chosen: Bools, hashes: Keys, precision: int, rank_max: int, register: Registers, rank: Registers
+    low: int,
+    high: int,
+    order: Intps,
+    chosen: Bools,
+    hashes: Keys,
+    precision: int,
+    rank_max: int,
+    register: Registers,
+    rank: Registers,
 ) -> None:
     """`sketch.places` of the chosen events, in the timeline's order; rank 0 for others."""
     for at in range(low, high):

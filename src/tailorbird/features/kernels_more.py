@@ -1,12 +1,23 @@
-"""Loops of the backfill beside window sums: decays, peaks, unions of sketches. As `features.kernels`.
+"""Loops of the backfill beside window sums: decays, peaks, unions of sketches. As
+`features.kernels`.
 
-All go over moments in order of (group, t), from `low` to `high`; `order` says which moment came in where, and what is found is put there.
+All go over moments in order of (group, t), from `low` to `high`; `order` says which moment came in
+where, and what is found is put there.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.kernels import Bools, Floats, Int32s, Int64s, Intps, advance, compiled, tile_of
+from tailorbird.features.kernels import (
+    Bools,
+    Floats,
+    Int32s,
+    Int64s,
+    Intps,
+    advance,
+    compiled,
+    tile_of,
+)
 
 Registers = npt.NDArray[np.uint8]
 
@@ -34,9 +45,11 @@ def decayed_sums(
     totals: Floats,
     far: Bools,
 ) -> None:
-    """The sum of tiles with their weights, by age, the oldest first. What is in flight beyond `limit` events is `far`.
+    """The sum of tiles with their weights, by age, the oldest first. What is in flight beyond
+    `limit` events is `far`.
 
-    A tile without events adds 0.0, which changes no bit, so that few events are gone through one by one.
+    A tile without events adds 0.0, which changes no bit, so that few events are gone through one by
+    one.
     """
     tiles = len(weights) - 1
     per_hop = 1.0 / hop
@@ -90,7 +103,9 @@ def decayed_sums(
 
 @compiled
 def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
-    """Over the positions [low, high) of the lowest level of a tree of maxima, 0 for none: on each level the ends, then up."""
+    """Over the positions [low, high) of the lowest level of a tree of maxima, 0 for none: on each
+    level the ends, then up.
+    """
     found = np.int64(0)
     level = 0
     while low < high:
@@ -109,9 +124,18 @@ def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
 
 @compiled
 def peaks(
-    low: int, high: int, order: Intps, begin: Intps, edge: Intps, first: Intps, p: Int64s, event_p: Int64s, flat: Int64s, levels: Int64s,
+    low: int,
+    high: int,
+    order: Intps,
+    begin: Intps,
+    edge: Intps,
+    first: Intps,
+    p: Int64s,
+    event_p: Int64s,
+    flat: Int64s,
+    levels: Int64s,
     found: Int64s,
-) -> None:  # fmt: skip
+) -> None:
     """The largest value of the known events of [begin, edge); `first` is the first one in flight."""
     for moment in range(low, high):
         start, stop, bound = begin[moment], edge[moment], p[moment]
@@ -127,10 +151,25 @@ def peaks(
 
 @compiled
 def unions(
-    low: int, high: int, order: Intps, begin: Intps, edge: Intps, first: Intps, p: Int64s, event_p: Int64s, register: Registers,
-    rank: Registers, flat: Registers, levels: Int64s, rank_max: int, empty: Int64s, weight: Int64s,
-) -> None:  # fmt: skip
-    """The summary of the union of the known events of [begin, edge): `sketch.summary`. `flat` (blocks, registers) is a tree of unions."""
+    low: int,
+    high: int,
+    order: Intps,
+    begin: Intps,
+    edge: Intps,
+    first: Intps,
+    p: Int64s,
+    event_p: Int64s,
+    register: Registers,
+    rank: Registers,
+    flat: Registers,
+    levels: Int64s,
+    rank_max: int,
+    empty: Int64s,
+    weight: Int64s,
+) -> None:
+    """The summary of the union of the known events of [begin, edge): `sketch.summary`. `flat`
+    (blocks, registers) is a tree of unions.
+    """
     registers = flat.shape[1]
     union = np.zeros(registers, np.uint8)
     whole = np.int64(registers) << rank_max
@@ -140,10 +179,14 @@ def unions(
         if stop - start <= _ONE_BY_ONE:
             none, sum_ = np.int64(registers), whole
             for event in range(start, stop):
-                if rank[event] > union[register[event]] and (event < known or event_p[event] <= bound):
+                if rank[event] > union[register[event]] and (
+                    event < known or event_p[event] <= bound
+                ):
                     before = union[register[event]]
                     none -= before == 0
-                    sum_ += (np.int64(1) << np.int64(rank_max - rank[event])) - (np.int64(1) << np.int64(rank_max - before))
+                    sum_ += (np.int64(1) << np.int64(rank_max - rank[event])) - (
+                        np.int64(1) << np.int64(rank_max - before)
+                    )
                     union[register[event]] = rank[event]
             for event in range(start, stop):
                 union[register[event]] = 0
@@ -182,7 +225,9 @@ def unions(
 
 
 @compiled
-def union_of_blocks(low: int, high: int, register: Registers, rank: Registers, flat: Registers) -> None:
+def union_of_blocks(
+    low: int, high: int, register: Registers, rank: Registers, flat: Registers
+) -> None:
     """The registers of each whole block of events."""
     for block in range(low, high):
         for event in range(block * BLOCK, (block + 1) * BLOCK):

@@ -1,7 +1,9 @@
-"""Loops of the backfill over the last events of who asks: sequences, sessions, gaps, the newest event. As `features.kernels`.
+"""Loops of the backfill over the last events of who asks: sequences, sessions, gaps, the newest
+event. As `features.kernels`.
 
-Each moment walks back from its edge over the events of a series (`asof.Series`, in order of entity and time), passing over what was
-not known yet. A walk that passes over more than `PASSED_MAX` is given up, and the moment left to the caller.
+Each moment walks back from its edge over the events of a series (`asof.Series`, in order of entity
+and time), passing over what was not known yet. A walk that passes over more than `PASSED_MAX` is
+given up, and the moment left to the caller.
 
     series   … a b c d | e        edge | , 2 events: c d, where p is early enough; before[edge]: how many of the series lie before it
 """
@@ -13,12 +15,18 @@ from tailorbird.features.kernels import Bools, Floats, Int64s, Intps, Keys, comp
 
 PASSED_MAX = 256  # events in flight that are passed over one by one
 SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # what `run_columns` makes of a run
-SEARCHES = 62  # the bit of events that are searches; those below say which steps look at an event's type
+SEARCHES = (
+    62  # the bit of events that are searches; those below say which steps look at an event's type
+)
 
 
 @compiled
-def walk(floor: int, stop: int, since: int, bound: int, times: Int64s, p: Int64s, run: Intps) -> int:
-    """The newest known places of [floor, stop) at or after `since`, the newest first, as many as `run` holds; −1 if given up."""
+def walk(
+    floor: int, stop: int, since: int, bound: int, times: Int64s, p: Int64s, run: Intps
+) -> int:
+    """The newest known places of [floor, stop) at or after `since`, the newest first, as many as
+    `run` holds; −1 if given up.
+    """
     count = passed = 0
     place = stop
     while place > floor and count < len(run):
@@ -37,9 +45,18 @@ def walk(floor: int, stop: int, since: int, bound: int, times: Int64s, p: Int64s
 
 @compiled
 def newest(
-    low: int, high: int, order: Intps, floor: Intps, edge: Intps, bound: Int64s, before: Intps, p: Int64s, event: Intps,
-    found: Intps, far: Bools,
-) -> None:  # fmt: skip
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    bound: Int64s,
+    before: Intps,
+    p: Int64s,
+    event: Intps,
+    found: Intps,
+    far: Bools,
+) -> None:
     """The event of the newest known place of each moment, −1 without one."""
     for moment in range(low, high):
         row, least, place = order[moment], before[floor[moment]], before[edge[moment]] - 1
@@ -52,9 +69,20 @@ def newest(
 
 @compiled
 def run_sizes(
-    low: int, high: int, order: Intps, floor: Intps, edge: Intps, t: Int64s, bound: Int64s, before: Intps, times: Int64s, p: Int64s,
-    length: int, horizon: int, sizes: Int64s,
-) -> None:  # fmt: skip
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    t: Int64s,
+    bound: Int64s,
+    before: Intps,
+    times: Int64s,
+    p: Int64s,
+    length: int,
+    horizon: int,
+    sizes: Int64s,
+) -> None:
     """How many events the run of each moment has; −1 if given up."""
     run = np.empty(length, np.intp)
     for moment in range(low, high):
@@ -64,10 +92,29 @@ def run_sizes(
 
 @compiled
 def run_events(
-    low: int, high: int, order: Intps, floor: Intps, edge: Intps, t: Int64s, bound: Int64s, before: Intps, times: Int64s, p: Int64s,
-    length: int, horizon: int, offsets: Int64s, item: Keys, type_: Keys, places: Intps, of_ts: Int64s, of_item: Keys, of_type: Keys,
-) -> None:  # fmt: skip
-    """The places of each run, the oldest first, from its offset on, with what is asked of each event."""
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    t: Int64s,
+    bound: Int64s,
+    before: Intps,
+    times: Int64s,
+    p: Int64s,
+    length: int,
+    horizon: int,
+    offsets: Int64s,
+    item: Keys,
+    type_: Keys,
+    places: Intps,
+    of_ts: Int64s,
+    of_item: Keys,
+    of_type: Keys,
+) -> None:
+    """The places of each run, the oldest first, from its offset on, with what is asked of each
+    event.
+    """
     run = np.empty(length, np.intp)
     for moment in range(low, high):
         least, stop = before[floor[moment]], before[edge[moment]]
@@ -83,11 +130,30 @@ def run_events(
 
 @compiled
 def run_columns(
-    low: int, high: int, order: Intps, floor: Intps, edge: Intps, t: Int64s, bound: Int64s, before: Intps, times: Int64s, p: Int64s,
-    length: int, horizon: int, asked: Keys, item: Keys, session: Keys, looked_at: Keys, operation: Int64s, gap_max: int,
-    found: Floats, far: Bools,
-) -> None:  # fmt: skip
-    """What each operation makes of a run: `runs.Runs`. `asked` is in the order of moments, `found` (q, operations)."""
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    t: Int64s,
+    bound: Int64s,
+    before: Intps,
+    times: Int64s,
+    p: Int64s,
+    length: int,
+    horizon: int,
+    asked: Keys,
+    item: Keys,
+    session: Keys,
+    looked_at: Keys,
+    operation: Int64s,
+    gap_max: int,
+    found: Floats,
+    far: Bools,
+) -> None:
+    """What each operation makes of a run: `runs.Runs`. `asked` is in the order of moments, `found`
+    (q, operations).
+    """
     run = np.empty(length, np.intp)
     of_session = np.empty(length, np.intp)
     items = np.empty(length, np.uint64)
@@ -114,8 +180,15 @@ def run_columns(
                 found[row, step] = _gap(times, run, count)
             else:
                 found[row, step] = _of_session(
-                    operation[step], np.uint64(step), times, time, of_session[:current], item, looked_at, items
-                )  # fmt: skip
+                    operation[step],
+                    np.uint64(step),
+                    times,
+                    time,
+                    of_session[:current],
+                    item,
+                    looked_at,
+                    items,
+                )
 
 
 @compiled
@@ -130,7 +203,14 @@ def _gap(times: Int64s, run: Intps, count: int) -> float:
 
 @compiled
 def _of_session(
-    operation: int, step: np.uint64, times: Int64s, time: int, places: npt.NDArray[np.intp], item: Keys, looked_at: Keys, items: Keys
+    operation: int,
+    step: np.uint64,
+    times: Int64s,
+    time: int,
+    places: npt.NDArray[np.intp],
+    item: Keys,
+    looked_at: Keys,
+    items: Keys,
 ) -> float:
     """Places are those of the current session, the newest first."""
     count = 0
@@ -149,7 +229,10 @@ def _of_session(
             if known:
                 continue
             items[count] = item[place]
-        elif operation == REFINEMENTS and (looked_at[place] >> np.uint64(SEARCHES)) & np.uint64(1) == 0:
+        elif (
+            operation == REFINEMENTS
+            and (looked_at[place] >> np.uint64(SEARCHES)) & np.uint64(1) == 0
+        ):
             break
         count += 1
         oldest = place

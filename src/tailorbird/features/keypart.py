@@ -1,9 +1,11 @@
-"""Which entities a worker keeps, where several share them: a part of all keys, by what is left when a key is divided.
+"""Which entities a worker keeps, where several share them: a part of all keys, by what is left when
+a key is divided.
 
     key % count == number      of a record's key, which is a hash, and of an anonymous id's, which says who it is
 
-Every kind of entity is cut alike, so whoever has a key knows whose it is: the shuffle, the worker, a reader, and whoever computes
-an answer's features again. Up to which p each part was read is in `features.positions`.
+Every kind of entity is cut alike, so whoever has a key knows whose it is: the shuffle, the worker,
+a reader, and whoever computes an answer's features again. Up to which p each part was read is in
+`features.positions`.
 """
 
 from dataclasses import dataclass
@@ -30,7 +32,11 @@ class KeyPart:
     def __post_init__(self) -> None:
         if not 0 <= self.number < self.count <= WORKERS_MAX:
             message = f"there is no part {self.number} of {self.count}"
-            raise UsageError(message, where="--part", fix=f"with features.workers = {self.count} they are 0 to {self.count - 1}")
+            raise UsageError(
+                message,
+                where="--part",
+                fix=f"with features.workers = {self.count} they are 0 to {self.count - 1}",
+            )
 
     @property
     def is_whole(self) -> bool:

@@ -1,7 +1,9 @@
-"""The lanes of reading records as they were at each of many past (t, p), computed from all events instead of kept.
+"""The lanes of reading records as they were at each of many past (t, p), computed from all events
+instead of kept.
 
-What belongs to the request (user, session, everyone) is computed once a request, what belongs to the item once a row. The
-events of an entity are one `asof.Timeline`, which all its windows, lasts and sequences share.
+What belongs to the request (user, session, everyone) is computed once a request, what belongs to
+the item once a row. The events of an entity are one `asof.Timeline`, which all its windows, lasts
+and sequences share.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -53,7 +55,8 @@ class PastLanes:
         of_runs: Mapping[str, npt.NDArray] | None = None,
         carried: Carried | None = None,
     ) -> None:
-        """Without frames, all lanes are `held`; else those of `entities` are computed, by default all, and some others may be held.
+        """Without frames, all lanes are `held`; else those of `entities` are computed, by default
+        all, and some others may be held.
 
         Where there is something `carried`, the frames have what is kept of earlier events.
         """
@@ -65,7 +68,9 @@ class PastLanes:
         self._row_request = np.asarray(requests.row_request, np.intp)
         count = len(requests.t)
         # Then nothing has to be looked up from request to row.
-        self._one_row_each = len(self._row_request) == count and bool((self._row_request == np.arange(count)).all())
+        self._one_row_each = len(self._row_request) == count and bool(
+            (self._row_request == np.arange(count)).all()
+        )
         self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
         self._values: dict[Spot, Int64s] = dict(held or {})
         self._known: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
@@ -122,7 +127,11 @@ class PastLanes:
     def words(self) -> Keys:
         """The words of each request's query (m, WORDS)."""
         queries = self._requests.query
-        return np.zeros((len(self._times[0]), WORDS), np.uint64) if queries is None else query_words(_array(queries))
+        return (
+            np.zeros((len(self._times[0]), WORDS), np.uint64)
+            if queries is None
+            else query_words(_array(queries))
+        )
 
     def _wholes(self, name: str) -> Floats:
         """A number of each request, NaN where it is unknown."""
@@ -140,7 +149,11 @@ class PastLanes:
             return whole_keys(self.wholes(name))
         if name == "query":
             queries = self._requests.query
-            return np.zeros(len(self._times[0]), np.uint64) if queries is None else query_keys(_array(queries))
+            return (
+                np.zeros(len(self._times[0]), np.uint64)
+                if queries is None
+                else query_keys(_array(queries))
+            )
         column = {"user": "person", "session": "session_id"}.get(name, name)
         return _keys(getattr(self._requests, column), len(self._times[0]), keyed)
 
@@ -160,50 +173,95 @@ class PastLanes:
         if carried is None:
             self._values.update(history.values(moments, t))
         else:
-            values = dict(history.values(moments, t, lambda ring: carried.tiles_of(layout, ring, key)))
+            values = dict(
+                history.values(moments, t, lambda ring: carried.tiles_of(layout, ring, key))
+            )
             carried.add_to(layout, key, t, values)
             self._values.update(values)
         for one in layout.sequences:
             if by_row:
-                message = "a sequence belongs to the request: it is about user, session, device or country"
+                message = (
+                    "a sequence belongs to the request: it is about user, session, device "
+                    "or country"
+                )
                 raise UsageError(message, where=f"entity {layout.entity.name}")
             spot = Spot(layout.index, one.reading_lane)
             steps = [step for step in self._features.layout.steps if spot in step.spots[:1]]
             runs = history.last_runs(moments, one)
             if any(step.kind == "sequence" for step in steps):
                 self._runs[spot] = history.laid(runs)
-            self._made(history, runs, moments, one, [step for step in steps if step.operation in COMPILED], t)
-            rest = [step for step in steps if step.operation in OF_RUN and step.operation not in COMPILED]
+            self._made(
+                history,
+                runs,
+                moments,
+                one,
+                [step for step in steps if step.operation in COMPILED],
+                t,
+            )
+            rest = [
+                step
+                for step in steps
+                if step.operation in OF_RUN and step.operation not in COMPILED
+            ]
             self._of_run(history, moments, one, rest, t)
 
-    def _made(self, history: Record, runs: LastRuns, moments: Moments, sequence: LastEvents, steps: list[Step], t: Int64s) -> None:
+    def _made(
+        self,
+        history: Record,
+        runs: LastRuns,
+        moments: Moments,
+        sequence: LastEvents,
+        steps: list[Step],
+        t: Int64s,
+    ) -> None:
         """Columns that are made of each run as it is walked through."""
         if not steps:
             return
         asked = self._texts("session", partial(identities, start=self._start))
         columns, rest = runs.made(steps, asked)
-        self._of_runs.update((step.name, column) for step, column in zip(steps, columns.T, strict=True))
+        self._of_runs.update(
+            (step.name, column) for step, column in zip(steps, columns.T, strict=True)
+        )
         for start in range(0, len(rest), _RUNS_AT_ONCE):
             rows = rest[start : start + _RUNS_AT_ONCE]
-            some = history.last_events(moments.some(rows), sequence, t[rows]).runs(sequence, t[rows], asked[rows])
+            some = history.last_events(moments.some(rows), sequence, t[rows]).runs(
+                sequence, t[rows], asked[rows]
+            )
             for step in steps:
                 self._of_runs[step.name][rows] = some.column(step)
 
-    def _of_run(self, history: "Record", moments: Moments, sequence: LastEvents, steps: list[Step], t: Int64s) -> None:
-        """What steps make of the last events, for some moments at a time: all runs at once may be a hundred events a request."""
+    def _of_run(
+        self,
+        history: "Record",
+        moments: Moments,
+        sequence: LastEvents,
+        steps: list[Step],
+        t: Int64s,
+    ) -> None:
+        """What steps make of the last events, for some moments at a time: all runs at once may be a
+        hundred events a request.
+        """
         if not steps:
             return
         asked = self._texts("session", partial(identities, start=self._start))
-        candidates = {step.name: self._candidates(step) for step in steps if step.operation == "seen"}
+        candidates = {
+            step.name: self._candidates(step) for step in steps if step.operation == "seen"
+        }
         for step in steps:
             size = self.rows if step.name in candidates else len(t)
-            self._of_runs[step.name] = np.empty(size, np.uint64 if step.kind == "categorical" else np.float64)
+            self._of_runs[step.name] = np.empty(
+                size, np.uint64 if step.kind == "categorical" else np.float64
+            )
         history.prepare(sequence)
-        by_request = np.argsort(self._row_request, kind="stable") if candidates else self._row_request
+        by_request = (
+            np.argsort(self._row_request, kind="stable") if candidates else self._row_request
+        )
         ends = np.cumsum(np.bincount(self._row_request, minlength=len(t)))
 
         def some(rows: Intps) -> None:
-            runs = history.last_events(moments.some(rows), sequence, t[rows]).runs(sequence, t[rows], asked[rows])
+            runs = history.last_events(moments.some(rows), sequence, t[rows]).runs(
+                sequence, t[rows], asked[rows]
+            )
             for step in steps:
                 if step.name not in candidates:
                     self._of_runs[step.name][rows] = runs.column(step)
@@ -230,22 +288,32 @@ class PastLanes:
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
         keyed = partial(identities, start=self._start) if of_plain_texts(layout.entity) else hashes
-        parts = [self.part(layout, place, by_row, keyed) for place in range(len(layout.entity.fields))]
+        parts = [
+            self.part(layout, place, by_row, keyed) for place in range(len(layout.entity.fields))
+        ]
         known = np.ones(count, np.bool_)
         for part in parts:
             known &= part != 0
-        return np.ascontiguousarray(np.broadcast_to(entity_key(layout.entity, parts), (count,))), known
+        return np.ascontiguousarray(
+            np.broadcast_to(entity_key(layout.entity, parts), (count,))
+        ), known
 
     def _known_at(self, layout: EntityLayout, by_row: bool) -> Int64s:
-        """Up to which p the entity was known to each of its requests, or rows: that of its part, where several workers kept the state."""
+        """Up to which p the entity was known to each of its requests, or rows: that of its part,
+        where several workers kept the state.
+        """
         p = self._times[1]
         if p.ndim == 1:
             return self._spread(p, not by_row)
-        parts = [self.part(layout, place, by_row, hashes) for place in range(len(layout.entity.fields))]
+        parts = [
+            self.part(layout, place, by_row, hashes) for place in range(len(layout.entity.fields))
+        ]
         asked = self._row_request if by_row else np.arange(len(p))
         return of_keys(p, asked, np.broadcast_to(entity_key(layout.entity, parts), asked.shape))
 
-    def part(self, layout: EntityLayout, place: int, by_row: bool, keyed: Callable[[pa.Array], Keys]) -> Keys:
+    def part(
+        self, layout: EntityLayout, place: int, by_row: bool, keyed: Callable[[pa.Array], Keys]
+    ) -> Keys:
         """A part of the entity's key, at its requests or rows; 0 where it is missing."""
         name = layout.entity.fields[place]
         if name == "item":
@@ -253,15 +321,22 @@ class PastLanes:
         if "." in name:
             spot = self._features.composite_spots[layout.index, place]
             values = self._values[spot]
-            return (self._spread(values, self._by_row[spot.entity]) if by_row else values).view(np.uint64)
+            return (self._spread(values, self._by_row[spot.entity]) if by_row else values).view(
+                np.uint64
+            )
         return self._spread(self._texts(name, keyed), not by_row)
 
     def heard_of(self, layout: EntityLayout, until: int) -> Bools:
-        """Of each row, whether anything of its entity happened up to `until`, and was known at the row's (t, p)."""
+        """Of each row, whether anything of its entity happened up to `until`, and was known at the
+        row's (t, p).
+        """
         assert self._frames is not None
         by_row = self._by_row[layout.index]
         key, _ = self._entity_keys(layout, by_row)
-        t, p = self._times[0][self._row_request] if by_row else self._times[0], self._known_at(layout, by_row)
+        t, p = (
+            self._times[0][self._row_request] if by_row else self._times[0],
+            self._known_at(layout, by_row),
+        )
         t, found = np.minimum(t, until + 1), np.zeros(len(key), np.bool_)
         timelines = [Record(layout, self._frames, key).timeline] if sources_of(layout) else []
         if layout.profile is not None:
@@ -276,15 +351,27 @@ class PastLanes:
         return {spot: values for spot, values in self._values.items() if spot.entity == entity}
 
     def of_run(self, step: Step) -> npt.NDArray:
-        """What the step makes of the last events, of each request; of each row, where it has to do with the item (`seen`)."""
+        """What the step makes of the last events, of each request; of each row, where it has to do
+        with the item (`seen`).
+        """
         return self._of_runs[step.name]
 
-    def _profile(self, layout: EntityLayout, profile: Profile, frames: Frames, key: Keys, t: Int64s, p: Int64s) -> None:
+    def _profile(
+        self,
+        layout: EntityLayout,
+        profile: Profile,
+        frames: Frames,
+        key: Keys,
+        t: Int64s,
+        p: Int64s,
+    ) -> None:
         found = frames.profiles(profile)
         timeline = Timeline(key, found.key, found.ts, found.p, tie=lambda rows: (found.id[rows],))
         newest = timeline.series(np.ones(len(found.key), np.bool_)).newest(timeline.at(key, t, p))
         for place, (_, kind) in enumerate(profile.attributes):
-            values = np.append(found.values[:, place], missing_bits(kind))[newest]  # −1, no profile, is the last
+            values = np.append(found.values[:, place], missing_bits(kind))[
+                newest
+            ]  # −1, no profile, is the last
             self._values[Spot(layout.index, profile.reading_lane + place)] = values
 
 
@@ -293,11 +380,15 @@ def is_by_row(layout: EntityLayout) -> bool:
 
 
 class LanesOfRows:
-    """Some rows of `PastLanes`; implements `finish.Lanes`. Columns of few rows at a time are finished within the cache."""
+    """Some rows of `PastLanes`; implements `finish.Lanes`. Columns of few rows at a time are
+    finished within the cache.
+    """
 
     def __init__(self, all_rows: PastLanes, here: slice) -> None:
         self._all, self._here = all_rows, here
-        self._request: Intps | slice = here if all_rows._one_row_each else all_rows._row_request[here]
+        self._request: Intps | slice = (
+            here if all_rows._one_row_each else all_rows._row_request[here]
+        )
 
     @property
     def rows(self) -> int:
@@ -314,7 +405,9 @@ class LanesOfRows:
         return self._some(self._all._known[entity], entity)
 
     def of_run(self, step: Step) -> npt.NDArray:
-        return self._all._of_runs[step.name][self._here if step.operation == "seen" else self._request]
+        return self._all._of_runs[step.name][
+            self._here if step.operation == "seen" else self._request
+        ]
 
     def query_words(self) -> Keys:
         return self._all.words[self._request]
@@ -330,7 +423,11 @@ class LanesOfRows:
 
 
 def _array(texts: Texts) -> pa.Array:
-    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else pa.array(texts, pa.string())
+    return (
+        texts.combine_chunks()
+        if isinstance(texts, pa.ChunkedArray)
+        else pa.array(texts, pa.string())
+    )
 
 
 def _keys(texts: Texts | None, count: int, keyed: Callable[[pa.Array], Keys]) -> Keys:

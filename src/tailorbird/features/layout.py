@@ -1,6 +1,8 @@
-"""From declarations to records: which accumulators each entity carries, at which lane, and how columns are finished.
+"""From declarations to records: which accumulators each entity carries, at which lane, and how
+columns are finished.
 
-Everything in a record is a 64-bit lane. The state record of an entity, packed when it is stored (`features.packing`):
+Everything in a record is a 64-bit lane. The state record of an entity, packed when it is stored
+(`features.packing`):
 
     newest ts
     rings       tiles + 1 sums each
@@ -11,7 +13,8 @@ Everything in a record is a 64-bit lane. The state record of an entity, packed w
     sequences   ts × L, id × L, item × L, type × L, session × L each, and × L for each further value
     profile     ts, id, values
 
-The reading record, what a request reads; derived from the state at one time, and stored without its sequences:
+The reading record, what a request reads; derived from the state at one time, and stored without its
+sequences:
 
     newest ts, valid from, next change, commit
     windows     one sum each
@@ -23,9 +26,9 @@ The reading record, what a request reads; derived from the state at one time, an
     sequences   ts × L, item × L, type × L, session × L each, and × L for each further value
     profile     values
 
-Windows and decays over the same events with the same hop share a ring. A `Spot` names a lane of an entity's reading
-record; `features.finish` makes columns of them, for requests and for backfills alike. What declarations need is gathered
-and given its lanes in `features.compile`.
+Windows and decays over the same events with the same hop share a ring. A `Spot` names a lane of an
+entity's reading record; `features.finish` makes columns of them, for requests and for backfills
+alike. What declarations need is gathered and given its lanes in `features.compile`.
 """
 
 from dataclasses import dataclass, field
@@ -47,13 +50,14 @@ assert SEQUENCE_LENGTH_MAX >= SESSION_LENGTH
 
 @dataclass(frozen=True)
 class Source:
-    """Which events, about which entity, with which value: what `features.extracts.extract` takes out of a block.
+    """Which events, about which entity, with which value: what `features.extracts.extract` takes
+    out of a block.
 
     Attributes:
-        value: None (count one), an Amount (int64 units) or an Expression (bits of a float64, or hash64 of a text);
-            events without the value are not in the source.
-        per_item: whether an event that has no item_id but `items` is taken once for each of them. Impressions and
-            answers always are.
+        value: None (count one), an Amount (int64 units) or an Expression (bits of a float64, or
+            hash64 of a text); events without the value are not in the source.
+        per_item: whether an event that has no item_id but `items` is taken once for each of them.
+            Impressions and answers always are.
     """
 
     entity: Entity
@@ -67,8 +71,9 @@ class Source:
 class Ring:
     """Tiles of a source: slot `tile mod (tiles + 1)` at `lane + slot` of the state.
 
-    `measure`: what an event adds, "count", "sum" or a limb of its square, "square_low" and "square_high"; or that the tile
-    keeps the "largest" or "smallest" value, coded as in `extracts.measured`.
+    `measure`: what an event adds, "count", "sum" or a limb of its square, "square_low" and
+    "square_high"; or that the tile keeps the "largest" or "smallest" value, coded as in
+    `extracts.measured`.
     """
 
     source: Source
@@ -84,7 +89,9 @@ class Ring:
 
 @dataclass(frozen=True)
 class Sketch:
-    """As a ring, of which each tile is the registers of a sketch, a byte each; see `features.sketch`."""
+    """As a ring, of which each tile is the registers of a sketch, a byte each; see
+    `features.sketch`.
+    """
 
     source: Source
     precision: int
@@ -107,7 +114,9 @@ class Sketch:
 
 @dataclass(frozen=True)
 class DistinctValues:
-    """What is known of the union of a sketch's tiles, that of t and the `tiles` before it: `sketch.summary`, two lanes."""
+    """What is known of the union of a sketch's tiles, that of t and the `tiles` before it:
+    `sketch.summary`, two lanes.
+    """
 
     sketch: int
     tiles: int
@@ -116,7 +125,9 @@ class DistinctValues:
 
 @dataclass(frozen=True)
 class WindowSum:
-    """The sum, or the peak, of a ring over the tile of t and the `tiles` before it; `ring` counts within the entity."""
+    """The sum, or the peak, of a ring over the tile of t and the `tiles` before it; `ring` counts
+    within the entity.
+    """
 
     ring: int
     tiles: int
@@ -125,7 +136,9 @@ class WindowSum:
 
 @dataclass(frozen=True)
 class DecayedSum:
-    """The weighted sum of a ring's tiles: that of t and the `tiles` before it; weights are `finish.DECAY_WEIGHTS`."""
+    """The weighted sum of a ring's tiles: that of t and the `tiles` before it; weights are
+    `finish.DECAY_WEIGHTS`.
+    """
 
     ring: int
     tiles: int
@@ -141,7 +154,9 @@ class LastValue:
 
 @dataclass(frozen=True)
 class FirstTime:
-    """When the first event was, coded as `extracts.PEAK_ZERO` − ts in state and reading record alike; 0 is none yet."""
+    """When the first event was, coded as `extracts.PEAK_ZERO` − ts in state and reading record
+    alike; 0 is none yet.
+    """
 
     source: Source
     lane: int
@@ -159,7 +174,8 @@ class FirstValue:
 
 @dataclass(frozen=True)
 class LastEvents:
-    """A sequence, oldest first, aligned to the end; lanes are arrays of `length`, one after another.
+    """A sequence, oldest first, aligned to the end; lanes are arrays of `length`, one after
+    another.
 
     `of`: further values of each event, as the bits of a float64 or hash64 of a text.
     """
@@ -183,8 +199,8 @@ class LastEvents:
 class Profile:
     """The newest profile of a user or an item: `attributes` are (name, kind), a lane each.
 
-    `kind`: "numeric", "categorical", "time" (microseconds as a float64) or "word" (a hash); "numeric 3" is the third
-    element of a list, "word 3" the third different word of a text.
+    `kind`: "numeric", "categorical", "time" (microseconds as a float64) or "word" (a hash);
+    "numeric 3" is the third element of a list, "word 3" the third different word of a text.
     """
 
     type: str
@@ -201,7 +217,11 @@ def kind_and_element(kind: str) -> tuple[str, int]:
 
 def missing_bits(kind: str) -> int:
     """What the lane of a `Profile` attribute holds where there is none: NaN, or 0 for a hash."""
-    return int(np.array(np.nan).view(np.int64)) if kind_and_element(kind)[0] in ("numeric", "time") else 0
+    return (
+        int(np.array(np.nan).view(np.int64))
+        if kind_and_element(kind)[0] in ("numeric", "time")
+        else 0
+    )
 
 
 @dataclass(frozen=True)
@@ -231,12 +251,16 @@ class EntityLayout:
     @property
     def reading_bytes(self) -> int:
         """Of a reading record as it is stored: sequences are read from the state."""
-        return 8 * (self.reading_lanes - sum(one.reading_columns * one.length for one in self.sequences))
+        return 8 * (
+            self.reading_lanes - sum(one.reading_columns * one.length for one in self.sequences)
+        )
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A lane of an entity's reading record. For `sequence` columns, the first lane of `length` × 4, or more with further values."""
+    """A lane of an entity's reading record. For `sequence` columns, the first lane of `length` × 4,
+    or more with further values.
+    """
 
     entity: int
     lane: int
@@ -248,15 +272,16 @@ class Step:
 
     Attributes:
         operation: which; the list follows.
-        spots: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb. extreme: coded value.
-            distinct: summary (numbers: precision).
-            ratio: a, b (and the parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum.
-            last: ts, value. since: ts. first: time. earliest: time, value. session, length, depth,
-            duration, refinements, gap, gap_min, gap_max, gap_deviation, gap_last, favourite, sequence: first lane.
-            seen: first lane (and the item's attribute).
-            attribute: value. age: time. match: the words. quantile: the buckets' counts. context, derived: none.
-        numbers: total, mean, variance, decayed: unit. extreme: unit, negative for the smallest. trend: the long length over
-            the short. quantile: q, edges. ratio: rate (of a constant prior, 0 for a parent's), weight (negative: no smoothing).
+        spots: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb.
+            extreme: coded value. distinct: summary (numbers: precision). ratio: a, b (and the
+            parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum. last:
+            ts, value. since: ts. first: time. earliest: time, value. session, length, depth,
+            duration, refinements, gap, gap_min, gap_max, gap_deviation, gap_last, favourite,
+            sequence: first lane. seen: first lane (and the item's attribute). attribute: value.
+            age: time. match: the words. quantile: the buckets' counts. context, derived: none.
+        numbers: total, mean, variance, decayed: unit. extreme: unit, negative for the smallest.
+            trend: the long length over the short. quantile: q, edges. ratio: rate (of a constant
+            prior, 0 for a parent's), weight (negative: no smoothing).
         text: session: the type. context: the field.
         length: of the sequence that is read.
         types: length, depth, duration, refinements: those looked at.
@@ -278,7 +303,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Layout:
-    """All records of a feature set, and a step for each column, in order of declaration (derived ones may refer to later ones)."""
+    """All records of a feature set, and a step for each column, in order of declaration (derived
+    ones may refer to later ones).
+    """
 
     entities: tuple[EntityLayout, ...]
     steps: tuple[Step, ...]

@@ -1,4 +1,5 @@
-"""State records as bytes: many at once, without their zeros. A record is an array of 64-bit lanes, of which few are filled.
+"""State records as bytes: many at once, without their zeros. A record is an array of 64-bit lanes,
+of which few are filled.
 
     check u32         high 8 bits: FORMAT; the rest: a sum over the lanes, so that what is cut or damaged is not misread
     groups, lanes     u16 each (u32 where a record has 65,536 lanes or more): how many there are of what follows
@@ -7,10 +8,10 @@
     lane      u8 …    of each such lane, a bit for each of its 8 bytes: is it not 0?
     byte      u8 …    those bytes, the lowest of a lane first
 
-A count of 3 takes two bytes, an empty ring none, and a sketch its filled registers. Before, what sequences hold is made
-small: a time becomes an age before the entity's newest, a type its number among those declared, and a session becomes 1
-where it is that of the event before (1 is the hash of no session that anybody will see). Which lane is what stands in
-`features.layout`.
+A count of 3 takes two bytes, an empty ring none, and a sketch its filled registers. Before, what
+sequences hold is made small: a time becomes an age before the entity's newest, a type its number
+among those declared, and a session becomes 1 where it is that of the event before (1 is the hash of
+no session that anybody will see). Which lane is what stands in `features.layout`.
 """
 
 import struct
@@ -38,7 +39,9 @@ _SAME = 1
 
 
 class Packing:
-    """The encoding of one entity's state records: `pack` and `unpack` are each other's inverse, on whole batches."""
+    """The encoding of one entity's state records: `pack` and `unpack` are each other's inverse, on
+    whole batches.
+    """
 
     def __init__(self, layout: EntityLayout) -> None:
         self._name = layout.entity.name
@@ -51,11 +54,15 @@ class Packing:
         # Of lanes of another record the sum is another.
         self._seed = seed = np.uint64(hash64(f"{layout.entity.name}/{width}"))
         with np.errstate(over="ignore"):
-            self._weights = (np.arange(1, width + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed) | np.uint64(1)
+            self._weights = (
+                np.arange(1, width + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
+            ) | np.uint64(1)
         self._kinds = np.zeros(width, np.uint8)
         for one in layout.sequences:
             for place, kind in ((0, _TIME), (3, _TYPE), (4, _SESSION)):
-                self._kinds[one.lane + place * one.length : one.lane + (place + 1) * one.length] = kind
+                self._kinds[one.lane + place * one.length : one.lane + (place + 1) * one.length] = (
+                    kind
+                )
         types = {name for one in layout.sequences for name in one.source.types}
         self._types = np.sort(np.array([hash64(one) for one in types], np.uint64))
 
@@ -72,7 +79,11 @@ class Packing:
         lane_bits = np.packbits(octets != 0, bitorder="little")
         group = record * self._groups + (lane >> 3)
         starts = _starts(group)
-        group_bits = np.bitwise_or.reduceat(np.left_shift(1, lane & 7).astype(np.uint8), starts) if len(starts) else lane_bits
+        group_bits = (
+            np.bitwise_or.reduceat(np.left_shift(1, lane & 7).astype(np.uint8), starts)
+            if len(starts)
+            else lane_bits
+        )
         groups = group[starts]
         top = np.zeros((len(states), 8 * self._top), np.bool_)
         top[record[starts], lane[starts] >> 3] = True
@@ -81,13 +92,27 @@ class Packing:
         heads = np.zeros(len(states), self._head)
         heads["check"] = self._check(values, lane, ends)
         heads["groups"], heads["lanes"] = np.diff(group_ends), np.diff(ends)
-        first = np.concatenate([heads.view(np.uint8).reshape(len(states), -1), np.packbits(top, axis=1, bitorder="little")], axis=1)
-        sections = (_parts(group_bits, group_ends), _parts(lane_bits, ends), _parts(octets[octets != 0], byte_ends))
+        first = np.concatenate(
+            [
+                heads.view(np.uint8).reshape(len(states), -1),
+                np.packbits(top, axis=1, bitorder="little"),
+            ],
+            axis=1,
+        )
+        sections = (
+            _parts(group_bits, group_ends),
+            _parts(lane_bits, ends),
+            _parts(octets[octets != 0], byte_ends),
+        )
         width, head = first.shape[1], first.tobytes()
-        return [head[at : at + width] + a + b + c for at, a, b, c in zip(range(0, len(head), width), *sections, strict=True)]
+        return [
+            head[at : at + width] + a + b + c
+            for at, a, b, c in zip(range(0, len(head), width), *sections, strict=True)
+        ]
 
     def unpack(self, joined: bytes, sizes: Intps) -> Filled:
-        """The states of records that lie one after another, each of so many bytes; one without any has nothing filled.
+        """The states of records that lie one after another, each of so many bytes; one without any
+        has nothing filled.
 
         Raises:
             DamageError: a record is cut, damaged or of another format.
@@ -119,16 +144,29 @@ class Packing:
         values = spread.view("<i8").astype(np.int64, copy=False)
         self._refuse(self._check(values, lane, ends) != heads["check"])
         if len(self._types):
-            first = ends[:-1].clip(max=max(0, len(values) - 1))  # the newest ts, unless there is none
-            newest = np.where(lane[first] == NEWEST, values[first], 0) if len(values) else np.zeros(len(held), np.int64)
-            self._refuse_at(record[(self._kinds[lane] == _TYPE) & ((values < 1) | (values > len(self._types)))], len(held))
+            first = ends[:-1].clip(
+                max=max(0, len(values) - 1)
+            )  # the newest ts, unless there is none
+            newest = (
+                np.where(lane[first] == NEWEST, values[first], 0)
+                if len(values)
+                else np.zeros(len(held), np.int64)
+            )
+            self._refuse_at(
+                record[(self._kinds[lane] == _TYPE) & ((values < 1) | (values > len(self._types)))],
+                len(held),
+            )
             self._restore(values, lane, newest[record])
         return Filled(count, held[record], lane, values)
 
     def _unpack_one(self, data: bytes) -> Filled:
-        """The same of one record, which a request waits for: where sections lie is a few numbers then, not arrays of them."""
+        """The same of one record, which a request waits for: where sections lie is a few numbers
+        then, not arrays of them.
+        """
         at = self._head.itemsize + self._top
-        check, groups, lanes = self._one_head.unpack_from(data) if len(data) >= at else (0, 0, len(data))
+        check, groups, lanes = (
+            self._one_head.unpack_from(data) if len(data) >= at else (0, 0, len(data))
+        )
         self._refuse_one(check >> _CHECK_BITS == FORMAT or len(data) < at, "of another format")
         bits = np.frombuffer(data, np.uint8)
         self._refuse_one(at + groups + lanes <= len(data))
@@ -136,7 +174,11 @@ class Packing:
         group = np.unpackbits(bits[self._head.itemsize : at], bitorder="little").nonzero()[0]
         in_lanes = np.unpackbits(bits[at : at + groups], bitorder="little").nonzero()[0]
         filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
-        self._refuse_one(len(group) == groups and len(in_lanes) == lanes and np.count_nonzero(filled) == len(octets))
+        self._refuse_one(
+            len(group) == groups
+            and len(in_lanes) == lanes
+            and np.count_nonzero(filled) == len(octets)
+        )
         lane = group[in_lanes >> 3] * 8 + (in_lanes & 7)
         self._refuse_one(not lanes or bool(lane[-1] < self.width))  # they ascend
         spread = np.zeros(len(filled), np.uint8)
@@ -147,7 +189,9 @@ class Packing:
         if len(self._types) and lanes:
             newest = values[0] if lane[0] == NEWEST else np.int64(0)
             types = values[self._kinds[lane] == _TYPE]
-            self._refuse_one(not len(types) or bool(types.min() >= 1 and types.max() <= len(self._types)))
+            self._refuse_one(
+                not len(types) or bool(types.min() >= 1 and types.max() <= len(self._types))
+            )
             self._restore(values, lane, np.broadcast_to(newest, lanes))
         return Filled(1, np.zeros(lanes, np.intp), lane, values)
 
@@ -157,8 +201,12 @@ class Packing:
         times, types, sessions = (np.flatnonzero(kind == one) for one in (_TIME, _TYPE, _SESSION))
         # Never 0 where there is an event: none is newer than the newest.
         values[times] = newest[times] - values[times] + 1
-        codes = np.searchsorted(self._types, values[types].view(np.uint64)).clip(max=len(self._types) - 1)
-        assert (self._types[codes] == values[types].view(np.uint64)).all(), "a type that no source has"
+        codes = np.searchsorted(self._types, values[types].view(np.uint64)).clip(
+            max=len(self._types) - 1
+        )
+        assert (self._types[codes] == values[types].view(np.uint64)).all(), (
+            "a type that no source has"
+        )
         values[types] = codes + 1
         same = sessions[1:][(np.diff(sessions) == 1) & (np.diff(lane[sessions]) == 1)]
         values[same[values[same] == values[same - 1]]] = _SAME
@@ -191,7 +239,9 @@ class Packing:
         with np.errstate(over="ignore"):
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))
             total = (sums[ends[1:]] - sums[ends[:-1]]) ^ self._seed
-        return (total >> np.uint64(64 - _CHECK_BITS)).astype(np.uint32) | np.uint32(FORMAT << _CHECK_BITS)
+        return (total >> np.uint64(64 - _CHECK_BITS)).astype(np.uint32) | np.uint32(
+            FORMAT << _CHECK_BITS
+        )
 
     def _refuse_one(self, right: bool, what: str = "cut short or damaged") -> None:
         if not right:
@@ -203,8 +253,15 @@ class Packing:
 
     def _refuse(self, wrong: npt.NDArray[np.bool_], what: str = "cut short or damaged") -> None:
         if wrong.any():
-            message = f"{np.count_nonzero(wrong):,} of {len(wrong):,} state records of {self._name} are {what}"
-            raise DamageError(message, fix="delete the schema's folder below state/; the worker builds it anew from the lake")
+            message = (
+                f"{np.count_nonzero(wrong):,} of {len(wrong):,} state records of "
+                f"{self._name} are {what}"
+            )
+            raise DamageError(
+                message,
+                fix="delete the schema's folder below state/; the worker builds it anew from the "
+                "lake",
+            )
 
 
 def _starts(group: Intps) -> Intps:

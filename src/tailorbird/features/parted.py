@@ -1,7 +1,9 @@
-"""One snapshot over the states of several workers: each record comes from the part that its key belongs to.
+"""One snapshot over the states of several workers: each record comes from the part that its key
+belongs to.
 
-Each part is as of its own commit, so a request knows an entity up to the p of its part; `features.positions` has these beside the
-answer. What is the worker's own in a state (position, tallies) is read of each part by itself.
+Each part is as of its own commit, so a request knows an entity up to the p of its part;
+`features.positions` has these beside the answer. What is the worker's own in a state (position,
+tallies) is read of each part by itself.
 """
 
 import heapq
@@ -16,7 +18,8 @@ from tailorbird.store import Snapshot
 
 
 class PartedSnapshot:
-    """Implements `store.Snapshot` over those of all parts, in their order; for keys that end in an entity's hash.
+    """Implements `store.Snapshot` over those of all parts, in their order; for keys that end in an
+    entity's hash.
 
     Args:
         each: how the parts are asked: `map` one after another, that of a pool all at once.
@@ -32,7 +35,11 @@ class PartedSnapshot:
         """As promised; and nothing at all where a record is not as long as the default."""
         asked = list(self._shared_out(keys))
         found = np.empty((len(keys), len(default)), np.uint8)
-        for (_, places, some), data in zip(asked, self._each(lambda one: one[0].get_many(one[2], default=default), asked), strict=True):
+        for (_, places, some), data in zip(
+            asked,
+            self._each(lambda one: one[0].get_many(one[2], default=default), asked),
+            strict=True,
+        ):
             if len(data) != len(some) * len(default):
                 return b""
             found[places] = np.frombuffer(data, np.uint8).reshape(len(some), len(default))
@@ -41,7 +48,9 @@ class PartedSnapshot:
     def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         asked = list(self._shared_out(keys))
         values, sizes = [b""] * len(keys), [0] * len(keys)
-        for (_, places, _), (joined, lengths) in zip(asked, self._each(lambda one: one[0].get_sized(one[2]), asked), strict=True):
+        for (_, places, _), (joined, lengths) in zip(
+            asked, self._each(lambda one: one[0].get_sized(one[2]), asked), strict=True
+        ):
             start = 0
             for place, length in zip(places.tolist(), lengths, strict=True):
                 values[place], sizes[place] = joined[start : start + length], length
@@ -51,7 +60,9 @@ class PartedSnapshot:
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return heapq.merge(*(part.scan(prefix, after=after) for part in self._parts))
 
-    def _shared_out(self, keys: Sequence[bytes]) -> Iterator[tuple[Snapshot, npt.NDArray[np.intp], list[bytes]]]:
+    def _shared_out(
+        self, keys: Sequence[bytes]
+    ) -> Iterator[tuple[Snapshot, npt.NDArray[np.intp], list[bytes]]]:
         """The parts that some of the keys belong to, with the places of these and the keys."""
         hashes = np.frombuffer(b"".join([key[-8:] for key in keys]), ">u8").astype(np.uint64)
         owner = part_of(hashes, len(self._parts))

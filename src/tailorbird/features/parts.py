@@ -1,12 +1,14 @@
-"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest that says what they answer.
+"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest that
+says what they answer.
 
     folder/manifest.json         what was asked; where the requests are cut; which group holds which column
     folder/<group>/rows-00003.parquet       a row for each item asked about: numbers as float32, categories as hash64
     folder/<group>/requests-00003.parquet   a row for each request: of each sequence, lists of item, type and ts
 
-A group is what one run computed. A part is named once it is whole, so what is there is never computed again. A column belongs to
-its definition (the schema hash of a set of it alone): changed, it is another column. Other events or requests make the folder
-begin anew. All of it can be made again from the lake, so nothing is synced.
+A group is what one run computed. A part is named once it is whole, so what is there is never
+computed again. A column belongs to its definition (the schema hash of a set of it alone): changed,
+it is another column. Other events or requests make the folder begin anew. All of it can be made
+again from the lake, so nothing is synced.
 """
 
 import shutil
@@ -26,7 +28,9 @@ FORMAT = 1
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Columns that were computed together; `columns` maps each to its definition. Whole once every part is there."""
+    """Columns that were computed together; `columns` maps each to its definition. Whole once every
+    part is there.
+    """
 
     columns: dict[str, str]
     whole: bool = False
@@ -52,7 +56,14 @@ class Manifest(msgspec.Struct, frozen=True):
 
     def group_of(self, name: str, definition: str) -> str | None:
         """The whole group that has the column as it is defined."""
-        return next((key for key, one in self.groups.items() if one.whole and one.columns.get(name) == definition), None)
+        return next(
+            (
+                key
+                for key, one in self.groups.items()
+                if one.whole and one.columns.get(name) == definition
+            ),
+            None,
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,9 @@ class Part:
 
 
 class Folder:
-    """A folder of parts, opened for what is asked; a manifest about something else is dropped with all that it names."""
+    """A folder of parts, opened for what is asked; a manifest about something else is dropped with
+    all that it names.
+    """
 
     def __init__(self, path: Path, asked: Manifest) -> None:
         self.path = path
@@ -92,12 +105,23 @@ class Folder:
         return all(self._file(key, kind, part).exists() for kind in ("rows", "requests"))
 
     def write(self, key: str, part: int, rows: BackfilledRows) -> None:
-        numbers = {name: pa.array(np.ascontiguousarray(rows.numeric[:, i])) for i, name in enumerate(rows.numeric_names)}
-        keys = {name: pa.array(np.ascontiguousarray(rows.categorical[:, i])) for i, name in enumerate(rows.categorical_names)}
+        numbers = {
+            name: pa.array(np.ascontiguousarray(rows.numeric[:, i]))
+            for i, name in enumerate(rows.numeric_names)
+        }
+        keys = {
+            name: pa.array(np.ascontiguousarray(rows.categorical[:, i]))
+            for i, name in enumerate(rows.categorical_names)
+        }
         lists = {}
         for name, one in rows.sequences.items():
             offsets = pa.array(one.offsets)
-            columns = {"item": one.item, "type": one.type, "ts": one.ts, **{f"of {text}": each for text, each in one.values.items()}}
+            columns = {
+                "item": one.item,
+                "type": one.type,
+                "ts": one.ts,
+                **{f"of {text}": each for text, each in one.values.items()},
+            }
             for column, each in columns.items():
                 lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(each))
         for kind, columns in (("rows", numbers | keys), ("requests", lists)):
@@ -110,7 +134,9 @@ class Folder:
         return self.path / key / f"{kind}-{part:05d}.parquet"
 
     def _put(self, key: str, group: Group) -> None:
-        self.manifest = msgspec.structs.replace(self.manifest, groups=self.manifest.groups | {key: group})
+        self.manifest = msgspec.structs.replace(
+            self.manifest, groups=self.manifest.groups | {key: group}
+        )
         self._write()
 
     def _write(self) -> None:
@@ -130,13 +156,20 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
-        raise NotReadyError("there is no backfill here", where=str(folder), fix="tailorbird features backfill") from None
+        raise NotReadyError(
+            "there is no backfill here", where=str(folder), fix="tailorbird features backfill"
+        ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DamageError(f"not the manifest of a backfill: {error}", where=str(path), fix="remove the folder and run it again") from None
+        raise DamageError(
+            f"not the manifest of a backfill: {error}",
+            where=str(path),
+            fix="remove the folder and run it again",
+        ) from None
 
 
 def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
-    """The columns (name → definition, as `shards.definitions` gives them) part by part, in order of the requests.
+    """The columns (name → definition, as `shards.definitions` gives them) part by part, in order of
+    the requests.
 
     Raises:
         NotReadyError: a column is not there, or not wholly.
@@ -146,21 +179,46 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
     for name, definition in columns.items():
         key = manifest.group_of(name, definition)
         if key is None:
-            raise NotReadyError(f"{name} was not backfilled to the end", where=str(folder), fix="tailorbird features backfill")
+            raise NotReadyError(
+                f"{name} was not backfilled to the end",
+                where=str(folder),
+                fix="tailorbird features backfill",
+            )
         homes.setdefault(key, []).append(name)
     for part in range(manifest.parts):
-        tables = {kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in homes} for kind in ("rows", "requests")}
+        tables = {
+            kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in homes}
+            for kind in ("rows", "requests")
+        }
         home_of = {name: key for key, names in homes.items() for name in names}
         start, stop = manifest.cuts[part : part + 2]
         row_start, row_stop = manifest.row_cuts[part : part + 2]
-        yield Part(start, stop, row_start, row_stop, _rows(list(columns), home_of, tables, row_stop - row_start))
+        yield Part(
+            start,
+            stop,
+            row_start,
+            row_stop,
+            _rows(list(columns), home_of, tables, row_stop - row_start),
+        )
 
 
-def _rows(names: Sequence[str], home_of: Mapping[str, str], tables: Mapping[str, Mapping[str, pa.Table]], rows: int) -> BackfilledRows:
-    found = {name: tables["rows"][key][name] for name, key in home_of.items() if name in tables["rows"][key].column_names}
+def _rows(
+    names: Sequence[str],
+    home_of: Mapping[str, str],
+    tables: Mapping[str, Mapping[str, pa.Table]],
+    rows: int,
+) -> BackfilledRows:
+    found = {
+        name: tables["rows"][key][name]
+        for name, key in home_of.items()
+        if name in tables["rows"][key].column_names
+    }
     numeric = tuple(name for name in names if name in found and found[name].type == pa.float32())
     categorical = tuple(name for name in names if name in found and found[name].type == pa.uint64())
-    numbers, keys = np.empty((rows, len(numeric)), np.float32), np.empty((rows, len(categorical)), np.uint64)
+    numbers, keys = (
+        np.empty((rows, len(numeric)), np.float32),
+        np.empty((rows, len(categorical)), np.uint64),
+    )
     for table, columns in ((numbers, numeric), (keys, categorical)):
         for place, name in enumerate(columns):
             table[:, place] = found[name].to_numpy()
@@ -168,9 +226,17 @@ def _rows(names: Sequence[str], home_of: Mapping[str, str], tables: Mapping[str,
     for name in (one for one in names if one not in found):
         table = tables["requests"][home_of[name]]
         own = [column for column in table.column_names if column.startswith(f"{name}.")]
-        columns = {column.removeprefix(f"{name}."): table[column].combine_chunks() for column in own}
+        columns = {
+            column.removeprefix(f"{name}."): table[column].combine_chunks() for column in own
+        }
         flat = {column: one.flatten().to_numpy() for column, one in columns.items()}
         offsets = columns["ts"].offsets.to_numpy()
-        values = {column.removeprefix("of "): one for column, one in flat.items() if column.startswith("of ")}
-        sequences[name] = RaggedSequence(offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values)
+        values = {
+            column.removeprefix("of "): one
+            for column, one in flat.items()
+            if column.startswith("of ")
+        }
+        sequences[name] = RaggedSequence(
+            offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values
+        )
     return BackfilledRows(numbers, keys, sequences, numeric, categorical)

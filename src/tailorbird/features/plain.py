@@ -1,4 +1,5 @@
-"""Expressions walked value by value, and what a JSON value is as a number or a category: the reference's half.
+"""Expressions walked value by value, and what a JSON value is as a number or a category: the
+reference's half.
 
 `features.expression` checks the same trees and walks them over columns.
 """
@@ -36,7 +37,9 @@ def text_of(value: object) -> str | None:
 
 
 def number_of(value: object) -> float:
-    """A profile's value as a number; of a list, its first element; 1 or 0 for a truth; NaN for what is none, a text of digits too."""
+    """A profile's value as a number; of a list, its first element; 1 or 0 for a truth; NaN for what
+    is none, a text of digits too.
+    """
     if isinstance(value, list):
         return number_of(value[0]) if value else math.nan
     return float(value) if isinstance(value, int | float) and abs(value) <= 1.7e308 else math.nan
@@ -50,21 +53,27 @@ def element_of(value: object, element: int) -> object:
 
 
 def words_of(value: object) -> list[str]:
-    """The first different words of a text, or of the texts in a list: runs of letters and digits, case folded."""
+    """The first different words of a text, or of the texts in a list: runs of letters and digits,
+    case folded.
+    """
     texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
     found = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
     return list(dict.fromkeys(found))[:WORDS]
 
 
 def time_of(value: object) -> float:
-    """A profile's value as a time in microseconds; NaN for what is none. A text is ISO 8601, UTC unless it says otherwise.
+    """A profile's value as a time in microseconds; NaN for what is none. A text is ISO 8601, UTC
+    unless it says otherwise.
 
     A number is in seconds below 1e11, else in milliseconds below 1e14, else in microseconds.
     """
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
-            return float(((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1))
+            return float(
+                ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH)
+                // timedelta(microseconds=1)
+            )
         except (ValueError, OverflowError):
             return math.nan
     number = math.nan if isinstance(value, bool) else number_of(value)
@@ -77,12 +86,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def query_text(text: str | None) -> str | None:
-    """A query as an entity knows it: compatible characters made one, case folded, spaces single; None where nothing is left."""
-    return None if text is None else " ".join(unicodedata.normalize("NFKC", text).casefold().split()) or None
+    """A query as an entity knows it: compatible characters made one, case folded, spaces single;
+    None where nothing is left.
+    """
+    return (
+        None
+        if text is None
+        else " ".join(unicodedata.normalize("NFKC", text).casefold().split()) or None
+    )
 
 
 def weekday(ts: int, local_hour: int | None) -> int:
-    """0 (Monday) to 6 where it is `local_hour`, at most 12 hours behind UTC or 11 ahead; of UTC where that is unknown."""
+    """0 (Monday) to 6 where it is `local_hour`, at most 12 hours behind UTC or 11 ahead; of UTC
+    where that is unknown.
+    """
     hours = ts // HOUR  # the first of them began a Thursday
     ahead = 0 if local_hour is None else (local_hour - hours + 12) % 24 - 12
     return ((hours + ahead) // 24 + 3) % 7
@@ -134,17 +151,29 @@ def check_known(expression: Expression) -> None:
         ExpressionError: names the part.
     """
     for node in ast.walk(expression.tree):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _is_constant(node.right) and _constant_of(node.right) == 0:
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Div)
+            and _is_constant(node.right)
+            and _constant_of(node.right) == 0
+        ):
             raise ExpressionError(f"{ast.unparse(node)} divides by 0, which is always missing")
-        if isinstance(node, ast.BinOp | ast.Call) and _is_constant(node) and not math.isfinite(_constant_of(node)):
-            raise ExpressionError(f"{ast.unparse(node)} cannot be computed, so it is always missing")
+        if (
+            isinstance(node, ast.BinOp | ast.Call)
+            and _is_constant(node)
+            and not math.isfinite(_constant_of(node))
+        ):
+            raise ExpressionError(
+                f"{ast.unparse(node)} cannot be computed, so it is always missing"
+            )
 
 
 def _is_constant(node: ast.expr) -> bool:
     parts = list(ast.walk(node))
     calls = {id(part.func) for part in parts if isinstance(part, ast.Call)}
     return not any(
-        (isinstance(part, ast.Name) and id(part) not in calls) or (isinstance(part, ast.Constant) and isinstance(part.value, str | None))
+        (isinstance(part, ast.Name) and id(part) not in calls)
+        or (isinstance(part, ast.Constant) and isinstance(part.value, str | None))
         for part in parts
     )
 
@@ -165,7 +194,13 @@ def _walk(node: ast.expr, get: Callable[[str], Any]) -> Any:
         return constant(node)
     if isinstance(node, ast.UnaryOp):
         value = _walk(node.operand, get)
-        return not _truth(value) if isinstance(node.op, ast.Not) else -float(value) if isinstance(node.op, ast.USub) else value
+        return (
+            not _truth(value)
+            if isinstance(node.op, ast.Not)
+            else -float(value)
+            if isinstance(node.op, ast.USub)
+            else value
+        )
     if isinstance(node, ast.BinOp):
         return _arithmetic(node.op, float(_walk(node.left, get)), float(_walk(node.right, get)))
     if isinstance(node, ast.BoolOp):
@@ -179,7 +214,11 @@ def _walk(node: ast.expr, get: Callable[[str], Any]) -> Any:
     assert isinstance(node, ast.Compare)
     left = _walk(node.left, get)
     for operator, side in zip(node.ops, node.comparators, strict=True):
-        right = [constant(e) for e in side.elts] if isinstance(side, ast.Tuple | ast.List) else _walk(side, get)
+        right = (
+            [constant(e) for e in side.elts]
+            if isinstance(side, ast.Tuple | ast.List)
+            else _walk(side, get)
+        )
         if not _compare(left, comparison(operator), right):
             return False
         left = right

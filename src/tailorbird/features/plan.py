@@ -1,8 +1,9 @@
-"""What a change of the declarations comes to, before it is made: columns, records and their bytes, proofs, and how long it takes.
+"""What a change of the declarations comes to, before it is made: columns, records and their bytes,
+proofs, and how long it takes.
 
-`compare` looks at two feature sets alone. `measure` takes a sample of the lake into a state of the new set, in a folder that is
-thrown away, and tells how fast this machine does it now, how many entities there were and what their records took; `counted` says
-so of a state that is there.
+`compare` looks at two feature sets alone. `measure` takes a sample of the lake into a state of the
+new set, in a folder that is thrown away, and tells how fast this machine does it now, how many
+entities there were and what their records took; `counted` says so of a state that is there.
 """
 
 import dataclasses
@@ -38,7 +39,9 @@ LARGEST = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Change:
-    """A column that is "added", "changed" or "removed"; `place` is its line, `what` the fields that differ."""
+    """A column that is "added", "changed" or "removed"; `place` is its line, `what` the fields that
+    differ.
+    """
 
     name: str
     change: str
@@ -82,8 +85,8 @@ class Comparison:
 
     Attributes:
         before: the schema hash, "" where there was none.
-        attached: attributes of users and items that events are to carry from the change on; for those routed before
-            they are looked up in the versions of the profiles.
+        attached: attributes of users and items that events are to carry from the change on; for
+            those routed before they are looked up in the versions of the profiles.
     """
 
     before: str
@@ -101,7 +104,8 @@ class Measured:
     Attributes:
         rows: of the sample.
         rows_total: in the lake.
-        per_second: rows taken in a second, of the slowest, the middle and the fastest part of the sample.
+        per_second: rows taken in a second, of the slowest, the middle and the fastest part of the
+            sample.
         tallies: entity → how many there were in the sample, and what their state records took.
         state_bytes: of the sample's store on the disk.
     """
@@ -123,23 +127,38 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     """What changes from one set to another."""
     old = {} if before is None else {feature.name: feature for feature in before.features}
     new = {feature.name: feature for feature in after.features}
-    changes = [Change(name, "added", _about(one), short_place(one.place), one.description) for name, one in new.items() if name not in old]
+    changes = [
+        Change(name, "added", _about(one), short_place(one.place), one.description)
+        for name, one in new.items()
+        if name not in old
+    ]
     changes += [
         Change(name, "changed", _about(one), short_place(one.place), _differences(old[name], one))
         for name, one in new.items()
         if name in old and old[name] != one
     ]
     changes += [
-        Change(name, "removed", _about(one), short_place(one.place), one.description) for name, one in old.items() if name not in new
+        Change(name, "removed", _about(one), short_place(one.place), one.description)
+        for name, one in old.items()
+        if name not in new
     ]
     proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
     attached = set() if before is None else _attached(after) - _attached(before)
     was = "" if before is None else before.schema_hash
-    return Comparison(was, after.schema_hash, tuple(changes), _records(before, after), proofs, tuple(sorted(attached)))
+    return Comparison(
+        was,
+        after.schema_hash,
+        tuple(changes),
+        _records(before, after),
+        proofs,
+        tuple(sorted(attached)),
+    )
 
 
 def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
-    """What the state of a schema has of each entity, as it keeps count; None while there is none, or it is being built."""
+    """What the state of a schema has of each entity, as it keeps count; None while there is none,
+    or it is being built.
+    """
     found = [_counted(state, features, part) for part in parts_of(workers)]
     some = [one for one in found if one is not None]
     return together(some) if len(some) == len(found) else None
@@ -160,7 +179,9 @@ def _counted(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tall
 
 
 def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Measured | None:
-    """Build a state of a sample of the lake's newest rows, and throw it away; None where the lake has no rows."""
+    """Build a state of a sample of the lake's newest rows, and throw it away; None where the lake
+    has no rows.
+    """
     if not lake.exists("events") or not (total := lake.count("events")):
         return None
     newest = lake.newest_p()
@@ -168,7 +189,9 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
     parts = list(_parts(sample.sort_by("p")))
     with tempfile.TemporaryDirectory(prefix="tailorbird-plan-") as folder:
         seconds: list[float] = []
-        with FeatureWorker(Path(folder) / "routed.db", Path(folder), features, clock=SimulatedClock(0)) as worker:
+        with FeatureWorker(
+            Path(folder) / "routed.db", Path(folder), features, clock=SimulatedClock(0)
+        ) as worker:
 
             def timed(after: int) -> Iterator[pa.Table]:
                 for part in parts:
@@ -179,9 +202,17 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
             worker.bootstrap(timed, newest)
         found = counted(Path(folder), features) or {}
         size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
-    rates = np.array([len(part) / max(took, 1e-9) for part, took in zip(parts, seconds, strict=True)])
+    rates = np.array(
+        [len(part) / max(took, 1e-9) for part, took in zip(parts, seconds, strict=True)]
+    )
     rates = rates[1:] if len(rates) > 2 else rates  # the first warms up
-    return Measured(len(sample), total, (float(rates.min()), float(np.median(rates)), float(rates.max())), found, size)
+    return Measured(
+        len(sample),
+        total,
+        (float(rates.min()), float(np.median(rates)), float(rates.max())),
+        found,
+        size,
+    )
 
 
 def _parts(sample: pa.Table) -> Iterator[pa.Table]:
@@ -191,7 +222,13 @@ def _parts(sample: pa.Table) -> Iterator[pa.Table]:
 
 
 def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange, ...]:
-    old = {} if before is None else {one.entity.name: (one.state_bytes, one.reading_bytes) for one in before.layout.entities}
+    old = (
+        {}
+        if before is None
+        else {
+            one.entity.name: (one.state_bytes, one.reading_bytes) for one in before.layout.entities
+        }
+    )
     new = {one.entity.name: (one.state_bytes, one.reading_bytes) for one in after.layout.entities}
     found = []
     for name in dict.fromkeys((*new, *old)):
@@ -201,8 +238,12 @@ def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange
 
 
 def _attached(features: FeatureSet) -> set[str]:
-    """The attributes that declarations take from events: of their entities and expressions. Profiles are kept whole."""
-    return {f"{owner}.{name}" for owner, names in features.event_attributes.items() for name in names}
+    """The attributes that declarations take from events: of their entities and expressions.
+    Profiles are kept whole.
+    """
+    return {
+        f"{owner}.{name}" for owner, names in features.event_attributes.items() for name in names
+    }
 
 
 def _about(feature: Feature) -> str:
@@ -215,7 +256,9 @@ def _differences(old: Feature, new: Feature) -> str:
         return f"{type(old).__name__} → {type(new).__name__}"
     compared = [one.name for one in dataclasses.fields(new) if one.compare]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
-    return "; ".join(f"{name}: {_told(was)} → {_told(now)}" for name, was, now in pairs if was != now)
+    return "; ".join(
+        f"{name}: {_told(was)} → {_told(now)}" for name, was, now in pairs if was != now
+    )
 
 
 def _told(value: Any) -> str:
@@ -234,11 +277,19 @@ def _told(value: Any) -> str:
 
 def _proof(feature: Feature) -> Proof | None:
     """Of a feature that sums amounts; counts add 1, and fit for longer than there are events."""
-    amounts = [value for one in dataclasses.fields(feature) if isinstance(value := getattr(feature, one.name), Amount)]
+    amounts = [
+        value
+        for one in dataclasses.fields(feature)
+        if isinstance(value := getattr(feature, one.name), Amount)
+    ]
     if not amounts:
         return None
     units = max(amount.units_max for amount in amounts)
     events = LARGEST // max(1, units)
     if isinstance(feature, Variance):  # squares are summed in two limbs
-        events = min(events, LARGEST // ((1 << SQUARE_BITS) - 1), LARGEST // max(1, units * units >> SQUARE_BITS))
+        events = min(
+            events,
+            LARGEST // ((1 << SQUARE_BITS) - 1),
+            LARGEST // max(1, units * units >> SQUARE_BITS),
+        )
     return Proof(feature.name, short_place(feature.place), units, events)

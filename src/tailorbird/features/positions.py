@@ -1,10 +1,12 @@
-"""Up to which routed position the features of requests were known: one p of each, or where several workers keep the state one of each part.
+"""Up to which routed position the features of requests were known: one p of each, or where several
+workers keep the state one of each part.
 
     p (m,)           all entities of a request as of one position
     p (m, count)     an entity of part k as of p[:, k]; see `features.keypart`
 
-What was cut into 2 parts is cut into 4, 6, … as well: a key's part of the finer cut says which of the coarser it is in. So requests
-of times with different numbers of workers stand in one array, as wide as the least common multiple.
+What was cut into 2 parts is cut into 4, 6, … as well: a key's part of the finer cut says which of
+the coarser it is in. So requests of times with different numbers of workers stand in one array, as
+wide as the least common multiple.
 """
 
 import math
@@ -23,7 +25,9 @@ Keys = npt.NDArray[np.uint64]
 
 
 def positions_of(answers: pa.Table) -> Int64s:
-    """The p of logged answers, rows of the lake's `answers`: (m,), or (m, count) if any was read from several parts."""
+    """The p of logged answers, rows of the lake's `answers`: (m,), or (m, count) if any was read
+    from several parts.
+    """
     p = answers["p"].to_numpy().astype(np.int64)
     if "positions" not in answers.column_names:  # written before there were parts
         return p

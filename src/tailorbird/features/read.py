@@ -1,10 +1,12 @@
-"""Reading: the features of one person and many items, at a request, from one snapshot of the state, or one of each of its parts.
+"""Reading: the features of one person and many items, at a request, from one snapshot of the state,
+or one of each of its parts.
 
-    hashes → reading records of person, session, items (what needs no attribute) → categories of the items → the rest
-           → t = max(now, 1 + newest ts of all) → state of those whose reading record has run out → columns
+    hashes → reading records of person, session, items (what needs no attribute) → categories of the
+           items → the rest → t = max(now, 1 + newest ts of all) → state of those whose reading
+           record has run out → columns
 
-All records of an entity come as one array; nothing is done item by item but the look-up of its bytes. What the records
-hold is in `features.layout`, the arithmetic in `features.finish`.
+All records of an entity come as one array; nothing is done item by item but the look-up of its
+bytes. What the records hold is in `features.layout`, the arithmetic in `features.finish`.
 """
 
 from collections.abc import Sequence as Ids
@@ -25,7 +27,15 @@ from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import query_words
 from tailorbird.features.keypart import KeyPart, parts_of
-from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, SEQUENCE_READING, VALID_FROM, Spot, Step
+from tailorbird.features.layout import (
+    COMMIT,
+    NEWEST,
+    NEXT_CHANGE,
+    SEQUENCE_READING,
+    VALID_FROM,
+    Spot,
+    Step,
+)
 from tailorbird.features.parted import PartedSnapshot
 from tailorbird.features.plain import asked_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
@@ -47,7 +57,8 @@ ATTEMPTS = 5  # to read copies that are written meanwhile
 
 
 class Reader:
-    """Reads the features of a schema from the state that its worker keeps. Safe to use from several threads.
+    """Reads the features of a schema from the state that its worker keeps. Safe to use from several
+    threads.
 
     Args:
         state: the folder of all states; the one of this schema is below it.
@@ -59,19 +70,30 @@ class Reader:
     """
 
     def __init__(
-        self, state: Path, features: FeatureSet, *, copies: CopiesAt | None = None, breaker: Breaker | None = None, workers: int = 1
+        self,
+        state: Path,
+        features: FeatureSet,
+        *,
+        copies: CopiesAt | None = None,
+        breaker: Breaker | None = None,
+        workers: int = 1,
     ) -> None:
         self.features = features
         self._stores: list[CopiedStore | EmbeddedStore] = []
-        # Copies of several parts are asked at once, so that a request takes no more round trips than with one.
-        self._pool = ThreadPoolExecutor(2 * workers, "parts") if copies is not None and workers > 1 else None
+        # Copies of several parts are asked at once, so that a request takes no more round trips
+        # than with one.
+        self._pool = (
+            ThreadPoolExecutor(2 * workers, "parts") if copies is not None and workers > 1 else None
+        )
         breaker = breaker or breaker_for(workers)
         try:
             for part in parts_of(workers):
                 if copies is None:
                     self._stores.append(open_state(state, features, part))
                 else:
-                    self._stores.append(CopiedStore(copies.open(part.copies(features.schema_hash), breaker=breaker)))
+                    self._stores.append(
+                        CopiedStore(copies.open(part.copies(features.schema_hash), breaker=breaker))
+                    )
         except BaseException:
             self.close()
             raise
@@ -89,7 +111,9 @@ class Reader:
         return self._steady(request, hash64s(items) if item_keys is None else item_keys)
 
     def person(self, request: ReadRequest) -> Rows:
-        """What is known of who asks before there are items: one row, in which whatever is about an item is missing. Raises as `read`."""
+        """What is known of who asks before there are items: one row, in which whatever is about an
+        item is missing. Raises as `read`.
+        """
         return self._steady(request, None)
 
     def _steady(self, request: ReadRequest, keys: Keys | None) -> Rows:
@@ -107,15 +131,23 @@ class Reader:
             parts = list(each(stack.enter_context, [store.snapshot() for store in self._stores]))
             begun = begin(parts, request, each)
             if not all(position.ready for position in begun.positions):
-                raise NotReadyError(f"the state of schema {self.features.schema_hash} is still being built")
+                raise NotReadyError(
+                    f"the state of schema {self.features.schema_hash} is still being built"
+                )
             snapshot = parts[0] if len(parts) == 1 else PartedSnapshot(parts, each)
-            asked = request if begun.person == request.person else replace(request, person=begun.person)
-            rows = _Moment(self._plan, snapshot, asked, keys, begun.swept).rows_read(begun.positions, begun.since)
+            asked = (
+                request if begun.person == request.person else replace(request, person=begun.person)
+            )
+            rows = _Moment(self._plan, snapshot, asked, keys, begun.swept).rows_read(
+                begun.positions, begun.since
+            )
             copied = [part.published_at for part in parts if isinstance(part, CopiedSnapshot)]
             return replace(rows, published_at=min(copied)) if copied else rows
 
     def position(self) -> Position:
-        """How far the state is that the next read would see; of several parts, how far all of them are."""
+        """How far the state is that the next read would see; of several parts, how far all of them
+        are.
+        """
         positions = []
         for store in self._stores:
             with store.snapshot() as snapshot:
@@ -130,7 +162,9 @@ class Reader:
 
 
 def breaker_for(workers: int) -> Breaker:
-    """Of a server from which the parts of a state are read at once: one lost moment is a failure of each of them."""
+    """Of a server from which the parts of a state are read at once: one lost moment is a failure of
+    each of them.
+    """
     return Breaker(failures=FAILURES * workers)
 
 
@@ -153,12 +187,20 @@ class _Plan:
         self.composite_spots = features.composite_spots
         composite = {entity for entity, _ in self.composite_spots}
         self.by_day = [one.index for one in layout.entities if "weekday" in one.entity.fields]
-        others = sorted(set(range(len(layout.entities))).difference(self.by_day), key=lambda index: index in composite)
-        self.first = others  # those whose keys need no record come before those that are found by one
+        others = sorted(
+            set(range(len(layout.entities))).difference(self.by_day),
+            key=lambda index: index in composite,
+        )
+        self.first = (
+            others  # those whose keys need no record come before those that are found by one
+        )
         self.one_row = one_row(layout, self.composite_spots)
         self.stacks = Stacks(layout, self.one_row)
         self.sequences = [step for step in layout.steps if step.kind == "sequence"]
-        self.none = [Entries(np.zeros((0, one.reading_lanes), np.int64), None, np.ones(1, np.bool_), True) for one in layout.entities]
+        self.none = [
+            Entries(np.zeros((0, one.reading_lanes), np.int64), None, np.ones(1, np.bool_), True)
+            for one in layout.entities
+        ]
         self.alone = [_unknown(one.reading_lanes) for one in layout.entities]
 
 
@@ -170,9 +212,13 @@ def _unknown(lanes: int) -> Entries:
 
 
 class _Moment:
-    """One request while it is read, of items or (None) of the person alone; implements `finish.Lanes`."""
+    """One request while it is read, of items or (None) of the person alone; implements
+    `finish.Lanes`.
+    """
 
-    def __init__(self, plan: _Plan, snapshot: Snapshot, request: ReadRequest, items: Keys | None, swept: int) -> None:
+    def __init__(
+        self, plan: _Plan, snapshot: Snapshot, request: ReadRequest, items: Keys | None, swept: int
+    ) -> None:
         self._plan = plan
         self._snapshot = snapshot
         self._request = request
@@ -192,7 +238,9 @@ class _Moment:
         for index in plan.first:
             self._fetch(index)
         t = self._time(alias_ts)
-        while plan.by_day:  # the day decides what is read, and what is read may move t into another day
+        while (
+            plan.by_day
+        ):  # the day decides what is read, and what is read may move t into another day
             day = weekday(t, self._request.local_hour)
             for index in plan.by_day:
                 self._fetch(index)
@@ -221,10 +269,17 @@ class _Moment:
         return table
 
     def _time(self, alias_ts: int) -> int:
-        """The clock, or just after the newest of what was read so far; never before what has expired."""
-        heads = np.concatenate([np.zeros((0, COMMIT), np.int64), *(one.readings[:, :COMMIT] for one in self._entries)])
+        """The clock, or just after the newest of what was read so far; never before what has
+        expired.
+        """
+        heads = np.concatenate(
+            [np.zeros((0, COMMIT), np.int64), *(one.readings[:, :COMMIT] for one in self._entries)]
+        )
         newest = int(heads[:, NEWEST].max(initial=0))
-        self._whole = int(heads[:, VALID_FROM].max(initial=0)), int(heads[:, NEXT_CHANGE].min(initial=NEVER))
+        self._whole = (
+            int(heads[:, VALID_FROM].max(initial=0)),
+            int(heads[:, NEXT_CHANGE].min(initial=NEVER)),
+        )
         t = max(self._request.now, 1 + newest, 1 + alias_ts, int(self.t[0]))
         self.t = np.full(1, t, np.int64)
         return t
@@ -249,7 +304,11 @@ class _Moment:
             ts, item, types, sessions, *further = finish.recent(int(self.t[0]), *self._events(step))
             session_id = self._request.session_id
             asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
-            item, types, sessions = item.view(np.uint64), types.view(np.uint64), sessions.view(np.uint64)
+            item, types, sessions = (
+                item.view(np.uint64),
+                types.view(np.uint64),
+                sessions.view(np.uint64),
+            )
             value = further[0].view(np.uint64) if further else item
             run = OneRun(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked, value)
             self._runs[step.spots[0]] = run
@@ -271,12 +330,18 @@ class _Moment:
         if not self._entries[step.spots[0].entity].all_known:
             events = np.zeros_like(events)
         ts, item, types, _, *bits = finish.recent(int(self.t[0]), *events)
-        return Sequence(item.view(np.uint64), types.view(np.uint64), ts, finish.values_of(step, bits))
+        return Sequence(
+            item.view(np.uint64), types.view(np.uint64), ts, finish.values_of(step, bits)
+        )
 
     def _events(self, step: Step) -> Int64s:
         """Columns of the last events: ts, item, type, session, further values; (columns, length)."""
         spot, columns = step.spots[0], SEQUENCE_READING + len(step.of)
-        return self._entries[spot.entity].readings[0, spot.lane : spot.lane + columns * step.length].reshape(columns, step.length)
+        return (
+            self._entries[spot.entity]
+            .readings[0, spot.lane : spot.lane + columns * step.length]
+            .reshape(columns, step.length)
+        )
 
     def _fetch(self, index: int) -> None:
         """Read the reading records of an entity, each key once."""
@@ -290,26 +355,42 @@ class _Moment:
         for part in parts:
             if not part.all():
                 there = part != 0
-                known, all_known = known & (there if place is None or len(part) == 1 else there[place]), False
+                known, all_known = (
+                    known & (there if place is None or len(part) == 1 else there[place]),
+                    False,
+                )
         if place is None and not self._plan.one_row[index] and "item" not in entity.fields:
             key, place = np.unique(key, return_inverse=True)
         self._unique[index] = key
-        self._entries[index] = Entries(records.readings(self._snapshot, key), place, known, all_known)
+        self._entries[index] = Entries(
+            records.readings(self._snapshot, key), place, known, all_known
+        )
 
     def _parts(self, index: int) -> tuple[list[Keys], npt.NDArray[np.intp] | None]:
-        """The parts of an entity's key; of its different ones only, with each row's place among them, where one attribute has them."""
+        """The parts of an entity's key; of its different ones only, with each row's place among
+        them, where one attribute has them.
+        """
         fields = self._plan.records[index].layout.entity.fields
         spots = [self._plan.composite_spots.get((index, place)) for place in range(len(fields))]
         if given := self._request.given:
-            keys = (np.full(1, hash64(given[name]), np.uint64) if name in given else None for name in fields)
-            return [self._part(name, spot) if key is None else key for name, spot, key in zip(fields, spots, keys, strict=True)], None
+            keys = (
+                np.full(1, hash64(given[name]), np.uint64) if name in given else None
+                for name in fields
+            )
+            return [
+                self._part(name, spot) if key is None else key
+                for name, spot, key in zip(fields, spots, keys, strict=True)
+            ], None
         own = [spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]]
         if len(own) != 1 or "item" in fields:
             return [self._part(name, spot) for name, spot in zip(fields, spots, strict=True)], None
         if own[0] not in self._distinct:
             self._distinct[own[0]] = np.unique(self._part("", own[0]), return_inverse=True)
         unique, place = self._distinct[own[0]]
-        return [unique if spot == own[0] else self._part(name, spot) for name, spot in zip(fields, spots, strict=True)], place
+        return [
+            unique if spot == own[0] else self._part(name, spot)
+            for name, spot in zip(fields, spots, strict=True)
+        ], place
 
     def _part(self, name: str, spot: Spot | None) -> Keys:
         if spot is not None:
@@ -323,7 +404,9 @@ class _Moment:
         return self._context[name]
 
     def _renewed(self) -> int:
-        """Finish from the state what has changed since its reading record was written; the number of such records."""
+        """Finish from the state what has changed since its reading record was written; the number
+        of such records.
+        """
         count, t = 0, self.t[0]
         valid_from, next_change = self._whole
         if valid_from <= t < next_change:

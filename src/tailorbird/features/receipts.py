@@ -1,7 +1,8 @@
-"""Blocks of the routed log, and of what the shuffle made of it: their events, and what a block says of itself, which attributes of
-profiles its events carry.
+"""Blocks of the routed log, and of what the shuffle made of it: their events, and what a block says
+of itself, which attributes of profiles its events carry.
 
-One that was routed before an attribute was declared lacks it; the lake's versions of profiles have it, see `features.attached`.
+One that was routed before an attribute was declared lacks it; the lake's versions of profiles have
+it, see `features.attached`.
 
     kind "events"      the router's: row i has p = offset + i
     kind "chosen"      the shuffle's: of as many rows of the routed log as it takes, the events of one part, each with its p
@@ -21,7 +22,9 @@ CHOSEN, LEFT_OUT = "chosen", "left-out"
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """Of a routed block's receipt, the attributes of users and items that its events carry; None where it does not say."""
+    """Of a routed block's receipt, the attributes of users and items that its events carry; None
+    where it does not say.
+    """
 
     user_attributes: tuple[str, ...] | None = None
     item_attributes: tuple[str, ...] | None = None
@@ -31,7 +34,9 @@ _decode = msgspec.json.Decoder(Kept).decode
 
 
 def lacks(receipt: bytes, features: FeatureSet) -> bool:
-    """Whether events of a block lack an attribute that the features take from them; not where the receipt does not say."""
+    """Whether events of a block lack an attribute that the features take from them; not where the
+    receipt does not say.
+    """
     if not receipt:
         return False
     kept, needed = _decode(receipt), features.event_attributes
@@ -45,13 +50,17 @@ def only_in_lake(block: Block, features: FeatureSet) -> bool:
 
 
 def events_of(stored: Stored, start: int, log: Address) -> pa.Table | None:
-    """The events of a block from row `start` on, each with its p; None where it holds none. Raises InputError."""
+    """The events of a block from row `start` on, each with its p; None where it holds none. Raises
+    InputError.
+    """
     if stored.block.kind not in ("events", CHOSEN) or not stored.block.payload:
         return None
     try:
         with pa.ipc.open_stream(stored.block.payload) as stream:
             table = stream.read_all()
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"the block at {stored.offset} is no table of events: {error}", where=str(log)) from error
+        raise InputError(
+            f"the block at {stored.offset} is no table of events: {error}", where=str(log)
+        ) from error
     table = table if stored.block.kind == CHOSEN else numbered(table, stored.offset)
     return table.filter(pc.greater_equal(table["p"], start)) if stored.offset < start else table

@@ -1,8 +1,9 @@
-"""Whether serving read what the lake says: every feature that an answer logged, computed again at the answer's own (t, p).
+"""Whether serving read what the lake says: every feature that an answer logged, computed again at
+the answer's own (t, p).
 
-It shares no state with the server: the values come from the lake's events by `features.backfill`, the logged ones from
-the lake's `answers`. `tailorbird features verify` prints the report; how much was late is another question, which p = ∞
-answers.
+It shares no state with the server: the values come from the lake's events by `features.backfill`,
+the logged ones from the lake's `answers`. `tailorbird features verify` prints the report; how much
+was late is another question, which p = ∞ answers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,15 +27,18 @@ Bools = npt.NDArray[np.bool_]
 
 ROWS_MAX = 200_000  # rows (items of answers) that are recomputed at a time
 EXAMPLES_MAX = 20
-UNLINKED = "erased"  # in `degraded`: what the answer's features were made of was taken out of the lake since, see `privacy.rows`
+# in `degraded`: what the answer's features were made of was taken out of the lake since, see
+# `privacy.rows`
+UNLINKED = "erased"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that was logged, or read, otherwise than it is recomputed; `item` is "" for a sequence, which belongs to the request.
+    """A value that was logged, or read, otherwise than it is recomputed; `item` is "" for a
+    sequence, which belongs to the request.
 
-    `person`, `t` and `p`, or the `positions` of all parts, are what `features show … --why` asks for; `request_id` is "" where nobody
-    asked but a sample.
+    `person`, `t` and `p`, or the `positions` of all parts, are what `features show … --why` asks
+    for; `request_id` is "" where nobody asked but a sample.
     """
 
     feature: str
@@ -58,10 +62,12 @@ class ParityReport:
         unequal: values that differ in any bit (NaN equals NaN).
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
-        skipped: answers that cannot be compared: of another schema, or degraded so that no features were read,
-            or with features of what was erased since.
-        pending: answers that read events which are not among those given: the lake is not yet there.
-        dropped: values that differ, but are of entities that a cap may have dropped; not among the unequal ones.
+        skipped: answers that cannot be compared: of another schema, or degraded so that no features
+            were read, or with features of what was erased since.
+        pending: answers that read events which are not among those given: the lake is not yet
+            there.
+        dropped: values that differ, but are of entities that a cap may have dropped; not among the
+            unequal ones.
     """
 
     answers: int = 0
@@ -92,7 +98,9 @@ class ParityReport:
 
 def empty_report(features: FeatureSet) -> ParityReport:
     """Nothing compared yet, of all columns."""
-    return ParityReport(by_feature=dict.fromkeys((*features.numeric, *features.categorical, *features.sequences), 0))
+    return ParityReport(
+        by_feature=dict.fromkeys((*features.numeric, *features.categorical, *features.sequences), 0)
+    )
 
 
 def parity(
@@ -108,11 +116,13 @@ def parity(
     """Recompute the features of logged answers and compare them to the bit.
 
     Args:
-        events: the lake's events, at least `backfill.event_columns`; all that the answers may have counted.
+        events: the lake's events, at least `backfill.event_columns`; all that the answers may have
+            counted.
         answers: rows of the lake's `answers`.
         known: up to which p the events are complete; by default the newest of them.
         only: compare these columns only.
-        dropped: kinds of which a cap dropped some, and when the newest of these was last heard of; see `features.idle`.
+        dropped: kinds of which a cap dropped some, and when the newest of these was last heard of;
+            see `features.idle`.
         progress: told how many answers of how many were compared.
     Raises:
         DamageError: an answer's features are not as many as its items and the schema ask for.
@@ -126,7 +136,13 @@ def parity(
     done = 0
     for part in _parts(logged):
         requests = requests_of(part)
-        compare_answers(features, part, history.rows(requests), report, Excused(history, requests, dropped or {}))
+        compare_answers(
+            features,
+            part,
+            history.rows(requests),
+            report,
+            Excused(history, requests, dropped or {}),
+        )
         done += part.num_rows
         progress(done, logged.num_rows)
     return report
@@ -139,7 +155,9 @@ class Heard(Protocol):
 
 
 class Excused:
-    """Which rows may differ because a cap dropped what they depend on: the state no longer has it, and the lake does."""
+    """Which rows may differ because a cap dropped what they depend on: the state no longer has it,
+    and the lake does.
+    """
 
     def __init__(self, history: Heard, requests: Requests, dropped: Mapping[str, int]) -> None:
         self._history, self._requests, self._dropped = history, requests, dropped
@@ -148,8 +166,12 @@ class Excused:
     def _rows(self) -> dict[str, Bools]:
         return self._history.heard_of(self._requests, self._dropped)
 
-    def left(self, name: str, rows: npt.NDArray[np.intp], report: ParityReport) -> npt.NDArray[np.intp]:
-        """Of rows that differ in a column those without that excuse; the others are counted in the report."""
+    def left(
+        self, name: str, rows: npt.NDArray[np.intp], report: ParityReport
+    ) -> npt.NDArray[np.intp]:
+        """Of rows that differ in a column those without that excuse; the others are counted in the
+        report.
+        """
         if not self._dropped or not len(rows):
             return rows
         excused = self._rows[name][rows]
@@ -162,15 +184,30 @@ class Excused:
         return bool(len(rows)) and not len(self.left(name, rows, report))
 
 
-def readable(features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport) -> pa.Table:
-    """The answers that can be compared with a lake that is complete up to p = `newest`; the others are counted."""
+def readable(
+    features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport
+) -> pa.Table:
+    """The answers that can be compared with a lake that is complete up to p = `newest`; the others
+    are counted.
+    """
     same = pc.equal(answers["schema_hash"], features.schema_hash)
     items = pc.list_value_length(answers["items"])
-    read = pc.greater(pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0)
+    read = pc.greater(
+        pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
+    )
     logged = answers.filter(pc.and_(pc.and_(same, read), pc.greater(items, 0)))
     if "degraded" in logged.column_names and len(logged):
-        changed = pc.list_parent_indices(logged["degraded"]).filter(pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED))
-        logged = logged.filter(pc.invert(pc.is_in(pa.array(np.arange(len(logged))), value_set=changed.combine_chunks().cast(pa.int64()))))
+        changed = pc.list_parent_indices(logged["degraded"]).filter(
+            pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
+        )
+        logged = logged.filter(
+            pc.invert(
+                pc.is_in(
+                    pa.array(np.arange(len(logged))),
+                    value_set=changed.combine_chunks().cast(pa.int64()),
+                )
+            )
+        )
     report.skipped = answers.num_rows - logged.num_rows
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
@@ -217,15 +254,29 @@ def _check_shapes(features: FeatureSet, answers: pa.Table) -> None:
             raise DamageError(
                 f"expected {items[row]} items × {len(columns)} {name} values, got {sizes[row]}",
                 where=f"answer {answers['request_id'][row].as_py()}",
-                fix="the server and this project declare different features under one schema hash; compare their versions",
+                fix="the server and this project declare different features under one schema "
+                "hash; compare their versions",
             )
 
 
-def compare_answers(features: FeatureSet, answers: pa.Table, rows: BackfilledRows, report: ParityReport, excused: Excused) -> None:
-    """Add to `report` what comes of some answers, whose columns were recomputed as `rows`. Raises DamageError as `parity`."""
+def compare_answers(
+    features: FeatureSet,
+    answers: pa.Table,
+    rows: BackfilledRows,
+    report: ParityReport,
+    excused: Excused,
+) -> None:
+    """Add to `report` what comes of some answers, whose columns were recomputed as `rows`. Raises
+    DamageError as `parity`.
+    """
     _check_shapes(features, answers)
     owner = np.repeat(np.arange(answers.num_rows), _lengths(answers))
-    numbers = pc.list_flatten(answers["numeric"]).to_numpy().astype(np.float32).reshape(len(owner), len(features.numeric))
+    numbers = (
+        pc.list_flatten(answers["numeric"])
+        .to_numpy()
+        .astype(np.float32)
+        .reshape(len(owner), len(features.numeric))
+    )
     keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
     keys = keys.reshape(len(owner), len(features.categorical))
     report.answers += answers.num_rows
@@ -241,12 +292,23 @@ def compare_answers(features: FeatureSet, answers: pa.Table, rows: BackfilledRow
             report.count(name, len(wrong))
             for row in wrong[: EXAMPLES_MAX - len(report.examples)]:
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
-                report.examples.append(_difference(answers, int(owner[row]), name, item, own[row].item(), recomputed[row].item()))
+                report.examples.append(
+                    _difference(
+                        answers,
+                        int(owner[row]),
+                        name,
+                        item,
+                        own[row].item(),
+                        recomputed[row].item(),
+                    )
+                )
     if rows.sequences:
         _compare_sequences(answers, rows.sequences, report, excused)
 
 
-def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], report: ParityReport, excused: Excused) -> None:
+def _compare_sequences(
+    answers: pa.Table, found: dict[str, RaggedSequence], report: ParityReport, excused: Excused
+) -> None:
     for name in found:
         report.look(name, answers.num_rows)
     for index, packed in enumerate(answers["sequences"].to_pylist()):
@@ -257,16 +319,25 @@ def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], repo
                 report.note(_difference(answers, index, name, "", logged.get(name), recomputed))
 
 
-def _difference(answers: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object) -> Difference:
-    request, person, p = (answers[column][index].as_py() for column in ("request_id", "person", "p"))
+def _difference(
+    answers: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object
+) -> Difference:
+    request, person, p = (
+        answers[column][index].as_py() for column in ("request_id", "person", "p")
+    )
     parts = answers["positions"][index].as_py() if "positions" in answers.column_names else None
     t = int(micros(answers["ts"].slice(index, 1))[0])
-    return Difference(name, request, item, logged, recomputed, person or "", t, p, tuple(parts or ()))
+    return Difference(
+        name, request, item, logged, recomputed, person or "", t, p, tuple(parts or ())
+    )
 
 
 def unequal(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> Bools:
     """Which values differ in any bit, all NaN being alike."""
     if values.dtype != np.float32:
         return values != others
-    ours, theirs = (np.where(np.isnan(each), np.float32(np.nan), each).view(np.uint32) for each in (values, others))
+    ours, theirs = (
+        np.where(np.isnan(each), np.float32(np.nan), each).view(np.uint32)
+        for each in (values, others)
+    )
     return ours != theirs

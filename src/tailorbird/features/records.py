@@ -1,5 +1,6 @@
-"""The events of each entity made ready for questions about the past: one `asof.Timeline` an entity, which all its windows, lasts,
-sequences share. Which moments are asked, and where the lanes go, is in `features.lanes`.
+"""The events of each entity made ready for questions about the past: one `asof.Timeline` an entity,
+which all its windows, lasts, sequences share. Which moments are asked, and where the lanes go, is
+in `features.lanes`.
 """
 
 import secrets
@@ -22,11 +23,27 @@ from tailorbird.features.bulk import RaggedSequence
 from tailorbird.features.columns import Frame, chosen_of
 from tailorbird.features.declare import HORIZON, Entity
 from tailorbird.features.expression import Expression
-from tailorbird.features.extracts import PEAK_ZERO, Extract, ProfileExtract, extract_profiles, extracted, measured
+from tailorbird.features.extracts import (
+    PEAK_ZERO,
+    Extract,
+    ProfileExtract,
+    extract_profiles,
+    extracted,
+    measured,
+)
 from tailorbird.features.finish import DECAY_WEIGHTS, values_of
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS, gathered, in_shares
-from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Ring, Source, Spot, Step
+from tailorbird.features.layout import (
+    PEAKS,
+    EntityLayout,
+    LastEvents,
+    Profile,
+    Ring,
+    Source,
+    Spot,
+    Step,
+)
 from tailorbird.features.runs import Runs
 
 Int64s = npt.NDArray[np.int64]
@@ -34,15 +51,30 @@ Intps = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
-Passed = Callable[[Ring], Callable[[Int64s], Int64s]]  # of a ring, then of a tile of each moment's entity: a sum
+Passed = Callable[
+    [Ring], Callable[[Int64s], Int64s]
+]  # of a ring, then of a tile of each moment's entity: a sum
 
 
 # Columns of an event that says what somebody or something is.
-_OF_PROFILES = ("p", "event_id", "type", "ts", "user_id", "anonymous_id", "item_id", "items", "counts", "properties")
+_OF_PROFILES = (
+    "p",
+    "event_id",
+    "type",
+    "ts",
+    "user_id",
+    "anonymous_id",
+    "item_id",
+    "items",
+    "counts",
+    "properties",
+)
 
 
 class PastFrame(Frame):
-    """A frame whose entities that are made of plain texts have identities for keys: nothing but grouping looks at them."""
+    """A frame whose entities that are made of plain texts have identities for keys: nothing but
+    grouping looks at them.
+    """
 
     def __init__(self, events: pa.Table, start: int) -> None:
         super().__init__(events, hashes)
@@ -106,7 +138,9 @@ class Frames:
         return self._profiles[profile]
 
     def ids(self, rows: Intps) -> Keys:
-        """What breaks ties in time. Hashing ids is dear, so only those of the rows that are tied are hashed."""
+        """What breaks ties in time. Hashing ids is dear, so only those of the rows that are tied
+        are hashed.
+        """
         event = self.frame.event(rows)
         unique, place = np.unique(event, return_inverse=True)
         some = Frame(self.events.take(pa.array(unique)), hashes)
@@ -116,7 +150,9 @@ class Frames:
 
 
 class Record:
-    """The lanes of one entity: the rows of the frame that any of its sources counts, as one timeline."""
+    """The lanes of one entity: the rows of the frame that any of its sources counts, as one
+    timeline.
+    """
 
     def __init__(self, layout: EntityLayout, frames: Frames, asked: Keys) -> None:
         self._layout = layout
@@ -125,31 +161,58 @@ class Record:
         self._all_series: dict[Source, Series] = {}
         self._rows, self._place = _union([taken.rows for taken in self._taken.values()], len(frame))
         # Sums do not depend on the order of ties.
-        tie = (lambda tied: (frames.ids(self._rows[tied]),)) if layout.lasts or layout.first_values or layout.sequences else None
+        tie = (
+            (lambda tied: (frames.ids(self._rows[tied]),))
+            if layout.lasts or layout.first_values or layout.sequences
+            else None
+        )
         key, _ = frame.key(layout.entity)
         key, ts, p = (chosen_of(column, self._rows) for column in (key, frame.ts, frame.p))
         self.timeline = Timeline(asked, key, ts, p, tie)
         self._marks = self._marked()
 
-    def values(self, moments: Moments, t: Int64s, passed: Passed | None = None) -> list[tuple[Spot, Int64s]]:
-        """Every lane that is one number; what has `passed` of a tile of a ring is added where it decays."""
-        over_tiles = (*self.windows(moments), *self.peaks(moments, t), *self.distincts(moments), *self.decays(moments, passed))
+    def values(
+        self, moments: Moments, t: Int64s, passed: Passed | None = None
+    ) -> list[tuple[Spot, Int64s]]:
+        """Every lane that is one number; what has `passed` of a tile of a ring is added where it
+        decays.
+        """
+        over_tiles = (
+            *self.windows(moments),
+            *self.peaks(moments, t),
+            *self.distincts(moments),
+            *self.decays(moments, passed),
+        )
         return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
 
     def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
         """The sum of each window at its spot."""
         layout = self._layout
-        windows = [(one, layout.rings[one.ring]) for one in layout.windows if layout.rings[one.ring].measure not in PEAKS]
-        asked = [(ring.hop, ring.hop * one.tiles, self._summed.index((ring.source, ring.measure))) for one, ring in windows]
+        windows = [
+            (one, layout.rings[one.ring])
+            for one in layout.windows
+            if layout.rings[one.ring].measure not in PEAKS
+        ]
+        asked = [
+            (ring.hop, ring.hop * one.tiles, self._summed.index((ring.source, ring.measure)))
+            for one, ring in windows
+        ]
         sums = moments.window_sums(self._prefixes, asked)
-        return [(Spot(layout.index, one.reading_lane), sums[:, place]) for place, (one, _) in enumerate(windows)]
+        return [
+            (Spot(layout.index, one.reading_lane), sums[:, place])
+            for place, (one, _) in enumerate(windows)
+        ]
 
     @cached_property
     def _summed(self) -> list[tuple[Source, str]]:
         """What is summed up: rings that differ in nothing but their hop have one prefix sum."""
         layout = self._layout
         rings = [layout.rings[one.ring] for one in (*layout.windows, *layout.decays)]
-        return list(dict.fromkeys((ring.source, ring.measure) for ring in rings if ring.measure not in PEAKS))
+        return list(
+            dict.fromkeys(
+                (ring.source, ring.measure) for ring in rings if ring.measure not in PEAKS
+            )
+        )
 
     @cached_property
     def _prefixes(self) -> Int64s:
@@ -162,7 +225,9 @@ class Record:
             if measure == "count" or source.value is None:
                 kernels_marks.count_up(marks, bit, sums[place])
             else:
-                kernels_marks.add_up(marks, bit, self._measure(source, measure), self.timeline.order, sums[place])
+                kernels_marks.add_up(
+                    marks, bit, self._measure(source, measure), self.timeline.order, sums[place]
+                )
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(add, range(len(sums))))
@@ -178,7 +243,13 @@ class Record:
             for place, source in enumerate(sources[start : start + 16]):
                 kernels_marks.mark(self._taken[source].rows, np.uint16(1 << place), marks)
             sorted_ = np.empty(len(self.timeline), np.uint16)
-            in_shares(kernels_marks.gather_marks, len(sorted_), chosen_of(marks, self._rows), self.timeline.order, sorted_)
+            in_shares(
+                kernels_marks.gather_marks,
+                len(sorted_),
+                chosen_of(marks, self._rows),
+                self.timeline.order,
+                sorted_,
+            )
             found.append(sorted_)
         return found
 
@@ -188,21 +259,35 @@ class Record:
         return self._marks[word], np.uint16(1 << place)
 
     def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
-        """The code of the largest or smallest value of each window that asks for one, and of each first time."""
+        """The code of the largest or smallest value of each window that asks for one, and of each
+        first time.
+        """
         found = []
         trees: dict[tuple[Source, str], Peaks] = {}
         for window in self._layout.windows:
             ring = self._layout.rings[window.ring]
             if ring.measure in PEAKS:
                 if (ring.source, ring.measure) not in trees:
-                    trees[ring.source, ring.measure] = Peaks(self.timeline, self._measure(ring.source, ring.measure))
+                    trees[ring.source, ring.measure] = Peaks(
+                        self.timeline, self._measure(ring.source, ring.measure)
+                    )
                 since = t // ring.hop * ring.hop - ring.hop * window.tiles
-                found.append((Spot(self._layout.index, window.reading_lane), trees[ring.source, ring.measure].since(moments, since)))
+                found.append(
+                    (
+                        Spot(self._layout.index, window.reading_lane),
+                        trees[ring.source, ring.measure].since(moments, since),
+                    )
+                )
         for one in self._layout.firsts:
             # The code of an earlier time is larger.
             codes = np.zeros(len(self._frame), np.int64)
             codes[self._taken[one.source].rows] = PEAK_ZERO - self._taken[one.source].ts
-            found.append((Spot(self._layout.index, one.reading_lane), Peaks(self.timeline, codes[self._rows]).since(moments, t * 0)))
+            found.append(
+                (
+                    Spot(self._layout.index, one.reading_lane),
+                    Peaks(self.timeline, codes[self._rows]).since(moments, t * 0),
+                )
+            )
         return found
 
     def distincts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
@@ -212,8 +297,13 @@ class Record:
             hashes = self._measure(sketch.source, "sum").view(np.uint64)
             unions = Unions(self.timeline, hashes, self._chosen(sketch.source), sketch.precision)
             for window in (one for one in self._layout.distincts if one.sketch == number):
-                both = unions.over(moments, moments.window_start(sketch.hop, sketch.hop * window.tiles))
-                found += [(Spot(self._layout.index, window.reading_lane + place), values) for place, values in enumerate(both)]
+                both = unions.over(
+                    moments, moments.window_start(sketch.hop, sketch.hop * window.tiles)
+                )
+                found += [
+                    (Spot(self._layout.index, window.reading_lane + place), values)
+                    for place, values in enumerate(both)
+                ]
         return found
 
     def decays(self, moments: Moments, passed: Passed | None) -> list[tuple[Spot, Int64s]]:
@@ -239,7 +329,14 @@ class Record:
             value = self._measure(one.source, "sum")
             for lane, column in enumerate((self._frame.ts[self._rows], value)):
                 spot = Spot(self._layout.index, one.reading_lane + lane)
-                found.append((spot, np.where(newest >= 0, column[newest], 0) if len(taken) else np.zeros(len(newest), np.int64)))
+                found.append(
+                    (
+                        spot,
+                        np.where(newest >= 0, column[newest], 0)
+                        if len(taken)
+                        else np.zeros(len(newest), np.int64),
+                    )
+                )
         return found
 
     def first_values(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
@@ -249,17 +346,28 @@ class Record:
         for one in self._layout.first_values:
             places = np.zeros(len(self._rows), np.int64)
             places[order] = np.arange(len(order), 0, -1)  # earlier is larger
-            best = Peaks(self.timeline, np.where(self._chosen(one.source), places, 0)).since(moments, np.zeros_like(moments.t))
+            best = Peaks(self.timeline, np.where(self._chosen(one.source), places, 0)).since(
+                moments, np.zeros_like(moments.t)
+            )
             event = np.append(order, -1)[len(order) - best]  # −1: none yet
-            for lane, column in enumerate((PEAK_ZERO - self._frame.ts[self._rows], self._measure(one.source, "sum"))):
-                found.append((Spot(self._layout.index, one.reading_lane + lane), np.append(column, 0)[event]))
+            for lane, column in enumerate(
+                (PEAK_ZERO - self._frame.ts[self._rows], self._measure(one.source, "sum"))
+            ):
+                found.append(
+                    (Spot(self._layout.index, one.reading_lane + lane), np.append(column, 0)[event])
+                )
         return found
 
     def last_runs(self, moments: Moments, sequence: LastEvents) -> LastRuns:
         """The last events of each moment, for what is made of them without laying them out."""
         series, frame = self._series(sequence.source), self._frame
         rows = gathered(self._rows, series.events)
-        columns = Columns(rows, partial(frame.text, "item"), partial(frame.text, "type"), partial(frame.identity, "session"))
+        columns = Columns(
+            rows,
+            partial(frame.text, "item"),
+            partial(frame.text, "type"),
+            partial(frame.identity, "session"),
+        )
         return LastRuns(series, columns, moments, sequence.length)
 
     def laid(self, runs: LastRuns) -> "LaidEvents":
@@ -278,7 +386,9 @@ class Record:
 
     def _series(self, source: Source) -> Series:
         if source not in self._all_series:
-            self._all_series[source] = Series(self.timeline, kernels_marks.chosen_places(*self._mark(source)))
+            self._all_series[source] = Series(
+                self.timeline, kernels_marks.chosen_places(*self._mark(source))
+            )
         return self._all_series[source]
 
     def _chosen(self, source: Source) -> Bools:
@@ -299,12 +409,18 @@ class Record:
     def _places(self, source: Source) -> Intps | slice:
         """Where the source's events stand among the entity's."""
         taken = self._taken[source]
-        return slice(None) if self._place is None or len(taken) == len(self._rows) else self._place[taken.rows]
+        return (
+            slice(None)
+            if self._place is None or len(taken) == len(self._rows)
+            else self._place[taken.rows]
+        )
 
 
 @dataclass(frozen=True)
 class LaidEvents:
-    """The last events of all requests, one after another; `rows` are those of the frame of each event of the series."""
+    """The last events of all requests, one after another; `rows` are those of the frame of each
+    event of the series.
+    """
 
     frame: PastFrame
     laid: Laid
@@ -326,27 +442,44 @@ class RunsOfEvents:
     rows: Intps
 
     def runs(self, sequence: LastEvents, t: Int64s, asked: Keys) -> Runs:
-        """Of requests at t (m,) that name the sessions `asked` (m,), identities, 0 where none was named."""
+        """Of requests at t (m,) that name the sessions `asked` (m,), identities, 0 where none was
+        named.
+        """
         frame, rows = self.frame, self.rows
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
         value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
-        return Runs(self.run.offsets, frame.ts[rows], item[rows], type[rows], session[rows], t, asked, value[rows])
+        return Runs(
+            self.run.offsets,
+            frame.ts[rows],
+            item[rows],
+            type[rows],
+            session[rows],
+            t,
+            asked,
+            value[rows],
+        )
 
 
-def _tile_by_tile(moments: Moments, prefix: Int64s, hop: int, weights: Floats, passed: Callable[[Int64s], Int64s]) -> Floats:
+def _tile_by_tile(
+    moments: Moments, prefix: Int64s, hop: int, weights: Floats, passed: Callable[[Int64s], Int64s]
+) -> Floats:
     """As `Moments.decayed_sums`, with what has passed added to each tile."""
     tile, total = moments.t // hop, np.zeros(len(moments))
     below = moments.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
     for age in range(len(weights) - 1, -1, -1):
         edge = moments.before((tile - age + 1) * hop) if age else moments.before()
         above = edge.sums([prefix])[0]
-        total += (moments.restore(above - below) + passed(tile - age)).astype(np.float64) * weights[age]
+        total += (moments.restore(above - below) + passed(tile - age)).astype(np.float64) * weights[
+            age
+        ]
         below = above
     return total
 
 
 def _union(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
-    """The rows that are in any part, in order, and where each row of the frame stands among them; None where that is not needed."""
+    """The rows that are in any part, in order, and where each row of the frame stands among them;
+    None where that is not needed.
+    """
     longest = max(parts, key=len)
     if len(parts) == 1 or len(longest) == size:
         return longest, None if len(parts) == 1 else np.arange(size)
@@ -358,10 +491,21 @@ def _union(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
 
 def sources_of(layout: EntityLayout) -> list[Source]:
     """Each source of an entity once."""
-    holders = (*layout.rings, *layout.sketches, *layout.lasts, *layout.firsts, *layout.first_values, *layout.sequences)
+    holders = (
+        *layout.rings,
+        *layout.sketches,
+        *layout.lasts,
+        *layout.firsts,
+        *layout.first_values,
+        *layout.sequences,
+    )
     return list(dict.fromkeys(one.source for one in holders))
 
 
 def of_plain_texts(entity: Entity) -> bool:
-    """Whether all parts are columns of text as they are, so that no stated hash is needed to compare events with requests."""
-    return bool(entity.fields) and all(name in ("user", "item", "session", "device", "country") for name in entity.fields)
+    """Whether all parts are columns of text as they are, so that no stated hash is needed to
+    compare events with requests.
+    """
+    return bool(entity.fields) and all(
+        name in ("user", "item", "session", "device", "country") for name in entity.fields
+    )

@@ -1,12 +1,15 @@
-"""What every feature is, in plain Python: the oracle that stream, reading and backfill are held against, bit for bit.
+"""What every feature is, in plain Python: the oracle that stream, reading and backfill are held
+against, bit for bit.
 
-Slow and obviously right: it looks at all events for each value. `value(features, name, request, item, t, p, events)` is
-the value that a request would read at time t from a worker that has applied everything routed up to p.
+Slow and obviously right: it looks at all events for each value. `value(features, name, request,
+item, t, p, events)` is the value that a request would read at time t from a worker that has applied
+everything routed up to p.
 
-An event is a dict of the columns of `events.schema.ROUTED`, times in integer microseconds (`routed_events` makes them
-from a table). It is counted if `counts`, ts < t and its p is at or before p; where several workers keep the state, p is one number
-for each part of the entities' keys, and that of the entity's part decides. One without an item_id but with `items` is
-taken once for each of them if it is an impression or an answer, or if the feature is about the item.
+An event is a dict of the columns of `events.schema.ROUTED`, times in integer microseconds
+(`routed_events` makes them from a table). It is counted if `counts`, ts < t and its p is at or
+before p; where several workers keep the state, p is one number for each part of the entities' keys,
+and that of the entity's part decides. One without an item_id but with `items` is taken once for
+each of them if it is an impression or an answer, or if the feature is about the item.
 """
 
 import json
@@ -56,7 +59,8 @@ from tailorbird.features.reference_counted import counted, of_session
 from tailorbird.features.request import ReadRequest
 
 Event = Mapping[str, Any]
-# A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of (item, type, ts, further values).
+# A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of
+# (item, type, ts, further values).
 Value = float | int | list[tuple[int | float, ...]]
 SHOWN = ("impression", "answer")
 Known = int | Sequence[int]  # up to which p events are known, or up to which those of each part
@@ -64,18 +68,41 @@ Known = int | Sequence[int]  # up to which p events are known, or up to which th
 
 def routed_events(table: pa.Table) -> list[Event]:
     """The rows of a table of routed events, times as integers."""
-    fields = [pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in table.schema]
+    fields = [
+        pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in table.schema
+    ]
     return table.cast(pa.schema(fields)).to_pylist()
 
 
-def value(features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: Known, events: Sequence[Event]) -> Value:
-    """The value of one column for `request.person` (already resolved) and `item`, at the two times t and p."""
+def value(
+    features: FeatureSet,
+    name: str,
+    request: ReadRequest,
+    item: str | None,
+    t: int,
+    p: Known,
+    events: Sequence[Event],
+) -> Value:
+    """The value of one column for `request.person` (already resolved) and `item`, at the two times
+    t and p.
+    """
     return moment(features, request, item, t, p, events).value(name)
 
 
-def moment(features: FeatureSet, request: ReadRequest, item: str | None, t: int, p: Known, events: Sequence[Event]) -> "Moment":
+def moment(
+    features: FeatureSet,
+    request: ReadRequest,
+    item: str | None,
+    t: int,
+    p: Known,
+    events: Sequence[Event],
+) -> "Moment":
     positions = (p,) if isinstance(p, int) else tuple(p)
-    known = [event for event in events if event["counts"] and event["ts"] < t and event["p"] <= max(positions)]
+    known = [
+        event
+        for event in events
+        if event["counts"] and event["ts"] < t and event["p"] <= max(positions)
+    ]
     return Moment(features, request, item, t, known, positions)
 
 
@@ -113,7 +140,11 @@ class Row:
 
     def value(self, value: Expression) -> float | int:
         """A number, or a text as a category."""
-        return category(evaluate(value, self.field)) if value.kind == "text" else number(value, self.field)
+        return (
+            category(evaluate(value, self.field))
+            if value.kind == "text"
+            else number(value, self.field)
+        )
 
     def part(self, name: str) -> str | None:
         """A part of an entity's key."""
@@ -125,13 +156,17 @@ class Row:
         return self.field(column, "text")
 
     def position(self) -> int | None:
-        """Where the item was shown, from 1: as the answer had it; of what was shown at once, its place."""
+        """Where the item was shown, from 1: as the answer had it; of what was shown at once, its
+        place.
+        """
         event = self.event
         at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN
         return self.index + 1 if event["position"] is None and at_once else event["position"]
 
     def order(self) -> tuple[int, int]:
-        """By time; ties by a hash of the event's id and its owner, then by the item's place in `items`."""
+        """By time; ties by a hash of the event's id and its owner, then by the item's place in
+        `items`.
+        """
         event = self.event
         owner = event["user_id"] or event["anonymous_id"] or event["item_id"] or ""
         parts = [np.array([hash64(text)], np.uint64) for text in (event["event_id"], owner)]
@@ -140,7 +175,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Moment:
-    """A request at t, with the events that were known then; `rows` and what follows it say which of them a feature counts.
+    """A request at t, with the events that were known then; `rows` and what follows it say which of
+    them a feature counts.
 
     `positions`: up to which p those of each part of the keys are known.
     """
@@ -156,33 +192,70 @@ class Moment:
         feature = self.features.feature(name)
         if isinstance(feature, ContextValue):
             asked = asked_text(self.request, feature.field, self.t)
-            return category(asked) if feature.kind == "categorical" else float32(math.nan if asked is None else float(asked))
+            return (
+                category(asked)
+                if feature.kind == "categorical"
+                else float32(math.nan if asked is None else float(asked))
+            )
         if isinstance(feature, Derived):
-            expression = next(step.expression for step in self.features.layout.steps if step.name == name)
+            expression = next(
+                step.expression for step in self.features.layout.steps if step.name == name
+            )
             assert expression is not None
             return float32(number(expression, lambda column, kind: self.value(column)))
         if isinstance(feature, Attribute):
             found = self.profile(feature.entity.fields[0], feature.attribute)
             found = element_of(found, max(feature.element, 1))
-            return float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
+            return (
+                float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
+            )
         if isinstance(feature, Age):
-            return float32((float(self.t) - time_of(self.profile(feature.entity.fields[0], feature.attribute))) / 1e6)
+            return float32(
+                (float(self.t) - time_of(self.profile(feature.entity.fields[0], feature.attribute)))
+                / 1e6
+            )
         if isinstance(feature, Match):
-            asked, words = (words_of(one) for one in (self.request.query, self.profile(feature.entity.fields[0], feature.attribute)))
-            return float32(float(len(set(asked) & set(words))) / float(len(asked)) if asked and words else math.nan)
+            asked, words = (
+                words_of(one)
+                for one in (
+                    self.request.query,
+                    self.profile(feature.entity.fields[0], feature.attribute),
+                )
+            )
+            return float32(
+                float(len(set(asked) & set(words))) / float(len(asked))
+                if asked and words
+                else math.nan
+            )
         assert isinstance(feature, Counted | OfSession)
         about = feature.entity if isinstance(feature, Counted) else Entity(("user",))
         if None in self.key(about):
-            return [] if isinstance(feature, SequenceOf) else 0 if getattr(feature, "kind", "") == "categorical" else math.nan
+            return (
+                []
+                if isinstance(feature, SequenceOf)
+                else 0
+                if getattr(feature, "kind", "") == "categorical"
+                else math.nan
+            )
         if isinstance(feature, SequenceOf):
             rows = self.last_rows(self.rows(feature, per_item=True), feature.length)
-            return [(category(row.item), hash64(row.event["type"]), row.event["ts"], *map(row.value, feature.of)) for row in rows]
+            return [
+                (
+                    category(row.item),
+                    hash64(row.event["type"]),
+                    row.event["ts"],
+                    *map(row.value, feature.of),
+                )
+                for row in rows
+            ]
         if isinstance(feature, OfSession):
             return float32(of_session(self, feature))
         return counted(self, feature)
 
     def session_rows(self, feature: OfSession) -> list[Row]:
-        """The current session: what has the request's session_id, else the run of events that ends within the gap of t."""
+        """The current session: what has the request's session_id, else the run of events that ends
+        within the gap of t.
+        """
         plain = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
         rows = self.last_rows(self.rows(plain, per_item=True), SESSION_LENGTH)
         if self.request.session_id is not None:
@@ -204,14 +277,25 @@ class Moment:
         value: Expression | None = None,
         per_item: bool = False,
     ) -> list[Row]:
-        """The events of the entity that the request is about, once for each item where that is meant."""
+        """The events of the entity that the request is about, once for each item where that is
+        meant.
+        """
         about = about or feature.entity
-        names = [*about.fields, *(name for e in (feature.where, value) if e is not None for name, _ in e.names)]
+        names = [
+            *about.fields,
+            *(name for e in (feature.where, value) if e is not None for name, _ in e.names),
+        ]
         per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
         key, found = self.key(about), []
-        known = self.known(entity_key(about, [np.array(hash64(part or ""), np.uint64) for part in key]))
+        known = self.known(
+            entity_key(about, [np.array(hash64(part or ""), np.uint64) for part in key])
+        )
         for event in self.events:
-            if event["p"] > known or event["type"] not in (types or feature.types) or event["ts"] <= 0:
+            if (
+                event["p"] > known
+                or event["type"] not in (types or feature.types)
+                or event["ts"] <= 0
+            ):
                 continue
             for row in expanded(event, per_item):
                 if [row.part(name) for name in about.fields] != key:
@@ -232,7 +316,9 @@ class Moment:
         return sorted(recent, key=Row.order)[-length:]
 
     def key(self, about: Entity) -> list[str | None]:
-        """The values that the entity has in this request; a part such as item.category is the item's own attribute."""
+        """The values that the entity has in this request; a part such as item.category is the
+        item's own attribute.
+        """
         return [self.part(name) for name in about.fields]
 
     def part(self, name: str) -> str | None:
@@ -246,14 +332,24 @@ class Moment:
     def profile(self, owner: str, attribute: str) -> object:
         """Of the newest profile event; a newer profile replaces the older one whole."""
         newest = self.profile_row(owner)
-        return None if newest is None else json.loads(newest.event["properties"] or "{}").get(attribute)
+        return (
+            None
+            if newest is None
+            else json.loads(newest.event["properties"] or "{}").get(attribute)
+        )
 
     def profile_row(self, owner: str) -> Row | None:
-        column, subject = ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
+        column, subject = (
+            ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
+        )
         if subject is None:
             return None
         known = self.known(hash64(subject))
-        rows = [Row(event, None, 0) for event in self.events if event["type"] == owner and event[column] == subject and event["p"] <= known]
+        rows = [
+            Row(event, None, 0)
+            for event in self.events
+            if event["type"] == owner and event[column] == subject and event["p"] <= known
+        ]
         return max(rows, key=Row.order, default=None)
 
     def known(self, key: int | np.ndarray) -> int:

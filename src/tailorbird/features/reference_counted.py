@@ -1,7 +1,9 @@
-"""What each feature made of events is: the second half of the reference, one function for each kind.
+"""What each feature made of events is: the second half of the reference, one function for each
+kind.
 
-`counted(now, feature)` gets a moment of `features.reference`, which says which events there are; here stands what is
-made of them. Sums of floats go in the order written, so that their last bit is defined.
+`counted(now, feature)` gets a moment of `features.reference`, which says which events there are;
+here stands what is made of them. Sums of floats go in the order written, so that their last bit is
+defined.
 """
 
 import math
@@ -100,7 +102,9 @@ def mean(now: "Moment", feature: Mean) -> float:
 
 
 def variance(now: "Moment", feature: Variance) -> float:
-    """Mean of the squares less the square of the mean, in units, not below 0. Squares are summed in two limbs of 31 bits."""
+    """Mean of the squares less the square of the mean, in units, not below 0. Squares are summed in
+    two limbs of 31 bits.
+    """
     rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
     if not rows:
         return math.nan
@@ -115,14 +119,21 @@ def variance(now: "Moment", feature: Variance) -> float:
 def extreme(now: "Moment", feature: Extreme) -> float:
     rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
     amounts = [units(row, feature.amount) for row in rows]
-    return float(max(amounts) if feature.largest else min(amounts)) * feature.amount.unit if rows else math.nan
+    return (
+        float(max(amounts) if feature.largest else min(amounts)) * feature.amount.unit
+        if rows
+        else math.nan
+    )
 
 
 def quantile(now: "Moment", feature: Quantile) -> float:
-    """Of the values up to 1e300: in the first bucket that has events and with which q of all are reached, on the line between its
-    edges, which the first and the last bucket have only one of."""
+    """Of the values up to 1e300: in the first bucket that has events and with which q of all are
+    reached, on the line between its edges, which the first and the last bucket have only one of.
+    """
     rows = now.within(now.rows(feature, value=feature.of), feature.window)
-    values = [value for value in (number(feature.of, row.field) for row in rows) if abs(value) <= 1e300]
+    values = [
+        value for value in (number(feature.of, row.field) for row in rows) if abs(value) <= 1e300
+    ]
     edges = [-math.inf, *feature.edges, math.inf]
     rank, below = feature.q * float(len(values)), 0.0
     for low, high in pairwise(edges):
@@ -135,7 +146,9 @@ def quantile(now: "Moment", feature: Quantile) -> float:
 
 
 def favourite(now: "Moment", feature: Favourite) -> int:
-    """The most frequent value among the last events that have one; of several, the one that came last."""
+    """The most frequent value among the last events that have one; of several, the one that came
+    last.
+    """
     rows = now.last_rows(now.rows(feature, value=feature.of), feature.length)
     values = [category(evaluate(feature.of, row.field)) for row in rows]
     return max(reversed(values), key=values.count, default=0)
@@ -145,11 +158,17 @@ def seen(now: "Moment", feature: Seen) -> float:
     """How many of the last events that have a value have the candidate's."""
     candidate = now.part(feature.of.text)
     rows = now.last_rows(now.rows(feature, value=feature.of), feature.length)
-    return math.nan if candidate is None else float(sum(evaluate(feature.of, row.field) == candidate for row in rows))
+    return (
+        math.nan
+        if candidate is None
+        else float(sum(evaluate(feature.of, row.field) == candidate for row in rows))
+    )
 
 
 def distinct(now: "Moment", feature: Distinct) -> float:
-    """HyperLogLog: the largest rank of each register, then the estimate, for few values by the registers left empty."""
+    """HyperLogLog: the largest rank of each register, then the estimate, for few values by the
+    registers left empty.
+    """
     bits, registers = feature.precision, [0] * 2**feature.precision
     for row in now.within(now.rows(feature, value=feature.of), feature.window):
         key = category(evaluate(feature.of, row.field))
@@ -161,7 +180,9 @@ def distinct(now: "Moment", feature: Distinct) -> float:
     raw = alpha * m * m * 2.0**RANK_MAX / float(sum(2 ** (RANK_MAX - rank) for rank in registers))
     if raw <= 2.5 * m and empty:
         precise = Context(prec=30)
-        raw = float(precise.multiply(Decimal(m), precise.ln(precise.divide(Decimal(m), Decimal(empty)))))
+        raw = float(
+            precise.multiply(Decimal(m), precise.ln(precise.divide(Decimal(m), Decimal(empty))))
+        )
     return float(round(raw))
 
 
@@ -197,7 +218,12 @@ def share(now: "Moment", feature: Share) -> float:
     value = feature.amount.of if feature.amount else None
     by_item = shared_by_item(feature)
     own, group = (
-        summed(now.within(now.rows(feature, about=about, value=value, per_item=by_item), feature.window), feature.amount)
+        summed(
+            now.within(
+                now.rows(feature, about=about, value=value, per_item=by_item), feature.window
+            ),
+            feature.amount,
+        )
         for about in (feature.entity, feature.group)
     )
     return own / group if group > 0 else math.nan
@@ -205,16 +231,26 @@ def share(now: "Moment", feature: Share) -> float:
 
 def shared_by_item(feature: Share) -> bool:
     """Whether both sums take an event of several items once for each of them."""
-    return any(name.partition(".")[0] == "item" for about in (feature.entity, feature.group) for name in about.fields)
+    return any(
+        name.partition(".")[0] == "item"
+        for about in (feature.entity, feature.group)
+        for name in about.fields
+    )
 
 
 def decayed(now: "Moment", feature: Decayed) -> float:
-    """Each quarter of a half-life counts 2^(−k/4), k of them before the one that t lies in; added up from the oldest."""
+    """Each quarter of a half-life counts 2^(−k/4), k of them before the one that t lies in; added
+    up from the oldest.
+    """
     rows = now.rows(feature, value=feature.amount.of if feature.amount else None)
     hop, result = feature.window.hop, 0.0
     for age in range(feature.window.tiles, -1, -1):
         tile = [row for row in rows if row.event["ts"] // hop == now.t // hop - age]
-        result += summed(tile, feature.amount) * DECAY_QUARTERS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS)
+        result += (
+            summed(tile, feature.amount)
+            * DECAY_QUARTERS[age % DECAY_STEPS]
+            / 2.0 ** (age // DECAY_STEPS)
+        )
     return result * feature.amount.unit if feature.amount else result
 
 
@@ -225,7 +261,11 @@ DECAY_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.594603557501360
 def last_or_first(now: "Moment", feature: Last | First) -> float | int:
     """The last one within the horizon, the first one ever."""
     rows = now.rows(feature, value=feature.of)
-    rows = now.last_rows(rows, 1) if isinstance(feature, Last) else sorted(rows, key=lambda row: row.order())[:1]
+    rows = (
+        now.last_rows(rows, 1)
+        if isinstance(feature, Last)
+        else sorted(rows, key=lambda row: row.order())[:1]
+    )
     if not rows:
         return 0 if feature.kind == "categorical" else math.nan
     if feature.kind == "categorical":
@@ -251,7 +291,9 @@ def gap_mean(now: "Moment", feature: GapMean) -> float:
 
 
 def gap_of(now: "Moment", feature: GapOf) -> float:
-    """Of the same gaps; the deviation is the root of the mean square of what each differs from `gap_mean`, added up from the oldest."""
+    """Of the same gaps; the deviation is the root of the mean square of what each differs from
+    `gap_mean`, added up from the oldest.
+    """
     times = sorted({row.event["ts"] for row in now.last_rows(now.rows(feature), feature.length)})
     gaps = [float(later - earlier) / 1e6 for earlier, later in pairwise(times)]
     if not gaps:

@@ -11,11 +11,14 @@ from tailorbird.features.declare import Similarity
 Table = Mapping[str, Mapping[str, float]]
 
 
-def similarity(feature: Similarity, recent: Sequence[str | None], candidate: str, table: Table) -> float:
+def similarity(
+    feature: Similarity, recent: Sequence[str | None], candidate: str, table: Table
+) -> float:
     """Return how much a candidate goes with what somebody did last.
 
     Args:
-        recent: the items of the sequence, oldest first; None for an event without one, which ages the others all the same.
+        recent: the items of the sequence, oldest first; None for an event without one, which ages
+            the others all the same.
         table: item → what goes with it → how much, as of the request.
     Returns:
         A float32; NaN where it is missing.

@@ -1,7 +1,9 @@
-"""Reading records that run out: windows move on though nothing happens, so what is read of an entity changed lately is made anew in time.
+"""Reading records that run out: windows move on though nothing happens, so what is read of an
+entity changed lately is made anew in time.
 
-A worker looks each second which of them are due, and renews some between two steps: many are at once, whenever a tile ends, and no
-event shall wait for all. Which entities are kept in mind, and until when, is in `features.applying` (`Hot`).
+A worker looks each second which of them are due, and renews some between two steps: many are at
+once, whenever a tile ends, and no event shall wait for all. Which entities are kept in mind, and
+until when, is in `features.applying` (`Hot`).
 """
 
 from collections import deque
@@ -19,7 +21,9 @@ RENEW_MAX = 500  # reading records between two steps: some 5 ms
 
 
 class Renewing:
-    """Of each kind of entity, by its place in `records`, those that were changed lately (`hot`), and those that are due."""
+    """Of each kind of entity, by its place in `records`, those that were changed lately (`hot`),
+    and those that are due.
+    """
 
     def __init__(self, records: Sequence[Records], hot: Sequence[Hot]) -> None:
         self._records, self._hot = records, hot
@@ -39,7 +43,9 @@ class Renewing:
         """Find those that are due."""
         for index, hot in enumerate(self._hot):
             due = hot.due(now)
-            self._due += [(index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)]
+            self._due += [
+                (index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)
+            ]
 
     def take(self) -> tuple[Records, Keys]:
         """Some of those that are due, at most `RENEW_MAX`, with their kind."""
@@ -52,6 +58,8 @@ def renew(transaction: Transaction, records: Records, keys: Keys, now: int, comm
     held = records.held(transaction, keys)
     there = np.flatnonzero(held.sizes)  # others went meanwhile
     keys, states = keys[there], held.states[there]
-    readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False)
+    readings = records.finish(
+        states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False
+    )
     transaction.put_many(records.published(keys, readings))
     return len(held.sizes)

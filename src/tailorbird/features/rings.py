@@ -1,11 +1,13 @@
-"""Rings of tiles within an entity's state: how events come into the sums, peaks and sketches of the last tiles.
+"""Rings of tiles within an entity's state: how events come into the sums, peaks and sketches of the
+last tiles.
 
     tile of ts = floor(ts / H)      slot = tile mod (tiles + 1)      the ring of 3 tiles at head 7:  slot 0 1 2 3
                                                                                                      tile 4 5 6 7
 
-A ring's head is the tile of the entity's newest event. A tile older than head − tiles can be in no window that is read
-after the newest event, and is dropped. How tiles are cleared and read is in `features.tiles`, of all rings at once; the other
-accumulators, and what all of them promise, in `features.accumulators`.
+A ring's head is the tile of the entity's newest event. A tile older than head − tiles can be in no
+window that is read after the newest event, and is dropped. How tiles are cleared and read is in
+`features.tiles`, of all rings at once; the other accumulators, and what all of them promise, in
+`features.accumulators`.
 """
 
 import numpy as np

@@ -1,11 +1,12 @@
 """What is made of the last events of who asks: the current session, and the gaps between events.
 
-A run is a person's sequence within the horizon, oldest first; many runs, of one request each, lie one after the other.
-Reading has one of them, a backfill all of its requests'.
+A run is a person's sequence within the horizon, oldest first; many runs, of one request each, lie
+one after the other. Reading has one of them, a backfill all of its requests'.
 
     ts        10 20 | 5 | | 7 8 9        offsets  0 2 3 3 6
 
-The current session is what has the request's session id; without one, the run of events that ends within 30 minutes of t.
+The current session is what has the request's session id; without one, the run of events that ends
+within 30 minutes of t.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,17 @@ Bools = npt.NDArray[np.bool_]
 
 GAPS = ("gap_min", "gap_max", "gap_deviation", "gap_last")
 # Operations of `layout.Step` that are finished here.
-OF_RUN = ("session", "length", "depth", "duration", "refinements", "gap", *GAPS, "favourite", "seen")
+OF_RUN = (
+    "session",
+    "length",
+    "depth",
+    "duration",
+    "refinements",
+    "gap",
+    *GAPS,
+    "favourite",
+    "seen",
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +45,12 @@ class Runs:
     """Runs of m requests with n events in all.
 
     Attributes:
-        offsets: shape (m + 1,), where each run begins and the last ends.
-        ts, item, type, session: shape (n,), hashes where they are texts, 0 where missing.
+        offsets: shape (m + 1,), where each run begins and the last ends. ts, item, type, session:
+        shape (n,), hashes where they are texts, 0 where missing.
         t: shape (m,), when each request reads.
         asked: shape (m,), the hash of each request's session id, 0 without one.
-        value: shape (n,), what `favourite` and `seen` look at; the item, unless the step asks for another.
+        value: shape (n,), what `favourite` and `seen` look at; the item, unless the step asks for
+            another.
     """
 
     offsets: Int64s
@@ -77,7 +89,9 @@ class Runs:
         last_break = np.full(len(self.t), -1, np.int64)
         np.maximum.at(last_break, self._owner[breaks], breaks)
         named = self.asked[self._owner]
-        return np.where(named != 0, self.session == named, np.arange(len(self.ts)) > last_break[self._owner])
+        return np.where(
+            named != 0, self.session == named, np.arange(len(self.ts)) > last_break[self._owner]
+        )
 
     def gap_mean(self) -> Floats:
         """(newest − oldest) / (different times − 1) in seconds, missing with fewer than two times."""
@@ -93,20 +107,30 @@ class Runs:
     def gap_of(self, operation: str) -> Floats:
         """Of the gaps between different times, in seconds; missing without any."""
         found = np.full(len(self.t), np.nan)
-        later = np.flatnonzero((self.ts[1:] != self.ts[:-1]) & (self._owner[1:] == self._owner[:-1])) + 1
+        later = (
+            np.flatnonzero((self.ts[1:] != self.ts[:-1]) & (self._owner[1:] == self._owner[:-1]))
+            + 1
+        )
         if not len(later):
             return found
-        gap, owner = (self.ts[later] - self.ts[later - 1]).astype(np.float64) / 1e6, self._owner[later]
+        gap, owner = (
+            (self.ts[later] - self.ts[later - 1]).astype(np.float64) / 1e6,
+            self._owner[later],
+        )
         first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
         if operation == "gap_deviation":
             off = gap - self.gap_mean()[owner]
             # Added up one after another, as they come: `np.add.reduceat` adds in pairs.
             squares = np.bincount(owner, weights=off * off, minlength=len(self.t))[owner[first]]
-            found[owner[first]] = np.sqrt(squares / np.diff(np.append(first, len(gap))).astype(np.float64))
+            found[owner[first]] = np.sqrt(
+                squares / np.diff(np.append(first, len(gap))).astype(np.float64)
+            )
         elif operation == "gap_last":
             found[owner] = gap  # the last assignment stays
         else:
-            found[owner[first]] = (np.minimum if operation == "gap_min" else np.maximum).reduceat(gap, first)
+            found[owner[first]] = (np.minimum if operation == "gap_min" else np.maximum).reduceat(
+                gap, first
+            )
         return found
 
     def favourite(self) -> Keys:
@@ -115,7 +139,12 @@ class Runs:
         owner, value = self._owner[events], self.value[events]
         order = np.lexsort((value, owner))  # stable, so the events of a value stay in order of time
         owner, value = owner[order], value[order]
-        ends = np.flatnonzero(np.append((value[1:] != value[:-1]) | (owner[1:] != owner[:-1]), np.ones(min(len(owner), 1), np.bool_)))
+        ends = np.flatnonzero(
+            np.append(
+                (value[1:] != value[:-1]) | (owner[1:] != owner[:-1]),
+                np.ones(min(len(owner), 1), np.bool_),
+            )
+        )
         count, newest = np.diff(ends, prepend=-1), events[order[ends]]
         best = np.lexsort((newest, count, owner[ends]))
         found = np.zeros(len(self.t), np.uint64)
@@ -123,7 +152,9 @@ class Runs:
         return found
 
     def seen(self, request: Intps, candidate: Keys) -> Floats:
-        """How many events have the value of each candidate (rows,), in the run of its request; missing where it has none."""
+        """How many events have the value of each candidate (rows,), in the run of its request;
+        missing where it has none.
+        """
         unique, value = np.unique(self.value, return_inverse=True)
         place = np.searchsorted(unique, candidate)
         known = place < len(unique)
@@ -178,14 +209,18 @@ class OneRun(Runs):
         if self.asked[0]:
             return self.session == self.asked[0]
         current = np.ones(len(self.ts), np.bool_)
-        breaks = np.flatnonzero(np.append(self.ts[1:], self.t)[: len(self.ts)] - self.ts > SESSION_GAP)
+        breaks = np.flatnonzero(
+            np.append(self.ts[1:], self.t)[: len(self.ts)] - self.ts > SESSION_GAP
+        )
         if len(breaks):
             current[: breaks[-1] + 1] = False
         return current
 
     def gap_mean(self) -> Floats:
         times = np.count_nonzero(self.ts[1:] != self.ts[:-1]) + 1
-        return np.full(1, float(self.ts[-1] - self.ts[0]) / 1e6 / (times - 1.0) if times > 1 else np.nan)
+        return np.full(
+            1, float(self.ts[-1] - self.ts[0]) / 1e6 / (times - 1.0) if times > 1 else np.nan
+        )
 
 
 def _any_of(type: Keys, names: tuple[str, ...]) -> Bools:

@@ -1,11 +1,13 @@
-"""Whether the state says what the lake says, for a sample: what a reader gets now against what a backfill makes of the events.
+"""Whether the state says what the lake says, for a sample: what a reader gets now against what a
+backfill makes of the events.
 
     asked = read_sample(reader, requests, items)       from the state, each at its own (t, p)
     compare(features, asked, history.rows(requests_of(asked)), report)
 
-`wanted` narrows the lake's events to those that a sample can depend on, so that a large lake is not read whole where the
-features are about people and items alone; `features.bounded` reads them, within a bound. Logged answers are held against the lake
-in `features.recompute`; the loop that does it all the time is `features.watch`.
+`wanted` narrows the lake's events to those that a sample can depend on, so that a large lake is not
+read whole where the features are about people and items alone; `features.bounded` reads them,
+within a bound. Logged answers are held against the lake in `features.recompute`; the loop that does
+it all the time is `features.watch`.
 """
 
 from collections.abc import Collection
@@ -44,7 +46,10 @@ class Asked:
 
 def read_sample(reader: Reader, requests: Ids[ReadRequest], items: Ids[Ids[str]]) -> list[Asked]:
     """Read each request with its items. Raises NotReadyError while the state is being built."""
-    return [Asked(request, tuple(some), reader.read(request, list(some))) for request, some in zip(requests, items, strict=True)]
+    return [
+        Asked(request, tuple(some), reader.read(request, list(some)))
+        for request, some in zip(requests, items, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -56,19 +61,46 @@ class Sample:
 
 
 def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
-    """Draw `count` events of people evenly from the lake: their persons, sessions and context, to be read `now`."""
+    """Draw `count` events of people evenly from the lake: their persons, sessions and context, to
+    be read `now`.
+    """
     end = max(read_released(lake.path).of_routed(), 1)
-    drawn = np.random.default_rng(seed).integers(1, end, 4 * count) if end > 1 else np.zeros(0, np.int64)
-    columns = ("person", "session_id", "device", "country", "local_hour", "query", "item_id", "items")
+    drawn = (
+        np.random.default_rng(seed).integers(1, end, 4 * count)
+        if end > 1
+        else np.zeros(0, np.int64)
+    )
+    columns = (
+        "person",
+        "session_id",
+        "device",
+        "country",
+        "local_hour",
+        "query",
+        "item_id",
+        "items",
+    )
     where = ds.field("p").isin(pa.array(np.unique(drawn))) & ds.field("person").is_valid()
     rows = lake.table("events", columns, where).slice(0, count).to_pylist()
     seen = [row["item_id"] or (row["items"] or [None])[0] for row in rows]
     known = [item for item in seen if item is not None] or ["-"]
     requests = [
-        ReadRequest(row["person"], None, row["session_id"], row["device"], row["country"], row["local_hour"], now, row["query"])
+        ReadRequest(
+            row["person"],
+            None,
+            row["session_id"],
+            row["device"],
+            row["country"],
+            row["local_hour"],
+            now,
+            row["query"],
+        )
         for row in rows
     ]
-    items = [tuple(dict.fromkeys((item or known[0], known[place % len(known)]))) for place, item in enumerate(reversed(seen))]
+    items = [
+        tuple(dict.fromkeys((item or known[0], known[place % len(known)])))
+        for place, item in enumerate(reversed(seen))
+    ]
     return Sample(requests, items)
 
 
@@ -91,7 +123,9 @@ def requests_of(asked: Ids[Asked]) -> Requests:
 
 
 def wanted(features: FeatureSet, requests: Requests) -> ds.Expression:
-    """Which rows of the lake's `events` the values of these requests can depend on: for `Lake.table(…, where=…)`."""
+    """Which rows of the lake's `events` the values of these requests can depend on: for
+    `Lake.table(…, where=…)`.
+    """
     sure, lists = wanted_parts(features, requests)
     return sure if lists is None else sure | lists
 
@@ -99,13 +133,17 @@ def wanted(features: FeatureSet, requests: Requests) -> ds.Expression:
 def wanted_parts(
     features: FeatureSet, requests: Requests, entities: Collection[int] | None = None
 ) -> tuple[ds.Expression, ds.Expression | None]:
-    """`wanted` in two: what counts whatever it shows; and what shows several items, and counts where one of the requests' is among them.
+    """`wanted` in two: what counts whatever it shows; and what shows several items, and counts
+    where one of the requests' is among them.
 
     Args:
         entities: for these alone, by index.
     """
     people, items = texts(requests.person), texts(requests.row_item)
-    asked = {"person": people, **{name: texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")}}
+    asked = {
+        "person": people,
+        **{name: texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")},
+    }
     known = ds.field("p") <= int(requests.p.max(initial=0))
     sure: list[ds.Expression] = []
     lists: list[ds.Expression] = []
@@ -121,15 +159,23 @@ def wanted_parts(
             part = part & ds.field("item_id").isin(items)
         sure.append(part)
         if one.profile is not None:
-            subject = ds.field("item_id").isin(items) if one.profile.type == "item" else ds.field("user_id").isin(people)
+            subject = (
+                ds.field("item_id").isin(items)
+                if one.profile.type == "item"
+                else ds.field("user_id").isin(people)
+            )
             sure.append((ds.field("type") == one.profile.type) & subject)
     either = known & reduce(or_, sure) if sure else known
     return either, known & reduce(or_, lists) if lists else None
 
 
 def about_whole_groups(features: FeatureSet) -> list[str]:
-    """The columns that depend on everybody's events: about everyone, a category, a query; not affordable on a huge lake."""
-    return depending(features, {one.index for one in features.layout.entities if not is_narrow(one)})
+    """The columns that depend on everybody's events: about everyone, a category, a query; not
+    affordable on a huge lake.
+    """
+    return depending(
+        features, {one.index for one in features.layout.entities if not is_narrow(one)}
+    )
 
 
 def depending(features: FeatureSet, entities: Collection[int]) -> list[str]:
@@ -138,10 +184,16 @@ def depending(features: FeatureSet, entities: Collection[int]) -> list[str]:
     for (entity, _), other in features.composite_spots.items():
         parts.setdefault(entity, set()).add(other.entity)
     chosen = set(entities)
-    found = {step.name for step in features.layout.steps if any(chosen & {spot.entity, *parts.get(spot.entity, ())} for spot in step.spots)}
+    found = {
+        step.name
+        for step in features.layout.steps
+        if any(chosen & {spot.entity, *parts.get(spot.entity, ())} for spot in step.spots)
+    }
     for name in features.layout.derived_order:
         step = next(step for step in features.layout.steps if step.name == name)
-        if step.expression is not None and any(other in found for other, _ in step.expression.names):
+        if step.expression is not None and any(
+            other in found for other, _ in step.expression.names
+        ):
             found.add(name)
     return [step.name for step in features.layout.steps if step.name in found]
 
@@ -155,9 +207,11 @@ def compare(
     excused: Excused | None = None,
     examples: int = 20,
 ) -> ParityReport:
-    """Count, by column, the values that were read otherwise than the lake says; adds to `report` where one is given.
+    """Count, by column, the values that were read otherwise than the lake says; adds to `report`
+    where one is given.
 
-    `found` may have fewer columns than were read: only those are compared. Values that are `excused` are counted apart.
+    `found` may have fewer columns than were read: only those are compared. Values that are
+    `excused` are counted apart.
     """
     report = empty_report(features) if report is None else report
     report.answers += len(asked)
@@ -165,7 +219,12 @@ def compare(
     items = [item for one in asked for item in one.items]
     for names, kept, made, read in (
         (features.numeric, found.numeric_names, found.numeric, [one.rows.numeric for one in asked]),
-        (features.categorical, found.categorical_names, found.categorical, [one.rows.categorical for one in asked]),
+        (
+            features.categorical,
+            found.categorical_names,
+            found.categorical,
+            [one.rows.categorical for one in asked],
+        ),
     ):
         values = _chosen(np.concatenate(read), names, kept) if read else made
         differ = unequal(values, made)
@@ -175,26 +234,51 @@ def compare(
             for row in wrong if excused is None else excused.left(name, wrong, report):
                 rows = asked[owner[row]].rows
                 pair = values[row, column].item(), made[row, column].item()
-                report.note(Difference(name, "", items[row], *pair, rows.person or "", rows.t, rows.p, rows.positions), examples)
+                report.note(
+                    Difference(
+                        name,
+                        "",
+                        items[row],
+                        *pair,
+                        rows.person or "",
+                        rows.t,
+                        rows.p,
+                        rows.positions,
+                    ),
+                    examples,
+                )
     for index, one in enumerate(asked):
         for name, sequence in found.sequences.items():
             report.look(name, 1)
             read, made = one.rows.sequences[name].lists(), sequence.of(index).lists()
             if read != made and not (excused is not None and excused.request(name, index, report)):
                 rows = one.rows
-                report.note(Difference(name, "", "", read, made, rows.person or "", rows.t, rows.p, rows.positions), examples)
+                report.note(
+                    Difference(
+                        name, "", "", read, made, rows.person or "", rows.t, rows.p, rows.positions
+                    ),
+                    examples,
+                )
     return report
 
 
 def _chosen(values: np.ndarray, names: Ids[str], kept: Ids[str]) -> np.ndarray:
-    return values if tuple(names) == tuple(kept) else values[:, [list(names).index(name) for name in kept]]
+    return (
+        values
+        if tuple(names) == tuple(kept)
+        else values[:, [list(names).index(name) for name in kept]]
+    )
 
 
 def texts(column: object) -> pa.Array:
     """The different texts of a column, as values for `isin`."""
     if column is None:
         return pa.array([], pa.string())
-    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else pa.array(column, pa.string())  # type: ignore[arg-type]
+    values = (
+        column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray)
+        else pa.array(column, pa.string())
+    )  # type: ignore[arg-type]
     return values.unique().drop_null()
 
 
@@ -204,7 +288,9 @@ def is_narrow(one: EntityLayout) -> bool:
 
 
 def _of_entity(one: EntityLayout, asked: dict[str, pa.Array]) -> ds.Expression:
-    """The events that may count for the entities of this kind that are asked about, whatever item they are of."""
+    """The events that may count for the entities of this kind that are asked about, whatever item
+    they are of.
+    """
     types = sorted({name for source in sources_of(one) for name in source.types})
     part = ds.field("type").isin(pa.array(types, pa.string()))
     for name in one.entity.fields:

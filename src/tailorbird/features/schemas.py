@@ -1,10 +1,12 @@
-"""The schemas of a project: which one is applied, which were before, and the declarations of each, as long as its state is there.
+"""The schemas of a project: which one is applied, which were before, and the declarations of each,
+as long as its state is there.
 
     state/applied.json            the applied schema, those before it (newest last), and those that were gone back from
     state/<hash>/features.json    the declarations, see `features.codec`; written before anything else of the folder
 
-Whoever needs a schema finds it here by its hash, whatever `features.py` says meanwhile: workers, servers, training. What is active
-besides the applied one (the champion's, the previous champion's) is for `config.schemas` to say, which knows the registry.
+Whoever needs a schema finds it here by its hash, whatever `features.py` says meanwhile: workers,
+servers, training. What is active besides the applied one (the champion's, the previous champion's)
+is for `config.schemas` to say, which knows the registry.
 """
 
 import fcntl
@@ -36,7 +38,8 @@ class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         schema: the hash of the applied schema; "" before the first.
         at: when it was applied, microseconds.
         before: the hashes applied before it, newest last.
-        left: those that were gone back from: a `features.py` that still declares one is not applied by itself.
+        left: those that were gone back from: a `features.py` that still declares one is not applied
+            by itself.
     """
 
     schema: str = ""
@@ -53,7 +56,11 @@ def read_applied(state: Path) -> Applied:
     except FileNotFoundError:
         return Applied()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DamageError(f"cannot be read: {error}", where=str(path), fix="remove it; the next `tailorbird up` writes it anew") from error
+        raise DamageError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="remove it; the next `tailorbird up` writes it anew",
+        ) from error
 
 
 def applied_features(state: Path) -> FeatureSet | None:
@@ -73,14 +80,17 @@ def kept_features(state: Path, schema: str) -> FeatureSet:
     try:
         return read_features(path, expect=schema)
     except FileNotFoundError:
-        raise NotReadyError(f"the declarations of schema {schema} are not kept here", where=str(path)) from None
+        raise NotReadyError(
+            f"the declarations of schema {schema} are not kept here", where=str(path)
+        ) from None
 
 
 def keep(state: Path, features: FeatureSet, *, anew: bool = False) -> None:
     """Write the declarations beside the state that is, or will be, built by them.
 
     Args:
-        anew: also where they are kept already: places, descriptions and transforms are no part of the schema, and may have changed.
+        anew: also where they are kept already: places, descriptions and transforms are no part of
+            the schema, and may have changed.
     """
     path = state / features.schema_hash / FILE
     data = encode_features(features)
@@ -89,7 +99,9 @@ def keep(state: Path, features: FeatureSet, *, anew: bool = False) -> None:
 
 
 def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
-    """Make this the applied schema; whether it was not yet. Its state is built by the worker that is then started."""
+    """Make this the applied schema; whether it was not yet. Its state is built by the worker that
+    is then started.
+    """
     with _changing(state):
         keep(state, features, anew=True)
         before = read_applied(state)
@@ -108,10 +120,16 @@ def go_back(state: Path, *, at: int) -> str:
     """
     with _changing(state):
         now = read_applied(state)
-        earlier = [schema for schema in now.before if schema != now.schema and schema not in now.left]
+        earlier = [
+            schema for schema in now.before if schema != now.schema and schema not in now.left
+        ]
         known = [schema for schema in earlier if (state / schema / FILE).exists()]
         if not known:
-            raise NotReadyError("no earlier schema is kept to go back to", where=str(state), fix="change features.py, then apply it")
+            raise NotReadyError(
+                "no earlier schema is kept to go back to",
+                where=str(state),
+                fix="change features.py, then apply it",
+            )
         kept_features(state, known[-1])
         _write_applied(state, _after(now, known[-1], at, (*now.left, now.schema)[-_HISTORY_MAX:]))
         return known[-1]
@@ -119,12 +137,18 @@ def go_back(state: Path, *, at: int) -> str:
 
 def state_folders(state: Path) -> list[str]:
     """The hashes of all schemas that have a folder, sorted."""
-    return sorted(path.name for path in state.iterdir() if _HASH.fullmatch(path.name) and path.is_dir()) if state.is_dir() else []
+    return (
+        sorted(
+            path.name for path in state.iterdir() if _HASH.fullmatch(path.name) and path.is_dir()
+        )
+        if state.is_dir()
+        else []
+    )
 
 
 def prune(state: Path, wanted: Collection[str], *, workers: int = 1) -> dict[str, int]:
-    """Remove the states of schemas that are neither wanted nor applied, and those of all that another number of workers kept; the bytes
-    of each schema. One that a worker keeps stays.
+    """Remove the states of schemas that are neither wanted nor applied, and those of all that
+    another number of workers kept; the bytes of each schema. One that a worker keeps stays.
     """
     removed: dict[str, int] = {}
     current = {part.folder(state) for part in parts_of(workers)}
@@ -148,7 +172,11 @@ def _remove(folder: Path, *, declarations: bool) -> int:
     except LockedError:
         return 0
     try:
-        files = [file for file in folder.iterdir() if file.is_file() and (declarations or file.name not in (FILE, SHUFFLE_FILE))]
+        files = [
+            file
+            for file in folder.iterdir()
+            if file.is_file() and (declarations or file.name not in (FILE, SHUFFLE_FILE))
+        ]
         size = sum(file.stat().st_size for file in files if file.suffix != ".lock")
         for file in files:
             file.unlink()
@@ -179,7 +207,9 @@ def _changing(state: Path) -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True)
         lock = open(state / f"{APPLIED}.lock", "a")  # noqa: SIM115, it is closed, and so unlocked, below
     except OSError as error:
-        raise StorageError(f"the applied schema cannot be changed: {error.strerror}", where=str(state)) from error
+        raise StorageError(
+            f"the applied schema cannot be changed: {error.strerror}", where=str(state)
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -197,4 +227,8 @@ def _write(path: Path, data: bytes) -> None:
         os.replace(fresh, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise StorageError(f"cannot be written: {error.strerror}", where=str(path), fix="see to the disk and its permissions") from error
+        raise StorageError(
+            f"cannot be written: {error.strerror}",
+            where=str(path),
+            fix="see to the disk and its permissions",
+        ) from error

@@ -1,7 +1,9 @@
-"""Logarithm and exponential made of + − × ÷ and powers of 2 alone, so that every CPU, and plain Python, gives the same bits.
+"""Logarithm and exponential made of + − × ÷ and powers of 2 alone, so that every CPU, and plain
+Python, gives the same bits.
 
-NumPy's and `math`'s own differ in the last bit between machines. Each is here twice, for columns and for one value, in the same order
-of operations; outside of what they are defined for they are NaN.
+NumPy's and `math`'s own differ in the last bit between machines. Each is here twice, for columns
+and for one value, in the same order of operations; outside of what they are defined for they are
+NaN.
 
     ln (2^e · m) = e · ln 2 + 2 (s + s³/3 + s⁵/5 + …)    s = (m − 1)/(m + 1), m between √½ and √2; to within 1e-15 of the value
     exp x = 2^k · (1 + r + r²/2! + …)                    k = x / ln 2 in whole numbers, r = x − k · ln 2
@@ -16,8 +18,14 @@ Floats = npt.NDArray[np.float64]
 
 _SQRT_HALF = 0.7071067811865476
 _LN2 = 0.6931471805599453
-_LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10  # the high part times k is exact
-_LOG_TERMS, _EXP_TERMS = 14, 14  # of the logarithm's in s², s² < 0.03: what is left out is below 1e-22
+_LN2_HIGH, _LN2_LOW = (
+    0.693147180369123816490,
+    1.90821492927058770002e-10,
+)  # the high part times k is exact
+_LOG_TERMS, _EXP_TERMS = (
+    14,
+    14,
+)  # of the logarithm's in s², s² < 0.03: what is left out is below 1e-22
 _EXP_LARGEST, _EXP_SMALLEST = 709.7, -708.0  # beyond: infinite, 0
 
 
@@ -34,7 +42,9 @@ def log1p(x: Floats) -> Floats:
     m, e = np.frexp(1.0 + x)
     small = m < _SQRT_HALF
     m, e = np.where(small, 2.0 * m, m), np.where(small, e - 1, e)
-    s = np.where(e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0))  # 1 + x would forget what a small x is
+    s = np.where(
+        e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0)
+    )  # 1 + x would forget what a small x is
     return np.where(x > -1, _log_of(e.astype(np.float64), s), np.nan)
 
 

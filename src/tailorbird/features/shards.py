@@ -1,13 +1,16 @@
-"""Backfills larger than memory: into a folder of Parquet parts, piece by piece, going on where one was cut short.
+"""Backfills larger than memory: into a folder of Parquet parts, piece by piece, going on where one
+was cut short.
 
     events ─► cut by keys ─► shard by shard: lanes of its entities ─► files ─► part by part: columns ─► folder
              (`spill`)       (`lanes`)                               (`spill`)  (`finish`)          (`parts`)
 
-Where the events fit into memory, requests are answered part by part. Columns that the folder has, as they are defined now and for the
-same events and requests, are not computed again: one feature more computes that one alone. Where the events of one key, of which
-everyone's feature has a single one, do not fit, they are gone through in order of time, and `carried` says what is kept of them. What
-does not shrink with the setting: the requests themselves, a number of each where a key has an attribute in it, and of one key the
-events of one time, and those that some later request did not know of yet.
+Where the events fit into memory, requests are answered part by part. Columns that the folder has,
+as they are defined now and for the same events and requests, are not computed again: one feature
+more computes that one alone. Where the events of one key, of which everyone's feature has a single
+one, do not fit, they are gone through in order of time, and `carried` says what is kept of them.
+What does not shrink with the setting: the requests themselves, a number of each where a key has an
+attribute in it, and of one key the events of one time, and those that some later request did not
+know of yet.
 """
 
 import secrets
@@ -41,10 +44,18 @@ from tailorbird.features.records import Frames, of_plain_texts
 from tailorbird.features.runs import OF_RUN
 from tailorbird.features.spill import START, Partition, Spill, buckets_of, partitions
 
-__all__ = ["Events", "Part", "backfill_to", "definitions", "inputs_of", "read_manifest", "read_parts"]
+__all__ = [
+    "Events",
+    "Part",
+    "backfill_to",
+    "definitions",
+    "inputs_of",
+    "read_manifest",
+    "read_parts",
+]
 
-# The events of a lake: a dataset, or a function from the names of columns to the events with those, in any order, table by table.
-# It is called more than once, and gives the same events each time.
+# The events of a lake: a dataset, or a function from the names of columns to the events with those,
+# in any order, table by table. It is called more than once, and gives the same events each time.
 Events = ds.Dataset | Callable[[Sequence[str]], Iterator[pa.Table]]
 Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
 
@@ -65,28 +76,37 @@ def backfill_to(
     version: str = "",
     progress: Progress | None = None,
 ) -> Path:
-    """Compute the features of past requests into `folder`, which `read_parts` reads. What is there already is kept.
+    """Compute the features of past requests into `folder`, which `read_parts` reads. What is there
+    already is kept.
 
     Args:
         requests: rows in order of their requests.
         memory_bytes: how much the computation may take beside the requests themselves.
         only: these columns only, by default all.
-        version: names the events, as the version of a lake's table does: under another name all is computed again. Of a dataset, the
-            names of its files are taken by default.
+        version: names the events, as the version of a lake's table does: under another name all is
+            computed again. Of a dataset, the names of its files are taken by default.
         progress: told of each stage how far it is.
     Raises:
         UsageError: `only` names no column; rows are not in order of their requests.
     """
     if np.any(np.diff(requests.row_request) < 0):
-        raise UsageError("rows are not in order of their requests", where="requests.row_request", fix="sort them")
+        raise UsageError(
+            "rows are not in order of their requests", where="requests.row_request", fix="sort them"
+        )
     wanted = definitions(features, only)
-    place = Folder(Path(folder), _asked(requests, events, version, memory_bytes // (2 * _row_bytes(features))))
-    missing = {name: one for name, one in wanted.items() if place.manifest.group_of(name, one) is None}
+    place = Folder(
+        Path(folder), _asked(requests, events, version, memory_bytes // (2 * _row_bytes(features)))
+    )
+    missing = {
+        name: one for name, one in wanted.items() if place.manifest.group_of(name, one) is None
+    }
     if not missing:
         return place.path
     key = _hash(*(f"{name}={one}" for name, one in sorted(missing.items())))
     place.begin(key, missing)
-    plan = _Plan(subset(features, list(missing)), requests, list(missing), memory_bytes, progress or _untold)
+    plan = _Plan(
+        subset(features, list(missing)), requests, list(missing), memory_bytes, progress or _untold
+    )
     open_ = [part for part in range(place.manifest.parts) if not place.has(key, part)]
     for part, rows in _computed(plan, events, place, key, open_):
         place.write(key, part, _chosen(rows, missing))
@@ -110,7 +130,9 @@ class _Plan:
         return event_columns(self.features)
 
 
-def _computed(plan: _Plan, events: Events, place: Folder, key: str, parts: list[int]) -> Iterator[tuple[int, BackfilledRows]]:
+def _computed(
+    plan: _Plan, events: Events, place: Folder, key: str, parts: list[int]
+) -> Iterator[tuple[int, BackfilledRows]]:
     """The rows of these parts, one after the other."""
     if not parts:
         return
@@ -130,17 +152,26 @@ def _computed(plan: _Plan, events: Events, place: Folder, key: str, parts: list[
         _compute(plan, spill, number, partition)
     for part in parts:
         asked = _requests_of(plan, place, part)
-        requests, rows = slice(*place.manifest.cuts[part : part + 2]), slice(*place.manifest.row_cuts[part : part + 2])
+        requests, rows = (
+            slice(*place.manifest.cuts[part : part + 2]),
+            slice(*place.manifest.row_cuts[part : part + 2]),
+        )
         held = spill.held("requests", requests) | spill.held("rows", rows)
         by_spot = {one: values for one, values in held.items() if isinstance(one, Spot)}
         of_runs = {one: values for one, values in held.items() if isinstance(one, str)}
         lanes = PastLanes(plan.features, None, asked, held=by_spot, of_runs=of_runs)
         steps = enumerate(plan.features.layout.steps)
-        sequences = {one.name: spill.sequence(step, requests.start, requests.stop) for step, one in steps if one.kind == "sequence"}
+        sequences = {
+            one.name: spill.sequence(step, requests.start, requests.stop)
+            for step, one in steps
+            if one.kind == "sequence"
+        }
         yield part, finished(plan.features, lanes, sequences, plan.only)
 
 
-def _read(plan: _Plan, events: Events, rows_of_part: int) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
+def _read(
+    plan: _Plan, events: Events, rows_of_part: int
+) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
     """The tables up to what memory holds, and the rest of them, None if there is none."""
     held: list[pa.Table] = []
     tables = (needed(plan.features.layout, table) for table in _tables(events, plan.columns()))
@@ -165,7 +196,9 @@ def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> No
     for shard, buckets in enumerate(shards):
         mine = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
         if spill.size(partition.field, buckets) > bytes_max:
-            _compute_by_time(plan, spill, f"{number}-{shard}", partition, buckets.start, mine, earlier)
+            _compute_by_time(
+                plan, spill, f"{number}-{shard}", partition, buckets.start, mine, earlier
+            )
             plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
             continue
         pieces = [mine[start : start + rows_max] for start in range(0, len(mine), rows_max)]
@@ -180,9 +213,17 @@ def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> No
 
 
 def _compute_by_time(
-    plan: _Plan, spill: Spill, name: str, partition: Partition, bucket: int, mine: Intps, earlier: Mapping[Spot, npt.NDArray]
+    plan: _Plan,
+    spill: Spill,
+    name: str,
+    partition: Partition,
+    bucket: int,
+    mine: Intps,
+    earlier: Mapping[Spot, npt.NDArray],
 ) -> None:
-    """The same of a bucket that does not fit into memory: its events in order of time, and the requests with them."""
+    """The same of a bucket that does not fit into memory: its events in order of time, and the
+    requests with them.
+    """
     if spill.is_done(name) or not len(mine):
         return
     features, requests = plan.features, plan.requests
@@ -190,7 +231,11 @@ def _compute_by_time(
     t, p = requests.t[at], requests.p[at]
     start = secrets.randbits(64)
     empty = ROUTED.empty_table().select(plan.columns())
-    carried = Carried([features.layout.entities[one] for one in partition.entities], _keys(plan, partition, mine, earlier, start), empty)
+    carried = Carried(
+        [features.layout.entities[one] for one in partition.entities],
+        _keys(plan, partition, mine, earlier, start),
+        empty,
+    )
     cuts = spill.cut_by_time(partition.field, bucket, plan.memory_bytes // (4 * _EVENT_FACTOR))
     stretch = np.searchsorted(cuts, t)
     rows_max = max(1, plan.memory_bytes // (8 * _row_bytes(features, partition.entities)))
@@ -200,7 +245,16 @@ def _compute_by_time(
         for piece, first in enumerate(range(0, len(here), rows_max)):
             named = f"{name}-{place}-{piece}"
             if not spill.is_done(named):
-                _put(plan, spill, partition, frames, here[first : first + rows_max], named, earlier, carried)
+                _put(
+                    plan,
+                    spill,
+                    partition,
+                    frames,
+                    here[first : first + rows_max],
+                    named,
+                    earlier,
+                    carried,
+                )
                 spill.done(named)
         later = stretch > place
         if not later.any():
@@ -210,11 +264,15 @@ def _compute_by_time(
     spill.done(name)
 
 
-def _keys(plan: _Plan, partition: Partition, mine: Intps, earlier: Mapping[Spot, npt.NDArray], start: int) -> dict[int, npt.NDArray]:
+def _keys(
+    plan: _Plan, partition: Partition, mine: Intps, earlier: Mapping[Spot, npt.NDArray], start: int
+) -> dict[int, npt.NDArray]:
     """Of each entity of a partition, the keys that its requests, or rows, ask about."""
     asked, rows, held = _asked_of(plan, partition, mine, earlier)
     nothing = Frames(ROUTED.empty_table().select(plan.columns()), start)
-    lanes = PastLanes(plan.features, nothing, plan.requests.some(asked, rows), entities=(), held=held)
+    lanes = PastLanes(
+        plan.features, nothing, plan.requests.some(asked, rows), entities=(), held=held
+    )
     return {entity: lanes.keys_of(entity) for entity in partition.entities}
 
 
@@ -226,28 +284,50 @@ def _asked_of(
     if partition.of_rows:
         rows, asked = mine, np.unique(requests.row_request[mine])
     else:
-        first, last = np.searchsorted(requests.row_request, mine), np.searchsorted(requests.row_request, mine, side="right")
+        first, last = (
+            np.searchsorted(requests.row_request, mine),
+            np.searchsorted(requests.row_request, mine, side="right"),
+        )
         rows, asked = ragged(first, last)[0], mine
     by_row = [is_by_row(one) for one in plan.features.layout.entities]
-    return asked, rows, {spot: values[rows if by_row[spot.entity] else asked] for spot, values in earlier.items()}
+    return (
+        asked,
+        rows,
+        {spot: values[rows if by_row[spot.entity] else asked] for spot, values in earlier.items()},
+    )
 
 
 def _needed_of_others(features: FeatureSet, partition: Partition) -> set[Spot]:
     """The lanes of other partitions' entities that this one's keys, or what was seen, are made of."""
-    found = {spot for (entity, _), spot in features.composite_spots.items() if entity in partition.entities}
-    found |= {spot for step in _steps_of(features, partition) if step.operation == "seen" for spot in step.spots[1:]}
+    found = {
+        spot
+        for (entity, _), spot in features.composite_spots.items()
+        if entity in partition.entities
+    }
+    found |= {
+        spot
+        for step in _steps_of(features, partition)
+        if step.operation == "seen"
+        for spot in step.spots[1:]
+    }
     return {spot for spot in found if spot.entity not in partition.entities}
 
 
 def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
-    return [step for step in features.layout.steps if step.spots and step.spots[0].entity in partition.entities]
+    return [
+        step
+        for step in features.layout.steps
+        if step.spots and step.spots[0].entity in partition.entities
+    ]
 
 
 def _whole(plan: _Plan, spill: Spill, spot: Spot) -> npt.NDArray:
     """A lane at all requests, or rows."""
     by_row = is_by_row(plan.features.layout.entities[spot.entity])
     size = len(plan.requests.row_request) if by_row else len(plan.requests.t)
-    return spill.held("rows" if by_row else "requests", slice(0, size), only=spot).get(spot, np.zeros(size, np.int64))
+    return spill.held("rows" if by_row else "requests", slice(0, size), only=spot).get(
+        spot, np.zeros(size, np.int64)
+    )
 
 
 def _put(
@@ -264,7 +344,14 @@ def _put(
     features = plan.features
     asked, rows, held = _asked_of(plan, partition, mine, earlier)
     by_row = [is_by_row(one) for one in features.layout.entities]
-    lanes = PastLanes(features, frames, plan.requests.some(asked, rows), entities=partition.entities, held=held, carried=carried)
+    lanes = PastLanes(
+        features,
+        frames,
+        plan.requests.some(asked, rows),
+        entities=partition.entities,
+        held=held,
+        carried=carried,
+    )
     of_rows: dict[Spot | str, npt.NDArray] = {}
     of_requests: dict[Spot | str, npt.NDArray] = {}
     for entity in partition.entities:
@@ -288,7 +375,9 @@ def _buckets(plan: _Plan, earlier: Mapping[Spot, npt.NDArray], partition: Partit
         return np.zeros(count, np.intp)
     layout = features.layout.entities[partition.entities[0]]
     place = layout.entity.fields.index(partition.field)
-    keyed = partial(identities, start=START) if of_plain_texts(Entity((partition.field,))) else hashes
+    keyed = (
+        partial(identities, start=START) if of_plain_texts(Entity((partition.field,))) else hashes
+    )
     lanes = PastLanes(features, None, requests, entities=(), held=dict(earlier))
     return buckets_of(lanes.part(layout, place, partition.of_rows, keyed))
 
@@ -299,9 +388,13 @@ def _requests_of(plan: _Plan, place: Folder, part: int) -> Requests:
 
 
 def _row_bytes(features: FeatureSet, entities: Sequence[int] | None = None) -> int:
-    """About what a row takes while it, or these entities of it, is computed: its lanes, those of the longest sequence, its columns."""
+    """About what a row takes while it, or these entities of it, is computed: its lanes, those of
+    the longest sequence, its columns.
+    """
     layout = features.layout
-    lanes = sum(one.reading_lanes for one in layout.entities if entities is None or one.index in entities)
+    lanes = sum(
+        one.reading_lanes for one in layout.entities if entities is None or one.index in entities
+    )
     return 16 * (lanes + len(layout.steps) + 16)
 
 
@@ -310,7 +403,9 @@ def _untold(stage: str, done: int, total: int | None) -> None:
 
 
 def definitions(features: FeatureSet, only: Sequence[str] | None = None) -> dict[str, str]:
-    """Each column with what it is defined by: the schema hash of a set of it, and of what it is derived from, alone."""
+    """Each column with what it is defined by: the schema hash of a set of it, and of what it is
+    derived from, alone.
+    """
     names = [feature.name for feature in features.features] if only is None else only
     return {name: subset(features, [name]).schema_hash for name in names}
 
@@ -328,7 +423,9 @@ def _chosen(rows: BackfilledRows, names: Mapping[str, str]) -> BackfilledRows:
 
 def _tables(events: Events, columns: Sequence[str]) -> Iterator[pa.Table]:
     if isinstance(events, ds.Dataset):
-        return (pa.Table.from_batches([batch]) for batch in events.to_batches(columns=list(columns)))
+        return (
+            pa.Table.from_batches([batch]) for batch in events.to_batches(columns=list(columns))
+        )
     return events(columns)
 
 
@@ -338,12 +435,16 @@ def _asked(requests: Requests, events: Events, version: str, rows_max: int) -> M
     first = requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
     cuts = np.unique(np.concatenate(([0], first, [len(requests.t)]))).astype(np.int64)
     row_cuts = np.searchsorted(requests.row_request, cuts)
-    named = version or ("\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else "")
+    named = version or (
+        "\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else ""
+    )
     return Manifest(inputs_of(requests, named), cuts.tolist(), row_cuts.tolist())
 
 
 def inputs_of(requests: Requests, version: str) -> str:
-    """A hash of the requests and the name of the events: what the columns of a folder are the answer to."""
+    """A hash of the requests and the name of the events: what the columns of a folder are the
+    answer to.
+    """
     return _hash(version, *_bytes_of(requests))
 
 
@@ -356,7 +457,9 @@ def _bytes_of(requests: Requests) -> Iterator[bytes]:
         elif value is not None:  # by value: the same rows come in other buffers out of other files
             array = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value)
             numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-            yield (floats(pa.chunked_array(array)) if numbers else identities(array, start=START)).tobytes()
+            yield (
+                floats(pa.chunked_array(array)) if numbers else identities(array, start=START)
+            ).tobytes()
 
 
 def _hash(*parts: str | bytes) -> str:

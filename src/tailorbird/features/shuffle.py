@@ -1,12 +1,14 @@
-"""The shuffle: reads the routed log once, and writes for each of a schema's workers a log of the events that concern its entities.
+"""The shuffle: reads the routed log once, and writes for each of a schema's workers a log of the
+events that concern its entities.
 
     routed     1 ─────────── 40 │ 41 ──────────── 66 │ 67 ──────────── 90
     part 0     1 ─────────────────── 66 (7 events)   │ 67 ── 90 (none)          a block takes as many positions as it stands for
     part 1     1 ─────────────────── 66 (51 events)  │ 67 ── 90 (3 events)      rows of the routed log, whatever it holds of them
 
-So a row stands in each log where it stands in the routed one, and p stays what it is. How far a log is says how far its worker may
-be, also where no event was for it; and what the shuffle has done is said by the ends of the logs it wrote, nothing else is kept:
-after a kill each goes on where it ends. Two shuffles would write the same; that only one of them does, the logs see to
+So a row stands in each log where it stands in the routed one, and p stays what it is. How far a log
+is says how far its worker may be, also where no event was for it; and what the shuffle has done is
+said by the ends of the logs it wrote, nothing else is kept: after a kill each goes on where it
+ends. Two shuffles would write the same; that only one of them does, the logs see to
 (`stream.kafka.frames`). Whose an entity is stands in `features.keypart`.
 """
 
@@ -59,7 +61,9 @@ _received = msgspec.json.Decoder(_Received)
 
 @dataclass(frozen=True)
 class ShuffleReport:
-    """What a step did: rows of the routed log (0: there was nothing), events by part, and behind which row all parts are now."""
+    """What a step did: rows of the routed log (0: there was nothing), events by part, and behind
+    which row all parts are now.
+    """
 
     rows: int
     events: tuple[int, ...]
@@ -72,18 +76,23 @@ class Shuffle:
     Args:
         routed: the routers' log; it need not be there yet.
         parts: the address of each part's log.
-        first: where the logs begin if they are made now: workers take what lies before from the lake, which has it.
+        first: where the logs begin if they are made now: workers take what lies before from the
+            lake, which has it.
     Raises:
         LockedError: another shuffle of this machine writes these logs.
     """
 
-    def __init__(self, routed: Address, parts: Sequence[Address], features: FeatureSet, *, first: int = 0) -> None:
+    def __init__(
+        self, routed: Address, parts: Sequence[Address], features: FeatureSet, *, first: int = 0
+    ) -> None:
         self.features = features
         self._routed, self._addresses, self._first = routed, parts, first
         self._reader: LogReader | None = None
         self._writers: list[LogWriter] = []
         self._known = KnownTexts()
-        self._accumulators: list[Accumulator] = [one for layout in features.layout.entities for one in accumulators(layout)]
+        self._accumulators: list[Accumulator] = [
+            one for layout in features.layout.entities for one in accumulators(layout)
+        ]
 
     def step(self, rows_max: int = ROWS_MAX) -> ShuffleReport:
         """Take what the routed log has, up to about `rows_max` rows, and write it to the parts.
@@ -97,7 +106,12 @@ class Shuffle:
             return ShuffleReport(0, (0,) * len(self._addresses), 0)
         start, begin = self.end(), reader.start()
         if start < begin:
-            log.warning("rows %d to %d of the routed log are gone: workers that lack them take them from the lake", start, begin - 1)
+            log.warning(
+                "rows %d to %d of the routed log are gone: workers that lack them take them "
+                "from the lake",
+                start,
+                begin - 1,
+            )
             return self._write(ROUTED.empty_table(), begin, LEFT_OUT, b"")
         blocks = self._some(reader.read(start, bytes_max=ROW_BYTES * rows_max), rows_max)
         if not blocks:
@@ -105,8 +119,14 @@ class Shuffle:
         end, receipt = blocks[-1].end, _receipt(blocks)
         if only_in_lake(blocks[0].block, self.features):
             return self._write(ROUTED.empty_table(), end, LEFT_OUT, receipt)
-        tables = [table for stored in blocks if (table := events_of(stored, start, self._routed)) is not None]
-        return self._write(pa.concat_tables(tables) if tables else ROUTED.empty_table(), end, CHOSEN, receipt)
+        tables = [
+            table
+            for stored in blocks
+            if (table := events_of(stored, start, self._routed)) is not None
+        ]
+        return self._write(
+            pa.concat_tables(tables) if tables else ROUTED.empty_table(), end, CHOSEN, receipt
+        )
 
     def end(self) -> int:
         """Behind which row of the routed log all parts are."""
@@ -114,15 +134,24 @@ class Shuffle:
 
     def prune(self, needed_from: Sequence[int]) -> int:
         """Delete what lies before the row from which each worker needs its log; how many blocks."""
-        return sum(writer.prune(before) for writer, before in zip(self._writers, needed_from, strict=True))
+        return sum(
+            writer.prune(before) for writer, before in zip(self._writers, needed_from, strict=True)
+        )
 
     def run(
-        self, stop: threading.Event, *, needed_from: Callable[[], Sequence[int]], state: Path | None = None, clock: Clock | None = None
+        self,
+        stop: threading.Event,
+        *,
+        needed_from: Callable[[], Sequence[int]],
+        state: Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """Step while there is something, else look again every few milliseconds, until `stop` is set.
+        """Step while there is something, else look again every few milliseconds, until `stop` is
+        set.
 
         Args:
-            needed_from: asked now and then from which row on each worker needs its log; before that it is pruned.
+            needed_from: asked now and then from which row on each worker needs its log; before that
+                it is pruned.
             state: the folder of all states, where it tells how far it is.
         """
         more, tell_at, prune_at = True, 0.0, time.monotonic() + PRUNE_S
@@ -134,7 +163,12 @@ class Shuffle:
                 stop.wait(POLL_S)
             now = time.monotonic()
             if state is not None and clock is not None and now >= tell_at:
-                write_shuffle(state, Figures(schema_hash=self.features.schema_hash, at=clock.now(), offset=self.end()))
+                write_shuffle(
+                    state,
+                    Figures(
+                        schema_hash=self.features.schema_hash, at=clock.now(), offset=self.end()
+                    ),
+                )
                 tell_at = now + TELL_S
             if now >= prune_at and self._writers:
                 self.prune(needed_from())
@@ -167,7 +201,9 @@ class Shuffle:
         return self._reader
 
     def _some(self, blocks: Sequence[Stored], rows_max: int) -> list[Stored]:
-        """The first of these blocks, as far as they are for one step: one whose events have to be taken from the lake is alone."""
+        """The first of these blocks, as far as they are for one step: one whose events have to be
+        taken from the lake is alone.
+        """
         taken: list[Stored] = []
         rows = 0
         for stored in blocks:
@@ -181,7 +217,9 @@ class Shuffle:
         return taken
 
     def _write(self, table: pa.Table, end: int, kind: str, receipt: bytes) -> ShuffleReport:
-        """Bring every log to `end`. A log that is further already, as after a kill in between, gets nothing again."""
+        """Bring every log to `end`. A log that is further already, as after a kill in between, gets
+        nothing again.
+        """
         faults.at("shuffle.before_step")
         p, owned = table["p"].to_numpy(), self._owned(table)
         start, events = self.end(), []
@@ -196,19 +234,30 @@ class Shuffle:
         return ShuffleReport(end - start, tuple(events), end)
 
     def _owned(self, table: pa.Table) -> Bools:
-        """Which events are for which part, shape (events, parts): each goes to the parts of all entities that it counts for."""
+        """Which events are for which part, shape (events, parts): each goes to the parts of all
+        entities that it counts for.
+        """
         count = len(self._addresses)
         owned = np.zeros((table.num_rows, count), np.bool_)
         if not table.num_rows:
             return owned
         frame, p = Frame(table, repeated=self._known), table["p"].to_numpy()
         taken = [one.take(frame) for one in self._accumulators]
-        for batch in {id(batch): batch for batch in taken}.values():  # sources that are the same give one extract
+        for batch in {
+            id(batch): batch for batch in taken
+        }.values():  # sources that are the same give one extract
             owned[np.searchsorted(p, batch.p), part_of(batch.key, count)] = True
-        for type_, of in (("identify", "anonymous_id"), ("merge", "user_id")):  # say who somebody is, see `features.aliases`
-            told = np.flatnonzero(pc.and_(pc.equal(table["type"], type_), pc.is_valid(table[of])).to_numpy())
+        for type_, of in (
+            ("identify", "anonymous_id"),
+            ("merge", "user_id"),
+        ):  # say who somebody is, see `features.aliases`
+            told = np.flatnonzero(
+                pc.and_(pc.equal(table["type"], type_), pc.is_valid(table[of])).to_numpy()
+            )
             if len(told):
-                owned[told, part_of(hash64s(table[of].take(pa.array(told)).to_pylist()), count)] = True
+                owned[told, part_of(hash64s(table[of].take(pa.array(told)).to_pylist()), count)] = (
+                    True
+                )
         return owned
 
 
@@ -224,7 +273,9 @@ def _encoded(table: pa.Table) -> bytes:
 
 
 def _receipt(blocks: Sequence[Stored]) -> bytes:
-    """When the first of some blocks came in, where one says so; the router's own, such as its index, say nothing."""
+    """When the first of some blocks came in, where one says so; the router's own, such as its
+    index, say nothing.
+    """
     for stored in blocks:
         try:
             received = _received.decode(stored.block.receipt)

@@ -1,12 +1,15 @@
-"""Sketches: about how many different values there were, from a few registers that merge by their maximum (HyperLogLog).
+"""Sketches: about how many different values there were, from a few registers that merge by their
+maximum (HyperLogLog).
 
-A value's hash of 64 bits chooses a register by its first p bits; the rank is the place of the first 1 in the rest:
+A value's hash of 64 bits chooses a register by its first p bits; the rank is the place of the first
+1 in the rest:
 
     hash  101101 | 0001…    p = 6: register 45, rank 4        a register keeps the largest rank it saw; 0: none
 
-From the union of all registers two whole numbers follow, the summary: how many are empty, V, and Z = Σ 2^(40 − rank). The
-estimate is α·m²·2^40 / Z, and for small ones m·ln(m / V), rounded to a whole number; logarithms come from a table.
-Source: Flajolet, Fusy, Gandouet and Meunier, AofA 2007, figure 3.
+From the union of all registers two whole numbers follow, the summary: how many are empty, V, and Z
+= Σ 2^(40 − rank). The estimate is α·m²·2^40 / Z, and for small ones m·ln(m / V), rounded to a whole
+number; logarithms come from a table. Source: Flajolet, Fusy, Gandouet and Meunier, AofA 2007,
+figure 3.
 """
 
 from decimal import Context, Decimal
@@ -23,7 +26,13 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Registers = npt.NDArray[np.uint8]  # (…, 2^p)
 
-_ALPHA = {4: 0.673, 5: 0.697, 6: 0.709, 7: 0.7213 / (1 + 1.079 / 128), 8: 0.7213 / (1 + 1.079 / 256)}
+_ALPHA = {
+    4: 0.673,
+    5: 0.697,
+    6: 0.709,
+    7: 0.7213 / (1 + 1.079 / 128),
+    8: 0.7213 / (1 + 1.079 / 256),
+}
 
 
 def places(hashes: Keys, precision: int) -> tuple[Intps, Registers]:
@@ -42,9 +51,13 @@ def summary(registers: Registers) -> tuple[Int64s, Int64s]:
 
 
 def estimate(empty: Int64s, weight: Int64s, precision: int) -> Floats:
-    """From the summary; whole numbers. A summary of zeros, of an entity that is not known, gives what is not used."""
+    """From the summary; whole numbers. A summary of zeros, of an entity that is not known, gives
+    what is not used.
+    """
     count = float(1 << precision)
-    raw = _ALPHA[precision] * count * count * 2.0**RANK_MAX / np.maximum(weight, 1).astype(np.float64)
+    raw = (
+        _ALPHA[precision] * count * count * 2.0**RANK_MAX / np.maximum(weight, 1).astype(np.float64)
+    )
     few = (raw <= 2.5 * count) & (empty > 0)
     return np.rint(np.where(few, few_of(precision)[empty], raw))
 
@@ -53,5 +66,8 @@ def estimate(empty: Int64s, weight: Int64s, precision: int) -> Floats:
 def few_of(precision: int) -> Floats:
     """m·ln(m / V) for V = 0 (not used) to m: to 30 digits, then rounded, the same on every machine."""
     context, count = Context(prec=30), Decimal(1 << precision)
-    logs = [context.multiply(count, context.ln(context.divide(count, Decimal(empty)))) for empty in range(1, (1 << precision) + 1)]
+    logs = [
+        context.multiply(count, context.ln(context.divide(count, Decimal(empty))))
+        for empty in range(1, (1 << precision) + 1)
+    ]
     return np.array([0.0, *(float(one) for one in logs)])

@@ -1,6 +1,8 @@
-"""Which events a declaration counts, and what it needs of each: its `layout.Source`s, measures, and lanes of a profile.
+"""Which events a declaration counts, and what it needs of each: its `layout.Source`s, measures, and
+lanes of a profile.
 
-`features.compile` gathers from it what records hold, `features.steps` where columns are finished from.
+`features.compile` gathers from it what records hold, `features.steps` where columns are finished
+from.
 """
 
 from tailorbird.features.declare import (
@@ -28,23 +30,31 @@ from tailorbird.features.declare import (
     Variance,
 )
 from tailorbird.features.expression import Expression
-from tailorbird.features.layout import (
-    Source,
-)
+from tailorbird.features.layout import Source
 
 
-def source_of(feature: Counted, types: tuple[str, ...] | None = None, entity: Entity | None = None) -> Source:
-    """The events of a feature; `types` and `entity` stand in for its own (denominators and parents of ratios)."""
+def source_of(
+    feature: Counted, types: tuple[str, ...] | None = None, entity: Entity | None = None
+) -> Source:
+    """The events of a feature; `types` and `entity` stand in for its own (denominators and parents
+    of ratios).
+    """
     about = feature.entity if entity is None else entity
     value: Amount | Expression | None = None
     if isinstance(feature, Total | Mean | Variance | Extreme | Share | Decayed):
         value = feature.amount
     elif isinstance(feature, Last | First | Distinct | Favourite | Seen):
         value = feature.of
-    named = [*about.fields, *feature.entity.fields, *feature.group.fields] if isinstance(feature, Share) else [*about.fields]
+    named = (
+        [*about.fields, *feature.entity.fields, *feature.group.fields]
+        if isinstance(feature, Share)
+        else [*about.fields]
+    )
     for expression in (feature.where, value.of if isinstance(value, Amount) else value):
         named += [] if expression is None else [name for name, _ in expression.names]
-    per_item = isinstance(feature, SequenceOf) or any(name == "item" or name.startswith("item.") for name in named)
+    per_item = isinstance(feature, SequenceOf) or any(
+        name == "item" or name.startswith("item.") for name in named
+    )
     return Source(about, feature.types if types is None else types, feature.where, value, per_item)
 
 
@@ -56,7 +66,9 @@ def further_of(feature: Feature) -> tuple[Expression, ...]:
     """What a sequence keeps of each event besides item, type and time."""
     if isinstance(feature, SequenceOf):
         return feature.of
-    return (feature.of,) if isinstance(feature, Favourite | Seen) and feature.of.text != "item" else ()
+    return (
+        (feature.of,) if isinstance(feature, Favourite | Seen) and feature.of.text != "item" else ()
+    )
 
 
 def lane_kinds(feature: Attribute | Age | Match) -> list[str]:
@@ -70,8 +82,12 @@ def lane_kinds(feature: Attribute | Age | Match) -> list[str]:
 
 def bucket_sources(feature: Quantile) -> list[Source]:
     plain = source_of(feature)
-    per_item = plain.per_item or any(name.partition(".")[0] == "item" for name, _ in feature.of.names)
-    return [Source(feature.entity, feature.types, bucket, None, per_item) for bucket in feature.buckets]
+    per_item = plain.per_item or any(
+        name.partition(".")[0] == "item" for name, _ in feature.of.names
+    )
+    return [
+        Source(feature.entity, feature.types, bucket, None, per_item) for bucket in feature.buckets
+    ]
 
 
 SQUARES = ("count", "sum", "square_low", "square_high")

@@ -1,4 +1,5 @@
-"""What a backfill larger than memory keeps on disk: events cut by the keys of entities, lanes computed so far, and what is done.
+"""What a backfill larger than memory keeps on disk: events cut by the keys of entities, lanes
+computed so far, and what is done.
 
     events/<field>-<bucket>.arrow     the events of the keys whose hash falls into the bucket; an event with several items lies in several
     requests/<piece>.arrow            of the requests of a piece, a part of a shard: lanes, and what is made of last events
@@ -7,9 +8,10 @@
     sequences/<step>-<piece>.arrow    the sequences of the piece's requests
     done/…                            a file of each finished piece, so that a run that was cut short goes on behind it
 
-Entities are cut by one of their fields, so that everything about one key lies together. Everyone's feature is not cut. A piece is
-written once, from end to end; whoever wants a range of requests reads that range out of each piece. Nothing is synced: a kill
-loses nothing that was written, and after a restart of the machine all is made again.
+Entities are cut by one of their fields, so that everything about one key lies together. Everyone's
+feature is not cut. A piece is written once, from end to end; whoever wants a range of requests
+reads that range out of each piece. Nothing is synced: a kill loses nothing that was written, and
+after a restart of the machine all is made again.
 """
 
 import shutil
@@ -37,7 +39,9 @@ Keys = npt.NDArray[np.uint64]
 
 FORMAT = 3
 BUCKETS = 64
-STRETCHES_MAX = 256  # files that are written at a time; a bucket of more than 16 times the memory setting has longer ones
+# files that are written at a time; a bucket of more than 16 times the memory setting has longer
+# ones
+STRETCHES_MAX = 256
 _ROWS_AT_ONCE = 1 << 14
 START = 0  # of the identities that buckets are chosen by, the same in every run
 _FIRST = ("user", "session", "query", "item")  # fields of many values
@@ -57,7 +61,9 @@ class Partition:
 
 
 def partitions(features: FeatureSet) -> list[Partition]:
-    """Those of all entities; what looks at a profile's attribute, in its key or among what was seen, comes after the profiles."""
+    """Those of all entities; what looks at a profile's attribute, in its key or among what was
+    seen, comes after the profiles.
+    """
     late = {entity for entity, _ in features.composite_spots}
     late |= {step.spots[0].entity for step in features.layout.steps if step.operation == "seen"}
     found: dict[tuple[bool, str | None], list[int]] = {}
@@ -74,7 +80,9 @@ def buckets_of(keys: Keys) -> Intps:
 
 
 class Spill:
-    """A folder for one backfill; what was left there under another memory setting, or before a restart, is dropped."""
+    """A folder for one backfill; what was left there under another memory setting, or before a
+    restart, is dropped.
+    """
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
         self.folder = folder
@@ -105,11 +113,15 @@ class Spill:
                     for bucket, some in _cut(table, field):
                         if (field, bucket) not in writers:
                             path = self._events(field, bucket)
-                            writers[field, bucket] = stack.enter_context(pa.ipc.new_file(path, table.schema))
+                            writers[field, bucket] = stack.enter_context(
+                                pa.ipc.new_file(path, table.schema)
+                            )
                         writers[field, bucket].write_table(some, max_chunksize=_ROWS_AT_ONCE)
                         sizes[field][bucket] += some.nbytes
         for field in fields:
-            (self.folder / "events" / f"{field or 'everyone'}.json").write_bytes(msgspec.json.encode(sizes[field]))
+            (self.folder / "events" / f"{field or 'everyone'}.json").write_bytes(
+                msgspec.json.encode(sizes[field])
+            )
         self.done("events")
 
     def shards(self, field: str | None, bytes_max: int) -> list[range]:
@@ -135,15 +147,25 @@ class Spill:
         return sum(self._sizes(field)[buckets.start : buckets.stop])
 
     def cut_by_time(self, field: str | None, bucket: int, bytes_max: int) -> Int64s:
-        """Write a bucket's events into stretches of about as many bytes; the times at which all but the first begin."""
+        """Write a bucket's events into stretches of about as many bytes; the times at which all but
+        the first begin.
+        """
         folder, size = self.folder / "stretches", self.size(field, range(bucket, bucket + 1))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         count, step = min(-(-size // bytes_max), STRETCHES_MAX), 1 + (size >> 24)
-        with pa.OSFile(str(self._events(field, bucket))) as file, pa.ipc.open_file(file) as reader, ExitStack() as stack:
+        with (
+            pa.OSFile(str(self._events(field, bucket))) as file,
+            pa.ipc.open_file(file) as reader,
+            ExitStack() as stack,
+        ):
             batches = range(reader.num_record_batches)
             # Copies: a view would hold all columns of its batch.
-            times = np.sort(np.concatenate([micros(reader.get_batch(one)["ts"])[::step].copy() for one in batches]))
+            times = np.sort(
+                np.concatenate(
+                    [micros(reader.get_batch(one)["ts"])[::step].copy() for one in batches]
+                )
+            )
             cuts = np.unique(times[np.arange(1, count) * len(times) // count])
             writers: dict[int, pa.RecordBatchFileWriter] = {}
             for one in batches:
@@ -151,7 +173,9 @@ class Spill:
                 stretch = np.searchsorted(cuts, micros(batch["ts"]), side="right")
                 for place in np.unique(stretch).tolist():
                     if place not in writers:
-                        writers[place] = stack.enter_context(pa.ipc.new_file(self._stretch(place), reader.schema))
+                        writers[place] = stack.enter_context(
+                            pa.ipc.new_file(self._stretch(place), reader.schema)
+                        )
                     writers[place].write_batch(batch.filter(pa.array(stretch == place)))
                 pa.default_memory_pool().release_unused()
         return cuts
@@ -163,14 +187,20 @@ class Spill:
         with pa.OSFile(str(self._stretch(place))) as file, pa.ipc.open_file(file) as reader:
             return pa.concat_tables([*before, reader.read_all()])
 
-    def put(self, kind: str, piece: str, at: Intps, columns: Mapping[Spot | str, npt.NDArray]) -> None:
-        """A piece's lanes and what it makes of last events, of these "requests" or "rows", which ascend; written once, from end to end."""
+    def put(
+        self, kind: str, piece: str, at: Intps, columns: Mapping[Spot | str, npt.NDArray]
+    ) -> None:
+        """A piece's lanes and what it makes of last events, of these "requests" or "rows", which
+        ascend; written once, from end to end.
+        """
         held = {_name(one): pa.array(values) for one, values in columns.items()}
         batch = pa.record_batch({"at": pa.array(at.astype(np.int64)), **held})
         with pa.ipc.new_file(self.folder / kind / f"{piece}.arrow", batch.schema) as writer:
             writer.write_batch(batch)
 
-    def held(self, kind: str, span: slice, only: Spot | None = None) -> dict[Spot | str, npt.NDArray]:
+    def held(
+        self, kind: str, span: slice, only: Spot | None = None
+    ) -> dict[Spot | str, npt.NDArray]:
         """All that was put of the requests, or rows, of a span; or one lane alone."""
         found: dict[Spot | str, npt.NDArray] = {}
         for path in (self.folder / kind).glob("*.arrow"):
@@ -182,13 +212,23 @@ class Spill:
                     one = _named(name)
                     if only is None or one == only:
                         values = batch[name].to_numpy()[low:high]
-                        whole = found.setdefault(one, np.zeros(span.stop - span.start, values.dtype))
+                        whole = found.setdefault(
+                            one, np.zeros(span.stop - span.start, values.dtype)
+                        )
                         whole[at[low:high] - span.start] = values
         return found
 
     def put_sequence(self, step: int, piece: str, requests: Intps, one: RaggedSequence) -> None:
-        columns = {"item": one.item, "type": one.type, "ts": one.ts, **{f"of {text}": each for text, each in one.values.items()}}
-        lists = {name: pa.LargeListArray.from_arrays(pa.array(one.offsets), pa.array(values)) for name, values in columns.items()}
+        columns = {
+            "item": one.item,
+            "type": one.type,
+            "ts": one.ts,
+            **{f"of {text}": each for text, each in one.values.items()},
+        }
+        lists = {
+            name: pa.LargeListArray.from_arrays(pa.array(one.offsets), pa.array(values))
+            for name, values in columns.items()
+        }
         table = pa.table({"request": pa.array(requests.astype(np.int64)), **lists})
         path = self.folder / "sequences" / f"{step}-{piece}.arrow"
         with pa.ipc.new_file(path, table.schema) as writer:
@@ -199,17 +239,28 @@ class Spill:
         found = []
         for path in sorted((self.folder / "sequences").glob(f"{step}-*.arrow")):
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-                found += [_within(reader.get_batch(index), start, stop) for index in range(reader.num_record_batches)]
+                found += [
+                    _within(reader.get_batch(index), start, stop)
+                    for index in range(reader.num_record_batches)
+                ]
         table = pa.concat_tables(found)
-        table = table.take(pa.array(np.argsort(table["request"].to_numpy(), kind="stable"))).combine_chunks()
-        lists = {name: table[name].combine_chunks() for name in table.column_names if name != "request"}
+        table = table.take(
+            pa.array(np.argsort(table["request"].to_numpy(), kind="stable"))
+        ).combine_chunks()
+        lists = {
+            name: table[name].combine_chunks() for name in table.column_names if name != "request"
+        }
         flat = {name: one.flatten().to_numpy() for name, one in lists.items()}
         offsets = lists["ts"].offsets.to_numpy()
-        values = {name.removeprefix("of "): one for name, one in flat.items() if name.startswith("of ")}
+        values = {
+            name.removeprefix("of "): one for name, one in flat.items() if name.startswith("of ")
+        }
         return RaggedSequence(offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values)
 
     def _sizes(self, field: str | None) -> list[int]:
-        return msgspec.json.decode((self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int])
+        return msgspec.json.decode(
+            (self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int]
+        )
 
     def _stretch(self, place: int) -> Path:
         return self.folder / "stretches" / f"{place:03d}.arrow"
@@ -219,7 +270,9 @@ class Spill:
 
 
 def _started() -> str:
-    """Names the machine's last start; where the system has no name for it, nothing that was left is ever taken for whole."""
+    """Names the machine's last start; where the system has no name for it, nothing that was left is
+    ever taken for whole.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,9 +1,12 @@
-"""Steps of one operation finished together: at a request of some hundred rows, calls of NumPy cost more than what they compute.
+"""Steps of one operation finished together: at a request of some hundred rows, calls of NumPy cost
+more than what they compute.
 
-    entity's records (keys, lanes) → operands (places, rows), those of a stack side by side → one arithmetic a stack → table
+    entity's records (keys, lanes) → operands (places, rows), those of a stack side by side → one
+    arithmetic a stack → table
 
-What asks of one person reads has one row, whatever the number of items; steps made of nothing else are stacked by themselves.
-The arithmetic is `features.finish`'s and element by element the same, so stacked columns have the bits of single ones.
+What asks of one person reads has one row, whatever the number of items; steps made of nothing else
+are stacked by themselves. The arithmetic is `features.finish`'s and element by element the same, so
+stacked columns have the bits of single ones.
 """
 
 from collections.abc import Sequence
@@ -22,14 +25,20 @@ Float32s = npt.NDArray[np.float32]
 Numbers = tuple[float, ...]
 
 # What is the same to the bit as another arithmetic with a unit of 1, and so finished with it.
-_AS: dict[str, tuple[str, Numbers]] = {"count": ("total", (1.0,)), "attribute": ("decayed", (1.0,)), "share": ("bare ratio", ())}
+_AS: dict[str, tuple[str, Numbers]] = {
+    "count": ("total", (1.0,)),
+    "attribute": ("decayed", (1.0,)),
+    "share": ("bare ratio", ()),
+}
 
 
 @dataclass(frozen=True)
 class Entries:
-    """The reading records of an entity at a request: those of the row i are `readings[place[i]]`, or `readings[i]` without a place.
+    """The reading records of an entity at a request: those of the row i are `readings[place[i]]`,
+    or `readings[i]` without a place.
 
-    Where all rows have the same there is one. `known`: which rows have the entity at all; `all_known`: whether all have.
+    Where all rows have the same there is one. `known`: which rows have the entity at all;
+    `all_known`: whether all have.
     """
 
     readings: Int64s
@@ -45,7 +54,9 @@ class Entries:
 
 
 class Stacks:
-    """The numeric columns of a layout that are made of lanes alone; `rest` has the others, with their columns."""
+    """The numeric columns of a layout that are made of lanes alone; `rest` has the others, with
+    their columns.
+    """
 
     def __init__(self, layout: Layout, one_row: Sequence[bool]) -> None:
         steps = [step for step in layout.steps if step.kind == "numeric"]
@@ -57,11 +68,16 @@ class Stacks:
                 name, numbers = _AS.get(name, (name, step.numbers if name != "bare ratio" else ()))
                 narrow = all(one_row[spot.entity] for spot in step.spots)
                 # A sketch's precision chooses a table, so it is one for all.
-                groups.setdefault((narrow, name, len(step.spots), numbers if name == "distinct" else ()), []).append((column, numbers))
+                groups.setdefault(
+                    (narrow, name, len(step.spots), numbers if name == "distinct" else ()), []
+                ).append((column, numbers))
             elif step.operation != "derived":
                 self.rest.append((column, step))
         self._columns = len(steps)
-        self._halves = [_Half(steps, {key: some for key, some in groups.items() if key[0] is narrow}) for narrow in (True, False)]
+        self._halves = [
+            _Half(steps, {key: some for key, some in groups.items() if key[0] is narrow})
+            for narrow in (True, False)
+        ]
 
     def table(self, entries: Sequence[Entries], t: Int64s, rows: int) -> Float32s:
         """The table, shape (columns, rows), with the columns of the stacks."""
@@ -95,12 +111,18 @@ class _Half:
                 spots += [step.spots[operand] for step in some]
             numbers = [_together(each) for each in zip(*(each for _, each in members), strict=True)]
             entities = [step.spots[0].entity for step in some]
-            self._stacks.append(_Stack(finish.ARITHMETIC[name], places, numbers, np.array(columns), entities))
+            self._stacks.append(
+                _Stack(finish.ARITHMETIC[name], places, numbers, np.array(columns), entities)
+            )
         self._operands = len(spots)
-        self._gathered: list[tuple[int, Intps, Intps]] = []  # entity, its lanes, the places of these among the operands
+        self._gathered: list[
+            tuple[int, Intps, Intps]
+        ] = []  # entity, its lanes, the places of these among the operands
         for entity in dict.fromkeys(spot.entity for spot in spots):
             places_of = [place for place, spot in enumerate(spots) if spot.entity == entity]
-            self._gathered.append((entity, np.array([spots[place].lane for place in places_of]), np.array(places_of)))
+            self._gathered.append(
+                (entity, np.array([spots[place].lane for place in places_of]), np.array(places_of))
+            )
 
     def fill(self, table: Float32s, entries: Sequence[Entries], t: Int64s, width: int) -> None:
         if not self._stacks:
@@ -115,7 +137,9 @@ class _Half:
         for stack in self._stacks:
             values = stack.arithmetic([operands[some] for some in stack.operands], stack.numbers, t)
             if not all(entries[entity].all_known for entity in stack.entities):
-                known = np.stack([np.broadcast_to(entries[entity].known, width) for entity in stack.entities])
+                known = np.stack(
+                    [np.broadcast_to(entries[entity].known, width) for entity in stack.entities]
+                )
                 values = np.where(known, values, np.nan)
             table[stack.columns] = values
 
@@ -126,11 +150,16 @@ def _together(numbers: Numbers) -> float | npt.NDArray[np.float64]:
 
 
 def one_row(layout: Layout, composite_spots: dict[tuple[int, int], Spot]) -> list[bool]:
-    """Of each entity whether all rows of a request have the same: no part of its key is the item, or found by it."""
+    """Of each entity whether all rows of a request have the same: no part of its key is the item,
+    or found by it.
+    """
 
     def same(entity: int) -> bool:
         fields = layout.entities[entity].entity.fields
-        parts = (same(composite_spots[entity, part].entity) if "." in name else name != "item" for part, name in enumerate(fields))
+        parts = (
+            same(composite_spots[entity, part].entity) if "." in name else name != "item"
+            for part, name in enumerate(fields)
+        )
         return all(parts)
 
     return [same(entity) for entity in range(len(layout.entities))]

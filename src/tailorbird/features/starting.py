@@ -1,9 +1,10 @@
-"""A state that ends each process which opens it: found at the next start, moved aside, and built anew.
+"""A state that ends each process which opens it: found at the next start, moved aside, and built
+anew.
 
     starting    in the state's folder from before a worker opens the store until it has taken a step
 
-A worker that finds it left by another looks at the whole store first (`store.scan`). That is never so after a clean end, nor after
-a kill of a worker that was at work, so that these start at once.
+A worker that finds it left by another looks at the whole store first (`store.scan`). That is never
+so after a clean end, nor after a kill of a worker that was at work, so that these start at once.
 """
 
 import logging
@@ -23,7 +24,9 @@ class Starting:
 
     def begin(self) -> bool:
         """Set the mark; whether the store was damaged, and is aside now."""
-        damaged = self._mark.exists() and (self._folder / "data.mdb").exists() and not whole(self._folder)
+        damaged = (
+            self._mark.exists() and (self._folder / "data.mdb").exists() and not whole(self._folder)
+        )
         if damaged:
             self._set_aside()
         self._mark.touch()
@@ -39,7 +42,12 @@ class Starting:
     def _set_aside(self) -> None:
         aside = self._folder / "data.mdb.damaged"
         (self._folder / "data.mdb").replace(aside)
-        (self._folder / "lock.mdb").unlink(missing_ok=True)  # readers of the old file keep theirs, and notice that there is a new one
+        (self._folder / "lock.mdb").unlink(
+            missing_ok=True
+        )  # readers of the old file keep theirs, and notice that there is a new one
         log.critical(
-            "%s: the state is damaged; it was moved to %s and is built anew from lake and log. Look at the disk", self._folder, aside
+            "%s: the state is damaged; it was moved to %s and is built anew from lake and "
+            "log. Look at the disk",
+            self._folder,
+            aside,
         )

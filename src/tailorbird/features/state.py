@@ -1,5 +1,6 @@
-"""The records of a feature set in a store: their keys, and arrays of them in and out. One folder a schema: `state/<schema hash>/`,
-or where several workers share the entities, one for each: `state/part-0-of-3/<schema hash>/`.
+"""The records of a feature set in a store: their keys, and arrays of them in and out. One folder a
+schema: `state/<schema hash>/`, or where several workers share the entities, one for each:
+`state/part-0-of-3/<schema hash>/`.
 
     h                        the schema hash: a folder under another name is refused
     m                        position: commit, p, offset, newest ts, applied rows, ready
@@ -13,7 +14,8 @@ or where several workers share the entities, one for each: `state/part-0-of-3/<s
     s  entity u16  key u64   state record        (big-endian keys, so that a batch is written in the order of the tree;
     r  entity u16  key u64   reading record       lanes of 64 bits are little-endian, those of states packed)
 
-The worker writes all of them, readers read all but the first and second kinds together with the rest of one commit.
+The worker writes all of them, readers read all but the first and second kinds together with the
+rest of one commit.
 """
 
 import struct
@@ -41,7 +43,9 @@ LANE = np.dtype("<i8")
 
 TAGS = np.dtype("<u2")
 TAG_BITS = 16  # of a reading record's commit, the highest
-COMMITS_KEPT = 100_000  # answers carry commit and p themselves; the table is for looking back a day or so
+COMMITS_KEPT = (
+    100_000  # answers carry commit and p themselves; the table is for looking back a day or so
+)
 
 _POSITION = struct.Struct("<6q")
 _COMMIT = struct.Struct("<2q")
@@ -76,7 +80,9 @@ class Position:
     ready: int = 1
 
     def encode(self) -> tuple[bytes, bytes]:
-        return POSITION_KEY, _POSITION.pack(self.commit, self.p, self.offset, self.newest, self.rows, self.ready)
+        return POSITION_KEY, _POSITION.pack(
+            self.commit, self.p, self.offset, self.newest, self.rows, self.ready
+        )
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,9 @@ def state_folder(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Pa
     return part.folder(state) / features.schema_hash
 
 
-def open_state(state: Path, features: FeatureSet, part: KeyPart = WHOLE, *, create: bool = False) -> EmbeddedStore:
+def open_state(
+    state: Path, features: FeatureSet, part: KeyPart = WHOLE, *, create: bool = False
+) -> EmbeddedStore:
     """The store of this schema below `state`, or of a part of its entities.
 
     Raises:
@@ -113,8 +121,13 @@ def open_state(state: Path, features: FeatureSet, part: KeyPart = WHOLE, *, crea
         told = snapshot.get(_SCHEMA_KEY)
     if told is not None and told.decode(errors="replace") != features.schema_hash:
         store.close()
-        message = f"holds the state of schema {told.decode(errors='replace')}, not of {features.schema_hash}"
-        raise DamageError(message, where=str(folder), fix="remove the folder; its worker builds it anew")
+        message = (
+            f"holds the state of schema {told.decode(errors='replace')}, not of "
+            f"{features.schema_hash}"
+        )
+        raise DamageError(
+            message, where=str(folder), fix="remove the folder; its worker builds it anew"
+        )
     if create and told is None:
         store.write(lambda transaction: transaction.put_many([schema_record(features)]))
     return store
@@ -177,7 +190,9 @@ def read_alias(snapshot: Snapshot, key: bytes) -> Alias | None:
 
 
 def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
-    """How many anonymous ids are somebody, and the bytes of their records, keys included. They stay for good, as the router's do."""
+    """How many anonymous ids are somebody, and the bytes of their records, keys included. They stay
+    for good, as the router's do.
+    """
     count = size = 0
     for key, value in snapshot.scan(ALIASES):
         count, size = count + 1, size + len(key) + len(value)
@@ -186,7 +201,9 @@ def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Held:
-    """State records as they were read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 for one that is not there."""
+    """State records as they were read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0
+    for one that is not there.
+    """
 
     states: Int64s
     filled: Filled
@@ -196,8 +213,9 @@ class Held:
 class Records:
     """The records of one entity, as arrays: a row for each key.
 
-    State records are packed (`features.packing`). Reading records have a fixed width, without the lanes of sequences,
-    which are read from the state; the high bits of their commit say which records they are, so that none is misread.
+    State records are packed (`features.packing`). Reading records have a fixed width, without the
+    lanes of sequences, which are read from the state; the high bits of their commit say which
+    records they are, so that none is misread.
     """
 
     def __init__(self, layout: EntityLayout) -> None:
@@ -208,7 +226,9 @@ class Records:
         self._index = layout.index.to_bytes(2, "big")
         self._kept = kept_lanes(layout)
         readable = [one for one in self.accumulators if isinstance(one, Readable)]
-        self.readable = frozenset(map(id, readable))  # asked for at each step, and asking what a protocol has is slow
+        self.readable = frozenset(
+            map(id, readable)
+        )  # asked for at each step, and asking what a protocol has is slow
         self._sequences = [one for one in readable if isinstance(one, Sequences)]
         self._sequence_lanes = sequence_lanes(layout)
         self._read_directly = [one for one in readable if not isinstance(one, Sequences)]
@@ -247,10 +267,20 @@ class Records:
         data = snapshot.get_many(self.keys(b"r", keys), default=self._no_reading)
         lanes = len(self._kept)
         whole = len(data) == 8 * lanes * len(keys)
-        stored = np.frombuffer(data, LANE).reshape(len(keys), lanes) if whole else np.zeros((1, lanes), LANE)
+        stored = (
+            np.frombuffer(data, LANE).reshape(len(keys), lanes)
+            if whole
+            else np.zeros((1, lanes), LANE)
+        )
         if (stored.view(TAGS)[:, 4 * COMMIT + 3] != self._tag).any():
-            message = f"a reading record of {self.layout.entity.name} is cut short, or of another format"
-            raise DamageError(message, fix="delete the schema's folder below state/; the worker builds it anew from the lake")
+            message = (
+                f"a reading record of {self.layout.entity.name} is cut short, or of another format"
+            )
+            raise DamageError(
+                message,
+                fix="delete the schema's folder below state/; the worker builds it anew from the "
+                "lake",
+            )
         if not self._sequences:
             return stored
         readings = np.zeros((len(keys), self.layout.reading_lanes), np.int64)
@@ -262,8 +292,17 @@ class Records:
         readings[filled.row[some], lane[some]] = filled.value[some]
         return readings
 
-    def finish(self, states: Int64s, t: Int64s, commit: int = 0, *, sequences: bool = True, filled: Filled | None = None) -> Int64s:
-        """The reading records of the states at t (n,), each above its state's newest ts; the lanes of sequences only if asked for.
+    def finish(
+        self,
+        states: Int64s,
+        t: Int64s,
+        commit: int = 0,
+        *,
+        sequences: bool = True,
+        filled: Filled | None = None,
+    ) -> Int64s:
+        """The reading records of the states at t (n,), each above its state's newest ts; the lanes
+        of sequences only if asked for.
 
         `filled`: the states' filled lanes, where the caller has them.
         """
@@ -271,7 +310,9 @@ class Records:
         readings[:, NEWEST] = newest = states[:, NEWEST]
         readings[:, VALID_FROM] = t
         readings[:, COMMIT] = commit
-        readings[:, NEXT_CHANGE] = self._tiles.finish(Filled.of(states) if filled is None else filled, newest, t, readings)
+        readings[:, NEXT_CHANGE] = self._tiles.finish(
+            Filled.of(states) if filled is None else filled, newest, t, readings
+        )
         for one in self._read_directly:
             one.finish(states, readings)
         for one in self._sequences if sequences else ():
@@ -285,7 +326,10 @@ class Records:
         """The reading records to be written of `finish`'s readings."""
         data, width = self._stored(readings).tobytes(), 8 * len(self._kept)
         starts = range(0, len(data), width)
-        return [(key, data[start : start + width]) for key, start in zip(self.keys(b"r", keys), starts, strict=True)]
+        return [
+            (key, data[start : start + width])
+            for key, start in zip(self.keys(b"r", keys), starts, strict=True)
+        ]
 
     def keys(self, kind: bytes, keys: Keys) -> list[bytes]:
         """Under which keys the state ("s") and reading ("r") records stand."""
@@ -315,7 +359,9 @@ def kept_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
 
 
 def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
-    """By lane of the state, at which lane of the reading it stands if it is read of a sequence, else 0."""
+    """By lane of the state, at which lane of the reading it stands if it is read of a sequence,
+    else 0.
+    """
     found = np.zeros(layout.state_lanes, np.intp)
     for one in layout.sequences:
         for place, column in enumerate((0, *range(2, one.state_columns))):  # without the id

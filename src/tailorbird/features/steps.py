@@ -1,4 +1,5 @@
-"""From declarations and laid out records to steps: from which lanes, and how, each column is finished.
+"""From declarations and laid out records to steps: from which lanes, and how, each column is
+finished.
 
 The records are laid out by `features.compile`; `features.finish` does what a step says.
 """
@@ -48,7 +49,16 @@ from tailorbird.features.layout import (
     Step,
     WindowSum,
 )
-from tailorbird.features.sources import SQUARES, bucket_sources, further_of, lane_kinds, measure_of, peak_of, session_source, source_of
+from tailorbird.features.sources import (
+    SQUARES,
+    bucket_sources,
+    further_of,
+    lane_kinds,
+    measure_of,
+    peak_of,
+    session_source,
+    source_of,
+)
 
 
 class Finder:
@@ -63,11 +73,18 @@ class Finder:
     def decay(self, source: Source, measure: str, window: Window) -> Spot:
         return self._over_ring(self._by_entity[source.entity].decays, source, measure, window)
 
-    def _over_ring(self, found: Sequence[WindowSum | DecayedSum], source: Source, measure: str, window: Window) -> Spot:
+    def _over_ring(
+        self, found: Sequence[WindowSum | DecayedSum], source: Source, measure: str, window: Window
+    ) -> Spot:
         layout = self._by_entity[source.entity]
         for one in found:
             ring = layout.rings[one.ring]
-            if (ring.source, ring.measure, ring.hop, one.tiles) == (source, measure, window.hop, window.tiles):
+            if (ring.source, ring.measure, ring.hop, one.tiles) == (
+                source,
+                measure,
+                window.hop,
+                window.tiles,
+            ):
                 return Spot(layout.index, one.reading_lane)
         raise KeyError(source)
 
@@ -82,12 +99,16 @@ class Finder:
         for one in layout.distincts:
             sketch = layout.sketches[one.sketch]
             if (sketch.source, sketch.precision, sketch.hop, one.tiles) == wanted:
-                return Spot(layout.index, one.reading_lane), Spot(layout.index, one.reading_lane + 1)
+                return Spot(layout.index, one.reading_lane), Spot(
+                    layout.index, one.reading_lane + 1
+                )
         raise KeyError(feature.name)
 
     def first(self, source: Source) -> Spot:
         layout = self._by_entity[source.entity]
-        return Spot(layout.index, next(one.reading_lane for one in layout.firsts if one.source == source))
+        return Spot(
+            layout.index, next(one.reading_lane for one in layout.firsts if one.source == source)
+        )
 
     def earliest(self, source: Source) -> tuple[Spot, Spot]:
         layout = self._by_entity[source.entity]
@@ -96,17 +117,26 @@ class Finder:
 
     def sequence(self, source: Source, length: int, of: tuple[Expression, ...] = ()) -> Spot:
         layout = self._by_entity[source.entity]
-        found = next(one for one in layout.sequences if (one.source, one.length, one.of) == (source, length, of))
+        found = next(
+            one
+            for one in layout.sequences
+            if (one.source, one.length, one.of) == (source, length, of)
+        )
         return Spot(layout.index, found.reading_lane)
 
     def attribute(self, about: Entity, name: str, kind: str) -> Spot:
         layout = self._by_entity[about]
         assert layout.profile is not None
-        return Spot(layout.index, layout.profile.reading_lane + layout.profile.attributes.index((name, kind)))
+        return Spot(
+            layout.index,
+            layout.profile.reading_lane + layout.profile.attributes.index((name, kind)),
+        )
 
 
 def attribute_spot(layout: Layout, name: str) -> Spot:
-    """Where the category that names an entity stands: `item.category` → a lane of the item's record."""
+    """Where the category that names an entity stands: `item.category` → a lane of the item's
+    record.
+    """
     owner, _, attribute = name.partition(".")
     return Finder(layout.entities).attribute(Entity((owner,)), attribute, "categorical")
 
@@ -114,26 +144,44 @@ def attribute_spot(layout: Layout, name: str) -> Spot:
 def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) -> Step:
     name = feature.name
     if isinstance(feature, Count):
-        return Step(name, "numeric", "count", (finder.window(source_of(feature), "count", feature.window),))
+        return Step(
+            name, "numeric", "count", (finder.window(source_of(feature), "count", feature.window),)
+        )
     if isinstance(feature, Total):
         spot = finder.window(source_of(feature), "sum", feature.window)
         return Step(name, "numeric", "total", (spot,), (feature.amount.unit,))
     if isinstance(feature, Mean):
         source = source_of(feature)
-        spots = (finder.window(source, "sum", feature.window), finder.window(source, "count", feature.window))
+        spots = (
+            finder.window(source, "sum", feature.window),
+            finder.window(source, "count", feature.window),
+        )
         return Step(name, "numeric", "mean", spots, (feature.amount.unit,))
     if isinstance(feature, Variance):
-        spots = tuple(finder.window(source_of(feature), measure, feature.window) for measure in SQUARES)
+        spots = tuple(
+            finder.window(source_of(feature), measure, feature.window) for measure in SQUARES
+        )
         return Step(name, "numeric", "variance", spots, (feature.amount.unit,))
     if isinstance(feature, Extreme):
         spot = finder.window(source_of(feature), peak_of(feature), feature.window)
-        return Step(name, "numeric", "extreme", (spot,), (feature.amount.unit if feature.largest else -feature.amount.unit,))
+        return Step(
+            name,
+            "numeric",
+            "extreme",
+            (spot,),
+            (feature.amount.unit if feature.largest else -feature.amount.unit,),
+        )
     if isinstance(feature, Distinct):
-        return Step(name, "numeric", "distinct", finder.distinct(feature), (float(feature.precision),))
+        return Step(
+            name, "numeric", "distinct", finder.distinct(feature), (float(feature.precision),)
+        )
     if isinstance(feature, Ratio):
         return _ratio(feature, finder)
     if isinstance(feature, Trend):
-        spots = tuple(finder.window(source_of(feature), "count", window) for window in (feature.short, feature.long))
+        spots = tuple(
+            finder.window(source_of(feature), "count", window)
+            for window in (feature.short, feature.long)
+        )
         return Step(name, "numeric", "trend", spots, (feature.long.length / feature.short.length,))
     if isinstance(feature, Share):
         pair = (source_of(feature, entity=about) for about in (feature.entity, feature.group))
@@ -141,7 +189,13 @@ def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) ->
         return Step(name, "numeric", "share", spots)
     if isinstance(feature, Decayed):
         spot = finder.decay(source_of(feature), measure_of(feature), feature.window)
-        return Step(name, "numeric", "decayed", (spot,), (1.0 if feature.amount is None else feature.amount.unit,))
+        return Step(
+            name,
+            "numeric",
+            "decayed",
+            (spot,),
+            (1.0 if feature.amount is None else feature.amount.unit,),
+        )
     if isinstance(feature, Last):
         return Step(name, feature.kind, "last", finder.last(source_of(feature)))
     if isinstance(feature, First):
@@ -164,13 +218,20 @@ def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) ->
         return Step(name, "numeric", "session", (spot,), text=feature.type, length=SESSION_LENGTH)
     if isinstance(feature, SessionMeasure):
         spot = finder.sequence(session_source(feature), SESSION_LENGTH)
-        return Step(name, "numeric", feature.measure, (spot,), length=SESSION_LENGTH, types=feature.only)
+        return Step(
+            name, "numeric", feature.measure, (spot,), length=SESSION_LENGTH, types=feature.only
+        )
     if isinstance(feature, Attribute | Age | Match):
-        spots = tuple(finder.attribute(feature.entity, feature.attribute, kind) for kind in lane_kinds(feature))
+        spots = tuple(
+            finder.attribute(feature.entity, feature.attribute, kind)
+            for kind in lane_kinds(feature)
+        )
         kind = feature.kind if isinstance(feature, Attribute) else "numeric"
         return Step(name, kind, type(feature).__name__.lower(), spots)
     if isinstance(feature, Quantile):
-        spots = tuple(finder.window(source, "count", feature.window) for source in bucket_sources(feature))
+        spots = tuple(
+            finder.window(source, "count", feature.window) for source in bucket_sources(feature)
+        )
         return Step(name, "numeric", "quantile", spots, (feature.q, *feature.edges))
     if isinstance(feature, ContextValue):
         return Step(name, feature.kind, "context", text=feature.field)
@@ -182,8 +243,13 @@ def _of_last(feature: Favourite | Seen, finder: Finder) -> Step:
     further = further_of(feature)
     spot = finder.sequence(source_of(feature), feature.length, further)
     if isinstance(feature, Favourite):
-        return Step(feature.name, "categorical", "favourite", (spot,), length=feature.length, of=further)
-    asked = [finder.attribute(Entity(("item",)), one.text.partition(".")[2], "categorical") for one in further]
+        return Step(
+            feature.name, "categorical", "favourite", (spot,), length=feature.length, of=further
+        )
+    asked = [
+        finder.attribute(Entity(("item",)), one.text.partition(".")[2], "categorical")
+        for one in further
+    ]
     return Step(feature.name, "numeric", "seen", (spot, *asked), length=feature.length, of=further)
 
 

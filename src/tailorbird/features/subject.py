@@ -1,9 +1,10 @@
-"""One of any entity, as somebody asks about it: `session:s1`, `query:red shoes`, `item.category:shoes`, or several together.
+"""One of any entity, as somebody asks about it: `session:s1`, `query:red shoes`,
+`item.category:shoes`, or several together.
 
     user:u1 item.category:shoes  →  the columns about nothing but the two, each and together  →  their values, the events of both
 
-Somebody or an item alone is asked for as a request would ask; this is for what a request would find by its own way, such as a category
-by its item.
+Somebody or an item alone is asked for as a request would ask; this is for what a request would find
+by its own way, such as a category by its item.
 """
 
 import difflib
@@ -16,7 +17,15 @@ import pyarrow as pa
 
 from tailorbird.errors import UsageError
 from tailorbird.features.checks import is_profile_field
-from tailorbird.features.declare import ENTITY_FIELDS, WHOLE_FIELDS, Counted, Derived, OfSession, Ratio, Seen
+from tailorbird.features.declare import (
+    ENTITY_FIELDS,
+    WHOLE_FIELDS,
+    Counted,
+    Derived,
+    OfSession,
+    Ratio,
+    Seen,
+)
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.plain import query_text
 from tailorbird.features.reference import Event, Known, Row, Value, expanded, moment, routed_events
@@ -46,13 +55,25 @@ class Subject:
             field, _, value = text.partition(":")
             if field not in (*ENTITY_FIELDS, ANONYMOUS) and not is_profile_field(field):
                 near = difflib.get_close_matches(field, [*ENTITY_FIELDS, ANONYMOUS], n=1)
-                fix = f"did you mean {near[0]}:{value}?" if near and value else f"fields: {', '.join(ENTITY_FIELDS)}, item.NAME, user.NAME"
-                raise UsageError(f"expected user:ID, anonymous:ID, item:ID or another FIELD:VALUE, got {text!r}", fix=fix)
+                fix = (
+                    f"did you mean {near[0]}:{value}?"
+                    if near and value
+                    else f"fields: {', '.join(ENTITY_FIELDS)}, item.NAME, user.NAME"
+                )
+                raise UsageError(
+                    f"expected user:ID, anonymous:ID, item:ID or another FIELD:VALUE, got {text!r}",
+                    fix=fix,
+                )
             parts[field] = _checked(field, value, text, parts)
         found = cls(parts)
         if not found.columns(features):
-            about = sorted({one.entity.name for one in features.layout.entities if one.entity.fields})
-            raise UsageError(f"features.py declares nothing about {' and '.join(parts)}", fix=f"features are about {', '.join(about)}")
+            about = sorted(
+                {one.entity.name for one in features.layout.entities if one.entity.fields}
+            )
+            raise UsageError(
+                f"features.py declares nothing about {' and '.join(parts)}",
+                fix=f"features are about {', '.join(about)}",
+            )
         return found
 
     @property
@@ -66,7 +87,9 @@ class Subject:
     def request(self, now: int, person: str | None = None) -> ReadRequest:
         """As whom and what it reads; `person` where it is resolved."""
         parts = self.parts
-        given = {field: value for field, value in parts.items() if "." in field or field == "weekday"}
+        given = {
+            field: value for field, value in parts.items() if "." in field or field == "weekday"
+        }
         hour = int(parts["local_hour"]) if "local_hour" in parts else None
         return ReadRequest(
             person=person if person is not None else parts.get("user"),
@@ -82,11 +105,17 @@ class Subject:
         )
 
     def columns(self, features: FeatureSet) -> tuple[str, ...]:
-        """The numeric columns that are about nothing else; of derived ones those that read nothing else."""
+        """The numeric columns that are about nothing else; of derived ones those that read nothing
+        else.
+        """
         kinds = {step.name: step for step in features.layout.steps if step.kind == "numeric"}
         shown: dict[str, None] = {}
         for feature in features.features:
-            if feature.name in kinds and not isinstance(feature, Derived) and self._covers(_fields_of(feature)):
+            if (
+                feature.name in kinds
+                and not isinstance(feature, Derived)
+                and self._covers(_fields_of(feature))
+            ):
                 shown[feature.name] = None
         for name in features.layout.derived_order:
             expression = kinds[name].expression
@@ -97,7 +126,9 @@ class Subject:
     def _covers(self, fields: Sequence[str]) -> bool:
         """Whether one of an entity of these fields is known by the parts."""
         known = {"user" if field == ANONYMOUS else field for field in self.parts}
-        return bool(fields) and all(name in known or ("." in name and name.partition(".")[0] in known) for name in fields)
+        return bool(fields) and all(
+            name in known or ("." in name and name.partition(".")[0] in known) for name in fields
+        )
 
     def types(self, features: FeatureSet) -> tuple[str, ...]:
         """The types of event that the columns are made of, profiles included."""
@@ -106,9 +137,13 @@ class Subject:
             found |= _types_of(features, name)
         return tuple(sorted(found))
 
-    def values(self, features: FeatureSet, person: str, t: int, p: Known, events: pa.Table) -> dict[str, Value]:
+    def values(
+        self, features: FeatureSet, person: str, t: int, p: Known, events: pa.Table
+    ) -> dict[str, Value]:
         """Each column at the two times, by the plain reference."""
-        now = moment(features, self.request(t, person), self.item or None, t, p, routed_events(events))
+        now = moment(
+            features, self.request(t, person), self.item or None, t, p, routed_events(events)
+        )
         return {name: now.value(name) for name in self.columns(features)}
 
     def newest(self, tables: Iterable[pa.Table], person: str, count: int) -> list[Event]:
@@ -133,13 +168,18 @@ class Subject:
 
     def _keys(self, person: str) -> dict[str, Any]:
         return {
-            "user" if field == ANONYMOUS else field: person if field in ("user", ANONYMOUS) else value
+            "user" if field == ANONYMOUS else field: person
+            if field in ("user", ANONYMOUS)
+            else value
             for field, value in self._normal.items()
         }
 
     @cached_property
     def _normal(self) -> dict[str, str]:
-        return {field: (query_text(value) or "") if field == "query" else value for field, value in self.parts.items()}
+        return {
+            field: (query_text(value) or "") if field == "query" else value
+            for field, value in self.parts.items()
+        }
 
 
 def _checked(field: str, value: str, text: str, before: Mapping[str, str]) -> str:
@@ -148,7 +188,9 @@ def _checked(field: str, value: str, text: str, before: Mapping[str, str]) -> st
     if field in before or {field, *before} >= {"user", ANONYMOUS}:
         raise UsageError(f"{field} is asked for twice", fix="keep one")
     if field in WHOLE_FIELDS and not (value.isdigit() and int(value) in _WHOLE[field]):
-        raise UsageError(f"expected {field} of {_WHOLE[field][0]} to {_WHOLE[field][-1]}, got {value!r}")
+        raise UsageError(
+            f"expected {field} of {_WHOLE[field][0]} to {_WHOLE[field][-1]}, got {value!r}"
+        )
     return str(int(value)) if field in WHOLE_FIELDS else value
 
 
@@ -165,7 +207,11 @@ def _types_of(features: FeatureSet, name: str) -> set[str]:
     feature = features.feature(name)
     if isinstance(feature, Derived):
         step = next(step for step in features.layout.steps if step.name == name)
-        return {one for other, _ in (step.expression.names if step.expression else ()) for one in _types_of(features, other)}
+        return {
+            one
+            for other, _ in (step.expression.names if step.expression else ())
+            for one in _types_of(features, other)
+        }
     if isinstance(feature, OfSession):
         return set(feature.types)
     found = set(feature.types) if isinstance(feature, Counted) else set()

@@ -1,6 +1,8 @@
-"""The tiles of many states at once: what has left the rings is cleared, and windows, decays and distinct counts are read.
+"""The tiles of many states at once: what has left the rings is cleared, and windows, decays and
+distinct counts are read.
 
-A state has many tiles of which few are filled, so everything here works on the filled lanes, of all rings together:
+A state has many tiles of which few are filled, so everything here works on the filled lanes, of all
+rings together:
 
     Filled   row   0  0  0  1 …      states' lanes that are not 0, by row, then by lane
              lane  0  7  9  0 …      a ring's lanes lie together, so each row's tiles of a window are a run of these
@@ -39,7 +41,9 @@ class Filled:
     def of(cls, states: Int64s) -> "Filled":
         count, width = states.shape
         flat = np.flatnonzero(states != 0)  # twice as fast as of the numbers themselves
-        row = np.repeat(np.arange(count), np.diff(np.searchsorted(flat, np.arange(count + 1) * width)))
+        row = np.repeat(
+            np.arange(count), np.diff(np.searchsorted(flat, np.arange(count + 1) * width))
+        )
         return cls(count, row, flat - row * width, states.reshape(-1)[flat])
 
     @classmethod
@@ -58,7 +62,9 @@ class Filled:
 
 @dataclass(frozen=True)
 class _Windows:
-    """A window or decay of each ring that has one left: by lane, how many tiles it reaches back (−1: none) and where it is read."""
+    """A window or decay of each ring that has one left: by lane, how many tiles it reaches back
+    (−1: none) and where it is read.
+    """
 
     tiles: Int64s
     reading: Intps
@@ -70,11 +76,17 @@ class Tiles:
     def __init__(self, layout: EntityLayout) -> None:
         self._layout = layout
         tiled = [(one.lane, one.lanes, one.hop, one.lanes, 1) for one in layout.rings]
-        tiled += [(one.lane, one.lanes, one.hop, one.slots, one.registers // 8) for one in layout.sketches]
+        tiled += [
+            (one.lane, one.lanes, one.hop, one.slots, one.registers // 8) for one in layout.sketches
+        ]
         self._hops = np.array(sorted({hop for _, _, hop, _, _ in tiled}), np.int64)
         width = layout.state_lanes
         self._tiled = np.zeros(width, np.bool_)
-        self._clock, self._slot, self._slots = np.zeros(width, np.intp), np.zeros(width, np.int64), np.ones(width, np.int64)
+        self._clock, self._slot, self._slots = (
+            np.zeros(width, np.intp),
+            np.zeros(width, np.int64),
+            np.ones(width, np.int64),
+        )
         for lane, lanes, hop, slots, lanes_a_slot in tiled:
             here = slice(lane, lane + lanes)
             self._tiled[here], self._slots[here] = True, slots
@@ -85,11 +97,18 @@ class Tiles:
             self._peak[ring.lane : ring.lane + ring.lanes] = ring.measure in PEAKS
         for number, sketch in enumerate(layout.sketches):
             self._sketch[sketch.lane : sketch.lane + sketch.lanes] = number
-        self._windows = self._passes([(one.ring, one.tiles, one.reading_lane) for one in layout.windows])
-        self._decays = self._passes([(one.ring, one.tiles, one.reading_lane) for one in layout.decays])
+        self._windows = self._passes(
+            [(one.ring, one.tiles, one.reading_lane) for one in layout.windows]
+        )
+        self._decays = self._passes(
+            [(one.ring, one.tiles, one.reading_lane) for one in layout.decays]
+        )
         self._weights = np.array(DECAY_WEIGHTS)
         # What is read of no event at all.
-        self._none = [(window, summary(np.zeros((1, layout.sketches[window.sketch].registers), np.uint8))) for window in layout.distincts]
+        self._none = [
+            (window, summary(np.zeros((1, layout.sketches[window.sketch].registers), np.uint8)))
+            for window in layout.distincts
+        ]
 
     def _passes(self, wanted: list[tuple[int, int, int]]) -> list[_Windows]:
         passes: list[_Windows] = []
@@ -105,7 +124,9 @@ class Tiles:
         return passes
 
     def advance(self, states: Int64s, filled: Filled, old: Int64s, new: Int64s) -> None:
-        """Clear, in place, the tiles that are too old once the newest ts of each state has gone from `old` to `new`."""
+        """Clear, in place, the tiles that are too old once the newest ts of each state has gone
+        from `old` to `new`.
+        """
         if not len(self._hops):
             return
         some = filled.where(self._tiled[filled.lane])
@@ -113,7 +134,9 @@ class Tiles:
         states[some.row[gone], some.lane[gone]] = 0
 
     def finish(self, filled: Filled, newest: Int64s, t: Int64s, readings: Int64s) -> Int64s:
-        """Write what is read at t (n,) into its lanes of the readings; when that next changes although no event comes."""
+        """Write what is read at t (n,) into its lanes of the readings; when that next changes
+        although no event comes.
+        """
         soonest = np.full(filled.count, NEVER)
         for window, none in self._none:
             readings[:, window.reading_lane], readings[:, window.reading_lane + 1] = none
@@ -141,7 +164,15 @@ class Tiles:
         head, tile = heads.reshape(-1)[place], now.reshape(-1)[place]
         return (head - self._slot[some.lane]) % self._slots[some.lane] + tile - head, tile
 
-    def _read_windows(self, one: _Windows, some: Filled, age: Int64s, now: Int64s, readings: Int64s, soonest: Int64s) -> None:
+    def _read_windows(
+        self,
+        one: _Windows,
+        some: Filled,
+        age: Int64s,
+        now: Int64s,
+        readings: Int64s,
+        soonest: Int64s,
+    ) -> None:
         tiles = one.tiles[some.lane]
         inside = np.flatnonzero(age <= tiles)
         if not len(inside):
@@ -150,37 +181,59 @@ class Tiles:
         first = _starts(row * readings.shape[1] + one.reading[lane])
         if faults.cut("features.tile"):
             value = np.where(age < tiles[inside], value, 0)
-        found, decisive = np.add.reduceat(value, first), np.maximum.reduceat(age, first)  # of sums, the oldest tile
+        found, decisive = (
+            np.add.reduceat(value, first),
+            np.maximum.reduceat(age, first),
+        )  # of sums, the oldest tile
         peaks = self._peak[lane[first]]
         if peaks.any():
             peak = np.maximum.reduceat(value, first)
             # The youngest tile that holds the peak: when it goes, another is the peak.
             holds = value == np.repeat(peak, np.diff(np.append(first, len(value))))
             found = np.where(peaks, peak, found)
-            decisive = np.where(peaks, np.minimum.reduceat(np.where(holds, age, NEVER), first), decisive)
+            decisive = np.where(
+                peaks, np.minimum.reduceat(np.where(holds, age, NEVER), first), decisive
+            )
         row, lane = row[first], lane[first]
         readings[row, one.reading[lane]] = found
         # A tile leaves when t reaches the tile that is `tiles` + 1 after it.
-        leaves = (now[inside[first]] - decisive + one.tiles[lane] + 1) * self._hops[self._clock[lane]]
+        leaves = (now[inside[first]] - decisive + one.tiles[lane] + 1) * self._hops[
+            self._clock[lane]
+        ]
         np.minimum.at(soonest, row, leaves)
 
-    def _read_decays(self, one: _Windows, some: Filled, age: Int64s, now: Int64s, readings: Int64s, soonest: Int64s) -> None:
+    def _read_decays(
+        self,
+        one: _Windows,
+        some: Filled,
+        age: Int64s,
+        now: Int64s,
+        readings: Int64s,
+        soonest: Int64s,
+    ) -> None:
         inside = np.flatnonzero(age <= one.tiles[some.lane])
         if not len(inside):
             return
         row, lane, age = some.row[inside], some.lane[inside], age[inside]
         first = _starts(row * readings.shape[1] + one.reading[lane])
         group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(row))))
-        # One tile after another from the oldest: the order decides the last bit. bincount adds in order.
+        # One tile after another from the oldest: the order decides the last bit. bincount adds in
+        # order.
         order = np.argsort(group * 1_024 - age, kind="stable")
         weighted = some.value[inside].astype(np.float64) * self._weights[age]
-        readings[row[first], one.reading[lane[first]]] = np.bincount(group, weighted[order], len(first)).view(np.int64)
-        np.minimum.at(soonest, row[first], (now[inside[first]] + 1) * self._hops[self._clock[lane[first]]])
+        readings[row[first], one.reading[lane[first]]] = np.bincount(
+            group, weighted[order], len(first)
+        ).view(np.int64)
+        np.minimum.at(
+            soonest, row[first], (now[inside[first]] + 1) * self._hops[self._clock[lane[first]]]
+        )
 
 
 @dataclass(frozen=True)
 class _Entries:
-    """The filled registers of one sketch in all its tiles: row, register, rank, and the age of their tile."""
+    """The filled registers of one sketch in all its tiles: row, register, rank, and the age of
+    their tile.
+    """
 
     sketch: Sketch
     count: int
@@ -191,12 +244,22 @@ class _Entries:
     now: Int64s
 
     @classmethod
-    def of(cls, sketch: Sketch, filled: Filled, here: Intps, age: Int64s, now: Int64s) -> "_Entries":
+    def of(
+        cls, sketch: Sketch, filled: Filled, here: Intps, age: Int64s, now: Int64s
+    ) -> "_Entries":
         octets = filled.value[here].view(np.uint8)
         places = np.flatnonzero(octets)
         entry = here[places >> 3]
         register = ((filled.lane[entry] - sketch.lane) * 8 + (places & 7)) % sketch.registers
-        return cls(sketch, filled.count, filled.row[entry], register, octets[places], age[entry], now[entry])
+        return cls(
+            sketch,
+            filled.count,
+            filled.row[entry],
+            register,
+            octets[places],
+            age[entry],
+            now[entry],
+        )
 
     def read(self, window: DistinctValues, readings: Int64s, soonest: Int64s) -> None:
         inside = np.flatnonzero(self.age <= window.tiles)
@@ -211,7 +274,8 @@ class _Entries:
         rows = row[first]
         both = summary(union.reshape(-1, self.sketch.registers))
         readings[rows, window.reading_lane], readings[rows, window.reading_lane + 1] = both
-        # A register changes when the youngest tile that holds its peak leaves; the first of all registers counts.
+        # A register changes when the youngest tile that holds its peak leaves; the first of all
+        # registers counts.
         holds = rank == union[place]
         youngest = np.full(len(union), 255, np.uint8)
         np.minimum.at(youngest, place[holds], age[holds].astype(np.uint8))

@@ -1,12 +1,14 @@
-"""What a model sees of a column, declared beside the features: learned on the training window and kept in the bundle.
+"""What a model sees of a column, declared beside the features: learned on the training window and
+kept in the bundle.
 
     transform("price", log(), clip(), impute("median"), indicator=True)
     transform("category")
     transform("category", target("click", smoothing=50))
 
-A column that no transform names is taken as the model's preset takes it. One that is named is taken as its transforms say, and not
-otherwise: each gives a column of the matrix. Transforms are no part of the schema: they decide nothing about records, and a bundle
-carries its own. They are learned in `training.transforms` and applied, in training and at a request alike, by `ranking.transforms`.
+A column that no transform names is taken as the model's preset takes it. One that is named is taken
+as its transforms say, and not otherwise: each gives a column of the matrix. Transforms are no part
+of the schema: they decide nothing about records, and a bundle carries its own. They are learned in
+`training.transforms` and applied, in training and at a request alike, by `ranking.transforms`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,7 +112,9 @@ class HashingStep(Step):
 
 @dataclass(frozen=True)
 class VectorsStep(Step):
-    """A vector for each text, from elsewhere, that was learned until `trained_until` (microseconds)."""
+    """A vector for each text, from elsewhere, that was learned until `trained_until`
+    (microseconds).
+    """
 
     texts: tuple[str, ...] = field(repr=False)
     rows: tuple[tuple[float, ...], ...] = field(repr=False)
@@ -120,7 +124,8 @@ class VectorsStep(Step):
 
 @dataclass(frozen=True)
 class Transform:
-    """A column of the feature set, the steps in order, and what the columns of the matrix are called.
+    """A column of the feature set, the steps in order, and what the columns of the matrix are
+    called.
 
     Attributes:
         column: of the feature set.
@@ -142,7 +147,9 @@ class Transform:
 
     @property
     def output(self) -> str:
-        """What its column is called: the feature's name, with what was made of it where that is no longer the feature itself."""
+        """What its column is called: the feature's name, with what was made of it where that is no
+        longer the feature itself.
+        """
         if self.name:
             return self.name
         for step in self.steps:
@@ -160,18 +167,24 @@ class Transform:
     def outputs(self) -> tuple[str, ...]:
         """Names of the matrix's columns that it gives."""
         vectors = next((step for step in self.steps if isinstance(step, VectorsStep)), None)
-        own = tuple(f"{self.output}_{place}" for place in range(len(vectors.rows[0]))) if vectors else (self.output,)
+        own = (
+            tuple(f"{self.output}_{place}" for place in range(len(vectors.rows[0])))
+            if vectors
+            else (self.output,)
+        )
         return (*own, f"{self.output}_missing") if self.indicator else own
 
 
 def transform(column: str, *steps: Step, indicator: bool = False, name: str = "") -> Transform:
-    """How a model sees a column. Several transforms of a column give several columns of the matrix; one without steps takes it as it is.
+    """How a model sees a column. Several transforms of a column give several columns of the matrix;
+    one without steps takes it as it is.
 
     Args:
         column: a feature, numeric or categorical.
         steps: applied in this order.
         indicator: adds a column that is 1 where the feature is missing, else 0.
-        name: of the column of the matrix; by default the feature's, or `category_target_click`, `category_frequency`, `category_hash`.
+        name: of the column of the matrix; by default the feature's, or `category_target_click`,
+            `category_frequency`, `category_hash`.
     """
     _, place = named(column)
     if name:
@@ -186,11 +199,18 @@ def transform(column: str, *steps: Step, indicator: bool = False, name: str = ""
 
 
 def log() -> LogStep:
-    """sign(x) · ln(1 + |x|): draws in what is spread over many sizes, such as counts and prices; 0 stays 0."""
+    """sign(x) · ln(1 + |x|): draws in what is spread over many sizes, such as counts and prices; 0
+    stays 0.
+    """
     return LogStep()
 
 
-def clip(low: float | None = None, high: float | None = None, *, quantiles: tuple[float, float] = (0.01, 0.99)) -> ClipStep:
+def clip(
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    quantiles: tuple[float, float] = (0.01, 0.99),
+) -> ClipStep:
     """Bring what lies outside to the border.
 
     Args:
@@ -205,7 +225,11 @@ def clip(low: float | None = None, high: float | None = None, *, quantiles: tupl
     ends = tuple(quantiles)
     if len(ends) != 2 or not all(_finite(end) for end in ends) or not 0 <= ends[0] < ends[1] <= 1:
         raise wrong(f"clip: expected quantiles 0 <= low < high <= 1, got {quantiles!r}")
-    return ClipStep(None if low is None else float(low), None if high is None else float(high), (float(ends[0]), float(ends[1])))
+    return ClipStep(
+        None if low is None else float(low),
+        None if high is None else float(high),
+        (float(ends[0]), float(ends[1])),
+    )
 
 
 def standardise() -> StandardiseStep:
@@ -214,11 +238,13 @@ def standardise() -> StandardiseStep:
 
 
 def ranks(bins: int = 100, *, normal: bool = False) -> QuantileStep:
-    """The rank among the training rows, in [0, 1]: between cut points at every 1/`bins` of the rows it is linear.
+    """The rank among the training rows, in [0, 1]: between cut points at every 1/`bins` of the rows
+    it is linear.
 
     Args:
         bins: how many; a cut point more is kept.
-        normal: the normal score of the rank instead, as if the column were N(0, 1), cut off at the rank of half a bin.
+        normal: the normal score of the rank instead, as if the column were N(0, 1), cut off at the
+            rank of half a bin.
     """
     if not _whole(bins, 2, BINS_MAX):
         raise wrong(f"ranks: expected 2 to {BINS_MAX} bins, got {bins!r}")
@@ -229,7 +255,8 @@ def impute(how: How, value: float | str | None = None) -> ImputeStep:
     """Fill in what is missing, by the mean, median or mode of the training rows, or a constant.
 
     Args:
-        how: `mean`, `median` or `mode` (of equally frequent values the smallest) or `constant`. Of a category: `mode` or `constant`.
+        how: `mean`, `median` or `mode` (of equally frequent values the smallest) or `constant`. Of
+            a category: `mode` or `constant`.
         value: the constant: a number, or the text of a category.
     """
     if how not in HOW:
@@ -237,12 +264,16 @@ def impute(how: How, value: float | str | None = None) -> ImputeStep:
     if how != "constant" and value is not None:
         raise wrong(f"impute: {how} takes no value", fix='impute("constant", 0)')
     if how == "constant" and not (_finite(value) or (isinstance(value, str) and value)):
-        raise wrong(f"impute: a constant needs a number or a text, got {value!r}", fix='impute("constant", 0)')
+        raise wrong(
+            f"impute: a constant needs a number or a text, got {value!r}",
+            fix='impute("constant", 0)',
+        )
     return ImputeStep(how, float(value) if isinstance(value, int) else value)
 
 
 def vocabulary(*, count_min: int = 5, size_max: int = 100_000) -> VocabularyStep:
-    """Codes of the values that were seen: 0 missing, 1 unknown, 2, 3, … by frequency. What an embedding is looked up by.
+    """Codes of the values that were seen: 0 missing, 1 unknown, 2, 3, … by frequency. What an
+    embedding is looked up by.
 
     Args:
         count_min: a value seen less often is unknown, so that the model learns what unknown means.
@@ -252,10 +283,11 @@ def vocabulary(*, count_min: int = 5, size_max: int = 100_000) -> VocabularyStep
 
 
 def hashing(buckets: int = 1_024) -> HashingStep:
-    """Codes for values without end: 0 missing, 2 + key mod `buckets`, where the key is the 64-bit BLAKE2 hash of the text.
+    """Codes for values without end: 0 missing, 2 + key mod `buckets`, where the key is the 64-bit
+    BLAKE2 hash of the text.
 
-    Values that fall into one bucket are one. A bucket that fewer than 5 training rows fell into is unknown, 1: a model would say of it
-    what it learned from next to nothing.
+    Values that fall into one bucket are one. A bucket that fewer than 5 training rows fell into is
+    unknown, 1: a model would say of it what it learned from next to nothing.
     """
     if not _whole(buckets, 2, CODES_MAX - 2):
         raise wrong(f"hashing: expected 2 to {CODES_MAX - 2:,} buckets, got {buckets!r}")
@@ -263,20 +295,26 @@ def hashing(buckets: int = 1_024) -> HashingStep:
 
 
 def frequency(*, count_min: int = 1, size_max: int = 100_000) -> FrequencyStep:
-    """The value's share of the training rows; 0 for one that is unknown, missing for what is missing."""
+    """The value's share of the training rows; 0 for one that is unknown, missing for what is
+    missing.
+    """
     return FrequencyStep(*_sized("frequency", count_min, size_max, TABLE_MAX))
 
 
-def target(head: str, *, smoothing: float = 20.0, count_min: int = 1, size_max: int = 100_000) -> TargetStep:
-    """How often rows with this value led to `head`, drawn towards the mean of all: (hits + s · mean) / (rows + s).
+def target(
+    head: str, *, smoothing: float = 20.0, count_min: int = 1, size_max: int = 100_000
+) -> TargetStep:
+    """How often rows with this value led to `head`, drawn towards the mean of all: (hits + s ·
+    mean) / (rows + s).
 
-    A training row at t is given what the rows say whose label was known before t, so never its own and never a later one; missing
-    until there is any. Serving, validation and test get the table at the end of the training window. Missing is a value of its own.
+    A training row at t is given what the rows say whose label was known before t, so never its own
+    and never a later one; missing until there is any. Serving, validation and test get the table at
+    the end of the training window. Missing is a value of its own.
 
     Args:
         head: a target of a slot, such as `click`.
-        smoothing: s: as many rows as the mean weighs.
-        count_min, size_max: a value seen less often, or beyond the most frequent ones, is unknown and gets the mean.
+        smoothing: s: as many rows as the mean weighs. count_min, size_max: a value seen less often,
+        or beyond the most frequent ones, is unknown and gets the mean.
     """
     if not isinstance(head, str) or not head:
         raise wrong(f"target: expected the name of a head such as 'click', got {head!r}")
@@ -286,11 +324,13 @@ def target(head: str, *, smoothing: float = 20.0, count_min: int = 1, size_max: 
 
 
 def vectors(table: dict[str, Sequence[float]], *, trained_until: int) -> VectorsStep:
-    """The vector of each value, one column of the matrix for each of its numbers; missing where there is none.
+    """The vector of each value, one column of the matrix for each of its numbers; missing where
+    there is none.
 
     Args:
         table: text → vector, all of one length.
-        trained_until: seconds since 1970: what the vectors were learned from lies before. Training rows must not be older.
+        trained_until: seconds since 1970: what the vectors were learned from lies before. Training
+            rows must not be older.
     """
     try:
         rows = tuple(tuple(float(number) for number in row) for row in table.values())
@@ -301,7 +341,10 @@ def vectors(table: dict[str, Sequence[float]], *, trained_until: int) -> Vectors
     if not all(_finite(number) for row in rows for number in row):
         raise wrong("vectors: expected finite numbers")
     if len(rows) * len(rows[0]) > TABLE_MAX:
-        raise wrong(f"vectors: {len(rows):,} of {len(rows[0])} numbers are more than {TABLE_MAX:,}", fix="keep the frequent values")
+        raise wrong(
+            f"vectors: {len(rows):,} of {len(rows[0])} numbers are more than {TABLE_MAX:,}",
+            fix="keep the frequent values",
+        )
     if not isinstance(trained_until, int) or not 0 <= trained_until < 1 << 40:
         raise wrong(f"vectors: expected trained_until in seconds since 1970, got {trained_until!r}")
     return VectorsStep(tuple(map(str, table)), rows, trained_until * SECOND)
@@ -319,7 +362,8 @@ def collecting_transforms() -> Iterator[list[Transform]]:
 
 
 def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> None:
-    """That each names a column, takes what the step before gives, and that no two columns of the matrix are called alike.
+    """That each names a column, takes what the step before gives, and that no two columns of the
+    matrix are called alike.
 
     Args:
         kinds: column → numeric, categorical or sequence.
@@ -332,15 +376,25 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
         kind = kinds.get(one.column)
         if kind is None:
             near = ", ".join(sorted(name for name, kind in kinds.items() if kind in _GIVEN))
-            raise DeclarationError(f"transform: there is no column {one.column!r}", where=one.place, fix=f"columns: {near}")
+            raise DeclarationError(
+                f"transform: there is no column {one.column!r}",
+                where=one.place,
+                fix=f"columns: {near}",
+            )
         if kind not in _GIVEN:
-            raise DeclarationError(f"transform: {one.column} is a {kind}, which no step takes", where=one.place)
+            raise DeclarationError(
+                f"transform: {one.column} is a {kind}, which no step takes", where=one.place
+            )
         _check_chain(one, _GIVEN[kind])
         for name in one.outputs:
             if name in taken:
                 told = f", as at {taken[name]}" if taken[name] else ", as a feature is"
                 told = ", as one of every model is" if name in RESERVED else told
-                raise DeclarationError(f"transform: a column of the matrix is called {name}{told}", where=one.place, fix="give it a name=")
+                raise DeclarationError(
+                    f"transform: a column of the matrix is called {name}{told}",
+                    where=one.place,
+                    fix="give it a name=",
+                )
             taken[name] = one.place
 
 
@@ -355,7 +409,9 @@ def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
         for head in one.heads:
             if head not in known:
                 message = f"transform: {head!r} is no head of any slot's objective"
-                raise DeclarationError(message, where=one.place, fix=f"use one of {', '.join(known)}")
+                raise DeclarationError(
+                    message, where=one.place, fix=f"use one of {', '.join(known)}"
+                )
 
 
 def _check_chain(one: Transform, given: str) -> None:
@@ -366,8 +422,16 @@ def _check_chain(one: Transform, given: str) -> None:
             if given == KEY:
                 fix = "put frequency() or target(HEAD) before it"
             else:
-                fix = "declare it with kind='categorical'" if takes == KEY else "leave it out, or put it before"
-            raise DeclarationError(f"transform: {called} takes {takes}, and {one.column} is {given} there", where=one.place, fix=fix)
+                fix = (
+                    "declare it with kind='categorical'"
+                    if takes == KEY
+                    else "leave it out, or put it before"
+                )
+            raise DeclarationError(
+                f"transform: {called} takes {takes}, and {one.column} is {given} there",
+                where=one.place,
+                fix=fix,
+            )
         if isinstance(step, ImputeStep):
             _check_impute(one, step, given)
         else:
@@ -377,11 +441,15 @@ def _check_chain(one: Transform, given: str) -> None:
 def _check_impute(one: Transform, step: ImputeStep, given: str) -> None:
     if given == KEY and step.how not in ("mode", "constant"):
         raise DeclarationError(
-            f"transform: a category has no {step.how}", where=one.place, fix='impute("mode") or impute("constant", TEXT)'
+            f"transform: a category has no {step.how}",
+            where=one.place,
+            fix='impute("mode") or impute("constant", TEXT)',
         )
     if step.how == "constant" and isinstance(step.value, str) != (given == KEY):
         wanted = "a text" if given == KEY else "a number"
-        raise DeclarationError(f"transform: expected {wanted} for {one.column}, got {step.value!r}", where=one.place)
+        raise DeclarationError(
+            f"transform: expected {wanted} for {one.column}, got {step.value!r}", where=one.place
+        )
 
 
 def _sized(called: str, count_min: int, size_max: int, most: int) -> tuple[int, int]:

@@ -1,8 +1,10 @@
-"""Values that do not fit what is declared: counted as events come in, and told in the worker's log about once a minute.
+"""Values that do not fit what is declared: counted as events come in, and told in the worker's log
+about once a minute.
 
-A number above its declared maximum counts as the maximum; one that is text, NaN or infinite, or a category that is an object,
-is missing. A truth or a list where a number is asked for is taken as 1 or 0, or as its first element. All are signs that a client,
-or a declaration, may be wrong; what is taken is only counted, for a declaration may mean it.
+A number above its declared maximum counts as the maximum; one that is text, NaN or infinite, or a
+category that is an object, is missing. A truth or a list where a number is asked for is taken as 1
+or 0, or as its first element. All are signs that a client, or a declaration, may be wrong; what is
+taken is only counted, for a declaration may mean it.
 """
 
 import logging
@@ -51,4 +53,9 @@ def _fields(counts: Counter[str]) -> str:
 def with_frame(figures: Figures, frame: Frame) -> Figures:
     """The counters with one frame more."""
     new = {"capped": frame.capped, "unreadable": frame.unreadable, "converted": frame.converted}
-    return msgspec.structs.replace(figures, **{name: dict(Counter(getattr(figures, name)) + more) for name, more in new.items() if more})
+    return msgspec.structs.replace(
+        figures,
+        **{
+            name: dict(Counter(getattr(figures, name)) + more) for name, more in new.items() if more
+        },
+    )

@@ -1,12 +1,14 @@
-"""The vocabulary of `features.py`: each call declares one feature, is checked on the spot, and knows its line.
+"""The vocabulary of `features.py`: each call declares one feature, is checked on the spot, and
+knows its line.
 
     user = entity("user"); item = entity("item"); category = entity("item.category")
     count("item_clicks_7d", item, "click", window="7d", where="agent != 'bot'")
     ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20)
 
-Here are entities and what is counted over windows; what is known of single events is in `features.vocabulary_last`, of the
-last ones and of sessions in `features.vocabulary_run`, of profiles and of the request in `features.vocabulary_profile`.
-What a window is, and the values that come of these calls: `features.declare`.
+Here are entities and what is counted over windows; what is known of single events is in
+`features.vocabulary_last`, of the last ones and of sessions in `features.vocabulary_run`, of
+profiles and of the request in `features.vocabulary_profile`. What a window is, and the values that
+come of these calls: `features.declare`.
 """
 
 from collections.abc import Sequence
@@ -58,27 +60,45 @@ def entity(*fields: str) -> Entity:
     """What features are about.
 
     Args:
-        fields: none (everyone together) or some of user, item, session, device, country, query, local_hour, weekday,
-            position, `item.NAME`, `user.NAME`. `query` is what is searched for, in lower case and with single spaces: of an
-            event its own, else that of the answer that it follows. `weekday` is 0 (Monday) to 6, where the person is if the
-            local hour is known, else in UTC. `position` is where the item was shown, from 1; of a request 1, as if it
-            were to be shown first.
+        fields: none (everyone together) or some of user, item, session, device, country, query,
+            local_hour, weekday, position, `item.NAME`, `user.NAME`. `query` is what is searched
+            for, in lower case and with single spaces: of an event its own, else that of the answer
+            that it follows. `weekday` is 0 (Monday) to 6, where the person is if the local hour is
+            known, else in UTC. `position` is where the item was shown, from 1; of a request 1, as
+            if it were to be shown first.
     """
     for name in fields:
         if name not in ENTITY_FIELDS and not is_profile_field(name):
-            raise wrong(f"{name!r} is no field of an entity; expected {', '.join(ENTITY_FIELDS)}, item.NAME or user.NAME")
+            raise wrong(
+                f"{name!r} is no field of an entity; expected {', '.join(ENTITY_FIELDS)}, "
+                "item.NAME or user.NAME"
+            )
     if len(set(fields)) != len(fields):
         raise wrong(f"a field is named twice: {', '.join(fields)}")
     return Entity(tuple(fields))
 
 
 def count(
-    name: str, entity: Entity, type: str | Sequence[str], *, window: str | None = None, hop: str | None = None, where: str | None = None
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
 ) -> Count:
     """How many events there were: `count("item_clicks_7d", item, "click", window="7d")`."""
     base = counted(name, entity, type)
     span = window_of(window, hop)
-    return declare(Count(*base, f"{told_types(type)} of the {entity.name} in {told_window(span)}", entity, *counts_what(type, where), span))
+    return declare(
+        Count(
+            *base,
+            f"{told_types(type)} of the {entity.name} in {told_window(span)}",
+            entity,
+            *counts_what(type, where),
+            span,
+        )
+    )
 
 
 def total(
@@ -118,7 +138,9 @@ def mean(
     hop: str | None = None,
     where: str | None = None,
 ) -> Mean:
-    """The mean of a number over the events that have it; missing without any. Arguments as for `total`."""
+    """The mean of a number over the events that have it; missing without any. Arguments as for
+    `total`.
+    """
     base = counted(name, entity, type)
     span, amount = window_of(window, hop), amount_of(of, unit, max)
     text = f"mean of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
@@ -137,15 +159,20 @@ def variance(
     hop: str | None = None,
     where: str | None = None,
 ) -> Variance:
-    """The variance of a number over the events that have it (mean of squares − square of the mean); missing without any.
+    """The variance of a number over the events that have it (mean of squares − square of the mean);
+    missing without any.
 
-    0 for one event; its root is `derived("x", "sqrt(variance)")`. Arguments as for `total`, with max / unit below 2^31.
+    0 for one event; its root is `derived("x", "sqrt(variance)")`. Arguments as for `total`, with
+    max / unit below 2^31.
     """
     base = counted(name, entity, type)
     span, amount = window_of(window, hop), amount_of(of, unit, max)
     if amount.units_max >= 1 << SQUARE_BITS:
         finest = amount.max / ((1 << SQUARE_BITS) - 1)
-        raise wrong(f"max / unit = {amount.units_max:,} is too fine: its square does not fit", fix=f"unit={finest:.3g} or coarser")
+        raise wrong(
+            f"max / unit = {amount.units_max:,} is too fine: its square does not fit",
+            fix=f"unit={finest:.3g} or coarser",
+        )
     text = f"variance of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
     return declare(Variance(*base, text, entity, *counts_what(type, where), span, amount))
 
@@ -162,7 +189,9 @@ def minimum(
     hop: str | None = None,
     where: str | None = None,
 ) -> Extreme:
-    """The smallest value of a number over the events that have it, in whole units; missing without any. Arguments as for `total`."""
+    """The smallest value of a number over the events that have it, in whole units; missing without
+    any. Arguments as for `total`.
+    """
     base = counted(name, entity, type)
     span, amount = window_of(window, hop), amount_of(of, unit, max)
     text = f"smallest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
@@ -181,7 +210,9 @@ def maximum(
     hop: str | None = None,
     where: str | None = None,
 ) -> Extreme:
-    """The largest value of a number over the events that have it, in whole units; missing without any. Arguments as for `total`."""
+    """The largest value of a number over the events that have it, in whole units; missing without
+    any. Arguments as for `total`.
+    """
     base = counted(name, entity, type)
     span, amount = window_of(window, hop), amount_of(of, unit, max)
     text = f"largest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
@@ -202,9 +233,10 @@ def quantile(
 ) -> Quantile:
     """About the q-quantile of a number over the events that have it; missing without any.
 
-    The median: `quantile("usual_price", user, "purchase", of="price", edges=[5, 10, 20, 50, 100], window="90d")`.
-    Events are counted in buckets between the edges; within the bucket that the quantile falls into, values are taken to lie
-    evenly. Below the first edge it is that edge, above the last the last. Quantiles over the same buckets share their counts.
+    The median: `quantile("usual_price", user, "purchase", of="price", edges=[5, 10, 20, 50, 100],
+    window="90d")`. Events are counted in buckets between the edges; within the bucket that the
+    quantile falls into, values are taken to lie evenly. Below the first edge it is that edge, above
+    the last the last. Quantiles over the same buckets share their counts.
 
     Args:
         of: a number of the event, or an expression over several.
@@ -215,9 +247,16 @@ def quantile(
         raise wrong(f"q: expected a number between 0 and 1, got {q!r}")
     bounds = edges_of(edges)
     span, expression = window_of(window, hop), expression_of(of, "number")
-    text = f"{q:g}-quantile of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    text = (
+        f"{q:g}-quantile of {of} over {told_types(type)} of the {entity.name} in "
+        f"{told_window(span)}"
+    )
     buckets = tuple(expression_of(one, "truth") for one in told_buckets(of, bounds, where))
-    return declare(Quantile(*base, text, entity, *counts_what(type, where), expression, span, q, bounds, buckets))
+    return declare(
+        Quantile(
+            *base, text, entity, *counts_what(type, where), expression, span, q, bounds, buckets
+        )
+    )
 
 
 def distinct(
@@ -231,14 +270,17 @@ def distinct(
     hop: str | None = None,
     where: str | None = None,
 ) -> Distinct:
-    """About how many different values of a text the events have: `distinct("reach", item, "view", of="user", window="7d")`.
+    """About how many different values of a text the events have: `distinct("reach", item, "view",
+    of="user", window="7d")`.
 
-    HyperLogLog, in whole numbers. With precision 6, of 3 different values 96 % of the answers are right, of 6 79 %, of 12 41 %; they
-    are off by 7 to 9 % (standard deviation) up to two dozen, by 13 % from a hundred on. With 8: 99 %, 95 %, 77 %; off by 4 %, and by
-    5 to 6.5 % from a hundred on.
+    HyperLogLog, in whole numbers. With precision 6, of 3 different values 96 % of the answers are
+    right, of 6 79 %, of 12 41 %; they are off by 7 to 9 % (standard deviation) up to two dozen, by
+    13 % from a hundred on. With 8: 99 %, 95 %, 77 %; off by 4 %, and by 5 to 6.5 % from a hundred
+    on.
 
     Args:
-        of: a text of the event: `user`, `item`, `query`, `item.category` …; events without it are left out.
+        of: a text of the event: `user`, `item`, `query`, `item.category` …; events without it are
+            left out.
         precision: 4 to 8; the state takes up to 2^precision bytes a tile.
     """
     base = counted(name, entity, type)
@@ -246,7 +288,9 @@ def distinct(
         raise wrong(f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}")
     span, expression = window_of(window, hop), expression_of(of, "text")
     text = f"different {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Distinct(*base, text, entity, *counts_what(type, where), expression, span, precision))
+    return declare(
+        Distinct(*base, text, entity, *counts_what(type, where), expression, span, precision)
+    )
 
 
 def ratio(
@@ -264,8 +308,9 @@ def ratio(
     """Events of `type` for each of `below`, smoothed: (a + weight·rate)/(b + weight).
 
     Args:
-        prior: whose rate: that of an entity that this one belongs to (as for `share`), read at the same time (0 where it has no
-            events), or a number. Without one the ratio is a/b, missing where b is 0.
+        prior: whose rate: that of an entity that this one belongs to (as for `share`), read at the
+            same time (0 where it has no events), or a number. Without one the ratio is a/b, missing
+            where b is 0.
     """
     base = counted(name, entity, type)
     if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
@@ -275,11 +320,16 @@ def ratio(
     if prior is not None and not isinstance(prior, int | float):
         check_parent("prior", entity, prior)
     span, rate = window_of(window, hop), float(prior) if isinstance(prior, int | float) else prior
-    text = f"{told_types(type)} for each of {told_types(below)} of the {entity.name} in {told_window(span)}"
+    text = (
+        f"{told_types(type)} for each of {told_types(below)} of the {entity.name} in "
+        f"{told_window(span)}"
+    )
     if prior is not None:
         text += f", smoothed by {rate if not isinstance(rate, Entity) else rate.name} × {weight:g}"
     types, expression = counts_what(type, where)
-    return declare(Ratio(*base, text, entity, types, expression, types_of(below), span, rate, float(weight)))
+    return declare(
+        Ratio(*base, text, entity, types, expression, types_of(below), span, rate, float(weight))
+    )
 
 
 def trend(
@@ -292,9 +342,11 @@ def trend(
     hop: str | None = None,
     where: str | None = None,
 ) -> Trend:
-    """Events a day in the short window for those in the long one: 1 is steady, 2 is twice the usual; missing without any in the long.
+    """Events a day in the short window for those in the long one: 1 is steady, 2 is twice the
+    usual; missing without any in the long.
 
-    (events in short / events in long) · (long / short), with the lengths of the windows as declared.
+    (events in short / events in long) · (long / short), with the lengths of the windows as
+    declared.
 
     Args:
         hop: of both windows; without it each has its own, a twelfth of it.
@@ -303,7 +355,10 @@ def trend(
     near, far = window_of(short, hop), window_of(long, hop)
     if near.length >= far.length:
         raise wrong(f"short: expected less than long, {long}, got {short}")
-    text = f"{told_types(type)} of the {entity.name}: rate in {told_window(near)} for that in {told_window(far)}"
+    text = (
+        f"{told_types(type)} of the {entity.name}: rate in {told_window(near)} for that in "
+        f"{told_window(far)}"
+    )
     return declare(Trend(*base, text, entity, *counts_what(type, where), near, far))
 
 
@@ -320,20 +375,25 @@ def share(
     hop: str | None = None,
     where: str | None = None,
 ) -> Share:
-    """The entity's events as a part of those of its group, at the same time: an item's clicks among its category's.
+    """The entity's events as a part of those of its group, at the same time: an item's clicks among
+    its category's.
 
-    own / group's; missing where the group has none. An event of several items counts once for each of them in both, if
-    either is about the item.
+    own / group's; missing where the group has none. An event of several items counts once for each
+    of them in both, if either is about the item.
 
     Args:
-        within: the group that the entity belongs to: some of its own fields, an attribute of its user or item, the person of a
-            session, or everyone. An item is in that of its newest profile, an event in that of the profile that it came with.
+        within: the group that the entity belongs to: some of its own fields, an attribute of its
+            user or item, the person of a session, or everyone. An item is in that of its newest
+            profile, an event in that of the profile that it came with.
         of, unit, max: a number to be summed instead, as for `total`.
     """
     base = counted(name, entity, type)
     check_parent("within", entity, within)
     span, amount = window_of(window, hop), None if of is None else amount_of(of, unit, max)
-    text = f"{told_types(type)} of the {entity.name} among those of its {within.name} in {told_window(span)}"
+    text = (
+        f"{told_types(type)} of the {entity.name} among those of its {within.name} in "
+        f"{told_window(span)}"
+    )
     if of is not None:
         text = f"{of} over {text}"
     return declare(Share(*base, text, entity, *counts_what(type, where), within, span, amount))
@@ -350,10 +410,11 @@ def decayed(
     max: float = 1e6,
     where: str | None = None,
 ) -> Decayed:
-    """How many events there were, or the sum of a number of them, each worth half as much after every half-life.
+    """How many events there were, or the sum of a number of them, each worth half as much after
+    every half-life.
 
-    Time is cut into quarters of a half-life: an event in the k-th quarter before the one that now lies in counts 2^(−k/4);
-    what is older than 8 half-lives (1/256) is forgotten.
+    Time is cut into quarters of a half-life: an event in the k-th quarter before the one that now
+    lies in counts 2^(−k/4); what is older than 8 half-lives (1/256) is forgotten.
 
     Args:
         half_life: 15s to 50d.

@@ -1,10 +1,12 @@
-"""What is read from tables of all people's events, which the candidates role keeps up rather than a worker.
+"""What is read from tables of all people's events, which the candidates role keeps up rather than a
+worker.
 
     sequence("bought", user, "purchase", length=32)
     similarity("goes_with_bought", of="bought")
 
-A request reads the tables as they are then, and a training row as they were at its moment. What the value is, in plain Python, is in
-`features.reference_learned`; how it is computed, in `ranking.similarities`.
+A request reads the tables as they are then, and a training row as they were at its moment. What the
+value is, in plain Python, is in `features.reference_learned`; how it is computed, in
+`ranking.similarities`.
 """
 
 from collections.abc import Sequence
@@ -34,14 +36,16 @@ def similarity(
     length: int = SIMILARITY_LENGTH,
     decay: float = 0.8,
 ) -> Similarity:
-    """How much the candidate goes with the person's last items: `similarity("goes_with_bought", of="bought", length=5)`.
+    """How much the candidate goes with the person's last items: `similarity("goes_with_bought",
+    of="bought", length=5)`.
 
-    0 where it was never seen with any of them; missing where none of them goes with anything yet. Models see it beside the features;
-    `derived` columns do not.
+    0 where it was never seen with any of them; missing where none of them goes with anything yet.
+    Models see it beside the features; `derived` columns do not.
 
     Args:
         of: the name of a `sequence`.
-        table: `cooccurrence`: which items people have within a few events of each other, as the source `item_knn` has it.
+        table: `cooccurrence`: which items people have within a few events of each other, as the
+            source `item_knn` has it.
         how: `sum` over the items, or `max`: the one that goes with it best.
         length: of how many of its last items, 1 to 64, and no more than the sequence keeps.
         decay: what an item weighs beside the one after it, above 0 and at most 1.
@@ -52,12 +56,30 @@ def similarity(
             raise wrong(f"{parameter}: expected {' or '.join(known)}, got {value!r}")
     if not isinstance(of, str):
         raise wrong(f"of: expected the name of a sequence, got {of!r}")
-    if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= SIMILARITY_LENGTH_MAX:
+    if (
+        not isinstance(length, int)
+        or isinstance(length, bool)
+        or not 1 <= length <= SIMILARITY_LENGTH_MAX
+    ):
         raise wrong(f"length: expected 1 to {SIMILARITY_LENGTH_MAX}, got {length!r}")
     if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 < decay <= 1:
         raise wrong(f"decay: expected above 0 and at most 1, got {decay!r}")
-    told = f"the best of the last {length} items of {of}" if how == "max" else f"the last {length} items of {of}"
-    return declare(Similarity(*base, f"how much the item goes with {told}, by {table}", of, table, how, length, float(decay)))
+    told = (
+        f"the best of the last {length} items of {of}"
+        if how == "max"
+        else f"the last {length} items of {of}"
+    )
+    return declare(
+        Similarity(
+            *base,
+            f"how much the item goes with {told}, by {table}",
+            of,
+            table,
+            how,
+            length,
+            float(decay),
+        )
+    )
 
 
 def check_similarities(similarities: Sequence[Similarity], features: Sequence[Feature]) -> None:
@@ -71,8 +93,16 @@ def check_similarities(similarities: Sequence[Similarity], features: Sequence[Fe
     for one in similarities:
         found = sequences.get(one.of)
         if found is None:
-            told = f"{one.of!r} is no sequence" if one.of in declared else f"there is no sequence {one.of!r}"
-            fix = nearest(one.of, sequences, f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}")
+            told = (
+                f"{one.of!r} is no sequence"
+                if one.of in declared
+                else f"there is no sequence {one.of!r}"
+            )
+            fix = nearest(
+                one.of,
+                sequences,
+                f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}",
+            )
             raise DeclarationError(f"{one.name}: of: {told}", where=one.place, fix=fix)
         if one.length > found.length:
             raise DeclarationError(

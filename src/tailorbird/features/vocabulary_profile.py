@@ -1,6 +1,7 @@
 """What is known of profiles and of the request itself, and columns made of others.
 
-What is counted over windows is in `features.vocabulary`; single events are in `features.vocabulary_last`.
+What is counted over windows is in `features.vocabulary`; single events are in
+`features.vocabulary_last`.
 """
 
 from tailorbird.features.checks import attribute_of, declare, named, wrong
@@ -19,7 +20,9 @@ from tailorbird.features.declare import (
 )
 
 
-def attribute(name: str, entity: Entity, attribute: str, *, kind: Kind, element: int | None = None) -> Attribute:
+def attribute(
+    name: str, entity: Entity, attribute: str, *, kind: Kind, element: int | None = None
+) -> Attribute:
     """An attribute of the newest profile of the user or the item; of a list, its first element.
 
     Args:
@@ -31,42 +34,63 @@ def attribute(name: str, entity: Entity, attribute: str, *, kind: Kind, element:
     return _element(name, entity, attribute, kind, element or 0)
 
 
-def attributes(name: str, entity: Entity, attribute: str, *, kind: Kind, length: int) -> tuple[Attribute, ...]:
-    """The elements of a list, a column each: `attributes("tag", item, "tags", kind="categorical", length=4)` declares tag_1 to tag_4.
+def attributes(
+    name: str, entity: Entity, attribute: str, *, kind: Kind, length: int
+) -> tuple[Attribute, ...]:
+    """The elements of a list, a column each: `attributes("tag", item, "tags", kind="categorical",
+    length=4)` declares tag_1 to tag_4.
 
     A vector is `attributes("embedding", item, "embedding", kind="numeric", length=16)`.
     """
     if not isinstance(length, int) or not 1 <= length <= ELEMENTS_MAX:
         raise wrong(f"length: expected 1 to {ELEMENTS_MAX}, got {length!r}")
-    return tuple(_element(f"{name}_{place}", entity, attribute, kind, place) for place in range(1, length + 1))
+    return tuple(
+        _element(f"{name}_{place}", entity, attribute, kind, place)
+        for place in range(1, length + 1)
+    )
 
 
 def match(name: str, entity: Entity, attribute: str) -> Match:
-    """The part of the words of the request's query that are in a text of the item: `match("title_match", item, "title")`.
+    """The part of the words of the request's query that are in a text of the item:
+    `match("title_match", item, "title")`.
 
-    Words are runs of letters and digits, without regard to case; the first 16 different ones of both are looked at. Of a list of
-    texts, all of them. Missing without a query, or where the item has no such text.
+    Words are runs of letters and digits, without regard to case; the first 16 different ones of
+    both are looked at. Of a list of texts, all of them. Missing without a query, or where the item
+    has no such text.
     """
     base = _of_profile(name, entity)
-    return declare(Match(*base, f"part of the query's words in {attribute} of the {entity.name}", entity, attribute_of(attribute)))
+    return declare(
+        Match(
+            *base,
+            f"part of the query's words in {attribute} of the {entity.name}",
+            entity,
+            attribute_of(attribute),
+        )
+    )
 
 
 def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceFirst:
-    """How many seconds old the user or the item is: since the first profile that had a time, at most 400 days.
+    """How many seconds old the user or the item is: since the first profile that had a time, at
+    most 400 days.
 
     Args:
-        of: since the time that this attribute of the newest profile says, negative where it is to come: ISO 8601 (UTC unless it
-            says otherwise), or a number of seconds, milliseconds or microseconds since 1970, told apart by its size.
+        of: since the time that this attribute of the newest profile says, negative where it is to
+            come: ISO 8601 (UTC unless it says otherwise), or a number of seconds, milliseconds or
+            microseconds since 1970, told apart by its size.
     """
     base = _of_profile(name, entity)
     if of is None:
         text = f"seconds since the first profile of the {entity.name}"
         return declare(TimeSinceFirst(*base, text, entity, entity.fields, None))
-    return declare(Age(*base, f"seconds since {of} of the {entity.name}", entity, attribute_of(of, "of")))
+    return declare(
+        Age(*base, f"seconds since {of} of the {entity.name}", entity, attribute_of(of, "of"))
+    )
 
 
 def context(field: ContextField, *, name: str | None = None) -> ContextValue:
-    """Something of the request itself: device, country, query (as entities have it), local_hour or weekday (0 is Monday)."""
+    """Something of the request itself: device, country, query (as entities have it), local_hour or
+    weekday (0 is Monday).
+    """
     base = named(name or field)
     if field not in CONTEXT_FIELDS:
         raise wrong(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")
@@ -74,7 +98,9 @@ def context(field: ContextField, *, name: str | None = None) -> ContextValue:
 
 
 def derived(name: str, expression: str) -> Derived:
-    """A number made of other numeric columns of the same row: `derived("price_to_habit", "price / user_price_30d")`."""
+    """A number made of other numeric columns of the same row: `derived("price_to_habit", "price /
+    user_price_30d")`.
+    """
     base = named(name)
     return declare(Derived(*base, expression, expression))
 
@@ -92,4 +118,8 @@ def _element(name: str, entity: Entity, attribute: str, kind: Kind, element: int
     if kind not in ("numeric", "categorical"):
         raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
     text = f"element {element} of {attribute}" if element else attribute
-    return declare(Attribute(*base, f"{text} of the {entity.name}", entity, attribute_of(attribute), kind, element))
+    return declare(
+        Attribute(
+            *base, f"{text} of the {entity.name}", entity, attribute_of(attribute), kind, element
+        )
+    )

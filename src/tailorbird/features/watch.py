@@ -1,11 +1,14 @@
-"""The comparison that never ends: every minute a few answers, lately logged, are recomputed from the lake and held against it.
+"""The comparison that never ends: every minute a few answers, lately logged, are recomputed from
+the lake and held against it.
 
-`run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. What it found stands in the file
-of `features.compared`, which serve processes show at `/metrics` and `tailorbird doctor` says in words.
+`run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. What
+it found stands in the file of `features.compared`, which serve processes show at `/metrics` and
+`tailorbird doctor` says in words.
 
-Its cost is bounded: so many answers, no more events than `EVENTS_MAX` in memory (else some columns are left out, first of all
-those about everybody, and others each time), and after a comparison a rest of `REST` times as long as it took. It never stops the
-role: what goes wrong stands in the file.
+Its cost is bounded: so many answers, no more events than `EVENTS_MAX` in memory (else some columns
+are left out, first of all those about everybody, and others each time), and after a comparison a
+rest of `REST` times as long as it took. It never stops the role: what goes wrong stands in the
+file.
 """
 
 import logging
@@ -51,8 +54,12 @@ def compare_lately(
     events_max: int = EVENTS_MAX,
     until: int | None = None,
 ) -> tuple[ParityReport, list[str]]:
-    """Recompute a few of the answers of the last minutes before `now`, and since, up to `until`; what came of it, and what was left out."""
-    where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (ds.field("schema_hash") == features.schema_hash)
+    """Recompute a few of the answers of the last minutes before `now`, and since, up to `until`;
+    what came of it, and what was left out.
+    """
+    where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (
+        ds.field("schema_hash") == features.schema_hash
+    )
     if until is not None:
         where &= ds.field("ts") < pa.scalar(until, TIME)
     logged = lake.table("answers", where=where)
@@ -70,19 +77,30 @@ def compare_lately(
     if events is None:
         only = affordable(lake, features, requests, events_max, rng)
         left_out = [step.name for step in features.layout.steps if step.name not in only]
-        events = read_wanted(lake, subset(features, only), requests, rows_max=events_max) if only else None
+        events = (
+            read_wanted(lake, subset(features, only), requests, rows_max=events_max)
+            if only
+            else None
+        )
         if events is None:
             return report, [step.name for step in features.layout.steps]
     return parity(features, events, sample, known=known, only=only, dropped=dropped), left_out
 
 
-def added(before: Compared | None, features: FeatureSet, report: ParityReport, left_out: list[str], now: int) -> Compared:
+def added(
+    before: Compared | None,
+    features: FeatureSet,
+    report: ParityReport,
+    left_out: list[str],
+    now: int,
+) -> Compared:
     """The counters with one comparison more."""
     if before is None or before.schema_hash != features.schema_hash:
         before = Compared(schema_hash=features.schema_hash)
     names = (*features.numeric, *features.categorical, *features.sequences)
     told = [
-        f"{one.feature} of {one.person or 'nobody'}{' and ' + one.item if one.item else ''} at t={one.t} p={one.p}: "
+        f"{one.feature} of {one.person or 'nobody'}{' and ' + one.item if one.item else ''} "
+        f"at t={one.t} p={one.p}: "
         f"read {one.logged}, the lake says {one.recomputed}"
         for one in report.examples
     ]
@@ -90,8 +108,13 @@ def added(before: Compared | None, features: FeatureSet, report: ParityReport, l
         schema_hash=features.schema_hash,
         at=now,
         answers=before.answers + report.answers,
-        compared={name: before.compared.get(name, 0) + report.compared_by_feature.get(name, 0) for name in names},
-        unequal={name: before.unequal.get(name, 0) + report.by_feature.get(name, 0) for name in names},
+        compared={
+            name: before.compared.get(name, 0) + report.compared_by_feature.get(name, 0)
+            for name in names
+        },
+        unequal={
+            name: before.unequal.get(name, 0) + report.by_feature.get(name, 0) for name in names
+        },
         dropped=before.dropped + report.dropped,
         examples=(told or before.examples)[:5],
         left_out=left_out,
@@ -99,23 +122,41 @@ def added(before: Compared | None, features: FeatureSet, report: ParityReport, l
 
 
 def look(
-    features: FeatureSet, lake: Place, state: Path, folder: Path, now: int, *, events_max: int = EVENTS_MAX, workers: int = 1
+    features: FeatureSet,
+    lake: Place,
+    state: Path,
+    folder: Path,
+    now: int,
+    *,
+    events_max: int = EVENTS_MAX,
+    workers: int = 1,
 ) -> Compared:
     """One comparison, added to the file."""
     before = read_compared(folder)
     try:
         told = figures_of(state, features.schema_hash, workers)
         dropped = {} if told is None else told.dropped
-        report, left_out = compare_lately(features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max)
+        report, left_out = compare_lately(
+            features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max
+        )
         found = added(before, features, report, left_out, now)
     except NotReadyError:  # no table yet
         return before or Compared(schema_hash=features.schema_hash)
     except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
         log.warning("logged features could not be compared: %s", error)
-        known = before if before is not None and before.schema_hash == features.schema_hash else Compared(schema_hash=features.schema_hash)
-        found = msgspec.structs.replace(known, error=str(error).splitlines()[0] if str(error) else type(error).__name__)
+        known = (
+            before
+            if before is not None and before.schema_hash == features.schema_hash
+            else Compared(schema_hash=features.schema_hash)
+        )
+        found = msgspec.structs.replace(
+            known, error=str(error).splitlines()[0] if str(error) else type(error).__name__
+        )
     if found.differing and (before is None or found.unequal != before.unequal):
-        log.error("served features differ from the lake: %s; tailorbird features verify", ", ".join(sorted(found.differing)))
+        log.error(
+            "served features differ from the lake: %s; tailorbird features verify",
+            ", ".join(sorted(found.differing)),
+        )
     write_compared(folder, found)
     return found
 

@@ -1,11 +1,14 @@
-"""The worker: takes the routed log into the state of its features, micro-batch by micro-batch. It alone writes `state/<schema hash>/`.
+"""The worker: takes the routed log into the state of its features, micro-batch by micro-batch. It
+alone writes `state/<schema hash>/`.
 
-Where several share the entities, each takes what concerns its part of the keys and leaves the rest: of the routed log itself, or of
-the log that the shuffle makes of it for this part (`features.shuffle`), in which each row stands where it does in the other.
+Where several share the entities, each takes what concerns its part of the keys and leaves the rest:
+of the routed log itself, or of the log that the shuffle makes of it for this part
+(`features.shuffle`), in which each row stands where it does in the other.
 
-A step is one transaction of the store: state records, reading records, aliases, how far the log was read, and which p the
-commit stands for. So a kill at any point leaves all of a step or none of it, and the step that is repeated leads to the
-same bits. How a batch is applied is in `features.applying`; who reads the state, in `features.read`.
+A step is one transaction of the store: state records, reading records, aliases, how far the log was
+read, and which p the commit stands for. So a kill at any point leaves all of a step or none of it,
+and the step that is repeated leads to the same bits. How a batch is applied is in
+`features.applying`; who reads the state, in `features.read`.
 """
 
 import logging
@@ -64,10 +67,12 @@ TELL_S = 5.0
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a step did: rows of the log taken (0: there was nothing), the commit that is now the newest, and its p.
+    """What a step did: rows of the log taken (0: there was nothing), the commit that is now the
+    newest, and its p.
 
-    By field: `capped` values were cut off at the maximum that is declared for them; `unreadable` ones are no number or text as they
-    are declared, and are missing; `converted` ones are truths and lists that were taken as numbers.
+    By field: `capped` values were cut off at the maximum that is declared for them; `unreadable`
+    ones are no number or text as they are declared, and are missing; `converted` ones are truths
+    and lists that were taken as numbers.
     """
 
     rows: int
@@ -82,19 +87,28 @@ class FeatureWorker:
     """Keeps the state of one schema up with the routed log.
 
     Args:
-        routed: the router's log, or what the shuffle wrote of it for the part; it need not be there yet.
+        routed: the router's log, or what the shuffle wrote of it for the part; it need not be there
+            yet.
         state: the folder of all states; this schema's is below it.
         copies: a Valkey to which the records are copied for readers elsewhere.
-        entities_max: past so many of a kind, over all parts, those idle longest are dropped; see `features.idle`.
+        entities_max: past so many of a kind, over all parts, those idle longest are dropped; see
+            `features.idle`.
         part: which entities it keeps.
     Raises:
         LockedError: another worker keeps this state.
     """
 
     def __init__(
-        self, routed: Address, state: Path, features: FeatureSet, *, clock: Clock, copies: CopiesAt | None = None,
-        entities_max: int = ENTITIES_MAX, part: KeyPart = WHOLE,
-    ) -> None:  # fmt: skip
+        self,
+        routed: Address,
+        state: Path,
+        features: FeatureSet,
+        *,
+        clock: Clock,
+        copies: CopiesAt | None = None,
+        entities_max: int = ENTITIES_MAX,
+        part: KeyPart = WHOLE,
+    ) -> None:
         self.features, self.part = features, part
         self._routed = routed
         self._clock = clock
@@ -112,20 +126,26 @@ class FeatureWorker:
         self._file = inode(folder)
         self._records = all_records(features.layout)
         self._sweep = Sweep(self._records, -(-entities_max // part.count))
-        hot = [Hot(HOT_ONE if same else HOT_MANY) for same in one_row(features.layout, features.composite_spots)]
+        hot = [
+            Hot(HOT_ONE if same else HOT_MANY)
+            for same in one_row(features.layout, features.composite_spots)
+        ]
         self._renewing = Renewing(self._records, hot)
         self._known = KnownTexts()
         self._reader: LogReader | None = None
         self._begins_later = self._maybe_ahead = False
         self._unfit = Unfit()
-        self.waits = False  # the log goes on with events that lack an attribute, or begins further on: the lake has them
+        # the log goes on with events that lack an attribute, or begins further on: the lake has
+        # them
+        self.waits = False
         told = read_figures(folder)
         self._figures = self._no_figures() if told is None else told
         with self._store.snapshot() as snapshot:
             self.position = read_position(snapshot)
 
     def step(self, rows_max: int = ROWS_MAX) -> WorkerReport:
-        """Take in what the log has, up to about `rows_max` rows, and commit; `waits` says whether it stops short of what it lacks.
+        """Take in what the log has, up to about `rows_max` rows, and commit; `waits` says whether
+        it stops short of what it lacks.
 
         Raises:
             NotReadyError: the building of this state was cut short; `bootstrap` it again.
@@ -135,11 +155,17 @@ class FeatureWorker:
         """
         if not self.position.ready:
             path = str(self._folder)
-            raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird run worker builds it anew")
+            raise NotReadyError(
+                "the building of this state was cut short",
+                where=path,
+                fix="tailorbird run worker builds it anew",
+            )
         reader = self._open_reader()
         self._begins_later = self.waits = self._begins_later and self.is_behind_log()
         nothing = reader is None or self.waits or self._is_ahead(reader)
-        blocks = [] if nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
+        blocks = (
+            [] if nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
+        )
         rows, tables = 0, []
         position = self.position
         for stored in blocks:
@@ -165,8 +191,9 @@ class FeatureWorker:
     def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], p: int) -> None:
         """Bring the state up to `p` with events of the lake, then go on in the log behind it.
 
-        Until it returns, readers are told that the state is not ready. One that was cut short goes on where it was, as does a
-        state that was left behind by a log that was pruned since; one of which nobody knows how far it is begins from nothing.
+        Until it returns, readers are told that the state is not ready. One that was cut short goes
+        on where it was, as does a state that was left behind by a log that was pruned since; one of
+        which nobody knows how far it is begins from nothing.
 
         Args:
             history: given a p, all events behind it up to `p`, as tables in order of p.
@@ -193,7 +220,8 @@ class FeatureWorker:
         self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
 
     def republish(self, told: Callable[[int], None] | None = None) -> int:
-        """Copy all records anew to where they are copied to; how many. `told` gets how many are there so far.
+        """Copy all records anew to where they are copied to; how many. `told` gets how many are
+        there so far.
 
         Raises:
             UsageError: this worker copies to nowhere.
@@ -208,7 +236,8 @@ class FeatureWorker:
     def needs_history(self) -> bool:
         """Whether the log alone cannot bring this state up.
 
-        Its building was cut short; or what comes next was deleted, or was routed before an attribute was declared.
+        Its building was cut short; or what comes next was deleted, or was routed before an
+        attribute was declared.
         """
         return not self.position.ready or self.is_behind_log() or self._next_lacks()
 
@@ -222,20 +251,28 @@ class FeatureWorker:
         return 0 if reader is None else reader.start()
 
     def refresh(self) -> int:
-        """Renew the reading records, of entities changed lately, that have run out by now; the number of them."""
+        """Renew the reading records, of entities changed lately, that have run out by now; the
+        number of them.
+        """
         self._renewing.look(self._clock.now())
         return sum(iter(self._renew_some, 0))
 
     def _renew_some(self) -> int:
-        """Renew some of those that are due, not many at once, since events wait meanwhile; 0 when there are none."""
+        """Renew some of those that are due, not many at once, since events wait meanwhile; 0 when
+        there are none.
+        """
         if not self._renewing.waits:
             return 0
         records, keys = self._renewing.take()
         now = self._clock.now()
-        return self._store.write(lambda transaction: renew(transaction, records, keys, now, self.position.commit))
+        return self._store.write(
+            lambda transaction: renew(transaction, records, keys, now, self.position.commit)
+        )
 
     def sweep(self) -> Swept:
-        """Look at some more entities, and let those go that are idle for too long or past the cap. No other value changes."""
+        """Look at some more entities, and let those go that are idle for too long or past the cap.
+        No other value changes.
+        """
         if not self.position.ready:
             return Swept()
         with self._store.snapshot() as snapshot:
@@ -246,7 +283,9 @@ class FeatureWorker:
         if expired.any() or dropped.any():
 
             def change(transaction: Transaction) -> None:
-                self._sweep.apply(transaction, index, look, expired, dropped, until, self.position.commit)
+                self._sweep.apply(
+                    transaction, index, look, expired, dropped, until, self.position.commit
+                )
                 faults.at("worker.before_swept")
 
             self._store.write(change)
@@ -254,20 +293,35 @@ class FeatureWorker:
         report = Swept(len(look.keys), int(expired.sum()), int(dropped.sum()))
         if report.dropped:
             name = self._records[index].layout.entity.name
-            log.warning("dropped %d of %d entities of %s, idle longest: there are too many", report.dropped, tally.entities, name)
+            log.warning(
+                "dropped %d of %d entities of %s, idle longest: there are too many",
+                report.dropped,
+                tally.entities,
+                name,
+            )
             self.tell()
         return report
 
     def tell(self) -> None:
-        """Write down for others what was taken in and what there is, in the file of `features.figures`."""
+        """Write down for others what was taken in and what there is, in the file of
+        `features.figures`.
+        """
         with self._store.snapshot() as snapshot:
-            found = {name: Kind(**vars(tally)) for name, tally in tallies(snapshot, self.features.layout).items()}
+            found = {
+                name: Kind(**vars(tally))
+                for name, tally in tallies(snapshot, self.features.layout).items()
+            }
         reader = self._open_reader()
         behind = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
         now = msgspec.structs.replace(
-            self._figures, at=self._clock.now(), rows=self.position.rows, behind=behind, offset=self.position.offset, kinds=found,
+            self._figures,
+            at=self._clock.now(),
+            rows=self.position.rows,
+            behind=behind,
+            offset=self.position.offset,
+            kinds=found,
             copies=_copies(self._store),
-        )  # fmt: skip
+        )
         try:
             write_figures(self._folder, now)
         except OSError as error:
@@ -282,12 +336,15 @@ class FeatureWorker:
                 excess = self._sweep.excess(snapshot)
 
     def run(self, stop: threading.Event) -> None:
-        """Step while there is something, else look again every few milliseconds, until `stop` is set or it `waits` for the lake.
+        """Step while there is something, else look again every few milliseconds, until `stop` is
+        set or it `waits` for the lake.
 
-        Between steps, a few records that ran out are renewed: many do at once, whenever a tile ends, and no event waits for all.
+        Between steps, a few records that ran out are renewed: many do at once, whenever a tile
+        ends, and no event waits for all.
 
         Raises:
-            StorageError: as `step`, or the state's file was removed or replaced, where nobody would read what is written on.
+            StorageError: as `step`, or the state's file was removed or replaced, where nobody would
+                read what is written on.
         """
         refresh_at = time.monotonic() + REFRESH_S
         more, tell_at = True, 0.0
@@ -310,8 +367,13 @@ class FeatureWorker:
 
     def _require_file(self) -> None:
         if inode(self._folder) != self._file:
-            fix = "tailorbird up starts the worker again, which builds the state anew; else tailorbird run worker"
-            raise StorageError("the state was removed while it was kept up", where=str(self._folder), fix=fix)
+            fix = (
+                "tailorbird up starts the worker again, which builds the state anew; else "
+                "tailorbird run worker"
+            )
+            raise StorageError(
+                "the state was removed while it was kept up", where=str(self._folder), fix=fix
+            )
 
     def _no_figures(self) -> Figures:
         return Figures(schema_hash=self.features.schema_hash, part=self.part.name)
@@ -339,11 +401,17 @@ class FeatureWorker:
 
     def _next_lacks(self) -> bool:
         reader = self._open_reader()
-        blocks = [] if reader is None or self._is_ahead(reader) else reader.read(self.position.offset, bytes_max=1)
+        blocks = (
+            []
+            if reader is None or self._is_ahead(reader)
+            else reader.read(self.position.offset, bytes_max=1)
+        )
         return any(only_in_lake(stored.block, self.features) for stored in blocks)
 
     def _is_ahead(self, reader: LogReader) -> bool:
-        """Whether a shuffle has yet to come to where this state is, which was built of the lake or the routed log, as after an erasure."""
+        """Whether a shuffle has yet to come to where this state is, which was built of the lake or
+        the routed log, as after an erasure.
+        """
         self._maybe_ahead = self._maybe_ahead and reader.end() < self.position.offset
         return self._maybe_ahead
 
@@ -351,7 +419,10 @@ class FeatureWorker:
         if self._reader is None:
             try:
                 self._reader = open_reader(self._routed)
-                self._begins_later, self._maybe_ahead = self.is_behind_log(), is_made_of_another(self._routed)
+                self._begins_later, self._maybe_ahead = (
+                    self.is_behind_log(),
+                    is_made_of_another(self._routed),
+                )
             except NotReadyError:  # there is no router yet, or it is just making its file
                 return None
         return self._reader
@@ -363,16 +434,30 @@ class FeatureWorker:
         aliases = aliases_of(table, self.part)
         before = self.position
         newest = int(frame.ts.max(initial=0))
-        after = replace(position, commit=before.commit + 1, newest=max(before.newest, newest), rows=before.rows + len(table))
+        after = replace(
+            position,
+            commit=before.commit + 1,
+            newest=max(before.newest, newest),
+            rows=before.rows + len(table),
+        )
         written_at = self._clock.now()
 
         def change(transaction: Transaction) -> list[Change]:
             if read_position(transaction).commit != before.commit:
-                raise StorageError("another process wrote this state", where=str(self._folder), fix="run one worker a schema")
-            changes = [apply(transaction, *pair, after.commit) for pair in zip(self._records, batches, strict=True)]
+                raise StorageError(
+                    "another process wrote this state",
+                    where=str(self._folder),
+                    fix="run one worker a schema",
+                )
+            changes = [
+                apply(transaction, *pair, after.commit)
+                for pair in zip(self._records, batches, strict=True)
+            ]
             for records, changed in zip(self._records, changes, strict=True):
                 if changed.new or changed.bytes:
-                    tally = read_tally(transaction, records.layout).after(changed.new, changed.bytes)
+                    tally = read_tally(transaction, records.layout).after(
+                        changed.new, changed.bytes
+                    )
                     transaction.put_many([tally.encode(records.layout)])
             transaction.put_many(newer(transaction, aliases))
             transaction.put_many([after.encode(), commit_record(after, written_at)])
@@ -396,7 +481,11 @@ def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopiesAt | 
     from tailorbird.store.published import PublishedStore
 
     try:
-        return PublishedStore(store, copies.open(part.copies(features.schema_hash), timeout_s=WRITE_TIMEOUT_S), skip=(COMMITS,))
+        return PublishedStore(
+            store,
+            copies.open(part.copies(features.schema_hash), timeout_s=WRITE_TIMEOUT_S),
+            skip=(COMMITS,),
+        )
     except BaseException:
         store.close()
         raise
@@ -408,11 +497,19 @@ def _copies(store: Store) -> CopiesFigures | None:
     if not isinstance(store, PublishedStore):
         return None
     now = store.publishing()
-    return CopiesFigures(at=now.at, commits=now.commits, records=now.records, failing=bool(now.problem))
+    return CopiesFigures(
+        at=now.at, commits=now.commits, records=now.records, failing=bool(now.problem)
+    )
 
 
 def run(
-    routed: Address, state: Path, features: FeatureSet, *, clock: Clock, stop: threading.Event, entities_max: int = ENTITIES_MAX
+    routed: Address,
+    state: Path,
+    features: FeatureSet,
+    *,
+    clock: Clock,
+    stop: threading.Event,
+    entities_max: int = ENTITIES_MAX,
 ) -> None:
     """The role: a worker that runs until `stop` is set; the step under way is finished first."""
     with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:

@@ -1,4 +1,5 @@
-"""The lake: ACID tables (Delta), the archive of raw bodies and the ledger. One role writes, everybody reads.
+"""The lake: ACID tables (Delta), the archive of raw bodies and the ledger. One role writes,
+everybody reads.
 
 Read with `Lake`; write with `LakeRole` or its loop `run`; check with `verify`.
 """
@@ -11,6 +12,15 @@ from tailorbird.lake.verify import VerifyReport, verify
 from tailorbird.lake.versions import TableVersion, version_at, versions_of
 
 __all__ = [
-    "Lake", "LakeReport", "LakeRole", "TableVersion", "VerifyReport", "run", "safe_positions", "span", "verify", "version_at",
+    "Lake",
+    "LakeReport",
+    "LakeRole",
+    "TableVersion",
+    "VerifyReport",
+    "run",
+    "safe_positions",
+    "span",
+    "verify",
+    "version_at",
     "versions_of",
-]  # fmt: skip
+]

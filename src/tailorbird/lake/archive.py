@@ -1,12 +1,14 @@
-"""The archive: every body as it was received, in compressed files that nothing of ours changes but an erasure.
+"""The archive: every body as it was received, in compressed files that nothing of ours changes but
+an erasure.
 
     archive/<partition>/<first row, 20 digits>.blocks.zst     MessagePack: list of [offset, kind, rows, receipt, payload]
                                                               (as an object: with part of its checksum before `.blocks`;
                                                               one that an erasure wrote anew: with a token there)
     archive/manifest.jsonl                                    one line a file, chained as `lake.chained` says
 
-A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for `age_us`; until then its bodies
-are safe in their log, which is not pruned before the manifest's line is synced. The manifest is the archive's position.
+A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for
+`age_us`; until then its bodies are safe in their log, which is not pruned before the manifest's
+line is synced. The manifest is the archive's position.
 """
 
 import hashlib
@@ -36,7 +38,9 @@ _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
 class Archived(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the archive, as its manifest's line tells of it. `first` and `end` are rows of the partition."""
+    """One file of the archive, as its manifest's line tells of it. `first` and `end` are rows of
+    the partition.
+    """
 
     n: int
     partition: str
@@ -68,7 +72,13 @@ class Archive:
     """
 
     def __init__(
-        self, path: Place, *, clock: Clock | None = None, writer: bool = False, bytes_max: int = BYTES_MAX, age_us: int = AGE_US
+        self,
+        path: Place,
+        *,
+        clock: Clock | None = None,
+        writer: bool = False,
+        bytes_max: int = BYTES_MAX,
+        age_us: int = AGE_US,
     ) -> None:
         self.path = path
         self.files: list[Archived] = []
@@ -98,7 +108,9 @@ class Archive:
         self._ends[line.partition] = line.end
 
     def gaps(self) -> Iterator[tuple[str, int, int]]:
-        """Rows that were lost before they were archived: partition, the first of them, and behind the last."""
+        """Rows that were lost before they were archived: partition, the first of them, and behind
+        the last.
+        """
         ends: dict[str, int] = {}
         for file in self.files:
             if file.first > (end := ends.get(file.partition, 0)):
@@ -110,10 +122,12 @@ class Archive:
         return dict(self._ends)
 
     def take(self, reader: LogReader, *, flush: bool = False, archived: int = 0) -> int:
-        """Archive what stands in a raw log behind what was archived before, if it fills a file, waited long enough, or `flush`.
+        """Archive what stands in a raw log behind what was archived before, if it fills a file,
+        waited long enough, or `flush`.
 
         Args:
-            archived: up to where the log is said to be archived; it is refused if that was, and no file of it is here.
+            archived: up to where the log is said to be archived; it is refused if that was, and no
+                file of it is here.
         Returns:
             The rows that were archived, at most one file's.
         Raises:
@@ -127,11 +141,15 @@ class Archive:
             self._waiting_since.pop(reader.partition, None)
             return 0
         now = self._clock.now()
-        since = self._waiting_since[reader.partition] = min(now, self._waiting_since.get(reader.partition, now))  # a clock may be set back
+        since = self._waiting_since[reader.partition] = min(
+            now, self._waiting_since.get(reader.partition, now)
+        )  # a clock may be set back
         old = flush or now - since >= self._age_us
         blocks: list[Stored] = []
         size = 0
-        while size < self._bytes_max and (more := reader.read(start, bytes_max=self._bytes_max - size)):
+        while size < self._bytes_max and (
+            more := reader.read(start, bytes_max=self._bytes_max - size)
+        ):
             blocks += more
             size += sum(len(stored.block.payload) for stored in more)
             start = more[-1].end
@@ -142,7 +160,9 @@ class Archive:
         return sum(stored.block.rows for stored in blocks)
 
     def _begin(self, reader: LogReader, archived: int) -> int:
-        """From where a log is archived that has no file yet: its first row, also of one that was made behind a lost one."""
+        """From where a log is archived that has no file yet: its first row, also of one that was
+        made behind a lost one.
+        """
         start = reader.start()
         if start > 0 and (archived or reader.pruned()):
             raise DamageError(
@@ -152,14 +172,20 @@ class Archive:
             )
         if start > 0:
             log.critical(
-                "%s: rows 0 to %d were lost before any of them was archived; what was routed of them is in the tables. "
-                "The archive begins at %d", self.path / reader.partition, start - 1, start,
-            )  # fmt: skip
+                "%s: rows 0 to %d were lost before any of them was archived; what was routed "
+                "of them is in the tables. "
+                "The archive begins at %d",
+                self.path / reader.partition,
+                start - 1,
+                start,
+            )
         return start
 
     def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
         if not _PARTITION.match(partition):
-            raise StorageError(f"cannot archive a partition of the name {partition!r}", fix="rename the producer")
+            raise StorageError(
+                f"cannot archive a partition of the name {partition!r}", fix="rename the producer"
+            )
         data = packed(blocks)
         sha256 = hashlib.sha256(data).hexdigest()
         # Where another writer may be about, its file must have another name than ours.
@@ -173,16 +199,26 @@ class Archive:
         durable.sync_folder(path.parent)
         faults.at("archive.after_file")
         line = Archived(
-            n=len(self.files), partition=partition, first=blocks[0].offset, end=blocks[-1].end,
-            blocks=len(blocks), rows=sum(s.block.rows for s in blocks), bytes=size,
-            file=name, size=len(data), sha256=sha256, written_at=now,
-        )  # fmt: skip
+            n=len(self.files),
+            partition=partition,
+            first=blocks[0].offset,
+            end=blocks[-1].end,
+            blocks=len(blocks),
+            rows=sum(s.block.rows for s in blocks),
+            bytes=size,
+            file=name,
+            size=len(data),
+            sha256=sha256,
+            written_at=now,
+        )
         self._manifest.append(_encode(line))
         faults.at("archive.after_manifest")
         self._keep(line)
 
     def needless(self) -> list[Place]:
-        """Files of tries that died before their line was written. None of them can get one any more: the chain is behind them."""
+        """Files of tries that died before their line was written. None of them can get one any
+        more: the chain is behind them.
+        """
         named = {file.file for file in self.files}
         needless: list[Place] = []
         for partition, end in self._ends.items():
@@ -197,11 +233,17 @@ class Archive:
         """The checksum of the whole manifest."""
         return self._manifest.chain
 
-    def rewrite(self, change: Callable[[Archived, Stored], Block | None], told: Callable[[int], None] = lambda done: None) -> int:
-        """Write those files anew of which `change` gives a block in another's place, and then the manifest; how many files.
+    def rewrite(
+        self,
+        change: Callable[[Archived, Stored], Block | None],
+        told: Callable[[int], None] = lambda done: None,
+    ) -> int:
+        """Write those files anew of which `change` gives a block in another's place, and then the
+        manifest; how many files.
 
-        Until the manifest is replaced, all at once, it names the old files; from then on these are needless and are deleted. So a
-        crash leaves files that no line names, which the next rewriting deletes.
+        Until the manifest is replaced, all at once, it names the old files; from then on these are
+        needless and are deleted. So a crash leaves files that no line names, which the next
+        rewriting deletes.
         """
         lines: list[Archived] = []
         count = 0
@@ -210,7 +252,9 @@ class Archive:
             changed = [change(file, stored) for stored in blocks]
             if any(block is not None for block in changed):
                 pairs = zip(blocks, changed, strict=True)
-                file = self._write_anew(file, [old if new is None else Stored(old.offset, new) for old, new in pairs])
+                file = self._write_anew(
+                    file, [old if new is None else Stored(old.offset, new) for old, new in pairs]
+                )
                 count += 1
             lines.append(file)
             told(1)
@@ -235,7 +279,9 @@ class Archive:
         durable.write_new(self.path / name, data)
         durable.sync_folder((self.path / name).parent)
         size = sum(len(stored.block.payload) for stored in blocks)
-        return msgspec.structs.replace(file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        return msgspec.structs.replace(
+            file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()
+        )
 
     def read(self, file: Archived) -> Iterator[Stored]:
         """The blocks of a file, once its checksum was found to be right. Raises DamageError."""
@@ -244,9 +290,13 @@ class Archive:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise DamageError(f"an archived file cannot be read: {error.strerror}", where=str(path), fix=fix) from error
+            raise DamageError(
+                f"an archived file cannot be read: {error.strerror}", where=str(path), fix=fix
+            ) from error
         if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise DamageError("an archived file does not match its checksum", where=str(path), fix=fix)
+            raise DamageError(
+                "an archived file does not match its checksum", where=str(path), fix=fix
+            )
         with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
             entries = _unpack(stream.read())
         for offset, kind, rows, receipt, payload in entries:
@@ -255,7 +305,14 @@ class Archive:
 
 def packed(blocks: list[Stored]) -> bytes:
     """The content of a file that holds these blocks."""
-    return _compress(_pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks]))
+    return _compress(
+        _pack(
+            [
+                [s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload]
+                for s in blocks
+            ]
+        )
+    )
 
 
 def _compress(data: bytes) -> bytes:

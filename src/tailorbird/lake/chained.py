@@ -1,8 +1,10 @@
-"""A file of JSON lines in which none can be changed, moved or taken out unseen: each line ends with a checksum of all before it.
+"""A file of JSON lines in which none can be changed, moved or taken out unseen: each line ends with
+a checksum of all before it.
 
     {"n":7, …, "chain":"<sha256>"}        chain(n) = SHA-256( chain(n-1) ‖ the bytes of line n before `,"chain":` )
 
-Only the loss of whole last lines does not show here; who needs to know that keeps the number of lines elsewhere.
+Only the loss of whole last lines does not show here; who needs to know that keeps the number of
+lines elsewhere.
 """
 
 import hashlib
@@ -42,7 +44,10 @@ class ChainedFile:
         body, tail = raw[:-_TAIL], raw[-_TAIL:]
         chain = self._next(body)
         if tail != _KEY + chain.encode() + b'"}':
-            raise self.damaged(self._lines, "does not match its checksum: it or a line before it was changed, moved or removed")
+            raise self.damaged(
+                self._lines,
+                "does not match its checksum: it or a line before it was changed, moved or removed",
+            )
         self._chain = chain
         self._lines += 1
         return body + b"}"
@@ -71,7 +76,11 @@ class ChainedFile:
 
     def damaged(self, number: int, what: str) -> DamageError:
         """The error for the line of this number, from 0."""
-        return DamageError(what, where=f"{self.path}:{number + 1}", fix="restore the file from a copy; nothing else was touched")
+        return DamageError(
+            what,
+            where=f"{self.path}:{number + 1}",
+            fix="restore the file from a copy; nothing else was touched",
+        )
 
     def _next(self, body: bytes) -> str:
         return hashlib.sha256(self._chain.encode() + body).hexdigest()

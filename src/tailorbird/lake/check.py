@@ -1,4 +1,5 @@
-"""The check of a table before the lake role writes to it: what the last run left, held against the ledger.
+"""The check of a table before the lake role writes to it: what the last run left, held against the
+ledger.
 
     last commit not in the ledger, whole        → entered into the ledger: the crash came between the two
     last commit not in the ledger, torn         → set aside; its position was never given, so its rows are appended again
@@ -8,8 +9,9 @@
     a checkpoint that the ledger does not know  → set aside: the commit files hold everything
     a data file that no commit names            → removed: the crash came before the commit
 
-A log that was trimmed (`lake.vacuum`) begins with a checkpoint, which then has to be whole. Every commit file is read and
-hashed; of data files only name and size are checked here, their content by `lake.verify`.
+A log that was trimmed (`lake.vacuum`) begins with a checkpoint, which then has to be whole. Every
+commit file is read and hashed; of data files only name and size are checked here, their content by
+`lake.verify`.
 """
 
 import hashlib
@@ -32,7 +34,10 @@ from tailorbird.lake.tables import TABLES, TableSpec
 from tailorbird.lake.vacuum import KEEP_US, needless_files
 from tailorbird.places import Place
 
-_REPAIR = "tailorbird lake repair makes it anew, if the ledger knows it; else restore the file, or ledger.jsonl, from a copy"
+_REPAIR = (
+    "tailorbird lake repair makes it anew, if the ledger knows it; else restore the file, "
+    "or ledger.jsonl, from a copy"
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,15 @@ class Finding:
 
 
 def check_table(
-    path: Place, spec: TableSpec, ledger: Ledger, aside: Place, clock: Clock, *, may_replay: Callable[[dict[str, int]], bool],
+    path: Place,
+    spec: TableSpec,
+    ledger: Ledger,
+    aside: Place,
+    clock: Clock,
+    *,
+    may_replay: Callable[[dict[str, int]], bool],
     keep_us: int = KEEP_US,
-) -> list[Finding]:  # fmt: skip
+) -> list[Finding]:
     """Check one table and mend what a crash may have left; the table may be absent.
 
     Args:
@@ -64,18 +75,28 @@ def check_table(
     for version in range(ledger.log_begin(spec.name), newest + 1):
         if _fault(path, version, known.get(version)) is None and version in known:
             continue
-        findings.append(_mend_last(path, spec, version, newest, known, ledger, aside, clock, may_replay))
+        findings.append(
+            _mend_last(path, spec, version, newest, known, ledger, aside, clock, may_replay)
+        )
     _check_files(path, spec, ledger)
     findings += _set_checkpoints_aside(path, spec, ledger, aside)
-    for file in needless_files(path, spec.name, ledger, clock.now(), keep_us) if path.is_dir() else []:
+    for file in (
+        needless_files(path, spec.name, ledger, clock.now(), keep_us) if path.is_dir() else []
+    ):
         file.unlink()
-        findings.append(Finding(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table"))
+        findings.append(
+            Finding(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table")
+        )
     return findings
 
 
 def ledger_is_lost(lake: Place) -> bool:
-    """Whether there is no ledger beside tables that have rows: begun anew, it would know the newest commit of each and no other."""
-    return not (lake / "ledger.jsonl").exists() and any(max(versions(lake / table), default=0) > 0 for table in TABLES)
+    """Whether there is no ledger beside tables that have rows: begun anew, it would know the newest
+    commit of each and no other.
+    """
+    return not (lake / "ledger.jsonl").exists() and any(
+        max(versions(lake / table), default=0) > 0 for table in TABLES
+    )
 
 
 def commit_fault(path: Place, version: int, line: Line) -> str | None:
@@ -85,10 +106,12 @@ def commit_fault(path: Place, version: int, line: Line) -> str | None:
 
 @contextmanager
 def opened_whole(lake: Place, table: str) -> Iterator[None]:
-    """Around the opening of a table: where it fails by a file of its log that is damaged or gone, or none of the lake's own, that is told.
+    """Around the opening of a table: where it fails by a file of its log that is damaged or gone,
+    or none of the lake's own, that is told.
 
     Raises:
-        DamageError, StorageError: which file it is, or what deltalake says where no file is known to be to blame.
+        DamageError, StorageError: which file it is, or what deltalake says where no file is known
+        to be to blame.
     """
     try:
         yield
@@ -99,21 +122,31 @@ def opened_whole(lake: Place, table: str) -> Iterator[None]:
         if not isinstance(error, TailorbirdError | DeltaError):
             raise
         for one in foreign.strangers(lake / table, ledger.commits(table)):
-            raise DamageError(f"a file of the log of table {table} {one.what}", where=str(one.file), fix=one.remedy) from error
+            raise DamageError(
+                f"a file of the log of table {table} {one.what}",
+                where=str(one.file),
+                fix=one.remedy,
+            ) from error
         if isinstance(error, DeltaError):
             raise unreadable(lake / table, error) from error
         raise
 
 
 def log_faults(path: Place, table: str, ledger: Ledger) -> Iterator[tuple[Place, str]]:
-    """The files of a table's log that the ledger knows and that are not as they were written, with what is wrong with each."""
+    """The files of a table's log that the ledger knows and that are not as they were written, with
+    what is wrong with each.
+    """
     begin = ledger.log_begin(table)
     for version, line in sorted(ledger.commits(table).items()):
         if version >= begin and (fault := commit_fault(path, version, line)) is not None:
             yield commit_path(path, version), fault
     for version, line in sorted(ledger.checkpoints(table).items()):
         file = path / "_delta_log" / line.files[0].path
-        if version >= begin and (file.exists() or version == begin) and (fault := file_fault(file, line.files[0])) is not None:
+        if (
+            version >= begin
+            and (file.exists() or version == begin)
+            and (fault := file_fault(file, line.files[0])) is not None
+        ):
             yield file, fault
 
 
@@ -123,8 +156,14 @@ def _set_others_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: Place
     if not foreign.of_others(foreign.strange_commits(path, known)):
         return []
     named = {file.path for line in known.values() for file in line.files}
-    moved = [(one, foreign.set_aside(one.file, named, aside / spec.name)) for one in reversed(foreign.strangers(path, known))]
-    return [Finding(spec.name, one.version, "set aside", f"{one.file}: {one.what}; kept as {place}") for one, place in moved]
+    moved = [
+        (one, foreign.set_aside(one.file, named, aside / spec.name))
+        for one in reversed(foreign.strangers(path, known))
+    ]
+    return [
+        Finding(spec.name, one.version, "set aside", f"{one.file}: {one.what}; kept as {place}")
+        for one, place in moved
+    ]
 
 
 def _fault(path: Place, version: int, line: Line | None) -> str | None:
@@ -140,30 +179,54 @@ def _fault(path: Place, version: int, line: Line | None) -> str | None:
 
 
 def _mend_last(
-    path: Place, spec: TableSpec, version: int, newest: int, known: dict[int, Line], ledger: Ledger, aside: Place, clock: Clock,
+    path: Place,
+    spec: TableSpec,
+    version: int,
+    newest: int,
+    known: dict[int, Line],
+    ledger: Ledger,
+    aside: Place,
+    clock: Clock,
     may_replay: Callable[[dict[str, int]], bool],
-) -> Finding:  # fmt: skip
+) -> Finding:
     file = commit_path(path, version)
     fault = _fault(path, version, known.get(version))
     if fault is None:
         return _recover(path, spec, version, ledger, clock)
     if version != newest:
         fix = _REPAIR if version <= max(known, default=-1) else foreign.remedy(path, at_start=False)
-        raise DamageError(f"version {version} of table {spec.name} {fault}, and later versions stand on it", where=str(file), fix=fix)
+        raise DamageError(
+            f"version {version} of table {spec.name} {fault}, and later versions stand on it",
+            where=str(file),
+            fix=fix,
+        )
     line = known.get(version)
     if line is not None and not (version > 0 and may_replay(_before(line, known))):
         raise DamageError(
-            f"version {version} of table {spec.name} {fault}, and the log no longer holds its rows", where=str(file), fix=_REPAIR
+            f"version {version} of table {spec.name} {fault}, and the log no longer holds its rows",
+            where=str(file),
+            fix=_REPAIR,
         )
     moved = durable.move_aside(file, aside / spec.name) if file.exists() else None
     if line is None:
         return Finding(
-            spec.name, version, "set aside", f"{file} {fault}; its rows are appended again" + (f"; kept as {moved}" if moved else "")
+            spec.name,
+            version,
+            "set aside",
+            f"{file} {fault}; its rows are appended again"
+            + (f"; kept as {moved}" if moved else ""),
         )
     ledger.append("withdrawn", spec.name, version, written_at=clock.now())
     if line.removed:
-        return Finding(spec.name, version, "set aside", f"{file} {fault}; it only put files together, and they are still there")
-    return Finding(spec.name, version, "withdrawn", f"{file} {fault}; its {line.rows} rows are appended again")
+        return Finding(
+            spec.name,
+            version,
+            "set aside",
+            f"{file} {fault}; it only put files together, and they are still there",
+        )
+    return Finding(
+        spec.name, version, "withdrawn", f"{file} {fault}; its {line.rows} rows are appended again"
+    )
 
 
 def _before(line: Line, known: dict[int, Line]) -> dict[str, int]:
@@ -190,7 +253,11 @@ def _recover(path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: 
             name, count = action["add"]["path"], json.loads(action["add"]["stats"])["numRecords"]
             target = path / name
             if not target.exists() or target.stat().st_size != action["add"]["size"]:
-                raise DamageError(f"version {version} of table {spec.name} names a file that is not whole", where=str(target), fix=_REPAIR)
+                raise DamageError(
+                    f"version {version} of table {spec.name} names a file that is not whole",
+                    where=str(target),
+                    fix=_REPAIR,
+                )
             files.append(File(name, action["add"]["size"], durable.sha256_of(target), count))
             rows += count
         elif "remove" in action:
@@ -198,10 +265,19 @@ def _recover(path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: 
         elif "txn" in action:
             positions[action["txn"]["appId"]] = action["txn"]["version"]
     ledger.append(
-        "commit", spec.name, version, rows=0 if removed else rows, positions=positions, files=files, removed=removed,
-        commit_sha256=hashlib.sha256(data).hexdigest(), written_at=clock.now(),
-    )  # fmt: skip
-    return Finding(spec.name, version, "recovered", f"{rows} rows were committed just before the crash")
+        "commit",
+        spec.name,
+        version,
+        rows=0 if removed else rows,
+        positions=positions,
+        files=files,
+        removed=removed,
+        commit_sha256=hashlib.sha256(data).hexdigest(),
+        written_at=clock.now(),
+    )
+    return Finding(
+        spec.name, version, "recovered", f"{rows} rows were committed just before the crash"
+    )
 
 
 def _check_files(path: Place, spec: TableSpec, ledger: Ledger) -> None:
@@ -216,8 +292,12 @@ def _check_files(path: Place, spec: TableSpec, ledger: Ledger) -> None:
             raise DamageError(f"a file of table {spec.name} {what}", where=str(target), fix=_REPAIR)
 
 
-def _set_checkpoints_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: Place) -> list[Finding]:
-    """A checkpoint is used only if the ledger vouches for it: a hint to a missing one makes a table unreadable."""
+def _set_checkpoints_aside(
+    path: Place, spec: TableSpec, ledger: Ledger, aside: Place
+) -> list[Finding]:
+    """A checkpoint is used only if the ledger vouches for it: a hint to a missing one makes a table
+    unreadable.
+    """
     log = path / "_delta_log"
     if not log.is_dir():
         return []
@@ -232,22 +312,36 @@ def _set_checkpoints_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: 
             continue
         version = int(match[1])
         line = known.get(version)
-        if version <= newest and line is not None and durable.sha256_of(file) == line.files[0].sha256:
+        if (
+            version <= newest
+            and line is not None
+            and durable.sha256_of(file) == line.files[0].sha256
+        ):
             good.add(version)
         else:
             bad.append((version, file))
     begin = ledger.log_begin(spec.name)
     if begin and max(good, default=-1) < begin:
         raise DamageError(
-            f"the log of table {spec.name} begins at version {begin}, and no checkpoint of it or later is whole",
+            f"the log of table {spec.name} begins at version {begin}, and no checkpoint of "
+            "it or later is whole",
             where=str(log),
             fix=_REPAIR,
         )
     for version, file in bad:
         moved = durable.move_aside(file, aside / spec.name)
-        findings.append(Finding(spec.name, version, "set aside", f"a checkpoint that was not whole, as {moved}; nothing needs it"))
+        findings.append(
+            Finding(
+                spec.name,
+                version,
+                "set aside",
+                f"a checkpoint that was not whole, as {moved}; nothing needs it",
+            )
+        )
     hint = log / foreign.HINT
     if hint.exists() and foreign.hinted_version(hint) != max(good, default=None):
         durable.move_aside(hint, aside / spec.name)
-        findings.append(Finding(spec.name, -1, "set aside", "the hint to a checkpoint that is not there"))
+        findings.append(
+            Finding(spec.name, -1, "set aside", "the hint to a checkpoint that is not there")
+        )
     return findings

@@ -1,11 +1,13 @@
-"""Which small files of a table are put together, and when. Pure functions; the commit itself is `lake.delta`'s.
+"""Which small files of a table are put together, and when. Pure functions; the commit itself is
+`lake.delta`'s.
 
     many small files in a folder, now        → together, so that a reader opens few
     a day that nothing was written to lately → together, however few they are
 
-Rows stay in the order of the log, unless `lake.sort` says person: then a day that has settled is sorted by it. Measured on a day of
-900,000 rows: one person's rows come in a twentieth of the time and the file is a third smaller, but a range of 100,000 positions,
-in which a state is built from the lake, takes five times as long; reading the day whole is the same.
+Rows stay in the order of the log, unless `lake.sort` says person: then a day that has settled is
+sorted by it. Measured on a day of 900,000 rows: one person's rows come in a twentieth of the time
+and the file is a third smaller, but a range of 100,000 positions, in which a state is built from
+the lake, takes five times as long; reading the day whole is the same.
 """
 
 from collections.abc import Mapping
@@ -31,7 +33,13 @@ class Group:
     settled: bool = False
 
 
-def due(files: Mapping[str, File], written: Mapping[str, int], now: int, *, settled_us: int | None = None) -> list[Group]:
+def due(
+    files: Mapping[str, File],
+    written: Mapping[str, int],
+    now: int,
+    *,
+    settled_us: int | None = None,
+) -> list[Group]:
     """What is to be put together now, that with the most files first.
 
     Args:
@@ -52,5 +60,11 @@ def due(files: Mapping[str, File], written: Mapping[str, int], now: int, *, sett
         settled = now - newest[folder] >= settled_us
         if len(small) >= (2 if settled else SMALL_FILES):
             sizes = np.cumsum([file.size for file in small])
-            groups.append(Group(folder, tuple(small[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))]), settled))
+            groups.append(
+                Group(
+                    folder,
+                    tuple(small[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))]),
+                    settled,
+                )
+            )
     return sorted(groups, key=lambda group: -len(group.files))

@@ -1,7 +1,8 @@
-"""What is wrong with a file of a table, and telling it where one is read: what Arrow says names neither the file nor the remedy.
+"""What is wrong with a file of a table, and telling it where one is read: what Arrow says names
+neither the file nor the remedy.
 
-Whether a file is damaged is asked of the ledger, never of the text of an error, which changes with each release of a library. An error
-for which no file is to blame stays as it was.
+Whether a file is damaged is asked of the ledger, never of the text of an error, which changes with
+each release of a library. An error for which no file is to blame stays as it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +17,16 @@ from tailorbird.lake.ledger import Ledger
 from tailorbird.places import ObjectPath, Place
 
 _REMEDY = "tailorbird lake verify says what is damaged, tailorbird lake repair mends it"
-_OF_BUCKET = "restore the earlier version of this object; tailorbird lake verify says what else is damaged"
+_OF_BUCKET = (
+    "restore the earlier version of this object; tailorbird lake verify says what else is damaged"
+)
 
 
 def damaged(message: str, place: Place) -> DamageError:
     """The error about a file of a table, with what mends it where that kind of storage is mended."""
-    return DamageError(message, where=str(place), fix=_OF_BUCKET if isinstance(place, ObjectPath) else _REMEDY)
+    return DamageError(
+        message, where=str(place), fix=_OF_BUCKET if isinstance(place, ObjectPath) else _REMEDY
+    )
 
 
 class Written(Protocol):
@@ -45,10 +50,12 @@ def file_fault(path: Place, file: Written) -> str | None:
 
 @contextmanager
 def read_whole(lake: Place, table: str, paths: Callable[[], Iterable[str]]) -> Iterator[None]:
-    """Around the reading of data files: where it fails by one that is damaged or gone, that file is told, and what mends it.
+    """Around the reading of data files: where it fails by one that is damaged or gone, that file is
+    told, and what mends it.
 
     Args:
-        paths: of the files that are read, below the table's folder; asked for only when something failed.
+        paths: of the files that are read, below the table's folder; asked for only when something
+            failed.
     Raises:
         DamageError: a file is not as it was written.
         StorageError: a file went while it was read, since its rows are in another one now.
@@ -62,7 +69,9 @@ def read_whole(lake: Place, table: str, paths: Callable[[], Iterable[str]]) -> I
 
 
 def blamed(lake: Place, table: str, paths: Iterable[str], told: str) -> TailorbirdError | None:
-    """The error about the first of these files that is not as it was written; those that are named in `told` are looked at first."""
+    """The error about the first of these files that is not as it was written; those that are named
+    in `told` are looked at first.
+    """
     ledger = Ledger(lake / "ledger.jsonl")
     written = {file.path: file for line in ledger.commits(table).values() for file in line.files}
     standing = ledger.files(table)
@@ -76,7 +85,8 @@ def blamed(lake: Place, table: str, paths: Iterable[str], told: str) -> Tailorbi
             continue
         if path in written and path not in standing and not place.is_file():
             return StorageError(
-                f"a data file of table {table} was deleted while it was read: its rows are in another one now",
+                f"a data file of table {table} was deleted while it was read: its rows are "
+                "in another one now",
                 where=str(place),
                 fix="run the same again; a longer lake.history keeps such files longer",
             )

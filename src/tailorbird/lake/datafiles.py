@@ -1,4 +1,6 @@
-"""The data files of a table: rows cut by day, as Parquet, and their statistics as Delta writes them. Who commits them is `lake.delta`."""
+"""The data files of a table: rows cut by day, as Parquet, and their statistics as Delta writes
+them. Who commits them is `lake.delta`.
+"""
 
 import json
 from collections.abc import Iterator
@@ -24,11 +26,15 @@ def is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
         return False
     group = file.metadata.row_group(0)
     columns = [group.column(index) for index in range(group.num_columns)]
-    return any(column.path_in_schema == spec.person[0] and column.is_stats_set for column in columns)
+    return any(
+        column.path_in_schema == spec.person[0] and column.is_stats_set for column in columns
+    )
 
 
 def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:
-    """The rows of each day, as the text of the partition value and a table in the order of the files' columns."""
+    """The rows of each day, as the text of the partition value and a table in the order of the
+    files' columns.
+    """
     if spec.partition is None:
         yield None, rows.select(spec.schema.names)
         return
@@ -44,9 +50,11 @@ def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | 
 
 
 def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> memoryview:
-    """The rows as a Parquet file, with statistics for the columns that may have them, and those by which it is sorted.
+    """The rows as a Parquet file, with statistics for the columns that may have them, and those by
+    which it is sorted.
 
-    The latter stand in the file alone, beside the values that they are of, and go when it is rewritten.
+    The latter stand in the file alone, beside the values that they are of, and go when it is
+    rewritten.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -62,7 +70,9 @@ def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> m
 
 
 def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
-    """The file's statistics in Delta's JSON: rows, and least, greatest and nulls of the columns that may have them."""
+    """The file's statistics in Delta's JSON: rows, and least, greatest and nulls of the columns
+    that may have them.
+    """
     least: dict[str, object] = {}
     greatest: dict[str, object] = {}
     nulls: dict[str, int] = {}
@@ -73,8 +83,12 @@ def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
             continue
         time = pa.types.is_timestamp(column.type)
         bounds = pc.min_max(column.cast(pa.int64()) if time else column)
-        least[name], greatest[name] = (_iso(bounds[side].as_py()) if time else bounds[side].as_py() for side in ("min", "max"))
-    return json.dumps({"numRecords": rows.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls})
+        least[name], greatest[name] = (
+            _iso(bounds[side].as_py()) if time else bounds[side].as_py() for side in ("min", "max")
+        )
+    return json.dumps(
+        {"numRecords": rows.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
+    )
 
 
 def _iso(moment: int) -> str:

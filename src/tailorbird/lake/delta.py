@@ -1,15 +1,19 @@
 """A Delta table with durable appends: what deltalake does not do on a local disk, we do here.
 
-deltalake syncs nothing: after a power cut its commits may be empty files, which read as "no change". So an append is
+deltalake syncs nothing: after a power cut its commits may be empty files, which read as "no
+change". So an append is
 
-    Parquet by us ─ sync ─ sync folders ─► commit by deltalake ─ sync it, sync _delta_log ─► ledger, synced ─► positions count
+    Parquet by us ─ sync ─ sync folders ─► commit by deltalake ─ sync it, sync _delta_log ─► ledger,
+    synced ─► positions count
 
-A crash between any two of these leaves files that no commit names, or a last commit that `lake.check` judges when the
-role starts again. Each commit carries the position behind its rows as an application transaction, so that an append
-that was made is not made again, and in its commit info how many files and rows it holds, so that half a commit shows.
+A crash between any two of these leaves files that no commit names, or a last commit that
+`lake.check` judges when the role starts again. Each commit carries the position behind its rows as
+an application transaction, so that an append that was made is not made again, and in its commit
+info how many files and rows it holds, so that half a commit shows.
 
-Deletion vectors are off and stay off. Which files are put together stands in `lake.compaction`, what is deleted at last in
-`lake.vacuum`. A table that an older release made gets the columns that are new by a commit of its own.
+Deletion vectors are off and stay off. Which files are put together stands in `lake.compaction`,
+what is deleted at last in `lake.vacuum`. A table that an older release made gets the columns that
+are new by a commit of its own.
 """
 
 import hashlib
@@ -20,7 +24,14 @@ from contextlib import AbstractContextManager
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Schema, Transaction
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Field,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+)
 from deltalake.transaction import AddAction, RemoveAction
 
 from tailorbird import faults
@@ -41,7 +52,8 @@ CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that 
 CONFIGURATION: dict[str, str | None] = {
     "delta.enableDeletionVectors": "false",
     "delta.enableExpiredLogCleanup": "false",
-    "delta.checkpointInterval": "1000000000",  # ours are made and synced by `DurableTable.checkpoint`
+    # ours are made and synced by `DurableTable.checkpoint`
+    "delta.checkpointInterval": "1000000000",
 }
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
@@ -74,7 +86,10 @@ def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> 
             str(path),
             spec.schema,
             partition_by=[spec.partition] if spec.partition else None,
-            configuration={**CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(spec.statistics)},
+            configuration={
+                **CONFIGURATION,
+                "delta.dataSkippingStatsColumns": ",".join(spec.statistics),
+            },
             storage_options=client_options() if isinstance(path, ObjectPath) else None,
         )
     faults.at("lake.after_create")
@@ -82,9 +97,17 @@ def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> 
 
 
 def seal(
-    path: Place, table: str, version: int, ledger: Ledger, *, written_at: int, rows: int = 0,
-    positions: dict[str, int] | None = None, files: list[File] | None = None, removed: list[str] | None = None,
-) -> Line:  # fmt: skip
+    path: Place,
+    table: str,
+    version: int,
+    ledger: Ledger,
+    *,
+    written_at: int,
+    rows: int = 0,
+    positions: dict[str, int] | None = None,
+    files: list[File] | None = None,
+    removed: list[str] | None = None,
+) -> Line:
     """Sync a commit file that deltalake wrote, and enter it into the ledger."""
     commit = commit_path(path, version)
     durable.sync_file(commit)
@@ -130,16 +153,23 @@ class DurableTable:
         """The columns that this version has and the table has not, which an older release made."""
         found = {field.name: str(field.type) for field in self._delta.schema().fields}
         wanted = {field.name: field for field in Schema.from_arrow(self.spec.schema).fields}
-        odd = sorted(name for name, kind in found.items() if name not in wanted or str(wanted[name].type) != kind)
+        odd = sorted(
+            name
+            for name, kind in found.items()
+            if name not in wanted or str(wanted[name].type) != kind
+        )
         if odd:
             raise DamageError(
-                f"the table's columns are not those of this version; they differ in: {', '.join(odd)}",
+                "the table's columns are not those of this version; they differ in: "
+                f"{', '.join(odd)}",
                 where=str(self.path),
                 fix="use the version that wrote it, or make the lake anew from the archive",
             )
         if "deletionVectors" in (self._delta.protocol().reader_features or []):
             raise DamageError(
-                "the table has deletion vectors, which not all readers honour", where=str(self.path), fix="purge and rewrite it"
+                "the table has deletion vectors, which not all readers honour",
+                where=str(self.path),
+                fix="purge and rewrite it",
             )
         return [field for name, field in wanted.items() if name not in found]
 
@@ -172,7 +202,9 @@ class DurableTable:
         return self._positions[log]
 
     def append(self, rows: pa.Table, log: str, position: int) -> Line | None:
-        """Append the rows that a log holds up to `position`, durably; the ledger's line, or None if that was done before."""
+        """Append the rows that a log holds up to `position`, durably; the ledger's line, or None if
+        that was done before.
+        """
         reached = self.position(log)
         if rows.num_rows == 0 or (reached is not None and position <= reached):
             return None
@@ -184,22 +216,37 @@ class DurableTable:
         return line
 
     def restore(self, rows: pa.Table, log: str) -> Line:
-        """Append rows of a log that the table should hold and does not; how far it is said to have the log stays."""
+        """Append rows of a log that the table should hold and does not; how far it is said to have
+        the log stays.
+        """
         now = self._clock.now()
         files, actions = self._write(rows, now)
-        return self._commit(actions, files, now, rows=rows.num_rows, positions={log: self.position(log) or 1})
+        return self._commit(
+            actions, files, now, rows=rows.num_rows, positions={log: self.position(log) or 1}
+        )
 
     def _checkpoint_sometimes(self) -> None:
         if self.version - self._checkpointed >= CHECKPOINT_EVERY:
             self.checkpoint()
 
     def _commit(
-        self, actions: list[AddAction | RemoveAction], files: list[File], now: int, *, rows: int = 0,
-        positions: dict[str, int] | None = None, removed: list[str] | None = None,
-    ) -> Line:  # fmt: skip
+        self,
+        actions: list[AddAction | RemoveAction],
+        files: list[File],
+        now: int,
+        *,
+        rows: int = 0,
+        positions: dict[str, int] | None = None,
+        removed: list[str] | None = None,
+    ) -> Line:
         version = self.version + 1
         token = uuid.uuid4().hex
-        info = {"files": len(files), "rows": sum(file.rows for file in files), "removed": len(removed or []), "token": token}
+        info = {
+            "files": len(files),
+            "rows": sum(file.rows for file in files),
+            "removed": len(removed or []),
+            "token": token,
+        }
         faults.at("lake.after_data")
         with durable.disk_errors(self.path):
             try:
@@ -210,7 +257,10 @@ class DurableTable:
                     [self.spec.partition] if self.spec.partition else None,
                     commit_properties=CommitProperties(
                         custom_metadata={COMMIT_INFO: info},
-                        app_transactions=[Transaction(log, position) for log, position in (positions or {}).items()],
+                        app_transactions=[
+                            Transaction(log, position)
+                            for log, position in (positions or {}).items()
+                        ],
                         max_commit_retries=0,  # so that this commit is this version, or none
                     ),
                     post_commithook_properties=_NO_HOOKS,
@@ -221,11 +271,21 @@ class DurableTable:
         faults.at("lake.after_commit")
         self._delta.update_incremental()
         if self.version != version:
-            raise DamageError(f"expected version {version}, found {self.version}: somebody else writes to it", where=str(self.path))
+            raise DamageError(
+                f"expected version {version}, found {self.version}: somebody else writes to it",
+                where=str(self.path),
+            )
         line = seal(
-            self.path, self.spec.name, version, self._ledger,
-            rows=rows, positions=positions, files=files, removed=removed, written_at=now,
-        )  # fmt: skip
+            self.path,
+            self.spec.name,
+            version,
+            self._ledger,
+            rows=rows,
+            positions=positions,
+            files=files,
+            removed=removed,
+            written_at=now,
+        )
         self._files.update({file.path: file for file in files})
         self._written.update({file.path: now for file in files})
         for path in removed or []:
@@ -235,7 +295,8 @@ class DurableTable:
     def _stands(self, version: int, token: str) -> bool:
         """Whether a commit that was answered by an error, or by nothing, is there all the same.
 
-        Nothing is cleaned up where it is not: it may still be on its way. That is decided when the role starts again.
+        Nothing is cleaned up where it is not: it may still be on its way. That is decided when the
+        role starts again.
         """
         try:
             data = commit_path(self.path, version).read_bytes()
@@ -250,7 +311,11 @@ class DurableTable:
         actions: list[AddAction | RemoveAction] = []
         folders: set[Place] = set()
         for value, part in split_by_partition(rows, self.spec):
-            folder = f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/" if self.spec.partition else ""
+            folder = (
+                f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/"
+                if self.spec.partition
+                else ""
+            )
             name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{uuid.uuid4().hex[:8]}.parquet"
             path = self.path / name
             if path.parent not in folders:
@@ -260,7 +325,16 @@ class DurableTable:
             durable.write_new(path, data)
             files.append(File(name, len(data), hashlib.sha256(data).hexdigest(), part.num_rows))
             values = {self.spec.partition: value} if self.spec.partition else {}
-            actions.append(AddAction(name, len(data), values, now // 1000, data_change, statistics_of(part, self.spec)))
+            actions.append(
+                AddAction(
+                    name,
+                    len(data),
+                    values,
+                    now // 1000,
+                    data_change,
+                    statistics_of(part, self.spec),
+                )
+            )
         faults.at("lake.before_folder_sync")
         for folder_path in folders:
             durable.sync_folder(folder_path)
@@ -271,7 +345,8 @@ class DurableTable:
         return compaction.due(self._files, self._written, self._clock.now(), settled_us=settled_us)
 
     def put_together(self, group: compaction.Group, sort: tuple[str, ...] = ()) -> int:
-        """Make one file of a group's files, in log order or sorted by some columns, by one commit; how many files there are less.
+        """Make one file of a group's files, in log order or sorted by some columns, by one commit;
+        how many files there are less.
 
         The old ones stay for readers that began before, until `vacuum` deletes them.
         """
@@ -280,7 +355,8 @@ class DurableTable:
         rows = pa.concat_tables(tables)
         if rows.num_rows != sum(file.rows for file in group.files):
             raise DamageError(
-                f"files of table {self.spec.name} do not hold the rows that the ledger says; nothing was put together",
+                f"files of table {self.spec.name} do not hold the rows that the ledger says; "
+                "nothing was put together",
                 where=str(self.path / group.folder),
                 fix="tailorbird lake verify tells which",
             )
@@ -289,8 +365,12 @@ class DurableTable:
             rows = rows.sort_by([(name, "ascending") for name in sort])
         files, actions = self._write(rows, now, data_change=False, sort=sort)
         faults.at("compact.after_write")
-        values: dict[str, str | None] = {self.spec.partition: group.folder.partition("=")[2]} if self.spec.partition else {}
-        actions += [RemoveAction(file.path, False, now // 1000, file.size, values) for file in group.files]
+        values: dict[str, str | None] = (
+            {self.spec.partition: group.folder.partition("=")[2]} if self.spec.partition else {}
+        )
+        actions += [
+            RemoveAction(file.path, False, now // 1000, file.size, values) for file in group.files
+        ]
         self._commit(actions, files, now, removed=[file.path for file in group.files])
         faults.at("compact.after_commit")
         self._checkpoint_sometimes()
@@ -302,16 +382,23 @@ class DurableTable:
 
     def _opened(self, file: File) -> pq.ParquetFile:
         source = self.path / file.path
-        return pq.ParquetFile(pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source)
+        return pq.ParquetFile(
+            pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source
+        )
 
     def _whole(self, file: File) -> AbstractContextManager[None]:
         return read_whole(self.path.parent, self.spec.name, lambda: [file.path])
 
-    def rewrite(self, change: Callable[[pa.Table], pa.Table | None], told: Callable[[int], None] = lambda done: None) -> int:
-        """Write those files anew for whose rows `change` gives others (None: they stay), by one commit; how many there were.
+    def rewrite(
+        self,
+        change: Callable[[pa.Table], pa.Table | None],
+        told: Callable[[int], None] = lambda done: None,
+    ) -> int:
+        """Write those files anew for whose rows `change` gives others (None: they stay), by one
+        commit; how many there were.
 
-        The old ones, and what the log says of them, stay until `forget_past`. Rows keep the order in which `change` gives them, but
-        in files that are sorted by person.
+        The old ones, and what the log says of them, stay until `forget_past`. Rows keep the order
+        in which `change` gives them, but in files that are sorted by person.
         """
         now = self._clock.now()
         files: list[File] = []
@@ -327,7 +414,11 @@ class DurableTable:
                 continue
             sort = self.spec.person if is_sorted(parquet, self.spec) else ()
             if rows.num_rows:
-                some, adds = self._write(rows.sort_by([(name, "ascending") for name in sort]) if sort else rows, now, sort=sort)
+                some, adds = self._write(
+                    rows.sort_by([(name, "ascending") for name in sort]) if sort else rows,
+                    now,
+                    sort=sort,
+                )
                 files, actions = files + some, actions + adds
             removed.append(file)
         if not removed:
@@ -335,31 +426,57 @@ class DurableTable:
         faults.at("erase.table_files")
         for file in removed:
             day = file.path.rpartition("/")[0].partition("=")[2]
-            values: dict[str, str | None] = {self.spec.partition: day} if self.spec.partition else {}
+            values: dict[str, str | None] = (
+                {self.spec.partition: day} if self.spec.partition else {}
+            )
             actions.append(RemoveAction(file.path, True, now // 1000, file.size, values))
         self._commit(actions, files, now, removed=[file.path for file in removed])
         faults.at("erase.table_commit")
         return len(removed)
 
     def replace(self, file: File, rows: pa.Table) -> None:
-        """Put a file that was made anew of the same rows in the place of one that is damaged, by one commit."""
+        """Put a file that was made anew of the same rows in the place of one that is damaged, by
+        one commit.
+        """
         now = self._clock.now()
         files, actions = self._write(rows, now, data_change=False)
-        values: dict[str, str | None] = {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]} if self.spec.partition else {}
+        values: dict[str, str | None] = (
+            {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
+            if self.spec.partition
+            else {}
+        )
         actions.append(RemoveAction(file.path, False, now // 1000, file.size, values))
         self._commit(actions, files, now, removed=[file.path])
 
     def forget_past(self) -> Vacuumed:
-        """Delete all that only the past needs, at once: files that were put together or written anew, and the log that names them."""
+        """Delete all that only the past needs, at once: files that were put together or written
+        anew, and the log that names them.
+        """
         self.checkpoint()
         return self.vacuum(0)
 
-    def vacuum(self, keep_us: int, *, dry_run: bool = False, told: Callable[[int], None] = lambda done: None) -> Vacuumed:
+    def vacuum(
+        self,
+        keep_us: int,
+        *,
+        dry_run: bool = False,
+        told: Callable[[int], None] = lambda done: None,
+    ) -> Vacuumed:
         """Delete what only readers of `keep_us` ago and longer need, see `lake.vacuum`."""
-        return vacuum.vacuum(self.path, self.spec.name, self._ledger, self._clock.now(), keep_us, dry_run=dry_run, told=told)
+        return vacuum.vacuum(
+            self.path,
+            self.spec.name,
+            self._ledger,
+            self._clock.now(),
+            keep_us,
+            dry_run=dry_run,
+            told=told,
+        )
 
     def checkpoint(self) -> None:
-        """Let deltalake summarise the log, so that readers open the table fast; enter it into the ledger once it lasts."""
+        """Let deltalake summarise the log, so that readers open the table fast; enter it into the
+        ledger once it lasts.
+        """
         with durable.disk_errors(self.path):
             self._delta.create_checkpoint()
         faults.at("lake.after_checkpoint")
@@ -368,13 +485,19 @@ class DurableTable:
         durable.sync_file(path.with_name("_last_checkpoint"))
         durable.sync_folder(path.parent)
         file = File(path.name, path.stat().st_size, durable.sha256_of(path))
-        self._ledger.append("checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now())
+        self._ledger.append(
+            "checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now()
+        )
         self._checkpointed = self.version
-        self._delta = delta_table(self.path)  # a handle that is only ever brought up to date gets slower with each commit
+        self._delta = delta_table(
+            self.path
+        )  # a handle that is only ever brought up to date gets slower with each commit
 
 
 def read_back(lake: Place, line: Line) -> None:
-    """Hold the files of a commit on the disk against the ledger's line. Raises DamageError if they are not what was written."""
+    """Hold the files of a commit on the disk against the ledger's line. Raises DamageError if they
+    are not what was written.
+    """
     if line.kind != "commit":
         return
     folder = lake / line.table
@@ -384,7 +507,8 @@ def read_back(lake: Place, line: Line) -> None:
     ]:
         if durable.sha256_of(path) != expected:
             raise DamageError(
-                f"version {line.version} of table {line.table} does not read back as it was written",
+                f"version {line.version} of table {line.table} does not read back as it was "
+                "written",
                 where=str(path),
                 fix="look at the disk; the log still has the rows",
             )

@@ -1,9 +1,11 @@
-"""Files that survive a power cut: write, sync, name, sync the folder, in this order. Nothing else in `lake` calls fsync.
+"""Files that survive a power cut: write, sync, name, sync the folder, in this order. Nothing else
+in `lake` calls fsync.
 
-On object storage an object that was put lasts and is whole, so there is nothing to sync, and folders need not be made.
+On object storage an object that was put lasts and is whole, so there is nothing to sync, and
+folders need not be made.
 
-A failed sync is never tried again: the kernel has marked the pages clean and would answer "done" without having written
-them. The caller stops, and what is on disk is checked when it starts again.
+A failed sync is never tried again: the kernel has marked the pages clean and would answer "done"
+without having written them. The caller stops, and what is on disk is checked when it starts again.
 """
 
 import hashlib
@@ -20,7 +22,9 @@ _CHUNK = 1 << 20
 
 
 def write_new(path: Place, data: bytes | memoryview) -> None:
-    """Write a file of a new name and sync it; its folder is synced by `sync_folder`, once for many files."""
+    """Write a file of a new name and sync it; its folder is synced by `sync_folder`, once for many
+    files.
+    """
     if isinstance(path, ObjectPath):
         return _put_new(path, data)
     with disk_errors(path), path.open("xb") as file:
@@ -86,9 +90,15 @@ def make_folder(folder: Place) -> None:
 
 
 def move_aside(path: Place, folder: Place) -> Place:
-    """Move a damaged file (or folder) into `folder` under a name that is free, and sync both folders; where it is now."""
+    """Move a damaged file (or folder) into `folder` under a name that is free, and sync both
+    folders; where it is now.
+    """
     make_folder(folder)
-    target = next(t for n in range(1_000_000) if not (t := folder / (f"{path.name}.{n}" if n else path.name)).exists())
+    target = next(
+        t
+        for n in range(1_000_000)
+        if not (t := folder / (f"{path.name}.{n}" if n else path.name)).exists()
+    )
     with disk_errors(path):
         path.rename(target)  # pyrefly: ignore[bad-argument-type]: both are of one kind
     sync_folder(folder)
@@ -145,9 +155,14 @@ def _storage_errors(path: ObjectPath) -> Iterator[None]:
     except TailorbirdError:
         raise
     except Exception as error:  # deltalake raises what it likes
-        what = error.strerror if isinstance(error, OSError) and error.strerror else (str(error).splitlines() or [type(error).__name__])[0]
+        what = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else (str(error).splitlines() or [type(error).__name__])[0]
+        )
         raise StorageError(
             f"the object storage refused or did not answer: {what}",
             where=str(path),
-            fix="check its address (AWS_ENDPOINT_URL), the credentials and the bucket; what came of it is decided at the next start",
+            fix="check its address (AWS_ENDPOINT_URL), the credentials and the bucket; what came "
+            "of it is decided at the next start",
         ) from error

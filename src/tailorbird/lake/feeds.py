@@ -1,9 +1,20 @@
-"""The logs that the lake is fed from: each opened once, those that are not made yet left out, some rows at a time."""
+"""The logs that the lake is fed from: each opened once, those that are not made yet left out, some
+rows at a time.
+"""
 
 from collections.abc import Mapping
 
 from tailorbird.errors import NotReadyError
-from tailorbird.stream import Address, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
+from tailorbird.stream import (
+    Address,
+    LogReader,
+    Stored,
+    Stream,
+    answers_addresses,
+    open_reader,
+    raw_addresses,
+    routed_address,
+)
 
 ROUTED = "routed"
 _BATCH_BYTES = 256 << 20
@@ -32,7 +43,9 @@ class Feeds:
         return self._made({ROUTED: routed_address(self._stream)})
 
     def _made(self, logs: Mapping[str, Address]) -> dict[str, Address]:
-        """Those of the logs that are there; one whose writer is just making it comes with the next step."""
+        """Those of the logs that are there; one whose writer is just making it comes with the next
+        step.
+        """
         found: dict[str, Address] = {}
         for name, path in logs.items():
             try:
@@ -53,16 +66,28 @@ class Feeds:
         for log, position in positions.items():
             if log == "ledger":
                 continue
-            named = {path.stem: path for path in (*raw_addresses(self._stream).values(), *answers_addresses(self._stream).values())}
+            named = {
+                path.stem: path
+                for path in (
+                    *raw_addresses(self._stream).values(),
+                    *answers_addresses(self._stream).values(),
+                )
+            }
             path = named.get(log) if log != ROUTED else routed_address(self._stream)
-            if path is None or not self._made({log: path}) or self.reader(path).start() > max(position, 1):
+            if (
+                path is None
+                or not self._made({log: path})
+                or self.reader(path).start() > max(position, 1)
+            ):
                 return False
         return True
 
     def changed(self) -> bool:
         """Whether any log may have more than at the last call; cheap enough to poll."""
         found = [path for logs in (self.raw, self.answers, self.routed) for path in logs.values()]
-        return sum(self.reader(path).changed() for path in found) > 0  # not any(…): each must be asked
+        return (
+            sum(self.reader(path).changed() for path in found) > 0
+        )  # not any(…): each must be asked
 
     def close(self) -> None:
         """Let go of the logs; harmless when already closed."""

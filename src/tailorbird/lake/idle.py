@@ -1,7 +1,9 @@
-"""Deleting what nobody needs from logs whose writer is gone: that of imports, and of serve processes that run no more.
+"""Deleting what nobody needs from logs whose writer is gone: that of imports, and of serve
+processes that run no more.
 
-Writers that live prune for themselves. Of the others the lake role becomes the writer for a moment, under their lock, and
-for a second at most: an import that begins meanwhile waits that long (`stream.importer`).
+Writers that live prune for themselves. Of the others the lake role becomes the writer for a moment,
+under their lock, and for a second at most: an import that begins meanwhile waits that long
+(`stream.importer`).
 """
 
 import logging
@@ -14,16 +16,25 @@ from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.places import Place
 from tailorbird.stream import answer_logs, open_reader, open_writer, raw_logs, read_released
 
-IDLE_US = 5 * MINUTE  # without a write; a server that is only being started again finds its log as it left it
+IDLE_US = (
+    5 * MINUTE
+)  # without a write; a server that is only being started again finds its log as it left it
 HOLD_S = 1.0
 log = logging.getLogger(__name__)
 
 
-def prune_idle(stream: Path, lake: Place, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S) -> dict[str, int]:
-    """Prune each log in `stream` that nobody has written for `idle_us`, by what `lake` has released; blocks by file."""
+def prune_idle(
+    stream: Path, lake: Place, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S
+) -> dict[str, int]:
+    """Prune each log in `stream` that nobody has written for `idle_us`, by what `lake` has
+    released; blocks by file.
+    """
     released = read_released(lake)
     logs = [(path, producer, released.raw(producer)) for producer, path in raw_logs(stream).items()]
-    logs += [(path, producer, released.answers(producer)) for producer, path in answer_logs(stream).items()]
+    logs += [
+        (path, producer, released.answers(producer))
+        for producer, path in answer_logs(stream).items()
+    ]
     pruned: dict[str, int] = {}
     for path, producer, before in logs:
         try:

@@ -1,6 +1,8 @@
-"""Reading the lake: tables as Arrow, with only the columns and the time that are asked for; SQL. It never writes.
+"""Reading the lake: tables as Arrow, with only the columns and the time that are asked for; SQL. It
+never writes.
 
-As of now, or as of versions that were noted before (`lake.versions`): `Lake(path, at=versions_of(path))` reads the same rows for ever.
+As of now, or as of versions that were noted before (`lake.versions`): `Lake(path,
+at=versions_of(path))` reads the same rows for ever.
 
 Times are int64 microseconds, from inclusive, to exclusive. Rows come in no particular order.
 
@@ -32,7 +34,8 @@ _EPOCH = date(1970, 1, 1)
 
 
 class Lake:
-    """The tables below `path`, each as of its newest commit at the time of the call. For one thread; open one each.
+    """The tables below `path`, each as of its newest commit at the time of the call. For one
+    thread; open one each.
 
     Args:
         at: read these versions instead; a table that is not among them is not there.
@@ -48,7 +51,9 @@ class Lake:
         self._open: dict[str, DeltaTable] = {}
 
     def pinned(self) -> "Lake":
-        """The same lake as of now, whatever is loaded from here on; itself, if it is as of versions already."""
+        """The same lake as of now, whatever is loaded from here on; itself, if it is as of versions
+        already.
+        """
         return self if self.at is not None else Lake(self.path, at=versions_of(self.path))
 
     def exists(self, name: str) -> bool:
@@ -64,18 +69,31 @@ class Lake:
 
     def count(self, name: str) -> int:
         """The rows of a table, from its log alone where it is read as of now."""
-        return self._table(name).count() if self.at is None else self._rows(name, self._only(name, None))
+        return (
+            self._table(name).count()
+            if self.at is None
+            else self._rows(name, self._only(name, None))
+        )
 
-    def table(self, name: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
+    def table(
+        self, name: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
+    ) -> pa.Table:
         """A table's rows, all columns unless said."""
         names = list(columns) if columns is not None else TABLES[self._known(name)].schema.names
-        unknown = [column for column in names if column not in TABLES[self._known(name)].schema.names]
+        unknown = [
+            column for column in names if column not in TABLES[self._known(name)].schema.names
+        ]
         if unknown:
-            raise UsageError(f"table {name} has no column {unknown[0]!r}", fix=f"its columns: {', '.join(TABLES[name].schema.names)}")
+            raise UsageError(
+                f"table {name} has no column {unknown[0]!r}",
+                fix=f"its columns: {', '.join(TABLES[name].schema.names)}",
+            )
         with self._whole(name) as dataset:
             return dataset.to_table(columns=names, filter=self._only(name, where))
 
-    def batches(self, name: str, columns: Sequence[str], where: ds.Expression | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, name: str, columns: Sequence[str], where: ds.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """A table's rows piece by piece, for what is larger than memory."""
         with self._whole(self._known(name)) as dataset:
             yield from dataset.to_batches(columns=list(columns), filter=self._only(name, where))
@@ -84,19 +102,36 @@ class Lake:
         """How many rows of a table a filter leaves, without loading them."""
         return self._rows(name, self._only(name, where))
 
-    def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
-        """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED` unless said."""
-        return self.table("events", columns if columns is not None else ROUTED.names, span("day", ts_from, ts_to))
+    def events(
+        self,
+        columns: Sequence[str] | None = None,
+        ts_from: int | None = None,
+        ts_to: int | None = None,
+    ) -> pa.Table:
+        """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED`
+        unless said.
+        """
+        return self.table(
+            "events", columns if columns is not None else ROUTED.names, span("day", ts_from, ts_to)
+        )
 
-    def answers(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
+    def answers(
+        self,
+        columns: Sequence[str] | None = None,
+        ts_from: int | None = None,
+        ts_to: int | None = None,
+    ) -> pa.Table:
         """Answers whose t lies in [ts_from, ts_to)."""
         return self.table("answers", columns, span(None, ts_from, ts_to))
 
     def sql(self, query: str) -> pa.Table:
-        """The rows of one SELECT (or WITH, SHOW, DESCRIBE, EXPLAIN) over all tables, as they are now."""
+        """The rows of one SELECT (or WITH, SHOW, DESCRIBE, EXPLAIN) over all tables, as they are
+        now.
+        """
         if self.at is not None:
             raise UsageError(
-                "SQL reads the lake as it is now", fix="read a past version with `table`, or tailorbird lake events --at-version"
+                "SQL reads the lake as it is now",
+                fix="read a past version with `table`, or tailorbird lake events --at-version",
             )
         tables = {name: self._table(name) for name in TABLES if self.exists(name)}
         if not tables:
@@ -104,13 +139,23 @@ class Lake:
         return run_query(query, tables, self._blamed)
 
     def files(self, name: str, version: int) -> dict[str, int]:
-        """The data files of a table as of a version, by path below its folder, with the rows of each."""
+        """The data files of a table as of a version, by path below its folder, with the rows of
+        each.
+        """
         delta = delta_table(self.path / self._known(name), version)
         actions = pa.table(delta.get_add_actions())
-        return dict(zip(actions.column("path").to_pylist(), actions.column("num_records").to_pylist(), strict=True))
+        return dict(
+            zip(
+                actions.column("path").to_pylist(),
+                actions.column("num_records").to_pylist(),
+                strict=True,
+            )
+        )
 
     def newest_p(self) -> int:
-        """The routed position up to which `events` holds all, from the ledger alone; 0 where it holds nothing."""
+        """The routed position up to which `events` holds all, from the ledger alone; 0 where it
+        holds nothing.
+        """
         at = versions_of(self.path) if self.at is None else self.at
         return max(0, at["events"].positions.get("routed", 0) - 1) if "events" in at else 0
 
@@ -170,7 +215,9 @@ class Lake:
 
     def _nothing_yet(self) -> NotReadyError:
         return NotReadyError(
-            "there is nothing in the lake yet", where=str(self.path), fix="tailorbird import FORMAT PATH, or tailorbird up"
+            "there is nothing in the lake yet",
+            where=str(self.path),
+            fix="tailorbird import FORMAT PATH, or tailorbird up",
         )
 
 
@@ -183,17 +230,25 @@ def _any_commit(log: Place) -> bool:
     return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
 
 
-def span(day: str | None = "day", ts_from: int | None = None, ts_to: int | None = None) -> ds.Expression | None:
-    """The filter for a span of `ts`, on the partition as well where there is one, so that whole files are left out."""
+def span(
+    day: str | None = "day", ts_from: int | None = None, ts_to: int | None = None
+) -> ds.Expression | None:
+    """The filter for a span of `ts`, on the partition as well where there is one, so that whole
+    files are left out.
+    """
     parts: list[ds.Expression] = []
     if ts_from is not None:
         parts.append(ds.field("ts") >= pa.scalar(ts_from, TIME))
         if day is not None:
-            parts.append(ds.field(day) >= pa.scalar(_EPOCH + timedelta(days=ts_from // DAY), pa.date32()))
+            parts.append(
+                ds.field(day) >= pa.scalar(_EPOCH + timedelta(days=ts_from // DAY), pa.date32())
+            )
     if ts_to is not None:
         parts.append(ds.field("ts") < pa.scalar(ts_to, TIME))
         if day is not None:
-            parts.append(ds.field(day) <= pa.scalar(_EPOCH + timedelta(days=(ts_to - 1) // DAY), pa.date32()))
+            parts.append(
+                ds.field(day) <= pa.scalar(_EPOCH + timedelta(days=(ts_to - 1) // DAY), pa.date32())
+            )
     where: ds.Expression | None = None
     for part in parts:
         where = part if where is None else where & part

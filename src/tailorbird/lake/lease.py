@@ -1,8 +1,9 @@
 """One writer of a lake: a lock on a file of this machine, or a lease on an object.
 
-A lease says who holds it and until when, and is put on condition that it is still the one that was read. It is what makes a second
-start say so at once; what keeps two writers from each other is that ledger and commits are put on condition too (`lake.tails`,
-`lake.delta`). A holder that died on this machine is overtaken at once, one on another machine when its lease is over.
+A lease says who holds it and until when, and is put on condition that it is still the one that was
+read. It is what makes a second start say so at once; what keeps two writers from each other is that
+ledger and commits are put on condition too (`lake.tails`, `lake.delta`). A holder that died on this
+machine is overtaken at once, one on another machine when its lease is over.
 """
 
 import os
@@ -77,14 +78,17 @@ class Lease:
             self._check_conditions()
 
     def _check_conditions(self) -> None:
-        """Some storage takes conditional writes and overwrites all the same; no lake can be kept there."""
+        """Some storage takes conditional writes and overwrites all the same; no lake can be kept
+        there.
+        """
         for attempt in (self._path.put_new, lambda data: self._path.put_if(data, '"of-no-object"')):
             try:
                 attempt(self._encoded(self._until))
             except (FileExistsError, StaleError):
                 continue
             raise ConfigError(
-                "this storage does not honour conditional writes (If-None-Match, If-Match), so two writers would overwrite each other",
+                "this storage does not honour conditional writes (If-None-Match, If-Match), "
+                "so two writers would overwrite each other",
                 where=str(self._path.parent),
                 fix="use storage that does: AWS, MinIO, Cloudflare R2",
             )
@@ -92,12 +96,16 @@ class Lease:
     def renew(self) -> None:
         """Hold on. Raises LockedError if somebody else has taken over."""
         now = self._clock.now()
-        if not self._until - LEASE_US <= now < self._until - LEASE_US // 2:  # also where the clock was set back: nobody waits that long
+        if (
+            not self._until - LEASE_US <= now < self._until - LEASE_US // 2
+        ):  # also where the clock was set back: nobody waits that long
             with durable.disk_errors(self._path):
                 self._put(now + LEASE_US)
 
     def release(self) -> None:
-        """Let go, so that the next one need not wait; harmless when already done, or when somebody else has it by now."""
+        """Let go, so that the next one need not wait; harmless when already done, or when somebody
+        else has it by now.
+        """
         if self._until == 0:
             return
         with suppress(OSError):  # it runs out by itself
@@ -107,11 +115,17 @@ class Lease:
     def _put(self, until: int) -> None:
         data = self._encoded(until)
         try:
-            self._tag = self._path.put_if(data, self._tag) if self._tag else self._path.put_new(data)
+            self._tag = (
+                self._path.put_if(data, self._tag) if self._tag else self._path.put_new(data)
+            )
         except (StaleError, FileExistsError) as error:
             found, tag = self._path.read_tagged()
             if found != data:  # else it was put, and only the reply was lost
-                raise LockedError("another process writes to this lake by now", where=str(self._path), fix="run one lake role") from error
+                raise LockedError(
+                    "another process writes to this lake by now",
+                    where=str(self._path),
+                    fix="run one lake role",
+                ) from error
             self._tag = tag
         self._until = until
 

@@ -1,15 +1,19 @@
-"""The ledger: our own record of every commit to the lake, beside the tables, so that damage in them cannot go unseen.
+"""The ledger: our own record of every commit to the lake, beside the tables, so that damage in them
+cannot go unseen.
 
-One JSON object a line, appended and synced after the commit that it tells of, chained as `lake.chained` says:
+One JSON object a line, appended and synced after the commit that it tells of, chained as
+`lake.chained` says:
 
-    {"n": 7, "kind": "commit", "table": "events", "version": 3, "rows": 20000, "positions": {"routed": 60001},
-     "commit_sha256": …, "files": [{"path", "size", "sha256", "rows"}, …], "written_at": …, "chain": …}
+    {"n": 7, "kind": "commit", "table": "events", "version": 3, "rows": 20000, "positions":
+     {"routed": 60001}, "commit_sha256": …, "files": [{"path", "size", "sha256", "rows"}, …],
+     "written_at": …, "chain": …}
 
-Kinds: `commit`; `withdrawn` (a damaged last commit was set aside and its rows are replayed); `checkpoint` (Delta's own
-summary of its log); `mended` (a commit file that was lost was made anew, with another checksum); `trimmed` (files of the log below this
-version are deleted: a checkpoint of it holds what they said); `anew` (the ledger was lost: the lines before this one were
-made from the tables' logs, and the table `commits` tells of all of them; its version is the position up to which that table had the
-old one). Reading needs nothing but a JSON parser.
+Kinds: `commit`; `withdrawn` (a damaged last commit was set aside and its rows are replayed);
+`checkpoint` (Delta's own summary of its log); `mended` (a commit file that was lost was made anew,
+with another checksum); `trimmed` (files of the log below this version are deleted: a checkpoint of
+it holds what they said); `anew` (the ledger was lost: the lines before this one were made from the
+tables' logs, and the table `commits` tells of all of them; its version is the position up to which
+that table had the old one). Reading needs nothing but a JSON parser.
 """
 
 import msgspec
@@ -53,7 +57,8 @@ class Ledger:
 
     Args:
         path: `ledger.jsonl`; an absent file is an empty ledger.
-        writer: drops a torn last line, which tells of a commit that the start-up check then finds by itself.
+        writer: drops a torn last line, which tells of a commit that the start-up check then finds
+            by itself.
     Raises:
         DamageError: a line is not what was written.
     """
@@ -115,12 +120,16 @@ class Ledger:
             elif line.kind == "withdrawn":
                 standing.pop(line.version, None)
             elif line.kind == "mended" and line.version in standing:
-                standing[line.version] = msgspec.structs.replace(standing[line.version], commit_sha256=line.commit_sha256)
+                standing[line.version] = msgspec.structs.replace(
+                    standing[line.version], commit_sha256=line.commit_sha256
+                )
         return standing
 
     @property
     def begin(self) -> int:
-        """The position of the table `commits` from which these lines tell: beyond 0 where the ledger was written anew."""
+        """The position of the table `commits` from which these lines tell: beyond 0 where the
+        ledger was written anew.
+        """
         return self._anew()[1]
 
     @property
@@ -130,14 +139,20 @@ class Ledger:
         return position + len(self.lines) - line
 
     def told(self, start: int, end: int) -> list[Line]:
-        """The commits between two positions, neither before `begin`, that `commits` has rows of: all but its own."""
+        """The commits between two positions, neither before `begin`, that `commits` has rows of:
+        all but its own.
+        """
         line, position = self._anew()
         lines = self.lines[start - position + line : end - position + line]
         return [each for each in lines if each.kind == "commit" and each.table != "commits"]
 
     def _anew(self) -> tuple[int, int]:
-        """Number and position of the line that ends those that were made anew, else of the first one."""
-        return next(((line.n, line.version) for line in reversed(self.lines) if line.kind == "anew"), (0, 0))
+        """Number and position of the line that ends those that were made anew, else of the first
+        one.
+        """
+        return next(
+            ((line.n, line.version) for line in reversed(self.lines) if line.kind == "anew"), (0, 0)
+        )
 
     def files(self, table: str) -> dict[str, File]:
         """The data files that hold the table's rows now, by path."""
@@ -150,12 +165,25 @@ class Ledger:
 
     def written(self, table: str) -> dict[str, int]:
         """When each data file of the standing commits was committed, by path."""
-        return {file.path: line.written_at for line in self.commits(table).values() for file in line.files}
+        return {
+            file.path: line.written_at
+            for line in self.commits(table).values()
+            for file in line.files
+        }
 
     def log_begin(self, table: str) -> int:
-        """The version at which the table's log on disk begins; the commits before it stand in a checkpoint and in this file."""
-        return max((line.version for line in self.lines if line.table == table and line.kind == "trimmed"), default=0)
+        """The version at which the table's log on disk begins; the commits before it stand in a
+        checkpoint and in this file.
+        """
+        return max(
+            (line.version for line in self.lines if line.table == table and line.kind == "trimmed"),
+            default=0,
+        )
 
     def checkpoints(self, table: str) -> dict[int, Line]:
         """The checkpoints of a table that were synced, by version."""
-        return {line.version: line for line in self.lines if line.table == table and line.kind == "checkpoint"}
+        return {
+            line.version: line
+            for line in self.lines
+            if line.table == table and line.kind == "checkpoint"
+        }

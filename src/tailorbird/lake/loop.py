@@ -1,4 +1,6 @@
-"""The lake role as a process: loads, and between two loads what keeps the lake small. One step of the role is `lake.role`."""
+"""The lake role as a process: loads, and between two loads what keeps the lake small. One step of
+the role is `lake.role`.
+"""
 
 import threading
 from collections.abc import Callable
@@ -33,10 +35,12 @@ def run(
     upkeep_every_us: int = UPKEEP_EVERY_US,
     vacuum_every_us: int = VACUUM_EVERY_US,
 ) -> None:
-    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`, then once more.
+    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`,
+    then once more.
 
-    Once a minute it looks after logs that nobody writes any more, see `lake.idle`. Between two loads, and never while many rows
-    wait, it puts small files together, a folder at a time, and once an hour it deletes what is no longer needed.
+    Once a minute it looks after logs that nobody writes any more, see `lake.idle`. Between two
+    loads, and never while many rows wait, it puts small files together, a folder at a time, and
+    once an hour it deletes what is no longer needed.
     """
     with LakeRole(stream, lake, clock=clock, keep_us=keep_us, sort=sort) as role:
         due, prune_due = 0, clock.now() + prune_every_us

@@ -1,4 +1,6 @@
-"""A table that a command writes where its user says: it says of itself which command made it, so that an erasure knows it again."""
+"""A table that a command writes where its user says: it says of itself which command made it, so
+that an erasure knows it again.
+"""
 
 import pyarrow as pa
 

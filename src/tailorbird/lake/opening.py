@@ -1,4 +1,6 @@
-"""Opening a Delta table by its place, for reading and for writing; and what is said where deltalake cannot."""
+"""Opening a Delta table by its place, for reading and for writing; and what is said where deltalake
+cannot.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +34,22 @@ def delta_errors(path: Place) -> Iterator[None]:
 
 
 def unreadable(path: Place, error: DeltaError) -> TailorbirdError:
-    """The error about a table that deltalake can neither open nor write to, though no file is known to be to blame."""
+    """The error about a table that deltalake can neither open nor write to, though no file is known
+    to be to blame.
+    """
     told = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(path, ObjectPath):
-        fix = "tailorbird lake verify says what is damaged, and the lake role mends what a crash may leave when it starts"
-        return StorageError(f"deltalake cannot read or write it: {told}", where=str(path), fix=f"{fix}; or the storage did not answer")
-    fix = "tailorbird lake verify says what is damaged, tailorbird lake repair mends it; else restore the folder from a copy"
+        fix = (
+            "tailorbird lake verify says what is damaged, and the lake role mends what a crash "
+            "may leave when it starts"
+        )
+        return StorageError(
+            f"deltalake cannot read or write it: {told}",
+            where=str(path),
+            fix=f"{fix}; or the storage did not answer",
+        )
+    fix = (
+        "tailorbird lake verify says what is damaged, tailorbird lake repair mends it; else "
+        "restore the folder from a copy"
+    )
     return DamageError(f"deltalake cannot read or write it: {told}", where=str(path), fix=fix)

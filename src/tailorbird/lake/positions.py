@@ -1,12 +1,14 @@
-"""Up to where each log stands in the lake, in one small synced file that the logs' writers read before they prune.
+"""Up to where each log stands in the lake, in one small synced file that the logs' writers read
+before they prune.
 
     positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-door": 812},
                       "routed": {"door": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
 
-`tables` says how far each table was brought, rows or none: a table's own transactions know only of commits with rows.
-`routed` says, for each raw partition, behind which row nothing has come out of the router yet: every row before it must
-be in a table. `ledger` is its number of lines. `safe` is what may be deleted as far as the lake is concerned: rows below
-it are committed, synced, and were read back and compared with the ledger. Logs are named by their files, without the ending.
+`tables` says how far each table was brought, rows or none: a table's own transactions know only of
+commits with rows. `routed` says, for each raw partition, behind which row nothing has come out of
+the router yet: every row before it must be in a table. `ledger` is its number of lines. `safe` is
+what may be deleted as far as the lake is concerned: rows below it are committed, synced, and were
+read back and compared with the ledger. Logs are named by their files, without the ending.
 `checksum` is of all the rest, see `stream.released`.
 """
 
@@ -42,27 +44,45 @@ def load_positions(lake: Place) -> Positions:
         return Positions()
     except ValueError as error:
         raise DamageError(
-            f"cannot be read: {error}", where=str(path), fix="tailorbird lake repair makes it anew; until then nothing is pruned"
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="tailorbird lake repair makes it anew; until then nothing is pruned",
         ) from error
 
 
 def no_ledger(lake: Place) -> NotReadyError:
-    """What to say where the ledger is not there: that there is no lake yet, or that it was lost beside what it vouches for."""
+    """What to say where the ledger is not there: that there is no lake yet, or that it was lost
+    beside what it vouches for.
+    """
     if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
-        return NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
-    return NotReadyError("ledger.jsonl is missing, so nothing vouches for what is there", where=str(lake), fix=ledger_lost(lake))
+        return NotReadyError(
+            "there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH"
+        )
+    return NotReadyError(
+        "ledger.jsonl is missing, so nothing vouches for what is there",
+        where=str(lake),
+        fix=ledger_lost(lake),
+    )
 
 
 def ledger_lost(lake: Place) -> str:
     """What to do where the ledger is gone."""
     if not isinstance(lake, Path):
-        return "restore it: where the bucket keeps versions, the one before; else from a copy of the bucket. Without either it is gone"
-    return "restore it from a copy; else tailorbird lake repair writes a new one from the tables' own logs, where these are whole"
+        return (
+            "restore it: where the bucket keeps versions, the one before; else from a copy of "
+            "the bucket. Without either it is gone"
+        )
+    return (
+        "restore it from a copy; else tailorbird lake repair writes a new one from the tables' "
+        "own logs, where these are whole"
+    )
 
 
 def positions_lost(lake: Place, ledger: Ledger, archived: Mapping[str, int]) -> bool:
     """Whether the file is gone: the role puts it there before the first row of any log."""
-    return not (lake / FILE).exists() and (bool(archived) or any(line.positions for line in ledger.lines))
+    return not (lake / FILE).exists() and (
+        bool(archived) or any(line.positions for line in ledger.lines)
+    )
 
 
 def store_positions(lake: Place, positions: Positions) -> None:
@@ -70,8 +90,11 @@ def store_positions(lake: Place, positions: Positions) -> None:
     durable.replace(lake / FILE, sealed(msgspec.to_builtins(positions)))
 
 
-def beyond_logs(positions: Positions, ends: Callable[[str], int | None]) -> Iterator[tuple[str, str, int, int]]:
-    """The tables that are said to be further than a log has ever come, with the log, the position and where the log ends.
+def beyond_logs(
+    positions: Positions, ends: Callable[[str], int | None]
+) -> Iterator[tuple[str, str, int, int]]:
+    """The tables that are said to be further than a log has ever come, with the log, the position
+    and where the log ends.
 
     Rows that come to that log from now on would be passed over, as if the table had them.
 
@@ -87,7 +110,8 @@ def beyond_logs(positions: Positions, ends: Callable[[str], int | None]) -> Iter
 
 
 def safe_positions(lake: Place) -> dict[str, int]:
-    """For each log the position below which the lake no longer needs it; a log that is not named is needed whole.
+    """For each log the position below which the lake no longer needs it; a log that is not named is
+    needed whole.
 
     >>> from pathlib import Path
     >>> safe_positions(Path("no-such-lake"))

@@ -1,7 +1,9 @@
-"""SQL over the lake, read only: DataFusion, as it comes with deltalake, over the tables as they are now.
+"""SQL over the lake, read only: DataFusion, as it comes with deltalake, over the tables as they are
+now.
 
-One statement that begins with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN. Text is looked at before it reaches the engine, so that
-what is refused is refused with a sentence and not by luck; string literals, quoted names and comments are not looked into.
+One statement that begins with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN. Text is looked at before it
+reaches the engine, so that what is refused is refused with a sentence and not by luck; string
+literals, quoted names and comments are not looked into.
 """
 
 import re
@@ -13,22 +15,42 @@ from deltalake import DeltaTable, QueryBuilder
 from tailorbird.errors import TailorbirdError, UsageError
 
 _READS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "EXPLAIN")
-_WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DROP", "ALTER", "COPY", "TRUNCATE", "INTO", "VACUUM", "OPTIMIZE"))
+_WRITES = frozenset(
+    (
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "MERGE",
+        "CREATE",
+        "DROP",
+        "ALTER",
+        "COPY",
+        "TRUNCATE",
+        "INTO",
+        "VACUUM",
+        "OPTIMIZE",
+    )
+)
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/)|(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)|(?P<word>[A-Za-z_][A-Za-z_0-9]*)|(?P<other>.)""",
     re.DOTALL,
 )
 _SETTINGS = {
     "datafusion.catalog.information_schema": "true",
-    # It skips files by the largest value of one column, also for `max(CASE …)` of it beside that, which then misses rows in them.
+    # It skips files by the largest value of one column, also for `max(CASE …)` of it beside that,
+    # which then misses rows in them.
     "datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown": "false",
 }
 _EXAMPLE = "SELECT type, count(*) FROM events GROUP BY type"
 
 
 def check_query(query: str) -> str:
-    """The query without a closing semicolon. Raises UsageError if it is not one statement that only reads."""
-    tokens = [(match.lastgroup, match[0]) for match in _TOKEN.finditer(query) if match.lastgroup != "skip"]
+    """The query without a closing semicolon. Raises UsageError if it is not one statement that only
+    reads.
+    """
+    tokens = [
+        (match.lastgroup, match[0]) for match in _TOKEN.finditer(query) if match.lastgroup != "skip"
+    ]
     while tokens and tokens[-1][1] == ";":
         tokens.pop()
     if not tokens:
@@ -37,20 +59,28 @@ def check_query(query: str) -> str:
         raise UsageError("expected one statement, got several", fix="run them one by one")
     first = next((text.upper() for kind, text in tokens if text != "("), "")
     if first not in _READS:
-        raise UsageError(f"the lake can only be read here: expected one of {', '.join(_READS)}, got {first[:40]}", fix=f'try "{_EXAMPLE}"')
+        raise UsageError(
+            f"the lake can only be read here: expected one of {', '.join(_READS)}, got "
+            f"{first[:40]}",
+            fix=f'try "{_EXAMPLE}"',
+        )
     for kind, text in tokens:
         if kind == "word" and text.upper() in _WRITES:
             raise UsageError(
-                f"the lake can only be read here, and the query says {text.upper()}", fix=f'if that is a column, quote it: "{text}"'
+                f"the lake can only be read here, and the query says {text.upper()}",
+                fix=f'if that is a column, quote it: "{text}"',
             )
     return query.strip().rstrip(";")
 
 
-def run_query(query: str, tables: Mapping[str, DeltaTable], blamed: Callable[[str], TailorbirdError | None]) -> pa.Table:
+def run_query(
+    query: str, tables: Mapping[str, DeltaTable], blamed: Callable[[str], TailorbirdError | None]
+) -> pa.Table:
     """The rows of a query over these tables.
 
     Args:
-        blamed: which file is to blame where rows could not be read, from what was said of it; None where none is damaged.
+        blamed: which file is to blame where rows could not be read, from what was said of it; None
+            where none is damaged.
     Raises:
         UsageError: the query cannot be run.
         TailorbirdError: what `blamed` gave.
@@ -72,7 +102,10 @@ def run_query(query: str, tables: Mapping[str, DeltaTable], blamed: Callable[[st
 
 
 def _not_run(error: Exception) -> UsageError:
-    return UsageError(f"the query cannot be run: {_first_line(error)}", fix="SHOW TABLES lists the tables, DESCRIBE events its columns")
+    return UsageError(
+        f"the query cannot be run: {_first_line(error)}",
+        fix="SHOW TABLES lists the tables, DESCRIBE events its columns",
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -80,7 +113,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """With the types that the rest of the package uses, in place of the views that the engine makes."""
+    """With the types that the rest of the package uses, in place of the views that the engine
+    makes.
+    """
     fields = [field.with_type(_plain_type(field.type)) for field in table.schema]
     return table.cast(pa.schema(fields)) if fields != list(table.schema) else table
 

@@ -1,14 +1,17 @@
-"""Replay: what was refused is sent through the raw log again, once the contract, the project's declarations or an adapter were mended.
+"""Replay: what was refused is sent through the raw log again, once the contract, the project's
+declarations or an adapter were mended.
 
     quarantine ──► read again, checked again ──┬─ still refused ──► stays where it is, reported by its reason of now
                                                ├─ in the lake already ──► noted, not sent
                                                └─ accepted ──► raw-replay.db, with its first time of receipt and its origin ──► router
 
-What is sent and the note that it was are one transaction, so a crash leaves neither or both, and the next replay goes on
-behind it. An event that comes to the router twice all the same is dropped there and in the lake, as any repeat is. A row that
-the router refuses once more (it runs with older declarations) is a new row of the quarantine, and can be replayed in turn.
+What is sent and the note that it was are one transaction, so a crash leaves neither or both, and
+the next replay goes on behind it. An event that comes to the router twice all the same is dropped
+there and in the lake, as any repeat is. A row that the router refuses once more (it runs with older
+declarations) is a new row of the quarantine, and can be replayed in turn.
 
-The notes stand in the table `replayed` beside the log, in `raw-replay.db`: which refused row became which row of the log.
+The notes stand in the table `replayed` beside the log, in `raw-replay.db`: which refused row became
+which row of the log.
 """
 
 import time
@@ -114,7 +117,8 @@ def replay(
     """Send the chosen rows of the quarantine again, as far as they are accepted now.
 
     Args:
-        stopped: of whom nothing old is taken again: the router would leave it out, so it is not sent.
+        stopped: of whom nothing old is taken again: the router would leave it out, so it is not
+            sent.
     Raises:
         NotReadyError: there is no lake yet.
         LockedError: another replay is running.
@@ -129,7 +133,9 @@ def replay(
         for table in slices(reader, choice):
             received = micros(table.column("received_at")).tolist()
             rows = zip(table.select(_READ).to_pylist(), received, places(table), strict=True)
-            again = [one for row in rows if (one := _examine(*row, done_before, plan, stopped, report))]
+            again = [
+                one for row in rows if (one := _examine(*row, done_before, plan, stopped, report))
+            ]
             known = _known(reader, again)
             new = [one for one in again if not _is_known(one, known)]
             for one in again:
@@ -154,9 +160,16 @@ def replayed(stream: Path) -> frozenset[Place]:
         return frozenset()
     try:
         with open_reader(path) as reader:
-            if reader.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replayed'").fetchone() is None:
+            if (
+                reader.connection.execute(
+                    "SELECT 1 FROM sqlite_master WHERE name = 'replayed'"
+                ).fetchone()
+                is None
+            ):
                 return frozenset()
-            return frozenset(reader.connection.execute("SELECT partition, offset, row FROM replayed").fetchall())
+            return frozenset(
+                reader.connection.execute("SELECT partition, offset, row FROM replayed").fetchall()
+            )
     except NotReadyError:
         return frozenset()
 
@@ -167,7 +180,9 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
     until = time.monotonic() + LOCK_S
     while True:
         try:
-            writer = open_writer(raw_path(stream, REPLAYS), partition=REPLAYS, held=held(stream, REPLAYS, lake))
+            writer = open_writer(
+                raw_path(stream, REPLAYS), partition=REPLAYS, held=held(stream, REPLAYS, lake)
+            )
             break
         except LockedError:
             if time.monotonic() > until:
@@ -175,15 +190,25 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
             time.sleep(0.05)
     with writer.transaction() as connection:
         connection.execute(_TABLE)
-        if writer.set_aside:  # what stood at the damaged end is not known: all may be sent again, repeats are dropped
+        if (
+            writer.set_aside
+        ):  # what stood at the damaged end is not known: all may be sent again, repeats are dropped
             connection.execute("DELETE FROM replayed")
     return writer
 
 
 def _examine(
-    row: dict[str, Any], received_at: int, place: Place, before: frozenset[Place], plan: RoutePlan, stopped: StopList, report: ReplayReport
+    row: dict[str, Any],
+    received_at: int,
+    place: Place,
+    before: frozenset[Place],
+    plan: RoutePlan,
+    stopped: StopList,
+    report: ReplayReport,
 ) -> _Again | None:
-    """The row as events, if all that it becomes is accepted now, but what is of erased people; else it is counted."""
+    """The row as events, if all that it becomes is accepted now, but what is of erased people; else
+    it is counted.
+    """
     if place in before:
         report.before += 1
         return None
@@ -198,12 +223,16 @@ def _examine(
     kept: list[bytes] = []
     events: list[Accepted] = []
     for number, line in enumerate(lines, 1):
-        accepted, refusals = check(stopped.without(b"[" + line + b"]", receipt, plan), receipt, plan)  # as the router will find it
+        accepted, refusals = check(
+            stopped.without(b"[" + line + b"]", receipt, plan), receipt, plan
+        )  # as the router will find it
         if len(accepted) == 1:
             kept.append(line)
             events += accepted
             continue
-        code, path, message = (refusals[0].code, refusals[0].path, refusals[0].message) if refusals else _SEVERAL
+        code, path, message = (
+            (refusals[0].code, refusals[0].path, refusals[0].message) if refusals else _SEVERAL
+        )
         if code == "erased" and (kept or number < len(lines)):
             continue
         report.refused[code] += 1
@@ -215,12 +244,20 @@ def _examine(
 
 
 def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
-    """What a refused row is read as now, and by which adapter: what came by HTTP as the door reads it, which believes less than a file."""
+    """What a refused row is read as now, and by which adapter: what came by HTTP as the door reads
+    it, which believes less than a file.
+    """
     unread = unread_of(body)
     converters = CONVERTERS if row["source"] == "import" else {**CONVERTERS, **WEBHOOKS}
-    if unread is None or (unread.code, unread.path) != (row["code"], row["path"]) or unread.format not in converters:
+    if (
+        unread is None
+        or (unread.code, unread.path) != (row["code"], row["path"])
+        or unread.format not in converters
+    ):
         return [bytes(line) for line in split(body, "json")], ""
-    return lines_of(unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True), unread.format
+    return lines_of(
+        unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True
+    ), unread.format
 
 
 def _record(unread: Unread) -> bytes:
@@ -237,19 +274,37 @@ def _known(lake: Lake, again: list[_Again]) -> set[tuple]:
         return set()
     days = pa.array(sorted({event.ts // DAY for event in events}), pa.int32()).cast(pa.date32())
     ids = [event.event.event_id for event in events]
-    table = lake.table("events", list(KEY_COLUMNS), ds.field("day").isin(days) & ds.field("event_id").isin(ids))
-    rows = zip(*(table.column(name).to_pylist() for name in ("event_id", "user_id", "anonymous_id", "item_id")), strict=True)
+    table = lake.table(
+        "events", list(KEY_COLUMNS), ds.field("day").isin(days) & ds.field("event_id").isin(ids)
+    )
+    rows = zip(
+        *(
+            table.column(name).to_pylist()
+            for name in ("event_id", "user_id", "anonymous_id", "item_id")
+        ),
+        strict=True,
+    )
     return {_key(*row) for row in rows}
 
 
 def _key(event_id: str, user: str | None, anonymous: str | None, item: str | None) -> tuple:
     """Id and subject, as the router and `etl.split_repeats` tell repeats."""
-    subject = ("u", user) if user is not None else ("a", anonymous) if anonymous is not None else ("i", item)
+    subject = (
+        ("u", user)
+        if user is not None
+        else ("a", anonymous)
+        if anonymous is not None
+        else ("i", item)
+    )
     return event_id, *subject
 
 
 def _is_known(one: _Again, known: set[tuple]) -> bool:
-    return all(_key(each.event.event_id, each.event.user_id, each.event.anonymous_id, each.event.item_id) in known for each in one.events)
+    return all(
+        _key(each.event.event_id, each.event.user_id, each.event.anonymous_id, each.event.item_id)
+        in known
+        for each in one.events
+    )
 
 
 def _send(writer: EmbeddedWriter, new: list[_Again], known: list[_Again], now: int) -> None:
@@ -261,7 +316,16 @@ def _send(writer: EmbeddedWriter, new: list[_Again], known: list[_Again], now: i
             lines = [line for one in body for line in one.lines]
             origins = [Origin(*one.place) for one in body for _ in one.lines]
             receipt = msgspec.structs.replace(body[0].receipt, origins=origins)
-            offset = writer.append([Block("body", len(lines), b"[" + b",".join(lines) + b"]", msgspec.json.encode(receipt))])
+            offset = writer.append(
+                [
+                    Block(
+                        "body",
+                        len(lines),
+                        b"[" + b",".join(lines) + b"]",
+                        msgspec.json.encode(receipt),
+                    )
+                ]
+            )
             faults.at("replay.before_note")
             row = 0
             for one in body:

@@ -1,13 +1,15 @@
-"""The lake role: brings the logs into archive and tables, each exactly once. What it writes, only it writes, under a lock.
+"""The lake role: brings the logs into archive and tables, each exactly once. What it writes, only
+it writes, under a lock.
 
     raw-*.db      ─► archive
     routed.db     ─► events, quarantine, duplicates, users, items
     answers-*.db  ─► answers
     ledger        ─► commits
 
-Each table's commit carries its own position, so each can be repeated alone: after a crash anywhere a table goes on from
-its own last commit. What it reads of the logs is `lake.feeds`, its loop as a process `lake.loop`. Reading the lake is `lake.lake`; checking
-it from outside, `lake.verify`; what an erasure writes anew, `lake.rewriting`.
+Each table's commit carries its own position, so each can be repeated alone: after a crash anywhere
+a table goes on from its own last commit. What it reads of the logs is `lake.feeds`, its loop as a
+process `lake.loop`. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`; what
+an erasure writes anew, `lake.rewriting`.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +40,8 @@ from tailorbird.stream.released import FILE
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
 
-_MIRROR_LINES = 50  # of the ledger that make a commit of `commits`; a commit for each would double the small files
+# of the ledger that make a commit of `commits`; a commit for each would double the small files
+_MIRROR_LINES = 50
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class LakeReport:
 class LakeRole:
     """The writer of the lake at `lake`, fed from the logs in `stream`.
 
-    Opening it checks every table against the ledger and mends what a crash left; `findings` says what.
+    Opening it checks every table against the ledger and mends what a crash left; `findings` says
+    what.
 
     Args:
         archive_bytes, archive_age_us: when a file of the archive is closed.
@@ -76,9 +80,16 @@ class LakeRole:
     """
 
     def __init__(
-        self, stream: Stream, lake: Place, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US,
-        keep_us: int = KEEP_US, sort: str = "position",
-    ) -> None:  # fmt: skip
+        self,
+        stream: Stream,
+        lake: Place,
+        *,
+        clock: Clock,
+        archive_bytes: int = BYTES_MAX,
+        archive_age_us: int = AGE_US,
+        keep_us: int = KEEP_US,
+        sort: str = "position",
+    ) -> None:
         self._stream = stream
         self._path = lake
         self._clock = clock
@@ -90,19 +101,33 @@ class LakeRole:
         try:
             if ledger_is_lost(self._path):
                 where, fix = str(self._path / "ledger.jsonl"), ledger_lost(self._path)
-                raise DamageError("the ledger is missing, and tables have rows", where=where, fix=fix)
+                raise DamageError(
+                    "the ledger is missing, and tables have rows", where=where, fix=fix
+                )
             self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
             self._positions = load_positions(self._path)
-            self._believed: set[tuple[str, str]] = set()  # tables and logs whose positions were held against the log's end
+            self._believed: set[tuple[str, str]] = (
+                set()
+            )  # tables and logs whose positions were held against the log's end
             self._verified = len(self._ledger.lines)
             self._moved = False
             self.findings = self._check()
             self._tables = {name: self._open_table(name) for name in TABLES}
             self._archive = Archive(
-                self._path / "archive", clock=clock, writer=True, bytes_max=archive_bytes, age_us=archive_age_us
-            )  # fmt: skip
-            if not self._archive.files and not any(line.positions for line in self._ledger.lines) and not (self._path / FILE).exists():
-                store_positions(self._path, self._positions)  # so that one that is not there later was lost
+                self._path / "archive",
+                clock=clock,
+                writer=True,
+                bytes_max=archive_bytes,
+                age_us=archive_age_us,
+            )
+            if (
+                not self._archive.files
+                and not any(line.positions for line in self._ledger.lines)
+                and not (self._path / FILE).exists()
+            ):
+                store_positions(
+                    self._path, self._positions
+                )  # so that one that is not there later was lost
             self._reader = Lake(self._path)
         except BaseException:
             self.close()
@@ -112,16 +137,23 @@ class LakeRole:
         findings: list[Finding] = []
         for name, spec in TABLES.items():
             found = check_table(
-                self._path / name, spec, self._ledger, self._path / "set-aside", self._clock,
-                may_replay=self._feeds.hold, keep_us=self._keep_us,
-            )  # fmt: skip
+                self._path / name,
+                spec,
+                self._ledger,
+                self._path / "set-aside",
+                self._clock,
+                may_replay=self._feeds.hold,
+                keep_us=self._keep_us,
+            )
             if any(finding.what == "withdrawn" for finding in found):
                 self._forget(name)
             findings += found
         return findings
 
     def _forget(self, table: str) -> None:
-        """Take back what was said of a table that lost its last commit, before anybody prunes by it."""
+        """Take back what was said of a table that lost its last commit, before anybody prunes by
+        it.
+        """
         for log in self._positions.tables.pop(table, {}):
             self._positions.safe.pop(log, None)
         store_positions(self._path, self._positions)
@@ -133,10 +165,12 @@ class LakeRole:
         return DurableTable(path, spec, self._ledger, self._clock)
 
     def step(self, rows_max: int = ROWS_MAX, *, flush: bool = False) -> LakeReport:
-        """Bring in what is there, at most about `rows_max` rows of each log; `flush` closes archive files early.
+        """Bring in what is there, at most about `rows_max` rows of each log; `flush` closes archive
+        files early.
 
         Raises:
-            DamageError, StorageError: the step is undone by opening the role again; until then every step refuses.
+            DamageError, StorageError: the step is undone by opening the role again; until then
+            every step refuses.
         """
         with self._whole_or_stopped():
             self._lock.renew()
@@ -152,9 +186,15 @@ class LakeRole:
 
     @contextmanager
     def _whole_or_stopped(self) -> Iterator[None]:
-        """What fails within leaves the role stopped: what is on the disk has to be looked at before anything is added."""
+        """What fails within leaves the role stopped: what is on the disk has to be looked at before
+        anything is added.
+        """
         if self._failed:
-            raise StorageError(f"the lake role stopped: {self._failed}", where=str(self._path), fix="start the role again")
+            raise StorageError(
+                f"the lake role stopped: {self._failed}",
+                where=str(self._path),
+                fix="start the role again",
+            )
         try:
             yield
         except BaseException as error:
@@ -162,35 +202,57 @@ class LakeRole:
             raise
 
     def due(self, *, everything: bool = False) -> dict[str, int]:
-        """How many small files wait to be put together, by table; `everything` takes days too that are still written to."""
+        """How many small files wait to be put together, by table; `everything` takes days too that
+        are still written to.
+        """
         settled = 0 if everything else None
-        found = {name: sum(len(group.files) for group in table.due(settled)) for name, table in self._tables.items()}
+        found = {
+            name: sum(len(group.files) for group in table.due(settled))
+            for name, table in self._tables.items()
+        }
         return {name: count for name, count in found.items() if count}
 
     def upkeep(self, *, everything: bool = False) -> int:
-        """One small step between two loads: put the files of one folder together; how many files there are less, 0 if none was due.
+        """One small step between two loads: put the files of one folder together; how many files
+        there are less, 0 if none was due.
 
-        No row comes, goes or changes. Readers that began before find their files for as long as `vacuum` keeps them.
+        No row comes, goes or changes. Readers that began before find their files for as long as
+        `vacuum` keeps them.
         """
         with self._whole_or_stopped():
             self._lock.renew()
             settled = 0 if everything else None
-            waiting = [(table, group) for table in self._tables.values() for group in table.due(settled)[:1]]
+            waiting = [
+                (table, group)
+                for table in self._tables.values()
+                for group in table.due(settled)[:1]
+            ]
             if not waiting:
                 return 0
             table, group = max(waiting, key=lambda each: len(each[1].files))
-            less = table.put_together(group, table.spec.person if group.settled and self._sort == "person" else ())
+            less = table.put_together(
+                group, table.spec.person if group.settled and self._sort == "person" else ()
+            )
             self._publish()
             return less
 
     def vacuum(
-        self, *, keep_us: int | None = None, dry_run: bool = False, told: Callable[[int], None] = lambda done: None
-    ) -> dict[str, Vacuumed]:  # fmt: skip
-        """Delete what only readers of long ago need, table by table; what was deleted, or with `dry_run` would be."""
+        self,
+        *,
+        keep_us: int | None = None,
+        dry_run: bool = False,
+        told: Callable[[int], None] = lambda done: None,
+    ) -> dict[str, Vacuumed]:
+        """Delete what only readers of long ago need, table by table; what was deleted, or with
+        `dry_run` would be.
+        """
         keep_us = self._keep_us if keep_us is None else keep_us
         with self._whole_or_stopped():
             self._lock.renew()
-            found = {name: table.vacuum(keep_us, dry_run=dry_run, told=told) for name, table in self._tables.items()}
+            found = {
+                name: table.vacuum(keep_us, dry_run=dry_run, told=told)
+                for name, table in self._tables.items()
+            }
             if isinstance(self._path, ObjectPath) and not dry_run:
                 for file in self._archive.needless():
                     file.unlink(missing_ok=True)
@@ -200,10 +262,14 @@ class LakeRole:
 
     def rewriting(self) -> Rewriting:
         """What an erasure writes anew with, as this lake's writer."""
-        return Rewriting(self._tables, self._archive, self._whole_or_stopped, self._lock.renew, self._publish)
+        return Rewriting(
+            self._tables, self._archive, self._whole_or_stopped, self._lock.renew, self._publish
+        )
 
     def drain(self) -> LakeReport:
-        """Steps until everything that is in the logs now is in archive and tables, and no folder has too many small files."""
+        """Steps until everything that is in the logs now is in archive and tables, and no folder
+        has too many small files.
+        """
         rows: dict[str, int] = {}
         archived = 0
         while not (report := self.step(flush=True)).idle:
@@ -219,9 +285,20 @@ class LakeRole:
         waiting = 0
         for path in self._feeds.routed.values():
             end = self._feeds.reader(path).end()
-            waiting += max(0, end - min(self._position(name, self._feeds.reader(path), ROUTED) for name in etl.ROUTED_TABLES))
+            waiting += max(
+                0,
+                end
+                - min(
+                    self._position(name, self._feeds.reader(path), ROUTED)
+                    for name in etl.ROUTED_TABLES
+                ),
+            )
         for path in self._feeds.answers.values():
-            waiting += max(0, self._feeds.reader(path).end() - self._position("answers", self._feeds.reader(path), path.stem))
+            waiting += max(
+                0,
+                self._feeds.reader(path).end()
+                - self._position("answers", self._feeds.reader(path), path.stem),
+            )
         return waiting
 
     def changed(self) -> bool:
@@ -253,9 +330,11 @@ class LakeRole:
             return reader.start()
         if (table, log) not in self._believed and position > (end := reader.end()):
             raise DamageError(
-                f"table {table} is said to be at {position:,} of the log {log}, which ends at {end:,}: what comes would be passed over",
+                f"table {table} is said to be at {position:,} of the log {log}, which ends "
+                f"at {end:,}: what comes would be passed over",
                 where=str(self._path / FILE),
-                fix="tailorbird lake repair, if the file is wrong; if the log was lost, or is an older copy, put it back; topics that are "
+                fix="tailorbird lake repair, if the file is wrong; if the log was lost, or is an "
+                "older copy, put it back; topics that are "
                 "lost for good: tailorbird stream begin-anew",
             )
         self._believed.add((table, log))
@@ -265,7 +344,9 @@ class LakeRole:
         archived = 0
         for path in self._feeds.raw.values():
             reader = self._feeds.reader(path)
-            archived += self._archive.take(reader, flush=flush, archived=self._positions.archive.get(path.stem, 0))
+            archived += self._archive.take(
+                reader, flush=flush, archived=self._positions.archive.get(path.stem, 0)
+            )
             end = self._archive.positions().get(reader.partition)
             if end is not None and self._positions.archive.get(path.stem) != end:
                 self._positions.archive[path.stem] = end
@@ -277,50 +358,87 @@ class LakeRole:
             return
         reader = self._feeds.reader(found[ROUTED])
         starts = {name: self._position(name, reader, ROUTED) for name in etl.ROUTED_TABLES}
-        # From where the file of positions is: a crash may have come between the commits and it. What a table has is not appended again.
+        # From where the file of positions is: a crash may have come between the commits and it.
+        # What a table has is not appended again.
         known = self._positions.tables
-        told = [known[name].get(ROUTED, start) if name in known else start if known else 0 for name, start in starts.items()]
+        told = [
+            known[name].get(ROUTED, start) if name in known else start if known else 0
+            for name, start in starts.items()
+        ]
         blocks = read_some(reader, max(reader.start(), min(told)), rows_max)
         if not blocks:
             return
         end = blocks[-1].end
-        new = {name: [stored for stored in blocks if stored.offset >= start] for name, start in starts.items()}
-        arrived = {kind: etl.routed_rows(blocks, kind) for kind in ("events", "quarantine", "duplicates")}
+        new = {
+            name: [stored for stored in blocks if stored.offset >= start]
+            for name, start in starts.items()
+        }
+        arrived = {
+            kind: etl.routed_rows(blocks, kind) for kind in ("events", "quarantine", "duplicates")
+        }
         events, repeats = etl.split_repeats(arrived["events"], self._known)
-        duplicates = [etl.routed_rows(new["duplicates"], "duplicates"), etl.as_duplicates(etl.behind(repeats, starts["duplicates"]))]
-        # Before the events that carry their versions, so that whoever finds an event finds its profiles.
-        self._append("users", etl.profiles(etl.behind(events, starts["users"]), "user"), ROUTED, end, rows)
-        self._append("items", etl.profiles(etl.behind(events, starts["items"]), "item"), ROUTED, end, rows)
-        self._append("events", etl.with_day(etl.behind(events, starts["events"])), ROUTED, end, rows)
+        duplicates = [
+            etl.routed_rows(new["duplicates"], "duplicates"),
+            etl.as_duplicates(etl.behind(repeats, starts["duplicates"])),
+        ]
+        # Before the events that carry their versions, so that whoever finds an event finds its
+        # profiles.
+        self._append(
+            "users", etl.profiles(etl.behind(events, starts["users"]), "user"), ROUTED, end, rows
+        )
+        self._append(
+            "items", etl.profiles(etl.behind(events, starts["items"]), "item"), ROUTED, end, rows
+        )
+        self._append(
+            "events", etl.with_day(etl.behind(events, starts["events"])), ROUTED, end, rows
+        )
         faults.at("lake.between_tables")
-        self._append("quarantine", etl.routed_rows(new["quarantine"], "quarantine"), ROUTED, end, rows)
+        self._append(
+            "quarantine", etl.routed_rows(new["quarantine"], "quarantine"), ROUTED, end, rows
+        )
         self._append("duplicates", pa.concat_tables(duplicates), ROUTED, end, rows)
         ends = etl.raw_ends(*arrived.values())
-        if not isinstance(self._stream, Path) and self._stream.count > 1:  # of a log that several routers share, rows do not tell
-            ends = {name: end for name, end in ends.items() if name not in PAST} | etl.taken_by_all(blocks, self._positions.taken)
+        if (
+            not isinstance(self._stream, Path) and self._stream.count > 1
+        ):  # of a log that several routers share, rows do not tell
+            ends = {name: end for name, end in ends.items() if name not in PAST} | etl.taken_by_all(
+                blocks, self._positions.taken
+            )
         for partition, row in ends.items():
             self._positions.routed[partition] = max(row, self._positions.routed.get(partition, 0))
 
     def _known(self, days: list[int], p: int) -> pa.Table:
         return self._reader.rows_of_days(days, p, list(etl.KEY_COLUMNS))
 
-    def _take_answers(self, producer: str, path: Address, rows_max: int, rows: dict[str, int]) -> None:
+    def _take_answers(
+        self, producer: str, path: Address, rows_max: int, rows: dict[str, int]
+    ) -> None:
         reader = self._feeds.reader(path)
         position = self._position("answers", reader, path.stem)
         blocks = read_some(reader, position, rows_max)
         if blocks:
-            self._append("answers", etl.answer_rows(blocks, producer), path.stem, blocks[-1].end, rows)
-        elif position > max(reader.start(), self._positions.tables.get("answers", {}).get(path.stem, 0)):
-            self._reach("answers", path.stem, position)  # a crash came between the commit and the positions
+            self._append(
+                "answers", etl.answer_rows(blocks, producer), path.stem, blocks[-1].end, rows
+            )
+        elif position > max(
+            reader.start(), self._positions.tables.get("answers", {}).get(path.stem, 0)
+        ):
+            self._reach(
+                "answers", path.stem, position
+            )  # a crash came between the commit and the positions
 
-    def _append(self, table: str, data: pa.Table, log: str, position: int, rows: dict[str, int]) -> None:
+    def _append(
+        self, table: str, data: pa.Table, log: str, position: int, rows: dict[str, int]
+    ) -> None:
         if self._tables[table].append(data, log, position) is not None:
             rows[table] = rows.get(table, 0) + len(data)
         self._reach(table, log, position)
 
     def _reach(self, table: str, log: str, position: int) -> None:
         reached = self._positions.tables.setdefault(table, {})
-        reached[log] = max(position, reached.get(log, 0))  # a table may be ahead of one that lost its last commit
+        reached[log] = max(
+            position, reached.get(log, 0)
+        )  # a table may be ahead of one that lost its last commit
         self._moved = True
 
     def _mirror_ledger(self, rows: dict[str, int], lines_min: int) -> None:
@@ -337,7 +455,9 @@ class LakeRole:
             self._publish()
 
     def _publish(self) -> None:
-        """Say what may be pruned, once the commits since the last time were read back and found to be what was written."""
+        """Say what may be pruned, once the commits since the last time were read back and found to
+        be what was written.
+        """
         lines = self._ledger.lines
         for line in lines[self._verified :]:
             read_back(self._path, line)

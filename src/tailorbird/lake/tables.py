@@ -1,8 +1,9 @@
-"""The tables of the lake: their columns, how they are cut into files, and of which columns a file's statistics are kept.
+"""The tables of the lake: their columns, how they are cut into files, and of which columns a file's
+statistics are kept.
 
-The columns of `events` and `quarantine` are those of the routed log (`events.schema`); those of `answers` are the fields
-of `events.answer_record.AnswerRecord`. How rows get into them stands in `lake.etl`, how files get onto the disk in
-`lake.delta`.
+The columns of `events` and `quarantine` are those of the routed log (`events.schema`); those of
+`answers` are the fields of `events.answer_record.AnswerRecord`. How rows get into them stands in
+`lake.etl`, how files get onto the disk in `lake.delta`.
 
     events      everything that was accepted, by day of `ts`         position in: routed
     quarantine  what was refused, whole, with code and path                      routed
@@ -12,8 +13,8 @@ of `events.answer_record.AnswerRecord`. How rows get into them stands in `lake.e
     answers     the features, scores and propensities of each answer             answers-<producer>
     commits     the ledger, to be queried                                        ledger
 
-Statistics are kept of times and positions only. Ids and free text must not stand in the log of a table, where a deletion
-does not reach them.
+Statistics are kept of times and positions only. Ids and free text must not stand in the log of a
+table, where a deletion does not reach them.
 """
 
 from dataclasses import dataclass
@@ -48,25 +49,46 @@ ANSWERS = pa.schema(
         ("propensities", pa.list_(pa.float64())),
         ("scores", pa.list_(pa.float32())),
         ("numeric", pa.list_(pa.float32())),  # row-major, items × numeric columns
-        ("categorical", pa.list_(pa.int64())),  # row-major; the bits of uint64, which Delta does not know
+        (
+            "categorical",
+            pa.list_(pa.int64()),
+        ),  # row-major; the bits of uint64, which Delta does not know
         ("sequences", pa.binary()),  # MessagePack
         ("degraded", pa.list_(pa.string())),
         ("producer", pa.string()),
         ("offset", pa.int64()),  # in the producer's log
-        ("positions", pa.list_(pa.int64())),  # where several workers keep the state, the p of each of its parts; else null
+        (
+            "positions",
+            pa.list_(pa.int64()),
+        ),  # where several workers keep the state, the p of each of its parts; else null
         ("formula", pa.string()),
         ("formula_version", pa.string()),
-        ("asked", pa.string()),  # the version that was to answer; another than `model` where it could not
+        (
+            "asked",
+            pa.string(),
+        ),  # the version that was to answer; another than `model` where it could not
         ("failure", pa.string()),  # why it could not: error, not_finite, left_alone
         ("latency_us", pa.int64()),
         ("shadow", pa.string()),  # a version that was asked beside, and shown to nobody
         ("shadow_scores", pa.list_(pa.float64())),  # its values of `items`
         ("candidate_sources", pa.list_(pa.string())),  # that had candidates
-        ("candidate_counts", pa.list_(pa.int64())),  # of each of them: how many candidates came first from it
-        ("values", pa.list_(pa.float64())),  # of `items`, by the model and the formula, before search and boosts
+        (
+            "candidate_counts",
+            pa.list_(pa.int64()),
+        ),  # of each of them: how many candidates came first from it
+        (
+            "values",
+            pa.list_(pa.float64()),
+        ),  # of `items`, by the model and the formula, before search and boosts
         ("candidate_lists", pa.list_(pa.string())),  # live sources whose lists were read
-        ("candidate_digests", pa.list_(pa.int64())),  # of each list: a checksum of its items in their order
-        ("candidate_positions", pa.list_(pa.int64())),  # of each list: the routed position that its tables went up to
+        (
+            "candidate_digests",
+            pa.list_(pa.int64()),
+        ),  # of each list: a checksum of its items in their order
+        (
+            "candidate_positions",
+            pa.list_(pa.int64()),
+        ),  # of each list: the routed position that its tables went up to
         ("live", pa.list_(pa.float32())),  # row-major, items × columns that the model reads live
         ("referrer", pa.string()),
     ]
@@ -90,7 +112,10 @@ DUPLICATES = pa.schema(
         ("raw_partition", pa.string()),
         ("raw_offset", pa.int64()),
         ("raw_row", pa.int32()),
-        ("first_partition", pa.string()),  # of the raw row that was accepted; null if the lake found the repeat
+        (
+            "first_partition",
+            pa.string(),
+        ),  # of the raw row that was accepted; null if the lake found the repeat
         ("first_offset", pa.int64()),
         ("first_row", pa.int32()),
     ]
@@ -101,7 +126,10 @@ COMMITS = pa.schema(
         ("table", pa.string()),
         ("version", pa.int64()),
         ("rows", pa.int64()),
-        ("positions", pa.string()),  # JSON: log → the position behind the last row that this commit holds
+        (
+            "positions",
+            pa.string(),
+        ),  # JSON: log → the position behind the last row that this commit holds
         ("written_at", TIME),
     ]
 )
@@ -115,7 +143,10 @@ class TableSpec:
     schema: pa.Schema
     partition: str | None = None
     statistics: tuple[str, ...] = ()
-    person: tuple[str, ...] = ()  # by which files are sorted, where that is asked for, so that one person's rows lie together
+    person: tuple[
+        str, ...
+        # by which files are sorted, where that is asked for, so that one person's rows lie together
+    ] = ()
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -125,13 +156,22 @@ class TableSpec:
 
 def aligned(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """The rows with exactly these columns; one that was declared after they were written is null."""
-    columns = [rows.column(field.name) if field.name in rows.column_names else pa.nulls(len(rows), field.type) for field in schema]
+    columns = [
+        rows.column(field.name)
+        if field.name in rows.column_names
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
     return pa.table(columns, names=schema.names).cast(schema)
 
 
 _SPECS = (
     TableSpec(
-        "events", ROUTED.append(DAY), partition="day", statistics=("p", "ts", "received_at", "raw_offset"), person=("person", "ts", "p")
+        "events",
+        ROUTED.append(DAY),
+        partition="day",
+        statistics=("p", "ts", "received_at", "raw_offset"),
+        person=("person", "ts", "p"),
     ),
     TableSpec("quarantine", QUARANTINE, statistics=("received_at", "raw_offset")),
     TableSpec("duplicates", DUPLICATES, statistics=("raw_offset",)),

@@ -1,13 +1,16 @@
-"""Files that grow at the end, on either kind of storage: what is appended is there for good, or the call raises.
+"""Files that grow at the end, on either kind of storage: what is appended is there for good, or the
+call raises.
 
-A disk appends and syncs. Objects cannot be appended to, so there the end is one small object that is put anew with each append,
-on condition that it is still the one that this writer put last; what is full is copied beside it:
+A disk appends and syncs. Objects cannot be appended to, so there the end is one small object that
+is put anew with each append, on condition that it is still the one that this writer put last; what
+is full is copied beside it:
 
     ledger.jsonl                                  the end, below `END_BYTES`
     ledger.jsonl.closed/<first byte>-<end byte>   what came before, never changed
 
-Of two writers the storage lets one through; the other learns of it at its next append (`LockedError`) and writes no more. A reply
-that was lost is asked for: the end is read again, and either it is what was put, or it is not.
+Of two writers the storage lets one through; the other learns of it at its next append
+(`LockedError`) and writes no more. A reply that was lost is asked for: the end is read again, and
+either it is what was put, or it is not.
 """
 
 from pathlib import Path
@@ -70,7 +73,11 @@ class _ObjectTail:
         self._put(self._end + data)
 
     def cut(self, data: bytes) -> None:
-        raise StorageError("an object that was put is whole, and this one is not", where=str(self._path), fix="restore it from a copy")
+        raise StorageError(
+            "an object that was put is whole, and this one is not",
+            where=str(self._path),
+            fix="restore it from a copy",
+        )
 
     def replace(self, data: bytes) -> None:
         with durable.disk_errors(self._path):
@@ -90,13 +97,19 @@ class _ObjectTail:
     def _put(self, content: bytes) -> None:
         with durable.disk_errors(self._path):
             try:
-                self._tag = self._path.put_if(content, self._tag) if self._tag else self._path.put_new(content)
+                self._tag = (
+                    self._path.put_if(content, self._tag)
+                    if self._tag
+                    else self._path.put_new(content)
+                )
             except OSError as error:
                 found, tag = _tagged(self._path)
                 if found != content:
                     if isinstance(error, StaleError | FileExistsError):
                         raise LockedError(
-                            "another process writes to this lake by now; this one stops", where=str(self._path), fix="run one lake role"
+                            "another process writes to this lake by now; this one stops",
+                            where=str(self._path),
+                            fix="run one lake role",
                         ) from error
                     raise
                 self._tag = tag
@@ -115,7 +128,9 @@ def _tagged(path: ObjectPath) -> tuple[bytes, str]:
 
 
 def _closed(path: ObjectPath, end: bytes) -> list[bytes]:
-    """What is closed, in order. A writer that was overtaken may have closed less than the one that overtook it: the longer counts."""
+    """What is closed, in order. A writer that was overtaken may have closed less than the one that
+    overtook it: the longer counts.
+    """
     spans: dict[int, int] = {}
     for file in _folder(path).iterdir():
         first, _, last = file.name.partition("-")

@@ -1,12 +1,14 @@
-"""Removing for good what only the past needs: files whose rows were put together with others, and the old part of a table's log.
+"""Removing for good what only the past needs: files whose rows were put together with others, and
+the old part of a table's log.
 
     data file    removed by a commit that is older than `keep_us`, or named by none   → deleted
     commit file  older than `keep_us`, and below a checkpoint that is so too          → deleted, once the ledger says so
     checkpoint   below that one                                                       → deleted
 
-Nothing of it holds a row that is not in the table. deltalake's own `vacuum` is not used: by default it deletes nothing, and it
-knows nothing of the ledger. A crash at any point leaves files that the next run deletes. The ledger keeps a line of every commit
-for ever, and with it the position behind each version: reading as of an old version needs no old file (`lake.versions`).
+Nothing of it holds a row that is not in the table. deltalake's own `vacuum` is not used: by default
+it deletes nothing, and it knows nothing of the ledger. A crash at any point leaves files that the
+next run deletes. The ledger keeps a line of every commit for ever, and with it the position behind
+each version: reading as of an old version needs no old file (`lake.versions`).
 """
 
 import re
@@ -20,7 +22,9 @@ from tailorbird.lake.ledger import Ledger
 from tailorbird.places import ObjectPath, Place
 
 FILE_PREFIX = "part-"
-KEEP_US = 7 * DAY  # for which a reader that began before finds its files, unless `lake.history` says otherwise
+KEEP_US = (
+    7 * DAY
+)  # for which a reader that began before finds its files, unless `lake.history` says otherwise
 _LOG_FILE = re.compile(r"(\d{20})\.(json|checkpoint.*\.parquet)\Z")
 
 
@@ -33,14 +37,18 @@ class Vacuumed:
     log_files: int = 0
 
     def __add__(self, other: "Vacuumed") -> "Vacuumed":
-        return Vacuumed(self.files + other.files, self.bytes + other.bytes, self.log_files + other.log_files)
+        return Vacuumed(
+            self.files + other.files, self.bytes + other.bytes, self.log_files + other.log_files
+        )
 
 
 def needless_files(path: Place, table: str, ledger: Ledger, now: int, keep_us: int) -> list[Place]:
-    """Data files that no commit names, or that were put together with others so long ago that no reader needs them.
+    """Data files that no commit names, or that were put together with others so long ago that no
+    reader needs them.
 
-    On object storage a commit whose reply was lost may still be on its way. So a file that no commit names stays until the version
-    that it was written for is another commit's: from then on the storage refuses its own.
+    On object storage a commit whose reply was lost may still be on its way. So a file that no
+    commit names stays until the version that it was written for is another commit's: from then on
+    the storage refuses its own.
     """
     named = set(ledger.files(table))
     for line in ledger.commits(table).values():
@@ -48,11 +56,17 @@ def needless_files(path: Place, table: str, ledger: Ledger, now: int, keep_us: i
             named.update(line.removed)
     newest = max(ledger.commits(table), default=-1)
     late = isinstance(path, ObjectPath)
-    return [file for file, below in _data_files(path) if below not in named and not (late and _version(file.name) > newest)]
+    return [
+        file
+        for file, below in _data_files(path)
+        if below not in named and not (late and _version(file.name) > newest)
+    ]
 
 
 def _data_files(path: Place) -> list[tuple[Place, str]]:
-    found: list[tuple[Place, str]] = [(file, below_of(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")]
+    found: list[tuple[Place, str]] = [
+        (file, below_of(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")
+    ]
     return sorted(found, key=lambda each: each[1])
 
 
@@ -68,14 +82,27 @@ def _version(name: str) -> int:
 
 
 def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
-    """The version from which the log is needed: that of the newest checkpoint older than `keep_us`, or where it begins already."""
-    old = [version for version, line in ledger.checkpoints(table).items() if now - line.written_at >= keep_us]
+    """The version from which the log is needed: that of the newest checkpoint older than `keep_us`,
+    or where it begins already.
+    """
+    old = [
+        version
+        for version, line in ledger.checkpoints(table).items()
+        if now - line.written_at >= keep_us
+    ]
     return max([ledger.log_begin(table), *old])
 
 
 def vacuum(
-    path: Place, table: str, ledger: Ledger, now: int, keep_us: int, *, dry_run: bool = False, told: Callable[[int], None] = lambda _: None
-) -> Vacuumed:  # fmt: skip
+    path: Place,
+    table: str,
+    ledger: Ledger,
+    now: int,
+    keep_us: int,
+    *,
+    dry_run: bool = False,
+    told: Callable[[int], None] = lambda _: None,
+) -> Vacuumed:
     """Delete what nobody needs of one table. Only for the lake's writer, between two commits.
 
     Args:
@@ -92,7 +119,9 @@ def vacuum(
         return found
     if begin > ledger.log_begin(table):
         faults.at("vacuum.before_ledger")
-        ledger.append("trimmed", table, begin, written_at=now)  # first: a check that misses them must know why
+        ledger.append(
+            "trimmed", table, begin, written_at=now
+        )  # first: a check that misses them must know why
     faults.at("vacuum.before_delete")
     for file in (*data, *log):
         with durable.disk_errors(file):
@@ -106,7 +135,9 @@ def vacuum(
 
 
 def _checkpoint_whole(path: Place, table: str, ledger: Ledger, version: int) -> bool:
-    """Whether what the log will begin with reads as it was written; else nothing of the log is deleted."""
+    """Whether what the log will begin with reads as it was written; else nothing of the log is
+    deleted.
+    """
     expected = ledger.checkpoints(table)[version].files[0]
     file = path / "_delta_log" / expected.path
     return file.exists() and durable.sha256_of(file) == expected.sha256

@@ -1,8 +1,9 @@
 """Versions of the tables: which there are, what each stands for, and reading the lake as of one.
 
-A version of `events`, `users`, `items` or `answers` is the rows below the positions that its commits carry. Rows are only ever added
-and no compaction changes one, so these tables are read as of any version, of however long ago, from the files of today. Of
-the other tables Delta's own versions are read, for as long as their files are kept (`lake.history`).
+A version of `events`, `users`, `items` or `answers` is the rows below the positions that its
+commits carry. Rows are only ever added and no compaction changes one, so these tables are read as
+of any version, of however long ago, from the files of today. Of the other tables Delta's own
+versions are read, for as long as their files are kept (`lake.history`).
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,9 @@ _ANSWERS = "answers-"
 
 
 class TableVersion(msgspec.Struct, frozen=True):
-    """A version, and for each log that feeds the table the position behind the last row that it holds."""
+    """A version, and for each log that feeds the table the position behind the last row that it
+    holds.
+    """
 
     version: int
     positions: dict[str, int] = {}
@@ -32,11 +35,14 @@ class TableVersion(msgspec.Struct, frozen=True):
 def versions_of(lake: Place) -> dict[str, TableVersion]:
     """The newest version of each table that the ledger vouches for. Raises DamageError."""
     ledger = Ledger(lake / "ledger.jsonl")
-    return {name: _at(ledger, name, max(known)) for name in TABLES if (known := ledger.commits(name))}
+    return {
+        name: _at(ledger, name, max(known)) for name in TABLES if (known := ledger.commits(name))
+    }
 
 
 def version_at(lake: Place, table: str, version: int) -> dict[str, TableVersion]:
-    """All tables as they were when `table` had that version: those that it shares a log with at the same position.
+    """All tables as they were when `table` had that version: those that it shares a log with at the
+    same position.
 
     Raises:
         UsageError: no such table or version.
@@ -47,9 +53,15 @@ def version_at(lake: Place, table: str, version: int) -> dict[str, TableVersion]
     ledger = Ledger(lake / "ledger.jsonl")
     known = ledger.commits(table)
     if not known:
-        raise NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH, or tailorbird up")
+        raise NotReadyError(
+            "there is nothing in the lake yet",
+            where=str(lake),
+            fix="tailorbird import FORMAT PATH, or tailorbird up",
+        )
     if version not in known:
-        raise UsageError(f"table {table} has no version {version}", fix=f"versions 0 to {max(known)}")
+        raise UsageError(
+            f"table {table} has no version {version}", fix=f"versions 0 to {max(known)}"
+        )
     return {table: _at(ledger, table, version)}
 
 
@@ -60,7 +72,8 @@ def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
     if table != "answers":
         return None
     parts = [
-        (ds.field("producer") == log.removeprefix(_ANSWERS)) & (ds.field("offset") < pa.scalar(position, pa.int64()))
+        (ds.field("producer") == log.removeprefix(_ANSWERS))
+        & (ds.field("offset") < pa.scalar(position, pa.int64()))
         for log, position in sorted(at.positions.items())
     ]
     return reduce(lambda one, other: one | other, parts, ds.scalar(False))
@@ -76,7 +89,10 @@ def _at(ledger: Ledger, table: str, version: int) -> TableVersion:
 
 def plain(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
     """Versions as JSON, for a manifest."""
-    return {name: {"version": each.version, "positions": dict(each.positions)} for name, each in at.items()}
+    return {
+        name: {"version": each.version, "positions": dict(each.positions)}
+        for name, each in at.items()
+    }
 
 
 def from_plain(value: object) -> dict[str, TableVersion]:

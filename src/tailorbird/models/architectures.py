@@ -3,8 +3,9 @@
     fit("gbdt", {"leaves": 15}, columns, rows, validation)           LightGBM, one booster for each head
     fit("mmoe", {"experts": 3}, columns, rows, validation, seed=3)   a net; needs the extra `deep`
 
-`tune` draws parameters and calls this; `training.fit` calls it with what a project set. What the parameters are stands in `models.gbdt`
-(`GbdtSettings`) and `models.deep.parameters` (`DeepParameters`).
+`tune` draws parameters and calls this; `training.fit` calls it with what a project set. What the
+parameters are stands in `models.gbdt` (`GbdtSettings`) and `models.deep.parameters`
+(`DeepParameters`).
 """
 
 import os
@@ -88,25 +89,39 @@ def fit(
 
     Args:
         parameters: what differs from the architecture's own; see above.
-        layout: what the columns are; `models.deep.layout.layout(encoder.names, encoder.sizes)` for a matrix of numbers and codes.
+        layout: what the columns are; `models.deep.layout.layout(encoder.names, encoder.sizes)` for
+            a matrix of numbers and codes.
         rows: in order of time.
-        validation: later rows, watched for early stopping; None takes the newest fifth of `rows` away for it.
-        on_epoch: told after each epoch (of `gbdt`: each ten trees) its number, from 1, and figures, `validation` among them: the log loss,
-            mean over heads so far. True ends training there.
+        validation: later rows, watched for early stopping; None takes the newest fifth of `rows`
+            away for it.
+        on_epoch: told after each epoch (of `gbdt`: each ten trees) its number, from 1, and figures,
+            `validation` among them: the log loss, mean over heads so far. True ends training there.
         progress: called with (rows or trees so far, in all).
         checkpoint: folder that a net which is killed goes on from.
 
     Raises:
-        UsageError: no such architecture or parameter, a value out of bounds, a head of one class, or torch is not installed.
+        UsageError: no such architecture or parameter, a value out of bounds, a head of one class,
+            or torch is not installed.
     """
     if architecture not in ARCHITECTURES:
-        raise UsageError(f"there is no architecture {architecture!r}", fix=f"use one of {', '.join(ARCHITECTURES)}")
+        raise UsageError(
+            f"there is no architecture {architecture!r}",
+            fix=f"use one of {', '.join(ARCHITECTURES)}",
+        )
     if validation is None:
         rows, validation = rows.cut(VALIDATION)
     if architecture == "gbdt":
         return _fit_gbdt(parameters, layout, rows, validation, seed, on_epoch, progress)
     return fit_net(
-        architecture, parameters, layout, rows, validation, seed=seed, on_epoch=on_epoch, progress=progress, checkpoint=checkpoint
+        architecture,
+        parameters,
+        layout,
+        rows,
+        validation,
+        seed=seed,
+        on_epoch=on_epoch,
+        progress=progress,
+        checkpoint=checkpoint,
     )
 
 
@@ -128,11 +143,14 @@ def fit_net(
 
     Args:
         begin: weights to begin with, see `models.deep.warm`.
-        processes: that share each batch, see `models.deep.parallel`; with several, `on_epoch` is told of all epochs in the end, and ends
-            nothing.
+        processes: that share each batch, see `models.deep.parallel`; with several, `on_epoch` is
+            told of all epochs in the end, and ends nothing.
     """
     if not available(architecture):
-        raise UsageError(f"{architecture} needs torch, which is not installed", fix="pip install 'tailorbird[deep]'")
+        raise UsageError(
+            f"{architecture} needs torch, which is not installed",
+            fix="pip install 'tailorbird[deep]'",
+        )
     from tailorbird.models.deep.loop import Run
     from tailorbird.models.deep.model import fit_deep
     from tailorbird.models.deep.parameters import settled
@@ -140,22 +158,48 @@ def fit_net(
     if processes > 1:
         from tailorbird.models.deep.parallel import fit_parallel
 
-        shared = {"shards": processes, "threads": max(1, (os.cpu_count() or 2) // 2 // processes), **parameters}
+        shared = {
+            "shards": processes,
+            "threads": max(1, (os.cpu_count() or 2) // 2 // processes),
+            **parameters,
+        }
         with _folder(checkpoint) as folder:
             deep = fit_parallel(
-                folder, architecture, shared, layout, rows, validation, seed=seed, processes=processes, progress=progress, begin=begin
-            )  # fmt: skip
+                folder,
+                architecture,
+                shared,
+                layout,
+                rows,
+                validation,
+                seed=seed,
+                processes=processes,
+                progress=progress,
+                begin=begin,
+            )
         for epoch in range(1, len(deep.curve["train"]) + 1):
             if on_epoch is not None:
                 on_epoch(epoch, {name: series[epoch - 1] for name, series in deep.curve.items()})
         return Net(deep)
     run = Run(checkpoint=checkpoint, on_epoch=on_epoch, progress=progress)
-    return Net(fit_deep(architecture, settled(architecture, parameters), layout, rows, validation, seed=seed, run=run, begin=begin))
+    return Net(
+        fit_deep(
+            architecture,
+            settled(architecture, parameters),
+            layout,
+            rows,
+            validation,
+            seed=seed,
+            run=run,
+            begin=begin,
+        )
+    )
 
 
 @contextmanager
 def _folder(checkpoint: Path | None) -> Iterator[Path]:
-    """Where several processes meet: beside what a run that is killed goes on from, else for as long as it takes."""
+    """Where several processes meet: beside what a run that is killed goes on from, else for as long
+    as it takes.
+    """
     if checkpoint is not None:
         yield checkpoint / "processes"
         return
@@ -186,7 +230,9 @@ class Net:
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
         file = f"model/{self.architecture}.onnx"
-        return {file: self.deep.export()}, {head: HeadFile(file, place) for place, head in enumerate(self.heads)}
+        return {file: self.deep.export()}, {
+            head: HeadFile(file, place) for place, head in enumerate(self.heads)
+        }
 
 
 @dataclass(frozen=True)
@@ -206,7 +252,9 @@ class Forests:
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
         files = {head: f"model/{head}.onnx" for head in self.boosters}
-        return {file: gbdt_to_onnx(self.boosters[head]) for head, file in files.items()}, {h: HeadFile(f) for h, f in files.items()}
+        return {file: gbdt_to_onnx(self.boosters[head]) for head, file in files.items()}, {
+            h: HeadFile(f) for h, f in files.items()
+        }
 
 
 def _fit_gbdt(
@@ -220,7 +268,9 @@ def _fit_gbdt(
 ) -> Forests:
     known = [field.name for field in fields(GbdtSettings)]
     if wrong := [name for name in parameters if name not in known]:
-        raise UsageError(f"gbdt has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}")
+        raise UsageError(
+            f"gbdt has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}"
+        )
     chosen: dict[str, Any] = {"seed": seed, **parameters}
     settings = replace(GbdtSettings(), **chosen)
     categorical = [layout.columns[place] for place in layout.codes]
@@ -229,7 +279,13 @@ def _fit_gbdt(
         told = _Told(on_epoch, progress, number, len(rows.heads), settings.trees)
         train, watch = sample_of(rows, head), sample_of(validation, head)
         boosters[head] = fit_gbdt(
-            train, watch, layout.columns, settings, categorical=categorical, progress=told.progress, on_tree=told.on_tree
+            train,
+            watch,
+            layout.columns,
+            settings,
+            categorical=categorical,
+            progress=told.progress,
+            on_tree=told.on_tree,
         )
         if told.ended:
             break
@@ -271,11 +327,17 @@ def sample_of(rows: Rows, head: str) -> Sample:
         request = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
         lengths = np.bincount(request[known], minlength=len(rows.lengths))
         lengths = lengths[lengths > 0]
-    return Sample(rows.matrix[known], label[known], lengths, None if weight is None else weight[known])
+    return Sample(
+        rows.matrix[known], label[known], lengths, None if weight is None else weight[known]
+    )
 
 
 def _curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:
-    curves = {f"{part}_{head}": list(series) for head, booster in boosters.items() for part, series in booster.curve.items()}
+    curves = {
+        f"{part}_{head}": list(series)
+        for head, booster in boosters.items()
+        for part, series in booster.curve.items()
+    }
     for part in ("train", "validation"):
         series = [curves[f"{part}_{head}"] for head in boosters if f"{part}_{head}" in curves]
         if series:

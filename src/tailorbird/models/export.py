@@ -1,11 +1,12 @@
-"""From a fitted model to ONNX, the only form in which serving loads it, and the proof that both say the same.
+"""From a fitted model to ONNX, the only form in which serving loads it, and the proof that both say
+the same.
 
     input   features     float32 (n, columns)
     output  probability  float32 (n,)    of a binary head; `lambdarank`: the raw order score; `poisson`, `tweedie`: what is expected
 
-The converter's own outputs (a label, a table of both classes) are dropped: nobody reads them, and ONNX Runtime warns of
-the label's shape at each run. A model holds all its tensors itself; one that refers to another file is refused here and again
-by the loader.
+The converter's own outputs (a label, a table of both classes) are dropped: nobody reads them, and
+ONNX Runtime warns of the label's shape at each run. A model holds all its tensors itself; one that
+refers to another file is refused here and again by the loader.
 """
 
 import re
@@ -28,17 +29,23 @@ OUTPUT = "probability"
 TOLERANCE = 1e-5  # of a probability; measured differences are below 1e-6
 OPSET = 15
 _THRESHOLDS = re.compile(r"^threshold=(.*)$", re.MULTILINE)
-_TREE_SIZES = re.compile(r"^tree_sizes=.*\n", re.MULTILINE)  # lengths in bytes, which no longer hold; LightGBM does without
+_TREE_SIZES = re.compile(
+    r"^tree_sizes=.*\n", re.MULTILINE
+)  # lengths in bytes, which no longer hold; LightGBM does without
 
 
 def gbdt_to_onnx(model: Gbdt) -> bytes:
     """The model as a self-contained ONNX file; the same model gives the same bytes."""
     # The converter takes all trees: leave those after the best behind.
-    text = model.booster.model_to_string(num_iteration=model.trees if model.booster.best_iteration > 0 else None)
+    text = model.booster.model_to_string(
+        num_iteration=model.trees if model.booster.best_iteration > 0 else None
+    )
     text = _TREE_SIZES.sub("", _THRESHOLDS.sub(_rounded_down, text))
     booster = type(model.booster)(model_str=text)
     features = (INPUT, FloatTensorType([None, len(model.columns)]))
-    graph = convert_lightgbm(booster, name="head", initial_types=[features], zipmap=False, target_opset=OPSET)
+    graph = convert_lightgbm(
+        booster, name="head", initial_types=[features], zipmap=False, target_opset=OPSET
+    )
     _keep_one_output(graph, binary=model.settings.objective == "binary")
     refuse_external(graph)
     onnx.checker.check_model(graph)
@@ -48,8 +55,9 @@ def gbdt_to_onnx(model: Gbdt) -> bytes:
 def _rounded_down(line: re.Match[str]) -> str:
     """Thresholds as the largest float32 that is not above them.
 
-    LightGBM compares with a double, ONNX with a float32. A threshold between two neighbouring float32 values may be rounded up onto
-    the upper one, which then falls on the other side. For float32 features x, x <= t is the same as x <= (t rounded down).
+    LightGBM compares with a double, ONNX with a float32. A threshold between two neighbouring
+    float32 values may be rounded up onto the upper one, which then falls on the other side. For
+    float32 features x, x <= t is the same as x <= (t rounded down).
     """
     exact = np.array(line[1].split(), np.float64)
     near = exact.astype(np.float32)
@@ -61,16 +69,25 @@ def refuse_external(graph: onnx.ModelProto) -> None:
     """Raise BundleError if any tensor of the model lies in another file."""
     for tensor in graph.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise BundleError(f"tensor {tensor.name!r} lies outside the model", fix="export with all tensors inside")
+            raise BundleError(
+                f"tensor {tensor.name!r} lies outside the model",
+                fix="export with all tensors inside",
+            )
 
 
 def score_onnx(model: bytes | Path, matrix: Matrix) -> npt.NDArray[np.float64]:
-    """What ONNX Runtime answers for a matrix, one thread, as serving runs it; shape (n,), or (n, heads)."""
+    """What ONNX Runtime answers for a matrix, one thread, as serving runs it; shape (n,), or (n,
+    heads).
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(model if isinstance(model, bytes) else model.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model if isinstance(model, bytes) else model.read_bytes(),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
     return np.asarray(session.run([OUTPUT], {INPUT: matrix})[0], np.float64)
 
 
@@ -94,14 +111,19 @@ def largest_difference(model: Scoring, exported: bytes, matrix: Matrix, column: 
     difference = np.abs(ours - theirs) / np.maximum(1.0, np.abs(ours))
     worst = float(difference.max(initial=0.0))
     if not worst <= TOLERANCE:
-        raise BundleError(f"the exported model differs from the trained one by {worst:.2g} (at most {TOLERANCE:g} is allowed)")
+        raise BundleError(
+            f"the exported model differs from the trained one by {worst:.2g} (at most "
+            f"{TOLERANCE:g} is allowed)"
+        )
     return worst
 
 
 def _keep_one_output(model: onnx.ModelProto, *, binary: bool) -> None:
     """Make `OUTPUT` of shape (n,) the only output, and drop the nodes that only the others needed."""
     graph = model.graph
-    source = next(o.name for o in graph.output if o.name != "label") if binary else graph.output[0].name
+    source = (
+        next(o.name for o in graph.output if o.name != "label") if binary else graph.output[0].name
+    )
     if binary:
         graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "positive_class"))
         graph.node.append(helper.make_node("Gather", [source, "positive_class"], [OUTPUT], axis=1))

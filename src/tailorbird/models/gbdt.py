@@ -1,9 +1,10 @@
 """Gradient-boosted trees on the encoded feature matrix: one LightGBM booster for each head.
 
-A binary booster gives the probability of its target; a `lambdarank` one gives a score that orders a list and has no
-scale until it is calibrated; a `poisson` one gives an expected count, a `tweedie` one an expected amount that is mostly 0.
-Early stopping watches the validation part, which is later in time than the training part.
-What the columns are is decided by `ranking.encode`; how a booster becomes a file that serving loads, in `models.export`.
+A binary booster gives the probability of its target; a `lambdarank` one gives a score that orders a
+list and has no scale until it is calibrated; a `poisson` one gives an expected count, a `tweedie`
+one an expected amount that is mostly 0. Early stopping watches the validation part, which is later
+in time than the training part. What the columns are is decided by `ranking.encode`; how a booster
+becomes a file that serving loads, in `models.export`.
 """
 
 import os
@@ -19,7 +20,12 @@ from tailorbird.errors import UsageError
 
 Matrix = npt.NDArray[np.float32]
 
-_METRICS = {"binary": "binary_logloss", "lambdarank": "ndcg", "poisson": "poisson", "tweedie": "tweedie"}  # that early stopping watches
+_METRICS = {
+    "binary": "binary_logloss",
+    "lambdarank": "ndcg",
+    "poisson": "poisson",
+    "tweedie": "tweedie",
+}  # that early stopping watches
 OBJECTIVES = tuple(_METRICS)
 OF_AMOUNTS = ("poisson", "tweedie")  # their labels are numbers from 0 on, no classes
 
@@ -29,19 +35,23 @@ class GbdtSettings:
     """How the trees are grown. The defaults are plain on purpose: `tune` looks for better ones.
 
     Attributes:
-        objective: `binary`, `lambdarank`, `poisson` for a count or a rate, or `tweedie` (power 1.5) for an amount such as seconds:
+        objective: `binary`, `lambdarank`, `poisson` for a count or a rate, or `tweedie` (power 1.5)
+            for an amount such as seconds:
             mostly 0, with a long tail, whose mean is learned.
         trees: at most this many; early stopping usually ends sooner.
         patience: stop after this many trees without a better validation figure; 0 grows all.
-        leaves: of a tree; 0 takes one for each 600 positives, from 5 to 31: clicks are rare, and trees that are too fine for them
-            learn noise (on 3,400 clicks of a simulated shop NDCG@10 was .550 with 31 leaves, .558 with 5, .540 by popularity).
-        leaf_rows: least rows of a leaf; 0 takes as many as hold `leaf_positives` positives on average.
-        rate, l2: learning rate, penalty on leaf values.
-        columns, rows: share of columns for each tree and of rows for every tree.
-        sets_from: positives from which codes are split as sets; below, as ranges of codes, which are ordered by frequency. ONNX tests a
-            set value by value: on a shop's baskets a row took 0.4 ms with sets, and NDCG@10 was .231 (.235 with ranges).
-        threads: 0 takes half the cores: LightGBM's threads spin while they wait, so that on cores which others use too, two were ten
-            times slower than one. The number does not change the model (`deterministic`, `force_row_wise`).
+        leaves: of a tree; 0 takes one for each 600 positives, from 5 to 31: clicks are rare, and
+            trees that are too fine for them learn noise (on 3,400 clicks of a simulated shop
+            NDCG@10 was .550 with 31 leaves, .558 with 5, .540 by popularity).
+        leaf_rows: least rows of a leaf; 0 takes as many as hold `leaf_positives` positives on
+        average. rate, l2: learning rate, penalty on leaf values. columns, rows: share of columns
+        for each tree and of rows for every tree.
+        sets_from: positives from which codes are split as sets; below, as ranges of codes, which
+            are ordered by frequency. ONNX tests a set value by value: on a shop's baskets a row
+            took 0.4 ms with sets, and NDCG@10 was .231 (.235 with ranges).
+        threads: 0 takes half the cores: LightGBM's threads spin while they wait, so that on cores
+            which others use too, two were ten times slower than one. The number does not change the
+            model (`deterministic`, `force_row_wise`).
         seed: of every draw.
     """
 
@@ -61,13 +71,22 @@ class GbdtSettings:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise UsageError(f"unknown objective {self.objective!r}", fix=f"use one of {', '.join(OBJECTIVES)}")
+            raise UsageError(
+                f"unknown objective {self.objective!r}", fix=f"use one of {', '.join(OBJECTIVES)}"
+            )
 
     def sized(self, positives: int, rows: int) -> "GbdtSettings":
         """The same with what depends on the data filled in."""
         leaves = self.leaves or min(max(positives // 600, 5), 31)
-        leaf_rows = self.leaf_rows or min(max(round(self.leaf_positives * rows / max(positives, 1)), 20), max(rows // 20, 1))
-        return replace(self, leaves=leaves, leaf_rows=leaf_rows, threads=self.threads or max(1, (os.cpu_count() or 2) // 2))
+        leaf_rows = self.leaf_rows or min(
+            max(round(self.leaf_positives * rows / max(positives, 1)), 20), max(rows // 20, 1)
+        )
+        return replace(
+            self,
+            leaves=leaves,
+            leaf_rows=leaf_rows,
+            threads=self.threads or max(1, (os.cpu_count() or 2) // 2),
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,8 @@ class Sample:
     """Rows to learn from or to watch.
 
     Attributes:
-        matrix: shape (n, columns), float32: serving computes in float32, so training must see the same numbers.
+        matrix: shape (n, columns), float32: serving computes in float32, so training must see the
+            same numbers.
         label: shape (n,), 0 or 1; of `OF_AMOUNTS`, a number.
         lengths: rows of each request, in order; only `lambdarank` needs them.
         weight: shape (n,), or None for 1 everywhere.
@@ -88,7 +108,10 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.matrix.dtype != np.float32:
-            raise UsageError(f"expected a float32 matrix, got {self.matrix.dtype}", fix="cast before training, not after")
+            raise UsageError(
+                f"expected a float32 matrix, got {self.matrix.dtype}",
+                fix="cast before training, not after",
+            )
 
 
 @dataclass(frozen=True)
@@ -108,7 +131,11 @@ class Gbdt:
     @property
     def trees(self) -> int:
         """How many trees count: up to the best one, if early stopping watched."""
-        return self.booster.current_iteration() if self.booster.best_iteration <= 0 else self.booster.best_iteration
+        return (
+            self.booster.current_iteration()
+            if self.booster.best_iteration <= 0
+            else self.booster.best_iteration
+        )
 
     @property
     def steps(self) -> int:
@@ -119,7 +146,9 @@ class Gbdt:
         return "trees"
 
     def score(self, matrix: Matrix) -> npt.NDArray[np.float64]:
-        """Probability (binary), order score (lambdarank) or expected count or amount (poisson, tweedie) of each row, shape (n,)."""
+        """Probability (binary), order score (lambdarank) or expected count or amount (poisson,
+        tweedie) of each row, shape (n,).
+        """
         if not len(matrix):
             return np.zeros(0)
         return np.asarray(self.booster.predict(matrix, num_iteration=self.trees), np.float64)
@@ -147,14 +176,19 @@ def fit_gbdt(
         columns: a name for each column of the matrix.
         categorical: columns that hold small non-negative codes, split as sets rather than ranges.
         progress: called with (trees so far, trees at most).
-        on_tree: told how many trees there are and the metric of `train` and `validation`; True ends there.
+        on_tree: told how many trees there are and the metric of `train` and `validation`; True ends
+            there.
 
     Raises:
-        UsageError: the training part has only one class, or no column, so there is nothing to learn.
+        UsageError: the training part has only one class, or no column, so there is nothing to
+            learn.
     """
     if not 0 < np.count_nonzero(train.label > 0) < len(train.label):
         found = f"{np.count_nonzero(train.label > 0)} positives of {len(train.label)} rows"
-        fix = 'take a longer window, or see whether clicks arrive: tailorbird sql "select type, count(*) from events group by type"'
+        fix = (
+            'take a longer window, or see whether clicks arrive: tailorbird sql "select type, '
+            'count(*) from events group by type"'
+        )
         raise UsageError(f"the training part has {found}: nothing to tell apart", fix=fix)
     if not columns:
         raise UsageError("no column is left to learn from", fix="leave fewer out")
@@ -166,9 +200,13 @@ def fit_gbdt(
     held = _dataset(validation, columns, categorical, counted=counted, reference=data)
     curve: dict[str, dict[str, list[float]]] = {}
     callbacks = [lgb.record_evaluation(curve), lgb.log_evaluation(0)]
-    watch = len(validation.label) > 0 and 0 < np.count_nonzero(validation.label > 0) < len(validation.label)
+    watch = len(validation.label) > 0 and 0 < np.count_nonzero(validation.label > 0) < len(
+        validation.label
+    )
     if settings.patience and watch:
-        callbacks.append(lgb.early_stopping(settings.patience, first_metric_only=True, verbose=False))
+        callbacks.append(
+            lgb.early_stopping(settings.patience, first_metric_only=True, verbose=False)
+        )
     if progress is not None:
         callbacks.append(lambda env: progress(env.iteration + 1, settings.trees))
     if on_tree is not None:
@@ -181,17 +219,29 @@ def fit_gbdt(
         valid_names=["validation", "train"] if watch else ["train"],
         callbacks=callbacks,
     )
-    return Gbdt(booster, tuple(columns), settings, {name: next(iter(series.values())) for name, series in curve.items()})
+    return Gbdt(
+        booster,
+        tuple(columns),
+        settings,
+        {name: next(iter(series.values())) for name, series in curve.items()},
+    )
 
 
-def _told(on_tree: Callable[[int, Mapping[str, float]], bool], env: lgb.callback.CallbackEnv) -> None:
+def _told(
+    on_tree: Callable[[int, Mapping[str, float]], bool], env: lgb.callback.CallbackEnv
+) -> None:
     figures = {part: value for part, _, value, *_ in env.evaluation_result_list or ()}
     if on_tree(env.iteration + 1, figures):
         raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list or [])
 
 
 def _dataset(
-    sample: Sample, columns: Sequence[str], categorical: Sequence[str], *, counted: bool = False, reference: lgb.Dataset | None = None
+    sample: Sample,
+    columns: Sequence[str],
+    categorical: Sequence[str],
+    *,
+    counted: bool = False,
+    reference: lgb.Dataset | None = None,
 ) -> lgb.Dataset:
     return lgb.Dataset(
         sample.matrix,
@@ -199,7 +249,9 @@ def _dataset(
         reference=reference,
         weight=sample.weight,
         group=sample.lengths,
-        feature_name=[f"c{i}" for i in range(len(columns))],  # ours may hold characters that LightGBM refuses
+        feature_name=[
+            f"c{i}" for i in range(len(columns))
+        ],  # ours may hold characters that LightGBM refuses
         categorical_feature=[list(columns).index(name) for name in categorical],
         free_raw_data=True,
         params={"verbosity": -1},

@@ -1,4 +1,5 @@
-"""What people did with items, and how often by a moment: counts by person and item, and the newest items of a person.
+"""What people did with items, and how often by a moment: counts by person and item, and the newest
+items of a person.
 
 A count over a window is exact: the difference of two binary searches in the sorted times of a key.
 """
@@ -34,12 +35,16 @@ class Interactions:
         kept = self.ts < moment
         if since is not None:
             kept &= self.ts >= since
-        return Interactions(self.person[kept], self.item[kept], self.ts[kept], self.people, self.items)
+        return Interactions(
+            self.person[kept], self.item[kept], self.ts[kept], self.people, self.items
+        )
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Counts interactions of keys over windows, from one sorted array of (key, rank of the time) packed into int64."""
+    """Counts interactions of keys over windows, from one sorted array of (key, rank of the time)
+    packed into int64.
+    """
 
     packed: Ints
     times: Ints
@@ -54,12 +59,15 @@ class Counter:
         return cls(np.sort((key[known] << bits) | rank), times, bits)
 
     def place(self, key: Ints, t: Ints | None, request: Ints) -> Ints:
-        """How many interactions come before (key, t) in the order of (key, time): only differences within a key mean something."""
+        """How many interactions come before (key, t) in the order of (key, time): only differences
+        within a key mean something.
+        """
         rank = np.searchsorted(self.times, t)[request] if t is not None else 0
         return np.searchsorted(self.packed, (key << self.bits) | rank)
 
     def count(self, key: Ints, t: Ints, request: Ints, window: int | None = None) -> Floats:
-        """How many interactions of each row's key lie in [t − window, t), or before t; 0 for a key of −1.
+        """How many interactions of each row's key lie in [t − window, t), or before t; 0 for a key
+        of −1.
 
         Args:
             key, request: shape (n,).
@@ -86,14 +94,18 @@ class History:
 
     @cached_property
     def _sequence(self) -> tuple[Ints, Ints]:
-        """Items and times ordered by (person, ts), as `by_person` counts them; equal times in the order of the log."""
+        """Items and times ordered by (person, ts), as `by_person` counts them; equal times in the
+        order of the log.
+        """
         i = self.interactions
         order = np.lexsort((i.ts, i.person))
         order = order[i.person[order] >= 0]
         return i.item[order], i.ts[order]
 
     def recent(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints]:
-        """The last `length` items of each person before t, oldest first: item codes, and offsets (requests + 1,)."""
+        """The last `length` items of each person before t, oldest first: item codes, and offsets
+        (requests + 1,).
+        """
         at, offsets = self.recent_at(person, t, length)
         return self._sequence[0][at], offsets
 

@@ -1,7 +1,9 @@
-"""Logistic regression on the encoded matrix, and its ONNX: the model that goes on where trees stand still.
+"""Logistic regression on the encoded matrix, and its ONNX: the model that goes on where trees stand
+still.
 
-Beyond what was seen a tree repeats its outermost leaf; a line in the logarithm goes on. That is what a hazard needs which is read
-at later and later moments. Each column x becomes sign(x)·ln(1 + |x|), standardised, and 0 with an indicator where it is missing.
+Beyond what was seen a tree repeats its outermost leaf; a line in the logarithm goes on. That is
+what a hazard needs which is read at later and later moments. Each column x becomes sign(x)·ln(1 +
+|x|), standardised, and 0 with an indicator where it is missing.
 """
 
 from collections.abc import Sequence
@@ -21,12 +23,14 @@ Floats = npt.NDArray[np.float64]
 
 IR_VERSION = 8
 ITERATIONS = 500
-CLIP = 8.0  # of a standardised column: far outside what was learned from, a line would promise anything
+# of a standardised column: far outside what was learned from, a line would promise anything
+CLIP = 8.0
 
 
 @dataclass(frozen=True)
 class Logistic:
-    """A fitted regression: p = 1 / (1 + exp(-(slopes · z + absent · missing + intercept))), z clipped at ± `CLIP`.
+    """A fitted regression: p = 1 / (1 + exp(-(slopes · z + absent · missing + intercept))), z
+    clipped at ± `CLIP`.
 
     Attributes:
         columns: names of the matrix's columns, in order.
@@ -43,7 +47,11 @@ class Logistic:
     def score(self, matrix: Matrix) -> Floats:
         """Probability of each row, shape (n,)."""
         z, missing = _design(matrix, self.centre, self.scale)
-        total = z.astype(np.float64) @ self.slopes + missing.astype(np.float64) @ self.absent + self.intercept
+        total = (
+            z.astype(np.float64) @ self.slopes
+            + missing.astype(np.float64) @ self.absent
+            + self.intercept
+        )
         return 1.0 / (1.0 + np.exp(-total))
 
     def importance(self) -> dict[str, float]:
@@ -66,7 +74,8 @@ def fit_logistic(
 
     Args:
         label, weight: shape (n,); a label above 0 is positive, a weight 1 unless told.
-        ignore: columns that are left out, such as those that hold codes, of which a line can make nothing; their slopes are 0.
+        ignore: columns that are left out, such as those that hold codes, of which a line can make
+            nothing; their slopes are 0.
         penalty: on squared slopes of standardised columns, over all rows together.
     Raises:
         UsageError: only one class.
@@ -87,7 +96,9 @@ def fit_logistic(
     used = np.array([name not in ignore for name in columns])
     gaps = used & (missing.min(axis=0) != missing.max(axis=0))
     design = np.concatenate([z[:, used], missing[:, gaps]], axis=1).astype(np.float64)
-    fitted = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS).fit(design, label > 0, sample_weight=mass)
+    fitted = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS).fit(
+        design, label > 0, sample_weight=mass
+    )
     slopes, absent = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
     slopes[used], absent[gaps] = fitted.coef_[0, : used.sum()], fitted.coef_[0, used.sum() :]
     return Logistic(tuple(columns), centre, scale, slopes, absent, float(fitted.intercept_[0]))
@@ -96,28 +107,53 @@ def fit_logistic(
 def logistic_to_onnx(model: Logistic) -> bytes:
     """The model as a self-contained ONNX file of plain operators."""
     tensors = {
-        "centre": model.centre, "scale": model.scale, "slopes": model.slopes[:, None], "absent": model.absent[:, None],
-        "intercept": np.array([model.intercept], np.float32), "one": np.array(1, np.float32), "none": np.array(0, np.float32),
-        "low": np.array(-CLIP, np.float32), "high": np.array(CLIP, np.float32), "flat": np.array([-1], np.int64),
-    }  # fmt: skip
+        "centre": model.centre,
+        "scale": model.scale,
+        "slopes": model.slopes[:, None],
+        "absent": model.absent[:, None],
+        "intercept": np.array([model.intercept], np.float32),
+        "one": np.array(1, np.float32),
+        "none": np.array(0, np.float32),
+        "low": np.array(-CLIP, np.float32),
+        "high": np.array(CLIP, np.float32),
+        "flat": np.array([-1], np.int64),
+    }
     steps = [
-        ("Abs", [INPUT], "size"), ("Add", ["size", "one"], "more"), ("Log", ["more"], "log"), ("Sign", [INPUT], "sign"),
-        ("Mul", ["log", "sign"], "logs"), ("Sub", ["logs", "centre"], "moved"), ("Div", ["moved", "scale"], "z"),
-        ("IsNaN", [INPUT], "gap"), ("Where", ["gap", "none", "z"], "whole"), ("Clip", ["whole", "low", "high"], "clipped"),
-        ("MatMul", ["clipped", "slopes"], "told"), ("Cast", ["gap"], "missing"), ("MatMul", ["missing", "absent"], "untold"),
-        ("Add", ["told", "untold"], "sum"), ("Add", ["sum", "intercept"], "total"), ("Sigmoid", ["total"], "chance"),
+        ("Abs", [INPUT], "size"),
+        ("Add", ["size", "one"], "more"),
+        ("Log", ["more"], "log"),
+        ("Sign", [INPUT], "sign"),
+        ("Mul", ["log", "sign"], "logs"),
+        ("Sub", ["logs", "centre"], "moved"),
+        ("Div", ["moved", "scale"], "z"),
+        ("IsNaN", [INPUT], "gap"),
+        ("Where", ["gap", "none", "z"], "whole"),
+        ("Clip", ["whole", "low", "high"], "clipped"),
+        ("MatMul", ["clipped", "slopes"], "told"),
+        ("Cast", ["gap"], "missing"),
+        ("MatMul", ["missing", "absent"], "untold"),
+        ("Add", ["told", "untold"], "sum"),
+        ("Add", ["sum", "intercept"], "total"),
+        ("Sigmoid", ["total"], "chance"),
         ("Reshape", ["chance", "flat"], OUTPUT),
-    ]  # fmt: skip
+    ]
     nodes = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
-    next(node for node in nodes if node.op_type == "Cast").attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    next(node for node in nodes if node.op_type == "Cast").attribute.append(
+        helper.make_attribute("to", TensorProto.FLOAT)
+    )
     graph = helper.make_graph(
         nodes,
         "head",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, len(model.columns)])],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None])],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in tensors.items()],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(value), name)
+            for name, value in tensors.items()
+        ],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
     onnx.checker.check_model(made)
     return made.SerializeToString(deterministic=True)
 

@@ -1,7 +1,9 @@
-"""What every churn model has to stand beside: how long ago, how often and for how much, from the log of purchases alone.
+"""What every churn model has to stand beside: how long ago, how often and for how much, from the
+log of purchases alone.
 
-`recency` orders people by how long ago they last bought; `rfm_logistic` is a logistic regression on the logarithms of recency,
-frequency, age and amount. Both get their level by a regression on an earlier origin whose outcome is known.
+`recency` orders people by how long ago they last bought; `rfm_logistic` is a logistic regression on
+the logarithms of recency, frequency, age and amount. Both get their level by a regression on an
+earlier origin whose outcome is known.
 """
 
 from dataclasses import dataclass
@@ -46,12 +48,21 @@ class RfmModel:
 
     def returning(self, people: Rfm) -> Floats:
         """P(a purchase within the window), shape (n,)."""
-        return self.fitted.predict_proba((people.columns[:, self.used] - self.centre) / self.scale)[:, 1]
+        return self.fitted.predict_proba((people.columns[:, self.used] - self.centre) / self.scale)[
+            :, 1
+        ]
 
 
-def fit_rfm(people: Rfm, returned: npt.NDArray[np.bool_], *, only_recency: bool = False) -> RfmModel:
+def fit_rfm(
+    people: Rfm, returned: npt.NDArray[np.bool_], *, only_recency: bool = False
+) -> RfmModel:
     """Learn from an earlier origin: people as they were then, and who came back."""
     used = (0,) if only_recency else (0, 1, 2, 3)
     columns = people.columns[:, used]
     centre, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-9)
-    return RfmModel(used, centre, scale, LogisticRegression(max_iter=500).fit((columns - centre) / scale, returned))
+    return RfmModel(
+        used,
+        centre,
+        scale,
+        LogisticRegression(max_iter=500).fit((columns - centre) / scale, returned),
+    )

@@ -1,8 +1,10 @@
-"""The daily checks of how much came, and when: each hour, the whole day, what is declared of types, and how new the newest is.
+"""The daily checks of how much came, and when: each hour, the whole day, what is declared of types,
+and how new the newest is.
 
-Amounts are of what people did: a catalogue that is sent anew is no visitor. An amount is unusual only if it is so against the median of
-the days before, against the same weekday a week ago (a closed Sunday is no fault), and against chance: people are independent, but
-each makes a burst of events, so that amounts over the size of a burst vary like a Poisson variable.
+Amounts are of what people did: a catalogue that is sent anew is no visitor. An amount is unusual
+only if it is so against the median of the days before, against the same weekday a week ago (a
+closed Sunday is no fault), and against chance: people are independent, but each makes a burst of
+events, so that amounts over the size of a burst vary like a Poisson variable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +34,11 @@ class Wanted(msgspec.Struct, frozen=True):
 def hours(day: Day) -> Check:
     """Each hour that is over, against the same hour of the days before."""
     wrong, worst, judged = [], 1.0, 0
-    nothing = "no three days before to compare with" if len(day.before) < 3 else f"no hour that is over has {ROWS} events as a rule"
+    nothing = (
+        "no three days before to compare with"
+        if len(day.before) < 3
+        else f"no hour that is over has {ROWS} events as a rule"
+    )
     burst = _median([profile.hour_burst for profile in day.before])
     for hour in range(24):
         before = [profile.hours[hour] for profile in day.before]
@@ -45,11 +51,15 @@ def hours(day: Day) -> Check:
         expected = [usual, *([day.week_ago.hours[hour]] if day.week_ago is not None else [])]
         if _is_unusual(count, expected, HOUR_LOW, HOUR_HIGH, burst):
             wrong.append(f"{hour:02}:00 has {count:,} events, {usual:,.0f} are usual")
-    return verdict("hours", judged, wrong, worst, HOUR_LOW, "every hour has about what is usual", nothing)
+    return verdict(
+        "hours", judged, wrong, worst, HOUR_LOW, "every hour has about what is usual", nothing
+    )
 
 
 def total(day: Day) -> Check:
-    """The whole day, once it is over, against the days before; a day without any event is a fault as soon as one before has some."""
+    """The whole day, once it is over, against the days before; a day without any event is a fault
+    as soon as one before has some.
+    """
     rows, usual = day.profile.rows, _median([profile.rows for profile in day.before])
     expected = [usual, *([day.week_ago.rows] if day.week_ago is not None else [])]
     low, high = (DAY_LOW, DAY_HIGH) if day.week_ago is not None else (YOUNG_LOW, YOUNG_HIGH)
@@ -57,14 +67,24 @@ def total(day: Day) -> Check:
     if day.until < day.start + 24 * HOUR:
         return Check("total", NONE, share, low, "the day is not over")
     if not rows and day.newest_before is not None:
-        told = f"{usual:,.0f} are usual" if day.before else f"nor has any since {to_iso(day.newest_before * DAY)[:10]}"
+        told = (
+            f"{usual:,.0f} are usual"
+            if day.before
+            else f"nor has any since {to_iso(day.newest_before * DAY)[:10]}"
+        )
         return verdict("total", 1, [f"the day has no event at all, {told}"], 0.0, low, "")
     judged = len(day.before) >= 3 and usual >= ROWS
     burst = _median([profile.day_burst for profile in day.before])
     unusual = judged and _is_unusual(rows, expected, low, high, burst)
     wrong = [f"the day's events are {rows:,}, {usual:,.0f} are usual"] if unusual else []
-    nothing = "no three days before to compare with" if len(day.before) < 3 else f"fewer than {ROWS} events a day are usual"
-    return verdict("total", judged, wrong, share, low, f"{rows:,} events, {usual:,.0f} are usual", nothing)
+    nothing = (
+        "no three days before to compare with"
+        if len(day.before) < 3
+        else f"fewer than {ROWS} events a day are usual"
+    )
+    return verdict(
+        "total", judged, wrong, share, low, f"{rows:,} events, {usual:,.0f} are usual", nothing
+    )
 
 
 def volume(day: Day, wanted: Wanted) -> Check:
@@ -76,28 +96,53 @@ def volume(day: Day, wanted: Wanted) -> Check:
         if over and day.profile.types[type_] < least
     ]
     nothing = "the day is not over" if wanted.daily_min else "contract.toml declares none"
-    return verdict("volume", len(wanted.daily_min) * over, wrong, len(wrong), 0, "as declared", nothing)
+    return verdict(
+        "volume", len(wanted.daily_min) * over, wrong, len(wrong), 0, "as declared", nothing
+    )
 
 
 def freshness(day: Day, wanted: Wanted) -> Check:
-    """The newest event of a type, of the day or of the week before, is as young as declared; older ones are not looked for."""
+    """The newest event of a type, of the day or of the week before, is as young as declared; older
+    ones are not looked for.
+    """
     wrong = []
     for type_, span in wanted.fresh_within.items():
-        known = [profile.newest[type_] for profile in (day.profile, *day.before) if type_ in profile.newest]
+        known = [
+            profile.newest[type_]
+            for profile in (day.profile, *day.before)
+            if type_ in profile.newest
+        ]
         newest = max(known, default=day.start - HISTORY_DAYS * DAY)
         if day.until - newest > span:
             when = to_iso(newest) if known else f"{HISTORY_DAYS} days before the day, or older"
-            wrong.append(f"the newest {type_} is of {when}; one within {show_duration(span)} is declared")
-    return verdict("freshness", len(wanted.fresh_within), wrong, len(wrong), 0, "as declared", "contract.toml declares none")
+            wrong.append(
+                f"the newest {type_} is of {when}; one within {show_duration(span)} is declared"
+            )
+    return verdict(
+        "freshness",
+        len(wanted.fresh_within),
+        wrong,
+        len(wrong),
+        0,
+        "as declared",
+        "contract.toml declares none",
+    )
 
 
-def _is_unusual(count: int, expected: Sequence[float], low: float, high: float, burst: float) -> bool:
+def _is_unusual(
+    count: int, expected: Sequence[float], low: float, high: float, burst: float
+) -> bool:
     """Whether a count lies outside the limits of each that may be expected, by more than chance."""
-    return not any(low * each <= count <= high * each or _deviance(count, each) <= CHANCE * burst for each in expected)
+    return not any(
+        low * each <= count <= high * each or _deviance(count, each) <= CHANCE * burst
+        for each in expected
+    )
 
 
 def _deviance(count: float, expected: float) -> float:
-    """Chernoff: a Poisson variable is so far from its mean with a chance of at most e to minus this."""
+    """Chernoff: a Poisson variable is so far from its mean with a chance of at most e to minus
+    this.
+    """
     return count * np.log(max(count, 1e-9) / expected) - count + expected if expected else np.inf
 
 

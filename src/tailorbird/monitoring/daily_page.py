@@ -1,4 +1,6 @@
-"""The page of the daily checks: one HTML file without anything from the net; the newest day in words, the days before as a grid."""
+"""The page of the daily checks: one HTML file without anything from the net; the newest day in
+words, the days before as a grid.
+"""
 
 from collections.abc import Sequence
 from html import escape
@@ -29,9 +31,14 @@ th, td { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px so
 
 def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
     """Write the page of reports, the newest first, and return its path."""
-    body = _newest(reports[0]) + _grid(reports[:DAYS_SHOWN]) if reports else "<p>No day was checked yet.</p>"
+    body = (
+        _newest(reports[0]) + _grid(reports[:DAYS_SHOWN])
+        if reports
+        else "<p>No day was checked yet.</p>"
+    )
     text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Daily checks · Tailorbird</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Daily checks · '
+        "Tailorbird</title>"
         f"<style>{_STYLE}</style><body><h1>Daily checks</h1>{body}</body></html>"
     )
     write_whole(path, text.encode())
@@ -41,10 +48,15 @@ def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
 def _newest(report: "DayReport") -> str:
     rows = "".join(_row(check) for check in report.checks)
     failed = len(report.failed)
-    verdict = f'<span class="failed">{failed} failed</span>' if failed else '<span class="ok">nothing failed</span>'
+    verdict = (
+        f'<span class="failed">{failed} failed</span>'
+        if failed
+        else '<span class="ok">nothing failed</span>'
+    )
     head = "<tr><th>check</th><th></th><th>what was found</th><th>figure</th><th>limit</th></tr>"
     return (
-        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>Checked at {escape(report.at)}.</p><table>{head}{rows}</table>"
+        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>Checked at "
+        f"{escape(report.at)}.</p><table>{head}{rows}</table>"
     )
 
 
@@ -56,7 +68,11 @@ def _row(check: "Check") -> str:
 
 def _grid(reports: "Sequence[DayReport]") -> str:
     names = list(dict.fromkeys(check.name for report in reports for check in report.checks))
-    head = "<tr><th>day</th><th>events</th>" + "".join(f"<th>{escape(name)}</th>" for name in names) + "</tr>"
+    head = (
+        "<tr><th>day</th><th>events</th>"
+        + "".join(f"<th>{escape(name)}</th>" for name in names)
+        + "</tr>"
+    )
     rows = []
     for report in reports:
         by_name = {check.name: check for check in report.checks}
@@ -68,4 +84,7 @@ def _grid(reports: "Sequence[DayReport]") -> str:
 def _cell(check: "Check | None") -> str:
     if check is None:
         return "<td></td>"
-    return f'<td class="{check.status}" title="{escape(check.told, quote=True)}">{_SIGNS[check.status]}</td>'
+    return (
+        f'<td class="{check.status}" '
+        f'title="{escape(check.told, quote=True)}">{_SIGNS[check.status]}</td>'
+    )

@@ -1,4 +1,5 @@
-"""Erasure and access: a person's data unlinked in, or taken out of, every place that a project keeps them in.
+"""Erasure and access: a person's data unlinked in, or taken out of, every place that a project
+keeps them in.
 
 person ─ whose events are whose        marks ─ what of them stands elsewhere       fresh ─ what takes its place
 rows, bodies ─ tables and the archive  erase ─ the steps, one after another        search, looking ─ whether anything is left

@@ -1,7 +1,8 @@
-"""The archive without some people: bodies as they came in, with the rows of these people unlinked or replaced.
+"""The archive without some people: bodies as they came in, with the rows of these people unlinked
+or replaced.
 
-A row that was accepted becomes an event of nobody that the contract accepts with the same time, so that routing the archive anew
-gives what the lake has. What was refused is replaced whole.
+A row that was accepted becomes an event of nobody that the contract accepts with the same time, so
+that routing the archive anew gives what the lake has. What was refused is replaced whole.
 """
 
 import msgspec
@@ -24,10 +25,14 @@ _encode = msgspec.json.Encoder().encode
 class Bodies:
     """What `Archive.rewrite` asks for; `rows` counts the rows that changed."""
 
-    def __init__(self, people: People, marks: Marks, unlinked: Unlinked, plan: RoutePlan, mentions: Mentions) -> None:
+    def __init__(
+        self, people: People, marks: Marks, unlinked: Unlinked, plan: RoutePlan, mentions: Mentions
+    ) -> None:
         self._people, self._unlinked = people, unlinked
         # What was accepted stays an event, also where the project's contract was tightened since.
-        self._plan = msgspec.structs.replace(plan, rules={}, event_types=tuple(dict.fromkeys((*plan.event_types, *marks.types))))
+        self._plan = msgspec.structs.replace(
+            plan, rules={}, event_types=tuple(dict.fromkeys((*plan.event_types, *marks.types)))
+        )
         self._places = frozenset(marks.places)
         self._refused = frozenset(marks.refused)
         self._repeats = frozenset(marks.repeats)
@@ -43,15 +48,24 @@ class Bodies:
         body = stored.block.payload
         parts = [bytes(part) for part in split(body, receipt.encoding)]
         look = self._mentions.may_be_in(body)
-        changed = [self._row(part, (file.partition, stored.offset, row), receipt, look) for row, part in enumerate(parts)]
+        changed = [
+            self._row(part, (file.partition, stored.offset, row), receipt, look)
+            for row, part in enumerate(parts)
+        ]
         count = sum(new is not None for new in changed)
         if not count:
             return None
         self.rows += count
-        new = joined([old if new is None else new for old, new in zip(parts, changed, strict=True)], body, receipt.encoding)
+        new = joined(
+            [old if new is None else new for old, new in zip(parts, changed, strict=True)],
+            body,
+            receipt.encoding,
+        )
         return msgspec.structs.replace(stored.block, payload=new)
 
-    def _row(self, part: bytes, place: tuple[str, int, int], receipt: Receipt, look: bool) -> bytes | None:
+    def _row(
+        self, part: bytes, place: tuple[str, int, int], receipt: Receipt, look: bool
+    ) -> bytes | None:
         if place in self._refused:
             return None if part == ERASED else ERASED
         whose = whose_of(part)
@@ -60,7 +74,10 @@ class Bodies:
         if self._is_theirs(whose, place):
             return self._unlink(part, receipt)
         if isinstance(whose.request_id, str) and whose.request_id in self._unlinked.requests:
-            return _encode(self._mentions.of_another(_any(part)) | {"request_id": self._unlinked.request(whose.request_id)})
+            return _encode(
+                self._mentions.of_another(_any(part))
+                | {"request_id": self._unlinked.request(whose.request_id)}
+            )
         return self._unmentioned(part) if look and self._mentions.may_be_in(part) else None
 
     def _unmentioned(self, part: bytes) -> bytes | None:
@@ -72,14 +89,18 @@ class Bodies:
         if place in self._places:
             return True
         if isinstance(whose.user_id, str):
-            repeats = place in self._repeats and ("u", whose.user_id, whose.event_id) in self._events
+            repeats = (
+                place in self._repeats and ("u", whose.user_id, whose.event_id) in self._events
+            )
             return repeats or whose.user_id in self._people.users
         if place in self._repeats and ("a", whose.anonymous_id, whose.event_id) in self._events:
             return True
         return isinstance(whose.anonymous_id, str) and whose.anonymous_id in self._people.visitors
 
     def _unlink(self, part: bytes, receipt: Receipt) -> bytes:
-        accepted, _ = check(b"[" + part + b"]", msgspec.structs.replace(receipt, encoding="json"), self._plan)
+        accepted, _ = check(
+            b"[" + part + b"]", msgspec.structs.replace(receipt, encoding="json"), self._plan
+        )
         if len(accepted) != 1:
             return ERASED
         event = accepted[0].event

@@ -1,4 +1,6 @@
-"""The copies of records in Valkey, of all schemas that ever were: deleted; the workers publish what is left when they start."""
+"""The copies of records in Valkey, of all schemas that ever were: deleted; the workers publish what
+is left when they start.
+"""
 
 import time
 from collections.abc import Collection
@@ -11,15 +13,23 @@ _LOOK_S = 0.2
 
 
 def wipe(at: CopiesAt, names: Collection[str]) -> int:
-    """Delete all records of a project, and under these names those that were written when keys did not name one; how many.
+    """Delete all records of a project, and under these names those that were written when keys did
+    not name one; how many.
 
     Raises:
         LockedError: a worker publishes. StorageError: the server cannot be reached, or refuses.
     """
     deadline = time.monotonic() + _CLAIM_S
-    count = sum(_wipe(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline) for name in _names(at))
+    count = sum(
+        _wipe(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline) for name in _names(at)
+    )
     for name in names:
-        count += _wipe(open_copies(at.url, name, timeout_s=WRITE_TIMEOUT_S, password=at.password), at, name, deadline)
+        count += _wipe(
+            open_copies(at.url, name, timeout_s=WRITE_TIMEOUT_S, password=at.password),
+            at,
+            name,
+            deadline,
+        )
     return count
 
 

@@ -24,7 +24,9 @@ def cases(text: str) -> set[str]:
 
 
 def forms(text: str) -> set[bytes]:
-    """All that the text may look like in a file; each is at least as long as the shortest that tells it."""
+    """All that the text may look like in a file; each is at least as long as the shortest that
+    tells it.
+    """
     return {form for one in cases(text) for form in written(one)}
 
 
@@ -39,7 +41,9 @@ def written(text: str) -> Iterator[bytes]:
     yield raw
     yield msgspec.json.encode(text)[1:-1]
     escaped = json.dumps(text)[1:-1]
-    yield from (each.encode() for each in (escaped, escaped.replace("/", "\\/"), _upper(escaped, "\\u", 4)))
+    yield from (
+        each.encode() for each in (escaped, escaped.replace("/", "\\/"), _upper(escaped, "\\u", 4))
+    )
     for quoted in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
         yield quoted.encode()
         yield _lower(quoted, "%", 2).encode()
@@ -47,7 +51,9 @@ def written(text: str) -> Iterator[bytes]:
 
 
 def _encoded(raw: bytes) -> Iterator[bytes]:
-    """Base64 of the bytes with none, one or two before them, without the characters that also depend on others."""
+    """Base64 of the bytes with none, one or two before them, without the characters that also
+    depend on others.
+    """
     for before in range(3):
         whole = base64.b64encode(bytes(before) + raw)
         first, end = -(-before * 8 // 6), (before + len(raw)) * 8 // 6

@@ -1,11 +1,13 @@
-"""What takes the place of an id: a random-looking text that is the same in every file while the erasure runs, and then for nobody.
+"""What takes the place of an id: a random-looking text that is the same in every file while the
+erasure runs, and then for nobody.
 
     text = hexadecimal BLAKE2b(what, the old ids, salt; key)        the key is drawn for one erasure and destroyed at its end
 
-So a file that was written before a crash and one that is written after it agree, an event's request keeps its answer, and once
-the key is gone nothing leads from the new text to the old. Where the new text has to fall somewhere in particular (see
-`features.erase`), one that does is looked for: between two others in the order of what happened at one time by a salt; into the
-register of a sketch, with the same rank, among many texts that were made for all (`_Pool`).
+So a file that was written before a crash and one that is written after it agree, an event's request
+keeps its answer, and once the key is gone nothing leads from the new text to the old. Where the new
+text has to fall somewhere in particular (see `features.erase`), one that does is looked for:
+between two others in the order of what happened at one time by a salt; into the register of a
+sketch, with the same rank, among many texts that were made for all (`_Pool`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,8 +33,8 @@ class Fresh:
     """Fresh texts under a key.
 
     Attributes:
-        salts: by what the text is for; below 0, the place of the text in the pool. Found in the lake before anything is written,
-            and kept in the journal.
+        salts: by what the text is for; below 0, the place of the text in the pool. Found in the
+            lake before anything is written, and kept in the journal.
         missed: for how many no text was found that falls where it should.
     """
 
@@ -50,7 +52,14 @@ class Fresh:
         salt = self.salts.get(name, 0)
         return self._salted(name, salt) if salt >= 0 else self._salted("pool", -salt)
 
-    def choose(self, what: str, old: Sequence[str], fits: Callable[[list[str]], npt.NDArray[np.bool_]], *, tries: int = 1 << 18) -> None:
+    def choose(
+        self,
+        what: str,
+        old: Sequence[str],
+        fits: Callable[[list[str]], npt.NDArray[np.bool_]],
+        *,
+        tries: int = 1 << 18,
+    ) -> None:
         """Look for a salt whose text fits, and keep it."""
         name = self._name(what, old)
         start, step = 0, 16
@@ -62,8 +71,17 @@ class Fresh:
             start, step = start + step, min(4_096, 2 * step)
         self.missed += name not in self.salts
 
-    def choose_place(self, what: str, old: Sequence[str], text: str, precisions: tuple[int, ...], prefix: str = "") -> None:
-        """Take a text that, behind `prefix`, falls into the same registers of sketches as `text`, with the same ranks; each once."""
+    def choose_place(
+        self,
+        what: str,
+        old: Sequence[str],
+        text: str,
+        precisions: tuple[int, ...],
+        prefix: str = "",
+    ) -> None:
+        """Take a text that, behind `prefix`, falls into the same registers of sketches as `text`,
+        with the same ranks; each once.
+        """
         name = self._name(what, old)
         if name in self.salts:
             return
@@ -79,14 +97,18 @@ class Fresh:
             self.missed += 1
 
     def _name(self, what: str, old: Sequence[str]) -> str:
-        return blake2b("\0".join((what, *old)).encode(errors="surrogatepass"), digest_size=16, key=self.key).hexdigest()
+        return blake2b(
+            "\0".join((what, *old)).encode(errors="surrogatepass"), digest_size=16, key=self.key
+        ).hexdigest()
 
     def _salted(self, name: str, salt: int) -> str:
         return MARK + blake2b(f"{name} {salt}".encode(), digest_size=12, key=self.key).hexdigest()
 
 
 class _Pool:
-    """Texts by where they fall, by number: to look for each alone would cost thousands of hashes every time."""
+    """Texts by where they fall, by number: to look for each alone would cost thousands of hashes
+    every time.
+    """
 
     def __init__(self, precisions: tuple[int, ...]) -> None:
         self._precisions = precisions
@@ -95,7 +117,11 @@ class _Pool:
 
     def signatures(self, texts: Iterable[str]) -> list[Signature]:
         hashes = hash64s(texts)
-        columns = [column.tolist() for precision in self._precisions for column in places(hashes, precision)]
+        columns = [
+            column.tolist()
+            for precision in self._precisions
+            for column in places(hashes, precision)
+        ]
         return list(zip(*columns, strict=True))
 
     def add(self, numbers: Sequence[int], texts: list[str]) -> None:

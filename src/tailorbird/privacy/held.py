@@ -1,4 +1,6 @@
-"""All of a project's files for one writer: an erasure must be alone, since each file has one writer and no reader may see half of it."""
+"""All of a project's files for one writer: an erasure must be alone, since each file has one writer
+and no reader may see half of it.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,16 @@ from tailorbird.lake import LakeRole
 from tailorbird.lake.foreign import brought
 from tailorbird.lock import FileLock
 from tailorbird.places import Place
-from tailorbird.stream import EmbeddedWriter, answer_logs, open_reader, open_writer, raw_logs, read_released, routed_path, scores_path
+from tailorbird.stream import (
+    EmbeddedWriter,
+    answer_logs,
+    open_reader,
+    open_writer,
+    raw_logs,
+    read_released,
+    routed_path,
+    scores_path,
+)
 
 if TYPE_CHECKING:
     from tailorbird.privacy.topics import Topics
@@ -27,7 +38,10 @@ if TYPE_CHECKING:
 # Of a table's log, which knows of no rows, only of files: these are deleted with the past.
 LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
 _NAMED = 20  # files in a message
-ALONE = "a role of this project is running (or an import, or another erasure), and an erasure must be alone"
+ALONE = (
+    "a role of this project is running (or an import, or another erasure), and an erasure "
+    "must be alone"
+)
 STOP = "stop `tailorbird up` (Ctrl-C, or SIGTERM) and all single roles, erase, and start them again"
 
 
@@ -36,7 +50,8 @@ class Held:
     """The writers of everything.
 
     Attributes:
-        states: the locks of the workers, by schema and part; given up one by one to make a state anew.
+        states: the locks of the workers, by schema and part; given up one by one to make a state
+            anew.
         candidates: those of the tables of each contract.
     """
 
@@ -66,7 +81,14 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
             up = FileLock(paths.run / "up")
             stack.callback(up.release)
             held = Held(
-                stack.enter_context(LakeRole(project.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history)))
+                stack.enter_context(
+                    LakeRole(
+                        project.stream,
+                        paths.lake,
+                        clock=clock,
+                        keep_us=duration(project.settings.lake.history),
+                    )
+                )
             )
             if not isinstance(project.stream, Path):
                 from tailorbird.privacy.topics import hold_topics
@@ -75,11 +97,19 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
             for producer, path in raw_logs(stream).items():
                 held.raw[producer] = stack.enter_context(open_writer(path, partition=producer))
             for producer, path in answer_logs(stream).items():
-                held.answers[producer] = stack.enter_context(open_writer(path, partition=_partition(path)))
+                held.answers[producer] = stack.enter_context(
+                    open_writer(path, partition=_partition(path))
+                )
             if scores_path(stream).exists():
-                held.scores = stack.enter_context(open_writer(scores_path(stream), partition="scores"))
+                held.scores = stack.enter_context(
+                    open_writer(scores_path(stream), partition="scores")
+                )
             if routed_path(stream).exists():
-                held.routed = stack.enter_context(open_writer(routed_path(stream), partition="routed", first=1, damaged_tail="stop"))
+                held.routed = stack.enter_context(
+                    open_writer(
+                        routed_path(stream), partition="routed", first=1, damaged_tail="stop"
+                    )
+                )
             for folder in part_folders(paths.state):
                 for schema in state_folders(folder):
                     name = part_name(folder, paths.state)
@@ -95,7 +125,8 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
 
 
 def forget_unbegun(project: Project) -> bool:
-    """Let roles in again where an erasure died before its first change, with nothing but its marker left in the cluster.
+    """Let roles in again where an erasure died before its first change, with nothing but its marker
+    left in the cluster.
 
     Returns:
         Whether there was one; it is to be begun again.
@@ -118,10 +149,12 @@ def _without_readers(path: Path) -> FileLock:
         return FileLock(path)
     except LockedError as error:
         raise LockedError(
-            "a role, an import, another erasure, or a command that writes down what it reads is at work (train, tune, features backfill,"
+            "a role, an import, another erasure, or a command that writes down what it reads "
+            "is at work (train, tune, features backfill,"
             " checks run, score churn, …)",
             where=error.where,
-            fix="let it end or stop it, then erase: what it writes later would hold whom this erases",
+            fix="let it end or stop it, then erase: what it writes later would hold whom this "
+            "erases",
         ) from error
 
 
@@ -136,7 +169,9 @@ def _partition(path: Path) -> str:
 
 
 def _check_whole(project: Project, held: Held, *, check_topics: bool) -> None:
-    """That nothing stands in the logs alone, and that there is no file with damaged blocks, which cannot be searched."""
+    """That nothing stands in the logs alone, and that there is no file with damaged blocks, which
+    cannot be searched.
+    """
     paths = project.paths
     released = read_released(paths.lake)
     behind = [name for name, log in held.raw.items() if log.end() > released.raw(name)]
@@ -154,23 +189,33 @@ def _check_whole(project: Project, held: Held, *, check_topics: bool) -> None:
 
 
 def _check_aside(stream: Path, lake: Place) -> None:
-    """That no file was set aside that may hold rows: what is damaged cannot be searched, and what others wrote is not ours to delete."""
+    """That no file was set aside that may hold rows: what is damaged cannot be searched, and what
+    others wrote is not ours to delete.
+    """
     rows = [path for path in set_aside(lake) if not LOG_FILE.match(path.name)]
     foreign = set().union(*(brought(folder) for folder in {path.parent for path in rows}))
-    others, damaged = [path for path in rows if path in foreign], [path for path in rows if path not in foreign]
+    others, damaged = (
+        [path for path in rows if path in foreign],
+        [path for path in rows if path not in foreign],
+    )
     damaged += stream.glob("*.damaged-*")
     if not damaged and not others:
         return
     fixes = []
     if damaged:
-        fixes.append(f"take out of what is damaged what is needed, then delete it ({_named(damaged)}); see tailorbird doctor")
+        fixes.append(
+            "take out of what is damaged what is needed, then delete it "
+            f"({_named(damaged)}); see tailorbird doctor"
+        )
     if others:
         fixes.append(
-            f"delete what another writer had put into a table of the lake, which never read it ({_named(others)}), or move it out of "
+            "delete what another writer had put into a table of the lake, which never read "
+            f"it ({_named(others)}), or move it out of "
             "the project and erase these people there"
         )
     raise UsageError(
-        f"{len(damaged) + len(others)} files were set aside, and nobody can tell whose data are in them",
+        f"{len(damaged) + len(others)} files were set aside, and nobody can tell whose data "
+        "are in them",
         where=str(lake / "set-aside" if rows else stream),
         fix=". ".join(fixes),
     )

@@ -1,7 +1,9 @@
-"""What an erasure has to remember until it is through: whose data, what was found, the key of the fresh ids, and which steps are done.
+"""What an erasure has to remember until it is through: whose data, what was found, the key of the
+fresh ids, and which steps are done.
 
-One file, `data/erasure/journal.json`, which only its owner can read. It is the one place that holds the erased ids meanwhile; when the
-erasure is through it is overwritten and deleted, and the key with it.
+One file, `data/erasure/journal.json`, which only its owner can read. It is the one place that holds
+the erased ids meanwhile; when the erasure is through it is overwritten and deleted, and the key
+with it.
 """
 
 from pathlib import Path
@@ -19,9 +21,11 @@ from tailorbird.privacy.person import People
 
 
 class Journal(msgspec.Struct, kw_only=True):
-    """See above. `counts` are of what was done so far, by place; `topics`, where the logs are such, how each is made again.
+    """See above. `counts` are of what was done so far, by place; `topics`, where the logs are such,
+    how each is made again.
 
-    `strangers` are which of the ids that were given nothing here was of, counted from 1; `unnamed`: see `privacy.person.unnamed`.
+    `strangers` are which of the ids that were given nothing here was of, counted from 1; `unnamed`:
+    see `privacy.person.unnamed`.
     """
 
     begun_at: int
@@ -33,8 +37,16 @@ class Journal(msgspec.Struct, kw_only=True):
     unnamed: int = 0
     missed: int = 0  # ids that could not be kept in the place that states of items need
     done: list[str] = []
-    models: list[str] | None = None  # whose indexes say something of them, by their folders below the registry; None: not looked for yet
-    needs: Needs | None = None  # of the declarations that it began with: all steps leave the same; journals of before have none
+    models: list[str] | None = (
+        # whose indexes say something of them, by their folders below the registry; None: not looked
+        # for yet
+        None
+    )
+    needs: Needs | None = (
+        # of the declarations that it began with: all steps leave the same; journals of before have
+        # none
+        None
+    )
     counts: dict[str, Any] = {}
     topics: list[dict[str, Any]] = []
 
@@ -53,7 +65,11 @@ def read_journal(data: Path) -> Journal | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DamageError(f"cannot be read: {error}", where=str(path), fix="delete it, and erase the same people again") from error
+        raise DamageError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="delete it, and erase the same people again",
+        ) from error
 
 
 def write_journal(data: Path, journal: Journal) -> None:

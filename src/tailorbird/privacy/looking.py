@@ -1,4 +1,6 @@
-"""Looking for people, without changing anything: what an erasure would find, and a search through every byte of a project."""
+"""Looking for people, without changing anything: what an erasure would find, and a search through
+every byte of a project.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,11 +23,23 @@ from tailorbird.privacy.files import local_roots, of_persons
 from tailorbird.privacy.marks import refused_rows, whose
 from tailorbird.privacy.mention import WITHIN_MIN, Mentions, field_names
 from tailorbird.privacy.others import Others, find_others
-from tailorbird.privacy.person import Kept, People, find_people, ids_of, once, one_of, strangers, unnamed
+from tailorbird.privacy.person import (
+    Kept,
+    People,
+    find_people,
+    ids_of,
+    once,
+    one_of,
+    strangers,
+    unnamed,
+)
 from tailorbird.privacy.rows import FREE, JSON, THINGS
 from tailorbird.privacy.search import Found, Needles, Searched, hashes_of, search, search_topics
 
-_WHERE = "in the columns that say who it was, in what people and sites wrote, in ids of sessions and requests, and in refused rows"
+_WHERE = (
+    "in the columns that say who it was, in what people and sites wrote, in ids of sessions "
+    "and requests, and in refused rows"
+)
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -37,7 +51,8 @@ class Preview:
         refused: rows of the quarantine.
         strangers: which of the ids that were asked for nothing here is of, counted from 1.
         into: how many users were one with some of them for a while, by merges, and stay.
-        unnamed: how many users they are by merges, of whom pseudonyms alone are known: see `privacy.person.unnamed`.
+        unnamed: how many users they are by merges, of whom pseudonyms alone are known: see
+            `privacy.person.unnamed`.
     """
 
     users: int
@@ -62,7 +77,9 @@ def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
     if lake.exists("events"):
         rows = lake.table("events", ["type", "ts"], whose(people))
         counted = rows.group_by("type").aggregate([("type", "count")])
-        types = dict(zip(counted["type"].to_pylist(), counted["type_count"].to_pylist(), strict=True))
+        types = dict(
+            zip(counted["type"].to_pylist(), counted["type_count"].to_pylist(), strict=True)
+        )
         times = [one for one in rows["ts"].cast("int64").to_pylist() if one > 0]
         first, last = (min(times), max(times)) if times else (0, 0)
     bundles = trained_on(project, first, last, clock.now(), clock)
@@ -80,10 +97,16 @@ def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
     )
 
 
-def look_for(project: Project, kept: Sequence[str], progress: Progress = lambda stage, done, total: None) -> Searched:
-    """Search every byte of a project for people who were erased, by their ids; it may run beside the roles."""
+def look_for(
+    project: Project, kept: Sequence[str], progress: Progress = lambda stage, done, total: None
+) -> Searched:
+    """Search every byte of a project for people who were erased, by their ids; it may run beside
+    the roles.
+    """
     users = [one for one in kept if not one.startswith(ANONYMOUS_PREFIX)]
-    visitors = frozenset(one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX))
+    visitors = frozenset(
+        one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX)
+    )
     shared = visitors & find_people(Lake(project.paths.lake), kept).shared
     people = People(frozenset(users), visitors - shared, shared)
     return everywhere(project, sought(project, people), progress=progress)
@@ -109,7 +132,15 @@ def sought(project: Project, people: People, texts: Collection[str] = ()) -> Sou
     found = find_others(Lake(project.paths.lake), people, known_names(project))
     users, visitors = people.users - found.words, people.visitors - found.words
     ids, words = people.own_ids, found.words & people.own_ids
-    needles = Needles({*ids, *texts}, hashes_of(users, visitors), found.longer | found.named, ids, found.things, words, found.alike)
+    needles = Needles(
+        {*ids, *texts},
+        hashes_of(users, visitors),
+        found.longer | found.named,
+        ids,
+        found.things,
+        words,
+        found.alike,
+    )
     return Sought(people, needles, found)
 
 
@@ -118,15 +149,28 @@ def known_names(project: Project) -> frozenset[str]:
     return field_names(project.plan, needs([*active_schemas(project), project.features]).kept)
 
 
-def everywhere(project: Project, sought: Sought, *, skip: Collection[Place] = (), progress: Progress) -> Searched:
-    """Search all that a project has: its files, its lake, its topics; for short ids, the columns of the lake that say who it was."""
-    total = sum(path.stat().st_size for folder in local_roots(project) for path in folder.rglob("*") if path.is_file())
+def everywhere(
+    project: Project, sought: Sought, *, skip: Collection[Place] = (), progress: Progress
+) -> Searched:
+    """Search all that a project has: its files, its lake, its topics; for short ids, the columns of
+    the lake that say who it was.
+    """
+    total = sum(
+        path.stat().st_size
+        for folder in local_roots(project)
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
     told = counted("search", total, progress)
     people, needles = sought.people, sought.needles
     found = search(roots_of(project), needles, skip=skip, ours=ours_of(project), told=told)
     found.found += _in_columns(project, sought)
     found.shared = len(people.shared)
-    found.words, found.named, found.alike = len(people.own_ids & sought.others.words), len(sought.others.named), len(sought.others.alike)
+    found.words, found.named, found.alike = (
+        len(people.own_ids & sought.others.words),
+        len(sought.others.named),
+        len(sought.others.alike),
+    )
     found.limits = _limits(found)
     if not isinstance(project.stream, Path):
         from tailorbird.privacy.topics import contents
@@ -138,7 +182,14 @@ def everywhere(project: Project, sought: Sought, *, skip: Collection[Place] = ()
 def roots_of(project: Project) -> list[Place]:
     """Where a project keeps things: on this machine, and its lake where that is elsewhere."""
     lake, local = project.paths.lake, local_roots(project)
-    return [*local, *([] if isinstance(lake, Path) and any(folder in lake.parents for folder in local) else [lake])]
+    return [
+        *local,
+        *(
+            []
+            if isinstance(lake, Path) and any(folder in lake.parents for folder in local)
+            else [lake]
+        ),
+    ]
 
 
 def ours_of(project: Project) -> list[Place]:
@@ -147,19 +198,30 @@ def ours_of(project: Project) -> list[Place]:
 
 
 def _in_columns(project: Project, sought: Sought) -> Iterator[Found]:
-    """What is left of people whose ids cannot be looked for in bytes: whole values of columns, and refused rows."""
+    """What is left of people whose ids cannot be looked for in bytes: whole values of columns, and
+    refused rows.
+    """
     at, people = project.paths.lake, sought.people
     lake, ids = Lake(at), people.own_ids & sought.needles.apart
     few = People(people.users & ids, people.visitors & ids, people.shared)
     if not few.persons:
         return
-    yield from (Found(str(path), 1, "whose it is", "what a command made") for path in of_persons(project, sought.apart))
+    yield from (
+        Found(str(path), 1, "whose it is", "what a command made")
+        for path in of_persons(project, sought.apart)
+    )
     for table, column, values in (
-        ("events", "person", few.persons), ("events", "user_id", few.users), ("events", "anonymous_id", few.visitors),
+        ("events", "person", few.persons),
+        ("events", "user_id", few.users),
+        ("events", "anonymous_id", few.visitors),
         ("users", "id", few.users),
-        ("answers", "person", few.persons), ("answers", "user_id", few.users), ("answers", "anonymous_id", few.visitors),
-    ):  # fmt: skip
-        if lake.exists(table) and (count := len(lake.table(table, [column], one_of(column, values)))):
+        ("answers", "person", few.persons),
+        ("answers", "user_id", few.users),
+        ("answers", "anonymous_id", few.visitors),
+    ):
+        if lake.exists(table) and (
+            count := len(lake.table(table, [column], one_of(column, values)))
+        ):
             yield Found(str(at / table), count, f"column {column}", table)
     if not ids:
         return
@@ -173,7 +235,11 @@ def _in_columns(project: Project, sought: Sought) -> Iterator[Found]:
         ("answers", ("query",), mentions.in_column),
         ("users", ("attributes",), mentions.in_json),
         ("items", ("attributes",), mentions.in_json),
-        ("quarantine", ("body",), lambda column: np.array([mentions.in_body(body) for body in column.to_pylist()], bool)),
+        (
+            "quarantine",
+            ("body",),
+            lambda column: np.array([mentions.in_body(body) for body in column.to_pylist()], bool),
+        ),
     )
     counts: Counter[tuple[str, str]] = Counter()
     for table, columns, held in looks:
@@ -181,29 +247,45 @@ def _in_columns(project: Project, sought: Sought) -> Iterator[Found]:
             rows = pa.Table.from_batches([batch])
             for column in columns:
                 counts[table, column] += int(held(rows[column]).sum())
-    yield from (Found(str(at / table), count, f"column {column}", table) for (table, column), count in counts.items() if count)
+    yield from (
+        Found(str(at / table), count, f"column {column}", table)
+        for (table, column), count in counts.items()
+        if count
+    )
 
 
 def _limits(found: Searched) -> list[str]:
     """What the search did not look for, or lets be, in sentences."""
     told = []
     if short := found.short - found.words:
-        told.append(f"{short:,} ids are shorter than {WITHIN_MIN} characters: they were compared as whole values only, {_WHERE}.")
+        told.append(
+            f"{short:,} ids are shorter than {WITHIN_MIN} characters: they were compared as "
+            f"whole values only, {_WHERE}."
+        )
     if found.words:
         told.append(
-            f"{found.words:,} ids are also that of an item, a type, another user or visitor, or another value that stays: there the id"
+            f"{found.words:,} ids are also that of an item, a type, another user or visitor, "
+            "or another value that stays: there the id"
             f" remains, in the tables, the archive and the state."
-            f" They were compared {_WHERE}; other bytes, and files of yours, were not searched for them."
+            f" They were compared {_WHERE}; other bytes, and files of yours, were not "
+            "searched for them."
         )
     if found.named:
-        told.append(f"{found.named:,} ids of items, types or other values of others hold an id of theirs, and stay.")
+        told.append(
+            f"{found.named:,} ids of items, types or other values of others hold an id of "
+            "theirs, and stay."
+        )
     if found.alike:
         told.append(
-            f"{found.alike:,} ids of other users or visitors are one of theirs in another form (its case, say), and stay: whoever is the"
+            f"{found.alike:,} ids of other users or visitors are one of theirs in another "
+            "form (its case, say), and stay: whoever is the"
             " same person has to be erased by that id too."
         )
     if found.shared:
-        told.append(f"{found.shared:,} devices of theirs are those of others too: the ids of these stay where the others used them.")
+        told.append(
+            f"{found.shared:,} devices of theirs are those of others too: the ids of these "
+            "stay where the others used them."
+        )
     return told
 
 

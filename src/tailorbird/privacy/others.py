@@ -1,4 +1,5 @@
-"""What in a project looks like an id of somebody and is not theirs: longer words, ids of things, words that mean something else.
+"""What in a project looks like an id of somebody and is not theirs: longer words, ids of things,
+words that mean something else.
 
 longer    "user-123" where "user-12" is looked for; "martinique" in somebody's text where "martin" is
 things    ids of events, sessions, requests and items that hold an id of digits: orders, say
@@ -52,31 +53,57 @@ def find_others(lake: Lake, people: People, known: frozenset[str]) -> Others:
     within = "|".join(re.escape(each) for each in written)
     mentions = Mentions(ids, known)
     names = Mentions({one for one in ids if not is_number(one)}, known)
-    same = {form.decode(errors="surrogatepass") for one in ids if len(one) >= WITHIN_MIN for form in forms(one)} - ids
+    same = {
+        form.decode(errors="surrogatepass")
+        for one in ids
+        if len(one) >= WITHIN_MIN
+        for form in forms(one)
+    } - ids
     words = around(ids)
     numbers = "|".join(sorted(one for one in ids if is_number(one) and len(one) >= WITHIN_MIN))
-    for batch in lake.batches("events", [*dict.fromkeys((*_IDS, *_THINGS, *_TEXTS, *_VALUES, "items"))]):
+    for batch in lake.batches(
+        "events", [*dict.fromkeys((*_IDS, *_THINGS, *_TEXTS, *_VALUES, "items"))]
+    ):
         rows = pa.Table.from_batches([batch])
         others = rows.filter(pc.invert(people.of(rows)))
         for name in _IDS:
-            like = {*_like(rows[name], within), *names.seen(rows[name].unique().drop_null().to_pylist())}
+            like = {
+                *_like(rows[name], within),
+                *names.seen(rows[name].unique().drop_null().to_pylist()),
+            }
             found.longer |= like - same
             found.alike |= {one.removeprefix(ANONYMOUS_PREFIX) for one in like} & same
         if words is not None:
             found.longer.update(
-                word for name in (*_TEXTS, *_THINGS) for text in _like(others[name], within) for word in longer_words(text, words, mentions)
+                word
+                for name in (*_TEXTS, *_THINGS)
+                for text in _like(others[name], within)
+                for word in longer_words(text, words, mentions)
             )
         if numbers:
-            found.things.update(text for name in _THINGS for text in _like(others[name], f"(?:^|[^0-9])(?:{numbers})(?:[^0-9]|$)"))
-        # A visitor may have the id of a user who is somebody else, as where guests are users under the id of their browser.
-        found.words.update(id_ for name in ("user_id", "anonymous_id") for id_ in _among(others[name], ids))
+            found.things.update(
+                text
+                for name in _THINGS
+                for text in _like(others[name], f"(?:^|[^0-9])(?:{numbers})(?:[^0-9]|$)")
+            )
+        # A visitor may have the id of a user who is somebody else, as where guests are users under
+        # the id of their browser.
+        found.words.update(
+            id_ for name in ("user_id", "anonymous_id") for id_ in _among(others[name], ids)
+        )
         for column in (*(rows[name] for name in _VALUES), pc.list_flatten(rows["items"])):
             found.words.update(_among(column, ids))
             found.named |= names.seen(column.drop_null().unique().to_pylist()) - ids
     for batch in lake.batches("quarantine", ["body"]) if lake.exists("quarantine") else ():
-        found.words.update(id_ for body in batch.column("body").drop_null().to_pylist() for id_ in mentions.left_in(body))
+        found.words.update(
+            id_
+            for body in batch.column("body").drop_null().to_pylist()
+            for id_ in mentions.left_in(body)
+        )
     if words is not None:
-        found.longer.update(word for text in _other_texts(lake) for word in longer_words(text, words, mentions))
+        found.longer.update(
+            word for text in _other_texts(lake) for word in longer_words(text, words, mentions)
+        )
     found.longer -= {*written, *(f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids)}
     return found
 
@@ -88,19 +115,33 @@ def _among(column: pa.ChunkedArray | pa.Array, ids: Collection[str]) -> list[str
 
 def around(ids: Collection[str]) -> re.Pattern[str] | None:
     """Words in which a name of these may stand; None without a name that is looked for in texts."""
-    long = sorted({case for one in ids if len(one) >= WITHIN_MIN and not is_number(one) for case in cases(one)})
+    long = sorted(
+        {
+            case
+            for one in ids
+            if len(one) >= WITHIN_MIN and not is_number(one)
+            for case in cases(one)
+        }
+    )
     return re.compile(f"{WORD}*(?:{'|'.join(map(re.escape, long))}){WORD}*") if long else None
 
 
 def _other_texts(lake: Lake) -> Iterator[str]:
-    """Profiles, and refused rows: those of the people themselves are erased, so that what else is in them is others'."""
+    """Profiles, and refused rows: those of the people themselves are erased, so that what else is
+    in them is others'.
+    """
     for table, name in (("items", "attributes"), ("users", "attributes"), ("quarantine", "body")):
         for batch in lake.batches(table, [name]) if lake.exists(table) else ():
-            yield from (one if isinstance(one, str) else one.decode(errors="replace") for one in batch.column(name).drop_null().to_pylist())
+            yield from (
+                one if isinstance(one, str) else one.decode(errors="replace")
+                for one in batch.column(name).drop_null().to_pylist()
+            )
 
 
 def longer_words(text: str, words: re.Pattern[str], mentions: Mentions) -> Iterator[str]:
-    """Those in a text that mentions nobody; of JSON, in its texts and names as they are, not as it escapes them."""
+    """Those in a text that mentions nobody; of JSON, in its texts and names as they are, not as it
+    escapes them.
+    """
     try:
         texts = list(who_said(msgspec.json.decode(text)))
     except (msgspec.MsgspecError, RecursionError):

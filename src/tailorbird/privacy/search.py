@@ -1,13 +1,15 @@
-"""A search through every byte of a project for ids and texts that should be nowhere: as they stand, unpacked, and as hashes.
+"""A search through every byte of a project for ids and texts that should be nowhere: as they stand,
+unpacked, and as hashes.
 
     as it stands     every file, and its name; ids of people in every form that `privacy.forms` knows
     unpacked         Parquet, Arrow, zstd, gzip, bzip2, xz, LZ4, zip; the columns of Arrow blocks in our SQLite logs
     as hashes        `hash64` of people, which keys of records are made of, and the fingerprints in the index of repeats
 
-A text within a longer one is a find, unless the longer one is an id of somebody else, or a word of others ("user-12" in "user-123"; see
-`privacy.others`).
-An id of digits is one only between what are no digits, as in `privacy.mention`: times and counts hold any digits. Ids of fewer than six
-characters, and those that mean something else too, are not looked for here but in the columns of the lake (`privacy.looking`).
+A text within a longer one is a find, unless the longer one is an id of somebody else, or a word of
+others ("user-12" in "user-123"; see `privacy.others`). An id of digits is one only between what are
+no digits, as in `privacy.mention`: times and counts hold any digits. Ids of fewer than six
+characters, and those that mean something else too, are not looked for here but in the columns of
+the lake (`privacy.looking`).
 """
 
 import bz2
@@ -52,12 +54,18 @@ _PACKED = {
 }
 _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 _ROUTED = ("events", "quarantine", "duplicates")
-_TABLES = ("index", "piece")  # changes of the router's tables, and snapshots of them (`router.topic`, `stream.kafka.snapshots`)
+_TABLES = (
+    "index",
+    "piece",
+    # changes of the router's tables, and snapshots of them (`router.topic`, `stream.kafka.snapshots`)
+)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file, by its whole path, that has what it should not: how often, and one place. `told`: its path without what it should not say."""
+    """A file, by its whole path, that has what it should not: how often, and one place. `told`: its
+    path without what it should not say.
+    """
 
     path: str
     count: int
@@ -70,9 +78,11 @@ class Searched:
     """What was looked through, and what was found.
 
     Attributes:
-        short: ids that were not looked for in every byte, since they are too short or mean something else too; `words` of these the latter.
+        short: ids that were not looked for in every byte, since they are too short or mean
+            something else too; `words` of these the latter.
         named: ids of items, types and the like that hold an id and stay.
-        alike: ids of other people that are one of theirs in another form, and stay; `shared`: devices of theirs that are others' too.
+        alike: ids of other people that are one of theirs in another form, and stay; `shared`:
+            devices of theirs that are others' too.
         limits: what was not looked for, or stays, and where; sentences without anybody's id.
     """
 
@@ -101,13 +111,25 @@ class Needles:
     """
 
     def __init__(
-        self, texts: Collection[str], hashes: Collection[bytes] = (), others: Collection[str] = (), ids: Collection[str] = (),
-        things: Collection[str] = (), words: Collection[str] = (), alike: Collection[str] = (),
-    ) -> None:  # fmt: skip
+        self,
+        texts: Collection[str],
+        hashes: Collection[bytes] = (),
+        others: Collection[str] = (),
+        ids: Collection[str] = (),
+        things: Collection[str] = (),
+        words: Collection[str] = (),
+        alike: Collection[str] = (),
+    ) -> None:
         self.values = frozenset(texts)
-        others_ids = {form for other in others for form in forms(other)} if ids else {other.encode() for other in others}
+        others_ids = (
+            {form for other in others for form in forms(other)}
+            if ids
+            else {other.encode() for other in others}
+        )
         theirs = {form for text in ids for form in written(text)}
-        self._others = sorted(others_ids | ({form for one in alike for form in written(one)} - theirs))
+        self._others = sorted(
+            others_ids | ({form for one in alike for form in written(one)} - theirs)
+        )
         self.apart = frozenset(text for text in texts if len(text) < WITHIN_MIN or text in words)
         texts = self.values - self.apart
         self._texts = {form: text for text in texts for form in plain(text)}
@@ -123,21 +145,31 @@ class Needles:
         """Where in the data one stands; `counted`: as for `stands_alone`."""
         whole = bytes(data)
         stands = (
-            place for place, needle in self._spots.at(whole) if needle in self._hashes or self._is_theirs(whole, place, needle, counted)
+            place
+            for place, needle in self._spots.at(whole)
+            if needle in self._hashes or self._is_theirs(whole, place, needle, counted)
         )
         return list(dict.fromkeys(stands))
 
     def present(self, data: bytes) -> set[str]:
-        """Which of the texts stand in the data, within others too, as they are or as our JSON writes them; none of `ids` in other forms."""
+        """Which of the texts stand in the data, within others too, as they are or as our JSON
+        writes them; none of `ids` in other forms.
+        """
         return {self._texts[one] for _, one in self._spots.at(data) if one in self._texts}
 
     def _is_theirs(self, data: bytes, place: int, needle: bytes, counted: bool) -> bool:
-        if needle in self._numbers and not stands_alone(data, place, place + len(needle), counted=counted):
+        if needle in self._numbers and not stands_alone(
+            data, place, place + len(needle), counted=counted
+        ):
             return False
-        return not self._is_others(data, place, len(needle)) and not (needle in self._numbers and self._is_thing(data, place, len(needle)))
+        return not self._is_others(data, place, len(needle)) and not (
+            needle in self._numbers and self._is_thing(data, place, len(needle))
+        )
 
     def _is_thing(self, data: bytes, place: int, length: int) -> bool:
-        """Whether an id of a thing covers the place; in files of databases nothing stands between it and its neighbours."""
+        """Whether an id of a thing covers the place; in files of databases nothing stands between
+        it and its neighbours.
+        """
         return any(
             data[start : start + long] in self._things
             for long in self._lengths
@@ -169,8 +201,10 @@ def search(
     """Look through all files below some folders, or objects below a prefix.
 
     Args:
-        skip: files that hold what is looked for by right, such as the journal of the erasure itself.
-        ours: folders with files of the project's own, in whose JSON a number without quotes is a count or a time.
+        skip: files that hold what is looked for by right, such as the journal of the erasure
+            itself.
+        ours: folders with files of the project's own, in whose JSON a number without quotes is a
+            count or a time.
     """
     report = Searched(short=len(needles.apart))
     for below, path in [(root, path) for root in roots for path in sorted(root.rglob("*"))]:
@@ -202,8 +236,15 @@ def is_below(path: str, folders: Sequence[Place]) -> bool:
     return any(path.startswith(f"{str(folder).rstrip('/')}/") for folder in folders)
 
 
-def search_topics(messages: Iterable[tuple[str, Block]], needles: Needles, report: Searched, told: Callable[[int], None]) -> None:
-    """Look through messages and blocks of topics, each with where it stands; what is found is added to the report."""
+def search_topics(
+    messages: Iterable[tuple[str, Block]],
+    needles: Needles,
+    report: Searched,
+    told: Callable[[int], None],
+) -> None:
+    """Look through messages and blocks of topics, each with where it stands; what is found is added
+    to the report.
+    """
     for where, block in messages:
         told(len(block.payload))
         report.bytes += len(block.payload)
@@ -216,7 +257,12 @@ def _of_block(block: Block, needles: Needles) -> Iterator[tuple[str, bytes | mem
     if block.kind in _ROUTED:
         yield from _columns(pa.ipc.open_stream(io.BytesIO(block.payload)).read_all(), needles)
     elif block.kind in _TABLES:
-        yield "tables", pa.decompress(block.payload, decompressed_size=int(block.receipt), codec="zstd", asbytes=True)
+        yield (
+            "tables",
+            pa.decompress(
+                block.payload, decompressed_size=int(block.receipt), codec="zstd", asbytes=True
+            ),
+        )
     else:
         yield "message", block.payload
 
@@ -224,7 +270,10 @@ def _of_block(block: Block, needles: Needles) -> Iterator[tuple[str, bytes | mem
 def _without(path: Place, root: Place, needles: Needles) -> str:
     """A path below its root, with nothing in it that is looked for."""
     parts = str(path).removeprefix(str(root)).strip("/").split("/")
-    return "/".join("(a name that says who)" if needles.find(part.encode(errors="surrogateescape")) else part for part in parts)
+    return "/".join(
+        "(a name that says who)" if needles.find(part.encode(errors="surrogateescape")) else part
+        for part in parts
+    )
 
 
 def _is_content(path: Place) -> bool:
@@ -232,7 +281,9 @@ def _is_content(path: Place) -> bool:
 
 
 def contents(path: Place, needles: Needles) -> Iterator[tuple[str, bytes | memoryview]]:
-    """All that a file holds, in pieces: its bytes, then what is packed in it. What cannot be unpacked is only looked at as it is."""
+    """All that a file holds, in pieces: its bytes, then what is packed in it. What cannot be
+    unpacked is only looked at as it is.
+    """
     try:
         if isinstance(path, ObjectPath):
             data = path.read_bytes()
@@ -248,12 +299,21 @@ def contents(path: Place, needles: Needles) -> Iterator[tuple[str, bytes | memor
         return
     try:
         yield from _unpacked(_packing(source, path.suffix), source, needles)
-    except (*DAMAGED, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, apsw.Error):  # RuntimeError: encrypted
+    except (
+        *DAMAGED,
+        ValueError,
+        RuntimeError,
+        lzma.LZMAError,
+        zipfile.BadZipFile,
+        apsw.Error,
+    ):  # RuntimeError: encrypted
         yield _NOT_WHOLE, b""
 
 
 def _packing(source: "str | pa.BufferReader", suffix: str) -> str:
-    """How a file is packed: by what it begins with, whatever its name; a draft is called otherwise than what it becomes."""
+    """How a file is packed: by what it begins with, whatever its name; a draft is called otherwise
+    than what it becomes.
+    """
     if isinstance(source, str):
         with open(source, "rb") as file:
             head = file.read(8)
@@ -269,13 +329,17 @@ def _raw(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
             before = (before + chunk)[-overlap:] if overlap else b""
 
 
-def _unpacked(suffix: str, source: "str | pa.BufferReader", needles: Needles) -> Iterator[tuple[str, bytes | memoryview]]:
+def _unpacked(
+    suffix: str, source: "str | pa.BufferReader", needles: Needles
+) -> Iterator[tuple[str, bytes | memoryview]]:
     if suffix == ".parquet":
         file = pq.ParquetFile(source)
         for group in range(file.num_row_groups):
             yield from _columns(file.read_row_group(group), needles)
     elif suffix == ".zst":
-        with pa.CompressedInputStream(source if isinstance(source, pa.BufferReader) else pa.OSFile(source), "zstd") as stream:
+        with pa.CompressedInputStream(
+            source if isinstance(source, pa.BufferReader) else pa.OSFile(source), "zstd"
+        ) as stream:
             yield "unpacked", stream.read()
     elif isinstance(source, pa.BufferReader):  # a lake has nothing else that is packed
         return
@@ -289,7 +353,10 @@ def _unpacked(suffix: str, source: "str | pa.BufferReader", needles: Needles) ->
     elif suffix == ".zip":  # .npz is one
         with zipfile.ZipFile(source) as archive:
             for number, name in enumerate(archive.namelist()):
-                yield f"member {number}", b"\n".join((name.encode(errors="surrogateescape"), archive.read(name)))
+                yield (
+                    f"member {number}",
+                    b"\n".join((name.encode(errors="surrogateescape"), archive.read(name))),
+                )
     elif suffix == ".db":
         yield from _blocks(Path(source), needles)
 
@@ -297,11 +364,16 @@ def _unpacked(suffix: str, source: "str | pa.BufferReader", needles: Needles) ->
 def _blocks(path: Path, needles: Needles) -> Iterator[tuple[str, bytes | memoryview]]:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'block'").fetchone() is None:
+        if (
+            connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'block'").fetchone()
+            is None
+        ):
             return
         for offset, kind, payload in connection.execute("SELECT offset, kind, payload FROM block"):
             if kind in _ROUTED:
-                for label, data in _columns(pa.ipc.open_stream(io.BytesIO(payload)).read_all(), needles):
+                for label, data in _columns(
+                    pa.ipc.open_stream(io.BytesIO(payload)).read_all(), needles
+                ):
                     yield f"block {offset}, {label}", data
             else:
                 yield f"block {offset}", payload
@@ -310,25 +382,36 @@ def _blocks(path: Path, needles: Needles) -> Iterator[tuple[str, bytes | memoryv
 
 
 def _columns(table: pa.Table, needles: Needles) -> Iterator[tuple[str, bytes]]:
-    """Texts and bytes of columns, a line each, and the bits of whole numbers; a value that is an id itself stands between marks."""
+    """Texts and bytes of columns, a line each, and the bits of whole numbers; a value that is an id
+    itself stands between marks.
+    """
     for name in table.column_names:
         for column in _plain(table[name].combine_chunks()):
             if pa.types.is_integer(column.type):
                 yield f"column {name}", np.asarray(column.drop_null()).tobytes()
             elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                yield f"column {name}", "\n".join(column.drop_null().unique().to_pylist()).encode(errors="surrogatepass")
+                yield (
+                    f"column {name}",
+                    "\n".join(column.drop_null().unique().to_pylist()).encode(
+                        errors="surrogatepass"
+                    ),
+                )
             elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
                 yield f"column {name}", b"\n".join(column.drop_null().unique().to_pylist())
 
 
 def _plain(column: pa.Array) -> Iterator[pa.Array]:
-    """What a column is made of: of lists, maps and structs all that is in them, of a dictionary its values."""
+    """What a column is made of: of lists, maps and structs all that is in them, of a dictionary its
+    values.
+    """
     kind = column.type
     if isinstance(kind, pa.MapType):
         yield from (*_plain(column.keys), *_plain(column.items))
     elif pa.types.is_struct(kind):
         yield from (each for part in column.flatten() for each in _plain(part))
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    elif (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ):
         yield from _plain(column.flatten())
     else:
         yield column.dictionary if pa.types.is_dictionary(kind) else column

@@ -1,4 +1,6 @@
-"""When a device of several people was one person's: so that what comes late of it is kept out if it is of then, and taken if it is not."""
+"""When a device of several people was one person's: so that what comes late of it is kept out if it
+is of then, and taken if it is not.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
@@ -22,14 +24,19 @@ class Tie(NamedTuple):
     event_id: str
 
 
-def spans(lake: Lake, people: People, until: int, waiting: Sequence[Tie] = ()) -> dict[str, list[Span]]:
-    """By anonymous id, when a shared device was theirs, or nobody's yet: from a first to before a last time, microseconds.
+def spans(
+    lake: Lake, people: People, until: int, waiting: Sequence[Tie] = ()
+) -> dict[str, list[Span]]:
+    """By anonymous id, when a shared device was theirs, or nobody's yet: from a first to before a
+    last time, microseconds.
 
-    It is whose the newest `identify` says, or whom that user was one with then: as the router decides.
+    It is whose the newest `identify` says, or whom that user was one with then: as the router
+    decides.
 
     Args:
         until: where a span ends that nobody else's ends.
-        waiting: what ties devices to users besides; one that was theirs alone so far may be another's too by these.
+        waiting: what ties devices to users besides; one that was theirs alone so far may be
+            another's too by these.
     """
     by_others = {tie.anonymous_id for tie in waiting if tie.user_id not in people.users}
     devices = people.shared | (people.visitors & by_others)
@@ -50,14 +57,18 @@ def spans(lake: Lake, people: People, until: int, waiting: Sequence[Tie] = ()) -
     return found
 
 
-def _changes(lake: Lake, devices: Collection[str], people: People, waiting: Sequence[Tie]) -> dict[str, list[tuple[int, str | None]]]:
+def _changes(
+    lake: Lake, devices: Collection[str], people: People, waiting: Sequence[Tie]
+) -> dict[str, list[tuple[int, str | None]]]:
     """By anonymous id, from when on it was which user's; at first nobody's."""
     found: dict[str, list[tuple[int, str | None]]] = {id_: [(0, None)] for id_ in devices}
     known: set[tuple[str, str]] = set()
     if lake.exists("events"):
         where = one_of("anonymous_id", devices) & (ds.field("type") == "identify")
         columns = ["anonymous_id", "user_id", "event_id", "ts", "p"]
-        ties = lake.table("events", columns, where).sort_by([("ts", "ascending"), ("p", "ascending")])
+        ties = lake.table("events", columns, where).sort_by(
+            [("ts", "ascending"), ("p", "ascending")]
+        )
         ids, users, event_ids = (ties[name].to_pylist() for name in columns[:3])
         known = set(zip(users, event_ids, strict=True))
         for id_, user, ts in zip(ids, users, micros(ties["ts"]).tolist(), strict=True):
@@ -71,7 +82,9 @@ def _changes(lake: Lake, devices: Collection[str], people: People, waiting: Sequ
     return {id_: sorted(changes, key=lambda change: change[0]) for id_, changes in found.items()}
 
 
-def _theirs(user: str | None, begin: int, end: int, told: dict[str, list[Merge]], people: People) -> Iterator[Span]:
+def _theirs(
+    user: str | None, begin: int, end: int, told: dict[str, list[Merge]], people: People
+) -> Iterator[Span]:
     """When, within a span, somebody was one of these people: cut where a merge changes who that is."""
     if user is None:
         yield begin, end

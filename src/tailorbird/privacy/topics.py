@@ -1,7 +1,9 @@
-"""An erasure where the logs are topics: held by one writer each, emptied once the lake has all of them, and searched.
+"""An erasure where the logs are topics: held by one writer each, emptied once the lake has all of
+them, and searched.
 
-Other machines have doors, routers and workers of their own. A marker in the cluster keeps those from starting that are not running,
-a writer for each topic fences those that are; whoever starts later takes in what was erased (`config.erasures`).
+Other machines have doors, routers and workers of their own. A marker in the cluster keeps those
+from starting that are not running, a writer for each topic fences those that are; whoever starts
+later takes in what was erased (`config.erasures`).
 """
 
 from collections.abc import Iterator
@@ -25,12 +27,15 @@ from tailorbird.stream.released import Released
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
 
-_MARKED = "marked"  # below `data/erasure`: the name under which this machine's erasure may have a marker in the cluster
+# below `data/erasure`: the name under which this machine's erasure may have a marker in the cluster
+_MARKED = "marked"
 
 
 @dataclass
 class Topics:
-    """The writers of all topics of a project. `raw`, `answers`, `shuffled` (and scores): by the topic's name, one for each partition."""
+    """The writers of all topics of a project. `raw`, `answers`, `shuffled` (and scores): by the
+    topic's name, one for each partition.
+    """
 
     stream: KafkaStream
     routed: RoutedTopics
@@ -43,14 +48,33 @@ class Topics:
         return [some for held in (self.raw, self.answers, self.shuffled) for some in held.values()]
 
     def behind(self, released: Released) -> list[str]:
-        """The logs of which rows are not in the lake yet. Raises BehindError, as `RoutedTopics.end`."""
-        raw = [each.partition for some in self.raw.values() for each in some if each.end() > released.raw(each.partition)]
-        answers = [each.partition for some in self.answers.values() for each in some if each.end() > released.answers(each.partition)]
-        return [*raw, *answers, *(["routed"] if self.routed.end() > max(released.of_routed(), 1) else [])]
+        """The logs of which rows are not in the lake yet. Raises BehindError, as
+        `RoutedTopics.end`.
+        """
+        raw = [
+            each.partition
+            for some in self.raw.values()
+            for each in some
+            if each.end() > released.raw(each.partition)
+        ]
+        answers = [
+            each.partition
+            for some in self.answers.values()
+            for each in some
+            if each.end() > released.answers(each.partition)
+        ]
+        return [
+            *raw,
+            *answers,
+            *(["routed"] if self.routed.end() > max(released.of_routed(), 1) else []),
+        ]
 
     def describe(self) -> list[Emptying]:
         """All topics as they are, to be made again."""
-        mine = [emptied.describe([each.address for each in some], [each.end() for each in some]) for some in self._all]
+        mine = [
+            emptied.describe([each.address for each in some], [each.end() for each in some])
+            for some in self._all
+        ]
         return [*mine, *self.routed.describe()]
 
     def empty(self, topics: list[Emptying], clock: Clock) -> int:
@@ -66,7 +90,13 @@ class Topics:
             if name not in ("routed", "order", "index", "items"):
                 emptied.empty(logs_of(self.stream, was), was)
                 faults.at("erase.topic")
-        self.routed.empty(by_name["routed"], by_name.get("order"), by_name.get("index"), by_name.get("items"), clock)
+        self.routed.empty(
+            by_name["routed"],
+            by_name.get("order"),
+            by_name.get("index"),
+            by_name.get("items"),
+            clock,
+        )
         return len(topics)
 
     def tell(self, data: Path, stop: bytes, key: bytes) -> None:
@@ -83,10 +113,14 @@ class Topics:
 
 @contextmanager
 def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) -> Iterator[Topics]:
-    """All topics, for one writer; `topics` are those of an erasure that was cut short, which may have deleted some."""
+    """All topics, for one writer; `topics` are those of an erasure that was cut short, which may
+    have deleted some.
+    """
     stream = KafkaStream(replace(stream.cluster, erasing=True), stream.folder)
     owner = _owner(data) or marker.new_owner()
-    write_private(data / FOLDER / _MARKED, owner.encode())  # first: a marker that nobody here knows of would keep all out
+    write_private(
+        data / FOLDER / _MARKED, owner.encode()
+    )  # first: a marker that nobody here knows of would keep all out
     try:
         marker.mark(stream.cluster, owner)
     except NotReadyError:
@@ -101,13 +135,21 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
             try:
                 for log in stream.raw_logs().values():
                     if isinstance(log, KafkaLog):
-                        held.raw.setdefault(log.topic, []).append(open_writer(log, partition=log.partition))
+                        held.raw.setdefault(log.topic, []).append(
+                            open_writer(log, partition=log.partition)
+                        )
                 for log in stream.shuffled_logs():
-                    held.shuffled.setdefault(log.topic, []).append(open_writer(log, partition=log.partition))
+                    held.shuffled.setdefault(log.topic, []).append(
+                        open_writer(log, partition=log.partition)
+                    )
                 if stream.scores.name in emptied.topics_of(stream.cluster):
-                    held.shuffled[stream.scores.topic] = [open_writer(stream.scores, partition="scores")]
+                    held.shuffled[stream.scores.topic] = [
+                        open_writer(stream.scores, partition="scores")
+                    ]
                 for log in stream.answer_logs().values():
-                    held.answers.setdefault(log.topic, []).append(open_writer(log, partition=log.partition))
+                    held.answers.setdefault(log.topic, []).append(
+                        open_writer(log, partition=log.partition)
+                    )
                 yield held
             finally:
                 held.close()
@@ -118,7 +160,8 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
 
 
 def release_left(stream: KafkaStream, data: Path) -> bool:
-    """Let others in again where an erasure of this machine died before it wrote down what it does: it had changed nothing.
+    """Let others in again where an erasure of this machine died before it wrote down what it does:
+    it had changed nothing.
 
     Whoever calls it vouches that no erasure is at work here.
 
@@ -137,7 +180,9 @@ def release(cluster: Cluster, data: Path) -> bool:
 
 
 def _owner(data: Path) -> str | None:
-    """Whose marker this machine's is; an erasure of before markers had owners left nobody's, which whoever asks first takes."""
+    """Whose marker this machine's is; an erasure of before markers had owners left nobody's, which
+    whoever asks first takes.
+    """
     try:
         return (data / FOLDER / _MARKED).read_text() or marker.new_owner()
     except FileNotFoundError:
@@ -166,15 +211,30 @@ def logs_of(stream: KafkaStream, was: Emptying) -> list[KafkaLog]:
 
 
 def contents(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
-    """Every message of every topic of the project, whether it counts or not, with its headers; then the blocks of its logs, whole."""
+    """Every message of every topic of the project, whether it counts or not, with its headers; then
+    the blocks of its logs, whole.
+    """
     cluster = stream.cluster
     for name, count in emptied.topics_of(cluster).items():
         for partition in range(count):
             for offset, headers, value in emptied.messages(cluster, name, partition):
-                yield f"{name}, partition {partition}, offset {offset}", Block("", 1, b"\n".join((*headers.values(), value)))
-    routed = [*(stream.share(number, stream.folder).routed for number in range(stream.count)), *stream.snapshots(), stream.items]
+                yield (
+                    f"{name}, partition {partition}, offset {offset}",
+                    Block("", 1, b"\n".join((*headers.values(), value))),
+                )
+    routed = [
+        *(stream.share(number, stream.folder).routed for number in range(stream.count)),
+        *stream.snapshots(),
+        stream.items,
+    ]
     raw = [log for log in stream.raw_logs().values() if isinstance(log, KafkaLog)]
-    for log in (*raw, *stream.answer_logs().values(), *stream.shuffled_logs(), stream.scores, *routed):
+    for log in (
+        *raw,
+        *stream.answer_logs().values(),
+        *stream.shuffled_logs(),
+        stream.scores,
+        *routed,
+    ):
         with suppress(NotReadyError), open_reader(log) as reader:
             position, end = reader.start(), reader.end()
             while position < end and (stored := reader.read(position)):

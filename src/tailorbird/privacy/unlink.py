@@ -1,4 +1,5 @@
-"""An event without its person: type, time and item stay, and with them the numbers; whose it was, and what they wrote, goes.
+"""An event without its person: type, time and item stay, and with them the numbers; whose it was,
+and what they wrote, goes.
 
                  event of the lake, or of the archive        after
     event_id, session_id, request_id, ids of people          fresh, see `privacy.fresh`; session only where sketches count it
@@ -47,35 +48,67 @@ class Unlinked:
         if "local_hour" not in self._needs.kept:
             found["local_hour"] = None
         if row["type"] == "item":
-            return found | {"user_id": None, "anonymous_id": None, "request_id": None, "person": None}
+            return found | {
+                "user_id": None,
+                "anonymous_id": None,
+                "request_id": None,
+                "person": None,
+            }
         key = who_key(row["request_id"], event, self.requests)
         found["event_id"] = self._fresh.text("event", *event)
         found["request_id"] = self.request(row["request_id"])
         found["user_id"], found["anonymous_id"] = self._who(row["type"], key, row["user_id"])
         found["person"] = found["user_id"] or f"{ANONYMOUS_PREFIX}{found['anonymous_id']}"
-        found["properties"] = "{}" if row["type"] == "user" else self._numbers(row["properties"], "properties")
+        found["properties"] = (
+            "{}" if row["type"] == "user" else self._numbers(row["properties"], "properties")
+        )
         if row["type"] == "merge":
-            found["properties"] = msgspec.json.encode({MERGED_INTO: found["user_id"], INTO_ERASED: True}).decode()
+            found["properties"] = msgspec.json.encode(
+                {MERGED_INTO: found["user_id"], INTO_ERASED: True}
+            ).decode()
         return found
 
     def linked(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of somebody else who followed what an erased person had asked for."""
         query = row["answer_query"]
         kept = query in self._common.get("answer_query", ())
-        return dict(row) | {"request_id": self.request(row["request_id"]), "answer_query": query if kept else None}
+        return dict(row) | {
+            "request_id": self.request(row["request_id"]),
+            "answer_query": query if kept else None,
+        }
 
     def wire(self, event: Mapping[str, Any], whose: Event, ts: int) -> dict[str, Any]:
         """An event as it came in, that was accepted with the time `ts`."""
         found: dict[str, Any] = {"event_id": event["event_id"], "type": event["type"]}
-        found |= {name: event[name] for name in ("item_id", "items", "received_at") if event.get(name) is not None}
+        found |= {
+            name: event[name]
+            for name in ("item_id", "items", "received_at")
+            if event.get(name) is not None
+        }
         found |= {"timeless": True} if event.get("timeless") else {"ts": ts}
         if event["type"] == "item":
             return found | {"properties": event.get("properties") or {}}
         found["event_id"] = self._fresh.text("event", *whose)
-        user_id, anonymous_id = self._who(event["type"], who_key(event.get("request_id"), whose, self.requests), event.get("user_id"))
-        found |= {name: id_ for name, id_ in (("user_id", user_id), ("anonymous_id", anonymous_id)) if id_ is not None}
-        found |= {} if (request := self.request(event.get("request_id"))) is None else {"request_id": request}
-        found |= {} if (session := self._session(event.get("session_id"), whose)) is None else {"session_id": session}
+        user_id, anonymous_id = self._who(
+            event["type"],
+            who_key(event.get("request_id"), whose, self.requests),
+            event.get("user_id"),
+        )
+        found |= {
+            name: id_
+            for name, id_ in (("user_id", user_id), ("anonymous_id", anonymous_id))
+            if id_ is not None
+        }
+        found |= (
+            {}
+            if (request := self.request(event.get("request_id"))) is None
+            else {"request_id": request}
+        )
+        found |= (
+            {}
+            if (session := self._session(event.get("session_id"), whose)) is None
+            else {"session_id": session}
+        )
         if context := self._context(event.get("context") or {}, whose):
             found["context"] = context
         if event["type"] == "user":
@@ -94,17 +127,22 @@ class Unlinked:
         return None if request_id is None else self._fresh.text("request", request_id)
 
     def thing(self, id_: str) -> str:
-        """In place of the id of an event, a session or a request of somebody else that says who an erased person was."""
+        """In place of the id of an event, a session or a request of somebody else that says who an
+        erased person was.
+        """
         return self._fresh.text("thing", id_)
 
     def repeat(self, event_id: str, *place: object) -> str:
         """In place of the id of an event that was a repeat."""
         return self._fresh.text("repeat", event_id, *map(str, place))
 
-    def _who(self, type_: str, key: tuple[str, ...], was: str | None) -> tuple[str | None, str | None]:
+    def _who(
+        self, type_: str, key: tuple[str, ...], was: str | None
+    ) -> tuple[str | None, str | None]:
         """`user_id` and `anonymous_id`; only where the contract asks for a user is there one.
 
-        Somebody else who was merged into one of theirs stays who that is, and from then on is nobody but itself.
+        Somebody else who was merged into one of theirs stays who that is, and from then on is
+        nobody but itself.
         """
         if type_ == "merge" and was not in self._users:
             return was, None
@@ -117,27 +155,48 @@ class Unlinked:
         return self._fresh.text(name, *event) if self._needs.precisions(name) else None
 
     def _session(self, value: str | None, event: Event) -> str | None:
-        return self._fresh.text("session", *event) if value is not None and self._needs.precisions("session") else None
+        return (
+            self._fresh.text("session", *event)
+            if value is not None and self._needs.precisions("session")
+            else None
+        )
 
     def _numbers(self, text: str | None, owner: str) -> str | None:
-        """Of an object in JSON the numbers that states without a person are made of; None without any."""
+        """Of an object in JSON the numbers that states without a person are made of; None without
+        any.
+        """
         kept = self._kept(_decode(text), owner) if text else {}
         return msgspec.json.encode(kept, order="sorted").decode() if kept else None
 
     def _kept(self, properties: Mapping[str, Any], owner: str) -> dict[str, Any]:
         return {
-            name: one for name, one in properties.items() if isinstance(one, bool | int | float) and f"{owner}.{name}" in self._needs.kept
+            name: one
+            for name, one in properties.items()
+            if isinstance(one, bool | int | float) and f"{owner}.{name}" in self._needs.kept
         }
 
     def _properties(self, properties: Mapping[str, Any], event: Event) -> dict[str, Any]:
-        numbers = {name: properties[name] for name in ("dwell_ms", "price", "quantity", "rating") if properties.get(name) is not None}
+        numbers = {
+            name: properties[name]
+            for name in ("dwell_ms", "price", "quantity", "rating")
+            if properties.get(name) is not None
+        }
         query = self._text("query", properties.get("query"), event)
-        return numbers | self._kept(properties, "properties") | ({} if query is None else {"query": query})
+        return (
+            numbers
+            | self._kept(properties, "properties")
+            | ({} if query is None else {"query": query})
+        )
 
     def _context(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:
-        found = {name: self._text(name, context.get(name), event) for name in ("device", "page", "referrer")}
+        found = {
+            name: self._text(name, context.get(name), event)
+            for name in ("device", "page", "referrer")
+        }
         country = context.get("country")
-        found["country"] = None if country is None else self._text("country", country.upper(), event)
+        found["country"] = (
+            None if country is None else self._text("country", country.upper(), event)
+        )
         if "local_hour" in self._needs.kept:
             found["utc_offset_min"] = context.get("utc_offset_min")
         return {name: value for name, value in found.items() if value is not None}

@@ -1,8 +1,10 @@
-"""Declarations proposed from data: what `tailorbird init --from DATA` writes into its files, and why.
+"""Declarations proposed from data: what `tailorbird init --from DATA` writes into its files, and
+why.
 
-files ──► columns (events.guess.sources) ──► facts ──► features.py, slots.py, [train] of tailorbird.toml
-                                                ▲
-                    figures of the log (statistics): repeats, sessions, which window tells what comes next
+files ──► columns (events.guess.sources) ──► facts ──► features.py, slots.py, [train] of
+                                                tailorbird.toml ▲ figures of the log (statistics):
+                                                repeats, sessions, which window tells what comes
+                                                next
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +16,14 @@ import pyarrow.compute as pc
 from tailorbird.errors import InputError
 from tailorbird.events import EVENT_TYPES
 from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
-from tailorbird.events.guess import NO_ANSWERS, Answers, SourceGuess, Trial, guess_files, try_mapping
+from tailorbird.events.guess import (
+    NO_ANSWERS,
+    Answers,
+    SourceGuess,
+    Trial,
+    guess_files,
+    try_mapping,
+)
 from tailorbird.events.guess.quoting import quoted
 from tailorbird.proposal.facts import Reasons, facts_of, usual_person
 from tailorbird.proposal.features import features_text
@@ -36,7 +45,8 @@ class Proposal:
         format: to import as; `mapping` is by the mapping.
         user: somebody who did much, to try it with; "" where nobody has an id.
         trial: what the contract says of rows from all over the files.
-        reasons: (column, feature or source, taken or left out, why), in the order in which they were decided.
+        reasons: (column, feature or source, taken or left out, why), in the order in which they
+            were decided.
     """
 
     mapping: str
@@ -51,7 +61,8 @@ class Proposal:
 
 
 def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
-    """Read the CSV, JSON or Parquet files at `data` and propose declarations. `now` is in microseconds.
+    """Read the CSV, JSON or Parquet files at `data` and propose declarations. `now` is in
+    microseconds.
 
     Raises:
         InputError: no file holds events that could be used.
@@ -64,47 +75,91 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     guesses, left_out = guess_files(files, answers)
     reasons += [(file.name, "left out", why) for file, why in left_out.items()]
     reasons += [
-        (f"{guess.file.name}: {column.column}", column.role or "left out", column.why) for guess in guesses for column in guess.columns
+        (f"{guess.file.name}: {column.column}", column.role or "left out", column.why)
+        for guess in guesses
+        for column in guess.columns
     ]
     events = [guess for guess in guesses if guess.kind == "events"]
     if not events:
         raise InputError(
-            f"no file holds events (a user or a session, an item and a time): {_found(files, guesses, reasons)}",
+            "no file holds events (a user or a session, an item and a time): "
+            f"{_found(files, guesses, reasons)}",
             where=str(data),
-            fix="rename the columns, as to user_id, item_id and timestamp, or write the mapping by hand: see docs/how-to/import.md",
+            fix="rename the columns, as to user_id, item_id and timestamp, or write the mapping "
+            "by hand: see docs/how-to/import.md",
         )
     main = max(events, key=lambda guess: guess.file.stat().st_size)
     alike = [guess for guess in events if _without_name(guess) == _without_name(main)]
     others = {guess.file for guess in events} - {main.file}
-    chosen = [main, *(guess for guess in guesses if guess.kind != "events" and guess.file not in others)]
-    reasons += [
-        (guess.file.name, "left out", "a second file of events; add its [[source]] by hand") for guess in events if guess not in alike
+    chosen = [
+        main,
+        *(guess for guess in guesses if guess.kind != "events" and guess.file not in others),
     ]
-    mapping = "# How the columns of the files become events and profiles; edit it, then import with --mapping.\n\n"
+    reasons += [
+        (guess.file.name, "left out", "a second file of events; add its [[source]] by hand")
+        for guess in events
+        if guess not in alike
+    ]
+    mapping = (
+        "# How the columns of the files become events and profiles; edit it, then import "
+        "with --mapping.\n\n"
+    )
     mapping += "\n".join(guess.toml for guess in chosen)
     if len(alike) > 1:
         pattern = _pattern([guess.file.name for guess in alike])
         mapping = mapping.replace(f"file = {quoted(main.file.name)}", f"file = {quoted(pattern)}")
-        reasons.append((pattern, "events", f"{len(alike)} files with the same columns; figures below are of {main.file.name}"))
+        reasons.append(
+            (
+                pattern,
+                "events",
+                f"{len(alike)} files with the same columns; figures below are of {main.file.name}",
+            )
+        )
     facts = facts_of(main, chosen)
     own = [name for name in main.types if name not in EVENT_TYPES]
     trial = try_mapping(mapping, files, now, own)
     if trial.share > _REFUSED_MAX:
         fix = "write the mapping by hand: docs/how-to/import.md"
         raise InputError(f"hardly a row could be used\n{trial.warning}", where=str(data), fix=fix)
-    reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
+    reasons += [
+        (name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own
+    ]
     slots = slots_text(facts, reasons)
     features = features_text(facts, reasons)
-    return Proposal(mapping, features, slots, own, train_window(facts, reasons), usual_person(_people(main)), trial, "mapping", reasons)
+    return Proposal(
+        mapping,
+        features,
+        slots,
+        own,
+        train_window(facts, reasons),
+        usual_person(_people(main)),
+        trial,
+        "mapping",
+        reasons,
+    )
 
 
 def _propose_known(format_: str, data: Path, now: int) -> Proposal:
     """Propose from files that an adapter reads, without a mapping."""
     facts, own, user = facts_of_known(format_, data, now)
-    reasons: Reasons = [(data.name, format_, "its columns or records are those of this format: it needs no mapping")]
-    reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
+    reasons: Reasons = [
+        (data.name, format_, "its columns or records are those of this format: it needs no mapping")
+    ]
+    reasons += [
+        (name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own
+    ]
     slots, features = slots_text(facts, reasons), features_text(facts, reasons)
-    return Proposal("", features, slots, own, train_window(facts, reasons), user, Trial(0, 0, [], []), format_, reasons)
+    return Proposal(
+        "",
+        features,
+        slots,
+        own,
+        train_window(facts, reasons),
+        user,
+        Trial(0, 0, [], []),
+        format_,
+        reasons,
+    )
 
 
 def _people(main: SourceGuess) -> dict[str, int]:
@@ -113,7 +168,10 @@ def _people(main: SourceGuess) -> dict[str, int]:
     if not column:
         return {}
     counts = pc.value_counts(main.sample.column(column).drop_null()).to_pylist()
-    return {f"{user:.15g}" if isinstance(user, float) else str(user): count for user, count in (each.values() for each in counts)}
+    return {
+        f"{user:.15g}" if isinstance(user, float) else str(user): count
+        for user, count in (each.values() for each in counts)
+    }
 
 
 def _without_name(guess: SourceGuess) -> str:
@@ -136,9 +194,15 @@ def _common(names: list[str]) -> str:
 def _found(files: list[Path], guesses: list[SourceGuess], reasons: Reasons) -> str:
     """What each file was taken for instead, with its columns."""
     taken = {
-        guess.file.name: f"holds {guess.kind} by its columns {', '.join(column.column for column in guess.columns if column.column)}"
+        guess.file.name: f"holds {guess.kind} by its columns "
+        f"{', '.join(column.column for column in guess.columns if column.column)}"
         for guess in guesses
     }
     left_out = {name: why for name, _, why in reasons}
-    told = [f"{file.name} {taken.get(file.name) or left_out.get(file.name, 'is left out')}" for file in files[:_FILES_TOLD]]
-    return "; ".join(told) + (f"; and {len(files) - _FILES_TOLD} more" if len(files) > _FILES_TOLD else "")
+    told = [
+        f"{file.name} {taken.get(file.name) or left_out.get(file.name, 'is left out')}"
+        for file in files[:_FILES_TOLD]
+    ]
+    return "; ".join(told) + (
+        f"; and {len(files) - _FILES_TOLD} more" if len(files) > _FILES_TOLD else ""
+    )

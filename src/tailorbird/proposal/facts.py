@@ -1,4 +1,6 @@
-"""What is known of a user's files: roles and attributes from their columns, and the figures of their events."""
+"""What is known of a user's files: roles and attributes from their columns, and the figures of
+their events.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,29 @@ from tailorbird.proposal.statistics import LogStatistics, measure
 Reasons = list[tuple[str, str, str]]
 
 REPEATS = 0.05  # from this share on, what a person had before is worth showing again
-_LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
-_CATEGORY_NAMES = ("category", "product_category", "department", "genre", "brand", "topic", "section", "colour", "color")
+_LISTS_FOR = (
+    "click",
+    "view",
+    "purchase",
+    "rating",
+)  # what a list is made for: the first of these that the data has
+_CATEGORY_NAMES = (
+    "category",
+    "product_category",
+    "department",
+    "genre",
+    "brand",
+    "topic",
+    "section",
+    "colour",
+    "color",
+)
 _OF_A_LINE = ("sales_value", "amount", "umsatz")  # prices that hold the quantity already
-CONTEXT = ("device", "country", "referrer")  # fields of an event's context that say something of the request
+CONTEXT = (
+    "device",
+    "country",
+    "referrer",
+)  # fields of an event's context that say something of the request
 NOT_SHOWN = ("impression", "answer", "search", "identify", "merge")
 
 
@@ -60,16 +81,23 @@ class Facts:
 
 
 def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
-    """Return what is known of a site from its main file of events and the files of profiles beside it."""
+    """Return what is known of a site from its main file of events and the files of profiles beside
+    it.
+    """
     roles = {column.role: column.column for column in main.columns}
-    found: dict[tuple[str, str], str] = {}  # of items or users, and which attribute: its kind; several files may have one
+    found: dict[
+        tuple[str, str], str
+    ] = {}  # of items or users, and which attribute: its kind; several files may have one
     for guess in chosen:
         if guess.kind == "events":
             continue
         for column in guess.columns:
             if column.role.startswith("properties."):
                 name = column.role.removeprefix("properties.")
-                found.setdefault((guess.kind, name), kind_of_column(column.column, guess.sample.column(column.column)))
+                found.setdefault(
+                    (guess.kind, name),
+                    kind_of_column(column.column, guess.sample.column(column.column)),
+                )
 
     shown = [name for name in main.types if name not in NOT_SHOWN]
     kind = listed_type(shown)
@@ -78,7 +106,8 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
         types=tuple(shown),
         log=measure(main, [written for written, name in main.values.items() if name == kind]),
         has_price="properties.price" in roles,
-        has_quantity="properties.quantity" in roles and normal(roles.get("properties.price", "")) not in _OF_A_LINE,
+        has_quantity="properties.quantity" in roles
+        and normal(roles.get("properties.price", "")) not in _OF_A_LINE,
         has_session="session_id" in roles,
         searches="search" in main.types,
         context=tuple(name for name in CONTEXT if f"context.{name}" in roles),
@@ -107,7 +136,10 @@ def attributes(found: Mapping[tuple[str, str], str]) -> dict[str, Any]:
         "categorical": categorical[:6],
         "user_numeric": named("users", "numeric")[:6],
         "user_categorical": named("users", "categorical")[:6],
-        "category": next((name for name in _CATEGORY_NAMES if name in categorical), categorical[0] if categorical else ""),
+        "category": next(
+            (name for name in _CATEGORY_NAMES if name in categorical),
+            categorical[0] if categorical else "",
+        ),
     }
 
 
@@ -127,6 +159,8 @@ def kind_of_column(name: str, column: pa.Array) -> str:
 
 
 def usual_person(events: Mapping[str, int]) -> str:
-    """Return somebody with more events than nine of ten have, "" without anybody; whoever has most may be no person."""
+    """Return somebody with more events than nine of ten have, "" without anybody; whoever has most
+    may be no person.
+    """
     people = sorted(events, key=lambda person: (events[person], person))
     return people[len(people) * 9 // 10] if people else ""

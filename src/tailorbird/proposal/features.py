@@ -1,4 +1,6 @@
-"""Which features a site gets, and why: habits, profiles and the request. What is popular is read live, from candidate sources."""
+"""Which features a site gets, and why: habits, profiles and the request. What is popular is read
+live, from candidate sources.
+"""
 
 import json
 from collections.abc import Iterator
@@ -14,10 +16,22 @@ def features_text(facts: Facts, reasons: Reasons) -> str:
     lines = list(_declarations(facts, reasons))
     why = {name: told for name, kind, told in reasons if kind == "feature"}
     used = sorted(
-        {line.split(" = ")[1].split("(")[0] for line in lines if " = " in line and "(" in line and not line.lstrip().startswith("#")}
+        {
+            line.split(" = ")[1].split("(")[0]
+            for line in lines
+            if " = " in line and "(" in line and not line.lstrip().startswith("#")
+        }
     )
-    head = '"""What is known about people and items, proposed from the data. Edit freely; `tailorbird check` says whether it loads."""\n\n'
-    return head + f"from tailorbird.features import {', '.join(used)}\n\n" + "\n".join(_with_reason(line, why) for line in lines) + "\n"
+    head = (
+        '"""What is known about people and items, proposed from the data. Edit freely; '
+        '`tailorbird check` says whether it loads."""\n\n'
+    )
+    return (
+        head
+        + f"from tailorbird.features import {', '.join(used)}\n\n"
+        + "\n".join(_with_reason(line, why) for line in lines)
+        + "\n"
+    )
 
 
 def _with_reason(line: str, why: dict[str, str]) -> str:
@@ -38,25 +52,60 @@ def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
     yield f"\n# items; windows chosen for {facts.log.span_days:.0f} days of data"
     for window in (short, long):
         yield f'item_{window} = count("item_{window}", item, "{kind}", window="{window}")'
-        reasons.append((f"item_{window}", "feature", f"popularity over {window}: the data covers {facts.log.span_days:.0f} days"))
+        reasons.append(
+            (
+                f"item_{window}",
+                "feature",
+                f"popularity over {window}: the data covers {facts.log.span_days:.0f} days",
+            )
+        )
     yield from _of_people(facts, reasons, long)
     if facts.has_price:
         paid = "purchase" if "purchase" in facts.types else kind
         spent = "price * quantity" if facts.has_quantity else "price"
-        yield f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="{spent}", unit=0.01, max=100_000, window="{long}")'
-        yield f'item_price_{long} = mean("item_price_{long}", item, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
-        reasons.append((spent, "features", "a number on each event: what people spend, what items cost"))
+        yield (
+            f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="{spent}", '
+            f'unit=0.01, max=100_000, window="{long}")'
+        )
+        yield (
+            f'item_price_{long} = mean("item_price_{long}", item, "{paid}", of="price", '
+            f'unit=0.01, max=100_000, window="{long}")'
+        )
+        reasons.append(
+            (spent, "features", "a number on each event: what people spend, what items cost")
+        )
     if facts.category:
-        yield f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", window="{long}")'
+        yield (
+            f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", '
+            f'window="{long}")'
+        )
         yield f'category_{long} = count("category_{long}", category, "{kind}", window="{long}")'
-        yield f'user_category_favourite = favourite("user_category_favourite", user, "{kind}", of="item.{facts.category}")'
-        reasons.append((facts.category, "entity", "few values on many items: a category, counted for each person"))
+        yield (
+            f'user_category_favourite = favourite("user_category_favourite", user, "{kind}", '
+            f'of="item.{facts.category}")'
+        )
+        reasons.append(
+            (
+                facts.category,
+                "entity",
+                "few values on many items: a category, counted for each person",
+            )
+        )
     yield from _of_profiles(facts)
     if "price" in facts.numeric and facts.has_price:
         yield "\n# from the others"
-        yield f'user_price_{long} = mean("user_price_{long}", user, "{kind}", of="price", unit=0.01, max=100_000, window="{long}")'
+        yield (
+            f'user_price_{long} = mean("user_price_{long}", user, "{kind}", of="price", '
+            f'unit=0.01, max=100_000, window="{long}")'
+        )
         yield f'price_to_habit = derived("price_to_habit", "price / user_price_{long}")'
-        reasons.append(("price_to_habit", "feature", "items have a price and so have events: is it dear for this person?"))
+        reasons.append(
+            (
+                "price_to_habit",
+                "feature",
+                "items have a price and so have events: is it dear for this person?",
+            )
+        )
 
 
 def _windows(facts: Facts) -> tuple[str, str]:
@@ -78,17 +127,39 @@ def _of_people(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
         yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
         reasons.append(("user_item_ever", "feature", told))
     yield f'user_since = time_since("user_since", user, "{kind}")'
-    followed = [kind, *(name for name in ("cart", "purchase") if name in facts.types and name != kind)]
+    followed = [
+        kind,
+        *(name for name in ("cart", "purchase") if name in facts.types and name != kind),
+    ]
     length = _length(facts)
     yield f'recent = sequence("recent", user, {json.dumps(followed)}, length={length})'
-    reasons.append(("recent", "feature", f"one person of ten has {facts.log.person_events:,} events or more: the last {length} are kept"))
+    reasons.append(
+        (
+            "recent",
+            "feature",
+            f"one person of ten has {facts.log.person_events:,} events or more: the last "
+            f"{length} are kept",
+        )
+    )
     if kind != "purchase" and "purchase" in facts.types:
         yield f'bought = sequence("bought", user, ["purchase"], length={_BOUGHT})'
-        reasons.append(("bought", "feature", f"hide_seen hides what was bought, as far as a sequence reaches: the last {_BOUGHT}"))
+        reasons.append(
+            (
+                "bought",
+                "feature",
+                "hide_seen hides what was bought, as far as a sequence reaches: the last "
+                f"{_BOUGHT}",
+            )
+        )
     if not facts.again:
         yield f'user_seen = seen("user_seen", user, {json.dumps(followed)})'
-        reasons.append(("user_seen", "feature", f"{told}: whether it is among the last events says enough"))
-    yield f'user_hour_share = share("user_hour_share", entity("user", "local_hour"), "{kind}", within=user, window="{long}")'
+        reasons.append(
+            ("user_seen", "feature", f"{told}: whether it is among the last events says enough")
+        )
+    yield (
+        f'user_hour_share = share("user_hour_share", entity("user", "local_hour"), "{kind}", '
+        f'within=user, window="{long}")'
+    )
     if facts.has_session:
         yield f'session_events = session("session_events", "{kind}")'
         yield 'session_seconds = session_duration("session_seconds")'

@@ -1,4 +1,6 @@
-"""What is known of a site whose files are in a format that an adapter reads: the same facts as of tables, from its events."""
+"""What is known of a site whose files are in a format that an adapter reads: the same facts as of
+tables, from its events.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +16,15 @@ import pyarrow as pa
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
 from tailorbird.events.contract import Accepted
-from tailorbird.proposal.facts import CONTEXT, NOT_SHOWN, Facts, attributes, kind_of_column, listed_type, usual_person
+from tailorbird.proposal.facts import (
+    CONTEXT,
+    NOT_SHOWN,
+    Facts,
+    attributes,
+    kind_of_column,
+    listed_type,
+    usual_person,
+)
 from tailorbird.proposal.statistics import LogStatistics, codes_of, statistics_of
 
 ROWS_MAX = 300_000  # of larger exports, the first ones
@@ -40,7 +50,8 @@ class _Site:
 
 
 def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str], str]:
-    """Return the facts of a site, the event types that are not built in, and somebody who did much ("" for nobody with an id).
+    """Return the facts of a site, the event types that are not built in, and somebody who did much
+    ("" for nobody with an id).
 
     Args:
         now: in microseconds.
@@ -50,7 +61,10 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
         _take(site, accepted)
     shown = [name for name, _ in site.types.most_common() if name not in NOT_SHOWN]
     kind = listed_type(shown)
-    found = {(whose, name): kind_of_column(name, _array(values)) for (whose, name), values in site.profiles.items()}
+    found = {
+        (whose, name): kind_of_column(name, _array(values))
+        for (whose, name), values in site.profiles.items()
+    }
     facts = Facts(
         type=kind,
         types=tuple(shown),
@@ -68,7 +82,9 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
 def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
     read, patterns = FORMATS[format_]
     plan = RoutePlan()
-    for batch in read(dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))):
+    for batch in read(
+        dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))
+    ):
         rows, refused = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
         if any(one.code == "unknown_type" for one in refused):
             plan = RoutePlan(event_types=(*EVENT_TYPES, *_types(batch.lines)))
@@ -99,10 +115,18 @@ def _take(site: _Site, row: Accepted) -> None:
 
 
 def _statistics(deeds: list[Accepted]) -> LogStatistics:
-    known = [each for each in deeds if each.event.item_id and (each.event.user_id or each.event.anonymous_id)]
+    known = [
+        each
+        for each in deeds
+        if each.event.item_id and (each.event.user_id or each.event.anonymous_id)
+    ]
     if not known:
         return LogStatistics()
-    who = codes_of(pa.chunked_array([[each.event.user_id or each.event.anonymous_id for each in known]], pa.string()))
+    who = codes_of(
+        pa.chunked_array(
+            [[each.event.user_id or each.event.anonymous_id for each in known]], pa.string()
+        )
+    )
     what = codes_of(pa.chunked_array([[each.event.item_id for each in known]], pa.string()))
     sessions = [each.event.session_id for each in known]
     sitting = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None

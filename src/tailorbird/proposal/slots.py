@@ -28,10 +28,18 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
     """Return slots.py."""
     chosen = _chosen(facts, reasons)
     seen = _hidden(facts, reasons)
-    objective = {facts.type: 1.0} | ({"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {})
+    objective = {facts.type: 1.0} | (
+        {"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {}
+    )
     why = {name: f"  # {told}" for name, kind, told in reasons if kind == "source" and told}
-    sources = "".join(f'        "{name}": {limit},{why.get(name, "")}\n' for name, limit in chosen.sources.items())
-    columns = f"    columns=[{', '.join(f'{chr(34)}{name}{chr(34)}' for name in chosen.columns)}],\n" if chosen.columns else ""
+    sources = "".join(
+        f'        "{name}": {limit},{why.get(name, "")}\n' for name, limit in chosen.sources.items()
+    )
+    columns = (
+        f"    columns=[{', '.join(f'{chr(34)}{name}{chr(34)}' for name in chosen.columns)}],\n"
+        if chosen.columns
+        else ""
+    )
     hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
     worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
     return f'''"""The places of the site that show something, proposed from the data; `tailorbird check` says whether it loads."""
@@ -57,24 +65,54 @@ def _chosen(facts: Facts, reasons: Reasons) -> _Sources:
     boards = _boards(facts)
     found = facts.log.found or {}
     for window in boards[:2]:
-        told = f"the 20 most popular items of {window_text(window)} have {found[window]:.0%} of the next events" if window in found else ""
-        reasons.append((f"popular:{window_text(window)}", "source", told or f"{facts.log.span_days:.0f} days of events"))
+        told = (
+            f"the 20 most popular items of {window_text(window)} have {found[window]:.0%} of "
+            "the next events"
+            if window in found
+            else ""
+        )
+        reasons.append(
+            (
+                f"popular:{window_text(window)}",
+                "source",
+                told or f"{facts.log.span_days:.0f} days of events",
+            )
+        )
     short, long = f"popular:{window_text(boards[0])}", f"popular:{window_text(boards[1])}"
     sources: dict[str, int] = {}
     if facts.again:
         sources["repeat"] = 200 if facts.log.repeats >= _OFTEN else 60
-        reasons.append(("repeat", "source", f"{facts.log.repeats:.0%} of the events are about an item that the person had before"))
+        reasons.append(
+            (
+                "repeat",
+                "source",
+                f"{facts.log.repeats:.0%} of the events are about an item that the person "
+                "had before",
+            )
+        )
     near = "item_knn:2" if facts.type in ("click", "view") else "item_knn:10"
     sources |= {short: 160, near: 100}
-    told = "of the last two items: a click follows the one before" if near == "item_knn:2" else "of the last ten items of a person"
+    told = (
+        "of the last two items: a click follows the one before"
+        if near == "item_knn:2"
+        else "of the last ten items of a person"
+    )
     reasons.append((near, "source", f"what goes with each {told}"))
     if facts.log.session_events >= _SESSION_EVENTS:
         sources["session_knn"] = 60
-        reasons.append(("session_knn", "source", f"a session has {facts.log.session_events:.1f} events, as a mean"))
+        reasons.append(
+            (
+                "session_knn",
+                "source",
+                f"a session has {facts.log.session_events:.1f} events, as a mean",
+            )
+        )
     sources[long] = 100
     if facts.log.new_items >= _NEW_ITEMS:
         sources["new_items"] = 40
-        told = f"{facts.log.new_items:.0%} of the last fifth's events are about items that came in it"
+        told = (
+            f"{facts.log.new_items:.0%} of the last fifth's events are about items that came in it"
+        )
         reasons.append(("new_items", "source", told))
     if facts.category == CATEGORY_ATTRIBUTE:
         sources[f"{long}:category"] = 60
@@ -82,20 +120,35 @@ def _chosen(facts: Facts, reasons: Reasons) -> _Sources:
 
 
 def _boards(facts: Facts) -> list[int]:
-    """Return windows of leaderboards: the best, one about ten times as long, and others that tell nearly as much."""
+    """Return windows of leaderboards: the best, one about ten times as long, and others that tell
+    nearly as much.
+    """
     found = facts.log.found or {}
     best = facts.log.best_window
-    longer = [window for window in WINDOWS if 10 * best < window <= max(facts.log.span_days * DAY, 365 * DAY)]
+    longer = [
+        window
+        for window in WINDOWS
+        if 10 * best < window <= max(facts.log.span_days * DAY, 365 * DAY)
+    ]
     further = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
     near = [window for window, share in found.items() if share >= _NEAR * found[best]]
     return list(dict.fromkeys([best, further, *near]))
 
 
-def _columns(facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons) -> Iterator[str]:
+def _columns(
+    facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons
+) -> Iterator[str]:
     """Yield the sources that add no candidates, though the ranker sees them."""
     named = [f"popular:{window_text(window)}" for window in boards[2:]]
     if named:
-        reasons.append((", ".join(named), "column", "these windows tell nearly as much: the ranker sees the share of the traffic in each"))
+        reasons.append(
+            (
+                ", ".join(named),
+                "column",
+                "these windows tell nearly as much: the ranker sees the share of the traffic "
+                "in each",
+            )
+        )
     yield from (name for name in named if name not in sources)
     yield from (name for name in ("item_knn:2", "item_knn:10") if name not in sources)
     if "session_knn" in sources:
@@ -105,7 +158,13 @@ def _columns(facts: Facts, boards: list[int], sources: dict[str, int], reasons: 
         yield f"popular:{window_text(best)}:{segment}"
         if facts.fast:
             yield f"popular:{window_text(next(window for window in WINDOWS if window > best))}:{segment}"
-        reasons.append((f"popular:{window_text(best)}:{segment}", "column", f"events say the {segment}: what is popular there"))
+        reasons.append(
+            (
+                f"popular:{window_text(best)}:{segment}",
+                "column",
+                f"events say the {segment}: what is popular there",
+            )
+        )
 
 
 def _hidden(facts: Facts, reasons: Reasons) -> list[str]:
@@ -124,10 +183,27 @@ def train_window(facts: Facts, reasons: Reasons) -> str:
     visits = facts.log.visits_a_day
     if not visits or facts.log.span_days <= _TRAIN_WINDOWS[0]:
         return f"{_TRAIN_WINDOWS[0]}d"
-    days = next((days for days in _TRAIN_WINDOWS if days * visits >= _VISITS or days >= facts.log.span_days), _TRAIN_WINDOWS[-1])
+    days = next(
+        (
+            days
+            for days in _TRAIN_WINDOWS
+            if days * visits >= _VISITS or days >= facts.log.span_days
+        ),
+        _TRAIN_WINDOWS[-1],
+    )
     if days == _TRAIN_WINDOWS[-1] and days * visits < _FEW_VISITS:
-        enough = (days for days in _LONG_WINDOWS if days * visits >= _FEW_VISITS or days >= facts.log.span_days)
+        enough = (
+            days
+            for days in _LONG_WINDOWS
+            if days * visits >= _FEW_VISITS or days >= facts.log.span_days
+        )
         days = next(enough, _LONG_WINDOWS[-1])
     if days > _TRAIN_WINDOWS[0]:
-        reasons.append(("train.window", f"{days}d", f"{visits:,.0f} visits a day: fewer days would hold too few to learn from"))
+        reasons.append(
+            (
+                "train.window",
+                f"{days}d",
+                f"{visits:,.0f} visits a day: fewer days would hold too few to learn from",
+            )
+        )
     return f"{days}d"

@@ -1,4 +1,5 @@
-"""What a file of events says about its site: how fast tastes move, how often people come back, how long sessions are.
+"""What a file of events says about its site: how fast tastes move, how often people come back, how
+long sessions are.
 
 `init` chooses candidate sources and windows by these figures, and prints them as its reasons.
 """
@@ -38,8 +39,10 @@ class LogStatistics:
         repeats: share of the events whose person had the item before.
         session_events: events of a session, as a mean.
         person_events: events of a person, exceeded by one of ten.
-        new_items: share of the events of the last fifth of the time that are about items which came in that fifth.
-        found: window → share of the next events that are about the twenty items which had most in it.
+        new_items: share of the events of the last fifth of the time that are about items which came
+            in that fifth.
+        found: window → share of the next events that are about the twenty items which had most in
+            it.
         visits_a_day: sessions of all people, per day.
     """
 
@@ -56,7 +59,9 @@ class LogStatistics:
 
     @property
     def best_window(self) -> int:
-        """The window whose most popular items are best at telling what comes next; a week where that is not known."""
+        """The window whose most popular items are best at telling what comes next; a week where
+        that is not known.
+        """
         if not self.found:
             return 7 * DAY
         best = max(self.found.values())
@@ -70,18 +75,31 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
         guess: what its columns are.
         values: of its column of types, those that count; empty takes all rows.
     """
-    roles = {column.role: column.column for column in guess.columns if column.column}  # without a time, rows count as of their import
-    person, item, session = roles.get("user_id") or roles.get("anonymous_id"), roles.get("item_id"), roles.get("session_id")
+    roles = {
+        column.role: column.column for column in guess.columns if column.column
+    }  # without a time, rows count as of their import
+    person, item, session = (
+        roles.get("user_id") or roles.get("anonymous_id"),
+        roles.get("item_id"),
+        roles.get("session_id"),
+    )
     if "ts" not in roles or person is None or item is None:
         return LogStatistics()
-    ts, columns = _read(guess, [roles["ts"], person, item, *([session] if session else [])], roles.get("type"), values)
+    ts, columns = _read(
+        guess,
+        [roles["ts"], person, item, *([session] if session else [])],
+        roles.get("type"),
+        values,
+    )
     if not len(ts):
         return LogStatistics(span_days=UNKNOWN_SPAN)
     who, what, *named = columns
     return statistics_of(ts, who, what, named[0] if named else None, _part_of(guess))
 
 
-def statistics_of(ts: Ints, who: Ints, what: Ints, sitting: Ints | None, every: int = 1) -> LogStatistics:
+def statistics_of(
+    ts: Ints, who: Ints, what: Ints, sitting: Ints | None, every: int = 1
+) -> LogStatistics:
     """Return the figures of events.
 
     Args:
@@ -110,7 +128,9 @@ def statistics_of(ts: Ints, who: Ints, what: Ints, sitting: Ints | None, every: 
     )
 
 
-def _read(guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]) -> tuple[Ints, list[Ints]]:
+def _read(
+    guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]
+) -> tuple[Ints, list[Ints]]:
     """Return times and codes of the other columns, for the events of a sample of the people."""
     every = _part_of(guess)
     rows = list(_kept(guess, names, type_, values, every))
@@ -127,16 +147,24 @@ def _read(guess: SourceGuess, names: list[str], type_: str | None, values: Seque
     return pc.filter(ts, known).to_numpy().astype(np.int64), codes
 
 
-def _kept(guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str], every: int) -> Iterator[pa.RecordBatch]:
+def _kept(
+    guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str], every: int
+) -> Iterator[pa.RecordBatch]:
     wanted = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
-    for batch in read_columns(guess.file, wanted, texts=frozenset(names[1:]), broken=[], form=guess.form):
+    for batch in read_columns(
+        guess.file, wanted, texts=frozenset(names[1:]), broken=[], form=guess.form
+    ):
         if type_ and values:
             batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
         if every > 1:
             people = batch.column(names[1]).cast(pa.string()).dictionary_encode()
             drawn = np.append(hash64s(people.dictionary.to_pylist()) % np.uint64(every) == 0, False)
-            batch = batch.filter(pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()]))
-        yield pa.record_batch([batch.column(name) for name in names], [str(place) for place in range(len(names))])
+            batch = batch.filter(
+                pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()])
+            )
+        yield pa.record_batch(
+            [batch.column(name) for name in names], [str(place) for place in range(len(names))]
+        )
 
 
 def _part_of(guess: SourceGuess) -> int:
@@ -154,12 +182,20 @@ def _part_of(guess: SourceGuess) -> int:
 def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
     """Return times as microseconds; None where they are text of an unknown form."""
     if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
-        return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(pa.int64())
+        return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(
+            pa.int64()
+        )
     if pa.types.is_integer(times.type) or pa.types.is_floating(times.type):
-        return pc.multiply(times.cast(pa.float64()), _US[guess.ts_unit]).cast(pa.int64(), safe=False)
+        return pc.multiply(times.cast(pa.float64()), _US[guess.ts_unit]).cast(
+            pa.int64(), safe=False
+        )
     if guess.ts_format:
-        return pa.chunked_array([parse_times(chunk, guess.ts_format, "UTC") for chunk in times.chunks], pa.int64())
-    return pa.chunked_array([pa.array([_elapsed(moment_of(text, UTC)) for text in times.to_pylist()], pa.int64())])
+        return pa.chunked_array(
+            [parse_times(chunk, guess.ts_format, "UTC") for chunk in times.chunks], pa.int64()
+        )
+    return pa.chunked_array(
+        [pa.array([_elapsed(moment_of(text, UTC)) for text in times.to_pylist()], pa.int64())]
+    )
 
 
 def _elapsed(moment: datetime | None) -> int | None:
@@ -189,7 +225,9 @@ def _new_items(ts: Ints, what: Ints) -> float:
 
 
 def _found(ts: Ints, what: Ints) -> dict[int, float]:
-    """Return how well the most popular items of each window that the file fills tell the next events."""
+    """Return how well the most popular items of each window that the file fills tell the next
+    events.
+    """
     span, kinds = int(ts[-1] - ts[0]), int(what.max()) + 1
     ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBES).astype(np.int64))
     found: dict[int, float] = {}

@@ -1,10 +1,25 @@
-"""From a bundle and features to an ordered answer with known propensities: pure functions, used by serving and by evaluation.
+"""From a bundle and features to an ordered answer with known propensities: pure functions, used by
+serving and by evaluation.
 
-`ranking.bundle` (ONNX Runtime) and `ranking.encoders` are imported by their own names, so that declaring slots needs neither.
+`ranking.bundle` (ONNX Runtime) and `ranking.encoders` are imported by their own names, so that
+declaring slots needs neither.
 """
 
 from tailorbird.ranking.churn import Churn, Contact
 from tailorbird.ranking.scores import ChurnScore, NextBest
 from tailorbird.ranking.slot import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
 
-__all__ = ["Boost", "Cap", "Churn", "ChurnScore", "Contact", "Diversity", "Explore", "NextBest", "Pin", "Promotion", "Quota", "Slot"]
+__all__ = [
+    "Boost",
+    "Cap",
+    "Churn",
+    "ChurnScore",
+    "Contact",
+    "Diversity",
+    "Explore",
+    "NextBest",
+    "Pin",
+    "Promotion",
+    "Quota",
+    "Slot",
+]

@@ -1,4 +1,6 @@
-"""Expected purchases by BG/NBD, over NumPy alone, as a churn bundle computes them; fitting is `models.btyd`'s."""
+"""Expected purchases by BG/NBD, over NumPy alone, as a churn bundle computes them; fitting is
+`models.btyd`'s.
+"""
 
 from collections.abc import Callable
 
@@ -9,16 +11,25 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 DAY_S = 86_400.0
-TERMS_MAX = 4_000  # of the hypergeometric series; it ends by itself long before, unless the span is many times the known time
+# of the hypergeometric series; it ends by itself long before, unless the span is many times the
+# known time
+TERMS_MAX = 4_000
 _ENOUGH = 1e-12
 _LARGEST = 1e6  # times the total, of a term: of sixteen digits ten are left
 POINTS, ROWS = 256, 4_096  # of each part of an integral; and how many are worked out at once
 _NONE = 1e-200  # a chance that is none
-_BELOW, _MIDDLE = 40.0, 60.0  # logarithms: what is so far under the highest point is nothing; beyond it log-odds of p are straight lines
+_BELOW, _MIDDLE = (
+    40.0,
+    60.0,
+    # logarithms: what is so far under the highest point is nothing; beyond it log-odds of p are
+    # straight lines
+)
 
 
 class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fitted model, in days, and the places in a matrix of: seconds since the last purchase, purchases, seconds since the first."""
+    """A fitted model, in days, and the places in a matrix of: seconds since the last purchase,
+    purchases, seconds since the first.
+    """
 
     r: float
     alpha: float
@@ -29,11 +40,17 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age: int
 
     def purchases(self, matrix: npt.NDArray[np.float32], start: float, stop: float) -> Floats:
-        """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is known."""
-        return purchases_between(matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected)
+        """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing
+        is known.
+        """
+        return purchases_between(
+            matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
+        )
 
     def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
-        """Equation 10 of Fader, Hardie, Lee (2005), its series after Euler's transformation: as printed it overflows."""
+        """Equation 10 of Fader, Hardie, Lee (2005), its series after Euler's transformation: as
+        printed it overflows.
+        """
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
         z = span / (alpha + age + span)
         series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
@@ -41,18 +58,27 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
         grown = kept(grown, r + x, alpha + age, a, b + x, span)
         with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
-            odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
+            odds = np.where(
+                x > 0,
+                a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
+                0.0,
+            )
         return grown / (1 + odds)
 
 
 def purchases_between(
-    history: npt.NDArray[np.float32], start: float, stop: float, expected: Callable[[Floats, Floats, Floats, float], Floats]
+    history: npt.NDArray[np.float32],
+    start: float,
+    stop: float,
+    expected: Callable[[Floats, Floats, Floats, float], Floats],
 ) -> Floats:
-    """Return the purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is known.
+    """Return the purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is
+    known.
 
     Args:
         history: (n, 3): seconds since the last purchase, purchases, seconds since the first.
-        expected: purchases within a span from now, by repeat purchases, days from the first to the last, and days since the first.
+        expected: purchases within a span from now, by repeat purchases, days from the first to the
+            last, and days since the first.
     """
     since, count, age = history.astype(np.float64).T
     known = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
@@ -69,7 +95,9 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
     """
     term = np.ones(np.broadcast_shapes(np.shape(a), np.shape(b), np.shape(c), np.shape(z)))
     total, largest = term.copy(), term.copy()
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no finite number, see `kept`
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # what overflows is no finite number, see `kept`
         for n in range(TERMS_MAX):
             term = term * (a + n) * (b + n) / ((c + n) * (n + 1)) * z
             total += term
@@ -80,9 +108,11 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
 
 
 def kept(grown: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """Expected purchases of those who are alive, by the series where it gave what can be, else by `integrated`.
+    """Expected purchases of those who are alive, by the series where it gave what can be, else by
+    `integrated`.
 
-    Between 0 and all of their rate is what can be. At the ends of what is fitted (everybody at the same rate, say) the series overflows.
+    Between 0 and all of their rate is what can be. At the ends of what is fitted (everybody at the
+    same rate, say) the series overflows.
     """
     lost = ~((grown >= 0) & (grown <= shape / scale * span * (1 + 1e-6)))
     if lost.any():
@@ -92,13 +122,16 @@ def kept(grown: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span:
 
 
 def integrated(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """The same expectation, shape (n,), as an integral over the chance p of staying away after a purchase, which is beta (a, b).
+    """The same expectation, shape (n,), as an integral over the chance p of staying away after a
+    purchase, which is beta (a, b).
 
-    E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p: of values of p from where its density
-    falls away to where it does.
+    E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p:
+    of values of p from where its density falls away to where it does.
     """
     pieces = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
-    return np.concatenate([_integral(shape[piece], scale[piece], b[piece], a, span) for piece in pieces])
+    return np.concatenate(
+        [_integral(shape[piece], scale[piece], b[piece], a, span) for piece in pieces]
+    )
 
 
 def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -> Floats:
@@ -116,12 +149,21 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
         ends.append(outside[:, None])
     steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(top[:, None], *ends)
     middle = np.clip(_MIDDLE * (2 * steps - 1), low, high)
-    u = np.sort(np.concatenate([low + (start - low) * steps, start + (high - start) * steps, middle], axis=1), axis=1)
+    u = np.sort(
+        np.concatenate(
+            [low + (start - low) * steps, start + (high - start) * steps, middle], axis=1
+        ),
+        axis=1,
+    )
     weight = np.exp(height(u, b[:, None]) - highest[:, None])
     p = np.exp(-np.logaddexp(0, -u))
     shape, each = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        bought = np.where(p > _NONE, -np.expm1(-shape * np.log1p(each)) / p, shape * (span / scale)[:, None])
+        bought = np.where(
+            p > _NONE, -np.expm1(-shape * np.log1p(each)) / p, shape * (span / scale)[:, None]
+        )
     value = weight * bought
     width = np.diff(u, axis=1)
-    return ((value[:, 1:] + value[:, :-1]) * width).sum(axis=1) / ((weight[:, 1:] + weight[:, :-1]) * width).sum(axis=1)
+    return ((value[:, 1:] + value[:, :-1]) * width).sum(axis=1) / (
+        (weight[:, 1:] + weight[:, :-1]) * width
+    ).sum(axis=1)

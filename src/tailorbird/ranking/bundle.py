@@ -1,4 +1,5 @@
-"""A bundle: everything that turns features into values, loaded as one thing and swapped as one thing.
+"""A bundle: everything that turns features into values, loaded as one thing and swapped as one
+thing.
 
     manifest.json, manifest.sha256    see `registry.manifest`
     features.json                     the declarations that its rows are made by, see `features.codec`
@@ -10,10 +11,12 @@
     index/…                           see `retrieval.index`
     tower/…                           see `ranking.tower`; not in every bundle
 
-`Bundle.load` uses the very bytes that it checked. What happens to the values afterwards stands in `ranking.policy`.
+`Bundle.load` uses the very bytes that it checked. What happens to the values afterwards stands in
+`ranking.policy`.
 
-A bundle without heads carries an index alone, for search, or names a baseline, by which items are ordered until a model has earned
-its place. What people do with items is in no bundle: it names the candidate sources that it reads, whose tables are live.
+A bundle without heads carries an index alone, for search, or names a baseline, by which items are
+ordered until a model has earned its place. What people do with items is in no bundle: it names the
+candidate sources that it reads, whose tables are live.
 """
 
 import dataclasses
@@ -54,7 +57,9 @@ CARD = "card.md"
 GOLDEN_ROWS = 32
 ROWS_OF_A_BLOCK = 16  # as many numbers as a processor computes at a time, at most
 GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
-TREES_TOLERANCE = 1e-4  # of trees in float64 against their export in float32: tells one model from another
+TREES_TOLERANCE = (
+    1e-4  # of trees in float64 against their export in float32: tells one model from another
+)
 
 
 class NotFiniteError(BundleError):
@@ -93,7 +98,8 @@ class Bundle:
 
         Args:
             path: its folder, such as `Registry.champion()`.
-            schema_hash: of the feature set that its rows will come from; None to take any, for looking at a bundle.
+            schema_hash: of the feature set that its rows will come from; None to take any, for
+                looking at a bundle.
         Raises:
             BundleError: it does not match its manifest, the schema, or its own golden rows.
         """
@@ -104,7 +110,9 @@ class Bundle:
             raise BundleError(message, where=str(path), fix="tailorbird train")
         try:
             encoder = read_encoder(files["encoder.json"], where=str(path))
-            calibration = msgspec.json.decode(files["calibration.json"], type=dict[str, Calibration])
+            calibration = msgspec.json.decode(
+                files["calibration.json"], type=dict[str, Calibration]
+            )
             models = {head.file: files[head.file] for head in manifest.heads}
             golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
         except KeyError as error:
@@ -114,8 +122,13 @@ class Bundle:
         _require_sources(manifest, where=str(path))
         features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
         if encoder.columns != manifest.columns:
-            raise BundleError("its encoder was made for other columns than the manifest names", where=str(path))
-        sessions = {name: open_session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
+            raise BundleError(
+                "its encoder was made for other columns than the manifest names", where=str(path)
+            )
+        sessions = {
+            name: open_session(data, width=len(encoder.names), where=f"{path}/{name}")
+            for name, data in models.items()
+        }
         trees = trees_in(files, manifest.heads, len(encoder.names), golden, where=str(path))
         index = Index.load(sealed.folder("index"))
         tower = read_tower(sealed.folder(TOWER), index.vectors, where=f"{path}/{TOWER}")
@@ -155,7 +168,11 @@ class Bundle:
     @property
     def space(self) -> Space | None:
         """By which people and items have vectors, or None."""
-        return Space(self.tower, self.index) if self.tower is not None and self.index.vectors is not None else None
+        return (
+            Space(self.tower, self.index)
+            if self.tower is not None and self.index.vectors is not None
+            else None
+        )
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -182,19 +199,30 @@ class Bundle:
             rows: the features of n items.
             item_keys: uint64 (n,).
             objective: head → weight, as a slot has it; the manifest's formula by default.
-            asked: the person's vector, where retrieval asked for it; made anew if it is of another sequence than the rows hold.
+            asked: the person's vector, where retrieval asked for it; made anew if it is of another
+                sequence than the rows hold.
             live: their columns of `encoder.live`; missing without them.
         Raises:
-            NotFiniteError: the model gave something that is no number; serve with the previous bundle.
+            NotFiniteError: the model gave something that is no number; serve with the previous
+                bundle.
         """
         matrix = self.encoder.encode_request(rows, item_keys, self.index, self.space, asked, live)
         return self.score_matrix(matrix, objective=objective)
 
-    def score_matrix(self, matrix: Matrix, *, objective: Mapping[str, float] | None = None) -> Scores:
-        """Score rows that `encoder.encode` made, of any number of requests: for evaluation and verification."""
+    def score_matrix(
+        self, matrix: Matrix, *, objective: Mapping[str, float] | None = None
+    ) -> Scores:
+        """Score rows that `encoder.encode` made, of any number of requests: for evaluation and
+        verification.
+        """
         raw = self.raw(matrix)
-        heads = {name: self.calibration.get(name, Identity()).apply(column) for name, column in raw.items()}
-        return Scores(heads, value(heads, objective or self.manifest.formula or {self.heads[0]: 1.0}))
+        heads = {
+            name: self.calibration.get(name, Identity()).apply(column)
+            for name, column in raw.items()
+        }
+        return Scores(
+            heads, value(heads, objective or self.manifest.formula or {self.heads[0]: 1.0})
+        )
 
     def raw(self, matrix: Matrix) -> dict[str, Floats]:
         """What the models say before calibration: target → (n,)."""
@@ -203,7 +231,9 @@ class Bundle:
         for name, column in raw.items():
             if not np.isfinite(column).all():
                 raise NotFiniteError(
-                    f"head {name} gave a value that is no finite number", where=self.version, fix="tailorbird models rollback"
+                    f"head {name} gave a value that is no finite number",
+                    where=self.version,
+                    fix="tailorbird models rollback",
                 )
         return raw
 
@@ -211,8 +241,14 @@ class Bundle:
         if not self.heads:
             return
         if matrix.dtype != np.float32 or expected.dtype != np.float64:
-            raise BundleError("its golden rows have other types of numbers than its model", where=where)
-        if matrix.ndim != 2 or matrix.shape[1] != len(self.encoder.names) or expected.shape != (matrix.shape[0], len(self.heads)):
+            raise BundleError(
+                "its golden rows have other types of numbers than its model", where=where
+            )
+        if (
+            matrix.ndim != 2
+            or matrix.shape[1] != len(self.encoder.names)
+            or expected.shape != (matrix.shape[0], len(self.heads))
+        ):
             raise BundleError("its golden rows have another shape than its model", where=where)
         if not matrix.shape[0]:
             raise BundleError("it has no golden rows", where=where)
@@ -220,7 +256,9 @@ class Bundle:
         if not np.allclose(raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE):
             worst = float(np.abs(raw - expected).max())
             raise BundleError(
-                f"its model answers its golden rows differently here, by up to {worst:.2g}", where=where, fix="tailorbird train"
+                f"its model answers its golden rows differently here, by up to {worst:.2g}",
+                where=where,
+                fix="tailorbird train",
             )
 
 
@@ -252,8 +290,8 @@ def write_bundle(
         models: file name such as `model/click.onnx` → ONNX bytes.
         heads: what to read from which file; none for an index alone.
         index: the folder that `retrieval.build_index` made.
-        features: the set that its rows are made by; it travels with the bundle, so that a server can read for it when the project's own
-            declarations have moved on.
+        features: the set that its rows are made by; it travels with the bundle, so that a server
+            can read for it when the project's own declarations have moved on.
         schema_hash: of the set, where `features` is not given.
         golden: rows of the matrix, of which up to 32 are kept to be scored again at each load.
         calibration: head → table; the output as it is for a head that is not there.
@@ -276,15 +314,31 @@ def write_bundle(
         schema_hash = features.schema_hash
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / "calibration.json").write_bytes(msgspec.json.encode(calibration, order="sorted"))
-    sessions = {name: open_session(data, width=len(encoder.names), where=name) for name, data in models.items()}
-    kept = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp)) if heads else np.zeros(0, np.intp)
+    sessions = {
+        name: open_session(data, width=len(encoder.names), where=name)
+        for name, data in models.items()
+    }
+    kept = (
+        np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
+        if heads
+        else np.zeros(0, np.intp)
+    )
     rows = np.ascontiguousarray(golden[kept], np.float32)
-    raw = np.column_stack(list(run_heads(sessions, heads, rows).values())) if heads else np.zeros((0, 0))
+    raw = (
+        np.column_stack(list(run_heads(sessions, heads, rows).values()))
+        if heads
+        else np.zeros((0, 0))
+    )
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", raw)
-    named = tuple(msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name) for head in heads)
+    named = tuple(
+        msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name)
+        for head in heads
+    )
     if card:
-        (folder / CARD).write_text(card, encoding="utf-8")  # the manifest's own, for who looks into the folder
+        (folder / CARD).write_text(
+            card, encoding="utf-8"
+        )  # the manifest's own, for who looks into the folder
     manifest = Manifest(
         created_at=created_at,
         schema_hash=schema_hash,
@@ -331,7 +385,12 @@ def write_trees(folder: Path, trees: Mapping[str, Trees]) -> None:
 
 
 def trees_in(
-    files: Mapping[str, bytes], heads: Sequence[Head], width: int, golden: tuple[Matrix, Floats], *, where: str
+    files: Mapping[str, bytes],
+    heads: Sequence[Head],
+    width: int,
+    golden: tuple[Matrix, Floats],
+    *,
+    where: str,
 ) -> dict[str, Trees]:
     """The trees that a bundle brings, which must give the golden rows what its models gave them."""
     found: dict[str, Trees] = {}
@@ -341,10 +400,29 @@ def trees_in(
             continue
         trees = decode_trees(files[name], where=f"{where}/{name}")
         matrix, raw = golden
-        if trees.columns != width or raw.ndim != 2 or raw.shape[1] <= place or matrix.ndim != 2 or matrix.shape[1] != width:
-            raise BundleError("its trees were made for other columns than its model", where=where, fix="tailorbird train")
-        if not np.allclose(trees.linked(trees.raw(matrix)), raw[:, place], rtol=TREES_TOLERANCE, atol=TREES_TOLERANCE):
-            raise BundleError(f"the trees of head {head.name} are not those of its model", where=where, fix="tailorbird train")
+        if (
+            trees.columns != width
+            or raw.ndim != 2
+            or raw.shape[1] <= place
+            or matrix.ndim != 2
+            or matrix.shape[1] != width
+        ):
+            raise BundleError(
+                "its trees were made for other columns than its model",
+                where=where,
+                fix="tailorbird train",
+            )
+        if not np.allclose(
+            trees.linked(trees.raw(matrix)),
+            raw[:, place],
+            rtol=TREES_TOLERANCE,
+            atol=TREES_TOLERANCE,
+        ):
+            raise BundleError(
+                f"the trees of head {head.name} are not those of its model",
+                where=where,
+                fix="tailorbird train",
+            )
         found[head.name] = trees
     return found
 
@@ -359,15 +437,30 @@ def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession
 
 
 def run_heads(
-    sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix, forests: Collection[str] = ()
+    sessions: Mapping[str, ort.InferenceSession],
+    heads: Sequence[Head],
+    matrix: Matrix,
+    forests: Collection[str] = (),
 ) -> dict[str, Floats]:
-    """What the models say: head → (n,), the same in every bit whichever rows are scored together, as `forests` are by themselves."""
-    parts = [_run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests) for start in range(0, max(len(matrix), 1), ROWS_MAX)]
-    return parts[0] if len(parts) == 1 else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
+    """What the models say: head → (n,), the same in every bit whichever rows are scored together,
+    as `forests` are by themselves.
+    """
+    parts = [
+        _run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests)
+        for start in range(0, max(len(matrix), 1), ROWS_MAX)
+    ]
+    return (
+        parts[0]
+        if len(parts) == 1
+        else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
+    )
 
 
 def _run_batch(
-    sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix, forests: Collection[str]
+    sessions: Mapping[str, ort.InferenceSession],
+    heads: Sequence[Head],
+    matrix: Matrix,
+    forests: Collection[str],
 ) -> dict[str, Floats]:
     if not len(matrix):
         return {head.name: np.zeros(0) for head in heads}
@@ -378,24 +471,37 @@ def _run_batch(
         last = session.get_outputs()[-1].name
         wanted = list(dict.fromkeys(head.output or last for head in mine))
         try:
-            outputs = dict(zip(wanted, session.run(wanted, {session.get_inputs()[0].name: whole}), strict=True))
+            outputs = dict(
+                zip(wanted, session.run(wanted, {session.get_inputs()[0].name: whole}), strict=True)
+            )
         except Exception as error:  # as above
-            raise BundleError(f"the model failed to run ({type(error).__name__})", where=file) from error
+            raise BundleError(
+                f"the model failed to run ({type(error).__name__})", where=file
+            ) from error
         for head in mine:
-            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(whole))[: len(matrix)]
+            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(whole))[
+                : len(matrix)
+            ]
     return {head.name: raw[head.name] for head in heads}
 
 
 def _padded(matrix: Matrix) -> Matrix:
-    """With the last row again until blocks are full: logarithms and the like of what is left over behind full ones are computed otherwise,
-    so that the last bits of a row's score would hang on how many are scored with it.
+    """With the last row again until blocks are full: logarithms and the like of what is left over
+    behind full ones are computed otherwise, so that the last bits of a row's score would hang on
+    how many are scored with it.
     """
     lacking = -len(matrix) % ROWS_OF_A_BLOCK
     return np.concatenate([matrix, np.repeat(matrix[-1:], lacking, axis=0)]) if lacking else matrix
 
 
 def _column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
-    if output.ndim > 2 or output.shape[:1] != (rows,) or not np.issubdtype(output.dtype, np.floating):
-        raise BundleError(f"head {head.name} gave {output.dtype}{output.shape} for {rows} rows", where=head.file)
+    if (
+        output.ndim > 2
+        or output.shape[:1] != (rows,)
+        or not np.issubdtype(output.dtype, np.floating)
+    ):
+        raise BundleError(
+            f"head {head.name} gave {output.dtype}{output.shape} for {rows} rows", where=head.file
+        )
     column = output[:, head.column] if output.ndim == 2 else output
     return column.astype(np.float64)

@@ -1,7 +1,9 @@
-"""Calibration: from a model's raw output to a probability, or an amount, that is right on average. Monotone, stored as small JSON tables.
+"""Calibration: from a model's raw output to a probability, or an amount, that is right on average.
+Monotone, stored as small JSON tables.
 
-The `fit_…` are for training; `Calibration.apply` runs in every answer. Which of them is taken, and whether any, is decided by
-`training.calibrate`. `Beta` and `Temperature` take probabilities, the others any score.
+The `fit_…` are for training; `Calibration.apply` runs in every answer. Which of them is taken, and
+whether any, is decided by `training.calibrate`. `Beta` and `Temperature` take probabilities, the
+others any score.
 """
 
 from typing import ClassVar
@@ -30,7 +32,9 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
     y: list[float]
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,). Where the table is flat, as it is within each block, a tilt of at most 1e-7 keeps the order of the model."""
+        """Probabilities (n,). Where the table is flat, as it is within each block, a tilt of at
+        most 1e-7 keeps the order of the model.
+        """
         p = np.interp(raw, self.x, self.y)
         return np.clip(p + _TILT * raw / (1.0 + np.abs(raw)), 0.0, 1.0)
 
@@ -48,9 +52,11 @@ class Platt(msgspec.Struct, frozen=True, tag="platt"):
 
 
 class Beta(msgspec.Struct, frozen=True, tag="beta"):
-    """1 / (1 + exp(-(a * ln p - b * ln(1 - p) + c))), of a probability p; Kull, Silva Filho, Flach, AISTATS 2017.
+    """1 / (1 + exp(-(a * ln p - b * ln(1 - p) + c))), of a probability p; Kull, Silva Filho, Flach,
+    AISTATS 2017.
 
-    Its two slopes bend the low and the high end apart, which Platt's curve cannot; a = b = 1, c = 0 changes nothing.
+    Its two slopes bend the low and the high end apart, which Platt's curve cannot; a = b = 1, c = 0
+    changes nothing.
     """
 
     name: ClassVar[str] = "beta"
@@ -65,7 +71,9 @@ class Beta(msgspec.Struct, frozen=True, tag="beta"):
 
 
 class Temperature(msgspec.Struct, frozen=True, tag="temperature"):
-    """1 / (1 + exp(-logit(p) / temperature)), of a probability p: sharper below 1, softer above; Guo et al., ICML 2017."""
+    """1 / (1 + exp(-logit(p) / temperature)), of a probability p: sharper below 1, softer above;
+    Guo et al., ICML 2017.
+    """
 
     name: ClassVar[str] = "temperature"
     temperature: float
@@ -100,19 +108,23 @@ Calibration = Isotonic | Platt | Beta | Temperature | Scale | Identity
 
 
 def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scale:
-    """The factor by which all that was expected amounts to all that there was; 1 where nothing was expected."""
+    """The factor by which all that was expected amounts to all that there was; 1 where nothing was
+    expected.
+    """
     weight = np.ones(raw.size) if weight is None else weight
     expected = float(weight @ raw)
     return Scale(float(weight @ amount) / expected if expected > 0 else 1.0)
 
 
 def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Isotonic:
-    """The monotone least-squares fit (pool adjacent violators): level within each block, a line from one block to the next.
+    """The monotone least-squares fit (pool adjacent violators): level within each block, a line
+    from one block to the next.
 
-    A block has a knot at either end, so that what is said of its rows is what happened to them on average. Lines between the centres of
-    blocks pull a large one towards its neighbours. The order of two items within a block is kept by the tilt of `Isotonic.apply`. Where
-    nothing, or everything, happened in a block, half a row more is taken to have gone the other way: nothing becomes certain.
-    Labels are in [0, 1].
+    A block has a knot at either end, so that what is said of its rows is what happened to them on
+    average. Lines between the centres of blocks pull a large one towards its neighbours. The order
+    of two items within a block is kept by the tilt of `Isotonic.apply`. Where nothing, or
+    everything, happened in a block, half a row more is taken to have gone the other way: nothing
+    becomes certain. Labels are in [0, 1].
     """
     weight = np.ones(raw.size) if weight is None else weight
     x, position = np.unique(raw, return_inverse=True)
@@ -170,7 +182,9 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt
 
 
 def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
-    """The curve of most likelihood; a slope below 0 is set to 0 and the rest fitted again, as its authors do."""
+    """The curve of most likelihood; a slope below 0 is set to 0 and the rest fitted again, as its
+    authors do.
+    """
     p = np.clip(raw, _EDGE, 1 - _EDGE)
     columns = [np.log(p), -np.log1p(-p)]
     used = [0, 1]
@@ -187,14 +201,24 @@ def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
 
 
 def fit_temperature(raw: Floats, label: Floats, weight: Floats | None = None) -> Temperature:
-    """The temperature of most likelihood, at most 1,000: a model whose order is no better than chance is made flat, not turned round."""
+    """The temperature of most likelihood, at most 1,000: a model whose order is no better than
+    chance is made flat, not turned round.
+    """
     slope = _logistic([_logit(raw)], label, weight, intercept=False)[0]
     return Temperature(1.0 / max(float(slope), 1e-3))
 
 
-def _logistic(columns: list[Floats], label: Floats, weight: Floats | None, *, intercept: bool = True, steps: int = 60) -> Floats:
-    """Coefficients of most likelihood of a logistic regression, that of the constant last: Newton's method, whose steps are halved until
-    they gain something: where a few outliers tell nearly all, whole steps go farther and farther away.
+def _logistic(
+    columns: list[Floats],
+    label: Floats,
+    weight: Floats | None,
+    *,
+    intercept: bool = True,
+    steps: int = 60,
+) -> Floats:
+    """Coefficients of most likelihood of a logistic regression, that of the constant last: Newton's
+    method, whose steps are halved until they gain something: where a few outliers tell nearly all,
+    whole steps go farther and farther away.
 
     Args:
         label: (n,), from 0 to 1.

@@ -1,14 +1,17 @@
-"""Churn: who is asked about, and when a person counts as gone, as a project declares it in `churn.py`.
+"""Churn: who is asked about, and when a person counts as gone, as a project declares it in
+`churn.py`.
 
 from tailorbird.ranking import Churn, Contact
 
-churn = Churn("churn", types=("purchase",), window="90d", contact=Contact(cost=1.0, value=40.0, success=0.1))
+churn = Churn("churn", types=("purchase",), window="90d", contact=Contact(cost=1.0, value=40.0,
+success=0.1))
 
     origin        gap          window
     ──┼────────────┼──────────────────────────────┼──►      gone: none of `types` within the window
       │ features look back from here, and labels forward from the end of the gap
 
-What a trained answer is made of stands in `ranking.churn_bundle`; labels and models in `training.churn` and `models`.
+What a trained answer is made of stands in `ranking.churn_bundle`; labels and models in
+`training.churn` and `models`.
 """
 
 from collections.abc import Sequence
@@ -30,7 +33,8 @@ class Contact:
     Args:
         cost: of one contact, whoever gets it.
         value: of one person who stays.
-        success: the share of those who would leave that a contact keeps; measure it by an experiment, nothing else knows it.
+        success: the share of those who would leave that a contact keeps; measure it by an
+            experiment, nothing else knows it.
     """
 
     cost: float = 1.0
@@ -39,7 +43,10 @@ class Contact:
 
     def __post_init__(self) -> None:
         if self.cost < 0 or self.value < 0 or not 0 <= self.success <= 1:
-            raise DeclarationError(f"expected cost and value of at least 0 and success from 0 to 1, got {self}", where="Contact")
+            raise DeclarationError(
+                f"expected cost and value of at least 0 and success from 0 to 1, got {self}",
+                where="Contact",
+            )
 
 
 @dataclass(frozen=True)
@@ -50,16 +57,19 @@ class Churn:
         name: of the model in the registry, and what `tailorbird train NAME` takes.
         types: events that show that a person is still there.
         window: a person without any of them for so long is gone.
-        gap: from the moment of asking to the window's beginning: the time that it takes to act. "" for none.
-        active: only people with such an event within this long before are asked about; "" takes all who ever had one.
-        per: "day" counts several events of a UTC day as one purchase, "event" counts each. A day that is cut in two by a moment counts on
-            either side where there is one.
+        gap: from the moment of asking to the window's beginning: the time that it takes to act. ""
+            for none.
+        active: only people with such an event within this long before are asked about; "" takes all
+            who ever had one.
+        per: "day" counts several events of a UTC day as one purchase, "event" counts each. A day
+            that is cut in two by a moment counts on either side where there is one.
         period: the step of the hazard; "" takes a twelfth of the window.
-        trust: columns that may read profiles without a time, or of one imported time alone. Such a profile may know what came later.
-        leave_out: columns that the model must not see.
-        recency, frequency, age, amount: numeric columns that say how many seconds ago a person last bought, how often they did, how many
-            seconds ago first, and for how much in all. Where they are named, BG/NBD and a regression on these four alone are learned
-            and blended too; both are strong where little is known.
+        trust: columns that may read profiles without a time, or of one imported time alone. Such a
+            profile may know what came later.
+        leave_out: columns that the model must not see. recency, frequency, age, amount: numeric
+        columns that say how many seconds ago a person last bought, how often they did, how many
+        seconds ago first, and for how much in all. Where they are named, BG/NBD and a regression on
+        these four alone are learned and blended too; both are strong where little is known.
         contact: what contacting somebody costs and brings, for the report.
     """
 
@@ -81,9 +91,13 @@ class Churn:
     def __post_init__(self) -> None:
         where = f"churn {self.name}"
         if not self.types or isinstance(self.types, str):
-            raise DeclarationError('types needs a list of event types, such as ("purchase",)', where=where)
+            raise DeclarationError(
+                'types needs a list of event types, such as ("purchase",)', where=where
+            )
         if self.per not in PER:
-            raise DeclarationError(f"unknown per {self.per!r}", where=where, fix=f"use {' or '.join(PER)}")
+            raise DeclarationError(
+                f"unknown per {self.per!r}", where=where, fix=f"use {' or '.join(PER)}"
+            )
         for field in ("window", "gap", "active", "period"):
             text = getattr(self, field)
             try:
@@ -92,15 +106,26 @@ class Churn:
             except UsageError as error:
                 raise DeclarationError(f"{field}: {error.message}", where=where) from None
         if bool(self.recency) + bool(self.frequency) + bool(self.age) not in (0, 3):
-            raise DeclarationError("recency, frequency and age are named together or not at all", where=where)
+            raise DeclarationError(
+                "recency, frequency and age are named together or not at all", where=where
+            )
         if self.period and self.window_us % self.period_us:
-            raise DeclarationError(f"a window of {self.window} is no whole number of periods of {self.period}", where=where)
+            raise DeclarationError(
+                f"a window of {self.window} is no whole number of periods of {self.period}",
+                where=where,
+            )
         if self.periods > PERIODS_MAX:
-            raise DeclarationError(f"{self.periods} periods of {self.period}: at most {PERIODS_MAX}", where=where, fix="a longer period")
+            raise DeclarationError(
+                f"{self.periods} periods of {self.period}: at most {PERIODS_MAX}",
+                where=where,
+                fix="a longer period",
+            )
 
     @property
     def rfm(self) -> tuple[str, ...]:
-        """The columns named as recency, frequency, age and, where it is known, amount; none unless the first three are there."""
+        """The columns named as recency, frequency, age and, where it is known, amount; none unless
+        the first three are there.
+        """
         three = (self.recency, self.frequency, self.age)
         return (*three, *((self.amount,) if self.amount else ())) if all(three) else ()
 

@@ -1,4 +1,5 @@
-"""A churn bundle: everything that says of a person how likely they are to leave, loaded as one thing.
+"""A churn bundle: everything that says of a person how likely they are to leave, loaded as one
+thing.
 
     manifest.json, manifest.sha256    see `registry.manifest`; its heads are the models, its columns those that are read
     features.json                     the declarations that its columns are made by
@@ -13,7 +14,8 @@
     rows = [columns of people at t for t in bundle.moments(now)]      # what is known now, read at now and later
     answer = bundle.score(rows)                                       # answer.gone, answer.purchases
 
-A server and a batch read the columns in their own way; both score by this. What is declared stands in `ranking.churn`.
+A server and a batch read the columns in their own way; both score by this. What is declared stands
+in `ranking.churn`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +67,9 @@ _EDGE = 1e-6
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model. `kind`: `direct` gives P(active in the window), `hazard` P(active in the next period), `count` expected purchases."""
+    """One model. `kind`: `direct` gives P(active in the window), `hazard` P(active in the next
+    period), `count` expected purchases.
+    """
 
     head: str
     kind: Literal["direct", "hazard", "count"]
@@ -75,12 +79,12 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an answer is made; `churn.json` of the bundle. Times in microseconds.
 
     Attributes:
-        types, window, gap, active: as declared; active 0 is ever.
-        period, periods: of the hazard.
-        read_until: no columns are read later: the models never saw anything forgotten, see `training.churn.walk.read_until`.
+        types, window, gap, active: as declared; active 0 is ever. period, periods: of the hazard.
+        read_until: no columns are read later: the models never saw anything forgotten, see
+            `training.churn.walk.read_until`.
         parts: the models; P(gone) is the mean of their log-odds, before calibration.
-        scale: of the expected purchases.
-        bg_nbd, pareto_nbd: expected purchases too; of these and of the `count` models the mean is taken. None without.
+        scale: of the expected purchases. bg_nbd, pareto_nbd: expected purchases too; of these and
+        of the `count` models the mean is taken. None without.
     """
 
     name: str
@@ -101,14 +105,20 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return any(part.kind == "hazard" for part in self.parts)
 
     def moments(self, now: int) -> list[int]:
-        """When columns are read, with what is known now: now, and at the beginning of each period of the window."""
-        starts = [now + self.gap + k * self.period for k in range(self.periods)] if self.hazards else []
+        """When columns are read, with what is known now: now, and at the beginning of each period
+        of the window.
+        """
+        starts = (
+            [now + self.gap + k * self.period for k in range(self.periods)] if self.hazards else []
+        )
         return [now, *(max(min(start, self.read_until), now) for start in starts)]
 
 
 @dataclass(frozen=True)
 class ChurnScores:
-    """What a bundle says of n people: P(gone), and expected purchases within the window, NaN where it has no such model."""
+    """What a bundle says of n people: P(gone), and expected purchases within the window, NaN where
+    it has no such model.
+    """
 
     gone: Floats
     purchases: Floats
@@ -133,36 +143,53 @@ class ChurnBundle:
         """Read, check and warm up a bundle.
 
         Args:
-            schema_hash: of the feature set that its columns will come from; None to take any, for looking at a bundle.
+            schema_hash: of the feature set that its columns will come from; None to take any, for
+                looking at a bundle.
         Raises:
-            BundleError: it is none, or does not match its manifest, the schema, or its own golden rows.
+            BundleError: it is none, or does not match its manifest, the schema, or its own golden
+                rows.
         """
         sealed = read_sealed(path)
         manifest, files, where = sealed.manifest, sealed.files, str(path)
         if schema_hash is not None and manifest.schema_hash != schema_hash:
             message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
-            raise BundleError(message, where=where, fix="tailorbird train with the name that churn.py declares")
+            raise BundleError(
+                message, where=where, fix="tailorbird train with the name that churn.py declares"
+            )
         try:
             plan = msgspec.json.decode(files["churn.json"], type=ChurnPlan)
             encoder = read_encoder(files["encoder.json"], where=where)
-            calibration = msgspec.json.decode(files["calibration.json"], type=dict[str, Calibration])[GONE]
+            calibration = msgspec.json.decode(
+                files["calibration.json"], type=dict[str, Calibration]
+            )[GONE]
             models = {head.file: files[head.file] for head in manifest.heads}
             golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
         except KeyError as error:
             raise BundleError(f"{error.args[0]} is missing", where=where) from error
         except (ValueError, msgspec.DecodeError) as error:
             raise BundleError(f"cannot be read: {error}", where=where) from error
-        if encoder.columns != manifest.columns or {part.head for part in plan.parts} != {head.name for head in manifest.heads}:
+        if encoder.columns != manifest.columns or {part.head for part in plan.parts} != {
+            head.name for head in manifest.heads
+        }:
             raise BundleError("its parts do not belong together", where=where)
-        sessions = {name: open_session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
+        sessions = {
+            name: open_session(data, width=len(encoder.names), where=f"{path}/{name}")
+            for name, data in models.items()
+        }
         features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
         usual = (
-            golden[0][np.unique(np.linspace(0, max(len(golden[0]) - 1, 0), USUAL_ROWS).astype(np.intp))] if len(golden[0]) else golden[0]
+            golden[0][
+                np.unique(np.linspace(0, max(len(golden[0]) - 1, 0), USUAL_ROWS).astype(np.intp))
+            ]
+            if len(golden[0])
+            else golden[0]
         )
         trees = trees_in(files, manifest.heads, len(encoder.names), golden, where=where)
         space = _space_in(sealed.folder(TOWER), where=f"{path}/{TOWER}")
         bundle = cls(manifest, plan, encoder, calibration, sessions, features, usual, trees, space)
-        if manifest.columns.numeric[len(bundle.read.numeric) :] != (() if space is None else vector_names(space.tower.plan)):
+        if manifest.columns.numeric[len(bundle.read.numeric) :] != (
+            () if space is None else vector_names(space.tower.plan)
+        ):
             raise BundleError("its tower and its columns do not belong together", where=where)
         bundle._check_golden(*golden, where=where)
         return bundle
@@ -179,14 +206,24 @@ class ChurnBundle:
 
     @property
     def read(self) -> Columns:
-        """Those of `columns` that are features: all but the vectors, which come last of the numeric ones."""
+        """Those of `columns` that are features: all but the vectors, which come last of the numeric
+        ones.
+        """
         width = 0 if self.space is None else self.space.tower.plan.width
         columns = self.manifest.columns
-        return Columns(columns.numeric[: len(columns.numeric) - width], columns.categorical, columns.sequences)
+        return Columns(
+            columns.numeric[: len(columns.numeric) - width], columns.categorical, columns.sequences
+        )
 
     def numeric(self, numeric: Matrix, sequence: SequenceLike | None) -> Matrix:
-        """The numeric columns (1, F) of one person as `score` takes them, of those that were read, by the person's sequence."""
-        return numeric if self.space is None else np.concatenate([numeric, self.space.ask(sequence).user[None]], axis=1)
+        """The numeric columns (1, F) of one person as `score` takes them, of those that were read,
+        by the person's sequence.
+        """
+        return (
+            numeric
+            if self.space is None
+            else np.concatenate([numeric, self.space.ask(sequence).user[None]], axis=1)
+        )
 
     def moments(self, now: int) -> list[int]:
         """When the columns are read, see `ChurnPlan.moments`."""
@@ -196,22 +233,32 @@ class ChurnBundle:
         """Score people.
 
         Args:
-            rows: for each of `moments`, the numeric (n, F) and categorical (n, C) columns of the same n people.
+            rows: for each of `moments`, the numeric (n, F) and categorical (n, C) columns of the
+                same n people.
         """
         matrices = [self.encoder.encode_people(*each) for each in rows]
         gone, raw = self._gone(matrices)
         counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
         start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
-        counts += [each.purchases(matrices[0], start, stop) for each in (self.plan.bg_nbd, self.plan.pareto_nbd) if each is not None]
-        purchases = np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(gone), np.nan)
+        counts += [
+            each.purchases(matrices[0], start, stop)
+            for each in (self.plan.bg_nbd, self.plan.pareto_nbd)
+            if each is not None
+        ]
+        purchases = (
+            np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(gone), np.nan)
+        )
         return ChurnScores(gone, purchases)
 
     def effects(self, rows: Sequence[tuple[Matrix, Keys]]) -> Floats:
-        """How far each column of `encoder.names` moves the log-odds of leaving, (n, columns): above 0, it makes leaving likelier.
+        """How far each column of `encoder.names` moves the log-odds of leaving, (n, columns): above
+        0, it makes leaving likelier.
 
-        Where all that says P(gone) are forests of the whole window, exact Shapley values (`ranking.tree_shap`), which add up to how far the
-        person's log-odds are from those of the mean. Else the mean, over some usual people that the bundle brings, of how the log-odds fall
-        when the column is as it is with them and all else stays (occlusion by a background); these need not add up.
+        Where all that says P(gone) are forests of the whole window, exact Shapley values
+        (`ranking.tree_shap`), which add up to how far the person's log-odds are from those of the
+        mean. Else the mean, over some usual people that the bundle brings, of how the log-odds fall
+        when the column is as it is with them and all else stays (occlusion by a background); these
+        need not add up.
 
         Args:
             rows: as for `score`.
@@ -234,39 +281,68 @@ class ChurnBundle:
     def _forests(self) -> list[Trees] | None:
         """The forests that alone say P(gone), or None."""
         said = [part for part in self.plan.parts if part.kind != "count"]
-        forests = [self.trees[part.head] for part in said if part.kind == "direct" and part.head in self.trees]
+        forests = [
+            self.trees[part.head]
+            for part in said
+            if part.kind == "direct" and part.head in self.trees
+        ]
         return forests if forests and len(forests) == len(said) else None
 
     def _shapley(self, forests: Sequence[Trees], matrix: Matrix) -> Floats:
-        """P(gone) is 1 - P(active): the log-odds that the forests' mean gives, turned round, before calibration."""
+        """P(gone) is 1 - P(active): the log-odds that the forests' mean gives, turned round, before
+        calibration.
+        """
         told = [forest.contributions(matrix) for forest in forests]
-        effects, base = -np.mean([each for each, _ in told], axis=0), -float(np.mean([each for _, each in told]))
-        return share_out(effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw)))))
+        effects, base = (
+            -np.mean([each for each, _ in told], axis=0),
+            -float(np.mean([each for _, each in told])),
+        )
+        return share_out(
+            effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
+        )
 
     def _gone(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
         """P(gone) of people by their matrices at each moment, and what the heads say at the first."""
         raw = self._raw(matrices[0])
-        logs = {part.head: np.zeros(len(matrices[0])) for part in self.plan.parts if part.kind == "hazard"}
+        logs = {
+            part.head: np.zeros(len(matrices[0]))
+            for part in self.plan.parts
+            if part.kind == "hazard"
+        }
         for matrix in matrices[1:]:
             told = self._raw(matrix)
             for head in logs:
                 logs[head] += np.log1p(-np.minimum(told[head], 1 - _EDGE))
-        gone = [1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"] + [np.exp(each) for each in logs.values()]
+        gone = [1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"] + [
+            np.exp(each) for each in logs.values()
+        ]
         return self.calibration.apply(together(gone)), raw
 
     def _raw(self, matrix: Matrix) -> dict[str, Floats]:
         raw = run_heads(self.sessions, self.manifest.heads, matrix)
         for name, column in raw.items():
             if not np.isfinite(column).all():
-                raise BundleError(f"head {name} gave a value that is no finite number", where=self.version, fix="train again")
+                raise BundleError(
+                    f"head {name} gave a value that is no finite number",
+                    where=self.version,
+                    fix="train again",
+                )
         return raw
 
     def _check_golden(self, matrix: Matrix, expected: Floats, *, where: str) -> None:
-        if matrix.ndim != 2 or matrix.shape[1] != len(self.encoder.names) or expected.shape != (len(matrix), len(self.manifest.heads)):
+        if (
+            matrix.ndim != 2
+            or matrix.shape[1] != len(self.encoder.names)
+            or expected.shape != (len(matrix), len(self.manifest.heads))
+        ):
             raise BundleError("its golden rows have another shape than its models", where=where)
         raw = np.column_stack(list(run_heads(self.sessions, self.manifest.heads, matrix).values()))
-        if not len(raw) or not np.allclose(raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE):
-            raise BundleError("its models answer its golden rows differently here", where=where, fix="train again")
+        if not len(raw) or not np.allclose(
+            raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE
+        ):
+            raise BundleError(
+                "its models answer its golden rows differently here", where=where, fix="train again"
+            )
 
 
 def vector_names(plan: TowerPlan) -> tuple[str, ...]:
@@ -295,7 +371,9 @@ def _space_in(files: Mapping[str, bytes], *, where: str) -> Space | None:
         ids = msgspec.json.decode(files[_ITEMS], type=list[str])
         vectors = ItemVectors.read(files, len(ids))
     except (KeyError, ValueError, msgspec.DecodeError) as error:
-        raise BundleError(f"the items of its tower cannot be read: {error}", where=where, fix="train again") from error
+        raise BundleError(
+            f"the items of its tower cannot be read: {error}", where=where, fix="train again"
+        ) from error
     tower = read_tower(files, vectors, where=where)
     assert tower is not None
     return Space(tower, Index.bare(ids, vectors))
@@ -344,7 +422,12 @@ def write_churn_bundle(
         (folder / TOWER / name).write_bytes(data)
     (folder / "model").mkdir(parents=True)
     heads = [
-        Head(part.head, f"model/{part.head}.onnx", calibration=calibration.name if part.kind != "count" else "none") for part in plan.parts
+        Head(
+            part.head,
+            f"model/{part.head}.onnx",
+            calibration=calibration.name if part.kind != "count" else "none",
+        )
+        for part in plan.parts
     ]
     for head in heads:
         (folder / head.file).write_bytes(models[head.name])
@@ -353,13 +436,20 @@ def write_churn_bundle(
     (folder / "churn.json").write_bytes(msgspec.json.encode(plan))
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / "calibration.json").write_bytes(msgspec.json.encode({GONE: calibration}))
-    sessions = {head.file: open_session(models[head.name], width=len(encoder.names), where=head.file) for head in heads}
+    sessions = {
+        head.file: open_session(models[head.name], width=len(encoder.names), where=head.file)
+        for head in heads
+    }
     kept = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
     rows = np.ascontiguousarray(golden[kept], np.float32)
     write_array(folder / "golden_input.npy", rows)
-    write_array(folder / "golden_raw.npy", np.column_stack(list(run_heads(sessions, heads, rows).values())))
+    write_array(
+        folder / "golden_raw.npy", np.column_stack(list(run_heads(sessions, heads, rows).values()))
+    )
     if card:
-        (folder / CARD).write_text(card, encoding="utf-8")  # the manifest's own, for who looks into the folder
+        (folder / CARD).write_text(
+            card, encoding="utf-8"
+        )  # the manifest's own, for who looks into the folder
     manifest = Manifest(
         created_at=created_at,
         schema_hash=features.schema_hash,

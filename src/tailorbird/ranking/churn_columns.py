@@ -1,5 +1,6 @@
-"""Which columns of features.py a churn model reads: those about a person alone, and among them those that churn.py names; and what is in
-seconds, for those who tell a value."""
+"""Which columns of features.py a churn model reads: those about a person alone, and among them
+those that churn.py names; and what is in seconds, for those who tell a value.
+"""
 
 from collections.abc import Sequence
 
@@ -10,8 +11,12 @@ from tailorbird.ranking.churn import Churn
 from tailorbird.registry import Columns
 
 # They need an item or a request, or look at the session of one.
-_OF_REQUESTS = frozenset(("context", "match", "seen", "session", "length", "depth", "duration", "refinements"))
-_OF_SECONDS = frozenset(("since", "first", "age", "duration", "gap", "gap_min", "gap_max", "gap_deviation", "gap_last"))
+_OF_REQUESTS = frozenset(
+    ("context", "match", "seen", "session", "length", "depth", "duration", "refinements")
+)
+_OF_SECONDS = frozenset(
+    ("since", "first", "age", "duration", "gap", "gap_min", "gap_max", "gap_deviation", "gap_last")
+)
 _ALIKE = 0.85  # a name so much like a known one is a slip of the pen; any other is to be declared
 
 
@@ -29,20 +34,35 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
             if step.expression is not None:
                 known[step.name] = all(about(steps[name]) for name, _ in step.expression.names)
             else:
-                fields = [features.layout.entities[spot.entity].entity.fields for spot in step.spots]
-                known[step.name] = step.operation not in _OF_REQUESTS and bool(fields) and all(map(_of_user, fields))
+                fields = [
+                    features.layout.entities[spot.entity].entity.fields for spot in step.spots
+                ]
+                known[step.name] = (
+                    step.operation not in _OF_REQUESTS
+                    and bool(fields)
+                    and all(map(_of_user, fields))
+                )
         return known[step.name]
 
-    numeric = tuple(name for name in features.numeric if name not in leave_out and about(steps[name]))
-    categorical = tuple(name for name in features.categorical if name not in leave_out and about(steps[name]))
+    numeric = tuple(
+        name for name in features.numeric if name not in leave_out and about(steps[name])
+    )
+    categorical = tuple(
+        name for name in features.categorical if name not in leave_out and about(steps[name])
+    )
     if not numeric:
-        fix = 'declare some in features.py, such as time_since("since_purchase", entity("user"), "purchase")'
+        fix = (
+            'declare some in features.py, such as time_since("since_purchase", entity("user"), '
+            '"purchase")'
+        )
         raise NotReadyError("features.py has no numeric column about the user alone", fix=fix)
     return Columns(numeric, categorical)
 
 
 def in_seconds(features: FeatureSet | None) -> frozenset[str]:
-    """The columns that hold a span of time; none where no declarations are known. What is calculated of such holds whatever it says."""
+    """The columns that hold a span of time; none where no declarations are known. What is
+    calculated of such holds whatever it says.
+    """
     steps = () if features is None else features.layout.steps
     return frozenset(step.name for step in steps if step.operation in _OF_SECONDS)
 
@@ -52,7 +72,8 @@ def columns_for(churn: Churn, features: FeatureSet) -> Columns:
 
     Raises:
         NotReadyError: features.py has nothing about a person alone.
-        DeclarationError: churn.py names a column that is not there, or left out, or about more than the person; says what to write.
+        DeclarationError: churn.py names a column that is not there, or left out, or about more than
+            the person; says what to write.
     """
     columns = person_columns(features, churn.leave_out)
     for role in ("recency", "frequency", "age", "amount"):
@@ -60,21 +81,40 @@ def columns_for(churn: Churn, features: FeatureSet) -> Columns:
         if not name or name in columns.numeric:
             continue
         if name in churn.leave_out:
-            wrong, fix = f"{role}={name!r} is among what it leaves out", "name another column, or take it out of leave_out"
+            wrong, fix = (
+                f"{role}={name!r} is among what it leaves out",
+                "name another column, or take it out of leave_out",
+            )
         elif name in {column.name for column in features.columns}:
             wrong = f"{role}={name!r} is no numeric column about the user alone"
-            fix = f"name another, or add to features.py: {_declaration(churn, role, f'user_{name}')}"
+            fix = (
+                f"name another, or add to features.py: {_declaration(churn, role, f'user_{name}')}"
+            )
         else:
             wrong = f"{role}={name!r} is no column of features.py"
-            fix = nearest(name, columns.numeric, f"add to features.py: {_declaration(churn, role, name)}", cutoff=_ALIKE)
+            fix = nearest(
+                name,
+                columns.numeric,
+                f"add to features.py: {_declaration(churn, role, name)}",
+                cutoff=_ALIKE,
+            )
         raise DeclarationError(f"churn {churn.name}: {wrong}", where="churn.py", fix=fix)
     return columns
 
 
 def _declaration(churn: Churn, role: str, name: str) -> str:
     """A line of features.py that gives the column its role wants."""
-    what = f'"{churn.types[0]}"' if len(churn.types) == 1 else "[" + ", ".join(f'"{one}"' for one in churn.types) + "]"
-    function = {"recency": "time_since", "frequency": "count", "age": "time_since_first", "amount": "total"}[role]
+    what = (
+        f'"{churn.types[0]}"'
+        if len(churn.types) == 1
+        else "[" + ", ".join(f'"{one}"' for one in churn.types) + "]"
+    )
+    function = {
+        "recency": "time_since",
+        "frequency": "count",
+        "age": "time_since_first",
+        "amount": "total",
+    }[role]
     more = ', of="price"' if role == "amount" else ""
     return f'{name} = {function}("{name}", entity("user"), {what}{more})'
 

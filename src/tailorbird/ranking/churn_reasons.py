@@ -11,36 +11,67 @@ from tailorbird.ranking.encoders import Keys, Matrix
 
 LEAST = 0.05  # of log-odds: what moves them less is no reason
 DIGITS_MAX = 5  # behind the point of a percentage, where fewer would tell no difference
-_SPANS = ((2 * 86_400, 86_400, "day"), (2 * 3_600, 3_600, "h"), (2 * 60, 60, "min"), (0, 1, "s"))  # from, unit, name
+_SPANS = (
+    (2 * 86_400, 86_400, "day"),
+    (2 * 3_600, 3_600, "h"),
+    (2 * 60, 60, "min"),
+    (0, 1, "s"),
+)  # from, unit, name
 
 
 @dataclass(frozen=True)
 class ChurnReason:
-    """A column that speaks for leaving or for staying. `effect` is in log-odds, above 0 for leaving."""
+    """A column that speaks for leaving or for staying. `effect` is in log-odds, above 0 for
+    leaving.
+    """
 
     column: str
     effect: float
     text: str
 
 
-def churn_reasons(bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], most: int = 3) -> list[list[ChurnReason]]:
+def churn_reasons(
+    bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], most: int = 3
+) -> list[list[ChurnReason]]:
     """For each person the columns that move the score most, the strongest first.
 
     Args:
         rows: as for `ChurnBundle.score`.
     """
-    effects, matrix, gone = bundle.effects(rows), bundle.encoder.encode_people(*rows[0]), bundle.score(rows).gone
-    without = 1 / (1 + np.exp(effects - log_odds(gone)[:, None]))  # P(gone) with no part of the column in it
-    names, codes, seconds = bundle.encoder.names, set(bundle.encoder.categorical_names), in_seconds(bundle.features)
-    unsaid = {at for at, name in enumerate(names) if name.startswith(VECTOR)}  # a coordinate says nothing to anybody
+    effects, matrix, gone = (
+        bundle.effects(rows),
+        bundle.encoder.encode_people(*rows[0]),
+        bundle.score(rows).gone,
+    )
+    without = 1 / (
+        1 + np.exp(effects - log_odds(gone)[:, None])
+    )  # P(gone) with no part of the column in it
+    names, codes, seconds = (
+        bundle.encoder.names,
+        set(bundle.encoder.categorical_names),
+        in_seconds(bundle.features),
+    )
+    unsaid = {
+        at for at, name in enumerate(names) if name.startswith(VECTOR)
+    }  # a coordinate says nothing to anybody
     told = []
     for row, values, others, chance in zip(effects, matrix, without, gone, strict=True):
-        strongest = [at for at in np.argsort(-np.abs(row), kind="stable").tolist() if at not in unsaid][:most]
+        strongest = [
+            at for at in np.argsort(-np.abs(row), kind="stable").tolist() if at not in unsaid
+        ][:most]
         reasons = []
         for at in (at for at in strongest if abs(row[at]) >= LEAST):
             name = names[at]
-            said = name if name in codes else f"{name} is {told_value(float(values[at]), seconds=name in seconds)}"
-            reasons.append(ChurnReason(name, float(row[at]), f"{said}: {_moved(float(others[at]), float(chance))}"))
+            said = (
+                name
+                if name in codes
+                else f"{name} is {told_value(float(values[at]), seconds=name in seconds)}"
+            )
+            reasons.append(
+                ChurnReason(
+                    name, float(row[at]), f"{said}: {_moved(float(others[at]), float(chance))}"
+                )
+            )
         told.append(reasons)
     return told
 
@@ -51,8 +82,8 @@ def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
     Args:
         digits: more of them, to tell one from another.
 
-    >>> told_value(8_100_000, seconds=True), told_value(86_400 * 2.5, seconds=True), told_value(12_345, seconds=False)
-    ('94 days', '2.5 days', '12,345')
+    >>> told_value(8_100_000, seconds=True), told_value(86_400 * 2.5, seconds=True),
+    told_value(12_345, seconds=False) ('94 days', '2.5 days', '12,345')
     """
     if np.isnan(value):
         return "missing"
@@ -65,7 +96,9 @@ def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
 
 
 def _moved(without: float, chance: float) -> str:
-    """From which chance of leaving to which, with as many digits as it takes to see that they differ and are not certain."""
+    """From which chance of leaving to which, with as many digits as it takes to see that they
+    differ and are not certain.
+    """
     for digits in range(DIGITS_MAX + 1):
         old, new = (f"{each:.{digits}%}" for each in (without, chance))
         if old != new and not {old, new} & {f"{each:.{digits}%}" for each in (0.0, 1.0)}:

@@ -1,6 +1,8 @@
-"""The columns that every model may see: made from the items and the person's recent sequence, see `COMPUTED`.
+"""The columns that every model may see: made from the items and the person's recent sequence, see
+`COMPUTED`.
 
-How they get into a matrix stands in `ranking.encoders`; what is read live from candidate sources, in `ranking.live`.
+How they get into a matrix stands in `ranking.encoders`; what is read live from candidate sources,
+in `ranking.live`.
 """
 
 from collections.abc import Sequence
@@ -19,15 +21,19 @@ Rows = npt.NDArray[np.intp]
 
 RECENT_MAX = 10
 COMPUTED = {
-    "recent_age": "how many of the last ten came after the person last had this very item; NaN if it is not among them",
-    "category_share": "share of the last ten that are of its category; NaN without any of known category",
+    "recent_age": "how many of the last ten came after the person last had this very item; NaN if "
+    "it is not among them",
+    "category_share": "share of the last ten that are of its category; NaN without any of known "
+    "category",
     "age_days": "days since the item came; NaN if it has been there from the beginning",
 }
 assert tuple(COMPUTED) == COMPUTED_NAMES
 
 
 class RaggedLike(Protocol):
-    """The sequences of many requests, one after the other: `features.RaggedSequence`; request r has offsets[r]:offsets[r + 1]."""
+    """The sequences of many requests, one after the other: `features.RaggedSequence`; request r has
+    offsets[r]:offsets[r + 1].
+    """
 
     @property
     def offsets(self) -> Times: ...
@@ -45,7 +51,9 @@ def computed_columns(
     t: Times,
     index: Index,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """The computed columns, each (n,). One step for each age of the recent items, ten in all; no loop over rows."""
+    """The computed columns, each (n,). One step for each age of the recent items, ten in all; no
+    loop over rows.
+    """
     row = index.find(item_keys)
     known = row >= 0
     at = np.where(known, row, 0)
@@ -62,18 +70,24 @@ def computed_columns(
         assert sequence is not None
         recent_key, there = recent_at(sequence, age)
         recent_row = np.where(there, index.find(recent_key), -1)
-        recent_category = np.where(recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1)[request]
+        recent_category = np.where(
+            recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1
+        )[request]
         any_category += recent_category >= 0
         same += (recent_category >= 0) & (recent_category == category)
         is_item = there[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
         age_of_item[is_item] = age
     columns["recent_age"] = age_of_item
-    columns["category_share"] = np.divide(same, any_category, out=np.full(same.size, np.nan), where=any_category > 0)
+    columns["category_share"] = np.divide(
+        same, any_category, out=np.full(same.size, np.nan), where=any_category > 0
+    )
     return columns
 
 
 def recent_at(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
-    """For each request the key of its item `age` places before the newest, and whether there is one."""
+    """For each request the key of its item `age` places before the newest, and whether there is
+    one.
+    """
     at = sequence.offsets[1:] - 1 - age
     there = at >= sequence.offsets[:-1]
     return sequence.item[np.where(there, at, 0)], there

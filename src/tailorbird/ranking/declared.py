@@ -1,4 +1,6 @@
-"""Whether what a project declared is of the kinds that a declaration says: Python checks none of it, and a request would find out."""
+"""Whether what a project declared is of the kinds that a declaration says: Python checks none of
+it, and a request would find out.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -13,7 +15,8 @@ _CALLED = {int: "a whole number", float: "a number", str: "a text", NoneType: "N
 
 
 def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> None:
-    """Refuse a declaration, a dataclass, of which a field holds something else than its annotation says.
+    """Refuse a declaration, a dataclass, of which a field holds something else than its annotation
+    says.
 
     Args:
         where: how errors call it.
@@ -26,8 +29,14 @@ def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> No
         if name in but or _holds(value, kind):
             continue
         if isinstance(value, str) and get_args(kind) == (str,):  # as which ("purchase") is read
-            raise DeclarationError(f"expected a list, got {value[:80]!r}", where=f"{where}, {name}", fix=f"{name}=[{value[:80]!r}]")
-        raise DeclarationError(f"expected {_called(kind)}, got {repr(value)[:80]}", where=f"{where}, {name}")
+            raise DeclarationError(
+                f"expected a list, got {value[:80]!r}",
+                where=f"{where}, {name}",
+                fix=f"{name}=[{value[:80]!r}]",
+            )
+        raise DeclarationError(
+            f"expected {_called(kind)}, got {repr(value)[:80]}", where=f"{where}, {name}"
+        )
 
 
 @cache
@@ -43,9 +52,15 @@ def _holds(value: object, kind: Any) -> bool:
     if origin is UnionType:
         return any(_holds(value, one) for one in arguments)
     if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(_holds(key, arguments[0]) and _holds(one, arguments[1]) for key, one in value.items())
+        return isinstance(value, Mapping) and all(
+            _holds(key, arguments[0]) and _holds(one, arguments[1]) for key, one in value.items()
+        )
     if origin is not None:
-        return isinstance(value, Collection) and not isinstance(value, str | Mapping) and all(_holds(one, arguments[0]) for one in value)
+        return (
+            isinstance(value, Collection)
+            and not isinstance(value, str | Mapping)
+            and all(_holds(one, arguments[0]) for one in value)
+        )
     return isinstance(value, kind)
 
 
@@ -54,6 +69,9 @@ def _called(kind: Any) -> str:
     if origin is UnionType:
         return " or ".join(map(_called, arguments))
     if origin is not None:
-        return f"a {'dict' if issubclass(origin, Mapping) else 'list'} of {_called(arguments[-1]).removeprefix('a ')}s"
+        return (
+            f"a {'dict' if issubclass(origin, Mapping) else 'list'} of "
+            f"{_called(arguments[-1]).removeprefix('a ')}s"
+        )
     name = getattr(kind, "__name__", str(kind))
     return _CALLED.get(kind, f"{'an' if name[0] in 'AEIO' else 'a'} {name}")

@@ -1,4 +1,5 @@
-"""What shapes an answer: quotas, promotions and pins, maximal marginal relevance, a determinantal point process.
+"""What shapes an answer: quotas, promotions and pins, maximal marginal relevance, a determinantal
+point process.
 
 All reorder; none leaves anything out.
 """
@@ -16,7 +17,9 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-OWN = 0.1  # what of an item is its own even where all attributes agree, so that a kernel of equals can be inverted
+# what of an item is its own even where all attributes agree, so that a kernel of equals can be
+# inverted
+OWN = 0.1
 
 
 def keep_to(
@@ -29,11 +32,12 @@ def keep_to(
     promoted: Sequence[Mask] = (),
     n: int = 0,
 ) -> Rows:
-    """Places of ordered items such that the first `size` have the pinned ones where they belong and keep to quotas and promotions.
+    """Places of ordered items such that the first `size` have the pinned ones where they belong and
+    keep to quotas and promotions.
 
-    In their order otherwise. Each position takes its pin, else the best item left that no quota forbids there, of those that a promotion
-    wants there if it lacks some; where no item is left that quotas allow, the best item left: a short answer helps nobody.
-    O(size * n * quotas).
+    In their order otherwise. Each position takes its pin, else the best item left that no quota
+    forbids there, of those that a promotion wants there if it lacks some; where no item is left
+    that quotas allow, the best item left: a short answer helps nobody. O(size * n * quotas).
 
     Args:
         codes: of each quota (n,): what the items are, best first; below 0 is nothing.
@@ -46,20 +50,39 @@ def keep_to(
     pins = {position: place for position, place in (pins or {}).items() if position < min(size, n)}
     reserved = np.zeros(n, bool)
     reserved[list(pins.values())] = True
-    full = [np.zeros(n, bool) for _ in quotas]  # of each quota: the items of which there are as many as may be
+    full = [
+        np.zeros(n, bool) for _ in quotas
+    ]  # of each quota: the items of which there are as many as may be
     answer: list[int] = []
-    coming = [[place for at, place in pins.items() if not quota.window and (not quota.first or at < quota.first)] for quota in quotas]
+    coming = [
+        [
+            place
+            for at, place in pins.items()
+            if not quota.window and (not quota.first or at < quota.first)
+        ]
+        for quota in quotas
+    ]
     for taken, code, quota, ahead in zip(full, codes, quotas, coming, strict=True):
         kinds, counts = np.unique(code[ahead], return_counts=True)
         taken |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
     for position in range(min(size, n)):
-        place = pins[position] if position in pins else _best(left & ~reserved, position, quotas, full, promotions, promoted, answer)
+        place = (
+            pins[position]
+            if position in pins
+            else _best(left & ~reserved, position, quotas, full, promotions, promoted, answer)
+        )
         answer.append(place)
         left[place] = False
         for at, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
             if quota.window:
-                full[at] = _crowded(code, answer[-quota.window + 1 :] if quota.window > 1 else [], quota.most)
-            elif code[place] >= 0 and np.count_nonzero(code[[*dict.fromkeys((*answer, *coming[at]))]] == code[place]) >= quota.most:
+                full[at] = _crowded(
+                    code, answer[-quota.window + 1 :] if quota.window > 1 else [], quota.most
+                )
+            elif (
+                code[place] >= 0
+                and np.count_nonzero(code[[*dict.fromkeys((*answer, *coming[at]))]] == code[place])
+                >= quota.most
+            ):
                 full[at] |= code == code[place]
     return np.concatenate([np.array(answer, np.intp), np.flatnonzero(left)])
 
@@ -80,14 +103,18 @@ def _best(
             allowed &= ~taken
     allowed = allowed if allowed.any() else left
     for promotion, those in zip(promotions, promoted, strict=True):
-        if np.count_nonzero(those[list(answer)]) < promotion.least(position + 1) and (wanted := allowed & those).any():
+        if (
+            np.count_nonzero(those[list(answer)]) < promotion.least(position + 1)
+            and (wanted := allowed & those).any()
+        ):
             allowed = wanted
     return int(np.argmax(allowed))
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What an answer keeps to, for whoever changes it afterwards: quotas and promotions over all candidates, and positions that stay.
+    """What an answer keeps to, for whoever changes it afterwards: quotas and promotions over all
+    candidates, and positions that stay.
 
     Attributes:
         codes, promoted: as for `keep_to`, (n,) by candidate.
@@ -111,15 +138,22 @@ class Bounds:
         return max((quota.window for quota in self.quotas), default=0)
 
     def broken(self, answer: Rows) -> int:
-        """How often an answer (candidates, in order) breaks a quota or a promotion: 0 wherever there were candidates enough."""
+        """How often an answer (candidates, in order) breaks a quota or a promotion: 0 wherever
+        there were candidates enough.
+        """
         broken = 0
         for quota, code in zip(self.quotas, self.codes, strict=True):
             kinds = code[answer].tolist()
             spans = [kinds[: quota.first or len(kinds)]]
             if quota.window:
-                spans = [kinds[start : start + quota.window] for start in range(max(1, len(kinds) - quota.window + 1))]
+                spans = [
+                    kinds[start : start + quota.window]
+                    for start in range(max(1, len(kinds) - quota.window + 1))
+                ]
             for span in spans:
-                broken += sum(max(0, count - quota.most) for kind, count in Counter(span).items() if kind >= 0)
+                broken += sum(
+                    max(0, count - quota.most) for kind, count in Counter(span).items() if kind >= 0
+                )
         for promotion, those in zip(self.promotions, self.promoted, strict=True):
             there = 0
             for positions, has in enumerate(those[answer].tolist(), 1):
@@ -128,7 +162,9 @@ class Bounds:
         return broken
 
     def added(self, answer: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
-        """By how much `broken` grows (m,) where another item stands at a position, for each of `items`; below 0 where it shrinks."""
+        """By how much `broken` grows (m,) where another item stands at a position, for each of
+        `items`; below 0 where it shrinks.
+        """
         more = np.zeros(items.size, np.int64)
         own = np.array([answer[at]])
         for quota, code in zip(self.quotas, self.codes, strict=True):
@@ -142,12 +178,20 @@ class Bounds:
                 if not start <= at < end:
                     continue
                 others = np.delete(kinds[start:end], at - start)
-                for sign, those in ((1, items), (-1, own)):  # one more of a kind of which there are enough is one too many
+                for sign, those in (
+                    (1, items),
+                    (-1, own),
+                ):  # one more of a kind of which there are enough is one too many
                     theirs = code[those]
-                    crowded = (theirs >= 0) & (np.count_nonzero(others[:, None] == theirs, axis=0) >= quota.most)
+                    crowded = (theirs >= 0) & (
+                        np.count_nonzero(others[:, None] == theirs, axis=0) >= quota.most
+                    )
                     more += sign * crowded
         for promotion, those in zip(self.promotions, self.promoted, strict=True):
-            lacking = np.array([promotion.least(n) for n in range(at + 1, answer.size + 1)]) - np.cumsum(those[answer])[at:]
+            lacking = (
+                np.array([promotion.least(n) for n in range(at + 1, answer.size + 1)])
+                - np.cumsum(those[answer])[at:]
+            )
             lacks = {gained: int(np.maximum(0, lacking - gained).sum()) for gained in (-1, 0, 1)}
             gained = those[items].astype(int) - int(those[answer[at]])
             more += np.array([lacks[each] - lacks[0] for each in gained.tolist()], np.int64)
@@ -161,7 +205,9 @@ def _crowded(code: Codes, near: Sequence[int], most: int) -> npt.NDArray[np.bool
 
 
 def likeness(codes: Sequence[Codes]) -> Floats:
-    """How alike items are, (n, n) in [0, 1]: the share of the attributes in which two agree. Missing agrees with nothing but itself."""
+    """How alike items are, (n, n) in [0, 1]: the share of the attributes in which two agree.
+    Missing agrees with nothing but itself.
+    """
     n = codes[0].size
     alike = np.zeros((n, n))
     for code in codes:
@@ -171,12 +217,16 @@ def likeness(codes: Sequence[Codes]) -> Floats:
     return alike
 
 
-def dpp(values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7) -> Rows:
-    """An order by a determinantal point process: each next item adds most to the log-determinant of the kernel of those chosen.
+def dpp(
+    values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7
+) -> Rows:
+    """An order by a determinantal point process: each next item adds most to the log-determinant of
+    the kernel of those chosen.
 
-    The kernel is diag(q) S diag(q), with q = exp(a * value), a = balance / (2 (1 - balance)) and values scaled to [0, 1]; of S, a tenth
-    is each item's own, so that equals can both be chosen. Greedy, by updating a Cholesky factor: O(size² * n).
-    Source: Chen, Zhang and Zhou, NeurIPS 2018, algorithm 1 and eq. 14.
+    The kernel is diag(q) S diag(q), with q = exp(a * value), a = balance / (2 (1 - balance)) and
+    values scaled to [0, 1]; of S, a tenth is each item's own, so that equals can both be chosen.
+    Greedy, by updating a Cholesky factor: O(size² * n). Source: Chen, Zhang and Zhou, NeurIPS 2018,
+    algorithm 1 and eq. 14.
 
     Args:
         values: (n,).
@@ -186,7 +236,9 @@ def dpp(values: Floats, similarity: npt.NDArray[np.floating], size: int, *, bala
     n = values.size
     low, high = (float(values.min()), float(values.max())) if n else (0.0, 0.0)
     scaled = (values - low) / (high - low) if high > low else np.zeros(n)
-    quality = balance / max(1.0 - balance, 1e-9) * scaled  # of the kernel's determinant, as a logarithm
+    quality = (
+        balance / max(1.0 - balance, 1e-9) * scaled
+    )  # of the kernel's determinant, as a logarithm
     kernel = (1.0 - OWN) * similarity + OWN * np.eye(n)
     factors = np.zeros((min(size, n), n))
     gain = np.ones(n)  # of the determinant of S, when an item joins those chosen
@@ -203,11 +255,14 @@ def dpp(values: Floats, similarity: npt.NDArray[np.floating], size: int, *, bala
     return _then_by_value(chosen, left, values)
 
 
-def mmr(values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7) -> Rows:
-    """An order by maximal marginal relevance: each next item maximises balance * value - (1 - balance) * likeness to those before.
+def mmr(
+    values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7
+) -> Rows:
+    """An order by maximal marginal relevance: each next item maximises balance * value - (1 -
+    balance) * likeness to those before.
 
-    Source: Carbonell and Goldstein, SIGIR 1998. Values are scaled to [0, 1] first, so that `balance` means the same for
-    every slot. O(size * n).
+    Source: Carbonell and Goldstein, SIGIR 1998. Values are scaled to [0, 1] first, so that
+    `balance` means the same for every slot. O(size * n).
 
     Args:
         values: (n,).

@@ -1,4 +1,5 @@
-"""From features to the matrix of a model: one function for training, in bulk, and for serving, one request at a time.
+"""From features to the matrix of a model: one function for training, in bulk, and for serving, one
+request at a time.
 
 The columns of the matrix, in this order:
 
@@ -10,8 +11,9 @@ The columns of the matrix, in this order:
     transformed    made of any of these by what was learned in training, see `ranking.transforms`
     for nets       the candidate, the newest items and words as codes, see `ranking.history`
 
-Each row depends on nothing but its own request, and sums run in a fixed order, so that rows come out bit for bit the
-same however many are encoded at once; columns by vectors alone may differ in their last digits.
+Each row depends on nothing but its own request, and sums run in a fixed order, so that rows come
+out bit for bit the same however many are encoded at once; columns by vectors alone may differ in
+their last digits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +47,9 @@ Floats = npt.NDArray[np.float64]
 
 NO_CANDIDATE_COLUMNS = CandidateColumns()
 FORMAT = 7  # of encoder.json; another one is not read
-OF_ITEMS = COMPUTED | VECTOR_COLUMNS  # columns that nobody declares, beside those of candidate sources, and what each is
+OF_ITEMS = (
+    COMPUTED | VECTOR_COLUMNS
+)  # columns that nobody declares, beside those of candidate sources, and what each is
 
 
 class SequenceLike(Protocol):
@@ -76,7 +80,9 @@ class Ragged:
 
     offsets: Times
     item: Keys
-    ts: Times = field(default_factory=lambda: np.zeros(0, np.int64))  # only columns for nets look at it
+    ts: Times = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # only columns for nets look at it
 
 
 class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -86,12 +92,13 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         columns: the columns of the feature set, in the order in which they are read.
         numeric: the numeric columns that the model uses.
         vocabularies: of the categorical columns that the model uses.
-        computed: which of `COMPUTED`, of the vectors' columns and of those that are read live it uses as they are.
+        computed: which of `COMPUTED`, of the vectors' columns and of those that are read live it
+            uses as they are.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
-        transforms: further columns, made of any of these by learned steps.
-        candidates, similarities: columns that are read live, that it uses or transforms.
-        history, words: columns for nets, after all others.
+        transforms: further columns, made of any of these by learned steps. candidates,
+        similarities: columns that are read live, that it uses or transforms. history, words:
+        columns for nets, after all others.
         format: of the file.
     """
 
@@ -111,7 +118,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
         made = (*OF_ITEMS, *self.live.names)
-        for names, known in ((self.numeric, self.columns.numeric), (categorical, self.columns.categorical), (self.computed, made)):
+        for names, known in (
+            (self.numeric, self.columns.numeric),
+            (categorical, self.columns.categorical),
+            (self.computed, made),
+        ):
             if unknown := [name for name in names if name not in known]:
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
         for sequence in (*self._sequences, *(one.of for one in self.similarities)):
@@ -119,15 +130,23 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
         others = {*OF_ITEMS, *self.columns.numeric, *self.columns.categorical}
         if len(set(self.live.names)) < len(self.live.names) or others & set(self.live.names):
-            raise BundleError("a column of the encoder that is read live is called like another of its columns")
+            raise BundleError(
+                "a column of the encoder that is read live is called like another of its columns"
+            )
         for output in self.transforms:
             self._check(output)
         made = [name for output in self.transforms for name in output.names]
         plain = self.names[: len(self.names) - len(made) - len(self._for_nets)]
         if len(set(made)) != len(made) or set(made) & set(plain):
-            raise BundleError("a transform of the encoder is called like another of its columns", fix="give it a name=")
+            raise BundleError(
+                "a transform of the encoder is called like another of its columns",
+                fix="give it a name=",
+            )
         if twice := sorted(set(self._for_nets) & {*plain, *made}):
-            raise BundleError(f"{twice[0]!r} is the name of a column for nets and of another", fix="give the feature another name")
+            raise BundleError(
+                f"{twice[0]!r} is the name of a column for nets and of another",
+                fix="give the feature another name",
+            )
 
     @cached_property
     def live(self) -> LiveColumns:
@@ -143,14 +162,24 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @cached_property
     def _for_nets(self) -> tuple[str, ...]:
         """Names of the columns for nets."""
-        return (*(self.history.names if self.history else ()), *(name for one in self.words for name in one.names))
+        return (
+            *(self.history.names if self.history else ()),
+            *(name for one in self.words for name in one.names),
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the matrix's columns."""
         categorical = tuple(vocabulary.name for vocabulary in self.vocabularies)
         made = (name for output in self.transforms for name in output.names)
-        return (*self.numeric, *categorical, *self.computed, *((POSITION,) if self.position else ()), *made, *self._for_nets)
+        return (
+            *self.numeric,
+            *categorical,
+            *self.computed,
+            *((POSITION,) if self.position else ()),
+            *made,
+            *self._for_nets,
+        )
 
     @property
     def categorical_names(self) -> tuple[str, ...]:
@@ -159,7 +188,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Of each column that holds codes, how many there are, 0 (missing) and 1 (unknown) included: the rows of an embedding."""
+        """Of each column that holds codes, how many there are, 0 (missing) and 1 (unknown)
+        included: the rows of an embedding.
+        """
         made = {output.name: output.size for output in self.transforms if output.size}
         return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | made
 
@@ -183,18 +214,34 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def told(self) -> dict[str, str]:
         """What each column of the matrix is, in words."""
         told = dict.fromkeys(self.names, "as read")
-        told |= {vocabulary.name: f"codes of {len(vocabulary.keys):,} values" for vocabulary in self.vocabularies}
+        told |= {
+            vocabulary.name: f"codes of {len(vocabulary.keys):,} values"
+            for vocabulary in self.vocabularies
+        }
         made = OF_ITEMS | self.live.told()
         told |= {name: made[name] for name in self.computed}
-        told |= {name: f"{output.column}: {output.told()}" for output in self.transforms for name in output.names}
-        told |= {name: text for one in (*((self.history,) if self.history else ()), *self.words) for name, text in one.told().items()}
+        told |= {
+            name: f"{output.column}: {output.told()}"
+            for output in self.transforms
+            for name in output.names
+        }
+        told |= {
+            name: text
+            for one in (*((self.history,) if self.history else ()), *self.words)
+            for name, text in one.told().items()
+        }
         return told
 
     def _check(self, output: Output) -> None:
         name = output.column
         if name in self.columns.categorical:
             right = output.of_keys or output.either
-        elif name in self.columns.numeric or name in OF_ITEMS or name in self.live.names or name == POSITION:
+        elif (
+            name in self.columns.numeric
+            or name in OF_ITEMS
+            or name in self.live.names
+            or name == POSITION
+        ):
             right = not output.of_keys
         else:
             raise BundleError(f"the encoder uses a column {name!r} that does not exist")
@@ -204,7 +251,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @cached_property
     def _places(self) -> tuple[Rows, Rows]:
         numeric = np.array([self.columns.numeric.index(name) for name in self.numeric], np.intp)
-        categorical = np.array([self.columns.categorical.index(each.name) for each in self.vocabularies], np.intp)
+        categorical = np.array(
+            [self.columns.categorical.index(each.name) for each in self.vocabularies], np.intp
+        )
         return numeric, categorical
 
     def encode(
@@ -230,17 +279,26 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             request: (n,): which request a row belongs to.
             sequences: name → sequences by request.
             t: (requests,): the time of each request.
-            index: for the computed columns; in training, one whose `as_of` is not after the first t.
+            index: for the computed columns; in training, one whose `as_of` is not after the first
+                t.
             position: (n,), from 1; None in serving, which scores every item as if it stood first.
-            learned: of training rows, name of a transform → (n,): what its target encoding was as of each row's time.
-            space: for the columns by vectors, which are missing without it; in training, one that is as old as the index.
+            learned: of training rows, name of a transform → (n,): what its target encoding was as
+                of each row's time.
+            space: for the columns by vectors, which are missing without it; in training, one that
+                is as old as the index.
             asked: of a single request, the person's vector, if it is known already.
             live: column that is read live → (n,); all are missing without it.
         """
         wanted, near, live_wanted = self._wanted
-        columns = computed_columns(wanted, item_keys, request, sequences.get(self.sequence), t, index) if wanted else {}
+        columns = (
+            computed_columns(wanted, item_keys, request, sequences.get(self.sequence), t, index)
+            if wanted
+            else {}
+        )
         if near and space is not None and len(space.index):
-            columns |= space.columns(near, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked)
+            columns |= space.columns(
+                near, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked
+            )
         elif near:
             columns |= no_columns(near, item_keys.size)
         nothing = np.full(item_keys.size, np.nan, np.float32)
@@ -259,9 +317,14 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def _wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """The computed columns that any column of the matrix needs, those by vectors, and those that are read live."""
+        """The computed columns that any column of the matrix needs, those by vectors, and those
+        that are read live.
+        """
         sources = {*self.computed, *(output.column for output in self.transforms)}
-        by_items, near, live = (tuple(name for name in names if name in sources) for names in (COMPUTED, VECTOR_COLUMNS, self.live.names))
+        by_items, near, live = (
+            tuple(name for name in names if name in sources)
+            for names in (COMPUTED, VECTOR_COLUMNS, self.live.names)
+        )
         return by_items, near, live
 
     def _filled(
@@ -290,19 +353,29 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         alone, blocks = self._parts
         for place, output in alone:
             made = output.apply(self._source(output.column, *sources), learned.get(output.name))
-            matrix[:, at + place : at + place + output.width] = made.reshape(len(matrix), output.width)
+            matrix[:, at + place : at + place + output.width] = made.reshape(
+                len(matrix), output.width
+            )
         for block, places in blocks:
-            matrix[:, at + places] = block.apply([self._source(column, *sources) for column in block.columns]).T
+            matrix[:, at + places] = block.apply(
+                [self._source(column, *sources) for column in block.columns]
+            ).T
         return matrix
 
     @cached_property
     def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[Together, Rows]]]:
-        """The transforms that are applied alone, and those together, with their columns among all that transforms give."""
+        """The transforms that are applied alone, and those together, with their columns among all
+        that transforms give.
+        """
         blocks = together(self.transforms)
         widths = [output.width for output in self.transforms]
         starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
         grouped = {place for block in blocks for place in block.places}
-        alone = [(int(starts[place]), output) for place, output in enumerate(self.transforms) if place not in grouped]
+        alone = [
+            (int(starts[place]), output)
+            for place, output in enumerate(self.transforms)
+            if place not in grouped
+        ]
         return alone, [(block, starts[list(block.places)]) for block in blocks]
 
     def _source(
@@ -320,7 +393,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return (position if name == POSITION else computed[name]).astype(np.float32)
 
     def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
-        """The matrix of rows that are about people alone, by an encoder without computed columns and position."""
+        """The matrix of rows that are about people alone, by an encoder without computed columns
+        and position.
+        """
         return self._filled(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
 
     def encode_request(
@@ -338,13 +413,30 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         for name in (*self._sequences, *read):
             if name in rows.sequences:
                 found = rows.sequences[name]
-                ragged[name] = Ragged(np.array([0, found.item.size], np.int64), found.item, found.ts)
+                ragged[name] = Ragged(
+                    np.array([0, found.item.size], np.int64), found.item, found.ts
+                )
         request = np.zeros(item_keys.size, np.intp)
-        if asked is not None and space is not None and not asked.of(space.vectors, rows.sequences.get(space.tower.plan.sequence)):
+        if (
+            asked is not None
+            and space is not None
+            and not asked.of(space.vectors, rows.sequences.get(space.tower.plan.sequence))
+        ):
             asked = None
         t = np.array([rows.t], np.int64)
         columns = None if live is None else self.live.by_name(live)
-        return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, t, index, space=space, asked=asked, live=columns)
+        return self.encode(
+            rows.numeric,
+            rows.categorical,
+            item_keys,
+            request,
+            ragged,
+            t,
+            index,
+            space=space,
+            asked=asked,
+            live=columns,
+        )
 
     def read_live(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
         """The columns of one request's candidates that are read live, (n, columns)."""
@@ -359,14 +451,22 @@ def read_encoder(data: bytes, *, where: str) -> Encoder:
     """
     try:
         if (found := msgspec.json.decode(data, type=_Format).format) != FORMAT:
-            raise BundleError(f"its encoder has the format {found}, this version reads {FORMAT}", where=where, fix="tailorbird train")
+            raise BundleError(
+                f"its encoder has the format {found}, this version reads {FORMAT}",
+                where=where,
+                fix="tailorbird train",
+            )
         return msgspec.json.decode(data, type=Encoder)
     except BundleError as error:
-        raise error if error.where else BundleError(error.message, where=where, fix=error.fix) from None
+        raise (
+            error if error.where else BundleError(error.message, where=where, fix=error.fix)
+        ) from None
     except (ValueError, msgspec.DecodeError) as error:
         raise BundleError(f"its encoder cannot be read: {error}", where=where) from error
     except DeclarationError as error:  # a candidate source that is none
-        raise BundleError(f"its encoder cannot be read: {error.message}", where=where, fix="tailorbird train") from error
+        raise BundleError(
+            f"its encoder cannot be read: {error.message}", where=where, fix="tailorbird train"
+        ) from error
 
 
 class _Format(msgspec.Struct):
@@ -395,7 +495,8 @@ def fit_encoder(
         count_min: a value seen less often is unknown, so that the model learns what unknown means.
         size_max: the most values of one column, the most frequent ones.
         leave_out: columns of any kind that the model must not see.
-        similarities: as declared; the encoder keeps also those that are left out, since a transform may be made of them.
+        similarities: as declared; the encoder keeps also those that are left out, since a transform
+            may be made of them.
         candidates: columns of candidate sources, likewise.
     """
     vocabularies: list[Vocabulary] = []
@@ -407,8 +508,23 @@ def fit_encoder(
         keys, counts = keys[often], counts[often]
         order = np.lexsort((keys, -counts))[:size_max]
         vocabularies.append(Vocabulary(name, keys[order].tolist()))
-    used = tuple(name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out)
+    used = tuple(
+        name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
+    )
     similar = tuple(kept(one) for one in similarities)
-    chosen = tuple(name for name in (*computed, *candidates.names, *(one.name for one in similar)) if name not in leave_out)
+    chosen = tuple(
+        name
+        for name in (*computed, *candidates.names, *(one.name for one in similar))
+        if name not in leave_out
+    )
     sequence = columns.sequences[0] if columns.sequences else ""
-    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position, candidates=candidates, similarities=similar)
+    return Encoder(
+        columns,
+        used,
+        tuple(vocabularies),
+        chosen,
+        sequence,
+        position,
+        candidates=candidates,
+        similarities=similar,
+    )

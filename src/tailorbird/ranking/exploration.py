@@ -1,17 +1,24 @@
-"""Exploration: an answer that is partly drawn, with the probability of each shown item at its position.
+"""Exploration: an answer that is partly drawn, with the probability of each shown item at its
+position.
 
-The probability is that of showing this item at this position, given the request and the order of the candidates. Over what could be
-shown at a position it sums to 1, and a million draws agree with it (`tests/ranking/test_exploration.py`). As declared in `slot.Explore`:
+The probability is that of showing this item at this position, given the request and the order of
+the candidates. Over what could be shown at a position it sums to 1, and a million draws agree with
+it (`tests/ranking/test_exploration.py`). As declared in `slot.Explore`:
 
-- `item`: one position is drawn evenly among the m explorable ones, at which something of the pool may stand, and shows an item drawn evenly
-  from those of the pool that may stand there: 1 - rate/m for a ranked item, rate/(m * those) for an explored one.
-- `swap`: neighbours (first and second, third and fourth … of the explorable ones) change places, each pair with probability rate: nobody
-  moves by more than one place, so it costs little, and shows little beyond what is shown anyway. A pair that may not be swapped stays.
-- `plackett_luce`: the explorable positions are filled one after the other, each item with a chance proportional to exp(value /
-  temperature) among those left (Plackett 1975, Luce 1959). The marginal probability is an integral, computed to 1e-6, see `marginals`.
-  Where there are more than `DRAWN_MAX` of them, so many are drawn, among the items that are ranked there, and the rest stay as they are.
-What pins hold is never explored, and what quotas and promotions ask for holds in every answer that can be drawn as it does in the ranked
-one (`diversity.Bounds`): which positions, pairs and pools that leaves is known before anything is drawn, so that probabilities stay exact.
+- `item`: one position is drawn evenly among the m explorable ones, at which something of the pool
+  may stand, and shows an item drawn evenly from those of the pool that may stand there: 1 - rate/m
+  for a ranked item, rate/(m * those) for an explored one.
+- `swap`: neighbours (first and second, third and fourth … of the explorable ones) change places,
+  each pair with probability rate: nobody moves by more than one place, so it costs little, and
+  shows little beyond what is shown anyway. A pair that may not be swapped stays.
+- `plackett_luce`: the explorable positions are filled one after the other, each item with a chance
+  proportional to exp(value / temperature) among those left (Plackett 1975, Luce 1959). The marginal
+  probability is an integral, computed to 1e-6, see `marginals`. Where there are more than
+  `DRAWN_MAX` of them, so many are drawn, among the items that are ranked there, and the rest stay
+  as they are.
+What pins hold is never explored, and what quotas and promotions ask for holds in every answer that
+can be drawn as it does in the ranked one (`diversity.Bounds`): which positions, pairs and pools
+that leaves is known before anything is drawn, so that probabilities stay exact.
 """
 
 from collections.abc import Sequence
@@ -38,7 +45,8 @@ class Choice:
     Attributes:
         items: (k,): places of the shown items in the candidates, best first.
         propensities: (k,): the probability of each at its position.
-        explored: the positions (from 1) that show an item which its value alone would not have brought into the answer.
+        explored: the positions (from 1) that show an item which its value alone would not have
+            brought into the answer.
     """
 
     items: Rows
@@ -74,12 +82,16 @@ def choose(
 
 
 def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
-    """An answer drawn evenly from n candidates: each stands at each position with probability 1/n. Heeds no quota, promotion or pin."""
+    """An answer drawn evenly from n candidates: each stands at each position with probability 1/n.
+    Heeds no quota, promotion or pin.
+    """
     shown = rng.permutation(n)[:size].astype(np.intp)
     return Choice(shown, np.full(shown.size, 1.0 / max(n, 1)))
 
 
-def _one_explored(order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds) -> Choice:
+def _one_explored(
+    order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds
+) -> Choice:
     propensities = np.ones(shown.size)
     pool = order[shown.size : shown.size + explore.pool]
     positions = [at for at in range(explore.first - 1, shown.size) if at not in bounds.fixed]
@@ -99,7 +111,9 @@ def _one_explored(order: Rows, shown: Rows, explore: Explore, rng: np.random.Gen
     return Choice(shown, propensities, (at + 1,))
 
 
-def _swapped(order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds) -> Choice:
+def _swapped(
+    order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds
+) -> Choice:
     """Pairs that reach over the end of the answer change its last item for the next one."""
     start = explore.first - 1
     reach = min(order.size, shown.size + (shown.size - start) % 2)
@@ -119,8 +133,9 @@ def _swapped(order: Rows, shown: Rows, explore: Explore, rng: np.random.Generato
 def _swappable(order: Rows, size: int, pairs: Sequence[int], bounds: Bounds) -> list[int]:
     """Where the pairs begin that may change places, whichever of the others do.
 
-    What a quota of the first positions or a promotion asks for is about sets of first items, of which each pair changes at most one that
-    no other pair does, so that each may be tried alone. No window of a quota may see two of the pairs.
+    What a quota of the first positions or a promotion asks for is about sets of first items, of
+    which each pair changes at most one that no other pair does, so that each may be tried alone. No
+    window of a quota may see two of the pairs.
     """
     pairs = [at for at in pairs if at not in bounds.fixed and at + 1 not in bounds.fixed]
     if bounds.free:
@@ -137,32 +152,42 @@ def _swappable(order: Rows, size: int, pairs: Sequence[int], bounds: Bounds) -> 
     return kept
 
 
-def _drawn(order: Rows, size: int, explore: Explore, rng: np.random.Generator, values: Floats) -> Choice:
+def _drawn(
+    order: Rows, size: int, explore: Explore, rng: np.random.Generator, values: Floats
+) -> Choice:
     start = explore.first - 1
     end = min(size, start + DRAWN_MAX)
     pool = order[start : end if end < size else size + explore.pool]
     strengths = _strengths(values[pool], explore.temperature)
     # Gumbel noise: the order of log-strength + noise is a draw of the model (Yellott 1977).
-    places = np.argsort(-(np.log(strengths) + rng.gumbel(size=pool.size)), kind="stable")[: end - start]
+    places = np.argsort(-(np.log(strengths) + rng.gumbel(size=pool.size)), kind="stable")[
+        : end - start
+    ]
     shown = np.concatenate([order[:start], pool[places], order[end:size]])
-    propensities = np.concatenate([np.ones(start), marginals(strengths, places), np.ones(size - end)])
+    propensities = np.concatenate(
+        [np.ones(start), marginals(strengths, places), np.ones(size - end)]
+    )
     explored = tuple((np.flatnonzero(places >= size - start) + start + 1).tolist())
     return Choice(shown, propensities, explored)
 
 
 def _strengths(values: Floats, temperature: float) -> Floats:
-    """exp(value / temperature), of values scaled to [0, 1], so that a temperature means the same for every slot."""
+    """exp(value / temperature), of values scaled to [0, 1], so that a temperature means the same
+    for every slot.
+    """
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.zeros(values.size)
     return np.exp((scaled - 1.0) / temperature)
 
 
 def marginals(strengths: Floats, places: Rows) -> Floats:
-    """Of a Plackett-Luce order: the probability (k,) that item `places[j]` stands at place j, for j = 0 … k-1.
+    """Of a Plackett-Luce order: the probability (k,) that item `places[j]` stands at place j, for j
+    = 0 … k-1.
 
-    Item i comes at a time that is exponential with its strength; it stands at place j if exactly j others come before it:
-    P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the number of the others by t is Poisson-binomial. With u = exp(-s_i t) this is
-    ∫₀¹ Pr[j of the others before −ln(u)/s_i] du, by Gauss-Legendre over pieces of [0, 1]. O(n * k * nodes), all k at once.
+    Item i comes at a time that is exponential with its strength; it stands at place j if exactly j
+    others come before it: P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the number of
+    the others by t is Poisson-binomial. With u = exp(-s_i t) this is ∫₀¹ Pr[j of the others before
+    −ln(u)/s_i] du, by Gauss-Legendre over pieces of [0, 1]. O(n * k * nodes), all k at once.
 
     Args:
         strengths: (n,), above 0.
@@ -171,7 +196,9 @@ def marginals(strengths: Floats, places: Rows) -> Floats:
     at, weights = _nodes()
     # come[i, l, q]: that item l has come by the time at which node q of item i stands
     time = -np.log(at)[None, :] / strengths[places][:, None]
-    ways = np.zeros((k, NODES, k))  # ways[i, q, j]: that j of the others have come, as far as they were looked at
+    ways = np.zeros(
+        (k, NODES, k)
+    )  # ways[i, q, j]: that j of the others have come, as far as they were looked at
     ways[:, :, 0] = 1.0
     own = np.arange(k)
     for other in range(strengths.size):
@@ -185,7 +212,9 @@ def marginals(strengths: Floats, places: Rows) -> Floats:
 
 @cache
 def _nodes() -> tuple[Floats, Floats]:
-    """Points and weights over (0, 1), closer together near both ends, where rare orders have their mass."""
+    """Points and weights over (0, 1), closer together near both ends, where rare orders have their
+    mass.
+    """
     x, w = np.polynomial.legendre.leggauss(NODES)
     half = (x + 1.0) / 2.0
     # u = half² (3 - 2 half): its slope is 0 at both ends

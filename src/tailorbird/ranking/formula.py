@@ -1,9 +1,10 @@
-"""The value formula: what an item is worth to a slot, as a weighted sum of what is likely to happen.
+"""The value formula: what an item is worth to a slot, as a weighted sum of what is likely to
+happen.
 
     value = 1.0*click + 8.0*purchase + 0.002*dwell_s         sum over heads of weight * calibrated prediction
 
-A slot may change its weights without a new model: the formula that is in force is the one that was last set in the registry
-(`registry.formulas`), else the slot's own, else the bundle's.
+A slot may change its weights without a new model: the formula that is in force is the one that was
+last set in the registry (`registry.formulas`), else the slot's own, else the bundle's.
 """
 
 import ast
@@ -39,21 +40,35 @@ def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
         tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:
         fix = "such as 1.0*click + 8.0*purchase"
-        raise DeclarationError(f"column {error.offset or 1}: {error.msg}", where=where, fix=fix) from None
+        raise DeclarationError(
+            f"column {error.offset or 1}: {error.msg}", where=where, fix=fix
+        ) from None
     except (ValueError, RecursionError, MemoryError):
         raise DeclarationError("cannot be read as a formula", where=where) from None
     try:
         return checked(_weights(tree.body, where), where=where)
     except RecursionError:
-        raise DeclarationError("is nested too deeply", where=where, fix="such as 1.0*click + 8.0*purchase") from None
+        raise DeclarationError(
+            "is nested too deeply", where=where, fix="such as 1.0*click + 8.0*purchase"
+        ) from None
 
 
 def checked(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
-    """The weights as numbers. Raises DeclarationError: there are none, too many, or one is no number up to `WEIGHT_MAX`."""
+    """The weights as numbers. Raises DeclarationError: there are none, too many, or one is no
+    number up to `WEIGHT_MAX`.
+    """
     if not weights or len(weights) > HEADS_MAX:
-        raise DeclarationError(f"expected 1 to {HEADS_MAX} heads, got {len(weights)}", where=where, fix="such as 1.0*click + 8.0*purchase")
+        raise DeclarationError(
+            f"expected 1 to {HEADS_MAX} heads, got {len(weights)}",
+            where=where,
+            fix="such as 1.0*click + 8.0*purchase",
+        )
     for head, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= WEIGHT_MAX:
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not abs(weight) <= WEIGHT_MAX
+        ):
             fix = f"use a number from -{WEIGHT_MAX:g} to {WEIGHT_MAX:g}"
             raise DeclarationError(f"the weight of {head!r} is {weight!r}", where=where, fix=fix)
     return {head: float(weight) for head, weight in weights.items()}
@@ -61,7 +76,9 @@ def checked(weights: Mapping[str, float], *, where: str = "") -> dict[str, float
 
 def told(weights: Mapping[str, float]) -> str:
     """A formula as text, which `parse_formula` reads back."""
-    terms = [f"{'-' if weight < 0 else '+'} {abs(weight)!r}*{head}" for head, weight in weights.items()]
+    terms = [
+        f"{'-' if weight < 0 else '+'} {abs(weight)!r}*{head}" for head, weight in weights.items()
+    ]
     return " ".join(terms).removeprefix("+ ")
 
 
@@ -71,16 +88,26 @@ def missing_heads(objective: Mapping[str, float], heads: Iterable[str]) -> tuple
     return tuple(head for head in objective if head not in known)
 
 
-def require_heads(objective: Mapping[str, float], heads: Iterable[str], *, model: str, where: str = "") -> None:
+def require_heads(
+    objective: Mapping[str, float], heads: Iterable[str], *, model: str, where: str = ""
+) -> None:
     """Raise DeclarationError if the objective asks for a head that the model does not have."""
     known = sorted(heads)
     if missing := missing_heads(objective, known):
-        fix = nearest(missing[0], known, "let the slot in slots.py ask for it, and run tailorbird train")
-        raise DeclarationError(f"{model} predicts no {missing[0]!r}; it predicts {', '.join(known) or 'nothing'}", where=where, fix=fix)
+        fix = nearest(
+            missing[0], known, "let the slot in slots.py ask for it, and run tailorbird train"
+        )
+        raise DeclarationError(
+            f"{model} predicts no {missing[0]!r}; it predicts {', '.join(known) or 'nothing'}",
+            where=where,
+            fix=fix,
+        )
 
 
 def require_items(objective: Mapping[str, float], *, where: str = "") -> None:
-    """Raise DeclarationError if no head of the objective, but those of weight 0, tells items apart: their order would mean nothing."""
+    """Raise DeclarationError if no head of the objective, but those of weight 0, tells items apart:
+    their order would mean nothing.
+    """
     if not of_items(head for head, weight in objective.items() if weight):
         fix = "name what people do with items too, such as 1.0*click + 0.5*return_7d"
         raise DeclarationError("no head of the objective tells items apart", where=where, fix=fix)
@@ -89,15 +116,20 @@ def require_items(objective: Mapping[str, float], *, where: str = "") -> None:
 def value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats:
     """The value (n,) of n items.
 
-    A head that the bundle lacks is left out: an answer by clicks alone is better than none. Who changes an objective
-    checks it with `require_heads`.
+    A head that the bundle lacks is left out: an answer by clicks alone is better than none. Who
+    changes an objective checks it with `require_heads`.
 
     Raises:
         BundleError: the bundle has none of the heads.
     """
-    present = [head for head in objective if head in heads]  # in the objective's order, so that the sum is the same each time
+    present = [
+        head for head in objective if head in heads
+    ]  # in the objective's order, so that the sum is the same each time
     if not present:
-        raise BundleError(f"predicts {', '.join(heads) or 'nothing'}, while the objective asks for {', '.join(objective) or 'nothing'}")
+        raise BundleError(
+            f"predicts {', '.join(heads) or 'nothing'}, while the objective asks for "
+            f"{', '.join(objective) or 'nothing'}"
+        )
     total = np.zeros_like(heads[present[0]])
     for head in present:
         total += float(objective[head]) * heads[head]
@@ -109,7 +141,11 @@ def _weights(tree: ast.expr, where: str) -> dict[str, float]:
     for sign, term in _terms(tree, 1.0):
         head, weight = _term(term, where)
         if head in weights:
-            raise DeclarationError(f"column {term.col_offset + 1}: {head!r} stands there twice", where=where, fix="add its weights up")
+            raise DeclarationError(
+                f"column {term.col_offset + 1}: {head!r} stands there twice",
+                where=where,
+                fix="add its weights up",
+            )
         weights[head] = sign * weight
     return weights
 
@@ -129,11 +165,18 @@ def _term(node: ast.expr, where: str) -> tuple[str, float]:
     match node:
         case ast.Name(id=head):
             return head, 1.0
-        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Name(id=head)) if (weight := _number(left)) is not None:
+        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Name(id=head)) if (
+            weight := _number(left)
+        ) is not None:
             return head, weight
-        case ast.BinOp(left=ast.Name(id=head), op=ast.Mult(), right=right) if (weight := _number(right)) is not None:
+        case ast.BinOp(left=ast.Name(id=head), op=ast.Mult(), right=right) if (
+            weight := _number(right)
+        ) is not None:
             return head, weight
-    message = f"column {node.col_offset + 1}: expected a number times a head, got {ast.unparse(node)[:40]!r}"
+    message = (
+        f"column {node.col_offset + 1}: expected a number times a head, got "
+        f"{ast.unparse(node)[:40]!r}"
+    )
     raise DeclarationError(message, where=where, fix="such as 1.0*click + 8.0*purchase")
 
 
@@ -141,6 +184,10 @@ def _number(node: ast.expr) -> float | None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = _number(node.operand)
         return None if inner is None else -inner
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
         return float(node.value) if abs(node.value) <= WEIGHT_MAX else math.inf
     return None

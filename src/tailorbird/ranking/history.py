@@ -1,13 +1,16 @@
-"""Columns that only nets can use: the candidate and the person's newest items as codes of one set, and how long ago each was.
+"""Columns that only nets can use: the candidate and the person's newest items as codes of one set,
+and how long ago each was.
 
     item_code                     the candidate
     recent_item_1 … _L            the newest items, newest first; 0 where there is none
     recent_gap_1 … _L             hours since each; NaN where there is none
 
-Codes: 0 missing, 1 unknown, 2.. as learned. An item that training did not see has the code of the unknown, whose vector was learned: from
-items of a few rows, which have it too, and from a share of all codes (`unknown_share`). With `buckets`, what has no code of its own has one
-of so many codes behind them instead of 1; training does not ask for them any more: of a bucket that no training row fell into, a net says
-what its first weights say, and of one of a few rare items little else. Words of the candidate's attributes are in `retrieval.words`.
+Codes: 0 missing, 1 unknown, 2.. as learned. An item that training did not see has the code of the
+unknown, whose vector was learned: from items of a few rows, which have it too, and from a share of
+all codes (`unknown_share`). With `buckets`, what has no code of its own has one of so many codes
+behind them instead of 1; training does not ask for them any more: of a bucket that no training row
+fell into, a net says what its first weights say, and of one of a few rare items little else. Words
+of the candidate's attributes are in `retrieval.words`.
 """
 
 from functools import cached_property
@@ -33,7 +36,8 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         sequence: which sequence the items are of.
         length: how many of them.
         keys: the item at place i has the code i + 2.
-        buckets: codes that all other items share by hash; 0, as training has it, makes them unknown.
+        buckets: codes that all other items share by hash; 0, as training has it, makes them
+            unknown.
     """
 
     sequence: str
@@ -48,7 +52,11 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @property
     def names(self) -> tuple[str, ...]:
         places = range(1, self.length + 1)
-        return ("item_code", *(f"recent_item_{place}" for place in places), *(f"recent_gap_{place}" for place in places))
+        return (
+            "item_code",
+            *(f"recent_item_{place}" for place in places),
+            *(f"recent_gap_{place}" for place in places),
+        )
 
     @property
     def size(self) -> int:
@@ -68,7 +76,9 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             code = np.where(code == UNKNOWN, hashed, code)
         return code.astype(np.float32).reshape(keys.shape)
 
-    def columns(self, item_keys: Keys, request: Rows, sequence: RaggedLike | None, t: Times) -> Matrix:
+    def columns(
+        self, item_keys: Keys, request: Rows, sequence: RaggedLike | None, t: Times
+    ) -> Matrix:
         """The columns (n, len(names)) of n rows.
 
         Args:
@@ -95,5 +105,8 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def told(self) -> dict[str, str]:
         """What each column is, in words."""
         told = {"item_code": f"the candidate, codes of {len(self.keys):,} items"}
-        told |= dict.fromkeys(self.names[1 : 1 + self.length], f"the person's newest items ({self.sequence}), by the same codes")
+        told |= dict.fromkeys(
+            self.names[1 : 1 + self.length],
+            f"the person's newest items ({self.sequence}), by the same codes",
+        )
         return told | dict.fromkeys(self.names[1 + self.length :], "hours since then")

@@ -1,6 +1,8 @@
-"""Columns that are read live, from the candidate sources: rank and score of a candidate in each, and declared similarities.
+"""Columns that are read live, from the candidate sources: rank and score of a candidate in each,
+and declared similarities.
 
-A server reads them from published tables at the request, training from a replay of the log at each row's moment: by this one function.
+A server reads them from published tables at the request, training from a replay of the log at each
+row's moment: by this one function.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +46,12 @@ class LiveColumns:
     @property
     def sources(self) -> tuple[str, ...]:
         """The candidate sources whose tables are read."""
-        further = ("item_knn",) if self.similarities and not any(reads_neighbours(name) for name in self.candidates.sources) else ()
+        further = (
+            ("item_knn",)
+            if self.similarities
+            and not any(reads_neighbours(name) for name in self.candidates.sources)
+            else ()
+        )
         return (*self.candidates.sources, *further)
 
     def told(self) -> dict[str, str]:

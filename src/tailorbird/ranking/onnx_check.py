@@ -1,8 +1,10 @@
-"""What an ONNX file must be before ONNX Runtime may see it. Walks the protobuf itself, so that serving needs no `onnx` package.
+"""What an ONNX file must be before ONNX Runtime may see it. Walks the protobuf itself, so that
+serving needs no `onnx` package.
 
-Refused: tensors whose data lie in another file, by whichever route (ONNX Runtime reads such a file from the current
-directory even when it loads from bytes); ORT's own format; operators of foreign domains; malformed or deeply nested
-messages. The walk follows every message that can hold a tensor or a graph, subgraphs and functions included.
+Refused: tensors whose data lie in another file, by whichever route (ONNX Runtime reads such a file
+from the current directory even when it loads from bytes); ORT's own format; operators of foreign
+domains; malformed or deeply nested messages. The walk follows every message that can hold a tensor
+or a graph, subgraphs and functions included.
 """
 
 from collections.abc import Iterator
@@ -15,7 +17,8 @@ DEPTH_MAX = 60
 DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# Message → field number → message. Field numbers are from onnx.proto of ONNX 1.20; those of 1.23 that are not here hold no tensor.
+# Message → field number → message. Field numbers are from onnx.proto of ONNX 1.20; those of 1.23
+# that are not here hold no tensor.
 _CHILDREN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -50,7 +53,10 @@ class _Walk:
 
     def run(self) -> None:
         if not self.data or len(self.data) > BYTES_MAX:
-            raise BundleError(f"a model has between 1 and {BYTES_MAX} bytes, this has {len(self.data)}", where=self.where)
+            raise BundleError(
+                f"a model has between 1 and {BYTES_MAX} bytes, this has {len(self.data)}",
+                where=self.where,
+            )
         if self.data[4:8] == b"ORTM":
             raise BundleError("is in ORT's own format, expected ONNX", where=self.where)
         self._message("Model", 0, len(self.data), 0)
@@ -70,8 +76,14 @@ class _Walk:
         children, domain_at, name_at = _CHILDREN[kind], _DOMAIN.get(kind), _NAME.get(kind)
         domain, name = b"", b""
         for number, wire, at, stop in self._fields(start, end):
-            if kind == "Tensor" and (number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and at != 0)):
-                raise BundleError("keeps a tensor in another file", where=self.where, fix="save the model with its tensors inside")
+            if kind == "Tensor" and (
+                number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and at != 0)
+            ):
+                raise BundleError(
+                    "keeps a tensor in another file",
+                    where=self.where,
+                    fix="save the model with its tensors inside",
+                )
             if number in children:
                 if wire != _BYTES:
                     raise ValueError(f"field {number} of {kind} has wire type {wire}")
@@ -86,7 +98,9 @@ class _Walk:
             self.defined.add((domain, name))
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(number, wire type, begin, end) of each field but plain floats; of a varint the value stands for `begin`."""
+        """(number, wire type, begin, end) of each field but plain floats; of a varint the value
+        stands for `begin`.
+        """
         data, at = self.data, start
         while at < end:
             tag = data[at]
@@ -97,7 +111,10 @@ class _Walk:
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise ValueError("field 0")
-            if wire in (_FIXED32, _FIXED64):  # the thresholds of a forest: most of a file, and no field that is asked for
+            if wire in (
+                _FIXED32,
+                _FIXED64,
+            ):  # the thresholds of a forest: most of a file, and no field that is asked for
                 at += 4 if wire == _FIXED32 else 8
             elif wire == _VARINT:
                 value, at = self._varint(at, end)

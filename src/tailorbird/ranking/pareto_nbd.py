@@ -1,11 +1,13 @@
 """Pareto/NBD over NumPy alone, as a churn bundle computes it; fitting is `training.churn.pareto`'s.
 
-A customer buys at a rate λ until they leave for good, which they do at a rate μ, whether they buy or not; both are gamma distributed
-over customers, (r, alpha) and (s, beta). Source: Schmittlein, Morrison, Colombo, "Counting Your Customers", Management Science 33 (1987).
-With one who is alive λ is gamma (r + x, alpha + T), μ is gamma (s, beta + T), and neither says anything of the other.
+A customer buys at a rate λ until they leave for good, which they do at a rate μ, whether they buy
+or not; both are gamma distributed over customers, (r, alpha) and (s, beta). Source: Schmittlein,
+Morrison, Colombo, "Counting Your Customers", Management Science 33 (1987). With one who is alive λ
+is gamma (r + x, alpha + T), μ is gamma (s, beta + T), and neither says anything of the other.
 
-The paper has the chance of being alive as a hypergeometric function. Here it is the integral which that stands for, over the moment u
-at which the customer left, between the last purchase and now; see `odds_of_having_left`.
+The paper has the chance of being alive as a hypergeometric function. Here it is the integral which
+that stands for, over the moment u at which the customer left, between the last purchase and now;
+see `odds_of_having_left`.
 """
 
 import msgspec
@@ -23,7 +25,9 @@ STEPS, SHARES = (_HALVES + 1) / 2, _WEIGHTS / 2  # from 0 to 1
 
 
 class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fitted model, in days, and the places in a matrix of: seconds since the last purchase, purchases, seconds since the first."""
+    """A fitted model, in days, and the places in a matrix of: seconds since the last purchase,
+    purchases, seconds since the first.
+    """
 
     r: float
     alpha: float
@@ -34,37 +38,69 @@ class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age: int
 
     def purchases(self, matrix: npt.NDArray[np.float32], start: float, stop: float) -> Floats:
-        """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is known."""
-        return purchases_between(matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected)
+        """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing
+        is known.
+        """
+        return purchases_between(
+            matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
+        )
 
     def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
         return expected(x, recency, age, self.r, self.alpha, self.s, self.beta, span)
 
 
-def expected(x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float, span: float) -> Floats:
+def expected(
+    x: Floats,
+    recency: Floats,
+    age: Floats,
+    r: float,
+    alpha: float,
+    s: float,
+    beta: float,
+    span: float,
+) -> Floats:
     """Expected purchases within `span` from now, shape (n,)."""
     lasting = np.log1p(span / (beta + age))
     with np.errstate(divide="ignore", invalid="ignore"):
-        years = np.where(abs(s - 1) < 1e-9, lasting, -np.expm1(-(s - 1) * lasting) / (s - 1)) * (beta + age)
-    return (r + x) / (alpha + age) * years / (1 + odds_of_having_left(x, recency, age, r, alpha, s, beta))
+        years = np.where(abs(s - 1) < 1e-9, lasting, -np.expm1(-(s - 1) * lasting) / (s - 1)) * (
+            beta + age
+        )
+    return (
+        (r + x)
+        / (alpha + age)
+        * years
+        / (1 + odds_of_having_left(x, recency, age, r, alpha, s, beta))
+    )
 
 
-def odds_of_having_left(x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float) -> Floats:
+def odds_of_having_left(
+    x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float
+) -> Floats:
     """The chance of having left, for that of being alive, shape (n,).
 
-    ∫ ((alpha + T) / (alpha + u))^(r + x) · ((beta + T) / (beta + u))^s · s / (beta + u) du from the last purchase to now. The first factor
-    may fall by hundreds of powers of ten: points lie evenly in its own integral over log(alpha + u).
+    ∫ ((alpha + T) / (alpha + u))^(r + x) · ((beta + T) / (beta + u))^s · s / (beta + u) du from the
+    last purchase to now. The first factor may fall by hundreds of powers of ten: points lie evenly
+    in its own integral over log(alpha + u).
     """
     pieces = [slice(start, start + ROWS) for start in range(0, len(x), ROWS)]
-    return np.concatenate([np.zeros(0), *(_odds(x[each], recency[each], age[each], r, alpha, s, beta) for each in pieces)])
+    return np.concatenate(
+        [
+            np.zeros(0),
+            *(_odds(x[each], recency[each], age[each], r, alpha, s, beta) for each in pieces),
+        ]
+    )
 
 
-def _odds(x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float) -> Floats:
+def _odds(
+    x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float
+) -> Floats:
     shape = (r + x)[:, None]
     last, now = np.log(alpha + np.minimum(recency, age))[:, None], np.log(alpha + age)[:, None]
     fallen = -np.expm1(-shape * (now - last))
     at = last - np.log1p(-STEPS * fallen) / shape
     left = np.exp(at) - alpha + beta
     with np.errstate(over="ignore"):
-        inner = np.exp(s * (np.log(beta + age)[:, None] - np.log(left)) + at - np.log(left)) @ SHARES
+        inner = (
+            np.exp(s * (np.log(beta + age)[:, None] - np.log(left)) + at - np.log(left)) @ SHARES
+        )
         return s * inner * np.expm1(shape * (now - last))[:, 0] / shape[:, 0]

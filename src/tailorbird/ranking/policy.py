@@ -1,6 +1,8 @@
-"""The policy: from values to an order of all candidates; of that, `ranking.exploration` makes the answer, with its propensities.
+"""The policy: from values to an order of all candidates; of that, `ranking.exploration` makes the
+answer, with its propensities.
 
-    values ─► boosts ─► order by value ─► diversity of the best ─► pins, quotas, promotions ─► exploration within these ─► answer
+    values ─► boosts ─► order by value ─► diversity of the best ─► pins, quotas, promotions ─►
+    exploration within these ─► answer
 
 What an item may be shown at all, stands in `ranking.rules`.
 """
@@ -40,7 +42,11 @@ class Shape:
 
     def bounds(self) -> Bounds:
         """What of it exploration keeps to."""
-        codes = [codes_of(self.index, self.rows, quota.by) for quota in self.quotas] if self.index is not None else []
+        codes = (
+            [codes_of(self.index, self.rows, quota.by) for quota in self.quotas]
+            if self.index is not None
+            else []
+        )
         quotas = self.quotas if self.index is not None else ()
         return Bounds(quotas, codes, self.promotions, self.promoted, frozenset(self.pins))
 
@@ -54,7 +60,12 @@ def arranged(values: Floats, size: int, shape: Shape, bounds: Bounds | None = No
         bounds: `shape.bounds()`, where they are known already.
     """
     order = np.argsort(-values, kind="stable")
-    if shape.index is not None and shape.diversity is not None and shape.diversity.balance < 1 and order.size:
+    if (
+        shape.index is not None
+        and shape.diversity is not None
+        and shape.diversity.balance < 1
+        and order.size
+    ):
         order = _diverse(values, order, size, shape.index, shape.rows, shape.diversity)
     bounds = shape.bounds() if bounds is None else bounds
     if bounds.free and not shape.pins:
@@ -82,7 +93,9 @@ def boosted(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
 
 
 def codes_of(index: Index, rows: Rows, attribute: str) -> Codes:
-    """A code (n,) for each item that is equal where the attribute is; -1 where it is missing or the item is not known."""
+    """A code (n,) for each item that is equal where the attribute is; -1 where it is missing or the
+    item is not known.
+    """
     column = index.attributes.get(attribute)
     if column is None:
         return np.full(rows.size, -1, np.int64)
@@ -95,8 +108,12 @@ def codes_of(index: Index, rows: Rows, attribute: str) -> Codes:
     return np.where(rows >= 0, codes, -1)
 
 
-def _diverse(values: Floats, order: Rows, size: int, index: Index, rows: Rows, diversity: Diversity) -> Rows:
+def _diverse(
+    values: Floats, order: Rows, size: int, index: Index, rows: Rows, diversity: Diversity
+) -> Rows:
     best = order[: max(size, diversity.among)]
     alike = likeness([codes_of(index, rows[best], name) for name in diversity.by])
     pick = dpp if diversity.method == "dpp" else mmr
-    return np.concatenate([best[pick(values[best], alike, size, balance=diversity.balance)], order[best.size :]])
+    return np.concatenate(
+        [best[pick(values[best], alike, size, balance=diversity.balance)], order[best.size :]]
+    )

@@ -1,4 +1,6 @@
-"""Why an item is there: a stable code for machines and one short sentence for people. Cheap: ten look-ups an item shown."""
+"""Why an item is there: a stable code for machines and one short sentence for people. Cheap: ten
+look-ups an item shown.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,9 +18,13 @@ from tailorbird.retrieval import Index
 
 Keys = npt.NDArray[np.uint64]
 LATELY = (
-    (6 * HOUR, "right now"), (DAY, "today"), (7 * DAY, "this week"), (31 * DAY, "this month"), (92 * DAY, "in the last three months"),
+    (6 * HOUR, "right now"),
+    (DAY, "today"),
+    (7 * DAY, "this week"),
+    (31 * DAY, "this month"),
+    (92 * DAY, "in the last three months"),
     (366 * DAY, "this year"),
-)  # fmt: skip
+)
 Rows = npt.NDArray[np.intp]
 _DECAY = 0.8  # of what a recent item says, by how many came after it
 
@@ -36,7 +42,9 @@ CODES = (
     "popular_in_segment",
     "more",
 )
-LIFT_MIN = 2.0  # how often an item comes with another, over how often it comes at all, from which on one is a reason for the other
+# how often an item comes with another, over how often it comes at all, from which on one is a
+# reason for the other
+LIFT_MIN = 2.0
 # Type of event → what is said of an item that goes with one of it, and of the item itself.
 _SAID = {
     hash64("purchase"): ("Because you bought {}", "You bought it before"),
@@ -68,7 +76,9 @@ class Reason:
 
 
 FOR_YOU = Reason("for_you", "Picked for you")
-MORE = Reason("more", "More to see")  # of an item that no model put there, and of which nothing else is known
+MORE = Reason(
+    "more", "More to see"
+)  # of an item that no model put there, and of which nothing else is known
 
 
 def reasons(
@@ -111,12 +121,16 @@ def reasons(
             text = _SAID.get(types[place], _LOOKED)[0].format(index.title(int(anchors[place])))
             told.append(Reason("related", text, index.ids[anchors[place]]))
         else:
-            told.append(_without_anchor(index, row, source, lists, goes=bool(goes[place])) or otherwise)
+            told.append(
+                _without_anchor(index, row, source, lists, goes=bool(goes[place])) or otherwise
+            )
     return told
 
 
 def _had(keys: Keys, recent: RecentLike | None) -> list[int]:
-    """Return what the person did with each item: of several types of events the one that `_SAID` has first; 0 for nothing."""
+    """Return what the person did with each item: of several types of events the one that `_SAID`
+    has first; 0 for nothing.
+    """
     if recent is None:
         return [0] * len(keys)
     done: dict[int, int] = {}
@@ -125,8 +139,12 @@ def _had(keys: Keys, recent: RecentLike | None) -> list[int]:
     return [done.get(key, 0) for key in keys.tolist()]
 
 
-def _without_anchor(index: Index, row: int, source: str, lists: RequestLists, *, goes: bool) -> Reason | None:
-    """Return what the source says of an item. `goes`: whether it goes with something that is not known here any more."""
+def _without_anchor(
+    index: Index, row: int, source: str, lists: RequestLists, *, goes: bool
+) -> Reason | None:
+    """Return what the source says of an item. `goes`: whether it goes with something that is not
+    known here any more.
+    """
     category = index.category.text(row)
     told = source_of(source) if source not in ("given", "pinned") else None
     if told is None:
@@ -143,16 +161,23 @@ def _without_anchor(index: Index, row: int, source: str, lists: RequestLists, *,
         return None
     lately = next((words for most, words in LATELY if told.board.window_us <= most), "of all time")
     if told.board.segment == "category":
-        return Reason("popular_in_category", f"Popular in {category} {lately}" if category else f"Popular {lately}")
+        return Reason(
+            "popular_in_category",
+            f"Popular in {category} {lately}" if category else f"Popular {lately}",
+        )
     if of_segment(lists.tables, lists.request, told.board) is not None:
         return Reason("popular_in_segment", f"Popular with visitors like you {lately}")
     return Reason("popular", f"Popular {lately}")
 
 
-def _anchors(index: Index, rows: Rows, lists: RequestLists, recent: RecentLike | None) -> tuple[Rows, list[int], npt.NDArray[np.bool_]]:
-    """For each shown item the recent item that speaks most for it (-1 if none does), the type of that event, and whether any does.
+def _anchors(
+    index: Index, rows: Rows, lists: RequestLists, recent: RecentLike | None
+) -> tuple[Rows, list[int], npt.NDArray[np.bool_]]:
+    """For each shown item the recent item that speaks most for it (-1 if none does), the type of
+    that event, and whether any does.
 
-    What is everywhere comes with everything: an item speaks for another one if that comes with it `LIFT_MIN` times as often as it comes.
+    What is everywhere comes with everything: an item speaks for another one if that comes with it
+    `LIFT_MIN` times as often as it comes.
     """
     if recent is None or not recent.item.size or not rows.size:
         return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)
@@ -165,4 +190,8 @@ def _anchors(index: Index, rows: Rows, lists: RequestLists, recent: RecentLike |
         pull[age] = np.where(share >= LIFT_MIN * usual, share, 0.0) * _DECAY**age
     best = np.argmax(pull, axis=0)
     goes = pull[best, np.arange(rows.size)] > 0
-    return np.where(goes & (known[best] >= 0), known[best], -1), recent.type[newest][best].tolist(), goes
+    return (
+        np.where(goes & (known[best] >= 0), known[best], -1),
+        recent.type[newest][best].tolist(),
+        goes,
+    )

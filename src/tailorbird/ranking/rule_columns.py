@@ -1,4 +1,5 @@
-"""What rules are computed with: columns of a request's items, compared, combined and looked up. The language is `ranking.rules`.
+"""What rules are computed with: columns of a request's items, compared, combined and looked up. The
+language is `ranking.rules`.
 
 A missing value (NaN, code -1, None) equals nothing and compares as false.
 """
@@ -40,10 +41,11 @@ class Request:
 
     Attributes:
         index, rows: the items, as rows (n,) of the index.
-        now: the time of the request.
-        user, context: the fields by name; what is not there is missing.
+        now: the time of the request. user, context: the fields by name; what is not there is
+        missing.
         recent: the person's recent sequence, for `seen`.
-        popularity: gives how popular items are by their keys, from 0 to 1; None: nothing is known of it.
+        popularity: gives how popular items are by their keys, from 0 to 1; None: nothing is known
+            of it.
     """
 
     index: Index
@@ -56,9 +58,16 @@ class Request:
 
 
 def seen_mask(
-    index: Index, rows: Rows, recent: RecentLike | None, *, types: Collection[str] | None = None, since: int | None = None
+    index: Index,
+    rows: Rows,
+    recent: RecentLike | None,
+    *,
+    types: Collection[str] | None = None,
+    since: int | None = None,
 ) -> Mask:
-    """Which items (n,) the recent sequence has: with one of these event types, and not before `since`, where told."""
+    """Which items (n,) the recent sequence has: with one of these event types, and not before
+    `since`, where told.
+    """
     if recent is None or not recent.item.size:
         return np.zeros(rows.size, bool)
     kept = np.ones(recent.item.size, bool)
@@ -129,7 +138,9 @@ def missing(part: Compiled) -> Compiled:
 
 
 def arithmetic(op: type, left: Compiled, right: Compiled) -> Compiled:
-    """The sum, difference, product or quotient of two expressions; a division by nothing is missing or infinite."""
+    """The sum, difference, product or quotient of two expressions; a division by nothing is missing
+    or infinite.
+    """
 
     def run(request: Request) -> Value:
         with np.errstate(all="ignore"):
@@ -147,7 +158,9 @@ def compared(op: type, left: Compiled, right: Compiled) -> Compiled:
 
     def run(request: Request) -> Mask:
         with np.errstate(invalid="ignore"):
-            return np.broadcast_to(COMPARE[op](number(left(request)), number(right(request))), request.rows.size)
+            return np.broadcast_to(
+                COMPARE[op](number(left(request)), number(right(request))), request.rows.size
+            )
 
     return run
 
@@ -159,18 +172,28 @@ def item_field(request: Request, name: str) -> Value:
         column = index.attributes[name]
         return column.take(rows) if isinstance(column, TextColumn) else column[rows]
     if name == "id":
-        return TextColumn(np.arange(rows.size, dtype=np.int32), tuple(index.ids[row] for row in rows.tolist()))
+        return TextColumn(
+            np.arange(rows.size, dtype=np.int32), tuple(index.ids[row] for row in rows.tolist())
+        )
     if name == "age_days":
         first_seen = index.first_seen[rows]
         return np.where(first_seen > 0, (request.now - first_seen) / DAY, np.nan)
     if name == "popularity":
-        return np.zeros(rows.size) if request.popularity is None else request.popularity(index.keys[rows])
+        return (
+            np.zeros(rows.size)
+            if request.popularity is None
+            else request.popularity(index.keys[rows])
+        )
     return None
 
 
 def scalar(value: str | float | bool | None) -> Value:
     """A constant or a field of the request, as expressions have it."""
-    return float(value) if isinstance(value, (int, np.number)) and not isinstance(value, bool) else value
+    return (
+        float(value)
+        if isinstance(value, (int, np.number)) and not isinstance(value, bool)
+        else value
+    )
 
 
 def number(value: Value) -> npt.NDArray[np.float64]:
@@ -202,7 +225,9 @@ def equal(left: Value, right: Value, n: int) -> Mask:
         if isinstance(right, str):
             return left.codes == left.code(right)
         if isinstance(right, TextColumn):
-            translated = np.array([*(left.code(value) for value in right.values), -2], np.int32)[right.codes]
+            translated = np.array([*(left.code(value) for value in right.values), -2], np.int32)[
+                right.codes
+            ]
             return left.codes == translated
         return np.zeros(n, bool)
     if isinstance(left, str) or isinstance(right, str):
@@ -218,6 +243,10 @@ def contains(whole: Value, part: Value, n: int) -> Mask:
         return np.full(n, part in whole.split("|"))
     if not isinstance(whole, TextColumn):
         return np.zeros(n, bool)
-    codes, position = np.unique(whole.codes, return_inverse=True)  # only the values that these items have
-    has = np.array([code >= 0 and part in whole.values[code].split("|") for code in codes.tolist()], bool)
+    codes, position = np.unique(
+        whole.codes, return_inverse=True
+    )  # only the values that these items have
+    has = np.array(
+        [code >= 0 and part in whole.values[code].split("|") for code in codes.tolist()], bool
+    )
     return has[position]

@@ -3,17 +3,21 @@
     item.price < 50 and item.stock > 0          item.category in ('coats', 'hats')
     context.country == 'NO'                     item.price < 2 * user.avg_price and not seen(30d)
 
-A rule is parsed by Python's own grammar, checked against a whitelist, and compiled to operations on whole columns;
-nothing of it is ever evaluated as Python. Allowed: `and or not`, comparisons (chained too), `in` a list of constants,
-`'x' in item.tags` for texts with `|` between their parts, `+ - * /`, `missing(x)`, and `seen` or `seen(30d)`: whether the person's
-recent sequence has the item. Besides its attributes an item has `id`, `age_days` and `popularity`. A rule may stand on several lines.
+A rule is parsed by Python's own grammar, checked against a whitelist, and compiled to operations on
+whole columns; nothing of it is ever evaluated as Python. Allowed: `and or not`, comparisons
+(chained too), `in` a list of constants, `'x' in item.tags` for texts with `|` between their parts,
+`+ - * /`, `missing(x)`, and `seen` or `seen(30d)`: whether the person's recent sequence has the
+item. Besides its attributes an item has `id`, `age_days` and `popularity`. A rule may stand on
+several lines.
 
-A missing value equals nothing and compares as false, so that `!=` and `not in` hold for it; `missing(x)` and `x is None` ask for it.
-What is a number and what a text is known of context, user fields and constants, and of an item where an index is given: comparing one
-with the other is refused when the rule is read.
+A missing value equals nothing and compares as false, so that `!=` and `not in` hold for it;
+`missing(x)` and `x is None` ask for it. What is a number and what a text is known of context, user
+fields and constants, and of an item where an index is given: comparing one with the other is
+refused when the rule is read.
 
-Rules that look at nothing but attributes of items are the same for everybody: they are computed once for an index, and sources then find
-only items that satisfy them. All others are computed for the candidates of a request.
+Rules that look at nothing but attributes of items are the same for everybody: they are computed
+once for an index, and sources then find only items that satisfy them. All others are computed for
+the candidates of a request.
 """
 
 import ast
@@ -65,7 +69,9 @@ CONTEXT_FIELDS: Mapping[str, "Kind"] = {
 }
 _SPAN_US = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 # Texts and comments, in which nothing is changed, or the time in `seen(30d)`.
-_SPAN = re.compile(r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)|(?<=\bseen\()(\s*)(\d{1,5})([mhdw])(?=\s*\))""")
+_SPAN = re.compile(
+    r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)|(?<=\bseen\()(\s*)(\d{1,5})([mhdw])(?=\s*\))"""
+)
 _COUNTRY = re.compile("[A-Z]{2}")  # as the router keeps it, and requests read it
 _LINE_END = re.compile(r"\r\n|\r|\n")  # as Python counts lines
 
@@ -115,17 +121,23 @@ class Rules:
 
 
 def compile_rules(
-    rules: Sequence[str], *, item_fields: Collection[str] | None = None, user_fields: Collection[str] | None = None, where: str = ""
+    rules: Sequence[str],
+    *,
+    item_fields: Collection[str] | None = None,
+    user_fields: Collection[str] | None = None,
+    where: str = "",
 ) -> Rules:
     """Compile rules.
 
     Args:
         rules: their texts.
-        item_fields: the attributes that items have, such as `index.attributes`; an unknown one is then an error.
+        item_fields: the attributes that items have, such as `index.attributes`; an unknown one is
+            then an error.
         user_fields: the columns about the person; likewise.
         where: stands before each message, such as `slot home`.
     Raises:
-        DeclarationError: a rule is not of the language, or compares a number with a text; names rule and column.
+        DeclarationError: a rule is not of the language, or compares a number with a text; names
+            rule and column.
     """
     return Rules(tuple(_Parser(text, where, item_fields, user_fields).rule() for text in rules))
 
@@ -133,7 +145,9 @@ def compile_rules(
 class _Parser:
     """One rule. Each `_on_…` turns a node of the syntax tree into a function of the request."""
 
-    def __init__(self, text: str, where: str, known: Collection[str] | None, of_user: Collection[str] | None) -> None:
+    def __init__(
+        self, text: str, where: str, known: Collection[str] | None, of_user: Collection[str] | None
+    ) -> None:
         self.text = text
         self.where = f"{where}, rule {text[:80]!r}" if where else f"rule {text[:80]!r}"
         self.known, self.of_user = known, of_user
@@ -143,12 +157,22 @@ class _Parser:
 
     def rule(self) -> Rule:
         compiled = self._parsed()
-        return Rule(self.text, compiled, self.everybody and "age_days" not in self.item_fields, frozenset(self.item_fields))
+        return Rule(
+            self.text,
+            compiled,
+            self.everybody and "age_days" not in self.item_fields,
+            frozenset(self.item_fields),
+        )
 
     def _parsed(self) -> Compiled:
         if len(self.text) > CHARACTERS_MAX:
-            raise DeclarationError(f"is longer than {CHARACTERS_MAX} characters", where=self.where, fix="split it into several rules")
-        # `30d` is no Python: it is read as the name `d30`, which is as long, so that columns stay. In brackets, so that lines may end.
+            raise DeclarationError(
+                f"is longer than {CHARACTERS_MAX} characters",
+                where=self.where,
+                fix="split it into several rules",
+            )
+        # `30d` is no Python: it is read as the name `d30`, which is as long, so that columns stay.
+        # In brackets, so that lines may end.
         source = _SPAN.sub(lambda match: match[1] or match[2] + match[4] + match[3], self.text)
         try:
             tree = ast.parse(f"(\n{source}\n)", mode="eval").body
@@ -157,18 +181,30 @@ class _Parser:
             raise DeclarationError(f"{at}: {error.msg}", where=self.where) from error
         except (ValueError, RecursionError, MemoryError) as error:
             raise DeclarationError("cannot be read as an expression", where=self.where) from error
-        if tree.lineno == 1:  # our own bracket: there is nothing in it, or a comma, or one that closes too early
-            raise DeclarationError("expected one expression, with all its brackets closed", where=self.where)
+        if (
+            tree.lineno == 1
+        ):  # our own bracket: there is nothing in it, or a comma, or one that closes too early
+            raise DeclarationError(
+                "expected one expression, with all its brackets closed", where=self.where
+            )
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > NUMBER_MAX:
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, int)
+                and abs(node.value) > NUMBER_MAX
+            ):
                 raise self._refuse(node, "the number is too large")
         try:
             return self._compile(tree, 0)
         except RecursionError:  # of telling what is not allowed
-            raise DeclarationError("is nested too deeply", where=self.where, fix="split it into several rules") from None
+            raise DeclarationError(
+                "is nested too deeply", where=self.where, fix="split it into several rules"
+            ) from None
 
     def _place(self, line: int, column: int) -> str:
-        """Where something stands in the text, from 1; `line` counts our bracket's too, `column` letters from 0."""
+        """Where something stands in the text, from 1; `line` counts our bracket's too, `column`
+        letters from 0.
+        """
         lines = len(_LINE_END.split(self.text))
         if not 2 <= line <= lines + 1:
             return "at its end"
@@ -176,7 +212,11 @@ class _Parser:
 
     def _refuse(self, node: ast.expr, message: str, fix: str = "") -> DeclarationError:
         before = self._line(node.lineno).encode()[: node.col_offset]  # Python counts bytes
-        return DeclarationError(f"{self._place(node.lineno, len(before.decode()))}: {message}", where=self.where, fix=fix)
+        return DeclarationError(
+            f"{self._place(node.lineno, len(before.decode()))}: {message}",
+            where=self.where,
+            fix=fix,
+        )
 
     def _line(self, line: int) -> str:
         return _LINE_END.split(self.text)[line - 2]
@@ -189,7 +229,9 @@ class _Parser:
     def _compile(self, node: ast.expr, depth: int) -> Compiled:
         self.nodes += 1
         if depth > DEPTH_MAX or self.nodes > NODES_MAX:
-            raise self._refuse(node, "the expression is too long or too deep", "split it into several rules")
+            raise self._refuse(
+                node, "the expression is too long or too deep", "split it into several rules"
+            )
         match node:
             case ast.BoolOp(op=op, values=values):
                 parts = [self._compile(value, depth + 1) for value in values]
@@ -203,32 +245,48 @@ class _Parser:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
                 for side in (left, right):
                     if self._kind(side) == "text":
-                        raise self._refuse(side, f"{ast.unparse(side)[:40]!r} is a text, which has no sum and no product")
-                return arithmetic(type(op), self._compile(left, depth + 1), self._compile(right, depth + 1))
+                        raise self._refuse(
+                            side,
+                            f"{ast.unparse(side)[:40]!r} is a text, which has no sum and no "
+                            "product",
+                        )
+                return arithmetic(
+                    type(op), self._compile(left, depth + 1), self._compile(right, depth + 1)
+                )
             case ast.Compare():
                 return self._comparison(node, depth)
             case ast.Constant(value=None):
                 raise self._no_none(node)
             case ast.Constant(value=value) if isinstance(value, (bool, int, float, str)):
-                constant = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+                constant = (
+                    float(value)
+                    if isinstance(value, int) and not isinstance(value, bool)
+                    else value
+                )
                 return lambda request: constant
             case ast.Attribute(value=ast.Name(id=owner), attr=name):
                 return self._field(node, owner, name)
             case ast.Name(id="seen"):
                 self.everybody = False
                 return lambda request: seen_mask(request.index, request.rows, request.recent)
-            case ast.Call(func=ast.Name(id="seen"), args=[ast.Constant(value=str(span))], keywords=[]):
+            case ast.Call(
+                func=ast.Name(id="seen"), args=[ast.Constant(value=str(span))], keywords=[]
+            ):
                 return self._seen_within(node, span)
             case ast.Call(func=ast.Name(id="seen"), args=[ast.Name() as name], keywords=[]):
                 return self._seen_within(node, self._written(name))
             case ast.Call(func=ast.Name(id="missing"), args=[of], keywords=[]):
                 return missing(self._compile(of, depth + 1))
         raise self._refuse(
-            node, f"{ast.unparse(node)[:40]!r} is not allowed in a rule", "use item.*, user.*, context.*, seen, missing(…) and constants"
+            node,
+            f"{ast.unparse(node)[:40]!r} is not allowed in a rule",
+            "use item.*, user.*, context.*, seen, missing(…) and constants",
         )
 
     def _no_none(self, node: ast.expr) -> DeclarationError:
-        return self._refuse(node, "None equals nothing, and is never in a list", "use missing(…), or not missing(…)")
+        return self._refuse(
+            node, "None equals nothing, and is never in a list", "use missing(…), or not missing(…)"
+        )
 
     def _field(self, node: ast.expr, owner: str, name: str) -> Compiled:
         if owner == "item":
@@ -241,7 +299,12 @@ class _Parser:
             self.everybody = False
             fields = CONTEXT_FIELDS if owner == "context" else self.of_user
             if fields is not None and name not in fields:
-                fix = nearest(name, fields, f"use one of {', '.join(sorted(fields)) or 'no column'}", owner=f"{owner}.")
+                fix = nearest(
+                    name,
+                    fields,
+                    f"use one of {', '.join(sorted(fields)) or 'no column'}",
+                    owner=f"{owner}.",
+                )
                 raise self._refuse(node, f"there is no {owner}.{name}", fix)
         if owner == "user":
             return lambda request: scalar((request.user or {}).get(name))
@@ -255,7 +318,9 @@ class _Parser:
             raise self._refuse(node, f"expected a time such as 30d, got {span!r}")
         self.everybody = False
         within = int(found[1]) * _SPAN_US[found[2]]
-        return lambda request: seen_mask(request.index, request.rows, request.recent, since=request.now - within)
+        return lambda request: seen_mask(
+            request.index, request.rows, request.recent, since=request.now - within
+        )
 
     def _comparison(self, node: ast.Compare, depth: int) -> Compiled:
         steps: list[Compiled] = []
@@ -264,7 +329,9 @@ class _Parser:
             left = self._compile(left_node, depth + 1)
             if isinstance(op, (ast.Is, ast.IsNot)):
                 if not (isinstance(right_node, ast.Constant) and right_node.value is None):
-                    raise self._refuse(right_node, "only None comes after `is` and `is not`", "use ==")
+                    raise self._refuse(
+                        right_node, "only None comes after `is` and `is not`", "use =="
+                    )
                 steps.append(negated(missing(left)) if isinstance(op, ast.IsNot) else missing(left))
             elif isinstance(op, (ast.In, ast.NotIn)):
                 self._check_country(left_node, getattr(right_node, "elts", []))
@@ -291,7 +358,10 @@ class _Parser:
                 return "number"
             case ast.Attribute(value=ast.Name(id="item"), attr="id"):
                 return "text"
-            case ast.Attribute(value=ast.Name(id="item"), attr="age_days" | "popularity") | ast.Attribute(value=ast.Name(id="user")):
+            case (
+                ast.Attribute(value=ast.Name(id="item"), attr="age_days" | "popularity")
+                | ast.Attribute(value=ast.Name(id="user"))
+            ):
                 return "number"
             case ast.Attribute(value=ast.Name(id="context"), attr=name):
                 return CONTEXT_FIELDS.get(name, "any")
@@ -303,31 +373,57 @@ class _Parser:
         kinds = self._kind(left), self._kind(right)
         if set(kinds) == {"number", "text"}:
             text = left if kinds[0] == "text" else right
-            raise self._refuse(text, f"{ast.unparse(text)[:40]!r} is a text, and is compared with a number")
+            raise self._refuse(
+                text, f"{ast.unparse(text)[:40]!r} is a text, and is compared with a number"
+            )
         if "text" in kinds and not isinstance(op, ast.Eq | ast.NotEq):
             text = left if kinds[0] == "text" else right
-            raise self._refuse(text, f"{ast.unparse(text)[:40]!r} is a text, which is not more or less than another", "use == or in")
+            raise self._refuse(
+                text,
+                f"{ast.unparse(text)[:40]!r} is a text, which is not more or less than another",
+                "use == or in",
+            )
 
     def _check_country(self, field: ast.expr, others: Sequence[ast.expr]) -> None:
         """Refuse what a country never is, rather than have a rule that holds for nobody."""
         match field:
             case ast.Attribute(value=ast.Name(id="context"), attr="country"):
                 for each in others:
-                    if isinstance(each, ast.Constant) and isinstance(each.value, str) and not _COUNTRY.fullmatch(each.value):
+                    if (
+                        isinstance(each, ast.Constant)
+                        and isinstance(each.value, str)
+                        and not _COUNTRY.fullmatch(each.value)
+                    ):
                         upper = each.value.upper()
-                        fix = f"write {upper!r}" if _COUNTRY.fullmatch(upper) else "write its code, such as 'NO'"
-                        raise self._refuse(each, f"a country is a code of two capital letters, and never {each.value[:40]!r}", fix)
+                        fix = (
+                            f"write {upper!r}"
+                            if _COUNTRY.fullmatch(upper)
+                            else "write its code, such as 'NO'"
+                        )
+                        raise self._refuse(
+                            each,
+                            "a country is a code of two capital letters, and never "
+                            f"{each.value[:40]!r}",
+                            fix,
+                        )
 
-    def _membership(self, left_node: ast.expr, left: Compiled, right: ast.expr, depth: int) -> Compiled:
+    def _membership(
+        self, left_node: ast.expr, left: Compiled, right: ast.expr, depth: int
+    ) -> Compiled:
         if not isinstance(right, (ast.Tuple, ast.List, ast.Set)):
             self._check_part(left_node, right)
             whole = self._compile(right, depth + 1)
             return lambda request: contains(whole(request), left(request), request.rows.size)
-        if nothing := next((each for each in right.elts if isinstance(each, ast.Constant) and each.value is None), None):
+        if nothing := next(
+            (each for each in right.elts if isinstance(each, ast.Constant) and each.value is None),
+            None,
+        ):
             raise self._no_none(nothing)
         self.nodes += len(right.elts)
         if self.nodes > NODES_MAX:
-            raise self._refuse(right, f"expected a list of at most {NODES_MAX} constants after `in`")
+            raise self._refuse(
+                right, f"expected a list of at most {NODES_MAX} constants after `in`"
+            )
         values = [self._member(left_node, element) for element in right.elts]
 
         def any_of(request: Request) -> Mask:
@@ -344,21 +440,41 @@ class _Parser:
         match element:
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 found = scalar(value)
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if not isinstance(value, bool):
+            case ast.UnaryOp(
+                op=ast.USub(), operand=ast.Constant(value=int() | float() as value)
+            ) if not isinstance(value, bool):
                 found = -float(value)
             case _:
-                raise self._refuse(element, f"{ast.unparse(element)[:40]!r} is no constant, and a list after `in` has nothing else")
+                raise self._refuse(
+                    element,
+                    f"{ast.unparse(element)[:40]!r} is no constant, and a list after `in` "
+                    "has nothing else",
+                )
         self._check_kinds(ast.Eq(), field, element)
         return found
 
     def _check_part(self, part: ast.expr, whole: ast.expr) -> None:
-        """Refuse to look for what is never a part of a text, rather than have a rule that holds for nothing."""
-        of_context = isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "context"
+        """Refuse to look for what is never a part of a text, rather than have a rule that holds for
+        nothing.
+        """
+        of_context = (
+            isinstance(part, ast.Attribute)
+            and isinstance(part.value, ast.Name)
+            and part.value.id == "context"
+        )
         if self._kind(part) != "text" or not (of_context or isinstance(part, ast.Constant)):
             fix = "such as 'warm' in item.tags, or context.country in item.countries"
-            raise self._refuse(part, f"{ast.unparse(part)[:40]!r} is no text to look for in {ast.unparse(whole)[:40]!r}", fix)
+            raise self._refuse(
+                part,
+                f"{ast.unparse(part)[:40]!r} is no text to look for in {ast.unparse(whole)[:40]!r}",
+                fix,
+            )
         if self._kind(whole) in ("number", "truth"):
-            raise self._refuse(whole, f"{ast.unparse(whole)[:40]!r} is no text, and has no parts", "use == or a list after `in`")
+            raise self._refuse(
+                whole,
+                f"{ast.unparse(whole)[:40]!r} is no text, and has no parts",
+                "use == or a list after `in`",
+            )
 
 
 def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collection[str]) -> None:
@@ -371,10 +487,16 @@ def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collectio
         DeclarationError: names slot, rule and column.
     """
     where = f"slot {slot.name}"
-    texts = [*slot.rules, *(one.when for one in (*slot.boosts, *slot.promotions, *slot.pins) if one.when)]
+    texts = [
+        *slot.rules,
+        *(one.when for one in (*slot.boosts, *slot.promotions, *slot.pins) if one.when),
+    ]
     compile_rules(texts, user_fields=user_fields, where=where)
     for cap in slot.caps:
         if cap.sequence not in sequences:
-            declare = f'sequence("{cap.sequence}", user, ["impression"], length=200) in features.py declares it'
+            declare = (
+                f'sequence("{cap.sequence}", user, ["impression"], length=200) in '
+                "features.py declares it"
+            )
             told = f"a cap looks at a sequence {cap.sequence!r}, which is not declared"
             raise DeclarationError(told, where=where, fix=nearest(cap.sequence, sequences, declare))

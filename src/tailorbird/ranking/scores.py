@@ -5,8 +5,8 @@ from tailorbird.ranking import ChurnScore, NextBest
 leaving = ChurnScore("churn", above=0.7, on=["view", "purchase"])
 next_home = NextBest("home", size=5, on=["click", "cart"], every="10m")
 
-`tailorbird run score` (and `up`) scores the person of each such event, and appends what came of it to a log of its own, see
-`serving.scoring`.
+`tailorbird run score` (and `up`) scores the person of each such event, and appends what came of it
+to a log of its own, see `serving.scoring`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ class ChurnScore:
     Args:
         model: of churn.py.
         above: a chance of leaving past which the person is told of, once.
-        below: a chance under which they are told of again, as back; nine tenths of `above` unless told, so that nobody flutters.
+        below: a chance under which they are told of again, as back; nine tenths of `above` unless
+            told, so that nobody flutters.
         on: event types after which a person is scored.
         name: in the log; the model's unless told.
     """
@@ -40,7 +41,12 @@ class ChurnScore:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.model)
         object.__setattr__(self, "below", self.below if self.below >= 0 else 0.9 * self.above)
-        if not 0 < self.above < 1 or self.below > self.above or not self.on or isinstance(self.on, str):
+        if (
+            not 0 < self.above < 1
+            or self.below > self.above
+            or not self.on
+            or isinstance(self.on, str)
+        ):
             message = "expected event types and chances between 0 and 1, `below` not over `above`"
             raise DeclarationError(message, where=f"ChurnScore {self.name}")
 

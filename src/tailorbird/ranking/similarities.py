@@ -1,10 +1,12 @@
-"""How much a candidate goes with the last items of a sequence: `features.similarity` as it is computed.
+"""How much a candidate goes with the last items of a sequence: `features.similarity` as it is
+computed.
 
     value = Σ over the last items i, the newest first, of decay**age · M[i, candidate]        or the largest of these
 
-M is the co-occurrence of items that candidates are found by (`candidates.item_knn`), as it is at the request. Missing where none of
-the items goes with anything yet; 0 for a candidate that goes with none of them. Sums run in float64 in order of age and are rounded
-once; the meaning in plain Python is `features.reference_learned`.
+M is the co-occurrence of items that candidates are found by (`candidates.item_knn`), as it is at
+the request. Missing where none of the items goes with anything yet; 0 for a candidate that goes
+with none of them. Sums run in float64 in order of age and are rounded once; the meaning in plain
+Python is `features.reference_learned`.
 """
 
 import math
@@ -33,13 +35,23 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decay: float = 0.8
 
     def __post_init__(self) -> None:
-        if not (1 <= self.length <= SIMILARITY_LENGTH_MAX and math.isfinite(self.decay) and 0 < self.decay <= 1):
-            raise BundleError(f"the encoder holds a similarity {self.name!r} without bounds", fix="tailorbird train")
+        if not (
+            1 <= self.length <= SIMILARITY_LENGTH_MAX
+            and math.isfinite(self.decay)
+            and 0 < self.decay <= 1
+        ):
+            raise BundleError(
+                f"the encoder holds a similarity {self.name!r} without bounds",
+                fix="tailorbird train",
+            )
 
     def told(self) -> str:
         """In words, for cards and reports."""
         kind = "largest" if self.how == "max" else "sum"
-        return f"{kind} of what goes with the last {self.length} items of {self.of}, times {self.decay:g} ** age, by {self.table}"
+        return (
+            f"{kind} of what goes with the last {self.length} items of {self.of}, times "
+            f"{self.decay:g} ** age, by {self.table}"
+        )
 
     def column(self, lists: RequestLists, sequence: Keys, candidates: Keys) -> Floats:
         """Return the values, (n,), of a request's candidates.

@@ -34,16 +34,19 @@ SOURCES = {"item_knn": 150, "trending": 150, "popular": 150, "new_items": 50}
 
 @dataclass(frozen=True)
 class Explore:
-    """Exploration with a known propensity, on the positions from `first` on. What each method does stands in `ranking.exploration`.
+    """Exploration with a known propensity, on the positions from `first` on. What each method does
+    stands in `ranking.exploration`.
 
     Args:
-        method: `item`: with probability `rate` one position shows an item drawn evenly from the pool. `swap`: each pair of neighbours
-            changes places with probability `rate`; the first pair begins at `first`. `plackett_luce`: all positions, at most 30, are
-            drawn, by value and `temperature`.
+        method: `item`: with probability `rate` one position shows an item drawn evenly from the
+            pool. `swap`: each pair of neighbours changes places with probability `rate`; the first
+            pair begins at `first`. `plackett_luce`: all positions, at most 30, are drawn, by value
+            and `temperature`.
         pool: how many candidates after the answer may come into it.
-        temperature: of `plackett_luce`, as a share of the range of the values: at 0.1 the best of two items that are a tenth of the range
-            apart comes first in 73 of 100 draws. To learn what a position is worth (`--position weights`), 0.3: at 0.1 weak items never
-            come first.
+        temperature: of `plackett_luce`, as a share of the range of the values: at 0.1 the best of
+            two items that are a tenth of the range apart comes first in 73 of 100 draws. To learn
+            what a position is worth (`--position weights`), 0.3: at 0.1 weak items never come
+            first.
     """
 
     rate: float = 0.1
@@ -55,7 +58,11 @@ class Explore:
     def __post_init__(self) -> None:
         require_kinds(self, "Explore")
         if self.method not in EXPLORATIONS:
-            raise DeclarationError(f"unknown method {self.method!r}", where="Explore", fix=f"use one of {', '.join(EXPLORATIONS)}")
+            raise DeclarationError(
+                f"unknown method {self.method!r}",
+                where="Explore",
+                fix=f"use one of {', '.join(EXPLORATIONS)}",
+            )
         for name, holds, wanted in (
             ("rate", 0 <= self.rate <= 1, "a share from 0 to 1"),
             ("pool", self.pool >= 0, "a number of candidates"),
@@ -63,12 +70,15 @@ class Explore:
             ("temperature", 0.01 <= self.temperature <= 100, "a number from 0.01 to 100"),
         ):
             if not holds:
-                raise DeclarationError(f"expected {wanted}, got {getattr(self, name)!r}", where=f"Explore {name}")
+                raise DeclarationError(
+                    f"expected {wanted}, got {getattr(self, name)!r}", where=f"Explore {name}"
+                )
 
 
 @dataclass(frozen=True)
 class Quota:
-    """At most `most` items with the same value of an attribute, such as 3 of a brand among the first 10.
+    """At most `most` items with the same value of an attribute, such as 3 of a brand among the
+    first 10.
 
     Where too few candidates keep to it, the best of the others fill the answer.
 
@@ -87,12 +97,17 @@ class Quota:
         require_kinds(self, f"Quota {self.by}")
         if self.most < 1 or self.first < 0 or self.window < 0 or (self.first and self.window):
             fix = 'such as Quota("brand", 3, first=10) or Quota("category", 1, window=2)'
-            raise DeclarationError("expected at least 1 item, and first or window, not both", where=f"Quota {self.by}", fix=fix)
+            raise DeclarationError(
+                "expected at least 1 item, and first or window, not both",
+                where=f"Quota {self.by}",
+                fix=fix,
+            )
 
 
 @dataclass(frozen=True)
 class Boost:
-    """Multiplies the value of items by `factor` where `when`, an expression as rules are, holds: 1.2 lifts, 0.5 lowers.
+    """Multiplies the value of items by `factor` where `when`, an expression as rules are, holds:
+    1.2 lifts, 0.5 lowers.
 
     A negative value moves by the same share in the same direction.
     """
@@ -103,15 +118,19 @@ class Boost:
     def __post_init__(self) -> None:
         require_kinds(self, "Boost")
         if not 0 < self.factor <= 1_000:
-            raise DeclarationError(f"expected a factor above 0 and at most 1,000, got {self.factor!r}", where=f"Boost {self.when[:60]!r}")
+            raise DeclarationError(
+                f"expected a factor above 0 and at most 1,000, got {self.factor!r}",
+                where=f"Boost {self.when[:60]!r}",
+            )
 
 
 @dataclass(frozen=True)
 class Pin:
     """Puts an item at a position (from 1) where `when` holds; always, unless told.
 
-    Of several that hold for one position or one item, the first declared stands. What rules forbid, the person has hidden, or the query
-    excludes, no pin shows. Quotas, diversity and promotions give way to it and count it; exploration leaves its position alone.
+    Of several that hold for one position or one item, the first declared stands. What rules forbid,
+    the person has hidden, or the query excludes, no pin shows. Quotas, diversity and promotions
+    give way to it and count it; exploration leaves its position alone.
     """
 
     item: str
@@ -121,14 +140,19 @@ class Pin:
     def __post_init__(self) -> None:
         require_kinds(self, f"Pin {self.item!r}")
         if self.position < 1 or not self.item:
-            raise DeclarationError(f"expected an item and a position from 1 on, got {self.position!r}", where=f"Pin {self.item!r}")
+            raise DeclarationError(
+                f"expected an item and a position from 1 on, got {self.position!r}",
+                where=f"Pin {self.item!r}",
+            )
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """At least a share of each beginning of an answer has items for which `when` holds, as far as candidates and quotas allow.
+    """At least a share of each beginning of an answer has items for which `when` holds, as far as
+    candidates and quotas allow.
 
-    Of the first m positions these are at least ⌊share * m⌋, the best of them by value: at 0.25 one of the first 4, two of the first 8.
+    Of the first m positions these are at least ⌊share * m⌋, the best of them by value: at 0.25 one
+    of the first 4, two of the first 8.
     """
 
     when: str
@@ -137,7 +161,10 @@ class Promotion:
     def __post_init__(self) -> None:
         require_kinds(self, "Promotion")
         if not 0 < self.share <= 1:
-            raise DeclarationError(f"expected a share above 0 and at most 1, got {self.share!r}", where=f"Promotion {self.when[:60]!r}")
+            raise DeclarationError(
+                f"expected a share above 0 and at most 1, got {self.share!r}",
+                where=f"Promotion {self.when[:60]!r}",
+            )
 
     def least(self, positions: int) -> int:
         """How many of the first positions are promoted, at least."""
@@ -146,10 +173,11 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Cap:
-    """An item that a sequence of the person has `most` times within a time is not shown: `Cap("shown", 3, within="7d")`.
+    """An item that a sequence of the person has `most` times within a time is not shown:
+    `Cap("shown", 3, within="7d")`.
 
-    The sequence is declared in features.py, such as `sequence("shown", user, ["impression"], length=200)`; it forgets what is older than
-    its length, and so does the cap.
+    The sequence is declared in features.py, such as `sequence("shown", user, ["impression"],
+    length=200)`; it forgets what is older than its length, and so does the cap.
     """
 
     sequence: str
@@ -164,16 +192,20 @@ class Cap:
             known = False
         if not known:
             fix = 'such as Cap("shown", 3, within="7d")'
-            raise DeclarationError("expected at least 1 and a time", where=f"Cap {self.sequence}", fix=fix)
+            raise DeclarationError(
+                "expected at least 1 and a time", where=f"Cap {self.sequence}", fix=fix
+            )
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """How much an answer's items may be alike, by attributes that they share. See `ranking.diversity`.
+    """How much an answer's items may be alike, by attributes that they share. See
+    `ranking.diversity`.
 
     Args:
         by: attributes; two items are as alike as the share of these in which they agree.
-        method: `mmr` (maximal marginal relevance) or `dpp` (a determinantal point process, which looks at all pairs).
+        method: `mmr` (maximal marginal relevance) or `dpp` (a determinantal point process, which
+            looks at all pairs).
         balance: 1 is value alone, 0 is diversity alone.
         among: of how many of the best candidates the answer is made.
     """
@@ -186,10 +218,18 @@ class Diversity:
     def __post_init__(self) -> None:
         require_kinds(self, "Diversity", but=("by",))
         if self.method not in DIVERSITIES:
-            raise DeclarationError(f"unknown method {self.method!r}", where="Diversity", fix=f"use one of {', '.join(DIVERSITIES)}")
+            raise DeclarationError(
+                f"unknown method {self.method!r}",
+                where="Diversity",
+                fix=f"use one of {', '.join(DIVERSITIES)}",
+            )
         if not 0 <= self.balance <= 1 or self.among < 1 or not self.by or isinstance(self.by, str):
             fix = 'such as Diversity(by=["category", "brand"], balance=0.7)'
-            raise DeclarationError("expected attributes, a balance from 0 to 1, and at least one candidate", where="Diversity", fix=fix)
+            raise DeclarationError(
+                "expected attributes, a balance from 0 to 1, and at least one candidate",
+                where="Diversity",
+                fix=fix,
+            )
 
 
 @dataclass(frozen=True)
@@ -199,28 +239,37 @@ class Slot:
     Args:
         name: as requests name it.
         size: how many items an answer has unless the request says otherwise.
-        objective: the value formula: head → weight of its calibrated probability. A head is an event type such as `click`, or
-            `dwell_30s`: a view of at least so long; or `return_7d`, whether the person comes back within seven days; or `dwell_s`, the
-            seconds that are expected to be spent on it. See `ranking.targets`.
-        formula: the same as text, such as `1.0*click + 8.0*purchase + 0.002*dwell_s`, instead of `objective`. Either can be changed without
-            a new model, see `ranking.formula`.
-        sources: candidate source → how many candidates it adds to those of the sources before it; see `candidates.contract`. What one
-            lacks, the next gives more. Where training chose vectors of people, a share of them comes from `sequence`, unless it is named
-            here.
-        columns: further live sources whose rank and score of a candidate the ranker sees, though they add no candidates, such as
-            `popular:1h:device`.
-        rules: expressions over `item.*`, `user.*` and `context.*` that an item must satisfy to be shown.
-        boosts, pins, promotions, caps: what else the shop wants, see `Boost`, `Pin`, `Promotion`, `Cap`.
-        allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is not shown, whatever else is said.
-        synonyms: groups of phrases that mean the same to who searches: `[["tv", "television"], ["hdd", "hard drive"]]`.
-        hide_seen: leave out items with which the person had an event of these types, as far as a sequence of theirs keeps it.
-        per_category: at most this many items of one category in an answer; 0 is no limit. Short for a `Quota`.
+        objective: the value formula: head → weight of its calibrated probability. A head is an
+            event type such as `click`, or `dwell_30s`: a view of at least so long; or `return_7d`,
+            whether the person comes back within seven days; or `dwell_s`, the seconds that are
+            expected to be spent on it. See `ranking.targets`.
+        formula: the same as text, such as `1.0*click + 8.0*purchase + 0.002*dwell_s`, instead of
+            `objective`. Either can be changed without a new model, see `ranking.formula`.
+        sources: candidate source → how many candidates it adds to those of the sources before it;
+            see `candidates.contract`. What one lacks, the next gives more. Where training chose
+            vectors of people, a share of them comes from `sequence`, unless it is named here.
+        columns: further live sources whose rank and score of a candidate the ranker sees, though
+            they add no candidates, such as `popular:1h:device`.
+        rules: expressions over `item.*`, `user.*` and `context.*` that an item must satisfy to be
+        shown. boosts, pins, promotions, caps: what else the shop wants, see `Boost`, `Pin`,
+        `Promotion`, `Cap`.
+        allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is
+            not shown, whatever else is said.
+        synonyms: groups of phrases that mean the same to who searches: `[["tv", "television"],
+            ["hdd", "hard drive"]]`.
+        hide_seen: leave out items with which the person had an event of these types, as far as a
+            sequence of theirs keeps it.
+        per_category: at most this many items of one category in an answer; 0 is no limit. Short for
+            a `Quota`.
         quotas: limits on how many items of an answer share an attribute.
         diversity: makes items of an answer differ, or None.
         explore: exploration, or None.
-        experiment: an A/B experiment on this slot, whose arms are named after policies (`ARM_POLICIES`), or None.
-        denominator: `impression` (seen, reported by the client) or `answer`: what a rate is divided by.
-        attribution: how long after an answer a click without a request_id still belongs to it, such as `30m`.
+        experiment: an A/B experiment on this slot, whose arms are named after policies
+            (`ARM_POLICIES`), or None.
+        denominator: `impression` (seen, reported by the client) or `answer`: what a rate is divided
+            by.
+        attribution: how long after an answer a click without a request_id still belongs to it, such
+            as `30m`.
     """
 
     name: str
@@ -248,32 +297,54 @@ class Slot:
 
     def __post_init__(self) -> None:
         where = f"slot {self.name}"
-        require_kinds(self, where, but=("objective", "synonyms"))  # which say themselves what is wrong
+        require_kinds(
+            self, where, but=("objective", "synonyms")
+        )  # which say themselves what is wrong
         if self.formula:
             object.__setattr__(self, "objective", parse_formula(self.formula, where=where))
         object.__setattr__(self, "objective", checked(self.objective, where=f"{where}, objective"))
         try:
             Synonyms.of(self.synonyms)
         except ValueError as error:
-            raise DeclarationError(str(error), where=f"{where}, synonyms", fix='such as synonyms=[["tv", "television"]]') from None
+            raise DeclarationError(
+                str(error),
+                where=f"{where}, synonyms",
+                fix='such as synonyms=[["tv", "television"]]',
+            ) from None
         for source in (*self.sources, *self.columns):
             try:
                 parse_source(source)
             except DeclarationError as error:
                 raise DeclarationError(error.message, where=where, fix=error.fix) from None
             if self.sources.get(source, 0) < 0:
-                raise DeclarationError(f"expected a number of candidates, got {self.sources[source]}", where=f"{where}, sources, {source}")
+                raise DeclarationError(
+                    f"expected a number of candidates, got {self.sources[source]}",
+                    where=f"{where}, sources, {source}",
+                )
         if self.denominator not in ("impression", "answer"):
-            raise DeclarationError(f"unknown denominator {self.denominator!r}", where=f"slot {self.name}", fix="use impression or answer")
+            raise DeclarationError(
+                f"unknown denominator {self.denominator!r}",
+                where=f"slot {self.name}",
+                fix="use impression or answer",
+            )
         require_items(self.objective, where=where)
         if not 1 <= self.size <= ITEMS_MAX:  # an answer is an event too
-            raise DeclarationError(f"expected a size from 1 to {ITEMS_MAX}, got {self.size}", where=f"slot {self.name}")
-        if len({pin.position for pin in self.pins if not pin.when}) < sum(not pin.when for pin in self.pins):
-            raise DeclarationError("two pins want the same position", where=where, fix="tell them apart by when=, or move one")
+            raise DeclarationError(
+                f"expected a size from 1 to {ITEMS_MAX}, got {self.size}", where=f"slot {self.name}"
+            )
+        if len({pin.position for pin in self.pins if not pin.when}) < sum(
+            not pin.when for pin in self.pins
+        ):
+            raise DeclarationError(
+                "two pins want the same position",
+                where=where,
+                fix="tell them apart by when=, or move one",
+            )
         shaped = self.limits or self.diversity or self.promotions or self.pins
         if shaped and self.explore is not None and self.explore.method == "plackett_luce":
             raise DeclarationError(
-                "plackett_luce draws every position by value, and would keep to no quota, diversity, promotion or pin",
+                "plackett_luce draws every position by value, and would keep to no quota, "
+                "diversity, promotion or pin",
                 where=f"slot {self.name}",
                 fix='leave these away, or explore by method="item" or "swap"',
             )
@@ -282,7 +353,10 @@ class Slot:
     @property
     def limits(self) -> tuple[Quota, ...]:
         """All quotas, `per_category` among them."""
-        return (*self.quotas, *((Quota("category", self.per_category),) if self.per_category else ()))
+        return (
+            *self.quotas,
+            *((Quota("category", self.per_category),) if self.per_category else ()),
+        )
 
     def _check_arms(self) -> None:
         if self.experiment is None:
@@ -290,4 +364,6 @@ class Slot:
         for arm in self.experiment.arms:
             if self.experiment.policy_of(arm) not in ARM_POLICIES:
                 fix = f"use one of {', '.join(ARM_POLICIES)}"
-                raise DeclarationError(f"arm {arm!r} names no policy", where=f"slot {self.name}", fix=fix)
+                raise DeclarationError(
+                    f"arm {arm!r} names no policy", where=f"slot {self.name}", fix=fix
+                )

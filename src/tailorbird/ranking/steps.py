@@ -1,12 +1,14 @@
-"""The steps of transforms as a bundle keeps them: plain tables and numbers, and how each is applied to a column.
+"""The steps of transforms as a bundle keeps them: plain tables and numbers, and how each is applied
+to a column.
 
     numeric steps      number → number    log, clip, standardise, quantile, fill
     first of a category   key → code      vocabulary, hashing
                           key → number    frequency, target, vectors
     missing            number or key → 0 or 1
 
-Steps look at each value alone and use + − × ÷, comparisons and tables, so a row comes out bit for bit the same however many are
-transformed at once, and on any CPU; the logarithm is a series for that reason. How steps make a column: `ranking.transforms`.
+Steps look at each value alone and use + − × ÷, comparisons and tables, so a row comes out bit for
+bit the same however many are transformed at once, and on any CPU; the logarithm is a series for
+that reason. How steps make a column: `ranking.transforms`.
 """
 
 import math
@@ -27,7 +29,9 @@ MISSING, UNKNOWN = 0, 1
 LARGEST = float(np.finfo(np.float32).max)
 
 
-class NumericStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", dict=True):
+class NumericStep(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", dict=True
+):
     """A step from numbers to numbers of the same shape."""
 
     def apply(self, x: Floats) -> Floats:
@@ -84,7 +88,10 @@ class Standardise(NumericStep, frozen=True, tag="standardise"):
     std: float
 
     def __post_init__(self) -> None:
-        expect(math.isfinite(self.mean) and 0 < self.std < math.inf, "a standard deviation that is not above 0")
+        expect(
+            math.isfinite(self.mean) and 0 < self.std < math.inf,
+            "a standard deviation that is not above 0",
+        )
 
     def apply(self, x: Floats) -> Floats:
         return (x - self.mean) / self.std
@@ -94,7 +101,9 @@ class Standardise(NumericStep, frozen=True, tag="standardise"):
 
 
 class Quantile(NumericStep, frozen=True, tag="quantile"):
-    """`cuts` ascending, and the value at each. On cuts that are equal: the mean of the first's and the last's; between cuts linear."""
+    """`cuts` ascending, and the value at each. On cuts that are equal: the mean of the first's and
+    the last's; between cuts linear.
+    """
 
     cuts: list[float]
     values: list[float]
@@ -102,11 +111,15 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
 
     def __post_init__(self) -> None:
         ascending = bool(np.all(np.diff(self.cuts) >= 0) and np.all(np.diff(self.values) >= 0))
-        expect(len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend")
+        expect(
+            len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend"
+        )
 
     @cached_property
     def tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """The cuts; and by how many of them lie below x: where the line begins, its value there, its slope, the value on the next cut."""
+        """The cuts; and by how many of them lie below x: where the line begins, its value there,
+        its slope, the value on the next cut.
+        """
         cuts, values = np.array(self.cuts), np.array(self.values)
         begin, value = np.concatenate((cuts[:1], cuts)), np.concatenate((values[:1], values))
         width = np.diff(cuts)
@@ -114,7 +127,13 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
         last = np.searchsorted(cuts, cuts, side="right") - 1
         tied = np.where(cuts == cuts[-1], values[-1], (values + values[last]) / 2)
         tied = np.where(cuts == cuts[0], values[0], tied)
-        return cuts, begin, value, np.concatenate(([0.0], slope, [0.0])), np.append(tied, values[-1])
+        return (
+            cuts,
+            begin,
+            value,
+            np.concatenate(([0.0], slope, [0.0])),
+            np.append(tied, values[-1]),
+        )
 
     def apply(self, x: Floats) -> Floats:
         cuts, begin, value, slope, tied = self.tables
@@ -161,7 +180,10 @@ class Table(KeyStep, frozen=True):
     keys: list[int]
 
     def __post_init__(self) -> None:
-        expect(len(set(self.keys)) == len(self.keys) == len(self.numbers), "a table whose keys and numbers do not match")
+        expect(
+            len(set(self.keys)) == len(self.keys) == len(self.numbers),
+            "a table whose keys and numbers do not match",
+        )
         expect(all(0 <= key < 1 << 64 for key in self.keys), "a key that is none")
 
     @property
@@ -209,8 +231,8 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
     """2 + key mod buckets; 0 is missing, 1 is unknown.
 
     Attributes:
-        seen: buckets that training learned something of; what falls into another one is unknown. None, as in bundles from before there
-            was a list: all.
+        seen: buckets that training learned something of; what falls into another one is unknown.
+            None, as in bundles from before there was a list: all.
     """
 
     buckets: int
@@ -218,7 +240,10 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
 
     def __post_init__(self) -> None:
         expect(2 <= self.buckets < 1 << 24, "hashing without buckets")
-        expect(all(0 <= bucket < self.buckets for bucket in self.seen or ()), "hashing that has seen a bucket that there is not")
+        expect(
+            all(0 <= bucket < self.buckets for bucket in self.seen or ()),
+            "hashing that has seen a bucket that there is not",
+        )
 
     @cached_property
     def _codes(self) -> Floats:
@@ -239,7 +264,9 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         return self.buckets + 2
 
     def apply(self, keys: Keys) -> Floats:
-        return np.where(keys == 0, float(MISSING), self._codes[(keys % np.uint64(self.buckets)).astype(np.intp)])
+        return np.where(
+            keys == 0, float(MISSING), self._codes[(keys % np.uint64(self.buckets)).astype(np.intp)]
+        )
 
     def told(self) -> str:
         known = "" if self.seen is None else f"; {len(self.seen):,} are known"
@@ -263,7 +290,9 @@ class Frequency(Table, frozen=True, tag="frequency"):
 
 
 class Target(Table, frozen=True, tag="target"):
-    """A rate of `head` by key; key 0, missing, is one like others. The unknown have the mean of all."""
+    """A rate of `head` by key; key 0, missing, is one like others. The unknown have the mean of
+    all.
+    """
 
     rates: list[float]
     mean: float
@@ -282,7 +311,10 @@ class Target(Table, frozen=True, tag="target"):
         return self.look_up(keys, self.mean)
 
     def told(self) -> str:
-        return f"rate of {self.head} by {len(self.keys):,} values, drawn to the mean {self.mean:.4g} by {self.smoothing:g} rows"
+        return (
+            f"rate of {self.head} by {len(self.keys):,} values, drawn to the mean "
+            f"{self.mean:.4g} by {self.smoothing:g} rows"
+        )
 
 
 class Vectors(Table, frozen=True, tag="vectors"):
@@ -294,7 +326,10 @@ class Vectors(Table, frozen=True, tag="vectors"):
 
     def __post_init__(self) -> None:
         Table.__post_init__(self)
-        expect(self.width >= 1 and len(self.flat) == self.width * len(self.keys), "vectors of several lengths")
+        expect(
+            self.width >= 1 and len(self.flat) == self.width * len(self.keys),
+            "vectors of several lengths",
+        )
 
     @property
     def numbers(self) -> Sequence[float]:

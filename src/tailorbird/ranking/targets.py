@@ -23,7 +23,9 @@ _GAP_H = 24  # the visit that goes on is no return
 
 @dataclass(frozen=True)
 class Return:
-    """Whether somebody comes back in [t + gap, t + until), microseconds: of a request, and so the same for all that it showed."""
+    """Whether somebody comes back in [t + gap, t + until), microseconds: of a request, and so the
+    same for all that it showed.
+    """
 
     gap: int
     until: int
@@ -40,7 +42,10 @@ def return_of(head: str) -> Return | None:
         return None
     gap, until = int(found[2] or _GAP_H) * HOUR, int(found[1]) * DAY
     if not gap < until:
-        raise DeclarationError(f"{head} has nothing between its gap and its end", fix="name a longer window, such as return_7d_gap_12h")
+        raise DeclarationError(
+            f"{head} has nothing between its gap and its end",
+            fix="name a longer window, such as return_7d_gap_12h",
+        )
     return Return(gap, until)
 
 

@@ -1,7 +1,9 @@
-"""Transforms of many numbers at once: outputs whose steps are of the same kinds go through them as one block.
+"""Transforms of many numbers at once: outputs whose steps are of the same kinds go through them as
+one block.
 
-A model for which every number is scaled and filled in has dozens of such outputs, and at a request each step on each of them costs more
-than its arithmetic. What comes out is, bit for bit, what `Output.apply` gives: the same operations on the same numbers.
+A model for which every number is scaled and filled in has dozens of such outputs, and at a request
+each step on each of them costs more than its arithmetic. What comes out is, bit for bit, what
+`Output.apply` gives: the same operations on the same numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +13,16 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.ranking.steps import LARGEST, Clip, Fill, Floats, Log, NumericStep, Quantile, Standardise
+from tailorbird.ranking.steps import (
+    LARGEST,
+    Clip,
+    Fill,
+    Floats,
+    Log,
+    NumericStep,
+    Quantile,
+    Standardise,
+)
 from tailorbird.ranking.transforms import Column, Output
 
 ROWS_AT_ONCE = 4_096  # of training: what lies between the steps stays in the cache
@@ -21,7 +32,9 @@ BlockStep = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Together:
-    """Outputs of one shape: `places` among all outputs, the columns that they are made from, and their steps, each on a block (k, n)."""
+    """Outputs of one shape: `places` among all outputs, the columns that they are made from, and
+    their steps, each on a block (k, n).
+    """
 
     places: tuple[int, ...]
     columns: tuple[str, ...]
@@ -32,7 +45,10 @@ class Together:
         out = np.empty((len(columns), len(columns[0])), np.float32)
         for start in range(0, out.shape[1], ROWS_AT_ONCE):
             here = slice(start, start + ROWS_AT_ONCE)
-            x = np.minimum(np.maximum(np.array([column[here] for column in columns], np.float64), -LARGEST), LARGEST)
+            x = np.minimum(
+                np.maximum(np.array([column[here] for column in columns], np.float64), -LARGEST),
+                LARGEST,
+            )
             for step in self.steps:
                 x = step(x)
             out[:, here] = np.minimum(np.maximum(x, -LARGEST), LARGEST)
@@ -45,11 +61,17 @@ def together(outputs: Sequence[Output]) -> tuple[Together, ...]:
     for place, output in enumerate(outputs):
         if output.steps and all(isinstance(step, NumericStep) for step in output.steps):
             groups.setdefault(tuple(map(type, output.steps)), []).append(place)
-    return tuple(_group([outputs[place] for place in places], places) for places in groups.values() if len(places) > 1)
+    return tuple(
+        _group([outputs[place] for place in places], places)
+        for places in groups.values()
+        if len(places) > 1
+    )
 
 
 def _group(outputs: list[Output], places: list[int]) -> Together:
-    steps = [_block(list(of_all)) for of_all in zip(*(output.steps for output in outputs), strict=True)]
+    steps = [
+        _block(list(of_all)) for of_all in zip(*(output.steps for output in outputs), strict=True)
+    ]
     return Together(tuple(places), tuple(output.column for output in outputs), tuple(steps))
 
 
@@ -77,12 +99,16 @@ def _column(steps: list[NumericStep], name: str) -> Floats:
 
 
 def _ranks(steps: list[Quantile]) -> BlockStep:
-    """Their tables lie one after the other, so that each operation is one for all; see `Quantile.apply`.
+    """Their tables lie one after the other, so that each operation is one for all; see
+    `Quantile.apply`.
 
-    The search halves the tables of all in step, without a branch that a processor could mispredict: four times as fast as one by one.
+    The search halves the tables of all in step, without a branch that a processor could mispredict:
+    four times as fast as one by one.
     """
     tables = [step.tables for step in steps]
-    begin, value, slope, tied = (np.concatenate([table[part] for table in tables]) for part in (1, 2, 3, 4))
+    begin, value, slope, tied = (
+        np.concatenate([table[part] for table in tables]) for part in (1, 2, 3, 4)
+    )
     sizes = [len(table[0]) for table in tables]
     halvings = max(sizes).bit_length()
     padded = np.full((len(steps), 1 << halvings), np.inf)
@@ -93,7 +119,9 @@ def _ranks(steps: list[Quantile]) -> BlockStep:
     start = np.cumsum([0, *(size + 1 for size in sizes[:-1])])[:, None]
 
     def apply(x: Floats) -> Floats:
-        below = np.broadcast_to(row, x.shape).copy()  # how many cuts lie below x, counted from where the row begins
+        below = np.broadcast_to(
+            row, x.shape
+        ).copy()  # how many cuts lie below x, counted from where the row begins
         for halving in range(halvings - 1, -1, -1):
             below += (flat[below + ((1 << halving) - 1)] < x).astype(np.intp) << halving
         at = below + (start - row)

@@ -1,20 +1,22 @@
-"""A vector for everybody, and how near items are to it: what retrieval, ranking, churn and segments ask alike.
+"""A vector for everybody, and how near items are to it: what retrieval, ranking, churn and segments
+ask alike.
 
     space = bundle.space                       # None: the bundle has no tower
     space.users(sequences, requests)           # float32 (requests, width), from the newest items of each
     space.ask(sequence)                        # one person's vector, and its product with every item
     space.columns(…)                           # VECTOR_COLUMNS of candidates
 
-A tower is a net that reads the vectors of the newest items and gives the person's; an index has the items' (`retrieval.vectors`). Somebody
-without any item has the vector of a beginning: what is first done. In a bundle:
+A tower is a net that reads the vectors of the newest items and gives the person's; an index has the
+items' (`retrieval.vectors`). Somebody without any item has the vector of a beginning: what is first
+done. In a bundle:
 
     tower/plan.json       TowerPlan
     tower/user.onnx       vectors float32 (n, length, width), there bool, gap int64 (n, length) → float32 (n, width)
     tower/edges.npy       float32 (2, width): of padding, of the start
     tower/golden_row.npy, golden_gap.npy, golden_user.npy    windows of drawn items, and what the net made of them when it was written
 
-Values are float32 sums in the order of a matrix product, so that a row may differ in the last digits with how many are asked for at
-once: TOLERANCE bounds it, and tests hold it.
+Values are float32 sums in the order of a matrix product, so that a row may differ in the last
+digits with how many are asked for at once: TOLERANCE bounds it, and tests hold it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,13 +75,19 @@ class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.format != 1:
-            raise BundleError(f"its tower has the format {self.format}, this version reads 1", fix="upgrade")
-        if not (1 <= self.length <= LENGTH_MAX and 1 <= self.width <= WIDTH_MAX and 0 < self.share < 1):
+            raise BundleError(
+                f"its tower has the format {self.format}, this version reads 1", fix="upgrade"
+            )
+        if not (
+            1 <= self.length <= LENGTH_MAX and 1 <= self.width <= WIDTH_MAX and 0 < self.share < 1
+        ):
             raise BundleError("its tower is without bounds", fix="tailorbird train")
 
 
 class Net(Protocol):
-    """What makes vectors of people from windows of vectors; ONNX Runtime in a server, torch in training."""
+    """What makes vectors of people from windows of vectors; ONNX Runtime in a server, torch in
+    training.
+    """
 
     def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix: ...
 
@@ -111,7 +119,8 @@ class Tower:
 
 @dataclass(frozen=True)
 class Asked:
-    """One person: the sequence that was read, the vector, its product with every item of `among`, and log Σ exp of these.
+    """One person: the sequence that was read, the vector, its product with every item of `among`,
+    and log Σ exp of these.
 
     Where `among` has an inverted file, `looked` is what that found, instead of all products.
     """
@@ -127,12 +136,18 @@ class Asked:
         """How near some items are, (n,): of an item the same, whichever others are asked for."""
         if self.looked is None:
             return self.products[rows]
-        # Not a matrix product: the last digits of its rows hang on how many there are, so that an answer's few would differ from the
-        # candidates that they were among.
-        return np.einsum("ij,ij->i", self.among.vectors[rows], np.broadcast_to(self.user, (len(rows), self.user.size)))
+        # Not a matrix product: the last digits of its rows hang on how many there are, so that an
+        # answer's few would differ from the candidates that they were among.
+        return np.einsum(
+            "ij,ij->i",
+            self.among.vectors[rows],
+            np.broadcast_to(self.user, (len(rows), self.user.size)),
+        )
 
     def of(self, among: ItemVectors, sequence: SequenceLike | None) -> bool:
-        """Whether this was asked of that very sequence, in that very space: another version has another tower."""
+        """Whether this was asked of that very sequence, in that very space: another version has
+        another tower.
+        """
         if self.among is not among:
             return False
         mine = self.sequence
@@ -156,14 +171,26 @@ class Space:
     def users(self, sequences: RaggedLike | None, requests: int) -> Matrix:
         """Vectors of people, (requests, width), by their sequences."""
         plan = self.tower.plan
-        offsets, item, ts = np.zeros(requests + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        offsets, item, ts = (
+            np.zeros(requests + 1, np.int64),
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.int64),
+        )
         if sequences is not None and sequences.item.size:
             size = np.minimum(np.diff(sequences.offsets), plan.length)
             offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
             newest = np.arange(offsets[-1]) + np.repeat(sequences.offsets[1:] - offsets[1:], size)
             item, ts = sequences.item[newest], sequences.ts[newest]
-        row, gap = windows(offsets, np.where(item != 0, self.index.find(item), -1).astype(np.int64), ts, plan.length)
-        parts = [self.tower.read(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE]) for at in range(0, requests, _PEOPLE)]
+        row, gap = windows(
+            offsets,
+            np.where(item != 0, self.index.find(item), -1).astype(np.int64),
+            ts,
+            plan.length,
+        )
+        parts = [
+            self.tower.read(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE])
+            for at in range(0, requests, _PEOPLE)
+        ]
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
     def ask(self, sequence: SequenceLike | None) -> Asked:
@@ -171,13 +198,16 @@ class Space:
         user = self.users(None if sequence is None else _One(sequence), 1)[0]
         if self.vectors.inverted is not None:
             looked = self.vectors.inverted.look(user, self.vectors.vectors)
-            return Asked(self.vectors, sequence, user, np.zeros(0, np.float32), looked.total, looked)
+            return Asked(
+                self.vectors, sequence, user, np.zeros(0, np.float32), looked.total, looked
+            )
         products = self.vectors.products(user)
         return Asked(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
     def nearest(self, asked: Asked, n: int) -> Found:
-        """The items nearest to a person, of those that the index shows; without those of the sequence, unless people choose the same item
-        again."""
+        """The items nearest to a person, of those that the index shows; without those of the
+        sequence, unless people choose the same item again.
+        """
         had = np.zeros(0, np.intp)
         if not self.tower.plan.repeats and asked.sequence is not None:
             had = self.index.find(asked.sequence.item)
@@ -195,8 +225,14 @@ class Space:
         return Found(rows, values[rows].astype(np.float64) - asked.total)
 
     def _nearest_looked(self, asked: Asked, looked: Looked, had: Rows, n: int) -> Found:
-        """The same by an inverted file: in more lists where few of what they hold may be shown, and without them where that is little."""
-        shown = np.ones(len(self.index), np.bool_) if self.index.shown is None else self.index.shown.copy()
+        """The same by an inverted file: in more lists where few of what they hold may be shown, and
+        without them where that is little.
+        """
+        shown = (
+            np.ones(len(self.index), np.bool_)
+            if self.index.shown is None
+            else self.index.shown.copy()
+        )
         shown[had] = False
         visible, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
         assert inverted is not None
@@ -206,7 +242,9 @@ class Space:
         else:
             enough = max(SHOWN_FEW * n, visible * inverted.measured.share / 2)
             rows, products = _those(looked, shown)
-            while rows.size < enough and (further := inverted.further(looked, asked.user)) is not None:
+            while (
+                rows.size < enough and (further := inverted.further(looked, asked.user)) is not None
+            ):
                 looked = further
                 rows, products = _those(looked, shown)
         at = largest(products, n)
@@ -235,18 +273,25 @@ class Space:
         else:
             users = self.users(sequences, requests)
             product = np.einsum("ij,ij->i", self.vectors.vectors[at], users[request])
-            total = self._totals(users) if "vector_score" in wanted else np.zeros(requests, np.float32)
+            total = (
+                self._totals(users) if "vector_score" in wanted else np.zeros(requests, np.float32)
+            )
         found = {"vector_score": product - total[request]}
         if "vector_cosine" in wanted:
             lengths = np.sqrt(np.einsum("ij,ij->i", users, users))
-            found["vector_cosine"] = product / np.maximum(lengths[request] * self.vectors.norms[at], 1e-12)
+            found["vector_cosine"] = product / np.maximum(
+                lengths[request] * self.vectors.norms[at], 1e-12
+            )
         return {name: np.where(row >= 0, found[name], np.float32(np.nan)) for name in wanted}
 
     def _totals(self, users: Matrix) -> Matrix:
         if self.vectors.inverted is not None:  # as `ask` has them
             look, all_ = self.vectors.inverted.look, self.vectors.vectors
             return np.array([look(user, all_).total for user in users], np.float32)
-        parts = [_log_sum(users[at : at + _PEOPLE] @ self.vectors.vectors.T) for at in range(0, len(users), _PEOPLE)]
+        parts = [
+            _log_sum(users[at : at + _PEOPLE] @ self.vectors.vectors.T)
+            for at in range(0, len(users), _PEOPLE)
+        ]
         return np.concatenate(parts)
 
 
@@ -256,13 +301,17 @@ def _those(looked: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
 
 
 def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
-    """Return the sources of a slot where people have vectors: as many candidates, a share of them by `sequence`, unless the slot says
-    how many. A slot that does not ask for what goes with a person's items is left as it is."""
+    """Return the sources of a slot where people have vectors: as many candidates, a share of them
+    by `sequence`, unless the slot says how many. A slot that does not ask for what goes with a
+    person's items is left as it is.
+    """
     if "sequence" in sources or not any(reads_neighbours(name) for name in sources):
         return dict(sources)
     total = sum(sources.values())
     near = int(total * share)
-    return {"sequence": near} | {name: limit * (total - near) // total for name, limit in sources.items()}
+    return {"sequence": near} | {
+        name: limit * (total - near) // total for name, limit in sources.items()
+    }
 
 
 def no_columns(wanted: Sequence[str], rows: int) -> dict[str, Matrix]:
@@ -270,7 +319,9 @@ def no_columns(wanted: Sequence[str], rows: int) -> dict[str, Matrix]:
     return dict.fromkeys(wanted, np.full(rows, np.nan, np.float32))
 
 
-def read_tower(files: Mapping[str, bytes], vectors: ItemVectors | None, *, where: str) -> Tower | None:
+def read_tower(
+    files: Mapping[str, bytes], vectors: ItemVectors | None, *, where: str
+) -> Tower | None:
     """The tower of a bundle, None where it has none.
 
     Args:
@@ -283,21 +334,56 @@ def read_tower(files: Mapping[str, bytes], vectors: ItemVectors | None, *, where
         return None
     try:
         plan = msgspec.json.decode(files["plan.json"], type=TowerPlan)
-        edges, row, gap, user = (read_array(files[f"{name}.npy"]) for name in ("edges", "golden_row", "golden_gap", "golden_user"))
+        edges, row, gap, user = (
+            read_array(files[f"{name}.npy"])
+            for name in ("edges", "golden_row", "golden_gap", "golden_user")
+        )
         session = start_session(files["user.onnx"], where=where)
     except KeyError as error:
-        raise BundleError(f"{error.args[0]} is missing", where=where, fix="tailorbird train") from error
+        raise BundleError(
+            f"{error.args[0]} is missing", where=where, fix="tailorbird train"
+        ) from error
     except (ValueError, msgspec.DecodeError) as error:
-        raise BundleError(f"cannot be read: {error}", where=where, fix="tailorbird train") from error
-    if vectors is None or vectors.width != plan.width or edges.shape != (2, plan.width) or edges.dtype != np.float32:
-        raise BundleError("its tower and the vectors of its index do not belong together", where=where, fix="tailorbird train")
+        raise BundleError(
+            f"cannot be read: {error}", where=where, fix="tailorbird train"
+        ) from error
+    if (
+        vectors is None
+        or vectors.width != plan.width
+        or edges.shape != (2, plan.width)
+        or edges.dtype != np.float32
+    ):
+        raise BundleError(
+            "its tower and the vectors of its index do not belong together",
+            where=where,
+            fix="tailorbird train",
+        )
     tower = Tower(plan, edges, OnnxNet(session, plan.width, where))
-    if row.shape != gap.shape or row.shape[1:] != (plan.length,) or row.dtype != np.int64 or gap.dtype != np.int64:
-        raise BundleError("its golden windows have another shape than its tower", where=where, fix="tailorbird train")
-    if row.min(initial=START) < START or row.max(initial=START) >= len(vectors.vectors) or gap.min(initial=0) < 0:
-        raise BundleError("its golden windows name items that do not exist", where=where, fix="tailorbird train")
+    if (
+        row.shape != gap.shape
+        or row.shape[1:] != (plan.length,)
+        or row.dtype != np.int64
+        or gap.dtype != np.int64
+    ):
+        raise BundleError(
+            "its golden windows have another shape than its tower",
+            where=where,
+            fix="tailorbird train",
+        )
+    if (
+        row.min(initial=START) < START
+        or row.max(initial=START) >= len(vectors.vectors)
+        or gap.min(initial=0) < 0
+    ):
+        raise BundleError(
+            "its golden windows name items that do not exist", where=where, fix="tailorbird train"
+        )
     if not np.allclose(tower.read(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
-        raise BundleError("its tower answers its golden windows differently here", where=where, fix="tailorbird train")
+        raise BundleError(
+            "its tower answers its golden windows differently here",
+            where=where,
+            fix="tailorbird train",
+        )
     return tower
 
 
@@ -314,10 +400,20 @@ class OnnxNet:
         try:
             (made,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
         except Exception as error:  # as in `onnx_session`
-            raise BundleError(f"the tower failed to run ({type(error).__name__})", where=self.where) from error
+            raise BundleError(
+                f"the tower failed to run ({type(error).__name__})", where=self.where
+            ) from error
         made = np.asarray(made)
-        if made.shape != (len(vectors), self.width) or made.dtype != np.float32 or not np.isfinite(made).all():
-            raise BundleError("the tower gave something that is no vector", where=self.where, fix="tailorbird models rollback")
+        if (
+            made.shape != (len(vectors), self.width)
+            or made.dtype != np.float32
+            or not np.isfinite(made).all()
+        ):
+            raise BundleError(
+                "the tower gave something that is no vector",
+                where=self.where,
+                fix="tailorbird models rollback",
+            )
         return made
 
 

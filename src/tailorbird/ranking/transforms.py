@@ -1,7 +1,9 @@
-"""Transforms as a bundle keeps them: which columns of the matrix are made from which columns of the features, by which steps.
+"""Transforms as a bundle keeps them: which columns of the matrix are made from which columns of the
+features, by which steps.
 
-What they are learned from is in `training.transforms`, what a project may ask for in `features.transforms`, the steps themselves in
-`ranking.steps`. A column goes through its steps in float64 and is rounded to float32 once.
+What they are learned from is in `training.transforms`, what a project may ask for in
+`features.transforms`, the steps themselves in `ranking.steps`. A column goes through its steps in
+float64 and is rounded to float32 once.
 """
 
 import msgspec
@@ -44,11 +46,26 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     def __post_init__(self) -> None:
         for before, step in zip((None, *self.steps), self.steps, strict=False):
             first = before is None or isinstance(before, FillKey)
-            expect(first or isinstance(step, NumericStep), f"{self.name}: a {type(step).__name__} that does not come first")
-            expect(not (isinstance(before, KeyStep) and before.codes), f"{self.name}: a step after codes")
-            expect(not isinstance(before, FillKey) or isinstance(step, KeyStep), f"{self.name}: numbers of keys")
-        expect(not self.steps or not isinstance(self.steps[-1], FillKey), f"{self.name}: keys as numbers")
-        expect(self.either or not any(isinstance(step, Missing) for step in self.steps), f"{self.name}: an indicator among steps")
+            expect(
+                first or isinstance(step, NumericStep),
+                f"{self.name}: a {type(step).__name__} that does not come first",
+            )
+            expect(
+                not (isinstance(before, KeyStep) and before.codes),
+                f"{self.name}: a step after codes",
+            )
+            expect(
+                not isinstance(before, FillKey) or isinstance(step, KeyStep),
+                f"{self.name}: numbers of keys",
+            )
+        expect(
+            not self.steps or not isinstance(self.steps[-1], FillKey),
+            f"{self.name}: keys as numbers",
+        )
+        expect(
+            self.either or not any(isinstance(step, Missing) for step in self.steps),
+            f"{self.name}: an indicator among steps",
+        )
 
     @property
     def width(self) -> int:
@@ -58,12 +75,18 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     @property
     def names(self) -> tuple[str, ...]:
         vectors = any(isinstance(step, Vectors) for step in self.steps)
-        return tuple(f"{self.name}_{place}" for place in range(self.width)) if vectors else (self.name,)
+        return (
+            tuple(f"{self.name}_{place}" for place in range(self.width))
+            if vectors
+            else (self.name,)
+        )
 
     @property
     def size(self) -> int:
         """How many codes there are, missing and unknown included; 0 if it gives no codes."""
-        return self.steps[-1].size if self.steps and isinstance(self.steps[-1], Codes | Hashed) else 0
+        return (
+            self.steps[-1].size if self.steps and isinstance(self.steps[-1], Codes | Hashed) else 0
+        )
 
     @property
     def of_keys(self) -> bool:
@@ -78,12 +101,17 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
         """What the matrix holds for values (n,), shape (n,) or (n, width).
 
         Args:
-            learned: what its `Target` gave each of these rows in training, as of the row's time; None takes the final table.
+            learned: what its `Target` gave each of these rows in training, as of the row's time;
+                None takes the final table.
         """
         if self.either:
-            return (np.isnan(column) if column.dtype == np.float32 else column == 0).astype(np.float32)
+            return (np.isnan(column) if column.dtype == np.float32 else column == 0).astype(
+                np.float32
+            )
         if column.dtype == np.float32:
-            x = np.minimum(np.maximum(column.astype(np.float64), -LARGEST), LARGEST)  # an infinite value counts as the largest
+            x = np.minimum(
+                np.maximum(column.astype(np.float64), -LARGEST), LARGEST
+            )  # an infinite value counts as the largest
         else:
             x = column
         for step in self.steps:

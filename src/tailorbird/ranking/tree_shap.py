@@ -1,15 +1,19 @@
-"""Exact contributions of columns to the score of a forest: Shapley values of the path-dependent expectation (TreeSHAP), without LightGBM.
+"""Exact contributions of columns to the score of a forest: Shapley values of the path-dependent
+expectation (TreeSHAP), without LightGBM.
 
-    trees/HEAD.msgpack of a bundle: `Trees`, written by `training.trees` beside the head's ONNX file, which holds no covers
+    trees/HEAD.msgpack of a bundle: `Trees`, written by `training.trees` beside the head's ONNX
+    file, which holds no covers
 
-A leaf's path asks d different columns. Of each, let o be 1 where the row goes the path's way at all of the column's nodes, else 0, and
-z the share of training rows that did. Column j then gets from the leaf of value v
+A leaf's path asks d different columns. Of each, let o be 1 where the row goes the path's way at all
+of the column's nodes, else 0, and z the share of training rows that did. Column j then gets from
+the leaf of value v
 
     v (o_j - z_j) ∫₀¹ ∏_{k≠j} (t o_k + (1 - t) z_k) dt
 
-since ∫ t^s (1-t)^(d-1-s) dt = s! (d-1-s)! / d!, the weight that Shapley gives a set of s columns. The integrand is a polynomial of degree
-d - 1, so that ⌈d/2⌉ Gauss-Legendre nodes give the integral exactly. All leaves and rows go at once; nothing is recursive.
-Definition: Lundberg et al., Nature Machine Intelligence 2 (2020), algorithm 1; the same as LightGBM's `pred_contrib`, to rounding.
+since ∫ t^s (1-t)^(d-1-s) dt = s! (d-1-s)! / d!, the weight that Shapley gives a set of s columns.
+The integrand is a polynomial of degree d - 1, so that ⌈d/2⌉ Gauss-Legendre nodes give the integral
+exactly. All leaves and rows go at once; nothing is recursive. Definition: Lundberg et al., Nature
+Machine Intelligence 2 (2020), algorithm 1; the same as LightGBM's `pred_contrib`, to rounding.
 """
 
 from collections.abc import Callable
@@ -39,11 +43,12 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
     Attributes:
         columns: of the matrix.
-        link: from the raw score to the head's output: `logit` (a probability), `log` (a count, an amount) or `identity` (an order score).
+        link: from the raw score to the head's output: `logit` (a probability), `log` (a count, an
+            amount) or `identity` (an order score).
         roots: the first node of each tree.
         feature: the column that a node asks, -1 for a leaf.
-        threshold: left if the value is not above it; of a node that asks for a set, the set's place in `sets`.
-        left, right: children.
+        threshold: left if the value is not above it; of a node that asks for a set, the set's place
+        in `sets`. left, right: children.
         kind: bits, see above.
         cover: training rows that reached the node.
         value: of a leaf.
@@ -69,7 +74,10 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         sound = (
             all(len(each) == n for each in lists)
             and all(0 <= root < n for root in self.roots)
-            and all(at < self.left[at] < n and at < self.right[at] < n and self.cover[at] > 0 for at in inner)
+            and all(
+                at < self.left[at] < n and at < self.right[at] < n and self.cover[at] > 0
+                for at in inner
+            )
             and all(self.feature[at] < self.columns for at in inner)
             and all(0 <= self.threshold[at] < len(self.sets) for at in inner if self.kind[at] & SET)
         )
@@ -87,7 +95,9 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return reached @ paths.leaf_value + paths.constant
 
     def contributions(self, matrix: npt.NDArray[np.floating]) -> tuple[Floats, float]:
-        """What each column adds to the raw score of each row, (n, columns), and the mean without any: together the score."""
+        """What each column adds to the raw score of each row, (n, columns), and the mean without
+        any: together the score.
+        """
         paths = self._paths
         told = np.zeros((len(matrix), self.columns))
         step = max(1, _ELEMENTS // max(1, paths.z.size * paths.at.size))
@@ -100,25 +110,30 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         """The head's output of raw scores."""
         if self.link == "identity":
             return raw
-        return np.exp(raw) if self.link == "log" else 1.0 / (1.0 + np.exp(-np.clip(raw, -700.0, 700.0)))
+        return (
+            np.exp(raw)
+            if self.link == "log"
+            else 1.0 / (1.0 + np.exp(-np.clip(raw, -700.0, 700.0)))
+        )
 
 
 @dataclass(frozen=True)
 class _Paths:
-    """All paths to all leaves, cut into elements: a leaf with one of the columns that its path asks.
+    """All paths to all leaves, cut into elements: a leaf with one of the columns that its path
+    asks.
 
     Attributes:
-        nodes: the inner nodes, (N,).
-        step_node, step_left: of each step of each path, its place in `nodes` and which way it goes; sorted by element.
+        nodes: the inner nodes, (N,). step_node, step_left: of each step of each path, its place in
+        `nodes` and which way it goes; sorted by element.
         element_starts: where an element's steps begin; elements are sorted by leaf.
         leaf_starts: where a leaf's elements begin.
         leaf: of each element.
         z: of each element, the share of training rows that go its way.
-        feature: of each element; `by_feature` sorts them, `feature_starts` says where each of `features` begins.
+        feature: of each element; `by_feature` sorts them, `feature_starts` says where each of
+            `features` begins.
         leaf_value: (L,), of leaves below a root that is none.
         constant: the sum of trees that are one leaf.
-        expected: the mean over training rows.
-        at, weight: Gauss-Legendre nodes over (0, 1).
+        expected: the mean over training rows. at, weight: Gauss-Legendre nodes over (0, 1).
     """
 
     nodes: Places
@@ -140,7 +155,11 @@ class _Paths:
     def followed(self, lefts: Mask) -> Mask:
         """Whether a row goes an element's way, (n, E)."""
         steps = lefts[:, self.step_node] == self.step_left
-        return np.logical_and.reduceat(steps, self.element_starts, axis=1) if self.z.size else np.zeros((len(lefts), 0), bool)
+        return (
+            np.logical_and.reduceat(steps, self.element_starts, axis=1)
+            if self.z.size
+            else np.zeros((len(lefts), 0), bool)
+        )
 
     def reached(self, lefts: Mask) -> Mask:
         """Whether a row ends in a leaf, (n, L)."""
@@ -156,7 +175,9 @@ class _Paths:
         factor = one[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
         others = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
         share = (others @ self.weight) * (one - self.z) * self.leaf_value[self.leaf]
-        told[:, self.features] = np.add.reduceat(share[:, self.by_feature], self.feature_starts, axis=1)
+        told[:, self.features] = np.add.reduceat(
+            share[:, self.by_feature], self.feature_starts, axis=1
+        )
         return told
 
 
@@ -166,10 +187,14 @@ def _lefts(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) -> Mas
     kind = np.array(trees.kind, np.int64)[paths.nodes]
     threshold = np.array(trees.threshold)[paths.nodes]
     nan = np.isnan(x)
-    missing = (nan & (kind & NAN_MISSING > 0)) | ((nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0))
+    missing = (nan & (kind & NAN_MISSING > 0)) | (
+        (nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0)
+    )
     left = np.where(missing, kind & MISSING_LEFT > 0, np.where(nan, 0.0, x) <= threshold)
     for place in np.flatnonzero(kind & SET).tolist():
-        codes = np.where(nan[:, place] | (x[:, place] < 0), -1, np.nan_to_num(x[:, place])).astype(np.int64)
+        codes = np.where(nan[:, place] | (x[:, place] < 0), -1, np.nan_to_num(x[:, place])).astype(
+            np.int64
+        )
         left[:, place] = np.isin(codes, trees.sets[int(threshold[place])])
     return left
 
@@ -232,7 +257,8 @@ def _paths_of(trees: Trees) -> _Paths:
 
 
 def share_out(contributions: Floats, base: float, through: Callable[[Floats], Floats]) -> Floats:
-    """Contributions to a raw score as contributions to a function of it: each keeps its share of the way from the base to the row's score.
+    """Contributions to a raw score as contributions to a function of it: each keeps its share of
+    the way from the base to the row's score.
 
     They add up to `through(score) - through(base)`.
 
@@ -258,4 +284,6 @@ def decode_trees(data: bytes, *, where: str) -> Trees:
     try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BundleError(f"its trees cannot be read: {error}", where=where, fix="tailorbird train") from error
+        raise BundleError(
+            f"its trees cannot be read: {error}", where=where, fix="tailorbird train"
+        ) from error

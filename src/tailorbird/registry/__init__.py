@@ -1,7 +1,19 @@
-"""Versions of bundles: added whole or not at all, promoted and rolled back by name, checked byte for byte when they are read."""
+"""Versions of bundles: added whole or not at all, promoted and rolled back by name, checked byte
+for byte when they are read.
+"""
 
 from tailorbird.registry.formulas import FormulaChange, Formulas, read_formulas
-from tailorbird.registry.manifest import MANIFEST, Columns, FileEntry, Head, Manifest, Sealed, Window, read_sealed, seal
+from tailorbird.registry.manifest import (
+    MANIFEST,
+    Columns,
+    FileEntry,
+    Head,
+    Manifest,
+    Sealed,
+    Window,
+    read_sealed,
+    seal,
+)
 from tailorbird.registry.store import NAMES, Aliases, AuditEntry, Registry, VersionInfo
 
 __all__ = [

@@ -1,9 +1,12 @@
-"""Value formulas that were set without a new model: `ROOT/formulas.json` of a registry, every change with who, when and why.
+"""Value formulas that were set without a new model: `ROOT/formulas.json` of a registry, every
+change with who, when and why.
 
-    {"changes": [{"number": 3, "slot": "home", "text": "1.0*click + 9.0*purchase", "by": "ada", "why": "margin", "at": …}, …]}
+    {"changes": [{"number": 3, "slot": "home", "text": "1.0*click + 9.0*purchase", "by": "ada",
+    "why": "margin", "at": …}, …]}
 
-The newest change of a slot is in force; an empty text gives the slot back to `slots.py`. The file is replaced whole, so that a server,
-which looks at it five times a second, reads one state or the next. What a formula means stands in `ranking.formula`.
+The newest change of a slot is in force; an empty text gives the slot back to `slots.py`. The file
+is replaced whole, so that a server, which looks at it five times a second, reads one state or the
+next. What a formula means stands in `ranking.formula`.
 """
 
 from pathlib import Path
@@ -16,7 +19,9 @@ FILE = "formulas.json"
 
 
 class FormulaChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A formula as it was set. `number` counts from 1 over all slots; `text` is "" where the slot's own holds again."""
+    """A formula as it was set. `number` counts from 1 over all slots; `text` is "" where the slot's
+    own holds again.
+    """
 
     number: int
     slot: str
@@ -54,7 +59,11 @@ def read_formulas(root: Path) -> Formulas:
     except FileNotFoundError:
         return Formulas()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DamageError(f"cannot be read: {error}", where=str(path), fix="tailorbird formula set writes it anew, once removed") from error
+        raise DamageError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="tailorbird formula set writes it anew, once removed",
+        ) from error
 
 
 def encode_formulas(formulas: Formulas) -> bytes:

@@ -1,4 +1,5 @@
-"""The registry on a local folder: numbered versions, aliases, and a log of who changed them and why.
+"""The registry on a local folder: numbered versions, aliases, and a log of who changed them and
+why.
 
     ROOT/v0001/…         bundles, read-only once they are there
     ROOT/formulas.json   value formulas that were set without a new model, see `registry.formulas`; replaced whole
@@ -6,8 +7,8 @@
     ROOT/audit.jsonl     one line for each change
     ROOT/lock            held while something changes
 
-A bundle is copied into `ROOT/.incoming`, synced file by file, and renamed to its version: it is there whole or not at
-all. What a bundle is stands in `registry.manifest`.
+A bundle is copied into `ROOT/.incoming`, synced file by file, and renamed to its version: it is
+there whole or not at all. What a bundle is stands in `registry.manifest`.
 """
 
 import fcntl
@@ -26,11 +27,21 @@ from tailorbird import faults
 from tailorbird.errors import BundleError, DamageError, NotReadyError, StorageError, UsageError
 from tailorbird.registry.formulas import FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, encode_formulas, read_formulas
-from tailorbird.registry.manifest import DIGEST, MANIFEST, Manifest, Sealed, encode, of_files, read_sealed
+from tailorbird.registry.manifest import (
+    DIGEST,
+    MANIFEST,
+    Manifest,
+    Sealed,
+    encode,
+    of_files,
+    read_sealed,
+)
 from tailorbird.whole import sync_folder
 
 _HISTORY_MAX = 50
-SHARE_MIN = 0.0001  # of the people that an assignment tells apart, see `experiments.assign`: of fewer it would be nobody
+# of the people that an assignment tells apart, see `experiments.assign`: of fewer it would be
+# nobody
+SHARE_MIN = 0.0001
 
 
 class Clock(Protocol):
@@ -43,10 +54,12 @@ NAMES = ("champion", "challenger", "previous", "canary", "shadow")
 
 
 class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of versions: the one that serves, the one that is being tried, and those that served before, newest last.
+    """Names of versions: the one that serves, the one that is being tried, and those that served
+    before, newest last.
 
-    `canary` answers `share` of the people since `canary_at` (microseconds), and is advanced or ended by its figures where `automatic`;
-    the scores of `shadow` are logged beside and shown to nobody.
+    `canary` answers `share` of the people since `canary_at` (microseconds), and is advanced or
+    ended by its figures where `automatic`; the scores of `shadow` are logged beside and shown to
+    nobody.
     """
 
     champion: str = ""
@@ -73,7 +86,9 @@ class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """One change: what, to which version, by whom, why and when; `digest` is the SHA-256 of the manifest that was added."""
+    """One change: what, to which version, by whom, why and when; `digest` is the SHA-256 of the
+    manifest that was added.
+    """
 
     at: int
     action: str
@@ -94,7 +109,10 @@ class VersionInfo:
     heads: tuple[str, ...]
     metrics: dict[str, Any]
     aliases: tuple[str, ...]
-    learned_from: tuple[int, int] = (0, 0)  # the span of time that model and index learned from, microseconds; zeros: nothing
+    learned_from: tuple[int, int] = (
+        0,
+        0,
+    )  # the span of time that model and index learned from, microseconds; zeros: nothing
     whole: bool = True  # whether its manifest could be read
     sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
     baseline: str = ""  # sources by which it orders items, where it has no heads
@@ -103,9 +121,9 @@ class VersionInfo:
 class Registry:
     """Bundles by version.
 
-    Promised: `add`, `promote` and `rollback` survive the death of the process and of the power once they return, and
-    happen whole or not at all; a version never changes, but where an erasure amends it; what `champion` names was whole when it was
-    promoted.
+    Promised: `add`, `promote` and `rollback` survive the death of the process and of the power once
+    they return, and happen whole or not at all; a version never changes, but where an erasure
+    amends it; what `champion` names was whole when it was promoted.
 
     Args:
         path: the folder; made on the first change.
@@ -134,7 +152,8 @@ class Registry:
     def amend(self, version: str, change: Callable[[Path], None], *, by: str, why: str) -> None:
         """Change files of a version that may not stay as they are, and seal it anew.
 
-        Whoever dies on the way leaves a version that does not match its manifest, and has to do it again.
+        Whoever dies on the way leaves a version that does not match its manifest, and has to do it
+        again.
         """
         with self._changing():
             folder = self.path / version
@@ -160,7 +179,14 @@ class Registry:
             challenger = "" if aliases.challenger == version else aliases.challenger
             self._audit(AuditEntry(self._clock.now(), "promote", version, by, why))
             # What was tried beside the one before was compared with it, and is not with this one.
-            self._rename_aliases(Aliases(version, challenger, history[-_HISTORY_MAX:], "" if aliases.shadow == version else aliases.shadow))
+            self._rename_aliases(
+                Aliases(
+                    version,
+                    challenger,
+                    history[-_HISTORY_MAX:],
+                    "" if aliases.shadow == version else aliases.shadow,
+                )
+            )
 
     def cast_shadow(self, version: str, *, by: str, why: str) -> None:
         """Have servers log what a version would have scored, or end that with ""."""
@@ -170,7 +196,9 @@ class Registry:
             self._audit(AuditEntry(self._clock.now(), "shadow", version, by, why))
             self._rename_aliases(msgspec.structs.replace(self.aliases(), shadow=version))
 
-    def send_canary(self, version: str, share: float, *, by: str, why: str, automatic: bool = True) -> None:
+    def send_canary(
+        self, version: str, share: float, *, by: str, why: str, automatic: bool = True
+    ) -> None:
         """Let a version answer a share of the people, or a larger share of them than before.
 
         Raises:
@@ -183,11 +211,17 @@ class Registry:
         with self._changing():
             aliases = self.aliases()
             if not aliases.champion or aliases.champion == version:
-                told = f"{version} is the champion already" if aliases.champion else "there is no champion to compare it with"
+                told = (
+                    f"{version} is the champion already"
+                    if aliases.champion
+                    else "there is no champion to compare it with"
+                )
                 raise UsageError(told, where=str(self.path), fix="tailorbird models list")
             self._audit(AuditEntry(self._clock.now(), "canary", version, by, f"{share:g}: {why}"))
             since = aliases.canary_at if aliases.canary == version else self._clock.now()
-            changed = msgspec.structs.replace(aliases, canary=version, share=share, canary_at=since, automatic=automatic)
+            changed = msgspec.structs.replace(
+                aliases, canary=version, share=share, canary_at=since, automatic=automatic
+            )
             self._rename_aliases(changed)
 
     def end_canary(self, *, by: str, why: str) -> str:
@@ -199,9 +233,13 @@ class Registry:
         with self._changing():
             aliases = self.aliases()
             if not aliases.canary:
-                raise NotReadyError("there is no canary", where=str(self.path), fix="tailorbird models list")
+                raise NotReadyError(
+                    "there is no canary", where=str(self.path), fix="tailorbird models list"
+                )
             self._audit(AuditEntry(self._clock.now(), "end canary", aliases.canary, by, why))
-            self._rename_aliases(msgspec.structs.replace(aliases, canary="", share=0.0, canary_at=0))
+            self._rename_aliases(
+                msgspec.structs.replace(aliases, canary="", share=0.0, canary_at=0)
+            )
         return aliases.canary
 
     def challenge(self, version: str, *, by: str, why: str) -> None:
@@ -213,25 +251,47 @@ class Registry:
             self._rename_aliases(msgspec.structs.replace(self.aliases(), challenger=version))
 
     def rollback(self, *, by: str, why: str) -> str:
-        """Bring the previous champion back and return its version. Rolling back again goes one further back."""
+        """Bring the previous champion back and return its version. Rolling back again goes one
+        further back.
+        """
         previous = self.aliases().previous
         if not previous:
-            raise NotReadyError("there is no earlier champion to go back to", where=str(self.path), fix="tailorbird models list")
+            raise NotReadyError(
+                "there is no earlier champion to go back to",
+                where=str(self.path),
+                fix="tailorbird models list",
+            )
         self.verify(previous)
         with self._changing():
             aliases = self.aliases()
             if aliases.previous != previous:
-                raise UsageError("another process changed the champion meanwhile", where=str(self.path), fix="look at it and try again")
+                raise UsageError(
+                    "another process changed the champion meanwhile",
+                    where=str(self.path),
+                    fix="look at it and try again",
+                )
             self._audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
-            self._rename_aliases(Aliases(previous, aliases.challenger, aliases.history[:-1], aliases.shadow))
+            self._rename_aliases(
+                Aliases(previous, aliases.challenger, aliases.history[:-1], aliases.shadow)
+            )
         return previous
 
     def set_formula(self, slot: str, text: str, *, by: str, why: str) -> FormulaChange:
-        """Put a value formula in force for a slot, or with "" the slot's own again. What it says is for the caller to check."""
+        """Put a value formula in force for a slot, or with "" the slot's own again. What it says is
+        for the caller to check.
+        """
         with self._changing():
-            formulas = read_formulas(self.path).with_change(slot, text, by=by, why=why, at=self._clock.now())
+            formulas = read_formulas(self.path).with_change(
+                slot, text, by=by, why=why, at=self._clock.now()
+            )
             self._audit(
-                AuditEntry(self._clock.now(), "formula", formulas.changes[-1].version, by, f"{slot}: {text or 'as declared'}: {why}")
+                AuditEntry(
+                    self._clock.now(),
+                    "formula",
+                    formulas.changes[-1].version,
+                    by,
+                    f"{slot}: {text or 'as declared'}: {why}",
+                )
             )
             self._replace(FORMULAS, encode_formulas(formulas))
         return formulas.changes[-1]
@@ -258,7 +318,9 @@ class Registry:
         version = aliases.named(name) if name in NAMES else name
         folder = self._folder_of(version) if _number(version) else None
         if folder is None or not folder.is_dir():
-            raise UsageError(f"there is no version {name!r}", where=str(self.path), fix="tailorbird models list")
+            raise UsageError(
+                f"there is no version {name!r}", where=str(self.path), fix="tailorbird models list"
+            )
         return folder
 
     def aliases(self) -> Aliases:
@@ -269,7 +331,9 @@ class Registry:
             return Aliases()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             where = str(self.path / "aliases.json")
-            raise DamageError(f"cannot be read: {error}", where=where, fix="restore it from audit.jsonl") from error
+            raise DamageError(
+                f"cannot be read: {error}", where=where, fix="restore it from audit.jsonl"
+            ) from error
 
     def versions(self) -> list[VersionInfo]:
         """All versions, oldest first."""
@@ -277,25 +341,41 @@ class Registry:
         return [self._info(name, aliases) for name in self._names()]
 
     def newest(self, most: int) -> list[VersionInfo]:
-        """The last versions, newest first, and with them all that bear a name; the manifests of no others are read."""
+        """The last versions, newest first, and with them all that bear a name; the manifests of no
+        others are read.
+        """
         aliases = self.aliases()
         names = self._names()[::-1]
-        return [self._info(name, aliases) for place, name in enumerate(names) if place < most or aliases.of(name)]
+        return [
+            self._info(name, aliases)
+            for place, name in enumerate(names)
+            if place < most or aliases.of(name)
+        ]
 
     def info(self, version: str) -> VersionInfo:
         """What the manifest of one version says, unchecked."""
         return self._info(version, self.aliases())
 
     def verify(self, version: str) -> Manifest:
-        """Read every byte of a version and check it, also against the checksum that the audit log took down of it last."""
+        """Read every byte of a version and check it, also against the checksum that the audit log
+        took down of it last.
+        """
         sealed = read_sealed(self.resolve(version))
         name = sealed.path.name
         if sealed.manifest.version != name:
-            raise BundleError(f"its manifest says version {sealed.manifest.version!r}", where=str(sealed.path))
-        added = [entry.digest for entry in self.audit() if entry.action in ("add", "amend") and entry.version == name]
+            raise BundleError(
+                f"its manifest says version {sealed.manifest.version!r}", where=str(sealed.path)
+            )
+        added = [
+            entry.digest
+            for entry in self.audit()
+            if entry.action in ("add", "amend") and entry.version == name
+        ]
         if added and added[-1] != sealed.digest:
             raise BundleError(
-                "its manifest is not the one that was added", where=str(sealed.path), fix="roll back, and find out who changed it"
+                "its manifest is not the one that was added",
+                where=str(sealed.path),
+                fix="roll back, and find out who changed it",
             )
         return sealed.manifest
 
@@ -316,7 +396,9 @@ class Registry:
     def _names(self) -> list[str]:
         if not self.path.is_dir():
             return []
-        return sorted((entry.name for entry in os.scandir(self.path) if _number(entry.name)), key=_number)
+        return sorted(
+            (entry.name for entry in os.scandir(self.path) if _number(entry.name)), key=_number
+        )
 
     def _folder_of(self, version: str) -> Path | None:
         return self.path / version if version else None
@@ -326,25 +408,42 @@ class Registry:
         try:
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return VersionInfo(name, folder, 0, "", (), {"damaged": True}, aliases.of(name), whole=False)
+            return VersionInfo(
+                name, folder, 0, "", (), {"damaged": True}, aliases.of(name), whole=False
+            )
         heads = tuple(head.name for head in manifest.heads)
         span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
-        told = (manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name), span)
-        return VersionInfo(name, folder, *told, sources=manifest.sources, baseline=manifest.baseline)
+        told = (
+            manifest.created_at,
+            manifest.schema_hash,
+            heads,
+            manifest.metrics,
+            aliases.of(name),
+            span,
+        )
+        return VersionInfo(
+            name, folder, *told, sources=manifest.sources, baseline=manifest.baseline
+        )
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Only one process changes the registry at a time; changes are short, so the second one waits."""
+        """Only one process changes the registry at a time; changes are short, so the second one
+        waits.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with open(self.path / "lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
         except OSError as error:
-            raise StorageError(f"the registry cannot be changed: {error.strerror or error}", where=str(self.path)) from error
+            raise StorageError(
+                f"the registry cannot be changed: {error.strerror or error}", where=str(self.path)
+            ) from error
 
     def _rename_aliases(self, aliases: Aliases) -> None:
-        self._replace("aliases.json", msgspec.json.format(msgspec.json.encode(aliases), indent=1) + b"\n")
+        self._replace(
+            "aliases.json", msgspec.json.format(msgspec.json.encode(aliases), indent=1) + b"\n"
+        )
 
     def _replace(self, name: str, data: bytes) -> None:
         """A file, there whole or as it was before."""
@@ -355,7 +454,9 @@ class Registry:
         faults.at("registry.after_alias")
 
     def _audit(self, entry: AuditEntry) -> None:
-        """Take a change down before it is made: one that then fails stands in the log, one that happened is never missing."""
+        """Take a change down before it is made: one that then fails stands in the log, one that
+        happened is never missing.
+        """
         # A leading newline ends a line that a crash cut short, so that it cannot swallow this one.
         with open(self.path / "audit.jsonl", "ab") as file:
             torn = file.tell() > 0 and not _ends_with_newline(self.path / "audit.jsonl")
@@ -367,11 +468,17 @@ class Registry:
 
 def _number(name: str) -> int:
     """The number of a version's name, 0 if it is none."""
-    return int(name[1:]) if name[:1] == "v" and name[1:].isascii() and name[1:].isdigit() and len(name) >= 5 else 0
+    return (
+        int(name[1:])
+        if name[:1] == "v" and name[1:].isascii() and name[1:].isdigit() and len(name) >= 5
+        else 0
+    )
 
 
 def _write_synced(folder: Path, sealed: Sealed, version: str) -> str:
-    """Write a bundle under its version, from the bytes that were checked, all of it on the disk; the manifest's checksum."""
+    """Write a bundle under its version, from the bytes that were checked, all of it on the disk;
+    the manifest's checksum.
+    """
     folders = {folder}
     for name, data in sealed.files.items():
         path = folder / name

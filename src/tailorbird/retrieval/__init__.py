@@ -1,8 +1,19 @@
-"""Items to look in: their attributes, full text, vectors and clusters. What people do with them is in `candidates`."""
+"""Items to look in: their attributes, full text, vectors and clusters. What people do with them is
+in `candidates`.
+"""
 
 from tailorbird.retrieval.build import build_index
 from tailorbird.retrieval.columns import Column, TextColumn
 from tailorbird.retrieval.index import NOTHING, Found, Index
 from tailorbird.retrieval.overlay import NewItem, with_items
 
-__all__ = ["NOTHING", "Column", "Found", "Index", "NewItem", "TextColumn", "build_index", "with_items"]
+__all__ = [
+    "NOTHING",
+    "Column",
+    "Found",
+    "Index",
+    "NewItem",
+    "TextColumn",
+    "build_index",
+    "with_items",
+]

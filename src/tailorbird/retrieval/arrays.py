@@ -1,4 +1,6 @@
-"""Arrays in bundles: NumPy's `.npy` format, without pickle, and without trusting what the header says of the length."""
+"""Arrays in bundles: NumPy's `.npy` format, without pickle, and without trusting what the header
+says of the length.
+"""
 
 import io
 import math
@@ -10,7 +12,9 @@ import numpy.typing as npt
 
 
 def read_array(data: bytes) -> npt.NDArray[Any]:
-    """The array in a `.npy` file. Raises ValueError if the bytes are none, or not as many as the header says."""
+    """The array in a `.npy` file. Raises ValueError if the bytes are none, or not as many as the
+    header says.
+    """
     file = io.BytesIO(data)
     try:
         if np.lib.format.read_magic(file) != (1, 0):
@@ -19,7 +23,11 @@ def read_array(data: bytes) -> npt.NDArray[Any]:
     except Exception as error:  # NumPy's reader lets errors of Python's tokenizer through
         raise ValueError(f"is no array: {error}") from error
     content = data[file.tell() :]
-    if dtype.hasobject or any(each < 0 for each in shape) or math.prod(shape) * dtype.itemsize != len(content):
+    if (
+        dtype.hasobject
+        or any(each < 0 for each in shape)
+        or math.prod(shape) * dtype.itemsize != len(content)
+    ):
         raise ValueError(f"is no array of {dtype} with the shape {shape}")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
 

@@ -1,4 +1,6 @@
-"""Building an index from the items and events of the lake, as columns. What it holds stands in `retrieval.index`."""
+"""Building an index from the items and events of the lake, as columns. What it holds stands in
+`retrieval.index`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +38,10 @@ def build_index(
 
     Args:
         folder: made here.
-        events: with at least `type, ts, item_id`; `agent` and `counts` are heeded if there. Any order.
-        items: `id, valid_from, attributes` (JSON) and, if there, `timeless` and `p`: of each item the newest version counts.
+        events: with at least `type, ts, item_id`; `agent` and `counts` are heeded if there. Any
+            order.
+        items: `id, valid_from, attributes` (JSON) and, if there, `timeless` and `p`: of each item
+            the newest version counts.
         as_of: later events and versions are left out.
         event_types: which events show that there is an item.
         until: items that came until then are there too, as they were when they came.
@@ -51,13 +55,17 @@ def build_index(
     order = np.argsort(keys, kind="stable")
     keys, ids = keys[order], [ids[row] for row in order.tolist()]
     if np.any(keys[1:] == keys[:-1]):
-        raise InputError("two items have the same 64-bit key", where=str(folder), fix="rename one of them")
+        raise InputError(
+            "two items have the same 64-bit key", where=str(folder), fix="rename one of them"
+        )
 
     row = pc.index_in(seen["item_id"], pa.array(ids, pa.string())).to_numpy().astype(np.int64)
     first_seen = _first_seen(ids, valid_from, row, micros(seen["ts"]))
     attributes = columns_of([profiles.get(each, {}) for each in ids])
     folder.mkdir(parents=True)
-    _write_items(folder / "items.arrow", ids, keys, first_seen, attributes, truths_in(profiles.values()))
+    _write_items(
+        folder / "items.arrow", ids, keys, first_seen, attributes, truths_in(profiles.values())
+    )
     if texts:
         write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
     for name, data in find_clusters(attributes, len(ids)).files().items():
@@ -72,9 +80,13 @@ def _newest(items: pa.Table) -> int:
 
 def _interests(events: pa.Table, until: int, event_types: Sequence[str]) -> pa.Table:
     """The events that name an item, before a moment; those of bots and late ones are left out."""
-    columns = [name for name in ("type", "ts", "item_id", "agent", "counts") if name in events.column_names]
+    columns = [
+        name for name in ("type", "ts", "item_id", "agent", "counts") if name in events.column_names
+    ]
     table = events.select(columns)
-    kept = pc.and_(pc.is_in(table["type"], pa.array(event_types, pa.string())), pc.is_valid(table["item_id"]))
+    kept = pc.and_(
+        pc.is_in(table["type"], pa.array(event_types, pa.string())), pc.is_valid(table["item_id"])
+    )
     kept = pc.and_(kept, pc.less(table["ts"].cast(pa.int64()), until))
     if "agent" in columns:
         kept = pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
@@ -83,16 +95,36 @@ def _interests(events: pa.Table, until: int, event_types: Sequence[str]) -> pa.T
     return table.filter(kept).select(["ts", "item_id"])
 
 
-def _profiles(items: pa.Table, as_of: int, until: int) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Of each item the newest version at `as_of`, or the first before `until`, and when its first dated version began."""
+def _profiles(
+    items: pa.Table, as_of: int, until: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Of each item the newest version at `as_of`, or the first before `until`, and when its first
+    dated version began.
+    """
     profiles: dict[str, dict[str, Any]] = {}
     began: dict[str, int] = {}
     if not items.num_rows:
         return profiles, began
-    table = items.set_column(items.column_names.index("valid_from"), "valid_from", pc.fill_null(items["valid_from"].cast(pa.int64()), 0))
-    timeless = table["timeless"].to_pylist() if "timeless" in table.column_names else [False] * table.num_rows
-    rows = zip(table["id"].to_pylist(), table["valid_from"].to_pylist(), table["attributes"].to_pylist(), timeless, strict=True)
-    for each, start, attributes, always in sorted(rows, key=lambda entry: (0 if entry[3] else entry[1], entry[2] or "")):
+    table = items.set_column(
+        items.column_names.index("valid_from"),
+        "valid_from",
+        pc.fill_null(items["valid_from"].cast(pa.int64()), 0),
+    )
+    timeless = (
+        table["timeless"].to_pylist()
+        if "timeless" in table.column_names
+        else [False] * table.num_rows
+    )
+    rows = zip(
+        table["id"].to_pylist(),
+        table["valid_from"].to_pylist(),
+        table["attributes"].to_pylist(),
+        timeless,
+        strict=True,
+    )
+    for each, start, attributes, always in sorted(
+        rows, key=lambda entry: (0 if entry[3] else entry[1], entry[2] or "")
+    ):
         if not always and start >= (until if each not in profiles else as_of):
             continue
         profiles[each] = msgspec.json.decode(attributes) if attributes else {}
@@ -125,7 +157,10 @@ def _write_items(
     }
     columns |= {f"a:{name}": to_arrow(column) for name, column in attributes.items()}
     marked = {f"a:{name}" for name in truths}
-    fields = [pa.field(name, each.type, metadata={TRUTH: b"1"} if name in marked else None) for name, each in columns.items()]
+    fields = [
+        pa.field(name, each.type, metadata={TRUTH: b"1"} if name in marked else None)
+        for name, each in columns.items()
+    ]
     table = pa.table(columns, schema=pa.schema(fields))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

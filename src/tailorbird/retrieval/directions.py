@@ -1,4 +1,6 @@
-"""Vectors of length 1 brought together: k-means on directions, for clusters of items and for lists of neighbours."""
+"""Vectors of length 1 brought together: k-means on directions, for clusters of items and for lists
+of neighbours.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,8 @@ _AT_ONCE = 16_384
 
 
 def centres(units: Matrix, at: Matrix, rounds: int) -> Matrix:
-    """Where clusters come to lie, (k, width), of length 1: k-means on directions (spherical, Dhillon and Modha, 2001).
+    """Where clusters come to lie, (k, width), of length 1: k-means on directions (spherical,
+    Dhillon and Modha, 2001).
 
     Args:
         units: (n, width), of length 1.
@@ -29,6 +32,11 @@ def centres(units: Matrix, at: Matrix, rounds: int) -> Matrix:
 
 
 def nearest_of(units: Matrix, at: Matrix) -> Rows:
-    """The nearest of `at` for each, some at a time: all products at once would be as many as items times clusters."""
-    parts = [np.argmax(units[low : low + _AT_ONCE] @ at.T, axis=1) for low in range(0, len(units), _AT_ONCE)]
+    """The nearest of `at` for each, some at a time: all products at once would be as many as items
+    times clusters.
+    """
+    parts = [
+        np.argmax(units[low : low + _AT_ONCE] @ at.T, axis=1)
+        for low in range(0, len(units), _AT_ONCE)
+    ]
     return np.concatenate(parts) if parts else np.zeros(0, np.intp)

@@ -16,10 +16,10 @@ class Facet:
     """What some items have of one attribute.
 
     Attributes:
-        counts: value → how many items have it, the most frequent first, at most `VALUES_MAX`; an item with a list counts for each part.
-            Empty where the attribute is a number.
-        missing: how many items have none.
-        low, high: of an attribute that is a number; None where it is not, or no item has it.
+        counts: value → how many items have it, the most frequent first, at most `VALUES_MAX`; an
+            item with a list counts for each part. Empty where the attribute is a number.
+        missing: how many items have none. low, high: of an attribute that is a number; None where
+        it is not, or no item has it.
     """
 
     counts: dict[str, int]
@@ -29,7 +29,9 @@ class Facet:
 
 
 def facet_of(index: Index, rows: Rows, name: str) -> Facet | None:
-    """How the items at `rows` divide by the attribute `name`; None where no item of the index has such an attribute."""
+    """How the items at `rows` divide by the attribute `name`; None where no item of the index has
+    such an attribute.
+    """
     column = index.attributes.get(name)
     if column is None:
         return None

@@ -1,8 +1,9 @@
 """The loaded index: items with their attributes, full text, vectors and clusters, asked by row.
 
-A row is the number of an item within one `Index`; ids and keys lead to rows by `find`. Every answer is a `Found`: rows
-and scores, best first. An `Index` never changes; `retrieval.overlay` makes a new one that also knows items which came later.
-What people do with items is not in it: that is read live, see `candidates`.
+A row is the number of an item within one `Index`; ids and keys lead to rows by `find`. Every answer
+is a `Found`: rows and scores, best first. An `Index` never changes; `retrieval.overlay` makes a new
+one that also knows items which came later. What people do with items is not in it: that is read
+live, see `candidates`.
 
     items.arrow    id, key, first_seen, and each attribute as `a:NAME`, marked if a truth
     text/          see `retrieval.text`
@@ -54,7 +55,9 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Found:
-    """Items, best first: `rows` (n,) of the index and `scores` (n,), of whose scale only the order is promised."""
+    """Items, best first: `rows` (n,) of the index and `scores` (n,), of whose scale only the order
+    is promised.
+    """
 
     rows: Rows
     scores: Floats
@@ -74,7 +77,8 @@ class Index:
         first_seen: int64 (n,): when the item came; 0 if it has been there from the beginning.
         attributes: name → column of n.
         truths: names of those that are true or false, and no numbers.
-        p: position in the routed log of the newest profile that it was built from; 0 where that is not known.
+        p: position in the routed log of the newest profile that it was built from; 0 where that is
+            not known.
         text: full text, or None.
         later_at: the row from which on items came later than the index was built.
         shown: bool (n,): which items sources may find, see `only`; None is all.
@@ -106,21 +110,42 @@ class Index:
         try:
             meta = msgspec.json.decode(files["meta.json"], type=Meta)
             if meta.format != FORMAT:
-                raise BundleError(f"the index has format {meta.format}, expected {FORMAT}", fix="tailorbird train")
+                raise BundleError(
+                    f"the index has format {meta.format}, expected {FORMAT}", fix="tailorbird train"
+                )
             table = pa.ipc.open_file(pa.BufferReader(files["items.arrow"])).read_all()
-            table.validate(full=True)  # Arrow trusts offsets and codes otherwise, and reads beyond its buffers
-            texts = {name.removeprefix("text/"): data for name, data in files.items() if name.startswith("text/")}
+            table.validate(
+                full=True
+            )  # Arrow trusts offsets and codes otherwise, and reads beyond its buffers
+            texts = {
+                name.removeprefix("text/"): data
+                for name, data in files.items()
+                if name.startswith("text/")
+            }
             text = TextIndex.load(texts) if texts else None
             if text is not None and text.built.documents != table.num_rows:
-                raise ValueError(f"its texts are of {text.built.documents} items, and it has {table.num_rows}")
-            attributes = {name[2:]: from_arrow(table[name]) for name in table.column_names if name.startswith("a:")}
+                raise ValueError(
+                    f"its texts are of {text.built.documents} items, and it has {table.num_rows}"
+                )
+            attributes = {
+                name[2:]: from_arrow(table[name])
+                for name in table.column_names
+                if name.startswith("a:")
+            }
             ids = tuple(table["id"].to_pylist())
             keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
-            vectors, together = ItemVectors.read(files, table.num_rows), Clusters.read(files, table.num_rows)
-            truths = frozenset(field.name[2:] for field in table.schema if TRUTH in (field.metadata or {}))
+            vectors, together = (
+                ItemVectors.read(files, table.num_rows),
+                Clusters.read(files, table.num_rows),
+            )
+            truths = frozenset(
+                field.name[2:] for field in table.schema if TRUTH in (field.metadata or {})
+            )
             more = {"vectors": vectors, "together": together, "truths": truths, "p": meta.p}
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
-            raise BundleError(f"the index cannot be read: {error}", fix="tailorbird train") from error
+            raise BundleError(
+                f"the index cannot be read: {error}", fix="tailorbird train"
+            ) from error
         index = cls(meta.as_of, ids, keys, first_seen, attributes, text, len(ids), **more)
         index.prepare()
         return index
@@ -128,13 +153,21 @@ class Index:
     @classmethod
     def open(cls, folder: Path) -> "Index":
         """An index from its folder, unchecked: for building and for tests."""
-        return cls.load({path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+        return cls.load(
+            {
+                path.relative_to(folder).as_posix(): path.read_bytes()
+                for path in folder.rglob("*")
+                if path.is_file()
+            }
+        )
 
     @classmethod
     def bare(cls, ids: Sequence[str], vectors: ItemVectors | None = None) -> "Index":
         """Items of which nothing is known but perhaps their vectors."""
         keys = hash64s(ids) if len(ids) else np.zeros(0, np.uint64)
-        return cls(0, tuple(ids), keys, np.zeros(len(ids), np.int64), {}, None, len(ids), vectors=vectors)
+        return cls(
+            0, tuple(ids), keys, np.zeros(len(ids), np.int64), {}, None, len(ids), vectors=vectors
+        )
 
     def prepare(self, before: "Index | None" = None, *, categories: bool = False) -> None:
         """Compute every order now rather than during the first request.
@@ -150,7 +183,9 @@ class Index:
             getattr(self, name)
 
     def only(self, shown: npt.NDArray[np.bool_]) -> "Index":
-        """The same items in the same rows, of which sources find no others than `shown` (n,). What is told of an item stays as it is."""
+        """The same items in the same rows, of which sources find no others than `shown` (n,). What
+        is told of an item stays as it is.
+        """
         view = dataclasses.replace(self, shown=shown)
         for name in (*_OF_ITEMS, *_OF_CATEGORIES):
             view.__dict__[name] = getattr(self, name)
@@ -216,7 +251,8 @@ class Index:
         Args:
             beside: phrases that mean the same, see `retrieval.synonyms`.
         Raises:
-            BundleError: the text index is damaged, which a checksum did not show. No query does this.
+            BundleError: the text index is damaged, which a checksum did not show. No query does
+                this.
         """
         if self.shown is None:
             return self._matching(text, n, beside)
@@ -234,7 +270,9 @@ class Index:
         try:
             rows, scores = self.text.search(text, n, beside)
         except (ValueError, OSError) as error:
-            raise BundleError(f"cannot search: {error}", fix="tailorbird models rollback") from error
+            raise BundleError(
+                f"cannot search: {error}", fix="tailorbird models rollback"
+            ) from error
         return _best(rows, scores, n)
 
 

@@ -1,20 +1,24 @@
-"""An inverted file over the vectors of items: the nearest of very many, without a product with each.
+"""An inverted file over the vectors of items: the nearest of very many, without a product with
+each.
 
     inverted_rows.npy    int32 (n,): the items of the index, list by list
     inverted_begin.npy   int64 (k + 1,): where each list begins among them
     inverted.json        `Measured`: how many lists are looked into, and what that was measured to find
 
-Items whose vectors point alike share a list (`directions.centres`), k = 2 √n of them. Lists are looked into in the order of
+Items whose vectors point alike share a list (`directions.centres`), k = 2 √n of them. Lists are
+looked into in the order of
 
     reach of a list = user · mean of its vectors + 2 · |user| · their deviation by coordinate
 
-so that a long or a wide list, which holds more than its mean says, comes earlier. How many are looked into is measured when the index is
-built: as many as find `RECALL` of the nearest `NEAREST` of people that the tower knows. Where that saves nothing, as among
-vectors without any order, there is no inverted file, and all items are looked at.
+so that a long or a wide list, which holds more than its mean says, comes earlier. How many are
+looked into is measured when the index is built: as many as find `RECALL` of the nearest `NEAREST`
+of people that the tower knows. Where that saves nothing, as among vectors without any order, there
+is no inverted file, and all items are looked at.
 
-log Σ exp over all items, which `vector_score` is told from, is exact over the lists that are looked into; each of the others counts as
-if its products were normally distributed: size · exp(user · mean + |user|² · variance ÷ 2). Items that are newer than the file, or have
-changed, are looked at beside the lists.
+log Σ exp over all items, which `vector_score` is told from, is exact over the lists that are looked
+into; each of the others counts as if its products were normally distributed: size · exp(user · mean
++ |user|² · variance ÷ 2). Items that are newer than the file, or have changed, are looked at beside
+the lists.
 """
 
 from collections.abc import Mapping
@@ -40,7 +44,9 @@ _WIDER = 2.0
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`inverted.json`: lists that are looked into, and the recall of the nearest 100 and the share of all items that this was."""
+    """`inverted.json`: lists that are looked into, and the recall of the nearest 100 and the share
+    of all items that this was.
+    """
 
     lists: int
     recall: float
@@ -49,8 +55,9 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found near one person so far: rows and products (m,), the lists in their order, how many of these were looked into, and
-    log Σ exp of the products of all items."""
+    """What was found near one person so far: rows and products (m,), the lists in their order, how
+    many of these were looked into, and log Σ exp of the products of all items.
+    """
 
     rows: Rows
     products: Matrix
@@ -81,7 +88,10 @@ class Inverted:
         """The mean of each list, (k, width), and its deviation by coordinate, (k,)."""
         size = np.maximum(np.diff(self.begin), 1)[:, None]
         means = (_sums(self.vectors, self.begin) / size).astype(np.float32)
-        squares = _sums(np.einsum("ij,ij->i", self.vectors, self.vectors)[:, None], self.begin)[:, 0] / size[:, 0]
+        squares = (
+            _sums(np.einsum("ij,ij->i", self.vectors, self.vectors)[:, None], self.begin)[:, 0]
+            / size[:, 0]
+        )
         left = np.maximum(squares - np.einsum("ij,ij->i", means, means), 0.0)
         return means, np.sqrt(left / self.vectors.shape[1]).astype(np.float32)
 
@@ -93,18 +103,31 @@ class Inverted:
         """Look into as many lists as was measured to be enough.
 
         Args:
-            among: the vectors of all items as they are now, for those that are looked at beside the lists.
+            among: the vectors of all items as they are now, for those that are looked at beside the
+                lists.
         """
         means, deviation = self._means
         middle, length = means @ user, np.float32(np.linalg.norm(user))
         order = np.argsort(-(middle + _WIDER * length * deviation), kind="stable")
         rows, products = self._of(order[: self.measured.lists], user)
-        rows, products = np.concatenate([rows, self._beside]), np.concatenate([products, among[self._beside] @ user])
+        rows, products = (
+            np.concatenate([rows, self._beside]),
+            np.concatenate([products, among[self._beside] @ user]),
+        )
         rest = order[self.measured.lists :]
         size = np.diff(self.begin)[rest]
-        told = np.where(size > 0, np.log(np.maximum(size, 1)) + middle[rest] + (length * deviation[rest]) ** 2 / 2, -np.inf)
+        told = np.where(
+            size > 0,
+            np.log(np.maximum(size, 1)) + middle[rest] + (length * deviation[rest]) ** 2 / 2,
+            -np.inf,
+        )
         most = max(float(products.max(initial=-np.inf)), float(told.max(initial=-np.inf)))
-        total = most + float(np.log(np.exp(products - np.float32(most)).sum() + np.exp(told - most).sum())) if np.isfinite(most) else 0.0
+        total = (
+            most
+            + float(np.log(np.exp(products - np.float32(most)).sum() + np.exp(told - most).sum()))
+            if np.isfinite(most)
+            else 0.0
+        )
         return Looked(rows, products, order, self.measured.lists, total)
 
     def further(self, looked: Looked, user: Matrix) -> Looked | None:
@@ -113,7 +136,10 @@ class Inverted:
         if not more.size:
             return None
         rows, products = self._of(more, user)
-        rows, products = np.concatenate([looked.rows, rows]), np.concatenate([looked.products, products])
+        rows, products = (
+            np.concatenate([looked.rows, rows]),
+            np.concatenate([looked.products, products]),
+        )
         return replace(looked, rows=rows, products=products, lists=looked.lists + more.size)
 
     def extended(self, changed: Rows, total: int) -> "Inverted":
@@ -132,7 +158,9 @@ class Inverted:
         begins, ends = self.begin[lists], self.begin[lists + 1]
         places = np.concatenate([[0], np.cumsum(ends - begins)]).tolist()
         products, rows = np.empty(places[-1], np.float32), np.empty(places[-1], np.intp)
-        for begin, end, low, high in zip(begins.tolist(), ends.tolist(), places, places[1:], strict=False):
+        for begin, end, low, high in zip(
+            begins.tolist(), ends.tolist(), places, places[1:], strict=False
+        ):
             np.dot(self.vectors[begin:end], user, out=products[low:high])
             rows[low:high] = self.rows[begin:end]
         if self.stale is None:
@@ -144,19 +172,42 @@ class Inverted:
 
     def files(self) -> dict[str, bytes]:
         """File → bytes; what is looked at beside the lists is not among them."""
-        return dict(zip(FILES, (array_bytes(self.rows), array_bytes(self.begin), msgspec.json.encode(self.measured)), strict=True))
+        return dict(
+            zip(
+                FILES,
+                (
+                    array_bytes(self.rows),
+                    array_bytes(self.begin),
+                    msgspec.json.encode(self.measured),
+                ),
+                strict=True,
+            )
+        )
 
     @classmethod
     def read(cls, files: Mapping[str, bytes], vectors: Matrix) -> "Inverted | None":
-        """From the files of an index, None where it has none. Raises ValueError, KeyError or DecodeError if they are damaged."""
+        """From the files of an index, None where it has none. Raises ValueError, KeyError or
+        DecodeError if they are damaged.
+        """
         if not any(name in files for name in FILES):
             return None
         rows, begin = (read_array(files[name]) for name in FILES[:2])
         measured = msgspec.json.decode(files[FILES[2]], type=Measured)
         n = len(vectors)
-        if rows.dtype != np.int32 or rows.shape != (n,) or begin.dtype != np.int64 or begin.ndim != 1 or begin.size < 2:
+        if (
+            rows.dtype != np.int32
+            or rows.shape != (n,)
+            or begin.dtype != np.int64
+            or begin.ndim != 1
+            or begin.size < 2
+        ):
             raise ValueError("the lists of the inverted file have another shape than the items")
-        if begin[0] != 0 or begin[-1] != n or (np.diff(begin) < 0).any() or not 1 <= measured.lists < begin.size:
+        if (
+            begin[0] != 0
+            or begin[-1] != n
+            or (np.diff(begin) < 0).any()
+            or not 1 <= measured.lists < begin.size
+        ):
             raise ValueError("the lists of the inverted file do not follow each other")
         there = np.zeros(n, np.bool_)
         there[rows[(rows >= 0) & (rows < n)]] = True

@@ -1,4 +1,6 @@
-"""What the catalogue said of items since an index was built, laid over it: for servers, and for who computes their scores again."""
+"""What the catalogue said of items since an index was built, laid over it: for servers, and for who
+computes their scores again.
+"""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64s
-from tailorbird.retrieval.columns import Column, extended, names_kept, of_other_texts, says_same, truths_in
+from tailorbird.retrieval.columns import (
+    Column,
+    extended,
+    names_kept,
+    of_other_texts,
+    says_same,
+    truths_in,
+)
 from tailorbird.retrieval.index import Index
 from tailorbird.retrieval.text import TextIndex, documents_of
 
@@ -28,7 +37,8 @@ class NewItem:
 
 @dataclass(frozen=True)
 class ItemVersion:
-    """A profile of an item: its attributes as JSON, when it came to be, since when it is known, and where it stands in the routed log.
+    """A profile of an item: its attributes as JSON, when it came to be, since when it is known, and
+    where it stands in the routed log.
 
     `p` may be too large: of what was deleted from the log, only where the log begins is known.
     """
@@ -40,8 +50,11 @@ class ItemVersion:
 
     def is_later_than(self, index: Index) -> bool:
         """Whether an index that knows the item was built without this version."""
-        # Of a log that was brought in afterwards, all is known later than an index of its end, and stands before it nevertheless.
-        return self.known_since >= index.as_of and (self.valid_from >= index.as_of or self.p > index.p)
+        # Of a log that was brought in afterwards, all is known later than an index of its end, and
+        # stands before it nevertheless.
+        return self.known_since >= index.as_of and (
+            self.valid_from >= index.as_of or self.p > index.p
+        )
 
     def item(self, item_id: str) -> NewItem:
         attributes = msgspec.json.decode(self.attributes)
@@ -51,12 +64,22 @@ class ItemVersion:
 def take_version(newest: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
     """Let a version take the place of the one before, unless that is newer."""
     before = newest.get(item_id)
-    if before is None or (version.valid_from, version.known_since) >= (before.valid_from, before.known_since):
+    if before is None or (version.valid_from, version.known_since) >= (
+        before.valid_from,
+        before.known_since,
+    ):
         newest[item_id] = version
 
 
-def laid_over(index: Index, newest: Mapping[str, ItemVersion], bare: Sequence[NewItem] = (), *, texts: bool = True) -> Index:
-    """An index that also knows the items that it lacks, and what was known since it was built; itself where that is nothing.
+def laid_over(
+    index: Index,
+    newest: Mapping[str, ItemVersion],
+    bare: Sequence[NewItem] = (),
+    *,
+    texts: bool = True,
+) -> Index:
+    """An index that also knows the items that it lacks, and what was known since it was built;
+    itself where that is nothing.
 
     Args:
         bare: items without a profile, none of which the index knows.
@@ -73,7 +96,8 @@ def laid_over(index: Index, newest: Mapping[str, ItemVersion], bare: Sequence[Ne
 
 
 def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) -> Index:
-    """An index with items added, or their attributes replaced where it knows them. Some ms at 100,000 items: not in a request.
+    """An index with items added, or their attributes replaced where it knows them. Some ms at
+    100,000 items: not in a request.
 
     Args:
         texts: whether search is to know them too.
@@ -94,16 +118,22 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
         index,
         ids=(*index.ids, *(item.id for item in added)),
         keys=np.concatenate([index.keys, hash64s(item.id for item in added)]),
-        first_seen=np.concatenate([index.first_seen, np.array([item.first_seen for item in added], np.int64)]),
+        first_seen=np.concatenate(
+            [index.first_seen, np.array([item.first_seen for item in added], np.int64)]
+        ),
         attributes=attributes,
         truths=_truths(index, unique.values()),
         shown=None,
         together=together.extended(before, attributes, total) if together is not None else None,
-        vectors=vectors.extended(before, attributes, changed, total) if vectors is not None else None,
+        vectors=vectors.extended(before, attributes, changed, total)
+        if vectors is not None
+        else None,
         text=_retold(index, attributes, changed, total) if texts else index.text,
     )
     if not added and index.shown is None:  # a price that changed moves nothing in these orders
-        made.prepare(index, categories=says_same(before.get("category"), attributes.get("category")))
+        made.prepare(
+            index, categories=says_same(before.get("category"), attributes.get("category"))
+        )
     else:
         made.prepare()
     return made
@@ -113,18 +143,31 @@ def _truths(index: Index, items: Collection[NewItem]) -> frozenset[str]:
     """The attributes that are truths, and stay so or are new."""
     told = {name for item in items for name, value in item.attributes.items() if value is not None}
     true = truths_in(item.attributes for item in items)
-    return (index.truths - told) | {name for name in true if name in index.truths or name not in index.attributes}
+    return (index.truths - told) | {
+        name for name in true if name in index.truths or name not in index.attributes
+    }
 
 
-def _retold(index: Index, attributes: Mapping[str, Column], changed: npt.NDArray[np.intp], total: int) -> TextIndex | None:
+def _retold(
+    index: Index, attributes: Mapping[str, Column], changed: npt.NDArray[np.intp], total: int
+) -> TextIndex | None:
     """The texts of an index, with those of items that came or changed."""
     text = index.text if index.text is not None else TextIndex.empty()
-    told = np.concatenate([text.told, of_other_texts(index.attributes, attributes, changed), np.arange(len(index), total)])
+    told = np.concatenate(
+        [
+            text.told,
+            of_other_texts(index.attributes, attributes, changed),
+            np.arange(len(index), total),
+        ]
+    )
     if not told.size:
         return index.text
     rows = np.unique(told)
     try:
         return text.with_documents(rows, documents_of(attributes, rows))
-    except (ValueError, OSError) as error:  # no room for temporary files, say: all else goes on with what is new
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # no room for temporary files, say: all else goes on with what is new
         log.error("search does not know yet what came or changed lately: %s", error)
         return index.text

@@ -1,10 +1,12 @@
-"""Sequences as a tower reads them: windows of the newest items, the newest last, one row a question.
+"""Sequences as a tower reads them: windows of the newest items, the newest last, one row a
+question.
 
     row     rows of an index; START before a sequence's first item; PAD further left
     gap     ⌊log2(1 + seconds between an item and the one before it)⌋, at most 31; NO_GAP where there is none, and at the oldest place:
             a state may hold no item before those of the window
 
-Learning (`models.retrievers.transformer`) and serving (`ranking.tower`) cut windows by this one function.
+Learning (`models.retrievers.transformer`) and serving (`ranking.tower`) cut windows by this one
+function.
 """
 
 import numpy as np
@@ -23,8 +25,9 @@ def windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Ints, Ints
     """Rows and gaps, shape (questions, length) each. Items that are not known are skipped.
 
     Args:
-        offsets: shape (questions + 1,): question q owns entries offsets[q]:offsets[q + 1], oldest first.
-        row, ts: shape (n,): what was done and when, microseconds; row −1 is an item that is not known.
+        offsets: shape (questions + 1,): question q owns entries offsets[q]:offsets[q + 1], oldest
+        first. row, ts: shape (n,): what was done and when, microseconds; row −1 is an item that is
+        not known.
     """
     known = row >= 0
     if not known.all():

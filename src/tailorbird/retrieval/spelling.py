@@ -1,7 +1,9 @@
-"""Typing errors: words of a query that no item has, or hardly one beside a word a letter away, and what was probably meant.
+"""Typing errors: words of a query that no item has, or hardly one beside a word a letter away, and
+what was probably meant.
 
-A word is looked up by its stem, as the text index has it. What is a letter more, fewer or other away, or has two neighbours exchanged, is
-looked up in the words of titles, categories and brands. Words with digits are part numbers, whose neighbours are other parts.
+A word is looked up by its stem, as the text index has it. What is a letter more, fewer or other
+away, or has two neighbours exchanged, is looked up in the words of titles, categories and brands.
+Words with digits are part numbers, whose neighbours are other parts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,13 +45,17 @@ class Spelling:
         """From the stems of fields, with how many items have each."""
         return cls({}, "", elsewhere).with_terms(terms, elsewhere)
 
-    def with_terms(self, terms: Iterable[tuple[str, int]], elsewhere: Callable[[str], int]) -> "Spelling":
+    def with_terms(
+        self, terms: Iterable[tuple[str, int]], elsewhere: Callable[[str], int]
+    ) -> "Spelling":
         """With stems of fields that more items have now than before."""
         added: dict[str, int] = {}
         for stem, count in terms:
             if stem.isalpha():
                 added[stem] = max(count, added.get(stem) or self.counts.get(stem, 0))
-        return Spelling({**self.counts, **added}, "".join(sorted(set(self.letters).union(*added))), elsewhere)
+        return Spelling(
+            {**self.counts, **added}, "".join(sorted(set(self.letters).union(*added))), elsewhere
+        )
 
     def items(self, stem: str) -> int:
         """How many items have it anywhere."""
@@ -68,9 +74,15 @@ def corrections(words: Sequence[str], known: Spelling) -> list[str]:
         if there > RARE_MAX or looked == WORDS_MAX:
             continue
         looked += 1
-        near = {stem: known.counts.get(stem, 0) for stem in {_stem(edit) for edit in _edits(word, known.letters)} - {own}}
+        near = {
+            stem: known.counts.get(stem, 0)
+            for stem in {_stem(edit) for edit in _edits(word, known.letters)} - {own}
+        }
         least = max(1, FAR * there)
-        best = sorted((stem for stem, count in near.items() if count >= least), key=lambda stem: (-near[stem], stem))
+        best = sorted(
+            (stem for stem, count in near.items() if count >= least),
+            key=lambda stem: (-near[stem], stem),
+        )
         found.update(dict.fromkeys(best[:VARIANTS_MAX]))
     return list(found)
 

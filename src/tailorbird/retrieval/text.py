@@ -1,12 +1,14 @@
-"""Full text over items: BM25 by tantivy, as typed and with what was probably meant (`retrieval.spelling`), then with one typing error a
-word if that found too little.
+"""Full text over items: BM25 by tantivy, as typed and with what was probably meant
+(`retrieval.spelling`), then with one typing error a word if that found too little.
 
-An index is a folder of files. Serving opens a private copy of the bytes that were checked, since tantivy maps files and
-writes lock files beside them; the copy is unlinked at once and lives on in the mappings.
+An index is a folder of files. Serving opens a private copy of the bytes that were checked, since
+tantivy maps files and writes lock files beside them; the copy is unlinked at once and lives on in
+the mappings.
 
-What came later becomes a segment of its own, and is laid beside those of the index as it was built (`TextIndex.with_documents`): one
-searcher over both knows how rare a word is among all. Nothing of what was built is copied or written again, since whatever tantivy's
-threads trip over in it would end the process.
+What came later becomes a segment of its own, and is laid beside those of the index as it was built
+(`TextIndex.with_documents`): one searcher over both knows how rare a word is among all. Nothing of
+what was built is copied or written again, since whatever tantivy's threads trip over in it would
+end the process.
 """
 
 import os
@@ -35,11 +37,14 @@ FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
 QUERY_CHARACTERS_MAX = 256
 SYNONYM = 0.8  # what was typed comes first
 CORRECTED = 0.6  # likewise
-LOOSE_MIN = 3  # letters of a word that may have an error: a letter away from shorter ones is half of the language
+# letters of a word that may have an error: a letter away from shorter ones is half of the language
+LOOSE_MIN = 3
 _WRITER_BYTES = 64_000_000
 _LATER_BYTES = 15_000_000
 _ITEM_FIELDS = ("title", "category", "brand")
-_MEMORY = "/dev/shm"  # tantivy syncs each file, and the disk that it would wait for is that of the logs
+_MEMORY = (
+    "/dev/shm"  # tantivy syncs each file, and the disk that it would wait for is that of the logs
+)
 _META = "meta.json"  # where tantivy lists an index's segments
 
 Rows = npt.NDArray[np.intp]
@@ -47,7 +52,8 @@ Documents = Mapping[str, Sequence[str]]  # field → the text of each item
 
 
 class Built:
-    """What an index was built as: its files, which are open but in no folder any more, and what was laid over it last.
+    """What an index was built as: its files, which are open but in no folder any more, and what was
+    laid over it last.
 
     Attributes:
         documents: how many items it has.
@@ -68,7 +74,9 @@ class Built:
                     self._files[path.name] = os.open(path, os.O_RDONLY)
 
     def lay_into(self, folder: Path) -> None:
-        """Put its segments before those of another index, in whose folder its files become links to what is open."""
+        """Put its segments before those of another index, in whose folder its files become links to
+        what is open.
+        """
         for name, number in self._files.items():
             (folder / name).symlink_to(f"/dev/fd/{number}")
         meta = msgspec.json.decode((folder / _META).read_bytes())
@@ -93,7 +101,8 @@ class TextIndex:
     """An open index. `search` gives rows of the items that it was built from, or that came later.
 
     Attributes:
-        told: rows, ascending, of the items that came or changed after it was built. Their documents stand behind those it was built of.
+        told: rows, ascending, of the items that came or changed after it was built. Their documents
+            stand behind those it was built of.
     """
 
     index: tantivy.Index
@@ -132,7 +141,8 @@ class TextIndex:
     def with_documents(self, rows: Rows, documents: Documents) -> "TextIndex":
         """The index as it was built, and some items beside, or in place of what it had of them.
 
-        Words that an item had before still count for how rare they are, but do not find it any more.
+        Words that an item had before still count for how rare they are, but do not find it any
+        more.
 
         Args:
             rows: of these items, ascending.
@@ -150,26 +160,44 @@ class TextIndex:
 
     def _told(self, rows: Rows, documents: Documents, where: str | None) -> "TextIndex":
         with _private_folder(where) as folder, _panics_told():
-            index = later = _opened(tantivy.Index(self.index.schema, path=str(folder) if self.built.segments else None))
+            index = later = _opened(
+                tantivy.Index(self.index.schema, path=str(folder) if self.built.segments else None)
+            )
             _write(later, documents, heap=_LATER_BYTES, first=self.built.documents)
             later.reload()
             alone = later.searcher()
-            stems = [(name, stem) for name in _ITEM_FIELDS for stem, _ in alone.terms_with_prefix(name, "")]
+            stems = [
+                (name, stem)
+                for name in _ITEM_FIELDS
+                for stem, _ in alone.terms_with_prefix(name, "")
+            ]
             if self.built.segments:
                 self.built.lay_into(folder)
                 index = _opened(tantivy.Index.open(str(folder)))
             searcher = index.searcher()
             counted = [(stem, searcher.doc_freq(name, stem)) for name, stem in stems]
-            return TextIndex(index, self.built.spelling.with_terms(counted, _elsewhere(searcher)), self.built, rows)
+            return TextIndex(
+                index,
+                self.built.spelling.with_terms(counted, _elsewhere(searcher)),
+                self.built,
+                rows,
+            )
 
     def search(
-        self, query: str, limit: int, beside: Sequence[Words] = (), meant: Sequence[str] | None = None
+        self,
+        query: str,
+        limit: int,
+        beside: Sequence[Words] = (),
+        meant: Sequence[str] | None = None,
     ) -> tuple[Rows, npt.NDArray[np.float64]]:
-        """Rows and scores of the best items for a query as a person typed it, best first. Never raises on its syntax.
+        """Rows and scores of the best items for a query as a person typed it, best first. Never
+        raises on its syntax.
 
         Args:
-            beside: phrases that mean the same as what was typed, see `retrieval.synonyms`; they count `SYNONYM` times.
-            meant: stems that were probably meant, see `retrieval.spelling`; they count `CORRECTED` times. Without, what `corrections` says.
+            beside: phrases that mean the same as what was typed, see `retrieval.synonyms`; they
+                count `SYNONYM` times.
+            meant: stems that were probably meant, see `retrieval.spelling`; they count `CORRECTED`
+                times. Without, what `corrections` says.
         """
         typed = words_of(query[:QUERY_CHARACTERS_MAX])
         words = " ".join(typed)
@@ -178,7 +206,11 @@ class TextIndex:
         if meant is None:
             with _panics_told():
                 meant = corrections(typed, self.spelling)
-        exact = self._search(words + "".join(f' "{" ".join(phrase)}"^{SYNONYM}' for phrase in beside), limit, meant=meant)
+        exact = self._search(
+            words + "".join(f' "{" ".join(phrase)}"^{SYNONYM}' for phrase in beside),
+            limit,
+            meant=meant,
+        )
         if exact[0].size >= min(limit, 3):
             return exact
         long = " ".join(word for word in typed if len(word) >= LOOSE_MIN)
@@ -187,24 +219,37 @@ class TextIndex:
         loose = self._search(long, limit, fuzzy=True)
         fresh = ~np.isin(loose[0], exact[0])
         # A loose hit never stands above an exact one: fuzzy scores are constants of another scale.
-        ceiling = 0.5 * float(exact[1].min()) / max(float(loose[1].max(initial=0.0)), 1e-9) if exact[0].size else 1.0
+        ceiling = (
+            0.5 * float(exact[1].min()) / max(float(loose[1].max(initial=0.0)), 1e-9)
+            if exact[0].size
+            else 1.0
+        )
         rows = np.concatenate([exact[0], loose[0][fresh]])[:limit]
         return rows, np.concatenate([exact[1], loose[1][fresh] * min(ceiling, 1.0)])[:limit]
 
-    def _search(self, words: str, limit: int, *, fuzzy: bool = False, meant: Sequence[str] = ()) -> tuple[Rows, npt.NDArray[np.float64]]:
+    def _search(
+        self, words: str, limit: int, *, fuzzy: bool = False, meant: Sequence[str] = ()
+    ) -> tuple[Rows, npt.NDArray[np.float64]]:
         # Words are in lower case: AND, OR and NOT are words of a person here, no operators.
         spelt = dict.fromkeys(FIELDS, (False, 1, True)) if fuzzy else None
         replaced = int(np.searchsorted(self.told, self.built.documents))
-        # Some more than will be no hits any more, if those that were replaced are found as often as others.
+        # Some more than will be no hits any more, if those that were replaced are found as often as
+        # others.
         asked = limit + min(replaced, 10 + 2 * limit * replaced // max(self.built.documents, 1))
         with _panics_told():
             parsed, _ = self.index.parse_query_lenient(words, list(FIELDS), FIELDS, spelt)
             if meant:
-                parsed = tantivy.Query.boolean_query([(tantivy.Occur.Should, parsed), *self._meant(meant)])
+                parsed = tantivy.Query.boolean_query(
+                    [(tantivy.Occur.Should, parsed), *self._meant(meant)]
+                )
             searcher = self.index.searcher()
-            while True:  # until enough of the hits are no documents that were replaced, or there are no more
+            while (
+                True
+            ):  # until enough of the hits are no documents that were replaced, or there are no more
                 hits = searcher.search(parsed, asked, count=False).hits
-                rows = self._rows(searcher.fast_field_values("row", [address for _, address in hits]))
+                rows = self._rows(
+                    searcher.fast_field_values("row", [address for _, address in hits])
+                )
                 kept = np.flatnonzero(rows >= 0)[:limit]
                 if kept.size == limit or len(hits) < asked:
                     return rows[kept], np.array([score for score, _ in hits], np.float64)[kept]
@@ -226,7 +271,12 @@ class TextIndex:
     def _meant(self, stems: Sequence[str]) -> list[tuple[tantivy.Occur, tantivy.Query]]:
         schema = self.index.schema
         return [
-            (tantivy.Occur.Should, tantivy.Query.boost_query(tantivy.Query.term_query(schema, name, stem), CORRECTED * weight))
+            (
+                tantivy.Occur.Should,
+                tantivy.Query.boost_query(
+                    tantivy.Query.term_query(schema, name, stem), CORRECTED * weight
+                ),
+            )
             for stem in stems
             for name, weight in FIELDS.items()
         ]
@@ -234,7 +284,9 @@ class TextIndex:
 
 @contextmanager
 def _panics_told() -> Iterator[None]:
-    """Turn a panic of tantivy into a ValueError: a panic is no Exception in Python and would end the server."""
+    """Turn a panic of tantivy into a ValueError: a panic is no Exception in Python and would end
+    the server.
+    """
     try:
         yield
     except BaseException as error:
@@ -279,13 +331,25 @@ def write_text_index(folder: Path, documents: Documents) -> None:
         lock.unlink()
 
 
-def documents_of(attributes: Mapping[str, Column], rows: npt.NDArray[np.intp]) -> dict[str, list[str]]:
-    """The texts of some items by field of the text index; attributes that are no field of their own go into `text`."""
-    fields: dict[str, list[str]] = {name: _texts(attributes.get(name), rows) for name in _ITEM_FIELDS}
+def documents_of(
+    attributes: Mapping[str, Column], rows: npt.NDArray[np.intp]
+) -> dict[str, list[str]]:
+    """The texts of some items by field of the text index; attributes that are no field of their own
+    go into `text`.
+    """
+    fields: dict[str, list[str]] = {
+        name: _texts(attributes.get(name), rows) for name in _ITEM_FIELDS
+    }
     rest = [
-        _texts(column, rows) for name, column in sorted(attributes.items()) if name not in _ITEM_FIELDS and isinstance(column, TextColumn)
+        _texts(column, rows)
+        for name, column in sorted(attributes.items())
+        if name not in _ITEM_FIELDS and isinstance(column, TextColumn)
     ]
-    fields["text"] = [" ".join(filter(None, parts)) for parts in zip(*rest, strict=True)] if rest else [""] * rows.size
+    fields["text"] = (
+        [" ".join(filter(None, parts)) for parts in zip(*rest, strict=True)]
+        if rest
+        else [""] * rows.size
+    )
     return fields
 
 
@@ -306,7 +370,9 @@ def _schema() -> tantivy.Schema:
 
 def _write(index: tantivy.Index, documents: Documents, *, heap: int, first: int = 0) -> None:
     """Add documents, whose numbers go on from `first`."""
-    writer = index.writer(heap_size=heap, num_threads=1)  # one thread: the same input gives the same segments
+    writer = index.writer(
+        heap_size=heap, num_threads=1
+    )  # one thread: the same input gives the same segments
     used = [name for name in FIELDS if name in documents]
     for number, texts in enumerate(zip(*(documents[name] for name in used), strict=True), first):
         document = tantivy.Document()

@@ -1,4 +1,5 @@
-"""Vectors of items: of those that were learned from, and of any other by what it is. They belong to an index, row by row.
+"""Vectors of items: of those that were learned from, and of any other by what it is. They belong to
+an index, row by row.
 
     vectors.npy            float32 (n, width)        row i is the item in row i of the index
     vectors_tokens.npy     float32 (tokens, width)   what each token of an item adds, see `Content`; row 0 is 0
@@ -7,8 +8,9 @@
 
     vector of an item that nobody has met yet = unknown + mean of what its tokens add
 
-Nearest is exact, a product with every item and of those the largest, unless there are many: then by `retrieval.inverted`. How vectors
-are learned stands in `models.retrievers.transformer`, how a person gets one in `ranking.tower`.
+Nearest is exact, a product with every item and of those the largest, unless there are many: then by
+`retrieval.inverted`. How vectors are learned stands in `models.retrievers.transformer`, how a
+person gets one in `ranking.tower`.
 """
 
 from collections.abc import Mapping
@@ -33,7 +35,9 @@ FILES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.js
 BUCKETS = 512  # of each attribute
 WORDS, VALUES = 8, 4  # at most so many tokens of a title, and of another attribute
 ATTRIBUTES_MAX = 8
-INDEXED_FROM = 100_000  # items: where an inverted file halves the time, by `python -m benchmarks.nearest`
+INDEXED_FROM = (
+    100_000  # items: where an inverted file halves the time, by `python -m benchmarks.nearest`
+)
 SHARED = 2.0  # items a value, at least: what hardly two items share says nothing of a third
 _BLOCK = 64  # products of which a block's largest is looked at first
 
@@ -103,7 +107,9 @@ class ItemVectors:
         return self.vectors @ user
 
     def of_content(self, attributes: Mapping[str, Column], rows: Rows) -> Matrix:
-        """What items are, (n, width): their part of a vector that needs nobody to have met them. Tokens never seen count for nothing."""
+        """What items are, (n, width): their part of a vector that needs nobody to have met them.
+        Tokens never seen count for nothing.
+        """
         tokens = self.content.tokens(attributes, rows)
         tokens = np.where(self._heard[tokens], tokens, 0)
         count = np.maximum((tokens > 0).sum(axis=1, keepdims=True), 1).astype(np.float32)
@@ -113,31 +119,50 @@ class ItemVectors:
     def _heard(self) -> npt.NDArray[np.bool_]:
         return np.any(self.tokens != 0, axis=1)
 
-    def extended(self, before: Mapping[str, Column], attributes: Mapping[str, Column], changed: Rows, total: int) -> "ItemVectors":
-        """With rows up to `total`, which are new items; `changed` ones of the old rows take on what they have become."""
-        vectors = np.concatenate([self.vectors, np.empty((total - len(self.vectors), self.width), np.float32)])
+    def extended(
+        self,
+        before: Mapping[str, Column],
+        attributes: Mapping[str, Column],
+        changed: Rows,
+        total: int,
+    ) -> "ItemVectors":
+        """With rows up to `total`, which are new items; `changed` ones of the old rows take on what
+        they have become.
+        """
+        vectors = np.concatenate(
+            [self.vectors, np.empty((total - len(self.vectors), self.width), np.float32)]
+        )
         new = np.arange(len(self.vectors), total)
         vectors[new] = self.unknown + self.of_content(attributes, new)
         if changed.size:
-            vectors[changed] += self.of_content(attributes, changed) - self.of_content(before, changed)
+            vectors[changed] += self.of_content(attributes, changed) - self.of_content(
+                before, changed
+            )
         inverted = self.inverted.extended(changed, total) if self.inverted is not None else None
         made = replace(self, vectors=vectors, inverted=inverted)
         made.__dict__["_heard"] = self._heard
         return made
 
     def indexed(self, users: Matrix) -> "ItemVectors":
-        """With an inverted file, if there are `INDEXED_FROM` items and it helps; `users`: some people's vectors, to measure that by."""
+        """With an inverted file, if there are `INDEXED_FROM` items and it helps; `users`: some
+        people's vectors, to measure that by.
+        """
         if len(self.vectors) < INDEXED_FROM:
             return self
         return replace(self, inverted=find_inverted(self.vectors, users))
 
     def check(self, rows: int) -> None:
-        """Raise ValueError unless these are finite vectors of so many items, by as many tokens as the content has."""
+        """Raise ValueError unless these are finite vectors of so many items, by as many tokens as
+        the content has.
+        """
         shapes = (self.vectors.shape, self.tokens.shape, self.unknown.shape)
         width = self.unknown.shape[0] if self.unknown.ndim == 1 else 0
         if not width or shapes != ((rows, width), (self.content.size, width), (width,)):
             raise ValueError("the vectors of items have another shape than the items")
-        if any(each.dtype != np.float32 or not np.isfinite(each).all() for each in (self.vectors, self.tokens, self.unknown)):
+        if any(
+            each.dtype != np.float32 or not np.isfinite(each).all()
+            for each in (self.vectors, self.tokens, self.unknown)
+        ):
             raise ValueError("the vectors of items hold what is no finite float32")
 
     # Files of an index
@@ -155,7 +180,9 @@ class ItemVectors:
 
     @classmethod
     def read(cls, files: Mapping[str, bytes], rows: int) -> "ItemVectors | None":
-        """From the files of an index, None where it has none. Raises ValueError, KeyError or DecodeError if they are damaged."""
+        """From the files of an index, None where it has none. Raises ValueError, KeyError or
+        DecodeError if they are damaged.
+        """
         if not any(name in files for name in FILES):
             return None
         content = msgspec.json.decode(files[FILES[-1]], type=Content)
@@ -170,7 +197,8 @@ class ItemVectors:
 def largest(values: Matrix, n: int) -> Rows:
     """Where the `n` largest are, the largest first, ties by place. Exact.
 
-    The n-th largest of the maxima of blocks is not above the n-th largest of all, so that only what reaches it needs to be sorted.
+    The n-th largest of the maxima of blocks is not above the n-th largest of all, so that only what
+    reaches it needs to be sorted.
     """
     n = min(n, values.size)
     if n <= 0:

@@ -1,4 +1,5 @@
-"""What an item is, as codes: hashed words of its title, values of its lists and of other attributes.
+"""What an item is, as codes: hashed words of its title, values of its lists and of other
+attributes.
 
 ATTRIBUTE_word_1 … _W         0 where there is none, else 2 + hash; 1 is not used
 """
@@ -30,7 +31,8 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         attribute: of the index.
         width: at most so many of an item.
         buckets: that they are hashed into.
-        listed: whether the attribute is a list with `|` between its values, which are taken whole; else a text, which is cut into words.
+        listed: whether the attribute is a list with `|` between its values, which are taken whole;
+            else a text, which is cut into words.
     """
 
     attribute: str
@@ -60,7 +62,9 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return self._table(column.values)[code + 1]
 
     def _table(self, values: tuple[str, ...]) -> Matrix:
-        """Codes by value, after a row for none: an index that grew has the old values first, so only new ones are read."""
+        """Codes by value, after a row for none: an index that grew has the old values first, so
+        only new ones are read.
+        """
         known, table = self.__dict__.get("_read", ((), np.zeros((1, self.width), np.float32)))
         if known is values:
             return table
@@ -69,19 +73,27 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         for place, value in enumerate(values[same:]):
             words = self.cut(value)[: self.width]
             if words:
-                fresh[place, : len(words)] = 2 + (hash64s(words) % np.uint64(self.buckets)).astype(np.float32)
+                fresh[place, : len(words)] = 2 + (hash64s(words) % np.uint64(self.buckets)).astype(
+                    np.float32
+                )
         table = np.concatenate([table[: same + 1], fresh])
         self.__dict__["_read"] = values, table  # one assignment, as several threads may be here
         return table
 
     def cut(self, value: str) -> list[str]:
         """The words of a value, each once."""
-        parts = [part.strip() for part in value.split("|")] if self.listed else _WORD.findall(value.lower())
+        parts = (
+            [part.strip() for part in value.split("|")]
+            if self.listed
+            else _WORD.findall(value.lower())
+        )
         return list(dict.fromkeys(part for part in parts if part))
 
     def told(self) -> dict[str, str]:
         """What each column is, in words."""
-        return dict.fromkeys(self.names, f"a word of the item's {self.attribute}, hashed into {self.buckets:,}")
+        return dict.fromkeys(
+            self.names, f"a word of the item's {self.attribute}, hashed into {self.buckets:,}"
+        )
 
 
 def is_listed(column: TextColumn) -> bool:

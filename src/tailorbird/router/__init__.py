@@ -1,4 +1,6 @@
-"""What an event is, decided once for all who read it: contract, repeats, identity, profiles, attribution."""
+"""What an event is, decided once for all who read it: contract, repeats, identity, profiles,
+attribution.
+"""
 
 from tailorbird.router.columns import DUPLICATES, table
 from tailorbird.router.opening import open_router

@@ -1,11 +1,12 @@
-"""What routers write, begun anew where its topics were lost: behind the routers' own tables, which their machines still have.
+"""What routers write, begun anew where its topics were lost: behind the routers' own tables, which
+their machines still have.
 
     routed, order     begin where the tables end, with a row without meaning, as after an erasure (`router.emptying`)
     index             gets a snapshot of the tables, for routers elsewhere
     items             what the lost rows said of items, summed up from the lake
 
-What was routed and is not in the lake yet is lost from the tables of the lake, not from the archive: `lake verify` counts it, and
-`lake repair` routes it again.
+What was routed and is not in the lake yet is lost from the tables of the lake, not from the
+archive: `lake verify` counts it, and `lake repair` routes it again.
 """
 
 import shutil
@@ -54,10 +55,12 @@ class LostRouted:
 
 
 def lost_routed(stream: KafkaStream, known: int, lake_has: int) -> LostRouted | None:
-    """What is lost; None where nothing is. `known`: up to where anybody has read the whole, `lake_has` what the lake has.
+    """What is lost; None where nothing is. `known`: up to where anybody has read the whole,
+    `lake_has` what the lake has.
 
     Raises:
-        NotReadyError: the tables of a partition are on another machine, or rows that are there were not read yet.
+        NotReadyError: the tables of a partition are on another machine, or rows that are there were
+            not read yet.
     """
     there, logs = emptied.topics_of(stream.cluster), stream.routed_parts
     files = [_newest(stream, number) for number in range(stream.count)]
@@ -74,7 +77,8 @@ def lost_routed(stream: KafkaStream, known: int, lake_has: int) -> LostRouted | 
     missing = [number for number, file in enumerate(files) if file is None]
     if missing:
         raise NotReadyError(
-            f"the tables of the router of partition {', '.join(map(str, missing))} are not on this machine, and the topic that could "
+            f"the tables of the router of partition {', '.join(map(str, missing))} are not "
+            "on this machine, and the topic that could "
             "make them again is lost",
             where=str(stream.folder),
             fix="run this where the routers ran, or copy their routed-index*.db here",
@@ -105,13 +109,17 @@ def begin_routed_anew(stream: KafkaStream, found: LostRouted, rows: Tables, cloc
         if stream.count > 1:
             copies = stream.cluster.replication
             order = stream.order(folder)
-            emptied.empty([order], Emptying("order", (found.end,), copies, topic_settings(copies)), anew=True)
+            emptied.empty(
+                [order], Emptying("order", (found.end,), copies, topic_settings(copies)), anew=True
+            )
             faults.at("anew.order")
             restart(order, found.ends, ends, clock)
 
 
 def _begin(stream: KafkaStream, number: int, folder: Path) -> int:
-    """Put a row without meaning behind the tables, which are put into the topic of snapshots before; where the log ends then."""
+    """Put a row without meaning behind the tables, which are put into the topic of snapshots
+    before; where the log ends then.
+    """
     share = stream.share(number, folder)
     with sqlite.errors(share.index), closing(sqlite.connect_writer(share.index)) as connection:
         name_topic(connection, share.routed)
@@ -132,7 +140,11 @@ def _tables(stream: KafkaStream) -> Iterator[Path]:
     with member_folder(stream.folder, alone=True) as folder:
         for number in range(stream.count):
             newest, ours = _newest(stream, number), stream.share(number, folder).index
-            if newest is not None and newest != ours and (not ours.exists() or _end(ours) < _end(newest)):
+            if (
+                newest is not None
+                and newest != ours
+                and (not ours.exists() or _end(ours) < _end(newest))
+            ):
                 with sqlite.errors(newest), closing(sqlite.connect_writer(newest)) as connection:
                     sqlite.checkpoint(connection, newest, truncate=True)
                 for each in (Path(f"{ours}-wal"), Path(f"{ours}-shm")):

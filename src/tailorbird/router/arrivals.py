@@ -1,7 +1,9 @@
-"""Accepted events on their way through the router: what they say themselves, as columns, and where each stands in the raw logs.
+"""Accepted events on their way through the router: what they say themselves, as columns, and where
+each stands in the raw logs.
 
-Bodies are checked and turned into columns some hundred events at a time, so that the objects of one piece are gone before the next
-is read: that is several times as fast as to keep the objects of a whole step. What is decided of the events stands in `router.route`.
+Bodies are checked and turned into columns some hundred events at a time, so that the objects of one
+piece are gone before the next is read: that is several times as fast as to keep the objects of a
+whole step. What is decided of the events stands in `router.route`.
 
     bodies ──contract──► columns of Python values ──► piece of Arrow columns ──┬──► Arrivals of the step
                               └─► fingerprints, profiles, answers ─────────────┘
@@ -31,9 +33,21 @@ _NUMBERS = ("dwell_ms", "price", "quantity", "rating")
 _NO_CONTEXT = Context()
 _ids = ("event_id", "type", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
 SAID = (
-    *_ids, "ts_original", "sent_at", "received_at", "items", "device", "country", "page", "referrer", "agent",
-    "query", *_NUMBERS, "properties", "timeless",
-)  # fmt: skip
+    *_ids,
+    "ts_original",
+    "sent_at",
+    "received_at",
+    "items",
+    "device",
+    "country",
+    "page",
+    "referrer",
+    "agent",
+    "query",
+    *_NUMBERS,
+    "properties",
+    "timeless",
+)
 """The columns of ROUTED that an event brings along."""
 
 
@@ -72,10 +86,11 @@ class Arrivals:
 
     Attributes:
         said: the columns `SAID`.
-        entries: where each stands and came in, and its fingerprint, as the index of repeats knows it.
+        entries: where each stands and came in, and its fingerprint, as the index of repeats knows
+            it.
         ts: when it happened, as far as it knows itself.
-        utc_offset_min: of the client's clock, 0 where it did not say.
-        profiles, answers, identifies: those among them that teach something about what comes after, by row, ascending.
+        utc_offset_min: of the client's clock, 0 where it did not say. profiles, answers,
+        identifies: those among them that teach something about what comes after, by row, ascending.
         merges: likewise, each with whom its user is from then on.
         producers: their names, by the number that `entries` has.
         refused: what was not accepted.
@@ -107,8 +122,12 @@ class Arrivals:
             entries=self.entries[kept],
             ts=self.ts[kept],
             utc_offset_min=self.utc_offset_min[kept],
-            profiles=[replace(one, row=int(places[one.row])) for one in self.profiles if kept[one.row]],
-            answers=[replace(one, row=int(places[one.row])) for one in self.answers if kept[one.row]],
+            profiles=[
+                replace(one, row=int(places[one.row])) for one in self.profiles if kept[one.row]
+            ],
+            answers=[
+                replace(one, row=int(places[one.row])) for one in self.answers if kept[one.row]
+            ],
             identifies=[int(places[row]) for row in self.identifies if kept[row]],
             merges=[(int(places[row]), into) for row, into in self.merges if kept[row]],
         )
@@ -122,10 +141,13 @@ class Gathering:
 
     Args:
         numbers: of the producers, as the index of repeats knows them.
-        share: (number, count) of this router; of logs that all routers read it takes what is its own, see `events.parts`.
+        share: (number, count) of this router; of logs that all routers read it takes what is its
+            own, see `events.parts`.
     """
 
-    def __init__(self, contract: Contract, numbers: dict[str, int], share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self, contract: Contract, numbers: dict[str, int], share: tuple[int, int] = (0, 1)
+    ) -> None:
         self._contract, self._numbers, self._share = contract, numbers, share
         self._waiting: list[Body] = []
         self._waiting_rows = 0
@@ -152,7 +174,9 @@ class Gathering:
         if not pieces:
             nothing = np.empty(0, np.int64)
             said = {name: pa.array([], ROUTED.field(name).type) for name in SAID}
-            return Arrivals(said, np.empty(0, ENTRY), nothing, nothing, producers=names, refused=self._refused)
+            return Arrivals(
+                said, np.empty(0, ENTRY), nothing, nothing, producers=names, refused=self._refused
+            )
         return Arrivals(
             {name: pa.concat_arrays([piece.said[name] for piece in pieces]) for name in SAID},
             np.concatenate([piece.entries for piece in pieces]),
@@ -177,13 +201,23 @@ class Gathering:
             checked = some(checked, own_rows(checked.fields, number, count), refused=number == 0)
         for place, refusal in checked.refused:
             body = bodies[place]
-            self._refused.append(Refused(refusal, body.receipt.received_at, body.receipt.source, body.producer, body.offset))
+            self._refused.append(
+                Refused(
+                    refusal,
+                    body.receipt.received_at,
+                    body.receipt.source,
+                    body.producer,
+                    body.offset,
+                )
+            )
         if len(checked):
             self._pieces.append(_piece(checked, bodies, self._numbers, self._rows))
             self._rows += len(checked)
 
 
-def _piece(checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], first: int) -> Arrivals:
+def _piece(
+    checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], first: int
+) -> Arrivals:
     """Some checked events as columns; rows are counted from `first`."""
     fields = checked.fields
     types = set(fields.type)
@@ -191,7 +225,9 @@ def _piece(checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], fi
     if not types.isdisjoint(PROFILE_TYPES):
         for row, (type_, properties) in enumerate(zip(fields.type, fields.properties, strict=True)):
             if type_ in PROFILE_TYPES:
-                profiles.append(Profile(row, type_, properties or {}, enrich.as_text(properties or {})))
+                profiles.append(
+                    Profile(row, type_, properties or {}, enrich.as_text(properties or {}))
+                )
     answers: list[Given] = []
     if "answer" in types:
         given = zip(fields.type, fields.answer, fields.items, strict=True)
@@ -200,13 +236,24 @@ def _piece(checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], fi
             for row, (type_, answer, items) in enumerate(given)
             if type_ == "answer" and answer is not None and items is not None
         ]
-    identifies = [first + row for row, type_ in enumerate(fields.type) if type_ == "identify"] if "identify" in types else []
+    identifies = (
+        [first + row for row, type_ in enumerate(fields.type) if type_ == "identify"]
+        if "identify" in types
+        else []
+    )
     merges: list[tuple[int, str]] = []
     if "merge" in types:
         said_of = zip(fields.type, fields.properties, strict=True)
-        merges = [(first + row, (properties or {})[MERGED_INTO]) for row, (type_, properties) in enumerate(said_of) if type_ == "merge"]
+        merges = [
+            (first + row, (properties or {})[MERGED_INTO])
+            for row, (type_, properties) in enumerate(said_of)
+            if type_ == "merge"
+        ]
     said = {name: pa.array(getattr(fields, name), ROUTED.field(name).type) for name in _ids}
-    said |= {name: pa.array(getattr(checked, name), ROUTED.field(name).type) for name in ("ts_original", "sent_at", "received_at")}
+    said |= {
+        name: pa.array(getattr(checked, name), ROUTED.field(name).type)
+        for name in ("ts_original", "sent_at", "received_at")
+    }
     said["items"] = pa.array(fields.items, ROUTED.field("items").type)
     said["timeless"] = pa.array(fields.timeless, pa.bool_())
     said |= _of_properties(fields.properties, profiles)
@@ -226,7 +273,9 @@ def _piece(checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], fi
 def _of_contexts(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int64s]:
     """Device, country, page, referrer and agent; and the client's offset from UTC."""
     whole = [context or _NO_CONTEXT for context in contexts] if None in contexts else contexts
-    device, country, page, referrer, user_agent, offset = zip(*map(msgspec.structs.astuple, whole), strict=True)
+    device, country, page, referrer, user_agent, offset = zip(
+        *map(msgspec.structs.astuple, whole), strict=True
+    )
     upper = {text: text and text.upper() for text in set(country)}
     agents = {text: enrich.agent_class(text) for text in set(user_agent)}
     columns = {
@@ -236,12 +285,20 @@ def _of_contexts(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int64s]:
         "referrer": referrer,
         "agent": [agents[text] for text in user_agent],
     }
-    offsets = np.zeros(len(whole), np.int64) if offset.count(None) == len(offset) else np.array([one or 0 for one in offset], np.int64)
+    offsets = (
+        np.zeros(len(whole), np.int64)
+        if offset.count(None) == len(offset)
+        else np.array([one or 0 for one in offset], np.int64)
+    )
     return {name: pa.array(column, pa.string()) for name, column in columns.items()}, offsets
 
 
-def _of_properties(column: Sequence[dict[str, Any] | None], profiles: Sequence[Profile]) -> dict[str, pa.Array]:
-    """The properties that have a column of their own, and the others as text; a profile keeps all of them there."""
+def _of_properties(
+    column: Sequence[dict[str, Any] | None], profiles: Sequence[Profile]
+) -> dict[str, pa.Array]:
+    """The properties that have a column of their own, and the others as text; a profile keeps all
+    of them there.
+    """
     texts: list[str | None] = [None] * len(column)
     given: list[dict[str, Any]] = [properties or {} for properties in column]
     for one in profiles:
@@ -254,7 +311,11 @@ def _of_properties(column: Sequence[dict[str, Any] | None], profiles: Sequence[P
     columns = {"properties": pa.array(texts, pa.string())}
     for name in ("query", *_NUMBERS):
         kind = ROUTED.field(name).type
-        columns[name] = pa.array([properties.get(name) for properties in given], kind) if name in names else pa.nulls(len(given), kind)
+        columns[name] = (
+            pa.array([properties.get(name) for properties in given], kind)
+            if name in names
+            else pa.nulls(len(given), kind)
+        )
     return columns
 
 

@@ -1,7 +1,8 @@
-"""Answers kept for a while, so that what names a `request_id` gets what the answer knew: slot, query, arm, position, propensity.
+"""Answers kept for a while, so that what names a `request_id` gets what the answer knew: slot,
+query, arm, position, propensity.
 
-An answer is found by events received up to `answer_us` after it. Answers are saved one blob a step and partition, and
-forgotten once their partition's newest event is further ahead than that.
+An answer is found by events received up to `answer_us` after it. Answers are saved one blob a step
+and partition, and forgotten once their partition's newest event is further ahead than that.
 """
 
 from collections import deque
@@ -31,7 +32,9 @@ class Given(msgspec.Struct, frozen=True, array_like=True):
     propensities: list[float]
 
     def place(self, item_id: str) -> tuple[int | None, float | None]:
-        """The item's position, from 1, and its propensity; None where the answer did not show it or did not say."""
+        """The item's position, from 1, and its propensity; None where the answer did not show it or
+        did not say.
+        """
         try:
             index = self.items.index(item_id)
         except ValueError:
@@ -56,11 +59,15 @@ class Answers:
         self._new: dict[int, list[Given]] = {}
         self._last_run = 0
         decode = msgspec.msgpack.Decoder(list[Given]).decode
-        for id_, producer, newest, answers in connection.execute("SELECT id, producer, newest, answers FROM answer_run ORDER BY id"):
+        for id_, producer, newest, answers in connection.execute(
+            "SELECT id, producer, newest, answers FROM answer_run ORDER BY id"
+        ):
             self._remember(_Run(id_, producer, newest, decode(answers)))
 
     def put(self, producer: int, given: Given) -> None:
-        """Remember an answer, which came in from `producer`; a later one with the same request takes its place."""
+        """Remember an answer, which came in from `producer`; a later one with the same request
+        takes its place.
+        """
         self._by_request[given.request_id] = given
         self._new.setdefault(producer, []).append(given)
 
@@ -72,9 +79,13 @@ class Answers:
         return given
 
     def save(self, connection: apsw.Connection, newest: dict[int, int]) -> None:
-        """Write what is new and forget what is too old; `newest` is each partition's newest time of receipt so far."""
+        """Write what is new and forget what is too old; `newest` is each partition's newest time of
+        receipt so far.
+        """
         for producer, answers in self._new.items():
-            run = _Run(self._last_run + 1, producer, max(given.received_at for given in answers), answers)
+            run = _Run(
+                self._last_run + 1, producer, max(given.received_at for given in answers), answers
+            )
             self._remember(run)
             row = (run.id, producer, run.newest, msgspec.msgpack.encode(answers))
             connection.execute("INSERT INTO answer_run VALUES (?, ?, ?, ?)", row)
@@ -85,7 +96,9 @@ class Answers:
     def _remember(self, run: _Run) -> None:
         self._last_run = run.id
         runs = self._runs.setdefault(run.producer, deque())
-        for earlier in reversed(runs):  # of a clock that was ahead and is set back: they would keep all behind them until then
+        for earlier in reversed(
+            runs
+        ):  # of a clock that was ahead and is set back: they would keep all behind them until then
             if earlier.newest <= run.newest:
                 break
             earlier.newest = run.newest

@@ -5,8 +5,9 @@
     kind "duplicates"   Arrow IPC of DUPLICATES
     kind "taken"        JSON of Taken, where there are several routers
 
-All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt is JSON: the versions
-of the plan and of the contract that decided, and the attributes of profiles that events carry.
+All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt
+is JSON: the versions of the plan and of the contract that decided, and the attributes of profiles
+that events carry.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """The receipt of a routed block; `received_at` is when the newest body came in that the step took."""
+    """The receipt of a routed block; `received_at` is when the newest body came in that the step
+    took.
+    """
 
     plan: str
     contract: int
@@ -90,4 +93,6 @@ def quarantine_batch(refused: Sequence[Refused]) -> pa.RecordBatch:
         "raw_offset": [one.offset for one in refused],
         "raw_row": [one.refusal.row for one in refused],
     }
-    return pa.RecordBatch.from_arrays([pa.array(columns[column.name], column.type) for column in QUARANTINE], schema=QUARANTINE)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(columns[column.name], column.type) for column in QUARANTINE], schema=QUARANTINE
+    )

@@ -1,8 +1,10 @@
-"""By which declarations the routers of this machine decide: each notes it while it runs, under a lock that dies with it.
+"""By which declarations the routers of this machine decide: each notes it while it runs, under a
+lock that dies with it.
 
     run/router-<process>.plan   what `decides` says of its plan
 
-Who sends refused events again asks first: a router that was started before the declarations were mended refuses them once more.
+Who sends refused events again asks first: a router that was started before the declarations were
+mended refuses them once more.
 """
 
 import os
@@ -37,7 +39,9 @@ def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
 
 
 def deciding_otherwise(folder: Path, plan: RoutePlan) -> list[int]:
-    """The processes that route here by declarations that accept or refuse other events than this plan's."""
+    """The processes that route here by declarations that accept or refuse other events than this
+    plan's.
+    """
     found: list[int] = []
     for path in sorted(folder.glob("router-*.plan")):
         try:

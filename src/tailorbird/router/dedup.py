@@ -1,14 +1,16 @@
-"""Which events were accepted before: an index of fingerprints that needs no random writes and little memory.
+"""Which events were accepted before: an index of fingerprints that needs no random writes and
+little memory.
 
     fingerprint = 128 bits of BLAKE2b over kind of subject, subject, event_id;  split into `key` and `check`, 64 bits each
     open run    the newest entries: in memory by key, in the table `dedup_run` one blob a step
     segment     2**18 entries, sealed: sorted by key, in `dedup_page` by 256; in memory a Bloom filter (16 bits an entry,
                 six probes: about one false alarm in a thousand) and the first key of each page
 
-An event is a repeat if an accepted one has its fingerprint and came at most the horizon before or after it. Segments that
-lie wholly behind the horizon are dropped, except the newest few, and except those with imported events: histories that
-overlap may be imported a year apart, and what they repeat has the same time of receipt. A segment is only looked into by
-events of about its time, so old ones cost live traffic nothing; on disk they take 40 bytes an event, in memory two.
+An event is a repeat if an accepted one has its fingerprint and came at most the horizon before or
+after it. Segments that lie wholly behind the horizon are dropped, except the newest few, and except
+those with imported events: histories that overlap may be imported a year apart, and what they
+repeat has the same time of receipt. A segment is only looked into by events of about its time, so
+old ones cost live traffic nothing; on disk they take 40 bytes an event, in memory two.
 """
 
 from collections.abc import Sequence
@@ -31,7 +33,16 @@ CREATE TABLE IF NOT EXISTS dedup_page(
 CREATE TABLE IF NOT EXISTS dedup_lasting(segment INTEGER PRIMARY KEY) STRICT; -- segments that are never dropped
 """
 
-ENTRY = np.dtype([("key", "<u8"), ("check", "<u8"), ("received_at", "<i8"), ("offset", "<i8"), ("producer", "<i4"), ("row", "<i4")])
+ENTRY = np.dtype(
+    [
+        ("key", "<u8"),
+        ("check", "<u8"),
+        ("received_at", "<i8"),
+        ("offset", "<i8"),
+        ("producer", "<i4"),
+        ("row", "<i4"),
+    ]
+)
 Entries = npt.NDArray[np.void]
 Keys = npt.NDArray[np.uint64]
 
@@ -42,19 +53,28 @@ _KEEP_SEGMENTS = 16
 
 
 def fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
-    """Shape (n, 2): key and check of each event. The subject is its user, else its anonymous id, else its item."""
+    """Shape (n, 2): key and check of each event. The subject is its user, else its anonymous id,
+    else its item.
+    """
     named = ([event.user_id, event.anonymous_id, event.item_id, event.event_id] for event in events)
     return fingerprints_of(*(zip(*named, strict=True) if events else [()] * 4))
 
 
 def fingerprints_of(
-    users: Sequence[str | None], visitors: Sequence[str | None], items: Sequence[str | None], ids: Sequence[str]
+    users: Sequence[str | None],
+    visitors: Sequence[str | None],
+    items: Sequence[str | None],
+    ids: Sequence[str],
 ) -> npt.NDArray[np.uint64]:
     """The same of columns."""
     if None in users:
         named = zip(users, visitors, items, ids, strict=True)
         texts = [
-            f"u{user}\0{id_}" if user is not None else f"a{visitor}\0{id_}" if visitor is not None else f"i{item}\0{id_}"
+            f"u{user}\0{id_}"
+            if user is not None
+            else f"a{visitor}\0{id_}"
+            if visitor is not None
+            else f"i{item}\0{id_}"
             for user, visitor, item, id_ in named
         ]
     else:
@@ -75,18 +95,27 @@ class _Segment:
 class DedupIndex:
     """The index. `repeats` and `add` per step, then `save` within the step's transaction."""
 
-    def __init__(self, connection: apsw.Connection, dedup_us: int, *, segment_rows: int = 1 << 18) -> None:
+    def __init__(
+        self, connection: apsw.Connection, dedup_us: int, *, segment_rows: int = 1 << 18
+    ) -> None:
         self._connection = connection
         self._dedup_us = dedup_us
         self._segment_rows = segment_rows
         self._segments = [
             _Segment(*row)
-            for row in connection.execute("SELECT id, oldest, newest, bloom, first_keys FROM dedup_segment ORDER BY id").fetchall()
+            for row in connection.execute(
+                "SELECT id, oldest, newest, bloom, first_keys FROM dedup_segment ORDER BY id"
+            ).fetchall()
         ]
-        self._lasting = {segment for (segment,) in connection.execute("SELECT segment FROM dedup_lasting").fetchall()}
+        self._lasting = {
+            segment
+            for (segment,) in connection.execute("SELECT segment FROM dedup_lasting").fetchall()
+        }
         self._newest = max((segment.newest for segment in self._segments), default=0)
         self._start_open()
-        for (entries,) in connection.execute("SELECT entries FROM dedup_run ORDER BY id").fetchall():
+        for (entries,) in connection.execute(
+            "SELECT entries FROM dedup_run ORDER BY id"
+        ).fetchall():
             self.add(np.frombuffer(entries, ENTRY))
         self._unsaved = []
 
@@ -98,7 +127,9 @@ class DedupIndex:
         self._also: dict[int, list[int]] = {}  # and the others, if any
 
     def repeats(self, entries: Entries) -> dict[int, tuple]:
-        """For each row that repeats an accepted event, or an earlier row of these: the entry it repeats, as a tuple of ENTRY."""
+        """For each row that repeats an accepted event, or an earlier row of these: the entry it
+        repeats, as a tuple of ENTRY.
+        """
         keys = entries["key"]
         suspect = _repeated(keys)
         named = keys.tolist()
@@ -110,7 +141,9 @@ class DedupIndex:
         for row in np.flatnonzero(suspect).tolist():
             entry = entries[row].item()
             key = entry[0]
-            first = self._match(entry, [*sealed.get(row, ()), *self._held_open(key), *here.get(key, ())])
+            first = self._match(
+                entry, [*sealed.get(row, ()), *self._held_open(key), *here.get(key, ())]
+            )
             if first is None:
                 here.setdefault(key, []).append(entry)
             else:
@@ -119,15 +152,25 @@ class DedupIndex:
 
     def _match(self, entry: tuple, candidates: Sequence[tuple]) -> tuple | None:
         for candidate in candidates:
-            if candidate[0] == entry[0] and candidate[1] == entry[1] and abs(candidate[2] - entry[2]) <= self._dedup_us:
+            if (
+                candidate[0] == entry[0]
+                and candidate[1] == entry[1]
+                and abs(candidate[2] - entry[2]) <= self._dedup_us
+            ):
                 return candidate
         return None
 
     def _held_open(self, key: int) -> list[tuple]:
         first = self._by_key.get(key)
-        return [] if first is None else [self._open[row].item() for row in (first, *self._also.get(key, ()))]
+        return (
+            []
+            if first is None
+            else [self._open[row].item() for row in (first, *self._also.get(key, ()))]
+        )
 
-    def _look_in_segments(self, entries: Entries, suspect: npt.NDArray[np.bool_]) -> dict[int, list[tuple]]:
+    def _look_in_segments(
+        self, entries: Entries, suspect: npt.NDArray[np.bool_]
+    ) -> dict[int, list[tuple]]:
         """What the segments hold under the keys of `entries`, by row; sets the rows in `suspect`."""
         found: dict[int, list[tuple]] = {}
         if not self._segments or not len(entries):
@@ -137,7 +180,9 @@ class DedupIndex:
         for segment in self._segments:
             if segment.newest < oldest or segment.oldest > newest:
                 continue
-            for row in np.flatnonzero(_bloom_has(segment.bloom, entries["key"], entries["check"])).tolist():
+            for row in np.flatnonzero(
+                _bloom_has(segment.bloom, entries["key"], entries["check"])
+            ).tolist():
                 held = self._read(segment, entries["key"][row])
                 if held:
                     suspect[row] = True
@@ -145,7 +190,9 @@ class DedupIndex:
         return found
 
     def _read(self, segment: _Segment, key: np.uint64) -> list[tuple]:
-        page = max(int(np.searchsorted(segment.first_keys, key, "left")) - 1, 0)  # equal keys may begin on the page before
+        page = max(
+            int(np.searchsorted(segment.first_keys, key, "left")) - 1, 0
+        )  # equal keys may begin on the page before
         last = int(np.searchsorted(segment.first_keys, key, "right")) - 1
         query = "SELECT entries FROM dedup_page WHERE segment = ? AND page BETWEEN ? AND ?"
         held: list[tuple] = []
@@ -160,7 +207,9 @@ class DedupIndex:
             return
         start, end = self._open_rows, self._open_rows + len(entries)
         if end > len(self._open):
-            self._open = np.concatenate([self._open[:start], np.empty(max(end, self._segment_rows // 4), ENTRY)])
+            self._open = np.concatenate(
+                [self._open[:start], np.empty(max(end, self._segment_rows // 4), ENTRY)]
+            )
         self._open[start:end] = entries
         self._open_rows = end
         self._unsaved.append(entries)
@@ -175,7 +224,8 @@ class DedupIndex:
                 self._also.setdefault(key, []).append(row)
 
     def save(self, connection: apsw.Connection, lasting: Sequence[int] = ()) -> None:
-        """Write what was added, seal the open entries if they are many, and drop what lies behind the horizon.
+        """Write what was added, seal the open entries if they are many, and drop what lies behind
+        the horizon.
 
         Args:
             lasting: the producers of whose entries none is dropped.
@@ -192,7 +242,12 @@ class DedupIndex:
         entries = entries[np.argsort(entries["key"], kind="stable")]
         received_at = entries["received_at"]
         id_ = self._segments[-1].id + 1 if self._segments else 1
-        row = (id_, int(received_at.min()), int(received_at.max()), *_write_segment(connection, id_, entries))
+        row = (
+            id_,
+            int(received_at.min()),
+            int(received_at.max()),
+            *_write_segment(connection, id_, entries),
+        )
         connection.execute("INSERT INTO dedup_segment VALUES (?, ?, ?, ?, ?)", row)
         connection.execute("DELETE FROM dedup_run")
         if np.isin(entries["producer"], lasting).any():
@@ -212,7 +267,10 @@ class DedupIndex:
 
 def _write_segment(connection: apsw.Connection, id_: int, entries: Entries) -> tuple[bytes, bytes]:
     """Write the pages of sorted entries; the segment's filter and first keys."""
-    pages = ((id_, page, entries[start : start + _PAGE].tobytes()) for page, start in enumerate(range(0, len(entries), _PAGE)))
+    pages = (
+        (id_, page, entries[start : start + _PAGE].tobytes())
+        for page, start in enumerate(range(0, len(entries), _PAGE))
+    )
     connection.executemany("INSERT INTO dedup_page VALUES (?, ?, ?)", pages)
     return _bloom(entries["key"], entries["check"]).tobytes(), entries["key"][::_PAGE].tobytes()
 

@@ -1,4 +1,5 @@
-"""An erasure where the routed log is in topics: the routers' tables without some people, the topics emptied, a snapshot in each.
+"""An erasure where the routed log is in topics: the routers' tables without some people, the topics
+emptied, a snapshot in each.
 
     sum up      what the log says of items is in the topic `items`, as where it is pruned (`router.retention`)
     forget      people go from the tables, and what is said of them, in the files alone
@@ -7,7 +8,8 @@
     routed      is emptied; a row without meaning begins it
     order       likewise, where there are several partitions; it begins with where these rows stand
 
-Positions go on, so whoever had read to the end goes on, and a router of another machine takes its tables from the snapshot.
+Positions go on, so whoever had read to the end goes on, and a router of another machine takes its
+tables from the snapshot.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class RoutedTopics:
-    """The writers of all that routers write; every other router is fenced. `ends`: behind the last row of each partition."""
+    """The writers of all that routers write; every other router is fenced. `ends`: behind the last
+    row of each partition.
+    """
 
     stream: "KafkaStream"
     folder: Path
@@ -50,14 +54,23 @@ class RoutedTopics:
         return [topic.end() for topic in self.topics]
 
     def end(self) -> int:
-        """Behind the last row of the whole. Raises BehindError where rows are in no order yet, or profiles not with all routers."""
+        """Behind the last row of the whole. Raises BehindError where rows are in no order yet, or
+        profiles not with all routers.
+        """
         if self.order is None:
             return self.ends[0]
         assert isinstance(self.stream.routed, MergedLog)
         with open_reader(self.stream.routed.order) as reader:
             end = reader.end()
-            known = list(run_of(reader.read(end - 1)[-1].block).ends) if end > reader.start() else [FIRST_P] * len(self.topics)
-        followed = [topic.connection.execute("SELECT offset FROM followed").get or 0 for topic in self.topics[1:]]
+            known = (
+                list(run_of(reader.read(end - 1)[-1].block).ends)
+                if end > reader.start()
+                else [FIRST_P] * len(self.topics)
+            )
+        followed = [
+            topic.connection.execute("SELECT offset FROM followed").get or 0
+            for topic in self.topics[1:]
+        ]
         unfollowed = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
         if known != self.ends or unfollowed:
             raise BehindError(
@@ -87,19 +100,35 @@ class RoutedTopics:
         events: Collection[tuple[str, str, str]],
         requests: Collection[str],
         mentions: Mentions,
-    ) -> list[Forgotten]:  # fmt: skip
+    ) -> list[Forgotten]:
         """Sum up what the log says of items, and take people out of the tables."""
-        found: list[Forgotten] = [Forgotten(mentions=unsay(self.stream, partial(unsay_items, mentions=mentions)))]
+        found: list[Forgotten] = [
+            Forgotten(mentions=unsay(self.stream, partial(unsay_items, mentions=mentions)))
+        ]
         for topic in self.topics:
             with topic.tables() as connection:
-                found.append(forget(connection, users=users, visitors=visitors, events=events, requests=requests, mentions=mentions))
+                found.append(
+                    forget(
+                        connection,
+                        users=users,
+                        visitors=visitors,
+                        events=events,
+                        requests=requests,
+                        mentions=mentions,
+                    )
+                )
             topic.shrink()
             faults.at("erase.routed_file")
         return found
 
     def empty(
-        self, routed: Emptying, order: Emptying | None, index: Emptying | None, items: Emptying | None, clock: Clock
-    ) -> None:  # fmt: skip
+        self,
+        routed: Emptying,
+        order: Emptying | None,
+        index: Emptying | None,
+        items: Emptying | None,
+        clock: Clock,
+    ) -> None:
         """Empty the topics, behind snapshots; what was done before is not done again."""
         snapshots = list(self.stream.snapshots())
         for topic in self.topics:
@@ -142,13 +171,18 @@ class RoutedTopics:
 
 @contextmanager
 def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
-    """All that routers write, for one writer; their tables are brought up, and those of other routers of this machine deleted.
+    """All that routers write, for one writer; their tables are brought up, and those of other
+    routers of this machine deleted.
 
     Raises:
         LockedError: a router runs on this machine.
     """
     with ExitStack() as stack:
-        folder = stream.folder if stream.count == 1 else stack.enter_context(member_folder(stream.folder, alone=True))
+        folder = (
+            stream.folder
+            if stream.count == 1
+            else stack.enter_context(member_folder(stream.folder, alone=True))
+        )
         held = RoutedTopics(stream, folder, [], None)
         stack.callback(held.close)
         for number in range(stream.count):
@@ -164,7 +198,9 @@ def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
 
 def _opened(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
     share = stream.share(number, folder)
-    return RoutedTopic(share.routed, share.index, make_tables, first=FIRST_P, snapshots=share.snapshots)
+    return RoutedTopic(
+        share.routed, share.index, make_tables, first=FIRST_P, snapshots=share.snapshots
+    )
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""What is added to an event from itself alone: the class of its agent, the local hour, its properties as text."""
+"""What is added to an event from itself alone: the class of its agent, the local hour, its
+properties as text.
+"""
 
 import re
 from functools import lru_cache
@@ -8,23 +10,30 @@ import msgspec
 
 from tailorbird.events import HOUR, MINUTE
 
-# What crawlers, monitors and HTTP libraries call themselves (a Cubot is a phone). Bots are marked, never dropped.
+# What crawlers, monitors and HTTP libraries call themselves (a Cubot is a phone). Bots are marked,
+# never dropped.
 _BOT = re.compile(
     r"(?<!cu)bot(?:\b|_)|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright|lighthouse|pingdom|uptime|monitor"
     r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http|java/|axios|node-fetch",
     re.IGNORECASE,
 )
-COLUMNS = frozenset(("query", "dwell_ms", "price", "quantity", "rating"))  # properties that have a column of their own
+COLUMNS = frozenset(
+    ("query", "dwell_ms", "price", "quantity", "rating")
+)  # properties that have a column of their own
 
 
 @lru_cache(maxsize=4096)
 def agent_class(user_agent: str | None) -> str:
-    """ "bot" or "person", from what the client calls itself; one that says nothing counts as a person."""
+    """ "bot" or "person", from what the client calls itself; one that says nothing counts as a
+    person.
+    """
     return "bot" if user_agent and _BOT.search(user_agent) else "person"
 
 
 def local_hour(ts: int, utc_offset_min: int | None) -> int:
-    """The hour of the day, 0 to 23, where the event happened; of UTC where the client did not say its offset."""
+    """The hour of the day, 0 to 23, where the event happened; of UTC where the client did not say
+    its offset.
+    """
     return (ts + (utc_offset_min or 0) * MINUTE) // HOUR % 24
 
 

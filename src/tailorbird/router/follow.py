@@ -1,10 +1,12 @@
-"""Profiles of users and items, and merges of users, for the routers that do not route them: they are in partition 0, and any event may
-name any of them.
+"""Profiles of users and items, and merges of users, for the routers that do not route them: they
+are in partition 0, and any event may name any of them.
 
-A router takes one only once the order log has it, so its events, which carry the profile's version and the person, come behind it for
-everybody. What it took, and up to where, is saved with its step: its index stays a function of its own topic.
+A router takes one only once the order log has it, so its events, which carry the profile's version
+and the person, come behind it for everybody. What it took, and up to where, is saved with its step:
+its index stays a function of its own topic.
 
-    routed[0] ──► profiles up to where the order names rows of partition 0 ──► this router's catalogue
+    routed[0] ──► profiles up to where the order names rows of partition 0 ──► this router's
+    catalogue
 """
 
 from typing import TYPE_CHECKING
@@ -50,7 +52,10 @@ class Profiles:
 
     def save(self, connection: apsw.Connection) -> None:
         """Note how far the profiles are that the router's tables have."""
-        connection.execute("INSERT INTO followed VALUES (1, ?1) ON CONFLICT DO UPDATE SET offset = ?1", (self._position,))
+        connection.execute(
+            "INSERT INTO followed VALUES (1, ?1) ON CONFLICT DO UPDATE SET offset = ?1",
+            (self._position,),
+        )
 
     def follow(self, memory: Memory) -> int:
         """Apply what is new; how many rows of partition 0 were looked at."""
@@ -81,7 +86,9 @@ class Profiles:
         except NotReadyError:
             return
         if self._order_reader.changed() or not self._until:
-            from tailorbird.stream.kafka.merged import run_of  # only where the client of Kafka is loaded anyway
+            from tailorbird.stream.kafka.merged import (
+                run_of,
+            )  # only where the client of Kafka is loaded anyway
 
             end = self._order_reader.end()
             if end > self._order_reader.start():
@@ -98,7 +105,10 @@ def _apply(memory: Memory, payload: bytes, first: int) -> None:
         rows = stream.read_all()
     rows = rows.append_column("p", pa.array(range(first, first + len(rows)), pa.int64()))
     rows = rows.filter(pc.is_in(rows["type"], pa.array(SHARED_TYPES)))
-    columns = [rows[name].to_pylist() for name in ("type", "event_id", "user_id", "item_id", "person", "properties", "p")]
+    columns = [
+        rows[name].to_pylist()
+        for name in ("type", "event_id", "user_id", "item_id", "person", "properties", "p")
+    ]
     for ts, (type_, version, user_id, item_id, person, text, p) in zip(
         micros(rows["ts"]).tolist(), zip(*columns, strict=True), strict=True
     ):

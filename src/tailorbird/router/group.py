@@ -1,9 +1,11 @@
-"""Routers that share the partitions: each process takes some, and gives them up when others come, go or are dead.
+"""Routers that share the partitions: each process takes some, and gives them up when others come,
+go or are dead.
 
-A consumer group of the cluster deals the partitions out (nobody reads by it: positions are in each router's own tables). What it
-says is when to begin and when to stop, and it may be late: a process that stood still wakes up and does not know yet that it was
-replaced. That such a one writes nothing that counts is the matter of the log itself, see `stream.kafka.frames`: its next write
-stands at another place than it says, and it is told who writes there now. Why so: decision 10.
+A consumer group of the cluster deals the partitions out (nobody reads by it: positions are in each
+router's own tables). What it says is when to begin and when to stop, and it may be late: a process
+that stood still wakes up and does not know yet that it was replaced. That such a one writes nothing
+that counts is the matter of the log itself, see `stream.kafka.frames`: its next write stands at
+another place than it says, and it is told who writes there now. Why so: decision 10.
 
     routers/1/    what this process locks, and the index of each partition that it ever had: routed-index.3.db
 """
@@ -31,8 +33,11 @@ POLL_S = 0.005
 ROWS_MAX = 20_000
 SESSION_S = 10.0
 WAITING_TOLD_S = 60.0  # how often a process without a partition says so
-AGAIN_S = 3.0  # after which a partition is begun anew that somebody else wrote, if it is still dealt to us
-_POLL_MAX_S = 600.0  # a step, or making an index anew, may take so long before others get the partition
+# after which a partition is begun anew that somebody else wrote, if it is still dealt to us
+AGAIN_S = 3.0
+_POLL_MAX_S = (
+    600.0  # a step, or making an index anew, may take so long before others get the partition
+)
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +79,12 @@ class Member:
             auto_offset_reset="latest",
         )
         self._consumer: Any = cluster.client(Consumer, conf)
-        self._consumer.subscribe([topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
+        self._consumer.subscribe(
+            [topic.name],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
 
     def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
         for each in partitions:
@@ -112,12 +122,15 @@ class Member:
         return worked
 
     def _tell_waiting(self) -> None:
-        """Where others have all partitions this is as it should be; where nobody has, nothing is routed, and nobody else says so."""
+        """Where others have all partitions this is as it should be; where nobody has, nothing is
+        routed, and nobody else says so.
+        """
         if time.monotonic() - self._told_at < WAITING_TOLD_S:
             return
         self._told_at = time.monotonic()
         log.warning(
-            "no partition was dealt to this process: others of the group %s.router have all %d, or the broker still counts on "
+            "no partition was dealt to this process: others of the group %s.router have all "
+            "%d, or the broker still counts on "
             "one that is gone; see what `tailorbird doctor` says of the router",
             self._stream.cluster.prefix,
             self._stream.count,
@@ -128,7 +141,9 @@ class Member:
             return
         try:
             share, memory = self._stream.share(number, self._folder), self._memory_bytes
-            self.routers[number] = Router(share, self._plan, clock=self._clock, stopped=self._stopped, memory_bytes=memory)
+            self.routers[number] = Router(
+                share, self._plan, clock=self._clock, stopped=self._stopped, memory_bytes=memory
+            )
             self._more.add(number)
             if number == 0:
                 self._sequencer = SequencerThread(self._stream, self._folder, clock=self._clock)
@@ -136,7 +151,9 @@ class Member:
             self._give_way(number, error)
 
     def _give_way(self, number: int, error: TailorbirdError) -> None:
-        """Stop a router whose partition somebody else writes; only the group can say who is right, so look again later."""
+        """Stop a router whose partition somebody else writes; only the group can say who is right,
+        so look again later.
+        """
         if not isinstance(error, LockedError):
             raise error
         log.warning("partition %d: %s", number, error)
@@ -175,17 +192,27 @@ def run_member(
     stopped: StopList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
-    """Route what is dealt to this process until `stop` is set; the step under way is finished first.
+    """Route what is dealt to this process until `stop` is set; the step under way is finished
+    first.
 
     Args:
         session_s: after how long without a sign of life others get what was dealt to us.
         stopped: see `Router`; as `memory_bytes`, which all partitions share evenly.
     Raises:
-        DamageError, StorageError, ConfigError: whoever runs the role starts it again or tells the operator.
+        DamageError, StorageError, ConfigError: whoever runs the role starts it again or tells the
+        operator.
     """
     with (
         member_folder(stream.folder) as folder,
-        Member(stream, folder, plan, clock, session_s=session_s, stopped=stopped, memory_bytes=memory_bytes) as member,
+        Member(
+            stream,
+            folder,
+            plan,
+            clock,
+            session_s=session_s,
+            stopped=stopped,
+            memory_bytes=memory_bytes,
+        ) as member,
     ):
         while not stop.is_set():
             if not member.step():
@@ -194,7 +221,9 @@ def run_member(
 
 @contextmanager
 def member_folder(stream: Path, *, alone: bool = False) -> Iterator[Path]:
-    """The first folder below `routers/` that no process of this machine has; with `alone`, none may have any. Raises LockedError."""
+    """The first folder below `routers/` that no process of this machine has; with `alone`, none may
+    have any. Raises LockedError.
+    """
     held: list[FileLock] = []
     try:
         for number in range(1, 1_000):

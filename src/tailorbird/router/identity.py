@@ -1,8 +1,8 @@
-"""Who somebody is: an anonymous visitor, the user of the newest applied `identify` with a time at or before the event's; a user, whom
-the merges of that time say that it is (`events.merges`).
+"""Who somebody is: an anonymous visitor, the user of the newest applied `identify` with a time at
+or before the event's; a user, whom the merges of that time say that it is (`events.merges`).
 
-The past is never keyed again: an event keeps the person that it was routed with. All identifies and merges stand in the tables; memory
-has those asked for lately, see `router.timeline`.
+The past is never keyed again: an event keeps the person that it was routed with. All identifies and
+merges stand in the tables; memory has those asked for lately, see `router.timeline`.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS merge(
 
 
 class Identity:
-    """The identifies applied so far: those not yet saved, and the table `identity`, of which memory holds `bytes_max`.
+    """The identifies applied so far: those not yet saved, and the table `identity`, of which memory
+    holds `bytes_max`.
 
     Attributes:
         timeline: the user of each anonymous id.
@@ -63,7 +64,9 @@ class Merges:
 
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
         select = "SELECT ts, ts, p, merged_into FROM merge WHERE user_id = ?1"
-        self._timeline: Timeline[Merge] = Timeline(connection, select, Merge, lambda one: len(one.into), bytes_max=bytes_max)
+        self._timeline: Timeline[Merge] = Timeline(
+            connection, select, Merge, lambda one: len(one.into), bytes_max=bytes_max
+        )
         self._new: list[tuple[str, int, int, str]] = []
         self.any = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
 

@@ -1,4 +1,6 @@
-"""The router of a project in one process, of however many partitions its logs have. The client of Kafka is loaded only for several."""
+"""The router of a project in one process, of however many partitions its logs have. The client of
+Kafka is loaded only for several.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +16,16 @@ if TYPE_CHECKING:
 
 
 def open_router(
-    stream: Stream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None, memory_bytes: int = MEMORY_BYTES
+    stream: Stream,
+    plan: RoutePlan,
+    *,
+    clock: Clock,
+    stopped: StopList | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> "Router | WholeRouter":
-    """Open the router of all partitions, which share `memory_bytes` evenly. Raises LockedError if a router is at work on this machine."""
+    """Open the router of all partitions, which share `memory_bytes` evenly. Raises LockedError if a
+    router is at work on this machine.
+    """
     if isinstance(stream, Path) or stream.count == 1:
         return Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
     from tailorbird.router.whole import WholeRouter

@@ -1,12 +1,14 @@
-"""The order of several partitions: one writer says, step by step, which rows of which partition come next for all who read them.
+"""The order of several partitions: one writer says, step by step, which rows of which partition
+come next for all who read them.
 
     routed[0] ─┐
     routed[1] ─┼─► how far each has come ──► order: (1: 8–20) (0: 3–9) …
     routed[2] ─┘
 
-It reads no events, only where partitions end. The process that has partition 0 does it; the log has one writer like any other
-(`stream.kafka.frames`), so of two that think so one goes on. Rows are named once, each partition's in their own order, whoever
-writes: a new writer goes on behind what the last block of the order says.
+It reads no events, only where partitions end. The process that has partition 0 does it; the log has
+one writer like any other (`stream.kafka.frames`), so of two that think so one goes on. Rows are
+named once, each partition's in their own order, whoever writes: a new writer goes on behind what
+the last block of the order says.
 """
 
 import logging
@@ -69,7 +71,8 @@ class Sequencer:
             ends = run_of(reader.read(end - 1)[-1].block).ends
         if len(ends) != len(self._parts):
             raise ConfigError(
-                f"the order is of {len(ends)} partitions, stream.partitions says {len(self._parts)}",
+                f"the order is of {len(ends)} partitions, stream.partitions says "
+                f"{len(self._parts)}",
                 where=str(routed.order),
                 fix="set stream.partitions back: the number is fixed when the topics are made",
             )
@@ -120,8 +123,13 @@ class Sequencer:
 
 
 def restart(order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: Clock) -> None:
-    """Begin an order that was emptied: with the rows of each partition from where it begins now, unless that was done before."""
-    with open_writer(order, partition="order", first=FIRST_P) as writer, open_reader(order) as reader:
+    """Begin an order that was emptied: with the rows of each partition from where it begins now,
+    unless that was done before.
+    """
+    with (
+        open_writer(order, partition="order", first=FIRST_P) as writer,
+        open_reader(order) as reader,
+    ):
         if writer.end() > reader.start():
             return
         reached, blocks = list(starts), []
@@ -155,7 +163,9 @@ class SequencerThread:
             self.error = error
         except Exception as error:  # unseen, the order would stand still for everybody
             log.exception("the order of partitions cannot be written")
-            self.error = StorageError(f"{type(error).__name__}: {error}", where="the order of partitions")
+            self.error = StorageError(
+                f"{type(error).__name__}: {error}", where="the order of partitions"
+            )
 
     def close(self) -> None:
         """Stop, and let the next one in."""

@@ -1,10 +1,11 @@
-"""What the routed log said of items in the blocks that were deleted: all that a server needs which starts after that.
+"""What the routed log said of items in the blocks that were deleted: all that a server needs which
+starts after that.
 
     pruned_item       the newest profile of each item: its properties, from when it holds, and when we got it
     pruned_interest   how many events of each type each item had
 
-Blocks are summed up in the transaction that deletes them, so that these tables and the log together always say what the
-whole log would. `serving.catalogue` reads both in one snapshot.
+Blocks are summed up in the transaction that deletes them, so that these tables and the log together
+always say what the whole log would. `serving.catalogue` reads both in one snapshot.
 """
 
 import logging
@@ -31,12 +32,16 @@ _PUT_ITEM = """
 INSERT INTO pruned_item VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT DO UPDATE SET properties = ?2, valid_from = ?3, known_since = ?4 WHERE (?3, ?4) >= (valid_from, known_since)
 """
-_ADD_INTEREST = "INSERT INTO pruned_interest VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET events = events + ?3"
+_ADD_INTEREST = (
+    "INSERT INTO pruned_interest VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET events = events + ?3"
+)
 log = logging.getLogger(__name__)
 
 
 def sum_up(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
-    """Add what `blocks` say to the tables. A block that cannot be read is gone anyway: it is told, and left out."""
+    """Add what `blocks` say to the tables. A block that cannot be read is gone anyway: it is told,
+    and left out.
+    """
     for stored in blocks:
         if stored.block.kind != "events":
             continue
@@ -44,7 +49,11 @@ def sum_up(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
             with pa.ipc.open_stream(stored.block.payload, options=_ONLY) as stream:
                 rows = stream.read_all()
         except (pa.ArrowException, OSError) as error:
-            log.error("the block at %d of the routed log cannot be read, its items are left out: %s", stored.offset, error)
+            log.error(
+                "the block at %d of the routed log cannot be read, its items are left out: %s",
+                stored.offset,
+                error,
+            )
             continue
         sum_up_rows(connection, rows)
 
@@ -56,13 +65,27 @@ def sum_up_rows(connection: apsw.Connection, rows: pa.Table) -> None:
 
 
 def _keep_items(connection: apsw.Connection, rows: pa.Table) -> None:
-    times = zip(micros(rows["ts"]).tolist(), micros(rows["received_at"]).tolist(), rows["timeless"].to_pylist(), strict=True)
+    times = zip(
+        micros(rows["ts"]).tolist(),
+        micros(rows["received_at"]).tolist(),
+        rows["timeless"].to_pylist(),
+        strict=True,
+    )
     spans = [(0 if timeless else ts, max(ts, at)) for ts, at, timeless in times]
     texts = zip(rows["item_id"].to_pylist(), rows["properties"].to_pylist(), strict=True)
-    connection.executemany(_PUT_ITEM, [(id_, text or "{}", *span) for (id_, text), span in zip(texts, spans, strict=True)])
+    connection.executemany(
+        _PUT_ITEM,
+        [(id_, text or "{}", *span) for (id_, text), span in zip(texts, spans, strict=True)],
+    )
 
 
 def _count_interests(connection: apsw.Connection, rows: pa.Table) -> None:
-    shown = rows.filter(pc.is_valid(rows["item_id"])).group_by(["type", "item_id"]).aggregate([([], "count_all")])
-    counts = zip(*(shown[name].to_pylist() for name in ("type", "item_id", "count_all")), strict=True)
+    shown = (
+        rows.filter(pc.is_valid(rows["item_id"]))
+        .group_by(["type", "item_id"])
+        .aggregate([([], "count_all")])
+    )
+    counts = zip(
+        *(shown[name].to_pylist() for name in ("type", "item_id", "count_all")), strict=True
+    )
     connection.executemany(_ADD_INTEREST, list(counts))

@@ -1,12 +1,14 @@
-"""Deleting from the topics of what was routed: `routed`, and `order` where that has several partitions. From files, the router deletes.
+"""Deleting from the topics of what was routed: `routed`, and `order` where that has several
+partitions. From files, the router deletes.
 
-    released (lake, workers) ─┐
-    snapshots of the indexes ─┼─► up to where ─► what it says of items, summed up in topic `items` ─► order ─► routed
-    newest rows, kept anyhow ─┘
+    released (lake, workers) ─┐ snapshots of the indexes ─┼─► up to where ─► what it says of items,
+    summed up in topic `items` ─► order ─► routed newest rows, kept anyhow ─┘
 
-One process does it, which knows how far all others are: the lake role's. A row is deleted once the lake has verified it, each worker has
-applied it, a snapshot of its router's index has what it changed there, each router that follows its profiles has a snapshot behind it, and
-the summary of items that servers begin with has been read back. The order goes first: then nobody is sent to rows that are gone.
+One process does it, which knows how far all others are: the lake role's. A row is deleted once the
+lake has verified it, each worker has applied it, a snapshot of its router's index has what it
+changed there, each router that follows its profiles has a snapshot behind it, and the summary of
+items that servers begin with has been read back. The order goes first: then nobody is sent to rows
+that are gone.
 """
 
 import logging
@@ -30,7 +32,10 @@ FILE = "routed-items.db"
 EVERY_S = 60.0
 KEEP_ROWS = 200_000  # stay in any case: followers without a say, such as servers, have as much time
 ROWS_MIN = 50_000  # that can go, before any do: the summary is written anew each time
-_TABLE = "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT NULL) STRICT"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT "
+    "NULL) STRICT"
+)
 _READ_BYTES = 16 << 20
 log = logging.getLogger(__name__)
 
@@ -44,8 +49,20 @@ class Retention:
         rows_min: how many can go before any do.
     """
 
-    def __init__(self, stream: KafkaStream, released: Callable[[], int], *, keep_rows: int = KEEP_ROWS, rows_min: int = ROWS_MIN) -> None:
-        self._stream, self._released, self._keep_rows, self._rows_min = stream, released, keep_rows, rows_min
+    def __init__(
+        self,
+        stream: KafkaStream,
+        released: Callable[[], int],
+        *,
+        keep_rows: int = KEEP_ROWS,
+        rows_min: int = ROWS_MIN,
+    ) -> None:
+        self._stream, self._released, self._keep_rows, self._rows_min = (
+            stream,
+            released,
+            keep_rows,
+            rows_min,
+        )
         self._newest = [Newest(address) for address in stream.snapshots()]
         self._routed = stream.routed
         self._parts = stream.routed_parts
@@ -54,7 +71,8 @@ class Retention:
         """Delete what may go; how many messages that were.
 
         Raises:
-            StorageError, DamageError: broker or disk; nothing is deleted that is needed, and it can be tried again.
+            StorageError, DamageError: broker or disk; nothing is deleted that is needed, and it can
+            be tried again.
         """
         try:
             with open_reader(self._routed) as reader:
@@ -79,7 +97,8 @@ class Retention:
         if wanted - begin >= self._rows_min:
             begin = self._summed_up(reader, wanted)
             faults.at("retention.before_order")
-        # Where nothing is new, what a broker refused to delete, or a kill prevented, is deleted now.
+        # Where nothing is new, what a broker refused to delete, or a kill prevented, is deleted
+        # now.
         return self._delete(reader, begin, snapshots)
 
     def _delete(self, reader: LogReader, before: int, snapshots: list[Snapshot | None]) -> int:
@@ -90,13 +109,21 @@ class Retention:
         else:
             ends, count = [before], 0
         followed = [0 if each is None else each.followed for each in snapshots[1:]]
-        for number, (address, end, snapshot) in enumerate(zip(self._parts, ends, snapshots, strict=True)):
-            least = min(end, 0 if snapshot is None else snapshot.position, *(followed if number == 0 else ()))
+        for number, (address, end, snapshot) in enumerate(
+            zip(self._parts, ends, snapshots, strict=True)
+        ):
+            least = min(
+                end,
+                0 if snapshot is None else snapshot.position,
+                *(followed if number == 0 else ()),
+            )
             count += _deleted(address, least) if least > 1 else 0
         return count
 
     def _ends(self, routed: MergedLog) -> list[int]:
-        """Behind which row of each partition the rows stop that the order does not name any more; it is deleted by whole runs."""
+        """Behind which row of each partition the rows stop that the order does not name any more;
+        it is deleted by whole runs.
+        """
         with open_reader(routed.order) as order:
             start, end = order.start(), order.end()
             if end <= start:
@@ -107,18 +134,23 @@ class Retention:
         return ends
 
     def _summed_up(self, reader: LogReader, wanted: int) -> int:
-        """Sum up what the rows up to `wanted` say of items, whole blocks, and publish it; up to where that is."""
+        """Sum up what the rows up to `wanted` say of items, whole blocks, and publish it; up to
+        where that is.
+        """
         file = self._stream.folder / FILE
         connection, newest = _brought_up(self._stream)
         try:
             position = _position(connection)[0]
             if position < reader.start():
                 raise DamageError(
-                    f"items are summed up to {position}, and the log begins at {reader.start()}", where=str(file),
+                    f"items are summed up to {position}, and the log begins at {reader.start()}",
+                    where=str(file),
                     fix="put the file back, or the topic `items`; until then nothing is deleted",
-                )  # fmt: skip
+                )
             while position < wanted:
-                stored = [one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= wanted]
+                stored = [
+                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= wanted
+                ]
                 if not stored:
                     break
                 with sqlite.errors(file), connection:
@@ -144,7 +176,9 @@ def sum_up(stream: KafkaStream) -> None:
 
 
 def unsay(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
-    """Sum up, and let `change` take something out of the summary, in the file alone; what it says it changed."""
+    """Sum up, and let `change` take something out of the summary, in the file alone; what it says
+    it changed.
+    """
     sum_up(stream)
     file = stream.folder / FILE
     connection = _open(file)
@@ -175,7 +209,10 @@ def sum_up_rows(stream: KafkaStream, rows: Callable[[int], Iterator[pa.Table]], 
     try:
         position = _position(connection)[0]
         if position < end:
-            with sqlite.errors(file), connection:  # all of it or nothing: what was counted once is not counted again
+            with (
+                sqlite.errors(file),
+                connection,
+            ):  # all of it or nothing: what was counted once is not counted again
                 for table in rows(position):
                     pruned.sum_up_rows(connection, table)
                 connection.execute("UPDATE summed SET p = ?", (end,))
@@ -187,7 +224,9 @@ def sum_up_rows(stream: KafkaStream, rows: Callable[[int], Iterator[pa.Table]], 
 
 
 def _brought_up(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
-    """The summary on this machine, or the newest in its topic where that is further; and that newest."""
+    """The summary on this machine, or the newest in its topic where that is further; and that
+    newest.
+    """
     file = stream.folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     newest = Newest(stream.items).look()

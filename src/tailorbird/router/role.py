@@ -1,6 +1,8 @@
-"""The router as a role: step while there is something, else look again every few milliseconds, until told to stop.
+"""The router as a role: step while there is something, else look again every few milliseconds,
+until told to stop.
 
-In between it deletes what nobody needs any more, once a minute, and one small transaction at a time.
+In between it deletes what nobody needs any more, once a minute, and one small transaction at a
+time.
 """
 
 import logging
@@ -18,7 +20,8 @@ from tailorbird.stream import Stream
 POLL_S = 0.005
 ROWS_MAX = 20_000
 PRUNE_EVERY_S = 60.0
-KEEP_ROWS = 200_000  # stay in any case, some 60 MB: followers without a say, such as servers, have as much time
+# stay in any case, some 60 MB: followers without a say, such as servers, have as much time
+KEEP_ROWS = 200_000
 log = logging.getLogger(__name__)
 
 
@@ -37,12 +40,14 @@ def run(
     """Route what comes in under `stream` until `stop` is set; the step under way is finished first.
 
     Args:
-        released: says below which row neither lake nor workers need the routed log; without it nothing is deleted.
+        released: says below which row neither lake nor workers need the routed log; without it
+            nothing is deleted.
         keep_rows: the newest rows, which are kept even so.
         stopped: of whom nothing old is taken again.
         memory_bytes: as of `Router`.
     Raises:
-        LockedError, DamageError, StorageError: as `Router` and `Router.step`; whoever runs the role starts it again or tells the operator.
+        LockedError, DamageError, StorageError: as `Router` and `Router.step`; whoever runs the role
+        starts it again or tells the operator.
     """
     with Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes) as router:
         pruning = None if released is None else _Pruning(router, released, keep_rows, prune_every_s)
@@ -57,13 +62,21 @@ def run(
 
 
 class _Pruning:
-    """Asks now and then what was released, and deletes it piece by piece, so that routing never waits long.
+    """Asks now and then what was released, and deletes it piece by piece, so that routing never
+    waits long.
 
     It asks in a thread: the lake may be in a bucket that does not answer for a minute.
     """
 
-    def __init__(self, router: Router, released: Callable[[], int], keep_rows: int, every_s: float) -> None:
-        self._router, self._released, self._keep_rows, self._every_s = router, released, keep_rows, every_s
+    def __init__(
+        self, router: Router, released: Callable[[], int], keep_rows: int, every_s: float
+    ) -> None:
+        self._router, self._released, self._keep_rows, self._every_s = (
+            router,
+            released,
+            keep_rows,
+            every_s,
+        )
         self._before = 0
         self._due = time.monotonic()
         self._asking: threading.Thread | None = None

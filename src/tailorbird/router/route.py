@@ -1,9 +1,11 @@
-"""The decision on each event, once: what is attached to it, and what it teaches about the events behind it.
+"""The decision on each event, once: what is attached to it, and what it teaches about the events
+behind it.
 
-The decision depends on the events before it and on the plan, on nothing else: a click finds the answer that stands before it in the
-same step. It is made column by column, in an order in which no column needs a later one. Whatever holds for all events of a person or
-an item in the step is looked up once; one by one are taken only those about whom the step itself learns something, in their order.
-Files, positions and transactions are in `router.router`.
+The decision depends on the events before it and on the plan, on nothing else: a click finds the
+answer that stands before it in the same step. It is made column by column, in an order in which no
+column needs a later one. Whatever holds for all events of a person or an item in the step is looked
+up once; one by one are taken only those about whom the step itself learns something, in their
+order. Files, positions and transactions are in `router.router`.
 
     Arrivals (accepted, not repeated) ──► answer → ts ──► person ──► profiles ──► one Arrow batch of events.ROUTED
                                             └─► answer, identify, profile: applied to what comes after
@@ -31,13 +33,17 @@ _ANONYMOUS = "anon:"
 
 
 class Memory:
-    """What the router knows from the events it has applied. Read from its tables; saved within a step's transaction.
+    """What the router knows from the events it has applied. Read from its tables; saved within a
+    step's transaction.
 
     Args:
-        bytes_max: of identities and profiles that are held in memory, about; all of them stand in the tables.
+        bytes_max: of identities and profiles that are held in memory, about; all of them stand in
+            the tables.
     """
 
-    def __init__(self, connection: apsw.Connection, plan: RoutePlan, bytes_max: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, connection: apsw.Connection, plan: RoutePlan, bytes_max: int = MEMORY_BYTES
+    ) -> None:
         share = bytes_max // 4
         self.seen = dedup.DedupIndex(connection, plan.dedup_us)
         self.identity = identity.Identity(connection, share)
@@ -51,8 +57,12 @@ class Memory:
         for table in (dedup.TABLE, identity.TABLES, catalogue.TABLE, attribution.TABLE):
             connection.execute(table)
 
-    def save(self, connection: apsw.Connection, newest: dict[int, int], past: Sequence[int]) -> None:
-        """Write all that changed; `newest` is each producer's newest time of receipt, `past` the producers of imports and replays."""
+    def save(
+        self, connection: apsw.Connection, newest: dict[int, int], past: Sequence[int]
+    ) -> None:
+        """Write all that changed; `newest` is each producer's newest time of receipt, `past` the
+        producers of imports and replays.
+        """
         self.seen.save(connection, past)
         self.identity.save(connection)
         self.merges.save(connection)
@@ -62,7 +72,9 @@ class Memory:
 
 
 class Coded(NamedTuple, Generic[V]):
-    """A column of which few values are different: `codes`, shape (n,), are places in `values`; -1 is null."""
+    """A column of which few values are different: `codes`, shape (n,), are places in `values`; -1
+    is null.
+    """
 
     values: list[V]
     codes: Codes
@@ -71,11 +83,15 @@ class Coded(NamedTuple, Generic[V]):
         """`of` of each value, as Arrow."""
         if not self.values:
             return pa.nulls(len(self.codes), kind)
-        return pa.array([of(value) for value in self.values], kind).take(pa.array(self.codes, mask=self.codes < 0))
+        return pa.array([of(value) for value in self.values], kind).take(
+            pa.array(self.codes, mask=self.codes < 0)
+        )
 
 
 def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> pa.RecordBatch:
-    """Decide on each event and apply it; the rows of events.ROUTED, shape (n,), with p from `first_p` on."""
+    """Decide on each event and apply it; the rows of events.ROUTED, shape (n,), with p from
+    `first_p` on.
+    """
     said, rows = arrivals.said, len(arrivals)
     profile = np.zeros(rows, bool)  # nothing is attached to one, and it always counts
     profile[[one.row for one in arrivals.profiles]] = True
@@ -84,31 +100,44 @@ def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> 
     person = _persons(arrivals, memory, profile, ts, first_p)
     late = arrivals.received_at - ts
     hour = (ts + arrivals.utc_offset_min * MINUTE) // HOUR % 24
-    columns = said | shown.columns | {
-        "p": pa.array(np.arange(first_p, first_p + rows)),
-        "ts": pa.array(ts),
-        "person": person,
-        "local_hour": pa.array(hour.astype(np.int8), mask=profile),
-        "counts": pa.array(profile | ((late <= plan.lateness_us) & (late <= plan.horizon_us))),
-        "raw_partition": _names(arrivals),
-        "raw_offset": pa.array(arrivals.entries["offset"]),
-        "raw_row": pa.array(arrivals.entries["row"]),
-    }  # fmt: skip
+    columns = (
+        said
+        | shown.columns
+        | {
+            "p": pa.array(np.arange(first_p, first_p + rows)),
+            "ts": pa.array(ts),
+            "person": person,
+            "local_hour": pa.array(hour.astype(np.int8), mask=profile),
+            "counts": pa.array(profile | ((late <= plan.lateness_us) & (late <= plan.horizon_us))),
+            "raw_partition": _names(arrivals),
+            "raw_offset": pa.array(arrivals.entries["offset"]),
+            "raw_row": pa.array(arrivals.entries["row"]),
+        }
+    )
     nobody = pa.array(profile)
     of_user = _over_time(
-        pc.if_else(nobody, None, person), ts, memory.users.timeline, _puts(arrivals, memory.users, "user", "user_id", first_p)
+        pc.if_else(nobody, None, person),
+        ts,
+        memory.users.timeline,
+        _puts(arrivals, memory.users, "user", "user_id", first_p),
     )
-    of_item = _items_over_time(arrivals, pc.if_else(nobody, None, said["item_id"]), ts, memory.items, first_p, profile)
+    of_item = _items_over_time(
+        arrivals, pc.if_else(nobody, None, said["item_id"]), ts, memory.items, first_p, profile
+    )
     for name, coded in (("user", of_user), ("item", of_item)):
         columns[f"{name}_version"] = coded.column(pa.string(), attrgetter("version"))
         columns[f"{name}_profile"] = coded.column(pa.string(), attrgetter("attributes"))
-    return pa.RecordBatch.from_arrays([columns[name.name].cast(name.type) for name in ROUTED], schema=ROUTED)
+    return pa.RecordBatch.from_arrays(
+        [columns[name.name].cast(name.type) for name in ROUTED], schema=ROUTED
+    )
 
 
 def _names(arrivals: Arrivals) -> pa.Array:
     """The raw log of each event."""
     numbers, codes = np.unique(arrivals.entries["producer"], return_inverse=True)
-    return Coded([arrivals.producers[number] for number in numbers.tolist()], codes.astype(np.int32)).column(pa.string(), str)
+    return Coded(
+        [arrivals.producers[number] for number in numbers.tolist()], codes.astype(np.int32)
+    ).column(pa.string(), str)
 
 
 class _Shown(NamedTuple):
@@ -128,28 +157,44 @@ def _attribute(arrivals: Arrivals, answers: attribution.Answers, profile: Bools)
     naming = np.flatnonzero(said["request_id"].is_valid().to_numpy(zero_copy_only=False) & ~profile)
     texts = (said[name].take(pa.array(naming)).to_pylist() for name in ("request_id", "item_id"))
     times = (ts[naming].tolist(), arrivals.received_at[naming].tolist())
-    for row, request_id, item_id, at, received_at in zip(naming.tolist(), *texts, *times, strict=True):
+    for row, request_id, item_id, at, received_at in zip(
+        naming.tolist(), *texts, *times, strict=True
+    ):
         if (one := own.get(row)) is not None:
             answer = one.answer
             given[row] = attribution.Given(
-                request_id, at, received_at, answer.slot, answer.experiment, answer.arm, answer.model, answer.query,
-                one.items, answer.propensities,
-            )  # fmt: skip
+                request_id,
+                at,
+                received_at,
+                answer.slot,
+                answer.experiment,
+                answer.arm,
+                answer.model,
+                answer.query,
+                one.items,
+                answer.propensities,
+            )
             propensities[row] = answer.propensities
             answers.put(int(arrivals.entries["producer"][row]), given[row])
         elif (found := answers.get(request_id, received_at)) is not None:
             given[row] = found
-            if at <= found.ts:  # nothing follows from an answer before it is given, whatever the client's clock says
+            if (
+                at <= found.ts
+                # nothing follows from an answer before it is given, whatever the client's clock says
+            ):
                 ts[row] = found.ts + 1
             if item_id is not None:
                 places[row] = found.place(item_id)
     coded = _coded(given, rows)
     columns = {
-        name: coded.column(pa.string(), lambda one, name=name: getattr(one, name)) for name in ("slot", "experiment", "arm", "model")
+        name: coded.column(pa.string(), lambda one, name=name: getattr(one, name))
+        for name in ("slot", "experiment", "arm", "model")
     }
     columns["answer_query"] = coded.column(pa.string(), lambda one: one.query)
     for index, name in enumerate(("position", "propensity")):
-        columns[name] = _scattered({row: place[index] for row, place in places.items()}, rows, ROUTED.field(name).type)
+        columns[name] = _scattered(
+            {row: place[index] for row, place in places.items()}, rows, ROUTED.field(name).type
+        )
     columns["propensities"] = _scattered(propensities, rows, ROUTED.field("propensities").type)
     return _Shown(ts, columns)
 
@@ -167,17 +212,24 @@ def _coded(found: dict[int, V], rows: int) -> Coded[V]:
 
 def _scattered(found: dict[int, Any], rows: int, kind: pa.DataType) -> pa.Array:
     """Values by row, null elsewhere."""
-    return pa.array([found.get(row) for row in range(rows)], kind) if found else pa.nulls(rows, kind)
+    return (
+        pa.array([found.get(row) for row in range(rows)], kind) if found else pa.nulls(rows, kind)
+    )
 
 
-def _persons(arrivals: Arrivals, memory: Memory, profile: Bools, ts: Int64s, first_p: int) -> pa.Array:
-    """Its user, else the one whom an identify named for its anonymous id, as merges have them; else that id itself.
+def _persons(
+    arrivals: Arrivals, memory: Memory, profile: Bools, ts: Int64s, first_p: int
+) -> pa.Array:
+    """Its user, else the one whom an identify named for its anonymous id, as merges have them; else
+    that id itself.
 
     A profile belongs to its user alone, and a merge to the user that it names.
     """
     said, known = arrivals.said, memory.identity
     users, visitors = said["user_id"], said["anonymous_id"]
-    ids = {row: (visitors[row].as_py() or "", users[row].as_py() or "") for row in arrivals.identifies}
+    ids = {
+        row: (visitors[row].as_py() or "", users[row].as_py() or "") for row in arrivals.identifies
+    }
 
     def put(row: int) -> None:
         visitor, user = ids[row]
@@ -189,7 +241,9 @@ def _persons(arrivals: Arrivals, memory: Memory, profile: Bools, ts: Int64s, fir
         persons = _merged(arrivals, users, memory.merges, profile, ts, first_p)
     else:
         identified = _over_time(unnamed, ts, known.timeline, puts).column(pa.string(), str)
-        persons = _merged(arrivals, pc.coalesce(users, identified), memory.merges, profile, ts, first_p)
+        persons = _merged(
+            arrivals, pc.coalesce(users, identified), memory.merges, profile, ts, first_p
+        )
         persons = pc.coalesce(persons, pc.binary_join_element_wise(_ANONYMOUS, unnamed, ""))
     items = [one.row for one in arrivals.profiles if one.type == "item"]
     if items:
@@ -199,15 +253,26 @@ def _persons(arrivals: Arrivals, memory: Memory, profile: Bools, ts: Int64s, fir
     return persons
 
 
-def _merged(arrivals: Arrivals, users: pa.Array, known: identity.Merges, profile: Bools, ts: Int64s, first_p: int) -> pa.Array:
-    """Whom users are at the times of their events, with the merges of the rows before; all merges are applied."""
+def _merged(
+    arrivals: Arrivals,
+    users: pa.Array,
+    known: identity.Merges,
+    profile: Bools,
+    ts: Int64s,
+    first_p: int,
+) -> pa.Array:
+    """Whom users are at the times of their events, with the merges of the rows before; all merges
+    are applied.
+    """
     if not known.any and not arrivals.merges:
         return users
     into = dict(arrivals.merges)
     encoded = users.dictionary_encode()
     names = encoded.dictionary.to_pylist()
     touched = known.known(names) | {users[row].as_py() for row in into}
-    asked = np.array([name in touched for name in names] + [False])[encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)]
+    asked = np.array([name in touched for name in names] + [False])[
+        encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    ]
     if not asked.any():
         return users
     persons = users.to_pylist()
@@ -221,21 +286,32 @@ def _merged(arrivals: Arrivals, users: pa.Array, known: identity.Merges, profile
 
 
 class _Put(NamedTuple):
-    """What the event at `row` says of `key`: `apply` puts it into its timeline, for what comes after."""
+    """What the event at `row` says of `key`: `apply` puts it into its timeline, for what comes
+    after.
+    """
 
     row: int
     key: str
     apply: Callable[[int], None]
 
 
-def _puts(arrivals: Arrivals, known: catalogue.Catalogue, kind: str, key: str, first_p: int) -> list[_Put]:
+def _puts(
+    arrivals: Arrivals, known: catalogue.Catalogue, kind: str, key: str, first_p: int
+) -> list[_Put]:
     """The profiles of one kind."""
     ids, versions = arrivals.said[key], arrivals.said["event_id"]
     profiles = {one.row: one for one in arrivals.profiles if one.type == kind}
 
     def put(row: int) -> None:
         one = profiles[row]
-        known.apply(ids[row].as_py() or "", int(arrivals.ts[row]), first_p + row, versions[row].as_py(), one.properties, one.text)
+        known.apply(
+            ids[row].as_py() or "",
+            int(arrivals.ts[row]),
+            first_p + row,
+            versions[row].as_py(),
+            one.properties,
+            one.text,
+        )
 
     return [_Put(row, ids[row].as_py() or "", put) for row in profiles]
 
@@ -247,7 +323,8 @@ def _over_time(
     puts: Sequence[_Put],
     others: Mapping[int, Callable[[int], V | None]] | None = None,
 ) -> Coded[V]:
-    """What held for each key, null for none, at its time, with what the rows before it put; everything is put.
+    """What held for each key, null for none, at its time, with what the rows before it put;
+    everything is put.
 
     Args:
         others: by row, what to ask in place of the key; what they need is ready.
@@ -269,7 +346,11 @@ def _over_time(
     codes = code_of[place]
 
     def ask(row: int) -> None:
-        value = others[row](row) if others and row in others else timeline.at(names[place[row]], int(ts[row]))
+        value = (
+            others[row](row)
+            if others and row in others
+            else timeline.at(names[place[row]], int(ts[row]))
+        )
         codes[row] = -1 if value is None else len(values)
         if value is not None:
             values.append(value)
@@ -281,7 +362,12 @@ def _over_time(
 
 
 def _items_over_time(
-    arrivals: Arrivals, keys: pa.Array, ts: Int64s, known: catalogue.Catalogue, first_p: int, profile: Bools
+    arrivals: Arrivals,
+    keys: pa.Array,
+    ts: Int64s,
+    known: catalogue.Catalogue,
+    first_p: int,
+    profile: Bools,
 ) -> Coded[catalogue.Profile]:
     """The version of the item; of an event about several and not about one, that of each."""
     puts = _puts(arrivals, known, "item", "item_id", first_p)

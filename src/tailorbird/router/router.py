@@ -1,9 +1,11 @@
-"""The router: reads the raw logs, decides on each event once, and writes the routed log. It alone writes `routed.db`.
+"""The router: reads the raw logs, decides on each event once, and writes the routed log. It alone
+writes `routed.db`.
 
-A step is one transaction: blocks, dedup index, answers, identity, catalogue, and how far each raw log was read. So a kill
-at any point leaves all of a step or none of it. What is decided depends on the raw logs, the plan and the order of the
-steps, never on the clock. With Kafka the log is a topic, see `router.topic`. In which order logs are taken stands in
-`router.merge`; the decision itself in `router.route`; the loop that calls `step`, in `router.role`.
+A step is one transaction: blocks, dedup index, answers, identity, catalogue, and how far each raw
+log was read. So a kill at any point leaves all of a step or none of it. What is decided depends on
+the raw logs, the plan and the order of the steps, never on the clock. With Kafka the log is a
+topic, see `router.topic`. In which order logs are taken stands in `router.merge`; the decision
+itself in `router.route`; the loop that calls `step`, in `router.role`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,14 @@ from tailorbird.events.contract import CONTRACT_VERSION
 from tailorbird.events.erased import StopList
 from tailorbird.router import follow, pruned
 from tailorbird.router.arrivals import Arrivals, Body, Gathering
-from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch, taken_block
+from tailorbird.router.columns import (
+    DUPLICATES,
+    Decided,
+    Refused,
+    block,
+    quarantine_batch,
+    taken_block,
+)
 from tailorbird.router.follow import Profiles
 from tailorbird.router.merge import Run, merged
 from tailorbird.router.route import MEMORY_BYTES, Memory, route
@@ -91,11 +100,13 @@ class _Source(msgspec.Struct):
 
 
 class Router:
-    """Routes what stands in the raw logs under `stream`, a folder, or one partition of a cluster's topics.
+    """Routes what stands in the raw logs under `stream`, a folder, or one partition of a cluster's
+    topics.
 
     Args:
         stopped: of whom nothing old is taken again, see `events.erased`.
-        memory_bytes: of identities and profiles that are held in memory, about; the rest is read from its file.
+        memory_bytes: of identities and profiles that are held in memory, about; the rest is read
+            from its file.
     Raises:
         LockedError: another router is at work here.
         DamageError: a log does not match its checksums; nothing is routed past the damage.
@@ -111,10 +122,14 @@ class Router:
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._stream = stream = share_of(stream)
-        self._number, self._count = (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
+        self._number, self._count = (
+            (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
+        )
         self._plan, self._stopped, self._memory_bytes = plan, stopped or StopList(b""), memory_bytes
         self._clock, self._contract = clock, Contract(plan)
-        self._decided = Decided(plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes))
+        self._decided = Decided(
+            plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes)
+        )
         self._sources: dict[str, _Source] = {}
         self._log = _open_log(stream)
         self._profiles: Profiles | None = None
@@ -129,18 +144,25 @@ class Router:
             if source.reader is not None:
                 source.reader.close()
         with sqlite.decoding(Path(connection.filename)):
-            rows = connection.execute("SELECT id, producer, offset, newest FROM raw_position ORDER BY producer").fetchall()
-            self._sources = {producer: _Source(id_, producer, offset, newest) for id_, producer, offset, newest in rows}
+            rows = connection.execute(
+                "SELECT id, producer, offset, newest FROM raw_position ORDER BY producer"
+            ).fetchall()
+            self._sources = {
+                producer: _Source(id_, producer, offset, newest)
+                for id_, producer, offset, newest in rows
+            }
             self._memory = Memory(connection, self._plan, self._memory_bytes)
             if self._profiles is not None:
                 self._profiles.load(connection)
 
     def step(self, rows_max: int = 20_000) -> RouteReport:
-        """Route about `rows_max` rows of what is there (whole bodies), durably; a report of zeros if there is nothing.
+        """Route about `rows_max` rows of what is there (whole bodies), durably; a report of zeros
+        if there is nothing.
 
         Raises:
             DamageError: a raw log is damaged, or lost rows that were routed.
-            StorageError: the disk refused; what was committed before is safe, and a new router goes on from there.
+            StorageError: the disk refused; what was committed before is safe, and a new router goes
+                on from there.
         """
         try:
             return self._step(rows_max)
@@ -166,14 +188,28 @@ class Router:
         newest = _newest(arrivals)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
-            self._log.append([*self._blocks(batch, refused, duplicates, received_at), *self._taken(offsets)])
+            self._log.append(
+                [*self._blocks(batch, refused, duplicates, received_at), *self._taken(offsets)]
+            )
             faults.at("router.after_append")
-            self._memory.save(connection, newest, [source.id for source in self._sources.values() if source.producer in PAST])
+            self._memory.save(
+                connection,
+                newest,
+                [source.id for source in self._sources.values() if source.producer in PAST],
+            )
             if self._profiles is not None:
                 self._profiles.save(connection)
             faults.at("router.before_positions")
-            update = "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
-            connection.executemany(update, [(offset, newest.get(self._sources[name].id, 0), name) for name, offset in offsets.items()])
+            update = (
+                "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
+            )
+            connection.executemany(
+                update,
+                [
+                    (offset, newest.get(self._sources[name].id, 0), name)
+                    for name, offset in offsets.items()
+                ],
+            )
             faults.at("router.before_commit")
         faults.at("router.after_commit")
         for name, offset in offsets.items():
@@ -181,7 +217,9 @@ class Router:
             source.offset = offset
             source.newest = max(source.newest, newest.get(source.id, 0))
         lag_us = max(0, self._clock.now() - max(newest.values(), default=self._clock.now()))
-        return RouteReport(batch.num_rows, duplicates.num_rows, len(refused), self.positions, lag_us, True)
+        return RouteReport(
+            batch.num_rows, duplicates.num_rows, len(refused), self.positions, lag_us, True
+        )
 
     def _save_profiles(self) -> None:
         """Keep what others' profiles taught, where there is nothing to route."""
@@ -192,7 +230,9 @@ class Router:
 
     @property
     def positions(self) -> dict[str, int]:
-        """For each producer, the next row of its raw log to be routed; what stands before may be pruned once it is archived."""
+        """For each producer, the next row of its raw log to be routed; what stands before may be
+        pruned once it is archived.
+        """
         return {source.producer: source.offset for source in self._sources.values()}
 
     def end(self) -> int:
@@ -200,24 +240,32 @@ class Router:
         return self._log.end()
 
     def prune(self, before: int) -> int:
-        """Delete routed blocks that end at or before `before`, when lake and workers have them; how many."""
+        """Delete routed blocks that end at or before `before`, when lake and workers have them; how
+        many.
+        """
         count = 0
         while some := self.prune_some(before):
             count += some
         return count
 
     def prune_some(self, before: int) -> int:
-        """A piece of `prune`, in one transaction; 0 when nothing is left. What they said of items stays, see `router.pruned`."""
+        """A piece of `prune`, in one transaction; 0 when nothing is left. What they said of items
+        stays, see `router.pruned`.
+        """
         return self._log.prune_some(before, last_look=partial(pruned.sum_up, self._log.connection))
 
     def changed(self) -> bool:
         """Whether any raw log has grown since this was last asked; cheap enough to poll."""
         if self._profiles is not None and self._profiles.changed():
             return True
-        return any(source.reader.changed() for source in self._find_sources() if source.reader is not None)
+        return any(
+            source.reader.changed() for source in self._find_sources() if source.reader is not None
+        )
 
     def _read(self, rows_max: int) -> tuple[Arrivals, dict[str, int], int]:
-        """Checked events, in order of receipt; how far each log is routed with them; and when the newest body came in."""
+        """Checked events, in order of receipt; how far each log is routed with them; and when the
+        newest body came in.
+        """
         newest = 0
         offsets: dict[str, int] = {}
         bodies = merged(self._runs(rows_max))
@@ -230,17 +278,24 @@ class Router:
                 continue
             newest = max(newest, receipt.received_at)
             payload = self._stopped.without(stored.block.payload, receipt, self._plan)
-            gathering.add(Body(payload, receipt, producer, stored.offset, stored.block.rows), shared=producer in PAST)
+            gathering.add(
+                Body(payload, receipt, producer, stored.offset, stored.block.rows),
+                shared=producer in PAST,
+            )
         return gathering.arrivals(), offsets, newest
 
     def _runs(self, rows_max: int) -> list[Run]:
         """What each raw log has next, whole bodies, about `rows_max` rows in all."""
-        readers = [(source, source.reader) for source in self._find_sources() if source.reader is not None]
+        readers = [
+            (source, source.reader) for source in self._find_sources() if source.reader is not None
+        ]
         seen_ends = [reader.end() for _, reader in readers]
         runs: list[Run] = []
         taken = 0
         for index, (source, reader) in enumerate(readers):
-            share = max(1, (rows_max - taken) // (len(readers) - index))  # what others leave is for those behind
+            share = max(
+                1, (rows_max - taken) // (len(readers) - index)
+            )  # what others leave is for those behind
             bodies: list[Stored] = []
             for stored in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
                 bodies.append(stored)
@@ -253,7 +308,9 @@ class Router:
         return runs
 
     def _find_sources(self) -> list[_Source]:
-        """The raw logs there are, in order of name; a new one gets its number at once, for the dedup index refers to it."""
+        """The raw logs there are, in order of name; a new one gets its number at once, for the
+        dedup index refers to it.
+        """
         there = raw_addresses(self._stream)
         for source in self._sources.values():
             if source.reader is not None and source.producer not in there:  # retired
@@ -275,8 +332,11 @@ class Router:
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
 
     def _duplicates(self, arrivals: Arrivals, repeats: dict[int, tuple]) -> pa.RecordBatch:
-        # An event that stands where the index says it stood is itself, read again: not even a repeat.
-        found = {row: (first, arrivals.entries[row].item()) for row, first in sorted(repeats.items())}
+        # An event that stands where the index says it stood is itself, read again: not even a
+        # repeat.
+        found = {
+            row: (first, arrivals.entries[row].item()) for row, first in sorted(repeats.items())
+        }
         rows = {row: both for row, both in found.items() if both[0][3:] != both[1][3:]}
         firsts, owns = [first for first, _ in rows.values()], [own for _, own in rows.values()]
         columns = [
@@ -286,15 +346,29 @@ class Router:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=DUPLICATES)
 
-    def _blocks(self, batch: pa.RecordBatch, refused: Sequence[Refused], duplicates: pa.RecordBatch, received_at: int) -> list[Block]:
+    def _blocks(
+        self,
+        batch: pa.RecordBatch,
+        refused: Sequence[Refused],
+        duplicates: pa.RecordBatch,
+        received_at: int,
+    ) -> list[Block]:
         decided = msgspec.structs.replace(self._decided, received_at=received_at)
-        batches = (("events", batch), ("quarantine", quarantine_batch(refused)), ("duplicates", duplicates))
+        batches = (
+            ("events", batch),
+            ("quarantine", quarantine_batch(refused)),
+            ("duplicates", duplicates),
+        )
         return [block(kind, rows, decided) for kind, rows in batches if rows.num_rows]
 
     def _taken(self, offsets: dict[str, int]) -> list[Block]:
-        """How far the logs that all routers share were taken by this one: the rows do not tell, since others have some of them."""
+        """How far the logs that all routers share were taken by this one: the rows do not tell,
+        since others have some of them.
+        """
         shared = {name: offset for name, offset in offsets.items() if name in PAST}
-        return [taken_block(self._number, self._count, shared)] if shared and self._count > 1 else []
+        return (
+            [taken_block(self._number, self._count, shared)] if shared and self._count > 1 else []
+        )
 
     def close(self) -> None:
         """Close all logs; another router may start."""
@@ -317,9 +391,15 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
         from tailorbird.router.topic import RoutedTopic
 
         return RoutedTopic(
-            stream.routed, stream.index, make_tables, first=FIRST_P, snapshots=stream.snapshots, snapshot_rows=stream.snapshot_rows
+            stream.routed,
+            stream.index,
+            make_tables,
+            first=FIRST_P,
+            snapshots=stream.snapshots,
+            snapshot_rows=stream.snapshot_rows,
         )
-    # A damaged tail stops: its positions are committed with it, so setting it aside would lose events without a word.
+    # A damaged tail stops: its positions are committed with it, so setting it aside would lose
+    # events without a word.
     log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
     with log.transaction() as connection:
         make_tables(connection)
@@ -336,11 +416,21 @@ def make_tables(connection: apsw.Connection) -> None:
 
 def _places(entries: Sequence[tuple], producers: dict[int, str]) -> list[pa.Array]:
     """Partition, offset and row of entries of the index of repeats."""
-    columns = [[producers[entry[4]] for entry in entries], [entry[3] for entry in entries], [entry[5] for entry in entries]]
-    return [pa.array(column, kind) for column, kind in zip(columns, (pa.string(), pa.int64(), pa.int32()), strict=True)]
+    columns = [
+        [producers[entry[4]] for entry in entries],
+        [entry[3] for entry in entries],
+        [entry[5] for entry in entries],
+    ]
+    return [
+        pa.array(column, kind)
+        for column, kind in zip(columns, (pa.string(), pa.int64(), pa.int32()), strict=True)
+    ]
 
 
 def _newest(arrivals: Arrivals) -> dict[int, int]:
     """By producer, the newest time of receipt among the accepted events."""
     producers, received_at = arrivals.entries["producer"], arrivals.received_at
-    return {number: int(received_at[producers == number].max()) for number in np.unique(producers).tolist()}
+    return {
+        number: int(received_at[producers == number].max())
+        for number in np.unique(producers).tolist()
+    }

@@ -1,10 +1,12 @@
-"""What was known when: per key, values with the time from which each holds. Identity and catalogue are timelines.
+"""What was known when: per key, values with the time from which each holds. Identity and catalogue
+are timelines.
 
 at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
 
-The truth is a table with rows (key, ts, p, value …), which keeps all of it. Memory has the newest values of the keys that were asked
-for lately, up to a number of bytes, and what was put since the last save; anything else is read where it is asked for. So what
-memory holds changes no answer, only how fast it comes.
+The truth is a table with rows (key, ts, p, value …), which keeps all of it. Memory has the newest
+values of the keys that were asked for lately, up to a number of bytes, and what was put since the
+last save; anything else is read where it is asked for. So what memory holds changes no answer, only
+how fast it comes.
 """
 
 from bisect import bisect_right, insort_right
@@ -24,7 +26,9 @@ _time = itemgetter(0)
 
 
 class _Known(Generic[V]):
-    """What memory has of a key: its newest values by time; `late`, those put since the last save that are older than all of these."""
+    """What memory has of a key: its newest values by time; `late`, those put since the last save
+    that are older than all of these.
+    """
 
     __slots__ = ("late", "size", "values", "whole")
 
@@ -35,36 +39,60 @@ class _Known(Generic[V]):
         self.size = 0
 
 
-SEVERAL: Any = object()  # says `through`: more than one value holds within the span, or memory does not know
+SEVERAL: Any = (
+    object()
+)  # says `through`: more than one value holds within the span, or memory does not know
 
 
 class Timeline(Generic[V]):
-    """Values by key and time, over a table of `connection`. The result depends on the order of `put` only where times are equal.
+    """Values by key and time, over a table of `connection`. The result depends on the order of
+    `put` only where times are equal.
 
-    What is put must be written to the table, with ascending `p`, before `saved` is called; and nobody else may write to it.
+    What is put must be written to the table, with ascending `p`, before `saved` is called; and
+    nobody else may write to it.
 
     Args:
-        select: a query of the columns ts and those that `make` takes, of the rows of key ?1, without an order.
+        select: a query of the columns ts and those that `make` takes, of the rows of key ?1,
+            without an order.
         make: a value from the columns behind ts.
         size: the bytes of a value's texts.
-        bytes_max: how much memory may hold from one save to the next; what a step asks for and puts comes on top.
+        bytes_max: how much memory may hold from one save to the next; what a step asks for and puts
+            comes on top.
     """
 
     def __init__(
-        self, connection: apsw.Connection, select: str, make: Callable[..., V], size: Callable[[V], int], *, bytes_max: int
+        self,
+        connection: apsw.Connection,
+        select: str,
+        make: Callable[..., V],
+        size: Callable[[V], int],
+        *,
+        bytes_max: int,
     ) -> None:
-        self._connection, self._make, self._size, self._bytes_max = connection, make, size, bytes_max
+        self._connection, self._make, self._size, self._bytes_max = (
+            connection,
+            make,
+            size,
+            bytes_max,
+        )
         order = "ORDER BY ts DESC, p DESC LIMIT"
         self._newest = f"{select} {order} {KEPT + 1}"
-        self._there = f"SELECT value FROM json_each(?1) WHERE EXISTS ({select.replace('?1', 'json_each.value')})"
+        self._there = (
+            "SELECT value FROM json_each(?1) WHERE EXISTS "
+            f"({select.replace('?1', 'json_each.value')})"
+        )
         self._before = f"{select} AND ts <= ?2 {order} 1"
         self._known: OrderedDict[str, _Known[V]] = OrderedDict()
-        self._absent: _Known[V] = _Known([], whole=True)  # stands for each key of which there is nothing
+        self._absent: _Known[V] = _Known(
+            [], whole=True
+        )  # stands for each key of which there is nothing
         self._put: set[str] = set()
         self.bytes = 0
 
     def ready(self, keys: Iterable[str]) -> None:
-        """Have `keys` in memory, which are about to be asked for: read in one go, and let go of after all others."""
+        """Have `keys` in memory, which are about to be asked for: read in one go, and let go of
+        after all others.
+        """
         known, missing = self._known, []
         for key in dict.fromkeys(keys):
             if key in known:
@@ -77,7 +105,12 @@ class Timeline(Generic[V]):
         if began:
             self._connection.execute("BEGIN")  # one look at the file, rather than one a key
         try:
-            there = {key for (key,) in self._connection.execute(self._there, (msgspec.json.encode(missing).decode(),))}
+            there = {
+                key
+                for (key,) in self._connection.execute(
+                    self._there, (msgspec.json.encode(missing).decode(),)
+                )
+            }
             absent = [key for key in missing if key not in there]
             known.update(dict.fromkeys(absent, self._absent))
             self.bytes += KEY_BYTES * len(absent) + sum(map(len, absent))
@@ -108,11 +141,15 @@ class Timeline(Generic[V]):
         values = known.values
         if values and values[0][0] <= ts:
             newest = values[-1]
-            return newest[1] if newest[0] <= ts else values[bisect_right(values, ts, key=_time) - 1][1]
+            return (
+                newest[1] if newest[0] <= ts else values[bisect_right(values, ts, key=_time) - 1][1]
+            )
         return None if known.whole else self._older(key, known, ts)
 
     def through(self, keys: Sequence[str], first: int, last: int) -> list[V | None]:
-        """For each key, what holds at every time from `first` to `last`; `SEVERAL` where `at` has to be asked for each."""
+        """For each key, what holds at every time from `first` to `last`; `SEVERAL` where `at` has
+        to be asked for each.
+        """
         found: list[V | None] = []
         for key in keys:
             known = self._of(key)
@@ -160,7 +197,9 @@ class Timeline(Generic[V]):
         return None if row is None else self._make(*row[1:])
 
     def _weigh(self, key: str, known: _Known[V]) -> None:
-        size = KEY_BYTES + len(key) + sum(VALUE_BYTES + self._size(value) for _, value in known.values)
+        size = (
+            KEY_BYTES + len(key) + sum(VALUE_BYTES + self._size(value) for _, value in known.values)
+        )
         self.bytes += size - known.size
         known.size = size
 

@@ -1,14 +1,16 @@
 """The routed log in a topic, and the router's index in a file beside it, kept as one.
 
-A step is a run of messages: its blocks, and one of kind "index" with what the step changed in the router's tables (dedup
-index, answers, identity, catalogue, raw positions), as a patch set of SQLite. The topic is first: only when all of the run is
-acknowledged is the change committed to the file. So the file is a function of the topic; whatever it lacks after a kill, or
-on another machine, is applied from there before the first decision.
+A step is a run of messages: its blocks, and one of kind "index" with what the step changed in the
+router's tables (dedup index, answers, identity, catalogue, raw positions), as a patch set of
+SQLite. The topic is first: only when all of the run is acknowledged is the change committed to the
+file. So the file is a function of the topic; whatever it lacks after a kill, or on another machine,
+is applied from there before the first decision.
 
     topic   ─ events │ quarantine │ index ─ events │ index ─ …        position in the file: how much of it is applied
 
-Now and then a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`). What lies before it may be deleted
-(`router.retention`); a file that ends before that, or is not there, begins with the snapshot.
+Now and then a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`). What
+lies before it may be deleted (`router.retention`); a file that ends before that, or is not there,
+begins with the snapshot.
 """
 
 import logging
@@ -54,22 +56,32 @@ class RoutedTopic:
     """
 
     def __init__(
-        self, address: KafkaLog, file: Path, make_tables: Callable[[apsw.Connection], None], *, first: int,
-        snapshots: KafkaLog, snapshot_rows: int = SNAPSHOT_ROWS,
-    ) -> None:  # fmt: skip
+        self,
+        address: KafkaLog,
+        file: Path,
+        make_tables: Callable[[apsw.Connection], None],
+        *,
+        first: int,
+        snapshots: KafkaLog,
+        snapshot_rows: int = SNAPSHOT_ROWS,
+    ) -> None:
         self.address, self.path = address, file
         self._failed = ""
         self._lock = FileLock(file)
         with ExitStack() as undone:
             undone.callback(self._lock.release)
             self.connection = self._open(make_tables, first)
-            self._topic = open_writer(address, partition="routed", first=first)  # from here on, no other router's steps count
+            self._topic = open_writer(
+                address, partition="routed", first=first
+            )  # from here on, no other router's steps count
             undone.callback(self._topic.close)
             newest = Newest(snapshots).look()
             self._begin_with(newest, snapshots, make_tables, first)
             self._catch_up()
             at = first if newest is None else newest.position
-            self._snapshots = SnapshotThread(file, snapshots, _position, at=at, every_rows=snapshot_rows)
+            self._snapshots = SnapshotThread(
+                file, snapshots, _position, at=at, every_rows=snapshot_rows
+            )
             undone.pop_all()
 
     def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
@@ -78,12 +90,18 @@ class RoutedTopic:
             sqlite.settle(connection, self.path)
             connection.execute(_POSITION)
             make_tables(connection)
-            connection.execute("INSERT OR IGNORE INTO routed_position VALUES (1, ?, ?)", (str(self.address), first))
+            connection.execute(
+                "INSERT OR IGNORE INTO routed_position VALUES (1, ?, ?)", (str(self.address), first)
+            )
         return connection
 
     def _begin_with(
-        self, newest: Snapshot | None, snapshots: KafkaLog, make_tables: Callable[[apsw.Connection], None], first: int
-    ) -> None:  # fmt: skip
+        self,
+        newest: Snapshot | None,
+        snapshots: KafkaLog,
+        make_tables: Callable[[apsw.Connection], None],
+        first: int,
+    ) -> None:
         """Take the newest snapshot for the file where this is new, or ends before the topic begins."""
         (position,) = sqlite.one_row(self.connection, "SELECT offset FROM routed_position")
         with open_reader(self.address) as reader:
@@ -91,9 +109,11 @@ class RoutedTopic:
         if newest is None or newest.position <= position or start <= position != first:
             if position < start:
                 raise DamageError(
-                    f"the topic begins at {start}, the index ends at {position}, and no snapshot of one is between",
-                    where=str(self.address), fix=f"copy the file of the router that had this partition last to {self.path}",
-                )  # fmt: skip
+                    f"the topic begins at {start}, the index ends at {position}, and no "
+                    "snapshot of one is between",
+                    where=str(self.address),
+                    fix=f"copy the file of the router that had this partition last to {self.path}",
+                )
             return
         self.connection.close()
         restore(snapshots, newest, self.path)
@@ -102,15 +122,22 @@ class RoutedTopic:
         log.info("began the index with the snapshot at %d", newest.position)
 
     def _catch_up(self) -> None:
-        topic, position = sqlite.one_row(self.connection, "SELECT topic, offset FROM routed_position")
+        topic, position = sqlite.one_row(
+            self.connection, "SELECT topic, offset FROM routed_position"
+        )
         if topic != str(self.address) or position > self._topic.end():
             lost = position > self._topic.end()
             raise DamageError(
-                f"this index is of {topic} up to {position}, and the topic {self.address} ends at {self._topic.end()}",
+                f"this index is of {topic} up to {position}, and the topic {self.address} "
+                f"ends at {self._topic.end()}",
                 where=str(self.path),
-                fix="is stream.url right? Bring the topic back; if it is lost for good: tailorbird stream begin-anew, which needs this file"
+                fix="is stream.url right? Bring the topic back; if it is lost for good: "
+                "tailorbird stream begin-anew, which needs this file"
                 if lost
-                else "if the topic is the right one, move the file away: the index is made anew from the topic",
+                else (
+                    "if the topic is the right one, move the file away: the index is made anew "
+                    "from the topic"
+                ),
             )
         began = position
         with open_reader(self.address) as reader:
@@ -131,7 +158,9 @@ class RoutedTopic:
             except apsw.AbortError as error:
                 self._roll_back()
                 raise DamageError(
-                    "the index does not fit to the topic", where=str(self.path), fix="move the file away: it is made anew from the topic"
+                    "the index does not fit to the topic",
+                    where=str(self.path),
+                    fix="move the file away: it is made anew from the topic",
                 ) from error
             except BaseException:
                 self._roll_back()
@@ -140,7 +169,9 @@ class RoutedTopic:
 
     @contextmanager
     def tables(self) -> Iterator[apsw.Connection]:
-        """A change of the tables that the topic is not told: only for who then puts a snapshot and empties it, see `router.emptying`."""
+        """A change of the tables that the topic is not told: only for who then puts a snapshot and
+        empties it, see `router.emptying`.
+        """
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -151,7 +182,9 @@ class RoutedTopic:
                 raise
 
     def put_snapshot(self, address: KafkaLog, *, newer_than: int = 0) -> None:
-        """Put a snapshot of the tables as they are into a topic that has none, or none of this position."""
+        """Put a snapshot of the tables as they are into a topic that has none, or none of this
+        position.
+        """
         newest = Newest(address).look()
         if newest is None or newest.position < newer_than:
             take(self.path, address, _position)
@@ -176,7 +209,11 @@ class RoutedTopic:
     def transaction(self) -> Iterator[apsw.Connection]:
         """Everything within, blocks and tables, becomes durable as one, first in the topic."""
         if self._failed:
-            raise StorageError(f"an earlier step failed: {self._failed}", where=str(self.path), fix="start the router again")
+            raise StorageError(
+                f"an earlier step failed: {self._failed}",
+                where=str(self.path),
+                fix="start the router again",
+            )
         sent = False
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
@@ -220,7 +257,9 @@ class RoutedTopic:
     def end(self) -> int:
         return self._topic.end()
 
-    def prune_some(self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None) -> int:
+    def prune_some(
+        self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None
+    ) -> int:
         """Nothing: `router.retention` deletes, in the process that knows what all others need."""
         return 0
 
@@ -254,4 +293,6 @@ def _packed(patch: bytes) -> Block:
 
 
 def _unpacked(block: Block) -> bytes:
-    return pa.decompress(block.payload, decompressed_size=int(block.receipt), codec=_CODEC, asbytes=True)
+    return pa.decompress(
+        block.payload, decompressed_size=int(block.receipt), codec=_CODEC, asbytes=True
+    )

@@ -1,4 +1,6 @@
-"""All partitions in one process, step by step: what imports, the demo and tests use. As roles of their own, `router.group`."""
+"""All partitions in one process, step by step: what imports, the demo and tests use. As roles of
+their own, `router.group`.
+"""
 
 from contextlib import ExitStack
 
@@ -19,14 +21,23 @@ class WholeRouter:
     """
 
     def __init__(
-        self, stream: KafkaStream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None, memory_bytes: int = MEMORY_BYTES
+        self,
+        stream: KafkaStream,
+        plan: RoutePlan,
+        *,
+        clock: Clock,
+        stopped: StopList | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         memory_bytes //= stream.count
         self._stack = ExitStack()
         try:
             folder = self._stack.enter_context(member_folder(stream.folder, alone=True))
             shares = [stream.share(number, folder) for number in range(stream.count)]
-            routers = (Router(share, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes) for share in shares)
+            routers = (
+                Router(share, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
+                for share in shares
+            )
             self.routers = [self._stack.enter_context(router) for router in routers]
             self._order = self._stack.enter_context(Sequencer(stream, folder, clock=clock))
         except BaseException:

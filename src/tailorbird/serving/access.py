@@ -1,8 +1,10 @@
-"""What holds for every request, whatever its route: the Host allowlist, browser origins, security headers; and which bind is safe.
+"""What holds for every request, whatever its route: the Host allowlist, browser origins, security
+headers; and which bind is safe.
 
-Each route declares its scope (`app.ROUTES`); keys are in `serving.keys`. Without any key everything is open and the server binds this
-machine only, and then refuses a foreign Host header: a web page that points its own name at 127.0.0.1 (DNS rebinding) must not read
-answers. Nor may it write: what comes from a web origin that is not named here, and not the server's own, changes nothing.
+Each route declares its scope (`app.ROUTES`); keys are in `serving.keys`. Without any key everything
+is open and the server binds this machine only, and then refuses a foreign Host header: a web page
+that points its own name at 127.0.0.1 (DNS rebinding) must not read answers. Nor may it write: what
+comes from a web origin that is not named here, and not the server's own, changes nothing.
 """
 
 import os
@@ -20,13 +22,16 @@ from tailorbird.serving.keys import AccessError, Keys
 from tailorbird.serving.logs import REQUEST_ID, request_id_of
 from tailorbird.serving.messages import Fault
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.\-]*://[^/\sA-Z]{1,255}\Z")  # of apps too, such as capacitor://localhost
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.\-]*://[^/\sA-Z]{1,255}\Z"
+)  # of apps too, such as capacitor://localhost
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
-    "content-security-policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "content-security-policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'",
     "cache-control": "no-store",
 }
 
@@ -62,18 +67,24 @@ def require_origins(origins: Iterable[str]) -> None:
     for origin in origins:
         if not _ORIGIN.match(origin):
             raise ConfigError(
-                f"expected an origin as browsers send it, such as https://shop.example, got {origin[:80]!r}",
-                where="serve.origins", fix="with its scheme, in lower case, without a path",
-            )  # fmt: skip
+                "expected an origin as browsers send it, such as https://shop.example, got "
+                f"{origin[:80]!r}",
+                where="serve.origins",
+                fix="with its scheme, in lower case, without a path",
+            )
 
 
 def require_no_faults(host: str) -> None:
-    """Raises ConfigError when a public address is to be bound by a process in which a test's variable lets it die or lie."""
+    """Raises ConfigError when a public address is to be bound by a process in which a test's
+    variable lets it die or lie.
+    """
     if not is_local(host) and os.environ.get("TAILORBIRD_FAULTS"):
         raise ConfigError(
-            f"this variable makes the process fail on purpose, and {host} can be reached from other machines",
-            where="environment TAILORBIRD_FAULTS", fix="unset it; or bind 127.0.0.1, for a test",
-        )  # fmt: skip
+            f"this variable makes the process fail on purpose, and {host} can be reached "
+            "from other machines",
+            where="environment TAILORBIRD_FAULTS",
+            fix="unset it; or bind 127.0.0.1, for a test",
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ class Perimeter:
     """What holds for every request, whatever its route.
 
     Attributes:
-        hosts: names that a Host header may carry, without port; None accepts any (a public bind behind a proxy).
+        hosts: names that a Host header may carry, without port; None accepts any (a public bind
+            behind a proxy).
         origins: web origins that browsers may call from.
     """
 
@@ -95,13 +107,20 @@ LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
 class Guard:
-    """ASGI middleware: Host allowlist, CORS, request ids, security headers, and `Connection: close` while draining.
+    """ASGI middleware: Host allowlist, CORS, request ids, security headers, and `Connection: close`
+    while draining.
 
     Args:
         origins: those that keys name, beside the perimeter's.
     """
 
-    def __init__(self, app: ASGIApp, perimeter: Perimeter, draining: Callable[[], bool], origins: Callable[[], frozenset[str]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        perimeter: Perimeter,
+        draining: Callable[[], bool],
+        origins: Callable[[], frozenset[str]],
+    ) -> None:
         self.app, self._perimeter, self._draining, self._of_keys = app, perimeter, draining, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,8 +140,12 @@ class Guard:
             await send(message)
 
         if not self._host_allowed(headers.get("host", "")):
-            await _plain(send_guarded, 421, _fault("wrong_host", "this server does not answer for that host"))
-        elif scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers:
+            await _plain(
+                send_guarded, 421, _fault("wrong_host", "this server does not answer for that host")
+            )
+        elif (
+            scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers
+        ):
             await _plain(send_guarded, 204, b"")
         elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
             await _plain(send_guarded, 403, _fault(*WRONG_ORIGIN))
@@ -136,7 +159,11 @@ class Guard:
         return name.lower() in self._perimeter.hosts
 
     def _allowed_origin(self, origin: str | None) -> str | None:
-        return origin if origin and (origin in self._perimeter.origins or origin in self._of_keys()) else None
+        return (
+            origin
+            if origin and (origin in self._perimeter.origins or origin in self._of_keys())
+            else None
+        )
 
     def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         for name, value in SECURITY_HEADERS.items():
@@ -163,7 +190,9 @@ def require_own_origin(headers: Headers, origins: Collection[str]) -> None:
 def _is_foreign(headers: Headers) -> bool:
     """Whether a browser says that a page of another host sends this."""
     origin = headers.get("origin")
-    return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
+    return (
+        origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
+    )
 
 
 def _fault(code: str, message: str) -> bytes:
@@ -171,5 +200,11 @@ def _fault(code: str, message: str) -> bytes:
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"application/json")],
+        }
+    )
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,5 @@
-"""Routes whose ids may have a slash: `/v1/items/shoes%2F42` is the item `shoes/42`, not a path of two parts.
+"""Routes whose ids may have a slash: `/v1/items/shoes%2F42` is the item `shoes/42`, not a path of
+two parts.
 
 Servers decode the path before it is routed by; what was sent is still in `raw_path`.
 """
@@ -18,10 +19,18 @@ class AddressRoute(Route):
     """A route that takes no encoded slash for one that divides.
 
     Args:
-        whole: ids may have plain slashes too, as where a proxy has decoded them; not for a path with two ids in a row.
+        whole: ids may have plain slashes too, as where a proxy has decoded them; not for a path
+            with two ids in a row.
     """
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], *, methods: Sequence[str], whole: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        methods: Sequence[str],
+        whole: bool = False,
+    ) -> None:
         super().__init__(path, endpoint, methods=methods)
         if whole:
             self.path_regex = re.compile(self.path_regex.pattern.replace("[^/]+", ".+"))
@@ -32,6 +41,10 @@ class AddressRoute(Route):
         if b"%2" not in raw:
             return super().matches(scope)
         parts = raw.partition(b"?")[0].decode("latin-1").split("/")
-        match, found = super().matches({**scope, "path": "/".join(unquote(part).replace("/", _SLASH) for part in parts)})
-        ids = {name: value.replace(_SLASH, "/") for name, value in found.get("path_params", {}).items()}
+        match, found = super().matches(
+            {**scope, "path": "/".join(unquote(part).replace("/", _SLASH) for part in parts)}
+        )
+        ids = {
+            name: value.replace(_SLASH, "/") for name, value in found.get("path_params", {}).items()
+        }
         return match, {**found, "path_params": ids} if found else found

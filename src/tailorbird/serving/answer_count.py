@@ -1,9 +1,10 @@
-"""How many answers a crash may have lost: counted without a sync, in a file that outlives the process.
+"""How many answers a crash may have lost: counted without a sync, in a file that outlives the
+process.
 
     answers-<producer>.count    given i64 | settled i64 (little endian)
 
-A mapped page survives the death of the process, not of the machine. It is written in a nanosecond or so, while a synced
-count would cost what group commit saves.
+A mapped page survives the death of the process, not of the machine. It is written in a nanosecond
+or so, while a synced count would cost what group commit saves.
 """
 
 import mmap
@@ -12,7 +13,9 @@ from pathlib import Path
 
 
 class AnswerCount:
-    """Answers given, and how many of them were settled: synced, or given up and counted. One thread at a time."""
+    """Answers given, and how many of them were settled: synced, or given up and counted. One thread
+    at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         if not path.exists() or path.stat().st_size != 16:

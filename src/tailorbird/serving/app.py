@@ -1,8 +1,9 @@
 """The HTTP side: routes, each with the scope that it needs, and errors as `{code, message, path}`.
 
-Handlers read, decode and encode; what an answer is, `serving.pipeline` decides, in threads of its own, so that the loop
-stays free to accept. What all handlers do alike is in `serving.handling`. Who may call is `serving.keys`, what holds for all requests
-`serving.access`; the limits of a body, `serving.body`.
+Handlers read, decode and encode; what an answer is, `serving.pipeline` decides, in threads of its
+own, so that the loop stays free to accept. What all handlers do alike is in `serving.handling`. Who
+may call is `serving.keys`, what holds for all requests `serving.access`; the limits of a body,
+`serving.body`.
 """
 
 import time
@@ -69,10 +70,16 @@ _formula = msgspec.json.Decoder(FormulaQuery)
 
 async def post_events(request: Request, service: Service) -> Response:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    encoding = "ndjson" if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson") else "json"
+    encoding = (
+        "ndjson"
+        if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson")
+        else "json"
+    )
     body = await body_of(request, service)
     format_ = request.query_params.get("format", "")
-    if not format_ and (kind.startswith("application/cloudevents") or "ce-specversion" in request.headers):
+    if not format_ and (
+        kind.startswith("application/cloudevents") or "ce-specversion" in request.headers
+    ):
         format_ = "cloudevents"
     if format_:
         return await take_foreign(request, service, format_, body)
@@ -98,7 +105,9 @@ async def search(request: Request, service: Service) -> Response:
 async def similar(request: Request, service: Service) -> Response:
     size = _size(request.query_params.get("size", "12"))
     slot = request.query_params.get("slot", "")
-    found = await in_thread(service, service.pipeline.similar, request.path_params["id"], size, slot)
+    found = await in_thread(
+        service, service.pipeline.similar, request.path_params["id"], size, slot
+    )
     return _unknown_item() if found is None else as_json(found)
 
 
@@ -112,12 +121,21 @@ async def churn(request: Request, service: Service) -> Response:
         raise NotReadyError("there is no churn model", fix="declare one in churn.py")
     explain = _explain(request)
     name = request.query_params.get("model", "churn")
-    return as_json(await in_thread(service, partial(service.churn.answer, explain=explain), request.path_params["id"], name))
+    return as_json(
+        await in_thread(
+            service, partial(service.churn.answer, explain=explain), request.path_params["id"], name
+        )
+    )
 
 
 async def scores(request: Request, service: Service) -> Response:
     if service.scores is None:
-        return fault(404, "no_scores", "this project scores nobody", fix="declare what to score in scores.py, and run tailorbird up")
+        return fault(
+            404,
+            "no_scores",
+            "this project scores nobody",
+            fix="declare what to score in scores.py, and run tailorbird up",
+        )
     text = request.query_params.get("start", "0")
     start = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else -1
     if start < 0:
@@ -129,7 +147,9 @@ async def scores(request: Request, service: Service) -> Response:
 
 
 async def formulas(request: Request, service: Service) -> Response:
-    return as_json([] if service.formulas is None else await in_thread(service, service.formulas.told))
+    return as_json(
+        [] if service.formulas is None else await in_thread(service, service.formulas.told)
+    )
 
 
 async def put_formula(request: Request, service: Service) -> Response:
@@ -141,12 +161,16 @@ async def put_formula(request: Request, service: Service) -> Response:
 
 
 async def healthz(request: Request, service: Service) -> Response:
-    """The process answers; that is all it says, so that a dead dependency never gets a healthy process killed."""
+    """The process answers; that is all it says, so that a dead dependency never gets a healthy
+    process killed.
+    """
     return Response(b"ok\n", media_type="text/plain")
 
 
 async def readyz(request: Request, service: Service) -> Response:
-    """Whether a balancer should send traffic: the log takes writes, we are warm, and not stopping. Details are in /metrics."""
+    """Whether a balancer should send traffic: the log takes writes, we are warm, and not stopping.
+    Details are in /metrics.
+    """
     if service.draining or not service.door.figures().open:
         return Response(b"not ready\n", 503, media_type="text/plain")
     if service.warming():
@@ -160,7 +184,9 @@ async def metrics(request: Request, service: Service) -> Response:
 
 
 async def status(request: Request, service: Service) -> Response:
-    """What an operator asks in a hurry: does the log take writes, what is missing, which keys are used."""
+    """What an operator asks in a hurry: does the log take writes, what is missing, which keys are
+    used.
+    """
     door = service.door.figures()
     return as_json(
         Status(
@@ -182,7 +208,9 @@ async def spec(request: Request, service: Service) -> Response:
 
 async def docs(request: Request, service: Service) -> Response:
     html = openapi.page(openapi.document(OPERATIONS, Fault))
-    policy = access.SECURITY_HEADERS["content-security-policy"].replace("style-src 'self'", f"style-src {openapi.STYLE_HASH}")
+    policy = access.SECURITY_HEADERS["content-security-policy"].replace(
+        "style-src 'self'", f"style-src {openapi.STYLE_HASH}"
+    )
     return Response(html, media_type="text/html", headers={"content-security-policy": policy})
 
 
@@ -199,12 +227,14 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         post_events,
         Operation(
             WRITE,
-            "Take one event, a list, or one a line; what is accepted is on the disk when this answers.",
+            "Take one event, a list, or one a line; what is accepted is on the disk when "
+            "this answers.",
             Event | list[Event],
             Receipts,
             refuses=Receipts,
             queries={
-                "format": "`segment`, `cloudevents` or `metarank`, for what those send; our own events without it",
+                "format": "`segment`, `cloudevents` or `metarank`, for what those send; our own "
+                "events without it",
                 "key": "a key for browsers, where a page that is left can set no header",
             },
             body_types=("application/json", "application/x-ndjson"),
@@ -213,15 +243,36 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ),
     ("/v1/recommend", "POST"): (
         recommend,
-        Operation(READ, "Fill a slot for a person.", RecommendQuery, Answer, queries=_EXPLAIN, statuses=_QUERY_STATUSES),
+        Operation(
+            READ,
+            "Fill a slot for a person.",
+            RecommendQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
     ),
     ("/v1/rank", "POST"): (
         rank,
-        Operation(READ, "Order the caller's own items for a person.", RankQuery, Answer, queries=_EXPLAIN, statuses=_QUERY_STATUSES),
+        Operation(
+            READ,
+            "Order the caller's own items for a person.",
+            RankQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
     ),
     ("/v1/search", "POST"): (
         search,
-        Operation(READ, "Find items by words, ordered for a person.", SearchQuery, Answer, queries=_EXPLAIN, statuses=_QUERY_STATUSES),
+        Operation(
+            READ,
+            "Find items by words, ordered for a person.",
+            SearchQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
     ),
     ("/v1/items/{id}/similar", "GET"): (
         similar,
@@ -229,7 +280,10 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             READ,
             "Items that go with an item.",
             gives=Similar,
-            queries={"size": "how many, 12 unless said", "slot": "whose rules for everybody, and lists, hold; none unless said"},
+            queries={
+                "size": "how many, 12 unless said",
+                "slot": "whose rules for everybody, and lists, hold; none unless said",
+            },
             statuses=(400, 404, *_GET_STATUSES),
         ),
     ),
@@ -239,24 +293,39 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             READ,
             "How likely a person is to leave.",
             gives=ChurnAnswer,
-            queries={"model": "which of churn.py, `churn` unless said", "explain": "`true` tells what moves the score"},
+            queries={
+                "model": "which of churn.py, `churn` unless said",
+                "explain": "`true` tells what moves the score",
+            },
             statuses=(400, *_GET_STATUSES),
         ),
     ),
-    ("/v1/items/{id}", "GET"): (item, Operation(READ, "An item as the live index knows it.", gives=Item, statuses=(404, *_GET_STATUSES))),
+    ("/v1/items/{id}", "GET"): (
+        item,
+        Operation(
+            READ, "An item as the live index knows it.", gives=Item, statuses=(404, *_GET_STATUSES)
+        ),
+    ),
     ("/v1/scores", "GET"): (
         scores,
         Operation(
             READ,
             "What was scored as events came in, from a position on.",
             gives=Scores,
-            queries={"start": "the `next` of the last answer; 0, or none, for the oldest that is kept"},
+            queries={
+                "start": "the `next` of the last answer; 0, or none, for the oldest that is kept"
+            },
             statuses=(400, 404, *_GET_STATUSES),
         ),
     ),
     ("/v1/formulas", "GET"): (
         formulas,
-        Operation(ADMIN, "What an item is worth to each slot.", gives=list[SlotFormula], statuses=_GET_STATUSES),
+        Operation(
+            ADMIN,
+            "What an item is worth to each slot.",
+            gives=list[SlotFormula],
+            statuses=_GET_STATUSES,
+        ),
     ),
     ("/v1/formulas/{slot}", "PUT"): (
         put_formula,
@@ -269,15 +338,35 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         ),
     ),
     ("/healthz", "GET"): (healthz, Operation(OPEN, "Whether the process answers.")),
-    ("/readyz", "GET"): (readyz, Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,))),
-    ("/metrics", "GET"): (metrics, Operation(READ, "Figures for Prometheus.", statuses=(401, 403, 429))),
+    ("/readyz", "GET"): (
+        readyz,
+        Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,)),
+    ),
+    ("/metrics", "GET"): (
+        metrics,
+        Operation(READ, "Figures for Prometheus.", statuses=(401, 403, 429)),
+    ),
     ("/v1/status", "GET"): (
         status,
-        Operation(ADMIN, "What this server is doing, and which keys are used.", gives=Status, statuses=(401, 403)),
+        Operation(
+            ADMIN,
+            "What this server is doing, and which keys are used.",
+            gives=Status,
+            statuses=(401, 403),
+        ),
     ),
-    ("/tailorbird.js", "GET"): (tracker_script, Operation(OPEN, "The script that sends what people do on a page.", text="text/javascript")),
-    ("/openapi.json", "GET"): (spec, Operation(READ, "This document.", gives=dict, statuses=(401, 403, 429))),
-    ("/docs", "GET"): (docs, Operation(READ, "This document as a page.", text="text/html", statuses=(401, 403, 429))),
+    ("/tailorbird.js", "GET"): (
+        tracker_script,
+        Operation(OPEN, "The script that sends what people do on a page.", text="text/javascript"),
+    ),
+    ("/openapi.json", "GET"): (
+        spec,
+        Operation(READ, "This document.", gives=dict, statuses=(401, 403, 429)),
+    ),
+    ("/docs", "GET"): (
+        docs,
+        Operation(READ, "This document as a page.", text="text/html", statuses=(401, 403, 429)),
+    ),
 }
 OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}
 
@@ -286,29 +375,47 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     """The ASGI application of a serve process.
 
     Args:
-        routes: more routes, such as a demo's shop page, each made by `route`, so that none goes without a declared scope.
+        routes: more routes, such as a demo's shop page, each made by `route`, so that none goes
+            without a declared scope.
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
-    own = [route(path, method, handler, operation.scope, service, whole=True) for (path, method), (handler, operation) in ROUTES.items()]
-    own += [route(path, "POST", handler, WRITE, service, whole=True) for path, handler in segment.handlers().items()]
+    own = [
+        route(path, method, handler, operation.scope, service, whole=True)
+        for (path, method), (handler, operation) in ROUTES.items()
+    ]
+    own += [
+        route(path, "POST", handler, WRITE, service, whole=True)
+        for path, handler in segment.handlers().items()
+    ]
     for each in (*own, *routes):
         if getattr(getattr(each, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
             raise ValueError(f"route {each} declares no scope")
     service.metrics.watch_door(service.door.figures)
     service.metrics.watch_shedding(service.shedder)
     service.metrics.watch_limits(lambda: dict(service.limiter.limited))
-    app = Starlette(routes=[*own, *routes], exception_handlers={HTTPException: _http_fault, Exception: _bug})
+    app = Starlette(
+        routes=[*own, *routes], exception_handlers={HTTPException: _http_fault, Exception: _bug}
+    )
     app.router.redirect_slashes = False
     return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
 
 
 def route(
-    path: str, method: str, handler: Handler, scope: str, service: Service, *, key_header: str = "", whole: bool = False
+    path: str,
+    method: str,
+    handler: Handler,
+    scope: str,
+    service: Service,
+    *,
+    key_header: str = "",
+    whole: bool = False,
 ) -> AddressRoute:
-    """A route whose handler is reached only with a key of `scope`; errors are turned into their bodies, times measured.
+    """A route whose handler is reached only with a key of `scope`; errors are turned into their
+    bodies, times measured.
 
-    `key_header` names another header that may carry the bare key, for the clients of others; `whole` is of `AddressRoute`.
+    `key_header` names another header that may carry the bare key, for the clients of others;
+    `whole` is of `AddressRoute`.
     """
 
     async def endpoint(request: Request) -> Response:
@@ -362,10 +469,15 @@ def _of_route(path: str, error: HTTPException) -> str:
         return f"it takes {(error.headers or {}).get('Allow', 'another method')}"
     last = path.rpartition("/")[2]
     if last in _OF_SEGMENT:
-        return f"Segment's libraries post to /v1/{last}: give them this server as their host, without a path"
+        return (
+            f"Segment's libraries post to /v1/{last}: give them this server as their host, "
+            "without a path"
+        )
     if error.status_code != 404:
         return ""
-    return nearest(path, [*(known for known, _ in ROUTES), *segment.handlers()], "/docs lists the routes")
+    return nearest(
+        path, [*(known for known, _ in ROUTES), *segment.handlers()], "/docs lists the routes"
+    )
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -1,7 +1,9 @@
-"""Reading a request's body: bounded in size and time while it comes in, decompressed within the same bound.
+"""Reading a request's body: bounded in size and time while it comes in, decompressed within the
+same bound.
 
-The server under us limits neither: it takes 200 MiB, and waits forever for a sender that stops half-way. All bodies together are
-bounded too (`Budget`): what does not fit is refused with `Retry-After`, before memory grows.
+The server under us limits neither: it takes 200 MiB, and waits forever for a sender that stops
+half-way. All bodies together are bounded too (`Budget`): what does not fit is refused with
+`Retry-After`, before memory grows.
 """
 
 import asyncio
@@ -25,21 +27,29 @@ BODIES_BYTES_MAX = 64 << 20
 RATIO_MAX = 200  # JSON lines that differ in an id only are packed to a fortieth
 RATIO_FREE_BYTES = 65_536  # so much may be unpacked at any ratio
 MEMBERS_MAX = 1_000  # of a body: each costs time to begin, and an empty one is a few bytes
-_WINDOW_LOG_MAX = 23  # 8 MiB: what a zstd frame may make us hold; RFC 8878, 3.1.1.1.2 asks for no more
+_WINDOW_LOG_MAX = (
+    23  # 8 MiB: what a zstd frame may make us hold; RFC 8878, 3.1.1.1.2 asks for no more
+)
 
 
 class BodyError(TailorbirdError):
-    """A body that is too large (413), too slow (408), of no use (400, 415), or that there is no room for at the moment (503)."""
+    """A body that is too large (413), too slow (408), of no use (400, 415), or that there is no
+    room for at the moment (503).
+    """
 
     code = "bad_body"
 
-    def __init__(self, message: str, *, status: int, code: str, fix: str = "", retry_after_s: int = 0) -> None:
+    def __init__(
+        self, message: str, *, status: int, code: str, fix: str = "", retry_after_s: int = 0
+    ) -> None:
         super().__init__(message, fix=fix)
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
 class Budget:
-    """The bytes that all bodies of a process may take while they are read and checked. For one event loop."""
+    """The bytes that all bodies of a process may take while they are read and checked. For one
+    event loop.
+    """
 
     def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
         self.bytes_max, self.held = bytes_max, 0
@@ -54,7 +64,13 @@ class Held:
     def grow(self, size: int) -> None:
         """Raises BodyError when there is no room."""
         if self._budget.held + size > self._budget.bytes_max:
-            raise BodyError("too many bodies at once", status=503, code="overloaded", fix="send it again in a second", retry_after_s=1)
+            raise BodyError(
+                "too many bodies at once",
+                status=503,
+                code="overloaded",
+                fix="send it again in a second",
+                retry_after_s=1,
+            )
         self._budget.held += size
         self._bytes += size
 
@@ -64,13 +80,17 @@ class Held:
 
 
 async def read_body(
-    request: Request, *, bytes_max: int = BODY_BYTES_MAX, deadline_s: float = BODY_DEADLINE_S, held: Held | None = None
+    request: Request,
+    *,
+    bytes_max: int = BODY_BYTES_MAX,
+    deadline_s: float = BODY_DEADLINE_S,
+    held: Held | None = None,
 ) -> bytes:
     """The body, decompressed.
 
     Raises:
-        BodyError: larger than `bytes_max` before or after decompression, packed beyond belief, not complete within `deadline_s`,
-            damaged, or more than there is room for.
+        BodyError: larger than `bytes_max` before or after decompression, packed beyond belief, not
+            complete within `deadline_s`, damaged, or more than there is room for.
     """
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdecimal() and int(length[:20]) > bytes_max:
@@ -89,13 +109,21 @@ async def read_body(
                 if len(chunks) > bytes_max or packed > bytes_max:
                     raise _too_large(bytes_max)
                 if len(chunks) > RATIO_FREE_BYTES and len(chunks) > RATIO_MAX * packed:
-                    raise BodyError(f"the body unpacks to more than {RATIO_MAX} times its size", status=413, code="too_dense")
+                    raise BodyError(
+                        f"the body unpacks to more than {RATIO_MAX} times its size",
+                        status=413,
+                        code="too_dense",
+                    )
     except TimeoutError:
-        raise BodyError(f"the body was not complete within {deadline_s:g} s", status=408, code="too_slow") from None
+        raise BodyError(
+            f"the body was not complete within {deadline_s:g} s", status=408, code="too_slow"
+        ) from None
     except ClientDisconnect:
         raise BodyError("the sender went away", status=400, code="disconnected") from None
     if not unpack.complete():
-        raise BodyError(f"the {unpack.name} body is cut short", status=400, code=f"bad_{unpack.name}")
+        raise BodyError(
+            f"the {unpack.name} body is cut short", status=400, code=f"bad_{unpack.name}"
+        )
     return bytes(chunks)
 
 
@@ -127,9 +155,13 @@ class _Inflater(Protocol):
 
 
 class _Packed:
-    """Unpacks members one after another (RFC 1952, 2.2; RFC 8878, 3); of all together it never holds more than `bytes_max` bytes."""
+    """Unpacks members one after another (RFC 1952, 2.2; RFC 8878, 3); of all together it never
+    holds more than `bytes_max` bytes.
+    """
 
-    def __init__(self, name: str, bytes_max: int, begin: Callable[[], _Inflater], damaged: type[Exception]) -> None:
+    def __init__(
+        self, name: str, bytes_max: int, begin: Callable[[], _Inflater], damaged: type[Exception]
+    ) -> None:
         self.name, self._left, self._begin, self._damaged = name, bytes_max, begin, damaged
         self._bytes_max, self._members, self._inflater = bytes_max, 1, begin()
 
@@ -141,7 +173,11 @@ class _Packed:
             try:
                 part = self._inflater.decompress(chunk, self._left + 1)
             except self._damaged:
-                raise BodyError(f"the body is not {self.name}, or is damaged", status=400, code=f"bad_{self.name}") from None
+                raise BodyError(
+                    f"the body is not {self.name}, or is damaged",
+                    status=400,
+                    code=f"bad_{self.name}",
+                ) from None
             self._left -= len(part)
             if self._left < 0:
                 raise _too_large(self._bytes_max)
@@ -153,7 +189,12 @@ class _Packed:
         self._members += 1
         if self._members > MEMBERS_MAX:
             fix = f"pack the whole body as one {self.name} stream"
-            raise BodyError(f"the body has more than {MEMBERS_MAX} {self.name} members", status=413, code="too_many_members", fix=fix)
+            raise BodyError(
+                f"the body has more than {MEMBERS_MAX} {self.name} members",
+                status=413,
+                code="too_many_members",
+                fix=fix,
+            )
         self._inflater = self._begin()
 
     def complete(self) -> bool:
@@ -165,7 +206,9 @@ def _gzip_member() -> _Inflater:
 
 
 def _zstd_frame() -> _Inflater:
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX})
+    return zstd.ZstdDecompressor(
+        options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+    )
 
 
 def _unpacker(encoding: str, bytes_max: int) -> _Unpacker:
@@ -176,8 +219,15 @@ def _unpacker(encoding: str, bytes_max: int) -> _Unpacker:
         return _Packed("gzip", bytes_max, _gzip_member, zlib.error)
     if name == "zstd":
         return _Packed("zstd", bytes_max, _zstd_frame, zstd.ZstdError)
-    raise BodyError("expected no content encoding, gzip or zstd", status=415, code="content_encoding")
+    raise BodyError(
+        "expected no content encoding, gzip or zstd", status=415, code="content_encoding"
+    )
 
 
 def _too_large(bytes_max: int) -> BodyError:
-    return BodyError(f"the body has more than {bytes_max} bytes", status=413, code="too_large", fix="send fewer events at once")
+    return BodyError(
+        f"the body has more than {bytes_max} bytes",
+        status=413,
+        code="too_large",
+        fix="send fewer events at once",
+    )

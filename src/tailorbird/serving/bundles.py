@@ -1,13 +1,16 @@
 """The bundle that serves, and its swap under running requests.
 
-A thread looks at the registry's alias file five times a second. When it changed, the new champion is loaded beside the
-old one (checked, golden rows compared, warmed up) and then the reference is replaced: requests that began with the old
-bundle end with it, and it is freed with the last of them. One that cannot be loaded is refused, counted, and leaves
-the previous one serving; it is tried again once one of its files changed, and every few minutes in any case. The champion
-before stays loaded: it answers where the new one fails, and a rollback need not load it. One whose features are still being
-built, after a change of the declarations, waits beside the one that serves until their state has caught up.
+A thread looks at the registry's alias file five times a second. When it changed, the new champion
+is loaded beside the old one (checked, golden rows compared, warmed up) and then the reference is
+replaced: requests that began with the old bundle end with it, and it is freed with the last of
+them. One that cannot be loaded is refused, counted, and leaves the previous one serving; it is
+tried again once one of its files changed, and every few minutes in any case. The champion before
+stays loaded: it answers where the new one fails, and a rollback need not load it. One whose
+features are still being built, after a change of the declarations, waits beside the one that serves
+until their state has caught up.
 
-A bundle may crash its loader (a native parser reads it), so a server first loads it in a child process.
+A bundle may crash its loader (a native parser reads it), so a server first loads it in a child
+process.
 """
 
 import logging
@@ -81,19 +84,24 @@ class Gate(Protocol[B_contra]):
 
 
 class BundleHolder(Generic[B]):
-    """The bundle of a registry's champion. `current` may be called from any thread; take it once a request.
+    """The bundle of a registry's champion. `current` may be called from any thread; take it once a
+    request.
 
     Args:
         registry: where the champion is named.
         load: makes a bundle of a folder, whole and warm, or raises BundleError.
         watcher: told of each swap and each refusal.
-        gate: lets a bundle serve once its features are there, and is told which one serves; None lets it serve at once.
-        name: which of the registry's `NAMES` is followed; what is behind another one than the champion goes when the name does.
+        gate: lets a bundle serve once its features are there, and is told which one serves; None
+            lets it serve at once.
+        name: which of the registry's `NAMES` is followed; what is behind another one than the
+            champion goes when the name does.
         keep_previous: hold the champion before ready.
-        probe: tries a folder in a child process before it is loaded here, and raises BundleError; None trusts it.
+        probe: tries a folder in a child process before it is loaded here, and raises BundleError;
+            None trusts it.
     Attributes:
         share: of the people whom a canary is to answer, as the registry said last.
-        stands_in: whether the bundle is the champion before, taken at the start because the champion cannot be loaded.
+        stands_in: whether the bundle is the champion before, taken at the start because the
+            champion cannot be loaded.
     """
 
     def __init__(
@@ -119,7 +127,9 @@ class BundleHolder(Generic[B]):
         self.stands_in = False
         self._seen: Stamp | None = None
         self._problem = ""
-        self.loop = Loop("bundles" if name == "champion" else name, self.look, every_s=poll_s, first=False)
+        self.loop = Loop(
+            "bundles" if name == "champion" else name, self.look, every_s=poll_s, first=False
+        )
 
     def current(self) -> B | None:
         """The bundle to answer with, or None if there has been none yet."""
@@ -135,11 +145,15 @@ class BundleHolder(Generic[B]):
         return self._problem
 
     def start(self) -> None:
-        """Load the champion, or the one before it if that cannot be loaded, and watch for changes from then on."""
+        """Load the champion, or the one before it if that cannot be loaded, and watch for changes
+        from then on.
+        """
         self.look()
         if self._bundle is None and self._problem and self._name == "champion":
             problem, refused = self._problem, self._refused
-            with suppress(TailorbirdError):  # what names the one before is damaged, as `look` has said
+            with suppress(
+                TailorbirdError
+            ):  # what names the one before is damaged, as `look` has said
                 self.stands_in = self._take(self._registry.previous())
             self._problem, self._refused = problem, refused
         self.loop.start()
@@ -148,8 +162,8 @@ class BundleHolder(Generic[B]):
         self.loop.stop()
 
     def look(self) -> bool:
-        """Swap the champion in if the alias file changed since the last look, if it has waited long enough, or if what was refused was
-        mended; whether it was swapped.
+        """Swap the champion in if the alias file changed since the last look, if it has waited long
+        enough, or if what was refused was mended; whether it was swapped.
         """
         seen = stamp(self._registry.path / "aliases.json")
         if seen == self._seen:
@@ -173,7 +187,9 @@ class BundleHolder(Generic[B]):
         return self._take(folder)
 
     def _hold_previous(self) -> None:
-        """Have the champion before ready: after a swap it is there anyway, after a start it is loaded once the champion serves."""
+        """Have the champion before ready: after a swap it is there anyway, after a start it is
+        loaded once the champion serves.
+        """
         self._look_behind = False
         try:
             folder = self._registry.previous()
@@ -193,8 +209,14 @@ class BundleHolder(Generic[B]):
         refused = _Refused(folder)
         try:
             before = self._before
-            bundle = before if before is not None and before.version == folder.name else self._loaded(folder)
-        except Exception as error:  # whatever is wrong with a bundle, the previous one goes on serving
+            bundle = (
+                before
+                if before is not None and before.version == folder.name
+                else self._loaded(folder)
+            )
+        except (
+            Exception
+        ) as error:  # whatever is wrong with a bundle, the previous one goes on serving
             self._refuse(f"{folder.name}: {error}")
             self._refused = refused
             return False
@@ -207,13 +229,22 @@ class BundleHolder(Generic[B]):
         return self._load(folder)
 
     def _try(self, bundle: B) -> bool:
-        """Let a loaded bundle serve, or wait for its features if there is one that serves meanwhile."""
+        """Let a loaded bundle serve, or wait for its features if there is one that serves
+        meanwhile.
+        """
         may_wait = self._bundle is not None or self._name != "champion"
         if self._gate is not None and may_wait and not self._gate.caught_up(bundle, self._bundle):
             if self._waiting is not bundle:
                 self._waiting = bundle
-                self._problem = f"{bundle.version} waits until the state of its features and its candidate tables are built"
-                log.info("%s; %s serves until then", self._problem, self._bundle.version if self._bundle is not None else "the champion")
+                self._problem = (
+                    f"{bundle.version} waits until the state of its features and its "
+                    "candidate tables are built"
+                )
+                log.info(
+                    "%s; %s serves until then",
+                    self._problem,
+                    self._bundle.version if self._bundle is not None else "the champion",
+                )
             return False
         self._waiting = None
         if self._keep_previous:
@@ -241,7 +272,9 @@ class BundleHolder(Generic[B]):
 
 
 def probe_in_child(folder: Path) -> None:
-    """Load a bundle in a process of its own. Raises BundleError if that refuses it, dies of it, or takes a minute."""
+    """Load a bundle in a process of its own. Raises BundleError if that refuses it, dies of it, or
+    takes a minute.
+    """
     command = [sys.executable, "-m", "tailorbird.serving.probe", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=PROBE_S, text=True, check=False)
@@ -249,7 +282,12 @@ def probe_in_child(folder: Path) -> None:
         raise BundleError(f"loading took more than {PROBE_S:g} s", where=str(folder)) from None
     if done.returncode < 0:
         raise BundleError(
-            f"loading it ended a process by signal {-done.returncode}", where=str(folder), fix="train again; do not promote it"
+            f"loading it ended a process by signal {-done.returncode}",
+            where=str(folder),
+            fix="train again; do not promote it",
         )
     if done.returncode:
-        raise BundleError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it cannot be loaded", where=str(folder))
+        raise BundleError(
+            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it cannot be loaded",
+            where=str(folder),
+        )

@@ -1,7 +1,9 @@
-"""The published candidate tables, as a server reads them: opened when they are there, followed when another contract takes over.
+"""The published candidate tables, as a server reads them: opened when they are there, followed when
+another contract takes over.
 
-A thread looks every fifth of a second: whether another contract is current, and whether there is a new session table, which is decoded
-here rather than in the next request. Where nothing is published yet, or the store cannot be read, requests have no tables and say so.
+A thread looks every fifth of a second: whether another contract is current, and whether there is a
+new session table, which is decoded here rather than in the next request. Where nothing is published
+yet, or the store cannot be read, requests have no tables and say so.
 """
 
 import logging
@@ -52,12 +54,15 @@ class _Open:
 
 
 class LiveTables:
-    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Safe to use from several threads.
+    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Safe to use
+    from several threads.
 
     Args:
         root: the folder of candidates.
-        wanted: says which contract to read where only copies are at hand, whose `current.json` is on another machine.
-        log_end: position behind the routed log; tables that hold all of it are the newest, whoever publishes them or does not.
+        wanted: says which contract to read where only copies are at hand, whose `current.json` is
+            on another machine.
+        log_end: position behind the routed log; tables that hold all of it are the newest, whoever
+            publishes them or does not.
     """
 
     def __init__(
@@ -91,7 +96,9 @@ class LiveTables:
 
     @contextmanager
     def tables(self) -> Iterator[CandidateTables]:
-        """Open the newest tables for a request, `NO_TABLES` where there are none or they are out of reach."""
+        """Open the newest tables for a request, `NO_TABLES` where there are none or they are out of
+        reach.
+        """
         opened = self._enter()
         if opened is None:
             yield NO_TABLES
@@ -99,7 +106,9 @@ class LiveTables:
         try:
             with ExitStack() as stack:
                 try:
-                    tables: CandidateTables = Reachable(stack.enter_context(opened.reader.tables()), self._tell)
+                    tables: CandidateTables = Reachable(
+                        stack.enter_context(opened.reader.tables()), self._tell
+                    )
                 except TailorbirdError as error:
                     self._tell(str(error))
                     tables = NO_TABLES
@@ -110,14 +119,18 @@ class LiveTables:
     def covers(self, sources: Collection[str]) -> bool:
         """Whether the tables answer all that some sources ask for."""
         with self._lock:
-            return self._open is not None and self._open.reader.contract.covers(contract_of(sources, shown=self._shown))
+            return self._open is not None and self._open.reader.contract.covers(
+                contract_of(sources, shown=self._shown)
+            )
 
     @property
     def _shown(self) -> str:
         return self._open.reader.contract.shown if self._open is not None else "impression"
 
     def ages(self) -> Mapping[str, int]:
-        """By group of tables, for how long it has not been known to be the newest state of the log, microseconds."""
+        """By group of tables, for how long it has not been known to be the newest state of the log,
+        microseconds.
+        """
         opened = self._enter()
         if opened is None:
             return {}
@@ -126,7 +139,10 @@ class LiveTables:
         if published is None:
             return {}
         now, end = self._clock.now(), self._log_end() if self._log_end is not None else 1 << 62
-        return {name: 0 if group.p >= end - 1 else max(now - group.at, 0) for name, group in published.groups.items()}
+        return {
+            name: 0 if group.p >= end - 1 else max(now - group.at, 0)
+            for name, group in published.groups.items()
+        }
 
     def look(self) -> None:
         """Follow the current contract, and make ready what is new."""
@@ -152,8 +168,16 @@ class LiveTables:
             return
         self._retry_at = time.monotonic() + RETRY_S
         try:
-            contract = current_contract(self._root) if self._copies is None or self._wanted is None else self._wanted()
-            if contract is None or (opened is not None and self._copies is not None and opened.reader.contract == contract):
+            contract = (
+                current_contract(self._root)
+                if self._copies is None or self._wanted is None
+                else self._wanted()
+            )
+            if contract is None or (
+                opened is not None
+                and self._copies is not None
+                and opened.reader.contract == contract
+            ):
                 return
             reader = open_tables(self._root, contract, copies=self._copies, breaker=self._breaker)
             reader.look()
@@ -193,7 +217,8 @@ class LiveTables:
 
 
 class Reachable:
-    """Tables that are empty from the first read on that fails: a store out of reach takes the sources from an answer, not the answer.
+    """Tables that are empty from the first read on that fails: a store out of reach takes the
+    sources from an answer, not the answer.
 
     Implements `protocol.CandidateTables`.
     """

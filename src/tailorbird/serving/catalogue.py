@@ -1,12 +1,14 @@
 """Items as they are now: what the routed log says of them since the bundle's index was built.
 
-A new item can be shown, and one that went out of stock disappears, within a second of its event, without a new bundle: also one
-that has no profile, and of which only what people do says that it is there.
+A new item can be shown, and one that went out of stock disappears, within a second of its event,
+without a new bundle: also one that has no profile, and of which only what people do says that it is
+there.
 
-The routed log is read from its beginning once, in the background, and then followed; only `item` events and the item
-ids of interests are looked at. What stood in the part that was deleted is summed up in two tables beside the log
-(`router.pruned`), or in a topic of their own (`router.retention`). The index itself is `retrieval.index`; a changed one is
-made beside the one in use.
+The routed log is read from its beginning once, in the background, and then followed; only `item`
+events and the item ids of interests are looked at. What stood in the part that was deleted is
+summed up in two tables beside the log (`router.pruned`), or in a topic of their own
+(`router.retention`). The index itself is `retrieval.index`; a changed one is made beside the one in
+use.
 """
 
 import logging
@@ -50,7 +52,8 @@ class Catalogue:
     `over` may be called from any thread; `refresh` by one at a time. `loop` is the thread.
 
     Attributes:
-        ready: told of each index that is made, before requests get it: to compute what they will need of it.
+        ready: told of each index that is made, before requests get it: to compute what they will
+            need of it.
         caught_up: whether the log, if there is one, was read to its end once.
     """
 
@@ -93,7 +96,9 @@ class Catalogue:
                 self._log = open_reader(self._routed)
             except NotReadyError:  # there is no router yet, or it is just making its file
                 return 0
-        if self._position < self._log.start():  # at first, or when the router deleted what was not read yet
+        if (
+            self._position < self._log.start()
+        ):  # at first, or when the router deleted what was not read yet
             found = self._begin(self._log)
         while stored := self._log.read(self._position, bytes_max=bytes_max):
             for each in stored:
@@ -102,7 +107,9 @@ class Catalogue:
             self._position = stored[-1].end
             if self.loop.stopping:
                 break
-        if found:  # here, rather than in the next requests: over what they asked for since the last change
+        if (
+            found
+        ):  # here, rather than in the next requests: over what they asked for since the last change
             self._renew()
         return found
 
@@ -112,11 +119,18 @@ class Catalogue:
         seen = _Seen()
         with self._summary(reader) as (connection, position):
             self._position = position
-            if connection is not None and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():
+            if (
+                connection is not None
+                and connection.execute(
+                    "SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'"
+                ).fetchone()
+            ):
                 chosen = "SELECT item_id, properties, valid_from, known_since FROM pruned_item"
                 for item_id, text, valid_from, known_since in connection.execute(chosen):
                     items[item_id] = ItemVersion(text, valid_from, known_since, position - 1)
-                for type_, item_id in connection.execute("SELECT type, item_id FROM pruned_interest"):
+                for type_, item_id in connection.execute(
+                    "SELECT type, item_id FROM pruned_interest"
+                ):
                     if type_ in INTERESTS:
                         seen.take([item_id], [0])
         self._items, self._seen = items, seen
@@ -137,7 +151,11 @@ class Catalogue:
         newest = Newest(address).look()
         if newest is None or newest.position < start:
             if start > 1:
-                log.error("what was deleted is not summed up in %s: items that stood there alone are not known", address)
+                log.error(
+                    "what was deleted is not summed up in %s: items that stood there alone "
+                    "are not known",
+                    address,
+                )
             yield None, start
             return
         with closing(load(address, newest)) as connection:
@@ -149,7 +167,8 @@ class Catalogue:
         return self._position
 
     def over(self, index: Index | None) -> Index | None:
-        """An index that knows the items as they were at the last `refresh`; `index` itself if nothing changed, None if there is nothing.
+        """An index that knows the items as they were at the last `refresh`; `index` itself if
+        nothing changed, None if there is nothing.
 
         While a refresh makes the next one, requests go on with the one before: none waits for it.
         """
@@ -159,16 +178,21 @@ class Catalogue:
                 made = self._made(index) or self._laid(index)
                 if made is None:
                     return None
-                # Four are kept: champion, canary, shadow, and during a swap the one before are asked for in turn.
+                # Four are kept: champion, canary, shadow, and during a swap the one before are
+                # asked for in turn.
                 others = [one for one in self._overlaid if one.base is not index]
                 self._overlaid = (made, *others[:3])
         made.asked = True
         return made.index
 
     def _renew(self) -> None:
-        """Lay the items anew over what was asked for since the last change; what was not is made when it is asked for again."""
+        """Lay the items anew over what was asked for since the last change; what was not is made
+        when it is asked for again.
+        """
         with self._changed:
-            bases = [one.base for one in self._overlaid if one.asked] or [one.base for one in self._overlaid[:1]]
+            bases = [one.base for one in self._overlaid if one.asked] or [
+                one.base for one in self._overlaid[:1]
+            ]
             self._overlaid = tuple(made for base in bases if (made := self._laid(base)) is not None)
 
     def _laid(self, base: Index | None) -> "_Overlaid | None":
@@ -189,18 +213,28 @@ class Catalogue:
     def _take(self, payload: bytes, p: int) -> int:
         """Take in a block of events, whose first position is `p`."""
         table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
-        interests = table.filter(pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"])))
+        interests = table.filter(
+            pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"]))
+        )
         first = interests.group_by("item_id").aggregate([("ts", "min")])
         found = self._seen.take(first["item_id"].to_pylist(), micros(first["ts_min"]).tolist())
         is_profile = pc.equal(table["type"], "item")
         profiles, places = table.filter(is_profile), np.flatnonzero(is_profile.to_numpy()) + p
         if not profiles.num_rows:
             return found
-        ids, texts, timeless = (profiles[name].to_pylist() for name in ("item_id", "properties", "timeless"))
+        ids, texts, timeless = (
+            profiles[name].to_pylist() for name in ("item_id", "properties", "timeless")
+        )
         valid_from = micros(profiles["ts"]).tolist()
         received = micros(profiles["received_at"]).tolist()
-        for item_id, text, always, ts, at, place in zip(ids, texts, timeless, valid_from, received, places.tolist(), strict=True):
-            take_version(self._items, item_id, ItemVersion(text or "{}", 0 if always else ts, max(ts, at), place))
+        for item_id, text, always, ts, at, place in zip(
+            ids, texts, timeless, valid_from, received, places.tolist(), strict=True
+        ):
+            take_version(
+                self._items,
+                item_id,
+                ItemVersion(text or "{}", 0 if always else ts, max(ts, at), place),
+            )
         return found + profiles.num_rows
 
     def _follow(self) -> None:
@@ -217,13 +251,17 @@ def _nothing_to_do(index: Index) -> None:
     """Nobody needs anything of it beforehand."""
 
 
-_ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS])  # the rest stays packed
+_ONLY = pa.ipc.IpcReadOptions(
+    included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS]
+)  # the rest stays packed
 _INTERESTS = pa.array(INTERESTS, pa.string())
 _EMPTY = Index.bare(())
 
 
 class _Seen:
-    """The items of which any event was seen, in the order in which they came, and when each was seen first."""
+    """The items of which any event was seen, in the order in which they came, and when each was
+    seen first.
+    """
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -232,7 +270,9 @@ class _Seen:
 
     def take(self, ids: list[str], ts: list[int]) -> int:
         """Note items; how many of them are new."""
-        fresh = [(item_id, at) for item_id, at in zip(ids, ts, strict=True) if item_id not in self._first]
+        fresh = [
+            (item_id, at) for item_id, at in zip(ids, ts, strict=True) if item_id not in self._first
+        ]
         if fresh:
             self.ids += [item_id for item_id, _ in fresh]
             self._first.update(fresh)
@@ -244,4 +284,7 @@ class _Seen:
         if len(self._keys) > 1:
             self._keys = [np.concatenate(self._keys)]
         rows = index.find(self._keys[0]) if self._keys else np.zeros(0, np.intp)
-        return [NewItem(self.ids[at], {}, self._first[self.ids[at]]) for at in np.flatnonzero(rows < 0).tolist()]
+        return [
+            NewItem(self.ids[at], {}, self._first[self.ids[at]])
+            for at in np.flatnonzero(rows < 0).tolist()
+        ]

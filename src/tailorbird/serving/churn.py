@@ -1,8 +1,10 @@
-"""`GET /v1/users/{id}/churn`: how likely one person is to leave, by the champion of a churn model and what the state knows now.
+"""`GET /v1/users/{id}/churn`: how likely one person is to leave, by the champion of a churn model
+and what the state knows now.
 
-A churn model has a registry of its own (`registry/churn/NAME`), its bundle its own holder, so that it is swapped and refused apart from
-the ranker's. Columns are read from the same states as those of answers, at the moments that the bundle asks for. Nothing is logged:
-asking is no event. `training.churn.score` scores everybody, by the same bundle.
+A churn model has a registry of its own (`registry/churn/NAME`), its bundle its own holder, so that
+it is swapped and refused apart from the ranker's. Columns are read from the same states as those of
+answers, at the moments that the bundle asks for. Nothing is logged: asking is no event.
+`training.churn.score` scores everybody, by the same bundle.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -48,7 +50,8 @@ class _Swaps:
 
 
 class ChurnModels:
-    """The churn models of a project, each with the bundle that serves. Safe to call from any thread once started.
+    """The churn models of a project, each with the bundle that serves. Safe to call from any thread
+    once started.
 
     Args:
         registries: by the model's name.
@@ -98,8 +101,13 @@ class ChurnModels:
         assert bundle.features is not None  # `_bundle` saw to it
         with self._schemas.reading_of(bundle.features) as reading:
             if reading.reader is None:
-                raise NotReadyError("the features are not there at the moment", fix="ask again later")
-            read = [reading.reader.person(ReadRequest(user_id=person, now=moment)) for moment in bundle.moments(now)]
+                raise NotReadyError(
+                    "the features are not there at the moment", fix="ask again later"
+                )
+            read = [
+                reading.reader.person(ReadRequest(user_id=person, now=moment))
+                for moment in bundle.moments(now)
+            ]
         rows = [_columns(each, bundle, reading.features) for each in read]
         scores = bundle.score(rows)
         purchases = float(scores.purchases[0])
@@ -127,25 +135,46 @@ class ChurnModels:
     def _bundle(self, name: str) -> ChurnBundle:
         holder = self._holders.get(name)
         if holder is None:
-            fix = f"use one of {', '.join(self._holders)}" if self._holders else "declare one in churn.py"
-            raise QueryError(f"there is no churn model {name[:60]!r}", path="model", code="unknown_model", fix=fix)
+            fix = (
+                f"use one of {', '.join(self._holders)}"
+                if self._holders
+                else "declare one in churn.py"
+            )
+            raise QueryError(
+                f"there is no churn model {name[:60]!r}",
+                path="model",
+                code="unknown_model",
+                fix=fix,
+            )
         bundle = holder.current()
         if bundle is None or bundle.features is None:
             problem = holder.problem or "it has no champion yet"
-            raise NotReadyError(f"churn model {name} does not answer: {problem}", fix=f"tailorbird train {name}")
+            raise NotReadyError(
+                f"churn model {name} does not answer: {problem}", fix=f"tailorbird train {name}"
+            )
         return bundle
 
     def _keep_open(self) -> None:
-        bundles: Iterable[ChurnBundle | None] = (holder.current() for holder in self._holders.values())
-        wanted = (bundle.features.schema_hash for bundle in bundles if bundle is not None and bundle.features is not None)
+        bundles: Iterable[ChurnBundle | None] = (
+            holder.current() for holder in self._holders.values()
+        )
+        wanted = (
+            bundle.features.schema_hash
+            for bundle in bundles
+            if bundle is not None and bundle.features is not None
+        )
         self._schemas.keep_open(wanted, by="churn")
 
 
-def _columns(rows: Rows, bundle: ChurnBundle, features: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+def _columns(
+    rows: Rows, bundle: ChurnBundle, features: FeatureSet
+) -> tuple[np.ndarray, np.ndarray]:
     """The one row of the columns that the bundle reads."""
     numeric = [features.numeric.index(name) for name in bundle.read.numeric]
     categorical = [features.categorical.index(name) for name in bundle.read.categorical]
-    sequence = rows.sequences.get(bundle.space.tower.plan.sequence) if bundle.space is not None else None
+    sequence = (
+        rows.sequences.get(bundle.space.tower.plan.sequence) if bundle.space is not None else None
+    )
     return bundle.numeric(rows.numeric[:1, numeric], sequence), rows.categorical[:1, categorical]
 
 

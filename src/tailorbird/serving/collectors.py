@@ -1,4 +1,5 @@
-"""Figures of others as families of Prometheus: each is asked for when somebody reads `/metrics`, and holds nothing itself.
+"""Figures of others as families of Prometheus: each is asked for when somebody reads `/metrics`,
+and holds nothing itself.
 
 What a serve process counts by itself stands in `serving.metrics`.
 """
@@ -34,8 +35,16 @@ class FeaturesCollector(Collector):
         if now is None:
             return
         for name, text, counts in (
-            ("tailorbird_features_compared", "Served values recomputed from the lake.", now.compared),
-            ("tailorbird_features_unequal", "Of these, values that differ in any bit. Alarm on any.", now.unequal),
+            (
+                "tailorbird_features_compared",
+                "Served values recomputed from the lake.",
+                now.compared,
+            ),
+            (
+                "tailorbird_features_unequal",
+                "Of these, values that differ in any bit. Alarm on any.",
+                now.unequal,
+            ),
         ):
             family = CounterMetricFamily(name, text, labels=["feature"])
             for feature, count in counts.items():
@@ -46,17 +55,24 @@ class FeaturesCollector(Collector):
         text = "When served features were last compared with the lake."
         yield GaugeMetricFamily("tailorbird_features_compared_at_seconds", text, value=now.at / 1e6)
         text = "1 while the comparison fails; doctor says why."
-        yield GaugeMetricFamily("tailorbird_features_compare_failing", text, value=int(bool(now.error)))
+        yield GaugeMetricFamily(
+            "tailorbird_features_compare_failing", text, value=int(bool(now.error))
+        )
 
 
 class CopiesCollector:
-    """As this server has last read them: grows where the worker stopped, where it cannot reach the Valkey, and where we cannot."""
+    """As this server has last read them: grows where the worker stopped, where it cannot reach the
+    Valkey, and where we cannot.
+    """
 
     def __init__(self, published_at: Callable[[], dict[str, int]]) -> None:
         self._published_at = published_at
 
     def collect(self) -> Iterable[Metric]:
-        text = "For how long the copies that features are read from have not been known to be up to date. Alarm beyond store.stale_after."
+        text = (
+            "For how long the copies that features are read from have not been known to be up "
+            "to date. Alarm beyond store.stale_after."
+        )
         age = GaugeMetricFamily("tailorbird_features_age_seconds", text, labels=["schema"])
         now = time.time()
         for schema, at in self._published_at().items():
@@ -65,14 +81,22 @@ class CopiesCollector:
 
 
 class CandidatesCollector(Collector):
-    """How old the tables are that each candidate source reads: grows where the candidates role stopped, or is behind the log."""
+    """How old the tables are that each candidate source reads: grows where the candidates role
+    stopped, or is behind the log.
+    """
 
     def __init__(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
         self._ages, self._sources = ages, sources
 
     def collect(self) -> Iterable[Metric]:
-        text = "For how long a candidate source has not been known to show the newest state of the log. "
-        text += "Alarm beyond 30 seconds; of session_knn and stan, whose tables come once a minute, beyond two minutes."
+        text = (
+            "For how long a candidate source has not been known to show the newest state of "
+            "the log. "
+        )
+        text += (
+            "Alarm beyond 30 seconds; of session_knn and stan, whose tables come once a "
+            "minute, beyond two minutes."
+        )
         age = GaugeMetricFamily("tailorbird_candidates_age_seconds", text, labels=["source"])
         ages = self._ages()
         for name in self._sources:
@@ -89,8 +113,12 @@ class SheddingCollector(Collector):
         text = "Requests refused because too much work waited."
         yield CounterMetricFamily("tailorbird_shed", text, value=self._shedder.refused)
         text = "How long a question that came now would have to wait for a thread."
-        yield GaugeMetricFamily("tailorbird_expected_wait_seconds", text, value=self._shedder.expected_s())
-        yield GaugeMetricFamily("tailorbird_waiting", "Questions that run or wait.", value=self._shedder.waiting)
+        yield GaugeMetricFamily(
+            "tailorbird_expected_wait_seconds", text, value=self._shedder.expected_s()
+        )
+        yield GaugeMetricFamily(
+            "tailorbird_waiting", "Questions that run or wait.", value=self._shedder.waiting
+        )
 
 
 class PatienceCollector(Collector):
@@ -99,12 +127,25 @@ class PatienceCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         one = ["dependency"]
-        text = "1 while a dependency is left alone, since it failed or was late three times in a row. Alarm when it lasts."
+        text = (
+            "1 while a dependency is left alone, since it failed or was late three times in a "
+            "row. Alarm when it lasts."
+        )
         left_alone = GaugeMetricFamily("tailorbird_left_alone", text, labels=one)
-        given_up = CounterMetricFamily("tailorbird_given_up", "How often it was left alone, for a second at a time.", labels=one)
-        late = CounterMetricFamily("tailorbird_late", "Answers of it that took longer than its budget.", labels=one)
+        given_up = CounterMetricFamily(
+            "tailorbird_given_up",
+            "How often it was left alone, for a second at a time.",
+            labels=one,
+        )
+        late = CounterMetricFamily(
+            "tailorbird_late", "Answers of it that took longer than its budget.", labels=one
+        )
         for state in self._states():
-            for family, value in ((left_alone, int(state.open)), (given_up, state.opened), (late, state.late)):
+            for family, value in (
+                (left_alone, int(state.open)),
+                (given_up, state.opened),
+                (late, state.late),
+            ):
                 family.add_metric([state.name], value)
         yield from (left_alone, given_up, late)
 
@@ -117,8 +158,16 @@ class HedgeCollector(Collector):
         hedge = self._hedge
         for name, text, value in (
             ("tailorbird_store_reads", "Round trips to the Valkey that read.", hedge.reads),
-            ("tailorbird_store_asked_twice", "Of these, how many took so long that they were asked a second time.", hedge.asked_twice),
-            ("tailorbird_store_second_won", "Of these, how many the second question answered first.", hedge.won),
+            (
+                "tailorbird_store_asked_twice",
+                "Of these, how many took so long that they were asked a second time.",
+                hedge.asked_twice,
+            ),
+            (
+                "tailorbird_store_second_won",
+                "Of these, how many the second question answered first.",
+                hedge.won,
+            ),
         ):
             yield CounterMetricFamily(name, text, value=value)
 
@@ -128,7 +177,11 @@ class RolloutCollector(Collector):
         self._versions = versions
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily("tailorbird_rollout_info", "1 for each bundle that is loaded, and as what.", labels=["role", "version"])
+        family = GaugeMetricFamily(
+            "tailorbird_rollout_info",
+            "1 for each bundle that is loaded, and as what.",
+            labels=["role", "version"],
+        )
         for role, version in self._versions().items():
             family.add_metric([role, version], 1)
         yield family
@@ -139,7 +192,9 @@ class LimitsCollector:
         self._limited = limited
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily("tailorbird_limited", "Requests refused for a limit's sake, by limit.", labels=["limit"])
+        family = CounterMetricFamily(
+            "tailorbird_limited", "Requests refused for a limit's sake, by limit.", labels=["limit"]
+        )
         for limit, count in self._limited().items():
             family.add_metric([limit], count)
         yield family
@@ -153,18 +208,38 @@ class LagCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         names = ["reader", "log"]
-        rows = GaugeMetricFamily("tailorbird_lag_rows", "Rows of a log that its reader has yet to take.", labels=names)
-        blocks = GaugeMetricFamily("tailorbird_lag_blocks", "Blocks (messages of a topic) that hold these rows.", labels=names)
-        text = "For how long the first of these rows has been waiting; 0 where none is, or where its log does not say."
+        rows = GaugeMetricFamily(
+            "tailorbird_lag_rows", "Rows of a log that its reader has yet to take.", labels=names
+        )
+        blocks = GaugeMetricFamily(
+            "tailorbird_lag_blocks",
+            "Blocks (messages of a topic) that hold these rows.",
+            labels=names,
+        )
+        text = (
+            "For how long the first of these rows has been waiting; 0 where none is, or where "
+            "its log does not say."
+        )
         seconds = GaugeMetricFamily("tailorbird_lag_seconds", text, labels=names)
-        lost = GaugeMetricFamily("tailorbird_lag_lost_rows", "Rows that were read and that the log lost since. Alarm on any.", labels=names)
+        lost = GaugeMetricFamily(
+            "tailorbird_lag_lost_rows",
+            "Rows that were read and that the log lost since. Alarm on any.",
+            labels=names,
+        )
         now = int(time.time() * 1e6)
         for lag in self._lag.lags:
-            for family, value in ((rows, lag.rows), (blocks, lag.blocks), (seconds, lag.seconds(now)), (lost, lag.lost)):
+            for family, value in (
+                (rows, lag.rows),
+                (blocks, lag.blocks),
+                (seconds, lag.seconds(now)),
+                (lost, lag.lost),
+            ):
                 family.add_metric([lag.reader, lag.log], value)
         yield from (rows, blocks, seconds, lost)
         text = "When this was last measured; old: a log cannot be read."
-        yield GaugeMetricFamily("tailorbird_lag_measured_at_seconds", text, value=self._lag.measured_at)
+        yield GaugeMetricFamily(
+            "tailorbird_lag_measured_at_seconds", text, value=self._lag.measured_at
+        )
 
 
 class ThreadsCollector(Collector):
@@ -187,7 +262,9 @@ class RoleCollector(Collector):
         one = ["role"]
         text = "How long ago the role's loop last came round. Alarm when it grows."
         age = GaugeMetricFamily("tailorbird_role_age_seconds", text, labels=one)
-        rounds = CounterMetricFamily("tailorbird_role_rounds", "How often it came round.", labels=one)
+        rounds = CounterMetricFamily(
+            "tailorbird_role_rounds", "How often it came round.", labels=one
+        )
         age.add_metric([self._role], self._stop.age_s())
         rounds.add_metric([self._role], self._stop.rounds)
         yield from (age, rounds)
@@ -209,10 +286,18 @@ class ScoresCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         now = self._figures()
-        rows = CounterMetricFamily("tailorbird_score_rows", "Rows of the routed log that were looked at.")
+        rows = CounterMetricFamily(
+            "tailorbird_score_rows", "Rows of the routed log that were looked at."
+        )
         rows.add_metric([], now.rows)
-        scores = CounterMetricFamily("tailorbird_scores", "Scores that were appended.", labels=["name"])
-        unscored = CounterMetricFamily("tailorbird_unscored", "People who were not scored, as no model answered.", labels=["name"])
+        scores = CounterMetricFamily(
+            "tailorbird_scores", "Scores that were appended.", labels=["name"]
+        )
+        unscored = CounterMetricFamily(
+            "tailorbird_unscored",
+            "People who were not scored, as no model answered.",
+            labels=["name"],
+        )
         for family, counts in ((scores, now.scores), (unscored, now.unscored)):
             for name, count in counts.items():
                 family.add_metric([name], count)
@@ -230,13 +315,25 @@ class WorkersCollector(Collector):
         if not found:
             return
         one = ["schema"]
-        at = GaugeMetricFamily("tailorbird_worker_told_at_seconds", "When the worker last told its figures; old: it is gone.", labels=one)
+        at = GaugeMetricFamily(
+            "tailorbird_worker_told_at_seconds",
+            "When the worker last told its figures; old: it is gone.",
+            labels=one,
+        )
         text = "Rows of the routed log that the worker has yet to take in."
         behind = GaugeMetricFamily("tailorbird_worker_behind_rows", text, labels=one)
-        rows = CounterMetricFamily("tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=one)
-        unfit = [CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*one, "field"]) for name, text in _UNFIT]
+        rows = CounterMetricFamily(
+            "tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=one
+        )
+        unfit = [
+            CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*one, "field"])
+            for name, text in _UNFIT
+        ]
         kinds = [family(name, text, labels=[*one, "entity"]) for name, text, family, _ in _KINDS]
-        copies = [GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=one) for name, text in _COPIES]
+        copies = [
+            GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=one)
+            for name, text in _COPIES
+        ]
         for now in found:
             schema = now.schema_hash
             if now.copies is not None:
@@ -256,12 +353,19 @@ class WorkersCollector(Collector):
 
 
 _UNFIT = (
-    ("capped", "Values above the maximum that is declared for them, counted as that, by what is summed."),
+    (
+        "capped",
+        "Values above the maximum that is declared for them, counted as that, by what is summed.",
+    ),
     ("unreadable", "Values that are missing because they are no number or text as declared."),
     ("converted", "Truths and lists that were taken as numbers."),
 )
 _COPIES = (
-    ("age_seconds", "For how long the copies in Valkey have not been known to be up to date. Alarm beyond store.stale_after."),
+    (
+        "age_seconds",
+        "For how long the copies in Valkey have not been known to be up to date. Alarm "
+        "beyond store.stale_after.",
+    ),
     ("behind_commits", "Commits of the state that the copies lack."),
     ("behind_rows", "Records that wait to be copied; 0 too where all are to be copied anew."),
     ("failing", "1 while the copies cannot be renewed; the worker's log says why."),
@@ -269,8 +373,18 @@ _COPIES = (
 _KINDS = (
     ("tailorbird_state_entities", "Entities that have records.", GaugeMetricFamily, "entities"),
     ("tailorbird_state_bytes", "Bytes of their state records.", GaugeMetricFamily, "state_bytes"),
-    ("tailorbird_state_expired", "Entities let go because nothing of them could be read any more.", CounterMetricFamily, "expired"),
-    ("tailorbird_state_dropped", "Entities dropped to stay within entities_max. Alarm on any.", CounterMetricFamily, "dropped"),
+    (
+        "tailorbird_state_expired",
+        "Entities let go because nothing of them could be read any more.",
+        CounterMetricFamily,
+        "expired",
+    ),
+    (
+        "tailorbird_state_dropped",
+        "Entities dropped to stay within entities_max. Alarm on any.",
+        CounterMetricFamily,
+        "dropped",
+    ),
 )
 
 
@@ -280,7 +394,9 @@ class DoorCollector:
 
     def collect(self) -> Iterable[Metric]:
         now = self._figures()
-        refused = CounterMetricFamily("tailorbird_events_refused", "Events refused, by code.", labels=["code"])
+        refused = CounterMetricFamily(
+            "tailorbird_events_refused", "Events refused, by code.", labels=["code"]
+        )
         for code, count in now.refused.items():
             refused.add_metric([code], count)
         yield refused
@@ -289,19 +405,40 @@ class DoorCollector:
             ("tailorbird_log_commits", "Commits of the raw log.", now.batches),
             ("tailorbird_log_failures", "Commits of the raw log that failed.", now.failures),
             ("tailorbird_answers", "Answers given.", now.answers),
-            ("tailorbird_answers_dropped", "Answers that could not be logged.", now.answers_dropped),
-            ("tailorbird_answers_lost", "Answers that the last run lost by dying, at most.", now.answers_lost),
-            ("tailorbird_answers_ahead", "Answers dated ahead of the clock, as what they read of is. Alarm on any.", now.answers_ahead),
-            ("tailorbird_clock_set_back", "Times that the clock was set back, from far ahead. Alarm on any.", now.clock_set_back),
+            (
+                "tailorbird_answers_dropped",
+                "Answers that could not be logged.",
+                now.answers_dropped,
+            ),
+            (
+                "tailorbird_answers_lost",
+                "Answers that the last run lost by dying, at most.",
+                now.answers_lost,
+            ),
+            (
+                "tailorbird_answers_ahead",
+                "Answers dated ahead of the clock, as what they read of is. Alarm on any.",
+                now.answers_ahead,
+            ),
+            (
+                "tailorbird_clock_set_back",
+                "Times that the clock was set back, from far ahead. Alarm on any.",
+                now.clock_set_back,
+            ),
         ):
             yield CounterMetricFamily(name, text, value=value)
         for name, text, value in (
             (
                 "tailorbird_log_set_aside",
-                "Damaged ends of logs, and lost logs, in files beside them; they may hold acknowledged events. Alarm on any.",
+                "Damaged ends of logs, and lost logs, in files beside them; they may hold "
+                "acknowledged events. Alarm on any.",
                 now.set_aside,
             ),
-            ("tailorbird_answers_waiting", "Answers that a crash now would lose.", now.answers_waiting),
+            (
+                "tailorbird_answers_waiting",
+                "Answers that a crash now would lose.",
+                now.answers_waiting,
+            ),
             ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", now.queue_bytes),
             ("tailorbird_log_open", "1 while the log takes writes.", int(now.open)),
         ):

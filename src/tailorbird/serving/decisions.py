@@ -1,4 +1,6 @@
-"""What the door says of each event, and of itself: decisions, the reasons why it takes nothing, and its figures."""
+"""What the door says of each event, and of itself: decisions, the reasons why it takes nothing, and
+its figures.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +22,9 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BusyError(StorageError):
-    """More is coming in than the disk takes; nothing was kept of this call, and it may be sent again."""
+    """More is coming in than the disk takes; nothing was kept of this call, and it may be sent
+    again.
+    """
 
     code = "busy"
     retry_after_s = 1
@@ -35,14 +39,21 @@ class ClosedError(StorageError):
 
 
 class UnknownError(ClosedError):
-    """The log failed while it took the events: they may be in it, or not. Sent again under the same ids they count once."""
+    """The log failed while it took the events: they may be in it, or not. Sent again under the same
+    ids they count once.
+    """
 
     code = "outcome_unknown"
-    again = "they may be in the log or not: send them again under the same event_id, and they count once"
+    again = (
+        "they may be in the log or not: send them again under the same event_id, and they "
+        "count once"
+    )
 
 
 class DiskFullError(StorageError):
-    """Too little of the disk is free; nothing was taken of this call, and it may be sent again once there is room."""
+    """Too little of the disk is free; nothing was taken of this call, and it may be sent again once
+    there is room.
+    """
 
     code = "disk_full"
     retry_after_s = 10
@@ -61,9 +72,11 @@ class DoorFigures:
         answers_waiting: answers that a crash now would lose.
         answers_dropped: answers given up because the log was full or broken.
         answers_lost: at most so many did the last run of this producer lose by dying.
-        answers_ahead: answers dated further ahead of the clock than a client's clock may be, since what they read of is.
+        answers_ahead: answers dated further ahead of the clock than a client's clock may be, since
+            what they read of is.
         clock_set_back: how often the clock was set back, and times of receipt with it.
-        set_aside: files of damaged ends of this producer's logs, or of logs that were lost; they may hold what was acknowledged.
+        set_aside: files of damaged ends of this producer's logs, or of logs that were lost; they
+            may hold what was acknowledged.
         queue_bytes: what waits for the writer.
         open: whether writes are taken.
     """
@@ -84,10 +97,14 @@ class DoorFigures:
 
 
 class Admit(Protocol):
-    """Whether a body may be taken, for its sender's sake; `limits.Admission` is what says so. What it refuses it raises."""
+    """Whether a body may be taken, for its sender's sake; `limits.Admission` is what says so. What
+    it refuses it raises.
+    """
 
     def rows(self, count: int) -> None:
-        """It has so many rows in all, of which nothing was made yet; they are charged to its sender, each once."""
+        """It has so many rows in all, of which nothing was made yet; they are charged to its
+        sender, each once.
+        """
         ...
 
     def events(self, accepted: Fields) -> None:
@@ -99,7 +116,9 @@ class Admit(Protocol):
         ...
 
 
-def decide(body: bytes, receipt: Receipt, contract: Contract, admit: Admit | None = None) -> list[Decision]:
+def decide(
+    body: bytes, receipt: Receipt, contract: Contract, admit: Admit | None = None
+) -> list[Decision]:
     """One decision for each row of a body, in order, by the contract that the router applies again.
 
     `admit` is shown the accepted events, and raises where the body is not to be taken at all.

@@ -1,15 +1,18 @@
-"""The door: takes bodies of events, decides on each event, and acknowledges only what is on the disk.
+"""The door: takes bodies of events, decides on each event, and acknowledges only what is on the
+disk.
 
-One thread writes. Whoever submits waits for the commit that holds its body, and all bodies that came in during one
-commit share the next one (group commit). Answers that the server gave go through the same queue, so that an answer
-stands in the log before any click on it; nobody waits for those, they ride with the next batch of events or are
-flushed within 50 ms. HTTP is in `serving.app`; what an event must look like, in `events.contract`.
+One thread writes. Whoever submits waits for the commit that holds its body, and all bodies that
+came in during one commit share the next one (group commit). Answers that the server gave go through
+the same queue, so that an answer stands in the log before any click on it; nobody waits for those,
+they ride with the next batch of events or are flushed within 50 ms. HTTP is in `serving.app`; what
+an event must look like, in `events.contract`.
 
     submit ──check──► queue ──► append … COMMIT (one fsync) ──► acknowledge
     record_answer ──► the same queue, and afterwards answers-<producer>.db
 
-A failed commit refuses its whole batch and closes the file: the kernel has marked the lost pages as clean, so a second
-fsync would lie. The door takes writes again only after it has opened (and so verified) the log anew.
+A failed commit refuses its whole batch and closes the file: the kernel has marked the lost pages as
+clean, so a second fsync would lie. The door takes writes again only after it has opened (and so
+verified) the log anew.
 """
 
 import asyncio
@@ -36,7 +39,16 @@ from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.places import Place
 from tailorbird.serving.answer_count import AnswerCount
-from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DiskFullError, DoorFigures, UnknownError, decide
+from tailorbird.serving.decisions import (
+    Admit,
+    BusyError,
+    ClosedError,
+    Decision,
+    DiskFullError,
+    DoorFigures,
+    UnknownError,
+    decide,
+)
 from tailorbird.serving.door_logs import DoorLogs
 from tailorbird.serving.receipt_times import ReceiptTimes
 from tailorbird.serving.reserve import RESERVE_BYTES, Reserve
@@ -59,16 +71,21 @@ class _Entry:
 
 
 class Door:
-    """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`. Safe to call from any thread.
+    """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`. Safe to
+    call from any thread.
 
     Args:
-        patience_s: how long `record_answer` waits for room in the queue before it gives an answer up and counts it.
+        patience_s: how long `record_answer` waits for room in the queue before it gives an answer
+            up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
         stopped: of whom nothing old is taken again, see `events.erased`.
         reopen_after_s: how long after a failed commit the log is opened anew.
-        lake: which says how far it has these logs; one that ends before that is never begun anew in silence, see `stream.held`.
-        log_clock: the same as `clock`, where it may lie back: the first event that says today's time ends that.
-        reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See `serving.reserve`.
+        lake: which says how far it has these logs; one that ends before that is never begun anew in
+            silence, see `stream.held`.
+        log_clock: the same as `clock`, where it may lie back: the first event that says today's
+            time ends that.
+        reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See
+            `serving.reserve`.
     Raises:
         LockedError: another process is this producer.
         DamageError: a topic ends before what router or lake hold of it.
@@ -120,45 +137,73 @@ class Door:
         self._thread.start()
 
     def submit(
-        self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "", admit: Admit | None = None
+        self,
+        body: bytes,
+        encoding: str = "json",
+        *,
+        source: str = "door",
+        format_: str = "",
+        admit: Admit | None = None,
     ) -> list[Decision]:
-        """Check, append and sync a body; one decision for each event, in order. Returns after the sync.
+        """Check, append and sync a body; one decision for each event, in order. Returns after the
+        sync.
 
-        `format_` says from which other format an adapter made the lines; `admit` may refuse the whole, see `decisions.Admit`.
+        `format_` says from which other format an adapter made the lines; `admit` may refuse the
+        whole, see `decisions.Admit`.
 
-        Refused events are appended as well: the router finds them by the same check and keeps them in quarantine. Of a row that is kept
-        out since somebody was erased the decision is that of anybody's: whoever may send events could else ask who was.
+        Refused events are appended as well: the router finds them by the same check and keeps them
+        in quarantine. Of a row that is kept out since somebody was erased the decision is that of
+        anybody's: whoever may send events could else ask who was.
 
         Raises:
-            BusyError: the queue is full. DiskFullError: the disk almost is. ClosedError: the log cannot be written. Nothing of it was
-                acknowledged.
+            BusyError: the queue is full. DiskFullError: the disk almost is. ClosedError: the log
+                cannot be written. Nothing of it was acknowledged.
         """
         decisions, done = self._enqueue(body, encoding, source, format_, admit)
         done.result()
         return decisions
 
     async def submit_async(
-        self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "", admit: Admit | None = None
+        self,
+        body: bytes,
+        encoding: str = "json",
+        *,
+        source: str = "door",
+        format_: str = "",
+        admit: Admit | None = None,
     ) -> list[Decision]:
-        """As `submit`, for an event loop: a large body is checked in a thread, and nothing blocks the loop."""
+        """As `submit`, for an event loop: a large body is checked in a thread, and nothing blocks
+        the loop.
+        """
         if len(body) > CHECK_INLINE_BYTES:
-            decisions, done = await asyncio.to_thread(self._enqueue, body, encoding, source, format_, admit)
+            decisions, done = await asyncio.to_thread(
+                self._enqueue, body, encoding, source, format_, admit
+            )
         else:
             decisions, done = self._enqueue(body, encoding, source, format_, admit)
         await asyncio.wrap_future(done)
         return decisions
 
     def record_answer(self, event_body: bytes, record: AnswerRecord) -> bool:
-        """Queue an answer that was given: its event and the features that it read. Returns before the sync.
+        """Queue an answer that was given: its event and the features that it read. Returns before
+        the sync.
 
-        False if it had to be given up: an answer is never failed because it cannot be logged, but it is counted.
+        False if it had to be given up: an answer is never failed because it cannot be logged, but
+        it is counted.
         """
         size = len(event_body)
         with self._changed:
             if self._queue_bytes + size > self._queue_bytes_max and not self._failure:
-                self._changed.wait_for(lambda: self._queue_bytes + size <= self._queue_bytes_max, self._patience_s)
+                self._changed.wait_for(
+                    lambda: self._queue_bytes + size <= self._queue_bytes_max, self._patience_s
+                )
             self._ledger.given()
-            if self._failure or self._closing or self._reserve.short() or self._queue_bytes + size > self._queue_bytes_max:
+            if (
+                self._failure
+                or self._closing
+                or self._reserve.short()
+                or self._queue_bytes + size > self._queue_bytes_max
+            ):
                 self._dropped += 1
                 self._ledger.kept(1)
                 return False
@@ -174,9 +219,13 @@ class Door:
         return True
 
     def prune(self, raw_before: int | Sequence[int], answers_before: int = 0) -> None:
-        """Let the writer delete blocks before these offsets, of raw one for each of `raw_names`; the caller vouches that they can go."""
+        """Let the writer delete blocks before these offsets, of raw one for each of `raw_names`;
+        the caller vouches that they can go.
+        """
         with self._changed:
-            self._prunes.append(((raw_before,) if isinstance(raw_before, int) else raw_before, answers_before))
+            self._prunes.append(
+                ((raw_before,) if isinstance(raw_before, int) else raw_before, answers_before)
+            )
             self._changed.notify_all()
 
     def figures(self) -> DoorFigures:
@@ -217,10 +266,13 @@ class Door:
 
     # Below: the queue (any thread), then the writer (its own thread only).
 
-    def _enqueue(self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None) -> tuple[list[Decision], "Future[None]"]:
+    def _enqueue(
+        self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None
+    ) -> tuple[list[Decision], "Future[None]"]:
         if admit is None:
             return self._queued(body, encoding, source, format_, None)
-        # Before the queue is looked at: who sends beyond its own limit is told so, and does not fill it for the others.
+        # Before the queue is looked at: who sends beyond its own limit is told so, and does not
+        # fill it for the others.
         admit.rows(count_rows(body, encoding))
         try:
             return self._queued(body, encoding, source, format_, admit)
@@ -228,16 +280,26 @@ class Door:
             admit.give_back()
             raise
 
-    def _queued(self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None) -> tuple[list[Decision], "Future[None]"]:
+    def _queued(
+        self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None
+    ) -> tuple[list[Decision], "Future[None]"]:
         self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
         if self._pseudonyms is not None:
-            body = self._pseudonyms.body(body, encoding, foreign=bool(format_), types=self._plan.event_types)
+            body = self._pseudonyms.body(
+                body, encoding, foreign=bool(format_), types=self._plan.event_types
+            )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
         sent, body = body, self._stopped.without(body, receipt, self._plan)
         told, decisions = self._decided(sent, body, receipt, admit)
-        if self._log_clock is not None and self._log_clock.behind and self._is_of_today(sent, body, receipt, decisions):
+        if (
+            self._log_clock is not None
+            and self._log_clock.behind
+            and self._is_of_today(sent, body, receipt, decisions)
+        ):
             self._log_clock.go_live()
-            log.warning("the first event of today came in: this project goes by today's time from now on")
+            log.warning(
+                "the first event of today came in: this project goes by today's time from now on"
+            )
             receipt = Receipt(self._clock.now(), source, encoding, format_)
             told, decisions = self._decided(sent, body, receipt)
         done: Future[None] = Future()
@@ -246,23 +308,35 @@ class Door:
             self._refuse_if_full(len(body))
             at = self._times.next(receipt.received_at)
             if at != receipt.received_at:
-                # Another thread came in between, or the clock was set back meanwhile. The router decides by the stored receipt,
-                # so the decision is made again by that one.
+                # Another thread came in between, or the clock was set back meanwhile. The router
+                # decides by the stored receipt, so the decision is made again by that one.
                 receipt = Receipt(at, source, encoding, format_)
                 told, decisions = self._decided(sent, body, receipt)
-            self._queue.append(_Entry(Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done))
+            self._queue.append(
+                _Entry(
+                    Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done
+                )
+            )
             self._queue_bytes += len(body)
             self._events_waiting += 1
             self._changed.notify_all()
         return told, done
 
-    def _decided(self, sent: bytes, body: bytes, receipt: Receipt, admit: Admit | None = None) -> tuple[list[Decision], list[Decision]]:
-        """What the sender is told of a body, and what is decided on it without the rows that are kept out."""
+    def _decided(
+        self, sent: bytes, body: bytes, receipt: Receipt, admit: Admit | None = None
+    ) -> tuple[list[Decision], list[Decision]]:
+        """What the sender is told of a body, and what is decided on it without the rows that are
+        kept out.
+        """
         told = decide(sent, receipt, self._contract, admit)
         return told, told if body is sent else decide(body, receipt, self._contract)
 
-    def _is_of_today(self, sent: bytes, body: bytes, receipt: Receipt, decisions: list[Decision]) -> bool:
-        """Whether events come from a page of the site, or say a time that lies in the future of an old log's clock and not of today's."""
+    def _is_of_today(
+        self, sent: bytes, body: bytes, receipt: Receipt, decisions: list[Decision]
+    ) -> bool:
+        """Whether events come from a page of the site, or say a time that lies in the future of an
+        old log's clock and not of today's.
+        """
         if receipt.source.startswith("browser"):
             return True
         ahead = sum(each.code == _AHEAD for each in decisions)
@@ -273,13 +347,23 @@ class Door:
 
     def _refuse_if_full(self, size: int) -> None:
         if self._closing:
-            raise ClosedError("the server is stopping", fix="send the events again, they will be taken once")
+            raise ClosedError(
+                "the server is stopping", fix="send the events again, they will be taken once"
+            )
         if self._failure:
-            raise ClosedError(f"the log cannot be written ({self._failure})", fix="send the events again later")
+            raise ClosedError(
+                f"the log cannot be written ({self._failure})", fix="send the events again later"
+            )
         if self._reserve.short():
-            raise DiskFullError("the disk is almost full", fix="free some space; events are taken again as soon as there is some")
+            raise DiskFullError(
+                "the disk is almost full",
+                fix="free some space; events are taken again as soon as there is some",
+            )
         if self._queue_bytes + size > self._queue_bytes_max:
-            raise BusyError("events come in faster than the disk takes them", fix="send the events again in a second")
+            raise BusyError(
+                "events come in faster than the disk takes them",
+                fix="send the events again in a second",
+            )
 
     def _run(self) -> None:
         while True:
@@ -298,7 +382,9 @@ class Door:
                 return
 
     def _wait(self) -> None:
-        """Sleep until events wait, or something is due; answers alone do not wake the writer before their time."""
+        """Sleep until events wait, or something is due; answers alone do not wake the writer before
+        their time.
+        """
         while not (self._events_waiting or self._prunes or self._closing):
             pause_s = self._pause_s()
             if pause_s is not None and pause_s <= 0:
@@ -309,7 +395,9 @@ class Door:
         return bool(self._records) and time.monotonic() - self._oldest_answer >= self._flush_s
 
     def _pause_s(self) -> float | None:
-        """How long the writer may sleep: to the end of the oldest answer's wait, or until the log is opened anew."""
+        """How long the writer may sleep: to the end of the oldest answer's wait, or until the log
+        is opened anew.
+        """
         if self._replaced:
             return None
         if self._failure:
@@ -337,8 +425,12 @@ class Door:
                 self._commit_records()
             for raw_before, answers_before in prunes:
                 if self._prune_raw(raw_before) + self._logs.answers.prune_some(answers_before):
-                    self.prune(raw_before, answers_before)  # go on behind the events that came meanwhile
-        except Exception as error:  # whatever the disk or SQLite raises: the log is closed, never retried
+                    self.prune(
+                        raw_before, answers_before
+                    )  # go on behind the events that came meanwhile
+        except (
+            Exception
+        ) as error:  # whatever the disk or SQLite raises: the log is closed, never retried
             self._fail(error, entries)
 
     def _prune_raw(self, before: Sequence[int]) -> int:
@@ -346,7 +438,9 @@ class Door:
         return prune(before if len(before) > 1 else before[0])
 
     def _commit(self, entries: list[_Entry]) -> None:
-        early = faults.cut("door.sync_before_ack")  # the mutant that a test of durability must catch
+        early = faults.cut(
+            "door.sync_before_ack"
+        )  # the mutant that a test of durability must catch
         if early:
             self._acknowledge(entries)
         faults.at("door.before_append")
@@ -366,7 +460,9 @@ class Door:
             return
         faults.at("door.before_records")
         receipt = _RECEIPT.encode(Receipt(self._times.newest, "server"))
-        self._logs.answers.append([Block("answers", len(records), encode_answers(records), receipt)])
+        self._logs.answers.append(
+            [Block("answers", len(records), encode_answers(records), receipt)]
+        )
         faults.at("door.after_records")
         with self._changed:
             for _ in records:
@@ -391,18 +487,28 @@ class Door:
     def _fail(self, error: Exception, entries: list[_Entry]) -> None:
         with self._changed:
             self._failures += 1
-            self._failure = error.message if isinstance(error, TailorbirdError) else f"{type(error).__name__}: {error}"
+            self._failure = (
+                error.message
+                if isinstance(error, TailorbirdError)
+                else f"{type(error).__name__}: {error}"
+            )
             self._failed_at = time.monotonic()
-            self._replaced = isinstance(error, LockedError) and not isinstance(self._logs.stream, Path)
+            self._replaced = isinstance(error, LockedError) and not isinstance(
+                self._logs.stream, Path
+            )
         if self._replaced:  # to take the log back would begin a fight that neither wins
-            log.error("%s; this process takes no more events. Do two machines have the same name?", error)
+            log.error(
+                "%s; this process takes no more events. Do two machines have the same name?", error
+            )
         self._logs.close()
         self._reject(entries, under_way=True)
 
     def _reject(self, entries: list[_Entry], *, under_way: bool = False) -> None:
-        """Tell everybody who waits that nothing was acknowledged; give up the answers and count them.
+        """Tell everybody who waits that nothing was acknowledged; give up the answers and count
+        them.
 
-        Of entries that were being written nobody knows whether they are in the log; of those behind them, that they are not.
+        Of entries that were being written nobody knows whether they are in the log; of those behind
+        them, that they are not.
         """
         with self._changed:
             queued = list(self._queue)
@@ -413,10 +519,15 @@ class Door:
             self._records.clear()
             self._records_ready = 0
             self._changed.notify_all()
-        for kind, waiting in ((UnknownError if under_way else ClosedError, entries), (ClosedError, queued)):
+        for kind, waiting in (
+            (UnknownError if under_way else ClosedError, entries),
+            (ClosedError, queued),
+        ):
             for entry in waiting:
                 if entry.done is not None and not entry.done.done():
-                    entry.done.set_exception(kind(f"the log cannot be written ({self._failure})", fix=kind.again))
+                    entry.done.set_exception(
+                        kind(f"the log cannot be written ({self._failure})", fix=kind.again)
+                    )
 
     def _try_reopen(self) -> None:
         if self._replaced or time.monotonic() - self._failed_at < self._reopen_after_s:

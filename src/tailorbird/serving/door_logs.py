@@ -1,4 +1,6 @@
-"""The two logs that a door writes: raw-<producer>, and answers-<producer>; opened, opened anew after a failure, closed together."""
+"""The two logs that a door writes: raw-<producer>, and answers-<producer>; opened, opened anew
+after a failure, closed together.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ class DoorLogs:
 
     Attributes:
         lake: whose positions in these logs count, beside the router's.
-        set_aside: how many files there are of damaged ends of these logs, and of logs that were lost.
+        set_aside: how many files there are of damaged ends of these logs, and of logs that were
+            lost.
     """
 
     stream: Stream
@@ -52,16 +55,23 @@ class DoorLogs:
         except BaseException:
             raw.close()
             raise
-        aside = sum(len(set_aside_files(path)) for path in (raw_path, answers_path) if isinstance(path, Path))
+        aside = sum(
+            len(set_aside_files(path))
+            for path in (raw_path, answers_path)
+            if isinstance(path, Path)
+        )
         return cls(stream, lake, producer, raw, answers, aside)
 
     def reopened(self) -> "DoorLogs":
         """The same logs, which were closed after a failed commit.
 
-        What that left may be in the kernel's memory only. Closing an opened log checkpoints and syncs it, so nothing is ever appended
-        behind frames that a power cut could take away.
+        What that left may be in the kernel's memory only. Closing an opened log checkpoints and
+        syncs it, so nothing is ever appended behind frames that a power cut could take away.
         """
-        paths = (raw_address(self.stream, self.producer), answers_address(self.stream, self.producer))
+        paths = (
+            raw_address(self.stream, self.producer),
+            answers_address(self.stream, self.producer),
+        )
         for path in paths if isinstance(self.stream, Path) else ():
             open_writer(path, partition=self.producer).close()
         return self.open(self.stream, self.producer, self.lake)
@@ -71,6 +81,10 @@ class DoorLogs:
         for writer in (self.raw, self.answers):
             try:
                 writer.close()
-            except Exception as error:  # a broken file may refuse even this; the lock goes with the process
+            except (
+                Exception
+            ) as error:  # a broken file may refuse even this; the lock goes with the process
                 if isinstance(self.stream, Path):
-                    log.critical("%s; it was being closed, and the newest events in it may be lost", error)
+                    log.critical(
+                        "%s; it was being closed, and the newest events in it may be lost", error
+                    )

@@ -1,10 +1,11 @@
-"""Editorial lists: named lists of items that people keep in `lists.toml`, beside `slots.py`, and their swap under running requests.
+"""Editorial lists: named lists of items that people keep in `lists.toml`, beside `slots.py`, and
+their swap under running requests.
 
     summer = ["i17", "i93"]        # the source `editorial:summer` of a slot gives these, in this order
 
-A thread looks at the file's state twice a second, and takes in one that stood for two looks: most editors empty a file before they write
-it. What cannot be read leaves the lists before in force, and is logged. A list that is gone is empty, and so is one of unknown items:
-slots have other sources.
+A thread looks at the file's state twice a second, and takes in one that stood for two looks: most
+editors empty a file before they write it. What cannot be read leaves the lists before in force, and
+is logged. A list that is gone is empty, and so is one of unknown items: slots have other sources.
 """
 
 import logging
@@ -47,7 +48,10 @@ class LiveLists:
         except (DeclarationError, OSError) as error:
             log.error("the editorial lists were refused, those before stay in force: %s", error)
             return False
-        log.info("editorial lists: %s", ", ".join(f"{name} ({keys.size})" for name, keys in self.keys.items()) or "none")
+        log.info(
+            "editorial lists: %s",
+            ", ".join(f"{name} ({keys.size})" for name, keys in self.keys.items()) or "none",
+        )
         return True
 
     def start(self) -> None:
@@ -68,11 +72,15 @@ def read_lists(path: Path) -> dict[str, list[str]]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DeclarationError(str(error), where=str(path), fix='such as summer = ["i17", "i93"]') from error
+        raise DeclarationError(
+            str(error), where=str(path), fix='such as summer = ["i17", "i93"]'
+        ) from error
     for name, items in told.items():
         if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
             raise DeclarationError(
-                "expected a list of item ids, in quotes", where=f"{path}: {name}", fix=f'such as {name} = ["i17", "i93"]'
+                "expected a list of item ids, in quotes",
+                where=f"{path}: {name}",
+                fix=f'such as {name} = ["i17", "i93"]',
             )
     return {name: list(dict.fromkeys(items)) for name, items in told.items()}
 
@@ -88,5 +96,9 @@ def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]
         for source in slot.sources:
             named = source_of(source)
             if named.kind == "editorial" and named.list not in lists:
-                raise DeclarationError(f"there is no list {named.list!r}", where=f"slot {slot.name}, sources", fix=f"declare it in {path}")
+                raise DeclarationError(
+                    f"there is no list {named.list!r}",
+                    where=f"slot {slot.name}, sources",
+                    fix=f"declare it in {path}",
+                )
     return lists

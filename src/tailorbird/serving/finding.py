@@ -1,4 +1,6 @@
-"""Finding candidates: the slot's sources one after another, of live tables and of the index, merged into items that may be shown."""
+"""Finding candidates: the slot's sources one after another, of live tables and of the index, merged
+into items that may be shown.
+"""
 
 import logging
 import time
@@ -21,7 +23,8 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Near = Callable[[int], Found]
 
-# Beyond which an answer says that its candidates are not up to date; tables of sessions come once a minute.
+# Beyond which an answer says that its candidates are not up to date; tables of sessions come once a
+# minute.
 LATE_US = {BOARDS: 30 * SECOND, NEIGHBOURS: 60 * SECOND, SESSIONS: 150 * SECOND}
 CLUSTER_DECAY = 0.8  # of what a person had, near whose clusters something is looked for
 BASELINE_ITEMS = 200  # of each of a baseline's sources
@@ -53,7 +56,8 @@ class Finder:
             near: gives the items nearest to the person's vector; None where nobody has one.
             search: gives the items that match the query.
             lists: editorial lists.
-            until: when to ask no further source, as `time.perf_counter` has it; named as `retrieval` in what the answer lacks.
+            until: when to ask no further source, as `time.perf_counter` has it; named as
+                `retrieval` in what the answer lacks.
         """
         merge = Merge(len(view))
         for name, limit in sources.items():
@@ -79,17 +83,25 @@ class Finder:
             return self._shown(request.lists.of(name), view)
         if source.kind == "editorial":
             keys = lists.get(source.list, np.zeros(0, np.uint64))
-            return self._shown(RankedList(keys, np.arange(float(len(keys)), 0.0, -1.0)), view, remember=False)
+            return self._shown(
+                RankedList(keys, np.arange(float(len(keys)), 0.0, -1.0)), view, remember=False
+            )
         if source.kind == "sequence":
             found = near(most) if near is not None else None
         elif source.kind == "clusters":
             found = _clusters(request, view, most)
         else:
             found = search(most)
-        return (found.rows, found.scores) if found is not None else (np.zeros(0, np.intp), np.zeros(0))
+        return (
+            (found.rows, found.scores) if found is not None else (np.zeros(0, np.intp), np.zeros(0))
+        )
 
-    def _shown(self, listed: RankedList, view: Index, *, remember: bool = True) -> tuple[Rows, Floats]:
-        """The rows of a list that the index shows; those of leaderboards, which many requests read, are remembered."""
+    def _shown(
+        self, listed: RankedList, view: Index, *, remember: bool = True
+    ) -> tuple[Rows, Floats]:
+        """The rows of a list that the index shows; those of leaderboards, which many requests read,
+        are remembered.
+        """
         kept = self._rows.get(id(listed))
         if kept is not None and kept[0] is listed and kept[1] is view:
             return kept[2], kept[3]
@@ -98,7 +110,9 @@ class Finder:
         if view.shown is not None:
             there &= view.shown[np.maximum(rows, 0)]
         rows, scores = rows[there], listed.scores[there]
-        if remember and "ordered" in listed.__dict__:  # it was looked up before: it is not one person's own
+        if (
+            remember and "ordered" in listed.__dict__
+        ):  # it was looked up before: it is not one person's own
             if len(self._rows) >= PLACES_KEPT:
                 self._rows.clear()
             self._rows[id(listed)] = listed, view, rows, scores
@@ -106,18 +120,27 @@ class Finder:
 
 
 def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
-    """Return the sources of a slot as a request asks them: with those that its bundle orders by, within `CANDIDATES_MAX`."""
+    """Return the sources of a slot as a request asks them: with those that its bundle orders by,
+    within `CANDIDATES_MAX`.
+    """
     found = dict(sources)
     bundle = request.bundle
     if bundle is not None and bundle.baseline and request.policy == "model":
         found = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | found
-    if bundle is not None and bundle.tower is not None and request.text is None and request.policy == "model":
+    if (
+        bundle is not None
+        and bundle.tower is not None
+        and request.text is None
+        and request.policy == "model"
+    ):
         found = with_sequence(found, bundle.tower.plan.share)
     return bounded(found)
 
 
 def with_newest(found: Candidates, view: Index, most: int) -> Candidates:
-    """Add the newest items that may be shown: what is left where sources have too little, or nothing is published yet."""
+    """Add the newest items that may be shown: what is left where sources have too little, or
+    nothing is published yet.
+    """
     rows = np.arange(len(view)) if view.shown is None else np.flatnonzero(view.shown)
     rows = rows[~np.isin(rows, found.rows)]
     rows = rows[np.lexsort((view.keys[rows], -view.first_seen[rows]))[:most]]
@@ -141,11 +164,17 @@ def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
 
 
 def _clusters(request: Request, view: Index, most: int) -> Found:
-    recent = request.recent.item[::-1][:RECENT_MAX] if request.recent is not None else np.zeros(0, np.uint64)
+    recent = (
+        request.recent.item[::-1][:RECENT_MAX]
+        if request.recent is not None
+        else np.zeros(0, np.uint64)
+    )
     rows = view.find(recent)
     counts = np.zeros(len(view), np.int64)
     board = request.lists.board_counts()
     at = view.find(board.keys)
     counts[at[at >= 0]] = board.scores[at >= 0].astype(np.int64)
     known = rows >= 0
-    return view.clusters(rows[known], np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[known], counts, most)
+    return view.clusters(
+        rows[known], np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[known], counts, most
+    )

@@ -1,7 +1,9 @@
-"""The value formulas that are in force, as the registry has them, and their swap under running requests.
+"""The value formulas that are in force, as the registry has them, and their swap under running
+requests.
 
-A thread looks at `formulas.json` of the registry five times a second. A request takes the formula of its slot once, at its beginning. What
-cannot be read, or is no formula, leaves the one before in force, and is logged. What formulas are stands in `ranking.formula`.
+A thread looks at `formulas.json` of the registry five times a second. A request takes the formula
+of its slot once, at its beginning. What cannot be read, or is no formula, leaves the one before in
+force, and is logged. What formulas are stands in `ranking.formula`.
 """
 
 import logging
@@ -12,7 +14,13 @@ from pathlib import Path
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.loops import Loop
 from tailorbird.ranking import Slot
-from tailorbird.ranking.formula import missing_heads, parse_formula, require_heads, require_items, told
+from tailorbird.ranking.formula import (
+    missing_heads,
+    parse_formula,
+    require_heads,
+    require_items,
+    told,
+)
 from tailorbird.registry import FormulaChange, Registry, read_formulas
 from tailorbird.registry.formulas import FILE
 from tailorbird.serving.messages import QueryError, SlotFormula
@@ -49,7 +57,9 @@ class LiveFormulas:
         slots: by name.
     """
 
-    def __init__(self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S
+    ) -> None:
         self._registry, self._slots = registry, slots
         self._seen: Stamp | None = None
         self._set: Mapping[str, Formula] = {}
@@ -68,11 +78,15 @@ class LiveFormulas:
         """Put a formula in force. Raises QueryError: there is no such slot, or it cannot be used."""
         if slot not in self._slots:
             fix = f"use one of {', '.join(self._slots)}"
-            raise QueryError(f"there is no slot {slot[:60]!r}", path="slot", code="unknown_slot", fix=fix)
+            raise QueryError(
+                f"there is no slot {slot[:60]!r}", path="slot", code="unknown_slot", fix=fix
+            )
         try:
             set_formula(self._registry, self._slots[slot], text, by=by, why=why)
         except DeclarationError as error:
-            raise QueryError(error.message, path="$.formula", code="bad_formula", fix=error.fix) from None
+            raise QueryError(
+                error.message, path="$.formula", code="bad_formula", fix=error.fix
+            ) from None
         self.look()
         return told_formulas(self._registry, [self._slots[slot]])[0]
 
@@ -100,17 +114,24 @@ class LiveFormulas:
 
 
 def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str) -> FormulaChange:
-    """Put a formula in force for a slot, once the champion's heads are known to answer it; "" gives the slot its own again.
+    """Put a formula in force for a slot, once the champion's heads are known to answer it; "" gives
+    the slot its own again.
 
     Raises:
-        DeclarationError: it is no formula, tells no items apart, or asks for a head that the champion does not have.
+        DeclarationError: it is no formula, tells no items apart, or asks for a head that the
+            champion does not have.
     """
     where = f"slot {slot.name}"
     champion, weights = registry.champion(), parse_formula(text, where=where) if text else None
     if weights is not None:
         require_items(weights, where=where)
         if champion is not None:
-            require_heads(weights, registry.info(champion.name).heads, model=f"the champion {champion.name}", where=where)
+            require_heads(
+                weights,
+                registry.info(champion.name).heads,
+                model=f"the champion {champion.name}",
+                where=where,
+            )
     return registry.set_formula(slot.name, text, by=by, why=why)
 
 
@@ -121,7 +142,11 @@ def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula
     found = []
     for slot in slots:
         change = formulas.of(slot.name)
-        weights = slot.objective if change is None else parse_formula(change.text, where=f"slot {slot.name}")
+        weights = (
+            slot.objective
+            if change is None
+            else parse_formula(change.text, where=f"slot {slot.name}")
+        )
         missing = missing_heads(weights, heads) if heads else ()
         found.append(
             SlotFormula(

@@ -1,4 +1,5 @@
-"""Gorse's REST API under /api, so that its clients need not be changed: feedback, users and items in, recommendations out.
+"""Gorse's REST API under /api, so that its clients need not be changed: feedback, users and items
+in, recommendations out.
 
     POST, PUT /api/feedback                       events, as `tailorbird import gorse` has them; counted once, however often they are sent
     POST /api/user, /api/users, /api/item(s)      profiles, valid from now on
@@ -9,10 +10,10 @@
     GET  /api/popular, /api/latest [/{category}], /api/non-personalized/{name}
     GET  /api/item/{id}, /api/health/live, /api/health/ready
 
-Keys come in `X-API-Key` (or as a bearer): give the one key of a Gorse client both scopes, read and write. Gorse's clients know no
-`request_id`; the newest answers of each person are therefore remembered here, in this process, and feedback on an item
-that one of them showed is joined to it. What is not spoken: deletions, partial updates, and cursors over users, items and
-feedback.
+Keys come in `X-API-Key` (or as a bearer): give the one key of a Gorse client both scopes, read and
+write. Gorse's clients know no `request_id`; the newest answers of each person are therefore
+remembered here, in this process, and feedback on an item that one of them showed is joined to it.
+What is not spoken: deletions, partial updates, and cursors over users, items and feedback.
 
 Source: Gorse's documentation, "RESTful API", and its `server/rest.go`.
 """
@@ -43,7 +44,16 @@ from tailorbird.events.adapters.record import Record, lines_of
 from tailorbird.events.tables.files import count_records, split_records
 from tailorbird.ranking.slot import Slot
 from tailorbird.serving.app import route
-from tailorbird.serving.handling import Answers, Service, admission, as_json, body_of, fault, in_thread, require_too
+from tailorbird.serving.handling import (
+    Answers,
+    Service,
+    admission,
+    as_json,
+    body_of,
+    fault,
+    in_thread,
+    require_too,
+)
 from tailorbird.serving.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
 
@@ -69,7 +79,9 @@ _session_of = msgspec.json.Decoder(list[_InSession])
 
 
 class Remembered:
-    """The newest answers of each person, as far as this process gave them. Safe to call from any thread."""
+    """The newest answers of each person, as far as this process gave them. Safe to call from any
+    thread.
+    """
 
     def __init__(self, people_max: int = PEOPLE_MAX) -> None:
         self._people: OrderedDict[str, deque[tuple[str, frozenset[str]]]] = OrderedDict()
@@ -89,7 +101,9 @@ class Remembered:
         """The newest answer that showed this item to this person."""
         with self._lock:
             answers = self._people.get(user, ())
-            return next((request_id for request_id, items in reversed(answers) if item in items), None)
+            return next(
+                (request_id for request_id, items in reversed(answers) if item in items), None
+            )
 
 
 def hiding(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
@@ -104,18 +118,31 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
     session, neighbors = partial(_session, slot=slot), partial(_neighbors, slot=slot)
     feedback, user, item = partial(_feedback, remembered=remembered), _user, _item
     routes = [
-        *(("/api/feedback", method, partial(_insert, convert=feedback), WRITE) for method in ("POST", "PUT")),
+        *(
+            ("/api/feedback", method, partial(_insert, convert=feedback), WRITE)
+            for method in ("POST", "PUT")
+        ),
         *((f"/api/user{end}", "POST", partial(_insert, convert=user), WRITE) for end in ("", "s")),
         *((f"/api/item{end}", "POST", partial(_insert, convert=item), WRITE) for end in ("", "s")),
-        *((f"/api/recommend/{{user}}{end}", "GET", recommended, READ) for end in ("", "/", "/{category}")),
+        *(
+            (f"/api/recommend/{{user}}{end}", "GET", recommended, READ)
+            for end in ("", "/", "/{category}")
+        ),
         ("/api/session/recommend", "POST", session, READ),
         *((f"/api/item/{{id}}/neighbors{end}", "GET", neighbors, READ) for end in ("", "/")),
-        *((f"/api/{name}{end}", "GET", partial(_list, name=name, slot=slot), READ) for name in _LISTS for end in ("", "/{category}")),
+        *(
+            (f"/api/{name}{end}", "GET", partial(_list, name=name, slot=slot), READ)
+            for name in _LISTS
+            for end in ("", "/{category}")
+        ),
         ("/api/non-personalized/{name}", "GET", partial(_non_personalized, slot=slot), READ),
         ("/api/item/{id}", "GET", _get_item, READ),
         *((f"/api/health/{name}", "GET", _health, OPEN) for name in ("live", "ready")),
     ]
-    return [route(path, method, handler, scope, service, key_header="x-api-key") for path, method, handler, scope in routes]
+    return [
+        route(path, method, handler, scope, service, key_header="x-api-key")
+        for path, method, handler, scope in routes
+    ]
 
 
 # What comes in
@@ -127,12 +154,28 @@ async def _insert(request: Request, service: Service, *, convert: Convert) -> Re
     lines = await asyncio.to_thread(_lines, body, convert, admit.rows)
     decisions = []
     if lines:
-        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=gorse.FORMAT, admit=admit)
+        decisions = await service.door.submit_async(
+            b"\n".join(lines), "ndjson", source=source, format_=gorse.FORMAT, admit=admit
+        )
     refused = [decision for decision in decisions if not decision.accepted]
     if refused and len(refused) == len(decisions):
-        return fault(400, refused[0].code, refused[0].message, path=refused[0].path, fix="it is kept: tailorbird lake quarantine")
-    told = [{"Code": one.code, "Path": one.path, "Message": one.message} for one in refused[:REFUSED_TOLD]]
-    return as_json({"RowAffected": len(decisions) - len(refused), **({"RowRefused": len(refused), "Refused": told} if refused else {})})
+        return fault(
+            400,
+            refused[0].code,
+            refused[0].message,
+            path=refused[0].path,
+            fix="it is kept: tailorbird lake quarantine",
+        )
+    told = [
+        {"Code": one.code, "Path": one.path, "Message": one.message}
+        for one in refused[:REFUSED_TOLD]
+    ]
+    return as_json(
+        {
+            "RowAffected": len(decisions) - len(refused),
+            **({"RowRefused": len(refused), "Refused": told} if refused else {}),
+        }
+    )
 
 
 def _lines(body: bytes, convert: Convert, counted: Callable[[int], None]) -> list[bytes]:
@@ -140,13 +183,21 @@ def _lines(body: bytes, convert: Convert, counted: Callable[[int], None]) -> lis
     lines: list[bytes] = []
     for raw in split_records(body):
         place = f"gorse:{sha256(raw).hexdigest()[:32]}"
-        lines += lines_of(gorse.FORMAT, raw, place, lambda record, _, raw=raw: [convert(as_record(record), raw)], {})
+        lines += lines_of(
+            gorse.FORMAT,
+            raw,
+            place,
+            lambda record, _, raw=raw: [convert(as_record(record), raw)],
+            {},
+        )
     return lines
 
 
 def _feedback(fields: Record, raw: bytes, *, remembered: Remembered) -> Event:
     event = gorse.feedback(fields)
-    return msgspec.structs.replace(event, request_id=remembered.request_of(event.user_id or "", event.item_id or ""))
+    return msgspec.structs.replace(
+        event, request_id=remembered.request_of(event.user_id or "", event.item_id or "")
+    )
 
 
 def _user(fields: Record, raw: bytes) -> Event:
@@ -157,12 +208,18 @@ def _item(fields: Record, raw: bytes) -> Event:
     """What an item is from now on; when it came to be is an attribute."""
     event = gorse.item(fields, _new_id())
     since = {"timestamp": _as_go_reads(event.ts)} if isinstance(event.ts, int) else {}
-    return msgspec.structs.replace(event, ts=None, timeless=False, properties={**(event.properties or {}), **since} or None)
+    return msgspec.structs.replace(
+        event, ts=None, timeless=False, properties={**(event.properties or {}), **since} or None
+    )
 
 
 def _as_go_reads(micros: int) -> str:
     """A time as RFC 3339 has it: the clients in Go read no other."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
+    return (
+        (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros))
+        .isoformat()
+        .replace("+00:00", "Z")
+    )
 
 
 def _new_id() -> str:
@@ -173,35 +230,52 @@ def _new_id() -> str:
 # What goes out
 
 
-async def _recommend(request: Request, service: Service, *, slot: str, remembered: Remembered) -> Response:
+async def _recommend(
+    request: Request, service: Service, *, slot: str, remembered: Remembered
+) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
         return as_json([])
     write_back = request.query_params.get("write-back-type")
     if write_back:
-        require_too(request, service, WRITE)  # before anything is made: it is a write, whatever the route is called
+        require_too(
+            request, service, WRITE
+        )  # before anything is made: it is a write, whatever the route is called
     user = request.path_params["user"]
     category = _category(request)
     query = RecommendQuery(
-        slot=slot, user_id=user, size=min(count + offset, SIZE_MAX), filters={"category": category} if category else {}
-    )  # fmt: skip
+        slot=slot,
+        user_id=user,
+        size=min(count + offset, SIZE_MAX),
+        filters={"category": category} if category else {},
+    )
     answer = await in_thread(service, service.pipeline.answer, query)
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
     remembered.keep(user, answer.request_id, shown)
     response = _scored(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
     if shown and write_back:
-        seen = Event(f"{answer.request_id}#impression", "impression", user_id=user, items=shown, request_id=answer.request_id)
+        seen = Event(
+            f"{answer.request_id}#impression",
+            "impression",
+            user_id=user,
+            items=shown,
+            request_id=answer.request_id,
+        )
         if refused := await _written_back(request, service, seen):
             response.headers["x-write-back"] = refused
     return response
 
 
 async def _written_back(request: Request, service: Service, seen: Event) -> str:
-    """Note what was shown, within the limits of the key; the code of what refuses it, since the answer is given all the same."""
+    """Note what was shown, within the limits of the key; the code of what refuses it, since the
+    answer is given all the same.
+    """
     try:
         admit, source = admission(request, service), request.state.caller.source
-        (decision,) = await service.door.submit_async(encode_event(seen), source=source, admit=admit)
+        (decision,) = await service.door.submit_async(
+            encode_event(seen), source=source, admit=admit
+        )
     except TailorbirdError as error:
         log.warning("what was shown could not be noted: %s: %s", error.code, error.message)
         return error.code
@@ -209,11 +283,15 @@ async def _written_back(request: Request, service: Service, seen: Event) -> str:
 
 
 async def _session(request: Request, service: Service, *, slot: str) -> Response:
-    """What goes with the items of a session that nobody keeps: their similar items, summed, without themselves."""
+    """What goes with the items of a session that nobody keeps: their similar items, summed, without
+    themselves.
+    """
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     body = await body_of(request, service)
     items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
-    found = await in_thread(service, _together, service.pipeline, items, min(count + offset, SIZE_MAX), slot)
+    found = await in_thread(
+        service, _together, service.pipeline, items, min(count + offset, SIZE_MAX), slot
+    )
     return as_json(found[offset : offset + count])
 
 
@@ -224,20 +302,30 @@ def _together(pipeline: Answers, items: list[str], size: int, slot: str) -> list
         for shown in near.items if near is not None else ():
             if shown.item_id not in items:
                 scores[shown.item_id] = scores.get(shown.item_id, 0.0) + (shown.score or 0.0)
-    ranked = sorted(scores.items(), key=lambda entry: -entry[1])  # what only fills up stays in the order of what is popular
+    ranked = sorted(
+        scores.items(), key=lambda entry: -entry[1]
+    )  # what only fills up stays in the order of what is popular
     return [{"Id": item, "Score": score} for item, score in ranked[:size]]
 
 
 async def _neighbors(request: Request, service: Service, *, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    found = await in_thread(service, service.pipeline.similar, request.path_params["id"], min(count + offset, SIZE_MAX), slot)
+    found = await in_thread(
+        service,
+        service.pipeline.similar,
+        request.path_params["id"],
+        min(count + offset, SIZE_MAX),
+        slot,
+    )
     return _no_item() if found is None else _scored(found.items[offset : offset + count])
 
 
 async def _list(request: Request, service: Service, *, name: str, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     category = _category(request)
-    found = await in_thread(service, service.pipeline.listed, _LISTS[name], count + offset, category, slot)
+    found = await in_thread(
+        service, service.pipeline.listed, _LISTS[name], count + offset, category, slot
+    )
     return _scored(found[offset : offset + count])
 
 
@@ -259,9 +347,15 @@ async def _get_item(request: Request, service: Service) -> Response:
         {
             "ItemId": found.item_id,
             "IsHidden": given.get("is_hidden") in (True, 1, "True", "true"),
-            "Categories": categories if isinstance(categories, list) else str(categories).split("|"),  # as the index keeps a list
+            "Categories": categories
+            if isinstance(categories, list)
+            else str(categories).split("|"),  # as the index keeps a list
             "Timestamp": given.get("timestamp") or "0001-01-01T00:00:00Z",
-            "Labels": {name: value for name, value in given.items() if name not in _KNOWN and value is not None},
+            "Labels": {
+                name: value
+                for name, value in given.items()
+                if name not in _KNOWN and value is not None
+            },
             "Comment": given.get("comment") or "",
         }
     )
@@ -269,7 +363,13 @@ async def _get_item(request: Request, service: Service) -> Response:
 
 async def _health(request: Request, service: Service) -> Response:
     ready = service.door.figures().open and not service.draining
-    told = {"Ready": ready, "DataStoreConnected": ready, "CacheStoreConnected": ready, "DataStoreError": None, "CacheStoreError": None}
+    told = {
+        "Ready": ready,
+        "DataStoreConnected": ready,
+        "CacheStoreConnected": ready,
+        "DataStoreError": None,
+        "CacheStoreError": None,
+    }
     return as_json(told, 200 if ready or request.url.path.endswith("/live") else 503)
 
 
@@ -282,11 +382,17 @@ def _no_item() -> Response:
 
 
 def _category(request: Request) -> str | None:
-    """The category that items are to be of. Gorse takes several, all of which an item must have; here it has one."""
+    """The category that items are to be of. Gorse takes several, all of which an item must have;
+    here it has one.
+    """
     named = [request.path_params.get("category") or "", *request.query_params.getlist("category")]
     wanted = named[:1] if named[0] else list(dict.fromkeys(filter(None, named)))
     if len(wanted) > 1:
-        raise QueryError(f"expected one category, got {len(wanted)}: an item has its first one only", path="category", fix="ask for one")
+        raise QueryError(
+            f"expected one category, got {len(wanted)}: an item has its first one only",
+            path="category",
+            fix="ask for one",
+        )
     return wanted[0] if wanted else None
 
 

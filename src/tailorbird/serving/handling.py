@@ -1,6 +1,8 @@
-"""What the handlers of a process share, and what each does alike: its body within the limits, work in threads, answers and errors as JSON.
+"""What the handlers of a process share, and what each does alike: its body within the limits, work
+in threads, answers and errors as JSON.
 
-Handlers and their routes are in `serving.app`, and in `serving.gorse` and `console.shop` for those of others.
+Handlers and their routes are in `serving.app`, and in `serving.gorse` and `console.shop` for those
+of others.
 """
 
 import asyncio
@@ -74,7 +76,9 @@ class Answers(Protocol):
     def search(self, query: SearchQuery) -> Answer: ...
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
-    def listed(self, source: str, size: int, category: str | None = None, slot: str = "") -> list[Shown]: ...
+    def listed(
+        self, source: str, size: int, category: str | None = None, slot: str = ""
+    ) -> list[Shown]: ...
     def missing(self) -> list[str]: ...
 
 
@@ -86,7 +90,8 @@ class Service:
         wait_s: how long a question may have to wait for a thread, see `serving.shedding`.
         draining: set at shutdown; answers then close their connections and `/readyz` says no.
         warned_of_proxy: it was said already that a proxy in front of us is not named.
-        warming: whether what the first request would wait for is still being done; `/readyz` says no meanwhile.
+        warming: whether what the first request would wait for is still being done; `/readyz` says
+            no meanwhile.
         lags: how far the readers of the logs were behind when it was last measured.
     """
 
@@ -122,11 +127,15 @@ class Service:
 
 
 def _bearer_of_basic(authorization: str | None) -> str | None:
-    """Return a key that stands in Basic authorisation, as a name without a password or as a password, as a bearer's; others as they are."""
+    """Return a key that stands in Basic authorisation, as a name without a password or as a
+    password, as a bearer's; others as they are.
+    """
     if authorization is None or authorization[:6].lower() != "basic ":
         return authorization
     try:
-        name, _, password = base64.b64decode(authorization[6:], validate=True).decode().partition(":")
+        name, _, password = (
+            base64.b64decode(authorization[6:], validate=True).decode().partition(":")
+        )
     except (binascii.Error, UnicodeDecodeError):
         return authorization
     return f"Bearer {password or name}"
@@ -135,9 +144,15 @@ def _bearer_of_basic(authorization: str | None) -> str | None:
 Handler = Callable[[Request, Service], Awaitable[Response]]
 
 
-async def guarded(request: Request, handler: Handler, scope: str, service: Service, key_header: str) -> Response:
+async def guarded(
+    request: Request, handler: Handler, scope: str, service: Service, key_header: str
+) -> Response:
     authorization = request.headers.get("authorization")
-    if authorization is None and key_header and (key := request.headers.get(key_header)) is not None:
+    if (
+        authorization is None
+        and key_header
+        and (key := request.headers.get(key_header)) is not None
+    ):
         authorization = f"Bearer {key}"
     authorization = _bearer_of_basic(authorization)
     if not service.warned_of_proxy:
@@ -145,26 +160,48 @@ async def guarded(request: Request, handler: Handler, scope: str, service: Servi
     try:
         in_address = request.query_params.get("key") if scope == WRITE else None
         request.state.authorization = authorization
-        caller = request.state.caller = service.keys.require(scope, authorization, request.headers.get("origin"), in_address=in_address)
+        caller = request.state.caller = service.keys.require(
+            scope, authorization, request.headers.get("origin"), in_address=in_address
+        )
         service.limiter.begin(caller, scope, _address(request, service, caller))
         return await handler(request, service)
     except AccessError as error:
         challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-        return fault(error.status, error.code, error.message, fix=error.fix, headers={**challenge, "connection": "close"})
+        return fault(
+            error.status,
+            error.code,
+            error.message,
+            fix=error.fix,
+            headers={**challenge, "connection": "close"},
+        )
     except BodyError as error:
         # The rest of the body is not read, so the connection cannot be used again.
         wait = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
         service.limiter.refused(error.code)
-        return fault(error.status, error.code, error.message, fix=error.fix, headers={**wait, "connection": "close"})
+        return fault(
+            error.status,
+            error.code,
+            error.message,
+            fix=error.fix,
+            headers={**wait, "connection": "close"},
+        )
     except LimitError as error:
         wait = {"retry-after": str(error.retry_after_s)} if error.status == 429 else {}
-        return fault(error.status, error.code, error.message, fix=error.fix, headers={**wait, "connection": "close"})
+        return fault(
+            error.status,
+            error.code,
+            error.message,
+            fix=error.fix,
+            headers={**wait, "connection": "close"},
+        )
     except TailorbirdError as error:
         return _fault_of(error)
 
 
 def _look_for_proxy(request: Request, service: Service) -> None:
-    """Say once that somebody forwards for others who is not named as a proxy: nothing seems wrong until all share one limit."""
+    """Say once that somebody forwards for others who is not named as a proxy: nothing seems wrong
+    until all share one limit.
+    """
     peer = request.client.host if request.client is not None else ""
     if "x-forwarded-for" not in request.headers or peer in service.limiter.server.proxies:
         return
@@ -172,7 +209,8 @@ def _look_for_proxy(request: Request, service: Service) -> None:
     # A public address may be a visitor's, who sent the header: that is not for a log.
     who = peer if peer and not is_public(peer) else "an address"
     log.warning(
-        "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from there share the limits of one address. "
+        "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from "
+        "there share the limits of one address. "
         "If it is your proxy, name it in serve.proxies, or TAILORBIRD_SERVE__PROXIES",
         who,
     )
@@ -184,15 +222,27 @@ def _fault_of(error: TailorbirdError) -> Response:
         return fault(400, error.code, error.message, path=error.where, fix=error.fix)
     if isinstance(error, StorageError | NotReadyError):
         status = {"busy": 429, "disk_full": 507}.get(error.code, 503)
-        return fault(status, error.code, error.message, fix=error.fix, headers={"retry-after": str(retry_after_s)})
+        return fault(
+            status,
+            error.code,
+            error.message,
+            fix=error.fix,
+            headers={"retry-after": str(retry_after_s)},
+        )
     log.error("a request failed: %s", error.code, exc_info=error)
-    return fault(503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"})
+    return fault(
+        503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"}
+    )
 
 
 def require_too(request: Request, service: Service, scope: str) -> None:
-    """That the key has another scope as well as that of its route, and of WRITE that no foreign page asks. Raises AccessError."""
+    """That the key has another scope as well as that of its route, and of WRITE that no foreign
+    page asks. Raises AccessError.
+    """
     if scope == WRITE:
-        access.require_own_origin(request.headers, service.perimeter.origins | service.keys.origins())
+        access.require_own_origin(
+            request.headers, service.perimeter.origins | service.keys.origins()
+        )
     service.keys.require(scope, request.state.authorization, request.headers.get("origin"))
 
 
@@ -206,7 +256,9 @@ async def body_of(request: Request, service: Service, *, bytes_max: int = 0) -> 
     caller: Caller = request.state.caller
     own = caller.limits.body_bytes_max
     most = bytes_max or (service.body_bytes_max if own is None else own)
-    return await read_body(request, bytes_max=most, deadline_s=service.body_deadline_s, held=request.state.held)
+    return await read_body(
+        request, bytes_max=most, deadline_s=service.body_deadline_s, held=request.state.held
+    )
 
 
 def admission(request: Request, service: Service) -> Admission:
@@ -220,14 +272,20 @@ def _address(request: Request, service: Service, caller: Caller) -> str:
     if not caller.public:
         return ""
     peer = request.client.host if request.client is not None else ""
-    return address_of(peer, ",".join(request.headers.getlist("x-forwarded-for")), service.limiter.server.proxies)
+    return address_of(
+        peer, ",".join(request.headers.getlist("x-forwarded-for")), service.limiter.server.proxies
+    )
 
 
 async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
-    """What a call gives that may take a while, made in a thread; OverloadedError where it would have to wait too long."""
+    """What a call gives that may take a while, made in a thread; OverloadedError where it would
+    have to wait too long.
+    """
     asked = args[0] if args else None
     # What a page hangs on goes before what it can do without.
-    turn = service.shedder.take(getattr(call, "__name__", "other"), _units(asked), first=isinstance(asked, Query))
+    turn = service.shedder.take(
+        getattr(call, "__name__", "other"), _units(asked), first=isinstance(asked, Query)
+    )
     seconds: list[float] = []
 
     def work() -> Any:
@@ -240,7 +298,9 @@ async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> A
 
     try:
         # In a copy of the context, so that what is logged there has the request's id.
-        return await asyncio.get_running_loop().run_in_executor(service.pool, copy_context().run, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            service.pool, copy_context().run, work
+        )
     finally:
         service.shedder.done(turn, seconds[0] if seconds else None)
 
@@ -257,10 +317,16 @@ def as_json(value: Any, status: int = 200) -> Response:
 
 def as_receipts(decisions: Sequence[Decision]) -> Response:
     """Return the decision on each event of a body."""
-    # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole would be wrong.
+    # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole
+    # would be wrong.
     refused = sum(not decision.accepted for decision in decisions)
-    events = [EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions]
-    return as_json(Receipts(len(decisions) - refused, refused, events), 400 if decisions and refused == len(decisions) else 200)
+    events = [
+        EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions
+    ]
+    return as_json(
+        Receipts(len(decisions) - refused, refused, events),
+        400 if decisions and refused == len(decisions) else 200,
+    )
 
 
 async def take_foreign(request: Request, service: Service, format_: str, body: bytes) -> Response:
@@ -270,9 +336,26 @@ async def take_foreign(request: Request, service: Service, format_: str, body: b
     if not lines:
         return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
     source = request.state.caller.source
-    return as_receipts(await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit))
+    return as_receipts(
+        await service.door.submit_async(
+            b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit
+        )
+    )
 
 
-def fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:
+def fault(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    path: str = "",
+    fix: str = "",
+    headers: dict[str, str] | None = None,
+) -> Response:
     """Why there is no answer."""
-    return Response(_encode(Fault(code, message, path, fix, REQUEST_ID.get())), status, media_type="application/json", headers=headers)
+    return Response(
+        _encode(Fault(code, message, path, fix, REQUEST_ID.get())),
+        status,
+        media_type="application/json",
+        headers=headers,
+    )

@@ -1,12 +1,13 @@
 """The file of keys: what each may do and until when; of the key itself only a salted hash.
 
-`tailorbird keys` writes it, servers read it anew whenever it has changed (`serving.keys`). It lies beside `tailorbird.toml` unless
-`serve.keys_file` says otherwise, and only its owner may write it.
+`tailorbird keys` writes it, servers read it anew whenever it has changed (`serving.keys`). It lies
+beside `tailorbird.toml` unless `serve.keys_file` says otherwise, and only its owner may write it.
 
     tb_<id>_<secret>     id: 12 hexadecimal digits, in the file as it is, names the key everywhere
                          secret: 256 bits drawn at random; in the file as BLAKE2b with a salt of its own
 
-One round of a fast hash is enough: what is hashed has 256 bits, so there is nothing to guess. Passwords would need scrypt.
+One round of a fast hash is enough: what is hashed has 256 bits, so there is nothing to guess.
+Passwords would need scrypt.
 """
 
 import fcntl
@@ -30,7 +31,9 @@ SCOPES = (READ, WRITE, ADMIN)  # what a key may hold; OPEN needs none
 VERSION = 1
 _TOKEN = re.compile(r"tb_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _NAME = re.compile(r"[\w .:@-]{1,64}\Z")
-_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]{1,255}\Z")  # as browsers send it: lower case, no path
+_ORIGIN = re.compile(
+    r"https?://[a-z0-9.\-\[\]:]{1,255}\Z"
+)  # as browsers send it: lower case, no path
 _PERSON = b"tailorbird key"
 
 Hex = Annotated[str, Meta(pattern="^[0-9a-f]+$")]
@@ -40,8 +43,12 @@ Rate = Annotated[float, Meta(ge=0)] | None
 Count = Annotated[int, Meta(ge=0)] | None
 
 
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """What a key may do, where it is not what `[serve]` says for all; 0 is no limit. `serving.limits` holds them."""
+class Limits(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """What a key may do, where it is not what `[serve]` says for all; 0 is no limit.
+    `serving.limits` holds them.
+    """
 
     requests_per_s: Rate = None
     events_per_s: Rate = None
@@ -53,13 +60,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 NO_LIMITS = Limits()
 
 
-class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+class KeyRecord(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
     """A key as the file holds it. Times are microseconds.
 
     Attributes:
         expires_at: from when on it is refused; 0 is never.
-        origins: web origins that may use it; one that has any is public, since every visitor's browser holds it.
-        identify: a public key that may send `identify` too; false in files from before there was this field.
+        origins: web origins that may use it; one that has any is public, since every visitor's
+            browser holds it.
+        identify: a public key that may send `identify` too; false in files from before there was
+            this field.
     """
 
     id: Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
@@ -104,13 +115,25 @@ def read_keys(file: Path) -> list[KeyRecord]:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(file)) from None
     if mode & 0o002:
-        raise ConfigError("anybody on this machine may write it, and so give themselves a key", where=str(file), fix=f"chmod 600 {file}")
+        raise ConfigError(
+            "anybody on this machine may write it, and so give themselves a key",
+            where=str(file),
+            fix=f"chmod 600 {file}",
+        )
     try:
         stored = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is no file of keys: {error}", where=str(file), fix="tailorbird keys create makes a new one") from None
+        raise ConfigError(
+            f"is no file of keys: {error}",
+            where=str(file),
+            fix="tailorbird keys create makes a new one",
+        ) from None
     if stored.version != VERSION:
-        raise ConfigError(f"has version {stored.version}, expected {VERSION}", where=str(file), fix="use the Tailorbird that wrote it")
+        raise ConfigError(
+            f"has version {stored.version}, expected {VERSION}",
+            where=str(file),
+            fix="use the Tailorbird that wrote it",
+        )
     for record in stored.keys:
         require_scopes(record.scopes, record.origins)
     return stored.keys
@@ -131,16 +154,23 @@ def create_key(
 ) -> tuple[str, KeyRecord]:
     """Make a key and note its hash; the key itself is given here and nowhere else.
 
-    With `replaces`, the named key is refused from `keep_until` on, so that both hold until every client has the new one.
+    With `replaces`, the named key is refused from `keep_until` on, so that both hold until every
+    client has the new one.
 
     Raises:
-        UsageError: a scope, an origin or a name that there cannot be; `identify` without an origin; no key of that id.
+        UsageError: a scope, an origin or a name that there cannot be; `identify` without an origin;
+            no key of that id.
     """
     if not _NAME.match(name):
-        raise UsageError(f"expected a name of 1 to 64 letters, digits, spaces and . : @ - _, got {name[:70]!r}")
+        raise UsageError(
+            f"expected a name of 1 to 64 letters, digits, spaces and . : @ - _, got {name[:70]!r}"
+        )
     require_scopes(scopes, origins)
     if identify and not origins:
-        raise UsageError("only a key for browsers has to be allowed to identify", fix="a write key without an origin may send all events")
+        raise UsageError(
+            "only a key for browsers has to be allowed to identify",
+            fix="a write key without an origin may send all events",
+        )
     secret, salt = secrets.token_urlsafe(32), secrets.token_hex(16)
     record = KeyRecord(
         id=secrets.token_hex(6),
@@ -178,10 +208,16 @@ def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
     """Raises UsageError for scopes or origins that no key may have."""
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
-        raise UsageError(f"expected scopes among {', '.join(SCOPES)}, got {unknown[0][:40] if unknown else 'none'!r}", fix="--scope write")
+        raise UsageError(
+            f"expected scopes among {', '.join(SCOPES)}, got "
+            f"{unknown[0][:40] if unknown else 'none'!r}",
+            fix="--scope write",
+        )
     for origin in origins:
         if not _ORIGIN.match(origin):
-            raise UsageError(f"expected an origin such as https://shop.example, got {origin[:80]!r}")
+            raise UsageError(
+                f"expected an origin such as https://shop.example, got {origin[:80]!r}"
+            )
     if origins and list(scopes) != [WRITE]:
         raise UsageError(
             "a key for browsers may only write: whoever opens the page can read it",
@@ -193,12 +229,16 @@ def _place(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
     for place, record in enumerate(keys):
         if record.id == key_id:
             return place
-    raise UsageError(f"there is no key {key_id[:40]!r}", where=str(file), fix="tailorbird keys list shows them")
+    raise UsageError(
+        f"there is no key {key_id[:40]!r}", where=str(file), fix="tailorbird keys list shows them"
+    )
 
 
 @contextmanager
 def _changing(file: Path) -> Iterator[list[KeyRecord]]:
-    """The keys, to be changed in place; written and synced at the end, all or nothing, one change at a time."""
+    """The keys, to be changed in place; written and synced at the end, all or nothing, one change
+    at a time.
+    """
     try:
         folder = os.open(file.parent, os.O_RDONLY)
     except OSError as error:
@@ -211,16 +251,25 @@ def _changing(file: Path) -> Iterator[list[KeyRecord]]:
         try:
             draft.unlink(missing_ok=True)
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-                out.write(msgspec.json.format(msgspec.json.encode(_KeyFile(VERSION, keys)), indent=1) + b"\n")
+                out.write(
+                    msgspec.json.format(msgspec.json.encode(_KeyFile(VERSION, keys)), indent=1)
+                    + b"\n"
+                )
                 out.flush()
                 os.fsync(out.fileno())
             draft.rename(file)
             os.fsync(folder)
         except OSError as error:
-            raise StorageError(f"cannot be written: {error.strerror}", where=str(file), fix="make the folder writable") from None
+            raise StorageError(
+                f"cannot be written: {error.strerror}",
+                where=str(file),
+                fix="make the folder writable",
+            ) from None
     finally:
         os.close(folder)
 
 
 def _hash(secret: str, salt: str) -> bytes:
-    return blake2b(secret.encode(), digest_size=32, salt=bytes.fromhex(salt), person=_PERSON).digest()
+    return blake2b(
+        secret.encode(), digest_size=32, salt=bytes.fromhex(salt), person=_PERSON
+    ).digest()

@@ -1,8 +1,10 @@
-"""Who calls, and whether they may: the keys of a server, from settings and from the file of keys (`serving.keyfile`).
+"""Who calls, and whether they may: the keys of a server, from settings and from the file of keys
+(`serving.keyfile`).
 
-Without any key everything is open, and the server binds this machine only. Once there was one, a server never opens again while it
-runs: revoking the last key closes it. The file is looked at with every request, and read when it has changed; a damaged one is
-reported and the keys from before stay.
+Without any key everything is open, and the server binds this machine only. Once there was one, a
+server never opens again while it runs: revoking the last key closes it. The file is looked at with
+every request, and read when it has changed; a damaged one is reported and the keys from before
+stay.
 """
 
 import hmac
@@ -16,7 +18,17 @@ from pathlib import Path
 
 from tailorbird.errors import ConfigError, TailorbirdError
 from tailorbird.events import BROWSER, BROWSER_IDENTIFY, DOOR, Clock, SystemClock
-from tailorbird.serving.keyfile import ADMIN, NO_LIMITS, OPEN, READ, WRITE, KeyRecord, Limits, parse_token, read_keys
+from tailorbird.serving.keyfile import (
+    ADMIN,
+    NO_LIMITS,
+    OPEN,
+    READ,
+    WRITE,
+    KeyRecord,
+    Limits,
+    parse_token,
+    read_keys,
+)
 
 KEY_LENGTH_MIN = 16
 TOKEN_LENGTH_MAX = 512
@@ -36,10 +48,12 @@ class AccessError(TailorbirdError):
 
 @dataclass(frozen=True)
 class Caller:
-    """Whom a request's key names. `id` is fit for logs: "" where no key was needed, else a key's id, never the key.
+    """Whom a request's key names. `id` is fit for logs: "" where no key was needed, else a key's
+    id, never the key.
 
     Attributes:
-        public: the key is in every visitor's browser, so that their address counts too, and what may be sent is less.
+        public: the key is in every visitor's browser, so that their address counts too, and what
+            may be sent is less.
         identify: though public, it may send `identify`.
     """
 
@@ -61,7 +75,9 @@ ANYBODY = Caller()
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """A key as `/v1/status` tells of it: never its hash. Those of settings are named by their place there."""
+    """A key as `/v1/status` tells of it: never its hash. Those of settings are named by their place
+    there.
+    """
 
     id: str
     name: str
@@ -72,12 +88,15 @@ class KeyFigures:
 
 
 class Keys:
-    """The keys of a server, held as hashes only. A setting may also give a key's SHA-256, as `sha256:` and 64 hexadecimal digits.
+    """The keys of a server, held as hashes only. A setting may also give a key's SHA-256, as
+    `sha256:` and 64 hexadecimal digits.
 
-    Several keys may have one scope, so that a new one is given out before the old one is taken back. Safe to call from any thread.
+    Several keys may have one scope, so that a new one is given out before the old one is taken
+    back. Safe to call from any thread.
 
     Raises:
-        ConfigError: a key is shorter than 16 characters, which can be guessed, its hash is no SHA-256, or the file is damaged.
+        ConfigError: a key is shorter than 16 characters, which can be guessed, its hash is no
+            SHA-256, or the file is damaged.
     """
 
     def __init__(
@@ -93,7 +112,9 @@ class Keys:
         held: dict[bytes, tuple[str, set[str]]] = {}
         for scope, keys in ((WRITE, write), (READ, read), (ADMIN, admin)):
             for place, key in enumerate(keys, 1):
-                held.setdefault(_digest(key, f"serve.{scope}_keys"), (f"{scope}-{place}", set()))[1].add(scope)
+                held.setdefault(_digest(key, f"serve.{scope}_keys"), (f"{scope}-{place}", set()))[
+                    1
+                ].add(scope)
         self._plain = [(digest, name, frozenset(scopes)) for digest, (name, scopes) in held.items()]
         self._lock = threading.Lock()
         self._used: Counter[str] = Counter()
@@ -106,12 +127,20 @@ class Keys:
         self._look()
         return self._closed
 
-    def require(self, scope: str, authorization: str | None, origin: str | None = None, *, in_address: str | None = None) -> Caller:
-        """Whom the header's key names; or that of the address, where a page that is left can set no header.
+    def require(
+        self,
+        scope: str,
+        authorization: str | None,
+        origin: str | None = None,
+        *,
+        in_address: str | None = None,
+    ) -> Caller:
+        """Whom the header's key names; or that of the address, where a page that is left can set no
+        header.
 
         Raises:
-            AccessError: there is no such key, it has expired, lacks the scope, is not for that web origin, or stands in an address
-                and is not one of a browser, which is no secret.
+            AccessError: there is no such key, it has expired, lacks the scope, is not for that web
+                origin, or stands in an address and is not one of a browser, which is no secret.
         """
         if scope == OPEN:
             return ANYBODY
@@ -123,18 +152,35 @@ class Keys:
         kind, _, key = (authorization or "").partition(" ")
         key = key.strip()
         if kind.lower() != "bearer" or not key:
-            raise AccessError("expected the header Authorization: Bearer KEY", status=401, code="key_missing")
+            raise AccessError(
+                "expected the header Authorization: Bearer KEY", status=401, code="key_missing"
+            )
         caller, scopes, origins = self._find(key) if len(key) <= TOKEN_LENGTH_MAX else _NOBODY
         if caller is None:
-            raise AccessError("this key is not known, or has expired", status=401, code="key_unknown")
+            raise AccessError(
+                "this key is not known, or has expired", status=401, code="key_unknown"
+            )
         if by_address and not caller.public:
-            fix = "revoke it: addresses are logged on their way; send keys in the header Authorization"
-            raise AccessError("only a key for browsers may stand in an address", status=401, code="key_in_address", fix=fix)
+            fix = (
+                "revoke it: addresses are logged on their way; send keys in the header "
+                "Authorization"
+            )
+            raise AccessError(
+                "only a key for browsers may stand in an address",
+                status=401,
+                code="key_in_address",
+                fix=fix,
+            )
         if scope not in scopes:
             raise AccessError(f"this key has no {scope} scope", status=403, code="key_scope")
         if origins and origin not in origins:
             fix = "tailorbird keys create --origin names the origins of a browser's key"
-            raise AccessError("this key is for the pages of other web origins", status=403, code="key_origin", fix=fix)
+            raise AccessError(
+                "this key is for the pages of other web origins",
+                status=403,
+                code="key_origin",
+                fix=fix,
+            )
         self._used[caller.id] += 1
         return caller
 
@@ -146,14 +192,21 @@ class Keys:
     def figures(self) -> list[KeyFigures]:
         """All keys, without what could be used as one."""
         self._look()
-        plain = [KeyFigures(name, "in settings", sorted(scopes), 0, [], self._used[name]) for _, name, scopes in self._plain]
+        plain = [
+            KeyFigures(name, "in settings", sorted(scopes), 0, [], self._used[name])
+            for _, name, scopes in self._plain
+        ]
         return plain + [
-            KeyFigures(each.id, each.name, each.scopes, each.expires_at, each.origins, self._used[each.id])
+            KeyFigures(
+                each.id, each.name, each.scopes, each.expires_at, each.origins, self._used[each.id]
+            )
             for each in self._records.values()
         ]
 
     def _find(self, key: str) -> tuple[Caller | None, frozenset[str], frozenset[str]]:
-        """Whose it is, scopes and origins. The id in a key of ours is no secret and is looked up; secrets are compared in constant time."""
+        """Whose it is, scopes and origins. The id in a key of ours is no secret and is looked up;
+        secrets are compared in constant time.
+        """
         token = parse_token(key)
         record = self._records.get(token[0]) if token else None
         if token and record is not None:
@@ -162,7 +215,11 @@ class Keys:
                 return caller, frozenset(record.scopes), frozenset(record.origins)
             return _NOBODY
         given, found = _hash(key), _NOBODY
-        for digest, name, scopes in self._plain:  # all of them, so that the time does not tell which was near
+        for (
+            digest,
+            name,
+            scopes,
+        ) in self._plain:  # all of them, so that the time does not tell which was near
             if hmac.compare_digest(digest, given):
                 found = (Caller(name), scopes, frozenset())
         return found
@@ -184,8 +241,14 @@ class Keys:
             log.info("keys were read anew: %d", len(self._records))
 
     def _read(self) -> dict[str, KeyRecord]:
-        records = {record.id: record for record in read_keys(self._file)} if self._file is not None else {}
-        self._origins = frozenset(origin for record in records.values() for origin in record.origins)
+        records = (
+            {record.id: record for record in read_keys(self._file)}
+            if self._file is not None
+            else {}
+        )
+        self._origins = frozenset(
+            origin for record in records.values() for origin in record.origins
+        )
         return records
 
     def _stat(self) -> tuple[int, ...] | None:
@@ -193,7 +256,11 @@ class Keys:
             found = self._file.stat() if self._file is not None else None
         except OSError:
             return None
-        return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode)
+        return (
+            None
+            if found is None
+            else (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode)
+        )
 
 
 _NOBODY: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
@@ -207,7 +274,11 @@ def _digest(key: str, where: str) -> bytes:
         except ValueError:
             digest = b""
         if len(digest) != 32:
-            raise ConfigError(f"expected 64 hexadecimal digits after {_HASHED}", where=where, fix="printf %s KEY | sha256sum")
+            raise ConfigError(
+                f"expected 64 hexadecimal digits after {_HASHED}",
+                where=where,
+                fix="printf %s KEY | sha256sum",
+            )
         return digest
     if len(key) < KEY_LENGTH_MIN:
         fix = "tailorbird keys create makes one"
@@ -216,5 +287,6 @@ def _digest(key: str, where: str) -> bytes:
 
 
 def _hash(key: str) -> bytes:
-    # One round is enough for what was drawn at random; the length is checked for keys that were not.
+    # One round is enough for what was drawn at random; the length is checked for keys that were
+    # not.
     return sha256(key.encode(errors="surrogateescape")).digest()

@@ -4,9 +4,10 @@
     item   → columns that are about the item alone; a table of fixed size, in which an item's place follows from its key; taken in again
              after `RENEWED_S`, since most of a request's candidates were candidates a moment ago
 
-A row is put together from both. Columns about a person and an item together are missing then, as they are for a model that has never
-seen the two; derived columns are computed anew. What is older than `AGE_S` is not used. Nothing of this is ever logged as features:
-an answer's features are those of one commit of the state, or none.
+A row is put together from both. Columns about a person and an item together are missing then, as
+they are for a model that has never seen the two; derived columns are computed anew. What is older
+than `AGE_S` is not used. Nothing of this is ever logged as features: an answer's features are those
+of one commit of the state, or none.
 """
 
 import threading
@@ -75,20 +76,24 @@ class _Table:
 
 
 class LastKnown:
-    """Keeps what was read, and gives it back. Safe to use from several threads; two schemas at a time.
+    """Keeps what was read, and gives it back. Safe to use from several threads; two schemas at a
+    time.
 
     Args:
         now: monotonic seconds.
     """
 
-    def __init__(self, people_max: int = PEOPLE_MAX, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, people_max: int = PEOPLE_MAX, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._people_max, self._now = people_max, now
         self._people: OrderedDict[tuple[str, str], tuple[float, Rows]] = OrderedDict()
         self._tables: OrderedDict[str, _Table] = OrderedDict()
         self._lock = threading.Lock()
 
     def keep(self, features: FeatureSet, asked: str, rows: Rows, keys: Keys | None) -> None:
-        """Take in what was read for a person under the name that they asked by ("": none, and nothing of them is kept).
+        """Take in what was read for a person under the name that they asked by ("": none, and
+        nothing of them is kept).
 
         Args:
             keys: of the items that were read, or None where it was for the person alone.
@@ -101,7 +106,9 @@ class LastKnown:
                 return
             if not asked:
                 return
-            one = replace(rows, numeric=rows.numeric[:1].copy(), categorical=rows.categorical[:1].copy())
+            one = replace(
+                rows, numeric=rows.numeric[:1].copy(), categorical=rows.categorical[:1].copy()
+            )
             self._people[features.schema_hash, asked] = (now, one)
             self._people.move_to_end((features.schema_hash, asked))
             if len(self._people) > self._people_max:
@@ -121,9 +128,13 @@ class LastKnown:
             if not keys.size or known.mean() < KNOWN_MIN:
                 return None
             numeric = np.full((keys.size, len(features.numeric)), np.nan, np.float32)
-            numeric[:, table.numeric.item] = np.where(known[:, None], table.numbers[place], np.float32(np.nan))
+            numeric[:, table.numeric.item] = np.where(
+                known[:, None], table.numbers[place], np.float32(np.nan)
+            )
             categorical = np.zeros((keys.size, len(features.categorical)), np.uint64)
-            categorical[:, table.categorical.item] = np.where(known[:, None], table.codes[place], np.uint64(0))
+            categorical[:, table.categorical.item] = np.where(
+                known[:, None], table.codes[place], np.uint64(0)
+            )
         numeric[:, table.numeric.request] = person.numeric[:, table.numeric.request]
         categorical[:, table.categorical.request] = person.categorical[:, table.categorical.request]
         with np.errstate(all="ignore"):

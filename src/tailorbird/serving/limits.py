@@ -1,9 +1,12 @@
-"""How much one key, and one browser's address, may send: requests, events, events a body, and different ids within an hour.
+"""How much one key, and one browser's address, may send: requests, events, events a body, and
+different ids within an hour.
 
-Buckets may go into debt: a body is taken whole if anything is left, and what it took too much is waited for afterwards, so that any
-batch passes at any rate. Rows are counted and charged before anything is made of them, whatever is decided on each; a body of too many
-is charged as the longest that is taken. Reading and writing have buckets of their own, so that a flood of events leaves answers alone.
-All of it is in the memory of one process: with n servers a key may do n times as much.
+Buckets may go into debt: a body is taken whole if anything is left, and what it took too much is
+waited for afterwards, so that any batch passes at any rate. Rows are counted and charged before
+anything is made of them, whatever is decided on each; a body of too many is charged as the longest
+that is taken. Reading and writing have buckets of their own, so that a flood of events leaves
+answers alone. All of it is in the memory of one process: with n servers a key may do n times as
+much.
 
     key ──► bucket of requests (read), bucket of events (write), sketch of ids within the hour
     address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses; an IPv6 address counts by its /64
@@ -41,7 +44,14 @@ class LimitError(TailorbirdError):
     code = "rate"
 
     def __init__(
-        self, message: str, *, limit: str, status: int = 429, code: str = "rate", retry_after_s: float = 1.0, fix: str = ""
+        self,
+        message: str,
+        *,
+        limit: str,
+        status: int = 429,
+        code: str = "rate",
+        retry_after_s: float = 1.0,
+        fix: str = "",
     ) -> None:
         super().__init__(message, fix=fix)
         self.limit, self.status, self.code = limit, status, code
@@ -64,7 +74,9 @@ class Networks:
                 self._networks.append(ip_network(text))
             except ValueError as error:
                 fix = "write it as 10.0.0.7 or 10.0.0.0/8, without bits beyond the prefix"
-                raise ConfigError(f"{text!r} is no address and no network: {error}", where=where, fix=fix) from None
+                raise ConfigError(
+                    f"{text!r} is no address and no network: {error}", where=where, fix=fix
+                ) from None
 
     def __contains__(self, address: str | IPv4Address | IPv6Address) -> bool:
         found = _parsed(address) if isinstance(address, str) else address
@@ -77,7 +89,8 @@ class ServerLimits:
 
     Attributes:
         address_events_per_s: of one address with a key for browsers.
-        address_clicks_per_hour: likewise, of `CLICKS` alone: so many at once, and as many an hour from then on.
+        address_clicks_per_hour: likewise, of `CLICKS` alone: so many at once, and as many an hour
+            from then on.
         address_connections: open at a time from one address that is no proxy's.
         proxies: whose `X-Forwarded-For` is believed.
     """
@@ -112,7 +125,9 @@ class Bucket:
 
 
 class Distinct:
-    """About how many different texts there were (HyperLogLog over Python's own keyed hash, which nobody outside can aim at)."""
+    """About how many different texts there were (HyperLogLog over Python's own keyed hash, which
+    nobody outside can aim at).
+    """
 
     def __init__(self) -> None:
         self._ranks = bytearray(_REGISTERS)
@@ -131,7 +146,11 @@ class Distinct:
 
     def estimate(self) -> float:
         raw = _ALPHA * _REGISTERS * _REGISTERS / self._sum
-        return _REGISTERS * math.log(_REGISTERS / self._empty) if raw <= 2.5 * _REGISTERS and self._empty else raw
+        return (
+            _REGISTERS * math.log(_REGISTERS / self._empty)
+            if raw <= 2.5 * _REGISTERS and self._empty
+            else raw
+        )
 
 
 class Limiter:
@@ -141,7 +160,9 @@ class Limiter:
         monotonic: seconds, for the buckets; never the clock of events.
     """
 
-    def __init__(self, limits: ServerLimits | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: ServerLimits | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.server, self._monotonic = limits or ServerLimits(), monotonic
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
@@ -164,7 +185,8 @@ class Limiter:
     def charge(self, caller: Caller, address: str, rows: int, charged: int) -> None:
         """Take the rows of a body, of which `charged` were taken before, from its sender's buckets.
 
-        Raises LimitError where one body may not hold so many, or the sender has to wait for what it sent since `begin`.
+        Raises LimitError where one body may not hold so many, or the sender has to wait for what it
+        sent since `begin`.
         """
         batch_max = int(self._limit(caller.limits.batch_max, self.server.batch_max))
         too_many = 0 < batch_max < rows
@@ -180,8 +202,11 @@ class Limiter:
                 self.limited["batch"] += 1
                 raise LimitError(
                     f"{rows} events in one body, at most {batch_max} are taken",
-                    limit="batch", status=413, code="batch_too_long", fix="send fewer at once",
-                )  # fmt: skip
+                    limit="batch",
+                    status=413,
+                    code="batch_too_long",
+                    fix="send fewer at once",
+                )
 
     def give_back(self, caller: Caller, address: str, charged: int) -> None:
         """Put back what `charge` took."""
@@ -190,7 +215,9 @@ class Limiter:
                 bucket.take(-charged)
 
     def require_wanted(self, caller: Caller, address: str, accepted: Fields) -> None:
-        """Raises LimitError where these events name too many people and items, or hold too many clicks."""
+        """Raises LimitError where these events name too many people and items, or hold too many
+        clicks.
+        """
         with self._lock:
             now = self._monotonic()
             self._require_few_ids(caller, accepted, now)
@@ -204,14 +231,18 @@ class Limiter:
     def _require_left(self, bucket: Bucket, what: str, now: float) -> None:
         if wait_s := bucket.wait_s(now):
             self.limited[what] += 1
-            raise LimitError(f"too much within a short time ({what})", limit=what, retry_after_s=wait_s)
+            raise LimitError(
+                f"too much within a short time ({what})", limit=what, retry_after_s=wait_s
+            )
 
     def _of(self, caller: Caller, scope: str, address: str, now: float) -> list[tuple[Bucket, str]]:
         own, server = caller.limits, self.server
         found: list[tuple[Bucket, str]] = []
         what = "requests" if scope == READ else "events"
         rate = (
-            self._limit(own.requests_per_s, server.requests_per_s) if scope == READ else self._limit(own.events_per_s, server.events_per_s)
+            self._limit(own.requests_per_s, server.requests_per_s)
+            if scope == READ
+            else self._limit(own.events_per_s, server.events_per_s)
         )
         if rate and caller.id:
             key = (caller.id, scope, rate)  # another rate of the same key begins anew
@@ -224,14 +255,25 @@ class Limiter:
         return _newest(self._addresses, address, Bucket(self.server.address_events_per_s, now))
 
     def _take_clicks(self, caller: Caller, accepted: Fields, address: str, now: float) -> None:
-        """Whoever forges events forges these; a page whose address has sent too many may go on to tell what is looked at."""
+        """Whoever forges events forges these; a page whose address has sent too many may go on to
+        tell what is looked at.
+        """
         per_hour = self.server.address_clicks_per_hour
-        if not caller.public or not address or not per_hour or not (count := sum(type_ in CLICKS for type_ in accepted.type)):
+        if (
+            not caller.public
+            or not address
+            or not per_hour
+            or not (count := sum(type_ in CLICKS for type_ in accepted.type))
+        ):
             return
         bucket = _newest(self._clicks, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
         if wait_s := bucket.wait_s(now):
             self.limited["clicks"] += 1
-            raise LimitError("too many clicks and the like from one address", limit="clicks", retry_after_s=wait_s)
+            raise LimitError(
+                "too many clicks and the like from one address",
+                limit="clicks",
+                retry_after_s=wait_s,
+            )
         bucket.take(count)
 
     def _require_few_ids(self, caller: Caller, accepted: Fields, now: float) -> None:
@@ -246,9 +288,17 @@ class Limiter:
             self.limited["ids"] += 1
             raise LimitError(
                 f"more than {ids_max} different people and items within an hour",
-                limit="ids", code="too_many_ids", retry_after_s=HOUR_S - (now - begun), fix="raise the key's ids_per_hour if that is right",
-            )  # fmt: skip
-        named = chain(accepted.user_id, accepted.anonymous_id, accepted.item_id, *(items for items in accepted.items if items))
+                limit="ids",
+                code="too_many_ids",
+                retry_after_s=HOUR_S - (now - begun),
+                fix="raise the key's ids_per_hour if that is right",
+            )
+        named = chain(
+            accepted.user_id,
+            accepted.anonymous_id,
+            accepted.item_id,
+            *(items for items in accepted.items if items),
+        )
         ids.add({text for text in named if text})
 
     @staticmethod
@@ -257,7 +307,9 @@ class Limiter:
 
 
 class Admission:
-    """One body before the limits of its sender, as `decisions.Admit` has it. Not to be used by two threads at a time."""
+    """One body before the limits of its sender, as `decisions.Admit` has it. Not to be used by two
+    threads at a time.
+    """
 
     def __init__(self, limiter: Limiter, caller: Caller, address: str) -> None:
         self._limiter, self._caller, self._address = limiter, caller, address
@@ -277,7 +329,9 @@ class Admission:
 
 
 class Connections:
-    """How many connections are open, by the address that they are from; one of a trusted proxy's, or an unknown one, is not counted."""
+    """How many connections are open, by the address that they are from; one of a trusted proxy's,
+    or an unknown one, is not counted.
+    """
 
     def __init__(self, limits: ServerLimits) -> None:
         self._most, self._proxies = limits.address_connections, limits.proxies
@@ -297,7 +351,11 @@ class Connections:
             del self._open[address]
 
     def _counted(self, peer: str) -> str:
-        return "" if not self._most or not peer or peer in self._proxies else address_of(peer, "", self._proxies)
+        return (
+            ""
+            if not self._most or not peer or peer in self._proxies
+            else address_of(peer, "", self._proxies)
+        )
 
 
 def _newest(buckets: OrderedDict[str, Bucket], address: str, fresh: Bucket) -> Bucket:
@@ -310,12 +368,15 @@ def _newest(buckets: OrderedDict[str, Bucket], address: str, fresh: Bucket) -> B
 
 
 def address_of(peer: str, forwarded: str, proxies: Networks) -> str:
-    """Who is calling, whom no request is without: the peer, or the last hop that a trusted proxy did not add itself.
+    """Who is calling, whom no request is without: the peer, or the last hop that a trusted proxy
+    did not add itself.
 
-    Of an IPv6 address it is the /64. Where a proxy names no address ("unknown"), the request counts for that proxy.
+    Of an IPv6 address it is the /64. Where a proxy names no address ("unknown"), the request counts
+    for that proxy.
 
     Args:
-        forwarded: all lines of `X-Forwarded-For`, in their order, joined by commas; some proxies add to the last, others add one.
+        forwarded: all lines of `X-Forwarded-For`, in their order, joined by commas; some proxies
+            add to the last, others add one.
     """
     caller = _parsed(peer)
     if caller is None:
@@ -323,7 +384,11 @@ def address_of(peer: str, forwarded: str, proxies: Networks) -> str:
     hops = [hop for hop in map(str.strip, forwarded.split(",")) if hop]
     while hops and caller in proxies and (named := _parsed(hops.pop())) is not None:
         caller = named
-    return str(caller) if isinstance(caller, IPv4Address) else f"{IPv6Address(int(caller) >> 64 << 64)}/64"
+    return (
+        str(caller)
+        if isinstance(caller, IPv4Address)
+        else f"{IPv6Address(int(caller) >> 64 << 64)}/64"
+    )
 
 
 def is_public(peer: str) -> bool:
@@ -333,7 +398,9 @@ def is_public(peer: str) -> bool:
 
 
 def _parsed(hop: str) -> IPv4Address | IPv6Address | None:
-    """The address of a hop, without its port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`, `fe80::1%eth0`."""
+    """The address of a hop, without its port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`,
+    `fe80::1%eth0`.
+    """
     text = hop.strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -1,8 +1,10 @@
-"""The HTTP server under the serve process: it binds, waits for nobody who dawdles, and stops without turning anybody away.
+"""The HTTP server under the serve process: it binds, waits for nobody who dawdles, and stops
+without turning anybody away.
 
-SIGTERM drains: for a while (`serve.drain`) whoever comes is still answered, and each answer closes its connection; then nothing new is
-accepted, and what runs is finished within a second. What uvicorn leaves open, `PatientProtocol` closes: connections that say nothing, or
-only half a request, or that do not read what they are told.
+SIGTERM drains: for a while (`serve.drain`) whoever comes is still answered, and each answer closes
+its connection; then nothing new is accepted, and what runs is finished within a second. What
+uvicorn leaves open, `PatientProtocol` closes: connections that say nothing, or only half a request,
+or that do not read what they are told.
 """
 
 import asyncio
@@ -32,7 +34,8 @@ PORTS_TRIED = 20
 DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close; without a balancer
 LINGER_S = 0.3  # for those who connected before we stopped listening and have not asked yet
 STOP_S = 0.3  # for answers under way
-KEEP_ALIVE_S = 75.0  # longer than the idle time of usual pools, 60 s: who closes first must not be the one who is asked
+# longer than the idle time of usual pools, 60 s: who closes first must not be the one who is asked
+KEEP_ALIVE_S = 75.0
 HEADER_DEADLINE_S = 10.0
 UNREAD_DEADLINE_S = 30.0  # within which something of an answer has to be read
 REFUSED_DEADLINE_S = 1.0
@@ -60,10 +63,20 @@ def bind(host: str, port: int, *, asked: bool) -> socket.socket:
         except OSError as error:
             listener.close()
             if error.errno != errno.EADDRINUSE:
-                raise UsageError(f"cannot bind {host}:{number}: {error.strerror}", where="serve.host") from None
+                raise UsageError(
+                    f"cannot bind {host}:{number}: {error.strerror}", where="serve.host"
+                ) from None
     if len(ports) == 1:
-        raise UsageError(f"port {port} is in use", where="serve.port", fix="stop what uses it, or choose another: --port 0 takes any")
-    raise UsageError(f"ports {ports[0]} to {ports[-1]} are in use", where="serve.port", fix="choose another: --port 0 takes any")
+        raise UsageError(
+            f"port {port} is in use",
+            where="serve.port",
+            fix="stop what uses it, or choose another: --port 0 takes any",
+        )
+    raise UsageError(
+        f"ports {ports[0]} to {ports[-1]} are in use",
+        where="serve.port",
+        fix="choose another: --port 0 takes any",
+    )
 
 
 class HttpServer(uvicorn.Server):
@@ -106,7 +119,9 @@ class HttpServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        held = {number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)}
+        held = {
+            number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         if self._told_before is not None and self._told_before.is_set():
             self._drain_s = 0.0  # no balancer has heard of it
             self._drain(signal.SIGTERM, None)
@@ -124,7 +139,9 @@ class HttpServer(uvicorn.Server):
         self._stop_at = time.monotonic() + self._drain_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening without turning away anybody who has already knocked: a closed listener resets its queue."""
+        """Stop listening without turning away anybody who has already knocked: a closed listener
+        resets its queue.
+        """
         spares = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
@@ -145,19 +162,27 @@ class HttpServer(uvicorn.Server):
                 except OSError:
                     return
                 connection.setblocking(False)
-                await loop.connect_accepted_socket(partial(self._protocol, self.config, self.server_state, {}, loop), connection)
+                await loop.connect_accepted_socket(
+                    partial(self._protocol, self.config, self.server_state, {}, loop), connection
+                )
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop_at is None and self._told_before is not None and self._told_before.is_set():
-            self._drain(signal.SIGTERM, None)  # told just before the signals were ours, by a thread that was slower
+            self._drain(
+                signal.SIGTERM, None
+            )  # told just before the signals were ours, by a thread that was slower
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
 
 async def _full(scope: Scope, receive: Receive, send: Send) -> None:
-    """The answer to whoever comes while all connections are taken: when to come again, and the connection is closed."""
-    response = Response(b"too many connections\n", 503, {"retry-after": "1", "connection": "close"}, "text/plain")
+    """The answer to whoever comes while all connections are taken: when to come again, and the
+    connection is closed.
+    """
+    response = Response(
+        b"too many connections\n", 503, {"retry-after": "1", "connection": "close"}, "text/plain"
+    )
     await response(scope, receive, send)
 
 
@@ -169,17 +194,22 @@ def _without_offer(name: bytes, value: bytes) -> bytes:
     """The value of a header, without the word by which `Connection` offers an upgrade."""
     if name != b"connection":
         return value
-    return b", ".join(word for word in map(bytes.strip, value.split(b",")) if word.lower() != b"upgrade")
+    return b", ".join(
+        word for word in map(bytes.strip, value.split(b",")) if word.lower() != b"upgrade"
+    )
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection that has not brought a whole request head in time, or a very large one, and one that reads nothing of what waits
-    for it; what holds for bodies is in `serving.body`. Where all places are taken, whoever asks gets that of the connection which has asked
-    nothing for longest, of those that were answered and have read it.
+    """Closes a connection that has not brought a whole request head in time, or a very large one,
+    and one that reads nothing of what waits for it; what holds for bodies is in `serving.body`.
+    Where all places are taken, whoever asks gets that of the connection which has asked nothing for
+    longest, of those that were answered and have read it.
 
-    `turn_away` gives the whole answer to what is not to become a request at all, see `serving.turning_away`. An offer to speak another
-    protocol (`Upgrade: h2c`, as Java's client makes it with its first request) is not taken up, as RFC 9110, 7.8 allows: the request is
-    read as the plain one that it is. httptools ends its message at the head, and what followed would be taken for the next request.
+    `turn_away` gives the whole answer to what is not to become a request at all, see
+    `serving.turning_away`. An offer to speak another protocol (`Upgrade: h2c`, as Java's client
+    makes it with its first request) is not taken up, as RFC 9110, 7.8 allows: the request is read
+    as the plain one that it is. httptools ends its message at the head, and what followed would be
+    taken for the next request.
     """
 
     deadline_s = HEADER_DEADLINE_S
@@ -189,7 +219,9 @@ class PatientProtocol(HttpToolsProtocol):
     by_address = Connections(ServerLimits())
     turn_away: Callable[[bytes], bytes | None] = staticmethod(_nobody)
     _waits_for_a_place = False
-    _refusal: str | None = None  # what is said when the requests before it are answered; nothing more is read
+    _refusal: str | None = (
+        None  # what is said when the requests before it are answered; nothing more is read
+    )
     _between = True  # requests: nothing of the next has come
     _impatience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -219,7 +251,8 @@ class PatientProtocol(HttpToolsProtocol):
         if plain and (told := self.turn_away(data)) is not None:
             self._calm()
             self.transport.write(told)
-            # One timer serves many refusals: to set and unset it each time would cost as much as what is said.
+            # One timer serves many refusals: to set and unset it each time would cost as much as
+            # what is said.
             self._told_at = self.loop.time()
             if self.timeout_keep_alive_task is None:
                 self._keep_alive_for(self.timeout_keep_alive)
@@ -236,7 +269,9 @@ class PatientProtocol(HttpToolsProtocol):
             self._fed, self._again = self._again, b""
             super().data_received(self._fed)
         # Of a line that does not end nothing is told before its end.
-        self._awaited_bytes = self._awaited_bytes + len(data) if awaited and self._impatience is not None else 0
+        self._awaited_bytes = (
+            self._awaited_bytes + len(data) if awaited and self._impatience is not None else 0
+        )
         if self._awaited_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
@@ -257,19 +292,29 @@ class PatientProtocol(HttpToolsProtocol):
             raise ValueError("the head is too large")
 
     def _should_upgrade(self) -> bool:
-        return True  # so that what offers an upgrade is left to the next method, which uvicorn calls while it handles the parser's error
+        # so that what offers an upgrade is left to the next method, which uvicorn calls while it
+        # handles the parser's error
+        return True
 
     def handle_websocket_upgrade(self) -> None:
         """Read a request anew without its offer to upgrade."""
         error, method = sys.exception(), self.parser.get_method()
-        if method == b"CONNECT" or not isinstance(error, httptools.HttpParserUpgrade):  # a tunnel is no request
+        if method == b"CONNECT" or not isinstance(
+            error, httptools.HttpParserUpgrade
+        ):  # a tunnel is no request
             self.send_400_response("Invalid HTTP request received.")
             return
         head = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
-        head += [name + b": " + _without_offer(name, value) for name, value in self.headers if name != b"upgrade"]
+        head += [
+            name + b": " + _without_offer(name, value)
+            for name, value in self.headers
+            if name != b"upgrade"
+        ]
         rest = self._fed[error.args[0] :]
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has its own: what is behind is not looked at
+        self.parser.set_dangerous_leniencies(
+            lenient_data_after_close=True
+        )  # as uvicorn has its own: what is behind is not looked at
         self._again = b"\r\n".join([*head, b"", b""]) + rest
 
     def timeout_keep_alive_handler(self) -> None:
@@ -282,7 +327,9 @@ class PatientProtocol(HttpToolsProtocol):
             self._expect_reading()
 
     def _keep_alive_for(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -317,7 +364,9 @@ class PatientProtocol(HttpToolsProtocol):
             self.idle[self] = None
 
     def _take_a_place(self) -> None:
-        """Become an ordinary connection: where there is room by now, or else instead of the one that has been idle for longest."""
+        """Become an ordinary connection: where there is room by now, or else instead of the one
+        that has been idle for longest.
+        """
         if len(self.connections) > self.connections_max:
             given_up = next(iter(self.idle), None)
             if given_up is None:
@@ -337,7 +386,9 @@ class PatientProtocol(HttpToolsProtocol):
             self.pipeline.popleft()  # it is the body of one that waits for its turn
             self._refusal = msg
         else:
-            self.cycle.disconnected = True  # this is its answer, and whoever reads its body is not to give another
+            self.cycle.disconnected = (
+                True  # this is its answer, and whoever reads its body is not to give another
+            )
             self._refuse(msg)
 
     def _refuse(self, msg: str) -> None:
@@ -345,9 +396,13 @@ class PatientProtocol(HttpToolsProtocol):
         self._expect_reading()
 
     def _expect_reading(self) -> None:
-        """From now on something of what waits for the peer has to go each `unread_deadline_s`; what is closed is not gone before."""
+        """From now on something of what waits for the peer has to go each `unread_deadline_s`; what
+        is closed is not gone before.
+        """
         if self._unread is None:
-            self._unread = self.loop.call_later(self.unread_deadline_s, self._look_unread, self.transport.get_write_buffer_size())
+            self._unread = self.loop.call_later(
+                self.unread_deadline_s, self._look_unread, self.transport.get_write_buffer_size()
+            )
 
     def _look_unread(self, before: int) -> None:
         self._unread, left = None, self.transport.get_write_buffer_size()

@@ -13,8 +13,12 @@ from tailorbird.serving.messages import Shown
 _REASONS = {"popular": "Popular", "new_items": "New"}
 
 
-def list_items(index: Index, tables: CandidateTables, source: str, size: int, category: str | None = None) -> list[Shown]:
-    """Return the first items of `popular` or `new_items`, of one category if it is named; none of a category that no item has."""
+def list_items(
+    index: Index, tables: CandidateTables, source: str, size: int, category: str | None = None
+) -> list[Shown]:
+    """Return the first items of `popular` or `new_items`, of one category if it is named; none of a
+    category that no item has.
+    """
     listed = tables.new_items() if source == "new_items" else tables.board(WEEK).shares
     if source == "popular" and category is not None:
         of_category = tables.board(Board(WEEK.window_us, "category"), hash64(category))
@@ -26,13 +30,22 @@ def list_items(index: Index, tables: CandidateTables, source: str, size: int, ca
         rows, scores = rows[kept], scores[kept]
     shown = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
     return [
-        Shown(item_id=index.ids[row], position=place, score=score, reason=_REASONS[source], reason_code=source, source=source)
+        Shown(
+            item_id=index.ids[row],
+            position=place,
+            score=score,
+            reason=_REASONS[source],
+            reason_code=source,
+            source=source,
+        )
         for place, (row, score) in enumerate(shown, 1)
     ]
 
 
 def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[Shown]:
-    """Return what goes with an item that the index knows, best first, filled up with what is popular in its category and then overall."""
+    """Return what goes with an item that the index knows, best first, filled up with what is
+    popular in its category and then overall.
+    """
     row = int(index.find_ids([item_id])[0])
     near, scores = _shown(index, similar(tables, int(index.keys[row])))
     fill, _ = _shown(index, tables.board(WEEK).items)

@@ -1,8 +1,9 @@
 """What a server writes to stderr: a line an event, for people or as JSON, without personal data.
 
-No ids of people or items, no queries, no keys: the text of an exception may hold any of them, so only its type and where it was raised
-are written. Control characters are escaped, so that nobody writes lines of their own. Each line of a request has its
-`X-Request-Id`, which errors and the answer's header have too.
+No ids of people or items, no queries, no keys: the text of an exception may hold any of them, so
+only its type and where it was raised are written. Control characters are escaped, so that nobody
+writes lines of their own. Each line of a request has its `X-Request-Id`, which errors and the
+answer's header have too.
 """
 
 import logging
@@ -37,7 +38,8 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         told: dict[str, object] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _escaped(record.getMessage()),
@@ -48,11 +50,16 @@ class Lines(logging.Formatter):
         if record.exc_info and record.exc_info[0]:
             told["exception"] = record.exc_info[0].__name__
             frames = traceback.extract_tb(record.exc_info[2])[-12:]
-            told["raised"] = [f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+            told["raised"] = [
+                f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}"
+                for frame in frames
+            ]
         if self._as_json:
             return msgspec.json.encode(told).decode()
         more = " ".join(
-            f"{name}={_escaped(str(value))}" for name, value in told.items() if name not in ("time", "level", "logger", "message")
+            f"{name}={_escaped(str(value))}"
+            for name, value in told.items()
+            if name not in ("time", "level", "logger", "message")
         )
         return f"{record.levelname} {record.name}: {told['message']}{' ' if more else ''}{more}"
 
@@ -65,7 +72,9 @@ def configure(*, as_json: bool) -> None:
 
 
 class RequestLog:
-    """A line for each request that was refused or failed, or for all; of those that were refused, for load too, at most `LINES_PER_S`."""
+    """A line for each request that was refused or failed, or for all; of those that were refused,
+    for load too, at most `LINES_PER_S`.
+    """
 
     def __init__(self, *, every: bool = False) -> None:
         self._every = every
@@ -78,13 +87,22 @@ class RequestLog:
         left_out: dict[str, object] = {}
         if 400 <= status < 500 or status == 503:
             now = time.monotonic()
-            self._left, self._at = min(LINES_PER_S, self._left + (now - self._at) * LINES_PER_S), now
+            self._left, self._at = (
+                min(LINES_PER_S, self._left + (now - self._at) * LINES_PER_S),
+                now,
+            )
             if self._left < 1:
                 self._left_out += 1
                 return
             self._left -= 1
             left_out["left_out"], self._left_out = self._left_out, 0
-        more = {"route": route, "status": status, "ms": round(seconds * 1e3, 1), "key": key, **left_out}
+        more = {
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1e3, 1),
+            "key": key,
+            **left_out,
+        }
         log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=more)
 
 

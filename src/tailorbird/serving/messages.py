@@ -1,6 +1,8 @@
-"""What goes over the wire besides events: queries and answers. Their JSON Schemas make up `/openapi.json`.
+"""What goes over the wire besides events: queries and answers. Their JSON Schemas make up
+`/openapi.json`.
 
-Bounds stand in the types, so that a wrong value is refused with its path before anything looks at it.
+Bounds stand in the types, so that a wrong value is refused with its path before anything looks at
+it.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -18,26 +20,37 @@ SIZE_MAX = 200  # items of an answer
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Ids = Annotated[list[Id], Meta(max_length=1_000)]
 Size = Annotated[int, Meta(ge=1, le=SIZE_MAX)]
-Attributes = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=50)]
+Attributes = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=50)
+]
 Filters = Annotated[
     dict[str, Any],
-    Meta(max_length=20, description="attribute → the value it must have, a list of allowed values, or of a number {min, max}"),
+    Meta(
+        max_length=20,
+        description="attribute → the value it must have, a list of allowed values, or of a number "
+        "{min, max}",
+    ),
 ]
 
 # What the codes of `Answer.degraded` mean to somebody who looks at a list, with what to do.
 DEGRADED = {
     "model": "no model could score: tailorbird train learns one",
-    "candidates": "no candidate tables are published yet: the role `candidates` reads the log, wait for it or start it with up",
+    "candidates": "no candidate tables are published yet: the role `candidates` reads the log, "
+    "wait for it or start it with up",
     "stale_candidates": "candidate tables are behind the log: is the role `candidates` running?",
     "features": "too little is known of this person and these items",
-    "items": "rules, lists and hide_seen of the slot leave no item: tailorbird doctor names the rule",
+    "items": "rules, lists and hide_seen of the slot leave no item: tailorbird doctor names the "
+    "rule",
 }
 
 
-class Query(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
+class Query(
+    msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True
+):
     """What every request says of who asks and what may be shown.
 
-    Without `user_id` and `anonymous_id` the answer is for a stranger, and is not remembered for anybody.
+    Without `user_id` and `anonymous_id` the answer is for a stranger, and is not remembered for
+    anybody.
     """
 
     user_id: Id | None = None
@@ -65,7 +78,9 @@ class RankQuery(Query, frozen=True, kw_only=True):
 
 
 class SearchQuery(Query, frozen=True, kw_only=True):
-    """Find items by words, ordered for this person. `facets` names attributes by which the answer says how all hits divide."""
+    """Find items by words, ordered for this person. `facets` names attributes by which the answer
+    says how all hits divide.
+    """
 
     query: Annotated[str, Meta(max_length=512)]
     slot: Id | None = None
@@ -73,10 +88,12 @@ class SearchQuery(Query, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stood behind one item's score: the features as read, each head's calibrated probability, and what columns did to the value.
+    """What stood behind one item's score: the features as read, each head's calibrated probability,
+    and what columns did to the value.
 
-    `method` is `tree_shap` (exact: `base`, `contributions` and `rest` add up to `value`) or `occlusion`. `value` and all of `moved` (the
-    search, and each boost) add up to the score; `placed` names the pin and the promotions of the item.
+    `method` is `tree_shap` (exact: `base`, `contributions` and `rest` add up to `value`) or
+    `occlusion`. `value` and all of `moved` (the search, and each boost) add up to the score;
+    `placed` names the pin and the promotions of the item.
     """
 
     features: dict[str, float | str | None] = {}
@@ -93,7 +110,8 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
 class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item of an answer. `position` counts from 1; `source` is what proposed the item.
 
-    `reason_code` is one of a list that only grows (docs/how-to/explain.md), `reason_item` the item that led here, if one did.
+    `reason_code` is one of a list that only grows (docs/how-to/explain.md), `reason_item` the item
+    that led here, if one did.
     """
 
     item_id: str
@@ -109,7 +127,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FacetTold(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How hits divide by an attribute: `counts` of the most frequent values, or `low` to `high` of a number; `missing` have none."""
+    """How hits divide by an attribute: `counts` of the most frequent values, or `low` to `high` of
+    a number; `missing` have none.
+    """
 
     counts: dict[str, int] = {}
     missing: int = 0
@@ -120,11 +140,11 @@ class FacetTold(msgspec.Struct, frozen=True, omit_defaults=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer. Send its `request_id` with the impressions and clicks that follow it.
 
-    `degraded` names what was missing, by the stable codes of docs/reference/degraded.md: `last_known`, `features`, `freshness`,
-    `previous_model`, `model`, `index`, `candidates`, `stale_candidates`, `items`, `vectors`, `retrieval`, `ranking`, `policy`,
-    `rules`, `log`. The answer is then less personal.
-    `t` is the time for which its features hold, `commit` the state's version that they were read from.
-    `facets` are those that a search asked for.
+    `degraded` names what was missing, by the stable codes of docs/reference/degraded.md:
+    `last_known`, `features`, `freshness`, `previous_model`, `model`, `index`, `candidates`,
+    `stale_candidates`, `items`, `vectors`, `retrieval`, `ranking`, `policy`, `rules`, `log`. The
+    answer is then less personal. `t` is the time for which its features hold, `commit` the state's
+    version that they were read from. `facets` are those that a search asked for.
     """
 
     request_id: str
@@ -165,9 +185,10 @@ class ChurnWhy(msgspec.Struct, frozen=True):
 class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How likely a person is to leave.
 
-    `gone` is the probability that they stay away for the window that churn.py declares, `purchases` how many are expected within it,
-    null where the model does not count. `known` is false where the features say nothing of them; `gone` is then that of a stranger.
-    `as_of` is the time for which that holds, `model` the version that said so.
+    `gone` is the probability that they stay away for the window that churn.py declares, `purchases`
+    how many are expected within it, null where the model does not count. `known` is false where the
+    features say nothing of them; `gone` is then that of a stranger. `as_of` is the time for which
+    that holds, `model` the version that said so.
     """
 
     user_id: str
@@ -183,8 +204,9 @@ class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class SlotFormula(msgspec.Struct, frozen=True, kw_only=True):
     """What an item is worth to a slot: `formula` is in force, `declared` stands in slots.py.
 
-    `version` is that of a formula that was set without a new model, by whom, why and when (microseconds); "" where the declared one
-    holds. `missing` are heads that the champion does not have, whose terms are left out.
+    `version` is that of a formula that was set without a new model, by whom, why and when
+    (microseconds); "" where the declared one holds. `missing` are heads that the champion does not
+    have, whose terms are left out.
     """
 
     slot: str
@@ -198,7 +220,9 @@ class SlotFormula(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FormulaQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A formula to put in force, such as `1.0*click + 8.0*purchase`; "" for the slot's own again. `why` stands in the audit log."""
+    """A formula to put in force, such as `1.0*click + 8.0*purchase`; "" for the slot's own again.
+    `why` stands in the audit log.
+    """
 
     formula: Annotated[str, Meta(max_length=1_000)]
     why: Annotated[str, Meta(min_length=1, max_length=500)]
@@ -222,7 +246,9 @@ class Receipts(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server tells an operator about itself. Counters since its start; `keys` by id, with how often each was used."""
+    """What a server tells an operator about itself. Counters since its start; `keys` by id, with
+    how often each was used.
+    """
 
     producer: str
     draining: bool
@@ -235,9 +261,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a request was not answered: a stable code, a sentence, the path in the document, and what to do.
+    """Why a request was not answered: a stable code, a sentence, the path in the document, and what
+    to do.
 
-    `request_id` is that of the header `X-Request-Id` and of the server's log; an answer's is another.
+    `request_id` is that of the header `X-Request-Id` and of the server's log; an answer's is
+    another.
     """
 
     code: str
@@ -252,7 +280,9 @@ class QueryError(UsageError):
 
     code = "bad_query"
 
-    def __init__(self, message: str, *, path: str = "", code: str = "bad_query", fix: str = "") -> None:
+    def __init__(
+        self, message: str, *, path: str = "", code: str = "bad_query", fix: str = ""
+    ) -> None:
         super().__init__(message, where=path, fix=fix)
         self.code = code
         self.path = path

@@ -1,6 +1,8 @@
-"""What a serve process tells Prometheus. Labels are routes, stages, codes and sources: never an id of a person or an item.
+"""What a serve process tells Prometheus. Labels are routes, stages, codes and sources: never an id
+of a person or an item.
 
-The registry is this process's own, so that tests and several servers in one process do not meet in a global one.
+The registry is this process's own, so that tests and several servers in one process do not meet in
+a global one.
 """
 
 import threading
@@ -40,21 +42,52 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter("tailorbird_requests", "Requests by route and status.", ["route", "status"], registry=self.registry)
-        self._latency = self._histogram("tailorbird_request_seconds", "Time from the first byte to the answer.", "route")
-        self._stage = self._histogram("tailorbird_stage_seconds", "Time in one stage of an answer.", "stage")
-        self._degraded = Counter("tailorbird_degraded", "Answers by what was missing.", ["what"], registry=self.registry)
-        self._faults = Counter("tailorbird_internal_faults", "Parts that failed and were worked around.", ["part"], registry=self.registry)
-        self._loads = Counter("tailorbird_bundle_loads", "Bundles loaded and swapped in.", registry=self.registry)
-        self._load_failures = Counter(
-            "tailorbird_bundle_load_failures", "Bundles refused; the previous one serves on. Alarm on any.", registry=self.registry
+        self._requests = Counter(
+            "tailorbird_requests",
+            "Requests by route and status.",
+            ["route", "status"],
+            registry=self.registry,
         )
-        self._bundle = Gauge("tailorbird_bundle_info", "1 for the bundle that serves.", ["version"], registry=self.registry)
+        self._latency = self._histogram(
+            "tailorbird_request_seconds", "Time from the first byte to the answer.", "route"
+        )
+        self._stage = self._histogram(
+            "tailorbird_stage_seconds", "Time in one stage of an answer.", "stage"
+        )
+        self._degraded = Counter(
+            "tailorbird_degraded", "Answers by what was missing.", ["what"], registry=self.registry
+        )
+        self._faults = Counter(
+            "tailorbird_internal_faults",
+            "Parts that failed and were worked around.",
+            ["part"],
+            registry=self.registry,
+        )
+        self._loads = Counter(
+            "tailorbird_bundle_loads", "Bundles loaded and swapped in.", registry=self.registry
+        )
+        self._load_failures = Counter(
+            "tailorbird_bundle_load_failures",
+            "Bundles refused; the previous one serves on. Alarm on any.",
+            registry=self.registry,
+        )
+        self._bundle = Gauge(
+            "tailorbird_bundle_info",
+            "1 for the bundle that serves.",
+            ["version"],
+            registry=self.registry,
+        )
         self._wait = Histogram(
-            "tailorbird_wait_seconds", "Time that questions waited for a thread.", buckets=_SECONDS, registry=self.registry
+            "tailorbird_wait_seconds",
+            "Time that questions waited for a thread.",
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self._churn = Gauge(
-            "tailorbird_churn_bundle_info", "1 for the churn bundles that answer.", ["name", "version"], registry=self.registry
+            "tailorbird_churn_bundle_info",
+            "1 for the churn bundles that answer.",
+            ["name", "version"],
+            registry=self.registry,
         )
         self._churn_versions: dict[str, str] = {}
         self._version = ""
@@ -69,7 +102,9 @@ class Metrics:
         self._latency.labels(route).observe(seconds)
 
     def turned_away(self, route: str) -> None:
-        """A request was refused for load before it was one, so that it has no time. Many are at once: the label is looked up once."""
+        """A request was refused for load before it was one, so that it has no time. Many are at
+        once: the label is looked up once.
+        """
         found = self._turned_away.get(route)
         if found is None:
             found = self._turned_away[route] = self._requests.labels(route, "503")
@@ -148,7 +183,9 @@ class Metrics:
         """Let each scrape read how old the copies are that features are read from."""
         self.registry.register(CopiesCollector(published_at))
 
-    def watch_candidates(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
+    def watch_candidates(
+        self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]
+    ) -> None:
         """Let each scrape read how old the tables are that candidate sources read."""
         self.registry.register(CandidatesCollector(ages, sources))
 

@@ -1,4 +1,6 @@
-"""Which producer a serve process is: the first name that no living process of this project holds, and that was not retired."""
+"""Which producer a serve process is: the first name that no living process of this project holds,
+and that was not retired.
+"""
 
 from pathlib import Path
 
@@ -14,19 +16,39 @@ from tailorbird.stream import Stream
 
 
 def first_free(
-    stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None,
-    reserve_bytes: int = RESERVE_BYTES, stopped: StopList | None = None, lake: Place | None = None,
+    stream: Stream,
+    plan: RoutePlan,
+    clock: Clock,
+    *,
+    prefix: str = "serve",
+    pseudonyms: Pseudonyms | None = None,
+    reserve_bytes: int = RESERVE_BYTES,
+    stopped: StopList | None = None,
+    lake: Place | None = None,
     log_clock: LogClock | None = None,
-) -> Door:  # fmt: skip
-    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with Kafka, after this machine's name."""
+) -> Door:
+    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with
+    Kafka, after this machine's name.
+    """
     if not isinstance(stream, Path):
         prefix = f"{stream.host}-{prefix}"
     for number in range(1, 1_000):
         try:
             return Door(
-                stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, stopped=stopped, reserve_bytes=reserve_bytes, lake=lake,
+                stream,
+                f"{prefix}-{number}",
+                plan,
+                clock,
+                pseudonyms=pseudonyms,
+                stopped=stopped,
+                reserve_bytes=reserve_bytes,
+                lake=lake,
                 log_clock=log_clock,
-            )  # fmt: skip
+            )
         except LockedError:
             continue
-    raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")
+    raise LockedError(
+        "a thousand servers write here already",
+        where=str(stream),
+        fix="stop some, or use another project",
+    )

@@ -1,4 +1,6 @@
-"""The OpenAPI 3.1 document, from the routes and the types that they take and give; and a page that shows it without a script."""
+"""The OpenAPI 3.1 document, from the routes and the types that they take and give; and a page that
+shows it without a script.
+"""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -61,18 +63,32 @@ def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[
     """The document for (path, method) → operation."""
     types = [
         fault,
-        *(kind for each in operations.values() for kind in (each.takes, each.gives, each.refuses) if kind not in (None, str, dict)),
+        *(
+            kind
+            for each in operations.values()
+            for kind in (each.takes, each.gives, each.refuses)
+            if kind not in (None, str, dict)
+        ),
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     by_type = dict(zip(map(_key, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), operation in operations.items():
-        paths.setdefault(path, {})[method.lower()] = _describe(path, method, operation, by_type, by_type[_key(fault)])
+        paths.setdefault(path, {})[method.lower()] = _describe(
+            path, method, operation, by_type, by_type[_key(fault)]
+        )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Tailorbird", "version": __version__, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+        "info": {
+            "title": "Tailorbird",
+            "version": __version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -80,7 +96,9 @@ def _key(kind: Any) -> str:
     return repr(kind)
 
 
-def _describe(path: str, method: str, operation: Operation, by_type: dict[str, Any], fault: Any) -> dict[str, Any]:
+def _describe(
+    path: str, method: str, operation: Operation, by_type: dict[str, Any], fault: Any
+) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
@@ -88,22 +106,38 @@ def _describe(path: str, method: str, operation: Operation, by_type: dict[str, A
     }
     if operation.scope != OPEN:
         described["security"] = [{"key": []}, {}]
-        described["description"] = f"Needs a key with the {operation.scope} scope where keys are set."
+        described["description"] = (
+            f"Needs a key with the {operation.scope} scope where keys are set."
+        )
     parameters: list[dict[str, Any]] = [
-        {"name": part[1:-1], "in": "path", "required": True, "description": _ENCODED, "schema": {"type": "string"}}
+        {
+            "name": part[1:-1],
+            "in": "path",
+            "required": True,
+            "description": _ENCODED,
+            "schema": {"type": "string"},
+        }
         for part in path.split("/")
         if part[:1] == "{"
     ]
     parameters += [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}} for name, text in operation.queries.items()
+        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        for name, text in operation.queries.items()
     ]
     if parameters:
         described["parameters"] = parameters
     if operation.takes is not None:
         schema = by_type[_key(operation.takes)]
-        described["requestBody"] = {"required": True, "content": {kind: {"schema": schema} for kind in operation.body_types}}
+        described["requestBody"] = {
+            "required": True,
+            "content": {kind: {"schema": schema} for kind in operation.body_types},
+        }
     for status in operation.statuses:
-        schema = fault if status != 400 or operation.refuses is None else {"anyOf": [fault, by_type[_key(operation.refuses)]]}
+        schema = (
+            fault
+            if status != 400 or operation.refuses is None
+            else {"anyOf": [fault, by_type[_key(operation.refuses)]]}
+        )
         content = {"application/json": {"schema": schema}}
         if operation.scope == OPEN:  # what balancers ask is answered in a word
             content = {"text/plain": {"schema": {"type": "string"}}}
@@ -115,7 +149,11 @@ def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
     gives = operation.gives
     if gives is str:
         return {operation.text: {"schema": {"type": "string"}}}
-    return {"application/json": {"schema": {"type": "object"} if gives is dict else by_type[_key(gives)]}}
+    return {
+        "application/json": {
+            "schema": {"type": "object"} if gives is dict else by_type[_key(gives)]
+        }
+    }
 
 
 STYLE = """
@@ -129,23 +167,31 @@ border-bottom: 1px solid var(--line) } summary { cursor: pointer }
 """
 
 
-STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"  # so that the page needs no unsafe-inline
+# so that the page needs no unsafe-inline
+STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 
 
 def page(spec: dict[str, Any]) -> str:
     """The document as one HTML page: no script, nothing from the net."""
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>Tailorbird API</title><style>{STYLE}</style><h1>Tailorbird API <small>{escape(spec['info']['version'])}</small></h1>",
-        "<p>The same as a machine reads it: <a href=/openapi.json>/openapi.json</a>. A curl example:</p>",
-        '<pre>curl -s localhost:8642/v1/recommend -d \'{"slot": "home", "user_id": "42", "explain": true}\'</pre>',
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
+        "content='width=device-width'>",
+        f"<title>Tailorbird API</title><style>{STYLE}</style><h1>Tailorbird API "
+        f"<small>{escape(spec['info']['version'])}</small></h1>",
+        "<p>The same as a machine reads it: <a href=/openapi.json>/openapi.json</a>. A curl "
+        "example:</p>",
+        '<pre>curl -s localhost:8642/v1/recommend -d \'{"slot": "home", "user_id": "42", '
+        '"explain": true}\'</pre>',
     ]
     for path, methods in spec["paths"].items():
         for method, operation in methods.items():
             parts.append(_operation_html(path, method, operation))
     parts.append("<h2>Types</h2>")
     for name, schema in sorted(spec["components"]["schemas"].items()):
-        parts.append(f"<details id='{escape(name)}'><summary><code>{escape(name)}</code></summary>{_schema_html(schema)}</details>")
+        parts.append(
+            "<details "
+            f"id='{escape(name)}'><summary><code>{escape(name)}</code></summary>{_schema_html(schema)}</details>"
+        )
     return "".join(parts)
 
 
@@ -157,7 +203,8 @@ def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
     )
     takes = f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
     return (
-        f"<h2><span class=method>{method.upper()}</span><code>{escape(path)}</code></h2><p>{escape(operation['summary'])} "
+        "<h2><span "
+        f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2><p>{escape(operation['summary'])} "
         f"<span class=scope>{escape(scope)}</span></p>{takes}<table>{rows}</table>"
     )
 

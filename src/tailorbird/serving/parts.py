@@ -1,4 +1,6 @@
-"""What a pipeline is put together from, as it sees each part; and stand-ins for the parts that it can do without."""
+"""What a pipeline is put together from, as it sees each part; and stand-ins for the parts that it
+can do without.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -68,13 +70,17 @@ class NoLiveTables:
 
 
 class FeatureReader(Protocol):
-    def read(self, request: ReadRequest, items: Sequence[str], item_keys: Keys | None = None) -> Rows: ...
+    def read(
+        self, request: ReadRequest, items: Sequence[str], item_keys: Keys | None = None
+    ) -> Rows: ...
     def person(self, request: ReadRequest) -> Rows: ...
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a request reads its features with; `user_columns` are the columns about the person alone, with their places."""
+    """What a request reads its features with; `user_columns` are the columns about the person
+    alone, with their places.
+    """
 
     features: FeatureSet
     reader: FeatureReader | None
@@ -83,7 +89,11 @@ class Reading:
     @classmethod
     def of(cls, features: FeatureSet, reader: FeatureReader | None) -> "Reading":
         of_user = {column.name for column in features.columns if column.entity == "user"}
-        return cls(features, reader, tuple((place, name) for place, name in enumerate(features.numeric) if name in of_user))
+        return cls(
+            features,
+            reader,
+            tuple((place, name) for place, name in enumerate(features.numeric) if name in of_user),
+        )
 
 
 class Editors(Protocol):

@@ -1,4 +1,5 @@
-"""How long each stage of an answer may take, and who is left alone for a while when it takes longer.
+"""How long each stage of an answer may take, and who is left alone for a while when it takes
+longer.
 
 | stage | at the end of its time |
 |---|---|
@@ -8,7 +9,8 @@
 | policy | after three, diversity is left out for a second (`policy`) |
 | log | after three, answers are not logged for a second (`log`) |
 
-A stage that computes is never cut off in its middle: Python cannot. What may hang, a Valkey, has a deadline of its own (`store.hedge`).
+A stage that computes is never cut off in its middle: Python cannot. What may hang, a Valkey, has a
+deadline of its own (`store.hedge`).
 """
 
 import math
@@ -37,14 +39,17 @@ UNBOUNDED = Budgets()
 
 
 class Dependency:
-    """What an answer needs and can do without: a breaker that takes an answer which comes too late for none.
+    """What an answer needs and can do without: a breaker that takes an answer which comes too late
+    for none.
 
     >>> store = Dependency("store", budget_s=0.05)
     >>> [store.took(0.2) for _ in range(3)], store.lets(), store.late
     ([None, None, None], False, 3)
     """
 
-    def __init__(self, name: str, budget_s: float = math.inf, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self, name: str, budget_s: float = math.inf, breaker: Breaker | None = None
+    ) -> None:
         self.name, self._budget_s = name, budget_s
         self.breaker = breaker or Breaker()
         self.late = 0
@@ -132,5 +137,8 @@ class Patience:
 
     def states(self) -> list[State]:
         """Each as it is now."""
-        told = [State(one.name, one.breaker.open, one.breaker.opened, one.late) for one in (self.store, self.policy, self.log)]
+        told = [
+            State(one.name, one.breaker.open, one.breaker.opened, one.late)
+            for one in (self.store, self.policy, self.log)
+        ]
         return [*told, State("model", self.models.open(), self.models.opened(), self.models.late())]

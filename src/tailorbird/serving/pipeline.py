@@ -1,11 +1,14 @@
-"""From a query to an answer: retrieve, drop what rules forbid, read features, score, choose, give reasons, log.
+"""From a query to an answer: retrieve, drop what rules forbid, read features, score, choose, give
+reasons, log.
 
-It knows no HTTP and no files, and may be called from several threads. Whatever is missing makes an answer less personal
-and is named in `degraded`, never an error (docs/reference/degraded.md): without features those that were last read are used, where
-the model fails the version before answers, and without either the popular items are shown, by the same rules, exploration and log.
+It knows no HTTP and no files, and may be called from several threads. Whatever is missing makes an
+answer less personal and is named in `degraded`, never an error (docs/reference/degraded.md):
+without features those that were last read are used, where the model fails the version before
+answers, and without either the popular items are shown, by the same rules, exploration and log.
 
-What a query and an answer are stands in `serving.messages`, what a pipeline is made of in `serving.parts`, its stages in
-`serving.stages`, their logic in `retrieval` and `ranking`. How much of a request goes where is in `serving.metrics`, by stage.
+What a query and an answer are stands in `serving.messages`, what a pipeline is made of in
+`serving.parts`, its stages in `serving.stages`, their logic in `retrieval` and `ranking`. How much
+of a request goes where is in `serving.metrics`, by stage.
 """
 
 import time
@@ -84,15 +87,18 @@ class Pipeline:
     Args:
         slots: by name.
         bundles: gives the bundle that serves; `bundles.BundleHolder`, or `Fixed`.
-        readings: says with which features and state a bundle's requests are answered; `schemas.Schemas`, or `OneSchema`.
+        readings: says with which features and state a bundle's requests are answered;
+            `schemas.Schemas`, or `OneSchema`.
         answers: where answers are logged; `door.Door`. None logs nothing: for evaluation.
         clock: for `now`; the answer's own time is the t of its features.
-        rng: for exploration and request ids; with the same seed and the same calls it gives the same answers.
+        rng: for exploration and request ids; with the same seed and the same calls it gives the
+            same answers.
         catalogue: lays items that came later over the bundle's index; `catalogue.Catalogue`.
         pseudonyms: under which the people of queries are known; the door's.
         watcher: counts stages, faults and what was missing.
         formulas: what items are worth to each slot; what slots declare unless told otherwise.
-        stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
+        stale_us: past which age of features that are read from copies an answer names `freshness`
+            as missing.
         budgets: how long each stage may take; without, as long as it likes.
         tables: opens the published candidate tables; `candidates.LiveTables`.
         editors: has the editorial lists.
@@ -136,18 +142,26 @@ class Pipeline:
 
         def fill(request: Request) -> Answer:
             size = query.size or request.slot.size
-            return self._finish(request, self._stages.find(request, request.slot.sources, size), size)
+            return self._finish(
+                request, self._stages.find(request, request.slot.sources, size), size
+            )
 
         return self._answered(query, self._slot(query.slot, "$.slot"), fill)
 
     def rank(self, query: RankQuery) -> Answer:
-        """Order the caller's own items; all of them unless `size` says less. What may be shown, the caller knows: no rule is applied."""
+        """Order the caller's own items; all of them unless `size` says less. What may be shown, the
+        caller knows: no rule is applied.
+        """
         excluded = set(query.exclude)
         ids = [item for item in dict.fromkeys(query.items) if item not in excluded]
         keys = hash64s(ids)
 
         def order(request: Request) -> Answer:
-            rows = request.index.find(keys) if request.index is not None else np.full(len(ids), -1, np.intp)
+            rows = (
+                request.index.find(keys)
+                if request.index is not None
+                else np.full(len(ids), -1, np.intp)
+            )
             found = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
             return self._finish(request, found, query.size or len(ids), whole=True)
 
@@ -160,27 +174,47 @@ class Pipeline:
         def find(request: Request) -> Answer:
             request.text = query.query
             require_facets(request, query.facets)
-            size, sources = query.size or slot.size, {"search": slot.sources.get("search", SEARCH_CANDIDATES)}
+            size, sources = (
+                query.size or slot.size,
+                {"search": slot.sources.get("search", SEARCH_CANDIDATES)},
+            )
             answer = self._finish(request, self._stages.find(request, sources, size), size)
             if not query.facets:
                 return answer
             with self._stages.timed("facets"):
-                return msgspec.structs.replace(answer, facets=told_facets(self._stages.facets(request, query.facets)))
+                return msgspec.structs.replace(
+                    answer, facets=told_facets(self._stages.facets(request, query.facets))
+                )
 
         return self._answered(query, slot, find)
 
     def candidates(self, query: RecommendQuery) -> list[str]:
-        """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`; logs nothing."""
+        """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`; logs
+        nothing.
+        """
         slot = self._slot(query.slot, "$.slot")
-        return self._answered(query, slot, lambda request: list(self._stages.find(request, slot.sources, query.size or slot.size).ids))
+        return self._answered(
+            query,
+            slot,
+            lambda request: list(
+                self._stages.find(request, slot.sources, query.size or slot.size).ids
+            ),
+        )
 
     def weighed(self, query: RecommendQuery, weigher: Weigher) -> dict[str, Weighed] | None:
-        """What a slot's wishes make of an answer, see `rule_costs`; logs nothing. None where no model can say."""
+        """What a slot's wishes make of an answer, see `rule_costs`; logs nothing. None where no
+        model can say.
+        """
         slot = self._slot(query.slot, "$.slot")
-        return self._answered(query, slot, lambda request: weigher.weigh(request, slot.sources, query.size or slot.size))
+        return self._answered(
+            query,
+            slot,
+            lambda request: weigher.weigh(request, slot.sources, query.size or slot.size),
+        )
 
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None:
-        """What goes with an item: the same for everybody, and not logged. None if the live index does not know the item.
+        """What goes with an item: the same for everybody, and not logged. None if the live index
+        does not know the item.
 
         `slot` names one without whose rules for everybody nothing is given out.
         """
@@ -191,8 +225,12 @@ class Pipeline:
         if index.find_ids([item_id])[0] < 0:
             return None
         with self._tables.tables() as tables:
-            items = similar_items(self._shown_in(slot, index), tables, item_id, size)  # of the item itself a slot may show nothing
-        return Similar(item_id=item_id, items=items, model=model, degraded=[] if bundle else ["model"])
+            items = similar_items(
+                self._shown_in(slot, index), tables, item_id, size
+            )  # of the item itself a slot may show nothing
+        return Similar(
+            item_id=item_id, items=items, model=model, degraded=[] if bundle else ["model"]
+        )
 
     def item(self, item_id: str) -> Item | None:
         """An item's attributes as the live index has them, or None if it does not know the item."""
@@ -202,14 +240,21 @@ class Pipeline:
             return None
         return Item(item_id=item_id, attributes=attributes_of(index, row, sorted(index.attributes)))
 
-    def listed(self, source: str, size: int, category: str | None = None, slot: str = "") -> list[Shown]:
-        """What is `popular` or `new_items`, perhaps of one category: the same for everybody, not logged; empty while there is no index.
+    def listed(
+        self, source: str, size: int, category: str | None = None, slot: str = ""
+    ) -> list[Shown]:
+        """What is `popular` or `new_items`, perhaps of one category: the same for everybody, not
+        logged; empty while there is no index.
 
         `slot`: as for `similar`.
         """
         _, index = self._live()
         with self._tables.tables() as tables:
-            return [] if index is None else list_items(self._shown_in(slot, index), tables, source, size, category)
+            return (
+                []
+                if index is None
+                else list_items(self._shown_in(slot, index), tables, source, size, category)
+            )
 
     def _shown_in(self, slot: str, index: Index) -> Index:
         return self._stages.view(self._slot(slot, "$.slot"), index) if slot else index
@@ -222,7 +267,11 @@ class Pipeline:
         """What an answer would lack now, as `degraded` would name it."""
         bundle = self._bundles.current()
         features = self._readings.ready(bundle)
-        return [name for name, there in (("model", bundle is not None), ("features", features)) if not there]
+        return [
+            name
+            for name, there in (("model", bundle is not None), ("features", features))
+            if not there
+        ]
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
@@ -246,7 +295,9 @@ class Pipeline:
         return self._last_index
 
     def _answered(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
-        """Check the query, and let the bundle answer that is this person's; where its model fails, the one before, then none."""
+        """Check the query, and let the bundle answer that is this person's; where its model fails,
+        the one before, then none.
+        """
         now = self.clock.now()
         require_contract(query, now)
         require_filters(query)
@@ -259,10 +310,14 @@ class Pipeline:
         failure = ""
         for bundle, scored in self._attempts(meant):
             with self._readings.reading(bundle) as reading, self._tables.tables() as tables:
-                request = self._begin(query, slot, now, bundle, reading, tables, request_id, anonymous_id)
+                request = self._begin(
+                    query, slot, now, bundle, reading, tables, request_id, anonymous_id
+                )
                 request.scored, request.failure = scored, failure
                 request.asked = meant.version if meant is not None else ""
-                if bundle is not meant or (bundle is not None and scored and self._bundles.stands_in(bundle)):
+                if bundle is not meant or (
+                    bundle is not None and scored and self._bundles.stands_in(bundle)
+                ):
                     request.lacks("previous_model")
                 elif not scored:
                     request.lacks("model")
@@ -273,7 +328,9 @@ class Pipeline:
         raise AssertionError("an answer without a model cannot lose it")
 
     def _attempts(self, meant: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
-        """The bundles to answer with, one after the other, and whether their model may be asked; the last one's is not."""
+        """The bundles to answer with, one after the other, and whether their model may be asked;
+        the last one's is not.
+        """
         if meant is not None:
             yield meant, True
             champion = self._bundles.current()
@@ -298,15 +355,31 @@ class Pipeline:
         context = query.context
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
         text = query.query if isinstance(query, SearchQuery) else None
-        read = ReadRequest(None, anonymous_id, query.session_id, context.device, context.country, hour, now, text, user_id=query.user_id)
+        read = ReadRequest(
+            None,
+            anonymous_id,
+            query.session_id,
+            context.device,
+            context.country,
+            hour,
+            now,
+            text,
+            user_id=query.user_id,
+        )
         request = Request(request_id, slot, query, bundle, reading, index, now, read, anonymous_id)
         request.person = query.user_id or f"anon:{anonymous_id}"
         request.formula = self._formulas.of(slot)
         with self._stages.timed("person"):
             self._know_person(request)
         recent = request.recent
-        segments = segment_keys({"device": context.device, "country": context.country, "referrer": context.referrer})
-        asked = CandidateRequest(segments=segments) if recent is None else CandidateRequest(recent.item, recent.ts, segments)
+        segments = segment_keys(
+            {"device": context.device, "country": context.country, "referrer": context.referrer}
+        )
+        asked = (
+            CandidateRequest(segments=segments)
+            if recent is None
+            else CandidateRequest(recent.item, recent.ts, segments)
+        )
         request.lists = RequestLists(tables, asked)
         if slot.experiment is not None:
             request.arm = assign(slot.experiment, request.person)
@@ -316,29 +389,47 @@ class Pipeline:
         return request
 
     def _know_person(self, request: Request) -> None:
-        """The person's recent items and own figures, before there are candidates to read features for."""
+        """The person's recent items and own figures, before there are candidates to read features
+        for.
+        """
         rows = self._stages.person(request)
         if rows is None:
             return
         request.person = rows.person or request.person
-        if not request.recalled:  # who it is does not change within a request, whatever is merged or identified meanwhile
-            request.read = replace(request.read, person=rows.person, now=max(request.read.now, rows.t))
+        if (
+            not request.recalled
+        ):  # who it is does not change within a request, whatever is merged or identified meanwhile
+            request.read = replace(
+                request.read, person=rows.person, now=max(request.read.now, rows.t)
+            )
         names = list(rows.sequences)
         wanted = request.bundle.encoder.sequence if request.bundle is not None else ""
         if wanted in rows.sequences or names:
             request.sequences = rows.sequences
             request.recent = rows.sequences[wanted if wanted in rows.sequences else names[0]]
         values = rows.numeric[0].tolist()
-        request.user = {name: None if values[place] != values[place] else values[place] for place, name in request.reading.user_columns}
+        request.user = {
+            name: None if values[place] != values[place] else values[place]
+            for place, name in request.reading.user_columns
+        }
 
-    def _finish(self, request: Request, found: Candidates, size: int, *, whole: bool = False) -> Answer:
-        """Score the candidates (`whole`: all of them, whatever it costs), choose, give reasons, log.
+    def _finish(
+        self, request: Request, found: Candidates, size: int, *, whole: bool = False
+    ) -> Answer:
+        """Score the candidates (`whole`: all of them, whatever it costs), choose, give reasons,
+        log.
 
         Raises:
             ModelLostError: the bundle's model fails; nothing was logged.
         """
         rows = scores = None
-        if request.policy == "model" and request.bundle is not None and request.bundle.heads and request.scored and len(found):
+        if (
+            request.policy == "model"
+            and request.bundle is not None
+            and request.bundle.heads
+            and request.scored
+            and len(found)
+        ):
             found = found if whole else self._stages.fitting(request, found, size)
             with self._stages.timed("features"):
                 rows = self._stages.read(request, found.ids, found.keys)
@@ -356,24 +447,44 @@ class Pipeline:
             with self._stages.timed("features"):
                 rows = self._stages.read(request, shown.ids, shown.keys)
         if scores is not None:
-            scores = Scores({name: column[choice.items] for name, column in scores.heads.items()}, scores.value[choice.items])
+            scores = Scores(
+                {name: column[choice.items] for name, column in scores.heads.items()},
+                scores.value[choice.items],
+            )
             request.live = None if request.live is None else request.live[choice.items]
         shadow = self._bundles.shadow()
         if shadow is not None and rows is not None:
-            with self._stages.timed("shadow"):  # over its own index: vectors of another bundle's would say nothing to it
-                self._shadows.score(shadow, request, shown, rows, self._catalogue.over(shadow.index) or shadow.index)
+            with self._stages.timed(
+                "shadow"
+            ):  # over its own index: vectors of another bundle's would say nothing to it
+                self._shadows.score(
+                    shadow, request, shown, rows, self._catalogue.over(shadow.index) or shadow.index
+                )
         if request.recalled:
-            rows = None  # what is logged as features, and what an answer's time says, is what the state said
+            # what is logged as features, and what an answer's time says, is what the state said
+            rows = None
         with self._stages.timed("tell"):
             kept = choice.items
-            wished = self._stages.wished(request, shown, valued[kept], searched[kept]) if request.query.explain else ()
+            wished = (
+                self._stages.wished(request, shown, valued[kept], searched[kept])
+                if request.query.explain
+                else ()
+            )
             answer = answer_of(request, shown, values[kept], choice, rows, scores, wished)
         with self._stages.timed("log"):
             self._log(request, answer, shown, choice, rows, scores)
         self._watcher.degraded(request.degraded)
         return answer
 
-    def _log(self, request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, scores: Scores | None) -> None:
+    def _log(
+        self,
+        request: Request,
+        answer: Answer,
+        shown: Candidates,
+        choice: Choice,
+        rows: Rows | None,
+        scores: Scores | None,
+    ) -> None:
         if self._answers is None:
             return
         dependency = self.patience.log
@@ -381,7 +492,9 @@ class Pipeline:
             request.lacks("log")
             return
         start = time.perf_counter()
-        event, record = logged(request, answer, shown, choice, rows, request.reading.features.schema_hash, scores)
+        event, record = logged(
+            request, answer, shown, choice, rows, request.reading.features.schema_hash, scores
+        )
         kept = self._answers.record_answer(event, record)
         dependency.took(time.perf_counter() - start)
         if not kept:
@@ -390,7 +503,12 @@ class Pipeline:
     def _slot(self, name: str, path: str) -> Slot:
         slot = self._slots.get(name)
         if slot is None:
-            raise QueryError(f"there is no slot {name[:60]!r}", path=path, code="unknown_slot", fix=f"use one of {', '.join(self._slots)}")
+            raise QueryError(
+                f"there is no slot {name[:60]!r}",
+                path=path,
+                code="unknown_slot",
+                fix=f"use one of {', '.join(self._slots)}",
+            )
         return slot
 
 

@@ -1,4 +1,6 @@
-"""Load a bundle and say whether it can be: `python -m tailorbird.serving.probe FOLDER`. See `serving.bundles`."""
+"""Load a bundle and say whether it can be: `python -m tailorbird.serving.probe FOLDER`. See
+`serving.bundles`.
+"""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,9 @@
-"""Letting go of what the lake has: this process's logs are deleted up to where the lake no longer needs them.
+"""Letting go of what the lake has: this process's logs are deleted up to where the lake no longer
+needs them.
 
-The lake says so in a file (`stream.released`), after it has synced its commits and read them back. Raw rows go once they
-are archived and what the router made of them is in the tables; answers once they are in theirs. Without the file, or
-with one that cannot be read, nothing is deleted.
+The lake says so in a file (`stream.released`), after it has synced its commits and read them back.
+Raw rows go once they are archived and what the router made of them is in the tables; answers once
+they are in theirs. Without the file, or with one that cannot be read, nothing is deleted.
 """
 
 import logging
@@ -37,6 +38,9 @@ class Pruner:
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return
-        raw, answers = [released.raw(name) for name in self._door.raw_names], released.answers(self._door.producer)
+        raw, answers = (
+            [released.raw(name) for name in self._door.raw_names],
+            released.answers(self._door.producer),
+        )
         if any(raw) or answers:
             self._door.prune(raw, answers)

@@ -1,4 +1,6 @@
-"""What of an answer goes where: reasons and attributes to the caller, the event and the record of its features to the log."""
+"""What of an answer goes where: reasons and attributes to the caller, the event and the record of
+its features to the log.
+"""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,16 +37,27 @@ def answer_of(
     scores: Scores | None,
     wished: Sequence[Wished] = (),
 ) -> Answer:
-    """What the caller gets; `shown`, `values`, `rows`, `scores` and, where it is asked why, `wished` are of the items shown, in order."""
+    """What the caller gets; `shown`, `values`, `rows`, `scores` and, where it is asked why,
+    `wished` are of the items shown, in order.
+    """
     index, query = request.index, request.query
     told = reasons_for(request, shown, choice, ranked=scores is not None)
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
         explained = explanations(
-            request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.formula.weights, query.context, wished,
+            request.reading.features,
+            bundle,
+            index,
+            shown.rows,
+            shown.keys,
+            rows,
+            scores,
+            request.formula.weights,
+            query.context,
+            wished,
             request.live,
-        )  # fmt: skip
+        )
     items = []
     for place, item_id in enumerate(shown.ids):
         reason = told[place]
@@ -59,7 +72,9 @@ def answer_of(
                 reason_item=reason.item_id,
                 source=shown.sources[place],
                 propensity=float(choice.propensities[place]),
-                attributes=attributes_of(index, row, query.attributes) if query.attributes and index is not None and row >= 0 else None,
+                attributes=attributes_of(index, row, query.attributes)
+                if query.attributes and index is not None and row >= 0
+                else None,
                 explanation=explained[place] if explained is not None else None,
             )
         )
@@ -68,7 +83,9 @@ def answer_of(
         slot=request.slot.name,
         items=items,
         arm=request.arm,
-        model=FALLBACK if request.bundle is None or "model" in request.degraded else request.bundle.version,
+        model=FALLBACK
+        if request.bundle is None or "model" in request.degraded
+        else request.bundle.version,
         degraded=request.degraded,
         t=rows.t if rows is not None else request.now,
         commit=rows.commit if rows is not None else 0,
@@ -77,13 +94,23 @@ def answer_of(
 
 def told_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
     """As an answer has them."""
-    return {name: FacetTold(one.counts, one.missing, one.low, one.high) for name, one in facets.items()}
+    return {
+        name: FacetTold(one.counts, one.missing, one.low, one.high) for name, one in facets.items()
+    }
 
 
 def logged(
-    request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, schema_hash: str, scores: Scores | None
+    request: Request,
+    answer: Answer,
+    shown: Candidates,
+    choice: Choice,
+    rows: Rows | None,
+    schema_hash: str,
+    scores: Scores | None,
 ) -> tuple[bytes, AnswerRecord]:
-    """The answer's event, as it goes into the raw log, and the record of what it read; without `scores` no model ordered it."""
+    """The answer's event, as it goes into the raw log, and the record of what it read; without
+    `scores` no model ordered it.
+    """
     query, slot = request.query, request.slot
     experiment = slot.experiment.name if slot.experiment is not None and request.arm else ""
     propensities = choice.propensities.tolist()
@@ -97,7 +124,9 @@ def logged(
         items=list(shown.ids),
         request_id=request.id,
         context=query.context,
-        answer=AnswerOfEvent(slot.name, request.arm, experiment, answer.model, request.text, propensities),
+        answer=AnswerOfEvent(
+            slot.name, request.arm, experiment, answer.model, request.text, propensities
+        ),
     )
     record = AnswerRecord(
         request_id=request.id,
@@ -124,7 +153,9 @@ def logged(
         scores=[item.score or 0.0 for item in answer.items],
         numeric=rows.numeric.ravel().tolist() if rows is not None else [],
         categorical=rows.categorical.ravel().tolist() if rows is not None else [],
-        sequences=pack_sequences({name: each.lists() for name, each in rows.sequences.items()}) if rows is not None else b"",
+        sequences=pack_sequences({name: each.lists() for name, each in rows.sequences.items()})
+        if rows is not None
+        else b"",
         degraded=request.degraded,
         positions=list(rows.positions) if rows is not None else [],
         formula=request.formula.text if scores is not None else None,
@@ -139,19 +170,25 @@ def logged(
         candidate_lists=list(request.lists.asked),
         candidate_digests=[listed.digest for listed in request.lists.asked.values()],
         candidate_positions=_positions(request.lists),
-        live=request.live.ravel().tolist() if request.live is not None and scores is not None else [],
+        live=request.live.ravel().tolist()
+        if request.live is not None and scores is not None
+        else [],
         values=scores.value.tolist() if scores is not None else [],
     )
     return _encode_event(event), record
 
 
 def _positions(lists: RequestLists) -> list[int]:
-    """Up to which position of the log the tables went that each list was read from; 0 for one that reads none."""
+    """Up to which position of the log the tables went that each list was read from; 0 for one that
+    reads none.
+    """
     epochs = lists.tables.epochs
     return [epochs[group].p if (group := group_of(name)) in epochs else 0 for name in lists.asked]
 
 
-def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: bool) -> list[Reason]:
+def reasons_for(
+    request: Request, shown: Candidates, choice: Choice, *, ranked: bool
+) -> list[Reason]:
     """The reason of each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
         return [MORE] * len(shown)
@@ -160,15 +197,32 @@ def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: 
     sources = [shown.sources[place] for place in known.tolist()]
     personal, otherwise = request.recent, FOR_YOU
     if not ranked or request.policy != "model":
-        # The reason of a baseline is its own order, wherever an item came from: what is popular is not picked for anybody.
+        # The reason of a baseline is its own order, wherever an item came from: what is popular is
+        # not picked for anybody.
         personal, otherwise = None, MORE
         if request.text is None and request.judged_baseline:
-            own = [name or "given" for name in Baseline.parse(request.judged_baseline).leading(request.lists, shown.keys[known])]
-            sources = [source if source == "pinned" else mine for source, mine in zip(sources, own, strict=True)]
+            own = [
+                name or "given"
+                for name in Baseline.parse(request.judged_baseline).leading(
+                    request.lists, shown.keys[known]
+                )
+            ]
+            sources = [
+                source if source == "pinned" else mine
+                for source, mine in zip(sources, own, strict=True)
+            ]
         elif request.text is None:
-            popular = request.lists.popularity(shown.keys[known]) > 0  # not so where nothing is published
-            own = ["new_items" if request.policy == "recent" else "popular" if there else "given" for there in popular.tolist()]
-            sources = [source if source == "pinned" else mine for source, mine in zip(sources, own, strict=True)]
+            popular = (
+                request.lists.popularity(shown.keys[known]) > 0
+            )  # not so where nothing is published
+            own = [
+                "new_items" if request.policy == "recent" else "popular" if there else "given"
+                for there in popular.tolist()
+            ]
+            sources = [
+                source if source == "pinned" else mine
+                for source, mine in zip(sources, own, strict=True)
+            ]
             if request.policy == "random":
                 explored = list(range(1, known.size + 1))
     how = {"recent": personal, "query": request.text, "explored": explored, "otherwise": otherwise}
@@ -177,7 +231,9 @@ def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: 
     return [by_place.get(place, otherwise) for place in range(len(shown))]
 
 
-def attributes_of(index: Index, row: int, names: Iterable[str]) -> dict[str, str | float | bool | None]:
+def attributes_of(
+    index: Index, row: int, names: Iterable[str]
+) -> dict[str, str | float | bool | None]:
     told: dict[str, str | float | bool | None] = {}
     for name in names:
         column = index.attributes.get(name)

@@ -1,4 +1,6 @@
-"""One request as it goes through the pipeline: who asks, what has been gathered, and which items are candidates."""
+"""One request as it goes through the pipeline: who asks, what has been gathered, and which items
+are candidates.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -56,7 +58,9 @@ class Request:
     policy: str = "model"
     formula: Formula = field(default_factory=lambda: Formula({}))
     lists: RequestLists = field(default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest()))
-    live: Matrix | None = None  # of the candidates that were scored, their columns that are read live
+    live: Matrix | None = (
+        None  # of the candidates that were scored, their columns that are read live
+    )
     recent: Recent | None = None
     sequences: Mapping[str, Recent] = field(default_factory=dict)
     vector: Asked | None = None  # of the person, if retrieval asked for it
@@ -68,12 +72,16 @@ class Request:
     failure: str = ""  # why it did not: `error`, `not_finite`, or `left_alone`
     shadow: str = ""  # the version whose values of the items shown are `shadow_scores`
     shadow_scores: list[float] = field(default_factory=list)
-    contributed: dict[str, int] = field(default_factory=dict)  # by source: how many candidates came first from it
+    contributed: dict[str, int] = field(
+        default_factory=dict
+    )  # by source: how many candidates came first from it
     began: float = field(default_factory=time.perf_counter)
 
     @property
     def judged_baseline(self) -> str:
-        """The baseline that was judged best, where it answers because a model is wanted; "" otherwise."""
+        """The baseline that was judged best, where it answers because a model is wanted; ""
+        otherwise.
+        """
         return self.bundle.baseline if self.bundle is not None and self.policy == "model" else ""
 
     def lacks(self, what: str) -> None:
@@ -83,7 +91,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Items to be ranked: rows of the index (-1: not in it), ids, keys, which source each came from, and its score there."""
+    """Items to be ranked: rows of the index (-1: not in it), ids, keys, which source each came
+    from, and its score there.
+    """
 
     rows: Places
     ids: Sequence[str]
@@ -96,7 +106,10 @@ class Candidates:
 
     def take(self, kept: Places) -> "Candidates":
         places = kept.tolist()
-        ids, sources = [self.ids[place] for place in places], [self.sources[place] for place in places]
+        ids, sources = (
+            [self.ids[place] for place in places],
+            [self.sources[place] for place in places],
+        )
         return Candidates(self.rows[kept], ids, self.keys[kept], sources, self.scores[kept])
 
     def joined(self, more: "Candidates") -> "Candidates":
@@ -114,7 +127,9 @@ NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (),
 
 
 def require_contract(query: Query, now: int) -> None:
-    """Refuse ids and context that the contract would refuse in the answer's own event: that answer could not be logged."""
+    """Refuse ids and context that the contract would refuse in the answer's own event: that answer
+    could not be logged.
+    """
     probe = Event(
         "query",
         "search",
@@ -131,11 +146,15 @@ def require_contract(query: Query, now: int) -> None:
 
 
 def as_events_say(query: AnyQuery) -> AnyQuery:
-    """The query with its country in capital letters, as the router keeps it: training reads for the answer what was read here."""
+    """The query with its country in capital letters, as the router keeps it: training reads for the
+    answer what was read here.
+    """
     country = query.context.country
     if country is None or country.isupper():
         return query
-    return msgspec.structs.replace(query, context=msgspec.structs.replace(query.context, country=country.upper()))
+    return msgspec.structs.replace(
+        query, context=msgspec.structs.replace(query.context, country=country.upper())
+    )
 
 
 def hidden(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
@@ -156,7 +175,10 @@ def require_filters(query: Query) -> None:
             values = wanted if isinstance(wanted, list) else [wanted]
             for value in values:
                 if not isinstance(value, str | int | float):
-                    raise QueryError(f"expected a text, a number or a list of them, got {_kind(value)}", path=_path(name))
+                    raise QueryError(
+                        f"expected a text, a number or a list of them, got {_kind(value)}",
+                        path=_path(name),
+                    )
         if any(isinstance(value, int) and abs(value) >= 1 << 63 for value in values):
             raise QueryError("expected a number of at most 64 bits", path=_path(name))
 
@@ -165,13 +187,23 @@ def _bounds(name: str, wanted: Mapping[str, Any]) -> list[Any]:
     """The bounds of a range, if it is one."""
     fix = f'{{"{name[:60]}": {{"min": 10, "max": 50}}}}, or only one of the two'
     if not wanted:
-        raise QueryError("expected min, max or both, got an empty object", path=_path(name), fix=fix)
+        raise QueryError(
+            "expected min, max or both, got an empty object", path=_path(name), fix=fix
+        )
     for key, value in wanted.items():
         if key not in ("min", "max"):
-            raise QueryError(f"a range has min and max, and no {key[:60]!r}", path=_path(name), fix=fix)
+            raise QueryError(
+                f"a range has min and max, and no {key[:60]!r}", path=_path(name), fix=fix
+            )
         if isinstance(value, bool) or not isinstance(value, int | float):
-            fix = f"leave {key} out where there is no bound" if value is None else "write it as a number"
-            raise QueryError(f"expected a number, got {_kind(value)}", path=f"{_path(name)}.{key}", fix=fix)
+            fix = (
+                f"leave {key} out where there is no bound"
+                if value is None
+                else "write it as a number"
+            )
+            raise QueryError(
+                f"expected a number, got {_kind(value)}", path=f"{_path(name)}.{key}", fix=fix
+            )
     return list(wanted.values())
 
 
@@ -189,31 +221,49 @@ def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
     for name, wanted in query.filters.items():
         column = index.attributes.get(name)
         if column is None:
-            raise QueryError(f"no item has an attribute {name[:60]!r}", path=_path(name), code="unknown_attribute")
+            raise QueryError(
+                f"no item has an attribute {name[:60]!r}",
+                path=_path(name),
+                code="unknown_attribute",
+            )
         if isinstance(wanted, dict):
             if isinstance(column, TextColumn):
-                raise QueryError("expected a text or a list of texts: only a number has min and max", path=_path(name))
-            kept &= (column[rows] >= float(wanted.get("min", -np.inf))) & (column[rows] <= float(wanted.get("max", np.inf)))
+                raise QueryError(
+                    "expected a text or a list of texts: only a number has min and max",
+                    path=_path(name),
+                )
+            kept &= (column[rows] >= float(wanted.get("min", -np.inf))) & (
+                column[rows] <= float(wanted.get("max", np.inf))
+            )
             continue
         values = wanted if isinstance(wanted, list) else [wanted]
         if any(isinstance(value, bool) for value in values) and not of_truths(column):
-            raise QueryError("expected a text or a number, as items have here, which is not true or false", path=_path(name))
+            raise QueryError(
+                "expected a text or a number, as items have here, which is not true or false",
+                path=_path(name),
+            )
         if isinstance(column, TextColumn):
             kept &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])
         else:
             if any(isinstance(value, str) for value in values):
-                raise QueryError("expected a number or a list of numbers, got text", path=_path(name))
+                raise QueryError(
+                    "expected a number or a list of numbers, got text", path=_path(name)
+                )
             kept &= np.isin(column[rows], [float(value) for value in values])
     return kept
 
 
 def require_facets(request: Request, names: Sequence[str]) -> None:
-    """Refuse to count by what no item has, rather than leave it out: as `filters` do, once there are items."""
+    """Refuse to count by what no item has, rather than leave it out: as `filters` do, once there
+    are items.
+    """
     if request.index is None or not len(request.index):
         return
     for name in names:
         if name not in request.index.attributes:
-            raise QueryError(f"no item has an attribute {name[:60]!r}", path="$.facets", code="unknown_attribute")
+            raise QueryError(
+                f"no item has an attribute {name[:60]!r}", path="$.facets", code="unknown_attribute"
+            )
 
 
 def _path(attribute: str) -> str:

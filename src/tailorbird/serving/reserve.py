@@ -1,4 +1,5 @@
-"""Room on the disk that events leave to the others: with a disk full to the last byte no role could even delete what it no longer needs.
+"""Room on the disk that events leave to the others: with a disk full to the last byte no role could
+even delete what it no longer needs.
 
 free < min(reserve, a twentieth of the disk)   → the door refuses events before it takes them, and says when to come back
 """
@@ -13,7 +14,9 @@ LOOK_EVERY_S = 0.2
 
 
 class Reserve:
-    """Watches the disk under a folder; cheap enough to ask before every body. Safe to ask from any thread."""
+    """Watches the disk under a folder; cheap enough to ask before every body. Safe to ask from any
+    thread.
+    """
 
     def __init__(self, folder: Path, reserve_bytes: int = RESERVE_BYTES) -> None:
         self._folder, self._reserve_bytes = folder, reserve_bytes
@@ -26,5 +29,7 @@ class Reserve:
         if self._reserve_bytes and now - self._looked >= LOOK_EVERY_S:
             self._looked = now
             disk = os.statvfs(self._folder)
-            self._short = disk.f_bavail * disk.f_frsize < min(self._reserve_bytes, disk.f_blocks * disk.f_frsize // SHARE_MAX)
+            self._short = disk.f_bavail * disk.f_frsize < min(
+                self._reserve_bytes, disk.f_blocks * disk.f_frsize // SHARE_MAX
+            )
         return self._short

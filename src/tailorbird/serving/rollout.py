@@ -1,12 +1,14 @@
-"""Which bundle answers whom: the champion, the canary for its share of people, and the shadow nobody.
+"""Which bundle answers whom: the champion, the canary for its share of people, and the shadow
+nobody.
 
     champion   answers; the one before stays loaded, for where it fails and for a rollback
     canary     answers its share of the people, by the same hash that assigns the arms of experiments: who is in at 5 % is in at 20 %
     shadow     scores the items that an answer shows, for the log; whoever asks sees nothing of it
 
-All three are named in one file of the registry, which each server follows, so that a command on any machine is all it takes. A version
-that one of them has loaded is not loaded again for another: promoting the canary, and rolling back, take one look at that file.
-What becomes of a canary is for `monitoring.rollout` to say.
+All three are named in one file of the registry, which each server follows, so that a command on any
+machine is all it takes. A version that one of them has loaded is not loaded again for another:
+promoting the canary, and rolling back, take one look at that file. What becomes of a canary is for
+`monitoring.rollout` to say.
 """
 
 import threading
@@ -45,7 +47,9 @@ class Covering(Protocol):
 
 
 class _Gate:
-    """Lets a bundle be used once its state is there and its candidate tables are published; implements `bundles.Gate`."""
+    """Lets a bundle be used once its state is there and its candidate tables are published;
+    implements `bundles.Gate`.
+    """
 
     def __init__(self, name: str, schemas: Schemas, tables: Covering | None) -> None:
         self._name, self._schemas, self._tables = name, schemas, tables
@@ -55,7 +59,9 @@ class _Gate:
         return there and self._has_tables(bundle, serving)
 
     def _has_tables(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        """Whether a bundle finds its candidate tables, or the one that serves has none either and there is nothing to wait for."""
+        """Whether a bundle finds its candidate tables, or the one that serves has none either and
+        there is nothing to wait for.
+        """
         if self._tables is None or self._tables.covers(bundle.sources):
             return True
         return serving is not None and not self._tables.covers(serving.sources)
@@ -89,13 +95,27 @@ class Rollout:
     ) -> None:
         self._registry, self._load, self._probe = registry, load, probe
         self._loaded: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
-        self._recent: deque[Bundle] = deque(maxlen=RECENT)  # held, so that going back and forth loads nothing
+        self._recent: deque[Bundle] = deque(
+            maxlen=RECENT
+        )  # held, so that going back and forth loads nothing
         self._loading = threading.Lock()
         self.champion = BundleHolder(
-            registry, self._bundle, watcher, gate=_Gate("champion", schemas, tables), keep_previous=True, poll_s=poll_s
+            registry,
+            self._bundle,
+            watcher,
+            gate=_Gate("champion", schemas, tables),
+            keep_previous=True,
+            poll_s=poll_s,
         )
         self._canary, self._shadow = (
-            BundleHolder(registry, self._bundle, _Beside(name, watcher), gate=_Gate(name, schemas, tables), name=name, poll_s=poll_s)
+            BundleHolder(
+                registry,
+                self._bundle,
+                _Beside(name, watcher),
+                gate=_Gate(name, schemas, tables),
+                name=name,
+                poll_s=poll_s,
+            )
             for name in ("canary", "shadow")
         )
         self._holders = {"champion": self.champion, "canary": self._canary, "shadow": self._shadow}
@@ -122,7 +142,9 @@ class Rollout:
         canary, champion = self._canary.current(), self.champion.current()
         if canary is None or champion is None or canary.version == champion.version:
             return champion
-        return canary if in_share(f"canary-{canary.version}", self._canary.share, person) else champion
+        return (
+            canary if in_share(f"canary-{canary.version}", self._canary.share, person) else champion
+        )
 
     def previous(self) -> Bundle | None:
         return self.champion.previous()
@@ -135,7 +157,9 @@ class Rollout:
 
     def versions(self) -> dict[str, str]:
         """The version behind each name that has a bundle now."""
-        bundles = {name: holder.current() for name, holder in self._holders.items()} | {"previous": self.previous()}
+        bundles = {name: holder.current() for name, holder in self._holders.items()} | {
+            "previous": self.previous()
+        }
         return {name: bundle.version for name, bundle in bundles.items() if bundle is not None}
 
     def _bundle(self, folder: Path) -> Bundle:

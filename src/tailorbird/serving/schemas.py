@@ -1,8 +1,10 @@
-"""With which schema a request reads: that of the bundle that it is answered with, whatever is declared meanwhile.
+"""With which schema a request reads: that of the bundle that it is answered with, whatever is
+declared meanwhile.
 
-A bundle brings its declarations. Their state is opened when the bundle is loaded and closed when the last request that reads with
-it has left, so that a promotion or a rollback switches features, encoder and model at one moment. A bundle whose state is not yet
-there, or lies behind the one that serves, waits: `BundleHolder` asks `caught_up`. Without a bundle the applied schema is read.
+A bundle brings its declarations. Their state is opened when the bundle is loaded and closed when
+the last request that reads with it has left, so that a promotion or a rollback switches features,
+encoder and model at one moment. A bundle whose state is not yet there, or lies behind the one that
+serves, waits: `BundleHolder` asks `caught_up`. Without a bundle the applied schema is read.
 """
 
 import logging
@@ -36,7 +38,8 @@ class _Open:
 
 
 class Schemas:
-    """The schemas of a project's bundles, as its workers keep their states. Safe to use from several threads.
+    """The schemas of a project's bundles, as its workers keep their states. Safe to use from
+    several threads.
 
     Args:
         state: the folder of all states.
@@ -46,13 +49,23 @@ class Schemas:
     """
 
     def __init__(
-        self, state: Path, declared: FeatureSet, *, copies: CopiesAt | None = None, workers: int = 1, retry_s: float = RETRY_S
+        self,
+        state: Path,
+        declared: FeatureSet,
+        *,
+        copies: CopiesAt | None = None,
+        workers: int = 1,
+        retry_s: float = RETRY_S,
     ) -> None:
-        self._breaker = breaker_for(workers)  # of the one server that all schemas are read from: their failures add up
+        self._breaker = breaker_for(
+            workers
+        )  # of the one server that all schemas are read from: their failures add up
         self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
         self._workers = workers
         self._open: dict[str, _Open] = {}
-        self._wanted = {declared.schema_hash}  # kept open without anybody inside: what serves, and what is to serve next
+        self._wanted = {
+            declared.schema_hash
+        }  # kept open without anybody inside: what serves, and what is to serve next
         self._kept: dict[str, frozenset[str]] = {}
         self._targets: dict[str, int] = {}
         self._look_at = 0.0
@@ -61,7 +74,9 @@ class Schemas:
     @contextmanager
     def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
         """What a request reads its features with, from its beginning to its end."""
-        with self.reading_of(self._without_bundle() if bundle is None else _features(bundle)) as reading:
+        with self.reading_of(
+            self._without_bundle() if bundle is None else _features(bundle)
+        ) as reading:
             yield reading
 
     @contextmanager
@@ -74,7 +89,9 @@ class Schemas:
             self._leave(features.schema_hash, opened)
 
     def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
-        """Of further schemas: their states stay open though the champion does not read them, until `by` names others."""
+        """Of further schemas: their states stay open though the champion does not read them, until
+        `by` names others.
+        """
         with self._lock:
             self._kept[by] = frozenset(schemas)
             self._close_idle()
@@ -92,18 +109,25 @@ class Schemas:
         try:
             return replace(bundle, features=kept_features(self._state, bundle.schema_hash))
         except TailorbirdError as error:
-            message = f"was trained on the features {bundle.schema_hash}, whose declarations are not here: {error.message}"
+            message = (
+                f"was trained on the features {bundle.schema_hash}, whose declarations are "
+                f"not here: {error.message}"
+            )
             raise BundleError(message, where=bundle.version, fix="tailorbird train") from error
 
     def serves(self, bundle: Bundle) -> None:
-        """From now on requests are answered with this bundle; others' states are closed once nobody reads them."""
+        """From now on requests are answered with this bundle; others' states are closed once nobody
+        reads them.
+        """
         with self._lock:
             self._wanted = {_features(bundle).schema_hash}
             self._targets.clear()
             self._close_idle()
 
     def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        """Whether the state of a bundle is there, and as far as that of the bundle that serves was when it came to be there."""
+        """Whether the state of a bundle is there, and as far as that of the bundle that serves was
+        when it came to be there.
+        """
         features = _features(bundle)
         if serving is not None and serving.schema_hash == features.schema_hash:
             return True
@@ -115,9 +139,15 @@ class Schemas:
             return isinstance(reading.reader, StateReader) and reading.reader.ready()
 
     def published_at(self) -> dict[str, int]:
-        """By schema that is read from copies: when these were last known to be up to date, in microseconds."""
+        """By schema that is read from copies: when these were last known to be up to date, in
+        microseconds.
+        """
         with self._lock:
-            return {schema: opened.reader.published_at for schema, opened in self._open.items() if opened.reader.published_at}
+            return {
+                schema: opened.reader.published_at
+                for schema, opened in self._open.items()
+                if opened.reader.published_at
+            }
 
     def close(self) -> None:
         with self._lock:
@@ -170,9 +200,16 @@ class Schemas:
             opened = self._open.get(features.schema_hash)
             if opened is None:
                 reader = StateReader(
-                    self._state, features, copies=self._copies, breaker=self._breaker, workers=self._workers, retry_s=self._retry_s
+                    self._state,
+                    features,
+                    copies=self._copies,
+                    breaker=self._breaker,
+                    workers=self._workers,
+                    retry_s=self._retry_s,
                 )
-                opened = self._open[features.schema_hash] = _Open(Reading.of(features, reader), reader)
+                opened = self._open[features.schema_hash] = _Open(
+                    Reading.of(features, reader), reader
+                )
             opened.uses += 1
             return opened
 
@@ -183,7 +220,11 @@ class Schemas:
 
     def _close_idle(self) -> None:
         wanted = self._wanted.union(*self._kept.values())
-        for schema in [schema for schema, opened in self._open.items() if not opened.uses and schema not in wanted]:
+        for schema in [
+            schema
+            for schema, opened in self._open.items()
+            if not opened.uses and schema not in wanted
+        ]:
             self._open.pop(schema).reader.close()
 
 

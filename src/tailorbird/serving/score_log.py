@@ -1,13 +1,16 @@
-"""The log of scores: what it holds, and reading it. Its one writer is the role of `serving.scoring`.
+"""The log of scores: what it holds, and reading it. Its one writer is the role of
+`serving.scoring`.
 
     routed    1 ─────────── 40 │ 41 ──────────── 66 │ 67 ──────────── 90
     scores    1 ─────────────────────── 66 (3)      │ 67 ── 90 (none)        a block takes as many positions as rows it looked at
 
-So where the log ends says how far the role has come, in the same append as the scores themselves: after a kill it goes on there, no
-score is there twice and none is missing. The payload of a block is JSON, one score a line. It is a file (`stream/scores.db`) or a topic
-(`scores`); nothing reads it but consumers: it is no raw log, so that no score is an event and no feature counts it.
+So where the log ends says how far the role has come, in the same append as the scores themselves:
+after a kill it goes on there, no score is there twice and none is missing. The payload of a block
+is JSON, one score a line. It is a file (`stream/scores.db`) or a topic (`scores`); nothing reads it
+but consumers: it is no raw log, so that no score is an event and no feature counts it.
 
-What blocks say that are deleted, and what the role must know still, stands again in a later block (`Line.held`), for the role alone.
+What blocks say that are deleted, and what the role must know still, stands again in a later block
+(`Line.held`), for the role alone.
 """
 
 import threading
@@ -37,12 +40,14 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One score of one person.
 
     Attributes:
-        id: of this score, the same whenever it is read: `p` and `name` tell it from all others of the person.
+        id: of this score, the same whenever it is read: `p` and `name` tell it from all others of
+            the person.
         name: of what is declared in scores.py.
-        p: the routed row after which the person was scored; `event_id`, `type` and `ts` are that event's.
+        p: the routed row after which the person was scored; `event_id`, `type` and `ts` are that
+            event's.
         scored_at: microseconds, UTC, as all times.
-        model: the version that said so.
-        gone, crossed: of a ChurnScore: the chance of leaving, and whether it went `above` the threshold or came back `below`.
+        model: the version that said so. gone, crossed: of a ChurnScore: the chance of leaving, and
+        whether it went `above` the threshold or came back `below`.
         items: of a NextBest, best first.
         reasons: of a ChurnScore: what moves it most.
     """
@@ -65,7 +70,9 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores from a position on. Ask again from `next`; `begins` is where the log begins: what lay before was deleted as too old."""
+    """Scores from a position on. Ask again from `next`; `begins` is where the log begins: what lay
+    before was deleted as too old.
+    """
 
     scores: list[Scored]
     next: int
@@ -73,7 +80,9 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(Scored, frozen=True, kw_only=True, omit_defaults=True):
-    """A score as it stands in a block. `held`: it stood in one that is deleted by now; consumers were told of it then."""
+    """A score as it stands in a block. `held`: it stood in one that is deleted by now; consumers
+    were told of it then.
+    """
 
     held: bool = False
 
@@ -93,8 +102,14 @@ def encode_scores(scores: Sequence[Scored]) -> bytes:
 
 
 def scores_of(stored: Stored) -> list[Line]:
-    """The scores of a block, those held over too. Raises msgspec.DecodeError if it holds no such thing."""
-    return [_decode(line) for line in stored.block.payload.split(b"\n")] if stored.block.kind == KIND and stored.block.payload else []
+    """The scores of a block, those held over too. Raises msgspec.DecodeError if it holds no such
+    thing.
+    """
+    return (
+        [_decode(line) for line in stored.block.payload.split(b"\n")]
+        if stored.block.kind == KIND and stored.block.payload
+        else []
+    )
 
 
 @dataclass
@@ -109,7 +124,9 @@ class ScoreFigures:
 
 @dataclass
 class ScoreFeed:
-    """Reads the log for any number of consumers, each of whom keeps its own position. Safe to call from any thread."""
+    """Reads the log for any number of consumers, each of whom keeps its own position. Safe to call
+    from any thread.
+    """
 
     address: Address
 
@@ -118,7 +135,8 @@ class ScoreFeed:
         self._lock = threading.Lock()
 
     def read(self, start: int, *, bytes_max: int = READ_BYTES) -> Scores:
-        """Scores from `start` on, whole blocks, about `bytes_max` of them; the first are from where the log begins, if that is later.
+        """Scores from `start` on, whole blocks, about `bytes_max` of them; the first are from where
+        the log begins, if that is later.
 
         Raises:
             NotReadyError: nothing was scored yet.
@@ -130,8 +148,15 @@ class ScoreFeed:
             if start >= end:
                 return Scores(scores=[], next=max(start, 0) if start <= end else end, begins=begins)
             blocks = reader.read(start, bytes_max=bytes_max)
-        found = [score for stored in blocks for score in scores_of(stored) if score.p >= start and not score.held]
-        return Scores(scores=list[Scored](found), next=blocks[-1].end if blocks else start, begins=begins)
+        found = [
+            score
+            for stored in blocks
+            for score in scores_of(stored)
+            if score.p >= start and not score.held
+        ]
+        return Scores(
+            scores=list[Scored](found), next=blocks[-1].end if blocks else start, begins=begins
+        )
 
     def all_from(self, start: int) -> Iterator[Scores]:
         """One read after the other, up to the end as it is."""
@@ -151,4 +176,8 @@ class ScoreFeed:
 
 def nothing_yet(error: NotReadyError) -> NotReadyError:
     """What is told where no score was ever appended."""
-    return NotReadyError("nothing was scored yet", where=error.where, fix="declare what to score in scores.py, and run tailorbird up")
+    return NotReadyError(
+        "nothing was scored yet",
+        where=error.where,
+        fix="declare what to score in scores.py, and run tailorbird up",
+    )

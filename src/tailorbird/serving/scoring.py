@@ -1,14 +1,18 @@
-"""The score role: scores people as their events arrive, and appends what came of it to a log of its own.
+"""The score role: scores people as their events arrive, and appends what came of it to a log of its
+own.
 
-    routed log ──► triggers ──► wait until the state has these events ──► pipeline, churn models ──► score log ──► consumers
+    routed log ──► triggers ──► wait until the state has these events ──► pipeline, churn models ──►
+    score log ──► consumers
 
-Exactly once: a block of the score log stands for the rows of the routed log that it looked at, so that position and scores are one
-append (`serving.score_log`). What must be remembered of a person (whose risk is above, who was scored lately) is a function of that log,
-and is read from it at the start; before the blocks that say it are deleted as too old, it is said again in a new one. A score says what
-is true once the event is counted: the state is waited for.
+Exactly once: a block of the score log stands for the rows of the routed log that it looked at, so
+that position and scores are one append (`serving.score_log`). What must be remembered of a person
+(whose risk is above, who was scored lately) is a function of that log, and is read from it at the
+start; before the blocks that say it are deleted as too old, it is said again in a new one. A score
+says what is true once the event is counted: the state is waited for.
 
-Whom a `NextBest` scores after which event is a function of the routed log alone. A `ChurnScore` looks at a person once for all events
-that are taken together. Where no model answers yet, nothing is scored, and that is counted.
+Whom a `NextBest` scores after which event is a function of the routed log alone. A `ChurnScore`
+looks at a person once for all events that are taken together. Where no model answers yet, nothing
+is scored, and that is counted.
 """
 
 import logging
@@ -28,17 +32,42 @@ from tailorbird.events import Clock, Context, duration, micros
 from tailorbird.features.receipts import events_of
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
 from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
-from tailorbird.serving.score_log import KIND, NAME, READ_BYTES, Line, Scored, ScoredItem, ScoreFigures, encode_scores, scores_of
+from tailorbird.serving.score_log import (
+    KIND,
+    NAME,
+    READ_BYTES,
+    Line,
+    Scored,
+    ScoredItem,
+    ScoreFigures,
+    encode_scores,
+    scores_of,
+)
 from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
 
 POLL_S = 0.01
 LOOK_S = 0.5  # between looks at models, formulas and items
 TELL_S = 5.0
 ROWS_BYTES = 4 << 20  # of the routed log at once
-EVENTS_MAX = 100  # that somebody is scored after, before what came of it is appended: some seconds of work, which a kill loses
+# that somebody is scored after, before what came of it is appended: some seconds of work, which a
+# kill loses
+EVENTS_MAX = 100
 EMPTY_AFTER_S = 5.0  # after which a block without scores says how far the role is
 PRUNE_EVERY_S = 60.0
-_COLUMNS = ("p", "event_id", "type", "ts", "person", "user_id", "anonymous_id", "session_id", "device", "country", "agent", "counts")
+_COLUMNS = (
+    "p",
+    "event_id",
+    "type",
+    "ts",
+    "person",
+    "user_id",
+    "anonymous_id",
+    "session_id",
+    "device",
+    "country",
+    "agent",
+    "counts",
+)
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +93,9 @@ class Scorers(Protocol):
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What a step did: rows of the routed log (0: there was nothing), scores that were appended, and behind which row the role is now."""
+    """What a step did: rows of the routed log (0: there was nothing), scores that were appended,
+    and behind which row the role is now.
+    """
 
     rows: int
     scores: int
@@ -76,42 +107,71 @@ class ScoreRole:
 
     Args:
         routed: the router's log; it need not be there yet.
-        scores: the address of the score log. One that is made now begins where the routed log ends: the past is not scored.
+        scores: the address of the score log. One that is made now begins where the routed log ends:
+            the past is not scored.
         keep_us: for how long scores stay.
     Raises:
         LockedError: another role writes the log.
     """
 
-    def __init__(self, routed: Address, scores: Address, declared: Sequence[Score], models: Scorers, clock: Clock, *, keep_us: int) -> None:
-        self._routed, self._address, self._models, self._clock, self._keep_us = routed, scores, models, clock, keep_us
+    def __init__(
+        self,
+        routed: Address,
+        scores: Address,
+        declared: Sequence[Score],
+        models: Scorers,
+        clock: Clock,
+        *,
+        keep_us: int,
+    ) -> None:
+        self._routed, self._address, self._models, self._clock, self._keep_us = (
+            routed,
+            scores,
+            models,
+            clock,
+            keep_us,
+        )
         self._declared = list(declared)
         self._on = sorted({kind for score in declared for kind in score.on})
         self._reader: LogReader | None = None
         self._writer: LogWriter | None = None
         self._above: set[tuple[str, str]] = set()  # (score, person) whose risk is above
-        self._scored: dict[tuple[str, str], int] = {}  # (score, person) → ts of the event that was scored last
+        self._scored: dict[
+            tuple[str, str], int
+        ] = {}  # (score, person) → ts of the event that was scored last
         # Of NextBests that are due more seldom than scores are kept: how seldom.
-        every_us = {score.name: duration(score.every) for score in declared if isinstance(score, NextBest)}
+        every_us = {
+            score.name: duration(score.every) for score in declared if isinstance(score, NextBest)
+        }
         self._seldom_us = {name: every for name, every in every_us.items() if every > keep_us}
         self._held: list[Line] = []  # to be said again with the next append
-        self._held_to, self._said_again_to = 0, 0  # positions before which what holds still is in `_held`, or was said again
+        self._held_to, self._said_again_to = (
+            0,
+            0,
+        )  # positions before which what holds still is in `_held`, or was said again
         self._at = 0
         self._told_at = time.monotonic()
         self.figures = ScoreFigures()
 
     def step(self, stop: threading.Event | None = None) -> ScoreReport:
-        """Take what the routed log has, about 4 MB and `EVENTS_MAX` events after which somebody is scored at most, score, and append.
+        """Take what the routed log has, about 4 MB and `EVENTS_MAX` events after which somebody is
+        scored at most, score, and append.
 
         Waits for the state until `stop` is set.
 
         Raises:
-            StorageError: a log could not be read or written; the next start goes on where the log ends.
+            StorageError: a log could not be read or written; the next start goes on where the log
+                ends.
         """
         reader = self._open()
         if reader is None or self._writer is None:
             return ScoreReport(0, 0, 0)
         if self._at < reader.start():
-            log.warning("rows %d to %d of the routed log are gone, and were not scored", self._at, reader.start() - 1)
+            log.warning(
+                "rows %d to %d of the routed log are gone, and were not scored",
+                self._at,
+                reader.start() - 1,
+            )
             return self._append([], reader.start())
         blocks = reader.read(self._at, bytes_max=ROWS_BYTES)
         if not blocks:
@@ -131,8 +191,11 @@ class ScoreRole:
             return ScoreReport(rows, 0, end)
         return self._append(scores, end)
 
-    def run(self, stop: threading.Event, *, tell: Callable[[int], None] = lambda position: None) -> None:
-        """Step while there is something, else look again every few milliseconds, until `stop` is set.
+    def run(
+        self, stop: threading.Event, *, tell: Callable[[int], None] = lambda position: None
+    ) -> None:
+        """Step while there is something, else look again every few milliseconds, until `stop` is
+        set.
 
         Args:
             tell: told every few seconds how far the log says that the role is.
@@ -154,21 +217,32 @@ class ScoreRole:
     def prune(self) -> int:
         """Delete the blocks whose scores are older than `keep_us`; how many.
 
-        What they say of people that holds still is said again with the next rows; until then they stay, and a later call deletes them.
+        What they say of people that holds still is said again with the next rows; until then they
+        stay, and a later call deletes them.
         """
         if self._writer is None:
             return 0
         newest = max(self._scored.values(), default=0)
-        self._scored = {key: ts for key, ts in self._scored.items() if ts > newest - self._seldom_us.get(key[0], self._keep_us)}
+        self._scored = {
+            key: ts
+            for key, ts in self._scored.items()
+            if ts > newest - self._seldom_us.get(key[0], self._keep_us)
+        }
         before, lines = self._outdated(self._clock.now() - self._keep_us)
-        held = {(line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[]) for line in lines if self._holds(line)}
+        held = {
+            (line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[])
+            for line in lines
+            if self._holds(line)
+        }
         if held and before > self._said_again_to:
             self._held, self._held_to = list(held.values()), before
             return 0
         return self._writer.prune(before) if before else 0
 
     def _outdated(self, oldest: int) -> tuple[int, list[Line]]:
-        """The position before which all blocks are older than that, and what they say; 0 if none is."""
+        """The position before which all blocks are older than that, and what they say; 0 if none
+        is.
+        """
         before, lines = 0, list[Line]()
         try:
             with open_reader(self._address) as reader:
@@ -184,10 +258,16 @@ class ScoreRole:
         return before, lines
 
     def _holds(self, line: Line) -> bool:
-        """Whether what a line says of a person must be known still, and no block that stays needs to say it."""
+        """Whether what a line says of a person must be known still, and no block that stays needs
+        to say it.
+        """
         key = line.name, line.person
         if line.crossed:
-            return line.crossed == "above" and key in self._above and any(score.name == line.name for score in self._declared)
+            return (
+                line.crossed == "above"
+                and key in self._above
+                and any(score.name == line.name for score in self._declared)
+            )
         return line.name in self._seldom_us and self._scored.get(key) == line.ts
 
     def close(self) -> None:
@@ -242,7 +322,8 @@ class ScoreRole:
             if table is None:
                 continue
             wanted = pc.and_(
-                pc.is_in(table["type"], pa.array(self._on)), pc.and_kleene(table["counts"], pc.not_equal(table["agent"], "bot"))
+                pc.is_in(table["type"], pa.array(self._on)),
+                pc.and_kleene(table["counts"], pc.not_equal(table["agent"], "bot")),
             )
             tables.append(table.filter(pc.fill_null(wanted, False)).select(_COLUMNS))
         if not tables:
@@ -264,9 +345,17 @@ class ScoreRole:
     def _score(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:
         found: list[Scored] = []
         mine = [row for row in triggers if row["type"] in score.on]
-        for row in self._due(score, mine) if isinstance(score, NextBest) else {row["person"]: row for row in mine}.values():
+        for row in (
+            self._due(score, mine)
+            if isinstance(score, NextBest)
+            else {row["person"]: row for row in mine}.values()
+        ):
             try:
-                told = self._churn(score, row) if isinstance(score, ChurnScore) else self._next_best(score, row)
+                told = (
+                    self._churn(score, row)
+                    if isinstance(score, ChurnScore)
+                    else self._next_best(score, row)
+                )
             except NotReadyError:
                 self.figures.unscored[score.name] += 1
                 continue
@@ -294,7 +383,9 @@ class ScoreRole:
             return None
         crossed = "below" if was_above else "above"
         reasons = [reason.text for reason in answer.reasons]
-        return self._scored_as(score, row, model=answer.model, gone=answer.gone, crossed=crossed, reasons=reasons)
+        return self._scored_as(
+            score, row, model=answer.model, gone=answer.gone, crossed=crossed, reasons=reasons
+        )
 
     def _next_best(self, score: NextBest, row: Mapping) -> Scored:
         query = RecommendQuery(
@@ -338,7 +429,9 @@ class ScoreRole:
             faults.at("score.before_append")
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
             # What was held comes first: a score of the same person is the later word.
-            self._writer.append([Block(KIND, end - begin, encode_scores([*self._held, *scores]), receipt)])
+            self._writer.append(
+                [Block(KIND, end - begin, encode_scores([*self._held, *scores]), receipt)]
+            )
             faults.at("score.after_append")
             if self._held:
                 self._held, self._said_again_to = [], self._held_to

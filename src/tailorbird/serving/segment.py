@@ -1,10 +1,12 @@
-"""Segment's tracking API, so that its libraries work unchanged: give them this server as their host.
+"""Segment's tracking API, so that its libraries work unchanged: give them this server as their
+host.
 
     POST /v1/batch, /v1/import                                   many messages in a body
     POST /v1/track, /identify, /page, /screen, /group, /alias    one message, whose type is the path's
 
-The write key goes where those libraries put it, into Basic authorisation. What a message becomes stands in `events.adapters.segment`;
-what cannot be read is kept in the quarantine, and a body of which nothing could be taken is refused.
+The write key goes where those libraries put it, into Basic authorisation. What a message becomes
+stands in `events.adapters.segment`; what cannot be read is kept in the quarantine, and a body of
+which nothing could be taken is refused.
 
 Source: Segment, "HTTP Tracking API".
 """
@@ -24,7 +26,9 @@ ONE = ("track", "identify", "page", "screen", "group", "alias")
 async def post_messages(request: Request, service: Service, *, kind: str) -> Response:
     """Take a body of Segment's."""
     body = await body_of(request, service)
-    return await take_foreign(request, service, "segment", body if kind in MANY else _typed(body, kind))
+    return await take_foreign(
+        request, service, "segment", body if kind in MANY else _typed(body, kind)
+    )
 
 
 def handlers() -> dict[str, Handler]:
@@ -33,7 +37,9 @@ def handlers() -> dict[str, Handler]:
 
 
 def _typed(body: bytes, kind: str) -> bytes:
-    """Return a message with the type that its path says; what is no object is left for the adapter to refuse."""
+    """Return a message with the type that its path says; what is no object is left for the adapter
+    to refuse.
+    """
     try:
         message = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,9 @@
-"""The serve process: a socket, one event loop, threads for answers, and a clean way to start and to stop.
+"""The serve process: a socket, one event loop, threads for answers, and a clean way to start and to
+stop.
 
-It writes `<producer>.json` with its address into the run folder once it listens. SIGTERM drains, see `serving.listening`: `/readyz` says
-no while all else is answered still, and at the end the log is flushed.
+It writes `<producer>.json` with its address into the run folder once it listens. SIGTERM drains,
+see `serving.listening`: `/readyz` says no while all else is answered still, and at the end the log
+is flushed.
 """
 
 import gc
@@ -48,7 +50,14 @@ from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.handling import WAIT_S, Service
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.limits import Connections, Limiter, ServerLimits
-from tailorbird.serving.listening import CONNECTIONS_MAX, DRAIN_S, HEADER_DEADLINE_S, KEEP_ALIVE_S, HttpServer, bind
+from tailorbird.serving.listening import (
+    CONNECTIONS_MAX,
+    DRAIN_S,
+    HEADER_DEADLINE_S,
+    KEEP_ALIVE_S,
+    HttpServer,
+    bind,
+)
 from tailorbird.serving.logs import RequestLog
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.naming import first_free
@@ -66,7 +75,8 @@ from tailorbird.stream import Address, Stream
 from tailorbird.stream.lag import LagMeter, LagWatch
 
 PORT = 8642
-# Several times what a stage takes at the 99th percentile: a stage that needs as long is ill, not slow.
+# Several times what a stage takes at the 99th percentile: a stage that needs as long is ill, not
+# slow.
 BUDGETS = Budgets(retrieval_s=0.05, features_s=0.1, ranking_s=0.1, policy_s=0.05, log_s=0.05)
 log = logging.getLogger(__name__)
 
@@ -78,7 +88,8 @@ class ServeOptions:
     Attributes:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
         features: the applied ones, read with as long as there is no bundle; see `serving.schemas`.
-        port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
+        port_asked: whether the port was named by somebody; only a default one is replaced by the
+            next free one.
         limits: of keys that have none of their own.
         pseudonyms: hides people before anything is written; None writes ids as they come.
         stopped: of whom nothing old is taken again, since they were erased.
@@ -89,7 +100,8 @@ class ServeOptions:
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.
         header_deadline_s: how long a connection may take to bring a request's head.
-        connections_max: open at a time; whoever asks then takes the place of one that asks nothing, or is told when to come again.
+        connections_max: open at a time; whoever asks then takes the place of one that asks nothing,
+            or is told when to come again.
         drain_s: for how long it still answers when it is told to stop.
         keep_alive_s: how long a connection is kept that asks nothing.
         copies: a Valkey to read features from; None reads the folder `state`.
@@ -99,7 +111,8 @@ class ServeOptions:
         budgets: how long each stage of an answer may take.
         candidates: the folder of candidate tables.
         contract: says which tables to read, where only copies are at hand.
-        wait_s: how long a question may have to wait for its turn; who would wait longer is told at once to come again.
+        wait_s: how long a question may have to wait for its turn; who would wait longer is told at
+            once to come again.
         scores: the log of the score role; None where nothing is declared.
         routes: more routes, given the service, such as a demo's shop page.
     """
@@ -154,7 +167,11 @@ class Thread(Protocol):
 
 
 def run(
-    options: ServeOptions, clock: Clock | None = None, stop: threading.Event | None = None, *, log_clock: LogClock | None = None
+    options: ServeOptions,
+    clock: Clock | None = None,
+    stop: threading.Event | None = None,
+    *,
+    log_clock: LogClock | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -163,20 +180,35 @@ def run(
         log_clock: the same, where the first event of today ends a time that lies back.
         stop: set by whoever was told to stop before the server listens to signals itself.
     Raises:
-        ConfigError: a public address without a key. UsageError: the port is taken. LockedError, StorageError: the log.
+        ConfigError: a public address without a key. UsageError: the port is taken. LockedError,
+            StorageError: the log.
     """
-    keys = Keys(options.write_keys, options.read_keys, options.admin_keys, file=options.keys_file, clock=clock)  # they expire by today
+    keys = Keys(
+        options.write_keys,
+        options.read_keys,
+        options.admin_keys,
+        file=options.keys_file,
+        clock=clock,
+    )  # they expire by today
     clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
-    opening = partial(first_free, pseudonyms=options.pseudonyms, stopped=options.stopped, reserve_bytes=options.reserve_bytes)
+    opening = partial(
+        first_free,
+        pseudonyms=options.pseudonyms,
+        stopped=options.stopped,
+        reserve_bytes=options.reserve_bytes,
+    )
     with ExitStack() as stack:
-        door = stack.enter_context(opening(options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock))
+        door = stack.enter_context(
+            opening(options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock)
+        )
         service, threads = _assembled(options, door, keys, clock, stack)
         for thread in threads:
             thread.start()
             stack.callback(thread.stop)
         _be_prompt()
-        # Not before there is somebody to answer: who connects to a server that starts waits for it, where another would answer at once.
+        # Not before there is somebody to answer: who connects to a server that starts waits for it,
+        # where another would answer at once.
         listener = stack.enter_context(bind(options.host, options.port, asked=options.port_asked))
         url = stack.enter_context(_address(options, listener, door.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
@@ -192,15 +224,23 @@ def run(
         HttpServer(app, drain=service.drain, **times, given=given, told=stop).run([listener])
 
 
-def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stack: ExitStack) -> tuple[Service, list[Thread]]:
-    """What answers, and the threads beside it, to be started in this order; what is to be closed when they have ended, in `stack`."""
+def _assembled(
+    options: ServeOptions, door: Door, keys: Keys, clock: Clock, stack: ExitStack
+) -> tuple[Service, list[Thread]]:
+    """What answers, and the threads beside it, to be started in this order; what is to be closed
+    when they have ended, in `stack`.
+    """
     metrics, watch = _measured(options, door)
-    schemas = Schemas(options.state, options.features, copies=options.copies, workers=options.workers)
+    schemas = Schemas(
+        options.state, options.features, copies=options.copies, workers=options.workers
+    )
     stack.callback(schemas.close)
     metrics.watch_copies(schemas.published_at)
     catalogue = Catalogue(options.routed)
     tables = LiveTables(options.candidates, clock, copies=options.copies, wanted=options.contract)
-    sources = live_sources(dict.fromkeys(name for slot in options.slots.values() for name in slot.sources))
+    sources = live_sources(
+        dict.fromkeys(name for slot in options.slots.values() for name in slot.sources)
+    )
     metrics.watch_candidates(tables.ages, sources)
 
     def load(folder: Path) -> Bundle:
@@ -215,7 +255,14 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
     formulas = LiveFormulas(registry, options.slots)
     editors = None if options.lists_file is None else LiveLists(options.lists_file)
     answering = partial(
-        Pipeline, slots=options.slots, bundles=rollout, readings=schemas, catalogue=catalogue, clock=clock, editors=editors, tables=tables
+        Pipeline,
+        slots=options.slots,
+        bundles=rollout,
+        readings=schemas,
+        catalogue=catalogue,
+        clock=clock,
+        editors=editors,
+        tables=tables,
     )
     pipeline = answering(
         answers=door,
@@ -229,8 +276,12 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
     catalogue.ready = pipeline.prepare
     metrics.watch_patience(pipeline.patience.states)
     metrics.watch_rollout(rollout.versions)
-    churn = ChurnModels(options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe)
-    warming = Warming(answering(answers=None, rng=np.random.default_rng()), catalogue, options.slots)
+    churn = ChurnModels(
+        options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
+    )
+    warming = Warming(
+        answering(answers=None, rng=np.random.default_rng()), catalogue, options.slots
+    )
     service = Service(
         pipeline,
         door,
@@ -249,14 +300,30 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
     service.warming = warming.going_on
     if watch is not None:
         service.lags = lambda: watch.lags
-    beside = [each for each in (Pruner(door, options.lake) if options.lake is not None else None, watch, editors) if each is not None]
-    loops = [*rollout.loops, formulas.loop, catalogue.loop, tables.loop, *(each.loop for each in beside)]
+    beside = [
+        each
+        for each in (
+            Pruner(door, options.lake) if options.lake is not None else None,
+            watch,
+            editors,
+        )
+        if each is not None
+    ]
+    loops = [
+        *rollout.loops,
+        formulas.loop,
+        catalogue.loop,
+        tables.loop,
+        *(each.loop for each in beside),
+    ]
     metrics.watch_threads(lambda: loops)
     return service, [tables, rollout, formulas, churn, catalogue, *beside, warming]
 
 
 def _measured(options: ServeOptions, door: Door) -> tuple[Metrics, LagWatch | None]:
-    """The metrics, and who measures how far readers are behind; None without a lake, whose position is one of them."""
+    """The metrics, and who measures how far readers are behind; None without a lake, whose position
+    is one of them.
+    """
     metrics = Metrics()
     metrics.watch_features(partial(read_compared, options.run))
     metrics.watch_workers(partial(whole_figures, options.state, options.workers))
@@ -271,7 +338,9 @@ def _measured(options: ServeOptions, door: Door) -> tuple[Metrics, LagWatch | No
 
 
 def _be_prompt() -> None:
-    """Keep single requests from waiting for the interpreter: long collections, and threads that hold the lock for 5 ms."""
+    """Keep single requests from waiting for the interpreter: long collections, and threads that
+    hold the lock for 5 ms.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -287,10 +356,14 @@ def _address(options: ServeOptions, listener: socket.socket, producer: str) -> I
     fresh = path.with_suffix(f".{os.getpid()}")
     try:
         options.run.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(msgspec.json.encode({"url": url, "pid": os.getpid(), "producer": producer}))
+        fresh.write_bytes(
+            msgspec.json.encode({"url": url, "pid": os.getpid(), "producer": producer})
+        )
         fresh.rename(path)
     except OSError as error:
-        raise StorageError(f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable") from error
+        raise StorageError(
+            f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable"
+        ) from error
     try:
         yield url
     finally:

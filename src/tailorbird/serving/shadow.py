@@ -1,7 +1,9 @@
-"""A shadow scores what an answer shows, for the log: what it would have said of the same items, of the same features, at the same time.
+"""A shadow scores what an answer shows, for the log: what it would have said of the same items, of
+the same features, at the same time.
 
-Its cost is bounded. It scores the items that are shown and no others; it may take `SHARE` of the time that answers take, and sits answers
-out that it has no time for; and one that fails three times in a row is left alone for a second. An answer never differs for it.
+Its cost is bounded. It scores the items that are shown and no others; it may take `SHARE` of the
+time that answers take, and sits answers out that it has no time for; and one that fails three times
+in a row is left alone for a second. An answer never differs for it.
 """
 
 import logging
@@ -30,10 +32,19 @@ class Shadows:
         self._credit_s = CREDIT_S
         self._lock = threading.Lock()
 
-    def score(self, shadow: Bundle, request: Request, shown: Candidates, rows: Rows, index: Index) -> None:
-        """Note in the request what the shadow says of the items shown, if it has time; `rows` are what the request read of them."""
+    def score(
+        self, shadow: Bundle, request: Request, shown: Candidates, rows: Rows, index: Index
+    ) -> None:
+        """Note in the request what the shadow says of the items shown, if it has time; `rows` are
+        what the request read of them.
+        """
         began = time.perf_counter()
-        if not shown.ids or not shadow.heads or not self._may(began - request.began) or not self._breaker.lets():
+        if (
+            not shown.ids
+            or not shadow.heads
+            or not self._may(began - request.began)
+            or not self._breaker.lets()
+        ):
             return
         try:
             if request.bundle is None or shadow.schema_hash != request.bundle.schema_hash:
@@ -42,7 +53,9 @@ class Shadows:
                         return
                     rows = reading.reader.read(request.read, shown.ids, shown.keys)
             live = shadow.encoder.read_live(request.lists, rows, shown.keys)
-            scores = shadow.with_index(index).score(rows, shown.keys, objective=request.formula.weights, live=live)
+            scores = shadow.with_index(index).score(
+                rows, shown.keys, objective=request.formula.weights, live=live
+            )
             request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
             self._breaker.answered()
         except NotReadyError:

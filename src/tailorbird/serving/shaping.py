@@ -1,11 +1,12 @@
-"""What a slot asks of its answers beside their value: compiled once, applied to the candidates of each request.
+"""What a slot asks of its answers beside their value: compiled once, applied to the candidates of
+each request.
 
     filters     rules, allow and deny lists, caps    what may be shown at all; pushed into the sources as far as they are the same for all
     boosts      factors of values
     pins, promotions, quotas, diversity              what stands where: a `policy.Shape`
 
-How these act on each other stands in docs/how-to/rules.md, and is tested there where it is done. An expression that fails at run time is
-left away, and told: the other rules hold, and lists always do.
+How these act on each other stands in docs/how-to/rules.md, and is tested there where it is done. An
+expression that fails at run time is left away, and told: the other rules hold, and lists always do.
 """
 
 import logging
@@ -32,7 +33,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Viewed:
-    """An index and what of it may be shown to anybody; `base` tells its bundle, whose later index takes its place."""
+    """An index and what of it may be shown to anybody; `base` tells its bundle, whose later index
+    takes its place.
+    """
 
     base: tuple[int, int]
     index: Index
@@ -56,9 +59,18 @@ class Shaping:
         where = f"slot {slot.name}"
         self.slot, self._failed = slot, failed
         self.rules = compile_rules(slot.rules, where=where)
-        self.boosts = [(boost.factor, compile_rules([boost.when], where=f"{where}, boost")) for boost in slot.boosts]
-        self.promotions = [compile_rules([promotion.when], where=f"{where}, promotion") for promotion in slot.promotions]
-        self.pins = [(pin, compile_rules([pin.when], where=f"{where}, pin") if pin.when else Rules(())) for pin in slot.pins]
+        self.boosts = [
+            (boost.factor, compile_rules([boost.when], where=f"{where}, boost"))
+            for boost in slot.boosts
+        ]
+        self.promotions = [
+            compile_rules([promotion.when], where=f"{where}, promotion")
+            for promotion in slot.promotions
+        ]
+        self.pins = [
+            (pin, compile_rules([pin.when], where=f"{where}, pin") if pin.when else Rules(()))
+            for pin in slot.pins
+        ]
         self._for_everybody = self.rules.for_everybody
         self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
         self._pin_keys = {pin.item: hash64(pin.item) for pin in slot.pins}
@@ -69,13 +81,22 @@ class Shaping:
     @property
     def asks(self) -> frozenset[str]:
         """Attributes that items are asked for."""
-        compiled = (self.rules, *(rules for _, rules in self.boosts), *self.promotions, *(rules for _, rules in self.pins))
-        return frozenset().union(*(rules.item_fields for rules in compiled), (quota.by for quota in self.slot.limits)) - set(ITEM_FIELDS)
+        compiled = (
+            self.rules,
+            *(rules for _, rules in self.boosts),
+            *self.promotions,
+            *(rules for _, rules in self.pins),
+        )
+        return frozenset().union(
+            *(rules.item_fields for rules in compiled), (quota.by for quota in self.slot.limits)
+        ) - set(ITEM_FIELDS)
 
     # Filters
 
     def view(self, index: Index) -> Index:
-        """The index whose sources find nothing that is forbidden for everybody: computed once for each index, not in each request."""
+        """The index whose sources find nothing that is forbidden for everybody: computed once for
+        each index, not in each request.
+        """
         if not self._for_everybody.rules and not self._allow.size and not self._deny.size:
             return index
         if (view := self._view_of(index)) is not None:
@@ -84,7 +105,9 @@ class Shaping:
             if (view := self._view_of(index)) is not None:
                 return view
             if unknown := sorted(self.asks - index.attributes.keys() - RARE):
-                log.warning("slot %s asks for %s, which no item has", self.slot.name, ", ".join(unknown))
+                log.warning(
+                    "slot %s asks for %s, which no item has", self.slot.name, ", ".join(unknown)
+                )
             shown = self._common(index, np.arange(len(index)))
             self._tell_nothing(self._why_nothing(index, shown))
             base = index.as_of, id(index.text.built) if index.text is not None else 0
@@ -97,13 +120,21 @@ class Shaping:
         return next((one.view for one in self._viewed if one.index is index), None)
 
     def why_nothing(self, index: Index) -> str:
-        """Why nothing of an index may be shown to anybody; "" where something may, or where there is nothing."""
+        """Why nothing of an index may be shown to anybody; "" where something may, or where there
+        is nothing.
+        """
         return self._why_nothing(index, self._common(index, np.arange(len(index))))
 
     def empty_for_strangers(self, index: Index) -> list[str]:
-        """Rules about the person that hold for no item where nothing is known of who asks: somebody new, or anybody without the store."""
+        """Rules about the person that hold for no item where nothing is known of who asks: somebody
+        new, or anybody without the store.
+        """
         about = Asked(index, np.arange(len(index)), index.as_of)
-        of_people = [rule for rule in self.rules.rules if "user." in rule.text and "context." not in rule.text]
+        of_people = [
+            rule
+            for rule in self.rules.rules
+            if "user." in rule.text and "context." not in rule.text
+        ]
         return [rule.text for rule in of_people if not self._holds(Rules((rule,)), about).any()]
 
     def _tell_nothing(self, why: str) -> None:
@@ -117,8 +148,16 @@ class Shaping:
         if not every or shown.any():
             return ""
         about = Asked(index, np.arange(every))
-        alone = [rule.text for rule in self._for_everybody.rules if not self._holds(Rules((rule,)), about).any()]
-        return f"no item satisfies {' | '.join(alone)}" if alone else "its rules and lists together leave no item"
+        alone = [
+            rule.text
+            for rule in self._for_everybody.rules
+            if not self._holds(Rules((rule,)), about).any()
+        ]
+        return (
+            f"no item satisfies {' | '.join(alone)}"
+            if alone
+            else "its rules and lists together leave no item"
+        )
 
     def _common(self, index: Index, rows: Places) -> Mask:
         """What may be shown to anybody."""
@@ -132,7 +171,9 @@ class Shaping:
         return kept & ~np.isin(index.keys[rows], self._deny) if self._deny.size else kept
 
     def shown(self, request: Request, index: Index, rows: Places) -> Mask:
-        """What of some rows may be shown in this request: by lists and rules, the query's own filters, and what the person has had."""
+        """What of some rows may be shown in this request: by lists and rules, the query's own
+        filters, and what the person has had.
+        """
         query = request.query
         kept = filter_mask(index, rows, query)
         if query.exclude:
@@ -140,7 +181,9 @@ class Shaping:
         return kept & self._allowed(request, index, rows)
 
     def allows_nothing(self, request: Request, index: Index) -> bool:
-        """Whether it is the slot that leaves not one item for this person, whatever the query asks for."""
+        """Whether it is the slot that leaves not one item for this person, whatever the query asks
+        for.
+        """
         return not self._allowed(request, index, np.arange(len(index))).any()
 
     def _allowed(self, request: Request, index: Index, rows: Places) -> Mask:
@@ -149,13 +192,23 @@ class Shaping:
             for sequence in request.sequences.values():  # whichever of them keeps such events
                 kept &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
         for cap in self.slot.caps:
-            kept &= ~self._capped(request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within))
-        return kept & self._listed(index, rows) & self._holds(self.rules, asked(request, rows), request)
+            kept &= ~self._capped(
+                request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within)
+            )
+        return (
+            kept
+            & self._listed(index, rows)
+            & self._holds(self.rules, asked(request, rows), request)
+        )
 
-    def _holds(self, rules: Rules, about: Asked, request: Request | None = None, *, otherwise: bool = True) -> Mask:
-        """Where all of some rules hold; one that fails is no reason to show nothing, nor for the others not to hold.
+    def _holds(
+        self, rules: Rules, about: Asked, request: Request | None = None, *, otherwise: bool = True
+    ) -> Mask:
+        """Where all of some rules hold; one that fails is no reason to show nothing, nor for the
+        others not to hold.
 
-        `otherwise` is taken for one that fails: a filter lets through, the `when` of a wish does not hold.
+        `otherwise` is taken for one that fails: a filter lets through, the `when` of a wish does
+        not hold.
         """
         kept = np.ones(about.rows.size, bool)
         for rule in rules.rules:
@@ -169,7 +222,9 @@ class Shaping:
                 kept &= otherwise
         return kept
 
-    def _capped(self, request: Request, index: Index, rows: Places, name: str, most: int, since: int) -> Mask:
+    def _capped(
+        self, request: Request, index: Index, rows: Places, name: str, most: int, since: int
+    ) -> Mask:
         sequence = request.sequences.get(name)
         if sequence is None or not sequence.item.size:
             return np.zeros(rows.size, bool)
@@ -179,13 +234,17 @@ class Shaping:
     # What stands where
 
     def with_pins(self, request: Request, index: Index, found: Candidates, size: int) -> Candidates:
-        """The pinned items that hold for an answer of `size`, which no lack of time cuts off, and the other candidates."""
+        """The pinned items that hold for an answer of `size`, which no lack of time cuts off, and
+        the other candidates.
+        """
         keys = [self._pin_keys[pin.item] for pin in self._held(request, index, size)]
         rows = index.find(np.array(keys, np.uint64))
         if not rows.size:
             return found
         there = np.isin(found.rows, rows)
-        if there.any():  # it stands where it does because it is pinned, whoever else would have found it
+        if (
+            there.any()
+        ):  # it stands where it does because it is pinned, whoever else would have found it
             found = found.take(np.argsort(~there, kind="stable"))
             pinned = int(np.count_nonzero(there))
             found = replace(found, sources=[*[PINNED] * pinned, *found.sources[pinned:]])
@@ -195,10 +254,16 @@ class Shaping:
         return more.joined(found) if rows.size else found
 
     def _held(self, request: Request, index: Index, size: int) -> list[Pin]:
-        """The pins whose `when` holds, one a position and one an item, the first declared first; none behind the answer's end."""
+        """The pins whose `when` holds, one a position and one an item, the first declared first;
+        none behind the answer's end.
+        """
         held: dict[int, Pin] = {}
         for pin, when in self.pins:
-            if pin.position > size or pin.position in held or any(pin.item == other.item for other in held.values()):
+            if (
+                pin.position > size
+                or pin.position in held
+                or any(pin.item == other.item for other in held.values())
+            ):
                 continue
             row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
             if row[0] >= 0 and self._holds(when, asked(request, row), request, otherwise=False)[0]:
@@ -228,8 +293,11 @@ class Shaping:
         masks = self._masks(request, found, [rules for _, rules in self.boosts])
         return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
 
-    def told(self, request: Request, shown: Candidates, values: Floats) -> list[tuple[dict[str, float], list[str]]]:
-        """For each item of an answer what every boost did to its value, and the pin and promotions that it is there for.
+    def told(
+        self, request: Request, shown: Candidates, values: Floats
+    ) -> list[tuple[dict[str, float], list[str]]]:
+        """For each item of an answer what every boost did to its value, and the pin and promotions
+        that it is there for.
 
         `shown` is in the answer's order; `values` are those before the boosts.
         """
@@ -240,12 +308,16 @@ class Shaping:
         for boost, factor in zip(self.slot.boosts, self.factors(request, shown), strict=True):
             after, name = boosted(values, [factor]), f"boost {boost.when}"
             for place in np.flatnonzero(factor[1]).tolist():
-                moved[place][name] = moved[place].get(name, 0.0) + float(after[place] - values[place])
+                moved[place][name] = moved[place].get(name, 0.0) + float(
+                    after[place] - values[place]
+                )
             values = after
         for pin in self._held(request, request.index, len(shown)):
             if shown.ids[pin.position - 1] == pin.item:
                 placed[pin.position - 1].append(f"pin {pin.position}")
-        for promotion, those in zip(self.slot.promotions, self._masks(request, shown, self.promotions), strict=True):
+        for promotion, those in zip(
+            self.slot.promotions, self._masks(request, shown, self.promotions), strict=True
+        ):
             for place in np.flatnonzero(those).tolist():
                 placed[place].append(f"promotion {promotion.when}")
         return list(zip(moved, placed, strict=True))
@@ -254,11 +326,24 @@ class Shaping:
         if not compiled:
             return []
         about = asked(request, np.maximum(found.rows, 0))
-        return [self._holds(rules, about, request, otherwise=False) & (found.rows >= 0) for rules in compiled]
+        return [
+            self._holds(rules, about, request, otherwise=False) & (found.rows >= 0)
+            for rules in compiled
+        ]
 
 
 def asked(request: Request, rows: Places) -> Asked:
     """What rules may look at, for some rows of the request's index."""
     assert request.index is not None
-    context = msgspec.structs.asdict(request.query.context) | {"local_hour": request.read.local_hour}
-    return Asked(request.index, rows, request.now, request.user, context, request.recent, request.lists.popularity)
+    context = msgspec.structs.asdict(request.query.context) | {
+        "local_hour": request.read.local_hour
+    }
+    return Asked(
+        request.index,
+        rows,
+        request.now,
+        request.user,
+        context,
+        request.recent,
+        request.lists.popularity,
+    )

@@ -1,10 +1,13 @@
-"""Who is told at once to come again, so that whom we take has not to wait: by what the questions that wait will cost.
+"""Who is told at once to come again, so that whom we take has not to wait: by what the questions
+that wait will cost.
 
     expected wait = seconds of work that are taken and not done  ÷  threads
 
-What a kind of question costs is measured as it is answered. A question that would have to wait longer than `wait_s` is refused before its
-body is read, since by the time of its answer nobody would want it; one that can do without an answer of its own (an item, a list, a page)
-already at half of that. One that has waited for twice as long all the same is not begun. Retry-After says when what waits now will be done.
+What a kind of question costs is measured as it is answered. A question that would have to wait
+longer than `wait_s` is refused before its body is read, since by the time of its answer nobody
+would want it; one that can do without an answer of its own (an item, a list, a page) already at
+half of that. One that has waited for twice as long all the same is not begun. Retry-After says when
+what waits now will be done.
 """
 
 import math
@@ -62,7 +65,9 @@ class Shedder:
     1
     """
 
-    def __init__(self, threads: int, wait_s: float = WAIT_S, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, threads: int, wait_s: float = WAIT_S, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._threads, self._wait_s, self._now = max(1, threads), wait_s, now
         self._unit_s: dict[str, float] = {}
         self._backlog_s = 0.0
@@ -75,8 +80,13 @@ class Shedder:
         return self._backlog_s / self._threads
 
     def full(self, *, first: bool = True) -> bool:
-        """Whether a question would have to wait too long; `first`: for an answer that a page hangs on."""
-        return self.expected_s() > self._wait_s * (1.0 if first else _SECOND_RANK) or self.waiting >= WAITING_MAX
+        """Whether a question would have to wait too long; `first`: for an answer that a page hangs
+        on.
+        """
+        return (
+            self.expected_s() > self._wait_s * (1.0 if first else _SECOND_RANK)
+            or self.waiting >= WAITING_MAX
+        )
 
     def turned_away(self) -> int:
         """Count a question that is not taken; the seconds after which it may come again."""
@@ -89,7 +99,9 @@ class Shedder:
             raise OverloadedError(self.turned_away())
 
     def take(self, kind: str, units: float = 1.0, *, first: bool = True) -> Turn:
-        """Take a question, `units` times as large as others of its kind. Raises OverloadedError as `require_room`."""
+        """Take a question, `units` times as large as others of its kind. Raises OverloadedError as
+        `require_room`.
+        """
         self.require_room(first=first)
         cost_s = units * self._unit_s.get(kind, GUESS_S)
         with self._lock:
@@ -98,7 +110,9 @@ class Shedder:
         return Turn(kind, units, cost_s, self._now())
 
     def begin(self, turn: Turn) -> float:
-        """A thread begins with it; the seconds that it has waited. Raises OverloadedError where that is beyond use."""
+        """A thread begins with it; the seconds that it has waited. Raises OverloadedError where
+        that is beyond use.
+        """
         waited = self._now() - turn.taken_at
         if waited > 2 * self._wait_s:
             raise OverloadedError(self.turned_away())
@@ -111,6 +125,7 @@ class Shedder:
             self._backlog_s = max(0.0, self._backlog_s - turn.cost_s) if self.waiting else 0.0
             if seconds is not None:
                 before = self._unit_s.get(turn.kind, GUESS_S)
-                # One that stood still, or was the first and warmed things up, says little about the next.
+                # One that stood still, or was the first and warmed things up, says little about the
+                # next.
                 unit_s = min(seconds / max(turn.units, 1e-9), _JUMP * before)
                 self._unit_s[turn.kind] = before + _SMOOTH * (unit_s - before)

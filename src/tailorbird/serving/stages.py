@@ -1,7 +1,8 @@
-"""The stages of an answer: find candidates, drop what rules forbid, read features, score, choose an order.
+"""The stages of an answer: find candidates, drop what rules forbid, read features, score, choose an
+order.
 
-Each takes a `Request` and what the stages before it found, and names in `degraded` what it had to do without. In which order they run,
-and what an answer is, stands in `serving.pipeline`.
+Each takes a `Request` and what the stages before it found, and names in `degraded` what it had to
+do without. In which order they run, and what an answer is, stands in `serving.pipeline`.
 """
 
 import logging
@@ -33,7 +34,15 @@ from tailorbird.serving.finding import Finder, check_tables, sources_for, with_n
 from tailorbird.serving.lastknown import LastKnown
 from tailorbird.serving.parts import Editors, FeatureReader, Watcher
 from tailorbird.serving.patience import Patience
-from tailorbird.serving.request import NO_CANDIDATES, Candidates, Floats, Keys, Mask, Places, Request
+from tailorbird.serving.request import (
+    NO_CANDIDATES,
+    Candidates,
+    Floats,
+    Keys,
+    Mask,
+    Places,
+    Request,
+)
 from tailorbird.serving.shaping import Shaping
 
 FACET_HITS = 1_000  # of which facets are counted
@@ -57,7 +66,8 @@ class Stages:
         slots: by name.
         rng: for exploration.
         watcher: counts stages, faults and what was missing.
-        stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
+        stale_us: past which age of features that are read from copies an answer names `freshness`
+            as missing.
         patience: how long stages may take, and who is left alone.
         ages: by group of candidate tables, for how long it has not been known to be the newest.
         editors: has the editorial lists.
@@ -82,7 +92,9 @@ class Stages:
         self._finder = Finder()
         self._editors = editors
         self._drawing = threading.Lock()  # a Generator is not safe to share
-        self._shaping = {name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()}
+        self._shaping = {
+            name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()
+        }
         self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
 
     def draw_id(self) -> str:
@@ -103,9 +115,11 @@ class Stages:
                 log.exception("the rules of slot %s failed", name)
 
     def find(self, request: Request, sources: Mapping[str, int], size: int) -> Candidates:
-        """Candidates that may be shown: what rules forbid for everybody is not found, the rest of it is left out.
+        """Candidates that may be shown: what rules forbid for everybody is not found, the rest of
+        it is left out.
 
-        Where that leaves fewer than the answer's size, the sources are asked once more, for nothing but what may be shown to this person.
+        Where that leaves fewer than the answer's size, the sources are asked once more, for nothing
+        but what may be shown to this person.
         """
         index = request.index
         if index is None or not len(index):
@@ -143,11 +157,20 @@ class Stages:
         check_tables(request, self._ages(), any(source_of(name).kind in LIVE for name in asked))
         enough = -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
         if found.rows.size < enough:
-            # A slot whose own sources have next to nothing still shows a list: as after one event behind a log that ended long ago.
+            # A slot whose own sources have next to nothing still shows a list: as after one event
+            # behind a log that ended long ago.
             found = self._finder.find(request, view, {**asked, **SOURCES}, **how)
-        request.contributed = {source: count for source, count in found.contributed.items() if count}
+        request.contributed = {
+            source: count for source, count in found.contributed.items() if count
+        }
         rows = found.rows
-        listed = Candidates(rows, [view.ids[row] for row in rows.tolist()], view.keys[rows], found.source_names(), found.score)
+        listed = Candidates(
+            rows,
+            [view.ids[row] for row in rows.tolist()],
+            view.keys[rows],
+            found.source_names(),
+            found.score,
+        )
         return listed if rows.size >= enough else with_newest(listed, view, NEWEST_MAX)
 
     def _search(self, request: Request, view: Index, most: int) -> Found:
@@ -155,10 +178,14 @@ class Stages:
 
     def _beside(self, request: Request) -> Sequence[Words]:
         """What means the same as the words that are searched for."""
-        return () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
+        return (
+            () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
+        )
 
     def facets(self, request: Request, names: Sequence[str]) -> dict[str, Facet]:
-        """How what a search found divides by attributes: the first `FACET_HITS`, of which some may not be shown."""
+        """How what a search found divides by attributes: the first `FACET_HITS`, of which some may
+        not be shown.
+        """
         index = request.index
         if index is None or request.text is None:
             return {}
@@ -168,8 +195,14 @@ class Stages:
         return {name: facet for name, facet in found.items() if facet is not None}
 
     def _near(self, request: Request, index: Index) -> Callable[[int], Found] | None:
-        """Finds what is nearest to the person's vector, by the latest events that were read; None without a tower, or if it fails."""
-        space = request.bundle.with_index(index).space if request.bundle is not None and request.policy == "model" else None
+        """Finds what is nearest to the person's vector, by the latest events that were read; None
+        without a tower, or if it fails.
+        """
+        space = (
+            request.bundle.with_index(index).space
+            if request.bundle is not None and request.policy == "model"
+            else None
+        )
         if space is None or request.text is not None:
             return None
         try:
@@ -184,20 +217,28 @@ class Stages:
         return partial(space.nearest, request.vector)
 
     def may_be_shown(self, request: Request, index: Index, rows: Places) -> Mask:
-        """What the query does not exclude, the person has not had, and the slot's rules do not forbid."""
+        """What the query does not exclude, the person has not had, and the slot's rules do not
+        forbid.
+        """
         return self._shaping[request.slot.name].shown(request, index, rows)
 
     def person(self, request: Request) -> Rows | None:
-        """What is known of who asks, before there are candidates; as it was last known where the store does not answer, or None."""
+        """What is known of who asks, before there are candidates; as it was last known where the
+        store does not answer, or None.
+        """
         return self._read(request, None, lambda reader: reader.person(request.read))
 
     def read(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
         """The features of candidates; likewise."""
         return self._read(request, keys, lambda reader: reader.read(request.read, items, keys))
 
-    def _read(self, request: Request, keys: Keys | None, ask: Callable[[FeatureReader], Rows]) -> Rows | None:
+    def _read(
+        self, request: Request, keys: Keys | None, ask: Callable[[FeatureReader], Rows]
+    ) -> Rows | None:
         features, store = request.reading.features, self._patience.store
-        asked = request.query.user_id or (f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else "")
+        asked = request.query.user_id or (
+            f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else ""
+        )
         reader = request.reading.reader
         rows = self._from_store(reader, ask) if reader is not None and store.lets() else None
         if rows is None:
@@ -211,19 +252,29 @@ class Stages:
             request.lacks("freshness")
         return rows
 
-    def _from_store(self, reader: FeatureReader, ask: Callable[[FeatureReader], Rows]) -> Rows | None:
+    def _from_store(
+        self, reader: FeatureReader, ask: Callable[[FeatureReader], Rows]
+    ) -> Rows | None:
         start = time.perf_counter()
         try:
             rows = ask(reader)
-        except NotReadyError:  # told at once, it costs nothing to ask again; told late, it is an outage
+        except (
+            NotReadyError
+        ):  # told at once, it costs nothing to ask again; told late, it is an outage
             self._patience.store.took(time.perf_counter() - start)
             return None
         self._patience.store.took(time.perf_counter() - start)
         return rows
 
     def fitting(self, request: Request, found: Candidates, size: int) -> Candidates:
-        """As many of the candidates as the model can score in time; those of the first sources stay."""
-        fits = self._patience.models.fits(request.bundle.version) if request.bundle is not None else len(found)
+        """As many of the candidates as the model can score in time; those of the first sources
+        stay.
+        """
+        fits = (
+            self._patience.models.fits(request.bundle.version)
+            if request.bundle is not None
+            else len(found)
+        )
         if len(found) <= max(fits, size):
             return found
         request.lacks("ranking")
@@ -246,26 +297,34 @@ class Stages:
             if "vectors" in request.degraded:
                 bundle = bundle.without_tower()
             live = bundle.encoder.read_live(request.lists, rows, found.keys)
-            scores = bundle.score(rows, found.keys, objective=request.formula.weights, asked=request.vector, live=live)
+            scores = bundle.score(
+                rows, found.keys, objective=request.formula.weights, asked=request.vector, live=live
+            )
             if not np.isfinite(scores.value).all():
                 raise NotFiniteError(f"{version} gave a value that is no finite number")
         except Exception as error:  # a model that fails at run time must not take the site down
             log.exception("bundle %s failed to score", version)
             self._watcher.fault("model")
             models.of(version).took(time.perf_counter() - start, failed=True)
-            raise ModelLostError(version, "not_finite" if isinstance(error, NotFiniteError) else "error") from error
+            raise ModelLostError(
+                version, "not_finite" if isinstance(error, NotFiniteError) else "error"
+            ) from error
         models.scored(version, len(found), time.perf_counter() - start)
         request.live = live
         return scores
 
     def baseline(self, request: Request, found: Candidates) -> Floats:
-        """Values without a model: by the arm's own policy; where a model is wanted, by the baseline that was judged best."""
+        """Values without a model: by the arm's own policy; where a model is wanted, by the baseline
+        that was judged best.
+        """
         if request.index is None or not len(found):
             return np.zeros(len(found))
         if request.policy == "recent":
             values = request.index.first_seen[np.maximum(found.rows, 0)].astype(np.float64)
         else:
-            values = Baseline.parse(request.judged_baseline or FALLBACK_BASELINE).values(request.lists, found.keys)
+            values = Baseline.parse(request.judged_baseline or FALLBACK_BASELINE).values(
+                request.lists, found.keys
+            )
         return np.where(found.rows >= 0, values, 0.0)
 
     def choose(self, request: Request, found: Candidates, values: Floats, size: int) -> Choice:
@@ -289,15 +348,25 @@ class Stages:
     def boosted(self, request: Request, found: Candidates, values: Floats) -> Floats:
         """Values as the slot's boosts move them."""
         shaping = self._shaping[request.slot.name]
-        return boosted(values, shaping.factors(request, found)) if shaping.boosts and request.index is not None else values
+        return (
+            boosted(values, shaping.factors(request, found))
+            if shaping.boosts and request.index is not None
+            else values
+        )
 
-    def wished(self, request: Request, shown: Candidates, values: Floats, searched: Floats) -> list[Wished]:
-        """For `explain`: what stands between the `values` of a model, with search `searched`, and the scores of an answer."""
+    def wished(
+        self, request: Request, shown: Candidates, values: Floats, searched: Floats
+    ) -> list[Wished]:
+        """For `explain`: what stands between the `values` of a model, with search `searched`, and
+        the scores of an answer.
+        """
         told = self._shaping[request.slot.name].told(request, shown, searched)
         found = [] if request.text is None else (searched - values).tolist()
         return [
             Wished(value, {"search": found[place], **moved} if found else moved, placed)
-            for place, (value, (moved, placed)) in enumerate(zip(values.tolist(), told, strict=True))
+            for place, (value, (moved, placed)) in enumerate(
+                zip(values.tolist(), told, strict=True)
+            )
         ]
 
     @contextmanager

@@ -1,7 +1,9 @@
-"""The features of a request, from the worker's state; opened when it is there, and opened anew when it went away.
+"""The features of a request, from the worker's state; opened when it is there, and opened anew when
+it went away.
 
-A server may start before the worker has written anything, and goes on when the state is gone, damaged or replaced: each
-read then raises NotReadyError at once, and the answer is made without features. What is read is `features.read`.
+A server may start before the worker has written anything, and goes on when the state is gone,
+damaged or replaced: each read then raises NotReadyError at once, and the answer is made without
+features. What is read is `features.read`.
 """
 
 import threading
@@ -21,12 +23,15 @@ from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.valkey import CopiesAt
 
-RETRY_S = 1.0  # between attempts to open, and between looks whether the folder is still the one that is open
+# between attempts to open, and between looks whether the folder is still the one that is open
+RETRY_S = 1.0
 
 
 @dataclass
 class _Held:
-    """An open reader with those who are inside it: it is closed by the last of them, since LMDB maps its file."""
+    """An open reader with those who are inside it: it is closed by the last of them, since LMDB
+    maps its file.
+    """
 
     reader: Reader
     inodes: tuple[int, ...]
@@ -35,19 +40,27 @@ class _Held:
 
 
 class StateReader:
-    """Reads features from the folder `state`, or from its copies in a Valkey. Safe to call from several threads.
+    """Reads features from the folder `state`, or from its copies in a Valkey. Safe to call from
+    several threads.
 
     Args:
         breaker: of the Valkey, which all schemas share.
         workers: how many share the entities.
     Attributes:
-        published_at: when the copies that were last read were known to be up to date, in microseconds; 0 where there are none.
+        published_at: when the copies that were last read were known to be up to date, in
+            microseconds; 0 where there are none.
     """
 
     def __init__(
-        self, state: Path, features: FeatureSet, *, copies: CopiesAt | None = None, breaker: Breaker | None = None,
-        workers: int = 1, retry_s: float = RETRY_S,
-    ) -> None:  # fmt: skip
+        self,
+        state: Path,
+        features: FeatureSet,
+        *,
+        copies: CopiesAt | None = None,
+        breaker: Breaker | None = None,
+        workers: int = 1,
+        retry_s: float = RETRY_S,
+    ) -> None:
         self._state, self._features, self._copies, self._retry_s = state, features, copies, retry_s
         self._breaker = None if copies is None else breaker or breaker_for(workers)
         self.published_at = 0
@@ -58,11 +71,17 @@ class StateReader:
         self._problem = "there is no state yet"
         self._lock = threading.Lock()
 
-    def read(self, request: ReadRequest, items: Sequence[str], item_keys: npt.NDArray[np.uint64] | None = None) -> Rows:
+    def read(
+        self,
+        request: ReadRequest,
+        items: Sequence[str],
+        item_keys: npt.NDArray[np.uint64] | None = None,
+    ) -> Rows:
         """As `features.read.Reader.read`.
 
         Raises:
-            NotReadyError: there is no state, it is being built, or it could not be read within the last second.
+            NotReadyError: there is no state, it is being built, or it could not be read within the
+                last second.
         """
         return self._through(lambda reader: reader.read(request, items, item_keys=item_keys))
 
@@ -78,9 +97,14 @@ class StateReader:
             return rows
         except NotReadyError:
             raise
-        except Exception as error:  # the store's errors have no common base; whatever it is, it is opened anew later
+        # the store's errors have no common base; whatever it is, it is opened anew later
+        except Exception as error:
             self._give_up(held, error)
-            raise NotReadyError(f"the features cannot be read: {error}", where=str(self._state), fix="tailorbird run worker") from error
+            raise NotReadyError(
+                f"the features cannot be read: {error}",
+                where=str(self._state),
+                fix="tailorbird run worker",
+            ) from error
         finally:
             self._leave(held)
 
@@ -99,7 +123,9 @@ class StateReader:
             position = held.reader.position()
         except Exception as error:  # as above
             self._give_up(held, error)
-            raise NotReadyError(f"the features cannot be read: {error}", where=str(self._state)) from error
+            raise NotReadyError(
+                f"the features cannot be read: {error}", where=str(self._state)
+            ) from error
         finally:
             self._leave(held)
         if not position.ready:
@@ -118,19 +144,30 @@ class StateReader:
                 self._look_at = now + self._retry_s
                 self._look()
             if self._held is None:
-                raise NotReadyError(self._problem, where=str(self._state), fix="tailorbird run worker")
+                raise NotReadyError(
+                    self._problem, where=str(self._state), fix="tailorbird run worker"
+                )
             self._held.uses += 1
             return self._held
 
     def _look(self) -> None:
-        """Open the state if it is not; let it go if its folder was deleted or replaced, which a mapping would not notice."""
+        """Open the state if it is not; let it go if its folder was deleted or replaced, which a
+        mapping would not notice.
+        """
         inodes = self._inodes()
         if self._held is not None and self._held.inodes != inodes:
             self._drop("the state was removed")
         if self._held is None and all(inodes):
             try:
                 self._held = _Held(
-                    Reader(self._state, self._features, copies=self._copies, breaker=self._breaker, workers=self._workers), inodes
+                    Reader(
+                        self._state,
+                        self._features,
+                        copies=self._copies,
+                        breaker=self._breaker,
+                        workers=self._workers,
+                    ),
+                    inodes,
                 )
             except Exception as error:  # as above
                 self._problem = f"the state cannot be opened: {error}"
@@ -139,7 +176,9 @@ class StateReader:
         return (1,) if self._copies is not None else tuple(map(inode, self._folders))
 
     def _give_up(self, held: _Held, error: Exception) -> None:
-        """Open anew later, except for a server that did not answer: when it is asked again is for the breaker to say."""
+        """Open anew later, except for a server that did not answer: when it is asked again is for
+        the breaker to say.
+        """
         if self._copies is None or not isinstance(error, StorageError):
             self._retire(held, f"{type(error).__name__}: {error}")
 

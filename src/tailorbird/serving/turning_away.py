@@ -1,9 +1,12 @@
-"""Saying no before there is a request: what a server that has too much to do answers to questions, from their bytes alone.
+"""Saying no before there is a request: what a server that has too much to do answers to questions,
+from their bytes alone.
 
-A refusal by way of parser, application, route and handler costs a tenth of an answer or more, so that at ten times the load a server would
-do little but refuse. This one costs a hundredth, and says the same: 503, `overloaded`, when to come again. It is given to what is plainly
-one whole question of a program. Whatever is not goes the long way, and comes to the same end: what comes in pieces, or several at once;
-what a browser's page asks, which needs headers for its origin; what has no keep-alive; and whatever two programs might read differently.
+A refusal by way of parser, application, route and handler costs a tenth of an answer or more, so
+that at ten times the load a server would do little but refuse. This one costs a hundredth, and says
+the same: 503, `overloaded`, when to come again. It is given to what is plainly one whole question
+of a program. Whatever is not goes the long way, and comes to the same end: what comes in pieces, or
+several at once; what a browser's page asks, which needs headers for its origin; what has no
+keep-alive; and whatever two programs might read differently.
 """
 
 import re
@@ -22,14 +25,18 @@ _LINES = {f"POST {path} HTTP/1.1\r\n".encode(): path for path in PATHS}
 _BEGINNINGS = tuple(_LINES)
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d{1,6})(?=\r\n|\Z)")
 _ID = re.compile(rb"\r\nx-request-id: ([^\r]*)", re.IGNORECASE)
-_NOT_PLAIN = re.compile(rb"\r\n(?:origin|expect|transfer-encoding|upgrade|connection: (?!keep-alive(?:\r|\Z)))")
+_NOT_PLAIN = re.compile(
+    rb"\r\n(?:origin|expect|transfer-encoding|upgrade|connection: (?!keep-alive(?:\r|\Z)))"
+)
 _HEADERS = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS.items())
 _HEAD = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n{_HEADERS}".encode()
 _encode = msgspec.json.Encoder().encode
 
 
 class TurningAway:
-    """Shown by `listening.PatientProtocol` what comes in; gives the whole answer where that is a question to be turned away."""
+    """Shown by `listening.PatientProtocol` what comes in; gives the whole answer where that is a
+    question to be turned away.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -67,6 +74,11 @@ def _plain(head: bytes, length: int) -> bool:
 def _written(retry_after_s: int, length: int) -> tuple[bytes, bytes]:
     """The whole answer, and what stands in it where the request's id goes, of that length."""
     error, id_at = OverloadedError(retry_after_s), "\x00" * length
-    body = _encode(Fault(error.code, error.message, "", error.fix, "-" * length)).replace(b"-" * length, id_at.encode())
-    told = f"retry-after: {error.retry_after_s}\r\nx-request-id: {id_at}\r\ncontent-length: {len(body)}\r\n\r\n"
+    body = _encode(Fault(error.code, error.message, "", error.fix, "-" * length)).replace(
+        b"-" * length, id_at.encode()
+    )
+    told = (
+        f"retry-after: {error.retry_after_s}\r\nx-request-id: {id_at}\r\ncontent-length: "
+        f"{len(body)}\r\n\r\n"
+    )
     return _HEAD + told.encode() + body, id_at.encode()

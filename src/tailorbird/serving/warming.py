@@ -1,8 +1,10 @@
-"""Warm before ready: what the first request would have to wait for is done before a balancer sends one.
+"""Warm before ready: what the first request would have to wait for is done before a balancer sends
+one.
 
-A bundle's model scores a matrix as large as requests bring before it is swapped in, so that ONNX Runtime has its memory. A server asks
-itself for each slot, of which nothing is logged, until answers no longer get faster; `/readyz` says no until then, and until the
-routed log was read to its end once. Who asks all the same is answered.
+A bundle's model scores a matrix as large as requests bring before it is swapped in, so that ONNX
+Runtime has its memory. A server asks itself for each slot, of which nothing is logged, until
+answers no longer get faster; `/readyz` says no until then, and until the routed log was read to its
+end once. Who asks all the same is answered.
 """
 
 import logging
@@ -38,16 +40,29 @@ class Following(Protocol):
 
 
 def warm(bundle: Bundle) -> None:
-    """Let the model score as many rows as a request brings, twice: the first run makes room, the second uses it."""
+    """Let the model score as many rows as a request brings, twice: the first run makes room, the
+    second uses it.
+    """
     if bundle.heads:
         for _ in range(2):
-            run_heads(bundle.sessions, bundle.manifest.heads, np.zeros((ROWS, len(bundle.encoder.names)), np.float32))
+            run_heads(
+                bundle.sessions,
+                bundle.manifest.heads,
+                np.zeros((ROWS, len(bundle.encoder.names)), np.float32),
+            )
 
 
 class Warming:
     """A thread that warms a server up, once."""
 
-    def __init__(self, pipeline: Rehearsed, catalogue: Following, slots: Mapping[str, Slot], *, now: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        pipeline: Rehearsed,
+        catalogue: Following,
+        slots: Mapping[str, Slot],
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ):
         self._pipeline, self._catalogue, self._slots, self._now = pipeline, catalogue, slots, now
         self._thread = threading.Thread(target=self._run, name="warming", daemon=True)
         self._stop = threading.Event()
@@ -69,7 +84,9 @@ class Warming:
     def _run(self) -> None:
         until = self._now() + PATIENCE_S
         try:
-            while not self._catalogue.caught_up and self._now() < until and not self._stop.wait(0.02):
+            while (
+                not self._catalogue.caught_up and self._now() < until and not self._stop.wait(0.02)
+            ):
                 pass
             for name in self._slots:
                 best = float("inf")

@@ -1,11 +1,15 @@
-"""Why an answer is as general, short or empty as it is, in sentences with what to do: what `recommend` prints below its list."""
+"""Why an answer is as general, short or empty as it is, in sentences with what to do: what
+`recommend` prints below its list.
+"""
 
 from tailorbird.events import to_iso
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.serving.messages import DEGRADED, Answer
 
 
-def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, command: str, refused: str = "") -> list[str]:
+def explain_answer(
+    answer: Answer, *, user: str, known: bool, baseline: str, command: str, refused: str = ""
+) -> list[str]:
     """Return a sentence for each thing that made an answer general, short or empty.
 
     Args:
@@ -13,7 +17,8 @@ def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, com
         known: whether anything that they did is in the lake.
         baseline: sources by which the version that answered orders items, "" where it is a model.
         command: `tailorbird` with the folder of the project.
-        refused: the newest model, which the gate did not let answer in its place; "" where there is none.
+        refused: the newest model, which the gate did not let answer in its place; "" where there is
+            none.
     """
     told = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
     told += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
@@ -29,10 +34,15 @@ def explain_answer(answer: Answer, *, user: str, known: bool, baseline: str, com
 
 
 def baseline_told(version: str, baseline: str, refused: str, command: str) -> str:
-    """Return what to know of a version that orders items by sources, and what to do; arguments as for `explain_answer`."""
+    """Return what to know of a version that orders items by sources, and what to do; arguments as
+    for `explain_answer`.
+    """
     alike = ", the same list for everybody" if Baseline.parse(baseline).is_alike else ""
     instead = f"{command} train learns one"
     if refused:
         promote = f'{command} models promote {refused} --why "a try"'
-        instead = f"{refused} was learned and was not better beyond chance; to let it answer all the same: {promote}"
+        instead = (
+            f"{refused} was learned and was not better beyond chance; to let it answer all "
+            f"the same: {promote}"
+        )
     return f"{version} is no model, but the best judged baseline: {baseline}{alike}. {instead}"

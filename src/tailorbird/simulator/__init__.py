@@ -1,4 +1,6 @@
-"""A synthetic site with known truth: for the demo, for load, and for closed-loop tests. Starts at `Site`."""
+"""A synthetic site with known truth: for the demo, for load, and for closed-loop tests. Starts at
+`Site`.
+"""
 
 from tailorbird.simulator.history import History
 from tailorbird.simulator.live import Live, Outbox, Request

@@ -1,6 +1,8 @@
-"""What a visitor does with a list: how far it looks, what it clicks, reads, puts into the cart and buys, how pleased it is.
+"""What a visitor does with a list: how far it looks, what it clicks, reads, puts into the cart and
+buys, how pleased it is.
 
-One set of probabilities serves history, live traffic and truth, so that what is expected is what is drawn from:
+One set of probabilities serves history, live traffic and truth, so that what is expected is what is
+drawn from:
 
     P(click at position j) = P(seen at j) · P(looked at | seen, j) · σ(utility + relevance to the query)
     P(purchase)            = P(click) · P(cart | click) · P(purchase | cart)
@@ -43,7 +45,12 @@ class Chances:
 
 def _seen_table() -> Floats:
     positions = np.arange(1, POSITIONS_MAX + 1)
-    return np.stack([sum(p * (positions <= depth) for p, depth in zip(chances, DEPTHS, strict=True)) for chances in DEPTH_CHANCES])
+    return np.stack(
+        [
+            sum(p * (positions <= depth) for p, depth in zip(chances, DEPTHS, strict=True))
+            for chances in DEPTH_CHANCES
+        ]
+    )
 
 
 def _attention_table() -> Floats:
@@ -55,8 +62,12 @@ _ATTENTION = _attention_table()
 assert len(DEPTH_CHANCES) == len(ATTENTION_LOST) == len(DEVICES)
 
 
-def chances(taste: Taste, user: Ints, items: Ints, day: Floats, relevance: Floats | float = 0.0) -> Chances:
-    """For each list what may come of each of its items. user (n,), items (n, k), day (n,), relevance (n, k) or 0."""
+def chances(
+    taste: Taste, user: Ints, items: Ints, day: Floats, relevance: Floats | float = 0.0
+) -> Chances:
+    """For each list what may come of each of its items. user (n,), items (n, k), day (n,),
+    relevance (n, k) or 0.
+    """
     k = items.shape[1]
     if k > POSITIONS_MAX:
         raise ValueError(f"a list has at most {POSITIONS_MAX} items, got {k}")
@@ -64,14 +75,21 @@ def chances(taste: Taste, user: Ints, items: Ints, day: Floats, relevance: Float
     utility = taste.utility(user, items, day) + relevance
     seen = _SEEN[device, :k]
     click_if_seen = _ATTENTION[device, :k] * sigmoid(utility)
-    return Chances(seen, seen * click_if_seen, click_if_seen, cart_chance(taste, user, items, day), utility)
+    return Chances(
+        seen, seen * click_if_seen, click_if_seen, cart_chance(taste, user, items, day), utility
+    )
 
 
 def cart_chance(taste: Taste, user: Ints, items: Ints, day: Floats) -> Floats:
     """P(cart | click): good items, price cuts and full purses; 0 out of stock. (n, k)"""
     table = taste.items
     at = day[:, None]
-    odds = -2.0 + 0.45 * table.quality[items] + 0.7 * table.on_sale(items, at) + 0.3 * (1 - taste.users.price_sensitivity[user][:, None])
+    odds = (
+        -2.0
+        + 0.45 * table.quality[items]
+        + 0.7 * table.on_sale(items, at)
+        + 0.3 * (1 - taste.users.price_sensitivity[user][:, None])
+    )
     return sigmoid(odds) * table.in_stock(items, at)
 
 
@@ -83,13 +101,21 @@ def draw_seen(rng: np.random.Generator, device: Ints, k: int) -> Ints:
 
 
 def dwell_seconds(rng: np.random.Generator, utility: Floats, quality: Floats) -> Floats:
-    """How long an item's page is looked at: longer if it suits and is good. Median about 18 s; shapes broadcast."""
+    """How long an item's page is looked at: longer if it suits and is good. Median about 18 s;
+    shapes broadcast.
+    """
     median = 18.0 * np.exp(0.3 * np.clip(utility - LEVEL, -2, 4) + 0.35 * quality - 0.3)
-    return np.clip(median * np.exp(0.7 * rng.normal(size=np.broadcast_shapes(utility.shape, quality.shape))), 1.0, 900.0)
+    return np.clip(
+        median * np.exp(0.7 * rng.normal(size=np.broadcast_shapes(utility.shape, quality.shape))),
+        1.0,
+        900.0,
+    )
 
 
 def pleasure(clicks: Floats, quality: Floats, purchases: Floats) -> Floats:
-    """What a list gave a visitor, from its clicks, the summed quality of what was clicked, and its purchases."""
+    """What a list gave a visitor, from its clicks, the summed quality of what was clicked, and its
+    purchases.
+    """
     return np.minimum(clicks, 2.0) * 0.8 + 0.15 * quality + 0.6 * purchases
 
 

@@ -1,4 +1,5 @@
-"""The site's policy before Tailorbird: a mixture with known propensities, which is what history was logged under.
+"""The site's policy before Tailorbird: a mixture with known propensities, which is what history was
+logged under.
 
 A list without a query is, drawn anew each time,
 
@@ -6,8 +7,8 @@ A list without a query is, drawn anew each time,
     with 0.3  a random draw, in random order, from the 100 best
     with 0.3  a random draw, in random order, from everything in stock
 
-so item i stands at position j with probability 0.4·[popular_j = i] + 0.3·[i among the 100]/100 + 0.3/available. A search
-shows what has all the words, by click rate (0.7) or in random order (0.3).
+so item i stands at position j with probability 0.4·[popular_j = i] + 0.3·[i among the 100]/100 +
+0.3/available. A search shows what has all the words, by click rate (0.7) or in random order (0.3).
 """
 
 import numpy as np
@@ -34,7 +35,9 @@ class HousePolicy:
         self._ranked: Ints = np.empty(0, np.int64)
 
     def open_day(self, available: Ints) -> None:
-        """Rank what is available by its click rate, drawn towards the site's; ties by age, newest first."""
+        """Rank what is available by its click rate, drawn towards the site's; ties by age, newest
+        first.
+        """
         usual = self._clicks.sum() / max(self._seen.sum(), 1.0)
         rate = (self._clicks + usual * WEIGHT) / (self._seen + WEIGHT)
         self._ranked = available[::-1][np.argsort(-rate[available[::-1]], kind="stable")]
@@ -57,7 +60,9 @@ class HousePolicy:
         rank = np.empty(len(self._clicks), np.int64)
         rank[ranked] = np.arange(len(ranked))
         place = rank[items]
-        propensity = BEST * (place == np.arange(k)) + POOL * (place < pool) / pool + ANY / len(ranked)
+        propensity = (
+            BEST * (place == np.arange(k)) + POOL * (place < pool) / pool + ANY / len(ranked)
+        )
         for row, query in enumerate(requests.query):
             if query:
                 items[row], propensity[row] = self._search(rng, query, rank)
@@ -72,7 +77,9 @@ class HousePolicy:
         items, propensity = np.full(k, -1), np.zeros(k)
         items[: len(shown)] = shown
         if len(found):
-            propensity[: len(shown)] = SEARCH_BEST * (shown == found[: len(shown)]) + (1 - SEARCH_BEST) / len(found)
+            propensity[: len(shown)] = SEARCH_BEST * (shown == found[: len(shown)]) + (
+                1 - SEARCH_BEST
+            ) / len(found)
         return items, propensity
 
 

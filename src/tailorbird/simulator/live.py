@@ -1,4 +1,5 @@
-"""Live traffic: visitors who come, ask, are answered by somebody else, and react, one request at a time.
+"""Live traffic: visitors who come, ask, are answered by somebody else, and react, one request at a
+time.
 
     live = site.live(start, population)
     for request in live.requests(until):                      # in order of time, over all concurrent visits
@@ -6,8 +7,9 @@
         arrivals = live.respond(request, shown, request_id)   # what the visitor's browser will send, and when
     arrivals = live.background(until)                         # catalogue changes, the crawler
 
-An arrival's `received_at` is when it should reach the door: keep them in an `Outbox` and hand over what is due. Bodies
-carry no server-owned field. The follow-up of a visit is only planned when its request was answered (or passed over).
+An arrival's `received_at` is when it should reach the door: keep them in an `Outbox` and hand over
+what is due. Bodies carry no server-owned field. The follow-up of a visit is only planned when its
+request was answered (or passed over).
 """
 
 import heapq
@@ -32,7 +34,9 @@ _BOT_LISTS_A_DAY = 100
 
 @dataclass(frozen=True)
 class Request:
-    """What a visitor asks for. `visitor` is the simulator's own number, for the truth only; −1 is the crawler."""
+    """What a visitor asks for. `visitor` is the simulator's own number, for the truth only; −1 is
+    the crawler.
+    """
 
     at: int  # microseconds
     slot: str  # "home" or "search"
@@ -54,7 +58,12 @@ class Request:
     @property
     def context(self) -> dict:
         """As a client sends it with its request and its events."""
-        return {"device": self.device, "country": self.country, "user_agent": self.user_agent, "utc_offset_min": self.utc_offset_min}
+        return {
+            "device": self.device,
+            "country": self.country,
+            "user_agent": self.user_agent,
+            "utc_offset_min": self.utc_offset_min,
+        }
 
 
 class Outbox:
@@ -79,10 +88,21 @@ class Outbox:
 
 
 class Live:
-    """Live traffic from `start` on; see the module. The same answers give the same visitors, however the calls are spaced."""
+    """Live traffic from `start` on; see the module. The same answers give the same visitors,
+    however the calls are spaced.
+    """
 
     def __init__(
-        self, seed: int, site_start: int, start: int, taste: Taste, box: SearchBox, population: Population, *, dirt: Dirt, prefix: str
+        self,
+        seed: int,
+        site_start: int,
+        start: int,
+        taste: Taste,
+        box: SearchBox,
+        population: Population,
+        *,
+        dirt: Dirt,
+        prefix: str,
     ) -> None:
         self.population = population
         self._rng = np.random.default_rng([seed, 4, start % (1 << 62)])
@@ -95,7 +115,9 @@ class Live:
         self._paper = Stationery(taste.users, taste.items)
         self._bots = _BOT_LISTS_A_DAY if dirt.bot_views_per_day else 0
         self._bot_views = dirt.bot_views_per_day
-        self._due: list[tuple[int, int, int, str, int]] = []  # (at, number, visitor, session, lists before)
+        self._due: list[
+            tuple[int, int, int, str, int]
+        ] = []  # (at, number, visitor, session, lists before)
         self._number = 0
 
     @property
@@ -113,8 +135,11 @@ class Live:
             else:
                 return
 
-    def respond(self, request: Request, shown: Sequence[str], request_id: str, *, at: int | None = None) -> list[Arrival]:
-        """What the visitor does with a list (best first), as the arrivals of its events; plans the visit's next request.
+    def respond(
+        self, request: Request, shown: Sequence[str], request_id: str, *, at: int | None = None
+    ) -> list[Arrival]:
+        """What the visitor does with a list (best first), as the arrivals of its events; plans the
+        visit's next request.
 
         Args:
             request: as `requests` gave it.
@@ -128,17 +153,31 @@ class Live:
         return self._react(request, shown, request_id, ts) + self._go_on(request, ts)
 
     def background(self, until: int) -> list[Arrival]:
-        """What happens meanwhile up to the last full hour before `until`: catalogue changes and the crawler's page views."""
+        """What happens meanwhile up to the last full hour before `until`: catalogue changes and the
+        crawler's page views.
+        """
         arrivals: list[Arrival] = []
         while self._background_until + HOUR <= until:
             now = self._background_until
             hours = (now - self._site_start) // HOUR
-            arrivals += catalogue_changes(self._courier, self._paper, self._taste, self._site_start, hours // 24, hours % 24, 1)
+            arrivals += catalogue_changes(
+                self._courier,
+                self._paper,
+                self._taste,
+                self._site_start,
+                hours // 24,
+                hours % 24,
+                1,
+            )
             available = self._taste.items.available(hours / 24)
             rng = self._rng_background
-            for when in rng.uniform(0, HOUR, rng.poisson(self._bot_views / 24)).astype(np.int64).tolist():
+            for when in (
+                rng.uniform(0, HOUR, rng.poisson(self._bot_views / 24)).astype(np.int64).tolist()
+            ):
                 item = self._paper.item_ids[int(rng.choice(available))]
-                arrivals += self._courier.send_bot({"type": "view", "ts": now + when, "item_id": item})
+                arrivals += self._courier.send_bot(
+                    {"type": "view", "ts": now + when, "item_id": item}
+                )
             self._background_until += HOUR
         return sorted(arrivals)
 
@@ -165,13 +204,17 @@ class Live:
 
     def _request(self, at: int, number: int, visitor: int, session: str, lists: int) -> Request:
         if visitor < 0:
-            return Request(at, "home", None, None, BOT, session, "desktop", "US", 0, BOT_AGENT, -1, lists)
+            return Request(
+                at, "home", None, None, BOT, session, "desktop", "US", 0, BOT_AGENT, -1, lists
+            )
         users, paper = self._taste.users, self._paper
         query = None
         if self._rng.random() < SEARCH_SHARE:
             day = (at - self._site_start) / DAY
             candidates = self._taste.items.available(day)
-            wanted = wanted_items(self._rng, self._taste, np.array([visitor]), np.array([day]), candidates)
+            wanted = wanted_items(
+                self._rng, self._taste, np.array([visitor]), np.array([day]), candidates
+            )
             query = self._box.draw(self._rng, int(wanted[0]))
         context = paper.contexts[visitor]
         return Request(
@@ -189,7 +232,9 @@ class Live:
             lists_before=lists,
         )
 
-    def _react(self, request: Request, shown: Sequence[str], request_id: str, ts: int) -> list[Arrival]:
+    def _react(
+        self, request: Request, shown: Sequence[str], request_id: str, ts: int
+    ) -> list[Arrival]:
         rng, user, send = self._rng, request.visitor, self._courier.send
         base = {
             **self._paper.person(user, request.user_id is not None),
@@ -198,7 +243,12 @@ class Live:
         }
         arrivals: list[Arrival] = []
         if request.query:
-            search = {"type": "search", "ts": request.at - 50_000, **base, "properties": {"query": request.query}}
+            search = {
+                "type": "search",
+                "ts": request.at - 50_000,
+                **base,
+                "properties": {"query": request.query},
+            }
             arrivals += send(search, user=user)
         if not shown:
             self.population.please(np.array([user]), np.zeros(1))
@@ -209,7 +259,10 @@ class Live:
         relevance = self._box.relevance(request.query, items) if request.query else 0.0
         chances = behaviour.chances(self._taste, who, items, day, relevance)
         seen = int(behaviour.draw_seen(rng, self._taste.users.device[who], items.shape[1])[0])
-        arrivals += send({"type": "impression", "ts": ts + 700_000, **base, "items": list(shown[:seen])}, user=user)
+        arrivals += send(
+            {"type": "impression", "ts": ts + 700_000, **base, "items": list(shown[:seen])},
+            user=user,
+        )
         places = np.flatnonzero(rng.random(seen) < chances.click_if_seen[0, :seen])
         bought = 0
         for place in places.tolist():
@@ -217,20 +270,34 @@ class Live:
             cart = rng.random() < chances.cart_if_clicked[0, place]
             purchase = cart and rng.random() < behaviour.PURCHASE_GIVEN_CART
             bought += purchase
-            dwell = behaviour.dwell_seconds(rng, chances.utility[0, place], self._taste.items.quality[item])
+            dwell = behaviour.dwell_seconds(
+                rng, chances.utility[0, place], self._taste.items.quality[item]
+            )
             price = float(self._taste.items.price_at(item, day[0]))
-            after = after_click(self._courier, ts, place, dwell_s=float(dwell), cart=bool(cart), purchase=bool(purchase), price=price)
+            after = after_click(
+                self._courier,
+                ts,
+                place,
+                dwell_s=float(dwell),
+                cart=bool(cart),
+                purchase=bool(purchase),
+                price=price,
+            )
             for event in after:
                 arrivals += send({**event, **base, "item_id": shown[place]}, user=user)
         quality = self._taste.items.quality[items[0, places]].sum()
-        self.population.please(who, behaviour.pleasure(np.array([len(places)]), quality, np.array([bought])))
+        self.population.please(
+            who, behaviour.pleasure(np.array([len(places)]), quality, np.array([bought]))
+        )
         return arrivals
 
     def _go_on(self, request: Request, ts: int) -> list[Arrival]:
         rng, user = self._rng, request.visitor
         if rng.random() < GO_ON and request.lists_before + 1 < LISTS_MAX:
             gap = (20.0 + rng.exponential(70.0)) * SECOND
-            self._plan(max(ts, request.at) + int(gap), user, request.session_id, request.lists_before + 1)
+            self._plan(
+                max(ts, request.at) + int(gap), user, request.session_id, request.lists_before + 1
+            )
             return []
         self.population.let_go(rng, np.array([user]))
         if self.population.known[user] or rng.random() >= REGISTERS:
@@ -238,9 +305,19 @@ class Live:
         self.population.known[user] = True
         return register(self._courier, self._paper, user, ts + 60 * SECOND, request.session_id)
 
-    def _crawl(self, request: Request, shown: Sequence[str], request_id: str, ts: int) -> list[Arrival]:
+    def _crawl(
+        self, request: Request, shown: Sequence[str], request_id: str, ts: int
+    ) -> list[Arrival]:
         base = {"session_id": request.session_id, "request_id": request_id}
-        arrivals = self._courier.send_bot({"type": "impression", "ts": ts + 100_000, **base, "items": list(shown)}) if shown else []
+        arrivals = (
+            self._courier.send_bot(
+                {"type": "impression", "ts": ts + 100_000, **base, "items": list(shown)}
+            )
+            if shown
+            else []
+        )
         for place, item in enumerate(shown[:4]):
-            arrivals += self._courier.send_bot({"type": "click", "ts": ts + (place + 2) * 100_000, **base, "item_id": item})
+            arrivals += self._courier.send_bot(
+                {"type": "click", "ts": ts + (place + 2) * 100_000, **base, "item_id": item}
+            )
         return arrivals

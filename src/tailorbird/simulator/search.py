@@ -1,7 +1,8 @@
 """What visitors type into the search box, and how well an item answers it.
 
-A query is some of the words of an item that the visitor has in mind; now and then with a slip of the finger. How well an
-item matches follows from the query's text alone, so that the truth can be asked about any query.
+A query is some of the words of an item that the visitor has in mind; now and then with a slip of
+the finger. How well an item matches follows from the query's text alone, so that the truth can be
+asked about any query.
 """
 
 import numpy as np
@@ -20,7 +21,8 @@ class SearchBox:
         self._words = [title.lower().split() for title in items.titles]
         vocabulary = sorted({word for words in self._words for word in words})
         number = self._number = {word: n for n, word in enumerate(vocabulary)}
-        # A slip leaves out the third letter; the slipped form is understood, unless it is itself a word.
+        # A slip leaves out the third letter; the slipped form is understood, unless it is itself a
+        # word.
         slips = {slip(word): n for word, n in number.items()}
         self._meant = slips | number
         self._has = np.zeros((items.count, len(vocabulary)), bool)
@@ -28,16 +30,22 @@ class SearchBox:
             self._has[item, [number[word] for word in words]] = True
 
     def draw(self, rng: np.random.Generator, item: int) -> str:
-        """A query of somebody who has this item in mind: what it is, and perhaps what it is made of."""
+        """A query of somebody who has this item in mind: what it is, and perhaps what it is made
+        of.
+        """
         words = self._words[item]
         chance = rng.random()
-        chosen = words[-1:] if chance < 0.45 else words[-2:] if chance < 0.8 else [words[0], words[-1]]
+        chosen = (
+            words[-1:] if chance < 0.45 else words[-2:] if chance < 0.8 else [words[0], words[-1]]
+        )
         if rng.random() < TYPO_CHANCE:
             chosen = [*chosen[:-1], slip(chosen[-1])]
         return " ".join(chosen)
 
     def find(self, query: str) -> Ints:
-        """The items whose titles have all the words as written, as a plain search would; a slip finds nothing."""
+        """The items whose titles have all the words as written, as a plain search would; a slip
+        finds nothing.
+        """
         words = query.lower().split()
         if not words or any(word not in self._number for word in words):
             return np.empty(0, np.int64)

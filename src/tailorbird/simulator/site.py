@@ -1,4 +1,6 @@
-"""The simulated site: one object that makes history and live traffic and holds the truth. Everything follows from its seed."""
+"""The simulated site: one object that makes history and live traffic and holds the truth.
+Everything follows from its seed.
+"""
 
 import numpy as np
 
@@ -19,11 +21,11 @@ class Site:
     """A shop with users and items, both growing.
 
     Args:
-        seed: the same seed and arguments give the same world, history and (for the same answers) live traffic.
-        users, items: how many there are at the start.
+        seed: the same seed and arguments give the same world, history and (for the same answers)
+        live traffic. users, items: how many there are at the start.
         start: when history begins, microseconds; a midnight UTC.
-        days: how long the world lasts; users and items stop arriving after it.
-        new_users_per_day, new_items_per_day: by default 1 and 0.6 % of those at the start.
+        days: how long the world lasts; users and items stop arriving after it. new_users_per_day,
+        new_items_per_day: by default 1 and 0.6 % of those at the start.
         list_size: how many items the house policy shows.
 
     >>> site = Site(seed=1, users=50, items=120, days=10)
@@ -46,27 +48,62 @@ class Site:
     ) -> None:
         self.seed, self.start, self.days = seed, start, days
         rng = np.random.default_rng([seed, 1])
-        self.items = draw_items(rng, items, 0.006 * items if new_items_per_day is None else new_items_per_day, days)
-        self.users = draw_users(rng, users, 0.01 * users if new_users_per_day is None else new_users_per_day, days)
+        self.items = draw_items(
+            rng, items, 0.006 * items if new_items_per_day is None else new_items_per_day, days
+        )
+        self.users = draw_users(
+            rng, users, 0.01 * users if new_users_per_day is None else new_users_per_day, days
+        )
         self._list_size = list_size
         self.taste = Taste(self.users, self.items, [first_era(rng, self.users, self.items)], seed)
         self.box = SearchBox(self.items)
         self.truth = Truth(self.taste, self.box, start)
 
     def shift(self, at: int, strength: float = 0.7) -> None:
-        """From `at` on tastes are different: strength 0 changes nothing, 1 leaves nothing of what was. `at` must ascend."""
+        """From `at` on tastes are different: strength 0 changes nothing, 1 leaves nothing of what
+        was. `at` must ascend.
+        """
         rng = np.random.default_rng([self.seed, 2, len(self.taste.eras)])
         last = self.taste.eras[-1]
         day = (at - self.start) / DAY
         if day <= last.start or not 0 <= strength <= 1:
-            raise ValueError(f"expected a time after the last shift and a strength in [0, 1], got {at} and {strength}")
+            raise ValueError(
+                f"expected a time after the last shift and a strength in [0, 1], got {at} "
+                f"and {strength}"
+            )
         self.taste.eras.append(next_era(rng, self.users, self.items, last, day, strength))
 
     def history(self, days: int, *, dirt: Dirt | None = None) -> History:
         """Days of traffic from the start under the house policy; iterate it once."""
-        return History(self.seed, self.start, days, self.taste, self.box, dirt=dirt or Dirt(), size=self._list_size)
+        return History(
+            self.seed,
+            self.start,
+            days,
+            self.taste,
+            self.box,
+            dirt=dirt or Dirt(),
+            size=self._list_size,
+        )
 
-    def live(self, start: int, population: Population | None = None, *, dirt: Dirt | None = None, prefix: str = "l") -> Live:
-        """Live traffic from `start` on, with the users as history left them. `prefix` keeps ids of several lives apart."""
+    def live(
+        self,
+        start: int,
+        population: Population | None = None,
+        *,
+        dirt: Dirt | None = None,
+        prefix: str = "l",
+    ) -> Live:
+        """Live traffic from `start` on, with the users as history left them. `prefix` keeps ids of
+        several lives apart.
+        """
         state = fresh_population(self.users) if population is None else population.copy()
-        return Live(self.seed, self.start, start, self.taste, self.box, state, dirt=dirt or Dirt(), prefix=prefix)
+        return Live(
+            self.seed,
+            self.start,
+            start,
+            self.taste,
+            self.box,
+            state,
+            dirt=dirt or Dirt(),
+            prefix=prefix,
+        )

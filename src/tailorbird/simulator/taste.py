@@ -1,4 +1,5 @@
-"""What the users of the simulated site want, at any time, in closed form: nothing has to be stepped to ask about next week.
+"""What the users of the simulated site want, at any time, in closed form: nothing has to be stepped
+to ask about next week.
 
     utility(u, i, t) = level
                      + base[i] + wave of i at t + novelty · e^(−age/7d) + season[category]     the same for everybody
@@ -6,10 +7,11 @@
                      + urge, if the category is what u came for in these four hours            passing
                      − price sensitivity[u] · thrift · (log price − what the category costs)
 
-Own tastes turn slowly (a rotation, so their spread stays), and country and age group shift them. A `shift` starts a new
-era, as a season does: people have had enough of what they wanted most and want something else, in part the opposite; what
-is dear comes into fashion and what is new is no longer loved. What everybody likes changes less. A model trained before it
-is then wrong in what it learned, and long memories mislead; lists of what is popular suffer less.
+Own tastes turn slowly (a rotation, so their spread stays), and country and age group shift them. A
+`shift` starts a new era, as a season does: people have had enough of what they wanted most and want
+something else, in part the opposite; what is dear comes into fashion and what is new is no longer
+loved. What everybody likes changes less. A model trained before it is then wrong in what it
+learned, and long memories mislead; lists of what is popular suffer less.
 """
 
 from dataclasses import dataclass
@@ -18,7 +20,16 @@ import numpy as np
 
 from tailorbird.events import combine
 from tailorbird.simulator.words import SHELVES
-from tailorbird.simulator.world import AGE_GROUPS, COUNTRIES, STYLES, Day, Floats, Ints, Items, Users
+from tailorbird.simulator.world import (
+    AGE_GROUPS,
+    COUNTRIES,
+    STYLES,
+    Day,
+    Floats,
+    Ints,
+    Items,
+    Users,
+)
 
 LEVEL = -3.5
 URGE = 0.9
@@ -45,8 +56,12 @@ def first_era(rng: np.random.Generator, users: Users, items: Items) -> Era:
     return _draw_era(rng, users, items, start=-np.inf, thrift=0.3, novelty=0.7)
 
 
-def next_era(rng: np.random.Generator, users: Users, items: Items, before: Era, start: float, strength: float) -> Era:
-    """The era after a shift of a strength in [0, 1]; 0 changes nothing, 1 leaves nothing of the tastes before."""
+def next_era(
+    rng: np.random.Generator, users: Users, items: Items, before: Era, start: float, strength: float
+) -> Era:
+    """The era after a shift of a strength in [0, 1]; 0 changes nothing, 1 leaves nothing of the
+    tastes before.
+    """
     new = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
     shared = 0.3 * strength
 
@@ -71,13 +86,21 @@ def next_era(rng: np.random.Generator, users: Users, items: Items, before: Era, 
     )
 
 
-def _draw_era(rng: np.random.Generator, users: Users, items: Items, start: float, thrift: float, novelty: float) -> Era:
+def _draw_era(
+    rng: np.random.Generator,
+    users: Users,
+    items: Items,
+    start: float,
+    thrift: float,
+    novelty: float,
+) -> Era:
     base = rng.gumbel(0.0, 0.19, items.count)  # a long upper tail: few hits
     return Era(
         start=start,
         base=base - np.euler_gamma * 0.19 + 0.08 * items.quality,
         season=0.12 * rng.normal(size=_C),
-        group=0.2 * rng.normal(size=(len(COUNTRIES), 1, _C)) + 0.2 * rng.normal(size=(1, len(AGE_GROUPS), _C)),
+        group=0.2 * rng.normal(size=(len(COUNTRIES), 1, _C))
+        + 0.2 * rng.normal(size=(1, len(AGE_GROUPS), _C)),
         own=0.45 * rng.normal(size=(2, users.count, _C)),
         style=0.09 * rng.normal(size=(users.count, STYLES)),
         thrift=thrift,
@@ -96,7 +119,9 @@ class Taste:
         self._usual = np.log([shelf.price for shelf in SHELVES])
 
     def utility(self, user: Ints, items: Ints, day: Floats) -> Floats:
-        """Log odds of a click on an item that is looked at. user (n,), items (n, k) or (k,), day (n,) → (n, k)."""
+        """Log odds of a click on an item that is looked at. user (n,), items (n, k) or (k,), day
+        (n,) → (n, k).
+        """
         items = np.broadcast_to(items, (len(user), items.shape[-1]))
         if len(self.eras) == 1:
             return self._utility(self.eras[0], user, items, day)
@@ -108,9 +133,13 @@ class Taste:
         return result
 
     def appeal(self, day: float) -> Floats:
-        """What all users share of the utilities at a time, thrift included, shape (items,): how popular an item should be."""
+        """What all users share of the utilities at a time, thrift included, shape (items,): how
+        popular an item should be.
+        """
         everything = np.arange(self.items.count)
-        era = self.eras[int(np.searchsorted([era.start for era in self.eras], day, side="right")) - 1]
+        era = self.eras[
+            int(np.searchsorted([era.start for era in self.eras], day, side="right")) - 1
+        ]
         return self._shared(era, everything, day) - era.thrift * self._dearness(everything, day)
 
     def lasting(self, user: Ints, day: Floats, era: Era) -> Floats:
@@ -121,9 +150,16 @@ class Taste:
         return own + era.group[users.country[user], users.age_group[user]]
 
     def urge(self, user: Ints, day: Floats, lasting: Floats) -> Ints:
-        """The category for which a user comes in these hours: likelier one that it likes. Shape (n,)."""
+        """The category for which a user comes in these hours: likelier one that it likes. Shape
+        (n,).
+        """
         window = np.floor(day * URGES_A_DAY).astype(np.int64).astype(np.uint64)
-        keys = combine(self._seed, user.astype(np.uint64)[:, None], window[:, None], np.arange(_C, dtype=np.uint64))
+        keys = combine(
+            self._seed,
+            user.astype(np.uint64)[:, None],
+            window[:, None],
+            np.arange(_C, dtype=np.uint64),
+        )
         uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
         return np.argmax(1.5 * lasting - np.log(-np.log(uniform)), axis=1)
 
@@ -136,14 +172,24 @@ class Taste:
         result += np.take_along_axis(lasting, category, axis=1)
         result += URGE * (category == urge[:, None])
         result += np.einsum("nd,nkd->nk", era.style[user], self.items.style[items])
-        result -= era.thrift * self.users.price_sensitivity[user][:, None] * self._dearness(items, at)
+        result -= (
+            era.thrift * self.users.price_sensitivity[user][:, None] * self._dearness(items, at)
+        )
         return result
 
     def _shared(self, era: Era, items: Ints, day: Day) -> Floats:
         table = self.items
-        wave = table.wave_size[items] * np.sin(2 * np.pi * day / table.wave_days[items] + table.wave_phase[items])
+        wave = table.wave_size[items] * np.sin(
+            2 * np.pi * day / table.wave_days[items] + table.wave_phase[items]
+        )
         age = np.maximum(day - table.arrival[items], 0.0)
-        return LEVEL + era.base[items] + era.season[table.category[items]] + wave + era.novelty * np.exp(-age / NOVELTY_DAYS)
+        return (
+            LEVEL
+            + era.base[items]
+            + era.season[table.category[items]]
+            + wave
+            + era.novelty * np.exp(-age / NOVELTY_DAYS)
+        )
 
     def _dearness(self, items: Ints, day: Day) -> Floats:
         return np.log(self.items.price_at(items, day)) - self._usual[self.items.category[items]]

@@ -1,7 +1,8 @@
-"""A day of visitors under a policy, all at once: who visits, what they ask, what they are shown and what they do.
+"""A day of visitors under a policy, all at once: who visits, what they ask, what they are shown and
+what they do.
 
-The vectorised core of history and of simulated experiments. One request at a time, with somebody else's answers, is
-`simulator.live`; both use `simulator.behaviour`.
+The vectorised core of history and of simulated experiments. One request at a time, with somebody
+else's answers, is `simulator.live`; both use `simulator.behaviour`.
 
     draw_visits ─► draw_requests ─► policy ─► respond ─► Outcome ─► population.please
 """
@@ -47,7 +48,9 @@ class Requests:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a policy answered: items (requests, k), −1 where a list is shorter; with which probability each stood there."""
+    """What a policy answered: items (requests, k), −1 where a list is shorter; with which
+    probability each stood there.
+    """
 
     items: Ints
     propensity: Floats
@@ -70,7 +73,9 @@ class Outcome:
     dwell_s: Floats
 
 
-def draw_visits(rng: np.random.Generator, users: Users, population: Population, day: int, weekday: int) -> Visits:
+def draw_visits(
+    rng: np.random.Generator, users: Users, population: Population, day: int, weekday: int
+) -> Visits:
     """The visits of one day (UTC); everybody who is new on that day comes at least once."""
     times = rng.poisson(population.visit_rate(users, float(day), weekday))
     user = np.repeat(np.arange(users.count), times)
@@ -83,7 +88,9 @@ def draw_visits(rng: np.random.Generator, users: Users, population: Population, 
     return Visits(user[order], start[order], lists)
 
 
-def draw_requests(rng: np.random.Generator, visits: Visits, taste: Taste, box: SearchBox | None, candidates: Ints) -> Requests:
+def draw_requests(
+    rng: np.random.Generator, visits: Visits, taste: Taste, box: SearchBox | None, candidates: Ints
+) -> Requests:
     """The lists that the visitors of a day ask for. Without a search box nobody searches."""
     visit = np.repeat(np.arange(len(visits.user)), visits.lists)
     gap = (20.0 + rng.exponential(70.0, len(visit))) / _SECONDS_A_DAY
@@ -97,20 +104,32 @@ def draw_requests(rng: np.random.Generator, visits: Visits, taste: Taste, box: S
     query = [""] * len(visit)
     if box is not None:
         searching = np.flatnonzero(rng.random(len(visit)) < SEARCH_SHARE)
-        for row, item in zip(searching, wanted_items(rng, taste, user[searching], day[searching], candidates), strict=True):
+        for row, item in zip(
+            searching,
+            wanted_items(rng, taste, user[searching], day[searching], candidates),
+            strict=True,
+        ):
             query[row] = box.draw(rng, int(item))
     return Requests(visit, user, day, query)
 
 
-def wanted_items(rng: np.random.Generator, taste: Taste, user: Ints, day: Floats, candidates: Ints) -> Ints:
-    """An item that each user has in mind when it searches: one of a few at random, likelier one that it likes. Shape (n,)."""
+def wanted_items(
+    rng: np.random.Generator, taste: Taste, user: Ints, day: Floats, candidates: Ints
+) -> Ints:
+    """An item that each user has in mind when it searches: one of a few at random, likelier one
+    that it likes. Shape (n,).
+    """
     some = candidates[rng.integers(0, len(candidates), (len(user), 16))]
     best = np.argmax(taste.utility(user, some, day) + rng.gumbel(size=some.shape), axis=1)
     return some[np.arange(len(user)), best]
 
 
-def respond(rng: np.random.Generator, taste: Taste, box: SearchBox | None, requests: Requests, items: Ints) -> Outcome:
-    """What the visitors do with the lists that they were shown; items (n, k), −1 where a list is shorter."""
+def respond(
+    rng: np.random.Generator, taste: Taste, box: SearchBox | None, requests: Requests, items: Ints
+) -> Outcome:
+    """What the visitors do with the lists that they were shown; items (n, k), −1 where a list is
+    shorter.
+    """
     n, k = items.shape
     relevance = np.zeros((n, k))
     if box is not None:
@@ -126,7 +145,9 @@ def respond(rng: np.random.Generator, taste: Taste, box: SearchBox | None, reque
     dwell = np.zeros((n, k))
     rows, columns = np.nonzero(click)
     clicked = items[rows, columns]
-    dwell[rows, columns] = behaviour.dwell_seconds(rng, chances.utility[rows, columns], taste.items.quality[clicked])
+    dwell[rows, columns] = behaviour.dwell_seconds(
+        rng, chances.utility[rows, columns], taste.items.quality[clicked]
+    )
     return Outcome(seen, click, cart, purchase, dwell)
 
 

@@ -1,7 +1,8 @@
-"""The truth of the simulated site: what any list is worth to any visitor at any time, exactly, without drawing anything.
+"""The truth of the simulated site: what any list is worth to any visitor at any time, exactly,
+without drawing anything.
 
-For checking experiments, estimates and models against. Nothing here is in what the site emits, and nothing that learns
-may be given it.
+For checking experiments, estimates and models against. Nothing here is in what the site emits, and
+nothing that learns may be given it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,9 @@ class Expected:
     purchases: Floats
 
     def reward(self, weights: Mapping[str, float] = REWARD) -> Floats:
-        return weights.get("click", 0.0) * self.clicks + weights.get("purchase", 0.0) * self.purchases
+        return (
+            weights.get("click", 0.0) * self.clicks + weights.get("purchase", 0.0) * self.purchases
+        )
 
 
 class Truth:
@@ -37,9 +40,15 @@ class Truth:
         self._taste, self._box, self._start = taste, box, start
 
     def expected(
-        self, users: Sequence[str | int], lists: Sequence[Sequence[str]], at: Sequence[int], queries: Sequence[str | None] | None = None
+        self,
+        users: Sequence[str | int],
+        lists: Sequence[Sequence[str]],
+        at: Sequence[int],
+        queries: Sequence[str | None] | None = None,
     ) -> Expected:
-        """What n lists are expected to bring: one user, list, time and perhaps query each. Lists may differ in length."""
+        """What n lists are expected to bring: one user, list, time and perhaps query each. Lists
+        may differ in length.
+        """
         if not len(users):
             return Expected(np.zeros(0), np.zeros(0), np.zeros(0))
         items = _padded(lists)
@@ -48,18 +57,33 @@ class Truth:
             if query:
                 relevance[row] = self._box.relevance(query, items[row])
         there = items >= 0
-        chances = behaviour.chances(self._taste, visitor_numbers(users), items, self._days(at), relevance)
-        return Expected((chances.seen * there).sum(axis=1), (chances.click * there).sum(axis=1), (chances.purchase * there).sum(axis=1))
+        chances = behaviour.chances(
+            self._taste, visitor_numbers(users), items, self._days(at), relevance
+        )
+        return Expected(
+            (chances.seen * there).sum(axis=1),
+            (chances.click * there).sum(axis=1),
+            (chances.purchase * there).sum(axis=1),
+        )
 
-    def expected_clicks(self, user: str | int, items: Sequence[str], at: int, query: str | None = None) -> float:
+    def expected_clicks(
+        self, user: str | int, items: Sequence[str], at: int, query: str | None = None
+    ) -> float:
         """Expected clicks on one list."""
         return float(self.expected([user], [items], [at], [query]).clicks[0])
 
-    def expected_purchases(self, user: str | int, items: Sequence[str], at: int, query: str | None = None) -> float:
+    def expected_purchases(
+        self, user: str | int, items: Sequence[str], at: int, query: str | None = None
+    ) -> float:
         return float(self.expected([user], [items], [at], [query]).purchases[0])
 
     def expected_reward(
-        self, user: str | int, items: Sequence[str], at: int, query: str | None = None, weights: Mapping[str, float] = REWARD
+        self,
+        user: str | int,
+        items: Sequence[str],
+        at: int,
+        query: str | None = None,
+        weights: Mapping[str, float] = REWARD,
     ) -> float:
         return float(self.expected([user], [items], [at], [query]).reward(weights)[0])
 
@@ -71,8 +95,13 @@ class Truth:
         at: Sequence[int],
         queries: Sequence[str | None] | None = None,
     ) -> float:
-        """True relative uplift in clicks per item seen of one policy's lists over another's on the same requests."""
-        a, b = self.expected(users, treatment, at, queries), self.expected(users, control, at, queries)
+        """True relative uplift in clicks per item seen of one policy's lists over another's on the
+        same requests.
+        """
+        a, b = (
+            self.expected(users, treatment, at, queries),
+            self.expected(users, control, at, queries),
+        )
         return float((a.clicks.sum() / a.seen.sum()) / (b.clicks.sum() / b.seen.sum()) - 1.0)
 
     def best(self, user: str | int, at: int, size: int = 12, query: str | None = None) -> list[str]:
@@ -88,15 +117,23 @@ class Truth:
         """The same list for everybody, by what all users share of their tastes."""
         day = (at - self._start) / DAY
         available = self._taste.items.available(day)
-        return [f"i{item:05d}" for item in available[np.argsort(-self._taste.appeal(day)[available])[:size]].tolist()]
+        return [
+            f"i{item:05d}"
+            for item in available[np.argsort(-self._taste.appeal(day)[available])[:size]].tolist()
+        ]
 
     def _days(self, at: Sequence[int]) -> Floats:
         return (np.asarray(at, np.int64) - self._start) / DAY
 
 
 def visitor_numbers(users: Sequence[str | int]) -> Ints:
-    """The simulator's numbers of users given by user id, anonymous id, `anon:` and anonymous id, or number."""
-    return np.array([int(user.removeprefix("anon:")[1:]) if isinstance(user, str) else user for user in users], np.int64)
+    """The simulator's numbers of users given by user id, anonymous id, `anon:` and anonymous id, or
+    number.
+    """
+    return np.array(
+        [int(user.removeprefix("anon:")[1:]) if isinstance(user, str) else user for user in users],
+        np.int64,
+    )
 
 
 def _padded(lists: Sequence[Sequence[str]]) -> Ints:

@@ -1,9 +1,12 @@
-"""How the simulated site's events travel: their JSON, their delays, and the dirt that a real site would add on the way.
+"""How the simulated site's events travel: their JSON, their delays, and the dirt that a real site
+would add on the way.
 
-    event (a dict) ──Courier.send──► the arrivals that it causes: itself, perhaps again, perhaps late, perhaps with rubbish behind it
+    event (a dict) ──Courier.send──► the arrivals that it causes: itself, perhaps again, perhaps
+    late, perhaps with rubbish behind it
 
-What was injected is counted in `Injected`, apart from what is sent, so that whoever reads the events can be held to it.
-An event gets at most one kind of dirt. Rubbish is sent besides the real events, never in place of one.
+What was injected is counted in `Injected`, apart from what is sent, so that whoever reads the
+events can be held to it. An event gets at most one kind of dirt. Rubbish is sent besides the real
+events, never in place of one.
 """
 
 from collections.abc import Iterable
@@ -15,7 +18,18 @@ import msgspec
 
 from tailorbird.events import HOUR, MINUTE, SECOND
 from tailorbird.simulator.words import BRANDS, CATEGORIES, COLOURS
-from tailorbird.simulator.world import AGE_GROUPS, AGENTS, COUNTRIES, DEVICES, UTC_OFFSETS_MIN, Items, Users, anonymous_id, item_id, user_id
+from tailorbird.simulator.world import (
+    AGE_GROUPS,
+    AGENTS,
+    COUNTRIES,
+    DEVICES,
+    UTC_OFFSETS_MIN,
+    Items,
+    Users,
+    anonymous_id,
+    item_id,
+    user_id,
+)
 
 BOT = "a-crawler"
 BOT_AGENT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
@@ -39,7 +53,8 @@ class Dirt:
         duplicates: share of client events that are sent again, up to six hours later.
         late: share that arrives hours later, a fifth of them after more than a day.
         malformed: rubbish events per client event.
-        skewed_users: share of users whose clock is off by minutes to hours, and who say when they sent.
+        skewed_users: share of users whose clock is off by minutes to hours, and who say when they
+            sent.
         bot_views_per_day: pages that a crawler fetches.
     """
 
@@ -72,9 +87,13 @@ class Injected:
 
 
 class Courier:
-    """Sends events over a network of its own randomness. One for a stretch of traffic; `prefix` keeps its event ids apart."""
+    """Sends events over a network of its own randomness. One for a stretch of traffic; `prefix`
+    keeps its event ids apart.
+    """
 
-    def __init__(self, seed: int, dirt: Dirt, prefix: str, users: Users, *, server_fields: bool) -> None:
+    def __init__(
+        self, seed: int, dirt: Dirt, prefix: str, users: Users, *, server_fields: bool
+    ) -> None:
         self.injected = Injected()
         self._random = Random(f"{seed}/{prefix}/wire")
         self._dirt = dirt
@@ -85,10 +104,14 @@ class Courier:
         self._skew = [0] * users.count
         for user in range(users.count):
             if clocks.random() < dirt.skewed_users:
-                self._skew[user] = int(clocks.choice((-1, 1)) * clocks.uniform(10 * MINUTE, 3 * HOUR))
+                self._skew[user] = int(
+                    clocks.choice((-1, 1)) * clocks.uniform(10 * MINUTE, 3 * HOUR)
+                )
 
     def send(self, event: dict, *, user: int = -1) -> list[Arrival]:
-        """What arrives because of an event; `event["ts"]` is when it truly happened. Takes the event over."""
+        """What arrives because of an event; `event["ts"]` is when it truly happened. Takes the
+        event over.
+        """
         self._number += 1
         event["event_id"] = f"{self._prefix}{self._number:x}"
         self.injected.events += 1
@@ -107,7 +130,9 @@ class Courier:
             received = self._delay(sent)
         elif draw < dirt.late + dirt.duplicates:
             self.injected.duplicates += 1
-            arrivals.append(self._pack(event, received + int(self._random.uniform(1, 6 * 3600) * SECOND)))
+            arrivals.append(
+                self._pack(event, received + int(self._random.uniform(1, 6 * 3600) * SECOND))
+            )
         arrivals.append(self._pack(event, received))
         if dirt.malformed and chance() < dirt.malformed:
             arrivals.append(self._rubbish(event, received + 5_000))
@@ -141,7 +166,11 @@ class Courier:
         code = self._random.choice(_CODES)
         if self._server_fields:
             event["received_at"] = received
-        body = _encode(event)[:-9] if code == "malformed_json" else _encode(_spoiled(event, code, received))
+        body = (
+            _encode(event)[:-9]
+            if code == "malformed_json"
+            else _encode(_spoiled(event, code, received))
+        )
         self.injected.malformed[code] = self.injected.malformed.get(code, 0) + 1
         return Arrival(received, body)
 
@@ -179,7 +208,9 @@ def _spoiled(event: dict, code: str, received: int) -> dict:
 
 
 class Stationery:
-    """Makes the events themselves, before they are sent: what stands in each, from users and items by number."""
+    """Makes the events themselves, before they are sent: what stands in each, from users and items
+    by number.
+    """
 
     def __init__(self, users: Users, items: Items) -> None:
         self._items = items
@@ -188,7 +219,9 @@ class Stationery:
         self.user_ids = [user_id(user) for user in range(users.count)]
         self.anonymous_ids = [anonymous_id(user) for user in range(users.count)]
         device, country = users.device.tolist(), users.country.tolist()
-        contexts = {(d, c): _context(d, c) for d in range(len(DEVICES)) for c in range(len(COUNTRIES))}
+        contexts = {
+            (d, c): _context(d, c) for d in range(len(DEVICES)) for c in range(len(COUNTRIES))
+        }
         self.contexts = [contexts[pair] for pair in zip(device, country, strict=True)]
 
     def person(self, user: int, known: bool) -> dict:
@@ -218,7 +251,10 @@ class Stationery:
 
     def user(self, user: int, at: int) -> dict:
         users = self._users
-        properties = {"country": COUNTRIES[users.country[user]], "age_group": AGE_GROUPS[users.age_group[user]]}
+        properties = {
+            "country": COUNTRIES[users.country[user]],
+            "age_group": AGE_GROUPS[users.age_group[user]],
+        }
         return {"type": "user", "ts": at, "user_id": self.user_ids[user], "properties": properties}
 
 

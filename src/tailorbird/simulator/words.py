@@ -1,7 +1,8 @@
-"""The words of the simulated shop: what its items are called, so that titles read well and a search finds them.
+"""The words of the simulated shop: what its items are called, so that titles read well and a search
+finds them.
 
-A title is `adjective material noun`, such as "Packable waxed rain coat". Each category has words of its own; a colour
-goes into the description and the picture.
+A title is `adjective material noun`, such as "Packable waxed rain coat". Each category has words of
+its own; a colour goes into the description and the picture.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shelf:
-    """One category: its words, what an item of it costs about, and the sentence that ends its descriptions."""
+    """One category: its words, what an item of it costs about, and the sentence that ends its
+    descriptions.
+    """
 
     category: str
     price: float
@@ -19,7 +22,9 @@ class Shelf:
     sentence: str
 
 
-def _shelf(category: str, price: float, nouns: str, adjectives: str, materials: str, sentence: str) -> Shelf:
+def _shelf(
+    category: str, price: float, nouns: str, adjectives: str, materials: str, sentence: str
+) -> Shelf:
     return Shelf(
         category,
         price,
@@ -74,7 +79,8 @@ SHELVES = (
     _shelf(
         "lamps",
         75,
-        "desk lamp, floor lamp, pendant, lantern, bedside lamp, wall light, reading lamp, string lights",
+        "desk lamp, floor lamp, pendant, lantern, bedside lamp, wall light, reading lamp, "
+        "string lights",
         "dimmable, adjustable, round, tall, slender, vintage, modern, tiny",
         "brass, paper, glass, steel, ceramic, rattan",
         "A warm light that is easy on the eyes.",

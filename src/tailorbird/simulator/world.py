@@ -1,10 +1,12 @@
-"""The world of the simulated site: who its users are and what its items are. Drawn once from a seed, then only read.
+"""The world of the simulated site: who its users are and what its items are. Drawn once from a
+seed, then only read.
 
-What people want of it stands in `simulator.taste`; what they do with a list, in `simulator.behaviour`. Everything hidden
-(tastes, quality, appeal) stays here and in `simulator.truth`; `catalogue` turns the visible part into profile events.
+What people want of it stands in `simulator.taste`; what they do with a list, in
+`simulator.behaviour`. Everything hidden (tastes, quality, appeal) stays here and in
+`simulator.truth`; `catalogue` turns the visible part into profile events.
 
-Arrays are indexed by user u or item i. Both are numbered in the order in which they arrive. Times are days since the
-site's start, float64; the events' microseconds are made where events are made.
+Arrays are indexed by user u or item i. Both are numbered in the order in which they arrive. Times
+are days since the site's start, float64; the events' microseconds are made where events are made.
 """
 
 from dataclasses import dataclass
@@ -35,7 +37,9 @@ AGENTS = {
 
 @dataclass(frozen=True)
 class Items:
-    """The catalogue, shape (items,) unless said. Hidden: `quality`, `style`, and the life of the appeal."""
+    """The catalogue, shape (items,) unless said. Hidden: `quality`, `style`, and the life of the
+    appeal.
+    """
 
     titles: list[str]
     descriptions: list[str]
@@ -125,7 +129,9 @@ def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: in
         + 0.5 * rng.normal(size=(len(SHELVES), 6, STYLES))[category, words[2]]
         + 0.35 * rng.normal(size=(count, STYLES))
     )
-    level = np.exp(0.35 * rng.normal(size=len(BRANDS)))[brand] * np.exp(0.3 * rng.normal(size=count))
+    level = np.exp(0.35 * rng.normal(size=len(BRANDS)))[brand] * np.exp(
+        0.3 * rng.normal(size=count)
+    )
     price = np.round(np.array([shelf.price for shelf in SHELVES])[category] * level) - 0.05
     return Items(
         titles=titles,
@@ -152,7 +158,9 @@ def draw_users(rng: np.random.Generator, at_start: int, per_day: float, days: in
     later = round(per_day * days)
     count = at_start + later
     return Users(
-        joined=np.sort(np.concatenate([-rng.exponential(120.0, at_start) - 0.01, rng.uniform(0, days, later)])),
+        joined=np.sort(
+            np.concatenate([-rng.exponential(120.0, at_start) - 0.01, rng.uniform(0, days, later)])
+        ),
         device=rng.choice(len(DEVICES), count, p=DEVICE_SHARES),
         country=rng.choice(len(COUNTRIES), count, p=COUNTRY_SHARES),
         age_group=rng.choice(len(AGE_GROUPS), count, p=(0.15, 0.28, 0.25, 0.18, 0.14)),
@@ -163,7 +171,9 @@ def draw_users(rng: np.random.Generator, at_start: int, per_day: float, days: in
     )
 
 
-def _texts(category: Ints, brand: Ints, colour: Ints, noun: Ints, adjective: Ints, material: Ints) -> tuple[list[str], list[str]]:
+def _texts(
+    category: Ints, brand: Ints, colour: Ints, noun: Ints, adjective: Ints, material: Ints
+) -> tuple[list[str], list[str]]:
     titles, descriptions = [], []
     colours = tuple(COLOURS)
     for c, b, k, n, a, m in zip(category, brand, colour, noun, adjective, material, strict=True):
@@ -179,6 +189,8 @@ def _zipf(n: int, exponent: float) -> Floats:
 
 
 def _in_phase(period: Floats, phase: Floats, day: Day, length: float) -> npt.NDArray[np.bool_]:
-    """Whether `day` lies in the first `length` days of a period that repeats; never where the period is 0."""
+    """Whether `day` lies in the first `length` days of a period that repeats; never where the
+    period is 0.
+    """
     never = period == 0
     return ~never & (np.mod(day + phase, np.where(never, 1.0, period)) < length)

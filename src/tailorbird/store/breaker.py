@@ -1,4 +1,5 @@
-"""A circuit breaker: who is asked again and again and does not answer is left alone for a while, so that nobody waits for it in vain.
+"""A circuit breaker: who is asked again and again and does not answer is left alone for a while, so
+that nobody waits for it in vain.
 
 closed  ── failures in a row ──►  open for a while: every question fails at once
 open    ── the while is over ──►  one question is let through; answered, it closes, else it is open for another while
@@ -26,7 +27,13 @@ class Breaker:
     (None, True)
     """
 
-    def __init__(self, *, failures: int = FAILURES, open_s: float = OPEN_S, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        failures: int = FAILURES,
+        open_s: float = OPEN_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._failures, self._open_s, self._now = failures, open_s, now
         self._lock = threading.Lock()
         self._in_a_row = 0

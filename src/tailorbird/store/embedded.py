@@ -1,9 +1,10 @@
 """The store in LMDB: a memory-mapped B-tree in one folder, one writer, readers that never wait.
 
-What the defaults do not do, and is done here: an environment is opened once a process and path (LMDB forbids twice) and
-refused after a fork; slots of dead readers are cleared at opening and on a timer, since one stops the reuse of pages;
-values are copied out, since they live only as long as their transaction; the map grows when it is full, and follows when
-another process grew it. Never WRITEMAP: on a full disk it kills the process. See docs/decisions/0003-lmdb.md.
+What the defaults do not do, and is done here: an environment is opened once a process and path
+(LMDB forbids twice) and refused after a fork; slots of dead readers are cleared at opening and on a
+timer, since one stops the reuse of pages; values are copied out, since they live only as long as
+their transaction; the map grows when it is full, and follows when another process grew it. Never
+WRITEMAP: on a full disk it kills the process. See docs/decisions/0003-lmdb.md.
 """
 
 import os
@@ -28,7 +29,9 @@ READER_CHECK_S = 30.0
 
 
 class _Environment:
-    """An open environment, shared by its stores in this process, with the gate that growing the map needs."""
+    """An open environment, shared by its stores in this process, with the gate that growing the map
+    needs.
+    """
 
     def __init__(self, lmdb_environment: lmdb.Environment) -> None:
         self.lmdb = lmdb_environment
@@ -51,7 +54,9 @@ class _Environment:
                 self._gate.notify_all()
 
     def resize(self, size: int) -> None:
-        """Set how far the map reaches (0: as another process set it), once no snapshot of this process is open."""
+        """Set how far the map reaches (0: as another process set it), once no snapshot of this
+        process is open.
+        """
         with self._gate:
             self._growing = True
             try:
@@ -68,7 +73,8 @@ class _Environment:
             self.lmdb.reader_check()
 
 
-# The environments of each process, by process and path: LMDB's locks break when one is opened twice or after a fork.
+# The environments of each process, by process and path: LMDB's locks break when one is opened twice
+# or after a fork.
 _open: dict[tuple[int, str], _Environment] = {}
 _open_lock = threading.Lock()
 
@@ -142,16 +148,26 @@ class EmbeddedStore:
             except lmdb.MapResizedError:
                 environment.resize(0)
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError) as error:
-                raise DamageError(f"the store is damaged: {error}", where=str(self.path), fix="rebuild the state from the lake") from error
+                raise DamageError(
+                    f"the store is damaged: {error}",
+                    where=str(self.path),
+                    fix="rebuild the state from the lake",
+                ) from error
             except lmdb.Error as error:
-                raise StorageError(f"cannot write: {error}", where=str(self.path), fix="see to the disk, then start again") from error
+                raise StorageError(
+                    f"cannot write: {error}",
+                    where=str(self.path),
+                    fix="see to the disk, then start again",
+                ) from error
 
     def size_bytes(self) -> int:
         """How much of the disk the records take, free pages included."""
         return (self.path / "data.mdb").stat().st_size
 
     def close(self) -> None:
-        """Harmless when already closed. The environment goes when its last store in this process is closed."""
+        """Harmless when already closed. The environment goes when its last store in this process is
+        closed.
+        """
         if self._environment is None:
             return
         environment, self._environment = self._environment, None
@@ -165,7 +181,10 @@ class EmbeddedStore:
         if self._environment is None:
             raise StorageError("the store is closed", where=str(self.path))
         if self._key[0] != os.getpid():
-            raise StorageError("the store was opened before a fork; open it in the new process", where=str(self.path))
+            raise StorageError(
+                "the store was opened before a fork; open it in the new process",
+                where=str(self.path),
+            )
         self._environment.check_readers()
         return self._environment
 
@@ -181,17 +200,23 @@ class EmbeddedStore:
             return environment.lmdb.begin(buffers=True)
         except lmdb.ReadersFullError as error:
             environment.lmdb.reader_check()
-            raise StorageError(f"more than {READERS_MAX} readers at a time", where=str(self.path)) from error
+            raise StorageError(
+                f"more than {READERS_MAX} readers at a time", where=str(self.path)
+            ) from error
 
     def _grow(self, environment: _Environment) -> None:
         size = 2 * environment.lmdb.info()["map_size"]
         if size > MAP_BYTES_MAX:
-            raise StorageError(f"the store would exceed {MAP_BYTES_MAX >> 40} TiB", where=str(self.path))
+            raise StorageError(
+                f"the store would exceed {MAP_BYTES_MAX >> 40} TiB", where=str(self.path)
+            )
         environment.resize(size)
 
 
 def inode(path: Path) -> int:
-    """Of the file of the store in a folder, 0 if there is none: who has it open does not notice that it was removed or replaced."""
+    """Of the file of the store in a folder, 0 if there is none: who has it open does not notice
+    that it was removed or replaced.
+    """
     try:
         return (path / "data.mdb").stat().st_ino
     except OSError:
@@ -203,13 +228,16 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
 
     Args:
         create: make it if it is not there; readers leave that to the writer.
-        map_bytes: how far the map reaches at first; it grows by itself and takes no disk before it is used.
+        map_bytes: how far the map reaches at first; it grows by itself and takes no disk before it
+            is used.
     Raises:
         NotReadyError: there is none.
         StorageError: the folder cannot be used.
     """
     if not create and not (path / "data.mdb").exists():
-        raise NotReadyError("no records yet", where=str(path), fix="start the worker: tailorbird run worker")
+        raise NotReadyError(
+            "no records yet", where=str(path), fix="start the worker: tailorbird run worker"
+        )
     key = (os.getpid(), os.path.realpath(path))
     with _open_lock:
         known = _open.get(key)
@@ -218,10 +246,14 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
             return EmbeddedStore(path, known)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            environment = lmdb.open(str(path), map_size=map_bytes, max_readers=READERS_MAX, readahead=False)
+            environment = lmdb.open(
+                str(path), map_size=map_bytes, max_readers=READERS_MAX, readahead=False
+            )
             environment.reader_check()
         except (lmdb.Error, OSError) as error:
             fix = "check the folder's permissions and the disk"
-            raise StorageError(f"cannot open the store: {error}", where=str(path), fix=fix) from error
+            raise StorageError(
+                f"cannot open the store: {error}", where=str(path), fix=fix
+            ) from error
         opened = _open[key] = _Environment(environment)
     return EmbeddedStore(path, opened)

@@ -1,8 +1,10 @@
-"""Hedged reads: one that takes longer than nineteen of twenty lately is asked a second time, and who answers first is believed.
+"""Hedged reads: one that takes longer than nineteen of twenty lately is asked a second time, and
+who answers first is believed.
 
-A server that collects garbage, a packet that is lost, or a processor that is busy elsewhere make one read in a hundred wait; two in a row
-wait far less often (Dean and Barroso, "The Tail at Scale", CACM 56(2), 2013). At most `share` of the reads are asked twice, so that a
-server that is slow for all is not asked twice as much. Where nothing answers, the deadline of a read holds as without.
+A server that collects garbage, a packet that is lost, or a processor that is busy elsewhere make
+one read in a hundred wait; two in a row wait far less often (Dean and Barroso, "The Tail at Scale",
+CACM 56(2), 2013). At most `share` of the reads are asked twice, so that a server that is slow for
+all is not asked twice as much. Where nothing answers, the deadline of a read holds as without.
 """
 
 import threading
@@ -24,7 +26,8 @@ class Hedge:
     """When to ask twice. One for each server, shared by all threads.
 
     Attributes:
-        reads, asked_twice, won: how many reads there were, how many were asked twice, and of how many the second answer came first.
+        reads, asked_twice, won: how many reads there were, how many were asked twice, and of how
+        many the second answer came first.
 
     >>> hedge = Hedge(share=0.125)
     >>> hedge.wait_s() is None
@@ -63,12 +66,16 @@ class Hedge:
             self._credit = min(CREDIT_MAX, self._credit + self._share)
             self._seconds.append(seconds)
             if self.reads % RENEWED_EVERY == 0 and len(self._seconds) >= READS_MIN:
-                self._wait_s = max(WAIT_MIN_S, sorted(self._seconds)[int(QUANTILE * len(self._seconds))])
+                self._wait_s = max(
+                    WAIT_MIN_S, sorted(self._seconds)[int(QUANTILE * len(self._seconds))]
+                )
 
 
 @dataclass(frozen=True)
 class Second:
-    """What is asked the second time, perhaps of a replica, which may lag: `accepts` gives the values, or None where they are too old."""
+    """What is asked the second time, perhaps of a replica, which may lag: `accepts` gives the
+    values, or None where they are too old.
+    """
 
     asked: Any
     keys: Sequence[bytes]

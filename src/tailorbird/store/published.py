@@ -3,10 +3,11 @@
     write ──► the local store, and in the same transaction which keys commit n changed
                   └──► a thread ──► copies: records as of n, with what they were at the head before ──► head n
 
-The local store is the truth: nothing waits for the server, and nothing of it is ever read back but its head. A head that is
-behind is caught up with by the keys of the commits since; where these are no longer known, or where the server's process is
-another (it may have lost what it had), everything is copied anew under another epoch. Two that publish under one name are
-kept apart by a claim that has to be renewed. The head says too when it was last known to be the newest commit, and is renewed
+The local store is the truth: nothing waits for the server, and nothing of it is ever read back but
+its head. A head that is behind is caught up with by the keys of the commits since; where these are
+no longer known, or where the server's process is another (it may have lost what it had), everything
+is copied anew under another epoch. Two that publish under one name are kept apart by a claim that
+has to be renewed. The head says too when it was last known to be the newest commit, and is renewed
 when nothing is written, so that a reader sees that nobody publishes any more.
 """
 
@@ -49,8 +50,9 @@ class Publishing:
     """How it goes.
 
     Attributes:
-        at: when the copies were last known to have everything, in microseconds; before that ever was, when the publisher began.
-        commits, records: that they are behind; `records` is 0 where all are to be copied.
+        at: when the copies were last known to have everything, in microseconds; before that ever
+        was, when the publisher began. commits, records: that they are behind; `records` is 0 where
+        all are to be copied.
         problem: why they are not renewed; "" where they are.
     """
 
@@ -62,7 +64,9 @@ class Publishing:
 
 @dataclass
 class _Waiting:
-    """What has changed since the head: each key with what it was then, as far as that is known. `all`: copy everything."""
+    """What has changed since the head: each key with what it was then, as far as that is known.
+    `all`: copy everything.
+    """
 
     old: dict[bytes, tuple[bool, bytes | None]]
     held_bytes: int = 0
@@ -86,9 +90,18 @@ class PublishedStore:
         now: the time of day in seconds, which readers compare with their own.
     """
 
-    def __init__(self, local: Store, copies: Copies, *, skip: tuple[bytes, ...] = (), now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        local: Store,
+        copies: Copies,
+        *,
+        skip: tuple[bytes, ...] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._local, self._copies, self._skip = local, copies, (*skip, OURS)
-        self._gate = threading.Lock()  # held while a commit and what waits of it are made, so that both agree
+        self._gate = (
+            threading.Lock()
+        )  # held while a commit and what waits of it are made, so that both agree
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._settled = threading.Condition()
         self._token = os.urandom(8)
@@ -120,9 +133,20 @@ class PublishedStore:
                 result = change(recording)
                 keys = list(recording.old)
                 sequence = self._sequence + 1
-                packed = b"".join(len(key).to_bytes(2, "big") + key for key in keys) if len(keys) <= KEYS_MAX else b"*"
-                transaction.put_many([(_COMMIT_KEY, _STATE.pack(self._epoch, sequence)), (_changed_key(sequence), packed)])
-                transaction.delete_many([_changed_key(sequence - COMMITS_KEPT)] if sequence > COMMITS_KEPT else [])
+                packed = (
+                    b"".join(len(key).to_bytes(2, "big") + key for key in keys)
+                    if len(keys) <= KEYS_MAX
+                    else b"*"
+                )
+                transaction.put_many(
+                    [
+                        (_COMMIT_KEY, _STATE.pack(self._epoch, sequence)),
+                        (_changed_key(sequence), packed),
+                    ]
+                )
+                transaction.delete_many(
+                    [_changed_key(sequence - COMMITS_KEPT)] if sequence > COMMITS_KEPT else []
+                )
                 return result, recording
 
             result, recording = self._local.write(recorded)
@@ -138,14 +162,21 @@ class PublishedStore:
 
     def publishing(self) -> Publishing:
         """How it goes, for figures."""
-        return Publishing(int(self._fresh_at * 1e6), self.behind(), len(self._waiting.old), self.problem)
+        return Publishing(
+            int(self._fresh_at * 1e6), self.behind(), len(self._waiting.old), self.problem
+        )
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until the copies have what has been written by now; whether they have."""
         wanted = self._sequence
 
         def there() -> bool:
-            return self._head is not None and self._head.epoch == self._epoch and self._head.sequence >= wanted and not self.problem
+            return (
+                self._head is not None
+                and self._head.epoch == self._epoch
+                and self._head.sequence >= wanted
+                and not self.problem
+            )
 
         with self._settled:
             self._wake.set()
@@ -155,7 +186,8 @@ class PublishedStore:
         """Copy everything anew, now; the number of records. `progress` is told how many are there.
 
         Raises:
-            StorageError: the server cannot be reached, or another process publishes under this name.
+            StorageError: the server cannot be reached, or another process publishes under this
+                name.
         """
         self._stop()
         self._claim()
@@ -192,9 +224,14 @@ class PublishedStore:
                 self._compare()
                 self._push()
                 self.problem = ""
-            except Exception as error:  # whatever it is: a thread that ended would leave copies that look fresh for ever
+            # whatever it is: a thread that ended would leave copies that look fresh for ever
+            except Exception as error:
                 if str(error) != self.problem:
-                    log.error("copies are not renewed: %s", error, exc_info=not isinstance(error, StorageError))
+                    log.error(
+                        "copies are not renewed: %s",
+                        error,
+                        exc_info=not isinstance(error, StorageError),
+                    )
                 self.problem = str(error) or type(error).__name__
                 self._stopping.wait(RETRY_S)
                 self._wake.set()
@@ -203,10 +240,16 @@ class PublishedStore:
 
     def _claim(self) -> None:
         if not self._copies.claim(self._token, CLAIM_MS):
-            raise StorageError("another process publishes under this name", where=self._copies.where, fix="run one worker a schema")
+            raise StorageError(
+                "another process publishes under this name",
+                where=self._copies.where,
+                fix="run one worker a schema",
+            )
 
     def _compare(self) -> None:
-        """See what the server has. It may have lost all of it, or be another process, which may have lost some."""
+        """See what the server has. It may have lost all of it, or be another process, which may
+        have lost some.
+        """
         servers = self._copies.servers()
         restarted = bool(self._servers) and servers != self._servers
         if servers != self._servers:
@@ -246,7 +289,9 @@ class PublishedStore:
             return
         try:
             faults.at("publish.before_records")
-            self._copies.publish(changes, self._epoch, sequence, 0 if head is None else head.sequence)
+            self._copies.publish(
+                changes, self._epoch, sequence, 0 if head is None else head.sequence
+            )
             faults.at("publish.before_head")
             self._set_head(sequence, at)
             self._fresh_at = at
@@ -263,25 +308,40 @@ class PublishedStore:
         with self._gate:
             waiting, self._waiting = self._waiting, _Waiting({})
             with self._local.snapshot() as snapshot:
-                return waiting, self._sequence, [Change(key, snapshot.get(key), old[1], old[0]) for key, old in waiting.old.items()]
+                return (
+                    waiting,
+                    self._sequence,
+                    [
+                        Change(key, snapshot.get(key), old[1], old[0])
+                        for key, old in waiting.old.items()
+                    ],
+                )
 
     def _copy_all(self, progress: Progress | None) -> int:
-        """Under a new epoch, so that nothing older can be taken for new; readers wait until all is there.
+        """Under a new epoch, so that nothing older can be taken for new; readers wait until all is
+        there.
 
-        Records are read piece by piece, each piece as of its own time, so that no snapshot is held for long; what changes
-        meanwhile waits and is copied again at the end, before there is a head.
+        Records are read piece by piece, each piece as of its own time, so that no snapshot is held
+        for long; what changes meanwhile waits and is copied again at the end, before there is a
+        head.
         """
         epoch = _new_epoch()
         self._copies.drop_head()
         with self._gate:
-            self._local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, _STATE.pack(epoch, self._sequence))]))
+            self._local.write(
+                lambda transaction: transaction.put_many(
+                    [(_COMMIT_KEY, _STATE.pack(epoch, self._sequence))]
+                )
+            )
             self._epoch, self._head, self._waiting = epoch, None, _Waiting({})
             sequence = self._sequence
         copied, after = 0, b""
         try:
             while some := self._piece(after):
                 after = some[-1][0]
-                changes = [Change(key, value) for key, value in some if not key.startswith(self._skip)]
+                changes = [
+                    Change(key, value) for key, value in some if not key.startswith(self._skip)
+                ]
                 self._claim()
                 self._copies.publish(changes, epoch, sequence, 0)
                 copied += len(changes)
@@ -322,7 +382,11 @@ class _Visible:
         return self._snapshot.get_sized(keys)
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return ((key, value) for key, value in self._snapshot.scan(prefix, after=after) if not key.startswith(OURS))
+        return (
+            (key, value)
+            for key, value in self._snapshot.scan(prefix, after=after)
+            if not key.startswith(OURS)
+        )
 
 
 class _Recording(_Visible):

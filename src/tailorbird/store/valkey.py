@@ -1,13 +1,15 @@
-"""Copies of records in Valkey or Redis, for readers on other machines. `store.published` writes them, nobody else.
+"""Copies of records in Valkey or Redis, for readers on other machines. `store.published` writes
+them, nobody else.
 
     tb:PROJECT:SCHEMA:@       head: epoch, sequence, of the newest commit that is there whole, and when it was known to be the newest
     tb:PROJECT:SCHEMA:+       who publishes, with a time to live
     tb:PROJECT:SCHEMA:.KEY    a record in two versions, see `store.versions`
 
-No part of a key is a hash tag, so that the nodes of a cluster share a schema's records. There are no transactions over many keys
-that a cluster could keep, so a reader takes the head first and of each record the version that belongs to it. A record that was
-written twice since then says so, and the reader begins again. A tombstone outlives every snapshot and then expires. What is there is
-a copy: lost, it is written anew from the worker's own store.
+No part of a key is a hash tag, so that the nodes of a cluster share a schema's records. There are
+no transactions over many keys that a cluster could keep, so a reader takes the head first and of
+each record the version that belongs to it. A record that was written twice since then says so, and
+the reader begins again. A tombstone outlives every snapshot and then expires. What is there is a
+copy: lost, it is written anew from the worker's own store.
 """
 
 import re
@@ -22,10 +24,19 @@ from tailorbird.errors import ConfigError, NotReadyError, StorageError
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.hedge import Hedge, Second
 from tailorbird.store.protocol import MovedError
-from tailorbird.store.versions import Change, Head, encode_head, encode_versions, head_of, of_epoch, version_at
+from tailorbird.store.versions import (
+    Change,
+    Head,
+    encode_head,
+    encode_versions,
+    head_of,
+    of_epoch,
+    version_at,
+)
 
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "valkey+cluster", "valkeys+cluster")
-ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"  # all that is asked of one server, in database 0
+# all that is asked of one server, in database 0
+ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"
 READ_TIMEOUT_S = 0.05
 WRITE_TIMEOUT_S = 5.0
 SNAPSHOT_S = 30.0  # how long a snapshot may be read; tombstones live longer
@@ -38,11 +49,15 @@ class Client(Protocol):
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
-    def read_hedged(self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None) -> list[bytes | None]:
+    def read_hedged(
+        self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None
+    ) -> list[bytes | None]:
         """As `read`, asked a second time where it takes long; see `store.hedge`."""
         ...
 
-    def write(self, records: Mapping[bytes, bytes], lifetimes_ms: Mapping[bytes, int] | None = None) -> None: ...
+    def write(
+        self, records: Mapping[bytes, bytes], lifetimes_ms: Mapping[bytes, int] | None = None
+    ) -> None: ...
 
     def claim(self, key: bytes, token: bytes, lifetime_ms: int) -> bool:
         """Whether `key` is now held by `token`: it was free, or was held by it already."""
@@ -96,7 +111,9 @@ class Copies:
         with self._told():
             for start in range(0, len(changes), CHUNK):
                 some = changes[start : start + CHUNK]
-                records = {self.key(one.key): encode_versions(one, epoch, sequence, before) for one in some}
+                records = {
+                    self.key(one.key): encode_versions(one, epoch, sequence, before) for one in some
+                }
                 lifetimes = {self.key(one.key): TOMBSTONE_MS for one in some if one.new is None}
                 self._client.write(records, lifetimes)
 
@@ -115,13 +132,19 @@ class Copies:
         with self._told():
             for keys in self._client.keys(self._prefix + b"."):
                 values = self._client.read(keys)
-                gone = [key for key, value in zip(keys, values, strict=True) if value is None or not of_epoch(value, epoch)]
+                gone = [
+                    key
+                    for key, value in zip(keys, values, strict=True)
+                    if value is None or not of_epoch(value, epoch)
+                ]
                 self._client.delete(gone)
                 dropped += len(gone)
         return dropped
 
     def wipe(self) -> int:
-        """Delete all that is there under this name, the head first; the number of records. Who publishes must not run."""
+        """Delete all that is there under this name, the head first; the number of records. Who
+        publishes must not run.
+        """
         self.drop_head()
         dropped = 0
         with self._told():
@@ -131,7 +154,9 @@ class Copies:
         return dropped
 
     def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
-        """See `CopiesAt.prune`. Looks through all keys of the server that begin like ours, piece by piece."""
+        """See `CopiesAt.prune`. Looks through all keys of the server that begin like ours, piece by
+        piece.
+        """
         gone: dict[str, int] = {}
         live: dict[bytes, bool] = {}
         with self._told():
@@ -139,7 +164,11 @@ class Copies:
                 dead: list[bytes] = []
                 for key in keys:
                     schema, begin = _schema_of(key, project.encode())
-                    if schema is None or (not unnamed and schema.startswith("tb:")) or schema in keep:
+                    if (
+                        schema is None
+                        or (not unnamed and schema.startswith("tb:"))
+                        or schema in keep
+                    ):
                         continue
                     if begin not in live:
                         live[begin] = self._client.read([begin + b"+"])[0] is not None
@@ -157,7 +186,9 @@ class Copies:
         begin = f"tb:{project}:".encode()
         with self._told():
             keys = [key for some in self._client.keys(begin) for key in some]
-        return sorted({key[len(begin) :].partition(b":")[0].decode(errors="replace") for key in keys})
+        return sorted(
+            {key[len(begin) :].partition(b":")[0].decode(errors="replace") for key in keys}
+        )
 
     def claimed(self) -> bool:
         """Whether somebody publishes these records."""
@@ -177,7 +208,9 @@ class Copies:
             return self._client.servers()
 
     def check(self) -> None:
-        """Raises StorageError where a server drops records when it is full: they would look as if nothing had happened."""
+        """Raises StorageError where a server drops records when it is full: they would look as if
+        nothing had happened.
+        """
         with self._told():
             settings = self._client.memory()
         for one in settings:
@@ -190,7 +223,9 @@ class Copies:
         return self._prefix + b"." + key
 
     def read(self, keys: Sequence[bytes], head: Head | None = None) -> list[bytes | None]:
-        """What is stored under each key, versions and all; a replica is asked too if `head` says how far it must be."""
+        """What is stored under each key, versions and all; a replica is asked too if `head` says
+        how far it must be.
+        """
         found: list[bytes | None] = []
         with self._told():
             for start in range(0, len(keys), CHUNK):
@@ -204,16 +239,27 @@ class Copies:
             return self._client.read_hedged(keys, self._hedge)
 
         def whole(values: list[bytes | None]) -> list[bytes | None] | None:
-            # What a primary wrote reaches a replica in that order: with the head, all records of its commit are there.
+            # What a primary wrote reaches a replica in that order: with the head, all records of
+            # its commit are there.
             theirs = head_of(values[0])
-            return values[1:] if theirs is not None and theirs.epoch == head.epoch and theirs.sequence >= head.sequence else None
+            return (
+                values[1:]
+                if theirs is not None
+                and theirs.epoch == head.epoch
+                and theirs.sequence >= head.sequence
+                else None
+            )
 
-        return self._client.read_hedged(keys, self._hedge, Second(self._replica, [self._head_key, *keys], whole))
+        return self._client.read_hedged(
+            keys, self._hedge, Second(self._replica, [self._head_key, *keys], whole)
+        )
 
     def all_keys(self, prefix: bytes) -> list[bytes]:
         with self._told():
             length = len(self.key(b""))
-            return sorted({key[length:] for keys in self._client.keys(self.key(prefix)) for key in keys})
+            return sorted(
+                {key[length:] for keys in self._client.keys(self.key(prefix)) for key in keys}
+            )
 
     def close(self) -> None:
         self._client.close()
@@ -225,18 +271,30 @@ class Copies:
         import redis
 
         if self._breaker is not None and not self._breaker.lets():
-            raise StorageError("the server did not answer lately", where=self.where, fix="it is asked again within a second")
+            raise StorageError(
+                "the server did not answer lately",
+                where=self.where,
+                fix="it is asked again within a second",
+            )
         try:
             yield
             if self._breaker is not None:
                 self._breaker.answered()
         except redis.exceptions.NoPermissionError as error:
             fix = f"let the user of store.url have its keys, and the commands {ACL}"
-            raise StorageError(f"the server refused a command: {error}", where=self.where, fix=fix) from error
+            raise StorageError(
+                f"the server refused a command: {error}", where=self.where, fix=fix
+            ) from error
         except redis.exceptions.AuthenticationError as error:
             fix = "check the user and password of store.url, and the server's ACL"
-            raise StorageError(f"the server lets nobody in: {error}", where=self.where, fix=fix) from error
-        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            raise StorageError(
+                f"the server lets nobody in: {error}", where=self.where, fix=fix
+            ) from error
+        except (
+            redis.exceptions.RedisError,
+            redis.exceptions.RedisClusterException,
+            OSError,
+        ) as error:
             if self._breaker is not None:
                 self._breaker.failed()
             strange = "CERTIFICATE_VERIFY_FAILED" in str(error)
@@ -245,7 +303,9 @@ class Copies:
                 if strange
                 else "is the server up, and store.url right?"
             )
-            raise StorageError(f"{type(error).__name__}: {error}", where=self.where, fix=fix) from error
+            raise StorageError(
+                f"{type(error).__name__}: {error}", where=self.where, fix=fix
+            ) from error
 
 
 class CopiedSnapshot:
@@ -283,7 +343,10 @@ class CopiedSnapshot:
         if time.monotonic() > self._until:
             raise MovedError(f"a snapshot is good for {SNAPSHOT_S:g} s")
         head = self._head
-        return [None if stored is None else version_at(stored, head) for stored in self._copies.read(keys, head)]
+        return [
+            None if stored is None else version_at(stored, head)
+            for stored in self._copies.read(keys, head)
+        ]
 
 
 class CopiedStore:
@@ -296,7 +359,11 @@ class CopiedStore:
     def snapshot(self) -> Iterator[CopiedSnapshot]:
         head = self._copies.head()
         if head is None:
-            raise NotReadyError("no records have been published", where=self._copies.where, fix="tailorbird run worker")
+            raise NotReadyError(
+                "no records have been published",
+                where=self._copies.where,
+                fix="tailorbird run worker",
+            )
         yield CopiedSnapshot(self._copies, head)
 
     def close(self) -> None:
@@ -311,9 +378,11 @@ class CopiesAt:
         url: of the server, see `open_copies`.
         project: what the keys of this project begin with, since several may share a server.
         password: of the server, where it does not stand in the URL.
-        replica: the URL of a replica, which hedged reads are asked of; "" asks the server itself, over another connection.
+        replica: the URL of a replica, which hedged reads are asked of; "" asks the server itself,
+            over another connection.
         hedge: says when to ask a second time; None asks once. For readers.
-        read_timeout_s: of connecting and of each answer, for who reads: short, since somebody waits for the answer.
+        read_timeout_s: of connecting and of each answer, for who reads: short, since somebody waits
+            for the answer.
     """
 
     url: str = field(repr=False)
@@ -323,7 +392,9 @@ class CopiesAt:
     hedge: Hedge | None = field(default=None, repr=False, compare=False)
     read_timeout_s: float = READ_TIMEOUT_S
 
-    def open(self, schema: str, *, timeout_s: float | None = None, breaker: Breaker | None = None) -> Copies:
+    def open(
+        self, schema: str, *, timeout_s: float | None = None, breaker: Breaker | None = None
+    ) -> Copies:
         """The copies of one schema, to read them unless told otherwise; as `open_copies`."""
         return open_copies(
             self.url,
@@ -336,10 +407,12 @@ class CopiesAt:
         )
 
     def prune(self, keep: Collection[str], *, unnamed: bool = False) -> dict[str, int]:
-        """Delete the records of all schemas of this project but those to keep and those that are being published; how many of each.
+        """Delete the records of all schemas of this project but those to keep and those that are
+        being published; how many of each.
 
         Args:
-            unnamed: also those that were written when keys did not name a project, whosever they are; told as `tb:SCHEMA`.
+            unnamed: also those that were written when keys did not name a project, whosever they
+                are; told as `tb:SCHEMA`.
         Raises:
             StorageError: the server cannot be reached, or refuses.
         """
@@ -351,19 +424,25 @@ class CopiesAt:
 
 
 def open_copies(
-    url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S, breaker: Breaker | None = None, password: str = "",
-    hedge: Hedge | None = None, replica: str = "",
-) -> Copies:  # fmt: skip
+    url: str,
+    name: str,
+    *,
+    timeout_s: float = READ_TIMEOUT_S,
+    breaker: Breaker | None = None,
+    password: str = "",
+    hedge: Hedge | None = None,
+    replica: str = "",
+) -> Copies:
     """The copies under `name` on the server of `url`; nothing is asked of the server yet.
 
     Args:
-        url: `valkey://[user:password@]host[:port][/database]`; `valkeys://` with TLS (`?ssl_ca_certs=FILE`);
-            `valkey+cluster://` for a cluster, of which any node is named.
+        url: `valkey://[user:password@]host[:port][/database]`; `valkeys://` with TLS
+            (`?ssl_ca_certs=FILE`); `valkey+cluster://` for a cluster, of which any node is named.
         timeout_s: of connecting and of each answer.
-        breaker: lets questions fail at once while the server does not answer; for readers, whose answers cannot wait for it. All
-            who ask the same server share one, so that their failures add up.
-        password: takes the place of one in the URL.
-        hedge, replica: as in `CopiesAt`.
+        breaker: lets questions fail at once while the server does not answer; for readers, whose
+            answers cannot wait for it. All who ask the same server share one, so that their
+            failures add up.
+        password: takes the place of one in the URL. hedge, replica: as in `CopiesAt`.
     Raises:
         ConfigError: no such scheme, or the client library is not installed.
     """
@@ -371,13 +450,19 @@ def open_copies(
     try:
         from tailorbird.store.valkey_client import connect
     except ImportError as error:
-        raise ConfigError("the client library is not installed", where="store.url", fix="pip install 'tailorbird[valkey]'") from error
+        raise ConfigError(
+            "the client library is not installed",
+            where="store.url",
+            fix="pip install 'tailorbird[valkey]'",
+        ) from error
     beside = connect(replica, timeout_s, password) if replica and hedge is not None else None
     return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, beside)
 
 
 def server_named(url: str, setting: str = "store.url") -> str:
-    """Scheme, host and port of a store's URL, never its password. Raises ConfigError, which names the setting, where it is none."""
+    """Scheme, host and port of a store's URL, never its password. Raises ConfigError, which names
+    the setting, where it is none.
+    """
     fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
     try:
         parts = urlsplit(url)
@@ -389,11 +474,15 @@ def server_named(url: str, setting: str = "store.url") -> str:
     return where
 
 
-_OURS = re.compile(rb"tb:(?:([A-Za-z0-9_-]+):)?([0-9a-f]{12}(?:\.part-[0-9]+-of-[0-9]+)?):(?=[@+.])")
+_OURS = re.compile(
+    rb"tb:(?:([A-Za-z0-9_-]+):)?([0-9a-f]{12}(?:\.part-[0-9]+-of-[0-9]+)?):(?=[@+.])"
+)
 
 
 def _schema_of(key: bytes, project: bytes) -> tuple[str | None, bytes]:
-    """The schema of a key of the project, `tb:SCHEMA` where the key names no project, None for any other; and what the key begins with."""
+    """The schema of a key of the project, `tb:SCHEMA` where the key names no project, None for any
+    other; and what the key begins with.
+    """
     found = _OURS.match(key)
     if found is None or found[1] not in (None, project):
         return None, b""

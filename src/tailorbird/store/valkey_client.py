@@ -21,7 +21,9 @@ _TURN_S = 0.0002  # of waiting for one of two answers
 
 
 class _Question:
-    """One MGET on a connection of its own; a connection whose answer nobody waited for is closed, lest another read it."""
+    """One MGET on a connection of its own; a connection whose answer nobody waited for is closed,
+    lest another read it.
+    """
 
     def __init__(self, pool: Any, keys: Sequence[bytes]) -> None:
         self._pool, self._keys, self._read = pool, keys, False
@@ -54,7 +56,9 @@ class _Question:
 
 
 def _sooner(first: _Question, second: Second, until: float) -> list[bytes | None] | None:
-    """The second question's values, if they come before the first one's; None where the first is to be read."""
+    """The second question's values, if they come before the first one's; None where the first is to
+    be read.
+    """
     with _Question(second.asked.pool, second.keys) as other:
         while time.monotonic() < until:
             if first.answered(_TURN_S):
@@ -72,7 +76,9 @@ class ValkeyClient:
 
     @cached_property
     def _client(self) -> Any:
-        return self._made()  # a client of a cluster asks for its slots at once: not before the first question
+        return (
+            self._made()
+        )  # a client of a cluster asks for its slots at once: not before the first question
 
     @property
     def pool(self) -> Any:
@@ -84,8 +90,12 @@ class ValkeyClient:
             return []
         return self._client.mget_nonatomic(keys) if self._cluster else self._client.mget(keys)
 
-    def read_hedged(self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None) -> list[bytes | None]:
-        """As `read`, asked a second time after a while: over another connection, or as `second` says. Of a cluster, asked once."""
+    def read_hedged(
+        self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None
+    ) -> list[bytes | None]:
+        """As `read`, asked a second time after a while: over another connection, or as `second`
+        says. Of a cluster, asked once.
+        """
         if self._cluster or not keys:
             return self.read(keys)
         wait_s, began = hedge.wait_s(), time.monotonic()
@@ -104,7 +114,9 @@ class ValkeyClient:
             hedge.took(time.monotonic() - began, won=found is not None)
             return values
 
-    def write(self, records: Mapping[bytes, bytes], lifetimes_ms: Mapping[bytes, int] | None = None) -> None:
+    def write(
+        self, records: Mapping[bytes, bytes], lifetimes_ms: Mapping[bytes, int] | None = None
+    ) -> None:
         with self._client.pipeline(**({} if self._cluster else {"transaction": False})) as pipeline:
             for key, value in records.items():
                 pipeline.set(key, value, px=(lifetimes_ms or {}).get(key))
@@ -123,7 +135,12 @@ class ValkeyClient:
             self._client.delete(key)
 
     def keys(self, prefix: bytes) -> Iterator[list[bytes]]:
-        pattern = b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in prefix) + b"*"
+        pattern = (
+            b"".join(
+                b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in prefix
+            )
+            + b"*"
+        )
         found: list[bytes] = []
         for key in self._client.scan_iter(match=pattern, count=_SCAN):
             found.append(key)
@@ -139,7 +156,9 @@ class ValkeyClient:
         if not self._cluster:
             self._client.unlink(*keys)
             return
-        with self._client.pipeline() as pipeline:  # one command has keys of one slot; a round trip has as many commands as it likes
+        with (
+            self._client.pipeline() as pipeline
+        ):  # one command has keys of one slot; a round trip has as many commands as it likes
             for key in keys:
                 pipeline.execute_command("UNLINK", key)
             pipeline.execute()
@@ -158,19 +177,31 @@ class ValkeyClient:
     def _infos(self, section: str) -> list[Mapping[str, Any]]:
         if not self._cluster:
             return [self._client.info(section)]
-        return [self._client.get_redis_connection(node).info(section) for node in self._client.get_primaries()]
+        return [
+            self._client.get_redis_connection(node).info(section)
+            for node in self._client.get_primaries()
+        ]
 
 
 def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
-    """A client; it connects at the first question, gives up after `timeout_s`, and tries again by itself only in a cluster, once, since
-    another node may have the slots by then.
+    """A client; it connects at the first question, gives up after `timeout_s`, and tries again by
+    itself only in a cluster, once, since another node may have the slots by then.
 
     Raises:
-        ConfigError: the URL cannot be read, has an option that there is not, or names a file that is not there.
+        ConfigError: the URL cannot be read, has an option that there is not, or names a file that
+            is not there.
     """
     cluster = "+cluster" in url.partition("://")[0]
-    plain = url.replace("+cluster", "", 1).replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
-    options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": max(timeout_s, 0.2), "health_check_interval": 30}
+    plain = (
+        url.replace("+cluster", "", 1)
+        .replace("valkeys://", "rediss://", 1)
+        .replace("valkey://", "redis://", 1)
+    )
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": max(timeout_s, 0.2),
+        "health_check_interval": 30,
+    }
     own = {"password": password} if password else {}
     try:
         if password:
@@ -180,20 +211,29 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
     _require_options(single.connection_pool)
     if cluster:
-        return ValkeyClient(lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options, **own), cluster=True)
+        return ValkeyClient(
+            lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options, **own),
+            cluster=True,
+        )
     return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)
 
 
 def _require_options(pool: Any) -> None:
-    """A client takes any option of its URL, and says what is wrong with it with its first connection alone."""
+    """A client takes any option of its URL, and says what is wrong with it with its first
+    connection alone.
+    """
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:
         found = f"has an option that the client does not know: {str(error).rpartition(' ')[2]}"
-        raise ConfigError(found, where="store.url", fix=f"for TLS there are {', '.join(_TLS_FILES)}") from None
+        raise ConfigError(
+            found, where="store.url", fix=f"for TLS there are {', '.join(_TLS_FILES)}"
+        ) from None
     for option in _TLS_FILES:
         if (file := pool.connection_kwargs.get(option)) and not Path(file).is_file():
-            raise ConfigError(f"{option} names {file}, and there is no such file", where="store.url")
+            raise ConfigError(
+                f"{option} names {file}, and there is no such file", where="store.url"
+            )
 
 
 def _without_password(url: str) -> str:

@@ -1,4 +1,5 @@
-"""How a record is copied: with the version before it, so that who read the head a moment ago still finds what belongs to it.
+"""How a record is copied: with the version before it, so that who read the head a moment ago still
+finds what belongs to it.
 
     head      epoch u64 | sequence u64 | at u64
     record    epoch u64 | sequence u64 | before u64 | two lengths i32 | value as of `sequence` | value between `before` and `sequence`
@@ -19,7 +20,8 @@ _GONE, _UNKNOWN = -1, -2  # lengths: the record was not there; nobody knows whet
 
 @dataclass(frozen=True)
 class Head:
-    """The newest commit that is there whole. Another epoch is another copying: sequences of two do not compare.
+    """The newest commit that is there whole. Another epoch is another copying: sequences of two do
+    not compare.
 
     `at`: when there was nothing newer yet, by the publisher's clock, in microseconds.
     """
@@ -31,7 +33,9 @@ class Head:
 
 @dataclass(frozen=True)
 class Change:
-    """A record as it is now, and as it was at the head before; None: it is not there. `known`: whether `old` is known."""
+    """A record as it is now, and as it was at the head before; None: it is not there. `known`:
+    whether `old` is known.
+    """
 
     key: bytes
     new: bytes | None
@@ -55,7 +59,10 @@ def version_at(stored: bytes, head: Head) -> bytes | None:
         DamageError: the bytes are no record of ours.
     """
     if len(stored) < _VERSIONS.size:
-        raise DamageError(f"a record of {len(stored)} bytes is none of ours", fix="another program writes under these keys")
+        raise DamageError(
+            f"a record of {len(stored)} bytes is none of ours",
+            fix="another program writes under these keys",
+        )
     epoch, sequence, before, new, old = _VERSIONS.unpack_from(stored)
     start = _VERSIONS.size
     if len(stored) != start + max(new, 0) + max(old, 0) or new < _GONE or old < _UNKNOWN:

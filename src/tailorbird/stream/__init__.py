@@ -1,4 +1,6 @@
-"""A durable, partitioned log of blocks: append, and read from a position. The promises are in `stream.protocol`."""
+"""A durable, partitioned log of blocks: append, and read from a position. The promises are in
+`stream.protocol`.
+"""
 
 from tailorbird.stream.embedded import EmbeddedWriter
 from tailorbird.stream.opening import open_reader, open_writer

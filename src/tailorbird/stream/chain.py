@@ -2,7 +2,8 @@
 
     crc(k) = CRC-32 over  crc(k-1) u32 | offset i64 | rows i64 | len(kind) u32 | len(receipt) u32 | kind | receipt | payload
 
-A block that was changed, moved, or whose predecessor went missing no longer fits. The chain starts from the partition's name.
+A block that was changed, moved, or whose predecessor went missing no longer fits. The chain starts
+from the partition's name.
 """
 
 import struct

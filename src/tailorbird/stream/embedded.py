@@ -1,12 +1,14 @@
-"""The writer of a log in one SQLite file (WAL, synced at each commit), with a checksum chain of our own over its blocks.
+"""The writer of a log in one SQLite file (WAL, synced at each commit), with a checksum chain of our
+own over its blocks.
 
-SQLite drops a torn tail by itself: what was not synced was not acknowledged. What it does not see is a lost or a flipped
-page, hence the chain, and a note of where it ends. Damaged last blocks are set aside in a file beside the log when the writer opens
-(or stop it, as its owner chooses), and so are last blocks that are gone; damage in the middle always stops, and names the offset.
+SQLite drops a torn tail by itself: what was not synced was not acknowledged. What it does not see
+is a lost or a flipped page, hence the chain, and a note of where it ends. Damaged last blocks are
+set aside in a file beside the log when the writer opens (or stop it, as its owner chooses), and so
+are last blocks that are gone; damage in the middle always stops, and names the offset.
 
-Checkpoints are run here and their results are checked, since automatic ones swallow a failed sync. Readers never
-checkpoint. The promises are in `stream.protocol`; tables and reader in `stream.reading`; opening and checkpoints of the
-file itself in `stream.sqlite`.
+Checkpoints are run here and their results are checked, since automatic ones swallow a failed sync.
+Readers never checkpoint. The promises are in `stream.protocol`; tables and reader in
+`stream.reading`; opening and checkpoints of the file itself in `stream.sqlite`.
 """
 
 import logging
@@ -24,21 +26,36 @@ from tailorbird.errors import InputError, StorageError
 from tailorbird.lock import FileLock
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.protocol import Block, Stored
-from tailorbird.stream.reading import COLUMNS, FORMAT, TABLES, check_format, damaged, fitting, head_row, last_of, log_row, lost
+from tailorbird.stream.reading import (
+    COLUMNS,
+    FORMAT,
+    TABLES,
+    check_format,
+    damaged,
+    fitting,
+    head_row,
+    last_of,
+    log_row,
+    lost,
+)
 
 log = logging.getLogger(__name__)
 _TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
 _PRUNE_BLOCKS, _PRUNE_BYTES = 256, 64 << 20  # at once, so that a prune never holds the file long
 
 
-def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: int = 0) -> "EmbeddedWriter":
+def open_writer(
+    path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: int = 0
+) -> "EmbeddedWriter":
     """Open or make the log at `path` as its only writer.
 
     Args:
         partition: its name; a log keeps the one it was made with.
         first: the offset of the first row, if the log is made now.
-        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and goes on, "stop" raises DamageError.
-        held: the highest position that a reader holds; a log that ends before it was lost, and a new one is begun there, see `stream.held`.
+        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and goes on,
+            "stop" raises DamageError.
+        held: the highest position that a reader holds; a log that ends before it was lost, and a
+            new one is begun there, see `stream.held`.
     Raises:
         LockedError: another writer has it.
         DamageError: a block does not match its checksum, or the file is no log.
@@ -57,11 +74,21 @@ class EmbeddedWriter:
     """The one writer of a log in a SQLite file.
 
     Attributes:
-        connection: for tables of the writer's owner in the same file; change them only within `transaction()`.
-        set_aside: the files into which damaged last blocks, or a log that lost rows, were moved when the log was opened.
+        connection: for tables of the writer's owner in the same file; change them only within
+            `transaction()`.
+        set_aside: the files into which damaged last blocks, or a log that lost rows, were moved
+            when the log was opened.
     """
 
-    def __init__(self, path: Path, lock: FileLock, partition: str, first: int, damaged_tail: str, held: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: FileLock,
+        partition: str,
+        first: int,
+        damaged_tail: str,
+        held: int = 0,
+    ) -> None:
         self.path = path
         self._lock = lock
         self._failed = ""
@@ -87,12 +114,15 @@ class EmbeddedWriter:
             raise
 
     def _begin_anew(self, partition: str, held: int) -> None:
-        """Move a log that ends before what its readers hold out of the way, whole, and begin a new one behind that."""
+        """Move a log that ends before what its readers hold out of the way, whole, and begin a new
+        one behind that.
+        """
         sqlite.checkpoint(self.connection, self.path, truncate=True)
         self.connection.close()
         if sqlite.wal_bytes(self.path):
             raise StorageError(
-                f"the log ends at {self._end}, was read up to {held} before, and cannot be moved out of the way: a reader holds it",
+                f"the log ends at {self._end}, was read up to {held} before, and cannot be "
+                "moved out of the way: a reader holds it",
                 where=str(self.path),
                 fix="stop all roles, then start again",
             )
@@ -102,9 +132,13 @@ class EmbeddedWriter:
         self._connect(partition, held, "set_aside")
 
     def _tell_lost(self, end: int, held: int, note: bytes | None) -> None:
-        """Leave a file of the lost log beside the new one: itself, or a note where nothing is left of it."""
+        """Leave a file of the lost log beside the new one: itself, or a note where nothing is left
+        of it.
+        """
         number = end
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists() and note is None:
+        while (
+            aside := self.path.with_name(f"{self.path.name}.damaged-{number}")
+        ).exists() and note is None:
             number += 1
         if note is None:
             self.path.rename(aside)
@@ -113,10 +147,16 @@ class EmbeddedWriter:
             sqlite.write_synced(aside, note)
         self.set_aside.append(aside)
         log.critical(
-            "%s: the log %s, but was read up to %d before: it was lost, or is an older copy. A new one begins at %d, so that nothing is "
-            "lost from now on; %s is what is left. Rows that nobody had read are missing: tailorbird lake verify; look at the disk",
-            self.path, f"ends at {end}" if note is None else "is not there", held, held, aside,
-        )  # fmt: skip
+            "%s: the log %s, but was read up to %d before: it was lost, or is an older copy. "
+            "A new one begins at %d, so that nothing is "
+            "lost from now on; %s is what is left. Rows that nobody had read are missing: "
+            "tailorbird lake verify; look at the disk",
+            self.path,
+            f"ends at {end}" if note is None else "is not there",
+            held,
+            held,
+            aside,
+        )
 
     def _settle(self) -> None:
         try:
@@ -135,7 +175,9 @@ class EmbeddedWriter:
         check_format(self.path, format_)
         if self.partition != partition:
             raise InputError(
-                f"this is the log of {self.partition}, not of {partition}", where=str(self.path), fix="give each producer its own file"
+                f"this is the log of {self.partition}, not of {partition}",
+                where=str(self.path),
+                fix="give each producer its own file",
             )
         bad = self._damaged_tail()
         if bad is not None:
@@ -157,7 +199,11 @@ class EmbeddedWriter:
                 raise lost(self.path, end, head[0])
             self._cut_tail(end)
         elif head is not None:  # the chain holds beyond it: what is stale is the note
-            log.critical("%s: the note of the last block was not what was written, the blocks are: look at the disk", self.path)
+            log.critical(
+                "%s: the note of the last block was not what was written, the blocks are: "
+                "look at the disk",
+                self.path,
+            )
         with self.connection:
             self._note(*last_of(self.connection))
 
@@ -165,8 +211,12 @@ class EmbeddedWriter:
         self.connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
 
     def _damaged_tail(self) -> int | None:
-        """The offset from which on every block is damaged, if any; raises DamageError for a damaged block with a whole one behind it."""
-        rows = self.connection.execute(f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)).fetchall()
+        """The offset from which on every block is damaged, if any; raises DamageError for a damaged
+        block with a whole one behind it.
+        """
+        rows = self.connection.execute(
+            f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)
+        ).fetchall()
         if not rows:
             return None
         rows.reverse()
@@ -185,10 +235,18 @@ class EmbeddedWriter:
         return bad
 
     def _cut_tail(self, offset: int) -> None:
-        """Move what there is from `offset` on into a file beside the log; the offsets are not given again."""
-        rows = self.connection.execute(f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)).fetchall()
+        """Move what there is from `offset` on into a file beside the log; the offsets are not given
+        again.
+        """
+        rows = self.connection.execute(
+            f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
+        ).fetchall()
         head = head_row(self.connection)
-        end = head[0] if head is not None else rows[-1][0] + (rows[-1][2] if isinstance(rows[-1][2], int) else 1)
+        end = (
+            head[0]
+            if head is not None
+            else rows[-1][0] + (rows[-1][2] if isinstance(rows[-1][2], int) else 1)
+        )
         aside = self.path.with_name(f"{self.path.name}.damaged-{offset}")
         sqlite.write_synced(aside, msgspec.msgpack.encode(rows))
         with self.connection:
@@ -197,14 +255,20 @@ class EmbeddedWriter:
             self._note(*last_of(self.connection))
         self.set_aside.append(aside)
         log.critical(
-            "%s: the blocks at %d to %d do not match their checksums, or are gone; what there is of them was moved to %s. They may hold "
+            "%s: the blocks at %d to %d do not match their checksums, or are gone; what "
+            "there is of them was moved to %s. They may hold "
             "events that were acknowledged: keep the file, and look at the disk",
-            self.path, offset, end, aside,
-        )  # fmt: skip
+            self.path,
+            offset,
+            end,
+            aside,
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Everything within, the owner's own tables included, is committed and synced as one, or not at all."""
+        """Everything within, the owner's own tables included, is committed and synced as one, or
+        not at all.
+        """
         self._check_usable()
         if self._checkpoint_failed:
             self._retry_checkpoint()
@@ -233,8 +297,13 @@ class EmbeddedWriter:
             self._checkpoint_if_due()
         except BaseException as error:
             if committed and _is_full(error):
-                # What was appended is durable in the WAL. The next transaction tries again before it writes anything.
-                log.warning("%s: the disk is full; nothing is lost, but nothing more may fit: free some space", self.path)
+                # What was appended is durable in the WAL. The next transaction tries again before
+                # it writes anything.
+                log.warning(
+                    "%s: the disk is full; nothing is lost, but nothing more may fit: free "
+                    "some space",
+                    self.path,
+                )
                 return
             if not committed:  # else the blocks are there, and their offsets are taken
                 self._end, self._crc = before
@@ -242,7 +311,11 @@ class EmbeddedWriter:
             if committed or not _is_full(error):
                 self._failed = str(error) or type(error).__name__
             if isinstance(error, OSError):
-                raise StorageError(f"writing failed: {error}", where=str(self.path), fix="look at the disk, then start again") from error
+                raise StorageError(
+                    f"writing failed: {error}",
+                    where=str(self.path),
+                    fix="look at the disk, then start again",
+                ) from error
             raise
 
     def _roll_back(self) -> None:
@@ -254,7 +327,9 @@ class EmbeddedWriter:
             faults.at("stream.before_checkpoint")
             self._checkpoint_failed = True
             with sqlite.errors(self.path):
-                (sqlite.settle if self._unsettled else sqlite.checkpoint)(self.connection, self.path)
+                (sqlite.settle if self._unsettled else sqlite.checkpoint)(
+                    self.connection, self.path
+                )
             self._checkpoint_failed = self._unsettled = False
             faults.at("stream.after_checkpoint")
 
@@ -281,10 +356,14 @@ class EmbeddedWriter:
             if block.rows < 1:
                 raise ValueError(f"a block takes at least one position, got rows={block.rows}")
             self._crc = chain.link(self._crc, self._end, block)
-            rows.append((self._end, block.kind, block.rows, self._crc, block.receipt, block.payload))
+            rows.append(
+                (self._end, block.kind, block.rows, self._crc, block.receipt, block.payload)
+            )
             self._end += block.rows
         with sqlite.errors(self.path):
-            self.connection.executemany(f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self.connection.executemany(
+                f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
+            )
             self._note(self._end, self._crc)
         faults.at("stream.after_append")
         return first
@@ -307,22 +386,36 @@ class EmbeddedWriter:
             count += chunk
         return count
 
-    def prune_some(self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None) -> int:
-        """One transaction's worth of `prune`, for those who have other things to do in between; 0 if nothing is left.
+    def prune_some(
+        self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None
+    ) -> int:
+        """One transaction's worth of `prune`, for those who have other things to do in between; 0
+        if nothing is left.
 
         Args:
-            last_look: gets the blocks that go, unchecked, within the transaction; what it writes is committed with it.
+            last_look: gets the blocks that go, unchecked, within the transaction; what it writes is
+                committed with it.
         """
         with self.transaction() as connection:
-            select = "SELECT offset, rows, crc, length(payload) FROM block WHERE offset + rows <= ? ORDER BY offset LIMIT ?"
+            select = (
+                "SELECT offset, rows, crc, length(payload) FROM block WHERE offset + rows <= "
+                "? ORDER BY offset LIMIT ?"
+            )
             rows = connection.execute(select, (before, _PRUNE_BLOCKS)).fetchall()
             sizes = list(accumulate(row[3] for row in rows))
             rows = rows[: max(1, bisect_right(sizes, _PRUNE_BYTES))]
             if rows:
                 offset, count, crc, _ = rows[-1]
                 if last_look is not None:
-                    gone = connection.execute(f"SELECT {COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,))
-                    last_look([Stored(at, Block(kind, n, payload, receipt)) for at, kind, n, _, receipt, payload in gone.fetchall()])
+                    gone = connection.execute(
+                        f"SELECT {COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,)
+                    )
+                    last_look(
+                        [
+                            Stored(at, Block(kind, n, payload, receipt))
+                            for at, kind, n, _, receipt, payload in gone.fetchall()
+                        ]
+                    )
                 connection.execute("DELETE FROM block WHERE offset <= ?", (offset,))
                 update = "UPDATE log SET first = ?1, first_crc = ?2, end_min = max(end_min, ?1)"
                 connection.execute(update, (offset + count, crc))
@@ -330,22 +423,30 @@ class EmbeddedWriter:
         return len(rows)
 
     def shrink(self) -> None:
-        """Give the room of a log without blocks back to the disk; harmless, and cheap, when there are some."""
+        """Give the room of a log without blocks back to the disk; harmless, and cheap, when there
+        are some.
+        """
         self._check_usable()
         try:
             with sqlite.errors(self.path):
                 if self.connection.execute("SELECT 1 FROM block LIMIT 1").fetchone() is None:
                     self.connection.execute("VACUUM")
-                    sqlite.checkpoint(self.connection, self.path, truncate=True)  # or the WAL keeps all of it beside the file
+                    sqlite.checkpoint(
+                        self.connection, self.path, truncate=True
+                    )  # or the WAL keeps all of it beside the file
         except BaseException as error:
             if not _is_full(error):
-                self._failed = str(error) or type(error).__name__  # closing must not checkpoint on top of a failed sync
+                self._failed = (
+                    str(error) or type(error).__name__
+                )  # closing must not checkpoint on top of a failed sync
             raise
 
     def _check_usable(self) -> None:
         if self._failed:
             raise StorageError(
-                f"an earlier write failed and its outcome is unknown: {self._failed}", where=str(self.path), fix="start this process again"
+                f"an earlier write failed and its outcome is unknown: {self._failed}",
+                where=str(self.path),
+                fix="start this process again",
             )
         if self._inside:
             raise ValueError("a transaction is open already")
@@ -359,7 +460,10 @@ class EmbeddedWriter:
         except StorageError as error:
             if not _is_full(error):
                 raise
-            log.warning("%s: the disk is full; what was not moved into the file stays in the WAL beside it", self.path)
+            log.warning(
+                "%s: the disk is full; what was not moved into the file stays in the WAL beside it",
+                self.path,
+            )
         finally:
             self.connection.close()
             self._lock.release()

@@ -1,7 +1,9 @@
-"""How far router and lake hold the logs of a door, an import or a replay: no log may end before that, or be begun anew below it.
+"""How far router and lake hold the logs of a door, an import or a replay: no log may end before
+that, or be begun anew below it.
 
-A lost or an older file that began again at 0 would give out positions that were taken already: whatever came in until it had grown
-beyond them would be skipped, though it had been acknowledged. So writers ask here before they open.
+A lost or an older file that began again at 0 would give out positions that were taken already:
+whatever came in until it had grown beyond them would be skipped, though it had been acknowledged.
+So writers ask here before they open.
 """
 
 import logging
@@ -21,7 +23,9 @@ log = logging.getLogger(__name__)
 
 def router_positions(stream: Stream) -> list[dict[str, int]]:
     """How far each router whose tables are on this machine took the raw logs, by their names."""
-    parts: dict[str, dict[str, int]] = {}  # by partition: of several files of one, left by its routers so far, the newest counts
+    parts: dict[
+        str, dict[str, int]
+    ] = {}  # by partition: of several files of one, left by its routers so far, the newest counts
     for path in index_paths(stream):
         try:
             connection = sqlite.connect_reader(path)
@@ -40,16 +44,24 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
 
 
 def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]:
-    """The highest position that router or lake hold in each log of `producer`, by its stem; without those of whom cannot be read."""
+    """The highest position that router or lake hold in each log of `producer`, by its stem; without
+    those of whom cannot be read.
+    """
     try:
         routers = router_positions(stream)
     except (apsw.Error, TailorbirdError) as error:
-        log.warning("%s: how far the router is cannot be read, so a lost log would not be noticed here: %s", producer, error)
+        log.warning(
+            "%s: how far the router is cannot be read, so a lost log would not be noticed here: %s",
+            producer,
+            error,
+        )
         routers = []
     return held_by(stream, producer, routers, None if lake is None else known_released(lake))
 
 
-def held_by(stream: Stream, producer: str, routers: Iterable[Mapping[str, int]], lake_has: Released | None) -> Mapping[str, int]:
+def held_by(
+    stream: Stream, producer: str, routers: Iterable[Mapping[str, int]], lake_has: Released | None
+) -> Mapping[str, int]:
     """As `held`, from what was read of routers and lake."""
     raw = {raw_path(stream, producer).stem: producer} if isinstance(stream, Path) else {}
     if not isinstance(stream, Path):
@@ -61,6 +73,8 @@ def held_by(stream: Stream, producer: str, routers: Iterable[Mapping[str, int]],
             found[stem] = max(found[stem], part.get(name, 0))
     if lake_has is not None:
         for stem, name in raw.items():
-            found[stem] = max(found[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0))
+            found[stem] = max(
+                found[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
+            )
         found[answers] = max(found[answers], lake_has.tables.get("answers", {}).get(answers, 0))
     return found

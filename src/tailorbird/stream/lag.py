@@ -1,7 +1,9 @@
-"""How far those who read the logs are behind: router, lake, and the worker of each schema, of each log, in rows, blocks and time.
+"""How far those who read the logs are behind: router, lake, and the worker of each schema, of each
+log, in rows, blocks and time.
 
-Positions are asked of where each keeps them (the router's tables, the lake's file, a state), ends of the logs themselves; so
-whoever died and stands still falls behind here too. Nothing is written. A serve process measures for `/metrics`, `doctor` once.
+Positions are asked of where each keeps them (the router's tables, the lake's file, a state), ends
+of the logs themselves; so whoever died and stands still falls behind here too. Nothing is written.
+A serve process measures for `/metrics`, `doctor` once.
 
     raw ──► router, lake (archive)        answers ──► lake        routed ──► lake, worker of each schema
 """
@@ -19,7 +21,14 @@ from tailorbird.loops import Loop
 from tailorbird.places import Place
 from tailorbird.stream.held import router_positions
 from tailorbird.stream.opening import open_reader
-from tailorbird.stream.partitions import Address, Stream, answers_addresses, raw_addresses, raw_path, routed_address
+from tailorbird.stream.partitions import (
+    Address,
+    Stream,
+    answers_addresses,
+    raw_addresses,
+    raw_path,
+    routed_address,
+)
 from tailorbird.stream.protocol import Waiting
 from tailorbird.stream.released import known_released
 
@@ -37,11 +46,14 @@ class Lag(msgspec.Struct, frozen=True):
     """How far one reader is behind in one log.
 
     Attributes:
-        reader: "router", "lake", or "worker" with the beginning of its schema and, where several share it, the part; or its "shuffle".
-        log: as its file would be called, without the ending.
-        rows, blocks: that it has yet to take; a block of a topic is a message.
-        waiting_since: when the first of them came in, in microseconds; 0 if there is none, or it does not say.
-        lost: rows that it took and that are behind the end of the log: the log was lost, or is another.
+        reader: "router", "lake", or "worker" with the beginning of its schema and, where several
+            share it, the part; or its "shuffle".
+        log: as its file would be called, without the ending. rows, blocks: that it has yet to take;
+        a block of a topic is a message.
+        waiting_since: when the first of them came in, in microseconds; 0 if there is none, or it
+            does not say.
+        lost: rows that it took and that are behind the end of the log: the log was lost, or is
+            another.
     """
 
     reader: str
@@ -74,20 +86,32 @@ class _Waits(Protocol):
 
 
 class LagMeter:
-    """Measures how far the readers of the logs in `stream` are behind. Holds the logs open between measurements; one thread at a time.
+    """Measures how far the readers of the logs in `stream` are behind. Holds the logs open between
+    measurements; one thread at a time.
 
     Args:
-        told: gives the positions in the routed log that its other readers told of, the workers, by a name of each.
-        producer: where logs are topics, of all doors measure the logs of this one alone: each looks after its own, one role after all.
+        told: gives the positions in the routed log that its other readers told of, the workers, by
+            a name of each.
+        producer: where logs are topics, of all doors measure the logs of this one alone: each looks
+            after its own, one role after all.
     """
 
-    def __init__(self, stream: Stream, lake: Place, told: Callable[[], Mapping[str, int]], *, producer: str = "") -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        lake: Place,
+        told: Callable[[], Mapping[str, int]],
+        *,
+        producer: str = "",
+    ) -> None:
         self._stream, self._lake, self._told, self._producer = stream, lake, told, producer
         self._readers: dict[Address, _Waits] = {}
         self._client: Waits | None = None
 
     def measure(self) -> list[Lag]:
-        """As of now, by reader and log; a reader of which nothing is known here is left out. Raises StorageError, DamageError."""
+        """As of now, by reader and log; a reader of which nothing is known here is left out. Raises
+        StorageError, DamageError.
+        """
         found: list[Lag] = []
         routed = routed_address(self._stream)
         raw, answers = self._doors()
@@ -95,12 +119,18 @@ class LagMeter:
         if taken is not None:
             if isinstance(self._stream, Path):
                 found += [
-                    Lag("router", raw_path(self._stream, name).stem, 0, 0, 0, at) for name, at in taken.items() if at and name not in raw
+                    Lag("router", raw_path(self._stream, name).stem, 0, 0, 0, at)
+                    for name, at in taken.items()
+                    if at and name not in raw
                 ]
-            found += self._behind("router", ((name, address, taken.get(name, 0)) for name, address in raw.items()))
+            found += self._behind(
+                "router", ((name, address, taken.get(name, 0)) for name, address in raw.items())
+            )
         lake = known_released(self._lake)
         if lake is not None:
-            archived = ((name, address, lake.archive.get(address.stem, 0)) for name, address in raw.items())
+            archived = (
+                (name, address, lake.archive.get(address.stem, 0)) for name, address in raw.items()
+            )
             found += self._behind("lake", archived)
             for address in answers.values():
                 position = lake.tables.get("answers", {}).get(address.stem, 0)
@@ -111,7 +141,11 @@ class LagMeter:
             found += self._behind(reader, [(_ROUTED, routed, position)])
         return found
 
-    def _behind(self, reader: str, logs: "Iterator[tuple[str, Address, int]] | Sequence[tuple[str, Address, int]]") -> Iterator[Lag]:
+    def _behind(
+        self,
+        reader: str,
+        logs: "Iterator[tuple[str, Address, int]] | Sequence[tuple[str, Address, int]]",
+    ) -> Iterator[Lag]:
         for _, address, position in logs:
             try:
                 log_ = self._readers.get(address) or self._open(address)
@@ -121,7 +155,14 @@ class LagMeter:
                 continue
             self._readers[address] = log_
             waiting = log_.waiting(position)
-            yield Lag(reader, address.stem, waiting.rows, waiting.blocks, _since(waiting.receipts), waiting.beyond)
+            yield Lag(
+                reader,
+                address.stem,
+                waiting.rows,
+                waiting.blocks,
+                _since(waiting.receipts),
+                waiting.beyond,
+            )
 
     def _doors(self) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
         if isinstance(self._stream, Path) or not self._producer:
@@ -155,7 +196,8 @@ class LagMeter:
 
 
 class LagWatch:
-    """Measures every few seconds, in a thread, so that whoever asks never waits for a disk or a broker.
+    """Measures every few seconds, in a thread, so that whoever asks never waits for a disk or a
+    broker.
 
     Attributes:
         lags: as last measured.
@@ -191,18 +233,24 @@ def _since(receipts: Sequence[bytes]) -> int:
 
 def _received_at(receipt: bytes) -> int:
     try:
-        return _receipt(receipt).received_at if receipt else 0  # the router's own blocks say nothing
+        return (
+            _receipt(receipt).received_at if receipt else 0
+        )  # the router's own blocks say nothing
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return 0
 
 
 def _taken_by_router(stream: Stream) -> dict[str, int] | None:
-    """How far each raw log was routed, by its name; None where no router has its tables on this machine."""
+    """How far each raw log was routed, by its name; None where no router has its tables on this
+    machine.
+    """
     parts = router_positions(stream)
     if not parts:
         return None
     found: dict[str, int] = {}
-    for part in parts:  # all of them take from the logs of imports, and are behind by what the last one lacks
+    for part in (
+        parts
+    ):  # all of them take from the logs of imports, and are behind by what the last one lacks
         for producer, offset in part.items():
             found[producer] = min(offset, found.get(producer, offset))
     return found

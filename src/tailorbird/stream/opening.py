@@ -1,4 +1,6 @@
-"""Opening a log by its address: a path is a SQLite file, a `KafkaLog` a topic. The client of Kafka is loaded only then."""
+"""Opening a log by its address: a path is a SQLite file, a `KafkaLog` a topic. The client of Kafka
+is loaded only then.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +11,15 @@ from tailorbird.stream.embedded import EmbeddedWriter
 from tailorbird.stream.reading import EmbeddedReader
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka import KafkaLog, KafkaReader, KafkaWriter, KeyedLog, KeyedWriter, MergedLog, MergedReader
+    from tailorbird.stream.kafka import (
+        KafkaLog,
+        KafkaReader,
+        KafkaWriter,
+        KeyedLog,
+        KeyedWriter,
+        MergedLog,
+        MergedReader,
+    )
 
 Held: TypeAlias = Mapping[str, int] | None
 
@@ -21,8 +31,12 @@ def open_reader(address: "KafkaLog") -> "KafkaReader": ...
 @overload
 def open_reader(address: "MergedLog") -> "MergedReader": ...
 @overload
-def open_reader(address: "str | Path | KafkaLog | MergedLog") -> "EmbeddedReader | KafkaReader | MergedReader": ...
-def open_reader(address: "str | Path | KafkaLog | MergedLog") -> "EmbeddedReader | KafkaReader | MergedReader":
+def open_reader(
+    address: "str | Path | KafkaLog | MergedLog",
+) -> "EmbeddedReader | KafkaReader | MergedReader": ...
+def open_reader(
+    address: "str | Path | KafkaLog | MergedLog",
+) -> "EmbeddedReader | KafkaReader | MergedReader":
     """Open a log for reading. Raises NotReadyError if there is none yet."""
     if isinstance(address, str | Path):
         return reading.open_reader(Path(address))
@@ -33,31 +47,58 @@ def open_reader(address: "str | Path | KafkaLog | MergedLog") -> "EmbeddedReader
 
 @overload
 def open_writer(
-    address: str | Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
+    address: str | Path,
+    *,
+    partition: str,
+    first: int = 0,
+    damaged_tail: str = "set_aside",
+    held: Held = None,
 ) -> EmbeddedWriter: ...
 @overload
 def open_writer(
-    address: "KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
+    address: "KafkaLog",
+    *,
+    partition: str,
+    first: int = 0,
+    damaged_tail: str = "set_aside",
+    held: Held = None,
 ) -> "KafkaWriter": ...
 @overload
 def open_writer(
-    address: "str | Path | KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
+    address: "str | Path | KafkaLog",
+    *,
+    partition: str,
+    first: int = 0,
+    damaged_tail: str = "set_aside",
+    held: Held = None,
 ) -> "EmbeddedWriter | KafkaWriter": ...
 @overload
 def open_writer(
-    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
+    address: "str | Path | KafkaLog | KeyedLog",
+    *,
+    partition: str,
+    first: int = 0,
+    damaged_tail: str = "set_aside",
+    held: Held = None,
 ) -> "EmbeddedWriter | KafkaWriter | KeyedWriter": ...
 def open_writer(
-    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
+    address: "str | Path | KafkaLog | KeyedLog",
+    *,
+    partition: str,
+    first: int = 0,
+    damaged_tail: str = "set_aside",
+    held: Held = None,
 ) -> "EmbeddedWriter | KafkaWriter | KeyedWriter":
     """Open or make a log as its only writer.
 
     Args:
         partition: its name; a log keeps the one it was made with.
         first: the offset of the first row, if the log is made now.
-        damaged_tail: what a file's damaged last blocks are to the writer, see `stream.embedded`; a topic has none.
-        held: of each log, by its stem, the highest position that a reader holds, see `stream.held`: a file that ends before is set aside
-            and begun anew behind it, a topic is not written to.
+        damaged_tail: what a file's damaged last blocks are to the writer, see `stream.embedded`; a
+            topic has none.
+        held: of each log, by its stem, the highest position that a reader holds, see `stream.held`:
+            a file that ends before is set aside and begun anew behind it, a topic is not written
+            to.
     Raises:
         LockedError: another writer has it.
         DamageError: a block does not match its checksum, or the file is no log; a topic lost rows.
@@ -65,7 +106,11 @@ def open_writer(
     """
     if isinstance(address, str | Path):
         return embedded.open_writer(
-            Path(address), partition=partition, first=first, damaged_tail=damaged_tail, held=(held or {}).get(Path(address).stem, 0)
+            Path(address),
+            partition=partition,
+            first=first,
+            damaged_tail=damaged_tail,
+            held=(held or {}).get(Path(address).stem, 0),
         )
     from tailorbird.stream.kafka import KafkaWriter, KeyedLog, KeyedWriter
 

@@ -15,7 +15,12 @@ from tailorbird.errors import UsageError
 
 IMPORTS = "import"  # the producer of imported files
 REPLAYS = "replay"  # the producer of what was refused once and is sent again
-PAST = (IMPORTS, REPLAYS)  # their events were received before: in the order of receipt they wait for nobody, nor anybody for them
+PAST = (
+    IMPORTS,
+    REPLAYS,
+    # their events were received before: in the order of receipt they wait for nobody, nor anybody for
+    # them
+)
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog, KeyedLog, MergedLog
@@ -54,12 +59,18 @@ def answer_logs(stream: Path) -> dict[str, Path]:
 
 
 def set_aside_files(log: Path) -> list[Path]:
-    """The files into which damaged ends of a log were moved when its writer opened it, oldest first by offset."""
-    return sorted(log.parent.glob(f"{log.name}.damaged-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    """The files into which damaged ends of a log were moved when its writer opened it, oldest first
+    by offset.
+    """
+    return sorted(
+        log.parent.glob(f"{log.name}.damaged-*"), key=lambda path: int(path.name.rpartition("-")[2])
+    )
 
 
 def _logs(stream: Path, prefix: str) -> dict[str, Path]:
-    return {path.name[len(prefix) : -len(".db")]: path for path in sorted(stream.glob(f"{prefix}*.db"))}
+    return {
+        path.name[len(prefix) : -len(".db")]: path for path in sorted(stream.glob(f"{prefix}*.db"))
+    }
 
 
 def share_of(stream: "Stream | Share") -> Share:
@@ -97,7 +108,11 @@ def routed_address(stream: Stream) -> Address:
 
 def raw_names(stream: Stream, producer: str) -> list[str]:
     """Under which names the lake knows the raw log of `producer`: one for each partition."""
-    return [producer] if isinstance(stream, Path) else [log.partition for log in stream.raw_parts(producer)]
+    return (
+        [producer]
+        if isinstance(stream, Path)
+        else [log.partition for log in stream.raw_parts(producer)]
+    )
 
 
 def raw_addresses(stream: "Stream | Share") -> "Mapping[str, Path | KafkaLog]":
@@ -127,10 +142,14 @@ def checked(producer: str) -> str:
     'serve-1'
     """
     if not _PRODUCER.match(producer):
-        raise UsageError(f"expected a producer's name of letters, digits, '.', '_' and '-', got {producer!r}")
+        raise UsageError(
+            f"expected a producer's name of letters, digits, '.', '_' and '-', got {producer!r}"
+        )
     return producer
 
 
 def is_made_of_another(log: Address) -> bool:
-    """Whether a role makes a log of another one, as the shuffle does: it may end before where those are who read it."""
+    """Whether a role makes a log of another one, as the shuffle does: it may end before where those
+    are who read it.
+    """
     return getattr(log, "topic", "").startswith("shuffled.")

@@ -1,7 +1,9 @@
-"""What a log promises, whoever implements it. `stream.embedded` does it in SQLite; `stream.partitions` knows a project's files.
+"""What a log promises, whoever implements it. `stream.embedded` does it in SQLite;
+`stream.partitions` knows a project's files.
 
-A log is one partition: blocks in append order, one writer, any number of readers. A position is a number of rows: block
-`k` begins where block `k - 1` ended, or later, since positions may have holes.
+A log is one partition: blocks in append order, one writer, any number of readers. A position is a
+number of rows: block `k` begins where block `k - 1` ended, or later, since positions may have
+holes.
 
     offset 0        3    4              9           end = 11
            │ 3 rows │ 1  │ 5 rows       │ 2 rows    │
@@ -46,9 +48,11 @@ RECEIPTS = 4  # that `LogReader.waiting` shows
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """What lies behind a position: rows, the blocks (messages) that hold them, and the receipts of the first few blocks.
+    """What lies behind a position: rows, the blocks (messages) that hold them, and the receipts of
+    the first few blocks.
 
-    `beyond` is by how many rows the position is behind the end, which only a log that was lost makes possible.
+    `beyond` is by how many rows the position is behind the end, which only a log that was lost
+    makes possible.
     """
 
     rows: int
@@ -60,17 +64,19 @@ class Waiting(msgspec.Struct, frozen=True):
 class LogReader(Protocol):
     """A reader of one partition. It keeps no position: its consumer does, in its own transaction.
 
-    Promised: blocks come whole, checked against the checksum chain, in append order, and only once they are durable.
-    A read holds nothing open when it returns. One thread at a time.
+    Promised: blocks come whole, checked against the checksum chain, in append order, and only once
+    they are durable. A read holds nothing open when it returns. One thread at a time.
     """
 
     partition: str
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """The block that holds row `start` and those behind it, up to `bytes_max` of payload, but at least one if there is one.
+        """The block that holds row `start` and those behind it, up to `bytes_max` of payload, but
+        at least one if there is one.
 
         Raises:
-            DamageError: a block does not match its checksum, or the log ends before `start`: rows once read are gone.
+            DamageError: a block does not match its checksum, or the log ends before `start`: rows
+                once read are gone.
             InputError: rows at `start` were pruned; `start()` says where the log begins now.
         """
         ...
@@ -80,7 +86,9 @@ class LogReader(Protocol):
         ...
 
     def pruned(self) -> bool:
-        """Whether rows below `start()` were here and were pruned; false for a log that was made there, behind one that was lost."""
+        """Whether rows below `start()` were here and were pruned; false for a log that was made
+        there, behind one that was lost.
+        """
         ...
 
     def end(self) -> int:
@@ -88,7 +96,9 @@ class LogReader(Protocol):
         ...
 
     def changed(self) -> bool:
-        """Whether the writer has committed anything since this was last asked; true at first. Cheap enough to poll."""
+        """Whether the writer has committed anything since this was last asked; true at first. Cheap
+        enough to poll.
+        """
         ...
 
     def waiting(self, position: int) -> Waiting:
@@ -101,10 +111,11 @@ class LogReader(Protocol):
 class LogWriter(Protocol):
     """The one writer of a partition.
 
-    Promised: when `append` (or the transaction around it) returns, the blocks survive the death of the process and of
-    the power; they are all there or none is; offsets are never given twice, not even to blocks that were pruned.
-    After a failure to write the outcome is unknown: the writer refuses everything until it is opened again, except
-    after a full disk, when nothing was written and it may go on. One thread at a time.
+    Promised: when `append` (or the transaction around it) returns, the blocks survive the death of
+    the process and of the power; they are all there or none is; offsets are never given twice, not
+    even to blocks that were pruned. After a failure to write the outcome is unknown: the writer
+    refuses everything until it is opened again, except after a full disk, when nothing was written
+    and it may go on. One thread at a time.
     """
 
     partition: str

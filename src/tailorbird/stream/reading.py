@@ -1,8 +1,9 @@
 """What a log looks like in its SQLite file, and reading it; its writer is `stream.embedded`.
 
-Every block carries a sum over itself and the sum before it. What a reader gives out was checked against that chain. A chain does not
-tell where it should end, so the last block's end and sum stand in a table of their own, on another page: of blocks whose page a disk
-never wrote, it is what is left.
+Every block carries a sum over itself and the sum before it. What a reader gives out was checked
+against that chain. A chain does not tell where it should end, so the last block's end and sum stand
+in a table of their own, on another page: of blocks whose page a disk never wrote, it is what is
+left.
 """
 
 from collections.abc import Iterator
@@ -43,7 +44,9 @@ def open_reader(path: Path) -> "EmbeddedReader":
 
 
 class EmbeddedReader:
-    """A reader of a log in a SQLite file; holds no lock between calls, so that it never keeps the writer's WAL from shrinking."""
+    """A reader of a log in a SQLite file; holds no lock between calls, so that it never keeps the
+    writer's WAL from shrinking.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,7 +63,9 @@ class EmbeddedReader:
                 check_format(path, format_)
             except apsw.SQLError:  # its writer has just made the file
                 self.connection.close()
-                raise NotReadyError("this file holds no log yet", where=str(path), fix="start its writer first") from None
+                raise NotReadyError(
+                    "this file holds no log yet", where=str(path), fix="start its writer first"
+                ) from None
             except BaseException:
                 self.connection.close()
                 raise
@@ -78,9 +83,14 @@ class EmbeddedReader:
             end = self._last_end()
             if start > end:
                 raise DamageError(
-                    f"the log ends at {end}, but was read up to {start} before: rows were lost", where=str(self.path), fix="see `doctor`"
+                    f"the log ends at {end}, but was read up to {start} before: rows were lost",
+                    where=str(self.path),
+                    fix="see `doctor`",
                 )
-            found = self.connection.execute("SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2", (start,))
+            found = self.connection.execute(
+                "SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2",
+                (start,),
+            )
             below = [_numbers(row) for row in found.fetchall()]
             if below and below[0][0] + below[0][1] > start:  # `start` lies within this block
                 start = below.pop(0)[0]
@@ -91,7 +101,9 @@ class EmbeddedReader:
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
-        """One state of the file for all that is read within: where the log begins, and its owner's tables."""
+        """One state of the file for all that is read within: where the log begins, and its owner's
+        tables.
+        """
         self._follow()
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN")
@@ -104,7 +116,9 @@ class EmbeddedReader:
 
     def _checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
         blocks: list[Stored] = []
-        for row in self.connection.execute(f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)):
+        for row in self.connection.execute(
+            f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)
+        ):
             block = fitting(row, previous)
             if block is None:
                 raise damaged(self.path, row[0])
@@ -139,12 +153,24 @@ class EmbeddedReader:
     def waiting(self, position: int) -> Waiting:
         with self.snapshot() as connection:
             end = self._last_end()
-            below = connection.execute("SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1", (position,)).get
-            first = position if below is None or sum(_numbers(below)) <= position else below[0]  # a block may hold the position
-            blocks = connection.execute("SELECT count(*) FROM block WHERE offset >= ?", (first,)).get
-            receipts = connection.execute("SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?", (first, RECEIPTS))
+            below = connection.execute(
+                "SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1",
+                (position,),
+            ).get
+            first = (
+                position if below is None or sum(_numbers(below)) <= position else below[0]
+            )  # a block may hold the position
+            blocks = connection.execute(
+                "SELECT count(*) FROM block WHERE offset >= ?", (first,)
+            ).get
+            receipts = connection.execute(
+                "SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?",
+                (first, RECEIPTS),
+            )
             rows = max(0, end - max(position, log_row(connection)[2]))
-            waiting = Waiting(rows, blocks, tuple(receipt for (receipt,) in receipts), max(0, position - end))
+            waiting = Waiting(
+                rows, blocks, tuple(receipt for (receipt,) in receipts), max(0, position - end)
+            )
         return waiting
 
     def _follow(self) -> None:
@@ -185,7 +211,8 @@ def damaged(path: Path, offset: int) -> DamageError:
     return DamageError(
         f"the block at offset {offset} does not match its checksum",
         where=str(path),
-        fix="stop all roles, keep a copy of the file, and restore it from the archive: tailorbird lake verify",
+        fix="stop all roles, keep a copy of the file, and restore it from the archive: "
+        "tailorbird lake verify",
     )
 
 
@@ -194,20 +221,32 @@ def lost(path: Path, end: int, head: int) -> DamageError:
     return DamageError(
         f"the log ends at {end}, but was written up to {head}: the disk lost the rows between",
         where=str(path),
-        fix="stop all roles, keep a copy of the file, look at the disk, and see what is left elsewhere: tailorbird lake verify",
+        fix="stop all roles, keep a copy of the file, look at the disk, and see what is left "
+        "elsewhere: tailorbird lake verify",
     )
 
 
 def check_format(path: Path, found: int) -> None:
     """Raise InputError if the file is of another version."""
     if found != FORMAT:
-        raise InputError(f"expected a log of format {FORMAT}, got {found}", where=str(path), fix="use the version that wrote it")
+        raise InputError(
+            f"expected a log of format {FORMAT}, got {found}",
+            where=str(path),
+            fix="use the version that wrote it",
+        )
 
 
 def fitting(row: tuple, previous: int) -> Block | None:
-    """The block in a row of `COLUMNS`, if it fits behind one whose sum is `previous`; flipped bits may change even types."""
+    """The block in a row of `COLUMNS`, if it fits behind one whose sum is `previous`; flipped bits
+    may change even types.
+    """
     offset, kind, rows, crc, receipt, payload = row
-    if not (isinstance(kind, str) and isinstance(rows, int) and isinstance(receipt, bytes) and isinstance(payload, bytes)):
+    if not (
+        isinstance(kind, str)
+        and isinstance(rows, int)
+        and isinstance(receipt, bytes)
+        and isinstance(payload, bytes)
+    ):
         return None
     if not isinstance(previous, int) or not 0 <= previous < 1 << 32:
         return None
@@ -217,14 +256,18 @@ def fitting(row: tuple, previous: int) -> Block | None:
 
 def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
     """format, partition, first, first_crc, origin, end_min"""
-    row = sqlite.one_row(connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log")
+    row = sqlite.one_row(
+        connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log"
+    )
     if [type(value) for value in row] != [int, str, int, int, int, int]:
         raise apsw.CorruptError("the log's own row is damaged")
     return row  # pyrefly: ignore  # its types were just checked
 
 
 def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
-    """Behind the last block, and its sum, as its writer noted them; None in a log of an earlier version."""
+    """Behind the last block, and its sum, as its writer noted them; None in a log of an earlier
+    version.
+    """
     try:
         row = connection.execute("SELECT last, crc FROM head").fetchone()
     except apsw.SQLError:
@@ -234,7 +277,9 @@ def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
 
 def last_of(connection: apsw.Connection) -> tuple[int, int]:
     """Behind the last block that is there, and its sum."""
-    last = connection.execute("SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1").fetchone()
+    last = connection.execute(
+        "SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1"
+    ).fetchone()
     return _two(last) if last is not None else log_row(connection)[2:4]
 
 

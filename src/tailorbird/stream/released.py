@@ -1,11 +1,13 @@
-"""What the lake says may be deleted of each log. The lake writes it (`lake.positions`); whoever writes a log prunes by it.
+"""What the lake says may be deleted of each log. The lake writes it (`lake.positions`); whoever
+writes a log prunes by it.
 
     positions.json   {"safe": {"raw-serve-1": 812, "answers-serve-1": 90, "routed": 60001}, "routed": {"serve-1": 900}, …}
 
-Rows of a log below `safe` were committed, synced and read back. Below `routed`, by producer, everything that the router made
-of raw rows is in the tables; so a raw row that is below both has been archived, routed and loaded. `tables` and `archive` say how far
-each was brought, safe or not. `checksum` is the SHA-256 of all else, as `sealed` writes it: a position that a flipped bit moved would
-have rows deleted, or passed over. Files that older releases wrote have none.
+Rows of a log below `safe` were committed, synced and read back. Below `routed`, by producer,
+everything that the router made of raw rows is in the tables; so a raw row that is below both has
+been archived, routed and loaded. `tables` and `archive` say how far each was brought, safe or not.
+`checksum` is the SHA-256 of all else, as `sealed` writes it: a position that a flipped bit moved
+would have rows deleted, or passed over. Files that older releases wrote have none.
 """
 
 import hashlib
@@ -21,7 +23,9 @@ _CHECKSUM = "checksum"
 
 
 class Released(msgspec.Struct, frozen=True):
-    """The part of the lake's file that concerns the logs' writers. A log that is not named is needed whole."""
+    """The part of the lake's file that concerns the logs' writers. A log that is not named is
+    needed whole.
+    """
 
     safe: dict[str, int] = {}
     routed: dict[str, int] = {}
@@ -43,7 +47,9 @@ class Released(msgspec.Struct, frozen=True):
 
 def sealed(content: dict[str, Any]) -> bytes:
     """The content of the file, with its checksum."""
-    return msgspec.json.format(msgspec.json.encode({**content, _CHECKSUM: _digest(content)}, order="sorted"), indent=1)
+    return msgspec.json.format(
+        msgspec.json.encode({**content, _CHECKSUM: _digest(content)}, order="sorted"), indent=1
+    )
 
 
 def unsealed(data: bytes) -> dict[str, Any]:
@@ -54,7 +60,9 @@ def unsealed(data: bytes) -> dict[str, Any]:
     """
     content = msgspec.json.decode(data, type=dict[str, Any])
     expected = content.pop(_CHECKSUM, None)
-    if expected is None and any(isinstance(value, str) for value in content.values()):  # its name is not as it was written
+    if expected is None and any(
+        isinstance(value, str) for value in content.values()
+    ):  # its name is not as it was written
         raise ValueError("it has no checksum, and something that was one")
     if expected is not None and expected != _digest(content):
         raise ValueError("it does not match its checksum")
@@ -70,7 +78,9 @@ def _released(data: bytes) -> Released:
 
 
 def known_released(lake: Place) -> Released | None:
-    """The same where it can be read; None where the lake has said nothing, or nothing that makes sense."""
+    """The same where it can be read; None where the lake has said nothing, or nothing that makes
+    sense.
+    """
     try:
         return _released((lake / FILE).read_bytes())
     except (OSError, ValueError):
@@ -78,10 +88,12 @@ def known_released(lake: Place) -> Released | None:
 
 
 def end_of_history(lake: Place, log_start: int) -> int:
-    """Return the position up to which a reader of the routed log can be built from the lake, before it goes on in the log.
+    """Return the position up to which a reader of the routed log can be built from the lake, before
+    it goes on in the log.
 
     Raises:
-        DamageError: the lake does not have all that the log, which begins at `log_start`, has deleted.
+        DamageError: the lake does not have all that the log, which begins at `log_start`, has
+            deleted.
     """
     end = read_released(lake).of_routed()
     if end < log_start:
@@ -94,7 +106,8 @@ def end_of_history(lake: Place, log_start: int) -> int:
 
 
 def read_released(lake: Place) -> Released:
-    """What the lake at `lake` has released; nothing if it has said nothing yet. Raises DamageError, StorageError.
+    """What the lake at `lake` has released; nothing if it has said nothing yet. Raises DamageError,
+    StorageError.
 
     >>> from pathlib import Path
     >>> read_released(Path("no-such-lake")).raw("serve-1")
@@ -109,5 +122,7 @@ def read_released(lake: Place) -> Released:
         raise
     except (OSError, ValueError) as error:
         raise DamageError(
-            f"cannot be read: {error}", where=str(path), fix="tailorbird lake repair; until then nothing is pruned"
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="tailorbird lake repair; until then nothing is pruned",
         ) from error

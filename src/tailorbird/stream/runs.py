@@ -1,4 +1,6 @@
-"""The rows of an import while it puts them in order, in memory and beyond a bound in files of a folder that goes with it."""
+"""The rows of an import while it puts them in order, in memory and beyond a bound in files of a
+folder that goes with it.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,9 @@ _SLICE_ROWS = 2_000
 
 
 class Refused:
-    """Lines in the order in which they were added, in memory up to a bound and beyond that in a file."""
+    """Lines in the order in which they were added, in memory up to a bound and beyond that in a
+    file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path, self._lines = folder / "refused", list[bytes]()
@@ -39,10 +43,12 @@ class Refused:
 
 
 class Runs:
-    """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files, a slice of time at once.
+    """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files,
+    a slice of time at once.
 
-    Rows that are equal in both keep the order in which they were added. Of the rows of one file that have no id of their own and are equal,
-    the second gets an id that ends in `~2`, and so on: none of them repeats another.
+    Rows that are equal in both keep the order in which they were added. Of the rows of one file
+    that have no id of their own and are equal, the second gets an id that ends in `~2`, and so on:
+    none of them repeats another.
     """
 
     def __init__(self, folder: Path, run_rows: int) -> None:
@@ -57,7 +63,12 @@ class Runs:
         self._number += file != self._file
         self._file = file
         files = pa.array([self._number] * len(ts), pa.int32())
-        arrays = [pa.array(ts, pa.int64()), pa.array(ids, pa.string()), files, pa.array(lines, pa.large_binary())]
+        arrays = [
+            pa.array(ts, pa.int64()),
+            pa.array(ids, pa.string()),
+            files,
+            pa.array(lines, pa.large_binary()),
+        ]
         self._batches.append(pa.record_batch(arrays, names=["ts", "id", "file", "line"]))
         self._rows += len(ts)
         self._size += self._batches[-1].nbytes
@@ -93,7 +104,10 @@ class Runs:
         starts = [0] * len(runs)
         for edge in edges:
             ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
-            parts = [run.slice(start, end - start) for run, start, end in zip(runs, starts, ends, strict=True)]
+            parts = [
+                run.slice(start, end - start)
+                for run, start, end in zip(runs, starts, ends, strict=True)
+            ]
             if parts:
                 yield _numbered(_in_order(pa.concat_tables(parts)))
             starts = ends
@@ -118,5 +132,7 @@ def _numbered(rows: pa.Table) -> pa.ChunkedArray:
         number = number + 1 if repeats else 1
         if repeats and lines[row] != ERASED:
             fields = msgspec.json.decode(lines[row])
-            lines[row] = msgspec.json.encode({**fields, "event_id": f"{fields['event_id']}~{number}"})
+            lines[row] = msgspec.json.encode(
+                {**fields, "event_id": f"{fields['event_id']}~{number}"}
+            )
     return pa.chunked_array([pa.array(lines, pa.large_binary())])

@@ -1,7 +1,9 @@
-"""How we hold a SQLite file: open it with the settings that durability needs, checkpoint it, and name its errors.
+"""How we hold a SQLite file: open it with the settings that durability needs, checkpoint it, and
+name its errors.
 
-Each setting is read back, since `synchronous` does not persist and libraries have overridden it. One connection writes
-and checkpoints; SQLite below 3.51.3 may corrupt a file that two connections checkpoint at once, and is refused.
+Each setting is read back, since `synchronous` does not persist and libraries have overridden it.
+One connection writes and checkpoints; SQLite below 3.51.3 may corrupt a file that two connections
+checkpoint at once, and is refused.
 """
 
 import errno
@@ -24,25 +26,36 @@ _VERSION_MIN = (3, 51, 3)
 
 
 def connect_writer(path: Path) -> apsw.Connection:
-    """The one connection that writes to `path`: WAL, synced at each commit, no automatic checkpoints.
+    """The one connection that writes to `path`: WAL, synced at each commit, no automatic
+    checkpoints.
 
-    The names of file and WAL last once it returns, before anything is written: SQLite syncs the folder too, but ignores it if that fails.
+    The names of file and WAL last once it returns, before anything is written: SQLite syncs the
+    folder too, but ignores it if that fails.
     """
     _check_version(path)
     if not path.exists():
         with _refusals():
             path.touch()
             sync_folder(path.parent)
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    connection = apsw.Connection(
+        str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    )
     connection.set_busy_timeout(_BUSY_MS)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-    for setting, value in (("journal_mode", "wal"), ("synchronous", 2), ("wal_autocheckpoint", 0), ("mmap_size", 0)):
+    for setting, value in (
+        ("journal_mode", "wal"),
+        ("synchronous", 2),
+        ("wal_autocheckpoint", 0),
+        ("mmap_size", 0),
+    ):
         connection.execute(f"PRAGMA {setting} = {value}").fetchall()
         found = connection.execute(f"PRAGMA {setting}").get
         if found != value:
             connection.close()
             raise StorageError(
-                f"expected {setting} = {value}, SQLite says {found}", where=str(path), fix="put the data on a local disk (no network share)"
+                f"expected {setting} = {value}, SQLite says {found}",
+                where=str(path),
+                fix="put the data on a local disk (no network share)",
             )
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # which makes the WAL
@@ -55,7 +68,9 @@ def connect_writer(path: Path) -> apsw.Connection:
 
 
 def connect_reader(path: Path) -> apsw.Connection:
-    """A connection that only reads, and does not checkpoint even when it is the last to close; NotReadyError without a file."""
+    """A connection that only reads, and does not checkpoint even when it is the last to close;
+    NotReadyError without a file.
+    """
     _check_version(path)
     if not path.exists():
         raise NotReadyError("there is no such log", where=str(path), fix="start its writer first")
@@ -67,7 +82,9 @@ def connect_reader(path: Path) -> apsw.Connection:
 
 
 def checkpoint(connection: apsw.Connection, path: Path, *, truncate: bool = False) -> None:
-    """Bring the WAL into the file. A failed sync raises; readers in the way only delay it to the next time."""
+    """Bring the WAL into the file. A failed sync raises; readers in the way only delay it to the
+    next time.
+    """
     mode = apsw.SQLITE_CHECKPOINT_PASSIVE
     if truncate or wal_bytes(path) > WAL_BYTES_MAX:
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE
@@ -78,11 +95,13 @@ def checkpoint(connection: apsw.Connection, path: Path, *, truncate: bool = Fals
 
 
 def settle(connection: apsw.Connection, path: Path) -> None:
-    """Bring what a writer before left in the WAL into the file, synced, before anything is written behind it.
+    """Bring what a writer before left in the WAL into the file, synced, before anything is written
+    behind it.
 
-    A failed sync may have left it in the kernel's memory only, marked as written: another sync would say "done", and a power cut would take
-    it away, from under all that was acknowledged behind it, or in the middle of the checkpoint that relies on it. So it is written anew,
-    over itself, before it is synced. Raises apsw's errors, as `checkpoint` does.
+    A failed sync may have left it in the kernel's memory only, marked as written: another sync
+    would say "done", and a power cut would take it away, from under all that was acknowledged
+    behind it, or in the middle of the checkpoint that relies on it. So it is written anew, over
+    itself, before it is synced. Raises apsw's errors, as `checkpoint` does.
     """
     if not wal_bytes(path):
         return
@@ -122,22 +141,42 @@ def errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
-        raise DamageError(f"SQLite: {error}", where=str(path), fix="keep a copy of the file and restore it from the archive") from error
+        raise DamageError(
+            f"SQLite: {error}",
+            where=str(path),
+            fix="keep a copy of the file and restore it from the archive",
+        ) from error
     except apsw.FullError as error:
-        raise StorageError("the disk is full; nothing was written", where=str(path), fix="free some space") from error
-    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.BusyError) as error:
-        raise StorageError(f"SQLite: {error}", where=str(path), fix="look at the disk and at the permissions, then start again") from error
+        raise StorageError(
+            "the disk is full; nothing was written", where=str(path), fix="free some space"
+        ) from error
+    except (
+        apsw.IOError,
+        apsw.CantOpenError,
+        apsw.ReadOnlyError,
+        apsw.PermissionsError,
+        apsw.BusyError,
+    ) as error:
+        raise StorageError(
+            f"SQLite: {error}",
+            where=str(path),
+            fix="look at the disk and at the permissions, then start again",
+        ) from error
 
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """For what is read from a file's tables and taken apart: where a page holds another's content, values may be of any kind."""
+    """For what is read from a file's tables and taken apart: where a page holds another's content,
+    values may be of any kind.
+    """
     try:
         with errors(path):
             yield
     except (TypeError, ValueError, ArithmeticError, msgspec.MsgspecError) as error:
         raise DamageError(
-            f"a row is not what was written: {error}", where=str(path), fix="stop all roles, keep a copy of the file, and look at the disk"
+            f"a row is not what was written: {error}",
+            where=str(path),
+            fix="stop all roles, keep a copy of the file, and look at the disk",
         ) from error
 
 
@@ -156,11 +195,15 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise (apsw.FullError if error.errno == errno.ENOSPC else apsw.IOError)(error.strerror or str(error)) from error
+        raise (apsw.FullError if error.errno == errno.ENOSPC else apsw.IOError)(
+            error.strerror or str(error)
+        ) from error
 
 
 def _check_version(path: Path) -> None:
     if tuple(map(int, apsw.sqlite_lib_version().split("."))) < _VERSION_MIN:
         raise StorageError(
-            f"SQLite {apsw.sqlite_lib_version()} may corrupt a log (fixed in 3.51.3)", where=str(path), fix='pip install "apsw>=3.53"'
+            f"SQLite {apsw.sqlite_lib_version()} may corrupt a log (fixed in 3.51.3)",
+            where=str(path),
+            fix='pip install "apsw>=3.53"',
         )

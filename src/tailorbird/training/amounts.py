@@ -1,7 +1,9 @@
-"""How good an expected amount is, such as `dwell_s`: its error beside that of a constant, and what was said and happened on average.
+"""How good an expected amount is, such as `dwell_s`: its error beside that of a constant, and what
+was said and happened on average.
 
-Most rows amount to nothing, so that a constant of 0, the median, has a small absolute error and tells nothing apart: the mean is what a
-value formula needs, and the deviance, which is least where means are right, is what compares models. All three are told.
+Most rows amount to nothing, so that a constant of 0, the median, has a small absolute error and
+tells nothing apart: the mean is what a value formula needs, and the deviance, which is least where
+means are right, is what compares models. All three are told.
 """
 
 from collections.abc import Mapping
@@ -23,10 +25,9 @@ class AmountFigures:
     """Of one head on the test part.
 
     Attributes:
-        mae: mean absolute error. mae_mean, mae_median: of always the mean, or the median, of these very rows.
-        deviance, deviance_mean: mean Poisson deviance; of always the mean.
-        expected, happened: the means.
-        positives, rows: with something, of all.
+        mae: mean absolute error. mae_mean, mae_median: of always the mean, or the median, of these
+        very rows. deviance, deviance_mean: mean Poisson deviance; of always the mean. expected,
+        happened: the means. positives, rows: with something, of all.
     """
 
     mae: Interval
@@ -44,9 +45,17 @@ class AmountFigures:
         found: dict[str, Any] = {}
         for name in ("mae", "deviance"):
             each: Interval = getattr(self, name)
-            found |= {name: round(each.value, 6), f"{name}_low": round(each.low, 6), f"{name}_high": round(each.high, 6)}
+            found |= {
+                name: round(each.value, 6),
+                f"{name}_low": round(each.low, 6),
+                f"{name}_high": round(each.high, 6),
+            }
         more = ("mae_mean", "mae_median", "deviance_mean", "expected", "happened")
-        return found | {name: round(getattr(self, name), 6) for name in more} | {"positives": self.positives, "rows": self.rows}
+        return (
+            found
+            | {name: round(getattr(self, name), 6) for name in more}
+            | {"positives": self.positives, "rows": self.rows}
+        )
 
     def cells(self) -> Mapping[str, str]:
         """For a table of two columns."""
@@ -65,13 +74,16 @@ class AmountFigures:
     def told(self) -> str:
         """A sentence."""
         return (
-            f"mean absolute error {self.mae} (of always the mean {self.mae_mean:.4f}, the median {self.mae_median:.4f}), "
+            f"mean absolute error {self.mae} (of always the mean {self.mae_mean:.4f}, the "
+            f"median {self.mae_median:.4f}), "
             f"deviance {self.deviance} (of always the mean {self.deviance_mean:.4f}), "
             f"expected {self.expected:.4f} and happened {self.happened:.4f} on average"
         )
 
 
-def amount_figures(expected: Floats, amount: Floats, request: Ints, bootstrap: Bootstrap) -> AmountFigures:
+def amount_figures(
+    expected: Floats, amount: Floats, request: Ints, bootstrap: Bootstrap
+) -> AmountFigures:
     """The figures of rows.
 
     Args:

@@ -1,7 +1,8 @@
-"""Bundles without a model: items to search in and a baseline to order them by, until a model has earned its place.
+"""Bundles without a model: items to search in and a baseline to order them by, until a model has
+earned its place.
 
-The first bundle of a project orders by what is popular. Once a training has judged baselines, the best of them takes its place where the
-gate refuses the model.
+The first bundle of a project orders by what is popular. Once a training has judged baselines, the
+best of them takes its place where the gate refuses the model.
 """
 
 import tempfile
@@ -30,8 +31,11 @@ from tailorbird.training.rows import Material
 WHY = "there was no champion: popular items, until a model has earned its place"
 
 
-def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str, owner: str = "") -> str:
-    """Return the champion's version. Where there is none, what is popular becomes it, over the items that the lake holds.
+def ensure_champion(
+    features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str, owner: str = ""
+) -> str:
+    """Return the champion's version. Where there is none, what is popular becomes it, over the
+    items that the lake holds.
 
     Raises:
         NotReadyError: there is none, and the lake has nothing to make an index of.
@@ -42,22 +46,46 @@ def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock:
         return champion.name
     source, now = Lake(lake), clock.now()
     if not source.exists("events"):
-        raise NotReadyError("the lake is empty", where=str(lake), fix="tailorbird import brings events in")
+        raise NotReadyError(
+            "the lake is empty", where=str(lake), fix="tailorbird import brings events in"
+        )
     events = source.events(columns=list(READ), ts_from=now - HORIZON)
-    items = source.table("items", ["id", "valid_from", "attributes", "timeless", "p"]) if source.exists("items") else no_items()
+    items = (
+        source.table("items", ["id", "valid_from", "attributes", "timeless", "p"])
+        if source.exists("items")
+        else no_items()
+    )
     if not events.num_rows:
-        raise NotReadyError("the lake holds no event", where=str(lake), fix="tailorbird import brings events in")
+        raise NotReadyError(
+            "the lake holds no event", where=str(lake), fix="tailorbird import brings events in"
+        )
     told = "Nothing was learned and nothing was judged: there is no figure of quality."
-    card = _card(FALLBACK, WHY, f"{events.num_rows:,} events from {to_iso(now - HORIZON)} to {to_iso(now)}", told, owner)
+    card = _card(
+        FALLBACK,
+        WHY,
+        f"{events.num_rows:,} events from {to_iso(now - HORIZON)} to {to_iso(now)}",
+        told,
+        owner,
+    )
     version = _add(store, features, events, items, FALLBACK, now, card, why=WHY, by=by)
     store.promote(version, by=by, why=WHY)
     return version
 
 
 def serve_best_baseline(
-    store: Registry, evaluation: Evaluation, features: FeatureSet, slot: Slot, material: Material, now: int, *, by: str, owner: str
+    store: Registry,
+    evaluation: Evaluation,
+    features: FeatureSet,
+    slot: Slot,
+    material: Material,
+    now: int,
+    *,
+    by: str,
+    owner: str,
 ) -> str:
-    """Promote the best judged baseline where no model serves and another baseline does; its version, "" if nothing was changed."""
+    """Promote the best judged baseline where no model serves and another baseline does; its
+    version, "" if nothing was changed.
+    """
     champion = store.champion()
     before = ""
     if champion is not None:
@@ -68,22 +96,40 @@ def serve_best_baseline(
         if bundle.heads:
             return ""
         before = bundle.baseline
-    judged = {name: evaluation.figures[name][PRIMARY] for name in default_baselines(slot.sources) if name in evaluation.figures}
+    judged = {
+        name: evaluation.figures[name][PRIMARY]
+        for name in default_baselines(slot.sources)
+        if name in evaluation.figures
+    }
     if not judged:
         return ""
     best = max(judged, key=lambda name: judged[name].value)
     if best == before:
         return ""
-    why = f"the gate refused the model, and nothing judged served: {best} was the best baseline, {PRIMARY} {judged[best]}"
+    why = (
+        f"the gate refused the model, and nothing judged served: {best} was the best baseline, "
+        f"{PRIMARY} {judged[best]}"
+    )
     told = f"{PRIMARY} {judged[best]} on {evaluation.requests:,} requests of the test part."
     card = _card(best, why, f"{material.events.num_rows:,} events until {to_iso(now)}", told, owner)
-    version = _add(store, features, material.events, material.items, best, now, card, why=why, by=by)
+    version = _add(
+        store, features, material.events, material.items, best, now, card, why=why, by=by
+    )
     store.promote(version, by=by, why=why)
     return version
 
 
 def _add(
-    store: Registry, features: FeatureSet, events: pa.Table, items: pa.Table, baseline: str, now: int, card: str, *, why: str, by: str
+    store: Registry,
+    features: FeatureSet,
+    events: pa.Table,
+    items: pa.Table,
+    baseline: str,
+    now: int,
+    card: str,
+    *,
+    why: str,
+    by: str,
 ) -> str:
     columns = columns_of(features)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:

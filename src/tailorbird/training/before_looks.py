@@ -4,8 +4,9 @@
     ▲                            ▲               finds it again by that says what people end up with, and not what to offer them. So the
     asked here                   not here        request stands just before the visit to A began.
 
-A visit is the looks at the very item, each within half an hour of the one before it. As an answer is credited with what follows within the
-slot's attribution, a choice whose visit began longer before is none of a request's, and is left out.
+A visit is the looks at the very item, each within half an hour of the one before it. As an answer
+is credited with what follows within the slot's attribution, a choice whose visit began longer
+before is none of a request's, and is left out.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ class Moved:
 
     Attributes:
         share: of the choices, how many followed a look at the very item.
-        left_out: how many requests are none, as the visit began longer before than the slot's attribution.
+        left_out: how many requests are none, as the visit began longer before than the slot's
+            attribution.
     """
 
     data: Dataset
@@ -43,9 +45,20 @@ class Moved:
     @property
     def told(self) -> str:
         """A sentence."""
-        looked = f"before {self.share:.0%} of these the person had looked at the very item within {JUST_BEFORE // MINUTE} min"
-        gone = f"; {self.left_out:,} whose looks began longer before than the slot's attribution are left out" if self.left_out else ""
-        return f"{looked}, so each is asked just before that look, and what came of it is predicted{gone}"
+        looked = (
+            f"before {self.share:.0%} of these the person had looked at the very item within "
+            f"{JUST_BEFORE // MINUTE} min"
+        )
+        gone = (
+            f"; {self.left_out:,} whose looks began longer before than the slot's "
+            "attribution are left out"
+            if self.left_out
+            else ""
+        )
+        return (
+            f"{looked}, so each is asked just before that look, and what came of it is "
+            f"predicted{gone}"
+        )
 
 
 def before_looks(events: pa.Table, data: Dataset, type_: str, attribution: int) -> Moved | None:
@@ -63,7 +76,9 @@ def before_looks(events: pa.Table, data: Dataset, type_: str, attribution: int) 
     if (share := float(np.mean(first >= 0))) < MOSTLY:
         return None
     # Of a basket, the request stands before the earliest look at any of it.
-    ts = np.where(first >= 0, looks.ts[first] + 1, data.t[data.request])  # just behind what came before it, as `clicks.choices` has it
+    ts = np.where(
+        first >= 0, looks.ts[first] + 1, data.t[data.request]
+    )  # just behind what came before it, as `clicks.choices` has it
     order = np.lexsort((ts, data.request))
     earliest = order[data.offsets[:-1]]
     look, moved = first[earliest], first[earliest] >= 0
@@ -71,18 +86,30 @@ def before_looks(events: pa.Table, data: Dataset, type_: str, attribution: int) 
     context = pa.concat_tables([data.context, looks.context]).take(
         pa.array(np.where(moved, data.requests + look, np.arange(data.requests)))
     )
-    asked = replace(data, t=ts[earliest], p=p, context=context, scheme={**data.scheme, ASKED: "before the look that led to it"})
+    asked = replace(
+        data,
+        t=ts[earliest],
+        p=p,
+        context=context,
+        scheme={**data.scheme, ASKED: "before the look that led to it"},
+    )
     kept = np.flatnonzero(data.t - asked.t < attribution)
     if not len(kept):
-        what = f"people looked at each of the {data.requests:,} things that they chose ({type_}) longer before than the slot's attribution"
-        raise NotReadyError(f"{what}, {show_duration(attribution)}", fix="lengthen the slot's attribution")
+        what = (
+            f"people looked at each of the {data.requests:,} things that they chose ({type_}) "
+            "longer before than the slot's attribution"
+        )
+        raise NotReadyError(
+            f"{what}, {show_duration(attribution)}", fix="lengthen the slot's attribution"
+        )
     kept = kept[np.lexsort((asked.p[kept], asked.t[kept]))]
     return Moved(asked.take(kept), share, data.requests - len(kept))
 
 
 @dataclass(frozen=True)
 class _Looks:
-    """Looks at items by person, item and time: when, routed where, and which was the first of the visit; shape (m,) each.
+    """Looks at items by person, item and time: when, routed where, and which was the first of the
+    visit; shape (m,) each.
 
     Attributes:
         pair: of person and item, as a number, ascending.
@@ -99,7 +126,11 @@ class _Looks:
     @classmethod
     def of(cls, events: pa.Table, data: Dataset, types: Sequence[str]) -> "_Looks":
         kept = events.filter(interesting(events, types))
-        person, item, items = data.people.encode(kept["person"]), data.items.encode(kept["item_id"]), len(data.items)
+        person, item, items = (
+            data.people.encode(kept["person"]),
+            data.items.encode(kept["item_id"]),
+            len(data.items),
+        )
         ts, p, pair = micros(kept["ts"]), kept["p"].to_numpy(), person * items + item
         order = np.lexsort((p, ts, pair))
         order = order[person[order] >= 0]
@@ -109,7 +140,9 @@ class _Looks:
         return cls(pair, ts, p[order], begin, context_of(kept).take(pa.array(order)), items)
 
     def first(self, data: Dataset) -> Ints:
-        """Of each choice the first look of the visit that it followed, −1 where it followed none; shape (rows,)."""
+        """Of each choice the first look of the visit that it followed, −1 where it followed none;
+        shape (rows,).
+        """
         person, t = data.person[data.request], data.t[data.request] - 1  # when it was chosen
         if not len(self.ts):
             return np.full(data.rows, -1, np.int64)
@@ -118,7 +151,14 @@ class _Looks:
         bits = len(times).bit_length()
         asked = person * self.items + data.item
         mine = np.minimum(np.searchsorted(pairs, asked), len(pairs) - 1)
-        at = np.searchsorted((code << bits) | rank, (mine << bits) | np.searchsorted(times, t)) - 1  # the last one before t
+        at = (
+            np.searchsorted((code << bits) | rank, (mine << bits) | np.searchsorted(times, t)) - 1
+        )  # the last one before t
         place = np.maximum(at, 0)
-        followed = (at >= 0) & (person >= 0) & (self.pair[place] == asked) & (t - self.ts[place] <= JUST_BEFORE)
+        followed = (
+            (at >= 0)
+            & (person >= 0)
+            & (self.pair[place] == asked)
+            & (t - self.ts[place] <= JUST_BEFORE)
+        )
         return np.where(followed, self.begin[place], -1)

@@ -1,7 +1,9 @@
-"""Columns as few bins: learned once, constant afterwards, so that two times or two columns can be compared by counting.
+"""Columns as few bins: learned once, constant afterwards, so that two times or two columns can be
+compared by counting.
 
-Bin 0 holds what is missing. Numeric columns get bins of about equal mass, or one for each value where there are few; codes of a
-vocabulary get one for each of the most frequent, and one for all others.
+Bin 0 holds what is missing. Numeric columns get bins of about equal mass, or one for each value
+where there are few; codes of a vocabulary get one for each of the most frequent, and one for all
+others.
 """
 
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Bins:
     """Attributes:
-    edges: numeric: upper ends of all bins but the last. Codes: those with a bin of their own, ascending.
-    categorical: which of the two.
+    edges: numeric: upper ends of all bins but the last. Codes: those with a bin of their own,
+    ascending. categorical: which of the two.
     """
 
     edges: Floats
@@ -55,12 +57,19 @@ def learn_bins(column: Column, *, categorical: bool = False, bins_max: int = 10)
         return Bins(np.array([np.nextafter(distinct[0], -np.inf), distinct[0]]), False)
     if len(distinct) <= bins_max:
         return Bins(distinct[:-1], False)
-    return Bins(np.unique(np.quantile(value, np.linspace(0, 1, bins_max + 1)[1:-1], method="inverted_cdf")), False)
+    return Bins(
+        np.unique(np.quantile(value, np.linspace(0, 1, bins_max + 1)[1:-1], method="inverted_cdf")),
+        False,
+    )
 
 
 def information(first: Ints, second: Ints, first_size: int, second_size: int) -> float:
-    """Mutual information of two binned columns in bits: Σ p(a, b) · log2(p(a, b) / (p(a) · p(b))); biased upwards by chance."""
-    joint = totals(first * second_size + second, np.ones(len(first)), first_size * second_size).reshape(first_size, second_size)
+    """Mutual information of two binned columns in bits: Σ p(a, b) · log2(p(a, b) / (p(a) · p(b)));
+    biased upwards by chance.
+    """
+    joint = totals(
+        first * second_size + second, np.ones(len(first)), first_size * second_size
+    ).reshape(first_size, second_size)
     joint /= max(len(first), 1)
     apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     filled = joint > 0
@@ -75,9 +84,11 @@ def entropy(place: Ints, size: int) -> float:
 
 
 def drift(before: Ints, after: Ints, size: int) -> float:
-    """Population stability index Σ (q − p) · ln(q / p) between two sets of the same bins; half a value is added to each bin.
+    """Population stability index Σ (q − p) · ln(q / p) between two sets of the same bins; half a
+    value is added to each bin.
 
-    By custom, below 0.1 is stable and above 0.25 is another population. Chance alone gives about bins · (1/n + 1/m).
+    By custom, below 0.1 is stable and above 0.25 is another population. Chance alone gives about
+    bins · (1/n + 1/m).
     """
     p, q = (totals(each, np.ones(len(each)), size) + 0.5 for each in (before, after))
     used = p + q > 1.0

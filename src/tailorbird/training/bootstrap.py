@@ -1,9 +1,10 @@
 """Confidence intervals by resampling users: how far a figure would move if other people had come.
 
-Requests of one person resemble each other, so people are resampled, not requests. A replicate gives each person a
-Poisson(1) count, which is the bootstrap's count for many people (Chamandy et al., 2012) and needs no table of indices;
-every figure that is a ratio of sums then costs one matrix product over per-person sums. The same replicates serve all
-models and figures, so that differences are paired. Figures themselves are in `training.metrics`.
+Requests of one person resemble each other, so people are resampled, not requests. A replicate gives
+each person a Poisson(1) count, which is the bootstrap's count for many people (Chamandy et al.,
+2012) and needs no table of indices; every figure that is a ratio of sums then costs one matrix
+product over per-person sums. The same replicates serve all models and figures, so that differences
+are paired. Figures themselves are in `training.metrics`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,12 +36,16 @@ class Interval:
     @property
     def signed(self) -> str:
         """As a difference, with its sign."""
-        return f"{self.value:+.4f} " + (f"[{self.low:+.4f}, {self.high:+.4f}]" if self.known else TOO_FEW)
+        return f"{self.value:+.4f} " + (
+            f"[{self.low:+.4f}, {self.high:+.4f}]" if self.known else TOO_FEW
+        )
 
     @property
     def marked(self) -> str:
         """The same for a page."""
-        return f"{self.value:+.4f}" + (f" <small>{self.low:+.4f} … {self.high:+.4f}</small>" if self.known else "")
+        return f"{self.value:+.4f}" + (
+            f" <small>{self.low:+.4f} … {self.high:+.4f}</small>" if self.known else ""
+        )
 
     def __str__(self) -> str:
         return f"{self.value:.4f}" + (f" [{self.low:.4f}, {self.high:.4f}]" if self.known else "")
@@ -56,7 +61,9 @@ class Bootstrap:
         seed: of the draw; the same seed and people give the same replicates.
     """
 
-    def __init__(self, person: Ints, *, replicates: int = 1_000, level: float = 0.95, seed: int = 0) -> None:
+    def __init__(
+        self, person: Ints, *, replicates: int = 1_000, level: float = 0.95, seed: int = 0
+    ) -> None:
         self.person = np.asarray(person, np.int64)
         self.people = int(self.person.max(initial=-1)) + 1
         self.replicates = replicates
@@ -76,38 +83,54 @@ class Bootstrap:
         return [self._interval(c, spread[:, i]) for i, c in enumerate(centre)]
 
     def difference(self, ours: Floats, theirs: Floats) -> Interval:
-        """Interval of mean(ours) − mean(theirs) over the same requests, paired: what both share cancels."""
+        """Interval of mean(ours) − mean(theirs) over the same requests, paired: what both share
+        cancels.
+        """
         both = np.isfinite(ours) & np.isfinite(theirs)
         masked = np.where(both, ours - theirs, np.nan)
         return self.mean(masked)
 
     def ratio(self, numerator: Floats, denominator: Floats) -> Interval:
         """Interval of Σ numerator ÷ Σ denominator, both by request."""
-        sums = np.stack([totals(self.person, each, self.people) for each in (numerator, denominator)], axis=1)
+        sums = np.stack(
+            [totals(self.person, each, self.people) for each in (numerator, denominator)], axis=1
+        )
         draws = self._resample(sums)
         centre = sums.sum(axis=0)
         return self._interval(float(_ratio(centre[0], centre[1])), _ratio(draws[:, 0], draws[:, 1]))
 
     def auc(self, value: float, influence: Floats, request: Ints) -> Interval:
-        """Interval of an AUC from `metrics.auc_influence` of its rows and the request of each row, to first order."""
+        """Interval of an AUC from `metrics.auc_influence` of its rows and the request of each row,
+        to first order.
+        """
         sums = totals(self.person[request], influence, self.people)[:, None]
         return self._interval(value, value + self._resample(sums)[:, 0] - sums.sum())
 
-    def calibration_error(self, calibration: Calibration, probability: Floats, label: npt.NDArray, request: Ints) -> Interval:
+    def calibration_error(
+        self, calibration: Calibration, probability: Floats, label: npt.NDArray, request: Ints
+    ) -> Interval:
         """Interval of the ECE, with the bins held fixed. It inherits the ECE's bias upwards."""
         bins = len(calibration.count)
         cell = self.person[request] * bins + calibration.bin
         size = self.people * bins
         weights = (np.ones(len(cell)), probability, label > 0)
-        count, predicted, observed = (self._resample(totals(cell, w, size).reshape(self.people, bins)) for w in weights)
+        count, predicted, observed = (
+            self._resample(totals(cell, w, size).reshape(self.people, bins)) for w in weights
+        )
         filled = np.maximum(count, 1e-12)
-        draws = [calibration_errors(c, p, o)[0] for c, p, o in zip(count, predicted / filled, observed / filled, strict=True)]
+        draws = [
+            calibration_errors(c, p, o)[0]
+            for c, p, o in zip(count, predicted / filled, observed / filled, strict=True)
+        ]
         return self._interval(calibration.error, np.array(draws))
 
     def _sums(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
         """Sum and count of each figure for each person, shapes (people, figures)."""
         known = [np.isfinite(value) for value in values]
-        numerator = [totals(self.person, np.where(k, v, 0.0), self.people) for v, k in zip(values, known, strict=True)]
+        numerator = [
+            totals(self.person, np.where(k, v, 0.0), self.people)
+            for v, k in zip(values, known, strict=True)
+        ]
         denominator = [totals(self.person, k, self.people) for k in known]
         return np.stack(numerator, axis=1), np.stack(denominator, axis=1)
 
@@ -121,7 +144,9 @@ class Bootstrap:
         return out
 
     def _weights(self, start: int, stop: int) -> Floats:
-        """Poisson counts of replicates start…stop, shape (stop − start, people); kept if they are small."""
+        """Poisson counts of replicates start…stop, shape (stop − start, people); kept if they are
+        small.
+        """
         if self.replicates * self.people <= 50_000_000:
             if self._drawn is None:
                 rng = np.random.default_rng(self._seed)
@@ -139,14 +164,18 @@ class Bootstrap:
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
+    return np.divide(
+        numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0
+    )
 
 
 def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
     """figure, figure_low, figure_high; what is not known is null."""
     out: dict[str, float | None] = {}
     for name, figure in figures.items():
-        out[name], out[f"{name}_low"], out[f"{name}_high"] = (rounded(x) for x in (figure.value, figure.low, figure.high))
+        out[name], out[f"{name}_low"], out[f"{name}_high"] = (
+            rounded(x) for x in (figure.value, figure.low, figure.high)
+        )
     return out
 
 

@@ -1,12 +1,13 @@
-"""Which calibration a head gets: each is fitted on what came before and judged by log loss on the period that follows.
+"""Which calibration a head gets: each is fitted on what came before and judged by log loss on the
+period that follows.
 
     periods    1   2   3   4   5           of the rows that neither trees nor early stopping counted as training
     fitted on  1 → judged on 2
                1   2 → judged on 3   …
 
-The best one over all periods is fitted again on everything, and taken only if it beats the raw output there: a table that fits
-yesterday and not today makes probabilities worse. Expected amounts are scaled, by the same rule (`choose_scale`). The curves
-themselves are in `ranking.calibration`.
+The best one over all periods is fitted again on everything, and taken only if it beats the raw
+output there: a table that fits yesterday and not today makes probabilities worse. Expected amounts
+are scaled, by the same rule (`choose_scale`). The curves themselves are in `ranking.calibration`.
 """
 
 from collections.abc import Callable
@@ -34,10 +35,17 @@ from tailorbird.training.metrics import deviances, log_losses
 Ints = npt.NDArray[np.int64]
 Fit = Callable[[Floats, Floats, Floats], Calibration]
 
-POSITIVES_ISOTONIC = 300  # to fit a table on; below, the few numbers of a curve are all that can be learned
+POSITIVES_ISOTONIC = (
+    300  # to fit a table on; below, the few numbers of a curve are all that can be learned
+)
 POSITIVES_MIN = 20  # of the rows before a period, and of the period, for it to be judged
 PERIODS = 5  # that rows of fewer than three days are cut into
-METHODS: dict[str, Fit] = {"platt": fit_platt, "isotonic": fit_isotonic, "beta": fit_beta, "temperature": fit_temperature}
+METHODS: dict[str, Fit] = {
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+    "beta": fit_beta,
+    "temperature": fit_temperature,
+}
 OF_PROBABILITIES = ("beta", "temperature")
 
 
@@ -46,8 +54,8 @@ class Chosen:
     """A calibration, and why it was taken.
 
     Attributes:
-        losses: method → mean loss over the periods that it was judged on, `none` (the raw output) included where that is a
-            probability; empty where too few periods could be judged.
+        losses: method → mean loss over the periods that it was judged on, `none` (the raw output)
+            included where that is a probability; empty where too few periods could be judged.
         periods: how many were judged.
         by: what loss it is.
     """
@@ -63,12 +71,19 @@ class Chosen:
         name = self.calibration.name
         if not self.losses:
             return f"{name}, as there is too little to choose by"
-        listed = ", ".join(f"{method} {loss:.5f}" for method, loss in sorted(self.losses.items(), key=lambda entry: entry[1]))
+        listed = ", ".join(
+            f"{method} {loss:.5f}"
+            for method, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
+        )
         return f"{name}, by {self.by} on the next of {self.periods} periods: {listed}"
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        return {"method": self.calibration.name, "periods": self.periods, "losses": {k: round(v, 6) for k, v in self.losses.items()}}
+        return {
+            "method": self.calibration.name,
+            "periods": self.periods,
+            "losses": {k: round(v, 6) for k, v in self.losses.items()},
+        }
 
 
 def choose(
@@ -87,14 +102,19 @@ def choose(
         raw: shape (n,), the model's output.
         label: shape (n,), above 0 is positive.
         period: shape (n,), ascending with time: a day, or an origin; see `periods_of`.
-        known_from: shape (n,), the first period that a row's label was known in; the one after its own by default. Where labels look
-            far ahead, neighbouring periods share what they look at, and one would confirm the other whatever comes.
-        periods_min: so many must be judged, else nothing is chosen and `losses` are empty: a probability stays as it is.
-        probability: whether the raw output is one: else something must be taken, and only what takes any score can be.
+        known_from: shape (n,), the first period that a row's label was known in; the one after its
+            own by default. Where labels look far ahead, neighbouring periods share what they look
+            at, and one would confirm the other whatever comes.
+        periods_min: so many must be judged, else nothing is chosen and `losses` are empty: a
+            probability stays as it is.
+        probability: whether the raw output is one: else something must be taken, and only what
+            takes any score can be.
     """
     target = (label > 0).astype(np.float64)
     weight = np.ones(raw.size) if weight is None else weight
-    methods = {name: fit for name, fit in METHODS.items() if probability or name not in OF_PROBABILITIES}
+    methods = {
+        name: fit for name, fit in METHODS.items() if probability or name not in OF_PROBABILITIES
+    }
     if target.sum() < POSITIVES_ISOTONIC:
         del methods["isotonic"]
     total = dict.fromkeys((*(("none",) if probability else ()), *methods), 0.0)
@@ -111,14 +131,26 @@ def choose(
     if judged < periods_min:
         if probability:
             return Chosen(Identity(), {}, judged)
-        return Chosen((fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight), {}, judged)
+        return Chosen(
+            (fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight), {}, judged
+        )
     losses = {name: value / mass for name, value in total.items()}
-    best = min(losses, key=lambda name: losses[name])  # the raw output stands first, and is taken where none beats it
+    best = min(
+        losses, key=lambda name: losses[name]
+    )  # the raw output stands first, and is taken where none beats it
     return Chosen(_fitted(best, methods, raw, target, weight), losses, judged)
 
 
-def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats | None = None, *, known_from: Ints | None = None) -> Chosen:
-    """The same for expected amounts: a factor, or the output as it is, by the Poisson deviance, which is least where the mean is right.
+def choose_scale(
+    raw: Floats,
+    amount: npt.NDArray,
+    period: Ints,
+    weight: Floats | None = None,
+    *,
+    known_from: Ints | None = None,
+) -> Chosen:
+    """The same for expected amounts: a factor, or the output as it is, by the Poisson deviance,
+    which is least where the mean is right.
 
     Args:
         raw: shape (n,), what the model expects.
@@ -134,7 +166,10 @@ def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats 
         if min(np.count_nonzero(amount[before]), np.count_nonzero(amount[now])) < POSITIVES_MIN:
             continue
         judged, mass = judged + 1, mass + float(weight[now].sum())
-        for name, calibration in (("none", Identity()), ("scale", fit_scale(raw[before], amount[before], weight[before]))):
+        for name, calibration in (
+            ("none", Identity()),
+            ("scale", fit_scale(raw[before], amount[before], weight[before])),
+        ):
             losses[name] += float(weight[now] @ deviances(calibration.apply(raw[now]), amount[now]))
     if not judged:
         return Chosen(Identity(), {}, 0)
@@ -143,8 +178,11 @@ def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats 
     return Chosen(taken, losses, judged, "Poisson deviance")
 
 
-def choose_for(head: str, raw: Floats, held: Dataset, label_window: int, *, probability: bool) -> Chosen:
-    """A head's calibration, by the next day within the held part; of what is known days later, by the day after it is known.
+def choose_for(
+    head: str, raw: Floats, held: Dataset, label_window: int, *, probability: bool
+) -> Chosen:
+    """A head's calibration, by the next day within the held part; of what is known days later, by
+    the day after it is known.
 
     Args:
         raw: of each row of the held part.
@@ -156,13 +194,23 @@ def choose_for(head: str, raw: Floats, held: Dataset, label_window: int, *, prob
     periods, weight, far = periods_of(t), held.weight[known], asked.until if asked else label_window
     from_then = periods_of(t, far) + 1 if far >= DAY else None
     if is_amount(head):
-        return choose_scale(raw[known], held.labels[head][known], periods, weight, known_from=from_then)
+        return choose_scale(
+            raw[known], held.labels[head][known], periods, weight, known_from=from_then
+        )
     probability = probability or asked is not None
-    return choose(raw[known], held.labels[head][known], periods, weight, known_from=from_then, probability=probability)
+    return choose(
+        raw[known],
+        held.labels[head][known],
+        periods,
+        weight,
+        known_from=from_then,
+        probability=probability,
+    )
 
 
 def periods_of(t: Ints, later: int = 0) -> Ints:
-    """The period of each row, shape (n,): its day (UTC), or one of five parts of equal size where there are fewer than three days.
+    """The period of each row, shape (n,): its day (UTC), or one of five parts of equal size where
+    there are fewer than three days.
 
     Args:
         later: of the moments so many microseconds after the rows instead, by the same periods.
@@ -173,7 +221,9 @@ def periods_of(t: Ints, later: int = 0) -> Ints:
     return np.searchsorted(edges, t + later, side="right").astype(np.int64)
 
 
-def _fitted(name: str, methods: dict[str, Fit], raw: Floats, target: Floats, weight: Floats) -> Calibration:
+def _fitted(
+    name: str, methods: dict[str, Fit], raw: Floats, target: Floats, weight: Floats
+) -> Calibration:
     if name == "none":
         return Identity()
     if name == "isotonic" and target.sum() < POSITIVES_ISOTONIC:

@@ -1,10 +1,11 @@
-"""The model card: what a model is for, what it learned from, how good it is, for whom less so, and what it must not be used for; Markdown.
+"""The model card: what a model is for, what it learned from, how good it is, for whom less so, and
+what it must not be used for; Markdown.
 
-    # Ranker of slot home
-    ## Owner · ## Data · ## Columns · ## Quality · ## For whom · ## Calibration · ## Gate · ## Limits
+    # Ranker of slot home ## Owner · ## Data · ## Columns · ## Quality · ## For whom · ##
+    Calibration · ## Gate · ## Limits
 
-It lies in the bundle, in the manifest and as `card.md`; `tailorbird models show` prints it. What is worse for some than for all stands
-among the limits by itself: nobody has to look for it.
+It lies in the bundle, in the manifest and as `card.md`; `tailorbird models show` prints it. What is
+worse for some than for all stands among the limits by itself: nobody has to look for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,17 +23,34 @@ FEW = 100  # requests of a slice, below which its figure says little
 OFF = 0.01  # of a slice's probabilities, beyond the noise: said among the limits
 NOBODY = "nobody is named: set project.owner in tailorbird.toml"
 ALWAYS = (
-    "Figures are of what was shown or drawn, not of what would have been shown instead: whether it helps, an experiment says.",
-    "It orders items for a person at a moment. It is no statement about a person, and must not decide on prices, credit or access.",
+    "Figures are of what was shown or drawn, not of what would have been shown instead: "
+    "whether it helps, an experiment says.",
+    "It orders items for a person at a moment. It is no statement about a person, and must "
+    "not decide on prices, credit or access.",
 )
 
 
-def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Mapping[str, Any], notes: Sequence[str], by: str) -> str:
+def model_card(
+    slot: Slot,
+    evaluation: Evaluation,
+    decision: Decision,
+    about: Mapping[str, Any],
+    notes: Sequence[str],
+    by: str,
+) -> str:
     """The card as it lies in the bundle."""
     learned = about.get("calibration", {})
-    values = [f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})" for head, weight in slot.objective.items() if head in learned]
+    values = [
+        f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})"
+        for head, weight in slot.objective.items()
+        if head in learned
+    ]
     left_out = [head for head in slot.objective if head not in learned]
-    without = f" The slot asks for {', '.join(left_out)} too, which could not be learned: see the limits." if left_out else ""
+    without = (
+        f" The slot asks for {', '.join(left_out)} too, which could not be learned: see the limits."
+        if left_out
+        else ""
+    )
     parts = [
         f"# Ranker of slot {slot.name}",
         f"Trained by {by}: {about['architecture']}. Orders items by {' + '.join(values)}.{without}",
@@ -44,15 +62,24 @@ def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Ma
         "Learned from the training part alone.",
         _table(["column", "how it is taken"], about["columns"].items()),
         "## Quality",
-        _table(["", PRIMARY], ((name, figures[PRIMARY]) for name, figures in _by_value(evaluation))),
-        "\n".join([*(_head(name, head) for name, head in evaluation.heads.items()), *_amounts(evaluation)]),
+        _table(
+            ["", PRIMARY], ((name, figures[PRIMARY]) for name, figures in _by_value(evaluation))
+        ),
+        "\n".join(
+            [*(_head(name, head) for name, head in evaluation.heads.items()), *_amounts(evaluation)]
+        ),
         "## For whom",
         _slices(evaluation),
         "## Calibration",
         "\n".join(f"- {head}: {told}" for head, told in about.get("calibration", {}).items()),
         *(_calibration(name, head) for name, head in evaluation.heads.items() if head.slices),
         "## Gate",
-        "\n".join([("Passed." if decision.promote else "Not passed."), *(f"- {reason}" for reason in decision.reasons)]),
+        "\n".join(
+            [
+                ("Passed." if decision.promote else "Not passed."),
+                *(f"- {reason}" for reason in decision.reasons),
+            ]
+        ),
         "## Limits",
         "\n".join(f"- {each}" for each in (*notes, *limits(evaluation), *ALWAYS)),
     ]
@@ -60,7 +87,9 @@ def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Ma
 
 
 def limits(evaluation: Evaluation) -> list[str]:
-    """For whom the model is no better than the best baseline, whom hardly anything is known of, and whose probabilities are off."""
+    """For whom the model is no better than the best baseline, whom hardly anything is known of, and
+    whose probabilities are off.
+    """
     best, found = evaluation.best_baseline, []
     for name, (count, figures) in evaluation.slices.items():
         ours = figures[evaluation.model].value
@@ -69,7 +98,9 @@ def limits(evaluation: Evaluation) -> list[str]:
         elif count < FEW:
             found.append(f"{name}: only {count:,} requests, so its figure says little")
         elif best and figures[best].value > ours:
-            found.append(f"{name}: {best} orders them better ({figures[best].value:.4f} against {ours:.4f})")
+            found.append(
+                f"{name}: {best} orders them better ({figures[best].value:.4f} against {ours:.4f})"
+            )
     for head, each in evaluation.heads.items():
         for name, slice_ in each.slices.items():
             if slice_.debiased >= OFF:
@@ -80,10 +111,12 @@ def limits(evaluation: Evaluation) -> list[str]:
 def _data(about: Mapping[str, Any]) -> list[str]:
     window, requests = about["window_text"], about["requests"]
     return [
-        f"{about['source']}; learned from {window['from']} to {window['train_until']} ({requests['train']:,} requests), "
+        f"{about['source']}; learned from {window['from']} to {window['train_until']} "
+        f"({requests['train']:,} requests), "
         f"stopped and calibrated until {window['test_from']} ({requests['validation']:,}), "
         f"judged until {window['test_to']} ({requests['test']:,}).",
-        f"Candidates are those of {', '.join(about['sources'])} at each request's moment; items are known as of {about['items_as_of']}.",
+        f"Candidates are those of {', '.join(about['sources'])} at each request's moment; "
+        f"items are known as of {about['items_as_of']}.",
         _read(about),
     ]
 
@@ -103,7 +136,8 @@ def _slices(evaluation: Evaluation) -> str:
 
 def _head(name: str, head: HeadFigures) -> str:
     return (
-        f"- {name}: AUC {head.auc}, log loss {head.log_loss} (of always the mean {head.log_loss_mean:.4f}), "
+        f"- {name}: AUC {head.auc}, log loss {head.log_loss} (of always the mean "
+        f"{head.log_loss_mean:.4f}), "
         f"calibration error {head.calibration_error}, debiased {head.calibration.debiased:.4f}"
     )
 
@@ -116,7 +150,10 @@ def _calibration(name: str, head: HeadFigures) -> str:
     rows = []
     for slice_, each in head.slices.items():
         count = each.count.sum()
-        means = (f"{np.nansum(each.count * value) / count:.4f}" for value in (each.predicted, each.observed))
+        means = (
+            f"{np.nansum(each.count * value) / count:.4f}"
+            for value in (each.predicted, each.observed)
+        )
         rows.append((slice_, f"{count:,.0f}", *means, f"{each.debiased:.4f}"))
     return _table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
 
@@ -128,7 +165,11 @@ def _table(header: Sequence[str], rows: Any) -> str:
 
 def _read(about: Mapping[str, Any]) -> str:
     """Which versions of the tables were read, by which the set can be drawn again."""
-    versions = ", ".join(f"{name} at version {each['version']}" for name, each in about.get("lake", {}).items() if name in _READ)
+    versions = ", ".join(
+        f"{name} at version {each['version']}"
+        for name, each in about.get("lake", {}).items()
+        if name in _READ
+    )
     return f"Read {versions}; digest of the rows {about['rows_digest']}." if versions else ""
 
 

@@ -1,12 +1,15 @@
 """Training and test sets from logs that hold what people chose but not what they were shown.
 
-A request is put before an event (or before a session's first event). Its candidates are those that the slot's own sources gave at that
-moment, and what the slot would not show again to the person is left out (`training.replaying`). What a person chose is a row only where
-a source gave it: a server cannot show anything else. How often that was so is the candidate recall, and a test counts the rest as missed.
+A request is put before an event (or before a session's first event). Its candidates are those that
+the slot's own sources gave at that moment, and what the slot would not show again to the person is
+left out (`training.replaying`). What a person chose is a row only where a source gave it: a server
+cannot show anything else. How often that was so is the candidate recall, and a test counts the rest
+as missed.
 
-Negatives may be sampled: each is kept with a chance that falls with its rank in the source that ranks it best, since a model has to
-tell the truth from what is hot now rather than from what hardly anybody wants. A kept one has the weight 1 ÷ chance, so that weighted
-rows have the prior of the full list. Nothing of the request's own event or after it is known to any source.
+Negatives may be sampled: each is kept with a chance that falls with its rank in the source that
+ranks it best, since a model has to tell the truth from what is hot now rather than from what hardly
+anybody wants. A kept one has the weight 1 ÷ chance, so that weighted rows have the prior of the
+full list. Nothing of the request's own event or after it is known to any source.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +38,10 @@ class Scheme:
 
     Attributes:
         type: the event type that is the target.
-        truth: `event`: a request before each event, whose item is the truth; `session`: one before each session (or, without a
-            session_id, each event), whose items all are.
-        before_looks: whether requests stand before the looks at the very item that most of these events follow, where they do; see
-            `training.before_looks`.
+        truth: `event`: a request before each event, whose item is the truth; `session`: one before
+            each session (or, without a session_id, each event), whose items all are.
+        before_looks: whether requests stand before the looks at the very item that most of these
+            events follow, where they do; see `training.before_looks`.
         seed: of every draw.
     """
 
@@ -48,7 +51,9 @@ class Scheme:
     seed: int = 7
 
 
-def choices(events: pa.Table, people: Codes, items: Codes, scheme: Scheme, *, ts_from: int, ts_to: int) -> Dataset:
+def choices(
+    events: pa.Table, people: Codes, items: Codes, scheme: Scheme, *, ts_from: int, ts_to: int
+) -> Dataset:
     """All requests with ts_from ≤ t < ts_to, in order of time, whose only rows are the truth.
 
     Args:
@@ -63,19 +68,26 @@ def choices(events: pa.Table, people: Codes, items: Codes, scheme: Scheme, *, ts
     kept = kept.take(pa.array(order)).combine_chunks()
     t, p = t[order], kept["p"].to_numpy()
     person, item = people.encode(kept["person"]), items.encode(kept["item_id"])
-    member = _sessions(kept, person, len(people)) if scheme.truth == "session" else np.arange(len(t))
+    member = (
+        _sessions(kept, person, len(people)) if scheme.truth == "session" else np.arange(len(t))
+    )
     first = np.full(member.max(initial=-1) + 1, len(t))
     np.minimum.at(first, member, np.arange(len(t)))
     begin = first[member]
     rows = np.lexsort((np.arange(len(t)), begin))
     rows = rows[(t[begin[rows]] >= ts_from) & (t[begin[rows]] < ts_to)]
     if not len(rows):
-        raise NotReadyError(f"no event of type {scheme.type!r} in the window", fix="tailorbird import FORMAT PATH, or widen the window")
+        raise NotReadyError(
+            f"no event of type {scheme.type!r} in the window",
+            fix="tailorbird import FORMAT PATH, or widen the window",
+        )
     starts, size = np.unique(begin[rows], return_counts=True)
     ones = np.ones(len(rows))
     return Dataset(
-        t[starts] + 1,  # just behind what came before it in the log, where times are coarse, such as days
-        p[starts] - 1,  # the request's own event is routed at p, so what was known just before it is p − 1
+        t[starts]
+        + 1,  # just behind what came before it in the log, where times are coarse, such as days
+        p[starts]
+        - 1,  # the request's own event is routed at p, so what was known just before it is p − 1
         person[starts],
         context_of(kept).take(pa.array(starts)),
         np.concatenate(([0], np.cumsum(size))).astype(np.int64),
@@ -107,20 +119,32 @@ class Drawn:
 
 
 def with_candidates(
-    data: Dataset, replay: Replay, scheme: Scheme, *, negatives: int = 0, progress: Progress = lambda done, total: None
+    data: Dataset,
+    replay: Replay,
+    scheme: Scheme,
+    *,
+    negatives: int = 0,
+    progress: Progress = lambda done, total: None,
 ) -> Iterator[Drawn]:
     """Yield the same requests with the candidates that the slot's sources gave, a chunk at a time.
 
     Args:
         data: from `choices`.
-        negatives: how many of a request's negatives are kept, weighted: for training; 0 keeps all rows, for a test.
+        negatives: how many of a request's negatives are kept, weighted: for training; 0 keeps all
+            rows, for a test.
     """
     rng = np.random.default_rng(scheme.seed)
     for part in replay.drawn(data, progress=progress):
         yield _drawn(data, part, scheme, negatives, rng)
 
 
-def sampled(data: Dataset, replay: Replay, scheme: Scheme, negatives: int, progress: Progress = lambda done, total: None) -> Dataset:
+def sampled(
+    data: Dataset,
+    replay: Replay,
+    scheme: Scheme,
+    negatives: int,
+    progress: Progress = lambda done, total: None,
+) -> Dataset:
     """Return all requests with some of their candidates, weighted: for training.
 
     Raises:
@@ -129,32 +153,56 @@ def sampled(data: Dataset, replay: Replay, scheme: Scheme, negatives: int, progr
     drawn = list(with_candidates(data, replay, scheme, negatives=negatives, progress=progress))
     truths, found = sum(each.truths for each in drawn), sum(each.found for each in drawn)
     if not found:
-        what = f"no source of candidates gave any of the {truths:,} things that people chose ({scheme.type})"
-        raise NotReadyError(what, fix="import more history, widen the window, or add sources to the slot")
+        what = (
+            f"no source of candidates gave any of the {truths:,} things that people chose "
+            f"({scheme.type})"
+        )
+        raise NotReadyError(
+            what, fix="import more history, widen the window, or add sources to the slot"
+        )
     whole, _ = joined([each.data for each in drawn])
     candidates = sum(each.data.scheme["candidates"] for each in drawn)
-    told = {"rows": "candidates of the slot's sources", "requests": whole.requests, "negatives": negatives}
-    told |= {"candidate_recall": found / max(truths, 1), "candidates_mean": round(candidates / max(data.requests, 1), 1)}
+    told = {
+        "rows": "candidates of the slot's sources",
+        "requests": whole.requests,
+        "negatives": negatives,
+    }
+    told |= {
+        "candidate_recall": found / max(truths, 1),
+        "candidates_mean": round(candidates / max(data.requests, 1), 1),
+    }
     return replace(whole, scheme={**data.scheme, **told})
 
 
 def joined(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
-    """Put data sets of different requests together, in order of time; and which request of them one after another each is."""
+    """Put data sets of different requests together, in order of time; and which request of them one
+    after another each is.
+    """
     first, counts = parts[0], np.cumsum([0, *(part.requests for part in parts)])
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
     missed = Missed(
-        np.concatenate([part.missed.request + start for part, start in zip(parts, counts, strict=False)]),
+        np.concatenate(
+            [part.missed.request + start for part, start in zip(parts, counts, strict=False)]
+        ),
         np.concatenate([part.missed.item for part in parts]),
     )
     names = ("t", "p", "person", "item", "position", "propensity", "weight")
-    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    live = None if first.live is None else np.concatenate([part.live for part in parts if part.live is not None])
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+    }
+    live = (
+        None
+        if first.live is None
+        else np.concatenate([part.live for part in parts if part.live is not None])
+    )
     whole = replace(
         first,
         **columns,
         context=pa.concat_tables([part.context for part in parts]),
         offsets=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
-        labels={head: np.concatenate([part.labels[head] for part in parts]) for head in first.labels},
+        labels={
+            head: np.concatenate([part.labels[head] for part in parts]) for head in first.labels
+        },
         live=live,
         missed=missed,
     )
@@ -171,7 +219,9 @@ def scheme_of(events: pa.Table, head: str) -> Scheme:
     """Return a scheme that fits a log: whether a session is one basket."""
     kept = events.filter(interesting(events, (head,)))
     sessions = kept.filter(pc.is_valid(kept["session_id"]))
-    basket = head == "purchase" and sessions.num_rows > 2 * max(1, len(pc.unique(sessions["session_id"])))
+    basket = head == "purchase" and sessions.num_rows > 2 * max(
+        1, len(pc.unique(sessions["session_id"]))
+    )
     return Scheme(type=head, truth="session" if basket else "event")
 
 
@@ -183,7 +233,9 @@ def _sessions(kept: pa.Table, person: Ints, people: int) -> Ints:
     return member
 
 
-def _drawn(data: Dataset, part: Part, scheme: Scheme, negatives: int, rng: np.random.Generator) -> Drawn:
+def _drawn(
+    data: Dataset, part: Part, scheme: Scheme, negatives: int, rng: np.random.Generator
+) -> Drawn:
     """Label the candidates of some requests."""
     picked, items = part.request, max(len(data.items), 1)
     own = data.take(picked)
@@ -196,14 +248,29 @@ def _drawn(data: Dataset, part: Part, scheme: Scheme, negatives: int, rng: np.ra
     found = key[order][at] == truth if len(key) else np.zeros(len(truth), bool)
     label = np.zeros(len(key), bool)
     label[order[at[found]]] = True
-    kept, weight = _sample(request, label, part.rank.astype(np.float64), negatives, len(picked), rng)
+    kept, weight = _sample(
+        request, label, part.rank.astype(np.float64), negatives, len(picked), rng
+    )
     counts = np.bincount(request[kept], minlength=len(picked))
     offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
     missed = Missed(truth[~found] // items, truth[~found] % items)
     rows = Dataset(
-        own.t, own.p, own.person, own.context, offsets, part.item[kept], np.zeros(len(kept), np.int32), np.ones(len(kept)),
-        {scheme.type: label[kept]}, weight, data.people, data.items, {**data.scheme, "candidates": len(key)}, part.live[kept], missed,
-    )  # fmt: skip
+        own.t,
+        own.p,
+        own.person,
+        own.context,
+        offsets,
+        part.item[kept],
+        np.zeros(len(kept), np.int32),
+        np.ones(len(kept)),
+        {scheme.type: label[kept]},
+        weight,
+        data.people,
+        data.items,
+        {**data.scheme, "candidates": len(key)},
+        part.live[kept],
+        missed,
+    )
     order = by_time(rows)
     if not bool(np.all(np.diff(order) == 1)):
         rows = rows.take(order)
@@ -213,9 +280,16 @@ def _drawn(data: Dataset, part: Part, scheme: Scheme, negatives: int, rng: np.ra
 
 
 def _sample(
-    request: Ints, label: npt.NDArray[np.bool_], rank: npt.NDArray[np.float64], negatives: int, requests: int, rng: np.random.Generator
+    request: Ints,
+    label: npt.NDArray[np.bool_],
+    rank: npt.NDArray[np.float64],
+    negatives: int,
+    requests: int,
+    rng: np.random.Generator,
 ) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """Rows to keep, ascending, and their weights: each negative by itself, with a chance that falls with its rank."""
+    """Rows to keep, ascending, and their weights: each negative by itself, with a chance that falls
+    with its rank.
+    """
     if not negatives:
         return np.arange(len(request)), np.ones(len(request))
     wanted = np.where(label, 0.0, 1.0 / (rank + HARD))
@@ -234,4 +308,7 @@ def sources_told(sources: Mapping[str, int], scheme: Mapping[str, Any]) -> str:
     """A sentence on where candidates came from, for reports."""
     named = ", ".join(f"{limit} by {name}" for name, limit in sources.items() if limit)
     found = f"they held what people chose in {scheme['candidate_recall']:.1%} of cases"
-    return f"at most {named}, as of each moment: {scheme['candidates_mean']:,.0f} candidates a request; {found}"
+    return (
+        f"at most {named}, as of each moment: {scheme['candidates_mean']:,.0f} candidates a "
+        f"request; {found}"
+    )

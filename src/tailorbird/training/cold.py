@@ -1,4 +1,6 @@
-"""Cold start as a curve: how good lists are by how many events of the person, and of the item, there were before the request."""
+"""Cold start as a curve: how good lists are by how many events of the person, and of the item,
+there were before the request.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,13 @@ from tailorbird.training.bootstrap import Bootstrap, Interval, flat
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-STARTS = (0, 1, 2, 5, 10)  # a step holds what has so many events, and fewer than the next step begins with
+STARTS = (
+    0,
+    1,
+    2,
+    5,
+    10,
+)  # a step holds what has so many events, and fewer than the next step begins with
 STEPS = ("0", "1", "2–4", "5–9", "10 and more")
 
 
@@ -48,12 +56,15 @@ def curve(values: Sequence[Mapping[str, Floats]], bootstrap: Bootstrap) -> tuple
     """Return the steps that have a request.
 
     Args:
-        values: of each step, by model, NDCG@10 of each request; NaN where the request is not of the step.
+        values: of each step, by model, NDCG@10 of each request; NaN where the request is not of the
+            step.
     """
     steps = []
     for events, by_model in zip(STEPS, values, strict=True):
         found = list(by_model.values())
         count = int(np.isfinite(found[0]).sum()) if found else 0
         if count:
-            steps.append(Step(events, count, dict(zip(by_model, bootstrap.means(found), strict=True))))
+            steps.append(
+                Step(events, count, dict(zip(by_model, bootstrap.means(found), strict=True)))
+            )
     return tuple(steps)

@@ -1,4 +1,6 @@
-"""Who is judged on what: models, versions of the registry and all baselines on the same requests, through the path that serving takes."""
+"""Who is judged on what: models, versions of the registry and all baselines on the same requests,
+through the path that serving takes.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +38,9 @@ from tailorbird.training.thinned import thinned
 
 Floats = npt.NDArray[np.float64]
 Values = Mapping[str, Floats]
-Scorer = Callable[[Featured], tuple[Mapping[str, Floats], Floats]]  # probability by head, and the value
+Scorer = Callable[
+    [Featured], tuple[Mapping[str, Floats], Floats]
+]  # probability by head, and the value
 
 ROWS_AT_ONCE = 1_000_000
 _STEP = 4_000  # requests that are given their candidates at once
@@ -55,7 +59,8 @@ def judge(
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Judge scorers on a test part, beside the baselines of a replay. The first scorer is the one that others are compared with.
+    """Judge scorers on a test part, beside the baselines of a replay. The first scorer is the one
+    that others are compared with.
 
     Args:
         replay: of the slot, with the live columns that any scorer reads.
@@ -77,19 +82,31 @@ def judge(
                 heads = said if name == model else heads
             count, here = piece.part.requests, slice(rows, rows + piece.part.rows)
             scores |= {name: each[here] for name, each in values.items()}
-            panel.add(piece.part, scores, heads, {name: _cut(each, done, count) for name, each in drawn.slates.items()})
+            panel.add(
+                piece.part,
+                scores,
+                heads,
+                {name: _cut(each, done, count) for name, each in drawn.slates.items()},
+            )
             done, rows = done + count, rows + piece.part.rows
         truths, found = truths + drawn.truths, found + drawn.found
         candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
     about: dict[str, Any] = {"source": material.why}
     if material.scheme is not None:
-        about |= {"candidate_recall": found / max(truths, 1), "candidates_mean": candidates / max(test.requests, 1)}
+        about |= {
+            "candidate_recall": found / max(truths, 1),
+            "candidates_mean": candidates / max(test.requests, 1),
+        }
         about["candidates"] = sources_told(sources, about)
     return replace(panel.result(model), about=about)
 
 
-def _parts(material: Material, test: Dataset, replay: Replay, told: Callable[[int, int], None]) -> Iterator[tuple[Drawn, Values]]:
-    """The test part with its candidates and live columns, in pieces that fit into memory; of logged answers with baselines' values."""
+def _parts(
+    material: Material, test: Dataset, replay: Replay, told: Callable[[int, int], None]
+) -> Iterator[tuple[Drawn, Values]]:
+    """The test part with its candidates and live columns, in pieces that fit into memory; of logged
+    answers with baselines' values.
+    """
     if material.scheme is not None:
         for drawn in with_candidates(test, replay, material.scheme, progress=told):
             yield replace(drawn, data=material.labelled(drawn.data)), {}
@@ -99,7 +116,10 @@ def _parts(material: Material, test: Dataset, replay: Replay, told: Callable[[in
     for start in range(0, rows.requests, _STEP):
         chosen = np.arange(start, min(start + _STEP, rows.requests))
         here = slice(rows.offsets[chosen[0]], rows.offsets[chosen[-1] + 1])
-        yield Drawn(rows.take(chosen), {}, 0, 0), {name: each[here] for name, each in values.items()}
+        yield (
+            Drawn(rows.take(chosen), {}, 0, 0),
+            {name: each[here] for name, each in values.items()},
+        )
 
 
 def _cut(slates: Slates, low: int, count: int) -> Slates:
@@ -115,31 +135,43 @@ def version_scorer(
     features: FeatureSet | None = None,
     events: pa.Table | None = None,
 ) -> Scorer:
-    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what came later; vectors are the bundle's own
-    where the series has none.
+    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what
+    came later; vectors are the bundle's own where the series has none.
 
     Args:
         live: the live columns of the pieces, among which are the bundle's own.
-        features: what the pieces to score were made by, where it may be another schema than the bundle's; the bundle is then given
-            values of its own, made of the same `events`.
+        features: what the pieces to score were made by, where it may be another schema than the
+            bundle's; the bundle is then given values of its own, made of the same `events`.
     """
-    own = bundle.features if features is not None and bundle.schema_hash != features.schema_hash else None
+    own = (
+        bundle.features
+        if features is not None and bundle.schema_hash != features.schema_hash
+        else None
+    )
     past = History(own, events) if own is not None and events is not None else None
 
     def score(piece: Featured) -> tuple[Mapping[str, Floats], Floats]:
         if past is not None:
             piece = next(featured_from(past, piece.part, rows_max=max(1, piece.part.rows)))
-        scores = bundle.score_matrix(encoded(piece, bundle.encoder, series, otherwise=bundle.space, live=live), objective=objective)
+        scores = bundle.score_matrix(
+            encoded(piece, bundle.encoder, series, otherwise=bundle.space, live=live),
+            objective=objective,
+        )
         return scores.heads, scores.value
 
     return score
 
 
 def foreign(bundle: Bundle, slot: Slot) -> str:
-    """Why a bundle cannot order items for a slot, "" if it can: it must predict something that the slot asks for."""
+    """Why a bundle cannot order items for a slot, "" if it can: it must predict something that the
+    slot asks for.
+    """
     if set(bundle.heads) & set(slot.objective):
         return ""
-    return f"predicts {', '.join(bundle.heads) or 'nothing'}, while slot {slot.name} asks for {', '.join(slot.objective)}"
+    return (
+        f"predicts {', '.join(bundle.heads) or 'nothing'}, while slot {slot.name} asks for "
+        f"{', '.join(slot.objective)}"
+    )
 
 
 def evaluate(
@@ -153,10 +185,12 @@ def evaluate(
     settings: TrainSettings | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Judge versions of the registry, the champion by default, on the newest part of the lake, beside all baselines.
+    """Judge versions of the registry, the champion by default, on the newest part of the lake,
+    beside all baselines.
 
     Raises:
-        UsageError: there is no such version, none that predicts what the slot asks for, or no champion to judge.
+        UsageError: there is no such version, none that predicts what the slot asks for, or no
+            champion to judge.
         BundleError: the versions read different features.
     """
     settings = (settings or TrainSettings()).hurried()
@@ -167,23 +201,51 @@ def evaluate(
     bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in paths]
     for bundle in bundles:
         if why := foreign(bundle, slot):
-            raise UsageError(f"{bundle.version} {why}", where=f"slot {slot.name}", fix="judge it on another slot: --slot NAME")
+            raise UsageError(
+                f"{bundle.version} {why}",
+                where=f"slot {slot.name}",
+                fix="judge it on another slot: --slot NAME",
+            )
     progress("read", 0, 1)
     material = load_material(Lake(lake), features, slot, settings.wanted(now))
     progress("read", 1, 1)
     data = material.data
     gap = material.label_window
     border = settings.test_from
-    split = split_at(data.t, settings.validation_from or border, border, gap=gap) if border else split_by_time(data.t, gap=gap)
-    series = build_series(material.events, material.items, [split.validation_until], progress=partial(progress, "index"))
+    split = (
+        split_at(data.t, settings.validation_from or border, border, gap=gap)
+        if border
+        else split_by_time(data.t, gap=gap)
+    )
+    series = build_series(
+        material.events,
+        material.items,
+        [split.validation_until],
+        progress=partial(progress, "index"),
+    )
     live = joined_columns([bundle.encoder.live for bundle in bundles])
-    scorers = {bundle.version: version_scorer(bundle, series, slot.objective, live) for bundle in bundles}
+    scorers = {
+        bundle.version: version_scorer(bundle, series, slot.objective, live) for bundle in bundles
+    }
     test = data.take(thinned(split.test, settings.test_requests, settings.seed))
     sources = bounded(slot.sources)
     baselines = default_baselines(slot.sources)
-    replay = Replay(material.log, features, slot, material.codes, live, baselines=baselines, sources=sources)
+    replay = Replay(
+        material.log, features, slot, material.codes, live, baselines=baselines, sources=sources
+    )
     before = split.validation_until
-    return judge(material, features, test, replay, sources, scorers, slot.objective, before=before, seed=settings.seed, progress=progress)
+    return judge(
+        material,
+        features,
+        test,
+        replay,
+        sources,
+        scorers,
+        slot.objective,
+        before=before,
+        seed=settings.seed,
+        progress=progress,
+    )
 
 
 def joined_columns(each: Sequence[LiveColumns]) -> LiveColumns:

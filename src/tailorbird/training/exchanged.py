@@ -1,9 +1,10 @@
 """Which rows of logged answers the randomisation could have exchanged, read off their propensities.
 
-The log says with which probability an item stood at its place, and not by which method. Each leaves its own marks
-(`ranking.exploration`): `swap` has two probabilities that add up to 1, and both items of a pair have the same; of `item` all rows have
-1 − rate/m but at most one, whose rate/m is divided by a whole number, the pool. Where all rows of an answer have one probability, the other
-answers of the log say whose it is.
+The log says with which probability an item stood at its place, and not by which method. Each leaves
+its own marks (`ranking.exploration`): `swap` has two probabilities that add up to 1, and both items
+of a pair have the same; of `item` all rows have 1 − rate/m but at most one, whose rate/m is divided
+by a whole number, the pool. Where all rows of an answer have one probability, the other answers of
+the log say whose it is.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,11 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-EACH, PAIRS, NEVER = 0, 1, 2  # what could be exchanged: each drawn row with each other, those of a pair, none
+EACH, PAIRS, NEVER = (
+    0,
+    1,
+    2,
+)  # what could be exchanged: each drawn row with each other, those of a pair, none
 _SAME = 1e-6  # of two probabilities
 _ODD_MAX = 0.01  # of the answers with a method's probabilities: those that it cannot have made
 
@@ -29,7 +34,8 @@ class Drawn:
         place: shape (n,), from 0.
         drawn: shape (n,), whether another item could have stood there.
         kind: shape (n,), of the row's answer.
-        pair: shape (n,), whether the row is the upper one of a pair of `swap`, if its answer is of that kind.
+        pair: shape (n,), whether the row is the upper one of a pair of `swap`, if its answer is of
+            that kind.
     """
 
     answer: Ints
@@ -41,7 +47,9 @@ class Drawn:
     pair: Bools
 
 
-def drawn_rows(position: npt.NDArray, clicked: npt.NDArray, propensity: Floats, request: npt.NDArray) -> Drawn:
+def drawn_rows(
+    position: npt.NDArray, clicked: npt.NDArray, propensity: Floats, request: npt.NDArray
+) -> Drawn:
     """In order, and told apart by how they were drawn. Shapes (n,); positions count from 1."""
     order = np.lexsort((position, request))
     place, propensity = position[order].astype(np.int64) - 1, propensity[order].astype(np.float64)
@@ -53,8 +61,12 @@ def drawn_rows(position: npt.NDArray, clicked: npt.NDArray, propensity: Floats, 
 
 
 def links(rows: Drawn) -> Iterator[Ints]:
-    """For each kind of answers, the rows that could have been exchanged with the next row, which stands on the next place."""
-    neighbours = (np.diff(rows.answer) == 0) & (np.diff(rows.place) == 1) & rows.drawn[:-1] & rows.drawn[1:]
+    """For each kind of answers, the rows that could have been exchanged with the next row, which
+    stands on the next place.
+    """
+    neighbours = (
+        (np.diff(rows.answer) == 0) & (np.diff(rows.place) == 1) & rows.drawn[:-1] & rows.drawn[1:]
+    )
     for kind, which in ((EACH, neighbours), (PAIRS, neighbours & rows.pair[:-1])):
         if (found := np.flatnonzero(which & (rows.kind[:-1] == kind))).size:
             yield found
@@ -63,8 +75,9 @@ def links(rows: Drawn) -> Iterator[Ints]:
 def _pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
     """The upper row of each pair, were all answers of `swap`.
 
-    Pairs follow one another from where the first drawn row of a run stands, be it the first of the list or behind one that was not drawn.
-    Which rows are drawn does not depend on what was swapped; so what is left out, where the row above is missing, is left out evenly.
+    Pairs follow one another from where the first drawn row of a run stands, be it the first of the
+    list or behind one that was not drawn. Which rows are drawn does not depend on what was swapped;
+    so what is left out, where the row above is missing, is left out evenly.
     """
     n = len(place)
     follows = np.zeros(n, bool)
@@ -88,7 +101,11 @@ def _kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
     low, high = np.where(some, low, 1.0), np.where(some, high, 1.0)
     size, lows, highs = (
         np.bincount(own[which], minlength=count)
-        for which in (slice(None), np.abs(chance - low[own]) < _SAME, np.abs(chance - high[own]) < _SAME)
+        for which in (
+            slice(None),
+            np.abs(chance - low[own]) < _SAME,
+            np.abs(chance - high[own]) < _SAME,
+        )
     )
     equal = some & (high - low < _SAME)
     two = some & ~equal & (lows + highs == size)
@@ -98,20 +115,33 @@ def _kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
     uneven = np.zeros(count, bool)
     uneven[answer[upper][np.abs(propensity[upper] - propensity[upper + 1]) >= _SAME]] = True
     rates = _mostly(_key(low[adds_up]), ~uneven[adds_up])
-    swaps = (adds_up & np.isin(_key(low), rates)) | (equal & (np.isin(_key(low), rates) | np.isin(_key(1.0 - low), rates)))
+    swaps = (adds_up & np.isin(_key(low), rates)) | (
+        equal & (np.isin(_key(low), rates) | np.isin(_key(1.0 - low), rates))
+    )
 
     pool = (1.0 - high) / np.maximum(low, 1e-12)
     several = some & ~equal & ~swaps
-    one = several & two & (lows == 1) & (high >= 0.5) & (np.abs(pool - np.round(pool)) < 1e-3) & (pool > 0.5)
+    one = (
+        several
+        & two
+        & (lows == 1)
+        & (high >= 0.5)
+        & (np.abs(pool - np.round(pool)) < 1e-3)
+        & (pool > 0.5)
+    )
     usual = _mostly(_key(high[several]), one[several])
     items = (one | (equal & ~swaps)) & np.isin(_key(high), usual)
     return np.where(items, NEVER, np.where(swaps, PAIRS, EACH)).astype(np.int64)
 
 
 def _mostly(key: Ints, fits: Bools) -> Ints:
-    """Of the probabilities that answers have, those of which nearly all answers look as one method makes them."""
+    """Of the probabilities that answers have, those of which nearly all answers look as one method
+    makes them.
+    """
     keys, which = np.unique(key, return_inverse=True)
-    share = np.bincount(which, ~fits, len(keys)) / np.maximum(np.bincount(which, minlength=len(keys)), 1)
+    share = np.bincount(which, ~fits, len(keys)) / np.maximum(
+        np.bincount(which, minlength=len(keys)), 1
+    )
     return keys[share <= _ODD_MAX]
 
 

@@ -1,4 +1,6 @@
-"""Heads: a model for each target (see `training.architecture`), calibrated on the later part, and proven equal to its export."""
+"""Heads: a model for each target (see `training.architecture`), calibrated on the later part, and
+proven equal to its export.
+"""
 
 import shutil
 import tempfile
@@ -20,7 +22,13 @@ from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.ranking.live import NOTHING_LIVE, LiveColumns
 from tailorbird.ranking.targets import of_items, return_of
-from tailorbird.training.architecture import Ground, HeadModel, fit_heads, wants_net, with_columns_for_nets
+from tailorbird.training.architecture import (
+    Ground,
+    HeadModel,
+    fit_heads,
+    wants_net,
+    with_columns_for_nets,
+)
 from tailorbird.training.calibrate import Chosen
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.giveaways import giveaways, notes_on_ahead
@@ -75,12 +83,24 @@ class Fitted:
     chosen: dict[str, Chosen] = field(default_factory=dict)  # head → how its calibration was chosen
 
     def score(
-        self, piece: Featured, series: IndexSeries, objective: Mapping[str, float], live: LiveColumns
+        self,
+        piece: Featured,
+        series: IndexSeries,
+        objective: Mapping[str, float],
+        live: LiveColumns,
     ) -> tuple[dict[str, Floats], Floats]:
-        """Calibrated probability by head, and the value, of each row of a piece: what serving computes from the export."""
+        """Calibrated probability by head, and the value, of each row of a piece: what serving
+        computes from the export.
+        """
         matrix = encoded(piece, self.encoder, series, live=live)
-        heads = {name: self.calibration[name].apply(model.score(matrix)) for name, model in self.models.items()}
-        value = sum((weight * heads[name] for name, weight in objective.items() if name in heads), np.zeros(len(matrix)))
+        heads = {
+            name: self.calibration[name].apply(model.score(matrix))
+            for name, model in self.models.items()
+        }
+        value = sum(
+            (weight * heads[name] for name, weight in objective.items() if name in heads),
+            np.zeros(len(matrix)),
+        )
         return heads, value
 
 
@@ -100,15 +120,20 @@ def fit(
     """Learn from the training part, watch and calibrate by the validation part.
 
     Args:
-        position: whether rows are all that was shown, looked at or not: the model then takes the position into account, which
-            serving sets to the first. Where only seen items are rows, position tells nothing but what the old policy liked. Weights of
-            clicks are learned from rows of either kind: among seen items, from how much less is clicked further down though it was seen.
-        label_window: microseconds until a row's label is known; target encodings look at no younger one.
-        heads: further targets, of other slots, that have labels; one that cannot be learned here is left out.
+        position: whether rows are all that was shown, looked at or not: the model then takes the
+            position into account, which serving sets to the first. Where only seen items are rows,
+            position tells nothing but what the old policy liked. Weights of clicks are learned from
+            rows of either kind: among seen items, from how much less is clicked further down though
+            it was seen.
+        label_window: microseconds until a row's label is known; target encodings look at no younger
+            one.
+        heads: further targets, of other slots, that have labels; one that cannot be learned here is
+            left out.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
-        UsageError: clicks are to be weighed by their place, and no row had one, or none was drawn at random.
+        UsageError: clicks are to be weighed by their place, and no row had one, or none was drawn
+            at random.
     """
     weighed = ""
     if settings.position == "weights":
@@ -116,21 +141,41 @@ def fit(
     position = position and settings.position == "column"
     progress("features", 0, 2)
     labels = labels_of(parts.train, settings)
-    labelled = Labelled(parts.train.t[parts.train.request], labels, parts.train.weight, label_window)
+    labelled = Labelled(
+        parts.train.t[parts.train.request], labels, parts.train.weight, label_window
+    )
     with _folder(parts.train, settings) as folder:
-        encoder, learned = _learned(events, features, parts, series, settings, labelled, folder, position=position)
+        encoder, learned = _learned(
+            events, features, parts, series, settings, labelled, folder, position=position
+        )
         progress("features", 1, 2)
         held = list(featured(parts.validation, features, events))
         shown = stack(held, encoder, series, position=position, live=parts.live)
-        served = stack(held, encoder, series, position=False, live=parts.live) if position else shown
+        served = (
+            stack(held, encoder, series, position=False, live=parts.live) if position else shown
+        )
         del held
         progress("features", 2, 2)
         found = _learnable((*objective, *heads), objective, encoder, learned, labels, parts)
         notes = [note for note in (weighed, *found.notes, learned.note) if note]
         if not any(head in found.heads for head in objective):
-            raise NotReadyError("; ".join(notes) or f"none of {', '.join(objective)} ever happened", fix="train on a longer window")
+            raise NotReadyError(
+                "; ".join(notes) or f"none of {', '.join(objective)} ever happened",
+                fix="train on a longer window",
+            )
         data, until = (parts.train, parts.validation, labels), int(parts.train.t[-1])
-        ground = Ground(encoder, learned.matrix, shown, served, *data, found.heads, objective, until, label_window, learned.files)
+        ground = Ground(
+            encoder,
+            learned.matrix,
+            shown,
+            served,
+            *data,
+            found.heads,
+            objective,
+            until,
+            label_window,
+            learned.files,
+        )
         sample = _some(len(served), settings.seed)
         made = fit_heads(ground, settings, progress, sample)
     encoder, served = made.encoder, served[:, : len(made.encoder.names)]
@@ -138,7 +183,9 @@ def fit(
     calibration = {head: each.calibration for head, each in chosen.items()}
     notes += [made.note] if made.note else []
     files = (made.architecture, made.models, made.files, made.places)
-    return Fitted(encoder, *files, calibration, served[sample], made.parity, found.leaks, tuple(notes), chosen)
+    return Fitted(
+        encoder, *files, calibration, served[sample], made.parity, found.leaks, tuple(notes), chosen
+    )
 
 
 @dataclass(frozen=True)
@@ -153,7 +200,10 @@ class _Learned:
         return (
             ""
             if self.files is None
-            else f"the {len(self.files):,} rows that were learned from lay in files, a few blocks of them in memory"
+            else (
+                f"the {len(self.files):,} rows that were learned from lay in files, a few blocks "
+                "of them in memory"
+            )
         )
 
 
@@ -189,14 +239,32 @@ def _learned(
     if folder is None:
         pieces = Pieces.of(list(featured(train, features, events)))
     else:
-        pieces = Pieces.in_files(featured(train, features, events, rows_max=ROWS_AT_ONCE), folder / "features", train.rows)
-    encoder, in_time = learn_encoder(pieces, features, series, settings, labelled, position=position, live=live)
+        pieces = Pieces.in_files(
+            featured(train, features, events, rows_max=ROWS_AT_ONCE),
+            folder / "features",
+            train.rows,
+        )
+    encoder, in_time = learn_encoder(
+        pieces, features, series, settings, labelled, position=position, live=live
+    )
     if wants_net(settings):
         encoder = with_columns_for_nets(encoder, train, series)
     if folder is None:
-        return encoder, _Learned(stack(pieces.each, encoder, series, position=position, learned=in_time, live=live))
+        return encoder, _Learned(
+            stack(pieces.each, encoder, series, position=position, learned=in_time, live=live)
+        )
     labels, weight = labelled.labels, labelled.weight
-    files = streamed(pieces, encoder, series, folder / "matrix", labels, weight, position=position, learned=in_time, live=live)
+    files = streamed(
+        pieces,
+        encoder,
+        series,
+        folder / "matrix",
+        labels,
+        weight,
+        position=position,
+        learned=in_time,
+        live=live,
+    )
     del pieces
     shutil.rmtree(folder / "features")
     return encoder, _Learned(np.zeros((0, len(encoder.names)), np.float32), files)
@@ -232,12 +300,18 @@ def _learnable(
             notes.append(f"head {head} was left out: {why}")
             continue
         if (count := int(np.count_nonzero(labels[head] > 0))) < POSITIVES_MIN:
-            notes.append(f"head {head} was left out: {count} positives in the training part, at least {POSITIVES_MIN} are needed")
+            notes.append(
+                f"head {head} was left out: {count} positives in the training part, at least "
+                f"{POSITIVES_MIN} are needed"
+            )
             continue
         told = giveaways(encoder.names, *_known(matrix, some[head]))
         known = told.known
         if known and head not in objective:
-            notes.append(f"head {head} of another slot was left out: columns that look as if they knew the answer: {', '.join(known)}")
+            notes.append(
+                f"head {head} of another slot was left out: columns that look as if they "
+                f"knew the answer: {', '.join(known)}"
+            )
             continue
         leaks |= known
         ahead = told.told_of_ahead(head) | ahead
@@ -246,13 +320,17 @@ def _learnable(
 
 
 def _weighed(parts: Parts, head: str) -> tuple[Parts, str]:
-    """The training part with clicks weighed by how likely their place was looked at, and a sentence on it."""
+    """The training part with clicks weighed by how likely their place was looked at, and a sentence
+    on it.
+    """
     train = parts.train
     examined = examination(train.position, train.labels[head] > 0, train.propensity, train.request)
     positive = np.logical_or.reduce([train.labels[each] > 0 for each in of_items(train.labels)])
     weight = train.weight * click_weights(examined, train.position, positive)
     told = ", ".join(f"{chance:.2f}" for chance in examined.chance)
-    return replace(parts, train=replace(train, weight=weight)), f"positives weigh by how likely their place was looked at: {told}"
+    return replace(
+        parts, train=replace(train, weight=weight)
+    ), f"positives weigh by how likely their place was looked at: {told}"
 
 
 def _unwatched(head: str, held: Dataset) -> str:
@@ -265,7 +343,10 @@ def _unwatched(head: str, held: Dataset) -> str:
     if 0 < np.count_nonzero(known) < len(known):
         return ""
     days = f"{(held.t[-1] - held.t[0]) / DAY:.1f} days"
-    return f"what it asks for is known {asked.until / DAY:g} days later, and the validation part is {days} long; train on a longer --window"
+    return (
+        f"what it asks for is known {asked.until / DAY:g} days later, and the validation part "
+        f"is {days} long; train on a longer --window"
+    )
 
 
 def _known(matrix: Matrix, label: npt.NDArray) -> tuple[Matrix, npt.NDArray]:

@@ -1,14 +1,16 @@
-"""The gate: whether a new model may take the incumbent's place. Pure: figures in, a decision with its reasons out.
+"""The gate: whether a new model may take the incumbent's place. Pure: figures in, a decision with
+its reasons out.
 
-Everything is judged on the same test requests, over the candidates that servers have at each request's moment, so that the incumbent is
-judged as it would serve now.
+Everything is judged on the same test requests, over the candidates that servers have at each
+request's moment, so that the incumbent is judged as it would serve now.
 
     same recipe     the model is fresher, not another: it must not be worse than the incumbent by more than the margin (non-inferiority)
     other recipe    it must be better: the lower end of the paired interval of its gain is above 0 (superiority)
 
-A fresher model must not fall below two fixed anchors by more than the margin either: the best baseline, and the last model that won by
-superiority. So small losses cannot add up. A model of another recipe must be better than the best baseline. In any case probabilities
-must be about right, lists must not shrink to a few items, and no column may look as if it knew the answer.
+A fresher model must not fall below two fixed anchors by more than the margin either: the best
+baseline, and the last model that won by superiority. So small losses cannot add up. A model of
+another recipe must be better than the best baseline. In any case probabilities must be about right,
+lists must not shrink to a few items, and no column may look as if it knew the answer.
 """
 
 from collections.abc import Mapping
@@ -25,7 +27,8 @@ SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to promote, and a sentence for each thing that was looked at; the first one says what decided.
+    """Whether to promote, and a sentence for each thing that was looked at; the first one says what
+    decided.
 
     Attributes:
         by: `superiority` or `non-inferiority`, the rule that was applied to the incumbent.
@@ -59,7 +62,9 @@ class Rival:
         return self.gain.known and self.gain.low > 0
 
     def is_matched(self, margin: float) -> bool:
-        """Whether the new one is not worse by more than a share of the rival's figure, beyond chance."""
+        """Whether the new one is not worse by more than a share of the rival's figure, beyond
+        chance.
+        """
         return self.gain.known and self.gain.low >= -margin * abs(self.value)
 
 
@@ -76,7 +81,8 @@ class Evidence:
         unjudged: why an incumbent could not be judged; "" where it was, or there is none.
         people: of the test part, with something good to find.
         calibration: head → mean of the predictions ÷ mean of what happened.
-        coverage: share of the chosen items in the new model's lists, and `coverage_of`, in those of the incumbent or best baseline.
+        coverage: share of the chosen items in the new model's lists, and `coverage_of`, in those of
+            the incumbent or best baseline.
         leaks: columns that look as if they knew the answer, with why.
         margin: relative, of non-inferiority.
     """
@@ -110,15 +116,24 @@ def decide(evidence: Evidence) -> Decision:
             continue
         text = f"{evidence.metric} {rival.gain.signed} over {told}, {rival.name}"
         if by_margin:
-            text += f", where it may lose {evidence.margin:.0%} ({evidence.margin * abs(rival.value):.4f})"
+            text += (
+                f", where it may lose {evidence.margin:.0%} "
+                f"({evidence.margin * abs(rival.value):.4f})"
+            )
         good = rival.is_matched(evidence.margin) if by_margin else rival.is_beaten
-        why = "falls too far behind: " if by_margin or rival.gain.high < 0 else "no gain that could not be chance: "
+        why = (
+            "falls too far behind: "
+            if by_margin or rival.gain.high < 0
+            else "no gain that could not be chance: "
+        )
         (notes if good else refusals).append(text if good else f"{why}{text}")
     if evidence.unjudged:
         notes.append(evidence.unjudged)
     if best is None and evidence.incumbent is None:
         refusals.append("nothing to compare with: neither a baseline nor an incumbent was judged")
-    return Decision(not refusals, tuple(refusals or notes), NON_INFERIORITY if fresher else SUPERIORITY)
+    return Decision(
+        not refusals, tuple(refusals or notes), NON_INFERIORITY if fresher else SUPERIORITY
+    )
 
 
 def not_judged(incumbent: str, why: str) -> str:
@@ -131,16 +146,20 @@ def _checked(evidence: Evidence) -> list[str]:
     refusals = []
     if evidence.people < PEOPLE_MIN:
         refusals.append(
-            f"the test part has {evidence.people} people with a positive; at least {PEOPLE_MIN} are needed to tell a gain from noise"
+            f"the test part has {evidence.people} people with a positive; at least "
+            f"{PEOPLE_MIN} are needed to tell a gain from noise"
         )
     for column, why in (evidence.leaks or {}).items():
         refusals.append(f"column {column} looks as if it knew the answer: {why}")
     for head, ratio in (evidence.calibration or {}).items():
         if not 1 / CALIBRATION_MAX <= ratio <= CALIBRATION_MAX:
-            refusals.append(f"its probabilities of {head} are off: on average {ratio:.2g} times what happened")
+            refusals.append(
+                f"its probabilities of {head} are off: on average {ratio:.2g} times what happened"
+            )
     if evidence.coverage < COVERAGE_MIN * evidence.coverage_of:
         refusals.append(
-            f"its lists hold {evidence.coverage:.1%} of the items that people chose, less than half of the {evidence.coverage_of:.1%} "
+            f"its lists hold {evidence.coverage:.1%} of the items that people chose, less "
+            f"than half of the {evidence.coverage_of:.1%} "
             "of what would answer without it"
         )
     return refusals

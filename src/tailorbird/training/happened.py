@@ -1,4 +1,6 @@
-"""What else came of requests that were drawn: further targets, by the person and the item alone, since nothing names the request."""
+"""What else came of requests that were drawn: further targets, by the person and the item alone,
+since nothing names the request.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,9 @@ class Happened:
         amount: what each of them adds to it, where it is an amount.
     """
 
-    def __init__(self, interactions: Interactions, amount: npt.NDArray[np.float64] | None = None) -> None:
+    def __init__(
+        self, interactions: Interactions, amount: npt.NDArray[np.float64] | None = None
+    ) -> None:
         known = (interactions.person >= 0) & (interactions.item >= 0)
         self._items = interactions.items
         pair = interactions.person[known] * self._items + interactions.item[known]
@@ -41,7 +45,9 @@ class Happened:
     def total(self, data: Dataset, span: int) -> npt.NDArray[np.float32]:
         """How much of it there was for the row's person and item in [t, t + span), shape (rows,)."""
         start, end = self._between(data, span)
-        return np.where(end > start, self._running[end] - self._running[start], 0.0).astype(np.float32)
+        return np.where(end > start, self._running[end] - self._running[start], 0.0).astype(
+            np.float32
+        )
 
     def _between(self, data: Dataset, span: int) -> tuple[Ints, Ints]:
         """Of each row the places of its events: from … to, the same where there is none."""
@@ -50,5 +56,8 @@ class Happened:
         person, t = data.person[data.request], data.t[data.request]
         pair = person * self._items + data.item
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
-        start, end = (np.searchsorted(self._packed, (code << self._bits) | np.searchsorted(self._times, at)) for at in (t, t + span))
+        start, end = (
+            np.searchsorted(self._packed, (code << self._bits) | np.searchsorted(self._times, at))
+            for at in (t, t + span)
+        )
         return start, np.where((self._pairs[code] == pair) & (person >= 0), end, start)

@@ -1,7 +1,9 @@
-"""Items as they were known at several moments, so that no training row sees a profile of its own future.
+"""Items as they were known at several moments, so that no training row sees a profile of its own
+future.
 
-A row at t is encoded with the newest index whose `as_of` is not after t. An item that came between two of them is in the earlier one as
-it was when it came: a server knows it within a second. What people did with items is in no index, see `training.replaying`.
+A row at t is encoded with the newest index whose `as_of` is not after t. An item that came between
+two of them is in the earlier one as it was when it came: a server knows it within a second. What
+people did with items is in no index, see `training.replaying`.
 """
 
 import tempfile
@@ -22,13 +24,21 @@ from tailorbird.training.coding import INTERESTS
 Ints = npt.NDArray[np.int64]
 
 READ = ("type", "ts", "person", "item_id", "agent", "counts")  # what an index is built from
-ITEMS = pa.schema([("id", pa.string()), ("valid_from", TIME), ("attributes", pa.string()), ("timeless", pa.bool_())])
+ITEMS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("valid_from", TIME),
+        ("attributes", pa.string()),
+        ("timeless", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class IndexSeries:
-    """Indexes by the moment of which they are, ascending; `spaces`: vectors over each of them, None over those
-    before which too little had happened; or none at all."""
+    """Indexes by the moment of which they are, ascending; `spaces`: vectors over each of them, None
+    over those before which too little had happened; or none at all.
+    """
 
     moments: Ints
     indexes: tuple[Index, ...]
@@ -44,7 +54,11 @@ class IndexSeries:
 
 
 def build_series(
-    events: pa.Table, items: pa.Table, moments: Sequence[int], *, progress: Callable[[int, int], None] | None = None
+    events: pa.Table,
+    items: pa.Table,
+    moments: Sequence[int],
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> IndexSeries:
     """Build an index for each moment, in a temporary folder, and open it."""
     ordered = sorted(set(moments))
@@ -60,9 +74,16 @@ def build_series(
 
 
 def write_index(
-    folder: Path, events: pa.Table, items: pa.Table, as_of: int, *, until: int | None = None, texts: bool = True
-) -> None:  # fmt: skip
-    """Build the index as of one moment in a new folder; without vectors, which a `towers.Learner` lays over it.
+    folder: Path,
+    events: pa.Table,
+    items: pa.Table,
+    as_of: int,
+    *,
+    until: int | None = None,
+    texts: bool = True,
+) -> None:
+    """Build the index as of one moment in a new folder; without vectors, which a `towers.Learner`
+    lays over it.
 
     Args:
         until: items that came until then are there too, as they were when they came.

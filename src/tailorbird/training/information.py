@@ -1,8 +1,10 @@
-"""What a column alone tells of the target, beside what it would seem to tell by chance; and whether it tells too much.
+"""What a column alone tells of the target, beside what it would seem to tell by chance; and whether
+it tells too much.
 
-Mutual information is biased upwards, the more so the more bins. Its null is the same figure after a shuffle: of labels within requests
-for columns of the item, of whole requests for columns of who asks. `bits` is the difference to the null's mean. A column of the person
-may tell how much that person clicks, and still nothing of which item.
+Mutual information is biased upwards, the more so the more bins. Its null is the same figure after a
+shuffle: of labels within requests for columns of the item, of whole requests for columns of who
+asks. `bits` is the difference to the null's mean. A column of the person may tell how much that
+person clicks, and still nothing of which item.
 """
 
 from collections.abc import Sequence
@@ -25,9 +27,9 @@ LEAK_SHARE = 0.5  # of the target's entropy: what is left to guess, an honest co
 @dataclass(frozen=True)
 class Told:
     """Attributes:
-    bits: mutual information with the target less the mean of its null; about 0 for noise, and may fall below.
-    z: how many standard deviations of the null it lies above the null.
-    share: `bits` as a share of the target's entropy.
+    bits: mutual information with the target less the mean of its null; about 0 for noise, and may
+    fall below. z: how many standard deviations of the null it lies above the null. share: `bits` as
+    a share of the target's entropy.
     """
 
     bits: float
@@ -35,14 +37,23 @@ class Told:
     share: float
 
 
-def told_by(rows: SignalRows, categorical: Sequence[int], of_request: Bools, *, nulls: int = 20, seed: int = 0) -> list[Told]:
+def told_by(
+    rows: SignalRows,
+    categorical: Sequence[int],
+    of_request: Bools,
+    *,
+    nulls: int = 20,
+    seed: int = 0,
+) -> list[Told]:
     """For each column what it tells of the label."""
     label = rows.label.astype(np.int64)
     whole = entropy(label, 2)
     shuffles = []
     for number in range(nulls):
         rng = np.random.default_rng((seed, 2, number))
-        shuffles.append((label[within_requests(rows.request, rng)], among_requests(rows.offsets, rng)))
+        shuffles.append(
+            (label[within_requests(rows.request, rng)], among_requests(rows.offsets, rng))
+        )
     found = []
     for column in range(rows.matrix.shape[1]):
         values = rows.matrix[:, column]
@@ -55,7 +66,13 @@ def told_by(rows: SignalRows, categorical: Sequence[int], of_request: Bools, *, 
             null = np.array([information(place, shuffled, size, 2) for shuffled, _ in shuffles])
         above = bits - float(null.mean())
         spread = float(null.std(ddof=1))
-        found.append(Told(above, above / spread if spread > 1e-12 else 0.0, above / whole if whole > 0 else 0.0))
+        found.append(
+            Told(
+                above,
+                above / spread if spread > 1e-12 else 0.0,
+                above / whole if whole > 0 else 0.0,
+            )
+        )
     return found
 
 

@@ -1,7 +1,8 @@
-"""From the rows of a data set to the matrix of a model: features as they were known at (t, p), encoded with the index of the time.
+"""From the rows of a data set to the matrix of a model: features as they were known at (t, p),
+encoded with the index of the time.
 
-Backfill is what serving would have read, to the bit; encoding is the very function that serving calls. A large set goes through in
-pieces, so that memory holds one piece's features at a time.
+Backfill is what serving would have read, to the bit; encoding is the very function that serving
+calls. A large set goes through in pieces, so that memory holds one piece's features at a time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,12 +54,16 @@ class Featured:
     rows: BackfilledRows
 
 
-def featured(data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max: int = ROWS_AT_ONCE) -> Iterator[Featured]:
+def featured(
+    data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max: int = ROWS_AT_ONCE
+) -> Iterator[Featured]:
     """The features of a data set, piece by piece, in order."""
     return featured_from(History(features, events), data, rows_max=rows_max)
 
 
-def featured_from(history: History, data: Dataset, *, rows_max: int = ROWS_AT_ONCE) -> Iterator[Featured]:
+def featured_from(
+    history: History, data: Dataset, *, rows_max: int = ROWS_AT_ONCE
+) -> Iterator[Featured]:
     """The same of several data sets, one after another, for which events are made ready once."""
     for part in data.chunks(rows_max):
         yield Featured(part, history.rows(_requests(part)))
@@ -78,20 +83,27 @@ def encoded(
 
     Args:
         series: each request takes the newest index that is not after its t; there must be one.
-        position: whether rows carry the position at which they were shown; False puts all at the first, as serving does.
+        position: whether rows carry the position at which they were shown; False puts all at the
+            first, as serving does.
         learned: of training rows, target encodings as of each row's time; see `Encoder.encode`.
-        otherwise: vectors where the series has none: those of a bundle, which may know what came later.
+        otherwise: vectors where the series has none: those of a bundle, which may know what came
+            later.
         live: what the live columns of the piece's data are.
     """
     part, rows = piece.part, piece.rows
-    columns = {} if part.live is None else {name: part.live[:, at] for at, name in enumerate(live.names)}
+    columns = (
+        {} if part.live is None else {name: part.live[:, at] for at, name in enumerate(live.names)}
+    )
     place = series.place_of(part.t)
     assert np.all(place >= 0)
     matrix = np.empty((part.rows, len(encoder.names)), np.float32)
     keys, request = part.items.keys[part.item], part.request
     for index in np.unique(place):
         chosen = np.flatnonzero(place == index)
-        low, high = chosen[0], chosen[-1] + 1  # requests are in order of time, so those of one index lie together
+        low, high = (
+            chosen[0],
+            chosen[-1] + 1,
+        )  # requests are in order of time, so those of one index lie together
         assert high - low == len(chosen)
         here = slice(part.offsets[low], part.offsets[high])
         sequences = {name: _some(sequence, low, high) for name, sequence in rows.sequences.items()}
@@ -112,7 +124,9 @@ def encoded(
 
 
 def needed_columns(features: FeatureSet) -> list[str]:
-    """The columns of `events` that training reads; a lake of millions of events fits into memory without the others."""
+    """The columns of `events` that training reads; a lake of millions of events fits into memory
+    without the others.
+    """
     needed = {*_OF_ROWS, *_OF_CONTEXT, *event_columns(features)}
     return [name for name in ROUTED.names if name in needed]
 

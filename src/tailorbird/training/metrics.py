@@ -1,12 +1,15 @@
-"""Figures of quality, over ragged lists and over single predictions, as arrays that can be resampled by user.
+"""Figures of quality, over ragged lists and over single predictions, as arrays that can be
+resampled by user.
 
-Two families. *Pointwise* (`auc`, `log_loss`, `calibration`) judge a probability against a label. *Listwise* (`ndcg`,
-`recall`, `reciprocal_rank`, `coverage`, `novelty`) judge the order within each request's list; `rank_lists` does the
-sorting once for all of them. What belongs to one request is returned as one number for each request, so that intervals
-can be taken over users: that is `training.bootstrap`. Which slices and baselines are judged is `training.evaluate`.
+Two families. *Pointwise* (`auc`, `log_loss`, `calibration`) judge a probability against a label.
+*Listwise* (`ndcg`, `recall`, `reciprocal_rank`, `coverage`, `novelty`) judge the order within each
+request's list; `rank_lists` does the sorting once for all of them. What belongs to one request is
+returned as one number for each request, so that intervals can be taken over users: that is
+`training.bootstrap`. Which slices and baselines are judged is `training.evaluate`.
 
-A request's rows lie together: request r owns rows offsets[r]:offsets[r + 1]. Ties in score are broken by a stated hash of
-the row's number, never by the order of the rows, which may know the truth.
+A request's rows lie together: request r owns rows offsets[r]:offsets[r + 1]. Ties in score are
+broken by a stated hash of the row's number, never by the order of the rows, which may know the
+truth.
 """
 
 from dataclasses import dataclass
@@ -28,11 +31,13 @@ class Ranked:
         request: shape (positives,), the list of each positive.
         row: shape (positives,), its row.
         rank: shape (positives,), from 1.
-        gain: shape (positives,), the positive's label: 1, or more where some outcomes are worth more than others.
+        gain: shape (positives,), the positive's label: 1, or more where some outcomes are worth
+            more than others.
         positives: shape (requests,), how many positives a list has.
         lengths: shape (requests,), how many rows.
         top: shape (requests, k), row numbers of the first k, −1 where a list is shorter.
-        missed: shape (requests,), how many positives are in no row of the list, and `missed_gain`, what each would have been worth.
+        missed: shape (requests,), how many positives are in no row of the list, and `missed_gain`,
+            what each would have been worth.
     """
 
     request: Ints
@@ -52,11 +57,17 @@ class Ranked:
 
     @property
     def found(self) -> Floats:
-        """The share of the positives that are in any row, shape (requests,); NaN with nothing to find."""
-        return _divide(self.positives.astype(np.float64), (self.positives + self.missed).astype(np.float64))
+        """The share of the positives that are in any row, shape (requests,); NaN with nothing to
+        find.
+        """
+        return _divide(
+            self.positives.astype(np.float64), (self.positives + self.missed).astype(np.float64)
+        )
 
     def only(self, positives: npt.NDArray[np.bool_], missed: Ints) -> "Ranked":
-        """The same lists where only some of the positives count as such, and so many of the missed; ranks stay those in the whole list."""
+        """The same lists where only some of the positives count as such, and so many of the missed;
+        ranks stay those in the whole list.
+        """
         request = self.request[positives]
         count = np.bincount(request, minlength=len(self.positives))
         of_some = (request, self.row[positives], self.rank[positives], self.gain[positives], count)
@@ -73,7 +84,8 @@ def rank_lists(
     missed: Ints | None = None,
     missed_gain: float = 1.0,
 ) -> Ranked:
-    """Rank all lists at once: O(n · positives of a list) comparisons and a partial sort, no loop over requests.
+    """Rank all lists at once: O(n · positives of a list) comparisons and a partial sort, no loop
+    over requests.
 
     Args:
         score: shape (n,), higher is better; NaN counts as the lowest.
@@ -91,7 +103,9 @@ def rank_lists(
     positives = running[offsets[1:]] - running[offsets[:-1]]
     top = np.full((len(lengths), k), -1, np.int64)
     rows, ranks = [], []
-    by_length = np.argsort(lengths, kind="stable")  # lists of like length together, so that padding stays small
+    by_length = np.argsort(
+        lengths, kind="stable"
+    )  # lists of like length together, so that padding stays small
     for chunk in _chunks(by_length, lengths):
         found, rank = _rank_chunk(value, label, offsets, chunk, top, seed)
         rows.append(found)
@@ -106,13 +120,17 @@ def rank_lists(
 
 
 def ndcg(ranked: Ranked, k: int = 10) -> Floats:
-    """Normalised discounted cumulative gain, shape (requests,); NaN for a list with nothing to find.
+    """Normalised discounted cumulative gain, shape (requests,); NaN for a list with nothing to
+    find.
 
-    DCG = Σ over positives at rank ≤ k of gain / log2(rank + 1), divided by that of the best order of all positives, missed ones too.
+    DCG = Σ over positives at rank ≤ k of gain / log2(rank + 1), divided by that of the best order
+    of all positives, missed ones too.
     """
     size = len(ranked.positives)
     lists = np.concatenate([ranked.request, np.repeat(np.arange(size), ranked.missed)])
-    gain = np.concatenate([ranked.gain, np.full(len(lists) - len(ranked.request), ranked.missed_gain)])
+    gain = np.concatenate(
+        [ranked.gain, np.full(len(lists) - len(ranked.request), ranked.missed_gain)]
+    )
     best = np.lexsort((-gain, lists))
     lists = lists[best]
     nth = 1 + np.arange(len(best)) - np.searchsorted(lists, lists)  # rank in the best order
@@ -121,7 +139,8 @@ def ndcg(ranked: Ranked, k: int = 10) -> Floats:
 
 
 def recall(ranked: Ranked, k: int = 10) -> Floats:
-    """Share of a list's positives among its first k, divided by the best possible (min(positives, k)); NaN with nothing to find.
+    """Share of a list's positives among its first k, divided by the best possible (min(positives,
+    k)); NaN with nothing to find.
 
     With one positive this is the hit rate.
     """
@@ -130,20 +149,25 @@ def recall(ranked: Ranked, k: int = 10) -> Floats:
 
 
 def hit_rate(ranked: Ranked, k: int = 20) -> Floats:
-    """1 where any positive is among the first k of a list, else 0, shape (requests,); NaN with nothing to find."""
+    """1 where any positive is among the first k of a list, else 0, shape (requests,); NaN with
+    nothing to find.
+    """
     hits = totals(ranked.request, ranked.rank <= k, len(ranked.positives))
     return np.where(ranked.judged, np.minimum(hits, 1.0), np.nan)
 
 
 def reciprocal_rank(ranked: Ranked) -> Floats:
-    """1 / rank of the first positive, 0 where all were missed, shape (requests,); NaN with nothing to find. Its mean is MRR."""
+    """1 / rank of the first positive, 0 where all were missed, shape (requests,); NaN with nothing
+    to find. Its mean is MRR.
+    """
     best = np.full(len(ranked.positives), np.inf)
     np.minimum.at(best, ranked.request, ranked.rank.astype(np.float64))
     return np.where(ranked.judged, 1.0 / best, np.nan)
 
 
 def list_auc(ranked: Ranked) -> Floats:
-    """The chance that a positive stands above a negative of its own list, shape (requests,); NaN where a class is empty.
+    """The chance that a positive stands above a negative of its own list, shape (requests,); NaN
+    where a class is empty.
 
     From ranks alone: the j-th best positive at rank r has r − j negatives above it.
     """
@@ -155,7 +179,9 @@ def list_auc(ranked: Ranked) -> Floats:
 
 
 def coverage(ranked: Ranked, item: Ints, catalogue: int) -> float:
-    """Share of the catalogue that stands in the top k of at least one list; `item` holds the code of each row's item."""
+    """Share of the catalogue that stands in the top k of at least one list; `item` holds the code
+    of each row's item.
+    """
     shown = ranked.top[ranked.top >= 0]
     return len(np.unique(item[shown])) / max(catalogue, 1)
 
@@ -163,7 +189,8 @@ def coverage(ranked: Ranked, item: Ints, catalogue: int) -> float:
 def novelty(ranked: Ranked, item: Ints, share: Floats) -> Floats:
     """Mean self-information −log2(share) of the items in each top k, in bits, shape (requests,).
 
-    `share[code]` is the item's share of all interactions before the test; an item never seen gets that of half an interaction.
+    `share[code]` is the item's share of all interactions before the test; an item never seen gets
+    that of half an interaction.
     """
     known = share[share > 0]
     floor = known.min() / 2 if len(known) else 1.0
@@ -174,7 +201,9 @@ def novelty(ranked: Ranked, item: Ints, share: Floats) -> Floats:
 
 
 def auc(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats | None = None) -> float:
-    """Area under the ROC curve: the chance that a positive is above a negative, ties counted half. NaN if a class is empty."""
+    """Area under the ROC curve: the chance that a positive is above a negative, ties counted half.
+    NaN if a class is empty.
+    """
     weight = np.ones(len(score)) if weight is None else weight
     _, positive, negative = _by_score(score, label, weight)
     below = np.cumsum(negative) - negative
@@ -185,7 +214,8 @@ def auc(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats | No
 def auc_influence(score: npt.NDArray[np.floating], label: npt.NDArray) -> Floats:
     """How much each row moves the AUC, shape (n,); the rows' sum is 0.
 
-    Resampling rows with weights w changes the AUC by Σ (w − 1) · influence, to first order (Obuchowski, Biometrics 1997).
+    Resampling rows with weights w changes the AUC by Σ (w − 1) · influence, to first order
+    (Obuchowski, Biometrics 1997).
     """
     weight = np.ones(len(score))
     group, positive, negative = _by_score(score, label, weight)
@@ -195,17 +225,23 @@ def auc_influence(score: npt.NDArray[np.floating], label: npt.NDArray) -> Floats
     below = (np.cumsum(negative) - 0.5 * negative) / negatives
     above = 1.0 - (np.cumsum(positive) - 0.5 * positive) / positives
     value = (positive * below).sum() / positives
-    return np.where(label > 0, (below[group] - value) / positives, (above[group] - value) / negatives)
+    return np.where(
+        label > 0, (below[group] - value) / positives, (above[group] - value) / negatives
+    )
 
 
 def log_losses(probability: npt.NDArray[np.floating], label: npt.NDArray) -> Floats:
-    """−ln of the probability given to what happened, shape (n,); probabilities are kept 1e-7 away from 0 and 1."""
+    """−ln of the probability given to what happened, shape (n,); probabilities are kept 1e-7 away
+    from 0 and 1.
+    """
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     return np.where(label > 0, -np.log(p), -np.log1p(-p))
 
 
 def deviances(expected: npt.NDArray[np.floating], amount: npt.NDArray) -> Floats:
-    """The Poisson deviance of each row, shape (n,): of an amount from 0 on beside what was expected of it."""
+    """The Poisson deviance of each row, shape (n,): of an amount from 0 on beside what was expected
+    of it.
+    """
     mean, found = np.maximum(expected.astype(np.float64), 1e-9), amount.astype(np.float64)
     ratio = np.log(np.where(found > 0, found / mean, 1.0))
     return 2.0 * (found * ratio - (found - mean))
@@ -218,15 +254,17 @@ def log_loss(probability: npt.NDArray[np.floating], label: npt.NDArray) -> float
 
 @dataclass(frozen=True)
 class Calibration:
-    """Predictions in bins of equal mass beside what happened: the reliability diagram and two summaries of it.
+    """Predictions in bins of equal mass beside what happened: the reliability diagram and two
+    summaries of it.
 
     Attributes:
-        bin: shape (n,), the bin of each row.
-        count, predicted, observed: shape (bins,).
-        error: Σ count/n · |predicted − observed|: ECE. It is above 0 even for a perfect model, by chance alone, and more so
-            the fewer rows: compare models on the same rows only, and read `debiased` for how far off the model really is.
-        debiased: √max(0, Σ count/n · ((predicted − observed)² − observed(1 − observed)/(count − 1))), an L2 error whose
-            square has the noise's expectation taken off (Kumar, Liang, Ma, NeurIPS 2019, section 5).
+        bin: shape (n,), the bin of each row. count, predicted, observed: shape (bins,).
+        error: Σ count/n · |predicted − observed|: ECE. It is above 0 even for a perfect model, by
+            chance alone, and more so the fewer rows: compare models on the same rows only, and read
+            `debiased` for how far off the model really is.
+        debiased: √max(0, Σ count/n · ((predicted − observed)² − observed(1 − observed)/(count −
+            1))), an L2 error whose square has the noise's expectation taken off (Kumar, Liang, Ma,
+            NeurIPS 2019, section 5).
     """
 
     bin: Ints
@@ -237,7 +275,9 @@ class Calibration:
     debiased: float
 
 
-def calibration(probability: npt.NDArray[np.floating], label: npt.NDArray, bins: int = 15) -> Calibration:
+def calibration(
+    probability: npt.NDArray[np.floating], label: npt.NDArray, bins: int = 15
+) -> Calibration:
     """Put predictions into bins of equal mass; equal predictions always share a bin."""
     p = probability.astype(np.float64)
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])) if len(p) else np.zeros(0)
@@ -246,7 +286,9 @@ def calibration(probability: npt.NDArray[np.floating], label: npt.NDArray, bins:
     count = totals(index, np.ones(len(p)), bins)
     predicted = _divide(totals(index, p, bins), count)
     observed = _divide(totals(index, label > 0, bins), count)
-    return Calibration(index, count, predicted, observed, *calibration_errors(count, predicted, observed))
+    return Calibration(
+        index, count, predicted, observed, *calibration_errors(count, predicted, observed)
+    )
 
 
 def calibration_errors(count: Floats, predicted: Floats, observed: Floats) -> tuple[float, float]:
@@ -255,7 +297,9 @@ def calibration_errors(count: Floats, predicted: Floats, observed: Floats) -> tu
     share = count[filled] / count.sum()
     gap = predicted[filled] - observed[filled]
     noise = observed[filled] * (1 - observed[filled]) / np.maximum(count[filled] - 1, 1)
-    return float((share * np.abs(gap)).sum()), float(np.sqrt(max(0.0, (share * (gap**2 - noise)).sum())))
+    return float((share * np.abs(gap)).sum()), float(
+        np.sqrt(max(0.0, (share * (gap**2 - noise)).sum()))
+    )
 
 
 def totals(index: Ints, weight: npt.NDArray, size: int = 0) -> Floats:
@@ -264,7 +308,9 @@ def totals(index: Ints, weight: npt.NDArray, size: int = 0) -> Floats:
 
 
 def tiebreak(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
-    """A fixed pseudo-random number for each row: the finaliser of MurmurHash3 over the row's number and the seed."""
+    """A fixed pseudo-random number for each row: the finaliser of MurmurHash3 over the row's number
+    and the seed.
+    """
     h = (rows.astype(np.uint64) ^ np.uint64((seed * 0x9E3779B9) & 0xFFFFFFFF)).astype(np.uint32)
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x85EBCA6B)
@@ -286,7 +332,9 @@ def _chunks(by_length: Ints, lengths: Ints) -> list[Ints]:
     return chunks
 
 
-def _rank_chunk(value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, top: Ints, seed: int) -> tuple[Ints, Ints]:
+def _rank_chunk(
+    value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, top: Ints, seed: int
+) -> tuple[Ints, Ints]:
     """Fill `top` for the requests of `chunk`; return row and rank of each of their positives."""
     lengths = offsets[chunk + 1] - offsets[chunk]
     width = int(lengths[-1])
@@ -303,7 +351,9 @@ def _rank_chunk(value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, t
 
     positive = (label[rows] > 0) & ~padding
     listed, placed = np.nonzero(positive)
-    nth = np.arange(len(listed)) - np.searchsorted(listed, listed)  # which positive of its list this is
+    nth = np.arange(len(listed)) - np.searchsorted(
+        listed, listed
+    )  # which positive of its list this is
     rank = np.zeros(len(listed), np.int64)
     for turn in range(int(nth.max(initial=-1)) + 1):
         mine = np.flatnonzero(nth == turn)
@@ -314,7 +364,9 @@ def _rank_chunk(value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, t
     return rows[listed, placed], rank
 
 
-def _first(score: Floats, tie: npt.NDArray[np.uint32], padding: npt.NDArray[np.bool_], k: int) -> Ints:
+def _first(
+    score: Floats, tie: npt.NDArray[np.uint32], padding: npt.NDArray[np.bool_], k: int
+) -> Ints:
     """Columns of the k best of each line, in order, ties by `tie`; padding last."""
     width = score.shape[1]
     if width > 4 * k:
@@ -324,7 +376,10 @@ def _first(score: Floats, tie: npt.NDArray[np.uint32], padding: npt.NDArray[np.b
         edge = np.take_along_axis(lowered, part, axis=1).min(axis=1, keepdims=True)
         whole = (lowered >= edge).sum(axis=1) > k
         order = np.empty((len(score), k), np.int64)
-        inner = np.lexsort((np.take_along_axis(tie, part, axis=1), -np.take_along_axis(lowered, part, axis=1)), axis=1)
+        inner = np.lexsort(
+            (np.take_along_axis(tie, part, axis=1), -np.take_along_axis(lowered, part, axis=1)),
+            axis=1,
+        )
         order[:] = np.take_along_axis(part, inner, axis=1)
         if whole.any():
             order[whole] = np.lexsort((tie[whole], -score[whole], padding[whole]), axis=1)[:, :k]
@@ -336,8 +391,12 @@ def _discount(rank: Ints, k: int) -> Floats:
     return np.where(rank <= k, 1.0 / np.log2(rank + 1.0), 0.0)
 
 
-def _by_score(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats) -> tuple[Ints, Floats, Floats]:
-    """The group of equal scores of each row, ascending, and each group's weight of positives and of negatives."""
+def _by_score(
+    score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats
+) -> tuple[Ints, Floats, Floats]:
+    """The group of equal scores of each row, ascending, and each group's weight of positives and of
+    negatives.
+    """
     _, group = np.unique(score, return_inverse=True)
     positive = totals(group, np.where(label > 0, weight, 0.0))
     negative = totals(group, np.where(label > 0, 0.0, weight))

@@ -1,4 +1,6 @@
-"""A page of a report: one HTML file without anything from the net, tables, and pictures as inline SVG."""
+"""A page of a report: one HTML file without anything from the net, tables, and pictures as inline
+SVG.
+"""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,9 +36,14 @@ h2 { margin-top: 2.2rem; font-size: 1.2rem; } svg { max-width: 100%; height: aut
 def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
     """Write the page, whose parts are HTML already, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    opening = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · Tailorbird</title>'
+    opening = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · '
+        "Tailorbird</title>"
+    )
     temporary = path.with_suffix(".part")
-    temporary.write_text(f"{opening}<style>{STYLE}</style><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    temporary.write_text(
+        f"{opening}<style>{STYLE}</style><body>{''.join(parts)}</body></html>", encoding="utf-8"
+    )
     temporary.rename(path)
     return path
 
@@ -52,7 +59,9 @@ def plain(figure: Figure) -> Figure:
 def picture(figure: Figure) -> str:
     """The figure as inline SVG, the same for the same figure."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "tailorbird", "svg.fonttype": "none", "font.size": 9}):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "tailorbird", "svg.fonttype": "none", "font.size": 9}
+    ):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return f"<figure>{text[text.index('<svg') :]}</figure>"
@@ -61,20 +70,41 @@ def picture(figure: Figure) -> str:
 def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
     """A table; cells are HTML already, and rows marked true are ours."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells, ours in rows)
+    body = "".join(
+        f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for cells, ours in rows
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def splits_table(first: str, splits: Sequence[Mapping[str, Any]]) -> str:
-    """What each of several splits in time learned from and was judged by; `first` is what they are called."""
-    header = [first, "learned until", "judged", "requests learned", "requests judged", "rows learned", "rows judged"]
+    """What each of several splits in time learned from and was judged by; `first` is what they are
+    called.
+    """
+    header = [
+        first,
+        "learned until",
+        "judged",
+        "requests learned",
+        "requests judged",
+        "rows learned",
+        "rows judged",
+    ]
     rows = [
         (
             [
                 str(number),
                 one["learned_until"][:16],
                 f"{one['judged_from'][:16]} … {one['judged_to'][:16]}",
-                *(f"{one[name]:,}" for name in ("requests_learned", "requests_judged", "rows_learned", "rows_judged")),
+                *(
+                    f"{one[name]:,}"
+                    for name in (
+                        "requests_learned",
+                        "requests_judged",
+                        "rows_learned",
+                        "rows_judged",
+                    )
+                ),
             ],
             False,
         )
@@ -84,23 +114,38 @@ def splits_table(first: str, splits: Sequence[Mapping[str, Any]]) -> str:
 
 
 def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) -> str:
-    """How far off the probabilities are for whom: slice, its rows, mean predicted, mean observed, calibration error."""
+    """How far off the probabilities are for whom: slice, its rows, mean predicted, mean observed,
+    calibration error.
+    """
     rows = []
     for name, each in slices.items():
         count = each.count.sum()
-        means = [f"{np.nansum(each.count * value) / count:.4f}" for value in (each.predicted, each.observed)]
+        means = [
+            f"{np.nansum(each.count * value) / count:.4f}"
+            for value in (each.predicted, each.observed)
+        ]
         rows.append(([escape(name), f"{count:,.0f}", *means, f"{each.debiased:.4f}"], False))
     return table([*header, "calibration error, debiased"], rows)
 
 
 def reliability(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
-    """What came of each probability, with its interval, along the diagonal up to `top`; the axes are named as said."""
+    """What came of each probability, with its interval, along the diagonal up to `top`; the axes
+    are named as said.
+    """
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
     filled = bins.count > 0
     axes.plot([0, top], [0, top], color=OTHERS, linewidth=1)
     spread = spread_of(bins)[filled]
-    axes.errorbar(bins.predicted[filled], bins.observed[filled], spread, fmt="o", color=OURS, markersize=4, linewidth=1)
+    axes.errorbar(
+        bins.predicted[filled],
+        bins.observed[filled],
+        spread,
+        fmt="o",
+        color=OURS,
+        markersize=4,
+        linewidth=1,
+    )
     axes.set_xlabel(predicted)
     axes.set_ylabel(observed)
     axes.set_title("Reliability, bins of equal mass", fontsize=10)
@@ -117,7 +162,9 @@ def importance(shares: Mapping[str, float], title: str) -> Figure:
     shown = list(shares.items())[:COLUMNS_SHOWN]
     figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
     axes = figure.subplots()
-    axes.barh([name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=OURS)
+    axes.barh(
+        [name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=OURS
+    )
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title(title, fontsize=10)
     return plain(figure)

@@ -1,9 +1,11 @@
-"""Rows with their features, piece by piece: in memory, or in files where there are more of them than fit.
+"""Rows with their features, piece by piece: in memory, or in files where there are more of them
+than fit.
 
     in memory   `Pieces.of(featured(…))`                       everything that follows makes a matrix of it
     in files    `Pieces.in_files(featured(…), folder, rows)`   arrays are mapped; the matrix goes into files too (`streamed`)
 
-Both hold the same numbers in the same order, and a net that learns from either ends in the same bits.
+Both hold the same numbers in the same order, and a net that learns from either ends in the same
+bits.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,10 +54,14 @@ class Pieces:
         for number, piece in enumerate(pieces):
             width = piece.rows.categorical.shape[1]
             if not at and width and rows:
-                categorical = np.lib.format.open_memmap(folder / "categorical.npy", "w+", np.uint64, (rows, width))
+                categorical = np.lib.format.open_memmap(
+                    folder / "categorical.npy", "w+", np.uint64, (rows, width)
+                )
             here = slice(at, at := at + piece.part.rows)
             categorical[here] = piece.rows.categorical
-            each.append(replace(piece, rows=_mapped(piece.rows, categorical[here], folder / f"{number:06}")))
+            each.append(
+                replace(piece, rows=_mapped(piece.rows, categorical[here], folder / f"{number:06}"))
+            )
         return cls(each, categorical)
 
     def number(self, place: int) -> npt.NDArray[np.float32]:
@@ -91,10 +97,17 @@ def streamed(
 def looked_at(rows: Blocks, rows_max: int = ROWS_LOOKED_AT) -> Rows:
     """Some blocks, evenly over all, in memory: as many as `rows_max` rows hold, one at least."""
     count = max(1, min(len(rows.sizes), rows_max // max(max(rows.sizes, default=1), 1)))
-    blocks = [rows.block(place) for place in dict.fromkeys(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())]
+    blocks = [
+        rows.block(place)
+        for place in dict.fromkeys(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())
+    ]
     label = np.concatenate([block.labels for block in blocks])
     labels = {head: label[:, place] for place, head in enumerate(rows.heads)}
-    return Rows(np.concatenate([block.matrix for block in blocks]), labels, np.concatenate([block.weight for block in blocks]))
+    return Rows(
+        np.concatenate([block.matrix for block in blocks]),
+        labels,
+        np.concatenate([block.weight for block in blocks]),
+    )
 
 
 def _mapped(rows: BackfilledRows, categorical: Keys, folder: Path) -> BackfilledRows:
@@ -105,11 +118,19 @@ def _mapped(rows: BackfilledRows, categorical: Keys, folder: Path) -> Backfilled
             _in_file(each.item, folder / f"{place}-item.npy"),
             _in_file(each.type, folder / f"{place}-type.npy"),
             _in_file(each.ts, folder / f"{place}-ts.npy"),
-            {key: _in_file(value, folder / f"{place}-{nth}.npy") for nth, (key, value) in enumerate(each.values.items())},
+            {
+                key: _in_file(value, folder / f"{place}-{nth}.npy")
+                for nth, (key, value) in enumerate(each.values.items())
+            },
         )
         for place, (name, each) in enumerate(rows.sequences.items())
     }
-    return replace(rows, numeric=_in_file(rows.numeric, folder / "numeric.npy"), categorical=categorical, sequences=sequences)
+    return replace(
+        rows,
+        numeric=_in_file(rows.numeric, folder / "numeric.npy"),
+        categorical=categorical,
+        sequences=sequences,
+    )
 
 
 def _in_file(array: npt.NDArray, path: Path) -> npt.NDArray:

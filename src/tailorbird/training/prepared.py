@@ -1,7 +1,8 @@
-"""From rows with their features to what a model is fitted on: labels, the encoder as it is learned from training rows, matrices.
+"""From rows with their features to what a model is fitted on: labels, the encoder as it is learned
+from training rows, matrices.
 
-Training and tuning prepare rows by these functions alike. What a column is made of stands in `ranking.encoders`; how pieces get their
-features, in `training.matrix`.
+Training and tuning prepare rows by these functions alike. What a column is made of stands in
+`ranking.encoders`; how pieces get their features, in `training.matrix`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def labels_of(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray]:
-    """What is learned from: the labels (NaN where unknown), or the same shuffled, which no transform may see through either."""
+    """What is learned from: the labels (NaN where unknown), or the same shuffled, which no
+    transform may see through either.
+    """
     rng = np.random.default_rng([settings.seed, 1])
-    return {head: rng.permutation(label) if settings.shuffle else label for head, label in train.labels.items()}
+    return {
+        head: rng.permutation(label) if settings.shuffle else label
+        for head, label in train.labels.items()
+    }
 
 
 def learn_encoder(
@@ -45,28 +51,48 @@ def learn_encoder(
     position: bool,
     live: LiveColumns,
 ) -> tuple[Encoder, Mapping[str, Floats]]:
-    """The encoder, learned from training rows, and the target encodings of these very rows as of their times."""
+    """The encoder, learned from training rows, and the target encodings of these very rows as of
+    their times.
+    """
     columns = columns_of(features)
     near = tuple(VECTOR_COLUMNS) if series.spaces else ()
     similar = (*near, *live.names)
     wanted = plan(
-        columns, features.transforms, preset(settings.preset), position=position, leave_out=settings.leave_out, similarities=similar
+        columns,
+        features.transforms,
+        preset(settings.preset),
+        position=position,
+        leave_out=settings.leave_out,
+        similarities=similar,
     )
     categorical = pieces.categorical
     placed = position and POSITION not in wanted.hidden
     computed = (*COMPUTED, *near)
     encoder = fit_encoder(
-        columns, categorical, computed=computed, position=placed, leave_out=wanted.hidden, similarities=features.similarities,
+        columns,
+        categorical,
+        computed=computed,
+        position=placed,
+        leave_out=wanted.hidden,
+        similarities=features.similarities,
         candidates=live.candidates,
-    )  # fmt: skip
+    )
     sources = {one.column for one in wanted.transforms}
-    rows: dict[str, Column] = {name: categorical[:, place] for place, name in enumerate(columns.categorical) if name in sources}
+    rows: dict[str, Column] = {
+        name: categorical[:, place]
+        for place, name in enumerate(columns.categorical)
+        if name in sources
+    }
     for place, name in enumerate(columns.numeric):
         if name in sources:
             rows[name] = pieces.number(place)
     if others := [name for name in (*COMPUTED, *similar, POSITION) if name in sources]:
         probe = msgspec.structs.replace(
-            encoder, numeric=(), vocabularies=(), computed=tuple(name for name in others if name != POSITION), position=POSITION in others
+            encoder,
+            numeric=(),
+            vocabularies=(),
+            computed=tuple(name for name in others if name != POSITION),
+            position=POSITION in others,
         )
         probed = stack(pieces.each, probe, series, position=position, live=live)
         rows |= {name: probed[:, place] for place, name in enumerate(probe.names)}

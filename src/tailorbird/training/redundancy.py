@@ -1,8 +1,10 @@
-"""Which columns stand for each other: clusters by rank correlation, or by shared information where codes are involved.
+"""Which columns stand for each other: clusters by rank correlation, or by shared information where
+codes are involved.
 
-Two numeric columns are as near as |Spearman's ρ| over the rows in which both are there, times the share of rows in which both are
-among those in which either is: a column that is mostly missing cannot stand for one that is not. With codes it is the mutual
-information as a share of the larger entropy. A cluster is such that each two of it are near (complete linkage).
+Two numeric columns are as near as |Spearman's ρ| over the rows in which both are there, times the
+share of rows in which both are among those in which either is: a column that is mostly missing
+cannot stand for one that is not. With codes it is the mutual information as a share of the larger
+entropy. A cluster is such that each two of it are near (complete linkage).
 """
 
 from collections.abc import Sequence
@@ -45,22 +47,30 @@ class Clusters:
         return sorted(group for group in found if len(group) > 1)
 
 
-def find_clusters(matrix: Matrix, categorical: Sequence[int], *, near: float = NEAR, seed: int = 0) -> Clusters:
+def find_clusters(
+    matrix: Matrix, categorical: Sequence[int], *, near: float = NEAR, seed: int = 0
+) -> Clusters:
     """Clusters of a matrix's columns; `categorical`: places of those that hold codes."""
     if len(matrix) > ROWS_MAX:
-        matrix = matrix[np.sort(np.random.default_rng(seed).choice(len(matrix), ROWS_MAX, replace=False))]
+        matrix = matrix[
+            np.sort(np.random.default_rng(seed).choice(len(matrix), ROWS_MAX, replace=False))
+        ]
     nearness = _by_rank(matrix)
     _by_information(matrix, categorical, nearness)
     np.fill_diagonal(nearness, 1.0)
     if len(nearness) < 2:
-        return Clusters(nearness, np.zeros((0, 4)), tuple(range(len(nearness))), np.arange(len(nearness)))
+        return Clusters(
+            nearness, np.zeros((0, 4)), tuple(range(len(nearness))), np.arange(len(nearness))
+        )
     tree = linkage(squareform(np.clip(1.0 - nearness, 0.0, 1.0), checks=False), "complete")
     order = tuple(int(place) for place in leaves_list(tree))
     return Clusters(nearness, tree, order, fcluster(tree, 1.0 - near, "distance").astype(np.int64))
 
 
 def _by_rank(matrix: Matrix) -> Floats:
-    """|ρ| times the overlap, for each two columns, as products of matrices; ranks are of the whole column."""
+    """|ρ| times the overlap, for each two columns, as products of matrices; ranks are of the whole
+    column.
+    """
     there = ~np.isnan(matrix)
     rank = np.zeros(matrix.shape)
     for place in range(matrix.shape[1]):
@@ -68,7 +78,10 @@ def _by_rank(matrix: Matrix) -> Floats:
         rank[mine, place] = rankdata(matrix[mine, place]) if mine.any() else 0.0
     mask = there.astype(np.float64)
     count = mask.T @ mask
-    total, square = rank.T @ mask, (rank**2).T @ mask  # of the row's column, where the column's is there
+    total, square = (
+        rank.T @ mask,
+        (rank**2).T @ mask,
+    )  # of the row's column, where the column's is there
     with np.errstate(all="ignore"):
         covariance = rank.T @ rank - total * total.T / count
         spread = square - total**2 / count
@@ -85,12 +98,20 @@ def _by_information(matrix: Matrix, categorical: Sequence[int], nearness: Floats
     codes = set(categorical)
     size, binned = [], []
     for place in range(matrix.shape[1]):
-        bins = learn_bins(matrix[:, place], categorical=place in codes, bins_max=CODES_MAX if place in codes else RANGES)
+        bins = learn_bins(
+            matrix[:, place],
+            categorical=place in codes,
+            bins_max=CODES_MAX if place in codes else RANGES,
+        )
         size.append(bins.size)
         binned.append(bins.place(matrix[:, place]))
     bits = [entropy(place, bins) for place, bins in zip(binned, size, strict=True)]
     for first in codes:
         for second in range(matrix.shape[1]):
             most = max(bits[first], bits[second])
-            share = information(binned[first], binned[second], size[first], size[second]) / most if most > 0 else 0.0
+            share = (
+                information(binned[first], binned[second], size[first], size[second]) / most
+                if most > 0
+                else 0.0
+            )
             nearness[first, second] = nearness[second, first] = min(max(share, 0.0), 1.0)

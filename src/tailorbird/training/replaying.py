@@ -1,11 +1,13 @@
-"""Candidates of past requests: what the slot's own sources gave at each request's moment, by the code that serving runs.
+"""Candidates of past requests: what the slot's own sources gave at each request's moment, by the
+code that serving runs.
 
     replay = Replay(events, features, slot, people, items, live)
     for part in replay.drawn(requests): ...       candidates, labels and live columns, one chunk of requests at a time
     replay.columns(rows)                          live columns of rows that are there already, such as logged answers
 
-A replay takes in the log once (`candidates.replay`); each request sees the tables of its moment, and the person's sequences as the
-features had them at its (t, p). Nothing is drawn from pools, and what a person chose is no candidate unless a source gave it.
+A replay takes in the log once (`candidates.replay`); each request sees the tables of its moment,
+and the person's sequences as the features had them at its (t, p). Nothing is drawn from pools, and
+what a person chose is no candidate unless a source gave it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +22,13 @@ from tailorbird.candidates.batch import CONTEXT, segment_keys
 from tailorbird.candidates.contract import Contract, contract_of
 from tailorbird.candidates.merge import Merge, Merged, bounded
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
-from tailorbird.candidates.query import LIVE, CandidateColumns, RequestLists, live_sources, source_of
+from tailorbird.candidates.query import (
+    LIVE,
+    CandidateColumns,
+    RequestLists,
+    live_sources,
+    source_of,
+)
 from tailorbird.candidates.replay import Questions, epochs_by_group, replayed
 from tailorbird.events import hash64s
 from tailorbird.features import FeatureSet
@@ -38,7 +46,9 @@ Keys = npt.NDArray[np.uint64]
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Near = Callable[[int, CandidateRequest, int], RankedList]  # time, who asks, how many: what is nearest to the person's vector
+Near = Callable[
+    [int, CandidateRequest, int], RankedList
+]  # time, who asks, how many: what is nearest to the person's vector
 Progress = Callable[[int, int], None]
 
 CHUNK = 500  # requests
@@ -47,7 +57,9 @@ SLATE = 20  # items of a baseline's list
 
 @dataclass(frozen=True)
 class Slates:
-    """What a baseline would show to some requests: request r has the item codes item[offsets[r]:offsets[r + 1]], best first."""
+    """What a baseline would show to some requests: request r has the item codes
+    item[offsets[r]:offsets[r + 1]], best first.
+    """
 
     offsets: Ints
     item: Ints
@@ -56,12 +68,24 @@ class Slates:
         """Those of some requests, in the given order."""
         size = np.diff(self.offsets)[requests]
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-        return Slates(offsets, self.item[np.arange(offsets[-1]) + np.repeat(self.offsets[requests] - offsets[:-1], size)])
+        return Slates(
+            offsets,
+            self.item[
+                np.arange(offsets[-1]) + np.repeat(self.offsets[requests] - offsets[:-1], size)
+            ],
+        )
 
 
 def joined_slates(each: Sequence[Mapping[str, Slates]]) -> dict[str, Slates]:
     """Put the slates of different requests together, in the given order."""
-    return {name: _slates([lists for part in each for lists in _lists(part[name])]) for name in each[0]} if each else {}
+    return (
+        {
+            name: _slates([lists for part in each for lists in _lists(part[name])])
+            for name in each[0]
+        }
+        if each
+        else {}
+    )
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,8 @@ class Replay:
     """Asks the sources of a slot about past requests.
 
     Args:
-        events: of the lake, in order of p, with the columns of `candidates.batch.COLUMNS` and those that sequences need.
+        events: of the lake, in order of p, with the columns of `candidates.batch.COLUMNS` and those
+            that sequences need.
         hide: event types whose items are not shown again.
         live: columns to read; more than one model may want them.
         baselines: whose lists are wanted as well.
@@ -121,22 +146,35 @@ class Replay:
         self._main = features.sequences[0] if features.sequences else ""
         self._past: History | None = None
 
-    def drawn(self, data: Dataset, *, progress: Progress = lambda done, total: None) -> Iterator[Part]:
-        """Yield the candidates of requests, a chunk at a time; the requests of a chunk ascend, those of chunks need not."""
+    def drawn(
+        self, data: Dataset, *, progress: Progress = lambda done, total: None
+    ) -> Iterator[Part]:
+        """Yield the candidates of requests, a chunk at a time; the requests of a chunk ascend,
+        those of chunks need not.
+        """
         sequences = self.sequences(data)
         taken: list[_Taken] = []
         for question, lists in self.asked(data, sequences, progress=progress):
-            taken.append(self._take(question, int(data.t[question]), lists, _of(sequences, question)))
+            taken.append(
+                self._take(question, int(data.t[question]), lists, _of(sequences, question))
+            )
             if len(taken) >= CHUNK:
                 yield _part(taken, tuple(self.baselines))
                 taken = []
         if taken:
             yield _part(taken, tuple(self.baselines))
 
-    def of_rows(self, data: Dataset, *, progress: Progress = lambda done, total: None) -> tuple[Matrix, dict[str, Floats]]:
-        """Return the live columns of rows that are there already, (rows, columns), and by baseline their values, (rows,)."""
+    def of_rows(
+        self, data: Dataset, *, progress: Progress = lambda done, total: None
+    ) -> tuple[Matrix, dict[str, Floats]]:
+        """Return the live columns of rows that are there already, (rows, columns), and by baseline
+        their values, (rows,).
+        """
         sequences = self.sequences(data)
-        keys, found = self._items.keys[data.item], np.empty((data.rows, len(self.live.names)), np.float32)
+        keys, found = (
+            self._items.keys[data.item],
+            np.empty((data.rows, len(self.live.names)), np.float32),
+        )
         values = {name: np.zeros(data.rows) for name in self.baselines}
         for question, lists in self.asked(data, sequences, progress=progress):
             here = slice(data.offsets[question], data.offsets[question + 1])
@@ -154,13 +192,24 @@ class Replay:
         context = data.context
         nothing = pa.nulls(data.requests, pa.string())
         asked = Requests(
-            data.t, data.p, context["person"], np.arange(data.requests), nothing, context["session_id"], context["device"],
-            context["country"], context["local_hour"],
-        )  # fmt: skip
+            data.t,
+            data.p,
+            context["person"],
+            np.arange(data.requests),
+            nothing,
+            context["session_id"],
+            context["device"],
+            context["country"],
+            context["local_hour"],
+        )
         return self._past.rows(asked).sequences
 
     def asked(
-        self, data: Dataset, sequences: Mapping[str, RaggedSequence], *, progress: Progress = lambda done, total: None
+        self,
+        data: Dataset,
+        sequences: Mapping[str, RaggedSequence],
+        *,
+        progress: Progress = lambda done, total: None,
     ) -> Iterator[tuple[int, RequestLists]]:
         """Yield each request with its lists, in log order; they hold until the next."""
         texts = {name: data.context[name].to_pylist() for name in CONTEXT}
@@ -168,11 +217,17 @@ class Replay:
         for question in range(data.requests):
             mine = _of(sequences, question).get(self._main)
             segments = segment_keys({name: values[question] for name, values in texts.items()})
-            asked = CandidateRequest(segments=segments) if mine is None else CandidateRequest(mine.item, mine.ts, segments)
+            asked = (
+                CandidateRequest(segments=segments)
+                if mine is None
+                else CandidateRequest(mine.item, mine.ts, segments)
+            )
             requests.append(asked)
         p = data.p if data.p.ndim == 1 else data.p.max(axis=1)
         questions = Questions(requests, epochs_by_group(self._events, p))
-        for chosen, lists in replayed(self._contract, self._events, questions, self._names, progress=progress):
+        for chosen, lists in replayed(
+            self._contract, self._events, questions, self._names, progress=progress
+        ):
             yield from zip(chosen.tolist(), lists, strict=True)
 
     def merged(self, t: int, lists: RequestLists, sources: Mapping[str, int]) -> Merged:
@@ -183,24 +238,41 @@ class Replay:
             if source.kind in LIVE:
                 merge.add(name, limit, *self._codes(lists.of(name)))
             elif source.kind == "sequence" and self._near is not None:
-                merge.add(name, limit, *self._codes(self._near(t, lists.request, limit + merge.size)))
+                merge.add(
+                    name, limit, *self._codes(self._near(t, lists.request, limit + merge.size))
+                )
         return merge.all()
 
-    def _take(self, question: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]) -> "_Taken":
+    def _take(
+        self, question: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]
+    ) -> "_Taken":
         """One request's candidates, as a server would find them."""
         merged = self.merged(t, lists, self._sources)
-        hidden = [one.item[np.isin(one.type, self._hide)] for one in sequences.values()] if len(self._hide) else []
+        hidden = (
+            [one.item[np.isin(one.type, self._hide)] for one in sequences.values()]
+            if len(self._hide)
+            else []
+        )
         seen = np.concatenate([np.zeros(0, np.uint64), *hidden])
         keys = self._items.keys[merged.rows]
         kept = ~np.isin(keys, seen)
         codes, keys = merged.rows[kept], keys[kept]
         ranks = [rank for name in self._names if len(rank := lists.of(name).ranks(keys))]
-        best = np.min([np.where(rank < 0, FAR, rank) for rank in ranks], axis=0) if ranks else np.zeros(len(keys), np.int64)
-        slates = {name: self._codes_of(each.top(lists, seen, SLATE)) for name, each in self.baselines.items()}
+        best = (
+            np.min([np.where(rank < 0, FAR, rank) for rank in ranks], axis=0)
+            if ranks
+            else np.zeros(len(keys), np.int64)
+        )
+        slates = {
+            name: self._codes_of(each.top(lists, seen, SLATE))
+            for name, each in self.baselines.items()
+        }
         return _Taken(question, codes, best, self.live.matrix(lists, sequences, keys), slates)
 
     def _codes(self, listed: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
-        """The codes of a list's items; those of leaderboards, which many requests read, are remembered."""
+        """The codes of a list's items; those of leaderboards, which many requests read, are
+        remembered.
+        """
         kept = self._of_lists.get(id(listed))
         if kept is not None and kept[0] is listed:
             return kept[1], listed.scores
@@ -232,9 +304,14 @@ class _Taken:
 
 def _part(taken: list[_Taken], baselines: Sequence[str]) -> Part:
     taken = sorted(taken, key=lambda one: one.request)
-    item, rank, live = (np.concatenate([getattr(one, name) for one in taken]) for name in ("item", "rank", "live"))
+    item, rank, live = (
+        np.concatenate([getattr(one, name) for one in taken]) for name in ("item", "rank", "live")
+    )
     slates = {name: _slates([one.slates[name] for one in taken]) for name in baselines}
-    request, size = np.array([one.request for one in taken]), np.array([len(one.item) for one in taken])
+    request, size = (
+        np.array([one.request for one in taken]),
+        np.array([len(one.item) for one in taken]),
+    )
     return Part(request, size, item, rank, live, slates)
 
 
@@ -253,9 +330,13 @@ def _of(sequences: Mapping[str, RaggedSequence], request: int) -> dict[str, Any]
 
 
 def live_columns(features: FeatureSet, slot: Slot) -> LiveColumns:
-    """Return the columns that a ranker of a slot reads live: of the slot's sources, of the columns that it asks for, and similarities."""
+    """Return the columns that a ranker of a slot reads live: of the slot's sources, of the columns
+    that it asks for, and similarities.
+    """
     names = dict.fromkeys(live_sources([*slot.sources, *slot.columns, *DEFAULT_COLUMNS]))
-    by_column = {source_of(name).column: name for name in names}  # `trending` and `popular:1h` are one
+    by_column = {
+        source_of(name).column: name for name in names
+    }  # `trending` and `popular:1h` are one
     similar = tuple(kept(one) for one in features.similarities)
     return LiveColumns(CandidateColumns(tuple(by_column.values())), similar)
 

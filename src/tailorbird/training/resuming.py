@@ -1,7 +1,9 @@
-"""What a long run has found so far, in a folder: arrays by name, so that a run that was cut short goes on where it was.
+"""What a long run has found so far, in a folder: arrays by name, so that a run that was cut short
+goes on where it was.
 
-The folder belongs to one set of settings; another one empties it. It is removed when the run is through. A run that ended before it had
-found anything, as where there was too little to learn from yet, leaves nothing to go on with: the next one begins as of its own time.
+The folder belongs to one set of settings; another one empties it. It is removed when the run is
+through. A run that ended before it had found anything, as where there was too little to learn from
+yet, leaves nothing to go on with: the next one begins as of its own time.
 """
 
 import os
@@ -40,7 +42,11 @@ class Unfinished:
             found = msgspec.json.decode(head.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             found = {}
-        self.resumed = isinstance(found, dict) and found.get("settings") == wanted and any(each != head for each in folder.iterdir())
+        self.resumed = (
+            isinstance(found, dict)
+            and found.get("settings") == wanted
+            and any(each != head for each in folder.iterdir())
+        )
         if self.resumed:
             self.now = int(found["now"])
             return
@@ -49,7 +55,9 @@ class Unfinished:
         self.now = now
         head.write_bytes(msgspec.json.encode({"settings": wanted, "now": now}))
 
-    def arrays(self, name: str, make: Callable[[], Mapping[str, npt.NDArray]]) -> dict[str, npt.NDArray]:
+    def arrays(
+        self, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
+    ) -> dict[str, npt.NDArray]:
         """What was kept under a name, made and kept if there is nothing yet."""
         return kept_arrays(self._folder, name, make)
 
@@ -64,10 +72,12 @@ class Unfinished:
 
 @contextmanager
 def alone(lock: Path, what: str) -> Iterator[None]:
-    """Do something that only one process may do at a time; the kernel lets the next one in when this one dies, however it dies.
+    """Do something that only one process may do at a time; the kernel lets the next one in when
+    this one dies, however it dies.
 
     Args:
-        lock: a file that is made and stays, with the process id of whoever had it last; outside a folder that `Unfinished` may empty.
+        lock: a file that is made and stays, with the process id of whoever had it last; outside a
+            folder that `Unfinished` may empty.
         what: as others are told of it, such as "a net for slot home is trained".
     Raises:
         LockedError: another process does it; says which.
@@ -85,7 +95,9 @@ def alone(lock: Path, what: str) -> Iterator[None]:
         os.close(held)
 
 
-def kept_arrays(folder: Path, name: str, make: Callable[[], Mapping[str, npt.NDArray]]) -> dict[str, npt.NDArray]:
+def kept_arrays(
+    folder: Path, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
+) -> dict[str, npt.NDArray]:
     """What a folder keeps under a name, made and kept if there is nothing yet."""
     path = folder / f"{blake2b(name.encode(), digest_size=10).hexdigest()}.npz"
     try:

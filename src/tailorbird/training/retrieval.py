@@ -1,8 +1,10 @@
-"""Where candidates come from: tables alone, or a tower's vectors too. Chosen on the validation part, at the cost that is measured there.
+"""Where candidates come from: tables alone, or a tower's vectors too. Chosen on the validation
+part, at the cost that is measured there.
 
-Asked is what people did next, whatever they had been shown: of each question, whether it is among the candidates, of which both ways
-have equally many. `auto` takes vectors where the lower end of the paired gain in recall is above 0 and a request costs at most
-`COST_US_MAX` more. Everything is as of the end of the training part, the tower included: it alone is learned to choose by, and those
+Asked is what people did next, whatever they had been shown: of each question, whether it is among
+the candidates, of which both ways have equally many. `auto` takes vectors where the lower end of
+the paired gain in recall is above 0 and a request costs at most `COST_US_MAX` more. Everything is
+as of the end of the training part, the tower included: it alone is learned to choose by, and those
 of the other indexes only where vectors are taken.
 """
 
@@ -83,7 +85,9 @@ def nearest_in(series: IndexSeries) -> Near:
         if space is None:
             return RankedList(np.zeros(0, np.uint64), np.zeros(0))
         found = space.nearest(space.ask(_One(request.recent, request.recent_ts)), most)
-        came = space.index.first_seen[found.rows] < t  # the index holds what came until the next one
+        came = (
+            space.index.first_seen[found.rows] < t
+        )  # the index holds what came until the next one
         return RankedList(space.index.keys[found.rows[came]], found.scores[came])
 
     return near
@@ -111,7 +115,9 @@ def choose_retrieval(
         UsageError: vectors were asked for, and cannot be had.
     """
     if choice not in CHOICES:
-        raise UsageError(f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}")
+        raise UsageError(
+            f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}"
+        )
     if choice == "tables":
         return Chosen(series)
     why = _why_not(slot, features)
@@ -130,17 +136,23 @@ def choose_retrieval(
     told = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
     tell(1, 1)
     if choice == "auto" and not (gain.known and gain.low > 0 and cost <= COST_US_MAX):
-        return Chosen(series, None, f"candidates come from tables alone: vectors would bring {told}", figures)
+        return Chosen(
+            series, None, f"candidates come from tables alone: vectors would bring {told}", figures
+        )
     learner = learner_for(material, features, series, settings, seed)
     assert learner is not None  # there was one before
     learner.share = best
     made = with_spaces(series, learner, between[0], least, tell)
     asked = ", as asked for" if choice == "sequence" else ""
-    return Chosen(made, learner, f"{best:.0%} of the candidates come from vectors{asked}: {told}", figures)
+    return Chosen(
+        made, learner, f"{best:.0%} of the candidates come from vectors{asked}: {told}", figures
+    )
 
 
 def _at_border(series: IndexSeries, learner: Learner, border: int) -> IndexSeries:
-    """Return the index that is there when the validation part begins, with vectors as of that moment."""
+    """Return the index that is there when the validation part begins, with vectors as of that
+    moment.
+    """
     place = int(series.place_of(np.array([border]))[0])
     moment, index = int(series.moments[place]), series.indexes[place]
     return IndexSeries(series.moments[place : place + 1], (index,), (learner.space(index, moment),))
@@ -154,11 +166,20 @@ def _why_not(slot: Slot, features: FeatureSet) -> str:
 
 
 def compare(
-    material: Material, features: FeatureSet, slot: Slot, series: IndexSeries, held: Dataset, seed: int
+    material: Material,
+    features: FeatureSet,
+    slot: Slot,
+    series: IndexSeries,
+    held: Dataset,
+    seed: int,
 ) -> tuple[float, Interval, dict[str, dict[str, float]]]:
-    """Return the better share of vectors, its gain in recall over tables alone, and what each source and each way finds at which cost."""
+    """Return the better share of vectors, its gain in recall over tables alone, and what each
+    source and each way finds at which cost.
+    """
     data = held.take(thinned(np.arange(held.requests), QUESTIONS, seed))
-    ways: dict[str, dict[str, int]] = {TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})}
+    ways: dict[str, dict[str, int]] = {
+        TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})
+    }
     ways |= {_way(share): bounded(with_sequence(slot.sources, share)) for share in SHARES}
     total = sum(ways[TABLES].values())
     ways |= {name: {name: total} for name in ("sequence", *ways[TABLES])}
@@ -176,7 +197,10 @@ def compare(
     person = np.where(data.person < 0, -1 - np.arange(data.requests), data.person)
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
     best = max(SHARES, key=lambda share: (np.nansum(found[_way(share)]), -share))
-    figures = {name: _figures(bootstrap.mean(hit), spent[name], sum(ways[name].values())) for name, hit in found.items()}
+    figures = {
+        name: _figures(bootstrap.mean(hit), spent[name], sum(ways[name].values()))
+        for name, hit in found.items()
+    }
     return best, bootstrap.difference(found[_way(best)], found[TABLES]), figures
 
 
@@ -186,5 +210,10 @@ def _way(share: float) -> str:
 
 def _figures(recall: Interval, spent: list[float], count: int) -> dict[str, float]:
     us = float(np.median(spent)) * 1e6 if spent else float("nan")
-    values = {"recall": recall.value, "recall_low": recall.low, "recall_high": recall.high, "us": us}
+    values = {
+        "recall": recall.value,
+        "recall_low": recall.low,
+        "recall_high": recall.high,
+        "us": us,
+    }
     return {name: round(value, 6) for name, value in values.items()} | {"candidates": count}

@@ -1,10 +1,12 @@
-"""Whether people came back after a request: labels with a gap and a window, and unknown (NaN) where that is not over.
+"""Whether people came back after a request: labels with a gap and a window, and unknown (NaN) where
+that is not over.
 
     ●───── gap ─────┼───────── window ─────────┼──► ts        1: there at least once in [t + gap, t + until)
     t                                        t + until        NaN: until lies behind what is known, or nobody is known
 
-A row near a border of a split whose window reaches over it is unknown too, positive or not: to keep the positives alone, which are
-known early, would teach that everybody returns. What a head's name means stands in `ranking.targets`.
+A row near a border of a split whose window reaches over it is unknown too, positive or not: to keep
+the positives alone, which are known early, would teach that everybody returns. What a head's name
+means stands in `ranking.targets`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +24,11 @@ from tailorbird.training.coding import INTERESTS, Codes, people_only
 Ints = npt.NDArray[np.int64]
 Label = npt.NDArray[np.float32]
 
-PRESENT = (*INTERESTS, "search", "impression")  # what shows that somebody is there; an answer alone does not
+PRESENT = (
+    *INTERESTS,
+    "search",
+    "impression",
+)  # what shows that somebody is there; an answer alone does not
 
 
 class Returns:
@@ -34,7 +40,9 @@ class Returns:
     """
 
     def __init__(self, events: pa.Table, people: Codes, known: int) -> None:
-        kept = pc.and_(pc.is_in(events["type"], pa.array(PRESENT, pa.string())), people_only(events))
+        kept = pc.and_(
+            pc.is_in(events["type"], pa.array(PRESENT, pa.string())), people_only(events)
+        )
         for name, wanted in (("counts", True), ("timeless", False)):
             if name in events.column_names:
                 kept = pc.and_(kept, pc.equal(pc.fill_null(events[name], wanted), wanted))
@@ -49,7 +57,9 @@ class Returns:
             person: shape (n,), −1 for nobody.
             t: shape (n,), microseconds.
         """
-        times = self._counter.count(person, t + asked.until, np.arange(len(t)), asked.until - asked.gap)
+        times = self._counter.count(
+            person, t + asked.until, np.arange(len(t)), asked.until - asked.gap
+        )
         known = (person >= 0) & (t + asked.until <= self._known)
         return np.where(known, times > 0, np.nan).astype(np.float32)
 

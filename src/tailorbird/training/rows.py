@@ -1,7 +1,9 @@
-"""What training takes from the lake: events, items and logged answers in columns, coded once; and the requests that come of them.
+"""What training takes from the lake: events, items and logged answers in columns, coded once; and
+the requests that come of them.
 
-Logged answers give rows of what was shown (`training.dataset`); where too few of them have a known outcome, what people chose gives
-requests, whose candidates are those of the slot at that moment (`training.clicks`). Everything after that treats both alike.
+Logged answers give rows of what was shown (`training.dataset`); where too few of them have a known
+outcome, what people chose gives requests, whose candidates are those of the slot at that moment
+(`training.clicks`). Everything after that treats both alike.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,9 @@ Floats = npt.NDArray[np.float64]
 Rows = Literal["auto", "answers", "clicks"]
 
 NEGATIVES = 60  # of a drawn request in training and validation
-ANSWERS_MIN = 300  # answers with an outcome, below which the log's choices teach more: split in three, fewer leave too few positives
+# answers with an outcome, below which the log's choices teach more: split in three, fewer leave too
+# few positives
+ANSWERS_MIN = 300
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,10 @@ class Wanted:
     Attributes:
         ts_from, now: of the window.
         lateness_us: how late events may come: younger answers are left out.
-        rows: `answers` or `clicks`; `auto` takes answers where enough have an outcome, else what people chose, where that is more.
-        scheme: how requests are drawn although there may be answers; None guesses it where it is needed.
+        rows: `answers` or `clicks`; `auto` takes answers where enough have an outcome, else what
+            people chose, where that is more.
+        scheme: how requests are drawn although there may be answers; None guesses it where it is
+            needed.
         heads: targets of other slots, which get labels as well.
     """
 
@@ -65,9 +71,9 @@ class Material:
 
     Attributes:
         events: all that features may look back at, up to now.
-        items: item profiles, all versions.
-        people, codes: of persons and items.
-        data: all requests of the window: of logged answers with their rows, else with the truth alone.
+        items: item profiles, all versions. people, codes: of persons and items.
+        data: all requests of the window: of logged answers with their rows, else with the truth
+            alone.
         scheme: how requests are drawn, or None where they are logged answers.
         why: which of the two was taken and why, as a sentence.
         heads: all targets: the slot's, then those of other slots.
@@ -104,7 +110,10 @@ class Material:
     @property
     def by_type(self) -> dict[str, Interactions]:
         """What is in `history`, each type apart."""
-        return {each: interactions(self.events, self.people, self.codes, (each,)) for each in self._types}
+        return {
+            each: interactions(self.events, self.people, self.codes, (each,))
+            for each in self._types
+        }
 
     @property
     def _types(self) -> Sequence[str]:
@@ -112,32 +121,52 @@ class Material:
 
     @property
     def label_window(self) -> int:
-        """How long after a request its labels may still change; what is drawn for happens at the request itself, unless that was moved."""
-        later = self.logged or ASKED in self.data.scheme or any(len(each) for each in self._further.values())
+        """How long after a request its labels may still change; what is drawn for happens at the
+        request itself, unless that was moved.
+        """
+        later = (
+            self.logged
+            or ASKED in self.data.scheme
+            or any(len(each) for each in self._further.values())
+        )
         return self.attribution if later else 0
 
     @cached_property
     def _further(self) -> dict[str, Happened]:
         """Of drawn requests, all targets but the one that they are drawn for."""
-        others = [head for head in of_items(self.heads) if self.scheme is not None and head != self.scheme.type]
+        others = [
+            head
+            for head in of_items(self.heads)
+            if self.scheme is not None and head != self.scheme.type
+        ]
         return {head: self._happened(head) for head in others}
 
     def _happened(self, head: str) -> Happened:
         kept = self.events.filter(interesting(self.events, (head,)))
-        return Happened(interactions(kept, self.people, self.codes, (head,)), seconds_viewed(kept) if is_amount(head) else None)
+        return Happened(
+            interactions(kept, self.people, self.codes, (head,)),
+            seconds_viewed(kept) if is_amount(head) else None,
+        )
 
     def labelled(self, drawn: Dataset) -> Dataset:
         """Add the labels of further targets to requests with their candidates."""
         if self.scheme is None:
             return drawn
         further: dict[str, npt.NDArray] = {
-            head: each.total(drawn, self.attribution) if is_amount(head) else each.within(drawn, self.attribution)
+            head: each.total(drawn, self.attribution)
+            if is_amount(head)
+            else each.within(drawn, self.attribution)
             for head, each in self._further.items()
         }
-        # What was a candidate beside the truth was not seen, so nobody returned, or stayed away, because of it.
+        # What was a candidate beside the truth was not seen, so nobody returned, or stayed away,
+        # because of it.
         chosen = drawn.labels[self.scheme.type]
         for head, asked in of_return(self.heads).items():
-            further[head] = np.where(chosen, self._returns.label(asked, drawn.person, drawn.t)[drawn.request], np.float32(np.nan))
+            further[head] = np.where(
+                chosen,
+                self._returns.label(asked, drawn.person, drawn.t)[drawn.request],
+                np.float32(np.nan),
+            )
         return replace(drawn, labels={**drawn.labels, **further})
 
     @cached_property
@@ -145,16 +174,28 @@ class Material:
         return Returns(self.events, self.people, self.known)
 
 
-def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, *, beside: Sequence[FeatureSet] = ()) -> Material:
+def load_material(
+    lake: Lake,
+    features: FeatureSet,
+    slot: Slot,
+    wanted: Wanted,
+    *,
+    beside: Sequence[FeatureSet] = (),
+) -> Material:
     """Read what training needs.
 
     Args:
-        beside: other sets whose values are asked for too: those of an incumbent that reads another schema.
+        beside: other sets whose values are asked for too: those of an incumbent that reads another
+            schema.
     Raises:
         NotReadyError: the lake holds no event yet, or none that rows could be made of.
     """
-    needed = list(dict.fromkeys(name for each in (features, *beside) for name in needed_columns(each)))
-    events = _in_order(AttachedEvents(lake, features, *beside).table(needed, span(ts_to=wanted.now)))
+    needed = list(
+        dict.fromkeys(name for each in (features, *beside) for name in needed_columns(each))
+    )
+    events = _in_order(
+        AttachedEvents(lake, features, *beside).table(needed, span(ts_to=wanted.now))
+    )
     if not events.num_rows:
         raise _nothing(lake, wanted.now)
     people = Codes.of(events["person"])
@@ -163,17 +204,34 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
     known = min(wanted.now - wanted.lateness_us, log_end(events))
     data, scheme, why = _requests(lake, events, people, codes, slot, wanted, known)
     heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
-    return _settled(Material(events, items, people, codes, data, scheme, why, heads, duration(slot.attribution), known))
+    return _settled(
+        Material(
+            events,
+            items,
+            people,
+            codes,
+            data,
+            scheme,
+            why,
+            heads,
+            duration(slot.attribution),
+            known,
+        )
+    )
 
 
 def log_end(events: pa.Table) -> int:
-    """Just behind the newest event: a log that ended, as one that was imported, does not know what came of its last hours."""
+    """Just behind the newest event: a log that ended, as one that was imported, does not know what
+    came of its last hours.
+    """
     dated = ~pc.fill_null(events["timeless"], False).to_numpy().astype(bool)
     return int(micros(events["ts"]).max(initial=0, where=dated)) + 1
 
 
 def _settled(material: Material) -> Material:
-    """Without drawn requests whose further targets may still happen; of logged answers those are not among the rows anyway."""
+    """Without drawn requests whose further targets may still happen; of logged answers those are
+    not among the rows anyway.
+    """
     data = material.data
     if material.logged or not material.label_window:
         return material
@@ -181,24 +239,36 @@ def _settled(material: Material) -> Material:
     if not len(settled):
         what = f"what came of the {data.requests:,} choices in the window is not known yet"
         raise NotReadyError(
-            what, fix="import more history, shorten the slot's attribution, or train as of an earlier day: --as-of 2026-11-25"
+            what,
+            fix="import more history, shorten the slot's attribution, or train as of an earlier "
+            "day: --as-of 2026-11-25",
         )
     return replace(material, data=data.take(settled))
 
 
 def _nothing(lake: Lake, now: int) -> NotReadyError:
     """Why there is nothing to learn from."""
-    if lake.exists("events") and lake.table("events", ["p"]).num_rows:  # no SQL: it knows no lake as it was
+    if (
+        lake.exists("events") and lake.table("events", ["p"]).num_rows
+    ):  # no SQL: it knows no lake as it was
         return NotReadyError(
-            f"the lake holds no event before {to_iso(now)[:16]}", where=str(lake.path), fix="a later --as-of, such as latest"
+            f"the lake holds no event before {to_iso(now)[:16]}",
+            where=str(lake.path),
+            fix="a later --as-of, such as latest",
         )
-    return NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
+    return NotReadyError(
+        "the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH"
+    )
 
 
 def _in_order(rows: pa.Table) -> pa.Table:
-    """The rows in the order of the log, however the files of the lake were cut since: codes, and with them draws, depend on it."""
+    """The rows in the order of the log, however the files of the lake were cut since: codes, and
+    with them draws, depend on it.
+    """
     p = rows["p"].to_numpy()
-    return (rows if bool(np.all(p[1:] > p[:-1])) else rows.take(pa.array(np.argsort(p)))).combine_chunks()
+    return (
+        rows if bool(np.all(p[1:] > p[:-1])) else rows.take(pa.array(np.argsort(p)))
+    ).combine_chunks()
 
 
 def _items(lake: Lake) -> pa.Table:
@@ -207,15 +277,25 @@ def _items(lake: Lake) -> pa.Table:
 
 
 def _requests(
-    lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted, known: int
+    lake: Lake,
+    events: pa.Table,
+    people: Codes,
+    codes: Codes,
+    slot: Slot,
+    wanted: Wanted,
+    known: int,
 ) -> tuple[Dataset, Scheme | None, str]:
-    """Requests of logged answers or of what people chose, the scheme of the latter, and which it is and why."""
+    """Requests of logged answers or of what people chose, the scheme of the latter, and which it is
+    and why.
+    """
     shown = None
     if wanted.rows != "clicks" and wanted.scheme is None:
         try:
             shown = _shown(lake, events, people, codes, slot, wanted, known)
         except NotReadyError:
-            if wanted.rows == "answers" or (_answered(events, slot) and not _chosen(events, slot, wanted)[1]):
+            if wanted.rows == "answers" or (
+                _answered(events, slot) and not _chosen(events, slot, wanted)[1]
+            ):
                 raise
     count = _with_outcome(shown, slot) if shown else 0
     told = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
@@ -224,21 +304,47 @@ def _requests(
     if shown and count >= ANSWERS_MIN:
         return shown, None, f"rows are logged answers: {told}"
     head, chosen = _chosen(events, slot, wanted)
-    if shown and chosen < 2 * count:  # nearly all that people chose, they chose from these very answers
-        return shown, None, f"rows are logged answers, though only {told}: the log holds hardly any {head} beside them"
+    if (
+        shown and chosen < 2 * count
+    ):  # nearly all that people chose, they chose from these very answers
+        return (
+            shown,
+            None,
+            f"rows are logged answers, though only {told}: the log holds hardly any {head} "
+            "beside them",
+        )
     scheme = wanted.scheme or scheme_of(events, head)
     data = choices(events, people, codes, scheme, ts_from=wanted.ts_from, ts_to=wanted.now)
-    drawn, asked = f"requests are put before what people chose ({data.rows:,} of type {scheme.type})", ""
-    if moved := before_looks(events, data, scheme.type, duration(slot.attribution)) if scheme.before_looks else None:
+    drawn, asked = (
+        f"requests are put before what people chose ({data.rows:,} of type {scheme.type})",
+        "",
+    )
+    if (
+        moved := before_looks(events, data, scheme.type, duration(slot.attribution))
+        if scheme.before_looks
+        else None
+    ):
         data, asked = moved.data, f"; {moved.told}"
     if wanted.scheme or wanted.rows == "clicks":
         return data, scheme, f"{drawn}, as asked for{asked}"
     if not _answered(events, slot):
         return data, scheme, f"{drawn}: slot {slot.name!r} has no logged answer{asked}"
-    return data, scheme, f"{drawn}: only {told}, and {ANSWERS_MIN} are needed to learn from them{asked}"
+    return (
+        data,
+        scheme,
+        f"{drawn}: only {told}, and {ANSWERS_MIN} are needed to learn from them{asked}",
+    )
 
 
-def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted, known: int) -> Dataset:
+def _shown(
+    lake: Lake,
+    events: pa.Table,
+    people: Codes,
+    codes: Codes,
+    slot: Slot,
+    wanted: Wanted,
+    known: int,
+) -> Dataset:
     return answers_dataset(
         events,
         slot.name,
@@ -256,7 +362,9 @@ def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot
 
 def _answered(events: pa.Table, slot: Slot) -> bool:
     """Whether the slot has answers at all."""
-    mine = pc.and_(pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False))
+    mine = pc.and_(
+        pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False)
+    )
     return bool(pc.any(mine).as_py())
 
 
@@ -267,7 +375,9 @@ def _with_outcome(shown: Dataset, slot: Slot) -> int:
 
 
 def _chosen(events: pa.Table, slot: Slot, wanted: Wanted) -> tuple[str, int]:
-    """The objective's first target that people chose anything by in the window, and how often they did; amounts are of views."""
+    """The objective's first target that people chose anything by in the window, and how often they
+    did; amounts are of views.
+    """
     heads = chances_of_items(slot.objective) or ["view"]
     t = micros(events["ts"])
     recent = (t >= wanted.ts_from) & (t < wanted.now)
@@ -279,8 +389,12 @@ def _chosen(events: pa.Table, slot: Slot, wanted: Wanted) -> tuple[str, int]:
 
 
 def with_profiles(events: pa.Table, items: pa.Table) -> pa.Table:
-    """Return the events with the properties of item profiles, which the lake keeps in a table of their own, and no others."""
+    """Return the events with the properties of item profiles, which the lake keeps in a table of
+    their own, and no others.
+    """
     if "properties" in events.column_names or "p" not in items.column_names:
         return events
     at = pc.index_in(events["p"], value_set=items["p"].combine_chunks())
-    return events.append_column("properties", items["attributes"].combine_chunks().take(at.combine_chunks()))
+    return events.append_column(
+        "properties", items["attributes"].combine_chunks().take(at.combine_chunks())
+    )

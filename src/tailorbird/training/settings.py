@@ -23,7 +23,8 @@ Position = Literal["column", "weights", "none"]
 
 REQUESTS = 25_000
 QUICK_REQUESTS, QUICK_TEST = 6_000, 2_000
-QUICK_ANSWERS = 10_000  # where logged answers are learned from, whose candidates are looked up one request after another
+# where logged answers are learned from, whose candidates are looked up one request after another
+QUICK_ANSWERS = 10_000
 SEED_MAX = 1_000_000_000  # LightGBM takes 32 bits, and some draws count on from it
 
 
@@ -41,30 +42,40 @@ class TrainSettings:
         window_us: how much of the past the rows cover; features look further back, as they declare.
         lateness_us: how late events may come: younger answers are left out.
         quick: fewer rows and trees: a first model within seconds.
-        rows: what is learned from: `answers`, or what people chose, `clicks`; `auto` takes answers where enough have an outcome.
-        scheme: how requests are drawn from what people chose, and that they are; None guesses it from the log.
-        requests, test_requests: of training, and of validation and test each, at most; drawn evenly over the part's whole time, so
-            that all hours and weekdays are in it; 0 takes all. The defaults keep a training within ten minutes and 8 GB on two cores,
-            however long the log is.
-        validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
+        rows: what is learned from: `answers`, or what people chose, `clicks`; `auto` takes answers
+            where enough have an outcome.
+        scheme: how requests are drawn from what people chose, and that they are; None guesses it
+        from the log. requests, test_requests: of training, and of validation and test each, at
+        most; drawn evenly over the part's whole time, so that all hours and weekdays are in it; 0
+        takes all. The defaults keep a training within ten minutes and 8 GB on two cores, however
+        long the log is. validation_from, test_from: fixed borders, microseconds; 0 cuts by shares
+        of requests.
         index_parts: how many indexes of items are made over the training part.
-        architecture: of `models.architectures`, or `auto`: a net where the validation part shows that it is better than boosters.
-        retrieval, tower: where candidates come from, see `training.retrieval`, and how large a tower of vectors is.
-        position: how the place of a logged row counts: as a `column`, which serving sets to the first, where rows are all that was shown;
-            by `weights` of clicks, see `training.position`; or as `none`.
+        architecture: of `models.architectures`, or `auto`: a net where the validation part shows
+        that it is better than boosters. retrieval, tower: where candidates come from, see
+        `training.retrieval`, and how large a tower of vectors is.
+        position: how the place of a logged row counts: as a `column`, which serving sets to the
+            first, where rows are all that was shown; by `weights` of clicks, see
+            `training.position`; or as `none`.
         parameters: of a net, what differs from the architecture's own; boosters have `gbdt`.
         processes: that share the training of a net, see `models.deep.parallel`.
-        incremental: a net goes on from the weights of the last training, over the rows since then and as many before them.
-        checkpoint, logs, warm: folders of nets, which `train` sets: what a killed training goes on from, figures by epoch for TensorBoard,
-            and what the next incremental training begins with; None keeps none.
-        mlflow: tracking URI that trainings of nets are logged to, where MLflow is installed; "" logs none.
-        rows_in_memory: where more rows than these are learned from, nets take them from files, see `training.pieces`.
+        incremental: a net goes on from the weights of the last training, over the rows since then
+        and as many before them. checkpoint, logs, warm: folders of nets, which `train` sets: what a
+        killed training goes on from, figures by epoch for TensorBoard, and what the next
+        incremental training begins with; None keeps none.
+        mlflow: tracking URI that trainings of nets are logged to, where MLflow is installed; ""
+            logs none.
+        rows_in_memory: where more rows than these are learned from, nets take them from files, see
+            `training.pieces`.
         leave_out: columns that the model must not see.
-        seed: of every draw: which requests are taken, what trees see of rows and columns, how nets begin; that of `gbdt` is not asked.
-        preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see `training.transforms`.
+        seed: of every draw: which requests are taken, what trees see of rows and columns, how nets
+            begin; that of `gbdt` is not asked.
+        preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see
+            `training.transforms`.
         shuffle: train on shuffled labels, to see that the gate refuses the result.
         budget: what a time was turned into, see `training.budget`; empty where none was given.
-        tuned, tuned_until: that settings were tuned, in words, and the moment that nothing that had a say was later than, microseconds.
+        tuned, tuned_until: that settings were tuned, in words, and the moment that nothing that had
+        a say was later than, microseconds.
     """
 
     window_us: int = 28 * DAY
@@ -109,8 +120,13 @@ class TrainSettings:
         """The same with what `quick` means filled in."""
         if not self.quick:
             return self
-        gbdt = replace(self.gbdt, trees=min(self.gbdt.trees, 150), rate=max(self.gbdt.rate, 0.08), patience=15)
-        few = min(self.requests or QUICK_REQUESTS, QUICK_REQUESTS), min(self.test_requests or QUICK_TEST, QUICK_TEST)
+        gbdt = replace(
+            self.gbdt, trees=min(self.gbdt.trees, 150), rate=max(self.gbdt.rate, 0.08), patience=15
+        )
+        few = (
+            min(self.requests or QUICK_REQUESTS, QUICK_REQUESTS),
+            min(self.test_requests or QUICK_TEST, QUICK_TEST),
+        )
         return replace(self, requests=few[0], test_requests=few[1], index_parts=2, gbdt=gbdt)
 
 
@@ -121,14 +137,16 @@ class TrainReport:
     Attributes:
         version: in the registry.
         promoted: whether it became the champion; `decision` says why or why not.
-        instead: the version that serves where it did not and nothing did before: the best judged baseline; "" otherwise.
+        instead: the version that serves where it did not and nothing did before: the best judged
+            baseline; "" otherwise.
         incumbent: the champion before, "" without one.
         rows: of each part.
         heads: those that the bundle carries: of the slot, then of other slots.
         notes: what was left out, and what a reader must know to trust the figures.
         seconds: stage → wall time.
         report: the page with tables and pictures, if one was asked for.
-        priced: with it, of each that was judged what an answer costs, how good it is, and whether it lies on the front of both.
+        priced: with it, of each that was judged what an answer costs, how good it is, and whether
+            it lies on the front of both.
     """
 
     version: str
@@ -147,9 +165,18 @@ class TrainReport:
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        told = {"version": self.version, "promoted": self.promoted, "reasons": list(self.decision.reasons)}
+        told = {
+            "version": self.version,
+            "promoted": self.promoted,
+            "reasons": list(self.decision.reasons),
+        }
         told |= {"incumbent": self.incumbent, "instead": self.instead}
-        more = {"notes": list(self.notes), "rows": self.rows, "about": self.about, "seconds": self.seconds}
+        more = {
+            "notes": list(self.notes),
+            "rows": self.rows,
+            "about": self.about,
+            "seconds": self.seconds,
+        }
         return {
             **self.evaluation.plain(),
             **told,

@@ -2,9 +2,10 @@
 
     ──── train ────|── watch ──|── choose ──|── judge ──►  t
 
-Trees learn from the first part and stop by the second. What is kept is decided on the third alone, and what that costs is told by
-the fourth alone: a subset that was chosen by luck shows it there. Rows are those of `training.rows`; where requests are drawn, all
-parts hold some of the candidates, as training does.
+Trees learn from the first part and stop by the second. What is kept is decided on the third alone,
+and what that costs is told by the fourth alone: a subset that was chosen by luck shows it there.
+Rows are those of `training.rows`; where requests are drawn, all parts hold some of the candidates,
+as training does.
 """
 
 from collections.abc import Sequence
@@ -37,8 +38,12 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-WATCH, LATER = 0.1, 0.35  # shares of all requests; the later part is cut in halves: to choose by, and to judge by
-FOUND_MIN = 60  # requests with something to find, in each part: with fewer hardly an interval excludes anything
+WATCH, LATER = (
+    0.1,
+    0.35,
+)  # shares of all requests; the later part is cut in halves: to choose by, and to judge by
+# requests with something to find, in each part: with fewer hardly an interval excludes anything
+FOUND_MIN = 60
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,9 @@ class SignalRows:
         matrix: shape (rows, columns), as the model sees it.
         label: shape (rows,), whether the target happened.
         weight: shape (rows,), how many rows of the full set a row stands for.
-        offsets: shape (requests + 1,).
-        t, person: shape (requests,); −1 for nobody.
-        evenly: shape (requests,), whether the request was drawn whatever came of it; the others only because something did.
+        offsets: shape (requests + 1,). t, person: shape (requests,); −1 for nobody.
+        evenly: shape (requests,), whether the request was drawn whatever came of it; the others
+            only because something did.
     """
 
     matrix: Matrix
@@ -82,14 +87,23 @@ class SignalRows:
         rows = requests[self.request]
         offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
         of_rows = (self.matrix[rows], self.label[rows], self.weight[rows])
-        return SignalRows(*of_rows, offsets, self.t[requests], self.person[requests], self.evenly[requests])
+        return SignalRows(
+            *of_rows, offsets, self.t[requests], self.person[requests], self.evenly[requests]
+        )
 
     def sample(self, columns: Sequence[int]) -> Sample:
         """Some columns, to learn from or to watch."""
-        return Sample(np.ascontiguousarray(self.matrix[:, columns]), self.label, np.diff(self.offsets), self.weight)
+        return Sample(
+            np.ascontiguousarray(self.matrix[:, columns]),
+            self.label,
+            np.diff(self.offsets),
+            self.weight,
+        )
 
     def of_request(self) -> Bools:
-        """Columns that never differ within a request, shape (columns,): they are of who asks and when, not of the item."""
+        """Columns that never differ within a request, shape (columns,): they are of who asks and
+        when, not of the item.
+        """
         first = self.matrix[self.offsets[:-1]][self.request]
         same = (self.matrix == first) | (np.isnan(self.matrix) & np.isnan(first))
         return same.all(axis=0)
@@ -114,13 +128,24 @@ class Ground:
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """All rows as arrays with names, for a file."""
-        parts = {"train": self.train, "watch": self.watch, "choose": self.choose, "judge": self.judge}
-        return {f"{part}.{field.name}": getattr(rows, field.name) for part, rows in parts.items() for field in fields(rows)}
+        parts = {
+            "train": self.train,
+            "watch": self.watch,
+            "choose": self.choose,
+            "judge": self.judge,
+        }
+        return {
+            f"{part}.{field.name}": getattr(rows, field.name)
+            for part, rows in parts.items()
+            for field in fields(rows)
+        }
 
     @staticmethod
     def part(arrays: dict[str, npt.NDArray], part: str) -> SignalRows:
         """One part out of `arrays`."""
-        return SignalRows(**{field.name: arrays[f"{part}.{field.name}"] for field in fields(SignalRows)})
+        return SignalRows(
+            **{field.name: arrays[f"{part}.{field.name}"] for field in fields(SignalRows)}
+        )
 
 
 def gather(
@@ -137,7 +162,8 @@ def gather(
 
     Args:
         target: what columns should tell, as `click`.
-        settings: `requests` is how many of training at most; `test_requests`, how many with something to find of each other part.
+        settings: `requests` is how many of training at most; `test_requests`, how many with
+            something to find of each other part.
 
     Raises:
         NotReadyError: there are too few requests in which the target happened.
@@ -154,8 +180,17 @@ def gather(
 
     start = data.t[first.train]
     places = np.linspace(0, len(start), settings.index_parts + 1).astype(int)[:-1]
-    moments = sorted({*(int(start[place]) for place in places), first.train_until, first.validation_until, middle})
-    series = build_series(material.events, material.items, moments, progress=partial(progress, "index"))
+    moments = sorted(
+        {
+            *(int(start[place]) for place in places),
+            first.train_until,
+            first.validation_until,
+            middle,
+        }
+    )
+    series = build_series(
+        material.events, material.items, moments, progress=partial(progress, "index")
+    )
     live = live_columns(features, slot)
     replay = Replay(material.log, features, slot, material.codes, live)
     learned = first.train[series.place_of(start) >= 0]
@@ -175,17 +210,32 @@ def gather(
         pieces = list(featured(part, features, material.events))
         if encoder is None:
             seen = np.concatenate([piece.rows.categorical for piece in pieces])
-            encoder = fit_encoder(columns_of(features), seen, similarities=features.similarities, candidates=live.candidates)
+            encoder = fit_encoder(
+                columns_of(features),
+                seen,
+                similarities=features.similarities,
+                candidates=live.candidates,
+            )
         matrix = np.concatenate([encoded(piece, encoder, series, live=live) for piece in pieces])
         drawn = evenly[requests] if material.logged else np.ones(part.requests, bool)
-        parts[name] = SignalRows(matrix, part.labels[target], part.weight, part.offsets, part.t, part.person, drawn)
+        parts[name] = SignalRows(
+            matrix, part.labels[target], part.weight, part.offsets, part.t, part.person, drawn
+        )
     progress("features", len(chosen), len(chosen))
     assert encoder is not None
-    return Ground(encoder.names, encoder.categorical_names, **parts, about=_about(material, slot, target, parts))
+    return Ground(
+        encoder.names,
+        encoder.categorical_names,
+        **parts,
+        about=_about(material, slot, target, parts),
+    )
 
 
-def _later(data: Dataset, requests: Ints, target: str, settings: TrainSettings) -> tuple[Ints, Bools]:
-    """Requests with something to find, which the figures are made of, and some drawn evenly, which drift is seen in.
+def _later(
+    data: Dataset, requests: Ints, target: str, settings: TrainSettings
+) -> tuple[Ints, Bools]:
+    """Requests with something to find, which the figures are made of, and some drawn evenly, which
+    drift is seen in.
 
     Second, by request of the set, whether it is one of the latter.
     """
@@ -198,7 +248,9 @@ def _later(data: Dataset, requests: Ints, target: str, settings: TrainSettings) 
     return np.union1d(even, found), drawn
 
 
-def _about(material: Material, slot: Slot, target: str, parts: dict[str, SignalRows]) -> dict[str, Any]:
+def _about(
+    material: Material, slot: Slot, target: str, parts: dict[str, SignalRows]
+) -> dict[str, Any]:
     """Sizes and times of the parts."""
     told = {
         name: {
@@ -218,6 +270,8 @@ def _enough(data: Dataset, target: str, least: int, where: str) -> None:
     count = len(np.unique(data.request[data.labels[target]])) if target in data.labels else 0
     if count < least:
         raise NotReadyError(
-            f"{where}: {target} happened in {count}, and at least {least} are needed to tell a signal from chance",
-            fix="rank on a longer --window, on another --target, or when more answers have an outcome",
+            f"{where}: {target} happened in {count}, and at least {least} are needed to tell "
+            "a signal from chance",
+            fix="rank on a longer --window, on another --target, or when more answers have an "
+            "outcome",
         )

@@ -1,4 +1,6 @@
-"""Signals to look at: a picture as PNG, and a page with tables, pictures and what to paste. Nothing is computed here but pictures."""
+"""Signals to look at: a picture as PNG, and a page with tables, pictures and what to paste. Nothing
+is computed here but pictures.
+"""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -20,7 +22,14 @@ from tailorbird.training.signals import SignalReport
 from tailorbird.training.stability import UNSTABLE
 from tailorbird.training.subset import DRIFTING, LEAK, NULL, REDUNDANT, SIGNAL, UNDECIDED, Signal
 
-COLOURS = {SIGNAL: OURS, NULL: OTHERS, REDUNDANT: "#5b7fb5", DRIFTING: "#c98a1b", LEAK: "#b3241e", UNDECIDED: "#8a8a8a"}
+COLOURS = {
+    SIGNAL: OURS,
+    NULL: OTHERS,
+    REDUNDANT: "#5b7fb5",
+    DRIFTING: "#c98a1b",
+    LEAK: "#b3241e",
+    UNDECIDED: "#8a8a8a",
+}
 
 
 def write_signals(folder: Path, report: SignalReport, paste: Sequence[str]) -> tuple[Path, Path]:
@@ -32,9 +41,20 @@ def write_signals(folder: Path, report: SignalReport, paste: Sequence[str]) -> t
     folder.mkdir(parents=True, exist_ok=True)
     image = folder / "signals.png"
     whole(report).savefig(image, dpi=130, metadata={"Software": None})
-    (folder / "signals.json").write_bytes(msgspec.json.format(msgspec.json.encode(report.plain()), indent=1))
-    parts = [_head(report), _signals(report), _pictures(report), _steps(report), _paste(paste), _facts(report)]
-    return write_page(folder / "signals.html", f"Signals for {report.target}, slot {report.about['slot']}", parts), image
+    (folder / "signals.json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(report.plain()), indent=1)
+    )
+    parts = [
+        _head(report),
+        _signals(report),
+        _pictures(report),
+        _steps(report),
+        _paste(paste),
+        _facts(report),
+    ]
+    return write_page(
+        folder / "signals.html", f"Signals for {report.target}, slot {report.about['slot']}", parts
+    ), image
 
 
 def whole(report: SignalReport) -> Figure:
@@ -53,7 +73,13 @@ def _importance(axes: Axes, report: SignalReport) -> None:
     for place, one in enumerate(shown):
         colour = COLOURS[one.verdict]
         if np.isfinite(one.importance.value):
-            axes.plot([one.importance.low, one.importance.high], [place, place], color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot(
+                [one.importance.low, one.importance.high],
+                [place, place],
+                color=colour,
+                linewidth=3,
+                solid_capstyle="round",
+            )
             axes.plot([one.importance.value], [place], "o", color=colour, markersize=5)
     axes.axvline(0, color=OTHERS, linewidth=0.8)
     axes.set_yticks(range(len(shown)), [one.name for one in shown])
@@ -85,11 +111,24 @@ def _tree(axes: Axes, report: SignalReport) -> None:
 def _drift(axes: Axes, report: SignalReport) -> None:
     shown = list(report.signals)
     values = np.array([one.drifts for one in shown])
-    axes.imshow(np.minimum(values, 2 * UNSTABLE), aspect="auto", cmap="YlOrBr", vmin=0, vmax=2 * UNSTABLE)
+    axes.imshow(
+        np.minimum(values, 2 * UNSTABLE), aspect="auto", cmap="YlOrBr", vmin=0, vmax=2 * UNSTABLE
+    )
     for (row, column), value in np.ndenumerate(values):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value > 1.4 * UNSTABLE else "#1d2529")
+        axes.text(
+            column,
+            row,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if value > 1.4 * UNSTABLE else "#1d2529",
+        )
     last = len(report.periods) - 1
-    told = [f"{to_iso(start)[5:10]}{' later' if place == last else ''}" for place, start in enumerate(report.periods)]
+    told = [
+        f"{to_iso(start)[5:10]}{' later' if place == last else ''}"
+        for place, start in enumerate(report.periods)
+    ]
     axes.set_xticks(range(len(told)), told)
     axes.set_yticks(range(len(shown)), [one.name for one in shown])
     axes.set_title("Drift (PSI) since the first period", fontsize=10)
@@ -98,18 +137,22 @@ def _drift(axes: Axes, report: SignalReport) -> None:
 def _head(report: SignalReport) -> str:
     subset, parts = report.subset, report.about["parts"]
     sentence = (
-        f"{len(subset.keep)} of {len(report.signals)} columns are proposed to stay. On requests that had no say in the choice, "
-        f"{PRIMARY} is {subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
+        f"{len(subset.keep)} of {len(report.signals)} columns are proposed to stay. On "
+        "requests that had no say in the choice, "
+        f"{PRIMARY} is {subset.subset} with them and {subset.full} with all: it loses "
+        f"{subset.loss}."
     )
     saved = _saved(subset.about)
     told = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     windows = "; ".join(
-        f"{name}: {part['with_something_to_find']:,} requests with something to find, {part['from'][:16]} to {part['to'][:16]}"
+        f"{name}: {part['with_something_to_find']:,} requests with something to find, "
+        f"{part['from'][:16]} to {part['to'][:16]}"
         for name, part in parts.items()
     )
     return (
         f"<h1>Signals for {escape(report.target)}, slot {escape(report.about['slot'])}</h1>"
-        f'<p class="verdict">{escape(sentence)} {escape(saved)}</p><ul>{told}</ul><p class="soft">{escape(windows)}.</p>'
+        f'<p class="verdict">{escape(sentence)} {escape(saved)}</p><ul>{told}</ul><p '
+        f'class="soft">{escape(windows)}.</p>'
     )
 
 
@@ -117,7 +160,8 @@ def _saved(about: Mapping[str, object]) -> str:
     if "read_us" not in about:
         return ""
     return (
-        f"A request reads {about['request_bytes_subset']:,} bytes of records instead of {about['request_bytes']:,}, "
+        f"A request reads {about['request_bytes_subset']:,} bytes of records instead of "
+        f"{about['request_bytes']:,}, "
         f"in {about['read_us_subset']:,.0f} µs instead of {about['read_us']:,.0f}."
     )
 
@@ -139,10 +183,14 @@ def _signals(report: SignalReport) -> str:
     ]
     rows = [(_cells(one), one.verdict == SIGNAL) for one in report.signals]
     text = (
-        f"Importance: drop of {PRIMARY} on later data when the column is permuted, within requests or, where it is the same for all "
-        f"items of one, among requests (marked †). Null z: gain of small trees against labels shuffled within requests. Information: "
-        f"with the target, less what shuffling leaves. Drift: the worst of the periods. Bytes: of all reading records of a request "
-        f"with {ITEMS} items and {GROUPS} groups that only this column needs. Finish: making the column for {ITEMS} items from records "
+        f"Importance: drop of {PRIMARY} on later data when the column is permuted, within "
+        "requests or, where it is the same for all "
+        "items of one, among requests (marked †). Null z: gain of small trees against "
+        "labels shuffled within requests. Information: "
+        "with the target, less what shuffling leaves. Drift: the worst of the periods. "
+        "Bytes: of all reading records of a request "
+        f"with {ITEMS} items and {GROUPS} groups that only this column needs. Finish: making "
+        f"the column for {ITEMS} items from records "
         f"that were read."
     )
     return f"<h2>Columns</h2><p class='soft'>{escape(text)}</p>{table(header, rows)}"
@@ -185,11 +233,27 @@ def _pictures(report: SignalReport) -> str:
 
 def _steps(report: SignalReport) -> str:
     rows = [
-        ([escape(step.reason), escape(", ".join(step.columns)), _interval(step.loss), "out" if step.kept_out else "stays"], False)
+        (
+            [
+                escape(step.reason),
+                escape(", ".join(step.columns)),
+                _interval(step.loss),
+                "out" if step.kept_out else "stays",
+            ],
+            False,
+        )
         for step in report.subset.steps
     ]
-    text = "Loss of all that is out by then, on the part that is chosen by; what the model cannot do without there stays."
-    return f"<h2>How the subset came about</h2><p class='soft'>{text}</p>{table(['step', 'columns', 'loss', ''], rows)}" if rows else ""
+    text = (
+        "Loss of all that is out by then, on the part that is chosen by; what the model cannot "
+        "do without there stays."
+    )
+    return (
+        "<h2>How the subset came about</h2><p "
+        f"class='soft'>{text}</p>{table(['step', 'columns', 'loss', ''], rows)}"
+        if rows
+        else ""
+    )
 
 
 def _paste(lines: Sequence[str]) -> str:
@@ -197,5 +261,9 @@ def _paste(lines: Sequence[str]) -> str:
 
 
 def _facts(report: SignalReport) -> str:
-    rows = [([escape(key), escape(str(value))], False) for key, value in report.about.items() if key != "parts"]
+    rows = [
+        ([escape(key), escape(str(value))], False)
+        for key, value in report.about.items()
+        if key != "parts"
+    ]
     return f"<h2>What to know</h2>{table(['', ''], rows)}"

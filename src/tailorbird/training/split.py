@@ -1,10 +1,11 @@
-"""Splits by time: what is learned from lies before what is chosen by, and that before what is judged.
+"""Splits by time: what is learned from lies before what is chosen by, and that before what is
+judged.
 
     ──── train ────|── validation ──|──── test ────►  t
                  gap              gap
 
-A row's label is only known when its label window has passed. A row of an earlier part whose window reaches over the border
-would carry knowledge from behind it, so it is dropped (`gap`).
+A row's label is only known when its label window has passed. A row of an earlier part whose window
+reaches over the border would carry knowledge from behind it, so it is dropped (`gap`).
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ class Split:
 
 
 def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: int = 0) -> Split:
-    """Cut at the moments before which the given shares of requests lie; requests of one moment stay together.
+    """Cut at the moments before which the given shares of requests lie; requests of one moment stay
+    together.
 
     Args:
         t: shape (requests,), the time of each request.
@@ -47,7 +49,10 @@ def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: 
         UsageError: a part would be empty.
     """
     if len(t) < 3:
-        raise UsageError(f"expected at least 3 requests to split by time, got {len(t)}", fix="import more history, or widen the window")
+        raise UsageError(
+            f"expected at least 3 requests to split by time, got {len(t)}",
+            fix="import more history, or widen the window",
+        )
     ordered = np.sort(t)
     train_until = int(ordered[round(len(t) * (1 - validation - test))])
     validation_until = int(ordered[min(round(len(t) * (1 - test)), len(t) - 1)])
@@ -67,7 +72,24 @@ def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) 
     test = order[at >= validation_until]
     for name, part in (("training", train), ("validation", held), ("test", test)):
         if not len(part):
-            span = f"{len(t)} requests from {to_iso(int(at[0]))} to {to_iso(int(at[-1]))}" if len(t) else "no request"
-            cuts = f"cut at {to_iso(train_until)} and {to_iso(validation_until)}, {gap / MINUTE:g} min dropped before each"
-            raise UsageError(f"the {name} part is empty: {span}, {cuts}", fix="widen the window, or shorten the slot's attribution")
-    return Split(train, held, test, train_until, validation_until, len(t) - len(train) - len(held) - len(test))
+            span = (
+                f"{len(t)} requests from {to_iso(int(at[0]))} to {to_iso(int(at[-1]))}"
+                if len(t)
+                else "no request"
+            )
+            cuts = (
+                f"cut at {to_iso(train_until)} and {to_iso(validation_until)}, "
+                f"{gap / MINUTE:g} min dropped before each"
+            )
+            raise UsageError(
+                f"the {name} part is empty: {span}, {cuts}",
+                fix="widen the window, or shorten the slot's attribution",
+            )
+    return Split(
+        train,
+        held,
+        test,
+        train_until,
+        validation_until,
+        len(t) - len(train) - len(held) - len(test),
+    )

@@ -1,8 +1,10 @@
-"""Whether a column is still the same population later: drift of its distribution from the first period on, and how often it is missing.
+"""Whether a column is still the same population later: drift of its distribution from the first
+period on, and how often it is missing.
 
     ├ 1st ┤ 2nd ┤ 3rd ┤ 4th ┤ … training   ├ later ┤        bins are learned on the first, and constant
 
-Only requests that were drawn whatever came of them are looked at: those with a click are others at any time.
+Only requests that were drawn whatever came of them are looked at: those with a click are others at
+any time.
 """
 
 from collections.abc import Sequence
@@ -26,9 +28,9 @@ UNSTABLE = 0.25  # by custom: another population
 @dataclass(frozen=True)
 class Stability:
     """Attributes:
-    drift: shape (columns, periods): of each period after the first against the first; the last one is later than training.
-    periods: when each of these begins, microseconds.
-    missing: shape (columns,), share of later rows in which the column is missing.
+    drift: shape (columns, periods): of each period after the first against the first; the last one
+    is later than training. periods: when each of these begins, microseconds. missing: shape
+    (columns,), share of later rows in which the column is missing.
     """
 
     drift: Floats
@@ -41,7 +43,9 @@ class Stability:
         return self.drift.max(axis=1)
 
 
-def stability(train: SignalRows, later: SignalRows, categorical: Sequence[int], of_request: Bools) -> Stability:
+def stability(
+    train: SignalRows, later: SignalRows, categorical: Sequence[int], of_request: Bools
+) -> Stability:
     """Drift of all columns; of one value for each request where the column is of the request."""
     cuts = np.linspace(0, train.requests, PERIODS + 1).astype(np.int64)
     number = np.arange(train.requests)

@@ -1,10 +1,13 @@
-"""Which columns to keep, and what that loses: columns are proposed for removal step by step, and a step that loses is taken back.
+"""Which columns to keep, and what that loses: columns are proposed for removal step by step, and a
+step that loses is taken back.
 
-    leaks → not distinguishable from chance → redundant members of clusters → unstable and not proven on later data
+    leaks → not distinguishable from chance → redundant members of clusters → unstable and not
+    proven on later data
 
-Each step is tried on the part that is chosen by. If the model is worse there without columns that seemed to be chance, outside the noise,
-they are tried in halves; if it is worse without others by more than is tolerated, one by one. Those that it cannot do without stay. What
-the whole subset loses is then told on the part that is judged by, which had no say in any of this.
+Each step is tried on the part that is chosen by. If the model is worse there without columns that
+seemed to be chance, outside the noise, they are tried in halves; if it is worse without others by
+more than is tolerated, one by one. Those that it cannot do without stay. What the whole subset
+loses is then told on the part that is judged by, which had no say in any of this.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +26,18 @@ from tailorbird.training.stability import UNSTABLE
 
 Floats = npt.NDArray[np.float64]
 
-SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = "signal", "null", "redundant", "unstable", "too good: leak?"
+SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = (
+    "signal",
+    "null",
+    "redundant",
+    "unstable",
+    "too good: leak?",
+)
 UNDECIDED = "too few requests to decide"
 ENOUGH = 200  # requests with something to find; with fewer, that nothing shows says nothing
 WORTH = 0.01  # of the judged figure: a column that may well be worth this much is not called null
-SEEDS = 3  # models whose figures are averaged: two fits of one and the same set of columns differ as well
+# models whose figures are averaged: two fits of one and the same set of columns differ as well
+SEEDS = 3
 Z_OF_NULLS = 3.0
 
 
@@ -36,11 +46,14 @@ class Signal:
     """All that was found of one column.
 
     Attributes:
-        entity: what it is of; "" for the request, derived columns, and those computed from the index.
-        of_request: never differs within a request, so that it can order items only together with other columns.
-        importance: drop of the judged figure on later data when it is permuted, with its interval over people.
-        gain: share of the gain of small trees; null_z: standard deviations above the null, above_nulls: above all of the
-            null fits, and above what they give to the typical column.
+        entity: what it is of; "" for the request, derived columns, and those computed from the
+            index.
+        of_request: never differs within a request, so that it can order items only together with
+            other columns.
+        importance: drop of the judged figure on later data when it is permuted, with its interval
+            over people.
+        gain: share of the gain of small trees; null_z: standard deviations above the null,
+            above_nulls: above all of the null fits, and above what they give to the typical column.
         bits, bits_z: mutual information with the target less its null's.
         drift: worst of the periods; missing: share of later rows.
         cluster: number of its cluster, 0 without one; together: importance of the whole cluster.
@@ -82,15 +95,27 @@ class Signal:
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        told = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("importance", "together", "drifts")}
-        told |= interval_plain("importance", self.importance) | {"drifts": list(self.drifts), "unstable": self.unstable}
+        told = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("importance", "together", "drifts")
+        }
+        told |= interval_plain("importance", self.importance) | {
+            "drifts": list(self.drifts),
+            "unstable": self.unstable,
+        }
         told |= interval_plain("cluster_importance", self.together) if self.together else {}
-        return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in told.items()}
+        return {
+            name: None if isinstance(value, float) and not np.isfinite(value) else value
+            for name, value in told.items()
+        }
 
 
 @dataclass(frozen=True)
 class Step:
-    """Columns that were tried without: `loss` is of all that is out by then, full − without, on the part that is chosen by."""
+    """Columns that were tried without: `loss` is of all that is out by then, full − without, on the
+    part that is chosen by.
+    """
 
     reason: str
     columns: tuple[str, ...]
@@ -98,7 +123,11 @@ class Step:
     kept_out: bool
 
     def plain(self) -> dict[str, Any]:
-        return {"reason": self.reason, "columns": list(self.columns), "taken_back": not self.kept_out} | interval_plain("loss", self.loss)
+        return {
+            "reason": self.reason,
+            "columns": list(self.columns),
+            "taken_back": not self.kept_out,
+        } | interval_plain("loss", self.loss)
 
 
 @dataclass(frozen=True)
@@ -107,8 +136,8 @@ class Subset:
 
     Attributes:
         keep, remove: names of columns.
-        steps: how it came about.
-        full, subset: the judged figure of both on the part that is judged by; loss: full − subset, paired.
+        steps: how it came about. full, subset: the judged figure of both on the part that is judged
+        by; loss: full − subset, paired.
     """
 
     keep: tuple[str, ...]
@@ -121,8 +150,16 @@ class Subset:
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        figures = interval_plain("full", self.full) | interval_plain("subset", self.subset) | interval_plain("loss", self.loss)
-        told = {"keep": list(self.keep), "remove": list(self.remove), "steps": [step.plain() for step in self.steps]}
+        figures = (
+            interval_plain("full", self.full)
+            | interval_plain("subset", self.subset)
+            | interval_plain("loss", self.loss)
+        )
+        told = {
+            "keep": list(self.keep),
+            "remove": list(self.remove),
+            "steps": [step.plain() for step in self.steps],
+        }
         return told | figures | dict(self.about)
 
 
@@ -133,9 +170,11 @@ def interval_plain(name: str, interval: Interval) -> dict[str, float | None]:
 
 
 def beyond_chance(intervals: Sequence[Interval], *, level: float = 0.05) -> list[bool]:
-    """Which figures are above 0, such that of those said to be no more than `level` are expected to be chance.
+    """Which figures are above 0, such that of those said to be no more than `level` are expected to
+    be chance.
 
-    Source: Benjamini and Hochberg, J. R. Statist. Soc. B 57 (1995); one-sided, by the width of the intervals.
+    Source: Benjamini and Hochberg, J. R. Statist. Soc. B 57 (1995); one-sided, by the width of the
+    intervals.
     """
     error = np.array([(one.high - one.low) / (2 * 1.96) for one in intervals])
     value = np.array([one.value for one in intervals])
@@ -149,28 +188,52 @@ def beyond_chance(intervals: Sequence[Interval], *, level: float = 0.05) -> list
 
 
 def judged(signals: Sequence[Signal], leaks: Mapping[str, str], requests: int) -> list[Signal]:
-    """The signals with their verdicts; `requests` with something to find are what their importance was measured on."""
+    """The signals with their verdicts; `requests` with something to find are what their importance
+    was measured on.
+    """
     honest = [one for one in signals if one.name not in leaks]
-    clusters = {one.cluster: [other for other in honest if other.cluster == one.cluster] for one in honest if one.cluster}
+    clusters = {
+        one.cluster: [other for other in honest if other.cluster == one.cluster]
+        for one in honest
+        if one.cluster
+    }
     standing = {number: max(members, key=_worth).name for number, members in clusters.items()}
     together = [members[0].together or members[0].importance for members in clusters.values()]
     tested = beyond_chance([*(one.importance for one in honest), *together])
     proven = {one.name for one, found in zip(honest, tested, strict=False) if found}
-    proven_clusters = {number for number, found in zip(clusters, tested[len(honest) :], strict=True) if found}
-    found = [replace(one, **_verdict(one, clusters.get(one.cluster, [one]), standing, proven, proven_clusters, leaks)) for one in signals]
-    return [replace(one, **_undecided(one, requests)) if one.verdict == NULL else one for one in found]
+    proven_clusters = {
+        number for number, found in zip(clusters, tested[len(honest) :], strict=True) if found
+    }
+    found = [
+        replace(
+            one,
+            **_verdict(
+                one, clusters.get(one.cluster, [one]), standing, proven, proven_clusters, leaks
+            ),
+        )
+        for one in signals
+    ]
+    return [
+        replace(one, **_undecided(one, requests)) if one.verdict == NULL else one for one in found
+    ]
 
 
 def _undecided(one: Signal, requests: int) -> dict[str, Any]:
-    """`verdict` and `why` of a column that would be null, where these requests cannot tell; nothing where they can."""
+    """`verdict` and `why` of a column that would be null, where these requests cannot tell; nothing
+    where they can.
+    """
     if requests < ENOUGH:
         return {
             "verdict": UNDECIDED,
-            "why": f"{requests:,} later requests with something to find; {ENOUGH:,} are the least to call it null by",
+            "why": f"{requests:,} later requests with something to find; {ENOUGH:,} are the least "
+            "to call it null by",
         }
     highest = max(each.high for each in (one.importance, one.together) if each is not None)
     if highest >= WORTH:
-        return {"verdict": UNDECIDED, "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both"}
+        return {
+            "verdict": UNDECIDED,
+            "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both",
+        }
     return {}
 
 
@@ -192,14 +255,25 @@ def _verdict(
     if one.name != first:
         return {"verdict": REDUNDANT, "why": f"{first} stands for it"}
     if one.unstable and not helps:
-        return {"verdict": DRIFTING, "why": f"drift {one.drift:.2f}, and later data do not prove that it helps nevertheless"}
+        return {
+            "verdict": DRIFTING,
+            "why": f"drift {one.drift:.2f}, and later data do not prove that it helps nevertheless",
+        }
     why = "proven on later data" if helps else "trees get more of it than of shuffled labels"
-    return {"verdict": SIGNAL, "why": why + (f", though it drifts ({one.drift:.2f})" if one.unstable else "")}
+    return {
+        "verdict": SIGNAL,
+        "why": why + (f", though it drifts ({one.drift:.2f})" if one.unstable else ""),
+    }
 
 
 def _worth(one: Signal) -> tuple[float, ...]:
     """Who stands for a cluster: more important, telling more, cheaper, more often there."""
-    return (round(one.importance.value, 6) if np.isfinite(one.importance.value) else 0.0, one.bits, -one.request_bytes, -one.missing)
+    return (
+        round(one.importance.value, 6) if np.isfinite(one.importance.value) else 0.0,
+        one.bits,
+        -one.request_bytes,
+        -one.missing,
+    )
 
 
 @dataclass(frozen=True)
@@ -207,7 +281,8 @@ class Contest:
     """Models of different columns on the same requests.
 
     Attributes:
-        kept: what keeps the figures of a fit under a name, so that a run that was cut short need not repeat it.
+        kept: what keeps the figures of a fit under a name, so that a run that was cut short need
+            not repeat it.
     """
 
     ground: Ground
@@ -220,25 +295,33 @@ class Contest:
         places = self.places(columns)
         train, watch = (rows.sample(places) for rows in (self.ground.train, self.ground.watch))
         categorical = [name for name in self.ground.categorical if name in columns]
-        return fit_gbdt(train, watch, list(columns), replace(self.settings, seed=seed), categorical=categorical)
+        return fit_gbdt(
+            train, watch, list(columns), replace(self.settings, seed=seed), categorical=categorical
+        )
 
     def places(self, columns: Sequence[str]) -> list[int]:
         return [self.ground.names.index(name) for name in columns]
 
     def figures(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
-        """The judged figure of each request of the part to choose by and of the one to judge by, mean over the seeds."""
+        """The judged figure of each request of the part to choose by and of the one to judge by,
+        mean over the seeds.
+        """
         ground = self.ground
         sizes = (ground.choose.requests, ground.judge.requests)
         total = np.zeros(sum(sizes))
         for seed in range(self.seed, self.seed + SEEDS):
-            total += self.kept(f"fit {seed} {' '.join(columns)}", lambda seed=seed: self._fit(columns, seed))
+            total += self.kept(
+                f"fit {seed} {' '.join(columns)}", lambda seed=seed: self._fit(columns, seed)
+            )
         total /= SEEDS
         return total[: sizes[0]], total[sizes[0] :]
 
     def _fit(self, columns: Sequence[str], seed: int) -> Floats:
         model, places = self.model(columns, seed), self.places(columns)
         parts = (self.ground.choose, self.ground.judge)
-        return np.concatenate([quality(model, np.ascontiguousarray(rows.matrix[:, places]), rows) for rows in parts])
+        return np.concatenate(
+            [quality(model, np.ascontiguousarray(rows.matrix[:, places]), rows) for rows in parts]
+        )
 
 
 def bootstrap_of(rows: SignalRows, seed: int) -> Bootstrap:
@@ -248,30 +331,44 @@ def bootstrap_of(rows: SignalRows, seed: int) -> Bootstrap:
 
 
 def propose(
-    contest: Contest, signals: Sequence[Signal], tolerance: float, *, progress: Callable[[int, int], None] = lambda done, total: None
+    contest: Contest,
+    signals: Sequence[Signal],
+    tolerance: float,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Subset, list[Signal]]:
-    """Drop step by step what the verdicts say, and judge what is left; second, the signals with whether they stay.
+    """Drop step by step what the verdicts say, and judge what is left; second, the signals with
+    whether they stay.
 
     Args:
-        tolerance: how much the judged figure may fall by a redundant or unstable column on the part that is chosen by.
+        tolerance: how much the judged figure may fall by a redundant or unstable column on the part
+            that is chosen by.
     """
     ground = contest.ground
     honest = [one.name for one in signals if one.verdict != LEAK]
-    choosing, judging = bootstrap_of(ground.choose, contest.seed), bootstrap_of(ground.judge, contest.seed)
+    choosing, judging = (
+        bootstrap_of(ground.choose, contest.seed),
+        bootstrap_of(ground.judge, contest.seed),
+    )
     progress(0, 4)
     full = contest.figures(honest)
     keep, after, steps = honest, full, []
     order = {one.name: one.importance.value for one in signals}
     for done, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
         progress(done, 4)
-        names = sorted((one.name for one in signals if one.verdict == reason), key=lambda name: order[name])
+        names = sorted(
+            (one.name for one in signals if one.verdict == reason), key=lambda name: order[name]
+        )
         lots = [names] if len(names) < len(keep) else []
         while lots:
             lot = lots.pop(0)
             if not lot:
                 continue
             found = contest.figures([name for name in keep if name not in lot])
-            loss, more = choosing.difference(full[0], found[0]), choosing.difference(after[0], found[0])
+            loss, more = (
+                choosing.difference(full[0], found[0]),
+                choosing.difference(after[0], found[0]),
+            )
             if loss.low <= 0 and (reason == NULL or more.value <= tolerance):
                 keep, after = [name for name in keep if name not in lot], found
                 steps.append(Step(reason, tuple(lot), loss, True))

@@ -1,8 +1,10 @@
-"""Training, start to end, read in one sitting: window → requests → split → candidates → features → heads → judgement → gate → registry.
+"""Training, start to end, read in one sitting: window → requests → split → candidates → features →
+heads → judgement → gate → registry.
 
-Everything is cut by time: heads learn from the first part, early stopping and calibration look at the second, every figure is of the
-third. Candidates are those that servers would have had at each request's moment, in all three parts. Where the gate refuses the model
-and nothing that was judged serves yet, the best judged baseline becomes the champion.
+Everything is cut by time: heads learn from the first part, early stopping and calibration look at
+the second, every figure is of the third. Candidates are those that servers would have had at each
+request's moment, in all three parts. Where the gate refuses the model and nothing that was judged
+serves yet, the best judged baseline becomes the champion.
 """
 
 import tempfile
@@ -75,11 +77,13 @@ def train(
     """Train a model for a slot, judge it, and promote it if it passes the gate.
 
     Args:
-        heads: targets that other slots ask for. There is one champion for all slots, so it carries their heads too, learned from this
-            slot's rows; they have no part in the judgement or the gate. One with too few positives is left out, and said so.
+        heads: targets that other slots ask for. There is one champion for all slots, so it carries
+            their heads too, learned from this slot's rows; they have no part in the judgement or
+            the gate. One with too few positives is left out, and said so.
         owner: who answers for the model; stands in its card.
         reports: folder that gets a page with tables and pictures, `VERSION.html`; None writes none.
-        work: folder that nets keep things in between trainings: what a killed one goes on from, what the next one begins with, logs.
+        work: folder that nets keep things in between trainings: what a killed one goes on from,
+            what the next one begins with, logs.
         promote: False keeps the model without promoting it, whatever the gate says.
         progress: called with (stage, done, total).
 
@@ -88,8 +92,25 @@ def train(
         UsageError: what there is cannot be split or told apart.
         LockedError: another process trains a net for this slot.
     """
-    with working(work, features, slot, (settings or TrainSettings()).hurried(), clock) as (unfinished, asked):
-        return _train(features, slot, lake, registry, clock, reports, asked, heads, by, owner, promote, unfinished, progress)
+    with working(work, features, slot, (settings or TrainSettings()).hurried(), clock) as (
+        unfinished,
+        asked,
+    ):
+        return _train(
+            features,
+            slot,
+            lake,
+            registry,
+            clock,
+            reports,
+            asked,
+            heads,
+            by,
+            owner,
+            promote,
+            unfinished,
+            progress,
+        )
 
 
 def _train(
@@ -137,13 +158,21 @@ def _train(
         heads=heads,
     )
     before, recipe = split.validation_until, recipe_of(features, slot, settings)
-    evaluation = _judged(material, features, parts, plan, series, fitted, rivals, slot, before, settings, watch)
+    evaluation = _judged(
+        material, features, parts, plan, series, fitted, rivals, slot, before, settings, watch
+    )
     told_of_it = not_judged(champion, unjudged) if unjudged else ""
-    judged = _Judged(evaluation, fitted, champion if bundle is not None else "", told_of_it, rivals, recipe)
+    judged = _Judged(
+        evaluation, fitted, champion if bundle is not None else "", told_of_it, rivals, recipe
+    )
     decision = decide(judged.evidence(store))
     told = (
         material.why,
-        *((f"went on with the training that was begun at {to_iso(now)} and cut short",) if unfinished and unfinished.resumed else ()),
+        *(
+            (f"went on with the training that was begun at {to_iso(now)} and cut short",)
+            if unfinished and unfinished.resumed
+            else ()
+        ),
         *((chosen.told,) if chosen.told else ()),
         *((settings.budget["told"],) if settings.budget else ()),
         *_tuned(settings, before),
@@ -170,7 +199,20 @@ def _train(
     watch.tell("bundle", 0, 1)
     card = model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        _write(Path(folder), material, features, fitted, chosen, slot, settings, now, about, evaluation, decision, card)
+        _write(
+            Path(folder),
+            material,
+            features,
+            fitted,
+            chosen,
+            slot,
+            settings,
+            now,
+            about,
+            evaluation,
+            decision,
+            card,
+        )
         faults.at("train.before_add")
         version = store.add(Path(folder) / "bundle", by=by, why=decision.reason)
     faults.at("train.after_add")
@@ -181,13 +223,30 @@ def _train(
     if promoted:
         store.promote(version, by=by, why=decision.reason)
     elif not decision.promote and promote:
-        instead = serve_best_baseline(store, evaluation, features, slot, material, now, by=by, owner=owner)
+        instead = serve_best_baseline(
+            store, evaluation, features, slot, material, now, by=by, owner=owner
+        )
     watch.tell("bundle", 1, 1)
 
     rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
-    report = TrainReport(version, promoted, champion, decision, evaluation, rows, tuple(fitted.models), notes, about, watch.seconds)
+    report = TrainReport(
+        version,
+        promoted,
+        champion,
+        decision,
+        evaluation,
+        rows,
+        tuple(fitted.models),
+        notes,
+        about,
+        watch.seconds,
+    )
     report = replace(report, instead=instead)
-    return report if reports is None else _on_a_page(report, fitted, bundle, len(material.codes), reports)
+    return (
+        report
+        if reports is None
+        else _on_a_page(report, fitted, bundle, len(material.codes), reports)
+    )
 
 
 @dataclass(frozen=True)
@@ -199,21 +258,43 @@ class _Plan:
     chosen: Chosen
     slot: Slot
 
-    def replay(self, material: Material, features: FeatureSet, live: LiveColumns, *, baselines: Sequence[str] = ()) -> Replay:
+    def replay(
+        self,
+        material: Material,
+        features: FeatureSet,
+        live: LiveColumns,
+        *,
+        baselines: Sequence[str] = (),
+    ) -> Replay:
         return Replay(
-            material.log, features, self.slot, material.codes, live,
-            baselines=baselines, sources=self.sources, near=self.chosen.near(),
-        )  # fmt: skip
+            material.log,
+            features,
+            self.slot,
+            material.codes,
+            live,
+            baselines=baselines,
+            sources=self.sources,
+            near=self.chosen.near(),
+        )
 
     @property
     def sources(self) -> dict[str, int]:
         return self.chosen.sources(self.slot)
 
 
-def _retrieval(material: Material, features: FeatureSet, slot: Slot, split: Split, settings: TrainSettings, watch: Watch) -> Chosen:
+def _retrieval(
+    material: Material,
+    features: FeatureSet,
+    slot: Slot,
+    split: Split,
+    settings: TrainSettings,
+    watch: Watch,
+) -> Chosen:
     """The indexes over time, with vectors where they were asked for and found more."""
     moments = index_moments(material.data, split, settings)
-    series = build_series(material.events, material.items, moments, progress=partial(watch.tell, "index"))
+    series = build_series(
+        material.events, material.items, moments, progress=partial(watch.tell, "index")
+    )
     return choose_retrieval(
         material,
         features,
@@ -228,18 +309,33 @@ def _retrieval(material: Material, features: FeatureSet, slot: Slot, split: Spli
     )
 
 
-def _on_a_page(report: TrainReport, fitted: Fitted, incumbent: Bundle | None, items: int, reports: Path) -> TrainReport:
-    """The report with what an answer costs by each that was judged, and the page that it is written on."""
-    from tailorbird.training.pareto import baseline_us, bundle_us, model_us, priced  # half a second of matplotlib, for who wants pictures
+def _on_a_page(
+    report: TrainReport, fitted: Fitted, incumbent: Bundle | None, items: int, reports: Path
+) -> TrainReport:
+    """The report with what an answer costs by each that was judged, and the page that it is written
+    on.
+    """
+    from tailorbird.training.pareto import (
+        baseline_us,
+        bundle_us,
+        model_us,
+        priced,
+    )  # half a second of matplotlib, for who wants pictures
     from tailorbird.training.report import write_report
 
     looked_up = baseline_us(items)
-    us = {name: looked_up for name in report.evaluation.figures if name not in (NAME, report.incumbent)}
+    us = {
+        name: looked_up
+        for name in report.evaluation.figures
+        if name not in (NAME, report.incumbent)
+    }
     us[NAME] = model_us(fitted.exported, _heads(fitted), fitted.golden)
     if incumbent is not None:
         us[report.incumbent] = bundle_us(incumbent)
     report = replace(report, priced=tuple(one.plain() for one in priced(report.evaluation, us)))
-    return replace(report, report=write_report(reports / f"{report.version}.html", report, fitted.models))
+    return replace(
+        report, report=write_report(reports / f"{report.version}.html", report, fitted.models)
+    )
 
 
 def _sampled(parts: Parts, dropped: int) -> list[str]:
@@ -247,7 +343,10 @@ def _sampled(parts: Parts, dropped: int) -> list[str]:
     if not dropped:
         return []
     learned = parts.train.requests
-    return [f"learned from {learned:,} of {learned + dropped:,} requests, drawn evenly over the time; --requests says how many"]
+    return [
+        f"learned from {learned:,} of {learned + dropped:,} requests, drawn evenly over the "
+        "time; --requests says how many"
+    ]
 
 
 def _heads(fitted: Fitted) -> list[Head]:
@@ -256,7 +355,9 @@ def _heads(fitted: Fitted) -> list[Head]:
 
 
 def _read_from(source: Lake, data: Dataset) -> dict[str, Any]:
-    """By which the set can be drawn again: `Lake(path, at=versions.from_plain(about["lake"]))` gives the same rows."""
+    """By which the set can be drawn again: `Lake(path, at=versions.from_plain(about["lake"]))`
+    gives the same rows.
+    """
     return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
 
 
@@ -264,20 +365,36 @@ def split_requests(data: Dataset, material: Material, settings: TrainSettings) -
     """Cut the requests at the borders that were given, or by shares of them."""
     gap = material.label_window
     if settings.test_from:
-        return split_at(data.t, settings.validation_from or settings.test_from, settings.test_from, gap=gap)
+        return split_at(
+            data.t, settings.validation_from or settings.test_from, settings.test_from, gap=gap
+        )
     return split_by_time(data.t, gap=gap)
 
 
 def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
-    """Return when indexes are made: before the first request, over the training part, and at both borders."""
+    """Return when indexes are made: before the first request, over the training part, and at both
+    borders.
+    """
     places = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
-    return [*(int(data.t[split.train[place]]) for place in places), split.train_until, split.validation_until]
+    return [
+        *(int(data.t[split.train[place]]) for place in places),
+        split.train_until,
+        split.validation_until,
+    ]
 
 
 def _parts(
-    material: Material, features: FeatureSet, data: Dataset, split: Split, plan: _Plan, settings: TrainSettings, watch: Watch
+    material: Material,
+    features: FeatureSet,
+    data: Dataset,
+    split: Split,
+    plan: _Plan,
+    settings: TrainSettings,
+    watch: Watch,
 ) -> tuple[Parts, int]:
-    """The rows of the three parts, those of the test part without candidates yet, and how many training requests were left out."""
+    """The rows of the three parts, those of the test part without candidates yet, and how many
+    training requests were left out.
+    """
     limit = settings.requests
     if material.logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
@@ -294,14 +411,18 @@ def _parts(
     border = int(np.searchsorted(rows.t, split.train_until))
     learned, watched = rows.take(np.arange(border)), rows.take(np.arange(border, rows.requests))
     if not learned.requests or not watched.requests:
-        raise UsageError("no request is left to learn from, or to watch", fix="train on a longer window")
+        raise UsageError(
+            "no request is left to learn from, or to watch", fix="train on a longer window"
+        )
     known = learned.known_at(split.train_until), watched.known_at(split.validation_until)
     return Parts(*known, data.take(test), plan.live), len(split.train) - len(train)
 
 
 @dataclass(frozen=True)
 class _Rivals:
-    """Bundles of the registry that are judged beside the new model: the champion, and the last that won by superiority."""
+    """Bundles of the registry that are judged beside the new model: the champion, and the last that
+    won by superiority.
+    """
 
     bundles: Mapping[str, Bundle]
     champion: str = ""
@@ -340,14 +461,26 @@ def _judged(
 ) -> Evaluation:
     """The new model, its rivals and all baselines on the test part."""
     live = joined_columns([plan.live, *(bundle.encoder.live for bundle in rivals.bundles.values())])
-    scorers: dict[str, Scorer] = {NAME: partial(fitted.score, series=series, objective=slot.objective, live=live)}
+    scorers: dict[str, Scorer] = {
+        NAME: partial(fitted.score, series=series, objective=slot.objective, live=live)
+    }
     for version, bundle in rivals.bundles.items():
-        scorers[version] = version_scorer(bundle, series, slot.objective, live, features, material.events)
+        scorers[version] = version_scorer(
+            bundle, series, slot.objective, live, features, material.events
+        )
     replay = plan.replay(material, features, live, baselines=plan.baselines)
     return judge(
-        material, features, parts.test, replay, plan.sources, scorers, slot.objective,
-        before=before, seed=settings.seed, progress=watch.tell,
-    )  # fmt: skip
+        material,
+        features,
+        parts.test,
+        replay,
+        plan.sources,
+        scorers,
+        slot.objective,
+        before=before,
+        seed=settings.seed,
+        progress=watch.tell,
+    )
 
 
 @dataclass(frozen=True)
@@ -364,9 +497,15 @@ class _Judged:
     def evidence(self, store: Registry) -> Evidence:
         evaluation = self.evaluation
         versions = set(self.rivals.bundles)
-        baselines = tuple(self._rival(name) for name in evaluation.differences if name not in versions)
+        baselines = tuple(
+            self._rival(name) for name in evaluation.differences if name not in versions
+        )
         incumbent = self._rival(self.champion) if self.champion in evaluation.differences else None
-        anchor = self._rival(self.rivals.anchor) if self.rivals.anchor in evaluation.differences else None
+        anchor = (
+            self._rival(self.rivals.anchor)
+            if self.rivals.anchor in evaluation.differences
+            else None
+        )
         named = self.champion or evaluation.best_baseline
         coverage = f"coverage_{K}"
         figures = evaluation.figures
@@ -385,24 +524,36 @@ class _Judged:
         )
 
     def anchor_after(self, store: Registry, decision: Decision) -> str:
-        """The last model that won by superiority, once this one is the champion; "" for this one itself."""
+        """The last model that won by superiority, once this one is the champion; "" for this one
+        itself.
+        """
         if decision.by == SUPERIORITY or self.champion not in self.rivals.bundles:
             return ""
         return self.rivals.anchor or self.champion
 
     def _is_fresher(self) -> bool:
         bundle = self.rivals.bundles.get(self.champion)
-        return bundle is not None and bundle.manifest.metrics.get("about", {}).get("recipe") == self.recipe
+        return (
+            bundle is not None
+            and bundle.manifest.metrics.get("about", {}).get("recipe") == self.recipe
+        )
 
     def _rival(self, name: str) -> Rival:
-        return Rival(name, self.evaluation.differences[name], self.evaluation.figures[name][PRIMARY].value)
+        return Rival(
+            name, self.evaluation.differences[name], self.evaluation.figures[name][PRIMARY].value
+        )
 
 
 def recipe_of(features: FeatureSet, slot: Slot, settings: TrainSettings) -> str:
-    """Return a hash of how a model is made, whatever data it learns from: two with the same one differ in freshness alone."""
+    """Return a hash of how a model is made, whatever data it learns from: two with the same one
+    differ in freshness alone.
+    """
     told = {
         "schema": features.schema_hash,
-        "slot": {name: repr(getattr(slot, name)) for name in ("sources", "columns", "objective", "formula", "hide_seen", "rules")},
+        "slot": {
+            name: repr(getattr(slot, name))
+            for name in ("sources", "columns", "objective", "formula", "hide_seen", "rules")
+        },
         "transforms": repr(features.transforms),
         "similarities": repr(features.similarities),
         "settings": {name: repr(getattr(settings, name)) for name in _OF_RECIPE},
@@ -412,12 +563,24 @@ def recipe_of(features: FeatureSet, slot: Slot, settings: TrainSettings) -> str:
 
 # Of the settings, what says how a model is made: not what it is made of, nor which draws were made.
 _OF_RECIPE = (
-    "rows", "requests", "gbdt", "architecture", "retrieval", "tower", "position", "parameters", "leave_out", "preset", "shuffle",
-)  # fmt: skip
+    "rows",
+    "requests",
+    "gbdt",
+    "architecture",
+    "retrieval",
+    "tower",
+    "position",
+    "parameters",
+    "leave_out",
+    "preset",
+    "shuffle",
+)
 
 
 def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, Bundle | None, str]:
-    """The champion's version, its bundle if it can be judged on the slot, and else why not; an index without a model is no incumbent."""
+    """The champion's version, its bundle if it can be judged on the slot, and else why not; an
+    index without a model is no incumbent.
+    """
     path = store.champion()
     if path is None:
         return "", None, ""
@@ -438,22 +601,31 @@ def _further(fitted: Fitted, slot: Slot, store: Registry, champion: str) -> list
     notes = []
     if gained := [head for head in fitted.models if head not in slot.objective]:
         notes.append(
-            f"carries {', '.join(gained)} for other slots, learned from the rows of slot {slot.name}; the gate does not look at it"
+            f"carries {', '.join(gained)} for other slots, learned from the rows of slot "
+            f"{slot.name}; the gate does not look at it"
         )
     before = next((info.heads for info in store.versions() if info.version == champion), ())
     if lost := [head for head in before if head not in fitted.models]:
-        notes.append(f"does not predict {', '.join(lost)}, as the incumbent {champion} does: slots that ask for it would lose it")
+        notes.append(
+            f"does not predict {', '.join(lost)}, as the incumbent {champion} does: slots "
+            "that ask for it would lose it"
+        )
     return notes
 
 
-def _fairness(champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, before: int) -> list[str]:
+def _fairness(
+    champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, before: int
+) -> list[str]:
     """What a reader must know of the comparison with the incumbent."""
     if unjudged:
         return [not_judged(champion, unjudged)]
     if incumbent is None or incumbent.manifest.window.ts_to <= before:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
-    return [f"the incumbent {incumbent.version} learned from {share:.0%} of the test requests, so the comparison favours it"]
+    return [
+        f"the incumbent {incumbent.version} learned from {share:.0%} of the test requests, "
+        "so the comparison favours it"
+    ]
 
 
 def _tuned(settings: TrainSettings, before: int) -> list[str]:
@@ -462,7 +634,10 @@ def _tuned(settings: TrainSettings, before: int) -> list[str]:
         return []
     if settings.tuned_until <= before:
         return [settings.tuned]
-    return [f"{settings.tuned}: this reaches into the test part, which begins at {to_iso(before)}, so figures flatter the model"]
+    return [
+        f"{settings.tuned}: this reaches into the test part, which begins at "
+        f"{to_iso(before)}, so figures flatter the model"
+    ]
 
 
 def _about(
@@ -477,7 +652,12 @@ def _about(
     now: int,
 ) -> dict[str, Any]:
     """What a reader must know to trust the figures, as JSON."""
-    borders = {"from": parts.train.t[0], "train_until": split.train_until, "test_from": split.validation_until, "test_to": data.t[-1]}
+    borders = {
+        "from": parts.train.t[0],
+        "train_until": split.train_until,
+        "test_from": split.validation_until,
+        "test_to": data.t[-1],
+    }
     return {
         "slot": slot.name,
         "objective": dict(slot.objective),
@@ -487,8 +667,15 @@ def _about(
         "scheme": dict(parts.train.scheme),
         "window": {name: int(moment) for name, moment in borders.items()},
         "window_text": {name: to_iso(int(moment)) for name, moment in borders.items()},
-        "requests": {"train": parts.train.requests, "validation": parts.validation.requests, "test": parts.test.requests},
-        "dropped": {"label window reaches over a border": split.dropped, "above the limit": dropped},
+        "requests": {
+            "train": parts.train.requests,
+            "validation": parts.validation.requests,
+            "test": parts.test.requests,
+        },
+        "dropped": {
+            "label window reaches over a border": split.dropped,
+            "above the limit": dropped,
+        },
         "items_as_of": to_iso(now),
         "seed": settings.seed,
         "shuffled": settings.shuffle,
@@ -529,9 +716,18 @@ def _write(
         calibration=fitted.calibration,
         formula={head: weight for head, weight in slot.objective.items() if head in fitted.models},
         window=Window(about["window"]["from"], about["window"]["test_from"]),
-        metrics={**evaluation.plain(), "decision": list(decision.reasons), "about": dict(about), "parity": fitted.parity},
+        metrics={
+            **evaluation.plain(),
+            "decision": list(decision.reasons),
+            "about": dict(about),
+            "parity": fitted.parity,
+        },
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=card,
-        trees={head: trees_of(model) for head, model in fitted.models.items() if isinstance(model, Gbdt)},
+        trees={
+            head: trees_of(model)
+            for head, model in fitted.models.items()
+            if isinstance(model, Gbdt)
+        },
         tower=tower,
     )

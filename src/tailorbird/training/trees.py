@@ -1,18 +1,27 @@
-"""A booster's trees as a bundle keeps them for explanations: with how many training rows reached each node, which ONNX has no place for."""
+"""A booster's trees as a bundle keeps them for explanations: with how many training rows reached
+each node, which ONNX has no place for.
+"""
 
 from typing import Any, Literal
 
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.ranking.tree_shap import LEAF, MISSING_LEFT, NAN_MISSING, SET, ZERO_MISSING, Trees
 
-_LINKS: dict[str, Literal["logit", "log", "identity"]] = {"binary": "logit", "poisson": "log", "tweedie": "log", "lambdarank": "identity"}
+_LINKS: dict[str, Literal["logit", "log", "identity"]] = {
+    "binary": "logit",
+    "poisson": "log",
+    "tweedie": "log",
+    "lambdarank": "identity",
+}
 _MISSING = {"None": 0, "NaN": NAN_MISSING, "Zero": ZERO_MISSING}
 
 
 def trees_of(model: Gbdt) -> Trees:
     """The trees that count, up to the best one."""
     dumped = model.booster.dump_model(num_iteration=model.trees)
-    trees = Trees(len(model.columns), _LINKS[model.settings.objective], [], [], [], [], [], [], [], [], [])
+    trees = Trees(
+        len(model.columns), _LINKS[model.settings.objective], [], [], [], [], [], [], [], [], []
+    )
     for tree in dumped["tree_info"]:
         trees.roots.append(len(trees.feature))
         _add(trees, tree["tree_structure"])

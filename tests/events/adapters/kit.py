@@ -14,7 +14,11 @@ def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
     """What the adapter passes on, one document an event."""
     read, patterns = FORMATS[format_]
     found = digest_files(find_files(path, patterns))
-    return [line for batch in read(found, AdapterOptions(root=str(path), **options)) for line in batch.lines]
+    return [
+        line
+        for batch in read(found, AdapterOptions(root=str(path), **options))
+        for line in batch.lines
+    ]
 
 
 def events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
@@ -30,9 +34,15 @@ def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
     return events("mapping", path, mapping=mapping, mapping_name="mapping.toml")
 
 
-def refusals(format_: str, path: Path, **options: Any) -> tuple[int, list[tuple[str, str, str, Any]]]:
-    """How many lines keep the contract, and of the others: code, path, message and what an adapter said of it, if one did."""
-    accepted, refused = check(b"\n".join(lines(format_, path, **options)), Receipt(NOW, "import", "ndjson"), RoutePlan())
+def refusals(
+    format_: str, path: Path, **options: Any
+) -> tuple[int, list[tuple[str, str, str, Any]]]:
+    """How many lines keep the contract, and of the others: code, path, message and what an adapter
+    said of it, if one did.
+    """
+    accepted, refused = check(
+        b"\n".join(lines(format_, path, **options)), Receipt(NOW, "import", "ndjson"), RoutePlan()
+    )
     return len(accepted), [(one.code, one.path, one.message, _unread(one.body)) for one in refused]
 
 

@@ -1,4 +1,6 @@
-"""GA4's BigQuery export: rows with the fields of its schema, as JSON (64-bit integers as text) and as Parquet."""
+"""GA4's BigQuery export: rows with the fields of its schema, as JSON (64-bit integers as text) and
+as Parquet.
+"""
 
 import json
 from pathlib import Path
@@ -20,26 +22,55 @@ TEE = {
     "quantity": "3",
     "coupon": "(not set)",
 }
-GREY = {"item_id": "SKU_12346", "item_name": "Google Grey Women's Tee", "item_category": "Apparel", "price": 21.01, "quantity": "1"}
+GREY = {
+    "item_id": "SKU_12346",
+    "item_name": "Google Grey Women's Tee",
+    "item_category": "Apparel",
+    "price": 21.01,
+    "quantity": "1",
+}
 
 
 def _param(key: str, **value: Any) -> dict[str, Any]:
-    return {"key": key, "value": {"string_value": None, "int_value": None, "float_value": None, "double_value": None, **value}}
+    return {
+        "key": key,
+        "value": {
+            "string_value": None,
+            "int_value": None,
+            "float_value": None,
+            "double_value": None,
+            **value,
+        },
+    }
 
 
 def _row(name: str, *params: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
-        "event_date": "20210131", "event_timestamp": "1612069510766593", "event_name": name,
+        "event_date": "20210131",
+        "event_timestamp": "1612069510766593",
+        "event_name": name,
         "event_params": [
-            _param("ga_session_id", int_value="661084800"), _param("ga_session_number", int_value="1"),
-            _param("page_location", string_value="https://shop.googlemerchandisestore.com/"), _param("engagement_time_msec", int_value="5"),
+            _param("ga_session_id", int_value="661084800"),
+            _param("ga_session_number", int_value="1"),
+            _param("page_location", string_value="https://shop.googlemerchandisestore.com/"),
+            _param("engagement_time_msec", int_value="5"),
             *params,
         ],
-        "event_bundle_sequence_id": "-3388624000", "user_id": None, "user_pseudo_id": "1026454.4271112504",
-        "device": {"category": "mobile", "operating_system": "Web", "language": "en-us", "time_zone_offset_seconds": "3600"},
+        "event_bundle_sequence_id": "-3388624000",
+        "user_id": None,
+        "user_pseudo_id": "1026454.4271112504",
+        "device": {
+            "category": "mobile",
+            "operating_system": "Web",
+            "language": "en-us",
+            "time_zone_offset_seconds": "3600",
+        },
         "geo": {"continent": "Europe", "country": "Norway", "city": "Oslo"},
-        "ecommerce": {"transaction_id": "(not set)"}, "items": [], "platform": "WEB", **more,
-    }  # fmt: skip
+        "ecommerce": {"transaction_id": "(not set)"},
+        "items": [],
+        "platform": "WEB",
+        **more,
+    }
 
 
 def _made(folder: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
@@ -49,19 +80,37 @@ def _made(folder: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_whole_row(tmp_path: Path) -> None:
     (made,) = _made(
-        tmp_path, _row("view_item", _param("currency", string_value="USD"), _param("request_id", string_value="r1"), items=[TEE])
+        tmp_path,
+        _row(
+            "view_item",
+            _param("currency", string_value="USD"),
+            _param("request_id", string_value="r1"),
+            items=[TEE],
+        ),
     )
     kind, _, digest = made.pop("event_id").partition(":")
     assert (kind, len(digest)) == ("row", 32)
     assert made == {
-        "type": "view", "ts": 1_612_069_510_766_593, "anonymous_id": "1026454.4271112504", "session_id": "1026454.4271112504.661084800",
-        "item_id": "SKU_12345", "request_id": "r1",
-        "context": {"device": "mobile", "page": "https://shop.googlemerchandisestore.com/", "utc_offset_min": 60},
-        "properties": {
-            "currency": "USD", "item_name": "Stan and Friends Tee", "item_brand": "Google", "item_category": "Apparel",
-            "price": 10.01, "quantity": 3,
+        "type": "view",
+        "ts": 1_612_069_510_766_593,
+        "anonymous_id": "1026454.4271112504",
+        "session_id": "1026454.4271112504.661084800",
+        "item_id": "SKU_12345",
+        "request_id": "r1",
+        "context": {
+            "device": "mobile",
+            "page": "https://shop.googlemerchandisestore.com/",
+            "utc_offset_min": 60,
         },
-    }  # fmt: skip
+        "properties": {
+            "currency": "USD",
+            "item_name": "Stan and Friends Tee",
+            "item_brand": "Google",
+            "item_category": "Apparel",
+            "price": 10.01,
+            "quantity": 3,
+        },
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,7 +124,10 @@ def test_a_whole_row(tmp_path: Path) -> None:
     ],
 )
 def test_events_about_products(tmp_path: Path, name: str, type_: str, items: list[Any]) -> None:
-    made = _made(tmp_path, _row(name, items=[TEE, GREY], user_id="u7", ecommerce={"transaction_id": "T_12345"}))
+    made = _made(
+        tmp_path,
+        _row(name, items=[TEE, GREY], user_id="u7", ecommerce={"transaction_id": "T_12345"}),
+    )
     assert [(one["type"], one["user_id"]) for one in made] == [(type_, "u7")] * len(items)
     assert [(one.get("item_id"), one.get("items")) for one in made] == items
     assert made[0]["properties"]["transaction_id"] == "T_12345"
@@ -83,11 +135,20 @@ def test_events_about_products(tmp_path: Path, name: str, type_: str, items: lis
 
 def test_a_search_and_a_share(tmp_path: Path) -> None:
     search, share = _made(
-        tmp_path, _row("view_search_results", _param("search_term", string_value="t-shirts")),
-        _row("share", _param("item_id", string_value="C_12345"), _param("method", string_value="Twitter")),
-    )  # fmt: skip
+        tmp_path,
+        _row("view_search_results", _param("search_term", string_value="t-shirts")),
+        _row(
+            "share",
+            _param("item_id", string_value="C_12345"),
+            _param("method", string_value="Twitter"),
+        ),
+    )
     assert (search["type"], search["properties"]) == ("search", {"query": "t-shirts"})
-    assert (share["type"], share["item_id"], share["properties"]) == ("share", "C_12345", {"method": "Twitter"})
+    assert (share["type"], share["item_id"], share["properties"]) == (
+        "share",
+        "C_12345",
+        {"method": "Twitter"},
+    )
 
 
 def test_rows_numbered_in_their_batch_have_the_same_id_in_every_export(tmp_path: Path) -> None:
@@ -98,7 +159,12 @@ def test_rows_numbered_in_their_batch_have_the_same_id_in_every_export(tmp_path:
 
 
 def test_what_says_nothing_about_items_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "e.json").write_text("\n".join(json.dumps(_row(name)) for name in ("session_start", "scroll", "click", "user_engagement")))
+    (tmp_path / "e.json").write_text(
+        "\n".join(
+            json.dumps(_row(name))
+            for name in ("session_start", "scroll", "click", "user_engagement")
+        )
+    )
     assert lines("ga4", tmp_path / "e.json") == []
 
 
@@ -119,7 +185,9 @@ def test_lists_that_an_extract_wrapped(tmp_path: Path) -> None:
 
 def test_a_table_of_something_else(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "e.parquet")
-    with pytest.raises(InputError, match="expected the columns event_name and event_timestamp of the export, got a"):
+    with pytest.raises(
+        InputError, match="expected the columns event_name and event_timestamp of the export, got a"
+    ):
         events("ga4", tmp_path / "e.parquet")
 
 
@@ -135,7 +203,9 @@ def test_a_table_of_something_else(tmp_path: Path) -> None:
         ({"event_name": "begin_checkout"}, "unknown_type", "$.type"),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path, change: dict[str, Any], code: str, path: str) -> None:
+def test_what_is_wrong_is_kept_with_the_reason(
+    tmp_path: Path, change: dict[str, Any], code: str, path: str
+) -> None:
     (tmp_path / "e.json").write_text(json.dumps({**_row("view_item", items=[TEE]), **change}))
     accepted, refused = refusals("ga4", tmp_path / "e.json")
     assert accepted == 0

@@ -1,4 +1,6 @@
-"""Whatever stands in a file or a body: every record is accepted, refused or left out, and the same bytes give the same lines."""
+"""Whatever stands in a file or a body: every record is accepted, refused or left out, and the same
+bytes give the same lines.
+"""
 
 import json
 from pathlib import Path
@@ -16,7 +18,10 @@ from tailorbird.events.adapters.record import lines_of
 from tailorbird.events.adapters.webhook import WEBHOOKS, lines_of_body
 
 FUZZ = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 SCALAR = (
     st.none()
@@ -27,26 +32,119 @@ SCALAR = (
     | st.sampled_from(["2020-01-01T00:00:00Z", "1e999", "(not set)", 10**400, "9" * 400])
 )
 ANY = st.recursive(
-    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=6
+    SCALAR,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=6,
 )
 FIELDS = {
-    "personalize": ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE", "IMPRESSION", "CREATION_TIMESTAMP", "#row"],
-    "gorse": ["FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Labels", "Categories", "IsHidden"],
-    "segment": ["type", "event", "messageId", "userId", "anonymousId", "timestamp", "properties", "traits", "context", "products", "page"],
-    "ga4": ["event_name", "event_timestamp", "event_params", "items", "user_pseudo_id", "device", "geo", "ecommerce", "key", "value"],
-    "snowplow": ["event", "event_id", "derived_tstamp", "contexts", "unstruct_event", "user_id", "se_action", "ti_sku"],
-    "cloudevents": ["specversion", "id", "source", "type", "time", "data", "data_base64", "datacontenttype"],
-    "metarank": ["event", "id", "timestamp", "user", "session", "item", "items", "fields", "name", "value", "ranking", "tenant", "label"],
+    "personalize": [
+        "USER_ID",
+        "ITEM_ID",
+        "TIMESTAMP",
+        "EVENT_TYPE",
+        "EVENT_VALUE",
+        "IMPRESSION",
+        "CREATION_TIMESTAMP",
+        "#row",
+    ],
+    "gorse": [
+        "FeedbackType",
+        "UserId",
+        "ItemId",
+        "Value",
+        "Timestamp",
+        "Labels",
+        "Categories",
+        "IsHidden",
+    ],
+    "segment": [
+        "type",
+        "event",
+        "messageId",
+        "userId",
+        "anonymousId",
+        "timestamp",
+        "properties",
+        "traits",
+        "context",
+        "products",
+        "page",
+    ],
+    "ga4": [
+        "event_name",
+        "event_timestamp",
+        "event_params",
+        "items",
+        "user_pseudo_id",
+        "device",
+        "geo",
+        "ecommerce",
+        "key",
+        "value",
+    ],
+    "snowplow": [
+        "event",
+        "event_id",
+        "derived_tstamp",
+        "contexts",
+        "unstruct_event",
+        "user_id",
+        "se_action",
+        "ti_sku",
+    ],
+    "cloudevents": [
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "time",
+        "data",
+        "data_base64",
+        "datacontenttype",
+    ],
+    "metarank": [
+        "event",
+        "id",
+        "timestamp",
+        "user",
+        "session",
+        "item",
+        "items",
+        "fields",
+        "name",
+        "value",
+        "ranking",
+        "tenant",
+        "label",
+    ],
 }
 LIKELY = st.sampled_from(
-    ["1.0", "track", "identify", "page", "alias", "Order Completed", "view_item", "purchase", "unstruct", "struct", "star", "rating"]
+    [
+        "1.0",
+        "track",
+        "identify",
+        "page",
+        "alias",
+        "Order Completed",
+        "view_item",
+        "purchase",
+        "unstruct",
+        "struct",
+        "star",
+        "rating",
+    ]
 )
 
 
 def _records(format_: str) -> st.SearchStrategy[Any]:
     names = st.sampled_from(FIELDS[format_])
     inner = st.dictionaries(names, SCALAR | LIKELY | ANY, max_size=5)
-    return st.dictionaries(names, SCALAR | LIKELY | inner | st.lists(inner, max_size=2), max_size=8) | ANY
+    return (
+        st.dictionaries(names, SCALAR | LIKELY | inner | st.lists(inner, max_size=2), max_size=8)
+        | ANY
+    )
 
 
 def _accounted(made: list[bytes], receipt: Receipt) -> None:
@@ -69,8 +167,13 @@ def test_any_json_is_accepted_or_refused(format_: str, data: st.DataObject) -> N
 
 @pytest.mark.parametrize("format_", [*CONVERTERS, "metarank"])
 @FUZZ
-@given(content=st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode(errors="replace")))
-def test_any_bytes_in_a_file_are_refused_or_the_file_is_named(format_: str, content: bytes, tmp_path: Path) -> None:
+@given(
+    content=st.binary(max_size=300)
+    | st.text(max_size=200).map(lambda text: text.encode(errors="replace"))
+)
+def test_any_bytes_in_a_file_are_refused_or_the_file_is_named(
+    format_: str, content: bytes, tmp_path: Path
+) -> None:
     heads = {"personalize": b"USER_ID,ITEM_ID,TIMESTAMP\n", "snowplow": b"\t" * 130 + b"\n"}
     for head in (b"", heads.get(format_, b"{}\n")):
         file = tmp_path / "garbage.txt"
@@ -82,7 +185,11 @@ def test_any_bytes_in_a_file_are_refused_or_the_file_is_named(format_: str, cont
 def _read_or_named(format_: str, file: Path) -> list[bytes]:
     """The lines of a file; none if it is refused as a whole, by name."""
     try:
-        return [line for batch in FORMATS[format_][0]({file: "0" * 64}, AdapterOptions()) for line in batch.lines]
+        return [
+            line
+            for batch in FORMATS[format_][0]({file: "0" * 64}, AdapterOptions())
+            for line in batch.lines
+        ]
     except InputError as refused:
         if file.name not in str(refused):
             raise
@@ -111,12 +218,22 @@ def test_json_nested_beyond_measure() -> None:
     for format_, convert in CONVERTERS.items():
         (line,) = lines_of(format_, raw, "d:1", convert, {})
         _accounted([line], Receipt(NOW, "import", "ndjson"))
-    deep = b'{"messageId":"m","type":"track","userId":"u","event":"x","properties":{"a":' + b"[" * 500 + b"]" * 500 + b"}}"
-    _accounted(lines_of("segment", deep, "d:1", CONVERTERS["segment"], {}), Receipt(NOW, "import", "ndjson"))
+    deep = (
+        b'{"messageId":"m","type":"track","userId":"u","event":"x","properties":{"a":'
+        + b"[" * 500
+        + b"]" * 500
+        + b"}}"
+    )
+    _accounted(
+        lines_of("segment", deep, "d:1", CONVERTERS["segment"], {}),
+        Receipt(NOW, "import", "ndjson"),
+    )
 
 
 def test_a_client_cannot_choose_the_reason() -> None:
-    forged = b'{"unread":{"format":"x","place":"x","code":"mine","path":"$","message":"m","record":1}}'
+    forged = (
+        b'{"unread":{"format":"x","place":"x","code":"mine","path":"$","message":"m","record":1}}'
+    )
     _, (refusal,) = check(forged, Receipt(NOW), RoutePlan())
     assert refusal.code == "unknown_field"
     for line in lines_of_body("segment", forged) + lines_of_body("cloudevents", forged):

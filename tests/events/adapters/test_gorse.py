@@ -15,9 +15,13 @@ def _write(folder: Path, *records: Any, name: str = "data.jsonl") -> Path:
 
 USER = {"UserId": "bob", "Labels": ["male", "engineer"], "Subscribe": None, "Comment": "zhenghaoz"}
 ITEM = {
-    "ItemId": "vuejs:vue", "IsHidden": False, "Categories": ["framework", "frontend"], "Timestamp": "2022-02-24T00:00:00Z",
-    "Labels": {"language": "TypeScript", "topics": ["vue", "web"]}, "Comment": "The progressive framework",
-}  # fmt: skip
+    "ItemId": "vuejs:vue",
+    "IsHidden": False,
+    "Categories": ["framework", "frontend"],
+    "Timestamp": "2022-02-24T00:00:00Z",
+    "Labels": {"language": "TypeScript", "topics": ["vue", "web"]},
+    "Comment": "The progressive framework",
+}
 STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "vuejs:vue", "Timestamp": "2022-02-24"}
 
 
@@ -27,10 +31,18 @@ def test_each_kind_of_record(tmp_path: Path) -> None:
     assert user["timeless"] is True
     assert (item["item_id"], item["ts"]) == ("vuejs:vue", 1_645_660_800_000_000)
     assert item["properties"] == {
-        "language": "TypeScript", "topics": ["vue", "web"], "comment": "The progressive framework",
-        "categories": ["framework", "frontend"], "category": "framework",
-    }  # fmt: skip
-    assert (star["type"], star["user_id"], star["item_id"], star["ts"]) == ("like", "bob", "vuejs:vue", 1_645_660_800_000_000)
+        "language": "TypeScript",
+        "topics": ["vue", "web"],
+        "comment": "The progressive framework",
+        "categories": ["framework", "frontend"],
+        "category": "framework",
+    }
+    assert (star["type"], star["user_id"], star["item_id"], star["ts"]) == (
+        "like",
+        "bob",
+        "vuejs:vue",
+        1_645_660_800_000_000,
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,12 +54,16 @@ def test_each_kind_of_record(tmp_path: Path) -> None:
         ({"FeedbackType": "click", "Value": 0, "Comment": "good"}, "click", {"comment": "good"}),
     ],
 )
-def test_types_and_values_of_feedback(tmp_path: Path, change: dict[str, Any], type_: str, properties: Any) -> None:
+def test_types_and_values_of_feedback(
+    tmp_path: Path, change: dict[str, Any], type_: str, properties: Any
+) -> None:
     (made,) = events("gorse", _write(tmp_path, {**STAR, **change}))
     assert (made["type"], made.get("properties")) == (type_, properties)
 
 
-@pytest.mark.parametrize("time", ["2022-02-24 00:00:00.000000001 +0000 UTC", "2022-02-24 08:00:00 +0800 CST m=+0.01"])
+@pytest.mark.parametrize(
+    "time", ["2022-02-24 00:00:00.000000001 +0000 UTC", "2022-02-24 08:00:00 +0800 CST m=+0.01"]
+)
 def test_a_time_as_go_prints_it_is_the_same_time(tmp_path: Path, time: str) -> None:
     (made,) = events("gorse", _write(tmp_path, {**STAR, "Timestamp": time}))
     (same,) = events("gorse", _write(tmp_path, STAR))
@@ -55,7 +71,18 @@ def test_a_time_as_go_prints_it_is_the_same_time(tmp_path: Path, time: str) -> N
 
 
 def test_an_item_without_a_time_is_timeless_and_a_hidden_one_says_so(tmp_path: Path) -> None:
-    (item,) = events("gorse", _write(tmp_path, {"ItemId": "a", "IsHidden": True, "Categories": [], "Timestamp": "0001-01-01T00:00:00Z"}))
+    (item,) = events(
+        "gorse",
+        _write(
+            tmp_path,
+            {
+                "ItemId": "a",
+                "IsHidden": True,
+                "Categories": [],
+                "Timestamp": "0001-01-01T00:00:00Z",
+            },
+        ),
+    )
     assert (item["timeless"], item["properties"]) == (True, {"is_hidden": True})
 
 
@@ -65,12 +92,23 @@ def test_a_list_is_read_like_lines(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path) -> None:
-    file = _write(tmp_path, {**STAR, "Timestamp": "soon"}, {**STAR, "ItemId": ["a"]}, {"Id": 1}, {"FeedbackType": "star", "UserId": "u"}, 7)
+    file = _write(
+        tmp_path,
+        {**STAR, "Timestamp": "soon"},
+        {**STAR, "ItemId": ["a"]},
+        {"Id": 1},
+        {"FeedbackType": "star", "UserId": "u"},
+        7,
+    )
     file.write_text(file.read_text() + "\nnot JSON\n")
     accepted, refused = refusals("gorse", file)
     assert accepted == 0
     assert [(code, path) for code, path, _, _ in refused] == [
-        ("bad_time", "$.Timestamp"), ("wrong_type", "$.ItemId"), ("missing", "$.UserId"), ("missing", "$.ItemId"), ("wrong_type", "$"),
+        ("bad_time", "$.Timestamp"),
+        ("wrong_type", "$.ItemId"),
+        ("missing", "$.UserId"),
+        ("missing", "$.ItemId"),
+        ("wrong_type", "$"),
         ("malformed_json", "$"),
-    ]  # fmt: skip
+    ]
     assert refused[-1][3]["record"] == "not JSON"

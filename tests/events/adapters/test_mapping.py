@@ -1,4 +1,6 @@
-"""Any CSV, TSV or Parquet by a mapping: times in every form, ids as they are written, rows that are wrong kept whole."""
+"""Any CSV, TSV or Parquet by a mapping: times in every form, ids as they are written, rows that are
+wrong kept whole.
+"""
 
 import gzip
 import json
@@ -23,7 +25,10 @@ def _one(folder: Path, when: str, mapping: str = "", name: str = "c.csv") -> Any
     return mapped(folder, CLICKS.replace('ts = "when"', f'ts = "when"\n{mapping}'))[0]["ts"]
 
 
-@pytest.mark.parametrize(("written", "unit"), [("1500000000.25", "s"), ("1500000000250", "ms"), ("1500000000250000", "us")])
+@pytest.mark.parametrize(
+    ("written", "unit"),
+    [("1500000000.25", "s"), ("1500000000250", "ms"), ("1500000000250000", "us")],
+)
 def test_units_of_numbers(tmp_path: Path, written: str, unit: str) -> None:
     assert _one(tmp_path, written, f'ts_unit = "{unit}"') == TS
 
@@ -45,15 +50,22 @@ def test_zones_of_text(tmp_path: Path, written: str, zone: str, expected: int) -
 
 
 def test_when_a_row_came_in_is_read_as_its_time_is(tmp_path: Path) -> None:
-    (tmp_path / "users.csv").write_text("who,since,exported\nu,2017-07-14 04:40:00,2026-11-01 12:00:00\nv,2017-07-14 04:40:00,\n")
-    source = 'file = "users.csv"\nkind = "users"\nuser_id = "who"\nts = "since"\nts_zone = "Europe/Oslo"\nreceived_at = "exported"\n'
+    (tmp_path / "users.csv").write_text(
+        "who,since,exported\nu,2017-07-14 04:40:00,2026-11-01 12:00:00\nv,2017-07-14 04:40:00,\n"
+    )
+    source = (
+        'file = "users.csv"\nkind = "users"\nuser_id = "who"\nts = "since"\nts_zone = '
+        '"Europe/Oslo"\nreceived_at = "exported"\n'
+    )
     known, unknown = mapped(tmp_path, f"[[source]]\n{source}")
     assert (known["ts"], known["received_at"]) == (TS - 250_000, 1_793_530_800_000_000)
     assert "received_at" not in unknown
 
 
 def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_text("who,what,when\nu,i,2017-07-14T02:40:00Z\nu,j,yesterday\nu,k,\n")
+    (tmp_path / "c.csv").write_text(
+        "who,what,when\nu,i,2017-07-14T02:40:00Z\nu,j,yesterday\nu,k,\n"
+    )
     made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_zone = "Europe/Oslo"\n')
     assert b"2017-07-14T02:40:00+00:00" in made[0]
     assert b'"ts":"yesterday"' in made[1]  # for the contract to refuse
@@ -83,14 +95,20 @@ def test_naive_times_of_parquet_are_in_the_mappings_zone(tmp_path: Path) -> None
 
 
 def test_a_day_is_its_first_moment(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"who": ["u"], "what": ["i"], "when": pa.array([date(2017, 7, 14)])}), tmp_path / "c.parquet")
+    pq.write_table(
+        pa.table({"who": ["u"], "what": ["i"], "when": pa.array([date(2017, 7, 14)])}),
+        tmp_path / "c.parquet",
+    )
     assert mapped(tmp_path, CLICKS)[0]["ts"] == 1_499_990_400_000_000
 
 
 def test_ids_are_taken_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\n007,00012,1500000000\n8,1e3,1500000001\n")
     made = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n')
-    assert [(event["user_id"], event["item_id"]) for event in made] == [("007", "00012"), ("8", "1e3")]
+    assert [(event["user_id"], event["item_id"]) for event in made] == [
+        ("007", "00012"),
+        ("8", "1e3"),
+    ]
 
 
 def test_whole_numbers_that_were_written_as_fractions(tmp_path: Path) -> None:
@@ -102,7 +120,15 @@ def test_whole_numbers_that_were_written_as_fractions(tmp_path: Path) -> None:
 
 def test_whole_numbers_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
     pq.write_table(
-        pa.table({"who": [7.0, None], "what": ["i", "j"], "anon": ["", "x"], "when": [1500000000, 1500000001]}), tmp_path / "c.parquet"
+        pa.table(
+            {
+                "who": [7.0, None],
+                "what": ["i", "j"],
+                "anon": ["", "x"],
+                "when": [1500000000, 1500000001],
+            }
+        ),
+        tmp_path / "c.parquet",
     )
     first, second = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     assert b'"user_id":"7"' in first
@@ -111,11 +137,14 @@ def test_whole_numbers_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
 
 def test_types_from_a_column_context_and_properties(tmp_path: Path) -> None:
     (tmp_path / "c.tsv.gz").write_bytes(
-        gzip.compress(b'who\twhat\twhen\tdo\tdev\toffset\tpaid\tnote\nu\ti\t1500000000\taddtocart\tphone\t120\t9.5\t"two\nlines"\n')
+        gzip.compress(
+            b'who\twhat\twhen\tdo\tdev\toffset\tpaid\tnote\nu\ti\t1500000000\taddtocart\tphone\t120\t9.5\t"two\nlines"\n'
+        )
     )
     mapping = CLICKS + (
         'type = { column = "do", values = { addtocart = "cart" } }\nts_unit = "s"\n'
-        '[source.context]\ndevice = "dev"\nutc_offset_min = "offset"\n[source.properties]\nprice = "paid"\nnote = "note"\n'
+        '[source.context]\ndevice = "dev"\nutc_offset_min = '
+        '"offset"\n[source.properties]\nprice = "paid"\nnote = "note"\n'
     )
     (made,) = mapped(tmp_path, mapping)
     assert (made["type"], made["context"]) == ("cart", {"device": "phone", "utc_offset_min": 120})
@@ -127,38 +156,60 @@ def test_a_price_that_is_no_number_is_one_rows_and_not_the_columns(tmp_path: Pat
     (tmp_path / "c.csv").write_text("\n".join(["who,what,when,paid", *rows]) + "\n")
     mapping = CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "paid"\n'
     made = lines("mapping", tmp_path, mapping=mapping, mapping_name="mapping.toml")
-    assert [json.loads(one)["properties"]["price"] for one in made] == ["free" if number == 5 else 0.5 for number in range(20)]
+    assert [json.loads(one)["properties"]["price"] for one in made] == [
+        "free" if number == 5 else 0.5 for number in range(20)
+    ]
 
 
 def test_values_that_json_has_no_word_for(tmp_path: Path) -> None:
     table = pa.table(
         {
-            "who": ["u"], "what": ["i"], "when": [1500000000], "price": [Decimal("2.50")], "day": [date(2020, 1, 2)],
-            "at": pa.array([datetime(2020, 1, 2)], pa.timestamp("us")), "none": pa.array([None], pa.string()), "list": [["a"]],
+            "who": ["u"],
+            "what": ["i"],
+            "when": [1500000000],
+            "price": [Decimal("2.50")],
+            "day": [date(2020, 1, 2)],
+            "at": pa.array([datetime(2020, 1, 2)], pa.timestamp("us")),
+            "none": pa.array([None], pa.string()),
+            "list": [["a"]],
         }
-    )  # fmt: skip
+    )
     pq.write_table(table, tmp_path / "c.parquet")
     names = "".join(f'{name} = "{name}"\n' for name in ("price", "day", "at", "none", "list"))
     (made,) = mapped(tmp_path, CLICKS + f'ts_unit = "s"\n[source.properties]\n{names}')
-    assert made["properties"] == {"price": 2.5, "day": "2020-01-02", "at": "2020-01-02T00:00:00+00:00", "list": ["a"]}
+    assert made["properties"] == {
+        "price": 2.5,
+        "day": "2020-01-02",
+        "at": "2020-01-02T00:00:00+00:00",
+        "list": ["a"],
+    }
 
 
 def test_profiles_are_timeless_without_a_time(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text('id,title\n1,"Coat, warm"\n')
     (tmp_path / "users.csv").write_text("id,since\nu,2020-01-01\n")
     mapping = (
-        '[[source]]\nfile = "items.csv"\nkind = "items"\nitem_id = "id"\n[source.properties]\ntitle = "title"\n'
+        '[[source]]\nfile = "items.csv"\nkind = "items"\nitem_id = '
+        '"id"\n[source.properties]\ntitle = "title"\n'
         '[[source]]\nfile = "users.csv"\nkind = "users"\nuser_id = "id"\nts = "since"\n'
     )
     item, user = mapped(tmp_path, mapping)
-    assert (item["type"], item["timeless"], item["properties"]) == ("item", True, {"title": "Coat, warm"})
+    assert (item["type"], item["timeless"], item["properties"]) == (
+        "item",
+        True,
+        {"title": "Coat, warm"},
+    )
     assert (user["type"], user.get("timeless", False)) == ("user", False)
 
 
 def test_a_number_that_is_none_spoils_only_its_row(tmp_path: Path) -> None:
     rows = "".join(f"u,i,1500000000,{'cheap' if row == 70_000 else row}\n" for row in range(80_000))
     (tmp_path / "c.csv").write_text("who,what,when,price\n" + rows)
-    made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "price"\n')
+    made = lines(
+        "mapping",
+        tmp_path,
+        mapping=CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "price"\n',
+    )
     assert b'"price":"cheap"' in made[70_000]
     assert b'"price":70001' in made[70_001]
     assert b'"price":69999' in made[69_999]
@@ -176,15 +227,21 @@ STRAY = {
 
 @pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
 @pytest.mark.parametrize("delimiter", [",", "\t"])
-def test_a_quote_that_is_not_closed_takes_no_other_row_along(rows: list[str], delimiter: str, tmp_path: Path) -> None:
+def test_a_quote_that_is_not_closed_takes_no_other_row_along(
+    rows: list[str], delimiter: str, tmp_path: Path
+) -> None:
     rows = [row.replace(",", delimiter) for row in rows]
     (tmp_path / ("c.csv" if delimiter == "," else "c.tsv")).write_text(
         delimiter.join(["who", "what", "when", "title"]) + "\n" + "\n".join(rows)
     )
-    made = [json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')]
+    made = [
+        json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    ]
     stray = [row for row in rows[:2] if row.count('"') % 2 or "pipe" in row]
     assert [one["unread"]["record"] for one in made if "unread" in one] == stray
-    assert [one["user_id"] for one in made if "unread" not in one] == [row[: row.index(delimiter)] for row in rows if row not in stray]
+    assert [one["user_id"] for one in made if "unread" not in one] == [
+        row[: row.index(delimiter)] for row in rows if row not in stray
+    ]
 
 
 def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) -> None:
@@ -197,30 +254,57 @@ def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) ->
     (tmp_path / "c.csv").write_text('\n"who",what,when,"the\ntitle"\n' + "\r\n".join(rows) + "\r\n")
     found = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\ntitle = "the\\ntitle"\n')
     assert [(one["user_id"], one["item_id"], one["properties"]["title"]) for one in found] == [
-        ("u1", "i1", 'of "two"\nlines, and\n\nmore'), ("u2", '5" pipe', "t"), ("u3", "i3", "t"), ("u4", "i4", "t"),
-    ]  # fmt: skip
+        ("u1", "i1", 'of "two"\nlines, and\n\nmore'),
+        ("u2", '5" pipe', "t"),
+        ("u3", "i3", "t"),
+        ("u4", "i4", "t"),
+    ]
 
 
 def test_rows_of_another_width_are_passed_on_whole(tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\nu,i\nu,j,1500000001,extra\nu,k,1500000002\n")
+    (tmp_path / "c.csv").write_text(
+        "who,what,when\nu,i,1500000000\nu,i\nu,j,1500000001,extra\nu,k,1500000002\n"
+    )
     count, refused = refusals("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     assert count == 2
     assert [(code, path, unread["record"]) for code, path, _, unread in refused] == [
-        ("wrong_width", "$", "u,i"), ("wrong_width", "$", "u,j,1500000001,extra")
-    ]  # fmt: skip
+        ("wrong_width", "$", "u,i"),
+        ("wrong_width", "$", "u,j,1500000001,extra"),
+    ]
 
 
-@pytest.mark.parametrize("more", [b"", b'u3,i3,10,"of two\nlines"\n'], ids=["plain", "beside quotes"])
+@pytest.mark.parametrize(
+    "more", [b"", b'u3,i3,10,"of two\nlines"\n'], ids=["plain", "beside quotes"]
+)
 def test_a_row_that_is_no_utf_8_spoils_only_itself(more: bytes, tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_bytes("who,what,when,title\nü1,i1,10,t\n".encode() + b"u2,i2,10,caf\xe9\n" + more + b'u4,i4,10,"t\xff\n"\n')
-    made = [json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')]
-    assert [one["unread"]["record"] for one in made if "unread" in one] == ["u2,i2,10,caf\\xe9", 'u4,i4,10,"t\\xff\n"']
-    assert [one["user_id"] for one in made if "unread" not in one] == ["ü1", *(["u3"] if more else [])]
+    (tmp_path / "c.csv").write_bytes(
+        "who,what,when,title\nü1,i1,10,t\n".encode()
+        + b"u2,i2,10,caf\xe9\n"
+        + more
+        + b'u4,i4,10,"t\xff\n"\n'
+    )
+    made = [
+        json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    ]
+    assert [one["unread"]["record"] for one in made if "unread" in one] == [
+        "u2,i2,10,caf\\xe9",
+        'u4,i4,10,"t\\xff\n"',
+    ]
+    assert [one["user_id"] for one in made if "unread" not in one] == [
+        "ü1",
+        *(["u3"] if more else []),
+    ]
 
 
-@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252", "utf-8-sig"])
+@pytest.mark.parametrize(
+    "coding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252", "utf-8-sig"]
+)
 def test_a_file_in_another_encoding_is_read(coding: str, tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_bytes(f"who,what,when,größe\nJürgen,i,1500000000,{'10 €' if coding == 'cp1252' else '10'}\n".encode(coding))
+    (tmp_path / "c.csv").write_bytes(
+        f"who,what,when,größe\nJürgen,i,1500000000,{'10 €' if coding == 'cp1252' else '10'}\n".encode(
+            coding
+        )
+    )
     (event,) = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\nsize = "größe"\n')
     assert event["user_id"] == "Jürgen"
     assert event["properties"]["size"] == ("10 €" if coding == "cp1252" else 10)
@@ -228,7 +312,9 @@ def test_a_file_in_another_encoding_is_read(coding: str, tmp_path: Path) -> None
 
 def test_two_sources_of_one_file_make_different_events(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\n")
-    first, second = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n' + CLICKS + 'type = "view"\nts_unit = "s"\n')
+    first, second = mapped(
+        tmp_path, CLICKS + 'ts_unit = "s"\n' + CLICKS + 'type = "view"\nts_unit = "s"\n'
+    )
     assert first["event_id"] != second["event_id"]
 
 
@@ -243,13 +329,22 @@ def test_the_same_file_gives_the_same_ids(tmp_path: Path) -> None:
         ("source = 3", r"not a mapping.*\$\.source"),
         ("[[source]]", "missing required field `file`"),
         ('[[source]]\nfile = "c.csv"\nitem = "x"', "unknown field `item`"),
-        ('[[source]]\nfile = "c.csv"\nkind = "clicks"', r"\$\.source\[0\]: expected kind events, items or users"),
+        (
+            '[[source]]\nfile = "c.csv"\nkind = "clicks"',
+            r"\$\.source\[0\]: expected kind events, items or users",
+        ),
         ('[[source]]\nfile = "c.csv"\nkind = "items"', "items need item_id"),
         ('[[source]]\nfile = "c.csv"\nts_unit = "m"', "expected ts_unit s, ms or us"),
-        ('[[source]]\nfile = "c.csv"\nts_zone = "Mars/Olympus"', "expected ts_zone such as Europe/Oslo"),
+        (
+            '[[source]]\nfile = "c.csv"\nts_zone = "Mars/Olympus"',
+            "expected ts_zone such as Europe/Oslo",
+        ),
         ('[[source]]\nfile = "c.csv"\n[source.context]\ncolour = "x"', "context has no colour"),
         ('[[source]]\nfile = "d.csv"\nuser_id = "who"', "the mapping names d.csv"),
-        ('[[source]]\nfile = "c.csv"\nuser_id = "whom"', "c.csv has no column whom; it has who, what, when"),
+        (
+            '[[source]]\nfile = "c.csv"\nuser_id = "whom"',
+            "c.csv has no column whom; it has who, what, when",
+        ),
     ],
 )
 def test_a_mapping_that_cannot_be_used(tmp_path: Path, mapping: str, message: str) -> None:
@@ -259,7 +354,9 @@ def test_a_mapping_that_cannot_be_used(tmp_path: Path, mapping: str, message: st
 
 
 def test_a_column_of_lists_is_no_id(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"who": [["u"]], "what": ["i"], "when": [1500000000]}), tmp_path / "c.parquet")
+    pq.write_table(
+        pa.table({"who": [["u"]], "what": ["i"], "when": [1500000000]}), tmp_path / "c.parquet"
+    )
     with pytest.raises(InputError, match="cannot be used as the mapping says"):
         lines("mapping", tmp_path, mapping=CLICKS)
 

@@ -14,44 +14,118 @@ def _write(folder: Path, *records: dict[str, Any]) -> Path:
 
 
 ITEM = {
-    "event": "item", "id": "e1", "timestamp": "1599391467000", "item": "product1",
-    "fields": [{"name": "title", "value": "Nice jeans"}, {"name": "price", "value": 25.0}, {"name": "sizes", "value": [30, 32]},
-               {"name": "tags", "value": ["blue", "denim"]}, {"name": "on_sale", "value": True}],
-}  # fmt: skip
-USER = {"event": "user", "id": "e2", "timestamp": 1599391467001, "user": "u1", "fields": [{"name": "age", "value": 33}]}
+    "event": "item",
+    "id": "e1",
+    "timestamp": "1599391467000",
+    "item": "product1",
+    "fields": [
+        {"name": "title", "value": "Nice jeans"},
+        {"name": "price", "value": 25.0},
+        {"name": "sizes", "value": [30, 32]},
+        {"name": "tags", "value": ["blue", "denim"]},
+        {"name": "on_sale", "value": True},
+    ],
+}
+USER = {
+    "event": "user",
+    "id": "e2",
+    "timestamp": 1599391467001,
+    "user": "u1",
+    "fields": [{"name": "age", "value": 33}],
+}
 RANKING = {
-    "event": "ranking", "id": "r1", "timestamp": "2020-09-06T11:24:27.002Z", "user": "u1", "session": "s1",
+    "event": "ranking",
+    "id": "r1",
+    "timestamp": "2020-09-06T11:24:27.002Z",
+    "user": "u1",
+    "session": "s1",
     "fields": [{"name": "query", "value": "jeans"}],
     "tenant": "shop-a",
-    "items": [{"id": "p3", "relevancy": 0.7, "fields": [{"name": "score", "value": 2.0}]}, {"id": "product1", "label": 1}, {"id": "p2"}],
-}  # fmt: skip
+    "items": [
+        {"id": "p3", "relevancy": 0.7, "fields": [{"name": "score", "value": 2.0}]},
+        {"id": "product1", "label": 1},
+        {"id": "p2"},
+    ],
+}
 CLICK = {
-    "event": "interaction", "id": "e4", "ranking": "r1", "timestamp": "1599391467003", "user": "u1", "session": "s1", "type": "click",
-    "item": "product1", "fields": [{"name": "quantity", "value": 1}],
-}  # fmt: skip
+    "event": "interaction",
+    "id": "e4",
+    "ranking": "r1",
+    "timestamp": "1599391467003",
+    "user": "u1",
+    "session": "s1",
+    "type": "click",
+    "item": "product1",
+    "fields": [{"name": "quantity", "value": 1}],
+}
 
 
 def test_each_kind_of_record(tmp_path: Path) -> None:
-    item, user, answer, impression, click = events("metarank", _write(tmp_path, ITEM, USER, RANKING, CLICK), slot="front")
-    properties = {"title": "Nice jeans", "price": 25.0, "sizes": [30, 32], "tags": ["blue", "denim"], "on_sale": True}
-    assert item == {"event_id": "e1", "type": "item", "ts": 1599391467000000, "item_id": "product1", "properties": properties}
-    assert user == {"event_id": "e2", "type": "user", "ts": 1599391467001000, "user_id": "u1", "properties": {"age": 33}}
+    item, user, answer, impression, click = events(
+        "metarank", _write(tmp_path, ITEM, USER, RANKING, CLICK), slot="front"
+    )
+    properties = {
+        "title": "Nice jeans",
+        "price": 25.0,
+        "sizes": [30, 32],
+        "tags": ["blue", "denim"],
+        "on_sale": True,
+    }
+    assert item == {
+        "event_id": "e1",
+        "type": "item",
+        "ts": 1599391467000000,
+        "item_id": "product1",
+        "properties": properties,
+    }
+    assert user == {
+        "event_id": "e2",
+        "type": "user",
+        "ts": 1599391467001000,
+        "user_id": "u1",
+        "properties": {"age": 33},
+    }
     shown = {
-        "ts": "2020-09-06T11:24:27.002Z", "user_id": "u1", "session_id": "s1", "items": ["p3", "product1", "p2"], "request_id": "r1",
-        "properties": {"query": "jeans", "tenant": "shop-a",
-                       "of_items": {"p3": {"relevancy": 0.7, "score": 2.0}, "product1": {"label": 1}}},
-    }  # fmt: skip
-    assert answer == {"event_id": "r1", "type": "answer", "answer": {"slot": "front", "query": "jeans"}, **shown}
+        "ts": "2020-09-06T11:24:27.002Z",
+        "user_id": "u1",
+        "session_id": "s1",
+        "items": ["p3", "product1", "p2"],
+        "request_id": "r1",
+        "properties": {
+            "query": "jeans",
+            "tenant": "shop-a",
+            "of_items": {"p3": {"relevancy": 0.7, "score": 2.0}, "product1": {"label": 1}},
+        },
+    }
+    assert answer == {
+        "event_id": "r1",
+        "type": "answer",
+        "answer": {"slot": "front", "query": "jeans"},
+        **shown,
+    }
     assert impression == {"event_id": "r1#impression", "type": "impression", **shown}
     assert click == {
-        "event_id": "e4", "type": "click", "ts": 1599391467003000, "user_id": "u1", "session_id": "s1", "item_id": "product1",
-        "request_id": "r1", "properties": {"quantity": 1},
-    }  # fmt: skip
+        "event_id": "e4",
+        "type": "click",
+        "ts": 1599391467003000,
+        "user_id": "u1",
+        "session_id": "s1",
+        "item_id": "product1",
+        "request_id": "r1",
+        "properties": {"quantity": 1},
+    }
 
 
 def test_the_optional_fields_may_be_absent(tmp_path: Path) -> None:
     ranking = {"event": "ranking", "id": "r1", "timestamp": 1599391467000, "items": [{"id": "a"}]}
-    click = {"event": "interaction", "id": "e", "timestamp": 1599391467000.5, "type": "click", "item": "a", "ranking": "r1"}
+    click = {
+        "event": "interaction",
+        "id": "e",
+        "timestamp": 1599391467000.5,
+        "type": "click",
+        "item": "a",
+        "ranking": "r1",
+    }
     answer, impression, clicked = events("metarank", _write(tmp_path, ranking, click))
     # Nobody is named, so the ranking stands for the person: its clicks are then the same person's.
     assert answer["anonymous_id"] == impression["anonymous_id"] == clicked["anonymous_id"] == "r1"
@@ -59,23 +133,40 @@ def test_the_optional_fields_may_be_absent(tmp_path: Path) -> None:
 
 
 def test_a_session_stands_for_a_person_without_a_user(tmp_path: Path) -> None:
-    click = {"event": "interaction", "id": "e", "timestamp": "2020-09-06T11:24:27", "session": "s9", "type": "click", "item": "a"}
+    click = {
+        "event": "interaction",
+        "id": "e",
+        "timestamp": "2020-09-06T11:24:27",
+        "session": "s9",
+        "type": "click",
+        "item": "a",
+    }
     (made,) = events("metarank", _write(tmp_path, click))
     assert (made["anonymous_id"], made["ts"]) == ("s9", "2020-09-06T11:24:27Z")
 
 
 def test_what_cannot_be_read_is_kept_with_the_reason(tmp_path: Path) -> None:
     wrong = [
-        b'{"event": "item"}', b'{"event": "item", "id": "x", "timestamp": "soon"}', b"nonsense",
+        b'{"event": "item"}',
+        b'{"event": "item", "id": "x", "timestamp": "soon"}',
+        b"nonsense",
         b'{"event": "ranking", "id": "x", "timestamp": 1, "items": [{"id": 7}]}',
-    ]  # fmt: skip
+    ]
     (tmp_path / "events.json").write_bytes(b"\n".join(wrong))
     accepted, refused = refusals("metarank", tmp_path)
     assert accepted == 0
     assert [(code, path) for code, path, _, _ in refused] == [
-        ("missing", "$.id"), ("bad_time", "$.timestamp"), ("malformed_json", "$"), ("wrong_type", "$.items[0].id"),
-    ]  # fmt: skip
-    assert [unread["record"] for *_, unread in refused] == [json.loads(wrong[0]), json.loads(wrong[1]), "nonsense", json.loads(wrong[3])]
+        ("missing", "$.id"),
+        ("bad_time", "$.timestamp"),
+        ("malformed_json", "$"),
+        ("wrong_type", "$.items[0].id"),
+    ]
+    assert [unread["record"] for *_, unread in refused] == [
+        json.loads(wrong[0]),
+        json.loads(wrong[1]),
+        "nonsense",
+        json.loads(wrong[3]),
+    ]
 
 
 def test_a_record_of_another_kind_keeps_its_name_for_the_contract_to_refuse(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from tests.events.adapters.kit import events, lines, refusals
 from tailorbird.errors import InputError
 
 SECOND = 881250949
-RATING = {"type": "rating", "ts": SECOND * 1_000_000, "user_id": "196", "item_id": "242", "properties": {"rating": 3.5}}
+RATING = {
+    "type": "rating",
+    "ts": SECOND * 1_000_000,
+    "user_id": "196",
+    "item_id": "242",
+    "properties": {"rating": 3.5},
+}
 
 
 def _without_ids(found: list[dict]) -> list[dict]:
@@ -23,15 +29,24 @@ def test_100k(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text(f"196\t242\t3.5\t{SECOND}\n")
     flags = "|".join("1" if place in (5, 14) else "0" for place in range(19))
     title = "Cité des enfants perdus, La (1995)"
-    (tmp_path / "u.item").write_bytes(f"242|{title}|01-Jan-1995||http://x|{flags}\n".encode("latin-1"))
+    (tmp_path / "u.item").write_bytes(
+        f"242|{title}|01-Jan-1995||http://x|{flags}\n".encode("latin-1")
+    )
     (tmp_path / "u.user").write_text("196|49|M|writer|55105\n")
     rating, movie, user = _without_ids(events("movielens", tmp_path))
-    properties = {"title": title, "genres": ["Comedy", "Romance"], "category": "Comedy", "year": 1995}
+    properties = {
+        "title": title,
+        "genres": ["Comedy", "Romance"],
+        "category": "Comedy",
+        "year": 1995,
+    }
     assert movie == {"type": "item", "item_id": "242", "timeless": True, "properties": properties}
     assert user == {
-        "type": "user", "user_id": "196", "timeless": True,
+        "type": "user",
+        "user_id": "196",
+        "timeless": True,
         "properties": {"age": 49, "gender": "M", "occupation": "writer", "zip": "55105"},
-    }  # fmt: skip
+    }
     assert rating == RATING
 
 
@@ -41,13 +56,27 @@ def test_1m(tmp_path: Path) -> None:
     (tmp_path / "users.dat").write_text("196::F::25::10::48067\n")
     found = {event["type"]: event for event in _without_ids(events("movielens", tmp_path))}
     assert found["rating"] == RATING
-    assert found["item"]["properties"] == {"title": "Amélie (2001)", "genres": ["Comedy", "Romance"], "category": "Comedy", "year": 2001}
-    assert found["user"]["properties"] == {"gender": "F", "age": 25, "occupation": "10", "zip": "48067"}
+    assert found["item"]["properties"] == {
+        "title": "Amélie (2001)",
+        "genres": ["Comedy", "Romance"],
+        "category": "Comedy",
+        "year": 2001,
+    }
+    assert found["user"]["properties"] == {
+        "gender": "F",
+        "age": 25,
+        "occupation": "10",
+        "zip": "48067",
+    }
 
 
 def test_20m_and_later(tmp_path: Path) -> None:
-    (tmp_path / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n196,242,3.5,{SECOND}\n")
-    titles = '1,"American President, The (1995)",Comedy|Drama\n2,"No ""year"" here",(no genres listed)\n'
+    (tmp_path / "ratings.csv").write_text(
+        f"userId,movieId,rating,timestamp\n196,242,3.5,{SECOND}\n"
+    )
+    titles = (
+        '1,"American President, The (1995)",Comedy|Drama\n2,"No ""year"" here",(no genres listed)\n'
+    )
     (tmp_path / "movies.csv").write_text(f"movieId,title,genres\n{titles}", encoding="utf-8")
     (tmp_path / "tags.csv").write_text("userId,movieId,tag,timestamp\n1,1,x,1\n")  # not read
     first, second, rating = _without_ids(events("movielens", tmp_path))
@@ -63,8 +92,14 @@ def test_20m_and_later(tmp_path: Path) -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     times = pa.array([datetime.fromtimestamp(SECOND, UTC)], pa.timestamp("us", "UTC"))
-    pq.write_table(pa.table({"user_id": [196], "movie_id": [242], "rating": [3.5], "ts": times}), tmp_path / "ratings.parquet")
-    pq.write_table(pa.table({"movie_id": [242], "title": ["X (1990)"], "genres": ["Drama"]}), tmp_path / "movies.parquet")
+    pq.write_table(
+        pa.table({"user_id": [196], "movie_id": [242], "rating": [3.5], "ts": times}),
+        tmp_path / "ratings.parquet",
+    )
+    pq.write_table(
+        pa.table({"movie_id": [242], "title": ["X (1990)"], "genres": ["Drama"]}),
+        tmp_path / "movies.parquet",
+    )
     movie, rating = _without_ids(events("movielens", tmp_path))
     assert rating == RATING
     assert movie["properties"]["year"] == 1990
@@ -76,27 +111,41 @@ def test_rows_that_cannot_be_read_are_passed_on_whole(tmp_path: Path) -> None:
     count, refused = refusals("movielens", tmp_path)
     assert count == 0
     assert [(code, unread["record"]) for code, _, _, unread in refused] == [
-        ("wrong_type", ["1", "2", "good", "3"]), ("wrong_width", ["1,2"]), ("wrong_type", ["a\nb", "2", "x", "inf"]),
-        ("wrong_width", ["1,2,3.5,9,more"]), ("wrong_width", ["caf\\xe9,2,3.5,9"]), ("wrong_type", ["1", "2", "guté", "3"]),
-    ]  # fmt: skip
+        ("wrong_type", ["1", "2", "good", "3"]),
+        ("wrong_width", ["1,2"]),
+        ("wrong_type", ["a\nb", "2", "x", "inf"]),
+        ("wrong_width", ["1,2,3.5,9,more"]),
+        ("wrong_width", ["caf\\xe9,2,3.5,9"]),
+        ("wrong_type", ["1", "2", "guté", "3"]),
+    ]
 
 
 @pytest.mark.parametrize(
     "rows",
-    [['1,"The X,Drama', "2,Y,Comedy", '3,"Z",Drama'], ['1,"The X,Drama', "2,Y,Comedy"], ["2,Y,Comedy", '1,X,"Drama']],
+    [
+        ['1,"The X,Drama', "2,Y,Comedy", '3,"Z",Drama'],
+        ['1,"The X,Drama', "2,Y,Comedy"],
+        ["2,Y,Comedy", '1,X,"Drama'],
+    ],
     ids=["to the next quote", "to the end", "in the last line"],
 )
-def test_a_quote_that_is_not_closed_takes_no_other_row_along(rows: list[str], tmp_path: Path) -> None:
+def test_a_quote_that_is_not_closed_takes_no_other_row_along(
+    rows: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "movies.csv").write_text("\n".join(["movieId,title,genres", *rows]))
     made = [json.loads(line) for line in lines("movielens", tmp_path)]
     stray = next(row for row in rows if row[0] == "1")
     assert [one["unread"]["record"] for one in made if "unread" in one] == [[stray]]
-    assert [one["item_id"] for one in made if "unread" not in one] == [row[0] for row in rows if row != stray]
+    assert [one["item_id"] for one in made if "unread" not in one] == [
+        row[0] for row in rows if row != stray
+    ]
 
 
 def test_files_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match=r"expected ratings and movies of a MovieLens layout.*got clicks\.csv"):
+    with pytest.raises(
+        InputError, match=r"expected ratings and movies of a MovieLens layout.*got clicks\.csv"
+    ):
         lines("movielens", tmp_path / "clicks.csv")
     with pytest.raises(InputError, match=r"no file like u\.data"):
         lines("movielens", tmp_path)

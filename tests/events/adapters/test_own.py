@@ -23,7 +23,9 @@ def test_parquet_with_the_same_fields(tmp_path: Path) -> None:
         {
             "event_id": ["a", "b"],
             "type": ["click", "impression"],
-            "ts": pa.array([TS * 1_000 + 7, (TS + 1) * 1_000], pa.timestamp("ns", "UTC")),  # as pandas writes times
+            "ts": pa.array(
+                [TS * 1_000 + 7, (TS + 1) * 1_000], pa.timestamp("ns", "UTC")
+            ),  # as pandas writes times
             "user_id": ["u", None],
             "anonymous_id": [None, "x"],
             "item_id": ["i", None],
@@ -35,11 +37,22 @@ def test_parquet_with_the_same_fields(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "e.parquet")
     assert events("tailorbird", tmp_path) == [
         {
-            "event_id": "a", "type": "click", "ts": TS, "user_id": "u", "item_id": "i",
-            "context": {"device": "phone", "country": None}, "properties": {"price": 2.5},
+            "event_id": "a",
+            "type": "click",
+            "ts": TS,
+            "user_id": "u",
+            "item_id": "i",
+            "context": {"device": "phone", "country": None},
+            "properties": {"price": 2.5},
         },
-        {"event_id": "b", "type": "impression", "ts": TS + 1, "anonymous_id": "x", "items": ["i", "j"]},
-    ]  # fmt: skip
+        {
+            "event_id": "b",
+            "type": "impression",
+            "ts": TS + 1,
+            "anonymous_id": "x",
+            "items": ["i", "j"],
+        },
+    ]
 
 
 def test_columns_that_no_event_has_are_named(tmp_path: Path) -> None:
@@ -54,10 +67,17 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
         lines("tailorbird", tmp_path)
 
 
-@pytest.mark.parametrize(("format_", "mapping"), [("tailorbird", ""), ("mapping", '[[source]]\nfile = "*"\nuser_id = "user_id"\n')])
-def test_a_text_that_is_no_utf_8_is_told_with_its_column(tmp_path: Path, format_: str, mapping: str) -> None:
+@pytest.mark.parametrize(
+    ("format_", "mapping"),
+    [("tailorbird", ""), ("mapping", '[[source]]\nfile = "*"\nuser_id = "user_id"\n')],
+)
+def test_a_text_that_is_no_utf_8_is_told_with_its_column(
+    tmp_path: Path, format_: str, mapping: str
+) -> None:
     offsets, texts = struct.pack("<3i", 0, 2, 4), b"u1\xff\xfe"
-    users = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(texts)])
+    users = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(texts)]
+    )
     pq.write_table(pa.table({"event_id": ["a", "b"], "user_id": users}), tmp_path / "e.parquet")
     with pytest.raises(InputError, match=r"rows 1 to 2: column user_id is damaged: .*UTF8"):
         lines(format_, tmp_path, mapping=mapping)

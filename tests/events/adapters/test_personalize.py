@@ -19,17 +19,23 @@ INTERACTIONS = (
 
 
 def test_blanks_beside_the_bars_are_no_part_of_ids(tmp_path: Path) -> None:
-    (tmp_path / "interactions.csv").write_text(INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73 | 70 |,rec-1,mobile,\n")
+    (tmp_path / "interactions.csv").write_text(
+        INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73 | 70 |,rec-1,mobile,\n"
+    )
     assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
 
 
 def test_an_item_that_an_impression_names_twice_was_shown_once(tmp_path: Path) -> None:
-    (tmp_path / "interactions.csv").write_text(INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73|70|73,rec-1,mobile,\n")
+    (tmp_path / "interactions.csv").write_text(
+        INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73|70|73,rec-1,mobile,\n"
+    )
     assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
 
 
 def test_a_time_in_milliseconds_is_told_as_it_was_given(tmp_path: Path) -> None:
-    (tmp_path / "interactions.csv").write_text(INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606000,,,mobile,\n")
+    (tmp_path / "interactions.csv").write_text(
+        INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606000,,,mobile,\n"
+    )
     ((code, _, message, _),) = refusals("personalize", tmp_path)[1]
     assert code == "bad_time"
     assert "expected seconds since 1970" in message
@@ -40,9 +46,18 @@ def test_interactions_with_their_impressions(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(INTERACTIONS)
     seen, first, again, second, bought, rated, watched = events("personalize", tmp_path)
     assert seen["type"] == "impression"
-    assert (seen["items"], seen["request_id"], seen["event_id"]) == (["73", "70", "17", "95", "96"], "rec-1", "rec-1#impression")
+    assert (seen["items"], seen["request_id"], seen["event_id"]) == (
+        ["73", "70", "17", "95", "96"],
+        "rec-1",
+        "rec-1#impression",
+    )
     assert again["event_id"] == seen["event_id"]  # the same list, to be taken once
-    assert (first["type"], first["user_id"], first["item_id"], first["ts"]) == ("click", "35", "73", 1_586_731_606_000_000)
+    assert (first["type"], first["user_id"], first["item_id"], first["ts"]) == (
+        "click",
+        "35",
+        "73",
+        1_586_731_606_000_000,
+    )
     assert first["context"] == {"device": "mobile"}
     assert second["request_id"] == "rec-1"
     assert (bought["type"], bought["properties"]) == ("purchase", {"price": 19.99})
@@ -59,10 +74,18 @@ def test_ids_follow_from_content_and_row(tmp_path: Path) -> None:
 
 
 def test_users_and_items(tmp_path: Path) -> None:
-    (tmp_path / "users.csv").write_text("USER_ID,AGE,MEMBERSHIP,CODE,SHARE\n5,34,Gold,12E4,1e-05\n6,,,,\n")
-    (tmp_path / "items.csv").write_text("\ufeffITEM_ID,CREATION_TIMESTAMP,GENRES,PRICE,ZIP\n0001,1570003267,comedy|drama,7,0123\n2,,,,\n")
+    (tmp_path / "users.csv").write_text(
+        "USER_ID,AGE,MEMBERSHIP,CODE,SHARE\n5,34,Gold,12E4,1e-05\n6,,,,\n"
+    )
+    (tmp_path / "items.csv").write_text(
+        "\ufeffITEM_ID,CREATION_TIMESTAMP,GENRES,PRICE,ZIP\n0001,1570003267,comedy|drama,7,0123\n2,,,,\n"
+    )
     item, bare, user, empty = events("personalize", tmp_path)
-    assert (item["item_id"], item["ts"], "timeless" in item) == ("0001", 1_570_003_267_000_000, False)
+    assert (item["item_id"], item["ts"], "timeless" in item) == (
+        "0001",
+        1_570_003_267_000_000,
+        False,
+    )
     assert item["properties"] == {"genres": ["comedy", "drama"], "price": 7, "zip": "0123"}
     assert bare["timeless"] is True
     assert (user["type"], user["timeless"]) == ("user", True)
@@ -74,7 +97,11 @@ def test_users_and_items(tmp_path: Path) -> None:
 def test_an_item_of_1970_is_one_whose_time_is_not_known(tmp_path: Path, unknown: str) -> None:
     (tmp_path / "items.csv").write_text(f"ITEM_ID,CREATION_TIMESTAMP,GENRES\n1,{unknown},comedy\n")
     (item,) = events("personalize", tmp_path)
-    assert (item["timeless"], item.get("ts"), item["properties"]) == (True, None, {"genres": "comedy"})
+    assert (item["timeless"], item.get("ts"), item["properties"]) == (
+        True,
+        None,
+        {"genres": "comedy"},
+    )
 
 
 def test_rows_that_are_wrong_are_kept_with_the_reason(tmp_path: Path) -> None:
@@ -84,8 +111,12 @@ def test_rows_that_are_wrong_are_kept_with_the_reason(tmp_path: Path) -> None:
     accepted, refused = refusals("personalize", tmp_path)
     assert accepted == 1
     assert [(code, path) for code, path, _, _ in refused] == [
-        ("bad_time", "$.TIMESTAMP"), ("missing", "$.USER_ID"), ("wrong_width", "$"), ("wrong_width", "$"), ("wrong_width", "$"),
-    ]  # fmt: skip
+        ("bad_time", "$.TIMESTAMP"),
+        ("missing", "$.USER_ID"),
+        ("wrong_width", "$"),
+        ("wrong_width", "$"),
+        ("wrong_width", "$"),
+    ]
     assert refused[0][2] == 'expected seconds since 1970, got "yesterday"'
     assert refused[0][3]["record"] == {"USER_ID": "1", "ITEM_ID": "2", "TIMESTAMP": "yesterday"}
     assert refused[0][3]["place"].endswith(":2")
@@ -97,16 +128,25 @@ STRAY = {
     "to the end": ['1,a,10,"broken', "2,b,20,ok", "3,c,30,ok", "4,d,40,ok"],
     "over other columns": ['1,"a,10,broken', "2,b,20,ok", '3,c,30,"ok"', "4,d,40,ok"],
     "in the last line": ['1,a,10,"broken'],
-    "further than a row may be": ['1,a,10,"broken', *(f"{user},b,20,{'long' * 9}" for user in range(5_000)), '3,c,30,x"y'],
+    "further than a row may be": [
+        '1,a,10,"broken',
+        *(f"{user},b,20,{'long' * 9}" for user in range(5_000)),
+        '3,c,30,x"y',
+    ],
 }
 
 
 @pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
-def test_a_quote_that_is_not_closed_takes_no_other_row_along(rows: list[str], tmp_path: Path) -> None:
+def test_a_quote_that_is_not_closed_takes_no_other_row_along(
+    rows: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "i.csv").write_text("\n".join(["USER_ID,ITEM_ID,TIMESTAMP,TITLE", *rows]))
     made = [json.loads(line) for line in lines("personalize", tmp_path)]
     assert [one.get("user_id") for one in made] == [None, *(row.split(",")[0] for row in rows[1:])]
-    assert (made[0]["unread"]["code"], made[0]["unread"]["record"]) == ("wrong_width", {"#row": rows[0].split(",")})
+    assert (made[0]["unread"]["code"], made[0]["unread"]["record"]) == (
+        "wrong_width",
+        {"#row": rows[0].split(",")},
+    )
 
 
 def test_a_row_that_is_too_long_to_be_read_is_kept_whole(tmp_path: Path) -> None:
@@ -118,9 +158,14 @@ def test_a_row_that_is_too_long_to_be_read_is_kept_whole(tmp_path: Path) -> None
 
 
 def test_a_text_of_several_lines_is_one_row(tmp_path: Path) -> None:
-    (tmp_path / "i.csv").write_text('ITEM_ID,TITLE,TEXT\n1,"of ""two""\nlines",more\n2,short,more\n')
+    (tmp_path / "i.csv").write_text(
+        'ITEM_ID,TITLE,TEXT\n1,"of ""two""\nlines",more\n2,short,more\n'
+    )
     first, second = events("personalize", tmp_path)
-    assert (first["properties"], second["item_id"]) == ({"title": 'of "two"\nlines', "text": "more"}, "2")
+    assert (first["properties"], second["item_id"]) == (
+        {"title": 'of "two"\nlines', "text": "more"},
+        "2",
+    )
 
 
 @pytest.mark.parametrize(

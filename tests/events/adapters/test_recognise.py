@@ -22,7 +22,11 @@ SAMPLES = [
     ("2026-11-20-100512-4964-4965", "shop" + "\t" * 130 + "\n", "snowplow"),
     ("events_20261118_000000000000", json.dumps({"event_name": "x", "event_timestamp": 1}), "ga4"),
     ("e.json", "\nnot JSON\n" + json.dumps({"event_name": "x", "event_timestamp": 1}), "ga4"),
-    ("e.json", json.dumps([{"specversion": "1.0", "source": "/", "id": "1"}], indent=1), "cloudevents"),
+    (
+        "e.json",
+        json.dumps([{"specversion": "1.0", "source": "/", "id": "1"}], indent=1),
+        "cloudevents",
+    ),
     ("e.jsonl", json.dumps({"event": "ranking", "id": "1", "timestamp": 1}), "metarank"),
     ("e.jsonl", json.dumps({"event_id": "e", "type": "click"}), "tailorbird"),
     ("e.jsonl", "{}\n" * 100, None),
@@ -30,7 +34,9 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize(("name", "content", "format_"), SAMPLES)
-def test_files_are_known_by_what_stands_in_them(tmp_path: Path, name: str, content: str, format_: str | None) -> None:
+def test_files_are_known_by_what_stands_in_them(
+    tmp_path: Path, name: str, content: str, format_: str | None
+) -> None:
     (tmp_path / name).write_text(content)
     (tmp_path / "README.txt").write_text("not this one")
     assert recognise(look_in(tmp_path)) == format_
@@ -54,7 +60,11 @@ def test_files_without_a_suffix_count_only_where_they_are_exports(tmp_path: Path
     assert recognise([loaded]) == "snowplow"
     archived = tmp_path / "segment-logs" / "source" / "1450214400000" / "1450214400000.1.19.5.gz"
     archived.parent.mkdir(parents=True)
-    archived.write_bytes(gzip.compress(b'{"type": "track", "event": "Product Clicked", "userId": "u", "messageId": "m"}\n'))
+    archived.write_bytes(
+        gzip.compress(
+            b'{"type": "track", "event": "Product Clicked", "userId": "u", "messageId": "m"}\n'
+        )
+    )
     (tmp_path / "segment-logs" / "old.log.gz").write_bytes(gzip.compress(b"not this one"))
     assert look_in(tmp_path / "segment-logs") == [archived]
     assert recognise([archived]) == "segment"

@@ -9,7 +9,8 @@ from tests.events.adapters.kit import events, lines, refusals
 
 from tailorbird.events.adapters import snowplow
 
-# All fields in their order, so that the adapter's positions are held against the format and not against themselves.
+# All fields in their order, so that the adapter's positions are held against the format and not
+# against themselves.
 ENRICHED = """
     app_id platform etl_tstamp collector_tstamp dvce_created_tstamp event event_id txn_id name_tracker v_tracker v_collector v_etl
     user_id user_ipaddress user_fingerprint domain_userid domain_sessionidx network_userid geo_country geo_region geo_city
@@ -28,13 +29,25 @@ ENRICHED = """
 """
 FIELDS = ENRICHED.split()
 PAGE = {
-    "app_id": "angry-birds", "platform": "web", "etl_tstamp": "2017-01-26 00:01:25.292", "collector_tstamp": "2013-11-26 00:02:05.123",
-    "event": "page_view", "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb",
-    "user_id": "jon.doe@email.com", "domain_userid": "bc2e92ec6c204a14",
-    "geo_country": "GB", "page_url": "http://www.snowplowanalytics.com", "page_title": "On Analytics", "useragent": "Mozilla/5.0",
-    "dvce_type": "Computer", "domain_sessionid": "2b15e5c8-d3b1-11e4-b9d6-1681e6b88ec1", "derived_tstamp": "2013-11-26 00:03:57.886",
-    "os_family": "Mac OS X", "refr_domain_userid": "another visitor", "refr_dvce_tstamp": "2013-11-20 08:00:00.000",
-}  # fmt: skip
+    "app_id": "angry-birds",
+    "platform": "web",
+    "etl_tstamp": "2017-01-26 00:01:25.292",
+    "collector_tstamp": "2013-11-26 00:02:05.123",
+    "event": "page_view",
+    "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb",
+    "user_id": "jon.doe@email.com",
+    "domain_userid": "bc2e92ec6c204a14",
+    "geo_country": "GB",
+    "page_url": "http://www.snowplowanalytics.com",
+    "page_title": "On Analytics",
+    "useragent": "Mozilla/5.0",
+    "dvce_type": "Computer",
+    "domain_sessionid": "2b15e5c8-d3b1-11e4-b9d6-1681e6b88ec1",
+    "derived_tstamp": "2013-11-26 00:03:57.886",
+    "os_family": "Mac OS X",
+    "refr_domain_userid": "another visitor",
+    "refr_dvce_tstamp": "2013-11-20 08:00:00.000",
+}
 ECOMMERCE = "iglu:com.snowplowanalytics.snowplow.ecommerce/{}/jsonschema/1-0-0"
 PRODUCT = {
     "id": "P125",
@@ -53,17 +66,33 @@ def _line(**fields: str) -> str:
 
 
 def _unstruct(schema: str, data: Any) -> dict[str, str]:
-    outer = {"schema": "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0", "data": {"schema": schema, "data": data}}
+    outer = {
+        "schema": "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0",
+        "data": {"schema": schema, "data": data},
+    }
     return {"event": "unstruct", "unstruct_event": json.dumps(outer)}
 
 
 def _contexts(*entities: tuple[str, Any]) -> dict[str, str]:
-    data = [{"schema": name if "/" in name else ECOMMERCE.format(name), "data": value} for name, value in entities]
-    return {"contexts": json.dumps({"schema": "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1", "data": data})}
+    data = [
+        {"schema": name if "/" in name else ECOMMERCE.format(name), "data": value}
+        for name, value in entities
+    ]
+    return {
+        "contexts": json.dumps(
+            {
+                "schema": "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1",
+                "data": data,
+            }
+        )
+    }
 
 
 def _action(type_: str, *entities: tuple[str, Any], **more: Any) -> dict[str, str]:
-    return {**_unstruct(ECOMMERCE.format("snowplow_ecommerce_action"), {"type": type_, **more}), **_contexts(*entities)}
+    return {
+        **_unstruct(ECOMMERCE.format("snowplow_ecommerce_action"), {"type": type_, **more}),
+        **_contexts(*entities),
+    }
 
 
 def _made(folder: Path, *rows: str) -> list[dict[str, Any]]:
@@ -78,23 +107,53 @@ def test_the_fields_are_those_of_the_format() -> None:
 def test_a_page_view(tmp_path: Path) -> None:
     (made,) = _made(tmp_path, _line())
     assert made == {
-        "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb", "type": "view", "ts": 1_385_424_237_886_000, "user_id": "jon.doe@email.com",
-        "anonymous_id": "bc2e92ec6c204a14", "session_id": "2b15e5c8-d3b1-11e4-b9d6-1681e6b88ec1",
-        "context": {"device": "Computer", "country": "GB", "page": "http://www.snowplowanalytics.com", "user_agent": "Mozilla/5.0"},
+        "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb",
+        "type": "view",
+        "ts": 1_385_424_237_886_000,
+        "user_id": "jon.doe@email.com",
+        "anonymous_id": "bc2e92ec6c204a14",
+        "session_id": "2b15e5c8-d3b1-11e4-b9d6-1681e6b88ec1",
+        "context": {
+            "device": "Computer",
+            "country": "GB",
+            "page": "http://www.snowplowanalytics.com",
+            "user_agent": "Mozilla/5.0",
+        },
         "properties": {"title": "On Analytics"},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("vendor", ["mobile", "snowplow"])
 def test_a_screen_of_an_app_is_a_view_as_a_page_is(tmp_path: Path, vendor: str) -> None:
-    screen = {"id": "68a3e4f2-1d77-4a5c-9c5b-8a3f5c2f7d10", "name": "Basket", "type": "Cart", "previousName": "Home"}
-    (made,) = _made(tmp_path, _line(**_unstruct(f"iglu:com.snowplowanalytics.{vendor}/screen_view/jsonschema/1-0-0", screen)))
+    screen = {
+        "id": "68a3e4f2-1d77-4a5c-9c5b-8a3f5c2f7d10",
+        "name": "Basket",
+        "type": "Cart",
+        "previousName": "Home",
+    }
+    (made,) = _made(
+        tmp_path,
+        _line(
+            **_unstruct(f"iglu:com.snowplowanalytics.{vendor}/screen_view/jsonschema/1-0-0", screen)
+        ),
+    )
     assert (made["type"], made.get("item_id")) == ("view", None)
-    assert made["properties"] == {"title": "Basket", "id": screen["id"], "type": "Cart", "previousName": "Home"}
+    assert made["properties"] == {
+        "title": "Basket",
+        "id": screen["id"],
+        "type": "Cart",
+        "previousName": "Home",
+    }
 
 
 @pytest.mark.parametrize(
-    ("action", "type_"), [("product_view", "view"), ("list_click", "click"), ("add_to_cart", "cart"), ("transaction", "purchase")]
+    ("action", "type_"),
+    [
+        ("product_view", "view"),
+        ("list_click", "click"),
+        ("add_to_cart", "cart"),
+        ("transaction", "purchase"),
+    ],
 )
 def test_actions_with_a_product_each(tmp_path: Path, action: str, type_: str) -> None:
     web_page = ("iglu:com.snowplowanalytics.snowplow/web_page/jsonschema/1-0-0", {"id": "x"})
@@ -105,21 +164,46 @@ def test_actions_with_a_product_each(tmp_path: Path, action: str, type_: str) ->
         ("transaction", {"transaction_id": "T12345", "revenue": 50}),
     ]
     first, second = _made(tmp_path, _line(**_action(action, *entities)))
-    assert [(one["type"], one["item_id"]) for one in (first, second)] == [(type_, "P125"), (type_, "P7")]
-    assert first["properties"] == {**{name: PRODUCT[name] for name in PRODUCT if name != "id"}, "transaction_id": "T12345", "revenue": 50}
+    assert [(one["type"], one["item_id"]) for one in (first, second)] == [
+        (type_, "P125"),
+        (type_, "P7"),
+    ]
+    assert first["properties"] == {
+        **{name: PRODUCT[name] for name in PRODUCT if name != "id"},
+        "transaction_id": "T12345",
+        "revenue": 50,
+    }
     assert second["event_id"] == f"{PAGE['event_id']}#1"
 
 
 def test_a_list_that_was_shown(tmp_path: Path) -> None:
     (made,) = _made(
         tmp_path,
-        _line(**_action("list_view", *(("product", {**PRODUCT, "id": one}) for one in ("P125", "P7", "P125")), name="shop the look")),
+        _line(
+            **_action(
+                "list_view",
+                *(("product", {**PRODUCT, "id": one}) for one in ("P125", "P7", "P125")),
+                name="shop the look",
+            )
+        ),
     )
-    assert (made["type"], made["items"], made["properties"]) == ("impression", ["P125", "P7"], {"list": "shop the look"})
+    assert (made["type"], made["items"], made["properties"]) == (
+        "impression",
+        ["P125", "P7"],
+        {"list": "shop the look"},
+    )
 
 
 def test_the_user_entity_stands_in_for_a_user(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, _line(**_action("product_view", ("product", PRODUCT), ("user", {"id": "U1", "is_guest": False})), user_id=""))
+    (made,) = _made(
+        tmp_path,
+        _line(
+            **_action(
+                "product_view", ("product", PRODUCT), ("user", {"id": "U1", "is_guest": False})
+            ),
+            user_id="",
+        ),
+    )
     assert made["user_id"] == "U1"
 
 
@@ -128,25 +212,51 @@ def test_a_search_an_older_cart_event_and_an_order_of_the_atomic_kind(tmp_path: 
         tmp_path,
         _line(
             **_unstruct(
-                "iglu:com.snowplowanalytics.snowplow/site_search/jsonschema/1-0-0", {"terms": ["unified", "log"], "totalResults": 14}
+                "iglu:com.snowplowanalytics.snowplow/site_search/jsonschema/1-0-0",
+                {"terms": ["unified", "log"], "totalResults": 14},
             )
         ),
         _line(
             **_unstruct(
-                "iglu:com.snowplowanalytics.snowplow/add_to_cart/jsonschema/1-0-0", {"sku": "000345", "unitPrice": 49.95, "quantity": 1}
+                "iglu:com.snowplowanalytics.snowplow/add_to_cart/jsonschema/1-0-0",
+                {"sku": "000345", "unitPrice": 49.95, "quantity": 1},
             )
         ),
-        _line(event="transaction_item", ti_orderid="order-123", ti_sku="1001", ti_name="Blue t-shirt", ti_price="2000", ti_quantity="2"),
+        _line(
+            event="transaction_item",
+            ti_orderid="order-123",
+            ti_sku="1001",
+            ti_name="Blue t-shirt",
+            ti_price="2000",
+            ti_quantity="2",
+        ),
     )
-    assert (search["type"], search["properties"]) == ("search", {"totalResults": 14, "query": "unified log"})
-    assert (cart["type"], cart["item_id"], cart["properties"]) == ("cart", "000345", {"quantity": 1, "price": 49.95})
+    assert (search["type"], search["properties"]) == (
+        "search",
+        {"totalResults": 14, "query": "unified log"},
+    )
+    assert (cart["type"], cart["item_id"], cart["properties"]) == (
+        "cart",
+        "000345",
+        {"quantity": 1, "price": 49.95},
+    )
     assert (bought["type"], bought["item_id"]) == ("purchase", "1001")
-    assert bought["properties"] == {"order_id": "order-123", "name": "Blue t-shirt", "price": 2000, "quantity": 2}
+    assert bought["properties"] == {
+        "order_id": "order-123",
+        "name": "Blue t-shirt",
+        "price": 2000,
+        "quantity": 2,
+    }
 
 
 def test_pings_and_totals_are_left_out(tmp_path: Path) -> None:
-    link = _unstruct("iglu:com.snowplowanalytics.snowplow/link_click/jsonschema/1-0-1", {"targetUrl": "http://www.example.com"})
-    (tmp_path / "e.tsv").write_text("\n".join([_line(event="page_ping"), _line(event="transaction"), _line(**link)]))
+    link = _unstruct(
+        "iglu:com.snowplowanalytics.snowplow/link_click/jsonschema/1-0-1",
+        {"targetUrl": "http://www.example.com"},
+    )
+    (tmp_path / "e.tsv").write_text(
+        "\n".join([_line(event="page_ping"), _line(event="transaction"), _line(**link)])
+    )
     assert lines("snowplow", tmp_path / "e.tsv") == []
 
 
@@ -158,13 +268,23 @@ def test_pings_and_totals_are_left_out(tmp_path: Path) -> None:
         (_line(event="unstruct", unstruct_event="{"), "malformed_json", "$.unstruct_event"),
         (_line(**_unstruct("product", {})), "wrong_type", "$.unstruct_event.data.schema"),
         (_line(**_action("add_to_cart")), "missing", "$.contexts"),
-        (_line(**_action("add_to_cart", ("product", {"name": "x"}))), "missing", "$.contexts[0].id"),
+        (
+            _line(**_action("add_to_cart", ("product", {"name": "x"}))),
+            "missing",
+            "$.contexts[0].id",
+        ),
         (_line(event="odd"), "unknown_kind", "$.event"),
         (_line(event="struct", se_category="Mixes", se_action="Play"), "unknown_type", "$.type"),
-        (_line(**_unstruct("iglu:com.acme/quiz_done/jsonschema/1-0-0", {"score": 3})), "unknown_type", "$.type"),
+        (
+            _line(**_unstruct("iglu:com.acme/quiz_done/jsonschema/1-0-0", {"score": 3})),
+            "unknown_type",
+            "$.type",
+        ),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path, row: str, code: str, path: str) -> None:
+def test_what_is_wrong_is_kept_with_the_reason(
+    tmp_path: Path, row: str, code: str, path: str
+) -> None:
     (tmp_path / "e.tsv").write_text(row)
     accepted, refused = refusals("snowplow", tmp_path / "e.tsv")
     assert accepted == 0

@@ -18,13 +18,22 @@ def _csv(folder: Path, text: str, name: str = "e.csv") -> Path:
 
 
 def test_each_column_is_taken_or_left_out_with_its_reason(tmp_path: Path) -> None:
-    file = _csv(tmp_path, HEAD + "1500000000,7,12,addtocart,2.5,NO,4,red\n1500000001,8,13,view,3.5,SE,2,blue\n")
+    file = _csv(
+        tmp_path,
+        HEAD + "1500000000,7,12,addtocart,2.5,NO,4,red\n1500000001,8,13,view,3.5,SE,2,blue\n",
+    )
     guess = guess_sources(file)[0]
     roles = {column.column: column.role for column in guess.columns}
     assert roles == {
-        "event_time": "ts", "user_id": "user_id", "product_id": "item_id", "event_type": "type", "price": "properties.price",
-        "country": "context.country", "session_size": "", "colour": "properties.colour",
-    }  # fmt: skip
+        "event_time": "ts",
+        "user_id": "user_id",
+        "product_id": "item_id",
+        "event_type": "type",
+        "price": "properties.price",
+        "country": "context.country",
+        "session_size": "",
+        "colour": "properties.colour",
+    }
     assert all(column.why for column in guess.columns)
     assert guess.kind == "events"
     assert guess.types == {"cart": 1, "view": 1}
@@ -35,9 +44,13 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
     (event,) = mapped(file, guess_sources(file)[0].toml)
     del event["event_id"]
     assert event == {
-        "type": "cart", "ts": 1_500_000_000_000_000, "user_id": "7", "item_id": "12", "context": {"country": "NO"},
+        "type": "cart",
+        "ts": 1_500_000_000_000_000,
+        "user_id": "7",
+        "item_id": "12",
+        "context": {"country": "NO"},
         "properties": {"price": 2.5, "colour": "red"},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -46,37 +59,102 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
         ("product_id,title\n1,a\n2,b\n", "items", {}),
         ("user_id,age\n1,30\n2,40\n", "users", {}),
         ("user_id,plan,created_at\n1,free,2020-01-01\n2,paid,2020-01-02\n", "users", {}),
-        ("user_id,plan,created_at\n1,free,2020-01-01\n1,paid,2020-01-02\n", "events", {"e": 2}),  # not one row a user
+        (
+            "user_id,plan,created_at\n1,free,2020-01-01\n1,paid,2020-01-02\n",
+            "events",
+            {"e": 2},
+        ),  # not one row a user
         ("user_id,plan,event_time\n1,free,2020-01-01\n2,paid,2020-01-02\n", "events", {"e": 2}),
-        ("user_id,action,created_at\n1,login,2020-01-01\n2,login,2020-01-02\n", "events", {"login": 2}),
-        ("user_id,created_at\n1,2020-01-01\n2,2020-01-02\n", "events", {"e": 2}),  # says nothing about them
-        ("customer_id,created_at,total\n1,2020-01-01,5\n2,2020-01-02,7\n", "events", {"e": 2}),  # an order each
+        (
+            "user_id,action,created_at\n1,login,2020-01-01\n2,login,2020-01-02\n",
+            "events",
+            {"login": 2},
+        ),
+        (
+            "user_id,created_at\n1,2020-01-01\n2,2020-01-02\n",
+            "events",
+            {"e": 2},
+        ),  # says nothing about them
+        (
+            "customer_id,created_at,total\n1,2020-01-01,5\n2,2020-01-02,7\n",
+            "events",
+            {"e": 2},
+        ),  # an order each
         ("user_id,query,created_at\n1,shoes,2020-01-01\n2,hats,2020-01-02\n", "events", {"e": 2}),
-        ("user_id,campaign,date\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"e": 2}),  # a time of anything
+        (
+            "user_id,campaign,date\n1,a,2020-01-01\n2,b,2020-01-02\n",
+            "events",
+            {"e": 2},
+        ),  # a time of anything
         ("product_id,category,price,created_at\n1,a,5,2020-01-01\n2,b,6,2020-01-02\n", "items", {}),
-        ("article_id,title,type,date\n1,a,news,2020-01-01\n2,b,blog,2020-01-02\n", "items", {}),  # nobody did anything
+        (
+            "article_id,title,type,date\n1,a,news,2020-01-01\n2,b,blog,2020-01-02\n",
+            "items",
+            {},
+        ),  # nobody did anything
         ("article_id,session_id,date\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"click": 2}),
         ("user_id,product_id\n1,2\n1,3\n", "events", {"click": 2}),
         ("customer_id,product_id,invoice,date\n1,2,x,2020-01-01\n", "events", {"purchase": 1}),
         ("user,movie_id,rating,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),
         ("user,movie_id,score,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),
-        ("user,movie_id,score,timestamp\n1,2,-.31,1500000000\n", "events", {"click": 1}),  # what a program computed
+        (
+            "user,movie_id,score,timestamp\n1,2,-.31,1500000000\n",
+            "events",
+            {"click": 1},
+        ),  # what a program computed
         ("user_id,score,created_at\n1,0.7,2020-01-01\n2,0.2,2020-01-02\n", "users", {}),
-        ("user_id,birth_date\n1,1980-01-01\n2,1990-01-02\n", "users", {}),  # nothing that happened on a site
-        ("user_id,plan,valid_from,valid_to\n1,free,2020-01-01,2020-05-01\n1,paid,2020-05-01,\n", "users", {}),
-        ("user_id,plan,created_at,updated_at\n1,free,2019-01-01,2020-01-01\n1,paid,2019-01-01,2020-05-01\n", "users", {}),
-        ("user_id,month,total\n1,2020-01-01,5\n1,2020-02-01,7\n2,2020-02-01,7\n", None, {}),  # neither
+        (
+            "user_id,birth_date\n1,1980-01-01\n2,1990-01-02\n",
+            "users",
+            {},
+        ),  # nothing that happened on a site
+        (
+            "user_id,plan,valid_from,valid_to\n1,free,2020-01-01,2020-05-01\n1,paid,2020-05-01,\n",
+            "users",
+            {},
+        ),
+        (
+            "user_id,plan,created_at,updated_at\n1,free,2019-01-01,2020-01-01\n1,paid,2019-01-01,2020-05-01\n",
+            "users",
+            {},
+        ),
+        (
+            "user_id,month,total\n1,2020-01-01,5\n1,2020-02-01,7\n2,2020-02-01,7\n",
+            None,
+            {},
+        ),  # neither
         ("user_id,month,plan\n1,2020-01,a\n1,2020-02,b\n", None, {}),  # no time that can be read
-        ("product_id,title,price,updated_at\n1,Coat,80,2020-01-01\n1,Coat,70,2020-02-01\n", "items", {}),
-        ("product_id,title,date\n1,Coat,2020-01-01\n1,Warm coat,2020-02-01\n", "items", {}),  # nobody did anything
-        ("product_id,version,title\n1,1,Coat\n1,2,Warm coat\n", None, {}),  # which held when, nobody knows
-        ("customer_id,room,nights,created_at\n1,double,3,2020-01-01\n2,single,2,2020-01-02\n", "events", {"e": 2}),
+        (
+            "product_id,title,price,updated_at\n1,Coat,80,2020-01-01\n1,Coat,70,2020-02-01\n",
+            "items",
+            {},
+        ),
+        (
+            "product_id,title,date\n1,Coat,2020-01-01\n1,Warm coat,2020-02-01\n",
+            "items",
+            {},
+        ),  # nobody did anything
+        (
+            "product_id,version,title\n1,1,Coat\n1,2,Warm coat\n",
+            None,
+            {},
+        ),  # which held when, nobody knows
+        (
+            "customer_id,room,nights,created_at\n1,double,3,2020-01-01\n2,single,2,2020-01-02\n",
+            "events",
+            {"e": 2},
+        ),
         ("customer_id,booking_no,created_at\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"e": 2}),
     ],
 )
-def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str | None, kinds: dict[str, int]) -> None:
+def test_what_kind_of_rows_a_file_holds(
+    tmp_path: Path, text: str, kind: str | None, kinds: dict[str, int]
+) -> None:
     if kind is None:
-        with pytest.raises(InputError, match="or several of one with the time from which each holds, such as valid_from"):
+        with pytest.raises(
+            InputError,
+            match="or several of one with the time from which each holds, such as valid_from",
+        ):
             guess_sources(_csv(tmp_path, text))
         return
     guess = guess_sources(_csv(tmp_path, text))[0]
@@ -89,15 +167,26 @@ def test_a_file_whose_name_says_what_people_did_holds_events(tmp_path: Path) -> 
     for name in ("logins.csv", "shop-visits.csv", "bookings.csv", "customers.csv"):
         (tmp_path / name).write_text(rows)
         kinds[name] = guess_sources(tmp_path / name)[0].kind
-    assert kinds == {"logins.csv": "events", "shop-visits.csv": "events", "bookings.csv": "events", "customers.csv": "users"}
+    assert kinds == {
+        "logins.csv": "events",
+        "shop-visits.csv": "events",
+        "bookings.csv": "events",
+        "customers.csv": "users",
+    }
 
 
 def test_rows_of_a_history_are_profiles_that_hold_each_from_its_time_on(tmp_path: Path) -> None:
-    file = _csv(tmp_path, "user_id,plan,valid_from,valid_to,is_current\n7,free,2020-01-01,2020-05-01,0\n7,cancelled,2020-05-01,,1\n")
+    file = _csv(
+        tmp_path,
+        "user_id,plan,valid_from,valid_to,is_current\n7,free,2020-01-01,2020-05-01,0\n7,cancelled,2020-05-01,,1\n",
+    )
     guess = guess_sources(file)[0]
     first, second = mapped(file, guess.toml)
     assert first["ts"] < second["ts"]
-    assert [one["properties"] for one in (first, second)] == [{"plan": "free"}, {"plan": "cancelled"}]
+    assert [one["properties"] for one in (first, second)] == [
+        {"plan": "free"},
+        {"plan": "cancelled"},
+    ]
     assert "timeless" not in first
     left_out = {column.column: column.why for column in guess.columns if "a leak" in column.why}
     assert left_out.keys() == {"valid_to", "is_current"}
@@ -116,24 +205,50 @@ def test_rows_of_a_history_are_profiles_that_hold_each_from_its_time_on(tmp_path
             'kind = "users"',
             "each replaces the one before whole, from valid_from on",
         ),
-        ("user_id,nights,date\n1,3,2020-01-01\n1,4,2020-01-02\n", 'kind = "events"', 'if it says what a user is: kind = "users"'),
-        ("user_id,item_id,score\n1,3,-.4\n", "properties.score", 'if people gave it: type = "rating", and in properties rating = "score"'),
+        (
+            "user_id,nights,date\n1,3,2020-01-01\n1,4,2020-01-02\n",
+            'kind = "events"',
+            'if it says what a user is: kind = "users"',
+        ),
+        (
+            "user_id,item_id,score\n1,3,-.4\n",
+            "properties.score",
+            'if people gave it: type = "rating", and in properties rating = "score"',
+        ),
     ],
 )
-def test_what_is_a_guess_says_which_line_to_change(tmp_path: Path, text: str, role: str, why: str) -> None:
+def test_what_is_a_guess_says_which_line_to_change(
+    tmp_path: Path, text: str, role: str, why: str
+) -> None:
     guess = guess_sources(_csv(tmp_path, text))[0]
     assert any(column.role == role and why in column.why for column in guess.columns), guess.columns
 
 
-def test_a_table_of_users_is_read_as_profiles_that_do_not_claim_to_have_been_known_at_the_sign_up(tmp_path: Path) -> None:
-    file = _csv(tmp_path, "user_id,plan,last_login,created_at\n7,cancelled,2026-01-02,2020-01-01\n8,free,2026-01-01,2020-01-02\n")
+def test_a_table_of_users_is_read_as_profiles_that_do_not_claim_to_have_been_known_at_the_sign_up(
+    tmp_path: Path,
+) -> None:
+    file = _csv(
+        tmp_path,
+        "user_id,plan,last_login,created_at\n7,cancelled,2026-01-02,2020-01-01\n8,free,2026-01-01,2020-01-02\n",
+    )
     event, _ = mapped(file, guess_sources(file)[0].toml)
-    assert (event["type"], event["user_id"], event["timeless"], "ts" in event) == ("user", "7", True, False)
-    assert event["properties"] == {"plan": "cancelled", "last_login": "2026-01-02", "created_at": "2020-01-01"}
+    assert (event["type"], event["user_id"], event["timeless"], "ts" in event) == (
+        "user",
+        "7",
+        True,
+        False,
+    )
+    assert event["properties"] == {
+        "plan": "cancelled",
+        "last_login": "2026-01-02",
+        "created_at": "2020-01-01",
+    }
 
 
 def test_a_session_stands_for_a_person_where_there_is_no_user(tmp_path: Path) -> None:
-    toml = guess_sources(_csv(tmp_path, "session_id,item_id,ts\ns,i,2020-01-01T00:00:00Z\n"))[0].toml
+    toml = guess_sources(_csv(tmp_path, "session_id,item_id,ts\ns,i,2020-01-01T00:00:00Z\n"))[
+        0
+    ].toml
     assert 'anonymous_id = "session_id"' in toml
     assert 'session_id = "session_id"' in toml
 
@@ -146,12 +261,21 @@ def test_a_number_that_is_no_time_is_not_taken_for_one(tmp_path: Path) -> None:
 
 def test_a_country_that_is_no_code_stays_a_property(tmp_path: Path) -> None:
     guess = guess_sources(_csv(tmp_path, "user_id,item_id,ts,country\n1,2,1500000000,Norway\n"))[0]
-    assert next(column for column in guess.columns if column.column == "country").role == "properties.country"
+    assert (
+        next(column for column in guess.columns if column.column == "country").role
+        == "properties.country"
+    )
 
 
 def test_names_are_quoted_for_toml(tmp_path: Path) -> None:
     file = tmp_path / 'a "b".parquet'
-    columns = {"user_id": ["u"], "item_id": ["i"], "ts": [1500000000], 'größe "x"': ["L"], "back\\slash": [1]}
+    columns = {
+        "user_id": ["u"],
+        "item_id": ["i"],
+        "ts": [1500000000],
+        'größe "x"': ["L"],
+        "back\\slash": [1],
+    }
     pq.write_table(pa.table(columns), file)
     (event,) = mapped(file, guess_sources(file)[0].toml)
     assert set(event["properties"].values()) == {"L", 1}
@@ -164,33 +288,56 @@ def test_a_row_that_is_none_spoils_no_proposal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a,b\n1,2\n", "no column looks like an item or a user: a, b"), ("user_id,item_id\n", "holds no row")]
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "no column looks like an item or a user: a, b"),
+        ("user_id,item_id\n", "holds no row"),
+    ],
 )
 def test_a_file_that_nothing_can_be_made_of(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         guess_sources(_csv(tmp_path, text))
 
 
-def test_what_is_the_same_in_all_events_of_an_item_or_a_user_becomes_a_profile(tmp_path: Path) -> None:
-    rows = [f"u{n % 9},i{n % 7},{1_500_000_000 + n},Lamp {n % 7},{n % 4},{n % 9 % 2},{n % 7 + 5},phone" for n in range(120)]
-    file = _csv(tmp_path, "user_id,item_id,ts,product_name,basket,plan,price,device\n" + "\n".join(rows) + "\n")
+def test_what_is_the_same_in_all_events_of_an_item_or_a_user_becomes_a_profile(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        f"u{n % 9},i{n % 7},{1_500_000_000 + n},Lamp {n % 7},{n % 4},{n % 9 % 2},{n % 7 + 5},phone"
+        for n in range(120)
+    ]
+    file = _csv(
+        tmp_path,
+        "user_id,item_id,ts,product_name,basket,plan,price,device\n" + "\n".join(rows) + "\n",
+    )
     events, items, users = guess_sources(file)
     assert ("product_name", "") in [(column.column, column.role) for column in events.columns]
-    assert ("price", "properties.price") in [(column.column, column.role) for column in events.columns], "events keep what was paid"
+    assert ("price", "properties.price") in [
+        (column.column, column.role) for column in events.columns
+    ], "events keep what was paid"
     assert "basket" in events.toml
     assert 'title = "product_name"' in items.toml
     assert 'price = "price"' in items.toml
     assert 'plan = "plan"' in users.toml
     made = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
-    assert [sum(one["type"] == kind for one in made) for kind in ("click", "item", "user")] == [120, 7, 9]
+    assert [sum(one["type"] == kind for one in made) for kind in ("click", "item", "user")] == [
+        120,
+        7,
+        9,
+    ]
     assert [guess.kind for guess in guess_sources(file, told={"items"})] == ["events", "users"]
 
 
 def test_profiles_that_say_nothing_new_make_no_empty_batch(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("user_id,item_id,brand\n" + "u,i,b\n" * 70_000)
-    mapping = '[[source]]\nfile = "e.csv"\nkind = "items"\ndistinct = true\nitem_id = "item_id"\n[source.properties]\nbrand = "brand"\n'
+    mapping = (
+        '[[source]]\nfile = "e.csv"\nkind = "items"\ndistinct = true\nitem_id = '
+        '"item_id"\n[source.properties]\nbrand = "brand"\n'
+    )
     read, _ = FORMATS["mapping"]
-    batches = list(read({tmp_path / "e.csv": "0" * 64}, AdapterOptions(mapping=mapping, root=str(tmp_path))))
+    batches = list(
+        read({tmp_path / "e.csv": "0" * 64}, AdapterOptions(mapping=mapping, root=str(tmp_path)))
+    )
     assert [len(batch.lines) for batch in batches] == [1]
 
 

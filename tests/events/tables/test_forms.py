@@ -1,4 +1,6 @@
-"""How a file is written is recognised: its delimiter, its header, the sign of its decimals, its records of JSON."""
+"""How a file is written is recognised: its delimiter, its header, the sign of its decimals, its
+records of JSON.
+"""
 
 import json
 from pathlib import Path
@@ -21,7 +23,9 @@ from tailorbird.events.tables.forms import TableForm, has_header, sniff_delimite
         ("", ""),
     ],
 )
-def test_the_delimiter_is_that_of_the_first_lines(text: str, delimiter: str, tmp_path: Path) -> None:
+def test_the_delimiter_is_that_of_the_first_lines(
+    text: str, delimiter: str, tmp_path: Path
+) -> None:
     (tmp_path / "t.csv").write_text(text)
     assert sniff_delimiter(tmp_path / "t.csv") == delimiter
 
@@ -60,18 +64,32 @@ def test_a_sample_has_the_first_rows_in_order_and_some_from_everywhere(tmp_path:
 
 def test_json_records_become_columns_and_lists_of_objects_rows(tmp_path: Path) -> None:
     records = [
-        {"user": {"id": "u", "age": 7}, "tags": ["a"], "lines": [{"sku": "x", "n": 1}, {"sku": "y", "n": 2}]},
+        {
+            "user": {"id": "u", "age": 7},
+            "tags": ["a"],
+            "lines": [{"sku": "x", "n": 1}, {"sku": "y", "n": 2}],
+        },
         {"user": {"id": "v", "age": 8.5}, "tags": None, "lines": [{"sku": "z", "n": "many"}]},
     ]
-    (tmp_path / "t.jsonl").write_text("\n".join([json.dumps(records[0]), "{broken", "3", json.dumps(records[1])]))
+    (tmp_path / "t.jsonl").write_text(
+        "\n".join([json.dumps(records[0]), "{broken", "3", json.dumps(records[1])])
+    )
     broken: list[str] = []
     (batch,) = read_columns(tmp_path / "t.jsonl", broken=broken)
-    assert column_names(tmp_path / "t.jsonl") == ["user.id", "user.age", "tags", "lines.sku", "lines.n"]
+    assert column_names(tmp_path / "t.jsonl") == [
+        "user.id",
+        "user.age",
+        "tags",
+        "lines.sku",
+        "lines.n",
+    ]
     assert batch.to_pylist() == [
         {"user.id": "u", "user.age": 7.0, "tags": ["a"], "lines.sku": "x", "lines.n": "1"},
         {"user.id": "u", "user.age": 7.0, "tags": ["a"], "lines.sku": "y", "lines.n": "2"},
         {"user.id": "v", "user.age": 8.5, "tags": None, "lines.sku": "z", "lines.n": "many"},
     ]
     assert broken == ["{broken", "3"]
-    (texts,) = read_columns(tmp_path / "t.jsonl", ["user.age"], texts=frozenset(["user.age"]), broken=[])
+    (texts,) = read_columns(
+        tmp_path / "t.jsonl", ["user.age"], texts=frozenset(["user.age"]), broken=[]
+    )
     assert texts.column(0) == pa.array(["7", "7", "8.5"])

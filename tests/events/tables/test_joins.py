@@ -1,4 +1,6 @@
-"""Tables that are joined: each row gets the columns of the row with its key, nulls where there is none."""
+"""Tables that are joined: each row gets the columns of the row with its key, nulls where there is
+none.
+"""
 
 from pathlib import Path
 
@@ -15,7 +17,10 @@ from tailorbird.events.tables.forms import Join, TableForm
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
     (tmp_path / "lines.csv").write_text("order_id,product\n7,a\n8,b\n9,c\n7,d\n")
-    pq.write_table(pa.table({"order_id": [8, 7, 7], "who": ["x", "y", "z"], "shop": [2, 1, 3]}), tmp_path / "orders.parquet")
+    pq.write_table(
+        pa.table({"order_id": [8, 7, 7], "who": ["x", "y", "z"], "shop": [2, 1, 3]}),
+        tmp_path / "orders.parquet",
+    )
     (tmp_path / "shops.csv").write_text("shop,city\n1,Oslo\n2,Bergen\n")
     return tmp_path / "lines.csv"
 
@@ -24,17 +29,26 @@ def test_a_key_that_is_a_number_here_and_a_text_there(lines: Path) -> None:
     form = TableForm(joins=(Join(lines.parent / "orders.parquet", "order_id"),))
     assert column_names(lines, form) == ["order_id", "product", "who", "shop"]
     (batch,) = read_columns(lines, ["product", "who"], form=form)
-    assert batch.to_pydict() == {"product": ["a", "b", "c", "d"], "who": ["y", "x", None, "y"]}  # of two rows of one key the first
+    assert batch.to_pydict() == {
+        "product": ["a", "b", "c", "d"],
+        "who": ["y", "x", None, "y"],
+    }  # of two rows of one key the first
 
 
 def test_one_after_another(lines: Path) -> None:
-    joins = (Join(lines.parent / "orders.parquet", "order_id"), Join(lines.parent / "shops.csv", "shop"))
+    joins = (
+        Join(lines.parent / "orders.parquet", "order_id"),
+        Join(lines.parent / "shops.csv", "shop"),
+    )
     sample = read_sample(lines, TableForm(joins=joins), ["product", "city"])
     assert sample.column("city").to_pylist() == ["Oslo", "Bergen", None, "Oslo"]
 
 
 def test_a_mapping_says_it(lines: Path) -> None:
-    text = '[[source]]\nfile = "lines.csv"\nuser_id = "who"\nitem_id = "product"\n[[source.join]]\nfile = "{}"\non = "order_id"\n'
+    text = (
+        '[[source]]\nfile = "lines.csv"\nuser_id = "who"\nitem_id = '
+        '"product"\n[[source.join]]\nfile = "{}"\non = "order_id"\n'
+    )
     (source,) = parse_mapping(text.format("orders.parquet"), "m").source
     assert b'"user_id":"y"' in sample_lines(lines, source)[0]
     (source,) = parse_mapping(text.format("gone.csv"), "m").source

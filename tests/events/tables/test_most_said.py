@@ -15,8 +15,18 @@ def _rows(*batches: dict[str, list]) -> dict[str, list]:
 
 
 def test_the_most_frequent_value_over_all_batches_counts() -> None:
-    first = {"item": ["a", "b", "a"], "title": ["wrong code?", "Hat", "Lamp"], "price": [1.0, 2.0, None], "tags": [["x"], None, ["x", "y"]]}
-    later = {"item": ["a", "c", None], "title": ["Lamp", None, "of nobody"], "price": [3.0, None, 9.0], "tags": [["x", "y"], None, None]}
+    first = {
+        "item": ["a", "b", "a"],
+        "title": ["wrong code?", "Hat", "Lamp"],
+        "price": [1.0, 2.0, None],
+        "tags": [["x"], None, ["x", "y"]],
+    }
+    later = {
+        "item": ["a", "c", None],
+        "title": ["Lamp", None, "of nobody"],
+        "price": [3.0, None, 9.0],
+        "tags": [["x", "y"], None, None],
+    }
     assert _rows(first, later) == {
         "item": ["a", "b", "c"],
         "title": ["Lamp", "Hat", None],
@@ -32,6 +42,14 @@ def test_numbers_in_one_batch_and_texts_in_another() -> None:
 
 
 def test_many_batches_are_added_up() -> None:
-    batches = [{"item": ["a"], "title": ["old" if n < 30 else "new"], "price": [float(n)], "tags": [[n % 2]]} for n in range(100)]
+    batches = [
+        {
+            "item": ["a"],
+            "title": ["old" if n < 30 else "new"],
+            "price": [float(n)],
+            "tags": [[n % 2]],
+        }
+        for n in range(100)
+    ]
     found = _rows(*batches)
     assert (found["title"], found["tags"]) == (["new"], [[0]])

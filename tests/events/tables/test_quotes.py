@@ -1,4 +1,6 @@
-"""Lines whose quote is not closed are taken out of a file that is read in pieces, and nothing else, wherever a piece ends."""
+"""Lines whose quote is not closed are taken out of a file that is read in pieces, and nothing else,
+wherever a piece ends.
+"""
 
 import io
 from itertools import accumulate
@@ -9,13 +11,19 @@ from tailorbird.events.tables.quotes import without_broken_lines
 
 HEADER = b"who,what,title\n"
 ROWS = [b"u%06d,i%06d,some title\n" % (number, number) for number in range(60_000)]
-PIECE = next(place for place, end in enumerate(accumulate(map(len, ROWS))) if end >= 1 << 20)  # the last line of the first piece
+PIECE = next(
+    place for place, end in enumerate(accumulate(map(len, ROWS))) if end >= 1 << 20
+)  # the last line of the first piece
 
 
 @pytest.mark.parametrize("place", [0, PIECE - 1, PIECE, PIECE + 1, len(ROWS) - 2])
 def test_a_stray_quote_takes_its_line_alone_and_a_text_of_two_lines_stays(place: int) -> None:
     stray, text = b'u,"i,some title\n', b'u,i,"a text\nof two lines"\n'
-    for put, lost in ((stray, [stray.decode().rstrip()]), (text, []), (stray + text, [stray.decode().rstrip()])):
+    for put, lost in (
+        (stray, [stray.decode().rstrip()]),
+        (text, []),
+        (stray + text, [stray.decode().rstrip()]),
+    ):
         rows, broken = [*ROWS[:place], put, *ROWS[place + 1 :]], list[str]()
         kept = without_broken_lines(io.BytesIO(HEADER + b"".join(rows)), ",", broken).read()
         assert kept == (HEADER + b"".join(rows)).replace(stray, b"")

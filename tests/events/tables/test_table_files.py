@@ -10,7 +10,13 @@ from tests.events.adapters.kit import lines
 
 from tailorbird.errors import DamageError, InputError
 from tailorbird.events.adapters import FORMATS, digest_files, find_files
-from tailorbird.events.tables.files import bare_suffix, count_records, read_lines, read_records, split_records
+from tailorbird.events.tables.files import (
+    bare_suffix,
+    count_records,
+    read_lines,
+    read_records,
+    split_records,
+)
 
 TEXT = b"one\n\n  two \nthree"
 
@@ -20,12 +26,20 @@ def test_a_folder_gives_what_matches_compressed_or_not_sorted(tmp_path: Path) ->
     for name in ("b.csv", "a.csv.gz", "deep/c.csv.zst", "note.txt"):
         (tmp_path / name).touch()
     found = find_files(tmp_path, ("*.csv",))
-    assert [str(file.relative_to(tmp_path)) for file in found] == ["a.csv.gz", "b.csv", "deep/c.csv.zst"]
+    assert [str(file.relative_to(tmp_path)) for file in found] == [
+        "a.csv.gz",
+        "b.csv",
+        "deep/c.csv.zst",
+    ]
 
 
 @pytest.mark.parametrize("format_", ["snowplow", "ga4"])
 def test_what_loaders_write_has_no_suffix(format_: str, tmp_path: Path) -> None:
-    names = ["2026-11-20-100512-4964-4965.gz", "events_20261118_000000000000", "shop-2026-11-20-100512-4964-4965"]
+    names = [
+        "2026-11-20-100512-4964-4965.gz",
+        "events_20261118_000000000000",
+        "shop-2026-11-20-100512-4964-4965",
+    ]
     for name in (*names, "_SUCCESS", ".DS_Store", "LICENSE", "SHA256SUMS", "note.pdf"):
         (tmp_path / name).touch()
     assert [file.name for file in find_files(tmp_path, FORMATS[format_][1])] == names
@@ -40,7 +54,9 @@ def test_a_named_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
     assert find_files(tmp_path / "odd", ("*.csv",)) == [tmp_path / "odd"]
 
 
-@pytest.mark.parametrize(("name", "message"), [("gone", "no such file or folder"), ("", r"no file like \*\.csv")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("gone", "no such file or folder"), ("", r"no file like \*\.csv")]
+)
 def test_nothing_there(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find_files(tmp_path / name, ("*.csv",))
@@ -78,7 +94,9 @@ def test_checksums_beside_the_files_are_verified(tmp_path: Path) -> None:
     file.write_bytes(TEXT)
     digest = hashlib.sha256(TEXT).hexdigest()
     assert digest_files([file]) == {file: digest}
-    (tmp_path / "SHA256SUMS").write_bytes(f"{digest} *./a.csv\n{'0' * 64}  \xfcber.csv\n".encode("latin-1"))
+    (tmp_path / "SHA256SUMS").write_bytes(
+        f"{digest} *./a.csv\n{'0' * 64}  \xfcber.csv\n".encode("latin-1")
+    )
     assert digest_files([file]) == {file: digest}
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a.csv\n")
     with pytest.raises(DamageError, match="SHA256SUMS says 000000000000"):
@@ -92,22 +110,53 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_be_packed_in_pieces(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("format_", "name"), [("mapping", "c.csv.gz"), ("personalize", "c.csv.gz"), ("movielens", "ratings.csv.gz"), ("gorse", "c.jsonl.gz")]
+    ("format_", "name"),
+    [
+        ("mapping", "c.csv.gz"),
+        ("personalize", "c.csv.gz"),
+        ("movielens", "ratings.csv.gz"),
+        ("gorse", "c.jsonl.gz"),
+    ],
 )
-def test_a_file_of_which_nothing_can_be_unpacked_is_told_in_every_format(format_: str, name: str, tmp_path: Path) -> None:
+def test_a_file_of_which_nothing_can_be_unpacked_is_told_in_every_format(
+    format_: str, name: str, tmp_path: Path
+) -> None:
     packed = bytearray(gzip.compress(TEXT))
     packed[10] |= 0b110  # a kind of block that does not exist
     (tmp_path / name).write_bytes(packed)
     with pytest.raises(InputError, match=r"damaged|cannot be read"):
-        lines(format_, tmp_path, mapping='[[source]]\nfile = "c.*"\nuser_id = "who"\nitem_id = "what"\n')
+        lines(
+            format_,
+            tmp_path,
+            mapping='[[source]]\nfile = "c.*"\nuser_id = "who"\nitem_id = "what"\n',
+        )
 
 
 PIECES = st.sampled_from(
-    [b"[", b"]", b"{", b"}", b"{}", b'{"a":[1,"},{"]}', b",", b"\n", b"\r\n", b" ", b"\t", b"\x0b", b"1", b'"x', b"\xff"]
+    [
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b"{}",
+        b'{"a":[1,"},{"]}',
+        b",",
+        b"\n",
+        b"\r\n",
+        b" ",
+        b"\t",
+        b"\x0b",
+        b"1",
+        b'"x',
+        b"\xff",
+    ]
 )
 
 
-@given(st.lists(PIECES, max_size=12).map(b"".join) | st.lists(st.sampled_from([b"{}", b'{"a":1}', b" ", b""]), max_size=9).map(b"\n".join))
+@given(
+    st.lists(PIECES, max_size=12).map(b"".join)
+    | st.lists(st.sampled_from([b"{}", b'{"a":1}', b" ", b""]), max_size=9).map(b"\n".join)
+)
 @example(b"")
 @example(b"[]")
 @example(b" [1, {}, []] ")
@@ -128,7 +177,9 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     assert len(find_files(tmp_path / "export", ("*.jsonl",))) == 2
 
 
-def test_a_line_beyond_measure_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_beyond_measure_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tailorbird.events.tables.files._LINE_BYTES_MAX", 1_000)
     with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
         file.write(b'{"a": 1}\n' + b"x" * 5_000)

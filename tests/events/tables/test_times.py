@@ -29,7 +29,16 @@ def test_a_column_has_the_form_that_all_its_values_fit(texts: list[str], form: s
     assert found.forms == (form,)
 
 
-@pytest.mark.parametrize("texts", [["lamp"], ["12345", "12346"], ["iPhone 12, 64 GB"], [None, None], ["24.12.2025", "lamp", "chair"]])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["lamp"],
+        ["12345", "12346"],
+        ["iPhone 12, 64 GB"],
+        [None, None],
+        ["24.12.2025", "lamp", "chair"],
+    ],
+)
 def test_what_is_no_time_has_no_form(texts: list[str | None]) -> None:
     assert forms_of_times(pa.array(texts, pa.string())) is None
 
@@ -49,10 +58,22 @@ def test_day_and_month_are_told_apart_by_a_value_or_by_the_order_of_rows_or_not_
     ("text", "form", "zone", "moment"),
     [
         ("24.12.2025 18:30", "%d.%m.%Y %H:%M", "UTC", datetime(2025, 12, 24, 18, 30, tzinfo=UTC)),
-        ("24.12.2025 18:30", "%d.%m.%Y %H:%M", "Europe/Oslo", datetime(2025, 12, 24, 17, 30, tzinfo=UTC)),
-        ("24.12.2025 18:30 +02", "%d.%m.%Y %H:%M %z", "Europe/Oslo", datetime(2025, 12, 24, 16, 30, tzinfo=UTC)),
+        (
+            "24.12.2025 18:30",
+            "%d.%m.%Y %H:%M",
+            "Europe/Oslo",
+            datetime(2025, 12, 24, 17, 30, tzinfo=UTC),
+        ),
+        (
+            "24.12.2025 18:30 +02",
+            "%d.%m.%Y %H:%M %z",
+            "Europe/Oslo",
+            datetime(2025, 12, 24, 16, 30, tzinfo=UTC),
+        ),
     ],
 )
-def test_times_are_in_the_zone_that_they_name_or_else_in_the_mappings(text: str, form: str, zone: str, moment: datetime) -> None:
+def test_times_are_in_the_zone_that_they_name_or_else_in_the_mappings(
+    text: str, form: str, zone: str, moment: datetime
+) -> None:
     parsed = parse_times(pa.array([text, "soon", None]), form, zone)
     assert parsed.to_pylist() == [int(moment.timestamp() * 1_000_000), None, None]

@@ -6,7 +6,8 @@
     --json PATH     all that was found, for docs/reliability.md
     --keep PATH     each result as it comes; with the same file again, a run that was cut short goes on
 
-The last line reads `kills N, lost 0, doubled 0, unequal 0` with the counts as they are; the exit status is 1 if any of the three is not 0.
+The last line reads `kills N, lost 0, doubled 0, unequal 0` with the counts as they are; the exit
+status is 1 if any of the three is not 0.
 """
 
 import argparse
@@ -42,7 +43,8 @@ from tests.faults.chaos.trials import Result
 T = TypeVar("T")
 R = TypeVar("R")
 KILLS = 1_500
-# Of the kills: at points of scenes, power cuts at points, and the rest by the drills with real processes.
+# Of the kills: at points of scenes, power cuts at points, and the rest by the drills with real
+# processes.
 SHARE = {"kill": 0.72, "power": 0.08, "sync": 0.15, "full": 0.15, "lost": 0.1}
 _LINE_EVERY = 100  # into a file, where a bar does not move
 QUICK = {"kill": 72, "power": 14, "sync": 16, "full": 14, "lost": 10}
@@ -50,17 +52,29 @@ QUICK = {"kill": 72, "power": 14, "sync": 16, "full": 14, "lost": 10}
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.faults.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=KILLS, help="kills and power cuts in all")
     parser.add_argument("--quick", action="store_true", help="what `make test` runs")
-    parser.add_argument("--mutants", action="store_true", help="whether the scenes notice unsafe changes")
-    parser.add_argument("--scene", action="append", default=[], help="only this scene or drill; may be given again")
-    parser.add_argument("--kind", action="append", default=[], choices=trials.KINDS, help="only faults of this kind")
+    parser.add_argument(
+        "--mutants", action="store_true", help="whether the scenes notice unsafe changes"
+    )
+    parser.add_argument(
+        "--scene", action="append", default=[], help="only this scene or drill; may be given again"
+    )
+    parser.add_argument(
+        "--kind", action="append", default=[], choices=trials.KINDS, help="only faults of this kind"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of what the clients send")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="scenes played at a time")
+    parser.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="scenes played at a time"
+    )
     parser.add_argument("--json", type=Path, help="write what was found into this file")
-    parser.add_argument("--keep", type=Path, help="a file of results, to which this run adds those that it lacks")
+    parser.add_argument(
+        "--keep", type=Path, help="a file of results, to which this run adds those that it lacks"
+    )
     parser.add_argument("--root", type=Path, help="a folder to work in, instead of memory")
     options = parser.parse_args(arguments)
     if injection.WHY_NOT:
@@ -76,21 +90,35 @@ def main(arguments: list[str] | None = None) -> int:
 def _chaos(root: Path, options: argparse.Namespace) -> int:
     started = time.monotonic()
     no_power = power.why_not()
-    wanted = dict(QUICK) if options.quick else {kind: round(share * options.kills) for kind, share in SHARE.items()}
+    wanted = (
+        dict(QUICK)
+        if options.quick
+        else {kind: round(share * options.kills) for kind, share in SHARE.items()}
+    )
     if no_power:
         wanted.pop("power")
         sys.stderr.write(f"no power cuts: {no_power}\n")
     if options.kind:
         wanted = {kind: count for kind, count in wanted.items() if kind in options.kind}
-    names = [scene.name for scene in SCENES if scene.name in options.scene or (not options.scene and (scene.quick or not options.quick))]
+    names = [
+        scene.name
+        for scene in SCENES
+        if scene.name in options.scene or (not options.scene and (scene.quick or not options.quick))
+    ]
     revision = revision_of(Path(__file__))
     kept, drills = _read_kept(options.keep)
     results = list(kept.values())
     if names:
         if not options.kind:
-            wanted["none"] = len(names)  # what is undisturbed must be judged clean, or the judge is no judge
+            wanted["none"] = len(
+                names
+            )  # what is undisturbed must be judged clean, or the judge is no judge
         chosen = plan(partial(_prepare, root, names, options.jobs), wanted, options.seed)
-        chosen = [trial for trial in chosen if (trial.kind, trial.scene, trial.place, trial.seed) not in kept]
+        chosen = [
+            trial
+            for trial in chosen
+            if (trial.kind, trial.scene, trial.place, trial.seed) not in kept
+        ]
         for result in _each(partial(_attempt, root), chosen, options.jobs, "faults"):
             results.append(replace(result, revision=revision, at=_today()))
             _keep(options.keep, asdict(results[-1]))
@@ -98,8 +126,12 @@ def _chaos(root: Path, options: argparse.Namespace) -> int:
         done = sum(result.hit for result in results if result.kind in ("kill", "power"))
         left = max(40, options.kills - done)
         for drill in LIVE:
-            if (not options.scene or drill.name in options.scene) and drill.name not in {each["name"] for each in drills}:
-                played = drill.play(root / drill.name.lower().replace(" ", "-"), round(left * drill.share) or 1)
+            if (not options.scene or drill.name in options.scene) and drill.name not in {
+                each["name"] for each in drills
+            }:
+                played = drill.play(
+                    root / drill.name.lower().replace(" ", "-"), round(left * drill.share) or 1
+                )
                 drills.append({**played, "revision": revision, "at": _today()})
                 _say_drill(drills[-1])
                 _keep(options.keep, {"drill": drills[-1]})
@@ -107,10 +139,17 @@ def _chaos(root: Path, options: argparse.Namespace) -> int:
 
 
 def revision_of(path: Path) -> str:
-    """The commit that is tried, with a mark if anything of it was changed since; empty outside of a repository."""
+    """The commit that is tried, with a mark if anything of it was changed since; empty outside of a
+    repository.
+    """
     said = []
-    for command in (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        done = subprocess.run(["git", "-C", str(path.parent), *command], capture_output=True, text=True, check=False)
+    for command in (
+        ["rev-parse", "--short=10", "HEAD"],
+        ["status", "--porcelain", "--untracked-files=no"],
+    ):
+        done = subprocess.run(
+            ["git", "-C", str(path.parent), *command], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             return ""
         said.append(done.stdout.strip())
@@ -131,8 +170,12 @@ def _tried(results: list[Result]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _read_kept(path: Path | None) -> tuple[dict[tuple[str, str, str, int], Result], list[dict[str, Any]]]:
-    """The results of a run that was cut short, by what was tried, and the drills that it got through."""
+def _read_kept(
+    path: Path | None,
+) -> tuple[dict[tuple[str, str, str, int], Result], list[dict[str, Any]]]:
+    """The results of a run that was cut short, by what was tried, and the drills that it got
+    through.
+    """
     results: dict[tuple[str, str, str, int], Result] = {}
     drills: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path is not None and path.exists() else []:
@@ -151,43 +194,99 @@ def _keep(path: Path | None, row: dict[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def _report(results: list[Result], drills: list[dict[str, Any]], options: argparse.Namespace, seconds: float, *, continued: bool) -> int:
+def _report(
+    results: list[Result],
+    drills: list[dict[str, Any]],
+    options: argparse.Namespace,
+    seconds: float,
+    *,
+    continued: bool,
+) -> int:
     wrong = [result for result in results if result.kind == "none" and not result.verdict.clean]
     results = [result for result in results if result.kind != "none"]
     hit = [result for result in results if result.hit]
     kinds = {kind: [result for result in hit if result.kind == kind] for kind in trials.KINDS}
     kills = len(kinds["kill"]) + len(kinds["power"]) + sum(drill["kills"] for drill in drills)
-    # A write that a disk swallowed is not ours to bring back. What counts there is who was told, which is a figure of its own.
+    # A write that a disk swallowed is not ours to bring back. What counts there is who was told,
+    # which is a figure of its own.
     wrong += [result for result in hit if not result.verdict.clean and result.kind != "lost"]
-    totals = {name: sum(getattr(result.verdict, name) for result in wrong) for name in ("lost", "doubled", "unequal")}
+    totals = {
+        name: sum(getattr(result.verdict, name) for result in wrong)
+        for name in ("lost", "doubled", "unequal")
+    }
     for name in totals:
         totals[name] += sum(drill[name] for drill in drills)
     for result in wrong:
-        print(f"{result.kind} in {result.scene}, {result.point}, seed {result.seed}: {'; '.join(result.verdict.notes[:4])}")
-    table = {kind: dict(Counter(result.scene for result in found)) for kind, found in kinds.items() if found}
+        print(
+            f"{result.kind} in {result.scene}, {result.point}, seed {result.seed}: "
+            f"{'; '.join(result.verdict.notes[:4])}"
+        )
+    table = {
+        kind: dict(Counter(result.scene for result in found))
+        for kind, found in kinds.items()
+        if found
+    }
     for kind, scenes in table.items():
-        print(f"{kind:<6}{sum(scenes.values()):>6}  " + ", ".join(f"{scene} {count}" for scene, count in scenes.items()))
+        print(
+            f"{kind:<6}{sum(scenes.values()):>6}  "
+            + ", ".join(f"{scene} {count}" for scene, count in scenes.items())
+        )
     swallowed = kinds["lost"]
-    spent = sum(result.seconds for result in results) / options.jobs + sum(drill["seconds"] for drill in drills)
-    told = Counter("role" if result.verdict.told else result.verdict.named_by or "harmless" for result in swallowed if not result.silent)
+    spent = sum(result.seconds for result in results) / options.jobs + sum(
+        drill["seconds"] for drill in drills
+    )
+    told = Counter(
+        "role" if result.verdict.told else result.verdict.named_by or "harmless"
+        for result in swallowed
+        if not result.silent
+    )
     silent = [result for result in swallowed if result.silent]
-    silent_counts = {name: sum(getattr(result.verdict, name) for result in silent) for name in ("lost", "doubled", "unequal")}
+    silent_counts = {
+        name: sum(getattr(result.verdict, name) for result in silent)
+        for name in ("lost", "doubled", "unequal")
+    }
     if swallowed:
         places = "; ".join(f"{each.scene} {each.point}" for each in silent)
-        print(f"swallowed writes {len(swallowed)}, of which nobody was told {len(silent)}: {places}")
+        print(
+            f"swallowed writes {len(swallowed)}, of which nobody was told {len(silent)}: {places}"
+        )
     recoveries = sorted(result.verdict.seconds for result in hit if result.verdict.seconds)
     summary = {
-        "kills": kills, **totals, "faults": len(hit), "by_kind": table, "not_hit": len(results) - len(hit),
-        "swallowed_writes": {"tried": len(swallowed), "silent": len(silent), "silent_counts": silent_counts, **told},
-        "recovery_s": {"median": _at(recoveries, 0.5), "p99": _at(recoveries, 0.99), "max": _at(recoveries, 1.0)},
-        "drills": drills, "tried": _tried(hit), "seconds": round(spent), "seed": options.seed, "continued": continued,
-        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
-    }  # fmt: skip
+        "kills": kills,
+        **totals,
+        "faults": len(hit),
+        "by_kind": table,
+        "not_hit": len(results) - len(hit),
+        "swallowed_writes": {
+            "tried": len(swallowed),
+            "silent": len(silent),
+            "silent_counts": silent_counts,
+            **told,
+        },
+        "recovery_s": {
+            "median": _at(recoveries, 0.5),
+            "p99": _at(recoveries, 0.99),
+            "max": _at(recoveries, 1.0),
+        },
+        "drills": drills,
+        "tried": _tried(hit),
+        "seconds": round(spent),
+        "seed": options.seed,
+        "continued": continued,
+        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python "
+        f"{platform.python_version()}",
+    }
     if options.json:
         wrong_rows = [asdict(result) for result in wrong]
         options.json.write_text(json.dumps({**summary, "wrong": wrong_rows}, indent=1) + "\n")
-    print(f"{len(hit)} faults injected and hit, {len(results) - len(hit)} not reached, {len(drills)} drills, in {seconds:.0f} s")
-    print(f"kills {kills}, lost {totals['lost']}, doubled {totals['doubled']}, unequal {totals['unequal']}")
+    print(
+        f"{len(hit)} faults injected and hit, {len(results) - len(hit)} not reached, "
+        f"{len(drills)} drills, in {seconds:.0f} s"
+    )
+    print(
+        f"kills {kills}, lost {totals['lost']}, doubled {totals['doubled']}, unequal "
+        f"{totals['unequal']}"
+    )
     return int(any(totals.values()))
 
 
@@ -195,10 +294,21 @@ def _mutants(root: Path, options: argparse.Namespace) -> int:
     names = sorted({name for mutant in mutants.MUTANTS for name in mutant.scenes})
     found = _prepare(root, names, options.jobs, 1)
     for name in names:  # a sound one must pass where they must not
-        sound = trials.attempt(root, trials.trials_of("none", name, found[name], 1)[0], root / "room")
-        assert sound.verdict.clean, f"scene {name} is not clean without a mutant: {sound.verdict.notes}"
-    asked = [name for name in mutants.names(engine=not options.quick) if not options.scene or any(each in name for each in options.scene)]
-    rows = sorted(_each(partial(_try_mutant, root), asked, options.jobs, "mutants"), key=lambda row: asked.index(row["name"]))
+        sound = trials.attempt(
+            root, trials.trials_of("none", name, found[name], 1)[0], root / "room"
+        )
+        assert sound.verdict.clean, (
+            f"scene {name} is not clean without a mutant: {sound.verdict.notes}"
+        )
+    asked = [
+        name
+        for name in mutants.names(engine=not options.quick)
+        if not options.scene or any(each in name for each in options.scene)
+    ]
+    rows = sorted(
+        _each(partial(_try_mutant, root), asked, options.jobs, "mutants"),
+        key=lambda row: asked.index(row["name"]),
+    )
     for row in rows:
         row["how"] = row["how"].replace(f"{root}/", "").splitlines()[0]
         print(f"{'caught' if row['caught'] else 'MISSED':<7} {row['name']}: {row['how']}")
@@ -212,7 +322,12 @@ def _mutants(root: Path, options: argparse.Namespace) -> int:
 def _prepare(root: Path, names: list[str], jobs: int, seed: int) -> dict[str, list[Point]]:
     found = dict(_each(partial(_points, root, seed), names, jobs, f"scenes, seed {seed}"))
     if not (root / "events.arrow").exists():
-        made = injection.run(lambda _: save_events(Site(trials.base_of(root, names[0], seed)), root / "events.arrow"), root / "log")
+        made = injection.run(
+            lambda _: save_events(
+                Site(trials.base_of(root, names[0], seed)), root / "events.arrow"
+            ),
+            root / "log",
+        )
         assert made.status == 0, made.error
         warm(root / "events.arrow")
     return {name: found[name] for name in names}
@@ -231,7 +346,9 @@ def _try_mutant(root: Path, name: str) -> dict[str, Any]:
 
 
 def _each(do: Callable[[T], R], items: list[T], jobs: int, what: str) -> Iterator[R]:
-    """The results, as they come, from some processes; each is a fork of this one, with all that it has imported and compiled."""
+    """The results, as they come, from some processes; each is a fork of this one, with all that it
+    has imported and compiled.
+    """
     with _bar(what, len(items)) as advance, multiprocessing.get_context("fork").Pool(jobs) as pool:
         for result in pool.imap_unordered(do, items):
             advance()
@@ -240,7 +357,12 @@ def _each(do: Callable[[T], R], items: list[T], jobs: int, what: str) -> Iterato
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     # Without a thread of its own, which a fork would leave without its locks.
     console = Console(stderr=True)
     with Progress(*columns, console=console, auto_refresh=False) as progress:
@@ -260,7 +382,10 @@ def _say_drill(drill: dict[str, Any]) -> None:
     if drill.get("skipped"):
         print(f"drill {drill['name']}: not run: {drill['skipped']}")
         return
-    counts = f"kills {drill['kills']}, acknowledged {drill['acked']}, lost {drill['lost']}, doubled {drill['doubled']}"
+    counts = (
+        f"kills {drill['kills']}, acknowledged {drill['acked']}, lost {drill['lost']}, "
+        f"doubled {drill['doubled']}"
+    )
     print(f"drill {drill['name']}: {counts}, unequal {drill['unequal']}; {drill['what']}")
     for note in drill["notes"][:5]:
         print(f"  {note}")

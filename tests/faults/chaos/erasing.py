@@ -1,4 +1,6 @@
-"""The scene of an erasure: two people who are to be nowhere once it is through, however often it was killed on the way."""
+"""The scene of an erasure: two people who are to be nowhere once it is through, however often it
+was killed on the way.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +26,9 @@ def prepare(site: Site) -> None:
         for user in LEAVERS:
             told = door.submit(json.dumps(_events(user)).encode())
             assert all(each.accepted for each in told), told
-            door.submit(json.dumps({"event_id": f"{user}-bad", "type": "clack", "user_id": user}).encode())
+            door.submit(
+                json.dumps({"event_id": f"{user}-bad", "type": "clack", "user_id": user}).encode()
+            )
             door.submit(json.dumps(_events(user)[:2]).encode())
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
@@ -39,28 +43,50 @@ def step(site: Site, tell: Tell) -> None:
 
 
 def finish(site: Site, told: Told) -> None:
-    """The operator gives the same command again. What is wrong is told to the ledger as something that was lost.
+    """The operator gives the same command again. What is wrong is told to the ledger as something
+    that was lost.
 
-    Of what the command's own search finds, it tells the operator: the file, and by its exit status that it is not done.
+    Of what the command's own search finds, it tells the operator: the file, and by its exit status
+    that it is not done.
     """
     done = erase(site.project, LEAVERS, CLOCK)
     wrong = [] if done.clean else ["the erasure found something that it left"]
     told.named_by = "" if done.clean else "lake erase"
-    wrong += [f"left of the erased: {where}" for where in left_of(site.folder / "shop", b"leaver-number")]
+    wrong += [
+        f"left of the erased: {where}" for where in left_of(site.folder / "shop", b"leaver-number")
+    ]
     rows = Lake(site.project.paths.lake).events(["event_id", "person"])
     fresh = [id_ for id_ in rows["event_id"].to_pylist() if id_.startswith(MARK)]
     expected = sum(len(_events(user)) for user in LEAVERS)
-    wrong += [f"{len(fresh)} events of the erased in the lake, {expected} expected"] if len(fresh) != expected else []
-    strangers = [person for person in rows["person"].to_pylist() if person and person.removeprefix(ANONYMOUS_PREFIX).startswith(MARK)]
-    wrong += ["events of the erased are tied together"] if len(set(strangers)) != len(strangers) else []
-    wrong += ["the journal is left"] if (Path(site.project.paths.data) / "erasure" / "journal.json").exists() else []
+    wrong += (
+        [f"{len(fresh)} events of the erased in the lake, {expected} expected"]
+        if len(fresh) != expected
+        else []
+    )
+    strangers = [
+        person
+        for person in rows["person"].to_pylist()
+        if person and person.removeprefix(ANONYMOUS_PREFIX).startswith(MARK)
+    ]
+    wrong += (
+        ["events of the erased are tied together"] if len(set(strangers)) != len(strangers) else []
+    )
+    wrong += (
+        ["the journal is left"]
+        if (Path(site.project.paths.data) / "erasure" / "journal.json").exists()
+        else []
+    )
     told.sent.update(fresh)
     told.acked.update(wrong)
 
 
 def _events(user: str) -> list[dict]:
     number = int(user[-1])
-    common = {"user_id": user, "anonymous_id": f"device-of-{user}", "session_id": f"session-of-{user}"}
+    common = {
+        "user_id": user,
+        "anonymous_id": f"device-of-{user}",
+        "session_id": f"session-of-{user}",
+    }
     query = {"properties": {"query": f"a wish of {user}"}}
     return [
         {"event_id": f"{user}-{place}", "type": kind, **common}

@@ -1,10 +1,13 @@
-"""A step of a role in a child of its own, watched by strace from outside: killed, refused or stopped at the Nth of its system calls.
+"""A step of a role in a child of its own, watched by strace from outside: killed, refused or
+stopped at the Nth of its system calls.
 
-The parent imports everything once and never opens a lake, a store or a log itself; a child is a fork of it, so that a fault costs
-a fraction of a second instead of a start of Python. What the child acknowledges comes over a socket, whose `sendto` no fault
-touches: what was received before the child died is the ledger, and it stands outside.
+The parent imports everything once and never opens a lake, a store or a log itself; a child is a
+fork of it, so that a fault costs a fraction of a second instead of a start of Python. What the
+child acknowledges comes over a socket, whose `sendto` no fault touches: what was received before
+the child died is the ledger, and it stands outside.
 
-strace counts by system call and by thread: "the 3rd fdatasync" is the first one that is any thread's third.
+strace counts by system call and by thread: "the 3rd fdatasync" is the first one that is any
+thread's third.
 """
 
 import json
@@ -27,7 +30,17 @@ from typing import Any
 from tailorbird.errors import DamageError, StorageError
 
 SYNCS = ("fsync", "fdatasync")
-WRITES = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "rename", "link", "unlink", "mkdir")
+WRITES = (
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "ftruncate",
+    "rename",
+    "link",
+    "unlink",
+    "mkdir",
+)
 CHANGES = (*SYNCS, *WRITES)  # whatever changes a file, or makes it last
 ACK = "sendto"
 DEADLINE_S = 60
@@ -46,7 +59,9 @@ WHY_NOT = (
 
 @dataclass(frozen=True)
 class Injection:
-    """What happens at the `when`-th `call`: `signal=KILL`, `signal=STOP`, `error=EIO`, `retval=24` …, as strace writes it."""
+    """What happens at the `when`-th `call`: `signal=KILL`, `signal=STOP`, `error=EIO`, `retval=24`
+    …, as strace writes it.
+    """
 
     call: str
     what: str
@@ -64,7 +79,8 @@ class Outcome:
         status: exit status, or minus the signal.
         told: what it acknowledged, in order.
         error: why it failed, if it did so by itself.
-        alarms: what it told an operator as critical, or ended with, of a file that is not as it was written.
+        alarms: what it told an operator as critical, or ended with, of a file that is not as it was
+            written.
         calls: lines of the trace, if one was kept.
     """
 
@@ -149,7 +165,9 @@ class Child:
             sys.stderr.flush()
             os._exit(status)  # no exit handlers: they are the parent's
 
-    def watch(self, *injections: Injection, trace: Path | None = None, calls: tuple[str, ...] = ()) -> None:
+    def watch(
+        self, *injections: Injection, trace: Path | None = None, calls: tuple[str, ...] = ()
+    ) -> None:
         """Attach strace, and return once it watches."""
         names = {each.call for each in injections} | set(calls)
         command = [
@@ -166,7 +184,9 @@ class Child:
         ]
         for each in injections:
             command += ["-e", f"inject={each.call}:{each.what}:when={each.when}"]
-        self._strace = subprocess.Popen([*command, "-p", str(self.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._strace = subprocess.Popen(
+            [*command, "-p", str(self.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         give_up = time.monotonic() + 10
         while _tracer(self.pid) == 0:
             if time.monotonic() > give_up or self._strace.poll() is not None:
@@ -178,8 +198,14 @@ class Child:
         self._ours.send(b"!")
 
     def stopped(self, trace: Path) -> bool:
-        """Whether every thread stands still, as strace wrote into `trace`; what /proc says is true of any traced call as well."""
-        stopped = {line.split()[0] for line in trace.read_text(errors="replace").splitlines() if "stopped by SIGSTOP" in line}
+        """Whether every thread stands still, as strace wrote into `trace`; what /proc says is true
+        of any traced call as well.
+        """
+        stopped = {
+            line.split()[0]
+            for line in trace.read_text(errors="replace").splitlines()
+            if "stopped by SIGSTOP" in line
+        }
         threads = {task.name for task in Path(f"/proc/{self.pid}/task").iterdir()}
         return bool(stopped) and threads <= stopped
 
@@ -220,7 +246,12 @@ class Child:
 
 
 def run(
-    step: Step, log: Path, *injections: Injection, trace: Path | None = None, calls: tuple[str, ...] = (), deadline_s: int = DEADLINE_S
+    step: Step,
+    log: Path,
+    *injections: Injection,
+    trace: Path | None = None,
+    calls: tuple[str, ...] = (),
+    deadline_s: int = DEADLINE_S,
 ) -> Outcome:
     """Run a step to its end in a child, whatever happens to it there."""
     child = Child(step, log, deadline_s)
@@ -232,15 +263,21 @@ def run(
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A place of a step where a fault can be put: some thread's `number`-th `call`, and what it returned undisturbed."""
+    """A place of a step where a fault can be put: some thread's `number`-th `call`, and what it
+    returned undisturbed.
+    """
 
     call: str
     number: int
     result: int = 0
 
 
-def points(step: Step, log: Path, trace: Path, below: Path, calls: tuple[str, ...] = CHANGES) -> list[Point]:
-    """All the points of an undisturbed step whose calls concern a file in the folder `below`, or the ledger."""
+def points(
+    step: Step, log: Path, trace: Path, below: Path, calls: tuple[str, ...] = CHANGES
+) -> list[Point]:
+    """All the points of an undisturbed step whose calls concern a file in the folder `below`, or
+    the ledger.
+    """
     outcome = run(step, log, trace=trace, calls=(*calls, ACK))
     if outcome.status != 0:
         raise AssertionError(f"the step fails without a fault: {outcome.error}; see {log}")

@@ -1,4 +1,5 @@
-"""After a fault: start everything again as an operator would, let the client send again what got no answer, and count what is wrong.
+"""After a fault: start everything again as an operator would, let the client send again what got no
+answer, and count what is wrong.
 
     lost      acknowledged and not in the lake; refused and not in the quarantine; raw rows that are in no table
     doubled   in the lake, or in the tables as a raw row, more than once
@@ -32,7 +33,9 @@ from tailorbird.lake import Lake, verify
 
 
 def warm(events: Path) -> None:
-    """Compile, in the parent of all judges, what each of them would compile again: the backfill of some events in a file."""
+    """Compile, in the parent of all judges, what each of them would compile again: the backfill of
+    some events in a file.
+    """
     table = pa.ipc.open_file(events).read_all()
     with as_file(files("tailorbird.cli") / "templates" / "features.py") as path:
         features = load_features(path, event_types=EVENT_TYPES)
@@ -102,7 +105,9 @@ def recover(site: Site, told: Told, bodies: int) -> None:
 
 
 def judge(site: Site, told: Told, bodies: int, first: Callable[[], None]) -> Verdict:
-    """Do `first`, recover, and count what is wrong. Damage that a role names and refuses is in `told`."""
+    """Do `first`, recover, and count what is wrong. Damage that a role names and refuses is in
+    `told`.
+    """
     started = time.monotonic()
     try:
         first()
@@ -119,7 +124,11 @@ def count(project: Project, told: Known, verdict: Verdict) -> None:
     """Add to a verdict what is wrong with a project in which everything is through."""
     found = in_lake(project)
     lake = Lake(project.paths.lake)
-    quarantined = b"\n".join(lake.table("quarantine")["body"].to_pylist()) if lake.exists("quarantine") else b""
+    quarantined = (
+        b"\n".join(lake.table("quarantine")["body"].to_pylist())
+        if lake.exists("quarantine")
+        else b""
+    )
     lost = sorted(told.acked - found.keys())
     lost += sorted(each for each in told.refused if f'"{each}"'.encode() not in quarantined)
     doubled = sorted(each for each, count in found.items() if count > 1)
@@ -127,13 +136,17 @@ def count(project: Project, told: Known, verdict: Verdict) -> None:
     verdict.lost += len(lost)
     verdict.doubled += len(doubled)
     verdict.unequal += len(wrong)
-    verdict.notes += [f"lost: {each}" for each in lost[:3]] + [f"doubled: {each}" for each in doubled[:3]]
+    verdict.notes += [f"lost: {each}" for each in lost[:3]] + [
+        f"doubled: {each}" for each in doubled[:3]
+    ]
     verdict.notes += [f"in the lake and should not be: {each}" for each in wrong[:3]]
     count_rest(project, verdict)
 
 
 def count_rest(project: Project, verdict: Verdict) -> None:
-    """Add what is wrong whatever a ledger says: the lake with itself, the state with the lake, clicks with the answers they follow."""
+    """Add what is wrong whatever a ledger says: the lake with itself, the state with the lake,
+    clicks with the answers they follow.
+    """
     report = verify(project.paths.lake)
     verdict.lost += sum(each.missing for each in report.partitions.values())
     verdict.doubled += sum(each.repeated for each in report.partitions.values())
@@ -158,8 +171,14 @@ def _count_followers(lake: Lake, verdict: Verdict) -> None:
     events = lake.events(["type", "request_id", "p", "slot", "counts"])
     answers = events.filter(pc.equal(events["type"], "answer"))
     first = dict(zip(answers["request_id"].to_pylist(), answers["p"].to_pylist(), strict=True))
-    clicks = events.filter(pc.and_(pc.equal(events["type"], "click"), pc.is_valid(events["request_id"]))).to_pylist()
-    astray = [each["request_id"] for each in clicks if each["request_id"] in first and each["slot"] is None]
+    clicks = events.filter(
+        pc.and_(pc.equal(events["type"], "click"), pc.is_valid(events["request_id"]))
+    ).to_pylist()
+    astray = [
+        each["request_id"]
+        for each in clicks
+        if each["request_id"] in first and each["slot"] is None
+    ]
     verdict.unequal += len(astray)
     verdict.notes += [f"a click before its answer: {each}" for each in astray[:3]]
     uncounted = sum(not counts for counts in events["counts"].to_pylist())

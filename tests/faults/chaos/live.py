@@ -1,7 +1,8 @@
-"""Drills with the real processes, as `tailorbird up` runs them, under load: killed at random times, cut off from power, without space.
+"""Drills with the real processes, as `tailorbird up` runs them, under load: killed at random times,
+cut off from power, without space.
 
-The load is `tests.faults.oracle.Load`, whose ledger is synced before anything is sent. A drill ends when all that was acknowledged
-is in the lake by itself; then it is judged as the scenes are.
+The load is `tests.faults.oracle.Load`, whose ledger is synced before anything is sent. A drill ends
+when all that was acknowledged is in the lake by itself; then it is judged as the scenes are.
 """
 
 import json
@@ -66,7 +67,9 @@ def kills_under_load(folder: Path, kills: int) -> dict[str, Any]:
 
 
 def kafka_and_valkey(folder: Path, kills: int) -> dict[str, Any]:
-    """The same with the logs in topics of a broker, and the records copied to a Valkey, which is killed as well."""
+    """The same with the logs in topics of a broker, and the records copied to a Valkey, which is
+    killed as well.
+    """
     with ExitStack() as stack:
         servers = stack.enter_context(broker(folder))
         valkey = stack.enter_context(running(folder / "valkey"))
@@ -82,7 +85,9 @@ def kafka_and_valkey(folder: Path, kills: int) -> dict[str, Any]:
         return _killed(project, folder, kills, kill_valkey)
 
 
-def _killed(project: Project, folder: Path, kills: int, other: Callable[[], None] | None = None) -> dict[str, Any]:
+def _killed(
+    project: Project, folder: Path, kills: int, other: Callable[[], None] | None = None
+) -> dict[str, Any]:
     ledger, rng = Ledger(folder / "ledger.jsonl"), random.Random(kills)
     up = Up(project).wait()
     load = Load(up.port, ledger)
@@ -91,33 +96,56 @@ def _killed(project: Project, folder: Path, kills: int, other: Callable[[], None
         load.start()
         for number in range(kills):
             before = len(ledger.acked)
-            time.sleep(rng.uniform(0, 0.4))  # the time is the drill's, not a guess of when something is done
+            time.sleep(
+                rng.uniform(0, 0.4)
+            )  # the time is the drill's, not a guess of when something is done
             if other is not None and number % 5 == 4:
                 other()
                 continue
             started = time.monotonic()
             up.kill(ROLES[number % len(ROLES)])
-            until(lambda seen=before: len(ledger.acked) > seen + 5, 90, f"nothing is acknowledged any more; see {up.log}")
+            until(
+                lambda seen=before: len(ledger.acked) > seen + 5,
+                90,
+                f"nothing is acknowledged any more; see {up.log}",
+            )
             slowest = max(slowest, time.monotonic() - started)
         load.stop()
-        until(lambda: _all_in(project, ledger), 180, "what was acknowledged did not reach the lake by itself")
+        until(
+            lambda: _all_in(project, ledger),
+            180,
+            "what was acknowledged did not reach the lake by itself",
+        )
     finally:
         up.stop()
     return _judged(
-        project, count, ledger, kills, f"random kills; acknowledging again after at most {slowest:.1f} s", acked=len(ledger.acked)
+        project,
+        count,
+        ledger,
+        kills,
+        f"random kills; acknowledging again after at most {slowest:.1f} s",
+        acked=len(ledger.acked),
     )
 
 
 def _all_in(project: Project, ledger: Known) -> bool:
     """Asked in a child, for the parent of later forks must not open a lake."""
-    with_lake = injection.run(lambda tell: tell(there=ledger.acked <= in_lake(project).keys()), project.root / "asked.log")
+    with_lake = injection.run(
+        lambda tell: tell(there=ledger.acked <= in_lake(project).keys()), project.root / "asked.log"
+    )
     return bool(with_lake.told) and with_lake.told[0]["there"]
 
 
 def _judged(
-    project: Project, counting: Callable[[Project, Any, Verdict], None], ledger: Any, kills: int, what: str, *, acked: int,
+    project: Project,
+    counting: Callable[[Project, Any, Verdict], None],
+    ledger: Any,
+    kills: int,
+    what: str,
+    *,
+    acked: int,
     deadline_s: int = injection.DEADLINE_S,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What `counting` finds wrong, in a child that has so long for it."""
 
     def judging(tell: injection.Tell) -> None:
@@ -129,14 +157,24 @@ def _judged(
     outcome = injection.run(judging, project.root / "judge.log", deadline_s=deadline_s)
     counts = {"kills": kills, "acked": acked, "what": what}
     if not outcome.told:
-        why = outcome.error or f"it ended with status {outcome.status}, after at most {deadline_s} s"
+        why = (
+            outcome.error or f"it ended with status {outcome.status}, after at most {deadline_s} s"
+        )
         return {**counts, "unequal": 1, "notes": [f"the judge failed: {why}"]}
     verdict = Verdict(**outcome.told[0])
-    return {**counts, "lost": verdict.lost, "doubled": verdict.doubled, "unequal": verdict.unequal, "notes": verdict.notes}
+    return {
+        **counts,
+        "lost": verdict.lost,
+        "doubled": verdict.doubled,
+        "unequal": verdict.unequal,
+        "notes": verdict.notes,
+    }
 
 
 def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
-    """All processes on a disk of their own, whose power goes at random times; what was acknowledged by then must be on it."""
+    """All processes on a disk of their own, whose power goes at random times; what was acknowledged
+    by then must be on it.
+    """
     rng, worst = random.Random(kills), Verdict()
     acked, done = 0, 0
     image = power.make_image(folder / "disk-0", None, size=4 * power.IMAGE_BYTES)
@@ -144,12 +182,18 @@ def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
     ledger = Ledger(folder / "ledger.jsonl")
     for cut in range(kills):
         with power.mounted(image, where):
-            project = open_project(where / "shop") if cut else _synced(_make_project(where / "shop"))
+            project = (
+                open_project(where / "shop") if cut else _synced(_make_project(where / "shop"))
+            )
             up = Up(project).wait()
             load = Load(up.port, ledger, seed=cut)
             load.start()
             before = len(ledger.acked)
-            until(lambda seen=before: len(ledger.acked) > seen + 20, 60, f"nothing is acknowledged; see {up.log}")
+            until(
+                lambda seen=before: len(ledger.acked) > seen + 20,
+                60,
+                f"nothing is acknowledged; see {up.log}",
+            )
             time.sleep(rng.uniform(0, 1.5))
             pids = _all_pids(up)
             for pid in pids:
@@ -162,25 +206,40 @@ def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
                     os.kill(pid, signal.SIGKILL)
             up.process.wait()
         (folder / f"disk-{cut}").unlink()
-        ledger.acked, ledger.refused, _ = known  # what was acknowledged behind the cut was on the lost disk
+        ledger.acked, ledger.refused, _ = (
+            known  # what was acknowledged behind the cut was on the lost disk
+        )
         done += 1
         with power.mounted(power.copy_image(image, folder / "judged"), where):
-            found = _judged(open_project(where / "shop"), count, ledger, done, "", acked=len(ledger.acked))
+            found = _judged(
+                open_project(where / "shop"), count, ledger, done, "", acked=len(ledger.acked)
+            )
         worst.lost += found.get("lost", 0)
         worst.doubled += found.get("doubled", 0)
         worst.unequal += found.get("unequal", 0)
         worst.notes += [f"cut {cut}: {note}" for note in found["notes"]]
         acked = len(ledger.acked)
     return {
-        "kills": done, "acked": acked, "lost": worst.lost, "doubled": worst.doubled, "unequal": worst.unequal, "notes": worst.notes,
-        "what": "power cuts under all processes, each run going on with what the cut before left on the disk",
-    }  # fmt: skip
+        "kills": done,
+        "acked": acked,
+        "lost": worst.lost,
+        "doubled": worst.doubled,
+        "unequal": worst.unequal,
+        "notes": worst.notes,
+        "what": "power cuts under all processes, each run going on with what the cut before left "
+        "on the disk",
+    }
 
 
 def full_disk(folder: Path, kills: int) -> dict[str, Any]:
-    """A disk that others fill: the door refuses before it accepts, answers go on, and with space all goes on by itself."""
+    """A disk that others fill: the door refuses before it accepts, answers go on, and with space
+    all goes on by itself.
+    """
     with power.small_disk(folder / "disk", DISK_BYTES):
-        project, ledger = _with_data(_make_project(folder / "shop"), folder / "disk" / "data"), Ledger(folder / "ledger.jsonl")
+        project, ledger = (
+            _with_data(_make_project(folder / "shop"), folder / "disk" / "data"),
+            Ledger(folder / "ledger.jsonl"),
+        )
         up = Up(project).wait()
         load = Load(up.port, ledger)
         notes: list[str] = []
@@ -189,20 +248,35 @@ def full_disk(folder: Path, kills: int) -> dict[str, Any]:
             until(lambda: len(ledger.acked) > 200, 60, "nothing is acknowledged")
             filler = folder / "disk" / "filler"
             _fill(filler)
-            until(lambda: _status(up.port, "/v1/events", _CLICK) == 507, 30, "the door goes on as if there were space")
+            until(
+                lambda: _status(up.port, "/v1/events", _CLICK) == 507,
+                30,
+                "the door goes on as if there were space",
+            )
             answered = [_status(up.port, "/v1/recommend", _ASK) for _ in range(100)]
             if set(answered) != {200}:
                 notes.append(f"answers on a full disk: {sorted(set(answered))}")
             held = len(ledger.acked)
             filler.unlink()
             started = time.monotonic()
-            until(lambda: len(ledger.acked) > held + 50, 60, f"it did not go on by itself; see {up.log}")
+            until(
+                lambda: len(ledger.acked) > held + 50,
+                60,
+                f"it did not go on by itself; see {up.log}",
+            )
             again = time.monotonic() - started
             load.stop()
-            until(lambda: _all_in(project, ledger), 180, "what was acknowledged did not reach the lake by itself")
+            until(
+                lambda: _all_in(project, ledger),
+                180,
+                "what was acknowledged did not reach the lake by itself",
+            )
         finally:
             up.stop()
-        what = f"507 while it was full, 100 answers of 100 given meanwhile, events taken again {again:.1f} s after"
+        what = (
+            "507 while it was full, 100 answers of 100 given meanwhile, events taken again "
+            f"{again:.1f} s after"
+        )
         found = _judged(project, count, ledger, 0, what, acked=len(ledger.acked))
         found["notes"] = notes + found["notes"]
         found["unequal"] += len(notes)
@@ -210,7 +284,9 @@ def full_disk(folder: Path, kills: int) -> dict[str, Any]:
 
 
 def overload(folder: Path, kills: int) -> dict[str, Any]:
-    """What the door can take, twice that and ten times that, and a thousand senders that never come to an end."""
+    """What the door can take, twice that and ten times that, and a thousand senders that never come
+    to an end.
+    """
     project, ledger = _make_project(folder / "shop"), overloaded.Ledger()
     up = Up(project).wait()
     phases: list[overloaded.Phase] = []
@@ -218,47 +294,87 @@ def overload(folder: Path, kills: int) -> dict[str, Any]:
         serve = up.pid("serve")
         assert serve is not None
         usual_mb, usual_ms, rate, recovered = 0.0, 0.0, 0.0, 0.0
-        for run, (name, factor) in enumerate((("all it can", 0), ("twice that", 2), ("ten times that", 10)), 1):
-            phases.append(overloaded.load(up.port, folder, ledger, name, run, OVERLOAD_S, factor * rate, serve))
+        for run, (name, factor) in enumerate(
+            (("all it can", 0), ("twice that", 2), ("ten times that", 10)), 1
+        ):
+            phases.append(
+                overloaded.load(
+                    up.port, folder, ledger, name, run, OVERLOAD_S, factor * rate, serve
+                )
+            )
             if not factor:
                 rate = phases[0].acked_per_s / ROWS
-                usual_mb, usual_ms = overloaded.memory_mb(serve), sorted(overloaded.ask_ms(up.port) for _ in range(50))[25]
+                usual_mb, usual_ms = (
+                    overloaded.memory_mb(serve),
+                    sorted(overloaded.ask_ms(up.port) for _ in range(50))[25],
+                )
             else:
                 recovered = max(recovered, overloaded.recovery_s(up.port, max(50.0, 5 * usual_ms)))
-            # What is behind the door has its work still: without this it would take its part of the next phase.
-            until(lambda: _through(project), 300, "what was acknowledged did not reach the lake by itself")
+            # What is behind the door has its work still: without this it would take its part of the
+            # next phase.
+            until(
+                lambda: _through(project),
+                300,
+                "what was acknowledged did not reach the lake by itself",
+            )
         grown = overloaded.memory_mb(serve) - usual_mb
         peers = overloaded.slow_senders(up.port, 1_000)
         beside = sorted(overloaded.ask_ms(up.port) for _ in range(100))[98]
         closed = overloaded.closed(peers, 30)
-        notes = [f"the server grew by {grown:.0f} MB"] if grown > overloaded.BOUND_MB or up.pid("serve") != serve else []
+        notes = (
+            [f"the server grew by {grown:.0f} MB"]
+            if grown > overloaded.BOUND_MB or up.pid("serve") != serve
+            else []
+        )
         notes += [f"{closed} of 1,000 slow senders were closed"] if closed < 1_000 else []
     finally:
         up.stop()
     most = phases[0].goodput
     for phase in phases:
-        notes += [f"{phase.name}: {phase.without_retry_after} refusals without Retry-After"] if phase.without_retry_after else []
-        notes += [f"{phase.name}: {phase.statuses}"] if not set(phase.statuses) <= {"200", "429", "503"} else []
+        notes += (
+            [f"{phase.name}: {phase.without_retry_after} refusals without Retry-After"]
+            if phase.without_retry_after
+            else []
+        )
+        notes += (
+            [f"{phase.name}: {phase.statuses}"]
+            if not set(phase.statuses) <= {"200", "429", "503"}
+            else []
+        )
     aim = f"of at least {overloaded.GOODPUT_MIN} that is wanted"
-    missed = [f"{phase.name}: {phase.goodput / most:.2f} {aim}" for phase in phases if phase.goodput < overloaded.GOODPUT_MIN * most]
+    missed = [
+        f"{phase.name}: {phase.goodput / most:.2f} {aim}"
+        for phase in phases
+        if phase.goodput < overloaded.GOODPUT_MIN * most
+    ]
     told = [
-        f"at {phase.name} {phase.goodput / most:.2f} of the events for each second of the server's CPU, "
-        f"{phase.acked_per_s / phases[0].acked_per_s:.2f} of those for each second, p99 {phase.p99_ms / 1_000:.1f} s"
+        f"at {phase.name} {phase.goodput / most:.2f} of the events for each second of the "
+        "server's CPU, "
+        f"{phase.acked_per_s / phases[0].acked_per_s:.2f} of those for each second, p99 "
+        f"{phase.p99_ms / 1_000:.1f} s"
         for phase in phases[1:]
     ]
     what = (
-        f"{'; '.join(told)} (p99 before {phases[0].p99_ms / 1_000:.1f} s; sender, router, worker and lake are on the same two cores); "
-        f"usual again after at most {recovered:.1f} s; {grown:.0f} MB more memory; beside 1,000 slow senders an answer took "
+        f"{'; '.join(told)} (p99 before {phases[0].p99_ms / 1_000:.1f} s; sender, router, "
+        "worker and lake are on the same two cores); "
+        f"usual again after at most {recovered:.1f} s; {grown:.0f} MB more memory; beside "
+        "1,000 slow senders an answer took "
         f"{beside:.0f} ms at p99, {closed:,} of them were closed"
     )
-    found = _judged(project, overloaded.count, ledger, 0, what, acked=ROWS * len(ledger.bodies), deadline_s=900)
-    found["notes"] = notes + found["notes"] + missed  # a figure, not a promise: nothing is lost, doubled or unequal by it
+    found = _judged(
+        project, overloaded.count, ledger, 0, what, acked=ROWS * len(ledger.bodies), deadline_s=900
+    )
+    found["notes"] = (
+        notes + found["notes"] + missed
+    )  # a figure, not a promise: nothing is lost, doubled or unequal by it
     found["unequal"] += len(notes)
     return {**found, "phases": [asdict(phase) for phase in phases]}
 
 
 def _through(project: Project) -> bool:
-    asked = injection.run(lambda tell: tell(through=overloaded.through(project)), project.root / "asked.log")
+    asked = injection.run(
+        lambda tell: tell(through=overloaded.through(project)), project.root / "asked.log"
+    )
     return bool(asked.told) and asked.told[0]["through"]
 
 
@@ -291,7 +407,11 @@ def _fill(path: Path) -> None:
 
 
 def _status(port: int, path: str, body: dict[str, Any]) -> int:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return response.status
@@ -303,13 +423,17 @@ def _all_pids(up: Up) -> list[int]:
     """`up` and all below it; the supervisor first, so that it starts nothing meanwhile."""
     found = [up.process.pid]
     for pid in found:
-        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+        )
         found += [int(child) for child in listed.stdout.split()]
     return found
 
 
 def _no_kafka() -> str:
-    return WHY_NOT or ("" if BINARY else "no valkey-server here (Debian: apt-get install valkey-server)")
+    return WHY_NOT or (
+        "" if BINARY else "no valkey-server here (Debian: apt-get install valkey-server)"
+    )
 
 
 LIVE = (

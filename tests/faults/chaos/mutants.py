@@ -1,8 +1,10 @@
-"""Unsafe changes to the data plane, one each, and where they must show: a checker that never failed proves nothing.
+"""Unsafe changes to the data plane, one each, and where they must show: a checker that never failed
+proves nothing.
 
-A mutant is patched into the child that plays a scene (or into its judge too, where what it changes is a decision of the router).
-Nothing in the package knows of them, but for the two measures that `faults.cut` switches off. Those of the feature engine are in
-`tests/features/fuzz_mutants.py`, each with a scene of its own; here they are run beside the others, so that the list is whole.
+A mutant is patched into the child that plays a scene (or into its judge too, where what it changes
+is a decision of the router). Nothing in the package knows of them, but for the two measures that
+`faults.cut` switches off. Those of the feature engine are in `tests/features/fuzz_mutants.py`, each
+with a scene of its own; here they are run beside the others, so that the list is whole.
 """
 
 import os
@@ -120,7 +122,9 @@ def _identifies_are_remembered_until_it_dies() -> None:
 
 
 def _the_index_before_the_output() -> None:
-    """What is remembered as seen is committed first, and by the time of its receipt only, not by where it stood."""
+    """What is remembered as seen is committed first, and by the time of its receipt only, not by
+    where it stood.
+    """
     blocks = router.Router._blocks
 
     def first(self: router.Router, *given: Any) -> list:
@@ -139,7 +143,10 @@ def _lateness_by_the_imports_clock() -> None:
     def check(self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]) -> columnwise.Checked:
         checked = sound(self, bodies)
         of_import = [bodies[number][1].source == "import" for number in checked.bodies]
-        at = [CLOCK.now() if late else at for late, at in zip(of_import, checked.received_at, strict=True)]
+        at = [
+            CLOCK.now() if late else at
+            for late, at in zip(of_import, checked.received_at, strict=True)
+        ]
         return replace(checked, received_at=at)
 
     columnwise.Contract.check = check  # pyrefly: ignore
@@ -184,7 +191,9 @@ def _no_fence() -> None:
 
     def both(self: worker.FeatureWorker, rows_max: int) -> worker.WorkerReport:
         if not second:
-            second.append(worker.FeatureWorker(self._routed, self._folder.parent, self.features, clock=CLOCK))
+            second.append(
+                worker.FeatureWorker(self._routed, self._folder.parent, self.features, clock=CLOCK)
+            )
             worker.read_position = lambda snapshot: SimpleNamespace(commit=Any_())
         step(second[0], rows_max)
         return step(self, rows_max)
@@ -198,7 +207,13 @@ def _a_state_that_is_ready_before_it_is_built() -> None:
     sound = worker.FeatureWorker.bootstrap
 
     def bootstrap(self: worker.FeatureWorker, history: Any, p: int) -> None:
-        sound(self, lambda after: (table.slice(at, 5) for table in history(after) for at in range(0, len(table), 5)), p)
+        sound(
+            self,
+            lambda after: (
+                table.slice(at, 5) for table in history(after) for at in range(0, len(table), 5)
+            ),
+            p,
+        )
 
     worker.FeatureWorker.bootstrap = bootstrap  # pyrefly: ignore
 
@@ -230,7 +245,9 @@ def _the_manifest_before_its_file() -> None:
     def write_new(path: Path, data: bytes) -> None:
         path.write_bytes(data)
 
-    archive.durable = SimpleNamespace(**{**vars(durable), "write_new": write_new, "sync_folder": lambda folder: None})
+    archive.durable = SimpleNamespace(
+        **{**vars(durable), "write_new": write_new, "sync_folder": lambda folder: None}
+    )
 
 
 def _pruned_before_it_is_verified() -> None:
@@ -307,7 +324,10 @@ ENGINE = tuple(mutant.name for mutant in fuzz_mutants.MUTANTS)
 
 def names(*, engine: bool = True) -> list[str]:
     """All of them, those of the feature engine included unless told otherwise."""
-    return [*(mutant.name for mutant in MUTANTS), *(f"engine: {name.replace('_', ' ')}" for name in ENGINE if engine)]
+    return [
+        *(mutant.name for mutant in MUTANTS),
+        *(f"engine: {name.replace('_', ' ')}" for name in ENGINE if engine),
+    ]
 
 
 def attempt(root: Path, name: str, room: Path) -> dict[str, Any]:
@@ -323,12 +343,26 @@ def attempt(root: Path, name: str, room: Path) -> dict[str, Any]:
             tried += 1
             if result.hit and not result.verdict.clean:
                 how = result.verdict.notes[0] if result.verdict.notes else f"{result.verdict}"
-                return {"name": name, "caught": True, "how": f"{mutant.kind} in {scene}, {result.point}: {how}", "tried": tried}
-    return {"name": name, "caught": False, "how": f"{tried} faults of the kind {mutant.kind} in {', '.join(mutant.scenes)}", "tried": tried}
+                return {
+                    "name": name,
+                    "caught": True,
+                    "how": f"{mutant.kind} in {scene}, {result.point}: {how}",
+                    "tried": tried,
+                }
+    return {
+        "name": name,
+        "caught": False,
+        "how": f"{tried} faults of the kind {mutant.kind} in {', '.join(mutant.scenes)}",
+        "tried": tried,
+    }
 
 
 def _attempt_engine(name: str, room: Path) -> dict[str, Any]:
-    mutant = next(mutant for mutant in fuzz_mutants.MUTANTS if f"engine: {mutant.name.replace('_', ' ')}" == name)
+    mutant = next(
+        mutant
+        for mutant in fuzz_mutants.MUTANTS
+        if f"engine: {mutant.name.replace('_', ' ')}" == name
+    )
 
     def play(tell: injection.Tell) -> None:
         with fuzz_mutants.mutated(mutant):

@@ -1,4 +1,5 @@
-"""Which faults are tried: every point of every scene where there is time, else so many of them, evenly spread.
+"""Which faults are tried: every point of every scene where there is time, else so many of them,
+evenly spread.
 
 More than there are points means the same scenes with other traffic, by another seed.
 """
@@ -37,7 +38,11 @@ def plan(prepare: Prepare, wanted: dict[str, int], first_seed: int) -> list[Tria
             break
         found = prepare(seed)
         for kind, count in left.items():
-            there = [trial for scene, points in found.items() for trial in trials.trials_of(kind, scene, points, seed)]
+            there = [
+                trial
+                for scene, points in found.items()
+                for trial in trials.trials_of(kind, scene, points, seed)
+            ]
             taken = evenly(there, count)
             chosen += taken
             left[kind] = count - len(taken) if there else 0
@@ -45,7 +50,9 @@ def plan(prepare: Prepare, wanted: dict[str, int], first_seed: int) -> list[Tria
 
 
 def root_of(parent: Path | None) -> Path:
-    """Where scenes are played: in memory where there is room, since what a power cut takes is simulated anyway."""
+    """Where scenes are played: in memory where there is room, since what a power cut takes is
+    simulated anyway.
+    """
     memory = Path("/dev/shm")
     if parent is not None:
         return parent

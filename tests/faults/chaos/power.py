@@ -1,7 +1,9 @@
-"""Power cuts: a small file system in a file, whose backing file is copied while its writers stand still, and mounted elsewhere.
+"""Power cuts: a small file system in a file, whose backing file is copied while its writers stand
+still, and mounted elsewhere.
 
-What was not synced is in the kernel's memory only and not in the copy, as after a cut. Writers are stopped first: a copy that
-takes a moment while they go on would be of no instant that ever was. What this does not show is a drive that lies about its cache.
+What was not synced is in the kernel's memory only and not in the copy, as after a cut. Writers are
+stopped first: a copy that takes a moment while they go on would be of no instant that ever was.
+What this does not show is a drive that lies about its cache.
 """
 
 import os
@@ -37,7 +39,9 @@ def make_image(image: Path, content: Path | None, *, size: int = IMAGE_BYTES) ->
     with image.open("wb") as file:
         file.truncate(size)
     given = ["-d", str(content)] if content is not None else []
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", *given, str(image)], check=True, capture_output=True)
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-F", "-m", "0", *given, str(image)], check=True, capture_output=True
+    )
     return image
 
 
@@ -56,7 +60,11 @@ def mounted(image: Path, where: Path) -> Iterator[Path]:
 def small_disk(where: Path, size: int) -> Iterator[Path]:
     """A file system in memory that is full after `size` bytes."""
     where.mkdir(exist_ok=True, parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(where)], check=True, capture_output=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(where)],
+        check=True,
+        capture_output=True,
+    )
     try:
         yield where
     finally:
@@ -65,7 +73,9 @@ def small_disk(where: Path, size: int) -> Iterator[Path]:
 
 def unmount(where: Path) -> None:
     done = subprocess.run(["umount", str(where)], check=False, capture_output=True)
-    if done.returncode != 0:  # somebody still looks: let go of the name now, and of the rest when they are gone
+    if (
+        done.returncode != 0
+    ):  # somebody still looks: let go of the name now, and of the rest when they are gone
         subprocess.run(["umount", "-l", str(where)], check=True, capture_output=True)
 
 

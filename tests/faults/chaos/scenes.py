@@ -1,10 +1,12 @@
-"""The scenes: for each role a folder made ready, a step of the role as it really runs, and how to judge what it left.
+"""The scenes: for each role a folder made ready, a step of the role as it really runs, and how to
+judge what it left.
 
     prepare   brings a site to just before the step, undisturbed
     step      is what a fault hits; what it acknowledges it tells
     bodies    up to which of the client's bodies the step sends (all are the client's to send again)
 
-A further role needs a function and a line in `SCENES`; kills at each of its calls, failing syncs, full disks and power cuts follow.
+A further role needs a function and a line in `SCENES`; kills at each of its calls, failing syncs,
+full disks and power cuts follow.
 """
 
 import json
@@ -43,7 +45,8 @@ class Scene:
     bodies: int = AFTER
     afterwards: Callable[[Site, Told], None] = field(default=lambda site, told: None)
     quick: bool = True  # whether the few faults that `make test` tries are also put into this one
-    checkpoints: bool = True  # behind each commit, so that they are hit as well; what only a sync keeps shows without
+    # behind each commit, so that they are hit as well; what only a sync keeps shows without
+    checkpoints: bool = True
 
     def make(self, folder: Path, seed: int) -> None:
         """To be run in a child: the site, just before the step."""
@@ -130,7 +133,9 @@ def _router(site: Site, tell: Tell) -> None:
 
 def _worker(site: Site, tell: Tell) -> None:
     project = site.project
-    with FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK) as worker:
+    with FeatureWorker(
+        project.routed, project.paths.state, project.features, clock=CLOCK
+    ) as worker:
         while worker.step(8).rows:
             pass
         worker.refresh()
@@ -155,9 +160,14 @@ def _compaction(site: Site, tell: Tell) -> None:
 
 
 def _load(site: Site, tell: Tell) -> None:
-    """The lake takes in a piece, and what it has is deleted from the logs, and so on: nothing else has it then."""
+    """The lake takes in a piece, and what it has is deleted from the logs, and so on: nothing else
+    has it then.
+    """
     project = site.project
-    with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role, Router(project.stream, project.plan, clock=CLOCK) as router:
+    with (
+        LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role,
+        Router(project.stream, project.plan, clock=CLOCK) as router,
+    ):
         while not role.step(rows_max=8, flush=True).idle:
             tell(step="loaded")
             router.prune(released(project))
@@ -180,7 +190,13 @@ def _prune(site: Site, tell: Tell) -> None:
 
 def _import(site: Site, tell: Tell) -> None:
     told, project = site.told(), site.project
-    import_files(project.paths.stream, "tailorbird", _history(site, told.seed), plan=project.plan, clock=CLOCK)
+    import_files(
+        project.paths.stream,
+        "tailorbird",
+        _history(site, told.seed),
+        plan=project.plan,
+        clock=CLOCK,
+    )
     tell(body=-1, acked=[each["event_id"] for each in _past(told.seed)], refused=[])
 
 
@@ -199,14 +215,21 @@ def _history(site: Site, seed: int) -> Path:
 def _past(seed: int) -> list[dict]:
     """Events of some days long ago: later than any lateness, and yet they count."""
     began = 20_000 * DAY
-    events = [each for number in range(1_000, 1_020) for each in body_of_its_own(seed, number) if each["type"] != "nonsense"]
+    events = [
+        each
+        for number in range(1_000, 1_020)
+        for each in body_of_its_own(seed, number)
+        if each["type"] != "nonsense"
+    ]
     return [{**each, "ts": to_iso(began + place * HOUR)} for place, each in enumerate(events)]
 
 
 def _bootstrap(site: Site, tell: Tell) -> None:
     """The state was lost, and is built from the lake."""
     project = site.project
-    with FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK) as worker:
+    with FeatureWorker(
+        project.routed, project.paths.state, project.features, clock=CLOCK
+    ) as worker:
         build_from_lake(worker, Lake(project.paths.lake), Event())
         while worker.step(8).rows:
             pass

@@ -1,7 +1,8 @@
 """A small site on which faults are tried: a project, what was sent to it, and what it acknowledged.
 
-What a client sends is a function of a seed and a number, so that whoever judges knows it without being told. A click that follows
-an answer carries its request, so that an answer that is lost, or comes too late, shows in the lake.
+What a client sends is a function of a seed and a number, so that whoever judges knows it without
+being told. A click that follows an answer carries its request, so that an answer that is lost, or
+comes too late, shows in the lake.
 """
 
 import json
@@ -27,7 +28,8 @@ PRODUCER = "serve-1"
 
 @dataclass
 class Told:
-    """What the ledger outside knows: ids by what became of them, and the bodies of which no answer came.
+    """What the ledger outside knows: ids by what became of them, and the bodies of which no answer
+    came.
 
     `named_by`: the command that told the operator what it found wrong.
     """
@@ -48,12 +50,24 @@ class Told:
                 self.answered.add(said["body"])
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps({name: sorted(value) if isinstance(value, set) else value for name, value in vars(self).items()}))
+        path.write_text(
+            json.dumps(
+                {
+                    name: sorted(value) if isinstance(value, set) else value
+                    for name, value in vars(self).items()
+                }
+            )
+        )
 
     @classmethod
     def read(cls, path: Path) -> "Told":
         found = json.loads(path.read_text())
-        return cls(**{name: set(value) if isinstance(value, list) else value for name, value in found.items()})
+        return cls(
+            **{
+                name: set(value) if isinstance(value, list) else value
+                for name, value in found.items()
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -87,16 +101,43 @@ def make_site(folder: Path, seed: int) -> Site:
 
 
 def body(seed: int, number: int) -> list[dict[str, Any]]:
-    """What the client sends as its `number`-th request: some events, now and then one that was sent before."""
+    """What the client sends as its `number`-th request: some events, now and then one that was sent
+    before.
+    """
     rng = random.Random(f"{seed}/{number}")
     events = [an_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
-    items = {"event_id": f"t{seed}-{number}-a", "type": "click", "user_id": f"u{number % 25}", "item_id": ITEMS[number % 30]}
+    items = {
+        "event_id": f"t{seed}-{number}-a",
+        "type": "click",
+        "user_id": f"u{number % 25}",
+        "item_id": ITEMS[number % 30],
+    }
     events.append({**items, "request_id": f"r{seed}-{number}"})
-    device = {"anonymous_id": f"d{number % 2}"}  # passed on from body to body: the click is of whom the body before the last named
-    events.append({"event_id": f"t{seed}-{number}-d", "type": "click", "item_id": ITEMS[number % 30], **device})
-    events.append({"event_id": f"t{seed}-{number}-i", "type": "identify", "user_id": f"u{number % 25}", **device})
+    device = {
+        "anonymous_id": f"d{number % 2}"
+    }  # passed on from body to body: the click is of whom the body before the last named
+    events.append(
+        {
+            "event_id": f"t{seed}-{number}-d",
+            "type": "click",
+            "item_id": ITEMS[number % 30],
+            **device,
+        }
+    )
+    events.append(
+        {
+            "event_id": f"t{seed}-{number}-i",
+            "type": "identify",
+            "user_id": f"u{number % 25}",
+            **device,
+        }
+    )
     if number and rng.random() < 0.4:
-        again = [event for event in body_of_its_own(seed, rng.randrange(number)) if event["type"] != "nonsense"]
+        again = [
+            event
+            for event in body_of_its_own(seed, rng.randrange(number))
+            if event["type"] != "nonsense"
+        ]
         events += again[:1]
     return events
 
@@ -112,15 +153,29 @@ def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
     items = [ITEMS[(number + n) % 30] for n in range(3)]
     now = CLOCK.now()
     event = {
-        "event_id": f"a{seed}-{number}", "type": "answer", "ts": now, "user_id": f"u{number % 25}", "request_id": f"r{seed}-{number}",
-        "items": items, "answer": {"slot": "front", "arm": "model", "model": "v0001", "propensities": [1.0, 0.5, 0.25]},
-    }  # fmt: skip
-    record = AnswerRecord(request_id=f"r{seed}-{number}", ts=now, p=1, commit=1, schema_hash="abc", items=items)
+        "event_id": f"a{seed}-{number}",
+        "type": "answer",
+        "ts": now,
+        "user_id": f"u{number % 25}",
+        "request_id": f"r{seed}-{number}",
+        "items": items,
+        "answer": {
+            "slot": "front",
+            "arm": "model",
+            "model": "v0001",
+            "propensities": [1.0, 0.5, 0.25],
+        },
+    }
+    record = AnswerRecord(
+        request_id=f"r{seed}-{number}", ts=now, p=1, commit=1, schema_hash="abc", items=items
+    )
     return msgspec.json.encode(event), record
 
 
 def submit(door: Door, seed: int, number: int, *, answered: bool = True) -> dict[str, Any]:
-    """Send a body, after the answer that it follows; what the door said of it, as the ledger has it."""
+    """Send a body, after the answer that it follows; what the door said of it, as the ledger has
+    it.
+    """
     if answered:
         door.record_answer(*answer(seed, number))
     events = body(seed, number)

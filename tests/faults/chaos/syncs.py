@@ -1,8 +1,10 @@
-"""What a failed sync leaves in doubt, read from the trace of a step: whether anybody took a later sync's word for it.
+"""What a failed sync leaves in doubt, read from the trace of a step: whether anybody took a later
+sync's word for it.
 
-After a failed fsync the kernel may mark what it could not write as clean: the next one says "done" and has written nothing. So what was
-written to a file since it was last synced is in doubt once a sync of it fails, until the same bytes are written again, and so are the
-names that were made in a folder. To sync a file whose bytes, or whose name, are in doubt is to believe what nobody wrote.
+After a failed fsync the kernel may mark what it could not write as clean: the next one says "done"
+and has written nothing. So what was written to a file since it was last synced is in doubt once a
+sync of it fails, until the same bytes are written again, and so are the names that were made in a
+folder. To sync a file whose bytes, or whose name, are in doubt is to believe what nobody wrote.
 
     write, pwrite64 …   bytes that no sync has made last; no longer in doubt, if they were
     open, rename …      names that no sync of their folder has made last
@@ -22,7 +24,9 @@ TRACED = (*SYNCS, *WRITES, *NAMES)
 
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
 _HANDLE = re.compile(r"\d+<([^>]*)>")
-_END = 1 << 60  # where a write without an offset goes: behind all others, and each behind the one before
+_END = (
+    1 << 60
+)  # where a write without an offset goes: behind all others, and each behind the one before
 
 
 @dataclass
@@ -37,7 +41,10 @@ class _File:
         self.doubtful = _without(self.doubtful, begin, end)
 
     def cut(self, size: int) -> None:
-        self.unsynced, self.doubtful = _without(self.unsynced, size, _END << 1), _without(self.doubtful, size, _END << 1)
+        self.unsynced, self.doubtful = (
+            _without(self.unsynced, size, _END << 1),
+            _without(self.doubtful, size, _END << 1),
+        )
 
     def fail(self) -> None:
         self.doubtful, self.unsynced = self.doubtful + self.unsynced, []
@@ -63,7 +70,8 @@ class _Folder:
 
 
 def believed(trace: Iterable[str], below: str, there: Iterable[str] = ()) -> list[str]:
-    """The files and folders below `below` that were synced while something of them was in doubt; `there`: what lasted before the step.
+    """The files and folders below `below` that were synced while something of them was in doubt;
+    `there`: what lasted before the step.
 
     >>> believed(['1 write(3</a/f>, "x", 1) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 fsync(3</a/f>) = 0'], "/a")
     ['/a/f']
@@ -110,7 +118,9 @@ def _take_name(name: str, given: str, files: dict[str, _File], folders: dict[str
     if not paths or (name == "openat" and "O_CREAT" not in given):
         return
     path = paths[-1]
-    if path.endswith((".lock", "-shm", "-journal")):  # which need not last; of the journals only those of files that are being made
+    if path.endswith(
+        (".lock", "-shm", "-journal")
+    ):  # which need not last; of the journals only those of files that are being made
         return
     names = folders[dirname(path)]
     if name == "openat" and "O_TRUNC" in given:
@@ -134,7 +144,9 @@ def _without(ranges: list[tuple[int, int]], begin: int, end: int) -> list[tuple[
 
 
 def _calls(trace: Iterable[str]) -> Iterator[tuple[str, str, int]]:
-    """Name, arguments and result of each call that came to its end, those that strace shows in two lines put together."""
+    """Name, arguments and result of each call that came to its end, those that strace shows in two
+    lines put together.
+    """
     begun: dict[str, str] = {}
     for line in trace:
         thread, _, call = line.partition(" ")

@@ -48,7 +48,9 @@ class Trial:
 
 @dataclass
 class Result:
-    """What came of it. `hit`: the fault took place; without that a trial counts for nothing. `revision`, `at`: of what, and when."""
+    """What came of it. `hit`: the fault took place; without that a trial counts for nothing.
+    `revision`, `at`: of what, and when.
+    """
 
     kind: str
     scene: str
@@ -85,7 +87,9 @@ def prepare(root: Path, name: str, seed: int) -> list[Point]:
     tried = root / f"{name}-{seed}.tried"
     shutil.copytree(base, tried)
     try:
-        found = injection.points(lambda tell: scene.run(tried, tell), log, root / f"{name}-{seed}.trace", tried)
+        found = injection.points(
+            lambda tell: scene.run(tried, tell), log, root / f"{name}-{seed}.trace", tried
+        )
         _points_file(root, name, seed).write_bytes(msgspec.json.encode(found))
         return found
     finally:
@@ -115,11 +119,14 @@ def trials_of(kind: str, scene: str, found: list[Point], seed: int) -> list[Tria
     return [Trial(kind, scene, point, seed) for point in found if wanted[kind](point)]
 
 
-def attempt(root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, judged: bool = False) -> Result:
+def attempt(
+    root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, judged: bool = False
+) -> Result:
     """Carry a trial out in the folder `room`, which is this caller's own.
 
     Args:
-        prelude: changes the process that plays the step, and with `judged` the one that recovers and judges.
+        prelude: changes the process that plays the step, and with `judged` the one that recovers
+            and judges.
     """
     started = time.monotonic()
     result = Result(trial.kind, trial.scene, trial.place, trial.seed)
@@ -136,7 +143,15 @@ def attempt(root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, jud
         result.acked = len(outcome.told)
         result.hit = {"kill": outcome.killed, "none": True}.get(trial.kind, _hit(outcome, room))
         if result.hit:
-            _judge(trial, room / "site", told, room, result, prelude if judged else _sound, outcome.alarms)
+            _judge(
+                trial,
+                room / "site",
+                told,
+                room,
+                result,
+                prelude if judged else _sound,
+                outcome.alarms,
+            )
             _check_syncs(root, trial, outcome, room, result)
         if trial.kind == "none" and outcome.status != 0:
             result.verdict.unequal += 1
@@ -146,7 +161,9 @@ def attempt(root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, jud
 
 
 def _hit(outcome: Outcome, room: Path) -> bool:
-    """Whether the fault met a file. Threads wake each other by `write` too, so that the Nth may be another one this time."""
+    """Whether the fault met a file. Threads wake each other by `write` too, so that the Nth may be
+    another one this time.
+    """
     return any("(INJECTED)" in call and str(room / "site") in call for call in outcome.calls)
 
 
@@ -163,15 +180,33 @@ def _disturb(trial: Trial, room: Path, prelude: Prelude) -> Outcome:
         "kill": ("signal=KILL", str(point.number)),
         "sync": ("error=EIO", str(point.number)),
         # Not all writes from then on: threads wake each other by write.
-        "full": ("error=ENOSPC", str(point.number) if point.call == "write" else f"{point.number}+"),
+        "full": (
+            "error=ENOSPC",
+            str(point.number) if point.call == "write" else f"{point.number}+",
+        ),
         "lost": (f"retval={point.result}", str(point.number)),
     }[trial.kind]
     trace = None if trial.kind == "kill" else room / "trace"
     calls = () if trace is None else syncs.TRACED if trial.kind == "sync" else (*SYNCS, "openat")
-    return injection.run(step, room / "log", Injection(point.call, what, when), trace=trace, calls=calls, deadline_s=_STEP_S)
+    return injection.run(
+        step,
+        room / "log",
+        Injection(point.call, what, when),
+        trace=trace,
+        calls=calls,
+        deadline_s=_STEP_S,
+    )
 
 
-def _judge(trial: Trial, site: Path, told: Told, room: Path, result: Result, prelude: Prelude, alarms: list[str] | None = None) -> None:
+def _judge(
+    trial: Trial,
+    site: Path,
+    told: Told,
+    room: Path,
+    result: Result,
+    prelude: Prelude,
+    alarms: list[str] | None = None,
+) -> None:
     """In a child of its own, since a parent must not open a lake.
 
     Args:
@@ -192,7 +227,9 @@ def _judge(trial: Trial, site: Path, told: Told, room: Path, result: Result, pre
     if outcome.told:
         result.verdict = Verdict(**outcome.told[0])
     else:
-        result.verdict = Verdict(unequal=1, notes=[f"the judge failed with status {outcome.status}: {outcome.error}"])
+        result.verdict = Verdict(
+            unequal=1, notes=[f"the judge failed with status {outcome.status}: {outcome.error}"]
+        )
     if trial.kind == "lost" and alarms and not result.verdict.clean and outcome.told:
         result.verdict.told = result.verdict.told or alarms[0]
     if trial.kind != "lost" and result.verdict.told:
@@ -212,7 +249,9 @@ def _check_syncs(root: Path, trial: Trial, outcome: Outcome, room: Path, result:
         result.verdict.notes.append(f"a failed sync was tried again: {path}")
 
 
-def _cut_power(base: Path, trial: Trial, room: Path, preludes: tuple[Prelude, bool], result: Result) -> None:
+def _cut_power(
+    base: Path, trial: Trial, room: Path, preludes: tuple[Prelude, bool], result: Result
+) -> None:
     scene, point = scene_of(trial.scene), trial.point
     image = power.make_image(room / "disk", base)
     where = room / "site"

@@ -4,7 +4,8 @@
     --drill NAME    only this one; may be given again
     --json PATH     what was found, for docs/reference/drills.md; drills that are not played stay as they were there
 
-The exit status is 1 if anything expected was missed; what that is stands in the lines and in the file.
+The exit status is 1 if anything expected was missed; what that is stands in the lines and in the
+file.
 """
 
 import argparse
@@ -27,14 +28,24 @@ REQUESTS = 30_000
 DRILLS: dict[str, Callable[[Path, int], Found]] = {
     drill.__name__: drill
     for drill in (
-        scenes.broker, scenes.disk, scenes.index, scenes.model, loads.overload, scenes.scores, scenes.server, loads.slow, scenes.store,
+        scenes.broker,
+        scenes.disk,
+        scenes.index,
+        scenes.model,
+        loads.overload,
+        scenes.scores,
+        scenes.server,
+        loads.slow,
+        scenes.store,
         scenes.swap,
     )
-}  # fmt: skip
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--drill", action="append", choices=list(DRILLS), default=[])
     parser.add_argument("--json", type=Path)
@@ -56,9 +67,12 @@ def main() -> int:
 def say(found: Found) -> None:
     verdict = f"MISSED: {'; '.join(found.missed)}" if found.missed else "as expected"
     sys.stdout.write(
-        f"{found.name}: {found.answered:,} of {found.requests:,} answered with items ({found.availability:.4%}), "
-        f"{found.retried} tried again, p99 {milliseconds(found.p99_ms_rest)}, in the fault {milliseconds(found.p99_ms_fault)}; "
-        f"lacked {found.lacked}; {found.failures}; {found.events_lost} of {found.events:,} events lost; {found.more}. {verdict}\n"
+        f"{found.name}: {found.answered:,} of {found.requests:,} answered with items "
+        f"({found.availability:.4%}), "
+        f"{found.retried} tried again, p99 {milliseconds(found.p99_ms_rest)}, in the fault "
+        f"{milliseconds(found.p99_ms_fault)}; "
+        f"lacked {found.lacked}; {found.failures}; {found.events_lost} of {found.events:,} "
+        f"events lost; {found.more}. {verdict}\n"
     )
     sys.stdout.flush()
 
@@ -69,13 +83,18 @@ def milliseconds(value: float | None) -> str:
 
 
 def keep(file: Path, found: Found, load: float) -> None:
-    """Add to a file. `load`: how many processes wanted a core, those of the drill included; before and after it, on average."""
+    """Add to a file. `load`: how many processes wanted a core, those of the drill included; before
+    and after it, on average.
+    """
     told = json.loads(file.read_text()) if file.exists() else {}
     told[found.name] = {
-        **asdict(found), "availability": found.availability, "at": datetime.now(UTC).date().isoformat(),
-        "revision": revision_of(Path(__file__)), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **asdict(found),
+        "availability": found.availability,
+        "at": datetime.now(UTC).date().isoformat(),
+        "revision": revision_of(Path(__file__)),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": load,
-    }  # fmt: skip
+    }
     file.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 

@@ -1,10 +1,12 @@
-"""Who asks during a drill: a process of its own with the client that applications use, which tries a request once more where it fails.
+"""Who asks during a drill: a process of its own with the client that applications use, which tries
+a request once more where it fails.
 
     python -m tests.faults.drills.asking URL… --requests 30000 --rate 150 --out FILE
 
-Requests are due at fixed times, and asked then if not `AT_ONCE` are under way; who is late asks at once. Latency counts from the time at
-which a request was due, the second try included, so that a stall is felt by all who would have asked meanwhile. There is a client for
-each server, which begins with that one; each sends clicks too, as an application does: taken down, and sent by its outbox.
+Requests are due at fixed times, and asked then if not `AT_ONCE` are under way; who is late asks at
+once. Latency counts from the time at which a request was due, the second try included, so that a
+stall is felt by all who would have asked meanwhile. There is a client for each server, which begins
+with that one; each sends clicks too, as an application does: taken down, and sent by its outbox.
 More than servers can take is asked by `drills.flood`.
 """
 
@@ -29,11 +31,15 @@ SENT_S = 60.0  # within which the outbox must be empty, once the last request wa
 
 @dataclass
 class Tally:
-    """What became of the requests: for each, when it was asked (monotonic), how long it took, and what its answer lacked."""
+    """What became of the requests: for each, when it was asked (monotonic), how long it took, and
+    what its answer lacked.
+    """
 
     began: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
-    lacked: list[str] = field(default_factory=list)  # codes with +, "" for nothing, "!" and why for no answer with items
+    lacked: list[str] = field(
+        default_factory=list
+    )  # codes with +, "" for nothing, "!" and why for no answer with items
     models: Counter[str] = field(default_factory=Counter)
     retried: int = 0
     clicks: list[str] = field(default_factory=list)  # that were tracked
@@ -51,21 +57,32 @@ async def ask(urls: list[str], requests: int, rate: float) -> Tally:
     tally, numbers, start = Tally(), iter(range(requests)), time.monotonic()
     async with AsyncExitStack() as stack:
         turned = [urls[place:] + urls[:place] for place in range(len(urls))]
-        clients = [await stack.enter_async_context(AsyncClient(each, timeout_s=TIMEOUT_S, attempts=2)) for each in turned]
+        clients = [
+            await stack.enter_async_context(AsyncClient(each, timeout_s=TIMEOUT_S, attempts=2))
+            for each in turned
+        ]
 
         async def one() -> None:
             for number in numbers:
-                due, client, person = start + number / rate, clients[number % len(clients)], f"u{number % PEOPLE}"
+                due, client, person = (
+                    start + number / rate,
+                    clients[number % len(clients)],
+                    f"u{number % PEOPLE}",
+                )
                 if (wait := due - time.monotonic()) > 0:
                     await asyncio.sleep(wait)
                 if number % CLICK_EVERY == 0:
-                    tally.clicks.append(client.track("click", user_id=person, item_id=f"i{number % ITEMS}"))
+                    tally.clicks.append(
+                        client.track("click", user_id=person, item_id=f"i{number % ITEMS}")
+                    )
                 try:
                     answer = await client.recommend("home", user_id=person)
                 except TailorbirdError as error:
                     tally.note(due, f"!{error.message}")
                     continue
-                tally.note(due, "+".join(answer.degraded) if answer.items else "!no items", answer.model)
+                tally.note(
+                    due, "+".join(answer.degraded) if answer.items else "!no items", answer.model
+                )
 
         await asyncio.gather(*(one() for _ in range(AT_ONCE)))
         tally.retried = sum(client.retried for client in clients)
@@ -75,7 +92,9 @@ async def ask(urls: list[str], requests: int, rate: float) -> Tally:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("urls", nargs="+")
     parser.add_argument("--requests", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)

@@ -1,4 +1,6 @@
-"""A serve process of a drill: python -m tests.faults.drills.child '{"data": …}'. It loads no more than one of a project does."""
+"""A serve process of a drill: python -m tests.faults.drills.child '{"data": …}'. It loads no more
+than one of a project does.
+"""
 
 import json
 import os
@@ -53,10 +55,20 @@ def main() -> None:
     data = Path(part.data)
     copies = CopiesAt(part.valkey, "drill", hedge=Hedge()) if part.valkey else None
     options = ServeOptions(
-        stream=stream_of(data, part.kafka), routed=data / "routed.db", state=data / "state", registry=data / "registry",
-        run=data / "run", features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(),
-        port=part.port, port_asked=bool(part.port), copies=copies, candidates=data / "candidates", contract=shop_plan.contract,
-    )  # fmt: skip
+        stream=stream_of(data, part.kafka),
+        routed=data / "routed.db",
+        state=data / "state",
+        registry=data / "registry",
+        run=data / "run",
+        features=shop_plan.feature_set(),
+        slots=shop_plan.slots(),
+        plan=RoutePlan(),
+        port=part.port,
+        port_asked=bool(part.port),
+        copies=copies,
+        candidates=data / "candidates",
+        contract=shop_plan.contract,
+    )
     run(options)
 
 

@@ -3,9 +3,11 @@
     python -m tests.faults.drills.flood URL --rate 2000 --seconds 20 --cpu 1 --pid PID --out FILE    due at fixed times, answered or not
     python -m tests.faults.drills.flood URL --at-once 8 --seconds 20 --cpu 1 --pid PID --out FILE    each as soon as one before is answered
 
-It speaks HTTP over bare connections, so that asking costs little beside answering. Connections come from several addresses, as a server
-bounds those of one. Latency counts from the time at which a request was due. One whose time comes while all connections wait for answers
-is not sent, and counted. What the server's process has of its CPU is read when all connections are open, and at the end.
+It speaks HTTP over bare connections, so that asking costs little beside answering. Connections come
+from several addresses, as a server bounds those of one. Latency counts from the time at which a
+request was due. One whose time comes while all connections wait for answers is not sent, and
+counted. What the server's process has of its CPU is read when all connections are open, and at the
+end.
 """
 
 import argparse
@@ -30,7 +32,9 @@ _HEAD = b"POST /v1/recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: applic
 
 @dataclass
 class Tally:
-    """What became of the requests: when each was due (monotonic), how long its answer took, its status; 0 is no answer."""
+    """What became of the requests: when each was due (monotonic), how long its answer took, its
+    status; 0 is no answer.
+    """
 
     began: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
@@ -87,7 +91,10 @@ class Flood:
         self._opened, self._number, self._closed_loop = 0, 0, False
         self.under_way = 0
         self.tally = Tally()
-        bodies = [json.dumps({"slot": "home", "user_id": f"u{person}"}).encode() for person in range(PEOPLE)]
+        bodies = [
+            json.dumps({"slot": "home", "user_id": f"u{person}"}).encode()
+            for person in range(PEOPLE)
+        ]
         self._requests = [_HEAD + str(len(body)).encode() + b"\r\n\r\n" + body for body in bodies]
 
     async def open(self, count: int) -> None:
@@ -96,7 +103,9 @@ class Flood:
         while self._opened < count:
             self._opened += 1
             address = (f"127.0.0.{1 + self._opened % ADDRESSES}", 0)
-            _, asker = await loop.create_connection(lambda: Asker(self), self._host, self._port, local_addr=address)
+            _, asker = await loop.create_connection(
+                lambda: Asker(self), self._host, self._port, local_addr=address
+            )
             self._idle.append(asker)
 
     def ask(self, due: float) -> bool:
@@ -154,7 +163,9 @@ class Flood:
             await asyncio.sleep(0.02)
 
 
-async def _asked(host: str, port: int, at_once: int, rate: float, seconds: float, pid: int) -> Tally:
+async def _asked(
+    host: str, port: int, at_once: int, rate: float, seconds: float, pid: int
+) -> Tally:
     flood = Flood(host, port)
     await flood.open(CONNECTIONS if rate else at_once)
     before = cpu_s(pid)
@@ -168,7 +179,9 @@ async def _asked(host: str, port: int, at_once: int, rate: float, seconds: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("url")
     parser.add_argument("--at-once", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.0)
@@ -180,7 +193,16 @@ def main() -> None:
     if asked.cpu is not None:
         os.sched_setaffinity(0, {asked.cpu})
     host, _, port = asked.url.removeprefix("http://").partition(":")
-    tally = uvloop.run(_asked(socket.gethostbyname(host), int(port), asked.at_once, asked.rate, asked.seconds, asked.pid))
+    tally = uvloop.run(
+        _asked(
+            socket.gethostbyname(host),
+            int(port),
+            asked.at_once,
+            asked.rate,
+            asked.seconds,
+            asked.pid,
+        )
+    )
     asked.out.write_text(json.dumps(vars(tally)))
 
 

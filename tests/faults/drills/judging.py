@@ -14,7 +14,9 @@ Span = tuple[float, float]  # from when to when, monotonic
 
 @dataclass
 class Found:
-    """What a drill came to. `rest` is outside the fault, `fault` within it; times in milliseconds, None where nobody asked then."""
+    """What a drill came to. `rest` is outside the fault, `fault` within it; times in milliseconds,
+    None where nobody asked then.
+    """
 
     name: str
     what: str
@@ -43,13 +45,22 @@ class Found:
 
 
 def judged(name: str, what: str, told: dict, spans: Sequence[Span], *, lacks: str = "") -> Found:
-    """Sum a tally up. `spans`: when the fault was there; `lacks`: the code that answers must show at some time of it."""
+    """Sum a tally up. `spans`: when the fault was there; `lacks`: the code that answers must show
+    at some time of it.
+    """
     began, ms, lacked = np.array(told["began"]), np.array(told["ms"]), told["lacked"]
     ended = began + ms / 1_000
     within = np.zeros(began.size, bool)
     for start, stop in spans:
         within |= (ended >= start) & (began <= stop)
-    found = Found(name, what, requests=began.size, retried=told["retried"], faults=len(spans), events=len(told["clicks"]))
+    found = Found(
+        name,
+        what,
+        requests=began.size,
+        retried=told["retried"],
+        faults=len(spans),
+        events=len(told["clicks"]),
+    )
     for each in lacked:
         if each.startswith("!"):
             found.failures[each[1:80]] = found.failures.get(each[1:80], 0) + 1
@@ -59,7 +70,11 @@ def judged(name: str, what: str, told: dict, spans: Sequence[Span], *, lacks: st
     found.per_s = float(began.size / max(ended.max() - began.min(), 1e-9))
     found.fault_s = sum(stop - start for start, stop in spans)
     found.requests_in_fault = int(within.sum())
-    found.labelled_in_fault = sum(1 for each, inside in zip(lacked, within.tolist(), strict=True) if inside and each and each[0] != "!")
+    found.labelled_in_fault = sum(
+        1
+        for each, inside in zip(lacked, within.tolist(), strict=True)
+        if inside and each and each[0] != "!"
+    )
     for part, rows in (("rest", ~within), ("fault", within)):
         if rows.any():
             setattr(found, f"p50_ms_{part}", float(np.quantile(ms[rows], 0.5)))

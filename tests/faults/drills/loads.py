@@ -1,7 +1,9 @@
-"""The drills of load: more questions than a server can answer, and senders that never come to an end.
+"""The drills of load: more questions than a server can answer, and senders that never come to an
+end.
 
-The server of the overload has a core of its own, and so has who asks; both are shared with whatever else the machine does. Held against
-each other are therefore answers for each second of the server's CPU; those for each second that passed are told beside.
+The server of the overload has a core of its own, and so has who asks; both are shared with whatever
+else the machine does. Held against each other are therefore answers for each second of the server's
+CPU; those for each second that passed are told beside.
 """
 
 import json
@@ -37,7 +39,9 @@ UNMOVED_MS = 5.0
 
 @dataclass
 class Phase:
-    """What came of asking for a while. `good`: answered with items and soon enough; `cpu_s`: of the server, meanwhile."""
+    """What came of asking for a while. `good`: answered with items and soon enough; `cpu_s`: of the
+    server, meanwhile.
+    """
 
     tally: dict
     good: int
@@ -47,11 +51,17 @@ class Phase:
 
 
 def overload(folder: Path, requests: int) -> Found:
-    """The peak and an overload in turn, so that both have the machine alike; `requests` is about how many are asked if it is free."""
+    """The peak and an overload in turn, so that both have the machine alike; `requests` is about
+    how many are asked if it is free.
+    """
     seconds = max(3.0, requests / 1_200 / ROUNDS)
     with site(folder, servers=1, cpu=SERVER_CPU) as here:
         usual_ms = float(np.median([timed_ms(here) for _ in range(50)]))
-        found = Found("overload", f"an open loop at {FACTORS[0]} and {FACTORS[1]} times what a closed loop of {AT_ONCE} gets answered")
+        found = Found(
+            "overload",
+            f"an open loop at {FACTORS[0]} and {FACTORS[1]} times what a closed loop of "
+            f"{AT_ONCE} gets answered",
+        )
         phases: list[Phase] = []
         for factor in FACTORS:
             peaks: list[Phase] = []
@@ -70,30 +80,53 @@ def overload(folder: Path, requests: int) -> Found:
 
 
 def compare(found: Found, factor: int, peaks: Sequence[Phase], overs: Sequence[Phase]) -> None:
-    """The answers of an overload beside those of the peak: for each second of the server's CPU, and by the clock."""
+    """The answers of an overload beside those of the peak: for each second of the server's CPU, and
+    by the clock.
+    """
     by_cpu, by_clock = (
-        [sum(phase.good for phase in of) / max(sum(phase.cpu_s for phase in of), 0.01) for of in (overs, peaks)],
+        [
+            sum(phase.good for phase in of) / max(sum(phase.cpu_s for phase in of), 0.01)
+            for of in (overs, peaks)
+        ],
         [float(np.mean([phase.good_per_s for phase in of])) for of in (overs, peaks)],
     )
-    goodput, refused = by_cpu[0] / by_cpu[1], sum(phase.tally["status"].count(503) for phase in overs)
-    spent_on_refusals = sum(phase.cpu_s for phase in overs) - sum(phase.good for phase in overs) / by_cpu[1]
+    goodput, refused = (
+        by_cpu[0] / by_cpu[1],
+        sum(phase.tally["status"].count(503) for phase in overs),
+    )
+    spent_on_refusals = (
+        sum(phase.cpu_s for phase in overs) - sum(phase.good for phase in overs) / by_cpu[1]
+    )
     over_ms, peak_ms = (np.concatenate([phase.ms for phase in of]) for of in (overs, peaks))
     found.more |= {
-        f"peak_per_s_{factor}x": by_clock[1], f"offered_per_s_{factor}x": factor * by_clock[1],
-        f"answer_cpu_us_{factor}x": 1e6 / by_cpu[1], f"refusal_cpu_us_{factor}x": 1e6 * spent_on_refusals / max(1, refused),
-        f"goodput_{factor}x": goodput, f"goodput_by_clock_{factor}x": by_clock[0] / by_clock[1],
+        f"peak_per_s_{factor}x": by_clock[1],
+        f"offered_per_s_{factor}x": factor * by_clock[1],
+        f"answer_cpu_us_{factor}x": 1e6 / by_cpu[1],
+        f"refusal_cpu_us_{factor}x": 1e6 * spent_on_refusals / max(1, refused),
+        f"goodput_{factor}x": goodput,
+        f"goodput_by_clock_{factor}x": by_clock[0] / by_clock[1],
         f"p99_ms_peak_{factor}x": float(np.quantile(peak_ms, 0.99)),
-        f"p50_ms_{factor}x": float(np.quantile(over_ms, 0.5)), f"p99_ms_{factor}x": float(np.quantile(over_ms, 0.99)),
-    }  # fmt: skip
+        f"p50_ms_{factor}x": float(np.quantile(over_ms, 0.5)),
+        f"p99_ms_{factor}x": float(np.quantile(over_ms, 0.99)),
+    }
     if goodput < GOODPUT:
         found.missed.append(f"goodput {goodput:.2f} of the peak at {factor} times")
 
 
 def summed_up(found: Found, phases: Sequence[Phase]) -> Found:
-    """The requests of all phases: those of the peaks, which must all be answered, and those of the overload."""
+    """The requests of all phases: those of the peaks, which must all be answered, and those of the
+    overload.
+    """
     statuses = Counter(status for phase in phases for status in phase.tally["status"])
-    found.requests, found.answered = sum(statuses.values()), statuses[200] - sum(phase.tally["empty"] for phase in phases)
-    found.failures = {f"it answered {status}" if status else "no answer": count for status, count in statuses.items() if status != 200}
+    found.requests, found.answered = (
+        sum(statuses.values()),
+        statuses[200] - sum(phase.tally["empty"] for phase in phases),
+    )
+    found.failures = {
+        f"it answered {status}" if status else "no answer": count
+        for status, count in statuses.items()
+        if status != 200
+    }
     for phase in phases:
         for codes, count in phase.tally["lacked"].items():
             name = "+".join(codes.replace('"', "").split(",")) or "nothing"
@@ -102,14 +135,20 @@ def summed_up(found: Found, phases: Sequence[Phase]) -> Found:
     found.requests_in_fault = sum(len(phase.tally["status"]) for phase in phases[1::2])
     found.labelled_in_fault = 0
     for part, of in (("rest", phases[::2]), ("fault", phases[1::2])):
-        good = np.concatenate([np.array(phase.tally["ms"])[np.array(phase.tally["status"]) == 200] for phase in of])
+        good = np.concatenate(
+            [np.array(phase.tally["ms"])[np.array(phase.tally["status"]) == 200] for phase in of]
+        )
         setattr(found, f"p50_ms_{part}", float(np.quantile(good, 0.5)))
         setattr(found, f"p99_ms_{part}", float(np.quantile(good, 0.99)))
     found.more["not_sent"] = sum(phase.tally["unsent"] for phase in phases)
     at_peak = Counter(status for phase in phases[::2] for status in phase.tally["status"])
-    found.more["refused_at_peak"] = at_peak[503]  # eight at once are too many where the machine gives the server next to nothing
+    found.more["refused_at_peak"] = at_peak[
+        503
+    ]  # eight at once are too many where the machine gives the server next to nothing
     if at_peak.total() - at_peak[200] > REFUSED_AT_PEAK * at_peak.total():
-        found.missed.append(f"{at_peak.total() - at_peak[200]} of {at_peak.total()} not answered without overload")
+        found.missed.append(
+            f"{at_peak.total() - at_peak[200]} of {at_peak.total()} not answered without overload"
+        )
     if vague := sum(phase.tally["without_retry_after"] for phase in phases):
         found.missed.append(f"{vague} refused without a word on when to come again")
     return found
@@ -118,16 +157,41 @@ def summed_up(found: Found, phases: Sequence[Phase]) -> Found:
 def asked(here: Site, seconds: float, *, at_once: int = 0, rate: float = 0.0) -> Phase:
     """Ask the first server for so long, in a closed loop or at a rate."""
     out, server = here.folder / f"flood-{time.monotonic_ns()}.json", here.servers[0].process.pid
-    command = [sys.executable, "-m", "tests.faults.drills.flood", here.urls[0], "--cpu", str(ASKER_CPU), "--seconds", str(seconds)]
-    command += ["--pid", str(server), "--at-once", str(at_once), "--rate", str(rate), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.drills.flood",
+        here.urls[0],
+        "--cpu",
+        str(ASKER_CPU),
+        "--seconds",
+        str(seconds),
+    ]
+    command += [
+        "--pid",
+        str(server),
+        "--at-once",
+        str(at_once),
+        "--rate",
+        str(rate),
+        "--out",
+        str(out),
+    ]
     subprocess.run(command, check=True, cwd=ROOT, timeout=300)
     tally = json.loads(out.read_text())
     began, ms, status = (np.array(tally[name]) for name in ("began", "ms", "status"))
     ended, good = began + ms / 1_000, (status == 200) & (ms <= WANTED_MS)
-    # By the clock: of what was answered in the middle, so that neither the beginning nor the backlog at the end counts.
+    # By the clock: of what was answered in the middle, so that neither the beginning nor the
+    # backlog at the end counts.
     start = began.min() + 1.0
     within = good & (ended >= start) & (ended < start + seconds - 1.0)
-    return Phase(tally, int(good.sum()), tally["cpu_s"], float(within.sum()) / (seconds - 1.0), ms[good] if good.any() else ms)
+    return Phase(
+        tally,
+        int(good.sum()),
+        tally["cpu_s"],
+        float(within.sum()) / (seconds - 1.0),
+        ms[good] if good.any() else ms,
+    )
 
 
 def recovery_s(here: Site, within_ms: float) -> float:
@@ -145,7 +209,9 @@ def timed_ms(here: Site) -> float:
 
 
 class Swarm:
-    """Connections that announce a body and bring a byte of it; who is closed for that is replaced. Opened at a pace, not all at once."""
+    """Connections that announce a body and bring a byte of it; who is closed for that is replaced.
+    Opened at a pace, not all at once.
+    """
 
     def __init__(self, port: int, count: int) -> None:
         self._port, self._count = port, count
@@ -168,7 +234,9 @@ class Swarm:
         while not self._stop.wait(0.1):
             stay = [peer for peer in self.peers if not ended(peer)]
             self.closed += len(self.peers) - len(stay)
-            self.peers = stay + slow_senders(self._port, min(self._count // 80, self._count - len(stay)))
+            self.peers = stay + slow_senders(
+                self._port, min(self._count // 80, self._count - len(stay))
+            )
 
 
 def ended(peer: socket.socket) -> bool:
@@ -196,7 +264,12 @@ def slow(folder: Path, requests: int) -> Found:
                 pause(stay_s, asking.over)
                 at_once.append(len(swarm.peers))
             closed += swarm.closed
-        found = judged("slow", "a thousand senders that never bring their body, and nobody else, in turn", asking.found(), spans)
+        found = judged(
+            "slow",
+            "a thousand senders that never bring their body, and nobody else, in turn",
+            asking.found(),
+            spans,
+        )
         found.more |= {"senders_at_once": max(at_once), "closed_by_the_server": closed}
         usual, beside = found.p99_ms_rest, found.p99_ms_fault
         if usual is not None and beside is not None and beside > UNMOVED * usual + UNMOVED_MS:

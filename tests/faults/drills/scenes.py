@@ -1,4 +1,6 @@
-"""The drills: what dies, while somebody goes on asking, and what is expected of the answers. Those of load are in `drills.loads`."""
+"""The drills: what dies, while somebody goes on asking, and what is expected of the answers. Those
+of load are in `drills.loads`.
+"""
 
 import random
 import shutil
@@ -30,7 +32,9 @@ def store(folder: Path, requests: int) -> Found:
                 pause(6, asking.over)
                 here.valkey.start()
                 until(here.ready, 60, "the copies were not written anew")
-        what = "the Valkey of features, `kill -9` and started empty six seconds later, again and again"
+        what = (
+            "the Valkey of features, `kill -9` and started empty six seconds later, again and again"
+        )
         found = judged("store", what, asking.found(), spans, lacks="last_known")
         return count_events(here, found, asking)
 
@@ -48,9 +52,16 @@ def model(folder: Path, requests: int) -> Found:
                 point_to(here, version)
                 refused = len(here.servers) * (len(spans) + 1)
                 until(partial(_alarmed, here, refused, asking), 90, "it was not refused")
-        found = judged("model", "a champion whose model file has a flipped bit, one after the other", asking.found(), spans)
+        found = judged(
+            "model",
+            "a champion whose model file has a flipped bit, one after the other",
+            asking.found(),
+            spans,
+        )
         found.more["alarms"] = here.metric("tailorbird_bundle_load_failures_total")
-        if found.more["alarms"] < len(here.servers) * (len(spans) - 1):  # of the last they may not know yet
+        if found.more["alarms"] < len(here.servers) * (
+            len(spans) - 1
+        ):  # of the last they may not know yet
             found.missed.append("not each was told by each server")
         if set(asking.found()["models"]) - {"v0002", ""}:
             found.missed.append("another version than the one before answered")
@@ -70,11 +81,15 @@ def scores(folder: Path, requests: int) -> Found:
                 here.registry.rollback(by="drill", why="it gives no numbers")
                 pause(1, asking.over)
         what = "a model whose scores are no numbers, promoted and rolled back"
-        return count_events(here, judged("scores", what, asking.found(), spans, lacks="previous_model"), asking)
+        return count_events(
+            here, judged("scores", what, asking.found(), spans, lacks="previous_model"), asking
+        )
 
 
 def index(folder: Path, requests: int) -> Found:
-    """The champion's index is away while servers start; then it is back, and they start over it. Asked as `server` is."""
+    """The champion's index is away while servers start; then it is back, and they start over it.
+    Asked as `server` is.
+    """
     spans: list[Span] = []
     with site(folder) as here:
         asking = Asking(here, requests, rate=RATE / 2)
@@ -90,7 +105,10 @@ def index(folder: Path, requests: int) -> Found:
             shutil.rmtree(away)
             for server in here.servers:
                 restart(here, server)
-        what = "the champion's index, and each server `kill -9` and started without it and again with it, in turn"
+        what = (
+            "the champion's index, and each server `kill -9` and started without it and again "
+            "with it, in turn"
+        )
         found = judged("index", what, asking.found(), spans)
         if not asking.found()["models"].get("v0001"):
             found.missed.append("the version before never answered")
@@ -104,15 +122,24 @@ def disk(folder: Path, requests: int) -> Found:
         asking, failures = Asking(here, requests), "tailorbird_log_failures_total"
         until(lambda: asking.over() or here.metric(failures) > 0, 60, "no sync failed")
         with span(spans):
-            until(lambda: asking.over() or here.metric(failures) >= 2 * (last - first + 1), 600, "they fail on")
-        what = f"the disk: {last - first + 1} syncs of each server's log fail in a row, five seconds between them"
+            until(
+                lambda: asking.over() or here.metric(failures) >= 2 * (last - first + 1),
+                600,
+                "they fail on",
+            )
+        what = (
+            f"the disk: {last - first + 1} syncs of each server's log fail in a row, five "
+            "seconds between them"
+        )
         found = judged("disk", what, asking.found(), spans, lacks="log")
         found.more["syncs_failed"] = here.metric(failures)
         return count_events(here, found, asking)
 
 
 def server(folder: Path, requests: int) -> Found:
-    """At half the rate of the others: two servers that share the work must each be able to do all of it, on what is left of the machine."""
+    """At half the rate of the others: two servers that share the work must each be able to do all
+    of it, on what is left of the machine.
+    """
     spans: list[Span] = []
     with site(folder) as here:
         asking = Asking(here, requests, rate=RATE / 2)
@@ -126,9 +153,11 @@ def server(folder: Path, requests: int) -> Found:
 
 
 def broker(folder: Path, requests: int) -> Found:
-    """The broker stands still again and again; at the end it is killed, and started empty: this one keeps nothing.
+    """The broker stands still again and again; at the end it is killed, and started empty: this one
+    keeps nothing.
 
-    Where a lake had read what is lost, the door would refuse to begin anew, see docs/how-to/kafka.md; here nobody reads.
+    Where a lake had read what is lost, the door would refuse to begin anew, see
+    docs/how-to/kafka.md; here nobody reads.
     """
     spans: list[Span] = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,17 +173,28 @@ def broker(folder: Path, requests: int) -> Found:
                     refused += here.refuses_events()
                     there.go_on()
                     until(here.takes_events, 60, "the door does not take events again")
-            what = "the broker of events and answers stands still (SIGSTOP) for eight seconds, again and again"
-            found = count_events(here, judged("broker", what, asking.found(), spans, lacks="log"), asking)
+            what = (
+                "the broker of events and answers stands still (SIGSTOP) for eight seconds, "
+                "again and again"
+            )
+            found = count_events(
+                here, judged("broker", what, asking.found(), spans, lacks="log"), asking
+            )
             found.more["events_refused_with_retry_after"] = refused
             if not refused:
                 found.missed.append("no event was refused with a word on when to come again")
             there.kill()
-            found.more["answers_without_it"] = sum(bool(here.ask(url)["items"]) for url in here.urls for _ in range(50))
+            found.more["answers_without_it"] = sum(
+                bool(here.ask(url)["items"]) for url in here.urls for _ in range(50)
+            )
             until(here.refuses_events, 30, "the door does not notice that the broker is dead")
             there.start()
             began = time.monotonic()
-            until(here.takes_events, 90, "the door does not take events on a broker that lost everything")
+            until(
+                here.takes_events,
+                90,
+                "the door does not take events on a broker that lost everything",
+            )
             found.more["taken_again_empty_s"] = time.monotonic() - began
             if found.more["answers_without_it"] != 50 * len(here.urls):
                 found.missed.append("answers failed while the broker was dead")
@@ -168,7 +208,11 @@ def swap(folder: Path, requests: int) -> Found:
     spans: list[Span] = []
     took: list[float] = []
     with site(folder) as here:
-        until(lambda: here.metric("tailorbird_rollout_info") == 2 * len(here.servers), 60, "the champion before is not held ready")
+        until(
+            lambda: here.metric("tailorbird_rollout_info") == 2 * len(here.servers),
+            60,
+            "the champion before is not held ready",
+        )
         asking = Asking(here, requests)
         fresh = here.registry.add(shop.write(folder / "fresh", here.features))
         with span(spans):
@@ -185,8 +229,14 @@ def swap(folder: Path, requests: int) -> Found:
                     wanted = here.registry.aliases().champion or ""
                     until(partial(here.serves, wanted), 30, "it was not swapped")
                     took.append(time.monotonic() - began)
-        found = judged("swap", "promotions and rollbacks, one after the other", asking.found(), spans)
-        found.more |= {"swap_ms_p50": 1e3 * float(np.median(took)), "swap_ms_max": 1e3 * max(took), "cold_ms": 1e3 * cold}
+        found = judged(
+            "swap", "promotions and rollbacks, one after the other", asking.found(), spans
+        )
+        found.more |= {
+            "swap_ms_p50": 1e3 * float(np.median(took)),
+            "swap_ms_max": 1e3 * max(took),
+            "cold_ms": 1e3 * cold,
+        }
         if found.answered != found.requests:
             found.missed.append(f"{found.requests - found.answered} failed")
         if max(took) > SWAPPED_S:

@@ -1,6 +1,8 @@
-"""A site to let fall apart: two serve processes over one registry, a routed log of clicks, and what is made of it in a Valkey.
+"""A site to let fall apart: two serve processes over one registry, a routed log of clicks, and what
+is made of it in a Valkey.
 
-What servers write goes into files, or to a broker. Nothing routes it: the answers are what is looked at, and that no event is lost.
+What servers write goes into files, or to a broker. Nothing routes it: the answers are what is
+looked at, and that no event is lost.
 """
 
 import json
@@ -45,12 +47,26 @@ class Serving:
         self.start()
 
     def start(self) -> None:
-        environment = {**os.environ, **({"TAILORBIRD_FAULTS": self._faults} if self._faults else {})}
+        environment = {
+            **os.environ,
+            **({"TAILORBIRD_FAULTS": self._faults} if self._faults else {}),
+        }
         with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "tests.faults.drills.child", json.dumps(asdict(self._part))]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
+            command = [
+                sys.executable,
+                "-m",
+                "tests.faults.drills.child",
+                json.dumps(asdict(self._part)),
+            ]
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, cwd=ROOT
+            )
         try:
-            until(lambda: bool(self._addresses()) or self.process.poll() is not None, 90, "it did not start")
+            until(
+                lambda: bool(self._addresses()) or self.process.poll() is not None,
+                90,
+                "it did not start",
+            )
             assert self.process.poll() is None, self._log.read_text()[-3_000:]
         except BaseException:
             self.kill()
@@ -76,7 +92,15 @@ class Site:
         cpu: the only one that servers may use.
     """
 
-    def __init__(self, folder: Path, *, servers: int = 2, faults: str = "", kafka: str = "", cpu: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        servers: int = 2,
+        faults: str = "",
+        kafka: str = "",
+        cpu: int | None = None,
+    ) -> None:
         self.folder, self.kafka, self.features = folder, kafka, shop.feature_set()
         folder.mkdir(parents=True, exist_ok=True)
         self.registry = Registry(folder / "registry", clock=SystemClock())
@@ -87,10 +111,18 @@ class Site:
         self.valkey = Valkey(folder / "valkey")
         self._fill()
         copies = CopiesAt(self.valkey.url, "drill")
-        self.worker = FeatureWorker(folder / "routed.db", folder / "state", self.features, clock=SystemClock(), copies=copies)
+        self.worker = FeatureWorker(
+            folder / "routed.db",
+            folder / "state",
+            self.features,
+            clock=SystemClock(),
+            copies=copies,
+        )
         self.worker.step()
         clock, tables = SystemClock(), folder / "candidates"
-        self.candidates = CandidatesRole(folder / "routed.db", tables, shop_plan.contract(), clock=clock, copies=copies)
+        self.candidates = CandidatesRole(
+            folder / "routed.db", tables, shop_plan.contract(), clock=clock, copies=copies
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -114,9 +146,15 @@ class Site:
         return all(self.ask(url)["degraded"] == [] for url in self.urls)
 
     def ask(self, url: str) -> dict:
-        """An answer; one without items where there is none, as while a server starts or refuses for load."""
+        """An answer; one without items where there is none, as while a server starts or refuses for
+        load.
+        """
         told = self._post(f"{url}/v1/recommend", {"slot": "home", "user_id": "u1"})
-        return told.json() if told is not None and told.status_code == 200 else {"items": [], "degraded": ["all"], "model": ""}
+        return (
+            told.json()
+            if told is not None and told.status_code == 200
+            else {"items": [], "degraded": ["all"], "model": ""}
+        )
 
     def serves(self, version: str) -> bool:
         """Whether each server answers with this model."""
@@ -128,11 +166,17 @@ class Site:
 
     def refuses_events(self) -> bool:
         """Whether each server refuses a click now, with a word on when to come again."""
-        return all(told is not None and told.status_code == 503 and "retry-after" in told.headers for told in self._clicks())
+        return all(
+            told is not None and told.status_code == 503 and "retry-after" in told.headers
+            for told in self._clicks()
+        )
 
     def _clicks(self) -> list[httpx.Response | None]:
         click = {"type": "click", "user_id": "u1", "item_id": "i1"}
-        return [self._post(f"{url}/v1/events", {**click, "event_id": f"probe-{time.monotonic_ns()}"}) for url in self.urls]
+        return [
+            self._post(f"{url}/v1/events", {**click, "event_id": f"probe-{time.monotonic_ns()}"})
+            for url in self.urls
+        ]
 
     def metric(self, name: str) -> float:
         """A figure, summed over servers and labels."""
@@ -153,7 +197,10 @@ class Site:
                     position = blocks[-1].end
                     for stored in blocks:
                         body = json.loads(stored.block.payload)
-                        found.update(event["event_id"] for event in (body if isinstance(body, list) else [body]))
+                        found.update(
+                            event["event_id"]
+                            for event in (body if isinstance(body, list) else [body])
+                        )
         return found
 
     def close(self) -> None:
@@ -176,7 +223,10 @@ class Site:
     def _fill(self) -> None:
         log, now = kit.Log(self.folder), SystemClock().now() - 3_600 * SECOND
         draw = np.random.default_rng(3)
-        events = [kit.event("item", now + n, item_id=f"i{n}", properties=json.dumps(shop.profile(n))) for n in range(shop.ITEMS)]
+        events = [
+            kit.event("item", now + n, item_id=f"i{n}", properties=json.dumps(shop.profile(n)))
+            for n in range(shop.ITEMS)
+        ]
         for n in range(2_000):
             person, item = f"u{int(draw.integers(200))}", f"i{int(draw.integers(shop.ITEMS))}"
             events.append(kit.event("click", now + SECOND + n, user_id=person, item_id=item))
@@ -204,8 +254,17 @@ class Asking:
 
     def __init__(self, site: Site, requests: int, *, rate: float = RATE) -> None:
         self._out = site.folder / f"asked-{time.monotonic_ns()}.json"
-        command = [sys.executable, "-m", "tests.faults.drills.asking", *site.urls, "--requests", str(requests)]
-        self._process = subprocess.Popen([*command, "--rate", str(rate), "--out", str(self._out)], cwd=ROOT)
+        command = [
+            sys.executable,
+            "-m",
+            "tests.faults.drills.asking",
+            *site.urls,
+            "--requests",
+            str(requests),
+        ]
+        self._process = subprocess.Popen(
+            [*command, "--rate", str(rate), "--out", str(self._out)], cwd=ROOT
+        )
 
     def over(self) -> bool:
         return self._process.poll() is not None

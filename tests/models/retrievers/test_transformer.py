@@ -1,4 +1,6 @@
-"""The sequence transformer: what it learns, what it must not see, the same again by its seed, and its tower as ONNX."""
+"""The sequence transformer: what it learns, what it must not see, the same again by its seed, and
+its tower as ONNX.
+"""
 
 from dataclasses import replace
 
@@ -17,7 +19,18 @@ from tailorbird.models.retrievers.transformer.learning import batch_loss  # noqa
 
 ITEMS = 12
 KINDS = (np.arange(ITEMS) % 3 + 1)[:, None]  # an item goes on to one of the next kind
-SMALL = SequenceTransformer(width=16, heads=2, layers=1, length=6, steps=150, batch=32, rate=1e-2, negatives=5, dropout=0.0, content=KINDS)
+SMALL = SequenceTransformer(
+    width=16,
+    heads=2,
+    layers=1,
+    length=6,
+    steps=150,
+    batch=32,
+    rate=1e-2,
+    negatives=5,
+    dropout=0.0,
+    content=KINDS,
+)
 
 
 def log(people=60, length=8, seed=0, items=ITEMS):
@@ -58,7 +71,9 @@ def test_one_vector_a_question_whatever_its_length(model):
     assert vectors.shape == (4, 16)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
-    np.testing.assert_array_equal(vectors[3], vectors[1])  # an item that it does not know is skipped
+    np.testing.assert_array_equal(
+        vectors[3], vectors[1]
+    )  # an item that it does not know is skipped
     for repeats in (False, True):
         assert (1 in model.top(asked([1, 2]), ITEMS, repeats=repeats).item) == repeats
 
@@ -74,28 +89,45 @@ def test_no_place_sees_what_comes_later(model):
 
 
 def test_a_stretch_is_shifted_by_one_and_begins_with_the_start():
-    seen = Interactions(np.array([0, 0, 0]), np.array([5, 6, 7]), np.array([0, 3, 10]) * SECOND, 1, ITEMS)
+    seen = Interactions(
+        np.array([0, 0, 0]), np.array([5, 6, 7]), np.array([0, 3, 10]) * SECOND, 1, ITEMS
+    )
     stretches = Stretches.of(seen)
     batches = [stretches.batch(0, step, 4, 4) for step in range(8)]
-    found = {tuple(map(tuple, (source, gap, target))) for batch in batches for source, gap, target in zip(*batch, strict=True)}
+    found = {
+        tuple(map(tuple, (source, gap, target)))
+        for batch in batches
+        for source, gap, target in zip(*batch, strict=True)
+    }
     none, start = NO_GAP, ITEMS + 1
     assert ((0, start, 6, 7), (none, none, none, 2), (0, 6, 7, 8)) in found
     assert ((0, 0, 0, start), (none,) * 4, (0, 0, 0, 6)) in found
-    asked_source, asked_gap = inputs_of(Contexts(np.array([99]), seen.item[:2], seen.ts[:2], np.array([0, 2])), ITEMS, 4)
+    asked_source, asked_gap = inputs_of(
+        Contexts(np.array([99]), seen.item[:2], seen.ts[:2], np.array([0, 2])), ITEMS, 4
+    )
     assert asked_source.tolist() == [[0, start, 6, 7]]
     assert asked_gap.tolist() == [[none, none, none, 2]]
     assert gap_of(np.array([0, SECOND, -5, 1 << 62])).tolist() == [0, 1, 0, 31]
 
 
 def test_what_is_asked_is_what_was_learned_from_of_long_histories_too():
-    """The window of a question is the stretch that its answer ended, whether what lies before the window is at hand or not."""
+    """The window of a question is the stretch that its answer ended, whether what lies before the
+    window is at hand or not.
+    """
     seen = log(people=40, seed=5)
     stretches, length, longer = Stretches.of(seen), 4, 0
     for step in range(20):
         source, gap, _ = stretches.batch(1, step, 16, length)
-        for row, last in enumerate(np.random.default_rng((1, step)).integers(0, len(stretches.item), 16)):
+        for row, last in enumerate(
+            np.random.default_rng((1, step)).integers(0, len(stretches.item), 16)
+        ):
             before = slice(stretches.begin[last], last)
-            past = Contexts(stretches.ts[[last]], stretches.item[before], stretches.ts[before], np.array([0, last - stretches.begin[last]]))
+            past = Contexts(
+                stretches.ts[[last]],
+                stretches.item[before],
+                stretches.ts[before],
+                np.array([0, last - stretches.begin[last]]),
+            )
             longer += len(past.item) > length
             for asked_of in (past, past.newest(length)):
                 asked_source, asked_gap = inputs_of(asked_of, ITEMS, length)
@@ -106,27 +138,49 @@ def test_what_is_asked_is_what_was_learned_from_of_long_histories_too():
 
 def test_items_without_any_event_are_found_by_their_content():
     recipe = SequenceTransformer(
-        width=16, heads=2, layers=1, length=4, steps=250, batch=32, rate=1e-2, negatives=16, dropout=0.0, id_dropout=0.4, content=KINDS
+        width=16,
+        heads=2,
+        layers=1,
+        length=4,
+        steps=250,
+        batch=32,
+        rate=1e-2,
+        negatives=16,
+        dropout=0.0,
+        id_dropout=0.4,
+        content=KINDS,
     )
     rng = np.random.default_rng(0)
     kinds = (rng.integers(0, 3, (120, 1)) + np.arange(6)) % 3
     item = kinds + 3 * rng.integers(0, 3, kinds.shape)  # 9, 10 and 11 never happen
     people = np.repeat(np.arange(120), 6)
-    model = recipe.fit(Interactions(people, item.ravel(), np.arange(720) * SECOND, 120, ITEMS), 10**12)
+    model = recipe.fit(
+        Interactions(people, item.ravel(), np.arange(720) * SECOND, 120, ITEMS), 10**12
+    )
     scores = model.vectors(asked([0, 4], [1, 5], [2, 3])) @ model.item_vectors[9:].T
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
-    scores = model.without_ids().vectors(asked([0, 4], [1, 5], [2, 3])) @ model.without_ids().item_vectors[9:].T
+    scores = (
+        model.without_ids().vectors(asked([0, 4], [1, 5], [2, 3]))
+        @ model.without_ids().item_vectors[9:].T
+    )
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
 
 
 def test_of_few_items_all_are_looked_at_and_nothing_is_drawn(model):
     """The loss is that of the softmax over all items that were met: here all but the last."""
-    source, gap, target = (torch.from_numpy(each) for each in Stretches.of(log(items=ITEMS - 1)).batch(0, 0, 8, 6))
+    source, gap, target = (
+        torch.from_numpy(each) for each in Stretches.of(log(items=ITEMS - 1)).batch(0, 0, 8, 6)
+    )
     share = torch.full((ITEMS,), 1 / (ITEMS - 1))
     share[-1] = 0
     recipe = replace(SMALL, negatives=ITEMS // 2, id_dropout=0.0)
     with torch.no_grad():
-        found = [batch_loss(model.net, recipe, source, gap, target, share, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+        found = [
+            batch_loss(
+                model.net, recipe, source, gap, target, share, torch.Generator().manual_seed(seed)
+            )
+            for seed in (1, 2)
+        ]
         state = model.net(model.net.items(source), source > 0, gap)[target > 0]
         chance = torch.softmax(state @ model.net.items(torch.arange(1, ITEMS)).T, dim=1)
         wanted = chance.gather(1, target[target > 0][:, None] - 1)
@@ -136,7 +190,9 @@ def test_of_few_items_all_are_looked_at_and_nothing_is_drawn(model):
 
 def test_an_update_goes_on_from_the_weights(model):
     more = log(people=5, seed=3)
-    updated = model.updated(Interactions(more.person, more.item, more.ts + 10**9, more.people, ITEMS), 10**12)
+    updated = model.updated(
+        Interactions(more.person, more.item, more.ts + 10**9, more.people, ITEMS), 10**12
+    )
     assert len(updated.losses) > len(model.losses)
     assert np.mean(updated.losses[len(model.losses) :][:10]) < np.mean(model.losses[:10])
     assert updated.top(asked([3, 4, 5]), 1).item[0, 0] == 6
@@ -151,7 +207,11 @@ def test_the_tower_as_onnx_gives_the_same_vectors(model):
     session = onnxruntime.InferenceSession(tower_to_onnx(model), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(1)
     for rows in (1, 2, 500):
-        questions = asked(*(rng.integers(0, ITEMS, rng.integers(0, 9)).tolist() for _ in range(rows)))
+        questions = asked(
+            *(rng.integers(0, ITEMS, rng.integers(0, 9)).tolist() for _ in range(rows))
+        )
         item, gap = inputs_of(questions.newest(6), ITEMS, 6)
-        (vectors,) = session.run(None, {"vectors": model.input_vectors[item], "there": item > 0, "gap": gap})
+        (vectors,) = session.run(
+            None, {"vectors": model.input_vectors[item], "there": item > 0, "gap": gap}
+        )
         np.testing.assert_allclose(vectors, model.vectors(questions), atol=1e-4)

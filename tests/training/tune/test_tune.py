@@ -1,4 +1,6 @@
-"""Tuning on a simulated shop: what it promises of trials, of splits, of what is taken, and of a run that was killed."""
+"""Tuning on a simulated shop: what it promises of trials, of splits, of what is taken, and of a run
+that was killed.
+"""
 
 import json
 import os
@@ -34,7 +36,11 @@ pytestmark = pytest.mark.slow
 
 SMALL = TrainSettings(quick=True, gbdt=GbdtSettings(trees=25))
 SETTINGS = TuneSettings(train=SMALL, trials=10, splits=2, seeds=2, finalists=2, judged=400)
-SPACE = {"gbdt": Space({"leaves": Range(3, 31, log=True), "rate": Range(0.001, 0.2, log=True)}, {}, gbdt_defaults())}
+SPACE = {
+    "gbdt": Space(
+        {"leaves": Range(3, 31, log=True), "rate": Range(0.001, 0.2, log=True)}, {}, gbdt_defaults()
+    )
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,16 @@ def shop(tmp_path_factory):
 
 
 def tuned(shop, out, settings=SETTINGS, clock=None, **more):
-    return tune(shop.features, HOME, lake=shop.lake, clock=clock or shop.clock, out=out, settings=settings, spaces=SPACE, **more)
+    return tune(
+        shop.features,
+        HOME,
+        lake=shop.lake,
+        clock=clock or shop.clock,
+        out=out,
+        settings=settings,
+        spaces=SPACE,
+        **more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +81,13 @@ def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report):
     for one in trials:
         assert len(one.figures) == (2 if one.state == "complete" else 1)
         assert one.state == "pruned" or one.value == pytest.approx(np.mean(one.figures))
-    # given up are those that did worse on the first split than most had done that went on to the end by then
+    # given up are those that did worse on the first split than most had done that went on to the
+    # end by then
     for place, one in enumerate(trials):
         if one.state == "pruned":
-            assert one.figures[0] <= np.median([other.figures[0] for other in trials[:place] if other.state == "complete"])
+            assert one.figures[0] <= np.median(
+                [other.figures[0] for other in trials[:place] if other.state == "complete"]
+            )
 
 
 def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_spread(report):
@@ -80,8 +98,12 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
     assert len(choice.finalists) == 3
     for one in choice.finalists:
         assert one.quality.shape == (2, 2)
-        assert one.gain == pytest.approx(float((one.quality - choice.reference.quality.mean(axis=1, keepdims=True)).mean()))
-    best = max((one for one in choice.finalists if one is not choice.reference), key=lambda one: one.score)
+        assert one.gain == pytest.approx(
+            float((one.quality - choice.reference.quality.mean(axis=1, keepdims=True)).mean())
+        )
+    best = max(
+        (one for one in choice.finalists if one is not choice.reference), key=lambda one: one.score
+    )
     assert choice.taken is (best if best.score > 0 else choice.reference)
     assert bool(report.settings) == (choice.taken is not choice.reference)
 
@@ -92,7 +114,9 @@ def test_each_of_the_last_few_tells_how_it_does_for_the_long_tail(report, tmp_pa
         told = one.plain()
         assert told["ndcg_10_long_tail"] == pytest.approx(one.tail.value, abs=1e-6)
         assert told["gain_long_tail_low"] <= told["gain_long_tail"] <= told["gain_long_tail_high"]
-        assert one.tail.value != pytest.approx(float(one.quality.mean()), abs=1e-4), "most choices are of few items"
+        assert one.tail.value != pytest.approx(float(one.quality.mean()), abs=1e-4), (
+            "most choices are of few items"
+        )
         assert f"{one.tail.value:.4f}" in write_tuning(tmp_path, report, []).read_text()
     assert report.choice.reference.tail_gain.value == 0
 
@@ -100,15 +124,24 @@ def test_each_of_the_last_few_tells_how_it_does_for_the_long_tail(report, tmp_pa
 def test_nothing_of_the_test_part_is_looked_at(shop, tmp_path, report):
     """With what training would judge on there or not there, everything comes out the same."""
     border = shop.clock.now() - 2 * DAY
-    held = replace(SMALL, validation_from=border - DAY, test_from=border, lateness_us=0, window_us=8 * DAY)
+    held = replace(
+        SMALL, validation_from=border - DAY, test_from=border, lateness_us=0, window_us=8 * DAY
+    )
     found = []
     for name, later in (("sooner", DAY), ("later", 0)):
         train = replace(held, window_us=held.window_us - later)
         clock = SimulatedClock(shop.clock.now() - later)
-        found.append(tuned(shop, tmp_path / name, replace(SETTINGS, train=train, trials=3, seeds=1), clock))
+        found.append(
+            tuned(shop, tmp_path / name, replace(SETTINGS, train=train, trials=3, seeds=1), clock)
+        )
     assert of_trials(found[0]) == of_trials(found[1])
     for one in report.about["splits"]:
-        assert one["learned_until"] <= one["judged_from"] <= one["judged_to"] < report.about["test_from"]
+        assert (
+            one["learned_until"]
+            <= one["judged_from"]
+            <= one["judged_to"]
+            < report.about["test_from"]
+        )
     origins = [one["learned_until"] for one in report.about["splits"]]
     assert origins == sorted(set(origins))
 
@@ -149,7 +182,9 @@ def test_random_and_halving_and_several_processes(shop, tmp_path):
 
 
 class Fitted:
-    """Two workers; with `killed`, the first fit goes on for ever, and the run is cut short when it asks for the third trial."""
+    """Two workers; with `killed`, the first fit goes on for ever, and the run is cut short when it
+    asks for the third trial.
+    """
 
     workers = 2
 
@@ -166,10 +201,22 @@ class Fitted:
         return done
 
 
-def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the_defaults_above_all(tmp_path):
+def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the_defaults_above_all(
+    tmp_path,
+):
     def search(fits):
         (one,) = architectures(("gbdt",))
-        return Search(open_journal(tmp_path), one, SPACE["gbdt"], {"leaves": 5, "rate": 0.03}, [0], fits, "random", "none", 7)
+        return Search(
+            open_journal(tmp_path),
+            one,
+            SPACE["gbdt"],
+            {"leaves": 5, "rate": 0.03},
+            [0],
+            fits,
+            "random",
+            "none",
+            7,
+        )
 
     budget = Budget(trials=4, seconds=0.0)
     with pytest.raises(KeyboardInterrupt):
@@ -179,7 +226,9 @@ def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the
     cut.run(budget, lambda trials, seconds: None)
     trials = cut.trials()
     assert [one.default for one in trials].count(True) == 1
-    assert len({one.settings["rate"] for one in trials}) == len(trials) == 4, "nothing was drawn twice"
+    assert len({one.settings["rate"] for one in trials}) == len(trials) == 4, (
+        "nothing was drawn twice"
+    )
 
 
 def test_a_budget_of_time_ends_the_search_and_the_defaults_are_always_tried(shop, tmp_path):
@@ -194,8 +243,14 @@ def test_a_budget_of_time_ends_the_search_and_the_defaults_are_always_tried(shop
 def test_a_trial_that_cannot_be_fitted_is_told_and_the_search_goes_on(shop, tmp_path):
     broken = {"gbdt": Space({"objective": Choices(("nonsense", "binary"))}, {}, gbdt_defaults())}
     found = tune(
-        shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=replace(SETTINGS, trials=6, seeds=1), spaces=broken
-    )  # fmt: skip
+        shop.features,
+        HOME,
+        lake=shop.lake,
+        clock=shop.clock,
+        out=tmp_path,
+        settings=replace(SETTINGS, trials=6, seeds=1),
+        spaces=broken,
+    )
     failed = [one for one in found.trials["gbdt"] if one.state == "failed"]
     assert failed
     assert all("unknown objective" in one.why for one in failed)
@@ -207,8 +262,12 @@ def test_every_architecture_is_among_the_last_few(report):
     theirs = tuple(replace(one, architecture="other", value=one.value - 1) for one in mine)
     last = finalists_of({"gbdt": mine, "other": theirs}, 3)
     assert [(one.architecture, one.default) for one in last] == [
-        ("gbdt", True), ("other", True), ("gbdt", False), ("other", False), ("gbdt", False),
-    ]  # fmt: skip
+        ("gbdt", True),
+        ("other", True),
+        ("gbdt", False),
+        ("other", False),
+        ("gbdt", False),
+    ]
 
 
 def test_one_split_under_one_seed_tells_no_spread_so_that_the_defaults_stay(shop, tmp_path):
@@ -220,11 +279,25 @@ def test_one_split_under_one_seed_tells_no_spread_so_that_the_defaults_stay(shop
 
 def test_an_expected_amount_is_not_tuned_and_it_is_said(shop, tmp_path):
     few = replace(SETTINGS, trials=1, splits=1, seeds=1, finalists=1)
-    told = {"lake": shop.lake, "clock": shop.clock, "out": tmp_path / "out", "settings": few, "spaces": SPACE}
+    told = {
+        "lake": shop.lake,
+        "clock": shop.clock,
+        "out": tmp_path / "out",
+        "settings": few,
+        "spaces": SPACE,
+    }
     found = tune(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **told)
-    assert found.about["untuned"].startswith("dwell_s: trials are ordered and judged by the rest of the formula")
-    assert "dwell_s: trials are ordered" in write_tuning(tmp_path / "reports", found, []).read_text()
-    with pytest.raises(UsageError, match="slot home asks for nothing but dwell_s, an expected amount, of which nothing is tuned"):
+    assert found.about["untuned"].startswith(
+        "dwell_s: trials are ordered and judged by the rest of the formula"
+    )
+    assert (
+        "dwell_s: trials are ordered" in write_tuning(tmp_path / "reports", found, []).read_text()
+    )
+    with pytest.raises(
+        UsageError,
+        match="slot home asks for nothing but dwell_s, an expected amount, of which nothing is "
+        "tuned",
+    ):
         tune(shop.features, Slot("home", formula="dwell_s"), **told)
 
 
@@ -241,9 +314,9 @@ def test_the_page_has_history_importance_and_parallel_coordinates(report, tmp_pa
     assert "10 trials" in text
     assert "tpe, median, 7" in text
     assert "<code>tailorbird train &lt;home&gt;</code>" in text
-    assert "http" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("https://matplotlib.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    assert "http" not in text.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("https://matplotlib.org", "").replace("http://creativecommons.org", "")
     assert json.loads(page.with_suffix(".json").read_text())["slot"] == "home"
 
 
@@ -258,7 +331,9 @@ WORDS = ("tune", "--quick", "--splits", 2, "--seeds", 1, "--trials", 6, "--as-of
 def test_a_run_that_was_killed_goes_on_to_the_same_end(project):
     journal = project / "data" / "tune" / "home" / "unfinished" / "study.log"
     command = [sys.executable, "-m", "tailorbird", "-C", str(project), *map(str, WORDS)]
-    run = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     # operation 6 of the journal: a trial got its state; by the third, one is in the middle
     while not journal.exists() or journal.read_text().count('"op_code":6') < 3:
@@ -275,7 +350,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(project):
     assert not whole["resumed"]
 
     def trials(found):
-        return [{name: value for name, value in one.items() if name != "seconds"} for one in found["trials"]]
+        return [
+            {name: value for name, value in one.items() if name != "seconds"}
+            for one in found["trials"]
+        ]
 
     assert trials(killed) == trials(whole)
     assert {**killed["chosen"], "why": ""} == {**whole["chosen"], "why": ""}
@@ -289,10 +367,16 @@ def test_training_takes_what_was_chosen_until_it_is_removed(project):
     (project / "tune.toml").unlink()
 
     path = project / "tuned.toml"
-    path.write_text('[home]\narchitecture = "gbdt"\nuntil = "2999-01-01T00:00:00Z"\n[home.settings]\nleaves = 3\ncolumns = 0.9\n')
+    path.write_text(
+        '[home]\narchitecture = "gbdt"\nuntil = '
+        '"2999-01-01T00:00:00Z"\n[home.settings]\nleaves = 3\ncolumns = 0.9\n'
+    )
     try:
         taken = must_json("-C", project, "train", "--quick", "--as-of", "latest")
-        assert any("as tuned on what came before 2999" in note and "reaches into the test part" in note for note in taken["notes"])
+        assert any(
+            "as tuned on what came before 2999" in note and "reaches into the test part" in note
+            for note in taken["notes"]
+        )
         plain = must_json("-C", project, "train", "--quick", "--as-of", "latest", "--untuned")
         assert plain["about"]["tuned"] == "no"
         assert plain["results"]["tailorbird"] != taken["results"]["tailorbird"]
@@ -303,10 +387,19 @@ def test_training_takes_what_was_chosen_until_it_is_removed(project):
 def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "tuned.toml"
     assert with_tuned(SMALL, "home", path) == SMALL
-    write_tuned(path, "home", tuned_of("gbdt", {"leaves": 3, "rate": 0.1, "objective": "lambdarank"}, DAY, "+0.01"))
+    write_tuned(
+        path,
+        "home",
+        tuned_of("gbdt", {"leaves": 3, "rate": 0.1, "objective": "lambdarank"}, DAY, "+0.01"),
+    )
     write_tuned(path, 'another "slot"', tuned_of("gbdt", {"leaves": 9}, DAY, ""))
     found = with_tuned(SMALL, "home", path)
-    assert (found.gbdt.leaves, found.gbdt.rate, found.gbdt.objective, found.gbdt.trees) == (3, 0.1, "lambdarank", SMALL.gbdt.trees)
+    assert (found.gbdt.leaves, found.gbdt.rate, found.gbdt.objective, found.gbdt.trees) == (
+        3,
+        0.1,
+        "lambdarank",
+        SMALL.gbdt.trees,
+    )
     assert found.tuned_until == DAY
     assert with_tuned(SMALL, 'another "slot"', path).gbdt.leaves == 9
     whole = path.read_text()
@@ -324,10 +417,16 @@ def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
 
 def test_nets_are_tuned_beside_trees_with_the_same_budget(shop, tmp_path):
     pytest.importorskip("torch")
-    settings = replace(SETTINGS, names=("gbdt", "dcn"), trials=2, seeds=1, splits=1, pruner="none", judged=200)
+    settings = replace(
+        SETTINGS, names=("gbdt", "dcn"), trials=2, seeds=1, splits=1, pruner="none", judged=200
+    )
     settings = replace(settings, train=replace(SMALL, requests=1_500))
-    found = tune(shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=settings)
-    assert {name: [one.state for one in each] for name, each in found.trials.items()} == dict.fromkeys(("gbdt", "dcn"), ["complete"] * 2)
+    found = tune(
+        shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=settings
+    )
+    assert {
+        name: [one.state for one in each] for name, each in found.trials.items()
+    } == dict.fromkeys(("gbdt", "dcn"), ["complete"] * 2)
     assert [one.default for one in found.trials["dcn"]] == [True, False]
     assert {one.trial.architecture for one in found.choice.finalists} == {"gbdt", "dcn"}
     path = tmp_path / "tuned.toml"
@@ -336,15 +435,23 @@ def test_nets_are_tuned_beside_trees_with_the_same_budget(shop, tmp_path):
     assert taken.architecture == "dcn"
     assert taken.parameters["crosses"] == found.trials["dcn"][1].settings["crosses"]
     assert with_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
-    assert with_tuned(SMALL, "home", path, asked=True) == SMALL, "trees that were asked for stay trees"
-    assert with_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters == taken.parameters
+    assert with_tuned(SMALL, "home", path, asked=True) == SMALL, (
+        "trees that were asked for stay trees"
+    )
+    assert (
+        with_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters
+        == taken.parameters
+    )
     path.write_text(path.read_text().replace("crosses", "corsses"))
     with pytest.raises(ConfigError, match="dcn has no parameter 'corsses'"):
         with_tuned(SMALL, "home", path)
 
 
 def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
-    with alone(tmp_path / "lock", ""), pytest.raises(LockedError, match=f"slot home is tuned by process {os.getpid()} already"):
+    with (
+        alone(tmp_path / "lock", ""),
+        pytest.raises(LockedError, match=f"slot home is tuned by process {os.getpid()} already"),
+    ):
         tuned(shop, tmp_path)
 
 
@@ -352,7 +459,11 @@ def test_a_wrong_use_is_told(project, tmp_path):
     file = tmp_path / "space.toml"
     file.write_text("[gbdt]\n\nleafs = 3\n")
     refused(
-        tailorbird("-C", project, "tune", "--space", file), "space.toml:3", "gbdt has no setting 'leafs'", "did you mean leaves?", status=2
+        tailorbird("-C", project, "tune", "--space", file),
+        "space.toml:3",
+        "gbdt has no setting 'leafs'",
+        "did you mean leaves?",
+        status=2,
     )
     for option, value, status, told in (
         ("--architectures", ",", 2, ("--architectures: names no architecture", "use some of gbdt")),
@@ -371,7 +482,10 @@ def test_a_wrong_use_is_told(project, tmp_path):
 def test_a_file_of_a_space_takes_the_place_of_what_it_names(tmp_path: Path):
     file = tmp_path / "tune.toml"
     assert overridden(file, SPACE) == SPACE
-    file.write_text('[gbdt]\nleaves = 7\nobjective = {choices = ["binary", "lambdarank"]}\nl2 = {low = 1, high = 9}\n')
+    file.write_text(
+        '[gbdt]\nleaves = 7\nobjective = {choices = ["binary", "lambdarank"]}\nl2 = {low = '
+        "1, high = 9}\n"
+    )
     space = overridden(file, SPACE)["gbdt"]
     assert set(space.tried) == {"rate", "objective", "l2"}
     assert space.fixed == {"leaves": 7}
@@ -404,9 +518,23 @@ class Worsening(Fitted):
         return done
 
 
-def test_a_trial_whose_mean_falls_below_the_median_is_given_up_though_its_first_split_did_well(tmp_path):
+def test_a_trial_whose_mean_falls_below_the_median_is_given_up_though_its_first_split_did_well(
+    tmp_path,
+):
     (one,) = architectures(("gbdt",))
     first = {"leaves": 5, "rate": 0.03}
-    search = Search(open_journal(tmp_path), one, SPACE["gbdt"], first, [0, 1, 2], Worsening(False), "random", "median", 7)
+    search = Search(
+        open_journal(tmp_path),
+        one,
+        SPACE["gbdt"],
+        first,
+        [0, 1, 2],
+        Worsening(False),
+        "random",
+        "median",
+        7,
+    )
     search.run(Budget(trials=6, seconds=0.0), lambda trials, seconds: None)
-    assert [(each.state, len(each.figures)) for each in search.trials()] == [("complete", 3)] * 4 + [("pruned", 2)] * 2
+    assert [(each.state, len(each.figures)) for each in search.trials()] == [
+        ("complete", 3)
+    ] * 4 + [("pruned", 2)] * 2

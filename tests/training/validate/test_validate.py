@@ -1,4 +1,6 @@
-"""Validation on a simulated shop, and the controls that over-fitting and leaks must not pass: each is planted and must be found by name."""
+"""Validation on a simulated shop, and the controls that over-fitting and leaks must not pass: each
+is planted and must be found by name.
+"""
 
 import json
 from dataclasses import replace
@@ -24,7 +26,14 @@ from tailorbird.training.rows import load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune import rows as tune_rows
 from tailorbird.training.validate import leaks
-from tailorbird.training.validate.leaks import dated_back, imported_back, looks_ahead, of_the_ranking, repeated, too_good
+from tailorbird.training.validate.leaks import (
+    dated_back,
+    imported_back,
+    looks_ahead,
+    of_the_ranking,
+    repeated,
+    too_good,
+)
 from tailorbird.training.validate.page import write_validation
 from tailorbird.training.validate.run import NAME, ValidateSettings, holm, validate
 from tailorbird.training.validate.variants import column_groups, variants_of
@@ -34,7 +43,10 @@ pytestmark = pytest.mark.slow
 QUICK = TrainSettings(quick=True, gbdt=GbdtSettings(trees=40))
 SETTINGS = ValidateSettings(train=QUICK, splits=2, judged=1_000)
 SIGNALS = {
-    "signals": [{"name": "device", "verdict": "too good: leak?", "why": "so it was said"}, {"name": "price", "verdict": "signal"}],
+    "signals": [
+        {"name": "device", "verdict": "too good: leak?", "why": "so it was said"},
+        {"name": "price", "verdict": "signal"},
+    ],
     "subset": {"keep": ["item_ctr_7d", "popularity", "item_clicks_7d"]},
 }
 
@@ -50,7 +62,9 @@ def material(shop):
 
 
 def validated(shop, settings=SETTINGS, **more):
-    return validate(shop.features, HOME, lake=shop.lake, clock=shop.clock, settings=settings, **more)
+    return validate(
+        shop.features, HOME, lake=shop.lake, clock=shop.clock, settings=settings, **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +81,9 @@ def with_the_answer(column, share=1.0):
             numeric = piece.rows.numeric.copy()
             known = rng.random(len(numeric)) < share
             place = piece.rows.numeric_names.index(column)
-            numeric[known, place] = 10 * piece.part.labels["click"][known] + rng.random(int(known.sum()))
+            numeric[known, place] = 10 * piece.part.labels["click"][known] + rng.random(
+                int(known.sum())
+            )
             yield replace(piece, rows=replace(piece.rows, numeric=numeric))
 
     return made
@@ -85,7 +101,9 @@ def test_every_origin_is_learned_from_its_past_and_judged_beside_all_baselines(r
     assert report.about["splits"][-1]["judged_to"] > report.about["splits"][0]["judged_to"]
 
 
-def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_intervals(shop, report, tmp_path):
+def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_intervals(
+    shop, report, tmp_path
+):
     for name in ("long-tail items", "new items", "new users", "known users"):
         count, figures = report.evaluation.slices[name]
         assert count > 0, name
@@ -114,13 +132,21 @@ def test_the_model_is_held_against_itself_with_less_data_fewer_columns_and_unsee
     assert report.curve[1.0] == report.evaluation.figures[NAME]["ndcg_10"]
     for one in report.tests:
         assert one.gain.value == pytest.approx(
-            report.evaluation.figures[NAME]["ndcg_10"].value - report.evaluation.figures[one.other]["ndcg_10"].value
+            report.evaluation.figures[NAME]["ndcg_10"].value
+            - report.evaluation.figures[one.other]["ndcg_10"].value
         )
         assert not one.p > one.adjusted
 
 
 def test_column_groups_hold_every_column_once(shop, report):
-    names = [*shop.features.numeric, *shop.features.categorical, "age_days", "popular_1h_rank", "item_knn_score", "position"]
+    names = [
+        *shop.features.numeric,
+        *shop.features.categorical,
+        "age_days",
+        "popular_1h_rank",
+        "item_knn_score",
+        "position",
+    ]
     groups = column_groups(names, shop.features)
     listed = [name for each in groups.values() for name in each]
     assert sorted(listed) == sorted(set(names) - {"position"})
@@ -129,7 +155,9 @@ def test_column_groups_hold_every_column_once(shop, report):
     assert "item_ctr_7d" in groups["columns of item"]
 
 
-@pytest.mark.parametrize(("keep", "tried"), [((), False), (("gone",), False), (("item_ctr_7d",), True)])
+@pytest.mark.parametrize(
+    ("keep", "tried"), [((), False), (("gone",), False), (("item_ctr_7d",), True)]
+)
 def test_columns_that_rank_keeps_are_tried_only_where_it_kept_some(shop, keep, tried):
     found = variants_of(["item_ctr_7d", "popularity", "position"], shop.features, keep)
     assert ("columns that rank keeps" in {one.name for one in found}) == tried
@@ -140,7 +168,9 @@ def test_the_gap_is_of_rows_that_stand_for_the_same(report):
     for one in report.gaps:
         if one.head == "click":
             assert 0.5 < one.auc[2] < one.auc[0] < 0.95
-            assert max(one.log_loss) < 2 * min(one.log_loss)  # positives are as frequent in all three
+            assert max(one.log_loss) < 2 * min(
+                one.log_loss
+            )  # positives are as frequent in all three
 
 
 def test_an_honest_shop_has_no_leak_but_what_the_ranking_said(report):
@@ -159,33 +189,50 @@ def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
     monkeypatch.setattr(fit, "featured", with_the_answer("price"))
     report = shop.train("planted")
     assert not report.promoted
-    assert any("column price looks as if it knew the answer" in reason for reason in report.decision.reasons)
+    assert any(
+        "column price looks as if it knew the answer" in reason
+        for reason in report.decision.reasons
+    )
     assert "column price looks as if it knew the answer" in report.report.read_text()
-    assert Registry(shop.folder / "planted", clock=shop.clock).champion().name == report.instead, "a baseline serves"
+    assert Registry(shop.folder / "planted", clock=shop.clock).champion().name == report.instead, (
+        "a baseline serves"
+    )
 
 
 def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, monkeypatch):
-    assert not [one for one in looks_ahead(material, material.data, shop.features) if one.severity == "leak"]
+    assert not [
+        one for one in looks_ahead(material, material.data, shop.features) if one.severity == "leak"
+    ]
 
     def late(data, features, events, **more):
-        for piece in featured(replace(data, t=data.t + HOUR, p=data.p + (1 << 40)), features, events, **more):
+        for piece in featured(
+            replace(data, t=data.t + HOUR, p=data.p + (1 << 40)), features, events, **more
+        ):
             yield replace(piece, part=data)
 
     monkeypatch.setattr(leaks, "featured", late)
     found = {one.what: one for one in looks_ahead(material, material.data, shop.features)}
     assert found["item_clicks_1d"].severity == "leak"
-    assert "once what came, or came in, after the request is taken away" in found["item_clicks_1d"].why
+    assert (
+        "once what came, or came in, after the request is taken away" in found["item_clicks_1d"].why
+    )
     assert found["sequence user_recent"].severity == "leak"  # which a net reads as it is
     assert "device" not in found
 
 
 def test_a_feature_that_knows_what_came_in_late_is_reported_by_name(shop, material, monkeypatch):
     ts, p = micros(material.events["ts"]), material.events["p"].to_numpy()
-    came_late = np.where(np.arange(len(p)) % 2, p + (1 << 40), p)  # every other event is routed when all requests are answered
+    came_late = np.where(
+        np.arange(len(p)) % 2, p + (1 << 40), p
+    )  # every other event is routed when all requests are answered
     place = material.events.column_names.index("p")
-    changed = replace(material, events=material.events.set_column(place, "p", pa.chunked_array([came_late])))
+    changed = replace(
+        material, events=material.events.set_column(place, "p", pa.chunked_array([came_late]))
+    )
     assert (ts < material.data.t.max()).any()
-    assert not [one for one in looks_ahead(changed, material.data, shop.features) if one.severity == "leak"]
+    assert not [
+        one for one in looks_ahead(changed, material.data, shop.features) if one.severity == "leak"
+    ]
 
     def late(data, features, events, **more):
         for piece in featured(replace(data, p=data.p + (1 << 41)), features, events, **more):
@@ -201,7 +248,9 @@ def test_profiles_without_a_time_are_told_with_the_columns_that_read_them(shop, 
     events = material.events
     profile = pc.equal(events["type"], "item")
     place = events.column_names.index("timeless")
-    changed = replace(material, events=events.set_column(place, "timeless", pa.chunked_array(profile)))
+    changed = replace(
+        material, events=events.set_column(place, "timeless", pa.chunked_array(profile))
+    )
     found = {one.what: one for one in looks_ahead(changed, material.data, shop.features)}
     assert {"price", "category"} <= set(found)
     assert found["price"].severity == "look"
@@ -214,8 +263,14 @@ class Imported:
 
     def __init__(self, of="user", **more):
         of_all = {"type": of, "ts": DAY, "ts_original": DAY, "raw_partition": "import", **more}
-        rows = [of_all | {f"{of}_id": f"u{number}", "properties": json.dumps({"plan": "gold", "sold_ever": 3})} for number in range(30)]
-        self._events = pa.Table.from_pylist(rows, pa.schema([ROUTED.field(name) for name in (*LOOKED_AT, "item_id", "properties")]))
+        rows = [
+            of_all
+            | {f"{of}_id": f"u{number}", "properties": json.dumps({"plan": "gold", "sold_ever": 3})}
+            for number in range(30)
+        ]
+        self._events = pa.Table.from_pylist(
+            rows, pa.schema([ROUTED.field(name) for name in (*LOOKED_AT, "item_id", "properties")])
+        )
 
     def exists(self, name):
         return name == "events"
@@ -225,19 +280,35 @@ class Imported:
 
 
 def test_profiles_that_were_imported_dated_back_are_told_where_a_column_reads_them(shop):
-    plan = FeatureSet.from_declarations([attribute("plan", entity("user"), "plan", kind="categorical")])
+    plan = FeatureSet.from_declarations(
+        [attribute("plan", entity("user"), "plan", kind="categorical")]
+    )
     (found,) = imported_back(Imported(), plan)
     assert (found.severity, found.what) == ("look", "users")
     assert "30 of 30 profiles are the one that was imported of their user" in found.why
     assert "(plan)" in found.why
-    assert imported_back(Imported(received_at=DAY + 60 * SECOND), plan) == [], "it says when it came in"
+    assert imported_back(Imported(received_at=DAY + 60 * SECOND), plan) == [], (
+        "it says when it came in"
+    )
     (later,) = imported_back(Imported(received_at=2 * DAY), plan)
-    assert "30 of 30 profiles came in over an hour after the time that they are dated to" in later.why
+    assert (
+        "30 of 30 profiles came in over an hour after the time that they are dated to" in later.why
+    )
     assert (later.what, "(plan)" in later.why) == ("users", True)
-    assert imported_back(Imported(received_at=2 * DAY, timeless=True), plan) == [], "it is told with the columns that read it"
+    assert imported_back(Imported(received_at=2 * DAY, timeless=True), plan) == [], (
+        "it is told with the columns that read it"
+    )
     assert imported_back(Imported(raw_partition="serve-1"), plan) == [], "the door saw it come"
-    assert imported_back(Imported(), FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1d")])) == []
-    sold = FeatureSet.from_declarations([attribute("sold", entity("item"), "sold_ever", kind="numeric")])
+    assert (
+        imported_back(
+            Imported(),
+            FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1d")]),
+        )
+        == []
+    )
+    sold = FeatureSet.from_declarations(
+        [attribute("sold", entity("item"), "sold_ever", kind="numeric")]
+    )
     assert [one.what for one in imported_back(Imported("item"), sold)] == ["items"]
     assert imported_back(Imported(), sold) == []
     assert imported_back(Lake(shop.lake), plan) == []
@@ -246,11 +317,16 @@ def test_profiles_that_were_imported_dated_back_are_told_where_a_column_reads_th
 def test_profiles_of_items_that_are_dated_back_are_told(material):
     assert dated_back(material) == []
     items = material.items
-    later = pa.array(micros(items["valid_from"]) + 2 * DAY).cast(items.schema.field("received_at").type)
+    later = pa.array(micros(items["valid_from"]) + 2 * DAY).cast(
+        items.schema.field("received_at").type
+    )
     changed = items.set_column(items.column_names.index("received_at"), "received_at", later)
     (found,) = dated_back(replace(material, items=changed))
     assert (found.severity, found.what) == ("look", "items")
-    assert f"{items.num_rows:,} of {items.num_rows:,} profiles with a time came in over an hour after it, at most 2.0 days" in found.why
+    assert (
+        f"{items.num_rows:,} of {items.num_rows:,} profiles with a time came in over an hour "
+        "after it, at most 2.0 days" in found.why
+    )
 
 
 def test_a_log_that_was_imported_again_is_told():
@@ -274,32 +350,58 @@ def test_events_whose_times_are_days_or_hours_repeat_nothing_and_neither_does_a_
     for unit, many in ((DAY, 60), (HOUR, 24 * 60)):
         for offset in (0, 90 * MINUTE):  # of days by the time of some zone
             ts = rng.integers(0, many, 60_000) * unit + offset
-            assert repeated({"purchase": Interactions(person, item, ts, 2_000, 100)}, [40 * DAY]) == []
+            assert (
+                repeated({"purchase": Interactions(person, item, ts, 2_000, 100)}, [40 * DAY]) == []
+            )
     exact = rng.integers(0, 60 * DAY, 60_000)
-    assert repeated({each: Interactions(person, item, exact, 2_000, 100) for each in ("click", "view")}, [40 * DAY]) == []
+    assert (
+        repeated(
+            {each: Interactions(person, item, exact, 2_000, 100) for each in ("click", "view")},
+            [40 * DAY],
+        )
+        == []
+    )
     assert repeated({}, [40 * DAY]) == []
 
 
 def test_a_column_far_ahead_of_the_others_is_told_and_close_ones_are_not():
     rng = np.random.default_rng(3)
     label = rng.random(5_000) < 0.2
-    near = np.stack([rng.normal(size=5_000) + strength * label for strength in (1.0, 1.1)], axis=1).astype(np.float32)
+    near = np.stack(
+        [rng.normal(size=5_000) + strength * label for strength in (1.0, 1.1)], axis=1
+    ).astype(np.float32)
     assert too_good(("a", "b"), near, label, "click") == []
-    far = np.stack([near[:, 0] * 0, rng.normal(size=5_000) + 2 * label, near[:, 0]], axis=1).astype(np.float32)
+    far = np.stack([near[:, 0] * 0, rng.normal(size=5_000) + 2 * label, near[:, 0]], axis=1).astype(
+        np.float32
+    )
     assert [one.what for one in too_good(("nothing", "far", "a"), far, label, "click")] == ["far"]
     assert of_the_ranking({}) == []
 
 
 def test_holm_is_as_its_author_says():
-    clear, weak, none = Interval(0.02, 0.01, 0.03), Interval(0.01, 0.0001, 0.0199), Interval(0.0, -0.01, 0.01)
+    clear, weak, none = (
+        Interval(0.02, 0.01, 0.03),
+        Interval(0.01, 0.0001, 0.0199),
+        Interval(0.0, -0.01, 0.01),
+    )
     found = {
         one.other: one
-        for one in holm([("weak", "", weak), ("clear", "", clear), ("none", "", none), ("unknown", "", replace(none, low=np.nan))])
+        for one in holm(
+            [
+                ("weak", "", weak),
+                ("clear", "", clear),
+                ("none", "", none),
+                ("unknown", "", replace(none, low=np.nan)),
+            ]
+        )
     }
     assert found["clear"].adjusted == pytest.approx(3 * found["clear"].p)
     assert found["weak"].adjusted == pytest.approx(2 * found["weak"].p)
     assert found["weak"].p < 0.05 < found["weak"].adjusted
-    assert [found[name].verdict for name in ("clear", "weak", "none", "unknown")] == ["ahead", *["may be chance"] * 3]
+    assert [found[name].verdict for name in ("clear", "weak", "none", "unknown")] == [
+        "ahead",
+        *["may be chance"] * 3,
+    ]
     assert holm([("behind", "", Interval(-0.02, -0.03, -0.01))])[0].verdict == "behind"
 
 
@@ -308,9 +410,14 @@ def test_a_wrong_use_is_told():
         ValidateSettings(splits=0)
 
 
-def test_where_another_architecture_was_asked_for_than_the_slot_is_tuned_to_the_report_says_so_at_its_top(shop, report, tmp_path):
+def test_where_another_architecture_was_asked_for_than_the_slot_is_tuned_to_the_report_says_so_at_its_top(
+    shop, report, tmp_path
+):
     found = validated(shop, replace(SETTINGS, tuned_to="dcn", splits=1, variants=False))
-    assert found.instead == "All figures are of gbdt, which was asked for, not of dcn, which the slot is tuned to"
+    assert (
+        found.instead
+        == "All figures are of gbdt, which was asked for, not of dcn, which the slot is tuned to"
+    )
     assert found.plain()["about"]["tuned"] == found.instead
     page = write_validation(tmp_path, found).read_text()
     assert page.index(found.instead) < page.index("<h2>")

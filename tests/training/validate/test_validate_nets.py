@@ -31,7 +31,9 @@ def shop(tmp_path_factory):
 
 
 def validated(shop, settings, **more):
-    return validate(shop.features, HOME, lake=shop.lake, clock=shop.clock, settings=settings, **more)
+    return validate(
+        shop.features, HOME, lake=shop.lake, clock=shop.clock, settings=settings, **more
+    )
 
 
 def alone(shop, **changes):
@@ -54,14 +56,21 @@ def report(shop, stages):
     pytest.importorskip("torch", reason="needs the extra deep")
     settings = replace(SETTINGS, train=replace(NET, tuned="mlp as tuned"))
     signals = {"subset": {"keep": ["item_ctr_7d", "popularity"]}}
-    return validated(shop, settings, signals=signals, progress=lambda stage, done, total: stages.update({stage: (done, total)}))
+    return validated(
+        shop,
+        settings,
+        signals=signals,
+        progress=lambda stage, done, total: stages.update({stage: (done, total)}),
+    )
 
 
 def ours(report):
     return report.evaluation.figures[NAME]
 
 
-def test_every_figure_is_of_the_net_and_trees_stand_beside_it_as_they_would_be_by_themselves(report, trees, tmp_path):
+def test_every_figure_is_of_the_net_and_trees_stand_beside_it_as_they_would_be_by_themselves(
+    report, trees, tmp_path
+):
     assert report.architecture == report.about["architecture"] == "mlp"
     assert report.about["settings"]["mlp"]["epochs"] == 2
     assert not report.instead
@@ -72,7 +81,9 @@ def test_every_figure_is_of_the_net_and_trees_stand_beside_it_as_they_would_be_b
         assert report.evaluation.figures[BOOSTED][name] == ours(trees)[name]
     (test,) = (one for one in report.tests if one.other == BOOSTED)
     assert test.kind == "architecture"
-    assert test.gain.value == pytest.approx(ours(report)["ndcg_10"].value - ours(trees)["ndcg_10"].value)
+    assert test.gain.value == pytest.approx(
+        ours(report)["ndcg_10"].value - ours(trees)["ndcg_10"].value
+    )
     assert test.p <= test.adjusted
     for one, other in zip(report.gaps, trees.gaps, strict=True):
         assert (one.origin, one.head) == (other.origin, other.head)
@@ -90,7 +101,12 @@ def test_a_net_is_held_against_itself_in_all_the_ways_that_trees_are(report):
     kinds = {one.other: one.kind for one in report.tests}
     assert kinds["unseen people"] == "people"
     assert kinds["default settings"] == "settings"
-    assert kinds["columns that rank keeps"] == kinds["without columns of item"] == kinds[f"without {IDS}"] == "columns"
+    assert (
+        kinds["columns that rank keeps"]
+        == kinds["without columns of item"]
+        == kinds[f"without {IDS}"]
+        == "columns"
+    )
     assert set(report.curve) == {*SHARES, 1.0}
     assert report.curve[1.0] == ours(report)["ndcg_10"]
     others = [one.other for one in report.tests if one.kind != "baseline"]
@@ -105,7 +121,13 @@ def test_a_net_is_held_against_itself_in_all_the_ways_that_trees_are(report):
 
 
 def test_progress_tells_what_is_fitted(report, stages):
-    assert {"mlp", BOOSTED, f"mlp, {amount_name(0.25)}", "mlp, unseen people", "mlp, without columns of item"} <= set(stages)
+    assert {
+        "mlp",
+        BOOSTED,
+        f"mlp, {amount_name(0.25)}",
+        "mlp, unseen people",
+        "mlp, without columns of item",
+    } <= set(stages)
     assert stages["mlp"] == stages["mlp, unseen people"] == (1, 1)
 
 
@@ -123,14 +145,20 @@ def test_auto_takes_what_orders_the_watched_part_better_and_says_what_it_took(sh
     assert found.architecture == "gbdt"
     assert found.about["architecture"] == "auto"
     assert "auto took, by what each origin watched: gbdt" in found.notes
-    assert ours(found)["ndcg_10"] == ours(alone(shop, architecture="gbdt", parameters={}))["ndcg_10"]
+    assert (
+        ours(found)["ndcg_10"] == ours(alone(shop, architecture="gbdt", parameters={}))["ndcg_10"]
+    )
 
 
 def test_without_torch_a_net_is_refused_at_once_and_auto_takes_trees(shop, monkeypatch):
     monkeypatch.setattr(architectures, "find_spec", lambda name: None)
     told = []
     with pytest.raises(UsageError, match=r"dcn needs torch.*\n.*pip install 'tailorbird\[deep\]'"):
-        validated(shop, replace(SETTINGS, train=replace(NET, architecture="dcn")), progress=lambda *each: told.append(each))
+        validated(
+            shop,
+            replace(SETTINGS, train=replace(NET, architecture="dcn")),
+            progress=lambda *each: told.append(each),
+        )
     assert not told, "nothing was read"
     found = alone(shop, architecture="auto")
     assert found.architecture == "gbdt"
@@ -146,14 +174,33 @@ def test_a_net_that_comes_apart_is_told(shop):
 
 
 def test_columns_that_only_nets_see_have_groups_and_can_be_left_out(shop):
-    columns = ("price", "device", "position", "item_code", "recent_item_1", "recent_gap_1", "title_word_1", "title_word_2")
-    layout = Layout(columns, (0, 2), {1: 5}, (Bag("title", (6, 7), 50),), History(3, (4,), (5,), 9), 2, {3: 9, 1: 5})
+    columns = (
+        "price",
+        "device",
+        "position",
+        "item_code",
+        "recent_item_1",
+        "recent_gap_1",
+        "title_word_1",
+        "title_word_2",
+    )
+    layout = Layout(
+        columns,
+        (0, 2),
+        {1: 5},
+        (Bag("title", (6, 7), 50),),
+        History(3, (4,), (5,), 9),
+        2,
+        {3: 9, 1: 5},
+    )
     groups = column_groups(columns, shop.features, layout)
     assert groups[IDS] == ("item_code", "recent_item_1", "recent_gap_1")
     assert set(groups["columns of item"]) == {"price", "title_word_1", "title_word_2"}
     assert layout.for_nets == columns[3:]
     without = layout.only([name for name in columns if name not in groups["columns of item"]])
-    assert without == Layout(columns[1:6], (1,), {0: 5}, (), History(2, (3,), (4,), 9), 1, {2: 9, 0: 5})
+    assert without == Layout(
+        columns[1:6], (1,), {0: 5}, (), History(2, (3,), (4,), 9), 1, {2: 9, 0: 5}
+    )
     assert layout.only(columns) == layout
     plain = layout.only(columns[:3])
     assert (plain.history, plain.bags, plain.numbers, plain.codes) == (None, (), (0, 2), {1: 5})
@@ -169,22 +216,40 @@ WORDS = ("validate", "--quick", "--splits", 1, "--no-variants", "--as-of", "late
 
 def test_the_command_validates_what_train_would_train(project):
     pytest.importorskip("torch", reason="needs the extra deep")
-    write_tuned(project / "tuned.toml", "home", Tuned("mlp", "2020-01-01T00:00:00Z", {"rate": 0.002, "epochs": 1, "threads": 1}))
+    write_tuned(
+        project / "tuned.toml",
+        "home",
+        Tuned("mlp", "2020-01-01T00:00:00Z", {"rate": 0.002, "epochs": 1, "threads": 1}),
+    )
     try:
         tuned = must_json("-C", project, *WORDS)
         asked = must("-C", project, *WORDS, "--architecture", "gbdt")
-        given = must_json("-C", project, *WORDS, "--architecture", "dcn", "--parameters", json.dumps(SMALL))
+        given = must_json(
+            "-C", project, *WORDS, "--architecture", "dcn", "--parameters", json.dumps(SMALL)
+        )
     finally:
         (project / "tuned.toml").unlink()
-    assert (tuned["about"]["architecture"], tuned["about"]["settings"]["mlp"]["rate"], tuned["instead"]) == ("mlp", 0.002, "")
+    assert (
+        tuned["about"]["architecture"],
+        tuned["about"]["settings"]["mlp"]["rate"],
+        tuned["instead"],
+    ) == ("mlp", 0.002, "")
     assert tuned["about"]["tuned"].startswith("mlp as tuned")
-    assert asked.startswith("All figures are of gbdt, which was asked for, not of mlp, which the slot is tuned to.")
+    assert asked.startswith(
+        "All figures are of gbdt, which was asked for, not of mlp, which the slot is tuned to."
+    )
     assert "NDCG@10 of gbdt over 1 origins" in asked
-    assert (given["about"]["architecture"], given["about"]["settings"]["dcn"]["hidden"]) == ("dcn", [16, 8])
+    assert (given["about"]["architecture"], given["about"]["settings"]["dcn"]["hidden"]) == (
+        "dcn",
+        [16, 8],
+    )
     assert "not of mlp" in given["instead"]
     wrong = (
         (("--architecture", "forest"), "forest"),
-        (("--parameters", '{"epochs": 1}'), "--parameters: these are parameters of nets, and trees were asked for"),
+        (
+            ("--parameters", '{"epochs": 1}'),
+            "--parameters: these are parameters of nets, and trees were asked for",
+        ),
         (("--architecture", "mlp", "--parameters", '{"epoch": 1}'), "mlp has no parameter 'epoch'"),
     )
     for words, said in wrong:

@@ -1,6 +1,18 @@
 """Nothing is known of these people but when they bought, how many discs, and for how much."""
 
-from tailorbird.features import count, derived, entity, first, gap_mean, last, maximum, mean, time_since, time_since_first, total
+from tailorbird.features import (
+    count,
+    derived,
+    entity,
+    first,
+    gap_mean,
+    last,
+    maximum,
+    mean,
+    time_since,
+    time_since_first,
+    total,
+)
 
 user = entity("user")
 
@@ -18,6 +30,10 @@ first_price = first("first_price", user, "purchase", of="price")
 gap = gap_mean("gap", user, "purchase")
 
 day = 86_400
-silence = derived("silence", f"since / (gap + {7 * day})")  # how many of one's usual gaps one has been away
+silence = derived(
+    "silence", f"since / (gap + {7 * day})"
+)  # how many of one's usual gaps one has been away
 rate = derived("rate", f"bought / (age + {33 * day}) * {day}")
-stretch = derived("stretch", f"(age - since) / (age + {day})")  # the part of one's time up to the last purchase
+stretch = derived(
+    "stretch", f"(age - since) / (age + {day})"
+)  # the part of one's time up to the last purchase

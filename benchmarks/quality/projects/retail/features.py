@@ -1,4 +1,6 @@
-"""Orders of a gift wholesaler: how often, how lately, how much, how regularly, and whether that is rising or falling."""
+"""Orders of a gift wholesaler: how often, how lately, how much, how regularly, and whether that is
+rising or falling.
+"""
 
 from tailorbird.features import (
     count,
@@ -14,7 +16,7 @@ from tailorbird.features import (
     time_since_first,
     total,
     variance,
-)  # fmt: skip
+)
 
 user = entity("user")
 day = 86_400
@@ -33,7 +35,9 @@ fading_long = decayed("fading_long", user, "purchase", half_life="50d")
 returns_180d = count("returns_180d", user, "return", window="180d", hop="15d")
 spent = total("spent", user, "purchase", of="price", max=200_000)
 spent_90d = total("spent_90d", user, "purchase", of="price", max=200_000, window="90d", hop="9d")
-spent_365d = total("spent_365d", user, "purchase", of="price", max=200_000, window="364d", hop="14d")
+spent_365d = total(
+    "spent_365d", user, "purchase", of="price", max=200_000, window="364d", hop="14d"
+)
 basket = mean("basket", user, "purchase", of="price", max=200_000)
 spread = variance("spread", user, "purchase", of="price", unit=1, max=200_000)
 largest = maximum("largest", user, "purchase", of="price", max=200_000)
@@ -44,11 +48,15 @@ gap = gap_mean("gap", user, "purchase")
 gap_last = gap_mean("gap_last", user, "purchase", length=4)
 country = favourite("country", user, "purchase", of="properties.country", length=8)
 
-silence = derived("silence", f"since / (gap + {7 * day})")  # how many of one's usual gaps one has been away
+silence = derived(
+    "silence", f"since / (gap + {7 * day})"
+)  # how many of one's usual gaps one has been away
 silence_last = derived("silence_last", f"since / (gap_last + {7 * day})")
 rate = derived("rate", f"orders / (age + {45 * day}) * {day}")
 stretch = derived("stretch", f"(age - since) / (age + {day})")
 rising = derived("rising", "(orders_90d + 0.5) / (orders_365d + 2)")
-missed = derived("missed", f"orders * since / (age - since + {45 * day})")  # orders that one's own rate would have brought by now
+missed = derived(
+    "missed", f"orders * since / (age - since + {45 * day})"
+)  # orders that one's own rate would have brought by now
 missed_lately = derived("missed_lately", f"(orders_180d + 0.5) * since / {180 * day}")
 usual_month = derived("usual_month", f"spent / (age + {45 * day}) * {30 * day}")

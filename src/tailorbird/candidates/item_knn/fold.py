@@ -5,9 +5,10 @@
 
     value[i, j] = w[i, j] / (Σ over all that was ever added to row i + damping)      both as of the row's newest event
 
-Weights grow with time instead of fading (forward decay: Cormode et al., ICDE 2009), so that nothing is rewritten. A row keeps at most
-`neighbours` entries; past them the weakest gives way, and its successor inherits its weight (Space-Saving: Metwally et al., ICDT
-2005). The damping of 10 events keeps rows with few events small. A published row is a function of the log alone, not of the hour.
+Weights grow with time instead of fading (forward decay: Cormode et al., ICDE 2009), so that nothing
+is rewritten. A row keeps at most `neighbours` entries; past them the weakest gives way, and its
+successor inherits its weight (Space-Saving: Metwally et al., ICDT 2005). The damping of 10 events
+keeps rows with few events small. A published row is a function of the log alone, not of the hour.
 """
 
 from collections.abc import Mapping
@@ -42,27 +43,56 @@ class ItemKnnFold:
         self._settings, self._items = settings, items
         self._recent = np.zeros((0, settings.distance), np.int32)
         self._recent_count, self._recent_ts = np.zeros(0, np.uint8), np.zeros(0, np.int64)
-        self._start, self._room, self._size = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
+        self._start, self._room, self._size = (
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int32),
+            np.zeros(0, np.int32),
+        )
         self._total, self._at = np.zeros(0), np.zeros(0, np.int64)
         self._dirty = np.zeros(0, np.uint8)
         self._entry, self._weight = np.zeros(_POOL, np.int32), np.zeros(_POOL)
-        self._free, self._landmark, self._evicted = np.zeros(1, np.int64), np.zeros(2, np.int64), np.zeros(1, np.int64)
+        self._free, self._landmark, self._evicted = (
+            np.zeros(1, np.int64),
+            np.zeros(2, np.int64),
+            np.zeros(1, np.int64),
+        )
 
     @property
     def evicted(self) -> int:
         return int(self._evicted[0])
 
     def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
-        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the largest time of the log so far."""
+        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the
+        largest time of the log so far.
+        """
         self._reserve(people, self._items.count)
         done = 0
         while True:
             done = cooccur(
-                person, item, ts, newest, done, self._recent, self._recent_count, self._recent_ts,
-                self._start, self._room, self._size, self._total, self._entry, self._weight, self._free, self._dirty,
-                self._landmark, self._settings.gap_us, self._settings.half_life_us, self._settings.backward,
-                self._settings.neighbours, POWERS, self._evicted,
-            )  # fmt: skip
+                person,
+                item,
+                ts,
+                newest,
+                done,
+                self._recent,
+                self._recent_count,
+                self._recent_ts,
+                self._start,
+                self._room,
+                self._size,
+                self._total,
+                self._entry,
+                self._weight,
+                self._free,
+                self._dirty,
+                self._landmark,
+                self._settings.gap_us,
+                self._settings.half_life_us,
+                self._settings.backward,
+                self._settings.neighbours,
+                POWERS,
+                self._evicted,
+            )
             if done == len(item):
                 break
             self._compact()
@@ -70,13 +100,26 @@ class ItemKnnFold:
         np.maximum.at(self._at, item[known], ts[known])
 
     def _reserve(self, people: int, items: int) -> None:
-        self._recent, self._recent_count = grown(self._recent, people), grown(self._recent_count, people)
+        self._recent, self._recent_count = (
+            grown(self._recent, people),
+            grown(self._recent_count, people),
+        )
         self._recent_ts = grown(self._recent_ts, people)
-        self._start, self._room, self._size = grown(self._start, items), grown(self._room, items), grown(self._size, items)
-        self._total, self._at, self._dirty = grown(self._total, items), grown(self._at, items), grown(self._dirty, items)
+        self._start, self._room, self._size = (
+            grown(self._start, items),
+            grown(self._room, items),
+            grown(self._size, items),
+        )
+        self._total, self._at, self._dirty = (
+            grown(self._total, items),
+            grown(self._at, items),
+            grown(self._dirty, items),
+        )
 
     def _compact(self) -> None:
-        """Give the pool room: entries that rows left behind go, and it grows where that is not enough."""
+        """Give the pool room: entries that rows left behind go, and it grows where that is not
+        enough.
+        """
         at, _ = spread(self._start, self._size.astype(np.int64))
         needed = len(at) + 2 * self._settings.distance * self._settings.neighbours
         size = max(len(self._entry), 1 << (2 * needed).bit_length())
@@ -101,15 +144,23 @@ class ItemKnnFold:
         """Return the neighbours of some items by row, −1 has none; strongest first, ties by key."""
         rows = np.where(rows < len(self._size), rows, -1)
         at_row = np.maximum(rows, 0)
-        size = np.where(rows >= 0, self._size[at_row], 0).astype(np.int64) if len(self._size) else np.zeros(len(rows), np.int64)
-        at, owner = spread(self._start[at_row] if len(self._size) else np.zeros(len(rows), np.int64), size)
+        size = (
+            np.where(rows >= 0, self._size[at_row], 0).astype(np.int64)
+            if len(self._size)
+            else np.zeros(len(rows), np.int64)
+        )
+        at, owner = spread(
+            self._start[at_row] if len(self._size) else np.zeros(len(rows), np.int64), size
+        )
         scale = self._scale(at_row)
         total = self._total[at_row] * scale if len(self._total) else np.zeros(len(rows))
         value = (self._weight[at] * scale[owner] / (total[owner] + DAMPING)).astype(np.float32)
         keys = self._items.keys[self._entry[at]]
         order = np.lexsort((keys, -value, owner))
         order = order[value[order] >= ENTRY_MIN]
-        offsets = np.concatenate(([0], np.cumsum(np.bincount(owner[order], minlength=len(rows))))).astype(np.int64)
+        offsets = np.concatenate(
+            ([0], np.cumsum(np.bincount(owner[order], minlength=len(rows))))
+        ).astype(np.int64)
         return Neighbours(offsets, keys[order], value[order])
 
     def _scale(self, rows: Int64s) -> npt.NDArray[np.float64]:
@@ -117,7 +168,9 @@ class ItemKnnFold:
         half_life = self._settings.half_life_us
         if not half_life or not len(self._at):
             return np.ones(len(rows))
-        steps = np.clip((self._at[rows] - self._landmark[0]) * STEPS // half_life, -1000 * STEPS, 1000 * STEPS)
+        steps = np.clip(
+            (self._at[rows] - self._landmark[0]) * STEPS // half_life, -1000 * STEPS, 1000 * STEPS
+        )
         return np.ldexp(1.0 / POWERS[steps % STEPS], -(steps // STEPS).astype(np.int32))
 
     def move_people(self, moved: Int64s, people: int) -> None:
@@ -148,7 +201,10 @@ class ItemKnnFold:
         fresh["start"][:] = np.cumsum(size[kept]) - size[kept]
         fresh["total"][:], fresh["at"][:] = self._total[kept], self._at[kept]
         dirty = self._dirty[kept].copy()
-        pool = np.zeros(max(len(self._entry), len(at)), np.int32), np.zeros(max(len(self._entry), len(at)))
+        pool = (
+            np.zeros(max(len(self._entry), len(at)), np.int32),
+            np.zeros(max(len(self._entry), len(at))),
+        )
         pool[0][: len(at)], pool[1][: len(at)] = entry, self._weight[at]
         for name, array in fresh.items():
             setattr(self, f"_{name}", array)
@@ -182,4 +238,8 @@ class ItemKnnFold:
         used = len(arrays["entry"])
         size = max(_POOL, 1 << (2 * used).bit_length())
         self._entry, self._weight = np.zeros(size, np.int32), np.zeros(size)
-        self._entry[:used], self._weight[:used], self._free[0] = arrays["entry"], arrays["weight"], used
+        self._entry[:used], self._weight[:used], self._free[0] = (
+            arrays["entry"],
+            arrays["weight"],
+            used,
+        )

@@ -1,7 +1,9 @@
-"""What goes with a person's last items: score = Σ over the items i, the newest first, of (1 − 1/last) ** age · value[i, j].
+"""What goes with a person's last items: score = Σ over the items i, the newest first, of (1 −
+1/last) ** age · value[i, j].
 
-With `last` = 1 the newest item alone counts; with 2 each counts half as much as the one after it. Where people go from one thing to the
-next, as in a news site's sessions, few tell most; where they gather, as in baskets, many do.
+With `last` = 1 the newest item alone counts; with 2 each counts half as much as the one after it.
+Where people go from one thing to the next, as in a news site's sessions, few tell most; where they
+gather, as in baskets, many do.
 """
 
 import numpy as np
@@ -15,7 +17,9 @@ SIZE = 1_000
 
 
 def scored(recent: Keys, found: Neighbours, last: int) -> RankedList:
-    """Add up the neighbours of a person's last items, the newest first; these items themselves are left out."""
+    """Add up the neighbours of a person's last items, the newest first; these items themselves are
+    left out.
+    """
     decay = 1.0 - 1.0 / last
     entries = len(found.keys) if decay else int(found.offsets[1])
     _, age = spread(found.offsets[:-1], np.diff(found.offsets))

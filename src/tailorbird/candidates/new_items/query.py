@@ -1,9 +1,10 @@
-"""New items, in the order in which they should be tried: an upper confidence bound on what an item is worth to who sees it.
+"""New items, in the order in which they should be tried: an upper confidence bound on what an item
+is worth to who sees it.
 
     score = (clicks + 1) / (shown + 2) + sqrt(ln(1 + Σ shown) / (shown + 1))      (UCB1: Auer et al., 2002)
 
-among the items that came within `within_us` and were not shown `ENOUGH` times yet. Where nothing is known of what was shown, as of
-an imported log, the newest come first.
+among the items that came within `within_us` and were not shown `ENOUGH` times yet. Where nothing is
+known of what was shown, as of an imported log, the newest come first.
 """
 
 import numpy as np
@@ -17,7 +18,9 @@ SIZE = 500
 ENOUGH = 1_000  # times shown, after which others can tell what an item is worth
 
 
-def newest_items(keys: Keys, first_seen: Int64s, clicks: Int64s, shown: Int64s, t: int, within_us: int) -> RankedList:
+def newest_items(
+    keys: Keys, first_seen: Int64s, clicks: Int64s, shown: Int64s, t: int, within_us: int
+) -> RankedList:
     """Rank the items that came within a time before t.
 
     Args:

@@ -1,8 +1,8 @@
 """Counts of items by window and segment, from which leaderboards are read.
 
-A window of length W is twelve tiles of W / 12 and the partial one at t, as the windows of features are: an event counts at t if its
-tile is among these thirteen. Counts are integers, so that order and batches do not matter, and an event that comes late is added to
-the tile of its time.
+A window of length W is twelve tiles of W / 12 and the partial one at t, as the windows of features
+are: an event counts at t if its tile is among these thirteen. Counts are integers, so that order
+and batches do not matter, and an event that comes late is added to the tile of its time.
 
     everybody      a count for each item
     a segment      a count for each pair of a segment's value and an item that occurred
@@ -79,10 +79,21 @@ class _Window:
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         parts = [(tile, *_summed(self.tiles[tile])) for tile in sorted(self.tiles)]
-        tile = np.concatenate([np.zeros(0, np.int64), *(np.full(len(slot), each, np.int64) for each, slot, _ in parts)])
+        tile = np.concatenate(
+            [
+                np.zeros(0, np.int64),
+                *(np.full(len(slot), each, np.int64) for each, slot, _ in parts),
+            ]
+        )
         slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in parts)])
         times = np.concatenate([np.zeros(0, np.int64), *(times for _, _, times in parts)])
-        return {"count": self.count, "tile": tile, "slot": slots, "times": times, "now": np.array([self.now])}
+        return {
+            "count": self.count,
+            "tile": tile,
+            "slot": slots,
+            "times": times,
+            "now": np.array([self.now]),
+        }
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         self.count, self.now = arrays["count"].copy(), int(arrays["now"][0])
@@ -97,18 +108,24 @@ def _summed(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
     if len(chunks) == 1:
         return chunks[0]
     slot, at = np.unique(np.concatenate([slot for slot, _ in chunks]), return_inverse=True)
-    return slot, np.bincount(at, np.concatenate([times for _, times in chunks]), len(slot)).astype(np.int64)
+    return slot, np.bincount(at, np.concatenate([times for _, times in chunks]), len(slot)).astype(
+        np.int64
+    )
 
 
 class PopularityFold:
     """Counts for all boards of a contract.
 
-    `items`: the table of items that all folds share; a slot of everybody's counts is an item's row there.
+    `items`: the table of items that all folds share; a slot of everybody's counts is an item's row
+    there.
     """
 
     def __init__(self, boards: tuple[Board, ...], items: KeyTable) -> None:
         self._items = items
-        self._fields = {name: _Segments(name) if name else None for name in dict.fromkeys(board.segment for board in boards)}
+        self._fields = {
+            name: _Segments(name) if name else None
+            for name in dict.fromkeys(board.segment for board in boards)
+        }
         self._windows = {board: _Window(board.window_us) for board in boards}
         self._changed: dict[Board, list[Keys]] = {board: [] for board in boards}
 
@@ -117,7 +134,9 @@ class PopularityFold:
         return tuple(self._windows)
 
     def update(self, item: Int64s, ts: Int64s, segments: Mapping[str, Keys]) -> None:
-        """Count interests: rows of the items, their times, and the key of each segment's value (0: none)."""
+        """Count interests: rows of the items, their times, and the key of each segment's value (0:
+        none).
+        """
         if not len(item):
             return
         for name, own in self._fields.items():
@@ -136,7 +155,9 @@ class PopularityFold:
     def _note(self, board: Board, slots: Int64s) -> None:
         if len(slots):
             own = self._fields[board.segment]
-            self._changed[board].append(np.zeros(1, np.uint64) if own is None else np.unique(own.value[slots]))
+            self._changed[board].append(
+                np.zeros(1, np.uint64) if own is None else np.unique(own.value[slots])
+            )
 
     def advance(self, t: int) -> None:
         """Let windows end at `t`; one before an earlier one moves nothing."""
@@ -145,20 +166,27 @@ class PopularityFold:
 
     def changed(self) -> list[tuple[Board, int]]:
         """Return the boards and segments whose counts changed since this was last asked."""
-        found = [(board, value) for board in self._windows for value in self._waiting(board).tolist()]
+        found = [
+            (board, value) for board in self._windows for value in self._waiting(board).tolist()
+        ]
         self._changed = {board: [] for board in self._windows}
         return found
 
     def every(self) -> list[tuple[Board, int]]:
         """Return all boards and segments that there are."""
-        fields = {name: [0] if own is None else np.unique(own.value[: own.pairs.count]).tolist() for name, own in self._fields.items()}
+        fields = {
+            name: [0] if own is None else np.unique(own.value[: own.pairs.count]).tolist()
+            for name, own in self._fields.items()
+        }
         return [(board, value) for board in self._windows for value in fields[board.segment]]
 
     def _waiting(self, board: Board) -> Keys:
         return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
 
     def table(self, board: Board, segment: int = 0) -> BoardTable:
-        """Return the leaderboard: by count, then by the count of the field's longest window, then by key."""
+        """Return the leaderboard: by count, then by the count of the field's longest window, then
+        by key.
+        """
         window, own = self._windows[board], self._fields[board.segment]
         if own is None:
             slots, rows, most = np.flatnonzero(window.count), None, SIZE
@@ -169,17 +197,27 @@ class PopularityFold:
             rows = own.item[slots]
         count = window.count[slots]
         total = int(count.sum())
-        if len(count) > most:  # what may be among the first: all that reach the count of the last of them
-            best = np.flatnonzero(count >= np.partition(count, len(count) - most)[len(count) - most])
+        if (
+            len(count) > most
+        ):  # what may be among the first: all that reach the count of the last of them
+            best = np.flatnonzero(
+                count >= np.partition(count, len(count) - most)[len(count) - most]
+            )
             slots, count, rows = slots[best], count[best], rows if rows is None else rows[best]
-        longest = self._windows[max(other for other in self._windows if other.segment == board.segment)].count
-        further = np.where(slots < len(longest), longest[np.minimum(slots, max(len(longest) - 1, 0))], 0)
+        longest = self._windows[
+            max(other for other in self._windows if other.segment == board.segment)
+        ].count
+        further = np.where(
+            slots < len(longest), longest[np.minimum(slots, max(len(longest) - 1, 0))], 0
+        )
         keys = self._items.keys[slots if rows is None else rows]
         order = np.lexsort((keys, -further, -count))[:most]
         return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
     def move_items(self, moved: Int64s, items: int) -> None:
-        """Number items anew: the new row of each old one, −1 where it goes. Pairs that count nothing go too."""
+        """Number items anew: the new row of each old one, −1 where it goes. Pairs that count
+        nothing go too.
+        """
         for board, window in self._windows.items():
             own, counted = self._fields[board.segment], np.flatnonzero(window.count)
             self._note(board, counted[moved[counted if own is None else own.item[counted]] < 0])
@@ -204,16 +242,27 @@ class PopularityFold:
         for name, own in self._fields.items():
             if own is not None:
                 count = own.pairs.count
-                found |= {f"{name}/pairs": own.pairs.keys, f"{name}/value": own.value[:count], f"{name}/item": own.item[:count]}
+                found |= {
+                    f"{name}/pairs": own.pairs.keys,
+                    f"{name}/value": own.value[:count],
+                    f"{name}/item": own.item[:count],
+                }
         return found
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for board, window in self._windows.items():
-            window.restore({name: arrays[f"{board.name}/{name}"] for name in ("count", "tile", "slot", "times", "now")})
+            window.restore(
+                {
+                    name: arrays[f"{board.name}/{name}"]
+                    for name in ("count", "tile", "slot", "times", "now")
+                }
+            )
             self._changed[board] = [arrays[f"{board.name}/changed"]]
         for name, own in self._fields.items():
             if own is not None:
-                own.restore(arrays[f"{name}/pairs"], arrays[f"{name}/value"], arrays[f"{name}/item"])
+                own.restore(
+                    arrays[f"{name}/pairs"], arrays[f"{name}/value"], arrays[f"{name}/item"]
+                )
 
 
 class _Segments:
@@ -232,7 +281,10 @@ class _Segments:
     def slots(self, value: Keys, item: Int64s, key: Keys) -> Int64s:
         """Return the slot of each pair, new ones the next."""
         slot = self.pairs.assign(combine(value, key))
-        self.value, self.item = grown(self.value, self.pairs.count), grown(self.item, self.pairs.count)
+        self.value, self.item = (
+            grown(self.value, self.pairs.count),
+            grown(self.item, self.pairs.count),
+        )
         self.value[slot], self.item[slot] = value, item
         return slot
 
@@ -252,7 +304,9 @@ class _Segments:
         return parts[0] if parts else np.zeros(0, np.int64)
 
     def keep(self, kept: npt.NDArray[np.bool_], moved: Int64s) -> tuple[Int64s, int]:
-        """Keep some pairs, whose items are numbered anew; the new slot of each old one, and how many there are."""
+        """Keep some pairs, whose items are numbered anew; the new slot of each old one, and how
+        many there are.
+        """
         count = self.pairs.count
         value, item = self.value[:count][kept], moved[self.item[:count][kept]]
         slots = self.pairs.keep(kept)

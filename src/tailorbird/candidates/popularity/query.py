@@ -1,4 +1,6 @@
-"""Lists from leaderboards: of everybody, of the segment of who asks, or of the categories that the person looked at."""
+"""Lists from leaderboards: of everybody, of the segment of who asks, or of the categories that the
+person looked at.
+"""
 
 import numpy as np
 
@@ -21,15 +23,21 @@ SIZE = 500  # of a list over several categories
 
 
 def popular(tables: CandidateTables, request: CandidateRequest, board: Board) -> RankedList:
-    """Return the items with most events by their share of the traffic: of the segment where it is known and not too small."""
+    """Return the items with most events by their share of the traffic: of the segment where it is
+    known and not too small.
+    """
     if board.segment == "category":
         return _of_categories(tables, request, board)
     table = of_segment(tables, request, board)
     return (table if table is not None else tables.board(Board(board.window_us))).shares
 
 
-def of_segment(tables: CandidateTables, request: CandidateRequest, board: Board) -> BoardTable | None:
-    """Return the items of the segment of who asks, by a context field; None where it is not known or too small."""
+def of_segment(
+    tables: CandidateTables, request: CandidateRequest, board: Board
+) -> BoardTable | None:
+    """Return the items of the segment of who asks, by a context field; None where it is not known
+    or too small.
+    """
     segment = request.segments.get(board.segment, 0) if board.segment else 0
     table = tables.board(board, segment) if segment else None
     return table if table is not None and table.total >= SEGMENT_MIN else None
@@ -53,5 +61,7 @@ def _of_categories(tables: CandidateTables, request: CandidateRequest, board: Bo
         items = tables.board(board, int(values[place])).items
         parts.append(RankedList(items.keys, weight[place] / np.arange(1, len(items) + 1)))
     keys, scores = concatenated(parts)
-    distinct, at = np.unique(keys, return_inverse=True)  # an item that changed its category is popular in both
+    distinct, at = np.unique(
+        keys, return_inverse=True
+    )  # an item that changed its category is popular in both
     return ranked(distinct, np.bincount(at, scores, len(distinct)).astype(np.float64), SIZE)

@@ -1,4 +1,6 @@
-"""What the person had before: the items of the sequence by how often they are in it, of equal ones the newest first."""
+"""What the person had before: the items of the sequence by how often they are in it, of equal ones
+the newest first.
+"""
 
 import numpy as np
 

@@ -1,4 +1,6 @@
-"""The newest sessions, kept up event by event in a ring; the table of a moment is made of it, see `sessions`."""
+"""The newest sessions, kept up event by event in a ring; the table of a moment is made of it, see
+`sessions`.
+"""
 
 from collections.abc import Mapping
 
@@ -16,22 +18,41 @@ _RING = ("owner", "last_ts", "size", "entries")
 
 
 class SessionKnnFold:
-    """Sessions by the order in which they began; `items` and the rows of people are shared with the other folds."""
+    """Sessions by the order in which they began; `items` and the rows of people are shared with the
+    other folds.
+    """
 
     def __init__(self, settings: SessionKnn, items: KeyTable) -> None:
         self._settings, self._items = settings, items
         self._current = np.zeros(0, np.int64)
-        self._owner, self._last_ts = np.full(settings.most, -1, np.int64), np.zeros(settings.most, np.int64)
-        self._size, self._entries = np.zeros(settings.most, np.int32), np.zeros((settings.most, settings.length), np.int32)
+        self._owner, self._last_ts = (
+            np.full(settings.most, -1, np.int64),
+            np.zeros(settings.most, np.int64),
+        )
+        self._size, self._entries = (
+            np.zeros(settings.most, np.int32),
+            np.zeros((settings.most, settings.length), np.int32),
+        )
         self._head = np.zeros(1, np.int64)
 
     def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
-        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the largest time of the log so far."""
+        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the
+        largest time of the log so far.
+        """
         self._current = grown(self._current, people, fill=-1)
         sessions(
-            person, item, ts, newest, self._current, self._owner, self._last_ts, self._size, self._entries, self._head,
+            person,
+            item,
+            ts,
+            newest,
+            self._current,
+            self._owner,
+            self._last_ts,
+            self._size,
+            self._entries,
+            self._head,
             self._settings.gap_us,
-        )  # fmt: skip
+        )
 
     def table(self) -> Sessions:
         """Return the sessions as they are now, by the time of their last event."""
@@ -42,8 +63,14 @@ class SessionKnnFold:
         order = at[np.argsort(self._last_ts[at], kind="stable")]
         room = int(self._size[order].sum())
         starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
-        item, place, used = np.zeros(room, np.int32), np.zeros(room, np.int32), np.zeros(max(self._items.count, 1), np.int32)
-        count, known = distinct_entries(order, self._size, self._entries, self._last_ts, starts, ends, item, place, used)
+        item, place, used = (
+            np.zeros(room, np.int32),
+            np.zeros(room, np.int32),
+            np.zeros(max(self._items.count, 1), np.int32),
+        )
+        count, known = distinct_entries(
+            order, self._size, self._entries, self._last_ts, starts, ends, item, place, used
+        )
         entries = int(starts[count])
         by_number = np.zeros(known, np.int64)
         rows = np.flatnonzero(used)
@@ -53,10 +80,19 @@ class SessionKnnFold:
         number = np.empty(known, np.int32)
         number[by_key] = np.arange(known, dtype=np.int32)
         fade = np.exp(-(newest - ends[:count]) / S_TAN.recency_us)
-        return Sessions(keys[by_key], starts[: count + 1], number[item[:entries]], place[:entries], fade, self._settings.gap_us)
+        return Sessions(
+            keys[by_key],
+            starts[: count + 1],
+            number[item[:entries]],
+            place[:entries],
+            fade,
+            self._settings.gap_us,
+        )
 
     def move_people(self, moved: Int64s, people: int) -> None:
-        """Number people anew: the new row of each old one, −1 where it goes. Their sessions stay, without anybody's name."""
+        """Number people anew: the new row of each old one, −1 where it goes. Their sessions stay,
+        without anybody's name.
+        """
         current = np.full(people, -1, np.int64)
         kept = np.flatnonzero(moved >= 0)
         kept = kept[kept < len(self._current)]

@@ -1,8 +1,16 @@
-"""What sessions like the person's newest one went on to, by V-SkNN (`session_knn`) or STAN (`stan`)."""
+"""What sessions like the person's newest one went on to, by V-SkNN (`session_knn`) or STAN
+(`stan`).
+"""
 
 import numpy as np
 
-from tailorbird.candidates.protocol import EMPTY_LIST, CandidateRequest, CandidateTables, RankedList, ranked
+from tailorbird.candidates.protocol import (
+    EMPTY_LIST,
+    CandidateRequest,
+    CandidateTables,
+    RankedList,
+    ranked,
+)
 
 SIZE = 500
 
@@ -12,5 +20,7 @@ def session_knn(tables: CandidateTables, request: CandidateRequest, source: str)
     sessions = tables.sessions()
     if sessions is None or not len(request.recent):
         return EMPTY_LIST
-    near = sessions.near(source, np.array([0, len(request.recent)], np.int64), request.recent, request.recent_ts)
+    near = sessions.near(
+        source, np.array([0, len(request.recent)], np.int64), request.recent, request.recent_ts
+    )
     return ranked(near.keys, near.gain, SIZE)

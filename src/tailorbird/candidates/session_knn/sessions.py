@@ -1,7 +1,9 @@
-"""The newest sessions of everybody, and what people who did the like went on to: V-SkNN and STAN (see `similarity`).
+"""The newest sessions of everybody, and what people who did the like went on to: V-SkNN and STAN
+(see `similarity`).
 
-A session is a run of one person's events without a pause of more than `gap_us`, with at least two items. A table numbers sessions
-by the time of their last event. It holds neither whose they are nor when they were, only how much STAN lets their age count:
+A session is a run of one person's events without a pause of more than `gap_us`, with at least two
+items. A table numbers sessions by the time of their last event. It holds neither whose they are nor
+when they were, only how much STAN lets their age count:
 
     keys     uint64 (items,)     keys of the items that any session holds, ascending
     starts   int64 (m + 1,)      session s has the entries starts[s]:starts[s + 1]
@@ -9,8 +11,9 @@ by the time of their last event. It holds neither whose they are nor when they w
     place    int32 (entries,)    places, from 1
     fade     float64 (m,)        exp(−(newest event of the table − last event of the session) / λ2)
 
-A context is the newest run of a person's sequence, cut in the same way. Sums run in float64 in a fixed order, so a question has the
-same answer, bit for bit, however many are asked at once: a replay asks thousands, a server one.
+A context is the newest run of a person's sequence, cut in the same way. Sums run in float64 in a
+fixed order, so a question has the same answer, bit for bit, however many are asked at once: a
+replay asks thousands, a server one.
 """
 
 import math
@@ -31,7 +34,8 @@ Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
-# As far as the newest 500 with an item: more cost a request more than they were worth on the sets in docs/results.md.
+# As far as the newest 500 with an item: more cost a request more than they were worth on the sets
+# in docs/results.md.
 V_SKNN = VSkNN(k=500, sample=500, weighting="quadratic", weighting_score="quadratic")
 S_TAN = STAN(k=500, sample=500)
 SEARCHES = {"session_knn": V_SKNN.search(), "stan": S_TAN.search()}
@@ -40,7 +44,8 @@ _AT_ONCE = 200  # questions, which bounds what is spread out
 
 @dataclass(frozen=True)
 class Near:
-    """What similar sessions went on to, without what a question's own context has; sorted by question and key.
+    """What similar sessions went on to, without what a question's own context has; sorted by
+    question and key.
 
     Attributes:
         offsets: (questions + 1,): question q has the entries offsets[q]:offsets[q + 1].
@@ -76,7 +81,9 @@ class Sessions:
     @cached_property
     def postings(self) -> tuple[Ints, Int32s]:
         """For each item the sessions that hold it, ascending: where its list begins, and the lists."""
-        lists = np.concatenate(([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))).astype(np.int64)
+        lists = np.concatenate(
+            ([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))
+        ).astype(np.int64)
         owner = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
         return lists, owner[_stable_order(self.item, len(self.keys))]
 
@@ -85,7 +92,10 @@ class Sessions:
         """Source → its tables: of the search, of rare items, and of distances within a session."""
         held = np.diff(self.postings[0])
         apart = np.arange(int(self.place.max(initial=0)) + 1)
-        return {name: (how, how.lift(held, len(self)), np.exp(-apart / how.closeness)) for name, how in SEARCHES.items()}
+        return {
+            name: (how, how.lift(held, len(self)), np.exp(-apart / how.closeness))
+            for name, how in SEARCHES.items()
+        }
 
     def prepare(self) -> None:
         """Compute what the first question would wait for."""
@@ -103,11 +113,20 @@ class Sessions:
         offsets, at = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
         row = self._rows(keys[at])
         if len(offsets) > 2:
-            parts = [self._ask(source, offsets[low : low + _AT_ONCE + 1], row) for low in range(0, len(offsets) - 1, _AT_ONCE)]
+            parts = [
+                self._ask(source, offsets[low : low + _AT_ONCE + 1], row)
+                for low in range(0, len(offsets) - 1, _AT_ONCE)
+            ]
             sizes = np.concatenate([np.diff(part.offsets) for part in parts])
             joined = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-            return Near(joined, np.concatenate([part.keys for part in parts]), np.concatenate([part.gain for part in parts]))
-        asked = row.tobytes()  # of one person, whose candidates are asked for before their columns are
+            return Near(
+                joined,
+                np.concatenate([part.keys for part in parts]),
+                np.concatenate([part.gain for part in parts]),
+            )
+        asked = (
+            row.tobytes()
+        )  # of one person, whose candidates are asked for before their columns are
         before = self._last.get(source)
         if before is None or before[0] != asked:
             before = self._last[source] = asked, self._ask(source, offsets, row)
@@ -144,17 +163,24 @@ class Sessions:
         """The sum of each question's gains by item, in the order of the entries."""
         rows, sums = [], []
         for low, high in pairwise(ends.tolist()):
-            total = np.bincount(item[low:high], gain[low:high])  # by item: several times as fast as to sort them
+            total = np.bincount(
+                item[low:high], gain[low:high]
+            )  # by item: several times as fast as to sort them
             rows.append(np.flatnonzero(total > 0))
             sums.append(total[rows[-1]])
         offsets = np.concatenate(([0], np.cumsum([len(each) for each in rows]))).astype(np.int64)
-        return Near(offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64))
+        return Near(
+            offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
+        )
 
     def _neighbours(self, own: "_Own", how: Search, questions: int) -> tuple[Ints, Ints, Floats]:
-        """The nearest sessions of each question, the newest first or, where there are more than k, the nearest: who asks, which,
-        and what each of its items gains."""
+        """The nearest sessions of each question, the newest first or, where there are more than k,
+        the nearest: who asks, which, and what each of its items gains.
+        """
         lists, holder = self.postings
-        low = np.maximum(lists[own.row], lists[own.row + 1] - how.sample)  # none of the newest with any item lies before
+        low = np.maximum(
+            lists[own.row], lists[own.row + 1] - how.sample
+        )  # none of the newest with any item lies before
         at, nth = spread(low, lists[own.row + 1] - low)
         count = max(len(self), 1)
         key = own.owner[nth] * count + (count - 1 - holder[at])
@@ -182,7 +208,8 @@ class Sessions:
 
 
 def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints, Rows]:
-    """Return the newest run of each sequence, of at most `length` entries: offsets, and where its entries stand.
+    """Return the newest run of each sequence, of at most `length` entries: offsets, and where its
+    entries stand.
 
     Args:
         offsets: (sequences + 1,).
@@ -202,7 +229,9 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
 
 @dataclass(frozen=True)
 class _Own:
-    """The different known items of some contexts, of each the newest first: who asks, row, steps back from the end, weight."""
+    """The different known items of some contexts, of each the newest first: who asks, row, steps
+    back from the end, weight.
+    """
 
     owner: Ints
     row: Rows
@@ -213,7 +242,11 @@ class _Own:
 def _is_own(own: _Own, item: Int32s, ends: Ints, items: int) -> npt.NDArray[np.bool_]:
     """Whether each entry of a session is of an item of the context that it is compared with."""
     found, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
-    for (low, high), (first, last) in zip(pairwise(ends.tolist()), pairwise(np.searchsorted(own.owner, np.arange(len(ends)))), strict=True):
+    for (low, high), (first, last) in zip(
+        pairwise(ends.tolist()),
+        pairwise(np.searchsorted(own.owner, np.arange(len(ends)))),
+        strict=True,
+    ):
         mine = own.row[first:last]
         is_there[mine] = True
         found[low:high] = is_there[item[low:high]]
@@ -240,7 +273,9 @@ def _distinct(key: Ints) -> Ints:
 
 
 def _stable_order(number: Int32s, below: int) -> Rows:
-    """Return `np.argsort(number, kind="stable")` of numbers from 0, a third of the time: NumPy sorts 16 bits by radix."""
+    """Return `np.argsort(number, kind="stable")` of numbers from 0, a third of the time: NumPy
+    sorts 16 bits by radix.
+    """
     order = np.argsort((number & 0xFFFF).astype(np.uint16), kind="stable")
     if below > 1 << 16:
         order = order[np.argsort((number >> 16).astype(np.uint16)[order], kind="stable")]

@@ -1,22 +1,28 @@
-"""Nearest sessions: V-SkNN and STAN. What similar sessions, the newest of them, went on to is what is recommended.
+"""Nearest sessions: V-SkNN and STAN. What similar sessions, the newest of them, went on to is what
+is recommended.
 
-Both take the `sample` newest sessions that share an item with the context s, keep the `k` most similar and add up what these hold:
+Both take the `sample` newest sessions that share an item with the context s, keep the `k` most
+similar and add up what these hold:
 
     score(i) = Σ over neighbours n of sim(s, n) · decay(s, n, i), where n holds i
 
-**V-SkNN** (Ludewig and Jannach, UMUAI 28, 2018, section 3.2.3): sim(s, n) = Σ of w(p, l) over the items of s that n holds, divided by the
-number of different items in s, where p is the item's place in s, from 1, and l the length of s; decay = v(x), where x is how many steps
-before its end s has its newest item that n holds; optionally × (1 + idf_weight · idf(i)). w and v are one of `Weighting`.
+**V-SkNN** (Ludewig and Jannach, UMUAI 28, 2018, section 3.2.3): sim(s, n) = Σ of w(p, l) over the
+ items of s that n holds, divided by the number of different items in s, where p is the item's place
+ in s, from 1, and l the length of s; decay = v(x), where x is how many steps before its end s has
+ its newest item that n holds; optionally × (1 + idf_weight · idf(i)). w and v are one of
+ `Weighting`.
 
 **STAN** (Garg, Gupta, Malhotra, Vig, Shroff, SIGIR 2019, equations 2 to 6): w1 = exp((p − l) / λ1);
-sim = Σ w1 over common items ÷ (√Σ w1² over s · √|n|) · exp(−(t − t_n) / λ2), t_n the time of n's last interaction;
-decay = exp(−|place of i in n − place of i* in n| / λ3), i* the item of s that stands last in n.
+ sim = Σ w1 over common items ÷ (√Σ w1² over s · √|n|) · exp(−(t − t_n) / λ2), t_n the time of n's
+ last interaction; decay = exp(−|place of i in n − place of i* in n| / λ3), i* the item of s that
+ stands last in n.
 
-Where the papers leave a choice, we follow what their authors published with (github.com/rn5l/session-rec), except for ties: the newer
-session comes first. The context is the last `CONTEXT_MAX` items; an item occurs in it at its last place.
+Where the papers leave a choice, we follow what their authors published with
+(github.com/rn5l/session-rec), except for ties: the newer session comes first. The context is the
+last `CONTEXT_MAX` items; an item occurs in it at its last place.
 
-Here are the settings, and what both have in common as tables of weights in place of formulas. The sessions themselves, and how they
-are asked, are in `sessions`.
+Here are the settings, and what both have in common as tables of weights in place of formulas. The
+sessions themselves, and how they are asked, are in `sessions`.
 """
 
 import math
@@ -42,7 +48,8 @@ class Search:
     Attributes:
         k, sample: as in `VSkNN`.
         weight: (length, place − 1): of an item of the context.
-        cosine: whether likeness is divided by both norms, else by the number of items of the context.
+        cosine: whether likeness is divided by both norms, else by the number of items of the
+            context.
         recency: λ2, microseconds; infinite where time does not count.
         decay: (steps back − 1,): of the newest common item.
         closeness: λ3, places; infinite where places do not count.
@@ -86,9 +93,13 @@ class VSkNN:
     def search(self) -> Search:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
         places = np.arange(1, CONTEXT_MAX + 1)[None, :]
-        weight = np.where(places <= lengths, _weights(self.weighting, places, np.maximum(lengths, 1)), 0.0)
+        weight = np.where(
+            places <= lengths, _weights(self.weighting, places, np.maximum(lengths, 1)), 0.0
+        )
         decay = _decays(self.weighting_score, np.arange(1, CONTEXT_MAX + 1))
-        return Search(self.k, self.sample, weight, False, math.inf, decay, math.inf, self.idf_weight)
+        return Search(
+            self.k, self.sample, weight, False, math.inf, decay, math.inf, self.idf_weight
+        )
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,18 @@ class STAN:
     def search(self) -> Search:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
         places = np.arange(1, CONTEXT_MAX + 1)[None, :]
-        weight = np.where(places <= lengths, np.exp(np.minimum(places - lengths, 0) / self.position), 0.0)
-        return Search(self.k, self.sample, weight, True, float(self.recency_us), np.ones(CONTEXT_MAX), self.closeness)
+        weight = np.where(
+            places <= lengths, np.exp(np.minimum(places - lengths, 0) / self.position), 0.0
+        )
+        return Search(
+            self.k,
+            self.sample,
+            weight,
+            True,
+            float(self.recency_us),
+            np.ones(CONTEXT_MAX),
+            self.closeness,
+        )
 
 
 def _weights(name: Weighting, place: Ints, length: Ints) -> Floats:
@@ -121,7 +142,11 @@ def _weights(name: Weighting, place: Ints, length: Ints) -> Floats:
         return np.where(place <= 10, 1 - 0.1 * back, 0.0)
     if name == "log":
         return 1 / np.log10(np.maximum(back, 0) + 1.7)
-    return {"same": np.ones_like(place / length), "div": place / length, "quadratic": (place / length) ** 2}[name]
+    return {
+        "same": np.ones_like(place / length),
+        "div": place / length,
+        "quadratic": (place / length) ** 2,
+    }[name]
 
 
 def _decays(name: Weighting, steps: Ints) -> Floats:

@@ -1,4 +1,6 @@
-"""`tailorbird demo`: the whole loop on a synthetic shop, with a page to click on. The stages are in `story`."""
+"""`tailorbird demo`: the whole loop on a synthetic shop, with a page to click on. The stages are in
+`story`.
+"""
 
 import time
 from pathlib import Path
@@ -7,12 +9,20 @@ from tailorbird.cli.output import Json, console, print_json, progress_bars
 
 
 def demo(
-    *, once: bool = False, folder: Path = Path("demo"), port: int | None = None, seed: int = 1, small: bool = False, json: Json = False
+    *,
+    once: bool = False,
+    folder: Path = Path("demo"),
+    port: int | None = None,
+    seed: int = 1,
+    small: bool = False,
+    json: Json = False,
 ) -> None:
-    """Run the whole loop on a synthetic shop on this machine: no account, no download, nothing is sent anywhere.
+    """Run the whole loop on a synthetic shop on this machine: no account, no download, nothing is
+    sent anywhere.
 
-    Makes a shop with a past, imports and trains on it, opens a page where every click changes the list, runs an
-    experiment on simulated visitors, shifts their tastes, notices, trains anew, and prints every figure as measured.
+    Makes a shop with a past, imports and trains on it, opens a page where every click changes the
+    list, runs an experiment on simulated visitors, shifts their tastes, notices, trains anew, and
+    prints every figure as measured.
 
     Example:  tailorbird demo
 
@@ -36,7 +46,9 @@ def demo(
     from tailorbird.cli.demo.story import Story
 
     with progress_bars(quiet=json) as progress:
-        story = Story(folder, SMALL if small else FULL, seed=seed, port=port, quiet=json, progress=progress)
+        story = Story(
+            folder, SMALL if small else FULL, seed=seed, port=port, quiet=json, progress=progress
+        )
         try:
             figures = story.run()
         except BaseException:

@@ -1,4 +1,6 @@
-"""What the demo prints at its end: one object of figures as measured, and the same as a table for people."""
+"""What the demo prints at its end: one object of figures as measured, and the same as a table for
+people.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +28,11 @@ class Figures:
         return dict(vars(self))
 
 
-def event_figures(accepted: int, duplicates: int, quarantined: int, injected: list[Injected], answers: int) -> dict[str, Any]:
-    """What the router decided beside what the simulator sent and what was answered; `found` says whether they agree to the event.
+def event_figures(
+    accepted: int, duplicates: int, quarantined: int, injected: list[Injected], answers: int
+) -> dict[str, Any]:
+    """What the router decided beside what the simulator sent and what was answered; `found` says
+    whether they agree to the event.
 
     Args:
         answers: answers that the door took during live traffic, each an event of our own.
@@ -47,31 +52,51 @@ def print_figures(figures: Figures) -> None:
     rows: list[tuple[str, str]] = [
         (
             "events",
-            f"{events['accepted']:,} accepted, {events['duplicates']:,} repeats and {events['quarantined']:,} malformed found"
+            f"{events['accepted']:,} accepted, {events['duplicates']:,} repeats and "
+            f"{events['quarantined']:,} malformed found"
             f" ({'exactly' if events['found'] else 'NOT'} what was sent and injected)",
         )
     ]
-    rows.append(("features", f"{parity['compared']:,} logged values recomputed from the lake, {parity['unequal']:,} unequal"))
+    rows.append(
+        (
+            "features",
+            f"{parity['compared']:,} logged values recomputed from the lake, "
+            f"{parity['unequal']:,} unequal",
+        )
+    )
     rows += [(f"offline {name}", _offline(metrics)) for name, metrics in figures.offline.items()]
     for arm, values in online["arms"].items():
-        rows.append((f"online {arm}", f"{values['users']:,} users, {values['impressions']:,} items seen, CTR {values['ctr']:.2%}"))
+        rows.append(
+            (
+                f"online {arm}",
+                f"{values['users']:,} users, {values['impressions']:,} items seen, CTR "
+                f"{values['ctr']:.2%}",
+            )
+        )
     rows.append(
         (
             "uplift",
-            f"{online['uplift']:+.1%} (95 %: {online['low']:+.1%} to {online['high']:+.1%}), true {online['true_uplift']:+.1%};"
+            f"{online['uplift']:+.1%} (95 %: {online['low']:+.1%} to {online['high']:+.1%}), "
+            f"true {online['true_uplift']:+.1%};"
             f" split p = {online['srm_p']:.3f}",
         )
     )
     rows.append(("retrained", _retrained(figures.retrained)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
-    rows.append(("freshness", _milliseconds(figures.freshness_ms, "click accepted → changed answer")))
+    rows.append(
+        ("freshness", _milliseconds(figures.freshness_ms, "click accepted → changed answer"))
+    )
     rows.append(("first page", f"{figures.first_page_s:.1f} s after the start"))
     print_table("\nThe loop, as measured", ["", ""], rows)
 
 
 def _offline(metrics: dict[str, Any]) -> str:
     shown = [name for name in ("ndcg_10", "auc") if metrics.get(name) is not None]
-    return ", ".join(f"{name} {metrics[name]:.4f} ({metrics[name + '_low']:.4f} to {metrics[name + '_high']:.4f})" for name in shown)
+    return ", ".join(
+        f"{name} {metrics[name]:.4f} ({metrics[name + '_low']:.4f} to "
+        f"{metrics[name + '_high']:.4f})"
+        for name in shown
+    )
 
 
 def _retrained(retrained: dict[str, Any]) -> str:
@@ -79,11 +104,17 @@ def _retrained(retrained: dict[str, Any]) -> str:
         return "nothing called for it"
     outcome = "promoted" if retrained["promoted"] else "kept, not promoted"
     fell = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
-    return f"{fell}, {retrained['old']} → {retrained['new']} ({outcome}), then {retrained['figure_after']:+.1%}"
+    return (
+        f"{fell}, {retrained['old']} → {retrained['new']} ({outcome}), then "
+        f"{retrained['figure_after']:+.1%}"
+    )
 
 
 def _milliseconds(values: dict[str, float], what: str) -> str:
-    return f"{what}: median {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms ({values['n']:,} measured)"
+    return (
+        f"{what}: median {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms ({values['n']:,} "
+        "measured)"
+    )
 
 
 def say(text: str, *, quiet: bool, style: str | None = None) -> None:

@@ -1,4 +1,6 @@
-"""The demo's visitors over HTTP: real requests to the real server, for latency, and clicks whose answers are awaited, for freshness."""
+"""The demo's visitors over HTTP: real requests to the real server, for latency, and clicks whose
+answers are awaited, for freshness.
+"""
 
 import http.client
 import time
@@ -21,7 +23,8 @@ class HttpFigures:
 
     Attributes:
         latency_ms: from sending a request for a list to having read its answer.
-        freshness_ms: from the moment that a click was acknowledged to having read the first answer that differs because of it.
+        freshness_ms: from the moment that a click was acknowledged to having read the first answer
+            that differs because of it.
         unchanged: clicks after which no answer changed within `WAIT_S` seconds.
         failed: requests that were not answered with items and status 200.
     """
@@ -45,7 +48,9 @@ class Client:
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        self._connection.request("POST", path, msgspec.json.encode(body), {"content-type": "application/json"})
+        self._connection.request(
+            "POST", path, msgspec.json.encode(body), {"content-type": "application/json"}
+        )
         response = self._connection.getresponse()
         return response.status, msgspec.json.decode(response.read())
 
@@ -72,11 +77,19 @@ def wait_until_ready(url: str, deadline_s: float) -> None:
         finally:
             client.close()
         time.sleep(0.05)
-    raise NotReadyError(f"the server was not ready within {deadline_s:.0f} s", where=url, fix="look at data/run/up.log")
+    raise NotReadyError(
+        f"the server was not ready within {deadline_s:.0f} s",
+        where=url,
+        fix="look at data/run/up.log",
+    )
 
 
-def measure(url: str, users: list[str], requests: int, *, progress: Report, seed: int = 1) -> HttpFigures:
-    """Send `requests` requests for lists, a fifth of which follow a click of the same person and wait for its effect."""
+def measure(
+    url: str, users: list[str], requests: int, *, progress: Report, seed: int = 1
+) -> HttpFigures:
+    """Send `requests` requests for lists, a fifth of which follow a click of the same person and
+    wait for its effect.
+    """
     figures = HttpFigures()
     client = Client(url)
     rng = np.random.default_rng(seed)
@@ -87,7 +100,14 @@ def measure(url: str, users: list[str], requests: int, *, progress: Report, seed
             answer = _ask(client, user, f"http-{sent}", figures)
             sent += 1
             if answer is not None and sent % 5 == 0 and answer["items"]:
-                sent += _click_and_wait(client, user, f"http-{sent}", answer, int(rng.integers(len(answer["items"]))), figures)
+                sent += _click_and_wait(
+                    client,
+                    user,
+                    f"http-{sent}",
+                    answer,
+                    int(rng.integers(len(answer["items"]))),
+                    figures,
+                )
             progress("HTTP", min(sent, requests), requests)
     finally:
         client.close()
@@ -96,7 +116,9 @@ def measure(url: str, users: list[str], requests: int, *, progress: Report, seed
 
 def _ask(client: Client, user: str, session: str, figures: HttpFigures) -> dict[str, Any] | None:
     start = time.perf_counter()
-    status, answer = client.post("/v1/recommend", {"slot": "front", "user_id": user, "session_id": session})
+    status, answer = client.post(
+        "/v1/recommend", {"slot": "front", "user_id": user, "session_id": session}
+    )
     figures.latency_ms.append((time.perf_counter() - start) * 1e3)
     if status != 200 or not answer["items"]:
         figures.failed += 1
@@ -104,8 +126,17 @@ def _ask(client: Client, user: str, session: str, figures: HttpFigures) -> dict[
     return answer
 
 
-def _click_and_wait(client: Client, user: str, session: str, answer: dict[str, Any], place: int, figures: HttpFigures) -> int:
-    """Click an item and ask until the answer differs from the one before; how many requests that took."""
+def _click_and_wait(
+    client: Client,
+    user: str,
+    session: str,
+    answer: dict[str, Any],
+    place: int,
+    figures: HttpFigures,
+) -> int:
+    """Click an item and ask until the answer differs from the one before; how many requests that
+    took.
+    """
     before = _ask(client, user, session, figures)
     click = {
         "event_id": f"{answer['request_id']}-{place}",
@@ -132,5 +163,7 @@ def _click_and_wait(client: Client, user: str, session: str, answer: dict[str, A
 
 
 def _content(answer: dict[str, Any]) -> list[tuple[str, float | None]]:
-    """What is shown and how it scored; the slot explores nothing, so it changes only when features, items or the model do."""
+    """What is shown and how it scored; the slot explores nothing, so it changes only when features,
+    items or the model do.
+    """
     return [(item["item_id"], item["score"]) for item in answer["items"]]

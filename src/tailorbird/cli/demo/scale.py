@@ -13,9 +13,10 @@ class Scale:
         history_days: before last midnight, imported and trained on.
         trial_days: live traffic under the experiment, before tastes shift.
         shift_strength: how much of people's tastes changes then, in [0, 1].
-        fall_days_max: how long monitoring may take to ask for a new model before the demo says that it did not.
-        learn_days: how long after the fall began the first new model is trained; one that the gate refuses is followed by
-            another a day later, with a day more of data.
+        fall_days_max: how long monitoring may take to ask for a new model before the demo says that
+            it did not.
+        learn_days: how long after the fall began the first new model is trained; one that the gate
+            refuses is followed by another a day later, with a day more of data.
         attempts: how many new models are trained at most.
         recovery_days: live traffic with the new model.
         tick_us: how often, on the simulated clock, what came in is routed and counted.
@@ -41,6 +42,16 @@ class Scale:
 
 FULL = Scale()
 SMALL = Scale(
-    users=400, items=250, history_days=6, trial_days=1, fall_days_max=1, learn_days=0.5, attempts=1, recovery_days=1, tick_us=20 * MINUTE,
-    http_requests=60, truth_every=5, parity_answers=200,
-)  # fmt: skip
+    users=400,
+    items=250,
+    history_days=6,
+    trial_days=1,
+    fall_days_max=1,
+    learn_days=0.5,
+    attempts=1,
+    recovery_days=1,
+    tick_us=20 * MINUTE,
+    http_requests=60,
+    truth_every=5,
+    parity_answers=200,
+)

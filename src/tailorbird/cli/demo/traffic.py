@@ -1,9 +1,10 @@
-"""Bulk traffic of the demo: simulated visitors through the real pipeline, door, router and worker, on a simulated clock.
+"""Bulk traffic of the demo: simulated visitors through the real pipeline, door, router and worker,
+on a simulated clock.
 
     every tick:  what browsers sent reaches the door ─► router ─► worker;  then the visitors of the tick are answered
 
-Nothing is answered from the simulator's knowledge; the truth is only asked afterwards, about lists that both arms would
-have shown to the same visitor.
+Nothing is answered from the simulator's knowledge; the truth is only asked afterwards, about lists
+that both arms would have shown to the same visitor.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,9 @@ PRODUCER = "live"
 
 @dataclass
 class Judged:
-    """Requests that were also answered, unlogged, under both arms, for the simulator's truth to judge."""
+    """Requests that were also answered, unlogged, under both arms, for the simulator's truth to
+    judge.
+    """
 
     users: list[int] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
@@ -34,17 +37,29 @@ class Judged:
     popular: list[list[str]] = field(default_factory=list)
 
     def true_uplift(self, site: Site) -> float:
-        """Expected clicks per item seen of the model's lists over the popular ones, relative, without any noise of clicks."""
+        """Expected clicks per item seen of the model's lists over the popular ones, relative,
+        without any noise of clicks.
+        """
         return site.truth.uplift(self.users, self.model, self.popular, self.at)
 
 
 class Traffic:
     """Live traffic on one project; `run(until)` moves the clock."""
 
-    def __init__(self, project: Project, site: Site, population: Population, clock: SimulatedClock, scale: Scale, seed: int) -> None:
+    def __init__(
+        self,
+        project: Project,
+        site: Site,
+        population: Population,
+        clock: SimulatedClock,
+        scale: Scale,
+        seed: int,
+    ) -> None:
         self._project, self._site, self._clock, self._scale = project, site, clock, scale
         self.roles = Roles(project, clock)
-        self._door = Door(project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms())
+        self._door = Door(
+            project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
+        )
         self.parts = InProcess(project, clock, door=self._door, seed=seed)
         self.live: Live = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
@@ -58,7 +73,11 @@ class Traffic:
         return self.parts.pipeline_for(slots, seed + 1)
 
     def run(
-        self, until: int, judged: Judged | None = None, progress: Report = lambda stage, done, total: None, label: str = "live"
+        self,
+        until: int,
+        judged: Judged | None = None,
+        progress: Report = lambda stage, done, total: None,
+        label: str = "live",
     ) -> None:
         """Let the site live until the simulated time `until`."""
         start, clock = self._clock.now(), self._clock
@@ -88,7 +107,12 @@ class Traffic:
 
     def _answer(self, request: Request, judged: Judged | None) -> None:
         self.requests += 1
-        if judged is not None and request.query is None and request.visitor >= 0 and self.requests % self._scale.truth_every == 0:
+        if (
+            judged is not None
+            and request.query is None
+            and request.visitor >= 0
+            and self.requests % self._scale.truth_every == 0
+        ):
             judged.users.append(request.visitor)
             judged.at.append(request.at)
             judged.model.append(_ids(self._arms["model"].answer(_query(request))))
@@ -117,10 +141,14 @@ def ask(pipeline: Pipeline, request: Request) -> Answer:
     query = _query(request)
     return pipeline.search(
         SearchQuery(
-            query=request.query, slot="search", user_id=query.user_id, anonymous_id=query.anonymous_id,
-            session_id=query.session_id, context=query.context,
+            query=request.query,
+            slot="search",
+            user_id=query.user_id,
+            anonymous_id=query.anonymous_id,
+            session_id=query.session_id,
+            context=query.context,
         )
-    )  # fmt: skip
+    )
 
 
 def _query(request: Request) -> RecommendQuery:

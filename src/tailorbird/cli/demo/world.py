@@ -1,4 +1,6 @@
-"""The demo's site and projects: a synthetic shop, its history as files, and two project folders made from the same templates."""
+"""The demo's site and projects: a synthetic shop, its history as files, and two project folders
+made from the same templates.
+"""
 
 import hashlib
 import os
@@ -21,7 +23,8 @@ from tailorbird.simulator import History, Site
 
 MARK = ".tailorbird-demo"
 
-# Without an experiment or exploration, so that only what the visitor does changes the list. What they looked at is not shown again.
+# Without an experiment or exploration, so that only what the visitor does changes the list. What
+# they looked at is not shown again.
 FRONT = """
 front = Slot(  # the demo's page
     "front",
@@ -44,7 +47,9 @@ def make_folder(folder: Path) -> None:
     if folder.exists():
         if not (folder / MARK).exists() and any(folder.iterdir()):
             raise UsageError(
-                "not empty, and not from an earlier demo; nothing was touched", where=str(folder), fix="name another: --folder"
+                "not empty, and not from an earlier demo; nothing was touched",
+                where=str(folder),
+                fix="name another: --folder",
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -60,14 +65,20 @@ def make_project(folder: Path) -> None:
 
 
 def with_experiment(slots: str) -> str:
-    """Return the template's slots with the experiment that it shows as a comment, which the demo's story is about."""
-    return slots.replace("# from tailorbird.experiments", "from tailorbird.experiments").replace("# experiment=", "experiment=")
+    """Return the template's slots with the experiment that it shows as a comment, which the demo's
+    story is about.
+    """
+    return slots.replace("# from tailorbird.experiments", "from tailorbird.experiments").replace(
+        "# experiment=", "experiment="
+    )
 
 
 def make_site(scale: Scale, seed: int, now: int) -> Site:
     """A shop whose history ends at the last midnight, UTC."""
     start = (now // DAY - scale.history_days) * DAY
-    return Site(seed, users=scale.users, items=scale.items, start=start, days=scale.history_days + 60)
+    return Site(
+        seed, users=scale.users, items=scale.items, start=start, days=scale.history_days + 60
+    )
 
 
 def write_history(site: Site, scale: Scale, folder: Path, progress: Report) -> tuple[History, Path]:
@@ -100,11 +111,26 @@ class Shop:
         self._run = project / "data" / "run"
         self._run.mkdir(parents=True, exist_ok=True)
         self._log = self._run / "up.log"
-        command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--shop", "--no-train"]
+        command = [
+            sys.executable,
+            "-m",
+            "tailorbird",
+            "-C",
+            str(project),
+            "up",
+            "--shop",
+            "--no-train",
+        ]
         command += [] if port is None else ["--port", str(port)]
         environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
         self.url = ""
 
     def wait(self, deadline_s: float = 60.0) -> str:
@@ -116,13 +142,18 @@ class Shop:
         give_up = time.monotonic() + deadline_s
         while time.monotonic() < give_up:
             if self._process.poll() is not None:
-                raise NotReadyError(f"the shop ended at its start: {self._last_line()}", where=str(self._log))
+                raise NotReadyError(
+                    f"the shop ended at its start: {self._last_line()}", where=str(self._log)
+                )
             for path in self._run.glob("serve*.json"):
                 self.url = msgspec.json.decode(path.read_bytes())["url"]
                 wait_until_ready(self.url, give_up - time.monotonic())
                 return self.url
             time.sleep(0.05)
-        raise NotReadyError(f"the shop was not up within {deadline_s:.0f} s: {self._last_line()}", where=str(self._log))
+        raise NotReadyError(
+            f"the shop was not up within {deadline_s:.0f} s: {self._last_line()}",
+            where=str(self._log),
+        )
 
     def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()

@@ -1,10 +1,25 @@
-"""What is known about people and items, declared once: the stream keeps it, training reads it, answers use it.
+"""What is known about people and items, declared once: the stream keeps it, training reads it,
+answers use it.
 
-`tailorbird check` says whether it loads; `tailorbird features show user:u000001` shows values and the events behind them.
-A window is written 1h, 7d, 28d; money is counted in `unit`s up to `max`, so that sums are exact.
+`tailorbird check` says whether it loads; `tailorbird features show user:u000001` shows values and
+the events behind them. A window is written 1h, 7d, 28d; money is counted in `unit`s up to `max`, so
+that sums are exact.
 """
 
-from tailorbird.features import attribute, context, count, derived, entity, last, mean, ratio, sequence, session, time_since, total
+from tailorbird.features import (
+    attribute,
+    context,
+    count,
+    derived,
+    entity,
+    last,
+    mean,
+    ratio,
+    sequence,
+    session,
+    time_since,
+    total,
+)
 
 user = entity("user")
 item = entity("item")
@@ -18,30 +33,70 @@ PEOPLE = "agent != 'bot'"
 # items: how much they are wanted, now and lately
 item_clicks_1d = count("item_clicks_1d", item, "click", window="1d", where=PEOPLE)
 item_clicks_7d = count("item_clicks_7d", item, "click", window="7d", where=PEOPLE)
-item_ctr_7d = ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20, where=PEOPLE)
+item_ctr_7d = ratio(
+    "item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20, where=PEOPLE
+)
 item_purchases_28d = count("item_purchases_28d", item, "purchase", window="28d", where=PEOPLE)
-category_ctr_7d = ratio("category_ctr_7d", category, "click", "impression", window="7d", prior=everyone, weight=100, where=PEOPLE)
+category_ctr_7d = ratio(
+    "category_ctr_7d",
+    category,
+    "click",
+    "impression",
+    window="7d",
+    prior=everyone,
+    weight=100,
+    where=PEOPLE,
+)
 
 # people: habits
 user_clicks_7d = count("user_clicks_7d", user, "click", window="7d")
-user_spend_28d = total("user_spend_28d", user, "purchase", of="price", unit=0.01, max=10_000, window="28d")
-user_price_28d = mean("user_price_28d", user, "click", of="item.price", unit=0.01, max=10_000, window="28d")
+user_spend_28d = total(
+    "user_spend_28d", user, "purchase", of="price", unit=0.01, max=10_000, window="28d"
+)
+user_price_28d = mean(
+    "user_price_28d", user, "click", of="item.price", unit=0.01, max=10_000, window="28d"
+)
 user_since_click = time_since("user_since_click", user, "click")
-user_last_category = last("user_last_category", user, "click", of="item.category", kind="categorical")
+user_last_category = last(
+    "user_last_category", user, "click", of="item.category", kind="categorical"
+)
 user_recent = sequence("user_recent", user, ["click", "cart", "purchase"], length=64)
 session_clicks = session("session_clicks", "click")
 
 # people and items: what this person thinks of this category
 user_category_clicks_1h = count("user_category_clicks_1h", user_category, "click", window="1h")
 user_category_clicks_28d = count("user_category_clicks_28d", user_category, "click", window="28d")
-user_category_ctr_28d = ratio("user_category_ctr_28d", user_category, "click", "impression", window="28d", prior=category, weight=10)
+user_category_ctr_28d = ratio(
+    "user_category_ctr_28d",
+    user_category,
+    "click",
+    "impression",
+    window="28d",
+    prior=category,
+    weight=10,
+)
 
-# people alike and items: what those of one country, and of one age group where profiles have it, think of this category
+# people alike and items: what those of one country, and of one age group where profiles have it,
+# think of this category
 country_category_ctr_28d = ratio(
-    "country_category_ctr_28d", country_category, "click", "impression", window="28d", prior=category, weight=100, where=PEOPLE
+    "country_category_ctr_28d",
+    country_category,
+    "click",
+    "impression",
+    window="28d",
+    prior=category,
+    weight=100,
+    where=PEOPLE,
 )
 age_category_ctr_28d = ratio(
-    "age_category_ctr_28d", age_category, "click", "impression", window="28d", prior=category, weight=100, where=PEOPLE
+    "age_category_ctr_28d",
+    age_category,
+    "click",
+    "impression",
+    window="28d",
+    prior=category,
+    weight=100,
+    where=PEOPLE,
 )
 
 # profiles and the request
@@ -50,10 +105,16 @@ item_price = attribute("price", item, "price", kind="numeric")
 device = context("device")
 local_hour = context("local_hour")
 
-# from the others: how far each rate is above the category's, and their product, which trees are slow to find by themselves
+# from the others: how far each rate is above the category's, and their product, which trees are
+# slow to find by themselves
 item_lift = derived("item_lift", "item_ctr_7d / category_ctr_7d")
 user_lift = derived("user_lift", "user_category_ctr_28d / category_ctr_7d")
-country_lift = derived("country_lift", "1 if missing(country_category_ctr_28d) else country_category_ctr_28d / category_ctr_7d")
-age_lift = derived("age_lift", "1 if missing(age_category_ctr_28d) else age_category_ctr_28d / category_ctr_7d")
+country_lift = derived(
+    "country_lift",
+    "1 if missing(country_category_ctr_28d) else country_category_ctr_28d / category_ctr_7d",
+)
+age_lift = derived(
+    "age_lift", "1 if missing(age_category_ctr_28d) else age_category_ctr_28d / category_ctr_7d"
+)
 expected_ctr = derived("expected_ctr", "item_ctr_7d * user_lift * country_lift * age_lift")
 price_to_habit = derived("price_to_habit", "price / user_price_28d")

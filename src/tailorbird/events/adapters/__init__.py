@@ -1,7 +1,9 @@
-"""Other formats: each adapter turns files into events of the wire format. How they get into the log stands in `stream.importer`.
+"""Other formats: each adapter turns files into events of the wire format. How they get into the log
+stands in `stream.importer`.
 
-Formats of which each record stands by itself also have a function `convert(record, place)` (`CONVERTERS`), by which what could
-not be read of a file is read again. The door has its own of some (`adapters.webhook`): a file may say more than a client may.
+Formats of which each record stands by itself also have a function `convert(record, place)`
+(`CONVERTERS`), by which what could not be read of a file is read again. The door has its own of
+some (`adapters.webhook`): a file may say more than a client may.
 """
 
 from tailorbird.events.adapters import (
@@ -40,7 +42,9 @@ FORMATS: dict[str, tuple[Adapter, tuple[str, ...]]] = {
 }
 
 CONVERTERS: dict[str, Convert] = {
-    **{module.FORMAT: module.convert for module in (personalize, gorse, ga4, snowplow, cloudevents)},
+    **{
+        module.FORMAT: module.convert for module in (personalize, gorse, ga4, snowplow, cloudevents)
+    },
     segment.FORMAT: segment.convert_stored,
 }
 

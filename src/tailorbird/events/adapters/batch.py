@@ -1,6 +1,8 @@
-"""What every adapter yields: batches of events in the wire format, with the place in the source that each came from.
+"""What every adapter yields: batches of events in the wire format, with the place in the source
+that each came from.
 
-What an adapter cannot read it passes on as it is: the contract then refuses it, and it goes whole to the quarantine.
+What an adapter cannot read it passes on as it is: the contract then refuses it, and it goes whole
+to the quarantine.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ class Batch:
         file: the source file, for messages.
         lines: one JSON document an event.
         numbers: for each, the line or row in the source, from 1.
-        left_out: kind of record → how many were left out, since they say nothing about people and items.
+        left_out: kind of record → how many were left out, since they say nothing about people and
+            items.
     """
 
     file: str
@@ -35,7 +38,9 @@ class Batch:
 
 
 class Adapter(Protocol):
-    """Reads one foreign format. `digests` maps each file to its SHA-256, from which the ids of profiles are made where there are none."""
+    """Reads one foreign format. `digests` maps each file to its SHA-256, from which the ids of
+    profiles are made where there are none.
+    """
 
     def __call__(self, files: dict, options: "AdapterOptions") -> Iterator[Batch]: ...
 
@@ -65,13 +70,17 @@ def encode_event(event: Event) -> bytes:
 
 
 def row_id(format_: str, content: bytes) -> str:
-    """The id of a row that has none of its own: equal rows have equal ones, whatever file they stand in."""
+    """The id of a row that has none of its own: equal rows have equal ones, whatever file they
+    stand in.
+    """
     return ROW + sha256(b"\0".join((format_.encode(), content))).hexdigest()[:32]
 
 
 def known_by_content(format_: str, event: Event) -> Event:
     """The event with an id that is made out of all else that it says."""
-    return msgspec.structs.replace(event, event_id=row_id(format_, _encode(msgspec.structs.replace(event, event_id=""))))
+    return msgspec.structs.replace(
+        event, event_id=row_id(format_, _encode(msgspec.structs.replace(event, event_id="")))
+    )
 
 
 def in_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:

@@ -1,15 +1,18 @@
-"""CloudEvents 1.0 in the JSON format: single events, one a line, or a batch (a list). What is inside is ours or another system's.
+"""CloudEvents 1.0 in the JSON format: single events, one a line, or a batch (a list). What is
+inside is ours or another system's.
 
     data with Segment's, Gorse's or GA4's fields → as those adapters have it
     other data                                    → our own event, of the envelope's type: the last word, but for a version;
                                                     what it leaves out the envelope fills in: event_id (source#id), ts (time)
 
-The envelope is written by a program, data often by a page. So data never say against the envelope what kind of event it is: our own are of
-the envelope's type, whatever theirs says; those of others are refused where they make something else of an envelope that names a type of
-ours, and where they make a profile, a login or a merge of one that does not name that.
+The envelope is written by a program, data often by a page. So data never say against the envelope
+what kind of event it is: our own are of the envelope's type, whatever theirs says; those of others
+are refused where they make something else of an envelope that names a type of ours, and where they
+make a profile, a login or a merge of one that does not name that.
 
-`data_base64` is read where it holds JSON. An event in the binary mode of the HTTP binding, whose attributes are headers, is put into the
-JSON format first (`in_envelope`). Ids that are whole numbers are taken as their digits.
+`data_base64` is read where it holds JSON. An event in the binary mode of the HTTP binding, whose
+attributes are headers, is put into the JSON format first (`in_envelope`). Ids that are whole
+numbers are taken as their digits.
 
 Source: CloudEvents specification 1.0.2, "JSON Event Format" and "HTTP Protocol Binding".
 """
@@ -28,7 +31,13 @@ import msgspec
 from tailorbird.events.adapters import ga4, gorse, segment
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, needed_text, slug, text_at, time_of_text
-from tailorbird.events.adapters.record import Convert, Record, UnreadableError, batches_of, of_validation
+from tailorbird.events.adapters.record import (
+    Convert,
+    Record,
+    UnreadableError,
+    batches_of,
+    of_validation,
+)
 from tailorbird.events.contract import ID_LENGTH_MAX
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import EVENT_TYPES, SHARED_TYPES
@@ -53,12 +62,20 @@ def read_cloudevents(files: dict[Path, str], options: AdapterOptions) -> Iterato
 
 def is_binary(headers: Mapping[str, str]) -> bool:
     """Whether a request carries an event in binary mode; `headers` by their names in lower case."""
-    return f"{_HEADER}specversion" in headers and not headers.get("content-type", "").lower().startswith("application/cloudevents")
+    return f"{_HEADER}specversion" in headers and not headers.get(
+        "content-type", ""
+    ).lower().startswith("application/cloudevents")
 
 
 def in_envelope(headers: Mapping[str, str], body: bytes) -> bytes:
-    """An event in binary mode as one in the JSON format: headers are its attributes, the body its data."""
-    envelope: Record = {name.removeprefix(_HEADER): _attribute(one) for name, one in headers.items() if name.startswith(_HEADER)}
+    """An event in binary mode as one in the JSON format: headers are its attributes, the body its
+    data.
+    """
+    envelope: Record = {
+        name.removeprefix(_HEADER): _attribute(one)
+        for name, one in headers.items()
+        if name.startswith(_HEADER)
+    }
     if "content-type" in headers:
         envelope["datacontenttype"] = headers["content-type"]
     for name in ("data", "data_base64"):
@@ -69,7 +86,9 @@ def in_envelope(headers: Mapping[str, str], body: bytes) -> bytes:
             envelope["data"] = msgspec.Raw(body)
         return msgspec.json.encode(envelope)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        envelope["datacontenttype"] = "text/plain"  # whatever it was called; it is refused, and kept to be read by people
+        envelope["datacontenttype"] = (
+            "text/plain"  # whatever it was called; it is refused, and kept to be read by people
+        )
     try:
         return msgspec.json.encode({**envelope, "data": body.decode()})
     except UnicodeDecodeError:
@@ -95,9 +114,16 @@ def convert(record: Any, place: str) -> list[Event]:
     identity = f"{needed_text(envelope, 'source')}#{needed_text(envelope, 'id')}"
     if len(identity) > ID_LENGTH_MAX - 12:
         identity = sha256(identity.encode()).hexdigest()
-    data, type_ = _data(envelope), slug(_VERSION.sub("", needed_text(envelope, "type")).rpartition(".")[2])
+    data, type_ = (
+        _data(envelope),
+        slug(_VERSION.sub("", needed_text(envelope, "type")).rpartition(".")[2]),
+    )
     foreign = _foreign(data)
-    return _as_named(foreign(data, identity), type_) if foreign is not None else [_own(envelope, data, identity, type_)]
+    return (
+        _as_named(foreign(data, identity), type_)
+        if foreign is not None
+        else [_own(envelope, data, identity, type_)]
+    )
 
 
 def _as_named(events: list[Event], type_: str) -> list[Event]:
@@ -105,7 +131,11 @@ def _as_named(events: list[Event], type_: str) -> list[Event]:
     named = _ALSO.get(type_, (type_,))
     for event in events:
         if event.type not in named and (type_ in EVENT_TYPES or event.type in _NAMED_ONLY):
-            raise UnreadableError("unknown_kind", "$.type", f"expected the type of what data say, {event.type}, got {type_[:60]}")
+            raise UnreadableError(
+                "unknown_kind",
+                "$.type",
+                f"expected the type of what data say, {event.type}, got {type_[:60]}",
+            )
     return events
 
 
@@ -123,9 +153,13 @@ def _data(envelope: Record) -> Record:
     value = envelope.get("data")
     if "data_base64" in envelope:
         try:
-            value = msgspec.json.decode(b64decode(text_at(envelope, "data_base64") or "", validate=True))
+            value = msgspec.json.decode(
+                b64decode(text_at(envelope, "data_base64") or "", validate=True)
+            )
         except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            raise UnreadableError("malformed_json", "$.data_base64", f"expected JSON in base64: {error}") from None
+            raise UnreadableError(
+                "malformed_json", "$.data_base64", f"expected JSON in base64: {error}"
+            ) from None
     elif isinstance(value, str) and "json" not in (text_at(envelope, "datacontenttype") or "json"):
         try:  # JSON under another name, as some brokers pass it on
             value = msgspec.json.decode(value)
@@ -145,7 +179,9 @@ def _own(envelope: Record, data: Record, identity: str, type_: str) -> Event:
             given[name] = needed_text(given, name, path="$.data")
     for name in _SERVERS:
         if name in given:
-            raise UnreadableError("server_owned", f"$.data.{name}", "only the server sets it; leave it out")
+            raise UnreadableError(
+                "server_owned", f"$.data.{name}", "only the server sets it; leave it out"
+            )
     try:
         return msgspec.convert(given, Event)
     except msgspec.ValidationError as error:

@@ -1,4 +1,6 @@
-"""Reading the fields of a foreign record: each function gives a value of the type that the wire format has, or says what is wrong."""
+"""Reading the fields of a foreign record: each function gives a value of the type that the wire
+format has, or says what is wrong.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +17,9 @@ _MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
 _NEVER_DONE = frozenset((*SHARED_TYPES, "identify", "answer"))
-_CODE = re.compile(r"\d+[eE]\d+")  # as article numbers and postcodes are; programs write exponents with a point or a sign
+_CODE = re.compile(
+    r"\d+[eE]\d+"
+)  # as article numbers and postcodes are; programs write exponents with a point or a sign
 
 
 def as_record(value: Any, path: str = "$") -> Record:
@@ -78,34 +82,55 @@ def number_of(value: Any) -> Any:
 
 
 def typed(text: str) -> Any:
-    """What stands in a CSV field without a type: a number, unless digits would be lost, or text. `12E4` is a code, `1e-05` a number."""
+    """What stands in a CSV field without a type: a number, unless digits would be lost, or text.
+    `12E4` is a code, `1e-05` a number.
+    """
     if _CODE.fullmatch(text):
         return text
     number = number_of(text)
-    return number if isinstance(number, int | float) and (str(number) == text or isinstance(number, float)) else text
+    return (
+        number
+        if isinstance(number, int | float) and (str(number) == text or isinstance(number, float))
+        else text
+    )
 
 
 def time_since_1970(value: Any, path: str, unit: str) -> int:
-    """Microseconds from a number, or a number as text, in `seconds`, `milliseconds` or `microseconds` since 1970."""
+    """Microseconds from a number, or a number as text, in `seconds`, `milliseconds` or
+    `microseconds` since 1970.
+    """
     number = number_of(value)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number) or abs(number) > 1e18:
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, int | float)
+        or not isfinite(number)
+        or abs(number) > 1e18
+    ):
         raise UnreadableError("bad_time", path, f"expected {unit} since 1970, got {show(value)}")
     micros = int(number * _UNITS[unit])
     if abs(micros) > _MICROS_MAX:
-        raise UnreadableError("bad_time", path, f"expected {unit} since 1970, got {show(value)}: is it in a smaller unit?")
+        raise UnreadableError(
+            "bad_time",
+            path,
+            f"expected {unit} since 1970, got {show(value)}: is it in a smaller unit?",
+        )
     return micros
 
 
 def time_of_text(value: Any, path: str) -> int:
     """Microseconds from a date and time; one that names no zone is in UTC."""
     if not isinstance(value, str):
-        raise UnreadableError("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}")
+        raise UnreadableError(
+            "bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}"
+        )
     try:
         moment = datetime.fromisoformat(value.strip())
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise UnreadableError("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}") from None
+        raise UnreadableError(
+            "bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}"
+        ) from None
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
 
@@ -118,14 +143,23 @@ def context_of(
     user_agent: Any = None,
     utc_offset_min: int | None = None,
 ) -> Context | None:
-    """A context of what is usable: a country in two letters, texts cut to what the contract takes, an offset of this world."""
+    """A context of what is usable: a country in two letters, texts cut to what the contract takes,
+    an offset of this world.
+    """
     made = Context(
         device=_cut(device),
-        country=country if isinstance(country, str) and len(country) == 2 and country.isascii() and country.isalpha() else None,
+        country=country
+        if isinstance(country, str)
+        and len(country) == 2
+        and country.isascii()
+        and country.isalpha()
+        else None,
         page=_cut(page),
         referrer=_cut(referrer),
         user_agent=_cut(user_agent),
-        utc_offset_min=utc_offset_min if utc_offset_min is not None and abs(utc_offset_min) <= 14 * 60 else None,
+        utc_offset_min=utc_offset_min
+        if utc_offset_min is not None and abs(utc_offset_min) <= 14 * 60
+        else None,
     )
     return None if made == Context() else made
 
@@ -137,14 +171,19 @@ def _cut(value: Any) -> str | None:
 def kept(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, Any]:
     """The fields that say something, but for those that stand elsewhere."""
     left_out = frozenset(without)
-    return {name: value for name, value in values.items() if name not in left_out and value is not None and value != ""}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in left_out and value is not None and value != ""
+    }
 
 
 def done_type(name: str) -> str:
     """The type of something that somebody did, by the name that another system has for it.
 
-    Whoever may name an event as they like, as visitors of a page may, must not change an item's profile by it, or merge two users: such a
-    name gets another, `item_event`, which is a type only where it is declared.
+    Whoever may name an event as they like, as visitors of a page may, must not change an item's
+    profile by it, or merge two users: such a name gets another, `item_event`, which is a type only
+    where it is declared.
     """
     return f"{name}_event" if name.lower() in _NEVER_DONE else name
 

@@ -1,15 +1,18 @@
-"""Google Analytics 4: rows of the BigQuery export's `events_…` tables, extracted as JSON lines or Parquet.
+"""Google Analytics 4: rows of the BigQuery export's `events_…` tables, extracted as JSON lines or
+Parquet.
 
     view_item → view   view_item_list → impression   select_item → click   add_to_cart → cart   add_to_wishlist → like
     purchase → a purchase a product   search, view_search_results → search   share → share   page_view, screen_view → view, without item
     session_start, first_visit, user_engagement, scroll, … (`LEFT_OUT`) → left out and counted; `click` is a link away from the site
     any other name, such as begin_checkout → a type of the site's own, to be declared in `[events] types`
 
-The person is `user_id`, the visitor `user_pseudo_id`, the session that and `ga_session_id`. A `request_id` among the event's
-parameters joins it to the answer that it follows. Where a row has its place in its batch, ids are made of that, so that
-a day exported twice is taken once; else of file and row.
+The person is `user_id`, the visitor `user_pseudo_id`, the session that and `ga_session_id`. A
+`request_id` among the event's parameters joins it to the answer that it follows. Where a row has
+its place in its batch, ids are made of that, so that a day exported twice is taken once; else of
+file and row.
 
-Source: Google Analytics Help, "[GA4] BigQuery Export schema"; Google for Developers, "Measure ecommerce" and "Recommended events".
+Source: Google Analytics Help, "[GA4] BigQuery Export schema"; Google for Developers, "Measure
+ecommerce" and "Recommended events".
 """
 
 from collections.abc import Iterator
@@ -41,7 +44,13 @@ from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import NO_SUFFIX, bare_suffix, parquet_batches, read_records
 
 FORMAT = "ga4"
-PATTERNS = ("*.json", "*.jsonl", "*.ndjson", "*.parquet", NO_SUFFIX)  # an extract is called as it is told to
+PATTERNS = (
+    "*.json",
+    "*.jsonl",
+    "*.ndjson",
+    "*.parquet",
+    NO_SUFFIX,
+)  # an extract is called as it is told to
 
 TYPES = {
     "view_item": "view",
@@ -60,11 +69,30 @@ TYPES = {
 }
 LEFT_OUT = frozenset(
     (
-        "session_start", "first_visit", "first_open", "user_engagement", "scroll", "click", "file_download", "form_start", "form_submit",
-        "video_start", "video_progress", "video_complete", "app_remove", "app_update", "os_update", "app_clear_data", "app_exception",
-        "notification_receive", "notification_dismiss", "notification_foreground", "ad_impression", "ad_click",
+        "session_start",
+        "first_visit",
+        "first_open",
+        "user_engagement",
+        "scroll",
+        "click",
+        "file_download",
+        "form_start",
+        "form_submit",
+        "video_start",
+        "video_progress",
+        "video_complete",
+        "app_remove",
+        "app_update",
+        "os_update",
+        "app_clear_data",
+        "app_exception",
+        "notification_receive",
+        "notification_dismiss",
+        "notification_foreground",
+        "ad_impression",
+        "ad_click",
     )
-)  # fmt: skip
+)
 _IDS = ("item_id", "item_name")
 _PLACE = (
     "user_pseudo_id",
@@ -75,12 +103,22 @@ _PLACE = (
     "batch_ordering_id",
     "batch_event_index",
 )
-_JOINING = ("request_id", "ga_session_id", "ga_session_number", "page_location", "page_referrer", "engagement_time_msec", "session_engaged")
+_JOINING = (
+    "request_id",
+    "ga_session_id",
+    "ga_session_number",
+    "page_location",
+    "page_referrer",
+    "engagement_time_msec",
+    "session_engaged",
+)
 _NOT_SET = ("(not set)", "(other)")
 
 
 def read_ga4(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Read the files in order of their names. Raises InputError for a Parquet file that is no such export."""
+    """Read the files in order of their names. Raises InputError for a Parquet file that is no such
+    export.
+    """
     for file, digest in files.items():
         rows = _parquet_rows(file) if bare_suffix(file) == ".parquet" else read_records(file)
         yield from batches_of(FORMAT, str(file), rows, digest, convert)
@@ -105,7 +143,10 @@ def convert(record: Any, place: str) -> list[Event]:
 
 def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
     properties = with_numbers(kept(parameters, ("search_term", "item_id", *_JOINING)))
-    if type_ == "search" and (term := text_at(parameters, "search_term", "$.event_params")) is not None:
+    if (
+        type_ == "search"
+        and (term := text_at(parameters, "search_term", "$.event_params")) is not None
+    ):
         properties["query"] = term
     ecommerce = record_at(row, "ecommerce")
     transaction = ecommerce.get("transaction_id")
@@ -128,7 +169,9 @@ def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
             country=geo.get("country"),
             page=parameters.get("page_location"),
             referrer=parameters.get("page_referrer"),
-            utc_offset_min=int(offset) // 60 if isinstance(offset, int) and not isinstance(offset, bool) else None,
+            utc_offset_min=int(offset) // 60
+            if isinstance(offset, int) and not isinstance(offset, bool)
+            else None,
         ),
         properties=properties or None,
     )
@@ -148,8 +191,18 @@ def _parameters(row: Record) -> Record:
     for index, entry in enumerate(_elements(row, "event_params")):
         value = entry.get("value")
         if isinstance(value, dict):
-            typed = [(kind, value.get(kind)) for kind in ("string_value", "int_value", "float_value", "double_value")]
-            value = next((number_of(each) if kind != "string_value" else each for kind, each in typed if each is not None), None)
+            typed = [
+                (kind, value.get(kind))
+                for kind in ("string_value", "int_value", "float_value", "double_value")
+            ]
+            value = next(
+                (
+                    number_of(each) if kind != "string_value" else each
+                    for kind, each in typed
+                    if each is not None
+                ),
+                None,
+            )
         if value is not None and value not in _NOT_SET:
             made[needed_text(entry, "key", path=f"$.event_params[{index}]")] = value
     return made
@@ -159,14 +212,21 @@ def _elements(row: Record, name: str) -> list[Record]:
     """A repeated field; some extracts to Parquet wrap it as `{"list": [{"element": …}]}`."""
     value = row.get(name)
     if isinstance(value, dict) and isinstance(value.get("list"), list):
-        wrapped = [each.get("element", each.get("item", each)) if isinstance(each, dict) else each for each in value["list"]]
+        wrapped = [
+            each.get("element", each.get("item", each)) if isinstance(each, dict) else each
+            for each in value["list"]
+        ]
         return records_at({name: wrapped}, name)
     return records_at(row, name)
 
 
 def _without_unset(item: Record) -> Record:
     """An item without what was not set; its own parameters, which are nested, stay as they are."""
-    return {name: value for name, value in item.items() if value not in (None, "", []) and value not in _NOT_SET}
+    return {
+        name: value
+        for name, value in item.items()
+        if value not in (None, "", []) and value not in _NOT_SET
+    }
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
@@ -175,13 +235,17 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
         source = pq.ParquetFile(file)
         if not {"event_name", "event_timestamp"} <= set(source.schema_arrow.names):
             raise InputError(
-                f"expected the columns event_name and event_timestamp of the export, got {', '.join(source.schema_arrow.names)[:200]}",
+                "expected the columns event_name and event_timestamp of the export, got "
+                f"{', '.join(source.schema_arrow.names)[:200]}",
                 where=str(file),
-                fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
+                fix="tailorbird import --guess PATH proposes a mapping for files with other "
+                "columns",
             )
         for batch in parquet_batches(source, file, min(BATCH_ROWS, 2_000)):
             for row in batch.to_pylist():
                 number += 1
                 yield number, msgspec.json.encode(row, enc_hook=str)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"not a Parquet file that can be read, after row {number}: {error}", where=str(file)) from None
+        raise InputError(
+            f"not a Parquet file that can be read, after row {number}: {error}", where=str(file)
+        ) from None

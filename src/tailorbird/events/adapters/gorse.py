@@ -1,13 +1,15 @@
-"""Gorse's JSON lines, as `gorse-cli` and its dashboard export them: users, items and feedback, told apart by their fields.
+"""Gorse's JSON lines, as `gorse-cli` and its dashboard export them: users, items and feedback, told
+apart by their fields.
 
     FeedbackType, UserId, ItemId, Value, Timestamp                → an event of FeedbackType; `read` is a view, `star` a like
     ItemId, IsHidden, Categories, Timestamp, Labels, Comment      → item profile, from Timestamp on where there is one
     UserId, Labels, Comment                                       → timeless user profile
 
-Labels may be a list or an object, whose fields become properties. Times are dates, or dates and times, UTC unless they say,
-also as Go prints them: `2020-01-01 01:01:01.000000001 +0000 UTC`.
+Labels may be a list or an object, whose fields become properties. Times are dates, or dates and
+times, UTC unless they say, also as Go prints them: `2020-01-01 01:01:01.000000001 +0000 UTC`.
 
-Source: Gorse's documentation, "Data Objects" and "RESTful API", and the structs of its REST clients.
+Source: Gorse's documentation, "Data Objects" and "RESTful API", and the structs of its REST
+clients.
 """
 
 import re
@@ -19,7 +21,15 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
-from tailorbird.events.adapters.fields import as_record, done_type, kept, needed_text, number_of, slug, time_of_text
+from tailorbird.events.adapters.fields import (
+    as_record,
+    done_type,
+    kept,
+    needed_text,
+    number_of,
+    slug,
+    time_of_text,
+)
 from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import read_records
@@ -27,9 +37,17 @@ from tailorbird.events.tables.files import read_records
 FORMAT = "gorse"
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json")
 
-_TYPES = {"read": "view", "star": "like", "buy": "purchase", "add_to_cart": "cart", "rate": "rating"}
+_TYPES = {
+    "read": "view",
+    "star": "like",
+    "buy": "purchase",
+    "add_to_cart": "cart",
+    "rate": "rating",
+}
 _NO_TIME = "0001-01-01"  # what Gorse writes where there is none
-_OF_GO = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: \S+){0,2}")  # a zone's name, `m=+0.01` of its clock
+_OF_GO = re.compile(
+    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: \S+){0,2}"
+)  # a zone's name, `m=+0.01` of its clock
 
 
 def read_gorse(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -47,16 +65,22 @@ def convert(record: Any, place: str) -> list[Event]:
         return [item(fields, place)]
     if "UserId" in fields:
         return [user(fields, place)]
-    raise UnreadableError("missing", "$.UserId", "expected FeedbackType, ItemId or UserId: is this Gorse's?")
+    raise UnreadableError(
+        "missing", "$.UserId", "expected FeedbackType, ItemId or UserId: is this Gorse's?"
+    )
 
 
 def feedback(fields: Record) -> Event:
-    """A feedback as an event. The same feedback of the same time is the same event, from a file and by the API, as often as it comes."""
+    """A feedback as an event. The same feedback of the same time is the same event, from a file and
+    by the API, as often as it comes.
+    """
     same = [needed_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
     event_id = f"gorse:{sha256(msgspec.json.encode([*same, _time(fields)])).hexdigest()[:32]}"
     name = slug(needed_text(fields, "FeedbackType"))
     type_ = _TYPES.get(name) or done_type(name)
-    properties = _described(kept(fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")))
+    properties = _described(
+        kept(fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated"))
+    )
     value = number_of(fields.get("Value"))
     if value is not None and (type_ == "rating" or value != 0):
         properties["rating" if type_ == "rating" else "value"] = value
@@ -71,7 +95,9 @@ def feedback(fields: Record) -> Event:
 
 
 def item(fields: Record, event_id: str) -> Event:
-    """An item's profile; `category` is its first category, since one-valued attributes are the more useful ones."""
+    """An item's profile; `category` is its first category, since one-valued attributes are the more
+    useful ones.
+    """
     properties = _described(kept(fields, ("ItemId", "Timestamp", "Categories", "IsHidden")))
     categories = fields.get("Categories")
     if categories:
@@ -82,29 +108,52 @@ def item(fields: Record, event_id: str) -> Event:
         properties["is_hidden"] = True
     ts = _time(fields)
     item_id = needed_text(fields, "ItemId")
-    return Event(event_id=event_id, type="item", ts=ts, item_id=item_id, timeless=ts is None, properties=properties or None)
+    return Event(
+        event_id=event_id,
+        type="item",
+        ts=ts,
+        item_id=item_id,
+        timeless=ts is None,
+        properties=properties or None,
+    )
 
 
 def _hidden(value: Any) -> bool:
     if isinstance(value, str) and value.lower() in ("true", "false", ""):
         return value.lower() == "true"
     if value is not None and not isinstance(value, bool):
-        raise UnreadableError("wrong_type", "$.IsHidden", f"expected true or false, got {str(value)[:20]!r}")
+        raise UnreadableError(
+            "wrong_type", "$.IsHidden", f"expected true or false, got {str(value)[:20]!r}"
+        )
     return bool(value)
 
 
 def user(fields: Record, event_id: str) -> Event:
     """A user's profile."""
     properties = _described(kept(fields, ("UserId",)))
-    return Event(event_id=event_id, type="user", user_id=needed_text(fields, "UserId"), timeless=True, properties=properties or None)
+    return Event(
+        event_id=event_id,
+        type="user",
+        user_id=needed_text(fields, "UserId"),
+        timeless=True,
+        properties=properties or None,
+    )
 
 
 def _described(fields: Record) -> dict[str, Any]:
     """Properties: those in Labels by their own names, the others in small letters."""
     labels = fields.get("Labels")
-    named = {name: value for name, value in labels.items() if value is not None} if isinstance(labels, dict) else {}
+    named = (
+        {name: value for name, value in labels.items() if value is not None}
+        if isinstance(labels, dict)
+        else {}
+    )
     return {
-        **{slug(name): value for name, value in fields.items() if not (name == "Labels" and isinstance(value, dict)) and value != []},
+        **{
+            slug(name): value
+            for name, value in fields.items()
+            if not (name == "Labels" and isinstance(value, dict)) and value != []
+        },
         **named,
     }
 

@@ -1,11 +1,13 @@
-"""Instacart's baskets: `orders.csv`, `order_products__*.csv`, `products.csv`, `aisles.csv` and `departments.csv`.
+"""Instacart's baskets: `orders.csv`, `order_products__*.csv`, `products.csv`, `aisles.csv` and
+`departments.csv`.
 
 order_products → a purchase of each product, by who made the order, with the order as session
 products       → timeless item profiles (title, category: the department, aisle)
 
-The files say no date, only the weekday and hour of an order and the days since the one before. So the first order of everybody is put
-into the first week of 2017, on its weekday, and the others follow. Distances between the orders of one person are right to the day; how
-the orders of two people lie to each other is made up. More than thirty days stand in the files as thirty.
+The files say no date, only the weekday and hour of an order and the days since the one before. So
+the first order of everybody is put into the first week of 2017, on its weekday, and the others
+follow. Distances between the orders of one person are right to the day; how the orders of two
+people lie to each other is made up. More than thirty days stand in the files as thirty.
 
 Source: "The Instacart Online Grocery Shopping Dataset 2017".
 """
@@ -30,8 +32,13 @@ from tailorbird.events.tables.forms import Join, TableForm
 FORMAT = "instacart"
 PATTERNS = ("orders.csv", "order_products__*.csv", "products.csv", "aisles.csv", "departments.csv")
 BEGIN = 1_483_228_800_000_000  # Sunday, 1 January 2017, in microseconds
-_KNOWN = ({"days_since_prior_order", "order_number"}, {"add_to_cart_order", "reordered"}, {"aisle_id", "department_id", "product_name"},
-          {"aisle_id", "aisle"}, {"department_id", "department"})  # fmt: skip
+_KNOWN = (
+    {"days_since_prior_order", "order_number"},
+    {"add_to_cart_order", "reordered"},
+    {"aisle_id", "department_id", "product_name"},
+    {"aisle_id", "aisle"},
+    {"department_id", "department"},
+)
 _NO_ORDER = ("missing", "$.order_id", "no row of orders.csv has this order")
 Ints = npt.NDArray[np.int64]
 
@@ -56,7 +63,8 @@ class _Orders:
 
 
 def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn the products of orders into purchases, and the products into profiles; a row that cannot be read is kept whole.
+    """Turn the products of orders into purchases, and the products into profiles; a row that cannot
+    be read is kept whole.
 
     Raises:
         InputError: `orders.csv` is missing, or a file cannot be read.
@@ -64,7 +72,11 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
     by_name = {bare_name(file): file for file in files}
     bought = [file for file in files if file.name.startswith("order_products__")]
     if bought and "orders.csv" not in by_name:
-        raise InputError("orders.csv is missing, which says who ordered", where=options.root, fix="put it into the same folder")
+        raise InputError(
+            "orders.csv is missing, which says who ordered",
+            where=options.root,
+            fix="put it into the same folder",
+        )
     orders = _orders(by_name["orders.csv"]) if bought else None
     for file in bought:
         yield from in_batches(str(file), _purchases(file, files[file][:12], orders))
@@ -74,14 +86,30 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
 
 
 def _orders(file: Path) -> _Orders | None:
-    """Return the orders, None where there is none. Products of a row that cannot be read are products of an order that is not there."""
-    names = ["order_id", "user_id", "order_number", "order_dow", "order_hour_of_day", "days_since_prior_order"]
-    parts = [[_numbers(batch, name, file) for name in names] for batch in read_columns(file, names, broken=[])]
+    """Return the orders, None where there is none. Products of a row that cannot be read are
+    products of an order that is not there.
+    """
+    names = [
+        "order_id",
+        "user_id",
+        "order_number",
+        "order_dow",
+        "order_hour_of_day",
+        "days_since_prior_order",
+    ]
+    parts = [
+        [_numbers(batch, name, file) for name in names]
+        for batch in read_columns(file, names, broken=[])
+    ]
     if not parts:
         return None
-    order, user, number, weekday, hour, since = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order, user, number, weekday, hour, since = (
+        np.concatenate(columns) for columns in zip(*parts, strict=True)
+    )
     row = np.lexsort((number, user))
-    order, user, weekday, hour, since = (column[row] for column in (order, user, weekday, hour, since))
+    order, user, weekday, hour, since = (
+        column[row] for column in (order, user, weekday, hour, since)
+    )
     first = np.r_[True, user[1:] != user[:-1]]
     days = np.cumsum(np.where(first, 0, since))
     at_first = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
@@ -92,20 +120,37 @@ def _orders(file: Path) -> _Orders | None:
 
 def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
     try:
-        return batch.column(name).cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return (
+            batch.column(name)
+            .cast(pa.float64())
+            .fill_null(0.0)
+            .to_numpy(zero_copy_only=False)
+            .astype(np.int64)
+        )
     except pa.ArrowInvalid as error:
-        raise InputError(f"{name} holds something that is no number: {error}", where=str(file)) from None
+        raise InputError(
+            f"{name} holds something that is no number: {error}", where=str(file)
+        ) from None
 
 
 def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
     done = 0
     broken: list[str] = []
     for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
-        order, product, place = (_numbers(batch, name, file) for name in ("order_id", "product_id", "add_to_cart_order"))
+        order, product, place = (
+            _numbers(batch, name, file) for name in ("order_id", "product_id", "add_to_cart_order")
+        )
         at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
-        for number, row, *record in zip(range(done + 1, done + 1 + len(order)), at, order, product, place, strict=True):
+        for number, row, *record in zip(
+            range(done + 1, done + 1 + len(order)), at, order, product, place, strict=True
+        ):
             if orders is None or row < 0:
-                yield number, unread_row(FORMAT, f"{digest}:{number}", [int(value) for value in record], _NO_ORDER)
+                yield (
+                    number,
+                    unread_row(
+                        FORMAT, f"{digest}:{number}", [int(value) for value in record], _NO_ORDER
+                    ),
+                )
                 continue
             bought, item, nth = record
             event = Event(
@@ -122,7 +167,10 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
 
 
 def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tuple[int, bytes]]:
-    lists = {"category": ("departments.csv", "department_id", "department"), "aisle": ("aisles.csv", "aisle_id", "aisle")}
+    lists = {
+        "category": ("departments.csv", "department_id", "department"),
+        "aisle": ("aisles.csv", "aisle_id", "aisle"),
+    }
     there = {to: each for to, each in lists.items() if each[0] in by_name}
     form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in there.values()))
     attributes = {"title": "product_name"} | {to: column for to, (_, _, column) in there.items()}
@@ -132,7 +180,13 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
     for batch in read_columns(file, columns, texts=frozenset(columns), broken=broken, form=form):
         for number, row in enumerate(batch.to_pylist(), done + 1):
             properties = {to: row[column] for to, column in attributes.items() if row[column]}
-            event = Event(event_id=f"{digest}:{number}", type="item", item_id=row["product_id"], timeless=True, properties=properties)
+            event = Event(
+                event_id=f"{digest}:{number}",
+                type="item",
+                item_id=row["product_id"],
+                timeless=True,
+                properties=properties,
+            )
             yield number, encode_event(event)
         done += batch.num_rows
     yield from unread_rows(FORMAT, digest, broken, done)

@@ -39,7 +39,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches, known_by_content
+from tailorbird.events.adapters.batch import (
+    AdapterOptions,
+    Batch,
+    encode_event,
+    in_batches,
+    known_by_content,
+)
 from tailorbird.events.adapters.fields import done_type
 from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
 from tailorbird.events.contract import NUMBERS
@@ -111,29 +117,43 @@ def parse_mapping(text: str, name: str) -> Mapping:
         mapping = msgspec.convert(tomllib.loads(text), Mapping)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise InputError(
-            f"not a mapping that can be used: {error}", where=name, fix="tailorbird import --guess PATH proposes one"
+            f"not a mapping that can be used: {error}",
+            where=name,
+            fix="tailorbird import --guess PATH proposes one",
         ) from None
     for index, source in enumerate(mapping.source):
         where = f"{name}: $.source[{index}]"
         if source.kind not in ("events", "items", "users"):
-            raise InputError(f"expected kind events, items or users, got {source.kind!r}", where=where)
+            raise InputError(
+                f"expected kind events, items or users, got {source.kind!r}", where=where
+            )
         if source.ts_unit not in UNITS:
             raise InputError(f"expected ts_unit s, ms or us, got {source.ts_unit!r}", where=where)
         if source.decimal not in (".", ","):
             raise InputError(f'expected decimal "." or ",", got {source.decimal!r}', where=where)
         if len(source.delimiter) > 1:
-            raise InputError(f"expected a delimiter of one character, got {source.delimiter!r}", where=where)
+            raise InputError(
+                f"expected a delimiter of one character, got {source.delimiter!r}", where=where
+            )
         if not _is_zone(source.ts_zone):
-            raise InputError(f"expected ts_zone such as Europe/Oslo, got {source.ts_zone!r}", where=where)
+            raise InputError(
+                f"expected ts_zone such as Europe/Oslo, got {source.ts_zone!r}", where=where
+            )
         if source.kind == "items" and source.item_id is None:
             raise InputError("items need item_id", where=where)
         if source.kind == "users" and source.user_id is None:
             raise InputError("users need user_id", where=where)
         if source.distinct and (source.kind == "events" or source.ts is not None):
-            raise InputError("distinct is for profiles without a time", where=where, fix="leave distinct out, or ts")
+            raise InputError(
+                "distinct is for profiles without a time",
+                where=where,
+                fix="leave distinct out, or ts",
+            )
         unknown = set(source.context) - {field.name for field in msgspec.structs.fields(Context)}
         if unknown:
-            raise InputError(f"context has no {', '.join(sorted(unknown))}; put it under properties", where=where)
+            raise InputError(
+                f"context has no {', '.join(sorted(unknown))}; put it under properties", where=where
+            )
     return mapping
 
 
@@ -157,11 +177,19 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
         for place, source in enumerate(mapping.source):
             if fnmatch(file.name, source.file) or fnmatch(str(file), f"*/{source.file}"):
                 used = True
-                # Two sources may read one file, and their events must not pass for repeats of each other.
-                yield from _read_source(file, digest[:12] if place == 0 else f"{digest[:12]}.{place}", source, options.mapping_name)
+                # Two sources may read one file, and their events must not pass for repeats of each
+                # other.
+                yield from _read_source(
+                    file,
+                    digest[:12] if place == 0 else f"{digest[:12]}.{place}",
+                    source,
+                    options.mapping_name,
+                )
     if not used:
         wanted = ", ".join(source.file for source in mapping.source)
-        raise InputError(f"the mapping names {wanted}, and no such file is there", where=options.root)
+        raise InputError(
+            f"the mapping names {wanted}, and no such file is there", where=options.root
+        )
 
 
 def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
@@ -170,7 +198,10 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
     present = column_names(file, form)
     missing = [column for column in wanted if column not in present]
     if missing:
-        raise InputError(f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}", where=name)
+        raise InputError(
+            f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}",
+            where=name,
+        )
     if source.distinct:
         yield from _read_distinct(file, digest, source, form)
         return
@@ -181,12 +212,18 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
             yield from _batches(file, batch, done, digest, source)
             done += batch.num_rows
     except pa.ArrowException as error:
-        raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
-    yield from in_batches(str(file), unread_rows("mapping", digest, broken, done, NO_RECORD if is_json(file) else WRONG_ROW))
+        raise InputError(
+            f"a column cannot be used as the mapping says: {error}", where=str(file)
+        ) from None
+    yield from in_batches(
+        str(file),
+        unread_rows("mapping", digest, broken, done, NO_RECORD if is_json(file) else WRONG_ROW),
+    )
 
 
 def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> Iterator[Batch]:
-    """One profile for each item or user of a file whose rows repeat what they are: of each attribute what most of them say.
+    """One profile for each item or user of a file whose rows repeat what they are: of each
+    attribute what most of them say.
 
     Rows that cannot be read are left to the source of the events, which reads them too.
     """
@@ -194,19 +231,28 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
     assert owner is not None  # `parse_mapping` saw to it
     said = MostSaid(owner, list(source.properties.values()))
     try:
-        for batch in read_columns(file, _columns_of(source), texts=_texts_of(source), broken=[], form=form):
+        for batch in read_columns(
+            file, _columns_of(source), texts=_texts_of(source), broken=[], form=form
+        ):
             said.add(batch)
         rows = said.rows()
     except pa.ArrowException as error:
-        raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
+        raise InputError(
+            f"a column cannot be used as the mapping says: {error}", where=str(file)
+        ) from None
     if rows is not None:
         for start in range(0, rows.num_rows, BATCH_ROWS):
             yield from _batches(file, rows.slice(start, BATCH_ROWS), start, digest, source)
 
 
-def _batches(file: Path, rows: pa.RecordBatch, done: int, digest: str, source: Source) -> Iterator[Batch]:
+def _batches(
+    file: Path, rows: pa.RecordBatch, done: int, digest: str, source: Source
+) -> Iterator[Batch]:
     """The events of rows, of which `done` stand before them in the file; nothing for none."""
-    lines = ((done + row, encode_event(event)) for row, event in enumerate(_events(rows, done, digest, source), 1))
+    lines = (
+        (done + row, encode_event(event))
+        for row, event in enumerate(_events(rows, done, digest, source), 1)
+    )
     yield from in_batches(str(file), lines)
 
 
@@ -224,7 +270,14 @@ def _texts_of(source: Source) -> frozenset[str]:
 
 
 def _ids_of(source: Source) -> tuple[str | None, ...]:
-    return source.event_id, source.user_id, source.anonymous_id, source.session_id, source.item_id, source.request_id
+    return (
+        source.event_id,
+        source.user_id,
+        source.anonymous_id,
+        source.session_id,
+        source.item_id,
+        source.request_id,
+    )
 
 
 def sample_lines(file: Path, source: Source) -> list[bytes]:
@@ -234,23 +287,36 @@ def sample_lines(file: Path, source: Source) -> list[bytes]:
         InputError: the file cannot be read, or not as the mapping says.
     """
     try:
-        batch = read_sample(file, form_of(source, file), _columns_of(source), texts=_texts_of(source))
+        batch = read_sample(
+            file, form_of(source, file), _columns_of(source), texts=_texts_of(source)
+        )
         return [encode_event(event) for event in _events(batch, 0, "sample", source)]
     except pa.ArrowException as error:
-        raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
+        raise InputError(
+            f"a column cannot be used as the mapping says: {error}", where=str(file)
+        ) from None
 
 
 def form_of(source: Source, file: Path) -> TableForm:
-    """Return how a file of a source is written. Raises InputError where a table that is joined to it is not beside it."""
+    """Return how a file of a source is written. Raises InputError where a table that is joined to
+    it is not beside it.
+    """
     joins = tuple(Join(file.parent / each.file, each.on) for each in source.join)
     for join in joins:
         if not join.file.exists():
-            raise InputError(f"no such file, whose columns are joined by {join.on}", where=str(join.file), fix="put it beside the others")
+            raise InputError(
+                f"no such file, whose columns are joined by {join.on}",
+                where=str(join.file),
+                fix="put it beside the others",
+            )
     return TableForm(source.delimiter, source.decimal, source.columns, joins)
 
 
 def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[Event]:
-    texts = {name: _texts(batch, getattr(source, name)) for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")}
+    texts = {
+        name: _texts(batch, getattr(source, name))
+        for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")
+    }
     ids = _texts(batch, source.event_id)
     times, arrivals = _times(batch, source.ts, source), _times(batch, source.received_at, source)
     types = _types(batch, source)
@@ -272,21 +338,38 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
             timeless=timeless,
             received_at=received,
         )
-        for row, (event_id, kind, ts, received, user, anonymous, session, item, request, context, props) in enumerate(
+        for row, (
+            event_id,
+            kind,
+            ts,
+            received,
+            user,
+            anonymous,
+            session,
+            item,
+            request,
+            context,
+            props,
+        ) in enumerate(
             zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
         )
     )
     known = (event if event.event_id else known_by_content("mapping", event) for event in events)
-    if source.kind == "events" and source.ts is not None and pa.types.is_date(batch.column(source.ts).type):
+    if (
+        source.kind == "events"
+        and source.ts is not None
+        and pa.types.is_date(batch.column(source.ts).type)
+    ):
         known = (_in_order(event, done + row) for row, event in enumerate(known))
     return list(known)
 
 
 def _in_order(event: Event, row: int) -> Event:
-    """Return an event of a day, whose time of day is not known, as many microseconds into it as rows stand before it in the file.
+    """Return an event of a day, whose time of day is not known, as many microseconds into it as
+    rows stand before it in the file.
 
-    Events of one time would otherwise lose the order that the file has them in. Its id is made before, so that another file with the
-    same event has the same one.
+    Events of one time would otherwise lose the order that the file has them in. Its id is made
+    before, so that another file with the same event has the same one.
     """
     return msgspec.structs.replace(event, ts=event.ts + row) if isinstance(event.ts, int) else event
 
@@ -296,7 +379,10 @@ def _texts(batch: pa.RecordBatch, column: str | None) -> Any:
         return list(repeat(None, batch.num_rows))
     values = batch.column(column)
     if pa.types.is_floating(values.type):  # whole numbers with gaps, as pandas writes them
-        return [None if value is None or isnan(value) else f"{value:.15g}" for value in values.to_pylist()]
+        return [
+            None if value is None or isnan(value) else f"{value:.15g}"
+            for value in values.to_pylist()
+        ]
     return values.cast(pa.string()).to_pylist()
 
 
@@ -306,7 +392,9 @@ def _types(batch: pa.RecordBatch, source: Source) -> Any:
     if isinstance(source.type, str):
         return repeat(source.type, batch.num_rows)
     values = source.type.values
-    return [values.get(text) or (text and done_type(text)) for text in _texts(batch, source.type.column)]
+    return [
+        values.get(text) or (text and done_type(text)) for text in _texts(batch, source.type.column)
+    ]
 
 
 def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
@@ -317,14 +405,24 @@ def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
         column = column.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(column.type):
         if column.type.tz is None and source.ts_zone != "UTC":
-            column = pc.assume_timezone(column, source.ts_zone, ambiguous="earliest", nonexistent="earliest")
-        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+            column = pc.assume_timezone(
+                column, source.ts_zone, ambiguous="earliest", nonexistent="earliest"
+            )
+        return (
+            column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
+        )
+    if (
+        pa.types.is_integer(column.type)
+        or pa.types.is_floating(column.type)
+        or pa.types.is_decimal(column.type)
+    ):
         return [_microseconds(value, UNITS[source.ts_unit]) for value in column.to_pylist()]
     texts = column.cast(pa.string()).to_pylist()
     if source.ts_format:
         parsed = parse_times(column, source.ts_format, source.ts_zone).to_pylist()
-        return [text if moment is None else moment for text, moment in zip(texts, parsed, strict=True)]
+        return [
+            text if moment is None else moment for text, moment in zip(texts, parsed, strict=True)
+        ]
     zone = ZoneInfo(source.ts_zone)
     return [_time_text(value, UNITS[source.ts_unit], zone) for value in texts]
 
@@ -334,7 +432,9 @@ def _microseconds(value: float | Decimal | None, unit: int) -> int | None:
 
 
 def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
-    """A time that stands in text, in the zone that the mapping says where it names none; what is no time is left to the contract."""
+    """A time that stands in text, in the zone that the mapping says where it names none; what is no
+    time is left to the contract.
+    """
     if text is None:
         return None
     try:
@@ -349,31 +449,41 @@ def _contexts(batch: pa.RecordBatch, source: Source) -> Any:
     if not source.context:
         return repeat(None, batch.num_rows)
     columns = [
-        batch.column(column).to_pylist() if name == "utc_offset_min" else _texts(batch, column) for name, column in source.context.items()
+        batch.column(column).to_pylist() if name == "utc_offset_min" else _texts(batch, column)
+        for name, column in source.context.items()
     ]
-    return [Context(**dict(zip(source.context, row, strict=True))) for row in zip(*columns, strict=True)]
+    return [
+        Context(**dict(zip(source.context, row, strict=True))) for row in zip(*columns, strict=True)
+    ]
 
 
 def _properties(batch: pa.RecordBatch, source: Source) -> Any:
     if not source.properties:
         return repeat(None, batch.num_rows)
     names = list(source.properties)
-    columns = [_values(batch, column, number=name in NUMBERS) for name, column in source.properties.items()]
+    columns = [
+        _values(batch, column, number=name in NUMBERS) for name, column in source.properties.items()
+    ]
     return [
-        {name: _plain(value) for name, value in zip(names, row, strict=True) if value is not None} or None
+        {name: _plain(value) for name, value in zip(names, row, strict=True) if value is not None}
+        or None
         for row in zip(*columns, strict=True)
     ]
 
 
 def _values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list[Any]:
-    """A column's values; of one that has to hold a `number` each by itself, so that an odd one does not make texts of the others."""
+    """A column's values; of one that has to hold a `number` each by itself, so that an odd one does
+    not make texts of the others.
+    """
     values = batch.column(column).to_pylist()
     kind = mostly(batch.schema.field(column))
     return [_number(value) for value in values] if number or kind in ("int64", "double") else values
 
 
 def _number(text: Any) -> Any:
-    """The number that a text holds; one that holds none stays text, for the contract to judge, and what is no text stays as it is."""
+    """The number that a text holds; one that holds none stays text, for the contract to judge, and
+    what is no text stays as it is.
+    """
     if not isinstance(text, str):
         return text
     for convert in (int, float):

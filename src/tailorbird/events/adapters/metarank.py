@@ -5,7 +5,8 @@
     ranking      → an answer with the items in shown order, and an impression of them (Metarank takes what was ranked as seen)
     interaction  → an event of its type, with `ranking` as request_id
 
-`tenant` becomes a property; what a ranking says of its items (`relevancy`, `label`, fields) stands in the property `of_items`, by id.
+`tenant` becomes a property; what a ranking says of its items (`relevancy`, `label`, fields) stands
+in the property `of_items`, by id.
 
 Source: Metarank's documentation, "Supported events".
 """
@@ -43,7 +44,9 @@ class _Item(msgspec.Struct, omit_defaults=True):
     def said(self) -> dict[str, Any]:
         """Return what a ranking says of this item beside its id."""
         known = {"relevancy": self.relevancy, "label": self.label}
-        return {name: value for name, value in known.items() if value is not None} | {one.name: one.value for one in self.fields}
+        return {name: value for name, value in known.items() if value is not None} | {
+            one.name: one.value for one in self.fields
+        }
 
 
 class _Record(msgspec.Struct):
@@ -61,14 +64,24 @@ class _Record(msgspec.Struct):
 
 
 def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn Metarank's records into events; a record that cannot be read is kept whole with the reason, to be quarantined."""
+    """Turn Metarank's records into events; a record that cannot be read is kept whole with the
+    reason, to be quarantined.
+    """
     for file, digest in files.items():
-        yield from batches_of(FORMAT, str(file), read_lines(file), digest, partial(_of_record, options=options))
+        yield from batches_of(
+            FORMAT, str(file), read_lines(file), digest, partial(_of_record, options=options)
+        )
 
 
 def convert(value: Any, place: str) -> list[Event]:
-    """Turn a record that is posted into events. A ranking is an impression: its answer was given by another system."""
-    return [event for event in _of_record(value, place, options=AdapterOptions()) if event.answer is None]
+    """Turn a record that is posted into events. A ranking is an impression: its answer was given by
+    another system.
+    """
+    return [
+        event
+        for event in _of_record(value, place, options=AdapterOptions())
+        if event.answer is None
+    ]
 
 
 def _of_record(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
@@ -89,15 +102,21 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
     if record.tenant is not None:
         said["tenant"] = record.tenant
     if of_items := {item.id: more for item in record.items if (more := item.said())}:
-        said["of_items"] = of_items  # relevancy and label by whoever ranked, and what was known of an item then
+        said["of_items"] = (
+            of_items  # relevancy and label by whoever ranked, and what was known of an item then
+        )
     properties = said or None
     who = {"user_id": record.user, "session_id": record.session}
     if record.user is None:
         who["anonymous_id"] = record.session or record.ranking or record.id
     if record.event == "item":
-        yield Event(event_id=record.id, type="item", ts=ts, item_id=record.item, properties=properties)
+        yield Event(
+            event_id=record.id, type="item", ts=ts, item_id=record.item, properties=properties
+        )
     elif record.event == "user":
-        yield Event(event_id=record.id, type="user", ts=ts, user_id=record.user, properties=properties)
+        yield Event(
+            event_id=record.id, type="user", ts=ts, user_id=record.user, properties=properties
+        )
     elif record.event == "ranking":
         items = [item.id for item in record.items]
         answer = Answer(slot=options.slot, query=_text((properties or {}).get("query")))
@@ -106,7 +125,15 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
         yield Event(event_id=f"{record.id}#impression", type="impression", **shown)
     else:
         name = done_type(record.type or record.event)
-        yield Event(event_id=record.id, type=name, ts=ts, item_id=record.item, request_id=record.ranking, properties=properties, **who)
+        yield Event(
+            event_id=record.id,
+            type=name,
+            ts=ts,
+            item_id=record.item,
+            request_id=record.ranking,
+            properties=properties,
+            **who,
+        )
 
 
 def _text(value: object) -> str | None:
@@ -114,7 +141,9 @@ def _text(value: object) -> str | None:
 
 
 def _time(value: float | str) -> int | str:
-    """Milliseconds, as number or text, to microseconds; ISO text goes on, with the zone UTC where it names none."""
+    """Milliseconds, as number or text, to microseconds; ISO text goes on, with the zone UTC where
+    it names none.
+    """
     if not isinstance(value, str) or value.isdigit():
         return int(float(value) * 1_000) if isinstance(value, float) else int(value) * 1_000
     moment = datetime.fromisoformat(value)

@@ -23,13 +23,21 @@ PATTERNS = ("behaviors.tsv", "news.tsv")
 _TIME = "%m/%d/%Y %I:%M:%S %p"
 _CLICKED = "1"
 _COLUMNS = 5  # that are read of either file: further ones of the news are entities
-_UNREADABLE = ("wrong_type", "$", "it has too few columns, or its time or the list of news that it showed cannot be read")
+_UNREADABLE = (
+    "wrong_type",
+    "$",
+    "it has too few columns, or its time or the list of news that it showed cannot be read",
+)
 
 
 def read_mind(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn the rows of both files into events; one that cannot be read is kept whole, to be quarantined."""
+    """Turn the rows of both files into events; one that cannot be read is kept whole, to be
+    quarantined.
+    """
     for file, digest in files.items():
-        convert = partial(_behaviour, slot=options.slot) if file.name.startswith("behaviors") else _news
+        convert = (
+            partial(_behaviour, slot=options.slot) if file.name.startswith("behaviors") else _news
+        )
         yield from in_batches(str(file), _rows(file, digest[:12], convert))
 
 
@@ -41,10 +49,15 @@ def is_mind(name: str, first: bytes) -> bool:
     return name == "news.tsv" and len(fields) >= _COLUMNS and fields[0].startswith("N")
 
 
-def _rows(file: Path, digest: str, convert: Callable[[list[str], str], list[Event]]) -> Iterator[tuple[int, bytes]]:
+def _rows(
+    file: Path, digest: str, convert: Callable[[list[str], str], list[Event]]
+) -> Iterator[tuple[int, bytes]]:
     """The events of each row, of which `convert` gets the columns that are read and the place."""
     for number, raw in read_lines(file, strip=False):
-        fields, place = raw.decode(errors="replace").rstrip("\r\n").split("\t"), f"{digest}:{number}"
+        fields, place = (
+            raw.decode(errors="replace").rstrip("\r\n").split("\t"),
+            f"{digest}:{number}",
+        )
         try:
             for event in convert(fields[:_COLUMNS], place):
                 yield number, encode_event(event)
@@ -57,7 +70,8 @@ def _behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
     ts = int(datetime.strptime(told, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
     shown = [entry.rsplit("-", 1) for entry in listed.split()]
     items = [item for item, _ in shown]
-    # Numbers begin anew in each of the files, so the person and the time are part of what a row is called.
+    # Numbers begin anew in each of the files, so the person and the time are part of what a row is
+    # called.
     request = f"mind:{number}:{user}:{ts // 1_000_000}"
     about = {"ts": ts, "user_id": user, "request_id": request}
     events = [
@@ -65,11 +79,21 @@ def _behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
         Event(event_id=f"{request}#impression", type="impression", items=items, **about),
     ]
     clicked = (item for item, label in shown if label == _CLICKED)
-    return events + [Event(event_id=f"{request}#{item}", type="click", item_id=item, **about) for item in clicked]
+    return events + [
+        Event(event_id=f"{request}#{item}", type="click", item_id=item, **about) for item in clicked
+    ]
 
 
 def _news(fields: list[str], place: str) -> list[Event]:
     item, category, subcategory, title, abstract = fields
     named = {"title": title, "category": category, "subcategory": subcategory, "abstract": abstract}
     properties = {name: value for name, value in named.items() if value}
-    return [Event(event_id=f"mind:{item}:{place}", type="item", item_id=item, timeless=True, properties=properties)]
+    return [
+        Event(
+            event_id=f"mind:{item}:{place}",
+            type="item",
+            item_id=item,
+            timeless=True,
+            properties=properties,
+        )
+    ]

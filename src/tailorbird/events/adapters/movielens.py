@@ -1,4 +1,5 @@
-"""MovieLens in every layout: 100k (`u.data`), 1m (`ratings.dat`), 20m and later (CSV), and the same tables as Parquet.
+"""MovieLens in every layout: 100k (`u.data`), 1m (`ratings.dat`), 20m and later (CSV), and the same
+tables as Parquet.
 
 ratings → rating events;  movies → timeless item profiles (title, genres, year);  users → timeless user profiles
 """
@@ -15,7 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event, in_batches, known_by_content
+from tailorbird.events.adapters.batch import (
+    BATCH_ROWS,
+    AdapterOptions,
+    Batch,
+    encode_event,
+    in_batches,
+    known_by_content,
+)
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.encodings import open_table
@@ -23,17 +31,42 @@ from tailorbird.events.tables.files import DAMAGED, bare_name, open_file, parque
 from tailorbird.events.tables.quotes import Lines, next_row
 
 PATTERNS = (
-    "u.data", "u.item", "u.user", "ratings.dat", "movies.dat", "users.dat",
-    "ratings.csv", "movies.csv", "ratings.parquet", "movies.parquet",
-)  # fmt: skip
+    "u.data",
+    "u.item",
+    "u.user",
+    "ratings.dat",
+    "movies.dat",
+    "users.dat",
+    "ratings.csv",
+    "movies.csv",
+    "ratings.parquet",
+    "movies.parquet",
+)
 
 _SURROGATES = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 # u.item marks genres by 19 columns of 0 and 1, in this order (its README).
 _GENRES_100K = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
-)  # fmt: skip
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 
 _NO_NUMBER = ("wrong_type", "$", "a number or a time in it is none")
 Row = list[str]
@@ -48,21 +81,33 @@ def read_movielens(files: dict[Path, str], options: AdapterOptions) -> Iterator[
     known = [file for file in files if bare_name(file) in _READERS]
     if not known:
         names = ", ".join(file.name for file in files)
-        raise InputError(f"expected ratings and movies of a MovieLens layout ({', '.join(PATTERNS)}), got {names}", where=options.root)
+        raise InputError(
+            f"expected ratings and movies of a MovieLens layout ({', '.join(PATTERNS)}), got "
+            f"{names}",
+            where=options.root,
+        )
     for file in known:
         rows, convert = _READERS[bare_name(file)]
         yield from in_batches(str(file), _convert(file, rows, convert, files[file][:12]))
 
 
 def _convert(
-    file: Path, rows: Callable[[Path], Iterator[Row]], convert: Callable[[Row, str], Event], digest: str
+    file: Path,
+    rows: Callable[[Path], Iterator[Row]],
+    convert: Callable[[Row, str], Event],
+    digest: str,
 ) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         for number, row in enumerate(rows(file), 1):
             try:
                 event = convert(row, f"{digest}:{number}")
-                yield number, encode_event(known_by_content("movielens", event) if event.type == "rating" else event)
+                yield (
+                    number,
+                    encode_event(
+                        known_by_content("movielens", event) if event.type == "rating" else event
+                    ),
+                )
             except IndexError:
                 yield number, unread_row("movielens", f"{digest}:{number}", row)
             except (ValueError, OverflowError):
@@ -83,7 +128,9 @@ def _separated(separator: str) -> Callable[[Path], Iterator[Row]]:
 
 def _csv_rows(file: Path) -> Iterator[Row]:
     """The rows; of those that are none, or not as wide as the header, all in one."""
-    with io.TextIOWrapper(open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+    with io.TextIOWrapper(
+        open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
+    ) as stream:
         lines = Lines(stream)
         reader = csv.reader(lines)
         width = len(next(reader, []))
@@ -93,7 +140,12 @@ def _csv_rows(file: Path) -> Iterator[Row]:
                 if row is not None and len(row) == width and _is_text(row):
                     yield row
                 elif row != []:
-                    yield ["".join(lines.of_row).encode(errors="surrogateescape").decode(errors="backslashreplace").rstrip("\r\n")]
+                    yield [
+                        "".join(lines.of_row)
+                        .encode(errors="surrogateescape")
+                        .decode(errors="backslashreplace")
+                        .rstrip("\r\n")
+                    ]
 
 
 def _is_text(row: Row) -> bool:
@@ -105,7 +157,10 @@ def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
         source = pq.ParquetFile(file)
         missing = [name for name in columns if name not in source.schema_arrow.names]
         if missing:
-            raise InputError(f"expected the columns {', '.join(columns)}, missing {', '.join(missing)}", where=str(file))
+            raise InputError(
+                f"expected the columns {', '.join(columns)}, missing {', '.join(missing)}",
+                where=str(file),
+            )
         for batch in parquet_batches(source, file, BATCH_ROWS, list(columns)):
             values = [_texts(batch.column(name)) for name in columns]
             yield from (list(row) for row in zip(*values, strict=True))
@@ -115,12 +170,24 @@ def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
 
 def _texts(column: Any) -> list[str]:
     if str(column.type).startswith("timestamp"):
-        return [str(value) for value in column.cast(pa.timestamp("us", column.type.tz), safe=False).cast("int64").to_pylist()]
+        return [
+            str(value)
+            for value in column.cast(pa.timestamp("us", column.type.tz), safe=False)
+            .cast("int64")
+            .to_pylist()
+        ]
     return [str(value) for value in column.to_pylist()]
 
 
 def _rating(user: str, item: str, rating: str, ts: int, event_id: str) -> Event:
-    return Event(event_id=event_id, type="rating", ts=ts, user_id=user, item_id=item, properties={"rating": float(rating)})
+    return Event(
+        event_id=event_id,
+        type="rating",
+        ts=ts,
+        user_id=user,
+        item_id=item,
+        properties={"rating": float(rating)},
+    )
 
 
 def _rating_in_seconds(row: Row, event_id: str) -> Event:
@@ -151,11 +218,19 @@ def _movie_of_flags(row: Row, event_id: str) -> Event:
 
 
 def _user_1m(row: Row, event_id: str) -> Event:
-    return _user(row[0], {"gender": row[1], "age": int(row[2]), "occupation": row[3], "zip": row[4]}, event_id)
+    return _user(
+        row[0],
+        {"gender": row[1], "age": int(row[2]), "occupation": row[3], "zip": row[4]},
+        event_id,
+    )
 
 
 def _user_100k(row: Row, event_id: str) -> Event:
-    return _user(row[0], {"age": int(row[1]), "gender": row[2], "occupation": row[3], "zip": row[4]}, event_id)
+    return _user(
+        row[0],
+        {"age": int(row[1]), "gender": row[2], "occupation": row[3], "zip": row[4]},
+        event_id,
+    )
 
 
 def _user(user: str, properties: dict[str, Any], event_id: str) -> Event:
@@ -172,5 +247,8 @@ _READERS: dict[str, tuple[Callable[[Path], Iterator[Row]], Callable[[Row, str], 
     "movies.csv": (_csv_rows, _movie_of_names),
     "ratings.csv": (_csv_rows, _rating_in_seconds),
     "movies.parquet": (_parquet_rows(("movie_id", "title", "genres")), _movie_of_names),
-    "ratings.parquet": (_parquet_rows(("user_id", "movie_id", "rating", "ts")), _rating_in_microseconds),
+    "ratings.parquet": (
+        _parquet_rows(("user_id", "movie_id", "rating", "ts")),
+        _rating_in_microseconds,
+    ),
 }

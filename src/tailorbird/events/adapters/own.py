@@ -33,12 +33,20 @@ def _read_parquet(file: Path) -> Iterator[Batch]:
             raise InputError(
                 f"columns {', '.join(unknown)} are no fields of an event",
                 where=str(file),
-                fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
+                fix="tailorbird import --guess PATH proposes a mapping for files with other "
+                "columns",
             )
         done = 0
         for batch in parquet_batches(source, file, BATCH_ROWS):
-            rows = [{name: value for name, value in row.items() if value is not None} for row in _plain(batch).to_pylist()]
-            yield Batch(str(file), [msgspec.json.encode(row) for row in rows], list(range(done + 1, done + 1 + len(rows))))
+            rows = [
+                {name: value for name, value in row.items() if value is not None}
+                for row in _plain(batch).to_pylist()
+            ]
+            yield Batch(
+                str(file),
+                [msgspec.json.encode(row) for row in rows],
+                list(range(done + 1, done + 1 + len(rows))),
+            )
             done += len(rows)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
@@ -50,6 +58,10 @@ def _plain(batch: pa.RecordBatch) -> pa.Table:
     for index, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
             table = table.set_column(
-                index, field.name, table[field.name].cast(pa.timestamp("us", field.type.tz), safe=False).cast(pa.int64())
+                index,
+                field.name,
+                table[field.name]
+                .cast(pa.timestamp("us", field.type.tz), safe=False)
+                .cast(pa.int64()),
             )
     return table

@@ -1,4 +1,5 @@
-"""Amazon Personalize: the CSV files of its item interactions, users and items datasets, told apart by their columns.
+"""Amazon Personalize: the CSV files of its item interactions, users and items datasets, told apart
+by their columns.
 
     USER_ID, ITEM_ID, TIMESTAMP, …   → an event of EVENT_TYPE (a click where there is none)
         IMPRESSION                   → and an impression of its items, once for each RECOMMENDATION_ID where that is given
@@ -7,10 +8,11 @@
     ITEM_ID, …                       → item profile, from CREATION_TIMESTAMP on where there is one, else timeless; 0 is what exports
                                    write that do not know it, and is none
 
-Times are seconds since 1970; `|` joins several values. Other columns become properties in small letters.
+Times are seconds since 1970; `|` joins several values. Other columns become properties in small
+letters.
 
-Source: Amazon Personalize Developer Guide, "Item interaction data", "Impressions data", "User metadata", "Item metadata"
-and "Data format guidelines".
+Source: Amazon Personalize Developer Guide, "Item interaction data", "Impressions data", "User
+metadata", "Item metadata" and "Data format guidelines".
 """
 
 import csv
@@ -77,14 +79,20 @@ def convert(record: Any, place: str) -> list[Event]:
     if "USER_ID" in row:
         return [
             Event(
-                event_id=place, type="user", user_id=needed_text(row, "USER_ID"), timeless=True, properties=_properties(row, ("USER_ID",))
+                event_id=place,
+                type="user",
+                user_id=needed_text(row, "USER_ID"),
+                timeless=True,
+                properties=_properties(row, ("USER_ID",)),
             )
         ]
     item = needed_text(row, "ITEM_ID")
     properties = _properties(row, ("ITEM_ID", "CREATION_TIMESTAMP"))
     created = row.get("CREATION_TIMESTAMP")
     if created in (None, "") or _is_zero(created):
-        return [Event(event_id=place, type="item", item_id=item, timeless=True, properties=properties)]
+        return [
+            Event(event_id=place, type="item", item_id=item, timeless=True, properties=properties)
+        ]
     ts = time_since_1970(created, "$.CREATION_TIMESTAMP", "seconds")
     return [Event(event_id=place, type="item", ts=ts, item_id=item, properties=properties)]
 
@@ -102,18 +110,49 @@ def _interaction(row: Record, place: str) -> list[Event]:
     request = text_at(row, "RECOMMENDATION_ID")
     device = next((row[column] for column in _DEVICES if row.get(column)), None)
     context = context_of(device=device, country=row.get("COUNTRY"))
-    own = ("USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE", "IMPRESSION", "RECOMMENDATION_ID", *_DEVICES)
+    own = (
+        "USER_ID",
+        "ITEM_ID",
+        "TIMESTAMP",
+        "EVENT_TYPE",
+        "EVENT_VALUE",
+        "IMPRESSION",
+        "RECOMMENDATION_ID",
+        *_DEVICES,
+    )
     properties = _properties(row, own) or {}
     if row.get("EVENT_VALUE") not in (None, ""):
         properties["rating" if type_ == "rating" else "event_value"] = number_of(row["EVENT_VALUE"])
     click = Event(
-        event_id=place, type=type_, ts=ts, user_id=user, item_id=item, request_id=request, context=context, properties=properties or None
-    )  # fmt: skip
-    shown = list(dict.fromkeys(each.strip() for each in (text_at(row, "IMPRESSION") or "").split("|") if each.strip()))
+        event_id=place,
+        type=type_,
+        ts=ts,
+        user_id=user,
+        item_id=item,
+        request_id=request,
+        context=context,
+        properties=properties or None,
+    )
+    shown = list(
+        dict.fromkeys(
+            each.strip() for each in (text_at(row, "IMPRESSION") or "").split("|") if each.strip()
+        )
+    )
     if not shown:
         return [click]
     seen = f"{request or place}#impression"
-    return [Event(event_id=seen, type="impression", ts=ts, user_id=user, items=shown, request_id=request, context=context), click]
+    return [
+        Event(
+            event_id=seen,
+            type="impression",
+            ts=ts,
+            user_id=user,
+            items=shown,
+            request_id=request,
+            context=context,
+        ),
+        click,
+    ]
 
 
 def _properties(row: Record, without: tuple[str, ...]) -> dict[str, Any] | None:
@@ -127,10 +166,14 @@ def _value(value: Any) -> Any:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Each row as JSON, column → text, with the number of its last line; a line that is none under `#row`, cut at its commas."""
+    """Each row as JSON, column → text, with the number of its last line; a line that is none under
+    `#row`, cut at its commas.
+    """
     number = 0
     try:
-        with io.TextIOWrapper(open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        with io.TextIOWrapper(
+            open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as stream:
             lines = Lines(stream)
             reader = csv.reader(lines)
             header = _header(file, reader)
@@ -143,7 +186,9 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _next_row(reader: Iterator[list[str]], lines: Lines, header: list[str]) -> bytes | None:
-    """The next row; None at the end, empty for a blank line, cut at its commas where its quote is not closed."""
+    """The next row; None at the end, empty for a blank line, cut at its commas where its quote is
+    not closed.
+    """
     try:
         row = next_row(reader, lines, len(header))
     except StopIteration:
@@ -159,7 +204,14 @@ def _next_row(reader: Iterator[list[str]], lines: Lines, header: list[str]) -> b
 
 
 def _wrong(row: list[str]) -> bytes:
-    return msgspec.json.encode({_WRONG_ROW: [value.encode(errors="surrogateescape").decode(errors="backslashreplace") for value in row]})
+    return msgspec.json.encode(
+        {
+            _WRONG_ROW: [
+                value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+                for value in row
+            ]
+        }
+    )
 
 
 def _header(file: Path, reader: Any) -> list[str]:
@@ -170,12 +222,19 @@ def _header(file: Path, reader: Any) -> list[str]:
     shown = ", ".join(header)[:200].encode(errors="backslashreplace").decode()
     if not {"USER_ID", "ITEM_ID"} & set(header):
         raise InputError(
-            f"expected columns USER_ID, ITEM_ID and TIMESTAMP, or USER_ID or ITEM_ID alone, got {shown or 'none'}",
+            "expected columns USER_ID, ITEM_ID and TIMESTAMP, or USER_ID or ITEM_ID alone, "
+            f"got {shown or 'none'}",
             where=f"{file}:1",
             fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
         )
     if {"USER_ID", "ITEM_ID"} <= set(header) and "TIMESTAMP" not in header:
-        raise InputError(f"interactions need a column TIMESTAMP, got {shown}", where=f"{file}:1", fix="add it, in seconds since 1970")
+        raise InputError(
+            f"interactions need a column TIMESTAMP, got {shown}",
+            where=f"{file}:1",
+            fix="add it, in seconds since 1970",
+        )
     if len(set(header)) < len(header):
-        raise InputError(f"two columns have the same name: {shown}", where=f"{file}:1", fix="rename one")
+        raise InputError(
+            f"two columns have the same name: {shown}", where=f"{file}:1", fix="rename one"
+        )
     return [name.encode(errors="backslashreplace").decode() for name in header]

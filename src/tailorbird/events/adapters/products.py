@@ -1,4 +1,5 @@
-"""Events about products, as shops report them: one foreign event names a list of products, ours name one each.
+"""Events about products, as shops report them: one foreign event names a list of products, ours
+name one each.
 
 clicks, views, carts, purchases   one event a product; the first keeps the event's id, the others get `id#1`, `id#2`, …
 lists that were shown             one impression with all of them, each once
@@ -14,12 +15,20 @@ from tailorbird.events.adapters.record import Record, UnreadableError
 from tailorbird.events.contract import ITEMS_MAX, NUMBERS
 from tailorbird.events.envelope import Event
 
-ONE_EACH = frozenset(("click", "view", "cart", "purchase", "like", "dislike", "hide", "share", "rating"))
+ONE_EACH = frozenset(
+    ("click", "view", "cart", "purchase", "like", "dislike", "hide", "share", "rating")
+)
 _NEED_ITEM = ONE_EACH - {"view", "purchase"}
-_COPIES_BYTES_MAX = 1 << 19  # of what the products of one event share: its ids and context too, which the contract bounds only later
+_COPIES_BYTES_MAX = (
+    1 << 19
+    # of what the products of one event share: its ids and context too, which the contract bounds only
+    # later
+)
 
 
-def product_events(base: Event, products: list[Record], ids: tuple[str, ...], path: str) -> list[Event]:
+def product_events(
+    base: Event, products: list[Record], ids: tuple[str, ...], path: str
+) -> list[Event]:
     """The events of a list of products.
 
     Args:
@@ -27,11 +36,22 @@ def product_events(base: Event, products: list[Record], ids: tuple[str, ...], pa
         ids: names of the field with the product's id, the best first.
         path: of the list, for messages.
 
-    Products without an id are left out where another has one, and counted in the property `products_without_id`.
+    Products without an id are left out where another has one, and counted in the property
+    `products_without_id`.
     """
-    numbered = [(index, product) for index, product in enumerate(products) if any(product.get(name) not in (None, "") for name in ids)]
+    numbered = [
+        (index, product)
+        for index, product in enumerate(products)
+        if any(product.get(name) not in (None, "") for name in ids)
+    ]
     if numbered and len(numbered) < len(products):
-        base = msgspec.structs.replace(base, properties={**(base.properties or {}), "products_without_id": len(products) - len(numbered)})
+        base = msgspec.structs.replace(
+            base,
+            properties={
+                **(base.properties or {}),
+                "products_without_id": len(products) - len(numbered),
+            },
+        )
     numbered = numbered or list(enumerate(products))
     named = [needed_text(product, *ids, path=f"{path}[{index}]") for index, product in numbered]
     if not named:
@@ -39,12 +59,23 @@ def product_events(base: Event, products: list[Record], ids: tuple[str, ...], pa
             raise UnreadableError("missing", path, f"a {base.type} needs a product")
         return [base]
     if len(named) > ITEMS_MAX:
-        raise UnreadableError("too_large", path, f"expected at most {ITEMS_MAX} products, got {len(named)}")
+        raise UnreadableError(
+            "too_large", path, f"expected at most {ITEMS_MAX} products, got {len(named)}"
+        )
     if base.type in ONE_EACH or (base.type != "impression" and len(named) == 1):
         shared = len(msgspec.json.encode(base))
-        if (len(named) - 1) * shared > _COPIES_BYTES_MAX:  # or a small body would become a very large one
-            raise UnreadableError("too_large", path, f"so many products with {shared} bytes each of ids, context and properties")
-        return [_one(base, item, product, ids, index) for item, (index, product) in zip(named, numbered, strict=True)]
+        if (
+            len(named) - 1
+        ) * shared > _COPIES_BYTES_MAX:  # or a small body would become a very large one
+            raise UnreadableError(
+                "too_large",
+                path,
+                f"so many products with {shared} bytes each of ids, context and properties",
+            )
+        return [
+            _one(base, item, product, ids, index)
+            for item, (index, product) in zip(named, numbered, strict=True)
+        ]
     return [msgspec.structs.replace(base, items=list(dict.fromkeys(named)))]
 
 
@@ -52,9 +83,13 @@ def _one(base: Event, item: str, product: Record, ids: tuple[str, ...], index: i
     used = next(name for name in ids if product.get(name) not in (None, ""))
     properties = {**(base.properties or {}), **with_numbers(kept(product, (used,)))}
     event_id = base.event_id if index == 0 else f"{base.event_id}#{index}"
-    return msgspec.structs.replace(base, event_id=event_id, item_id=item, properties=properties or None)
+    return msgspec.structs.replace(
+        base, event_id=event_id, item_id=item, properties=properties or None
+    )
 
 
 def with_numbers(properties: dict[str, Any]) -> dict[str, Any]:
     """Price, quantity and the like as numbers, where they were sent as text."""
-    return {name: number_of(value) if name in NUMBERS else value for name, value in properties.items()}
+    return {
+        name: number_of(value) if name in NUMBERS else value for name, value in properties.items()
+    }

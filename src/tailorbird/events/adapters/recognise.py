@@ -1,4 +1,6 @@
-"""Which format files are in, by their names and their first records: what `tailorbird import auto` and `--guess` ask."""
+"""Which format files are in, by their names and their first records: what `tailorbird import auto`
+and `--guess` ask.
+"""
 
 import csv
 from pathlib import Path
@@ -10,16 +12,37 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import instacart, mind, movielens, snowplow
-from tailorbird.events.tables.files import DAMAGED, bare_name, bare_suffix, has_no_suffix, open_file, read_lines, read_records
+from tailorbird.events.tables.files import (
+    DAMAGED,
+    bare_name,
+    bare_suffix,
+    has_no_suffix,
+    open_file,
+    read_lines,
+    read_records,
+)
 
 _LOOKED_AT = 20
 _HEAD = 4096
-_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".dat", ".data", ".item", ".user")
+_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+    ".dat",
+    ".data",
+    ".item",
+    ".user",
+)
 _METARANK = ("item", "user", "ranking", "interaction")
 
 
 def recognise(files: list[Path]) -> str | None:
-    """The one format that all of the files are in, `mapping` for tables that no adapter knows; None if there is no such one.
+    """The one format that all of the files are in, `mapping` for tables that no adapter knows; None
+    if there is no such one.
 
     Raises:
         InputError: a file cannot be read.
@@ -43,7 +66,9 @@ def _format_of(file: Path) -> str | None:
             return "mind"
     if suffix in (".csv", ".tsv"):
         found = _of_columns(name, _csv_columns(file))
-        return found if found in ("movielens", "personalize", "instacart") else "mapping"  # the others are read from JSON and Parquet alone
+        return (
+            found if found in ("movielens", "personalize", "instacart") else "mapping"
+        )  # the others are read from JSON and Parquet alone
     return _of_records(file)
 
 
@@ -95,7 +120,9 @@ def _csv_columns(file: Path) -> list[str]:
     _, first = next(iter(read_lines(file)), (0, b""))
     try:
         separator = "\t" if bare_suffix(file) == ".tsv" else ","
-        return next(csv.reader([first.decode("utf-8-sig", errors="replace")], delimiter=separator), [])
+        return next(
+            csv.reader([first.decode("utf-8-sig", errors="replace")], delimiter=separator), []
+        )
     except csv.Error:
         return []
 
@@ -119,7 +146,11 @@ def look_in(path: Path) -> list[Path]:
         raise InputError("no such file or folder", where=str(path))
     found = sorted(file for file in path.rglob("*") if file.is_file() and _might_be_read(file))
     if not found:
-        raise InputError("no file in it that any format reads", where=str(path), fix="name the format: tailorbird import --help")
+        raise InputError(
+            "no file in it that any format reads",
+            where=str(path),
+            fix="name the format: tailorbird import --help",
+        )
     return found
 
 
@@ -130,7 +161,9 @@ def _might_be_read(file: Path) -> bool:
 
 
 def _is_export(file: Path) -> bool:
-    """Whether a file whose name says nothing is in a format whose files come so; others may lie in a folder of data."""
+    """Whether a file whose name says nothing is in a format whose files come so; others may lie in
+    a folder of data.
+    """
     try:
         with open_file(file) as stream:
             head = stream.read(_HEAD)

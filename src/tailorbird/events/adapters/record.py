@@ -1,14 +1,17 @@
-"""From one foreign record to events: what the adapters of other systems share. Each has a pure function `convert(record, place)`.
+"""From one foreign record to events: what the adapters of other systems share. Each has a pure
+function `convert(record, place)`.
 
     raw JSON ──decode──► record ──convert──► events, one line each
                             └─ cannot be read ──► {"unread": …}: the record, whole, with the reason and the field
 
-The contract refuses an `unread` line with the reason that stands in it, so that the quarantine tells what the adapter found and
-where. What a record needs to be read again stands in it too, so `tailorbird lake replay` can, once the adapter is mended.
+The contract refuses an `unread` line with the reason that stands in it, so that the quarantine
+tells what the adapter found and where. What a record needs to be read again stands in it too, so
+`tailorbird lake replay` can, once the adapter is mended.
 
-`place` is where the record stands, `digest of the file:row`. Where the source has no ids, those of events are made of the record's content,
-so that an export that was made anew, compressed or appended to says nothing twice; the importer numbers records of a file that are equal.
-Those of profiles are made of the place: what an item is may become again what it was before.
+`place` is where the record stands, `digest of the file:row`. Where the source has no ids, those of
+events are made of the record's content, so that an export that was made anew, compressed or
+appended to says nothing twice; the importer numbers records of a file that are equal. Those of
+profiles are made of the place: what an item is may become again what it was before.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +25,11 @@ from tailorbird.events.envelope import Event
 from tailorbird.events.plan import PROFILE_TYPES
 
 Record = dict[str, Any]
-WRONG_ROW = ("wrong_width", "$", "its columns are not those of the header, its quote is not closed, or it is no text in UTF-8")
+WRONG_ROW = (
+    "wrong_width",
+    "$",
+    "its columns are not those of the header, its quote is not closed, or it is no text in UTF-8",
+)
 NO_RECORD = ("malformed_json", "$", "expected a JSON object")
 Convert = Callable[[Any, str], list[Event]]
 
@@ -40,7 +47,9 @@ class UnreadableError(Exception):
 
 
 class LeftOutError(Exception):
-    """A record of a kind that says nothing about people and items, such as a ping. It is counted, not kept."""
+    """A record of a kind that says nothing about people and items, such as a ping. It is counted,
+    not kept.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -48,32 +57,62 @@ class LeftOutError(Exception):
 
 
 def lines_of(
-    format_: str, raw: bytes, place: str, convert: Convert, left_out: dict[str, int], *, by_content: bool = False
-) -> list[bytes]:  # fmt: skip
+    format_: str,
+    raw: bytes,
+    place: str,
+    convert: Convert,
+    left_out: dict[str, int],
+    *,
+    by_content: bool = False,
+) -> list[bytes]:
     """The lines that a record's JSON becomes; never raises for what stands in it.
 
     Args:
         left_out: kind of record → how many were left out; counted on.
         by_content: make the ids of all but profiles of the record's content, not of `place`.
     """
-    raw = raw.replace(b"\n", b" ").replace(b"\r", b" ")  # outside of texts, where JSON has them escaped
+    raw = raw.replace(b"\n", b" ").replace(
+        b"\r", b" "
+    )  # outside of texts, where JSON has them escaped
     try:
         record = _decode(raw)
     except _BROKEN as error:
-        return [_unread(format_, place, UnreadableError("malformed_json", "$", f"expected JSON: {error}"), _as_text(raw))]
+        return [
+            _unread(
+                format_,
+                place,
+                UnreadableError("malformed_json", "$", f"expected JSON: {error}"),
+                _as_text(raw),
+            )
+        ]
     try:
         made_of = row_id(format_, _canonical(record)) if by_content else place
         events = convert(record, made_of)
         if by_content:
-            events = [_of_place(event, made_of, place) if event.type in PROFILE_TYPES else event for event in events]
+            events = [
+                _of_place(event, made_of, place) if event.type in PROFILE_TYPES else event
+                for event in events
+            ]
         return [encode_event(event) for event in events]
     except LeftOutError as error:
         left_out[error.kind] = left_out.get(error.kind, 0) + 1
         return []
     except UnreadableError as error:
         return [_unread(format_, place, error, msgspec.Raw(raw))]
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a value that JSON can hold and we cannot
-        return [_unread(format_, place, UnreadableError("wrong_type", "$", f"cannot be kept: {error}"), _as_text(raw))]
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # a value that JSON can hold and we cannot
+        return [
+            _unread(
+                format_,
+                place,
+                UnreadableError("wrong_type", "$", f"cannot be kept: {error}"),
+                _as_text(raw),
+            )
+        ]
 
 
 def _of_place(event: Event, made_of: str, place: str) -> Event:
@@ -82,7 +121,9 @@ def _of_place(event: Event, made_of: str, place: str) -> Event:
     return msgspec.structs.replace(event, event_id=place + event.event_id.removeprefix(made_of))
 
 
-def batches_of(format_: str, file: str, rows: Iterable[tuple[int, bytes]], digest: str, convert: Convert) -> Iterator[Batch]:
+def batches_of(
+    format_: str, file: str, rows: Iterable[tuple[int, bytes]], digest: str, convert: Convert
+) -> Iterator[Batch]:
     """Batches from the numbered records of one file."""
     lines: list[bytes] = []
     numbers: list[int] = []
@@ -106,27 +147,46 @@ def of_validation(error: msgspec.ValidationError, below: str = "$") -> Unreadabl
     path = below + path.rstrip("`").removeprefix("$")
     name = text.rpartition("`")[0].rpartition("`")[2]
     if "unknown field" in text:
-        return UnreadableError("unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties")
+        return UnreadableError(
+            "unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties"
+        )
     if "missing required field" in text:
         return UnreadableError("missing", f"{path}.{name}", f"expected {name}")
     return UnreadableError("wrong_type", path, text[:1].lower() + text[1:])
 
 
-def unread_row(format_: str, place: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW) -> bytes:
-    """The line of a row of a table that cannot be read: for a code, a path and a sentence, since it is none unless told otherwise."""
+def unread_row(
+    format_: str, place: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW
+) -> bytes:
+    """The line of a row of a table that cannot be read: for a code, a path and a sentence, since it
+    is none unless told otherwise.
+    """
     return _unread(format_, place, UnreadableError(*reason), record)
 
 
 def unread_rows(
-    format_: str, digest: str, rows: Iterable[Any], done: int, reason: tuple[str, str, str] = WRONG_ROW
+    format_: str,
+    digest: str,
+    rows: Iterable[Any],
+    done: int,
+    reason: tuple[str, str, str] = WRONG_ROW,
 ) -> Iterator[tuple[int, bytes]]:
-    """Number and line of each row that was set aside while a table was read, behind the `done` rows that could be."""
+    """Number and line of each row that was set aside while a table was read, behind the `done` rows
+    that could be.
+    """
     for number, row in enumerate(rows, done + 1):
         yield number, unread_row(format_, f"{digest}:{number}", row, reason)
 
 
 def _unread(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:
-    unread = Unread(format=format_, place=place, code=error.code, path=error.path, message=error.message, record=record)
+    unread = Unread(
+        format=format_,
+        place=place,
+        code=error.code,
+        path=error.path,
+        message=error.message,
+        record=record,
+    )
     return msgspec.json.encode({"unread": unread})
 
 

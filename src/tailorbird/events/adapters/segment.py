@@ -1,4 +1,5 @@
-"""Segment: messages of its spec, from a warehouse or S3 archive as JSON lines, or as a webhook destination sends them.
+"""Segment: messages of its spec, from a warehouse or S3 archive as JSON lines, or as a webhook
+destination sends them.
 
     identify   → identify (where both ids are given) and, with traits, a user profile
     alias      → identify: a visitor who was previousId is userId from then on; and, unless previousId is the message's own
@@ -11,13 +12,16 @@
     group      → left out
     batch      → the messages in it, as Segment's HTTP API takes them, each with the `context` and `sentAt` of the batch
 
-`timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it `originalTimestamp` and `sentAt`
-are. A `request_id` among the properties joins the event to the answer that it follows.
+`timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it
+`originalTimestamp` and `sentAt` are. A `request_id` among the properties joins the event to the
+answer that it follows.
 
-In an archive `receivedAt` says when traits came in, before which nobody knew them (`convert_stored`); what a client posts may not say so
-(`convert`). What was done keeps its time alone, as in any file: a history that was loaded into Segment later is none that came late.
+In an archive `receivedAt` says when traits came in, before which nobody knew them
+(`convert_stored`); what a client posts may not say so (`convert`). What was done keeps its time
+alone, as in any file: a history that was loaded into Segment later is none that came late.
 
-Source: Segment's documentation, "Spec: Common Fields", "Spec: Track", "Spec: Identify", "Spec: V2 Ecommerce Events".
+Source: Segment's documentation, "Spec: Common Fields", "Spec: Track", "Spec: Identify", "Spec: V2
+Ecommerce Events".
 """
 
 from collections.abc import Iterator
@@ -46,7 +50,13 @@ from tailorbird.events.plan import MERGED_INTO
 from tailorbird.events.tables.files import NO_SUFFIX, read_records
 
 FORMAT = "segment"
-PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.gz", NO_SUFFIX)  # its S3 archive has segment-logs/SOURCE/DAY/NAME.gz
+PATTERNS = (
+    "*.jsonl",
+    "*.ndjson",
+    "*.json",
+    "*.gz",
+    NO_SUFFIX,
+)  # its S3 archive has segment-logs/SOURCE/DAY/NAME.gz
 
 _TYPES = {
     "products_searched": "search",
@@ -97,10 +107,14 @@ def convert_stored(record: Any, place: str) -> list[Event]:
 
 
 def _received(profile: Event, received_at: int) -> Event:
-    """By a corrected `timestamp` a message was sent when it was received, and never before it was made; else `sentAt` corrects it now."""
+    """By a corrected `timestamp` a message was sent when it was received, and never before it was
+    made; else `sentAt` corrects it now.
+    """
     if isinstance(profile.ts, int) and profile.sent_at is None:
         received_at = max(received_at, profile.ts)
-    return msgspec.structs.replace(profile, received_at=received_at, sent_at=profile.sent_at or received_at)
+    return msgspec.structs.replace(
+        profile, received_at=received_at, sent_at=profile.sent_at or received_at
+    )
 
 
 def _converted(message: Record) -> list[Event]:
@@ -110,25 +124,41 @@ def _converted(message: Record) -> list[Event]:
     if kind in ("page", "screen"):
         properties = record_at(message, "properties")
         name = kept({"name": message.get("name"), "category": message.get("category")})
-        return [_event(message, "view", {**kept(properties, ("url", "referrer", "path", *_JOINING)), **name})]
+        return [
+            _event(
+                message,
+                "view",
+                {**kept(properties, ("url", "referrer", "path", *_JOINING)), **name},
+            )
+        ]
     if kind == "identify":
         return _identify(message)
     if kind == "alias":
         return _alias(message)
     if kind == "group":
         raise LeftOutError("group")
-    raise UnreadableError("unknown_kind", "$.type", f"expected track, identify, page, screen, alias or group, got {kind[:60]}")
+    raise UnreadableError(
+        "unknown_kind",
+        "$.type",
+        f"expected track, identify, page, screen, alias or group, got {kind[:60]}",
+    )
 
 
 def messages_of(batch: Record) -> list[Any]:
-    """The messages of a batch, each with what the batch says of all: when it was sent, and a context that is merged with the message's."""
+    """The messages of a batch, each with what the batch says of all: when it was sent, and a
+    context that is merged with the message's.
+    """
     shared = {name: batch[name] for name in ("sentAt", "context") if batch.get(name) is not None}
-    return [_with_shared(each, shared) if isinstance(each, dict) else each for each in batch["batch"]]
+    return [
+        _with_shared(each, shared) if isinstance(each, dict) else each for each in batch["batch"]
+    ]
 
 
 def _with_shared(message: Record, shared: Record) -> Record:
     merged = {**shared, **message}
-    contexts = [each["context"] for each in (shared, message) if isinstance(each.get("context"), dict)]
+    contexts = [
+        each["context"] for each in (shared, message) if isinstance(each.get("context"), dict)
+    ]
     return {**merged, "context": {**contexts[0], **contexts[1]}} if len(contexts) > 1 else merged
 
 
@@ -141,10 +171,19 @@ def _track(message: Record) -> list[Event]:
     products = records_at(properties, "products", "$.properties")
     if products:
         shared = kept(properties, ("products", *_JOINING))
-        return product_events(_event(message, type_, shared), products, _IDS, "$.properties.products")
+        return product_events(
+            _event(message, type_, shared), products, _IDS, "$.properties.products"
+        )
     if any(properties.get(field) not in (None, "") for field in _IDS[:3]):
-        return product_events(_event(message, type_, {}), [kept(properties, _JOINING)], _IDS, "$.properties")
-    return product_events(_event(message, type_, with_numbers(kept(properties, _JOINING))), [], _IDS, "$.properties.product_id")
+        return product_events(
+            _event(message, type_, {}), [kept(properties, _JOINING)], _IDS, "$.properties"
+        )
+    return product_events(
+        _event(message, type_, with_numbers(kept(properties, _JOINING))),
+        [],
+        _IDS,
+        "$.properties.product_id",
+    )
 
 
 def _identify(message: Record) -> list[Event]:
@@ -153,24 +192,39 @@ def _identify(message: Record) -> list[Event]:
     made = [base] if base.user_id is not None and base.anonymous_id is not None else []
     if traits and base.user_id is not None:
         profile = Event(
-            event_id=f"{base.event_id}#traits", type="user", ts=base.ts, sent_at=base.sent_at, user_id=base.user_id, properties=traits
+            event_id=f"{base.event_id}#traits",
+            type="user",
+            ts=base.ts,
+            sent_at=base.sent_at,
+            user_id=base.user_id,
+            properties=traits,
         )
         made.append(profile)
     if not made:
-        raise LeftOutError("identify without userId" if base.user_id is None else "identify without traits")
+        raise LeftOutError(
+            "identify without userId" if base.user_id is None else "identify without traits"
+        )
     return made
 
 
 def _alias(message: Record) -> list[Event]:
-    """Segment does not say whether `previousId` is a visitor's or a user's, unless it is that of the message's own visitor."""
+    """Segment does not say whether `previousId` is a visitor's or a user's, unless it is that of
+    the message's own visitor.
+    """
     previous, user_id = needed_text(message, "previousId"), needed_text(message, "userId")
-    base = msgspec.structs.replace(_event(message, "identify", {}), anonymous_id=previous, user_id=user_id)
+    base = msgspec.structs.replace(
+        _event(message, "identify", {}), anonymous_id=previous, user_id=user_id
+    )
     if previous == message.get("anonymousId"):
         return [base]
     merge = Event(
-        event_id=f"{base.event_id}#merge", type="merge", ts=base.ts, sent_at=base.sent_at, user_id=previous,
+        event_id=f"{base.event_id}#merge",
+        type="merge",
+        ts=base.ts,
+        sent_at=base.sent_at,
+        user_id=previous,
         properties={MERGED_INTO: user_id},
-    )  # fmt: skip
+    )
     return [base, merge]
 
 
@@ -184,10 +238,13 @@ def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
         event_id=needed_text(message, "messageId"),
         type=type_,
         ts=None if ts in (None, "") else time_of_text(ts, "$.timestamp"),
-        sent_at=None if sent_at in (None, "") or ts in (None, "") else time_of_text(sent_at, "$.sentAt"),
+        sent_at=None
+        if sent_at in (None, "") or ts in (None, "")
+        else time_of_text(sent_at, "$.sentAt"),
         user_id=text_at(message, "userId"),
         anonymous_id=text_at(message, "anonymousId"),
-        session_id=text_at(given, "session_id", "$.properties") or text_at(record_at(message, "context"), "sessionId", "$.context"),
+        session_id=text_at(given, "session_id", "$.properties")
+        or text_at(record_at(message, "context"), "sessionId", "$.context"),
         request_id=text_at(given, "request_id", "$.properties"),
         context=_context(message, given),
         properties=properties or None,
@@ -201,6 +258,7 @@ def _context(message: Record, properties: Record) -> Context | None:
         device=record_at(context, "device", "$.context").get("type"),
         country=record_at(context, "location", "$.context").get("country"),
         page=page.get("url") or (properties.get("url") if message.get("type") == "page" else None),
-        referrer=page.get("referrer") or (properties.get("referrer") if message.get("type") == "page" else None),
+        referrer=page.get("referrer")
+        or (properties.get("referrer") if message.get("type") == "page" else None),
         user_agent=context.get("userAgent"),
     )

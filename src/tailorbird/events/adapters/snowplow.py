@@ -10,11 +10,12 @@
                         any other → a type of the site's own, called as its schema, with its data as properties
     entities (contexts) com.snowplowanalytics.snowplow.ecommerce/product, transaction and user 1-0-*
 
-The time is `derived_tstamp`, which Snowplow has corrected by the client's clock, else `collector_tstamp`; the person `user_id`, else
-the entity `user`; the visitor `domain_userid`, else `network_userid`. A type of the site's own must stand in `[events] types`.
+The time is `derived_tstamp`, which Snowplow has corrected by the client's clock, else
+`collector_tstamp`; the person `user_id`, else the entity `user`; the visitor `domain_userid`, else
+`network_userid`. A type of the site's own must stand in `[events] types`.
 
-Source: Snowplow's documentation, "Understanding the enriched TSV format", "Ecommerce events", Iglu Central's schemas; the order of
-the fields is that of its analytics SDKs.
+Source: Snowplow's documentation, "Understanding the enriched TSV format", "Ecommerce events", Iglu
+Central's schemas; the order of the fields is that of its analytics SDKs.
 """
 
 from collections.abc import Iterator
@@ -24,24 +25,63 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
-from tailorbird.events.adapters.fields import as_record, context_of, done_type, kept, number_of, record_at, slug, text_at, time_of_text
+from tailorbird.events.adapters.fields import (
+    as_record,
+    context_of,
+    done_type,
+    kept,
+    number_of,
+    record_at,
+    slug,
+    text_at,
+    time_of_text,
+)
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import NO_SUFFIX, read_lines
 
 FORMAT = "snowplow"
-PATTERNS = ("*.tsv", "*.txt", NO_SUFFIX)  # without one: what its S3 loader writes, date-time-first-last.gz
+PATTERNS = (
+    "*.tsv",
+    "*.txt",
+    NO_SUFFIX,
+)  # without one: what its S3 loader writes, date-time-first-last.gz
 
 FIELDS = 131
 # Where the fields stand that are read here, from 0.
 _AT = {
-    "app_id": 0, "collector_tstamp": 3, "event": 5, "event_id": 6, "user_id": 12, "domain_userid": 15, "network_userid": 17,
-    "geo_country": 18, "page_url": 29, "page_title": 30, "page_referrer": 31, "contexts": 52, "se_category": 53, "se_action": 54,
-    "se_label": 55, "se_property": 56, "se_value": 57, "unstruct_event": 58, "ti_orderid": 67, "ti_sku": 68, "ti_name": 69,
-    "ti_category": 70, "ti_price": 71, "ti_quantity": 72, "useragent": 77, "dvce_type": 101, "domain_sessionid": 123,
-    "derived_tstamp": 124, "event_vendor": 125, "event_name": 126,
-}  # fmt: skip
+    "app_id": 0,
+    "collector_tstamp": 3,
+    "event": 5,
+    "event_id": 6,
+    "user_id": 12,
+    "domain_userid": 15,
+    "network_userid": 17,
+    "geo_country": 18,
+    "page_url": 29,
+    "page_title": 30,
+    "page_referrer": 31,
+    "contexts": 52,
+    "se_category": 53,
+    "se_action": 54,
+    "se_label": 55,
+    "se_property": 56,
+    "se_value": 57,
+    "unstruct_event": 58,
+    "ti_orderid": 67,
+    "ti_sku": 68,
+    "ti_name": 69,
+    "ti_category": 70,
+    "ti_price": 71,
+    "ti_quantity": 72,
+    "useragent": 77,
+    "dvce_type": 101,
+    "domain_sessionid": 123,
+    "derived_tstamp": 124,
+    "event_vendor": 125,
+    "event_name": 126,
+}
 _ACTIONS = {
     "product_view": "view",
     "list_view": "impression",
@@ -51,10 +91,22 @@ _ACTIONS = {
 }
 LEFT_OUT = frozenset(
     (
-        "link_click", "submit_form", "change_form", "focus_form", "application_background", "application_foreground", "screen_end",
-        "application_install", "application_error", "timing", "consent_granted", "consent_withdrawn", "ad_impression", "ad_click",
+        "link_click",
+        "submit_form",
+        "change_form",
+        "focus_form",
+        "application_background",
+        "application_foreground",
+        "screen_end",
+        "application_install",
+        "application_error",
+        "timing",
+        "consent_granted",
+        "consent_withdrawn",
+        "ad_impression",
+        "ad_click",
     )
-)  # fmt: skip
+)
 _ECOMMERCE = "com.snowplowanalytics.snowplow.ecommerce"
 _MOBILE = "com.snowplowanalytics.mobile"
 _CORE = "com.snowplowanalytics.snowplow"
@@ -67,10 +119,15 @@ def read_snowplow(files: dict[Path, str], options: AdapterOptions) -> Iterator[B
 
 
 def convert(record: Any, place: str) -> list[Event]:
-    """One line, as name → text of the fields that are read here; a line of another shape comes as text."""
+    """One line, as name → text of the fields that are read here; a line of another shape comes as
+    text.
+    """
     if isinstance(record, str):
         raise UnreadableError(
-            "wrong_width", "$", f"expected {FIELDS} fields in UTF-8 with tabs between them, got {record.count(chr(9)) + 1}"
+            "wrong_width",
+            "$",
+            f"expected {FIELDS} fields in UTF-8 with tabs between them, got "
+            f"{record.count(chr(9)) + 1}",
         )
     fields = as_record(record)
     kind = text_at(fields, "event")
@@ -79,18 +136,26 @@ def convert(record: Any, place: str) -> list[Event]:
     if kind == "page_ping" or kind == "transaction":
         raise LeftOutError(kind)
     if kind == "transaction_item":
-        product = {name: fields.get(f"ti_{name}") for name in ("sku", "name", "category", "price", "quantity")}
+        product = {
+            name: fields.get(f"ti_{name}")
+            for name in ("sku", "name", "category", "price", "quantity")
+        }
         base = _event(fields, place, "purchase", kept({"order_id": fields.get("ti_orderid")}))
         return product_events(base, [kept(product)], ("sku",), "$.ti_sku")
     if kind == "struct":
         names = ("se_category", "se_label", "se_property")
         value = number_of(fields.get("se_value"))
         properties = kept({**{name[3:]: fields.get(name) for name in names}, "value": value})
-        return [_event(fields, place, done_type(slug(text_at(fields, "se_action") or "")), properties)]
+        return [
+            _event(fields, place, done_type(slug(text_at(fields, "se_action") or "")), properties)
+        ]
     if kind == "unstruct":
         return _self_describing(fields, place)
     raise UnreadableError(
-        "unknown_kind", "$.event", f"expected page_view, page_ping, struct, transaction, transaction_item or unstruct, got {kind}"
+        "unknown_kind",
+        "$.event",
+        "expected page_view, page_ping, struct, transaction, transaction_item or unstruct, "
+        f"got {kind}",
     )
 
 
@@ -107,11 +172,21 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
         query = " ".join(str(term) for term in terms) if isinstance(terms, list) else terms
         return [_event(fields, place, "search", {**kept(data, ("terms",)), "query": query})]
     if (vendor, name) in ((_MOBILE, "screen_view"), (_CORE, "screen_view")):
-        return [_event(fields, place, "view", {**kept(data, ("name",)), **kept({"title": data.get("name")})})]
+        return [
+            _event(
+                fields,
+                place,
+                "view",
+                {**kept(data, ("name",)), **kept({"title": data.get("name")})},
+            )
+        ]
     if (vendor, name) in ((_CORE, "add_to_cart"), (_CORE, "remove_from_cart")):
         product = {**kept(data, ("unitPrice",)), **kept({"price": data.get("unitPrice")})}
         return product_events(
-            _event(fields, place, "cart" if name == "add_to_cart" else name, {}), [product], ("sku",), "$.unstruct_event.data.data"
+            _event(fields, place, "cart" if name == "add_to_cart" else name, {}),
+            [product],
+            ("sku",),
+            "$.unstruct_event.data.data",
         )
     return [_event(fields, place, done_type(slug(name)), with_numbers(kept(data)))]
 
@@ -125,14 +200,27 @@ def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
         if name == "product":
             products.append(entity)
         elif name == "transaction":
-            properties.update({key: value for key, value in kept(entity).items() if key in ("transaction_id", "revenue", "discount_code")})
+            properties.update(
+                {
+                    key: value
+                    for key, value in kept(entity).items()
+                    if key in ("transaction_id", "revenue", "discount_code")
+                }
+            )
     return product_events(_event(fields, place, type_, properties), products, ("id",), "$.contexts")
 
 
 def _event(fields: Record, place: str, type_: str, properties: dict[str, Any]) -> Event:
     user = text_at(fields, "user_id")
     if user is None:
-        user = next((text_at(entity, "id", "$.contexts") for name, entity in _entities(fields) if name == "user"), None)
+        user = next(
+            (
+                text_at(entity, "id", "$.contexts")
+                for name, entity in _entities(fields)
+                if name == "user"
+            ),
+            None,
+        )
     moment = "derived_tstamp" if fields.get("derived_tstamp") else "collector_tstamp"
     return Event(
         event_id=text_at(fields, "event_id") or place,
@@ -172,7 +260,9 @@ def _schema(described: Record, path: str) -> tuple[str, str]:
     """Vendor and name of `iglu:vendor/name/jsonschema/1-0-0`."""
     parts = (text_at(described, "schema", path) or "").removeprefix("iglu:").split("/")
     if len(parts) != 4:
-        raise UnreadableError("wrong_type", f"{path}.schema", "expected iglu:vendor/name/jsonschema/version")
+        raise UnreadableError(
+            "wrong_type", f"{path}.schema", "expected iglu:vendor/name/jsonschema/version"
+        )
     return parts[0], parts[1]
 
 

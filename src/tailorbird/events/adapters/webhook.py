@@ -1,4 +1,6 @@
-"""Bodies that other systems post, turned into bodies of our own: what `POST /v1/events?format=…` takes."""
+"""Bodies that other systems post, turned into bodies of our own: what `POST /v1/events?format=…`
+takes.
+"""
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -13,7 +15,11 @@ from tailorbird.events.adapters.record import Convert, Record, lines_of
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import count_records, split_records
 
-WEBHOOKS: dict[str, Convert] = {"segment": segment.convert, "cloudevents": cloudevents.convert, "metarank": metarank.convert}
+WEBHOOKS: dict[str, Convert] = {
+    "segment": segment.convert,
+    "cloudevents": cloudevents.convert,
+    "metarank": metarank.convert,
+}
 _COPIES_BYTES_MAX = 1 << 22
 _GROWTH_MAX = 4  # times what came in, and that
 
@@ -29,22 +35,28 @@ _opened = msgspec.json.Decoder(_Opened).decode
 
 
 def lines_of_body(
-    format_: str, body: bytes, headers: Mapping[str, str] | None = None, counted: Callable[[int], None] = lambda _: None
+    format_: str,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    counted: Callable[[int], None] = lambda _: None,
 ) -> list[bytes]:
-    """The events of a body, one a line; what cannot be read stands there as such, to be refused with its reason.
+    """The events of a body, one a line; what cannot be read stands there as such, to be refused
+    with its reason.
 
-    A list, one a line, one alone, Segment's `{"batch": [...]}`, and a CloudEvent whose attributes are `headers` are taken. The same body
-    gives the same ids.
+    A list, one a line, one alone, Segment's `{"batch": [...]}`, and a CloudEvent whose attributes
+    are `headers` are taken. The same body gives the same ids.
 
     Args:
-        counted: told how many rows the body has, before anything is made of them, and again where one of them becomes several; raises
-            what says that they are too many.
+        counted: told how many rows the body has, before anything is made of them, and again where
+            one of them becomes several; raises what says that they are too many.
     Raises:
         UsageError: no such format, or a context that is too large for so many messages.
     """
     if format_ not in WEBHOOKS:
         raise UsageError(
-            f"unknown format {format_[:40]!r}", where="format", fix=f"one of {', '.join(WEBHOOKS)}, or none for our own events"
+            f"unknown format {format_[:40]!r}",
+            where="format",
+            fix=f"one of {', '.join(WEBHOOKS)}, or none for our own events",
         )
     if format_ == "cloudevents" and headers is not None and cloudevents.is_binary(headers):
         body = cloudevents.in_envelope(headers, body)
@@ -67,11 +79,16 @@ def lines_of_body(
 
 
 def _require_room(events: list[Event], left: int) -> None:
-    """Raise UsageError where events of one record take more than is left, before all of them are written."""
+    """Raise UsageError where events of one record take more than is left, before all of them are
+    written.
+    """
     for event in events:
         left -= len(encode_event(event))
         if left < 0:
-            what = f"what its records say of each of their events, such as {len(events):,} of one, takes too many bytes"
+            what = (
+                f"what its records say of each of their events, such as {len(events):,} of "
+                "one, takes too many bytes"
+            )
             raise UsageError(what, where="format", fix="send fewer at once")
 
 
@@ -91,8 +108,17 @@ def _records(format_: str, body: bytes, counted: Callable[[int], None]) -> list[
 
 
 def _messages(batch: Record) -> list[bytes]:
-    copies = len(batch["batch"]) * len(msgspec.json.encode([batch.get("context"), batch.get("sentAt")]))
+    copies = len(batch["batch"]) * len(
+        msgspec.json.encode([batch.get("context"), batch.get("sentAt")])
+    )
     if copies > _COPIES_BYTES_MAX:  # or a small body would become a very large one
-        what = f"what it says of all, written to each of its {len(batch['batch']):,} messages, takes {copies:,} bytes"
-        raise UsageError(what, where="batch", fix=f"send fewer at once, so that it is at most {_COPIES_BYTES_MAX:,}")
+        what = (
+            f"what it says of all, written to each of its {len(batch['batch']):,} messages, "
+            f"takes {copies:,} bytes"
+        )
+        raise UsageError(
+            what,
+            where="batch",
+            fix=f"send fewer at once, so that it is at most {_COPIES_BYTES_MAX:,}",
+        )
     return [msgspec.json.encode(each) for each in segment.messages_of(batch)]

@@ -1,10 +1,21 @@
 """A mapping proposed from files: what each column is, by its name and its values, and why.
 
-file ──look──► form, rows from all over ──kind, names, attributes──► sources ──text──► mapping.toml ──trial──► what the contract says
+file ──look──► form, rows from all over ──kind, names, attributes──► sources ──text──► mapping.toml
+──trial──► what the contract says
 """
 
 from tailorbird.events.guess.sources import guess_files, guess_sources
 from tailorbird.events.guess.trial import Trial, try_mapping
 from tailorbird.events.guess.values import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess
 
-__all__ = ["NO_ANSWERS", "Answers", "AskError", "ColumnGuess", "SourceGuess", "Trial", "guess_files", "guess_sources", "try_mapping"]
+__all__ = [
+    "NO_ANSWERS",
+    "Answers",
+    "AskError",
+    "ColumnGuess",
+    "SourceGuess",
+    "Trial",
+    "guess_files",
+    "guess_sources",
+    "try_mapping",
+]

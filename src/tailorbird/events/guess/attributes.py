@@ -1,4 +1,6 @@
-"""Which columns of a table of events say what an item or a user is: those that are the same in all of its rows."""
+"""Which columns of a table of events say what an item or a user is: those that are the same in all
+of its rows.
+"""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -6,11 +8,15 @@ import pyarrow.compute as pc
 from tailorbird.events.guess.names import ATTRIBUTES, called
 
 _SAME = 0.99  # share of the items or users whose rows must agree
-_SAME_TITLE = 0.8  # of what an item is called, which shops write anew now and then: the last one stands
+_SAME_TITLE = (
+    0.8  # of what an item is called, which shops write anew now and then: the last one stands
+)
 _ENOUGH = 5  # items or users with several rows, below which nothing can be said
 
 
-def attributes_of(sample: pa.RecordBatch, roles: dict[str, str], names: list[str]) -> dict[str, str]:
+def attributes_of(
+    sample: pa.RecordBatch, roles: dict[str, str], names: list[str]
+) -> dict[str, str]:
     """Return of each of the columns that is an attribute whether of `items` or of `users`.
 
     Args:
@@ -22,7 +28,9 @@ def attributes_of(sample: pa.RecordBatch, roles: dict[str, str], names: list[str
     for kind, role in (("items", "item_id"), ("users", "user_id")):
         if role in roles:
             left = [name for name in names if name not in found and _varies(sample.column(name))]
-            found |= dict.fromkeys(_same_within(sample, roles[role], left, titles=kind == "items"), kind)
+            found |= dict.fromkeys(
+                _same_within(sample, roles[role], left, titles=kind == "items"), kind
+            )
     return found
 
 
@@ -30,22 +38,39 @@ def _varies(column: pa.Array) -> bool:
     return not pa.types.is_null(column.type) and pc.count_distinct(_comparable(column)).as_py() > 1
 
 
-def _same_within(sample: pa.RecordBatch, owner: str, names: list[str], *, titles: bool) -> list[str]:
-    """Return the columns whose values are the same within all rows of an owner, empty ones left aside."""
+def _same_within(
+    sample: pa.RecordBatch, owner: str, names: list[str], *, titles: bool
+) -> list[str]:
+    """Return the columns whose values are the same within all rows of an owner, empty ones left
+    aside.
+    """
     if not names:
         return []
     columns = {name: _comparable(sample.column(name)) for name in names}
     table = pa.table(
-        {"owner": sample.column(owner), "one": pa.repeat(1, sample.num_rows)} | {str(n): c for n, c in enumerate(columns.values())}
+        {"owner": sample.column(owner), "one": pa.repeat(1, sample.num_rows)}
+        | {str(n): c for n, c in enumerate(columns.values())}
     )
     counted = table.group_by("owner", use_threads=False).aggregate(
-        [("one", "sum"), *((str(number), "count_distinct", pc.CountOptions(mode="only_valid")) for number in range(len(names)))]
+        [
+            ("one", "sum"),
+            *(
+                (str(number), "count_distinct", pc.CountOptions(mode="only_valid"))
+                for number in range(len(names))
+            ),
+        ]
     )
     several = counted.filter(pc.greater(counted["one_sum"], 1))
     if several.num_rows < _ENOUGH:
         return []
-    shares = {name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py() for number, name in enumerate(names)}
-    least = {name: _SAME_TITLE if titles and called(name, ATTRIBUTES["title"]) else _SAME for name in names}
+    shares = {
+        name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py()
+        for number, name in enumerate(names)
+    }
+    least = {
+        name: _SAME_TITLE if titles and called(name, ATTRIBUTES["title"]) else _SAME
+        for name in names
+    }
     return [name for name, share in shares.items() if share >= least[name]]
 
 
@@ -53,4 +78,6 @@ def _comparable(column: pa.Array) -> pa.Array:
     """Return a column whose values can be counted: lists as their text."""
     if not pa.types.is_nested(column.type):
         return column
-    return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    return pa.array(
+        [None if value is None else str(value) for value in column.to_pylist()], pa.string()
+    )

@@ -1,4 +1,6 @@
-"""Which event types a file holds: by its column of types, or by its name and columns where it has none."""
+"""Which event types a file holds: by its column of types, or by its name and columns where it has
+none.
+"""
 
 import re
 from collections import Counter
@@ -9,11 +11,40 @@ import pyarrow as pa
 from tailorbird.events.guess.names import PROPERTIES, named
 from tailorbird.events.guess.quoting import quoted
 
-_TYPE_VALUES = {"addtocart": "cart", "add_to_cart": "cart", "carts": "cart", "transaction": "purchase", "order": "purchase",
-                "orders": "purchase", "buy": "purchase", "purchased": "purchase",
-                "clicks": "click", "pageview": "view", "page_view": "view"}  # fmt: skip
-_PURCHASES = frozenset(("order", "orders", "purchase", "purchases", "transaction", "transactions", "sales", "bestellungen", "invoices"))
-_CUSTOMERS = ("customer_id", "customer", "kunde", "kunden_id", "kundennummer", "customer_email")  # who is called so has bought
+_TYPE_VALUES = {
+    "addtocart": "cart",
+    "add_to_cart": "cart",
+    "carts": "cart",
+    "transaction": "purchase",
+    "order": "purchase",
+    "orders": "purchase",
+    "buy": "purchase",
+    "purchased": "purchase",
+    "clicks": "click",
+    "pageview": "view",
+    "page_view": "view",
+}
+_PURCHASES = frozenset(
+    (
+        "order",
+        "orders",
+        "purchase",
+        "purchases",
+        "transaction",
+        "transactions",
+        "sales",
+        "bestellungen",
+        "invoices",
+    )
+)
+_CUSTOMERS = (
+    "customer_id",
+    "customer",
+    "kunde",
+    "kunden_id",
+    "kundennummer",
+    "customer_email",
+)  # who is called so has bought
 _RATING_MAX = 100
 
 
@@ -21,7 +52,9 @@ def types_of(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[s
     """Event types, most frequent first, as the mapping will call them."""
     if "type" not in roles:
         return {_one_type(sample, roles, stem): sample.num_rows}
-    found = Counter(str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None)
+    found = Counter(
+        str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None
+    )
     renamed: Counter[str] = Counter()
     for value, count in found.items():
         renamed[_TYPE_VALUES.get(value.lower(), value)] += count
@@ -32,7 +65,11 @@ def values_of(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
     """What the column of types holds, as it is written → the event type."""
     if "type" not in roles:
         return {}
-    seen = [str(value) for value in sample.column(roles["type"]).unique().to_pylist() if value is not None]
+    seen = [
+        str(value)
+        for value in sample.column(roles["type"]).unique().to_pylist()
+        if value is not None
+    ]
     return {value: _TYPE_VALUES.get(value.lower(), value) for value in seen}
 
 
@@ -43,17 +80,28 @@ def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str
         return f"{', '.join(renamed)} under our own names" if renamed else "the names of the file"
     what = _one_type(sample, roles, stem)
     if what == "purchase":
-        return "there is an order, a quantity or a customer with a price, or the file's name says so"
-    return {"rating": "there are ratings", "click": "no column says what was done; change it if it was something else"}.get(
-        what, "the name of the file"
-    )
+        return (
+            "there is an order, a quantity or a customer with a price, or the file's name says so"
+        )
+    return {
+        "rating": "there are ratings",
+        "click": "no column says what was done; change it if it was something else",
+    }.get(what, "the name of the file")
 
 
 def type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     if "type" not in roles:
         return f'type = "{_one_type(sample, roles, stem)}"'
-    seen = [str(value) for value in sample.column(roles["type"]).unique().to_pylist() if value is not None]
-    values = ", ".join(f'{quoted(value)} = "{_TYPE_VALUES[value.lower()]}"' for value in seen if value.lower() in _TYPE_VALUES)
+    seen = [
+        str(value)
+        for value in sample.column(roles["type"]).unique().to_pylist()
+        if value is not None
+    ]
+    values = ", ".join(
+        f'{quoted(value)} = "{_TYPE_VALUES[value.lower()]}"'
+        for value in seen
+        if value.lower() in _TYPE_VALUES
+    )
     return f"type = {{ column = {quoted(roles['type'])}, values = {{ {values} }} }}"
 
 
@@ -62,19 +110,30 @@ def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     names = {name.lower() for name in sample.schema.names}
     if "item_id" not in roles:
         return stem
-    if names & {"rating", "stars"} or any(name.lower() == "score" and are_ratings(sample.column(name)) for name in sample.schema.names):
+    if names & {"rating", "stars"} or any(
+        name.lower() == "score" and are_ratings(sample.column(name)) for name in sample.schema.names
+    ):
         return "rating"
-    bought = names & {"basket_id", "invoice", "order_id", "sales_value"} or named(sample.schema.names, PROPERTIES["quantity"])
-    bought = bought or (named(sample.schema.names, _CUSTOMERS) and named(sample.schema.names, PROPERTIES["price"]))
+    bought = names & {"basket_id", "invoice", "order_id", "sales_value"} or named(
+        sample.schema.names, PROPERTIES["quantity"]
+    )
+    bought = bought or (
+        named(sample.schema.names, _CUSTOMERS) and named(sample.schema.names, PROPERTIES["price"])
+    )
     return "purchase" if bought or _PURCHASES & set(re.split(r"[^a-z]+", stem)) else "click"
 
 
 def are_ratings(column: pa.Array) -> bool:
-    """Whether scores are what people give, in whole or half points, and not what a program computed."""
+    """Whether scores are what people give, in whole or half points, and not what a program
+    computed.
+    """
     known = column.drop_null()
     if not (pa.types.is_integer(known.type) or pa.types.is_floating(known.type)) or not len(known):
         return False
-    return all(0 <= value <= _RATING_MAX and value * 2 == int(value * 2) for value in known.unique().to_pylist())
+    return all(
+        0 <= value <= _RATING_MAX and value * 2 == int(value * 2)
+        for value in known.unique().to_pylist()
+    )
 
 
 def slug_of(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Tables that belong together: lines of orders whose time and customer stand with the order, and names that stand in a list of their own.
+"""Tables that belong together: lines of orders whose time and customer stand with the order, and
+names that stand in a list of their own.
 
 order_items(order_id, product_id, price)  +  orders(order_id, customer_id, created_at)     by order_id
 products(product_id, department_id)       +  departments(department_id, department)        by department_id
@@ -20,8 +21,12 @@ from tailorbird.events.tables.forms import Join
 _PERSON = ("user_id", "anonymous_id")
 
 
-def with_joins(looks: Mapping[Path, Look], answers: Answers) -> tuple[dict[Path, Look], dict[Path, str]]:
-    """Return what was seen of each file with the tables that are joined to it, and the files that others took in, with a reason."""
+def with_joins(
+    looks: Mapping[Path, Look], answers: Answers
+) -> tuple[dict[Path, Look], dict[Path, str]]:
+    """Return what was seen of each file with the tables that are joined to it, and the files that
+    others took in, with a reason.
+    """
     roles = {file: roles_of(look[1], answers)[0] for file, look in looks.items()}
     taken: dict[Path, str] = {}
     found = dict(looks)
@@ -32,10 +37,15 @@ def with_joins(looks: Mapping[Path, Look], answers: Answers) -> tuple[dict[Path,
             why = f"joined by {key}, which no two of its rows share"
             found[file] = form, look[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
             taken[other] = f"joined to {file.name} by {key}"
-    return {file: (form, read_sample(file, form) if form.joins else sample, notes) for file, (form, sample, notes) in found.items()}, taken
+    return {
+        file: (form, read_sample(file, form) if form.joins else sample, notes)
+        for file, (form, sample, notes) in found.items()
+    }, taken
 
 
-def _of_orders(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]) -> list[tuple[Path, str]]:
+def _of_orders(
+    file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]
+) -> list[tuple[Path, str]]:
     """Return the table that says who and when of rows that say only what, and the key."""
     mine = roles[file]
     lacks = {what for what, has in (("person", _has_person(mine)), ("ts", "ts" in mine)) if not has}
@@ -43,7 +53,9 @@ def _of_orders(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict
         return []
     for other in looks:
         theirs = roles[other]
-        gives = {what for what, has in (("person", _has_person(theirs)), ("ts", "ts" in theirs)) if has} & lacks
+        gives = {
+            what for what, has in (("person", _has_person(theirs)), ("ts", "ts" in theirs)) if has
+        } & lacks
         if other == file or "item_id" in theirs or "person" in lacks - gives or not gives:
             continue
         keys = [name for name in _keys(looks[file][1], looks[other][1]) if name != mine["item_id"]]
@@ -52,13 +64,23 @@ def _of_orders(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict
     return []
 
 
-def _of_lists(file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]) -> list[tuple[Path, str]]:
+def _of_lists(
+    file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]
+) -> list[tuple[Path, str]]:
     """Return the tables that only say what the values of a column are called, and the column."""
     sample, mine = looks[file][1], roles[file]
     if "item_id" not in mine or _has_person(mine) or not is_unique(sample.column(mine["item_id"])):
         return []
-    lists = [other for other in looks if other != file and not {"item_id", *_PERSON} & roles[other].keys()]
-    return [(other, keys[0]) for other in lists if (keys := _keys(sample, looks[other][1])) and keys[0] != mine["item_id"]]
+    lists = [
+        other
+        for other in looks
+        if other != file and not {"item_id", *_PERSON} & roles[other].keys()
+    ]
+    return [
+        (other, keys[0])
+        for other in lists
+        if (keys := _keys(sample, looks[other][1])) and keys[0] != mine["item_id"]
+    ]
 
 
 def _has_person(roles: Mapping[str, str]) -> bool:

@@ -1,11 +1,13 @@
-"""What the rows of a table are, for `--guess`: events, or profiles of items or users, told by names, by ids and by times.
+"""What the rows of a table are, for `--guess`: events, or profiles of items or users, told by
+names, by ids and by times.
 
     a person and an item            events
     an item and nobody              items: one row each, or several, each a version of it that holds from its time on
     a user and no item              users, if nothing says that something was done: one row each, or several, each a period of theirs
                                     that holds from its time on; else events
 
-It is a guess, so it comes with words on what it was taken for, and which lines to change where it is something else.
+It is a guess, so it comes with words on what it was taken for, and which lines to change where it
+is something else.
 """
 
 import re
@@ -18,10 +20,32 @@ import pyarrow.compute as pc
 from tailorbird.events.tables.times import forms_of_times
 
 HOLDS_UNTIL = frozenset(
-    ("valid_to", "dbt_valid_to", "valid_until", "effective_to", "effective_until", "period_end", "end_date", "ended_at", "ends_at",
-     "to_date", "churned_at", "cancelled_at"),
-)  # fmt: skip
-STILL_HOLDS = frozenset(("is_current", "current_flag", "is_current_flag", "current_row", "is_latest", "row_is_current", "dw_is_current"))
+    (
+        "valid_to",
+        "dbt_valid_to",
+        "valid_until",
+        "effective_to",
+        "effective_until",
+        "period_end",
+        "end_date",
+        "ended_at",
+        "ends_at",
+        "to_date",
+        "churned_at",
+        "cancelled_at",
+    )
+)
+STILL_HOLDS = frozenset(
+    (
+        "is_current",
+        "current_flag",
+        "is_current_flag",
+        "current_row",
+        "is_latest",
+        "row_is_current",
+        "dw_is_current",
+    )
+)
 NOT_THEN = HOLDS_UNTIL | {
     "birth_date",
     "birthdate",
@@ -30,26 +54,99 @@ NOT_THEN = HOLDS_UNTIL | {
     "due_date",
 }  # dates of which no row is: nothing happened to the site then
 HOLDS_FROM = (
-    "valid_from", "dbt_valid_from", "effective_from", "effective_date", "effective_at", "period_start", "start_date", "from_date",
-    "snapshot_date", "as_of", "version_date", "changed_at", "changed_on", "modified_at", "updated_at", "month", "week",
-)  # fmt: skip
+    "valid_from",
+    "dbt_valid_from",
+    "effective_from",
+    "effective_date",
+    "effective_at",
+    "period_start",
+    "start_date",
+    "from_date",
+    "snapshot_date",
+    "as_of",
+    "version_date",
+    "changed_at",
+    "changed_on",
+    "modified_at",
+    "updated_at",
+    "month",
+    "week",
+)
 _SINCE = frozenset(
     ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
      "registered_at", "registration_date", "joined_at", "join_date", "date_joined", "member_since", "first_seen", "updated_at",
      "added_at", "launch_date", "release_date", "published_at"),
 )  # fmt: skip  # since when there is somebody, or something
-_DONE_WITH = frozenset(("quantity", "qty", "units", "sales_value", "query", "search_term", "search", "dwell_ms", "play_time_ms"))
-_DONE = _DONE_WITH | frozenset(
-    ("price", "unit_price", "amount", "price_usd", "total", "revenue", "rating", "stars", "page_url", "url", "referrer", "referer",
-     "check_in", "checkin", "check_out", "checkout", "nights", "guests", "arrival", "departure", "fare", "seat"),
-)  # fmt: skip
-_DEEDS = frozenset(
-    f"{word}{ending}" for ending in ("", "s", "es")
-    for word in (
-        "event", "order", "purchase", "transaction", "click", "view", "search", "visit", "session", "login", "email", "cart", "booking",
-        "reservation", "appointment", "rental", "payment", "ticket", "refund", "sale", "trip", "ride", "stay", "download", "call",
+_DONE_WITH = frozenset(
+    (
+        "quantity",
+        "qty",
+        "units",
+        "sales_value",
+        "query",
+        "search_term",
+        "search",
+        "dwell_ms",
+        "play_time_ms",
     )
-)  # fmt: skip
+)
+_DONE = _DONE_WITH | frozenset(
+    (
+        "price",
+        "unit_price",
+        "amount",
+        "price_usd",
+        "total",
+        "revenue",
+        "rating",
+        "stars",
+        "page_url",
+        "url",
+        "referrer",
+        "referer",
+        "check_in",
+        "checkin",
+        "check_out",
+        "checkout",
+        "nights",
+        "guests",
+        "arrival",
+        "departure",
+        "fare",
+        "seat",
+    )
+)
+_DEEDS = frozenset(
+    f"{word}{ending}"
+    for ending in ("", "s", "es")
+    for word in (
+        "event",
+        "order",
+        "purchase",
+        "transaction",
+        "click",
+        "view",
+        "search",
+        "visit",
+        "session",
+        "login",
+        "email",
+        "cart",
+        "booking",
+        "reservation",
+        "appointment",
+        "rental",
+        "payment",
+        "ticket",
+        "refund",
+        "sale",
+        "trip",
+        "ride",
+        "stay",
+        "download",
+        "call",
+    )
+)
 _OF_A_DEED = re.compile(r"(\w+?)_(?:id|no|nr|number|date|time|at|status)")
 
 
@@ -60,7 +157,8 @@ class Kind:
     Attributes:
         name: `events`, `items` or `users`.
         ts: the column of the time; None for none.
-        why: words on what rows were taken for, and what to change if they are not; "" where there is hardly a doubt.
+        why: words on what rows were taken for, and what to change if they are not; "" where there
+            is hardly a doubt.
     """
 
     name: str
@@ -88,7 +186,9 @@ def can_be_time(column: pa.Array) -> bool:
     return (typical(column) or 0) > _EPOCH_S_MIN
 
 
-_EPOCH_S_MIN = 3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
+_EPOCH_S_MIN = (
+    3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
+)
 
 
 def typical(column: pa.Array) -> float | None:
@@ -100,7 +200,11 @@ def _of_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> Kind:
     if is_unique(sample.column(roles["item_id"])):
         return Kind("items", None, _once("item", ts))
     since = _holds_from(sample) or ts
-    if since is None or roles.keys() & {"type", "event_id", "request_id"} or _DONE_WITH & _attributes(sample, roles):
+    if (
+        since is None
+        or roles.keys() & {"type", "event_id", "request_id"}
+        or _DONE_WITH & _attributes(sample, roles)
+    ):
         return Kind("events", ts)
     return Kind("items", since, _versions("item", since))
 
@@ -110,13 +214,26 @@ def _of_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Ki
     if ts is None and unique:
         return Kind("users", None, _once("user", ts))
     attributes = _attributes(sample, roles)
-    did = roles.keys() - {"user_id", "ts"} or attributes & _DONE or any(map(_is_of_a_deed, attributes)) or _DEEDS & _words(stem)
+    did = (
+        roles.keys() - {"user_id", "ts"}
+        or attributes & _DONE
+        or any(map(_is_of_a_deed, attributes))
+        or _DEEDS & _words(stem)
+    )
     if not did and attributes:
         if unique and ts is not None and ts.lower() in _SINCE:
             return Kind("users", None, _once("user", ts))
-        if not unique and (since := _holds_from(sample)) is not None and attributes - {since.lower()}:
+        if (
+            not unique
+            and (since := _holds_from(sample)) is not None
+            and attributes - {since.lower()}
+        ):
             return Kind("users", since, _versions("user", since))
-    return Kind("events", ts, _deeds(stem, _holds_from(sample)) if ts is not None and "type" not in roles else "")
+    return Kind(
+        "events",
+        ts,
+        _deeds(stem, _holds_from(sample)) if ts is not None and "type" not in roles else "",
+    )
 
 
 def _attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
@@ -136,12 +253,21 @@ def _words(stem: str) -> set[str]:
 def _holds_from(sample: pa.RecordBatch) -> str | None:
     """The column of the time from which a row holds."""
     lower = {name.lower(): name for name in sample.schema.names}
-    return next((lower[name] for name in HOLDS_FROM if name in lower and _is_moment(sample.column(lower[name]))), None)
+    return next(
+        (
+            lower[name]
+            for name in HOLDS_FROM
+            if name in lower and _is_moment(sample.column(lower[name]))
+        ),
+        None,
+    )
 
 
 def _is_moment(column: pa.Array) -> bool:
     """A time that can be read as one, which the text `2020-01` cannot."""
-    whole = not pa.types.is_string(column.type) or all(len(value) >= len("2020-01-01") for value in column.drop_null().to_pylist())
+    whole = not pa.types.is_string(column.type) or all(
+        len(value) >= len("2020-01-01") for value in column.drop_null().to_pylist()
+    )
     return whole and can_be_time(column)
 
 
@@ -157,10 +283,16 @@ def _once(of: str, ts: str | None) -> str:
 
 
 def _versions(of: str, since: str) -> str:
-    told = f"several rows of one {of}: each replaces the one before whole, from {since} on, and must have been known then"
+    told = (
+        f"several rows of one {of}: each replaces the one before whole, from {since} on, and "
+        "must have been known then"
+    )
     return f'{told}; if each is something that was done: kind = "events", type = "…"'
 
 
 def _deeds(stem: str, since: str | None) -> str:
     instead = "without type and ts" if since is None else f'ts = "{since}", without type'
-    return f'each row is something that a user did, of type {stem}; if it says what a user is: kind = "users", {instead}'
+    return (
+        f"each row is something that a user did, of type {stem}; if it says what a user is: "
+        f'kind = "users", {instead}'
+    )

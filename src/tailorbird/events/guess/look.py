@@ -1,4 +1,6 @@
-"""How a table is written, found out by looking at it: delimiter, header, decimals, encoding, and the form of its times."""
+"""How a table is written, found out by looking at it: delimiter, header, decimals, encoding, and
+the form of its times.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,14 +37,22 @@ def look_at(file: Path, answers: Answers) -> Look:
         form = replace(form, decimal=",")
         sample = read_sample(file, form)
     if form.delimiter:
-        notes.append(ColumnGuess("", f"delimiter = {quoted(form.delimiter)}", "its first lines have it"))
+        notes.append(
+            ColumnGuess("", f"delimiter = {quoted(form.delimiter)}", "its first lines have it")
+        )
     if form.decimal == ",":
-        notes.append(ColumnGuess("", 'decimal = ","', "all numbers of a column have one, or points between thousands"))
+        notes.append(
+            ColumnGuess(
+                "", 'decimal = ","', "all numbers of a column have one, or points between thousands"
+            )
+        )
     if sample.num_rows == 0:
         raise InputError("holds no row", where=str(file))
     for name in sample.schema.names:
         if name.lower() in INDEXES and _counts_rows(sample.column(name)):
-            notes.append(ColumnGuess(name, "", "left out: it numbers the rows, as pandas' index does"))
+            notes.append(
+                ColumnGuess(name, "", "left out: it numbers the rows, as pandas' index does")
+            )
     return form, sample, notes
 
 
@@ -54,7 +64,9 @@ def _counts_rows(column: pa.Array) -> bool:
     return first in (0, 1) and head.to_pylist() == list(range(first, first + len(head)))
 
 
-def ts_format_of(file: Path, form: TableForm, sample: pa.RecordBatch, roles: dict[str, str], answers: Answers) -> str:
+def ts_format_of(
+    file: Path, form: TableForm, sample: pa.RecordBatch, roles: dict[str, str], answers: Answers
+) -> str:
     """Return how the times of a file are written; "" for ISO 8601 and numbers."""
     if "ts" not in roles or not pa.types.is_string(sample.column(roles["ts"]).type):
         return ""
@@ -66,7 +78,9 @@ def ts_format_of(file: Path, form: TableForm, sample: pa.RecordBatch, roles: dic
     if len(found.forms) == 1:
         return found.forms[0]
     fits = dict.fromkeys(found.forms, 0)
-    for batch in read_columns(file, [roles["ts"]], texts=frozenset([roles["ts"]]), broken=[], form=form):
+    for batch in read_columns(
+        file, [roles["ts"]], texts=frozenset([roles["ts"]]), broken=[], form=form
+    ):
         for one in fits:
             times = parse_times(batch.column(0), one, "UTC")
             fits[one] += len(times) - times.null_count
@@ -76,6 +90,7 @@ def ts_format_of(file: Path, form: TableForm, sample: pa.RecordBatch, roles: dic
     raise AskError(
         f'day and month of {roles["ts"]} cannot be told apart, as in "{found.example}"',
         where=str(file),
-        fix=f"say which comes first: --ts-format {' or --ts-format '.join(quoted(one) for one in best)}",
+        fix="say which comes first: --ts-format "
+        f"{' or --ts-format '.join(quoted(one) for one in best)}",
         choices=tuple(best),
     )

@@ -6,28 +6,105 @@ _WORD_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 ROLES: dict[str, tuple[str, ...]] = {
     "ts": (
-        "ts", "timestamp", "time", "event_time", "datetime", "created_at", "date", "clicked_at", "occurred_at", "event_date",
-        "event_timestamp", "t_dat", "invoice_date", "order_date", "processed_at", "sent_at", "datum", "zeit", "zeitpunkt", "zeitstempel",
+        "ts",
+        "timestamp",
+        "time",
+        "event_time",
+        "datetime",
+        "created_at",
+        "date",
+        "clicked_at",
+        "occurred_at",
+        "event_date",
+        "event_timestamp",
+        "t_dat",
+        "invoice_date",
+        "order_date",
+        "processed_at",
+        "sent_at",
+        "datum",
+        "zeit",
+        "zeitpunkt",
+        "zeitstempel",
         "bestelldatum",
     ),
     "user_id": (
-        "user_id", "userid", "user", "visitorid", "visitor_id", "customer_id", "customer", "household_id", "member_id", "shopper_id",
-        "person_id", "kunde", "kunden_id", "kundennummer", "nutzer", "nutzer_id", "email", "customer_email", "user_email",
+        "user_id",
+        "userid",
+        "user",
+        "visitorid",
+        "visitor_id",
+        "customer_id",
+        "customer",
+        "household_id",
+        "member_id",
+        "shopper_id",
+        "person_id",
+        "kunde",
+        "kunden_id",
+        "kundennummer",
+        "nutzer",
+        "nutzer_id",
+        "email",
+        "customer_email",
+        "user_email",
     ),
     "anonymous_id": ("anonymous_id", "cookie_id", "device_id", "client_id"),
     "session_id": (
-        "session_id", "sessionid", "session", "user_session", "visit_id", "basket_id", "order_id", "invoice", "invoice_no",
-        "transaction_id", "bestellnummer", "sitzung",
+        "session_id",
+        "sessionid",
+        "session",
+        "user_session",
+        "visit_id",
+        "basket_id",
+        "order_id",
+        "invoice",
+        "invoice_no",
+        "transaction_id",
+        "bestellnummer",
+        "sitzung",
     ),
     "item_id": (
-        "item_id", "itemid", "item", "product_id", "productid", "article_id", "movie_id", "movieid", "video_id",
-        "content_id", "sku", "stock_code", "aid", "news_id", "track_id", "song_id", "product", "artikel", "artikel_id", "artikelnummer",
-        "produkt", "produkt_id", "lineitem_sku", "lineitem_name", "artist_id",
+        "item_id",
+        "itemid",
+        "item",
+        "product_id",
+        "productid",
+        "article_id",
+        "movie_id",
+        "movieid",
+        "video_id",
+        "content_id",
+        "sku",
+        "stock_code",
+        "aid",
+        "news_id",
+        "track_id",
+        "song_id",
+        "product",
+        "artikel",
+        "artikel_id",
+        "artikelnummer",
+        "produkt",
+        "produkt_id",
+        "lineitem_sku",
+        "lineitem_name",
+        "artist_id",
     ),
     "event_id": ("event_id", "eventid", "uuid", "message_id"),
     "request_id": ("request_id", "recommendation_id", "impression_id"),
-    "type": ("type", "event_type", "event", "action", "behavior", "behaviour", "event_name", "aktion", "ereignis"),
-}  # fmt: skip
+    "type": (
+        "type",
+        "event_type",
+        "event",
+        "action",
+        "behavior",
+        "behaviour",
+        "event_name",
+        "aktion",
+        "ereignis",
+    ),
+}
 CONTEXT: dict[str, tuple[str, ...]] = {
     "device": ("device", "device_type", "device_group", "platform"),
     "country": ("country", "country_code"),
@@ -35,31 +112,67 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "referrer": ("referrer", "referer", "referrer_type", "traffic_source"),
 }
 PROPERTIES: dict[str, tuple[str, ...]] = {
-    "price": ("price", "unit_price", "sales_value", "amount", "price_usd", "lineitem_price", "preis", "einzelpreis", "umsatz"),
+    "price": (
+        "price",
+        "unit_price",
+        "sales_value",
+        "amount",
+        "price_usd",
+        "lineitem_price",
+        "preis",
+        "einzelpreis",
+        "umsatz",
+    ),
     "quantity": ("quantity", "qty", "units", "lineitem_quantity", "menge", "anzahl"),
     "rating": ("rating", "score", "stars"),
     "query": ("query", "search_term", "suchbegriff"),
     "dwell_ms": ("dwell_ms", "play_time_ms"),
 }
-ATTRIBUTES: dict[str, tuple[str, ...]] = {  # of items: what a column that stands with every event is called once it is an attribute
+ATTRIBUTES: dict[
+    str, tuple[str, ...]
+] = {  # of items: what a column that stands with every event is called once it is an attribute
     "title": (
-        "title", "name", "product_name", "item_name", "prod_name", "product_title", "lineitem_name", "track_name", "description",
+        "title",
+        "name",
+        "product_name",
+        "item_name",
+        "prod_name",
+        "product_title",
+        "lineitem_name",
+        "track_name",
+        "description",
         "bezeichnung",
     ),
     "category": (
-        "category", "category_code", "product_category", "category_name", "product_category_name", "department", "genre", "kategorie",
-        "section", "topic",
+        "category",
+        "category_code",
+        "product_category",
+        "category_name",
+        "product_category_name",
+        "department",
+        "genre",
+        "kategorie",
+        "section",
+        "topic",
     ),
     "brand": ("brand", "vendor", "manufacturer", "marke", "hersteller"),
     "price": PROPERTIES["price"],
     "tags": ("tags", "labels", "keywords"),
     "published_at": ("published_at", "release_date", "publish_date"),
-}  # fmt: skip
-INDEXES = ("", "unnamed: 0", "__index_level_0__", "index", "level_0")  # what pandas calls the numbers of rows
+}
+INDEXES = (
+    "",
+    "unnamed: 0",
+    "__index_level_0__",
+    "index",
+    "level_0",
+)  # what pandas calls the numbers of rows
 
 
 def normal(name: str) -> str:
-    """Return a name in lower case with underscores: `Created at`, `createdAt` and `created.at` are `created_at`."""
+    """Return a name in lower case with underscores: `Created at`, `createdAt` and `created.at` are
+    `created_at`.
+    """
     words = re.sub(r"\W+", "_", _WORD_BORDER.sub("_", name).lower())
     return re.sub(r"_+", "_", words).strip("_")
 
@@ -70,7 +183,9 @@ def called(name: str, usual: tuple[str, ...]) -> bool:
 
 
 def named(names: list[str], usual: tuple[str, ...]) -> list[str]:
-    """Return the columns that are called by one of the usual names, as a whole or behind their last point, the most usual first."""
+    """Return the columns that are called by one of the usual names, as a whole or behind their last
+    point, the most usual first.
+    """
     whole = {normal(name): name for name in reversed(names)}
     last = {normal(name.rpartition(".")[2]): name for name in reversed(names) if "." in name}
     lower = {name.lower(): name for name in reversed(names)}

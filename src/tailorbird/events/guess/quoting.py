@@ -10,4 +10,8 @@ def quoted(text: str) -> str:
 
 def key(name: str) -> str:
     """A TOML key, in quotes where it needs them."""
-    return name if name.isascii() and name.replace("_", "a").replace("-", "a").isalnum() else quoted(name)
+    return (
+        name
+        if name.isascii() and name.replace("_", "a").replace("-", "a").isalnum()
+        else quoted(name)
+    )

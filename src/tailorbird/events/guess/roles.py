@@ -18,21 +18,39 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
     names = sample.schema.names
     for role, usual in ROLES.items():
         for name in named(names, usual):
-            if role in roles or name in roles.values() or not _may_be(role, sample.column(name), answers):
+            if (
+                role in roles
+                or name in roles.values()
+                or not _may_be(role, sample.column(name), answers)
+            ):
                 continue
             roles[role] = name
             columns.append(ColumnGuess(name, role, "its name is usual for it"))
-    times = [name for name in names if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")]
-    times = [name for name in times if name.lower() not in NOT_THEN and can_be_time(sample.column(name))]
+    times = [
+        name
+        for name in names
+        if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")
+    ]
+    times = [
+        name for name in times if name.lower() not in NOT_THEN and can_be_time(sample.column(name))
+    ]
     if "ts" not in roles and len(times) == 1:
         roles["ts"] = times[0]
         columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
     elif "ts" not in roles and (first := _earliest(sample, times)):
         roles["ts"] = first
-        columns.append(ColumnGuess(first, "ts", f"in each row the first of its times: {', '.join(times)}"))
+        columns.append(
+            ColumnGuess(first, "ts", f"in each row the first of its times: {', '.join(times)}")
+        )
     if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
         roles["anonymous_id"] = roles["session_id"]
-        columns.append(ColumnGuess(roles["session_id"], "anonymous_id", "there is no user, so each session is a person of its own"))
+        columns.append(
+            ColumnGuess(
+                roles["session_id"],
+                "anonymous_id",
+                "there is no user, so each session is a person of its own",
+            )
+        )
     return roles, columns
 
 
@@ -52,13 +70,17 @@ def _earliest(sample: pa.RecordBatch, names: list[str]) -> str:
     known = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
     for name in known:
         others = [sample.column(other) for other in known if other != name]
-        if others and not any(pc.any(pc.greater(sample.column(name), other)).as_py() for other in others):
+        if others and not any(
+            pc.any(pc.greater(sample.column(name), other)).as_py() for other in others
+        ):
             return name
     return ""
 
 
 def is_later(column: pa.Array, ts: pa.Array) -> bool:
     """Whether a column is a time that lies behind that of the event in most rows."""
-    if not (pa.types.is_timestamp(column.type) and pa.types.is_timestamp(ts.type)) or column.null_count == len(column):
+    if not (
+        pa.types.is_timestamp(column.type) and pa.types.is_timestamp(ts.type)
+    ) or column.null_count == len(column):
         return False
     return pc.mean(pc.greater(column, ts).cast(pa.float64())).as_py() > _MOST

@@ -1,8 +1,10 @@
-"""Proposes a mapping for CSV, JSON and Parquet files from the names and values of their columns, and says why.
+"""Proposes a mapping for CSV, JSON and Parquet files from the names and values of their columns,
+and says why.
 
-Rules are few and visible: a name is looked up in a table of usual names (`names`); values decide how a time is written, whether a
-country is a two-letter code, and what is the same in all events of an item (`attributes`). Whether a file holds events or profiles stands
-in `kind`, how its text is written in `tables.forms`.
+Rules are few and visible: a name is looked up in a table of usual names (`names`); values decide
+how a time is written, whether a country is a two-letter code, and what is the same in all events of
+an item (`attributes`). Whether a file holds events or profiles stands in `kind`, how its text is
+written in `tables.forms`.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,7 +14,14 @@ import pyarrow as pa
 
 from tailorbird.errors import InputError
 from tailorbird.events.guess.attributes import attributes_of
-from tailorbird.events.guess.event_types import are_ratings, slug_of, stem_of, type_reason, types_of, values_of
+from tailorbird.events.guess.event_types import (
+    are_ratings,
+    slug_of,
+    stem_of,
+    type_reason,
+    types_of,
+    values_of,
+)
 from tailorbird.events.guess.joins import with_joins
 from tailorbird.events.guess.kind import HOLDS_UNTIL, STILL_HOLDS, kind_of
 from tailorbird.events.guess.look import Look, look_at, ts_format_of
@@ -23,7 +32,8 @@ from tailorbird.events.guess.text import source_text, unit_of
 from tailorbird.events.guess.values import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess
 
 _OF_PROFILES = {
-    "ts": "an attribute: what the row says was not all known then, so the profile has no time of its own",
+    "ts": "an attribute: what the row says was not all known then, so the profile has no time of "
+    "its own",
     "type": "an attribute of the profile",
 }
 
@@ -33,10 +43,13 @@ _PRICES = ATTRIBUTES["price"]  # an event keeps its price, whatever else it tell
 _ONE = {"items": "an item", "users": "a user"}
 
 
-def guess_sources(file: Path, answers: Answers = NO_ANSWERS, *, told: Collection[str] = ()) -> list[SourceGuess]:
+def guess_sources(
+    file: Path, answers: Answers = NO_ANSWERS, *, told: Collection[str] = ()
+) -> list[SourceGuess]:
     """Propose how the rows of a file become events or profiles.
 
-    A file of events gives a second source of profiles where columns say what an item or a user is: the same in all of its rows.
+    A file of events gives a second source of profiles where columns say what an item or a user is:
+    the same in all of its rows.
 
     Args:
         told: `items` or `users` where another file has their profiles, so that events give none.
@@ -66,49 +79,104 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     kind = found.name
     for role in [role for role in ("ts", "type") if role in roles and kind != "events"]:
         name = roles.pop(role)
-        columns = [*(one for one in columns if one.column != name), ColumnGuess(name, f"properties.{slug_of(name)}", _OF_PROFILES[role])]
+        columns = [
+            *(one for one in columns if one.column != name),
+            ColumnGuess(name, f"properties.{slug_of(name)}", _OF_PROFILES[role]),
+        ]
     if kind != "events" and found.ts is not None:
         roles["ts"] = found.ts
-        columns = [*(one for one in columns if one.column != found.ts), ColumnGuess(found.ts, "ts", "from then on the row holds")]
+        columns = [
+            *(one for one in columns if one.column != found.ts),
+            ColumnGuess(found.ts, "ts", "from then on the row holds"),
+        ]
     if found.why:
         columns.append(ColumnGuess("", f'kind = "{kind}"', found.why))
-    if kind == "events" and "ts" not in roles and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()):
+    if (
+        kind == "events"
+        and "ts" not in roles
+        and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys())
+    ):
         raise InputError(
-            "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user, or several of one with"
+            "its rows are no events (a user and an item, or a time) and no profiles (each a "
+            "different item or user, or several of one with"
             " the time from which each holds, such as valid_from);"
             f" its columns: {', '.join(names)}",
             where=str(file),
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
     if kind == "events" and "ts" not in roles:
-        columns.append(ColumnGuess("", "ts", "no column is a time (ISO 8601, or seconds since 1970): each row counts as of its import"))
+        columns.append(
+            ColumnGuess(
+                "",
+                "ts",
+                "no column is a time (ISO 8601, or seconds since 1970): each row counts as "
+                "of its import",
+            )
+        )
     ts_format = ts_format_of(file, form, sample, roles, answers)
     if ts_format:
-        columns.append(ColumnGuess("", f"ts_format = {quoted(ts_format)}", "so its times are written"))
+        columns.append(
+            ColumnGuess("", f"ts_format = {quoted(ts_format)}", "so its times are written")
+        )
     if kind == "events" and "type" not in roles:
         (only,) = types_of(sample, roles, stem_of(file))
-        columns.append(ColumnGuess("", f"type = {quoted(only)}", type_reason(sample, roles, stem_of(file))))
+        columns.append(
+            ColumnGuess("", f"type = {quoted(only)}", type_reason(sample, roles, stem_of(file)))
+        )
     given = {entry.column for entry in columns}
     columns = [*notes, *columns]
-    free = [name for name in names if name not in given and name not in {note.column for note in notes}]
-    of_whom = {} if kind != "events" else attributes_of(sample, roles, [name for name in free if not _context_of(name)])
+    free = [
+        name for name in names if name not in given and name not in {note.column for note in notes}
+    ]
+    of_whom = (
+        {}
+        if kind != "events"
+        else attributes_of(sample, roles, [name for name in free if not _context_of(name)])
+    )
     of_whom = {name: whose for name, whose in of_whom.items() if whose not in told}
     for name in free:
-        if kind == "events" and "ts" in roles and is_later(sample.column(name), sample.column(roles["ts"])):
-            why = f"left out: a time behind {roles['ts']}, which nobody knew then, a leak; add it by hand if it was planned"
+        if (
+            kind == "events"
+            and "ts" in roles
+            and is_later(sample.column(name), sample.column(roles["ts"]))
+        ):
+            why = (
+                f"left out: a time behind {roles['ts']}, which nobody knew then, a leak; add it "
+                "by hand if it was planned"
+            )
             columns.append(ColumnGuess(name, "", why))
         elif name in of_whom and not (called(name, _PRICES) and of_whom[name] == "items"):
-            columns.append(ColumnGuess(name, "", f"the same in all events of {_ONE[of_whom[name]]}: an attribute, read as a profile"))
+            columns.append(
+                ColumnGuess(
+                    name,
+                    "",
+                    f"the same in all events of {_ONE[of_whom[name]]}: an attribute, read as "
+                    "a profile",
+                )
+            )
         else:
             columns.append(_rest(sample, name, kind, versions="ts" in roles))
     unit = unit_of(sample.column(roles["ts"])) if "ts" in roles else "us"
-    types, values = (types_of(sample, roles, stem_of(file)), values_of(sample, roles)) if kind == "events" else ({}, {})
+    types, values = (
+        (types_of(sample, roles, stem_of(file)), values_of(sample, roles))
+        if kind == "events"
+        else ({}, {})
+    )
     lines = source_text(file, kind, sample, roles, columns, form, ts_format)
     first = SourceGuess(file, kind, columns, lines, unit, types, values, form, ts_format, sample)
-    return [first, *(_of_events(first, whose, roles, of_whom) for whose in ("items", "users") if whose in of_whom.values())]
+    return [
+        first,
+        *(
+            _of_events(first, whose, roles, of_whom)
+            for whose in ("items", "users")
+            if whose in of_whom.values()
+        ),
+    ]
 
 
-def guess_files(files: Sequence[Path], answers: Answers = NO_ANSWERS) -> tuple[list[SourceGuess], dict[Path, str]]:
+def guess_files(
+    files: Sequence[Path], answers: Answers = NO_ANSWERS
+) -> tuple[list[SourceGuess], dict[Path, str]]:
     """Return what is proposed for each of some files, and which are left out and why.
 
     Raises:
@@ -143,17 +211,29 @@ def guess_files(files: Sequence[Path], answers: Answers = NO_ANSWERS) -> tuple[l
     return [guess for guesses in found.values() for guess in guesses], left_out
 
 
-def _of_events(main: SourceGuess, kind: str, roles: dict[str, str], of_whom: dict[str, str]) -> SourceGuess:
+def _of_events(
+    main: SourceGuess, kind: str, roles: dict[str, str], of_whom: dict[str, str]
+) -> SourceGuess:
     """Return the source of the profiles that stand in a file of events."""
     role = {"items": "item_id", "users": "user_id"}[kind]
-    columns = [ColumnGuess(roles[role], role, f"each {_ONE[kind].split()[-1]} once, with what its events say of it")]
+    columns = [
+        ColumnGuess(
+            roles[role], role, f"each {_ONE[kind].split()[-1]} once, with what its events say of it"
+        )
+    ]
     taken: set[str] = set()
     for name in [name for name, whose in of_whom.items() if whose == kind]:
-        usual = (to for to, names in ATTRIBUTES.items() if kind == "items" and to not in taken and called(name, names))
+        usual = (
+            to
+            for to, names in ATTRIBUTES.items()
+            if kind == "items" and to not in taken and called(name, names)
+        )
         last = normal(name.rpartition(".")[2])
         to = next(usual, slug_of(normal(name) if last in taken else last))
         taken.add(to)
-        columns.append(ColumnGuess(name, f"properties.{to}", f"the same in all events of {_ONE[kind]}"))
+        columns.append(
+            ColumnGuess(name, f"properties.{to}", f"the same in all events of {_ONE[kind]}")
+        )
     only = {role: roles[role]}
     toml = source_text(main.file, kind, main.sample, only, columns, main.form, "", distinct=True)
     return SourceGuess(main.file, kind, columns, toml, "us", {}, {}, main.form, "", main.sample)
@@ -165,7 +245,8 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> Co
         return ColumnGuess(
             name,
             "",
-            "left out: when a row ceased to hold was not known when it began to, a leak; add it by hand if it was",
+            "left out: when a row ceased to hold was not known when it began to, a leak; add "
+            "it by hand if it was",
         )
     if kind == "items" and named(sample.schema.names, _TITLES)[:1] == [name]:
         return ColumnGuess(name, "properties.title", "what an item is called")
@@ -173,28 +254,52 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> Co
         return ColumnGuess(name, f"properties.{slug_of(name)}", "an attribute of the profile")
     if role := _context_of(name):
         if role == "country" and not _two_letters(column):
-            return ColumnGuess(name, f"properties.{slug_of(name)}", "a country, but not in two letters, so it stays a property")
+            return ColumnGuess(
+                name,
+                f"properties.{slug_of(name)}",
+                "a country, but not in two letters, so it stays a property",
+            )
         return ColumnGuess(name, f"context.{role}", "its name is usual for it")
     if name.lower() == "score" and not are_ratings(column):
         return ColumnGuess(
-            name, "properties.score", 'kept as it is; if people gave it: type = "rating", and in properties rating = "score"'
+            name,
+            "properties.score",
+            'kept as it is; if people gave it: type = "rating", and in properties rating = "score"',
         )
     for role, names in PROPERTIES.items():
         if called(name, names):
-            if role == "query" or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            if (
+                role == "query"
+                or pa.types.is_integer(column.type)
+                or pa.types.is_floating(column.type)
+            ):
                 return ColumnGuess(name, f"properties.{role}", "its name is usual for it")
-            return ColumnGuess(name, f"properties.{slug_of(name)}_text", f"named like {role}, but it holds no numbers")
+            return ColumnGuess(
+                name,
+                f"properties.{slug_of(name)}_text",
+                f"named like {role}, but it holds no numbers",
+            )
     if name.lower().endswith(("_size", "_total")):
-        return ColumnGuess(name, "", "left out: it looks like a total that is known only afterwards, a leak; add it by hand if not")
+        return ColumnGuess(
+            name,
+            "",
+            "left out: it looks like a total that is known only afterwards, a leak; add it "
+            "by hand if not",
+        )
     return ColumnGuess(name, f"properties.{slug_of(name)}", "kept as a property of the event")
 
 
 def _context_of(name: str) -> str:
     """Return the field of the context that a column is by its name, "" for none."""
-    return next((role for role, names in CONTEXT.items() if normal(name).removeprefix("context_") in names), "")
+    return next(
+        (role for role, names in CONTEXT.items() if normal(name).removeprefix("context_") in names),
+        "",
+    )
 
 
 def _two_letters(column: pa.Array) -> bool:
     if not pa.types.is_string(column.type):
         return False
-    return all(len(value) == 2 and value.isalpha() for value in column.drop_null().unique().to_pylist())
+    return all(
+        len(value) == 2 and value.isalpha() for value in column.drop_null().unique().to_pylist()
+    )

@@ -25,11 +25,18 @@ def source_text(
     """Return the source as TOML."""
     lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
     lines += ["distinct = true  # one for each, with what most of its rows say"] if distinct else []
-    lines += [f"delimiter = {quoted(form.delimiter)}  # its first lines have it"] if form.delimiter else []
+    lines += (
+        [f"delimiter = {quoted(form.delimiter)}  # its first lines have it"]
+        if form.delimiter
+        else []
+    )
     lines += ['decimal = ","  # all numbers of a column have one'] if form.decimal == "," else []
     lines += [f"columns = [{', '.join(map(quoted, form.columns))}]"] if form.columns else []
     if kind == "events":
-        lines.append(f"{type_line(sample, roles, stem_of(file))}  # {type_reason(sample, roles, stem_of(file))}")
+        lines.append(
+            f"{type_line(sample, roles, stem_of(file))}  # "
+            f"{type_reason(sample, roles, stem_of(file))}"
+        )
     if "ts" in roles:
         lines.append(f"ts = {quoted(roles['ts'])}{_why(columns, 'ts')}")
         unit = unit_of(sample.column(roles["ts"]))
@@ -48,7 +55,10 @@ def source_text(
         chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
         if chosen:
             lines.append(f"[source.{section}]")
-            lines += [f"{key(entry.role.partition('.')[2])} = {quoted(entry.column)}  # {entry.why}" for entry in chosen]
+            lines += [
+                f"{key(entry.role.partition('.')[2])} = {quoted(entry.column)}  # {entry.why}"
+                for entry in chosen
+            ]
     return "\n".join(lines) + "\n"
 
 

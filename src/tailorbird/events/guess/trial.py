@@ -1,4 +1,6 @@
-"""What the contract would say of a proposed mapping, tried on rows from all over the files before anything is written."""
+"""What the contract would say of a proposed mapping, tried on rows from all over the files before
+anything is written.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +18,17 @@ SHARE_MAX = 0.01  # of the rows that may be refused without a word
 _SHOWN = 10
 _REASONS = 3
 _FIXES = {
-    "bad_time": 'say how times are written: ts_format = "%d.%m.%Y %H:%M" or ts_unit = "s" in the mapping, or --ts-format',
-    "missing": "rows without it cannot be used; if another column has it, name that one in the mapping",
+    "bad_time": 'say how times are written: ts_format = "%d.%m.%Y %H:%M" or ts_unit = "s" in the '
+    "mapping, or --ts-format",
+    "missing": "rows without it cannot be used; if another column has it, name that one in the "
+    "mapping",
     "wrong_type": "leave the column out of the mapping, or put it under another name",
     "number_out_of_range": "leave the column out of the mapping, or put it under another name",
     "ts_absurd": 'say how times are written: ts_unit = "s", "ms" or "us" in the mapping',
-    "ts_in_future": "times of the future are taken for mistakes; say ts_format or ts_zone in the mapping if they are read wrongly",
-    "unknown_type": "declare the type in tailorbird.toml under [events] types, or translate it in the mapping",
+    "ts_in_future": "times of the future are taken for mistakes; say ts_format or ts_zone in the "
+    "mapping if they are read wrongly",
+    "unknown_type": "declare the type in tailorbird.toml under [events] types, or translate it in "
+    "the mapping",
 }
 
 
@@ -63,7 +69,11 @@ class Trial:
         if self.share <= SHARE_MAX:
             return ""
         told = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]
-        told += [f"  {reason.rows:,} rows: {reason.message}, such as {reason.example}\n    fix: {reason.fix}" for reason in self.reasons]
+        told += [
+            f"  {reason.rows:,} rows: {reason.message}, such as {reason.example}\n    fix: "
+            f"{reason.fix}"
+            for reason in self.reasons
+        ]
         return "\n".join(told)
 
 
@@ -94,8 +104,15 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
                 first.setdefault((one.code, one.path), (one, source.session_id))
             bad = {one.row for one in refusals}
             if source.kind == "events" or len(parsed.source) == 1:
-                shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][: _SHOWN - len(shown)]
-    return Trial(rows, refused, [_reason(*first[key], count) for key, count in counts.most_common(_REASONS)], shown)
+                shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][
+                    : _SHOWN - len(shown)
+                ]
+    return Trial(
+        rows,
+        refused,
+        [_reason(*first[key], count) for key, count in counts.most_common(_REASONS)],
+        shown,
+    )
 
 
 def _plan_with(types: Sequence[str]) -> RoutePlan:
@@ -107,12 +124,24 @@ def _reason(refusal: Refusal, session: str | None, count: int) -> Reason:
     example = refusal.body.decode(errors="replace")
     try:
         record = msgspec.json.decode(refusal.body)
-        example = msgspec.json.encode({name: value for name, value in record.items() if name not in ("event_id", "properties")}).decode()
+        example = msgspec.json.encode(
+            {
+                name: value
+                for name, value in record.items()
+                if name not in ("event_id", "properties")
+            }
+        ).decode()
     except (msgspec.MsgspecError, AttributeError):
         pass
     fix = _FIXES.get(refusal.code, "change the mapping")
     if refusal.code == "number_out_of_range" and ", got -" in refusal.message:
-        fix = "below 0 are often returns: import all the same, and these rows lie in the quarantine, or take them out of the file"
+        fix = (
+            "below 0 are often returns: import all the same, and these rows lie in the "
+            "quarantine, or take them out of the file"
+        )
     if refusal.path in ("$.user_id", "$.anonymous_id"):
-        fix = 'rows of nobody cannot be used; where an order or a session may stand for a person, map it: anonymous_id = "…"'
+        fix = (
+            "rows of nobody cannot be used; where an order or a session may stand for a person, "
+            'map it: anonymous_id = "…"'
+        )
     return Reason(count, f"{refusal.path}: {refusal.message}", example[:160], fix)

@@ -1,4 +1,6 @@
-"""What a guess at a file's columns is made of: what the user may answer, and what was decided of a column and of a file."""
+"""What a guess at a file's columns is made of: what the user may answer, and what was decided of a
+column and of a file.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,9 @@ from tailorbird.events.tables.forms import TableForm
 class AskError(InputError):
     """Files leave something open that one answer settles: `choices` are what may be answered."""
 
-    def __init__(self, message: str, *, where: str = "", fix: str = "", choices: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, *, where: str = "", fix: str = "", choices: tuple[str, ...] = ()
+    ) -> None:
         self.choices = choices
         super().__init__(message, where=where, fix=fix)
 

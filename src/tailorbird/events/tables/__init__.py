@@ -1,4 +1,5 @@
-"""Tables in files of any usual form: CSV, TSV, JSON and Parquet, packed or not, read in batches of columns.
+"""Tables in files of any usual form: CSV, TSV, JSON and Parquet, packed or not, read in batches of
+columns.
 
     file ──encodings──► UTF-8 ──quotes──► whole rows ──columns──► batches
              forms: delimiter, header, decimal sign        times: the form of a column of times

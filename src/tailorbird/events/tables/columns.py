@@ -1,8 +1,9 @@
-"""CSV, TSV, JSON and Parquet files in batches of columns. How columns become events stands in `adapters.mapping`.
+"""CSV, TSV, JSON and Parquet files in batches of columns. How columns become events stands in
+`adapters.mapping`.
 
-The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its row: it is passed on as
-text, for the contract to judge. Rows of another width than the header or that are no UTF-8, and lines whose quote is not closed, are set
-aside, not dropped.
+The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its
+row: it is passed on as text, for the contract to judge. Rows of another width than the header or
+that are no UTF-8, and lines whose quote is not closed, are set aside, not dropped.
 """
 
 from collections.abc import Iterator
@@ -33,7 +34,11 @@ def column_names(file: Path, form: TableForm = PLAIN) -> list[str]:
     """Return the names of a file's columns, and of the tables that are joined to it."""
     if form.joins:
         others = [column_names(join.file, _alone(form)) for join in form.joins]
-        return list(dict.fromkeys(name for names in (column_names(file, _alone(form)), *others) for name in names))
+        return list(
+            dict.fromkeys(
+                name for names in (column_names(file, _alone(form)), *others) for name in names
+            )
+        )
     return json_names(file) if is_json(file) else _schema(file, form).names
 
 
@@ -50,8 +55,9 @@ def read_columns(
     Args:
         columns: only these.
         texts: columns of a CSV file that are read as they are written, whatever they look like.
-        broken: gets the rows of a CSV file that have another width than its header or are no UTF-8, which without it end the reading, and
-            the lines whose quote is not closed; of a JSON file the lines that are none.
+        broken: gets the rows of a CSV file that have another width than its header or are no UTF-8,
+            which without it end the reading, and the lines whose quote is not closed; of a JSON
+            file the lines that are none.
         form: how the values of a CSV file are written.
 
     Raises:
@@ -81,9 +87,15 @@ def _alone(form: TableForm) -> TableForm:
 
 
 def _read_joined(
-    file: Path, columns: list[str] | None, texts: frozenset[str], broken: list[str] | None, form: TableForm
+    file: Path,
+    columns: list[str] | None,
+    texts: frozenset[str],
+    broken: list[str] | None,
+    form: TableForm,
 ) -> Iterator[pa.RecordBatch]:
-    """Read a file whose rows get columns of the last table that is joined to it, and before that of the others."""
+    """Read a file whose rows get columns of the last table that is joined to it, and before that of
+    the others.
+    """
     before, join = replace(form, joins=form.joins[:-1]), form.joins[-1]
     near = column_names(file, before)
     far = [name for name in column_names(join.file, _alone(form)) if name not in near]
@@ -94,12 +106,18 @@ def _read_joined(
         yield from read_columns(file, mine, texts=texts, broken=broken, form=before)
         return
     keyed = texts | {join.on}
-    other = list(read_columns(join.file, [join.on, *asked], texts=keyed, broken=[], form=_alone(form)))
+    other = list(
+        read_columns(join.file, [join.on, *asked], texts=keyed, broken=[], form=_alone(form))
+    )
     known = {name: _joined([batch.column(name) for batch in other]) for name in (join.on, *asked)}
     keys = _as_key(known[join.on])
-    for batch in read_columns(file, list(dict.fromkeys((*mine, join.on))), texts=keyed, broken=broken, form=before):
+    for batch in read_columns(
+        file, list(dict.fromkeys((*mine, join.on))), texts=keyed, broken=broken, form=before
+    ):
         rows = pc.index_in(_as_key(batch.column(join.on)), value_set=keys)
-        found = {name: known[name].take(rows) if name in far else batch.column(name) for name in wanted}
+        found = {
+            name: known[name].take(rows) if name in far else batch.column(name) for name in wanted
+        }
         yield pa.record_batch(list(found.values()), list(found))
 
 
@@ -114,9 +132,14 @@ def _whole(texts: pa.Array) -> pa.Array:
 
 
 def read_sample(
-    file: Path, form: TableForm = PLAIN, columns: list[str] | None = None, *, texts: frozenset[str] = frozenset()
+    file: Path,
+    form: TableForm = PLAIN,
+    columns: list[str] | None = None,
+    *,
+    texts: frozenset[str] = frozenset(),
 ) -> pa.RecordBatch:
-    """Return the first rows of a file, in their order, and behind them rows drawn from all over the rest, always the same ones.
+    """Return the first rows of a file, in their order, and behind them rows drawn from all over the
+    rest, always the same ones.
 
     A column of which some rows are text and others numbers is text.
     """
@@ -124,7 +147,9 @@ def read_sample(
     taken: list[pa.RecordBatch] = []
     for number, batch in enumerate(read_columns(file, columns, texts=texts, broken=[], form=form)):
         if number and batch.num_rows > _DRAWN:
-            batch = batch.take(pa.array(np.sort(draw.choice(batch.num_rows, _DRAWN, replace=False))))
+            batch = batch.take(
+                pa.array(np.sort(draw.choice(batch.num_rows, _DRAWN, replace=False)))
+            )
         taken.append(batch)
     if not taken:
         return pa.record_batch([], schema=pa.schema([]))
@@ -132,13 +157,20 @@ def read_sample(
     rest = sum(batch.num_rows for batch in drawn)
     if rest > SAMPLE_ROWS:
         drawn = [batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // rest)) for batch in drawn]
-    return pa.record_batch([_joined([batch.column(name) for batch in (head, *drawn)]) for name in head.schema.names], head.schema.names)
+    return pa.record_batch(
+        [_joined([batch.column(name) for batch in (head, *drawn)]) for name in head.schema.names],
+        head.schema.names,
+    )
 
 
 def _joined(parts: list[pa.Array]) -> pa.Array:
     kinds = {part.type for part in parts}
     if len(kinds) > 1:
-        kind = pa.float64() if all(pa.types.is_integer(each) or pa.types.is_floating(each) for each in kinds) else pa.string()
+        kind = (
+            pa.float64()
+            if all(pa.types.is_integer(each) or pa.types.is_floating(each) for each in kinds)
+            else pa.string()
+        )
         parts = [part.cast(kind, safe=False) for part in parts]
     return pa.concat_arrays(parts)
 
@@ -154,7 +186,12 @@ def _schema(file: Path, form: TableForm) -> pa.Schema:
             first = next(iter(reader), None)
             if first is None:
                 return reader.schema
-        return pa.schema([(name, _comma_type(column)) for name, column in zip(first.schema.names, first.columns, strict=True)])
+        return pa.schema(
+            [
+                (name, _comma_type(column))
+                for name, column in zip(first.schema.names, first.columns, strict=True)
+            ]
+        )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             raise InputError("no row was found in it", where=str(file)) from None
@@ -164,23 +201,37 @@ def _schema(file: Path, form: TableForm) -> pa.Schema:
 
 
 def writes_decimal_comma(column: pa.Array) -> bool:
-    """Whether all texts of a column are numbers with a decimal comma, and thousands points where there are any."""
+    """Whether all texts of a column are numbers with a decimal comma, and thousands points where
+    there are any.
+    """
     if not pa.types.is_string(column.type) or column.null_count == len(column):
         return False
     known = column.drop_null()
-    return bool(pc.all(pc.match_substring_regex(known, _COMMA_NUMBER)).as_py() and pc.any(pc.match_substring(known, ",")).as_py())
+    return bool(
+        pc.all(pc.match_substring_regex(known, _COMMA_NUMBER)).as_py()
+        and pc.any(pc.match_substring(known, ",")).as_py()
+    )
 
 
 def _comma_type(column: pa.Array) -> pa.DataType:
     return pa.float64() if writes_decimal_comma(column) else column.type
 
 
-def _open_csv(file: Path, columns: list[str], broken: list[str] | None, form: TableForm) -> pacsv.CSVStreamingReader:
+def _open_csv(
+    file: Path, columns: list[str], broken: list[str] | None, form: TableForm
+) -> pacsv.CSVStreamingReader:
     types = dict.fromkeys(columns, pa.string())
-    return _csv(file, pacsv.ConvertOptions(include_columns=columns, column_types=types, strings_can_be_null=True), broken, form)
+    return _csv(
+        file,
+        pacsv.ConvertOptions(include_columns=columns, column_types=types, strings_can_be_null=True),
+        broken,
+        form,
+    )
 
 
-def _csv(file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None, form: TableForm) -> pacsv.CSVStreamingReader:
+def _csv(
+    file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None, form: TableForm
+) -> pacsv.CSVStreamingReader:
     def set_aside(row: Any) -> str:
         if broken is None:
             return "error"
@@ -188,11 +239,17 @@ def _csv(file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None, fo
         return "skip"
 
     delimiter = form.delimiter_of(file)
-    parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
+    parse = pacsv.ParseOptions(
+        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside
+    )
     stream = open_table(file)
-    read = pacsv.ReadOptions(use_threads=False, column_names=list(form.columns))  # with threads the handler would not see rows in order
+    read = pacsv.ReadOptions(
+        use_threads=False, column_names=list(form.columns)
+    )  # with threads the handler would not see rows in order
     return pacsv.open_csv(
-        pa.PythonFile(stream if broken is None else without_broken_lines(stream, delimiter, broken), mode="r"),
+        pa.PythonFile(
+            stream if broken is None else without_broken_lines(stream, delimiter, broken), mode="r"
+        ),
         read_options=read,
         parse_options=parse,
         convert_options=convert,
@@ -204,7 +261,9 @@ def mostly(field: pa.Field) -> str:
     return (field.metadata or {}).get(_MOSTLY, b"").decode()
 
 
-def _typed(batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form: TableForm) -> pa.RecordBatch:
+def _typed(
+    batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form: TableForm
+) -> pa.RecordBatch:
     columns, fields = [], []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = schema.field(name).type
@@ -214,7 +273,11 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form
                 column = _whole(column)
         elif not pa.types.is_null(kind):
             try:
-                column = (with_decimal_point(column) if form.decimal == "," and pa.types.is_floating(kind) else column).cast(kind)
+                column = (
+                    with_decimal_point(column)
+                    if form.decimal == "," and pa.types.is_floating(kind)
+                    else column
+                ).cast(kind)
             except pa.ArrowInvalid:
                 metadata = {_MOSTLY: str(kind)}
         columns.append(column)
@@ -224,4 +287,6 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form
 
 def with_decimal_point(column: pa.Array) -> pa.Array:
     """Return texts of numbers such as 1.234,50 as 1234.50."""
-    return pc.replace_substring(pc.replace_substring(pc.utf8_trim_whitespace(column), ".", ""), ",", ".")
+    return pc.replace_substring(
+        pc.replace_substring(pc.utf8_trim_whitespace(column), ".", ""), ",", "."
+    )

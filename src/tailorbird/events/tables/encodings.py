@@ -1,4 +1,6 @@
-"""Text files of any usual encoding, read as UTF-8: UTF-16, Windows-1252 and Latin-1 are recognised and transcoded while read."""
+"""Text files of any usual encoding, read as UTF-8: UTF-16, Windows-1252 and Latin-1 are recognised
+and transcoded while read.
+"""
 
 import codecs
 import io
@@ -10,15 +12,17 @@ from tailorbird.errors import InputError
 from tailorbird.events.tables.files import DAMAGED, open_file
 from tailorbird.events.tables.quotes import Joined, is_text
 
-_LOOKED_AT = 16 << 20  # bytes; of a file whose first odd letter comes later, the rows with one go to the quarantine
+_LOOKED_AT = (
+    16 << 20
+)  # bytes; of a file whose first odd letter comes later, the rows with one go to the quarantine
 _CHUNK = 1 << 20
 
 
 def encoding_of(file: Path) -> str:
     """Return the encoding of a text file, as Python calls it.
 
-    A line that is valid UTF-8 beyond ASCII proves UTF-8, since other encodings hardly ever look like it. Then lines that are not
-    valid are damaged, and the contract refuses them one by one.
+    A line that is valid UTF-8 beyond ASCII proves UTF-8, since other encodings hardly ever look
+    like it. Then lines that are not valid are damaged, and the contract refuses them one by one.
 
     Raises:
         InputError: the file cannot be opened, or is damaged.
@@ -43,13 +47,18 @@ def encoding_of(file: Path) -> str:
 
 
 def open_table(file: Path) -> BinaryIO:
-    """Open a text file for reading as UTF-8, decompressed by its ending and transcoded where that is needed.
+    """Open a text file for reading as UTF-8, decompressed by its ending and transcoded where that
+    is needed.
 
     Raises:
         InputError: it cannot be opened, or is damaged.
     """
     encoding, stream = encoding_of(file), open_file(file)
-    return stream if encoding == "utf-8" else io.BufferedReader(Joined(_transcoded(stream, encoding)), _CHUNK)
+    return (
+        stream
+        if encoding == "utf-8"
+        else io.BufferedReader(Joined(_transcoded(stream, encoding)), _CHUNK)
+    )
 
 
 def _is_utf_8(head: bytes) -> bool:

@@ -1,4 +1,6 @@
-"""Files to import: found in folders, decompressed while read, checked against a `SHA256SUMS` beside them, identified by content."""
+"""Files to import: found in folders, decompressed while read, checked against a `SHA256SUMS` beside
+them, identified by content.
+"""
 
 import codecs
 import gzip
@@ -17,9 +19,24 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import DamageError, InputError
 
-DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a file may end with, of whatever compression
+DAMAGED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    pa.ArrowException,
+)  # what reading a file may end with, of whatever compression
 NO_SUFFIX = "*"  # among patterns: files whose name has none, but for what commonly lies beside data
-_BESIDE = ("readme", "license", "copying", "notice", "changelog", "makefile", "manifest", "sha256sums", "md5sums")
+_BESIDE = (
+    "readme",
+    "license",
+    "copying",
+    "notice",
+    "changelog",
+    "makefile",
+    "manifest",
+    "sha256sums",
+    "md5sums",
+)
 _COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20
 BATCH_ROWS = 20_000  # that are read at once
@@ -30,10 +47,12 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files at `path`: itself, or those in the folder that match a pattern, compressed or not, sorted by name.
+    """The files at `path`: itself, or those in the folder that match a pattern, compressed or not,
+    sorted by name.
 
     Raises:
-        InputError: there is nothing there, or nothing that matches, or a link that leads out of the folder; says what was looked for.
+        InputError: there is nothing there, or nothing that matches, or a link that leads out of the
+            folder; says what was looked for.
     """
     if path.is_file():
         return [path]
@@ -46,17 +65,30 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
         matching.update(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file())
     if not matching:
         also = ", nor one without a suffix," if NO_SUFFIX in patterns else ""
-        raise InputError(f"no file like {' or '.join(named)} (or .gz, .zst){also} in this folder", where=str(path))
+        raise InputError(
+            f"no file like {' or '.join(named)} (or .gz, .zst){also} in this folder",
+            where=str(path),
+        )
     outside = [file for file in matching if not file.resolve().is_relative_to(path.resolve())]
     if outside:
         fix = "give the folder that it leads to, or a copy"
-        raise InputError("is a link out of the folder, and may not be what you mean to import", where=str(min(outside)), fix=fix)
+        raise InputError(
+            "is a link out of the folder, and may not be what you mean to import",
+            where=str(min(outside)),
+            fix=fix,
+        )
     return sorted(matching)
 
 
 def has_no_suffix(file: Path) -> bool:
-    """Whether a name has no suffix but that of its compression, and is none of what commonly lies beside data (`_SUCCESS`, `LICENSE`)."""
-    return not bare_suffix(file) and not file.name.startswith((".", "_")) and file.stem.lower() not in _BESIDE
+    """Whether a name has no suffix but that of its compression, and is none of what commonly lies
+    beside data (`_SUCCESS`, `LICENSE`).
+    """
+    return (
+        not bare_suffix(file)
+        and not file.name.startswith((".", "_"))
+        and file.stem.lower() not in _BESIDE
+    )
 
 
 def bare_name(file: Path) -> str:
@@ -86,7 +118,9 @@ def open_file(file: Path) -> BinaryIO:
         raise InputError(f"cannot be opened: {error.strerror or error}", where=str(file)) from None
 
 
-def parquet_batches(source: pq.ParquetFile, file: Path, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def parquet_batches(
+    source: pq.ParquetFile, file: Path, rows: int, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The rows of a Parquet file in batches.
 
     Raises:
@@ -100,7 +134,9 @@ def parquet_batches(source: pq.ParquetFile, file: Path, rows: int, columns: list
             except pa.ArrowInvalid as error:
                 where = f"{file}: rows {done + 1} to {done + batch.num_rows}"
                 raise InputError(
-                    f"column {name} is damaged: {error}", where=where, fix="write its texts in UTF-8; nothing was taken"
+                    f"column {name} is damaged: {error}",
+                    where=where,
+                    fix="write its texts in UTF-8; nothing was taken",
                 ) from None
         done += batch.num_rows
         yield batch
@@ -112,7 +148,8 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
     Args:
         strip: take spaces and tabs off both ends as well, not only the end of the line.
     Raises:
-        InputError: the compression is damaged, or a line has hundreds of megabytes; names the line that it was found behind.
+        InputError: the compression is damaged, or a line has hundreds of megabytes; names the line
+            that it was found behind.
     """
     number = 0
     try:
@@ -143,10 +180,12 @@ def _bounded(stream: BinaryIO, file: Path) -> Iterator[bytes]:
 
 
 def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Each JSON document of a file with one a line, or each element of a file that is one list, numbered from 1.
+    """Each JSON document of a file with one a line, or each element of a file that is one list,
+    numbered from 1.
 
     Raises:
-        InputError: the compression is damaged, or a list is so large that it has to be rewritten with one element a line.
+        InputError: the compression is damaged, or a list is so large that it has to be rewritten
+            with one element a line.
     """
     lines = read_lines(file)
     first = next(lines, None)
@@ -160,23 +199,35 @@ def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
     for _, line in chain([first], lines):
         whole += line + b"\n"
         if len(whole) > _LIST_BYTES_MAX:
-            raise InputError("a list of more than a gigabyte", where=str(file), fix="write one element a line, such as: jq -c '.[]'")
+            raise InputError(
+                "a list of more than a gigabyte",
+                where=str(file),
+                fix="write one element a line, such as: jq -c '.[]'",
+            )
     yield from enumerate(split_records(bytes(whole)), 1)
 
 
 def split_records(body: bytes) -> list[bytes]:
-    """The records of a body: those of a list, or one a line, or the one that it is. What cannot be split is one."""
+    """The records of a body: those of a list, or one a line, or the one that it is. What cannot be
+    split is one.
+    """
     if body.lstrip()[:1] == b"[":
         try:
             return [bytes(raw) for raw in _elements(body)]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return [body]
     lines = [line.strip() for line in body.split(b"\n") if line.strip()]
-    return lines if len(lines) > 1 and all(line[:1] == b"{" and line[-1:] == b"}" for line in lines) else [body]
+    return (
+        lines
+        if len(lines) > 1 and all(line[:1] == b"{" and line[-1:] == b"}" for line in lines)
+        else [body]
+    )
 
 
 def count_records(body: bytes) -> int:
-    """How many records `split_records` gives. None is decoded or copied, so that too many cost little."""
+    """How many records `split_records` gives. None is decoded or copied, so that too many cost
+    little.
+    """
     if body.lstrip()[:1] == b"[":
         try:
             return len(_elements(body))
@@ -191,8 +242,11 @@ def count_records(body: bytes) -> int:
     return max(1, count)
 
 
-def digest_files(files: list[Path], progress: Callable[[int], None] = lambda _: None) -> dict[Path, str]:
-    """The SHA-256 of each file in hexadecimal, verified against `SHA256SUMS` beside it where there is one.
+def digest_files(
+    files: list[Path], progress: Callable[[int], None] = lambda _: None
+) -> dict[Path, str]:
+    """The SHA-256 of each file in hexadecimal, verified against `SHA256SUMS` beside it where there
+    is one.
 
     Raises:
         DamageError: a file does not match its line in SHA256SUMS.
@@ -221,4 +275,7 @@ def _read_sums(file: Path) -> dict[str, str]:
         return {}
     lines = file.read_text("utf-8", "surrogateescape").splitlines()  # as names of files are read
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
-    return {name.lstrip("*./"): digest.lower() for digest, name in (pair for pair in pairs if len(pair) == 2)}
+    return {
+        name.lstrip("*./"): digest.lower()
+        for digest, name in (pair for pair in pairs if len(pair) == 2)
+    }

@@ -1,4 +1,6 @@
-"""How a CSV file is written: its delimiter, whether its first line names the columns, the sign of its decimals."""
+"""How a CSV file is written: its delimiter, whether its first line names the columns, the sign of
+its decimals.
+"""
 
 import csv
 import tempfile
@@ -18,8 +20,10 @@ class Join:
     """Another table, whose columns each row gets by a key that both have.
 
     Attributes:
-        file: the other table, written as the first one; it is held in memory as far as its columns are asked for.
-        on: the column of the key. Of several rows with one key the first counts; a row without a match gets nulls.
+        file: the other table, written as the first one; it is held in memory as far as its columns
+            are asked for.
+        on: the column of the key. Of several rows with one key the first counts; a row without a
+            match gets nulls.
     """
 
     file: Path
@@ -28,13 +32,15 @@ class Join:
 
 @dataclass(frozen=True)
 class TableForm:
-    """How a CSV file is written, as far as its name does not tell, and which tables are joined to it.
+    """How a CSV file is written, as far as its name does not tell, and which tables are joined to
+    it.
 
     Attributes:
         delimiter: between values; "" takes a tab for `.tsv` and a comma for the rest.
         decimal: of its numbers, "." or ",". With a comma, points divide thousands.
         columns: names of its columns, where its first line does not have them.
-        joins: further tables, in this order: a later one may be joined by a column of an earlier one.
+        joins: further tables, in this order: a later one may be joined by a column of an earlier
+            one.
     """
 
     delimiter: str = ""
@@ -50,7 +56,8 @@ PLAIN = TableForm()
 
 
 def sniff_delimiter(file: Path) -> str:
-    """Return the delimiter of a text file, by DuckDB's sniffer: "" where it is the one that the file's name tells.
+    """Return the delimiter of a text file, by DuckDB's sniffer: "" where it is the one that the
+    file's name tells.
 
     Raises:
         InputError: the file cannot be read.
@@ -58,20 +65,31 @@ def sniff_delimiter(file: Path) -> str:
     head = _head(file)
     usual = TableForm().delimiter_of(file)
     first = head.partition("\n")[0]
-    if not head or (usual in first and not any(other in first for other in DELIMITERS if other != usual)):
+    if not head or (
+        usual in first and not any(other in first for other in DELIMITERS if other != usual)
+    ):
         return ""
     found = _sniffed(head)
     return "" if found == usual or found not in DELIMITERS else found
 
 
 def has_header(file: Path, form: TableForm) -> bool:
-    """Whether the first line of a text file names its columns: none of its values is empty but the first, a number or a time."""
+    """Whether the first line of a text file names its columns: none of its values is empty but the
+    first, a number or a time.
+    """
     return not any(_is_value(text, place) for place, text in enumerate(first_row(file, form)))
 
 
 def first_row(file: Path, form: TableForm) -> list[str]:
     """Return the values of the first line of a text file."""
-    return next((row for row in csv.reader(_head(file).splitlines()[:5], delimiter=form.delimiter_of(file)) if row), [])
+    return next(
+        (
+            row
+            for row in csv.reader(_head(file).splitlines()[:5], delimiter=form.delimiter_of(file))
+            if row
+        ),
+        [],
+    )
 
 
 def _is_value(text: str, place: int) -> bool:
@@ -96,13 +114,18 @@ def _sniffed(head: str) -> str:
     try:
         import duckdb
     except ModuleNotFoundError:
-        raise InputError("to recognise how it is written, DuckDB is needed", fix="pip install 'tailorbird[files]'") from None
+        raise InputError(
+            "to recognise how it is written, DuckDB is needed",
+            fix="pip install 'tailorbird[files]'",
+        ) from None
     with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as scratch:
         scratch.write(head)
         scratch.flush()
         try:
             with duckdb.connect() as connection:
-                row = connection.execute("SELECT Delimiter FROM sniff_csv(?, quote = '\"')", [scratch.name]).fetchone()
+                row = connection.execute(
+                    "SELECT Delimiter FROM sniff_csv(?, quote = '\"')", [scratch.name]
+                ).fetchone()
         except duckdb.Error:  # no table that it knows
             return ""
     return "" if row is None else row[0]

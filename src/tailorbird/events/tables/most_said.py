@@ -1,4 +1,6 @@
-"""What most rows say of an owner, column by column: attributes of items that stand with every event, and now and then wrongly."""
+"""What most rows say of an owner, column by column: attributes of items that stand with every
+event, and now and then wrongly.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +16,8 @@ class MostSaid:
 
     Args:
         owner: the column of ids.
-        columns: those whose most frequent value is wanted; of as many, the smallest one counts. Empty values say nothing.
+        columns: those whose most frequent value is wanted; of as many, the smallest one counts.
+            Empty values say nothing.
     """
 
     def __init__(self, owner: str, columns: Sequence[str]) -> None:
@@ -26,33 +29,52 @@ class MostSaid:
     def add(self, batch: pa.RecordBatch) -> None:
         """Take up the rows of a batch."""
         owner = batch.column(self._owner)
-        self._owners = _added(self._owners, pa.table({"owner": owner, "count": pa.repeat(1, len(owner))}), ["owner"])
+        self._owners = _added(
+            self._owners, pa.table({"owner": owner, "count": pa.repeat(1, len(owner))}), ["owner"]
+        )
         for name, parts in self._counts.items():
             column = batch.column(name)
             if pa.types.is_nested(column.type):  # which cannot be grouped by
                 self._nested.add(name)
                 column = pa.array(
-                    [None if each is None else msgspec.json.encode(each).decode() for each in column.to_pylist()], pa.string()
+                    [
+                        None if each is None else msgspec.json.encode(each).decode()
+                        for each in column.to_pylist()
+                    ],
+                    pa.string(),
                 )
             rows = pa.table({"owner": owner, "value": column, "count": pa.repeat(1, len(owner))})
-            self._counts[name] = _added(parts, rows.filter(rows["value"].is_valid()), ["owner", "value"])
+            self._counts[name] = _added(
+                parts, rows.filter(rows["value"].is_valid()), ["owner", "value"]
+            )
 
     def rows(self) -> pa.RecordBatch | None:
         """Return a row for each owner, in the order in which they came; None without any."""
         if not self._owners:
             return None
-        owners = _sum(self._owners, ["owner"]).filter(pc.field("owner").is_valid())["owner"].combine_chunks()
+        owners = (
+            _sum(self._owners, ["owner"])
+            .filter(pc.field("owner").is_valid())["owner"]
+            .combine_chunks()
+        )
         found = {self._owner: owners}
         for name, parts in self._counts.items():
             if not parts:
                 found[name] = pa.nulls(len(owners))
                 continue
-            ordered = _sum(parts, ["owner", "value"]).sort_by([("owner", "ascending"), ("count", "descending"), ("value", "ascending")])
+            ordered = _sum(parts, ["owner", "value"]).sort_by(
+                [("owner", "ascending"), ("count", "descending"), ("value", "ascending")]
+            )
             first = ordered.group_by("owner", use_threads=False).aggregate([("value", "first")])
             at = pc.index_in(owners, value_set=first["owner"].combine_chunks())
             values = first["value_first"].combine_chunks().take(at)
             if name in self._nested:
-                values = pa.array([None if each is None else msgspec.json.decode(each) for each in values.to_pylist()])
+                values = pa.array(
+                    [
+                        None if each is None else msgspec.json.decode(each)
+                        for each in values.to_pylist()
+                    ]
+                )
             found[name] = values
         return pa.record_batch(list(found.values()), list(found))
 
@@ -67,6 +89,13 @@ def _sum(parts: Iterable[pa.Table], keys: list[str]) -> pa.Table:
     for key in keys:
         kinds = {part.schema.field(key).type for part in parts if part.num_rows}
         if len(kinds) > 1:  # numbers here, texts there
-            parts = [part.set_column(part.schema.get_field_index(key), key, part[key].cast(pa.string())) for part in parts]
+            parts = [
+                part.set_column(part.schema.get_field_index(key), key, part[key].cast(pa.string()))
+                for part in parts
+            ]
     whole = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
-    return whole.group_by(keys, use_threads=False).aggregate([("count", "sum")]).rename_columns([*keys, "count"])
+    return (
+        whole.group_by(keys, use_threads=False)
+        .aggregate([("count", "sum")])
+        .rename_columns([*keys, "count"])
+    )

@@ -1,7 +1,9 @@
-"""The rows of a CSV file, without the lines whose quote is not closed: such a quote would make one row of all lines up to the next one.
+"""The rows of a CSV file, without the lines whose quote is not closed: such a quote would make one
+row of all lines up to the next one.
 
-So a row of several lines has to be of the header's width, and its quotes in their places; else its first line alone is set aside, and
-the others are read again. In `without_broken_lines` rows that are no UTF-8 are set aside, too.
+So a row of several lines has to be of the header's width, and its quotes in their places; else its
+first line alone is set aside, and the others are read again. In `without_broken_lines` rows that
+are no UTF-8 are set aside, too.
 """
 
 import csv
@@ -15,7 +17,8 @@ _CHUNK = 1 << 20
 
 
 class Lines:
-    """The lines of a file, for a reader of rows; `next_row` may have those of a row but its first read again.
+    """The lines of a file, for a reader of rows; `next_row` may have those of a row but its first
+    read again.
 
     Attributes:
         of_row: the lines of the last row; the first alone, where that was set aside.
@@ -53,8 +56,11 @@ class Lines:
         self.of_row, self.again = self.of_row[:1], bool(others)
 
 
-def next_row(reader: Iterator[list[str]], lines: Lines, width: int, delimiter: str = ",") -> list[str] | None:
-    """The next row of a `csv.reader` over `lines`; None where it is none: its first line is set aside, in `lines.of_row`.
+def next_row(
+    reader: Iterator[list[str]], lines: Lines, width: int, delimiter: str = ","
+) -> list[str] | None:
+    """The next row of a `csv.reader` over `lines`; None where it is none: its first line is set
+    aside, in `lines.of_row`.
 
     Raises:
         StopIteration: there is no more.
@@ -62,7 +68,9 @@ def next_row(reader: Iterator[list[str]], lines: Lines, width: int, delimiter: s
     lines.of_row, lines.again, lines.cut = [], False, False
     try:
         row = next(reader)
-        if not lines.cut and (len(lines.of_row) == 1 or (len(row) == width and _is_one(lines.of_row, row, delimiter))):
+        if not lines.cut and (
+            len(lines.of_row) == 1 or (len(row) == width and _is_one(lines.of_row, row, delimiter))
+        ):
             return row
     except csv.Error:  # longer than a value may be, or text behind a quote that was closed
         pass
@@ -76,8 +84,9 @@ def _is_one(lines: list[str], row: list[str], delimiter: str) -> bool:
 
 
 def without_broken_lines(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
-    """The same bytes, but for lines that open a quote which no later line closes in its place, and rows that are no UTF-8: these are put
-    into `broken`."""
+    """The same bytes, but for lines that open a quote which no later line closes in its place, and
+    rows that are no UTF-8: these are put into `broken`.
+    """
     return io.BufferedReader(Joined(_pieces(stream, delimiter, broken)), _CHUNK)
 
 
@@ -102,15 +111,24 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
     header, width = _header(stream, delimiter)
     yield header
     while chunk := stream.read(_CHUNK) + stream.readline(_CHUNK):
-        if b'"' not in chunk or _is_row_each(ours := list(map(_text, chunk.splitlines(keepends=True))), delimiter):
+        if b'"' not in chunk or _is_row_each(
+            ours := list(map(_text, chunk.splitlines(keepends=True))), delimiter
+        ):
             yield _without_bytes(chunk, broken)
             continue
-        lines, whole = Lines(chain(ours, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))), list[bytes]()
+        lines, whole = (
+            Lines(chain(ours, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))),
+            list[bytes](),
+        )
         reader = csv.reader(lines, delimiter=delimiter)
         while lines.number < len(ours) or lines.waiting:
-            is_row = next_row(reader, lines, width, delimiter) is not None or not (lines.again or lines.cut)
+            is_row = next_row(reader, lines, width, delimiter) is not None or not (
+                lines.again or lines.cut
+            )
             found = "".join(lines.of_row).encode("latin-1")
-            if is_row and is_text(found):  # where one line is no row, the reader of the columns tells
+            if is_row and is_text(
+                found
+            ):  # where one line is no row, the reader of the columns tells
                 whole.append(found)
             else:
                 broken.append(_shown(found))
@@ -120,7 +138,9 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
 
 def _without_bytes(chunk: bytes, broken: list[str]) -> bytes:
     """Lines that are rows each, without those that are no UTF-8."""
-    if is_text(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK:  # the last line goes on: where it is cut, any text may look broken
+    if (
+        is_text(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK
+    ):  # the last line goes on: where it is cut, any text may look broken
         return chunk
     lines = chunk.splitlines(keepends=True)
     broken += [_shown(line) for line in lines if not is_text(line)]
@@ -157,7 +177,9 @@ def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
 
 
 def _is_row_each(lines: Iterable[str], delimiter: str) -> bool:
-    """Whether each line is a row, which most are: cheaper to tell of all at once than of one by one."""
+    """Whether each line is a row, which most are: cheaper to tell of all at once than of one by
+    one.
+    """
     texts = [*lines, "."]  # the last one becomes part of a row that is not closed
     try:
         return sum(1 for _ in csv.reader(texts, delimiter=delimiter)) == len(texts)
@@ -166,4 +188,6 @@ def _is_row_each(lines: Iterable[str], delimiter: str) -> bool:
 
 
 def _text(line: bytes) -> str:
-    return line.decode("latin-1")  # any byte is a character of it; what divides rows and columns is ASCII
+    return line.decode(
+        "latin-1"
+    )  # any byte is a character of it; what divides rows and columns is ASCII

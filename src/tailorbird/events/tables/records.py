@@ -1,4 +1,6 @@
-"""JSON files as tables: one document a line, or a list of them. Objects within become columns (`user.id`), a list of objects rows."""
+"""JSON files as tables: one document a line, or a list of them. Objects within become columns
+(`user.id`), a list of objects rows.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -31,7 +33,9 @@ def json_names(file: Path) -> list[str]:
     return list(names)
 
 
-def read_json(file: Path, columns: list[str] | None, texts: frozenset[str], broken: list[str] | None) -> Iterator[pa.RecordBatch]:
+def read_json(
+    file: Path, columns: list[str] | None, texts: frozenset[str], broken: list[str] | None
+) -> Iterator[pa.RecordBatch]:
     """Read a JSON file in batches.
 
     Args:
@@ -45,7 +49,10 @@ def read_json(file: Path, columns: list[str] | None, texts: frozenset[str], brok
     wanted = columns if columns is not None else json_names(file)
     rows = _rows(file, broken)
     while batch := list(islice(rows, BATCH_ROWS)):
-        yield pa.record_batch([_column([row.get(name) for row in batch], as_text=name in texts) for name in wanted], wanted)
+        yield pa.record_batch(
+            [_column([row.get(name) for row in batch], as_text=name in texts) for name in wanted],
+            wanted,
+        )
 
 
 def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
@@ -61,7 +68,9 @@ def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
 
 
 def _unfolded(record: Row) -> Iterator[Row]:
-    """Yield a record as one row, or as one for each object of the longest list of objects in it, as the items of an order are."""
+    """Yield a record as one row, or as one for each object of the longest list of objects in it, as
+    the items of an order are.
+    """
     row: Row = {}
     lists: dict[str, list[Row]] = {}
     _flatten(record, "", row, lists, 0)
@@ -94,7 +103,10 @@ def _column(values: list[Any], *, as_text: bool) -> pa.Array:
             return pa.array(values, kind)
         except (OverflowError, pa.ArrowInvalid):  # a number beyond 64 bits
             pass
-    return pa.array([value if value is None or isinstance(value, str) else _text(value) for value in values], pa.string())
+    return pa.array(
+        [value if value is None or isinstance(value, str) else _text(value) for value in values],
+        pa.string(),
+    )
 
 
 def _type_of(values: list[Any]) -> pa.DataType | None:
@@ -106,13 +118,17 @@ def _type_of(values: list[Any]) -> pa.DataType | None:
         return pa.float64() if float in kinds else pa.int64()
     if kinds == {bool}:
         return pa.bool_()
-    if kinds == {list} and all(isinstance(each, str) for value in values if value for each in value):
+    if kinds == {list} and all(
+        isinstance(each, str) for value in values if value for each in value
+    ):
         return pa.list_(pa.string())
     return None
 
 
 def _text(value: Any) -> str:
-    """Return a value as it would be written; a whole number that JSON has as a fraction, without it."""
+    """Return a value as it would be written; a whole number that JSON has as a fraction, without
+    it.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return msgspec.json.encode(value).decode()

@@ -1,6 +1,8 @@
-"""Times as text in any usual form: which form a column has, and its values in microseconds since 1970.
+"""Times as text in any usual form: which form a column has, and its values in microseconds since
+1970.
 
-ISO 8601 needs no form, nor does a zone behind it (`2025-09-01 00:01:25 UTC`, `+02`). Others are forms of `strptime`, which DuckDB reads.
+ISO 8601 needs no form, nor does a zone behind it (`2025-09-01 00:01:25 UTC`, `+02`). Others are
+forms of `strptime`, which DuckDB reads.
 """
 
 import re
@@ -16,9 +18,24 @@ import pyarrow.compute as pc
 from tailorbird.errors import InputError
 
 _DATES = (
-    "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y",
-    "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%a, %d %b %Y", "%d/%b/%Y", "%Y%m%d",
-)  # fmt: skip
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%d.%m.%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%d.%m.%y",
+    "%d/%m/%y",
+    "%m/%d/%y",
+    "%d %b %Y",
+    "%b %d, %Y",
+    "%d %B %Y",
+    "%B %d, %Y",
+    "%a, %d %b %Y",
+    "%d/%b/%Y",
+    "%Y%m%d",
+)
 _TIMES = ("", "%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p", "%H%M%S")
 _BETWEEN = (" ", "T", ", ", ":", "")
 _ZONES = ("", " %z", "%z", " UTC", " GMT", "Z")
@@ -43,16 +60,22 @@ class TimeForms:
 def forms_of_times(column: pa.Array) -> TimeForms | None:
     """Return the forms that the values of a column of text fit; None where they are no times.
 
-    Of forms that differ in day and month alone, the one is taken by which the rows are in order of time, where there is one.
+    Of forms that differ in day and month alone, the one is taken by which the rows are in order of
+    time, where there is one.
     """
     known = column.drop_null()
     if not len(known) or not _LOOKS_LIKE_TIME.search(first := known[0].as_py()):
         return None
-    if _share([moment_of(text, UTC) is not None for text in known.slice(0, 1_000).to_pylist()]) >= _FITS:
+    if (
+        _share([moment_of(text, UTC) is not None for text in known.slice(0, 1_000).to_pylist()])
+        >= _FITS
+    ):
         return TimeForms(("",))
     fitting = _fitting(first)
     parsed = {form: parse_times(known, form, "UTC") for form in fitting}
-    parsed = {form: times for form, times in parsed.items() if 1 - times.null_count / len(times) >= _FITS}
+    parsed = {
+        form: times for form, times in parsed.items() if 1 - times.null_count / len(times) >= _FITS
+    }
     if not parsed:
         return None
     distinct: dict[str, pa.Array] = {}
@@ -85,7 +108,9 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
 def _fitting(text: str) -> list[str]:
     """Return the forms that one value has."""
     candidates = _candidates()
-    tried = ", ".join(f"try_strptime(trim(text), {_quoted(form)}) IS NOT NULL" for form in candidates)
+    tried = ", ".join(
+        f"try_strptime(trim(text), {_quoted(form)}) IS NOT NULL" for form in candidates
+    )
     with _connected() as connection:
         row = connection.execute(f"SELECT {tried} FROM (SELECT ? AS text)", [text]).fetchone()
     return [form for form, fits in zip(candidates, row or (), strict=False) if fits]
@@ -95,7 +120,9 @@ def _connected() -> Any:
     try:
         import duckdb
     except ModuleNotFoundError:
-        raise InputError("to read times of this form, DuckDB is needed", fix="pip install 'tailorbird[files]'") from None
+        raise InputError(
+            "to read times of this form, DuckDB is needed", fix="pip install 'tailorbird[files]'"
+        ) from None
     connection = duckdb.connect(config={"threads": 1})
     connection.execute("SET TimeZone = 'UTC'")
     return connection
@@ -106,7 +133,9 @@ def _quoted(text: str) -> str:
 
 
 def moment_of(text: str | None, zone: tzinfo) -> datetime | None:
-    """Return an ISO time, also with the name UTC behind it; None where it is none. `zone` is of times that name none."""
+    """Return an ISO time, also with the name UTC behind it; None where it is none. `zone` is of
+    times that name none.
+    """
     if text is None:
         return None
     for name in _UTC_NAMES:
@@ -122,7 +151,10 @@ def moment_of(text: str | None, zone: tzinfo) -> datetime | None:
 
 def _candidates() -> list[str]:
     bare = list(_DATES)
-    timed = [date + between + time + zone for date, between, time, zone in product(_DATES, _BETWEEN, _TIMES[1:], _ZONES)]
+    timed = [
+        date + between + time + zone
+        for date, between, time, zone in product(_DATES, _BETWEEN, _TIMES[1:], _ZONES)
+    ]
     return [*bare, *timed]
 
 
@@ -133,7 +165,9 @@ def _share(fits: list[bool]) -> float:
 def _is_ordered(times: pa.Array) -> bool:
     known = times.drop_null()
     steps = pc.subtract(known.slice(1), known.slice(0, max(len(known) - 1, 0)))
-    return bool(pc.all(pc.greater_equal(steps, 0)).as_py() or pc.all(pc.less_equal(steps, 0)).as_py())
+    return bool(
+        pc.all(pc.greater_equal(steps, 0)).as_py() or pc.all(pc.less_equal(steps, 0)).as_py()
+    )
 
 
 def _example(texts: pa.Array, parsed: list[pa.Array]) -> str:

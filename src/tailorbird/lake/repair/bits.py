@@ -1,7 +1,8 @@
-"""A flipped bit, found by the checksum that it broke: there is one content of the file that has it, and few that are a bit away.
+"""A flipped bit, found by the checksum that it broke: there is one content of the file that has it,
+and few that are a bit away.
 
-The search costs a hash for each bit of the file, so it is for files that are small. A line of a chained file carries its own
-checksum, and so is found in any file.
+The search costs a hash for each bit of the file, so it is for files that are small. A line of a
+chained file carries its own checksum, and so is found in any file.
 """
 
 import hashlib
@@ -35,9 +36,11 @@ def turned_back(data: bytes, sha256: str) -> bytes | None:
 
 
 def chain_turned_back(data: bytes, origin: str) -> tuple[bytes, list[int]] | None:
-    """A chained file (`lake.chained`) with the bits turned back that were flipped, at most one a line, and the numbers of those lines.
+    """A chained file (`lake.chained`) with the bits turned back that were flipped, at most one a
+    line, and the numbers of those lines.
 
-    None where a line has more wrong with it, or is gone. What stands behind the last whole line is left away.
+    None where a line has more wrong with it, or is gone. What stands behind the last whole line is
+    left away.
     """
     chain = hashlib.sha256(origin.encode()).hexdigest()
     whole: list[bytes] = []

@@ -1,13 +1,17 @@
-"""A ledger that is gone, written anew from the tables' own logs, which say what each commit did but not the checksums of its files.
+"""A ledger that is gone, written anew from the tables' own logs, which say what each commit did but
+not the checksums of its files.
 
-The checksum of a file that is there, of the size that its commit says, is taken as it is; whether it holds what it held, `lake verify
---deep` tells of the rows that the archive has. A file that is gone or of another size enters without one: its rows may come back from
-their log, or from the archive, where size and number of rows are what the commit says.
+The checksum of a file that is there, of the size that its commit says, is taken as it is; whether
+it holds what it held, `lake verify --deep` tells of the rows that the archive has. A file that is
+gone or of another size enters without one: its rows may come back from their log, or from the
+archive, where size and number of rows are what the commit says.
 
-A log that was trimmed begins with a checkpoint: what that says enters as one commit, and versions before it are not known any more.
+A log that was trimmed begins with a checkpoint: what that says enters as one commit, and versions
+before it are not known any more.
 
-The new ledger has fewer lines than the old one had, so the place up to which the table `commits` has mirrored it would lie beyond its end.
-What the table has rows of comes first, then a line that says so, then the rest.
+The new ledger has fewer lines than the old one had, so the place up to which the table `commits`
+has mirrored it would lie beyond its end. What the table has rows of comes first, then a line that
+says so, then the rest.
 """
 
 import hashlib
@@ -38,11 +42,21 @@ def lines_anew(lake: Path) -> list[Line]:
         ValueError: a table's log does not say what is in it; which, and why.
     """
     logs = _logs(lake)
-    lines = [line for table in TABLES if (lake / table / "_delta_log").is_dir() for line in _of_table(lake / table, table, logs)]
+    lines = [
+        line
+        for table in TABLES
+        if (lake / table / "_delta_log").is_dir()
+        for line in _of_table(lake / table, table, logs)
+    ]
     lines.sort(key=lambda line: line.written_at)
     position, told = _mirrored(lake / MIRROR)
     mirrored = [
-        line for line in lines if line.table == MIRROR or line.kind != "commit" or told is None or (line.table, line.version) in told
+        line
+        for line in lines
+        if line.table == MIRROR
+        or line.kind != "commit"
+        or told is None
+        or (line.table, line.version) in told
     ]
     if not position:
         return lines
@@ -51,7 +65,9 @@ def lines_anew(lake: Path) -> list[Line]:
 
 
 def _mirrored(path: Path) -> tuple[int, set[tuple[str, int]] | None]:
-    """How far the table `commits` has the old ledger, and of which commits it has a row; None where a file of it cannot be read."""
+    """How far the table `commits` has the old ledger, and of which commits it has a row; None where
+    a file of it cannot be read.
+    """
     if not (path / "_delta_log").is_dir():
         return 0, set()
     try:
@@ -67,13 +83,22 @@ def _mirrored(path: Path) -> tuple[int, set[tuple[str, int]] | None]:
 
 
 def write_anew(lake: Path, lines: list[Line], clock: Clock) -> None:
-    """Write the ledger, and its length into the file of positions, which else tells that lines are missing."""
+    """Write the ledger, and its length into the file of positions, which else tells that lines are
+    missing.
+    """
     ledger = Ledger(lake / "ledger.jsonl", writer=True)
     for line in lines:
         ledger.append(
-            line.kind, line.table, line.version, written_at=line.written_at or clock.now(), rows=line.rows, positions=line.positions,
-            commit_sha256=line.commit_sha256, files=line.files, removed=line.removed,
-        )  # fmt: skip
+            line.kind,
+            line.table,
+            line.version,
+            written_at=line.written_at or clock.now(),
+            rows=line.rows,
+            positions=line.positions,
+            commit_sha256=line.commit_sha256,
+            files=line.files,
+            removed=line.removed,
+        )
     if (positions := _positions(lake)) is not None:
         positions.ledger = len(lines)
         store_positions(lake, positions)
@@ -90,7 +115,15 @@ def _positions(lake: Path) -> Positions | None:
 def _logs(lake: Path) -> Collection[str]:
     """The names of logs that a table may have rows of, as far as they are known."""
     positions = _positions(lake)
-    return {"routed", "ledger", *(log for logs in (positions.tables.values() if positions is not None else ()) for log in logs)}
+    return {
+        "routed",
+        "ledger",
+        *(
+            log
+            for logs in (positions.tables.values() if positions is not None else ())
+            for log in logs
+        ),
+    }
 
 
 def _of_table(path: Path, table: str, logs: Collection[str]) -> list[Line]:
@@ -101,7 +134,9 @@ def _of_table(path: Path, table: str, logs: Collection[str]) -> list[Line]:
     for version in versions[1:] if versions[0] else versions:
         data = commit_path(path, version).read_bytes()
         if (fault := foreign.torn(data, version)) is not None:
-            if version and (version == versions[-1] or foreign.of_others(foreign.strange_commits(path, {}))):
+            if version and (
+                version == versions[-1] or foreign.of_others(foreign.strange_commits(path, {}))
+            ):
                 break  # what is set aside once there is a ledger
             raise ValueError(f"version {version} of table {table} {fault}")
         lines.append(_of_commit(path, table, version, data))
@@ -116,14 +151,25 @@ def _of_commit(path: Path, table: str, version: int, data: bytes) -> Line:
     for action in map(json.loads, data.splitlines()):
         if "add" in action:
             add = action["add"]
-            files.append(_file(path, add["path"], add["size"], json.loads(add["stats"])["numRecords"]))
+            files.append(
+                _file(path, add["path"], add["size"], json.loads(add["stats"])["numRecords"])
+            )
         elif "remove" in action:
             removed.append(action["remove"]["path"])
         elif "txn" in action:
             positions[action["txn"]["appId"]] = action["txn"]["version"]
         elif "commitInfo" in action:
             written_at = int(action["commitInfo"].get("timestamp", 0)) * 1000
-    line = Line(n=0, kind="commit", table=table, version=version, positions=positions, files=files, removed=removed, written_at=written_at)
+    line = Line(
+        n=0,
+        kind="commit",
+        table=table,
+        version=version,
+        positions=positions,
+        files=files,
+        removed=removed,
+        written_at=written_at,
+    )
     rows = 0 if removed else sum(file.rows for file in files)
     return msgspec.structs.replace(line, rows=rows, commit_sha256=hashlib.sha256(data).hexdigest())
 
@@ -131,20 +177,37 @@ def _of_commit(path: Path, table: str, version: int, data: bytes) -> Line:
 def _trimmed(path: Path, table: str, begin: int, logs: Collection[str]) -> list[Line]:
     checkpoint = checkpoint_path(path, begin)
     if not checkpoint.exists():
-        raise ValueError(f"the log of table {table} begins at version {begin}, and the checkpoint before it is gone")
+        raise ValueError(
+            f"the log of table {table} begins at version {begin}, and the checkpoint before "
+            "it is gone"
+        )
     try:
         delta = delta_table(path, begin)
-        actions = pa.table(delta.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
-        positions = {log: at for log in sorted(logs) if (at := delta.transaction_version(log)) is not None}
+        actions = (
+            pa.table(delta.get_add_actions())
+            .select(["path", "size_bytes", "num_records"])
+            .to_pylist()
+        )
+        positions = {
+            log: at for log in sorted(logs) if (at := delta.transaction_version(log)) is not None
+        }
     except Exception as error:  # deltalake raises what it likes
-        raise ValueError(f"the checkpoint of table {table} at version {begin} cannot be read") from error
+        raise ValueError(
+            f"the checkpoint of table {table} at version {begin} cannot be read"
+        ) from error
     files = [_file(path, one["path"], one["size_bytes"], one["num_records"]) for one in actions]
     last = _of_commit(path, table, begin, commit_path(path, begin).read_bytes())
     whole = File(checkpoint.name, checkpoint.stat().st_size, durable.sha256_of(checkpoint))
     at = last.written_at
     return [
         Line(n=0, kind="commit", table=table, version=0, written_at=at),
-        msgspec.structs.replace(last, rows=sum(file.rows for file in files), positions=positions, files=files, removed=[]),
+        msgspec.structs.replace(
+            last,
+            rows=sum(file.rows for file in files),
+            positions=positions,
+            files=files,
+            removed=[],
+        ),
         Line(n=0, kind="checkpoint", table=table, version=begin, files=[whole], written_at=at),
         Line(n=0, kind="trimmed", table=table, version=begin, written_at=at),
     ]

@@ -1,10 +1,12 @@
-"""Logs in SQLite files: whether each reads as it was written, and making a raw or an answer log anew of what is left.
+"""Logs in SQLite files: whether each reads as it was written, and making a raw or an answer log
+anew of what is left.
 
     block in the archive, or taken into `answers` already     → not needed, or had from there
     block that fits its own and the sum before it              → kept
     any other block                                            → lost: the log is left as it is, and what is lost is told
 
-A damaged routed log is not made anew: the router's index of what it has seen stands in the same file.
+A damaged routed log is not made anew: the router's index of what it has seen stands in the same
+file.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,9 @@ from tailorbird.stream.reading import COLUMNS, fitting, head_row
 
 @dataclass(frozen=True)
 class Salvage:
-    """What a log would be made of: blocks in order, from where on, up to where, and the rows that none holds."""
+    """What a log would be made of: blocks in order, from where on, up to where, and the rows that
+    none holds.
+    """
 
     start: int
     end: int
@@ -94,7 +98,10 @@ def write_anew(path: Path, partition: str, found: Salvage, aside: Path) -> None:
     draft = path.with_name(f"mended-{path.name}")
     for part in _parts(draft):
         part.unlink(missing_ok=True)
-    with embedded.open_writer(draft, partition=partition, first=found.start) as writer, writer.transaction():
+    with (
+        embedded.open_writer(draft, partition=partition, first=found.start) as writer,
+        writer.transaction(),
+    ):
         for stored in found.blocks:
             writer.skip_to(stored.offset)
             writer.append([stored.block])
@@ -119,4 +126,6 @@ def spans(lost: list[tuple[int, int]]) -> str:
     >>> spans([(3, 9), (12, 13)])
     'rows 3 to 8, 12'
     """
-    return "rows " + ", ".join(f"{first:,}" if end == first + 1 else f"{first:,} to {end - 1:,}" for first, end in lost)
+    return "rows " + ", ".join(
+        f"{first:,}" if end == first + 1 else f"{first:,} to {end - 1:,}" for first, end in lost
+    )

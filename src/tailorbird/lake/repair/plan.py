@@ -1,4 +1,6 @@
-"""What a repair would do: the damaged files that can be had again, and those that cannot; and putting a file back."""
+"""What a repair would do: the damaged files that can be had again, and those that cannot; and
+putting a file back.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

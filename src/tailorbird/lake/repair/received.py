@@ -1,6 +1,8 @@
-"""What is damaged of what came in, and what it can be made anew from: files of the archive, raw logs, answer logs.
+"""What is damaged of what came in, and what it can be made anew from: files of the archive, raw
+logs, answer logs.
 
-A file of the archive: a flipped bit, turned back, or what the raw log still has of its rows. Logs: see `repair.logs`.
+A file of the archive: a flipped bit, turned back, or what the raw log still has of its rows. Logs:
+see `repair.logs`.
 """
 
 import hashlib
@@ -16,7 +18,15 @@ from tailorbird.lake.repair import logs
 from tailorbird.lake.repair.bits import turned_back
 from tailorbird.lake.repair.plan import Beyond, Mend, Plan, put_back
 from tailorbird.lock import FileLock
-from tailorbird.stream import Stored, Stream, answer_logs, open_reader, raw_addresses, raw_logs, routed_path
+from tailorbird.stream import (
+    Stored,
+    Stream,
+    answer_logs,
+    open_reader,
+    raw_addresses,
+    raw_logs,
+    routed_path,
+)
 
 
 def archived_file(lake: Path, stream: Stream, file: Archived, plan: Plan) -> None:
@@ -31,7 +41,10 @@ def archived_file(lake: Path, stream: Stream, file: Archived, plan: Plan) -> Non
         data, source = turned_back(path.read_bytes(), file.sha256), "a flipped bit, turned back"
     if data is None:
         rows = f"rows {file.first:,} to {file.end - 1:,} of {file.partition}"
-        lost = f"the bodies of {rows} as they were received; what was made of them stands in the tables, as far as these are whole"
+        lost = (
+            f"the bodies of {rows} as they were received; what was made of them stands in the "
+            "tables, as far as these are whole"
+        )
         plan.beyond.append(Beyond(str(path), fault, lost))
         return
     plan.mends.append(Mend(str(path), fault, source, partial(put_back, lake, path, data)))
@@ -67,20 +80,41 @@ def logs_of(lake: Path, stream: Path, archive: Archive, positions: Positions, pl
         _log(lake, path, producer, copies, needed, archive.positions().get(producer, 0), lost, plan)
     for producer, path in answer_logs(stream).items():
         needed = positions.tables.get("answers", {}).get(path.stem, 0)
-        _log(lake, path, producer, list, needed, needed, "the features that answers were given by", plan)
+        _log(
+            lake,
+            path,
+            producer,
+            list,
+            needed,
+            needed,
+            "the features that answers were given by",
+            plan,
+        )
     path = routed_path(stream)
     if path.exists() and (fault := logs.log_fault(path)) is not None:
-        reached = min((logs_[log] for logs_ in positions.tables.values() for log in logs_ if log == "routed"), default=0)
+        reached = min(
+            (logs_[log] for logs_ in positions.tables.values() for log in logs_ if log == "routed"),
+            default=0,
+        )
         lost = (
-            f"what was routed before {reached:,} is in the lake, what came behind is still in the raw logs; but what the router knows "
-            "of events, people and answers of the last days stands in this file alone: restore it from a copy"
+            f"what was routed before {reached:,} is in the lake, what came behind is still "
+            "in the raw logs; but what the router knows "
+            "of events, people and answers of the last days stands in this file alone: "
+            "restore it from a copy"
         )
         plan.beyond.append(Beyond(str(path), fault, lost))
 
 
 def _log(
-    lake: Path, path: Path, producer: str, elsewhere: Callable[[], list[Stored]], needed: int, end: int, lost: str, plan: Plan
-) -> None:  # fmt: skip
+    lake: Path,
+    path: Path,
+    producer: str,
+    elsewhere: Callable[[], list[Stored]],
+    needed: int,
+    end: int,
+    lost: str,
+    plan: Plan,
+) -> None:
     fault = logs.log_fault(path)
     if fault is None:
         return
@@ -88,8 +122,14 @@ def _log(
     if found.lost:
         plan.beyond.append(Beyond(str(path), fault, f"{logs.spans(found.lost)}: {lost}"))
         return
-    source = "archive and tables, and the blocks behind them that are whole" if found.blocks else "nobody needs what it held"
-    plan.mends.append(Mend(str(path), fault, source, partial(_put_log, lake, path, producer, found)))
+    source = (
+        "archive and tables, and the blocks behind them that are whole"
+        if found.blocks
+        else "nobody needs what it held"
+    )
+    plan.mends.append(
+        Mend(str(path), fault, source, partial(_put_log, lake, path, producer, found))
+    )
 
 
 def _put_log(lake: Path, path: Path, producer: str, found: logs.Salvage) -> None:

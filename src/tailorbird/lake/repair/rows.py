@@ -1,4 +1,5 @@
-"""The rows that a commit of the lake held, from where they still are: their log, other tables, the ledger.
+"""The rows that a commit of the lake held, from where they still are: their log, other tables, the
+ledger.
 
 They are made as `lake.role` made them. Who takes them holds what comes out against the ledger.
 """
@@ -33,9 +34,11 @@ from tailorbird.stream import (
     raw_addresses,
     raw_path,
     routed_address,
-)  # fmt: skip
+)
 
-RouteAgain = Callable[[Path], AbstractContextManager[Callable[[], None]]]  # a router on a folder, that routes what there is when called
+RouteAgain = Callable[
+    [Path], AbstractContextManager[Callable[[], None]]
+]  # a router on a folder, that routes what there is when called
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
 
@@ -50,7 +53,9 @@ def before(line: Line, known: dict[int, Line]) -> dict[str, int]:
 
 
 def from_log(stream: Stream, lake: Lake, table: str, line: Line, start: int) -> pa.Table | None:
-    """A commit's rows from the log that fed it; None where the log does not hold them any more, or is damaged."""
+    """A commit's rows from the log that fed it; None where the log does not hold them any more, or
+    is damaged.
+    """
     (log, end), *_ = line.positions.items()
     address = _address(stream, log)
     if address is None:
@@ -67,7 +72,11 @@ def from_events(lake: Lake, table: str, line: Line, start: int) -> pa.Table | No
     """The rows of `users` or `items`, from the events that carry the profiles."""
     import pyarrow.dataset as ds
 
-    where = (ds.field("p") >= start) & (ds.field("p") < line.positions["routed"]) & (ds.field("type") == table[:-1])
+    where = (
+        (ds.field("p") >= start)
+        & (ds.field("p") < line.positions["routed"])
+        & (ds.field("type") == table[:-1])
+    )
     try:
         return etl.profiles(lake.table("events", ROUTED.names, where).sort_by("p"), table[:-1])
     except (TailorbirdError, OSError, pa.ArrowException):
@@ -76,7 +85,11 @@ def from_events(lake: Lake, table: str, line: Line, start: int) -> pa.Table | No
 
 def from_ledger(ledger: Ledger, line: Line, start: int) -> pa.Table | None:
     """The rows of `commits`; None where the ledger that held them was lost itself."""
-    return None if start < ledger.begin else etl.ledger_rows(ledger.told(start, line.positions["ledger"]))
+    return (
+        None
+        if start < ledger.begin
+        else etl.ledger_rows(ledger.told(start, line.positions["ledger"]))
+    )
 
 
 def part_of(rows: pa.Table, path: str, spec: TableSpec) -> pa.Table | None:
@@ -85,11 +98,18 @@ def part_of(rows: pa.Table, path: str, spec: TableSpec) -> pa.Table | None:
     return dict(split_by_partition(rows, spec)).get(day)
 
 
-def route_archive(archive: Archive, stream: Stream, folder: Path, route_again: RouteAgain, cuts: Collection[int] | None) -> None:
-    """Route all that was ever received again, into a folder of its own: from the archive, and what is not in it yet from the logs.
+def route_archive(
+    archive: Archive,
+    stream: Stream,
+    folder: Path,
+    route_again: RouteAgain,
+    cuts: Collection[int] | None,
+) -> None:
+    """Route all that was ever received again, into a folder of its own: from the archive, and what
+    is not in it yet from the logs.
 
-    A routed row's position depends on which bodies the router took in one step. Each raw row made one routed row, so what is known of
-    the steps is told in routed positions.
+    A routed row's position depends on which bodies the router took in one step. Each raw row made
+    one routed row, so what is known of the steps is told in routed positions.
 
     Args:
         cuts: routed positions at which a step ended; None for a step with each body.
@@ -100,11 +120,16 @@ def route_archive(archive: Archive, stream: Stream, folder: Path, route_again: R
     live = raw_addresses(stream)
     names = sorted({file.partition for file in archive.files} | live.keys())
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(open_writer(raw_path(folder, name), partition=name)) for name in names}
+        writers = {
+            name: stack.enter_context(open_writer(raw_path(folder, name), partition=name))
+            for name in names
+        }
         route = stack.enter_context(route_again(folder))
         waiting: dict[str, list[Stored]] = {name: [] for name in names}
         rows = 0
-        for _, name, stored in heapq.merge(*(_received(name, archive, live.get(name)) for name in names), key=lambda each: each[:2]):
+        for _, name, stored in heapq.merge(
+            *(_received(name, archive, live.get(name)) for name in names), key=lambda each: each[:2]
+        ):
             waiting[name].append(stored)
             rows += stored.block.rows
             if cuts is None or rows + 1 in cuts:
@@ -114,7 +139,9 @@ def route_archive(archive: Archive, stream: Stream, folder: Path, route_again: R
         route()
 
 
-def _received(name: str, archive: Archive, live: "Address | None") -> Iterator[tuple[int, str, Stored]]:
+def _received(
+    name: str, archive: Archive, live: "Address | None"
+) -> Iterator[tuple[int, str, Stored]]:
     """The bodies of a raw log, each with when it came in."""
     newest = at = 0
     for file in archive.files:
@@ -133,7 +160,11 @@ def _received(name: str, archive: Archive, live: "Address | None") -> Iterator[t
 
 
 def _received_at(stored: Stored) -> int:
-    return msgspec.json.decode(stored.block.receipt, type=Receipt).received_at if stored.block.kind == "body" else 0
+    return (
+        msgspec.json.decode(stored.block.receipt, type=Receipt).received_at
+        if stored.block.kind == "body"
+        else 0
+    )
 
 
 def _append(writers: Mapping[str, EmbeddedWriter], waiting: dict[str, list[Stored]]) -> None:
@@ -171,7 +202,8 @@ def _made(blocks: list[Stored], lake: Lake, table: str, start: int, producer: st
         return etl.routed_rows(blocks, table)
     events = etl.behind(etl.routed_rows(blocks, "events"), start)
     if table == "duplicates":
-        # What the lake itself dropped: imports and replays that repeat what is older than the router's index.
+        # What the lake itself dropped: imports and replays that repeat what is older than the
+        # router's index.
         dropped = _without(events, lake, "events")
         return pa.concat_tables([etl.routed_rows(blocks, table), etl.as_duplicates(dropped)])
     events = _without(events, lake, "duplicates")
@@ -185,6 +217,8 @@ def _without(events: pa.Table, lake: Lake, table: str) -> pa.Table:
         return events if table == "duplicates" else events.slice(0, 0)
     known: set[tuple] = set()
     with suppress(TailorbirdError, OSError, pa.ArrowException):
-        known = set(zip(*(lake.table(table, _RAW).column(name).to_pylist() for name in _RAW), strict=True))
+        known = set(
+            zip(*(lake.table(table, _RAW).column(name).to_pylist() for name in _RAW), strict=True)
+        )
     keys = zip(*(events.column(name).to_pylist() for name in _RAW), strict=True)
     return events.filter(pa.array([key not in known for key in keys], pa.bool_()))

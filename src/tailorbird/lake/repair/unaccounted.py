@@ -1,8 +1,9 @@
 """Raw rows that were routed and are in no table: what was made of them, from where it still is.
 
-A lost commit leaves none: its files are looked for as others are. These were passed over, by positions that said more than was true. The
-routed log has what the router made of them, until it is deleted; then the archive is routed again. What stands at a p that the
-lake has for another row is not what it was, and is not taken.
+A lost commit leaves none: its files are looked for as others are. These were passed over, by
+positions that said more than was true. The routed log has what the router made of them, until it is
+deleted; then the archive is routed again. What stands at a p that the lake has for another row is
+not what it was, and is not taken.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,8 +37,12 @@ class Back:
     places: frozenset[tuple[str, int]]
 
 
-def find(stream: Stream, lake: Lake, wanted: Wanted, routed_again: Iterable[Path]) -> Iterator[Back]:
-    """What can be had of the rows, from the routed log first; what one source has is not asked of the next."""
+def find(
+    stream: Stream, lake: Lake, wanted: Wanted, routed_again: Iterable[Path]
+) -> Iterator[Back]:
+    """What can be had of the rows, from the routed log first; what one source has is not asked of
+    the next.
+    """
     left = {(partition, row) for partition, rows in wanted.items() for row in rows}
     yield from _found(stream, lake, "the routed log, which still has the rows", left)
     if left:
@@ -53,8 +58,11 @@ def _found(stream: Stream, lake: Lake, source: str, left: set[tuple[str, int]]) 
     except TailorbirdError:
         return
     events = _free(lake, kinds["events"])
-    # What repeated one of these since then stands in the table as if it were the first: so whatever is there counts.
-    kept, repeats = etl.split_repeats(events, lambda days, _: lake.rows_of_days(days, _EVERY_P, list(etl.KEY_COLUMNS)))
+    # What repeated one of these since then stands in the table as if it were the first: so whatever
+    # is there counts.
+    kept, repeats = etl.split_repeats(
+        events, lambda days, _: lake.rows_of_days(days, _EVERY_P, list(etl.KEY_COLUMNS))
+    )
     rows = {
         "users": etl.profiles(kept, "user"),
         "items": etl.profiles(kept, "item"),
@@ -62,7 +70,11 @@ def _found(stream: Stream, lake: Lake, source: str, left: set[tuple[str, int]]) 
         "quarantine": kinds["quarantine"],
         "duplicates": pa.concat_tables([kinds["duplicates"], etl.as_duplicates(repeats)]),
     }
-    places = frozenset(place for table in (events, kinds["quarantine"], kinds["duplicates"]) for place in _places(table))
+    places = frozenset(
+        place
+        for table in (events, kinds["quarantine"], kinds["duplicates"])
+        for place in _places(table)
+    )
     if places:
         left -= places
         yield Back(source, {name: table for name, table in rows.items() if len(table)}, places)
@@ -78,7 +90,11 @@ def _read(stream: Stream, left: set[tuple[str, int]]) -> dict[str, pa.Table]:
             for kind in _KINDS:
                 rows = etl.routed_rows(blocks, kind)
                 if len(rows):
-                    found[kind].append(rows.filter(pa.array([place in left for place in _places(rows)], pa.bool_())))
+                    found[kind].append(
+                        rows.filter(
+                            pa.array([place in left for place in _places(rows)], pa.bool_())
+                        )
+                    )
     return {kind: pa.concat_tables(tables) for kind, tables in found.items()}
 
 

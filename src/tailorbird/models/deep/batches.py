@@ -1,11 +1,13 @@
-"""Rows to learn from, in blocks, and the batches of an epoch: a pure function of seed and epoch, whatever the rows lie in.
+"""Rows to learn from, in blocks, and the batches of an epoch: a pure function of seed and epoch,
+whatever the rows lie in.
 
     Rows         arrays in memory
     PartRows     Arrow files of a folder, memory-mapped: of a set larger than memory only the blocks being mixed are held
 
     an epoch     order of blocks drawn → `BLOCKS_MIXED` at a time, their rows shuffled together → batches, the rest going to the next
 
-With `negative_share` each epoch draws its own negatives: a row without a positive of some head counts for that head only if it was drawn.
+With `negative_share` each epoch draws its own negatives: a row without a positive of some head
+counts for that head only if it was drawn.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +31,9 @@ _MATRIX, _WEIGHT, _LABEL = "matrix", "weight", "label:"
 
 @dataclass(frozen=True)
 class Block:
-    """`matrix` (n, columns), `labels` (n, heads) with NaN where unknown, `weight` (n,), each float32."""
+    """`matrix` (n, columns), `labels` (n, heads) with NaN where unknown, `weight` (n,), each
+    float32.
+    """
 
     matrix: Matrix
     labels: Matrix
@@ -76,7 +80,10 @@ class Rows:
 
     def __post_init__(self) -> None:
         if self.matrix.dtype != np.float32:
-            raise UsageError(f"expected a float32 matrix, got {self.matrix.dtype}", fix="cast before training, not after")
+            raise UsageError(
+                f"expected a float32 matrix, got {self.matrix.dtype}",
+                fix="cast before training, not after",
+            )
         if not self.labels:
             raise UsageError("there is no label to learn from", fix="name at least one head")
 
@@ -89,17 +96,28 @@ class Rows:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(min(self.block_rows, len(self) - start) for start in range(0, len(self), self.block_rows))
+        return tuple(
+            min(self.block_rows, len(self) - start)
+            for start in range(0, len(self), self.block_rows)
+        )
 
     def block(self, place: int) -> Block:
         return _rows(self, slice(place * self.block_rows, (place + 1) * self.block_rows))
 
     def only(self, heads: Sequence[str]) -> "Rows":
         """The same rows with some of the labels."""
-        return Rows(self.matrix, {head: self.labels[head] for head in heads}, self.weight, self.lengths, self.block_rows)
+        return Rows(
+            self.matrix,
+            {head: self.labels[head] for head in heads},
+            self.weight,
+            self.lengths,
+            self.block_rows,
+        )
 
     def cut(self, share: float) -> tuple["Rows", "Rows"]:
-        """The older rows, and the newest `share` of them; rows lie in order of time, and requests stay whole where they are told."""
+        """The older rows, and the newest `share` of them; rows lie in order of time, and requests
+        stay whole where they are told.
+        """
         at = round(len(self) * (1 - share))
         split = 0
         if self.lengths is not None:
@@ -107,13 +125,24 @@ class Rows:
             split = int(np.searchsorted(ends, at, side="right"))
             at = int(ends[split - 1]) if split else 0
         if not 0 < at < len(self):
-            raise UsageError(f"{len(self)} rows cannot be cut into two parts", fix="give validation rows, or more rows")
-        return self._slice(slice(None, at), slice(None, split)), self._slice(slice(at, None), slice(split, None))
+            raise UsageError(
+                f"{len(self)} rows cannot be cut into two parts",
+                fix="give validation rows, or more rows",
+            )
+        return self._slice(slice(None, at), slice(None, split)), self._slice(
+            slice(at, None), slice(split, None)
+        )
 
     def _slice(self, rows: slice, requests: slice) -> "Rows":
         labels = {head: label[rows] for head, label in self.labels.items()}
         weight = None if self.weight is None else self.weight[rows]
-        return Rows(self.matrix[rows], labels, weight, None if self.lengths is None else self.lengths[requests], self.block_rows)
+        return Rows(
+            self.matrix[rows],
+            labels,
+            weight,
+            None if self.lengths is None else self.lengths[requests],
+            self.block_rows,
+        )
 
 
 @dataclass(frozen=True)
@@ -134,17 +163,25 @@ class PartRows:
         """
         paths = sorted(folder.glob("*.arrow"))
         if not paths:
-            raise InputError("there are no parts", where=str(folder), fix="write them with write_parts")
+            raise InputError(
+                "there are no parts", where=str(folder), fix="write them with write_parts"
+            )
         readers, sizes, where = [], [], []
         for path in paths:
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)))
-                sizes += [reader.get_batch(batch).num_rows for batch in range(reader.num_record_batches)]
+                sizes += [
+                    reader.get_batch(batch).num_rows for batch in range(reader.num_record_batches)
+                ]
             except (pa.ArrowException, OSError) as error:
-                raise InputError(f"cannot be read: {error}", where=str(path), fix="write the parts again") from error
+                raise InputError(
+                    f"cannot be read: {error}", where=str(path), fix="write the parts again"
+                ) from error
             where += [(len(readers), batch) for batch in range(reader.num_record_batches)]
             readers.append(reader)
-        heads = tuple(name.removeprefix(_LABEL) for name in readers[0].schema.names if name.startswith(_LABEL))
+        heads = tuple(
+            name.removeprefix(_LABEL) for name in readers[0].schema.names if name.startswith(_LABEL)
+        )
         return cls(heads, tuple(sizes), tuple(readers), tuple(where))
 
     def __len__(self) -> int:
@@ -169,13 +206,19 @@ class SomeRows:
 
     rows: Blocks
     sizes: tuple[int, ...]
-    _chosen: tuple[tuple[int, npt.NDArray[np.intp]], ...]  # of each block its place in `rows`, and which rows of it
+    _chosen: tuple[
+        tuple[int, npt.NDArray[np.intp]], ...
+    ]  # of each block its place in `rows`, and which rows of it
 
     @classmethod
     def of(cls, rows: Blocks, chosen: npt.NDArray[np.bool_]) -> "SomeRows":
         """Those that are chosen, shape (n,)."""
         ends = np.cumsum(rows.sizes)[:-1]
-        found = [(place, np.flatnonzero(some)) for place, some in enumerate(np.split(chosen, ends)) if some.any()]
+        found = [
+            (place, np.flatnonzero(some))
+            for place, some in enumerate(np.split(chosen, ends))
+            if some.any()
+        ]
         return cls(rows, tuple(len(some) for _, some in found), tuple(found))
 
     @property
@@ -190,7 +233,8 @@ class SomeRows:
 def write_parts(folder: Path, pieces: Iterable[Rows], *, block_rows: int = BLOCK) -> PartRows:
     """Write rows to a new folder, so that one piece at a time is in memory.
 
-    Blocks, and with them every draw, are those that the same rows have in memory: they go over the ends of pieces.
+    Blocks, and with them every draw, are those that the same rows have in memory: they go over the
+    ends of pieces.
     """
     folder.mkdir(parents=True)
     for number, (heads, blocks) in enumerate(_blocks(pieces, block_rows)):
@@ -199,7 +243,9 @@ def write_parts(folder: Path, pieces: Iterable[Rows], *, block_rows: int = BLOCK
 
 
 def write_blocks(folder: Path, rows: Blocks) -> PartRows:
-    """Write rows to a new folder block by block, as they are: whoever maps them draws what the rows themselves would give."""
+    """Write rows to a new folder block by block, as they are: whoever maps them draws what the rows
+    themselves would give.
+    """
     folder.mkdir(parents=True)
     blocks = (rows.block(place) for place in range(len(rows.sizes)))
     _write(folder / "000000.arrow", rows.heads, rows.block(0).matrix.shape[1], blocks)
@@ -208,16 +254,27 @@ def write_blocks(folder: Path, rows: Blocks) -> PartRows:
 
 def _write(path: Path, heads: Sequence[str], width: int, blocks: Iterable[Block]) -> None:
     fields = [pa.field(_LABEL + head, pa.float32()) for head in heads]
-    schema = pa.schema([pa.field(_MATRIX, pa.list_(pa.float32(), width)), *fields, pa.field(_WEIGHT, pa.float32())])
-    with pa.OSFile(str(path.with_suffix(".part")), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+    schema = pa.schema(
+        [pa.field(_MATRIX, pa.list_(pa.float32(), width)), *fields, pa.field(_WEIGHT, pa.float32())]
+    )
+    with (
+        pa.OSFile(str(path.with_suffix(".part")), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
         for block in blocks:
-            matrix = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block.matrix).ravel()), width)
+            matrix = pa.FixedSizeListArray.from_arrays(
+                pa.array(np.ascontiguousarray(block.matrix).ravel()), width
+            )
             labels = [pa.array(np.ascontiguousarray(column)) for column in block.labels.T]
-            writer.write_batch(pa.record_batch([matrix, *labels, pa.array(block.weight)], schema=schema))
+            writer.write_batch(
+                pa.record_batch([matrix, *labels, pa.array(block.weight)], schema=schema)
+            )
     path.with_suffix(".part").rename(path)
 
 
-def _blocks(pieces: Iterable[Rows], block_rows: int) -> Iterator[tuple[tuple[str, ...], list[Block]]]:
+def _blocks(
+    pieces: Iterable[Rows], block_rows: int
+) -> Iterator[tuple[tuple[str, ...], list[Block]]]:
     """Heads, and the blocks that are whole after each piece; in the end what is left."""
     left: Block | None = None
     heads: tuple[str, ...] = ()
@@ -242,13 +299,24 @@ def _blocks(pieces: Iterable[Rows], block_rows: int) -> Iterator[tuple[tuple[str
 
 
 def _rows(rows: Rows, here: slice) -> Block:
-    labels = np.stack([np.asarray(label[here], np.float32) for label in rows.labels.values()], axis=1)
-    weight = np.ones(len(labels), np.float32) if rows.weight is None else np.asarray(rows.weight[here], np.float32)
+    labels = np.stack(
+        [np.asarray(label[here], np.float32) for label in rows.labels.values()], axis=1
+    )
+    weight = (
+        np.ones(len(labels), np.float32)
+        if rows.weight is None
+        else np.asarray(rows.weight[here], np.float32)
+    )
     return Block(rows.matrix[here], labels, weight)
 
 
 def _joined(blocks: Sequence[Block]) -> Block:
-    return Block(*(np.concatenate([getattr(block, name) for block in blocks]) for name in ("matrix", "labels", "weight")))
+    return Block(
+        *(
+            np.concatenate([getattr(block, name) for block in blocks])
+            for name in ("matrix", "labels", "weight")
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -281,7 +349,9 @@ def mass(rows: Blocks) -> Mass:
 def nothing_to_tell_apart(rows: Blocks) -> str:
     """What rows have of a head of one class only; "" where every head has both."""
     counted = mass(rows)
-    for head, positive, negative in zip(rows.heads, counted.positive, counted.negative, strict=True):
+    for head, positive, negative in zip(
+        rows.heads, counted.positive, counted.negative, strict=True
+    ):
         if not (positive > 0 and negative > 0):
             return f"there were {positive:g} positives and {negative:g} negatives of {head}"
     return ""
@@ -289,22 +359,35 @@ def nothing_to_tell_apart(rows: Blocks) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """`matrix` (b, columns), `labels` and `weight` (b, heads), float32; a weight is 0 where a label is unknown or was not drawn."""
+    """`matrix` (b, columns), `labels` and `weight` (b, heads), float32; a weight is 0 where a label
+    is unknown or was not drawn.
+    """
 
     matrix: Matrix
     labels: Matrix
     weight: Matrix
 
 
-def batches(rows: Blocks, *, seed: int, epoch: int, size: int, negative_share: float = 1.0) -> Iterator[Batch]:
+def batches(
+    rows: Blocks, *, seed: int, epoch: int, size: int, negative_share: float = 1.0
+) -> Iterator[Batch]:
     """The batches of an epoch, each of `size` rows but the last; see above."""
     order = np.random.default_rng([seed, epoch]).permutation(len(rows.sizes))
     left: Batch | None = None
     for start in range(0, len(order), BLOCKS_MIXED):
         rng = np.random.default_rng([seed, epoch, 1 + start])
-        mixed = _mixed([rows.block(int(place)) for place in order[start : start + BLOCKS_MIXED]], rng, negative_share)
+        mixed = _mixed(
+            [rows.block(int(place)) for place in order[start : start + BLOCKS_MIXED]],
+            rng,
+            negative_share,
+        )
         if left is not None:
-            mixed = Batch(*(np.concatenate([getattr(left, name), getattr(mixed, name)]) for name in ("matrix", "labels", "weight")))
+            mixed = Batch(
+                *(
+                    np.concatenate([getattr(left, name), getattr(mixed, name)])
+                    for name in ("matrix", "labels", "weight")
+                )
+            )
         last = start + BLOCKS_MIXED >= len(order)
         whole = len(mixed.matrix) if last else len(mixed.matrix) // size * size
         for at in range(0, whole, size):
@@ -320,7 +403,11 @@ def _mixed(blocks: list[Block], rng: np.random.Generator, negative_share: float)
         counted &= (joined.labels > 0) | (rng.random(len(joined.labels)) < negative_share)[:, None]
         order = order[np.any(counted, axis=1)[order]]
     weight = np.where(counted, joined.weight[:, None], np.float32(0))
-    return Batch(joined.matrix[order], np.where(joined.labels > 0, np.float32(1), np.float32(0))[order], weight[order])
+    return Batch(
+        joined.matrix[order],
+        np.where(joined.labels > 0, np.float32(1), np.float32(0))[order],
+        weight[order],
+    )
 
 
 def _part(batch: Batch, here: slice) -> Batch:

@@ -1,9 +1,11 @@
-"""From a trained net to ONNX, the only form in which serving loads it: one file for all heads, the matrix in, probabilities out.
+"""From a trained net to ONNX, the only form in which serving loads it: one file for all heads, the
+matrix in, probabilities out.
 
     input   features     float32 (n, columns)    the same matrix that was trained on; n is free
     output  probability  float32 (n, heads)
 
-What the net learned of its columns (scales, cut points, embeddings) is inside; vocabularies are in the bundle's encoder.
+What the net learned of its columns (scales, cut points, embeddings) is inside; vocabularies are in
+the bundle's encoder.
 """
 
 import contextlib
@@ -36,12 +38,16 @@ class _Served(nn.Module):
 
 
 def net_to_onnx(net: Net, columns: int) -> bytes:
-    """The net as a self-contained ONNX file of standard operators; the same net gives the same bytes."""
+    """The net as a self-contained ONNX file of standard operators; the same net gives the same
+    bytes.
+    """
     return module_to_onnx(_Served(net), {INPUT: torch.zeros(ROWS, columns)}, OUTPUT)
 
 
 def module_to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> bytes:
-    """Any module as such a file: `inputs` are examples of `ROWS` rows, of which the number is free, by their names."""
+    """Any module as such a file: `inputs` are examples of `ROWS` rows, of which the number is free,
+    by their names.
+    """
     rows = torch.export.Dim("rows", min=1)
     with _quietly():
         made = torch.onnx.export(
@@ -66,7 +72,15 @@ def _without_traces(model: onnx.ModelProto) -> None:
     """Take off what says where in whose files each node came from."""
     del model.metadata_props[:]
     graph = model.graph
-    for each in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, *model.functions):
+    for each in (
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+        *model.functions,
+    ):
         del each.metadata_props[:]
         each.doc_string = ""
     del graph.value_info[:]

@@ -1,6 +1,8 @@
-"""From the columns of a matrix to one vector a row: the first layer of every net. What it learned from data lies in buffers.
+"""From the columns of a matrix to one vector a row: the first layer of every net. What it learned
+from data lies in buffers.
 
-All operators are such that ONNX has them: the exported file takes the very matrix that LightGBM takes, NaN included.
+All operators are such that ONNX has them: the exported file takes the very matrix that LightGBM
+takes, NaN included.
 """
 
 from typing import cast
@@ -43,14 +45,20 @@ class Numbers(nn.Module):
         logs = np.sign(filled) * np.log1p(np.abs(filled))
         centre, scale = np.nanmean(logs, axis=0), np.nanstd(logs, axis=0)
         self.register_buffer("centre", torch.tensor(centre, dtype=torch.float32))
-        self.register_buffer("scale", torch.tensor(np.where(scale < 1e-5, 1.0, scale), dtype=torch.float32))
+        self.register_buffer(
+            "scale", torch.tensor(np.where(scale < 1e-5, 1.0, scale), dtype=torch.float32)
+        )
         width, bins = parameters.width, parameters.bins
         self.width = count * (2 if self.numeric == "standardise" else width + 1)
         if self.numeric == "quantile":
-            cuts = np.nanquantile(filled, np.linspace(0, 1, bins + 1), axis=0).astype(np.float32)  # (bins + 1, k)
+            cuts = np.nanquantile(filled, np.linspace(0, 1, bins + 1), axis=0).astype(
+                np.float32
+            )  # (bins + 1, k)
             spans = np.diff(cuts, axis=0)
             self.register_buffer("cuts", torch.tensor(cuts[:-1].T.copy()))
-            self.register_buffer("spans", torch.tensor(np.where(spans > 0, spans, 1.0).T.astype(np.float32).copy()))
+            self.register_buffer(
+                "spans", torch.tensor(np.where(spans > 0, spans, 1.0).T.astype(np.float32).copy())
+            )
             self.weight = nn.Parameter(torch.randn(count, bins, width) / bins**0.5)
         elif self.numeric == "periodic":
             self.frequency = nn.Parameter(torch.randn(count, bins) * 0.3)
@@ -65,7 +73,11 @@ class Numbers(nn.Module):
         if self.numeric == "quantile":
             parts = torch.clamp((x.unsqueeze(2) - self.cuts) / self.spans, 0.0, 1.0)  # (n, k, bins)
         else:
-            z = torch.clamp((torch.sign(x) * torch.log(torch.abs(x) + 1.0) - self.centre) / self.scale, -CLIP, CLIP)
+            z = torch.clamp(
+                (torch.sign(x) * torch.log(torch.abs(x) + 1.0) - self.centre) / self.scale,
+                -CLIP,
+                CLIP,
+            )
             if self.numeric == "standardise":
                 return torch.cat([torch.where(missing, torch.zeros_like(z), z), gaps], dim=1)
             angle = 2 * torch.pi * z.unsqueeze(2) * self.frequency
@@ -76,36 +88,59 @@ class Numbers(nn.Module):
 
 
 class Attention(nn.Module):
-    """The candidate asks the newest items: scaled products, moved by how long ago each was; nothing where there is no item."""
+    """The candidate asks the newest items: scaled products, moved by how long ago each was; nothing
+    where there is no item.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.query, self.key = (
+            nn.Linear(width, width, bias=False),
+            nn.Linear(width, width, bias=False),
+        )
         self.recency = nn.Parameter(torch.tensor([-0.1]))
         self.scale = float(width) ** -0.5
 
     def forward(self, candidate: Tensor, items: Tensor, there: Tensor, age: Tensor) -> Tensor:
-        score = (self.key(items) * self.query(candidate).unsqueeze(1)).sum(dim=2) * self.scale + self.recency * age
-        weight = torch.softmax(torch.where(there > 0, score, torch.full_like(score, -1e9)), dim=1) * there
+        score = (self.key(items) * self.query(candidate).unsqueeze(1)).sum(
+            dim=2
+        ) * self.scale + self.recency * age
+        weight = (
+            torch.softmax(torch.where(there > 0, score, torch.full_like(score, -1e9)), dim=1)
+            * there
+        )
         return (weight.unsqueeze(2) * items).sum(dim=1)
 
 
 class Fields(nn.Module):
     """All columns of a row as one vector of `width`."""
 
-    def __init__(self, layout: Layout, matrix: npt.NDArray[np.float32], parameters: DeepParameters) -> None:
-        """Learns the scales of numbers from training rows `matrix` (n, columns); some ten thousand are enough."""
+    def __init__(
+        self, layout: Layout, matrix: npt.NDArray[np.float32], parameters: DeepParameters
+    ) -> None:
+        """Learns the scales of numbers from training rows `matrix` (n, columns); some ten thousand
+        are enough.
+        """
         super().__init__()
         self.layout, self.parameters_ = layout, parameters
         most = parameters.embedding_max
-        self.numbers = Numbers(matrix[:, list(layout.numbers)], parameters) if layout.numbers else None
+        self.numbers = (
+            Numbers(matrix[:, list(layout.numbers)], parameters) if layout.numbers else None
+        )
 
         def embedding(place: int, size: int, *, empty: bool = False) -> nn.Embedding:
-            return _embedding(size, embedding_width(layout.nominal.get(place, size), most), empty=empty)
+            return _embedding(
+                size, embedding_width(layout.nominal.get(place, size), most), empty=empty
+            )
 
         self.codes = nn.ModuleList(embedding(place, size) for place, size in layout.codes.items())
-        self.bags = nn.ModuleList(embedding(bag.places[0], bag.size, empty=True) for bag in layout.bags)
-        widths = [self.numbers.width if self.numbers else 0, *(_width(each) for each in (*self.codes, *self.bags))]
+        self.bags = nn.ModuleList(
+            embedding(bag.places[0], bag.size, empty=True) for bag in layout.bags
+        )
+        widths = [
+            self.numbers.width if self.numbers else 0,
+            *(_width(each) for each in (*self.codes, *self.bags)),
+        ]
         if layout.history:
             self.items = embedding(layout.history.candidate, layout.history.size)
             width = self.items.embedding_dim
@@ -114,7 +149,9 @@ class Fields(nn.Module):
         self.width = sum(widths)
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The vector (n, width), and the mean squared size of the embeddings that were looked up, which a loss may hold down."""
+        """The vector (n, width), and the mean squared size of the embeddings that were looked up,
+        which a loss may hold down.
+        """
         layout = self.layout
         parts: list[Tensor] = []
         looked: list[Tensor] = []
@@ -142,17 +179,24 @@ class Fields(nn.Module):
         items = self.items(code)
         there = (code > 0).to(matrix.dtype)
         gaps = matrix[:, list(history.gaps)]
-        age = torch.log(torch.clamp(torch.where(torch.isnan(gaps), torch.zeros_like(gaps), gaps), 0.0, LARGEST) + 1.0)
+        age = torch.log(
+            torch.clamp(torch.where(torch.isnan(gaps), torch.zeros_like(gaps), gaps), 0.0, LARGEST)
+            + 1.0
+        )
         if self.attention is not None:
             pooled = self.attention(candidate, items, there, age)
         else:
-            pooled = (items * there.unsqueeze(2)).sum(dim=1) / torch.clamp(there.sum(dim=1, keepdim=True), min=1.0)
+            pooled = (items * there.unsqueeze(2)).sum(dim=1) / torch.clamp(
+                there.sum(dim=1, keepdim=True), min=1.0
+            )
         looked += [candidate, pooled]
         return torch.cat([candidate, pooled, candidate * pooled], dim=1)
 
     def _codes(self, column: Tensor, size: int) -> Tensor:
         """Codes within bounds; in training some as if they had never been seen."""
-        code = torch.clamp(torch.where(torch.isnan(column), torch.zeros_like(column), column), 0.0, float(size - 1)).to(torch.int64)
+        code = torch.clamp(
+            torch.where(torch.isnan(column), torch.zeros_like(column), column), 0.0, float(size - 1)
+        ).to(torch.int64)
         share = self.parameters_.unknown_share
         if self.training and share and size > UNKNOWN + 1:
             drawn = (torch.rand(code.shape) < share).to(code.device) & (code > UNKNOWN)

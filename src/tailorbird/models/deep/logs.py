@@ -3,7 +3,8 @@
     a record of the file    length u64 | its checksum u32 | an Event | its checksum u32
     Event                   1: wall time f64   2: step i64   3: file version   5: Summary { 1: Value { 1: tag  2: value f32 } … }
 
-The format is TensorFlow's record of `Event` messages; the checksum is CRC-32C, rotated and offset. It needs no package.
+The format is TensorFlow's record of `Event` messages; the checksum is CRC-32C, rotated and offset.
+It needs no package.
 """
 
 import importlib
@@ -34,7 +35,10 @@ class EventLog:
 
     def scalars(self, step: int, figures: Mapping[str, float]) -> None:
         """Add a value for each tag."""
-        values = (_field(1, _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value)) for tag, value in figures.items())
+        values = (
+            _field(1, _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
+            for tag, value in figures.items()
+        )
         self._append(b"\x10" + _varint(step) + _field(5, b"".join(values)))
 
     def _append(self, told: bytes) -> None:
@@ -45,7 +49,9 @@ class EventLog:
 
 
 def grouped(figures: Mapping[str, float]) -> dict[str, float]:
-    """Tags of figures by epoch, so that a picture shows both parts of one head together: `train_click` becomes `click/train`."""
+    """Tags of figures by epoch, so that a picture shows both parts of one head together:
+    `train_click` becomes `click/train`.
+    """
     tags: dict[str, float] = {}
     for name, value in figures.items():
         part, _, head = name.partition("_")
@@ -53,8 +59,11 @@ def grouped(figures: Mapping[str, float]) -> dict[str, float]:
     return tags
 
 
-def to_mlflow(name: str, parameters: Mapping[str, Any], curve: Mapping[str, list[float]], tracking: str) -> str | None:
-    """Log a training as a run of MLflow, and return the run's id; None where `mlflow` is not installed.
+def to_mlflow(
+    name: str, parameters: Mapping[str, Any], curve: Mapping[str, list[float]], tracking: str
+) -> str | None:
+    """Log a training as a run of MLflow, and return the run's id; None where `mlflow` is not
+    installed.
 
     Args:
         tracking: MLflow's tracking URI.
@@ -76,7 +85,11 @@ def to_mlflow(name: str, parameters: Mapping[str, Any], curve: Mapping[str, list
             return str(run.info.run_id)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         told = str(error).partition("\n")[0]
-        raise StorageError(f"MLflow did not take the training: {told}", where=tracking, fix="look at MLFLOW_TRACKING_URI") from error
+        raise StorageError(
+            f"MLflow did not take the training: {told}",
+            where=tracking,
+            fix="look at MLFLOW_TRACKING_URI",
+        ) from error
 
 
 def _field(number: int, data: bytes) -> bytes:

@@ -44,14 +44,27 @@ class Deep:
 
     @property
     def broken(self) -> bool:
-        """Whether training came apart: a weight is no number, or a head never had a loss that is one."""
-        return not all(bool(torch.isfinite(each).all()) for each in self.net.parameters()) or 0 in self.best_epoch.values()
+        """Whether training came apart: a weight is no number, or a head never had a loss that is
+        one.
+        """
+        return (
+            not all(bool(torch.isfinite(each).all()) for each in self.net.parameters())
+            or 0 in self.best_epoch.values()
+        )
 
     def worthless(self, watched: Blocks) -> dict[str, tuple[float, float]]:
-        """Heads that tell no more of the watched rows than their mean does: the log loss, and that of always the mean."""
+        """Heads that tell no more of the watched rows than their mean does: the log loss, and that
+        of always the mean.
+        """
         means = dict(zip(watched.heads, mass(watched).chance_loss.tolist(), strict=True))
-        losses = {head: series[self.best_epoch[head] - 1] for head in self.heads if (series := self.curve.get(f"validation_{head}"))}
-        return {head: (loss, means[head]) for head, loss in losses.items() if not loss < means[head]}
+        losses = {
+            head: series[self.best_epoch[head] - 1]
+            for head in self.heads
+            if (series := self.curve.get(f"validation_{head}"))
+        }
+        return {
+            head: (loss, means[head]) for head, loss in losses.items() if not loss < means[head]
+        }
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
         """Probability of each head, shape (n,) each."""
@@ -82,7 +95,10 @@ def fit_deep(
         UsageError: a head has one class only.
     """
     if found := nothing_to_tell_apart(rows):
-        raise UsageError(f"{found} in the training part: nothing to tell apart", fix="take a longer window, or leave that head out")
+        raise UsageError(
+            f"{found} in the training part: nothing to tell apart",
+            fix="take a longer window, or leave that head out",
+        )
     net = new_net(layout, rows, rows.heads, parameters, seed)
     if begin is not None:
         load_weights(net, begin)
@@ -90,8 +106,12 @@ def fit_deep(
     return Deep(architecture, net, layout, parameters, trained.curve, trained.best_epoch)
 
 
-def new_net(layout: Layout, rows: Blocks, heads: Sequence[str], parameters: DeepParameters, seed: int) -> Net:
-    """A net as it begins: weights drawn by the seed, scales learned from rows evenly over the training part."""
+def new_net(
+    layout: Layout, rows: Blocks, heads: Sequence[str], parameters: DeepParameters, seed: int
+) -> Net:
+    """A net as it begins: weights drawn by the seed, scales learned from rows evenly over the
+    training part.
+    """
     matrix = np.concatenate([rows.block(place).matrix for place in _spread(rows.sizes)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

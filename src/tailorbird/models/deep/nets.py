@@ -5,7 +5,8 @@
     shared     fields → cross layers → one expert → a tower for each head
     mmoe       fields → cross layers → experts, mixed by a gate for each head → a tower for each head (Ma et al., KDD 2018)
 
-Heads apart share no weight, so that training them in one loop is training each alone; each keeps its own best epoch.
+Heads apart share no weight, so that training them in one loop is training each alone; each keeps
+its own best epoch.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ class Crosses(nn.Module):
     def __init__(self, width: int, layers: int, rank: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width)) if 0 < rank < width else nn.Linear(width, width)
+            nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+            if 0 < rank < width
+            else nn.Linear(width, width)
             for _ in range(layers)
         )
 
@@ -40,11 +43,15 @@ class Crosses(nn.Module):
 class Single(nn.Module):
     """One head: layers, and cross layers beside them if any."""
 
-    def __init__(self, layout: Layout, matrix: npt.NDArray[np.float32], parameters: DeepParameters) -> None:
+    def __init__(
+        self, layout: Layout, matrix: npt.NDArray[np.float32], parameters: DeepParameters
+    ) -> None:
         super().__init__()
         self.fields = Fields(layout, matrix, parameters)
         width = self.fields.width
-        self.crosses = Crosses(width, parameters.crosses, parameters.rank) if parameters.crosses else None
+        self.crosses = (
+            Crosses(width, parameters.crosses, parameters.rank) if parameters.crosses else None
+        )
         self.layers = stacked(width, parameters.hidden, parameters.dropout)
         self.out = nn.Linear(parameters.hidden[-1] + (width if self.crosses is not None else 0), 1)
 
@@ -57,25 +64,44 @@ class Single(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Several heads on shared experts; with one expert there is nothing to mix and it is a shared bottom."""
+    """Several heads on shared experts; with one expert there is nothing to mix and it is a shared
+    bottom.
+    """
 
-    def __init__(self, layout: Layout, matrix: npt.NDArray[np.float32], parameters: DeepParameters, heads: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        matrix: npt.NDArray[np.float32],
+        parameters: DeepParameters,
+        heads: int,
+    ) -> None:
         super().__init__()
         self.fields = Fields(layout, matrix, parameters)
         width = self.fields.width
         self.crosses = Crosses(width, parameters.crosses, parameters.rank)
         hidden = parameters.hidden if parameters.experts == 1 else parameters.expert_hidden
-        self.experts = nn.ModuleList(stacked(width, hidden, parameters.dropout, last=True) for _ in range(parameters.experts))
-        self.gates = nn.ModuleList(nn.Linear(width, parameters.experts) for _ in range(heads if parameters.experts > 1 else 0))
+        self.experts = nn.ModuleList(
+            stacked(width, hidden, parameters.dropout, last=True) for _ in range(parameters.experts)
+        )
+        self.gates = nn.ModuleList(
+            nn.Linear(width, parameters.experts)
+            for _ in range(heads if parameters.experts > 1 else 0)
+        )
         tower = (*parameters.tower,)
         self.towers = nn.ModuleList(
-            nn.Sequential(stacked(hidden[-1], tower, parameters.dropout), nn.Linear((hidden[-1], *tower)[-1], 1)) for _ in range(heads)
+            nn.Sequential(
+                stacked(hidden[-1], tower, parameters.dropout),
+                nn.Linear((hidden[-1], *tower)[-1], 1),
+            )
+            for _ in range(heads)
         )
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         x, squares = self.fields(matrix)
         crossed = self.crosses(x)
-        known = torch.stack([expert(crossed) for expert in self.experts], dim=1)  # (n, experts, width)
+        known = torch.stack(
+            [expert(crossed) for expert in self.experts], dim=1
+        )  # (n, experts, width)
         if len(self.experts) == 1:
             return torch.cat([tower(known[:, 0]) for tower in self.towers], dim=1), squares
         logits = []
@@ -89,17 +115,26 @@ class Net(nn.Module):
     """All heads of a model.
 
     Attributes:
-        shift: what is added to each head's logit outside of training: the prior that weights and drawn negatives took away.
+        shift: what is added to each head's logit outside of training: the prior that weights and
+            drawn negatives took away.
     """
 
     shift: Tensor
 
-    def __init__(self, layout: Layout, matrix: npt.NDArray[np.float32], heads: Sequence[str], parameters: DeepParameters) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        matrix: npt.NDArray[np.float32],
+        heads: Sequence[str],
+        parameters: DeepParameters,
+    ) -> None:
         super().__init__()
         self.heads = tuple(heads)
         self.apart = parameters.experts == 0
         parts = (
-            [Single(layout, matrix, parameters) for _ in heads] if self.apart else [Mixture(layout, matrix, parameters, len(self.heads))]
+            [Single(layout, matrix, parameters) for _ in heads]
+            if self.apart
+            else [Mixture(layout, matrix, parameters, len(self.heads))]
         )
         self.parts = nn.ModuleList(parts)
         self.register_buffer("shift", torch.zeros(len(self.heads)))
@@ -111,7 +146,9 @@ class Net(nn.Module):
         return logits, torch.stack([squares for _, squares in found]).sum()
 
 
-def stacked(width: int, hidden: Sequence[int], dropout: float, *, last: bool = False) -> nn.Sequential:
+def stacked(
+    width: int, hidden: Sequence[int], dropout: float, *, last: bool = False
+) -> nn.Sequential:
     """Layers with ReLU, and dropout between them (and after the last one, if asked)."""
     layers: list[nn.Module] = []
     for place, wide in enumerate(hidden):

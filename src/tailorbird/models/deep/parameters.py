@@ -14,31 +14,40 @@ NUMERIC = ("standardise", "quantile", "periodic")
 
 def _expect(right: bool, name: str, value: object, fix: str) -> None:
     if not right:
-        raise UsageError(f"{name} is {value!r}", where="parameters of a net", fix=f"{name} must be {fix}")
+        raise UsageError(
+            f"{name} is {value!r}", where="parameters of a net", fix=f"{name} must be {fix}"
+        )
 
 
 @dataclass(frozen=True)
 class DeepParameters:
-    """A net and its training. The defaults are the reference: 128–dropout 0.2–64–sigmoid, Adam, cross-entropy, 10 epochs, batch 256.
+    """A net and its training. The defaults are the reference: 128–dropout 0.2–64–sigmoid, Adam,
+    cross-entropy, 10 epochs, batch 256.
 
     Attributes:
-        hidden: widths of the layers; `dropout` lies between them.
-        rate, weight_decay: of AdamW, which without decay is Adam.
-        embedding_l2: penalty on the squared embeddings that a batch looks up: nets over ids over-fit from the second epoch on.
-        epochs, batch: at most so many passes; rows of a step.
-        patience: end after so many epochs without a better validation loss, and keep each head's best epoch; 0 keeps the last one.
-        numeric: `standardise` takes numbers as they are, on one scale; `quantile` as how far they are through each of `bins` bins of equal
-            count; `periodic` as sines and cosines of learned frequencies. The latter two give each number a vector of `width`.
+        hidden: widths of the layers; `dropout` lies between them. rate, weight_decay: of AdamW,
+        which without decay is Adam.
+        embedding_l2: penalty on the squared embeddings that a batch looks up: nets over ids
+        over-fit from the second epoch on. epochs, batch: at most so many passes; rows of a step.
+        patience: end after so many epochs without a better validation loss, and keep each head's
+            best epoch; 0 keeps the last one.
+        numeric: `standardise` takes numbers as they are, on one scale; `quantile` as how far they
+            are through each of `bins` bins of equal count; `periodic` as sines and cosines of
+            learned frequencies. The latter two give each number a vector of `width`.
         embedding_max: widest embedding; one of n codes has min(embedding_max, 2 · n^0.35).
-        unknown_share: of the codes of a training row, so many are taken as unknown, so that the row of the unknown is learned. At 0 it is
-            learned from what was too rare to have a code, and stays noise where there is nothing such.
-        position_dropout: of the training rows, so many are taken as if shown first, as all are in serving.
-        crosses, rank: cross layers of DCN-v2; rank of their matrices, 0 for full ones.
-        attention: whether the candidate looks at the person's newest items; without it their mean is taken.
-        experts, expert_hidden, tower: of MMoE; one expert is a shared bottom.
-        positive_weight: of a positive row in the loss; 0 balances both classes. Taken off again from what is said.
-        negative_share: of the rows without any positive that each epoch draws. Taken off again from what is said.
-        shards: parts of a batch whose gradients are added in order; as many processes, at most, can share the work with equal results.
+        unknown_share: of the codes of a training row, so many are taken as unknown, so that the row
+            of the unknown is learned. At 0 it is learned from what was too rare to have a code, and
+            stays noise where there is nothing such.
+        position_dropout: of the training rows, so many are taken as if shown first, as all are in
+        serving. crosses, rank: cross layers of DCN-v2; rank of their matrices, 0 for full ones.
+        attention: whether the candidate looks at the person's newest items; without it their mean
+        is taken. experts, expert_hidden, tower: of MMoE; one expert is a shared bottom.
+        positive_weight: of a positive row in the loss; 0 balances both classes. Taken off again
+            from what is said.
+        negative_share: of the rows without any positive that each epoch draws. Taken off again from
+            what is said.
+        shards: parts of a batch whose gradients are added in order; as many processes, at most, can
+            share the work with equal results.
         threads: of torch; 0 takes half the cores.
     """
 
@@ -71,18 +80,49 @@ class DeepParameters:
         _expect(self.numeric in NUMERIC, "numeric", self.numeric, f"one of {', '.join(NUMERIC)}")
         for name in ("epochs", "batch", "bins", "width", "embedding_max", "shards"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("patience", "crosses", "rank", "experts", "threads", "weight_decay", "embedding_l2", "positive_weight"):
+        for name in (
+            "patience",
+            "crosses",
+            "rank",
+            "experts",
+            "threads",
+            "weight_decay",
+            "embedding_l2",
+            "positive_weight",
+        ):
             _expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("dropout", "unknown_share", "position_dropout"):
             _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
-        _expect(0 < self.negative_share <= 1, "negative_share", self.negative_share, "above 0 and at most 1")
+        _expect(
+            0 < self.negative_share <= 1,
+            "negative_share",
+            self.negative_share,
+            "above 0 and at most 1",
+        )
         _expect(0 < self.rate <= RATE_MAX, "rate", self.rate, f"above 0 and at most {RATE_MAX:g}")
         for name in ("hidden", "expert_hidden"):
-            _expect(min(getattr(self, name), default=0) >= 1, name, getattr(self, name), "widths of at least one layer, each at least 1")
-        _expect(min(self.tower, default=1) >= 1, "tower", self.tower, "widths of layers, each at least 1")
+            _expect(
+                min(getattr(self, name), default=0) >= 1,
+                name,
+                getattr(self, name),
+                "widths of at least one layer, each at least 1",
+            )
+        _expect(
+            min(self.tower, default=1) >= 1,
+            "tower",
+            self.tower,
+            "widths of layers, each at least 1",
+        )
 
 
-_REGULARISED = DeepParameters(weight_decay=1e-5, embedding_l2=1e-4, patience=2, numeric="quantile", position_dropout=0.1, attention=True)
+_REGULARISED = DeepParameters(
+    weight_decay=1e-5,
+    embedding_l2=1e-4,
+    patience=2,
+    numeric="quantile",
+    position_dropout=0.1,
+    attention=True,
+)
 DEFAULTS: Mapping[str, DeepParameters] = {
     "mlp": DeepParameters(),
     "dcn": replace(_REGULARISED, crosses=2),
@@ -95,14 +135,21 @@ def settled(architecture: str, parameters: Mapping[str, Any]) -> DeepParameters:
     """The architecture's own parameters with some of them replaced.
 
     Raises:
-        UsageError: there is no such architecture or parameter, or a value is of another type or out of bounds.
+        UsageError: there is no such architecture or parameter, or a value is of another type or out
+            of bounds.
     """
     if architecture not in DEFAULTS:
-        raise UsageError(f"there is no architecture {architecture!r}", fix=f"use one of {', '.join(DEFAULTS)}")
+        raise UsageError(
+            f"there is no architecture {architecture!r}", fix=f"use one of {', '.join(DEFAULTS)}"
+        )
     known = [field.name for field in fields(DeepParameters)]
     if wrong := [name for name in parameters if name not in known]:
-        raise UsageError(f"{architecture} has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}")
+        raise UsageError(
+            f"{architecture} has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}"
+        )
     try:
         return msgspec.convert({**asdict(DEFAULTS[architecture]), **parameters}, DeepParameters)
     except msgspec.ValidationError as error:
-        raise UsageError(str(error), where="parameters of a net", fix="see DeepParameters for what each may be") from error
+        raise UsageError(
+            str(error), where="parameters of a net", fix="see DeepParameters for what each may be"
+        ) from error

@@ -1,8 +1,10 @@
-"""What every retriever promises: from what people did before a moment to the best items of the whole catalogue, for many at once.
+"""What every retriever promises: from what people did before a moment to the best items of the
+whole catalogue, for many at once.
 
-A *recipe* (a frozen dataclass of settings) is fitted on interactions and gives a *retriever*. Both know items and people as codes;
-`Interactions.person` is whose sequence it is: a person, or a session. Recipes: `popular`, `cooccurrence`, `ease`, `neighbours`
-(V-SkNN and STAN), `transformer` (of sequences, extra `deep`).
+A *recipe* (a frozen dataclass of settings) is fitted on interactions and gives a *retriever*. Both
+know items and people as codes; `Interactions.person` is whose sequence it is: a person, or a
+session. Recipes: `popular`, `cooccurrence`, `ease`, `neighbours` (V-SkNN and STAN), `transformer`
+(of sequences, extra `deep`).
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Contexts:
-    """Questions: what some people, or sessions, did so far. Question q owns rows offsets[q]:offsets[q + 1], oldest first.
+    """Questions: what some people, or sessions, did so far. Question q owns rows
+    offsets[q]:offsets[q + 1], oldest first.
 
     Attributes:
         t: shape (questions,): the moment of each question, microseconds.
@@ -38,7 +41,12 @@ class Contexts:
     def part(self, low: int, high: int) -> "Contexts":
         """Questions low … high − 1."""
         first, last = self.offsets[low], self.offsets[high]
-        return Contexts(self.t[low:high], self.item[first:last], self.ts[first:last], self.offsets[low : high + 1] - first)
+        return Contexts(
+            self.t[low:high],
+            self.item[first:last],
+            self.ts[first:last],
+            self.offsets[low : high + 1] - first,
+        )
 
     def newest(self, length: int) -> "Contexts":
         """The same questions with at most the last `length` items each."""
@@ -69,8 +77,9 @@ class Top:
 class Retriever(Protocol):
     """A fitted model. It never changes: `updated` makes another one.
 
-    Promised: a score of 0 or less means "not found" and is never listed; ties are broken by the smaller item code; with
-    `repeats=False` no item of the question's own context is listed. Not promised: scores that can be compared between retrievers.
+    Promised: a score of 0 or less means "not found" and is never listed; ties are broken by the
+    smaller item code; with `repeats=False` no item of the question's own context is listed. Not
+    promised: scores that can be compared between retrievers.
     """
 
     @property
@@ -83,7 +92,9 @@ class Retriever(Protocol):
         ...
 
     def updated(self, more: Interactions, t: int) -> "Retriever":
-        """What `fit` would give on the interactions so far and `more`, which are none of them earlier."""
+        """What `fit` would give on the interactions so far and `more`, which are none of them
+        earlier.
+        """
         ...
 
 
@@ -91,7 +102,9 @@ class Recipe(Protocol):
     """Settings that make a retriever."""
 
     def fit(self, seen: Interactions, t: int) -> Retriever:
-        """Learn from interactions (any order, none at or after `t`, the moment as of which the model is)."""
+        """Learn from interactions (any order, none at or after `t`, the moment as of which the
+        model is).
+        """
         ...
 
 
@@ -116,7 +129,9 @@ def best_of(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> Top
     else:
         listed = np.broadcast_to(np.arange(width), scores.shape)
     value = np.take_along_axis(scores, listed, axis=1)
-    order = np.argsort(-value, axis=1, kind="stable")  # `listed` ascends, so equal scores stay in order of code
+    order = np.argsort(
+        -value, axis=1, kind="stable"
+    )  # `listed` ascends, so equal scores stay in order of code
     value = np.take_along_axis(value, order, axis=1)
     item[:, :n_found] = np.where(value > 0, np.take_along_axis(listed, order, axis=1), -1)
     score[:, :n_found] = np.where(value > 0, value, 0)
@@ -127,4 +142,6 @@ def joined(first: Interactions, second: Interactions) -> Interactions:
     """The interactions of both."""
     columns = ((first.person, second.person), (first.item, second.item), (first.ts, second.ts))
     person, item, ts = (np.concatenate(pair) for pair in columns)
-    return Interactions(person, item, ts, max(first.people, second.people), max(first.items, second.items))
+    return Interactions(
+        person, item, ts, max(first.people, second.people), max(first.items, second.items)
+    )

@@ -1,8 +1,8 @@
 """A log in a topic of Kafka, or of anything that speaks its protocol. Needs the extra `kafka`.
 
-`cluster`: addresses, settings, topics · `frames`: what a message looks like · `tail`: looking at single messages ·
-`writer`, `reader`: the two sides of `stream.protocol` · `keyed`, `merged`: the same over several partitions. A log in a SQLite
-file is `stream.embedded`.
+`cluster`: addresses, settings, topics · `frames`: what a message looks like · `tail`: looking at
+single messages · `writer`, `reader`: the two sides of `stream.protocol` · `keyed`, `merged`: the
+same over several partitions. A log in a SQLite file is `stream.embedded`.
 """
 
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, cluster_of
@@ -11,4 +11,14 @@ from tailorbird.stream.kafka.merged import MergedLog, MergedReader
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.writer import KafkaWriter
 
-__all__ = ["Cluster", "KafkaLog", "KafkaReader", "KafkaWriter", "KeyedLog", "KeyedWriter", "MergedLog", "MergedReader", "cluster_of"]
+__all__ = [
+    "Cluster",
+    "KafkaLog",
+    "KafkaReader",
+    "KafkaWriter",
+    "KeyedLog",
+    "KeyedWriter",
+    "MergedLog",
+    "MergedReader",
+    "cluster_of",
+]

@@ -1,4 +1,6 @@
-"""The client of Kafka, where it is installed: its classes, untyped as they are. Whoever opens a log calls `need_client` first."""
+"""The client of Kafka, where it is installed: its classes, untyped as they are. Whoever opens a log
+calls `need_client` first.
+"""
 
 from typing import Any
 
@@ -31,4 +33,8 @@ NewTopic: Any = _admin and _admin.NewTopic
 def need_client() -> None:
     """Raise ConfigError where the client is not installed."""
     if _client is None:
-        raise ConfigError("the client of Kafka is not installed", where="stream.url", fix='pip install "tailorbird[kafka]"')
+        raise ConfigError(
+            "the client of Kafka is not installed",
+            where="stream.url",
+            fix='pip install "tailorbird[kafka]"',
+        )

@@ -16,29 +16,49 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tailorbird.errors import ConfigError, NotReadyError, StorageError, TailorbirdError
-from tailorbird.stream.kafka.client import AdminClient, ConfigResource, KafkaError, KafkaException, NewTopic, need_client
+from tailorbird.stream.kafka.client import (
+    AdminClient,
+    ConfigResource,
+    KafkaError,
+    KafkaException,
+    NewTopic,
+    need_client,
+)
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 MESSAGE_BYTES = 1_000_000  # what a broker takes that does not say
 _HEADERS_BYTES = 16_384  # left of a message for headers
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\Z")  # without dots: `shop` must not read what `shop.raw` writes
-_TOPIC = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}  # a log is pruned, it never expires
+_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\Z"
+)  # without dots: `shop` must not read what `shop.raw` writes
+_TOPIC = {
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "cleanup.policy": "delete",
+}  # a log is pruned, it never expires
 
 
 class Heard:
-    """Why brokers refuse us, as their connections say it: a call that waits for them only learns that its time is over."""
+    """Why brokers refuse us, as their connections say it: a call that waits for them only learns
+    that its time is over.
+    """
 
     def __init__(self) -> None:
         self._refusal: Any = None
 
     def __call__(self, error: Any) -> None:
-        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL) or "certificate" in error.str():
+        if (
+            error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL)
+            or "certificate" in error.str()
+        ):
             self._refusal = error
 
     def take(self, clients: Sequence[Any] = ()) -> Any:
-        """The last refusal, once; None if there was none. Clients tell what they heard when they are polled."""
+        """The last refusal, once; None if there was none. Clients tell what they heard when they
+        are polled.
+        """
         for client in clients:
             client.poll(0)
         found, self._refusal = self._refusal, None
@@ -54,7 +74,8 @@ class Cluster:
         prefix: what the topics' names begin with.
         options: further settings of librdkafka, such as those of SASL and TLS; never printed.
         partitions: of the topics of bodies and of what was routed; fixed when they are made.
-        replication: of topics that are made; a cluster for production has 3, of which 2 must have what is acknowledged.
+        replication: of topics that are made; a cluster for production has 3, of which 2 must have
+            what is acknowledged.
         timeout_s: after how long without an answer a call fails.
         heard: why brokers refused us.
         erasing: whether this is the erasure, during which nobody else may begin to write.
@@ -77,9 +98,17 @@ class Cluster:
     def conf(self, **settings: Any) -> dict[str, Any]:
         """Settings for a client; `_` in names stands for `.`."""
         timeout_ms = int(self.timeout_s * 1000)
-        base = {"bootstrap.servers": self.servers, "client.id": "tailorbird", "log_level": 2, "socket.timeout.ms": max(1000, timeout_ms)}
+        base = {
+            "bootstrap.servers": self.servers,
+            "client.id": "tailorbird",
+            "log_level": 2,
+            "socket.timeout.ms": max(1000, timeout_ms),
+        }
         base |= {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000}
-        own = {"error_cb": self.heard, **{name.replace("_", "."): value for name, value in settings.items()}}
+        own = {
+            "error_cb": self.heard,
+            **{name.replace("_", "."): value for name, value in settings.items()},
+        }
         return {**base, **self.options, **own}
 
     def client(self, make: Callable[[dict[str, Any]], Any], conf: dict[str, Any]) -> Any:
@@ -88,14 +117,21 @@ class Cluster:
             return make(conf)
         except (KafkaException, ValueError, TypeError) as error:
             told = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-            fix = "see [stream] of tailorbird.toml: client, ca_file, cert_file, key_file, and the password of the key"
-            raise ConfigError(f"the client of Kafka refuses its settings: {told}", where="stream", fix=fix) from None
+            fix = (
+                "see [stream] of tailorbird.toml: client, ca_file, cert_file, key_file, and the "
+                "password of the key"
+            )
+            raise ConfigError(
+                f"the client of Kafka refuses its settings: {told}", where="stream", fix=fix
+            ) from None
 
     def __str__(self) -> str:
         return f"kafka://{self.servers}/{self.prefix}"
 
     def admin(self) -> Any:
-        """The client that looks at topics, makes them and deletes records; one for all, since each client has threads of its own."""
+        """The client that looks at topics, makes them and deletes records; one for all, since each
+        client has threads of its own.
+        """
         return self._admin
 
     @cached_property
@@ -133,7 +169,9 @@ class KafkaLog:
         return self.topic.replace(".", "-", 1) + (f".{self.number}" if self.count > 1 else "")
 
     def __str__(self) -> str:
-        return f"kafka://{self.cluster.servers}/{self.name}" + (f"[{self.number}]" if self.count > 1 else "")
+        return f"kafka://{self.cluster.servers}/{self.name}" + (
+            f"[{self.number}]" if self.count > 1 else ""
+        )
 
 
 def cluster_of(url: str, **settings: Any) -> Cluster:
@@ -147,18 +185,29 @@ def cluster_of(url: str, **settings: Any) -> Cluster:
         raise ConfigError(f"expected kafka://host:9092/prefix, got {url!r}", where="stream.url")
     if "@" in parts.netloc:
         raise ConfigError(
-            "a password does not belong into an address", where="stream.url", fix="set stream.sasl_user and stream.sasl_password"
+            "a password does not belong into an address",
+            where="stream.url",
+            fix="set stream.sasl_user and stream.sasl_password",
         )
-    servers = [server if re.search(r":\d+\Z", server) else f"{server}:9092" for server in parts.netloc.split(",")]
+    servers = [
+        server if re.search(r":\d+\Z", server) else f"{server}:9092"
+        for server in parts.netloc.split(",")
+    ]
     prefix = parts.path.strip("/") or "tailorbird"
     if not _NAME.match(prefix):
-        raise ConfigError(f"topics cannot begin with {prefix!r}", where="stream.url", fix="use letters, digits, '_' and '-'")
+        raise ConfigError(
+            f"topics cannot begin with {prefix!r}",
+            where="stream.url",
+            fix="use letters, digits, '_' and '-'",
+        )
     return Cluster(",".join(servers), prefix, **settings)
 
 
 @contextmanager
 def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
-    """Turn the client's errors into ours, which say what to do; `clients` are asked why a broker was silent."""
+    """Turn the client's errors into ours, which say what to do; `clients` are asked why a broker
+    was silent.
+    """
     try:
         yield
     except KafkaException as error:
@@ -167,15 +216,30 @@ def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
 
 def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> TailorbirdError:
     """The error of the client as one of ours."""
-    silent = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT)
+    silent = (
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError._MSG_TIMED_OUT,
+    )
     if error.code() in silent:
         cluster = where if isinstance(where, Cluster) else where.cluster
         error = cluster.heard.take(clients) or error
-    refused = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.SASL_AUTHENTICATION_FAILED)
+    refused = (
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+    )
     if error.code() in (*refused, KafkaError._AUTHENTICATION):
-        fix = "see stream.sasl_user, the password in TAILORBIRD_STREAM__SASL_PASSWORD, and what this user may do at the broker"
+        fix = (
+            "see stream.sasl_user, the password in TAILORBIRD_STREAM__SASL_PASSWORD, and what "
+            "this user may do at the broker"
+        )
     elif error.code() == KafkaError._SSL or "certificate" in error.str():
-        fix = "see stream.tls, stream.ca_file, stream.cert_file and stream.key_file, and the name in the broker's certificate"
+        fix = (
+            "see stream.tls, stream.ca_file, stream.cert_file and stream.key_file, and the name "
+            "in the broker's certificate"
+        )
     elif error.code() in silent:
         fix = "is the broker running, and is its advertised address reachable from here?"
     else:
@@ -184,7 +248,9 @@ def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> Tai
 
 
 def topics(cluster: Cluster, kind: str) -> list[str]:
-    """The topics there are of a kind, `raw` or `answers`, by what follows it in their names, in order."""
+    """The topics there are of a kind, `raw` or `answers`, by what follows it in their names, in
+    order.
+    """
     admin = cluster.admin()
     begin = f"{cluster.prefix}.{kind}."
     with errors(cluster, admin):
@@ -193,11 +259,15 @@ def topics(cluster: Cluster, kind: str) -> list[str]:
 
 
 def check_there(consumer: Any, address: KafkaLog) -> None:
-    """Raise NotReadyError if there is no such topic, ConfigError if it has another number of partitions."""
+    """Raise NotReadyError if there is no such topic, ConfigError if it has another number of
+    partitions.
+    """
     with errors(address, consumer):
         found = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
     if found is None:
-        raise NotReadyError("there is no such topic", where=str(address), fix="start its writer first")
+        raise NotReadyError(
+            "there is no such topic", where=str(address), fix="start its writer first"
+        )
     _check_count(found, address)
 
 
@@ -212,20 +282,27 @@ def ensure(address: KafkaLog) -> int:
     cluster = address.cluster
     admin = cluster.admin()
     new = NewTopic(
-        address.name, num_partitions=address.count, replication_factor=cluster.replication, config=topic_settings(cluster.replication)
+        address.name,
+        num_partitions=address.count,
+        replication_factor=cluster.replication,
+        config=topic_settings(cluster.replication),
     )
     with errors(address, admin):
         there = admin.list_topics(timeout=cluster.timeout_s).topics
         if cluster.marker in there and not cluster.erasing:
             raise NotReadyError(
-                "people are being erased, or their erasure was cut short, and nothing may be written meanwhile",
+                "people are being erased, or their erasure was cut short, and nothing may be "
+                "written meanwhile",
                 where=str(cluster),
-                fix="tailorbird lake erase --yes, on the machine where it was begun, brings it to its end",
+                fix="tailorbird lake erase --yes, on the machine where it was begun, brings it "
+                "to its end",
             )
         found = there.get(address.name)
         if found is None:
             try:
-                admin.create_topics([new], operation_timeout=cluster.timeout_s)[address.name].result(cluster.timeout_s)
+                admin.create_topics([new], operation_timeout=cluster.timeout_s)[
+                    address.name
+                ].result(cluster.timeout_s)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
@@ -235,18 +312,26 @@ def ensure(address: KafkaLog) -> int:
 
 
 def topic_settings(replication: int) -> dict[str, str]:
-    """Of a topic that is made. With copies, what was acknowledged is in two of them at least, and none without it becomes the leader."""
+    """Of a topic that is made. With copies, what was acknowledged is in two of them at least, and
+    none without it becomes the leader.
+    """
     if replication == 1:
         return _TOPIC
-    return {**_TOPIC, "min.insync.replicas": "2" if replication > 2 else "1", "unclean.leader.election.enable": "false"}
+    return {
+        **_TOPIC,
+        "min.insync.replicas": "2" if replication > 2 else "1",
+        "unclean.leader.election.enable": "false",
+    }
 
 
 def _check_count(found: Any, address: KafkaLog) -> None:
     if len(found.partitions) != address.count:
         raise ConfigError(
-            f"the topic has {len(found.partitions)} partitions, expected {address.count}; the number is fixed when a topic is made",
+            f"the topic has {len(found.partitions)} partitions, expected {address.count}; "
+            "the number is fixed when a topic is made",
             where=f"{address.cluster}: {address.name}",
-            fix="set stream.partitions back; or delete the topic if it is not ours, or give the project another prefix: "
+            fix="set stream.partitions back; or delete the topic if it is not ours, or give the "
+            "project another prefix: "
             'stream.url = "kafka://host:9092/PREFIX"',
         )
 
@@ -254,12 +339,16 @@ def _check_count(found: Any, address: KafkaLog) -> None:
 def _bytes_max(admin: Any, address: KafkaLog) -> int:
     resource = ConfigResource("topic", address.name)
     try:
-        entries = admin.describe_configs([resource], request_timeout=address.cluster.timeout_s)[resource].result(address.cluster.timeout_s)
+        entries = admin.describe_configs([resource], request_timeout=address.cluster.timeout_s)[
+            resource
+        ].result(address.cluster.timeout_s)
         size = int(entries["max.message.bytes"].value)
     except (KafkaException, KeyError, TypeError, ValueError, TimeoutError):
         size = MESSAGE_BYTES  # the broker does not say
     if size <= 2 * _HEADERS_BYTES:
         raise ConfigError(
-            f"the topic takes messages of {size} bytes at most", where=str(address), fix="set its max.message.bytes to 1000000"
+            f"the topic takes messages of {size} bytes at most",
+            where=str(address),
+            fix="set its max.message.bytes to 1000000",
         )
     return size - _HEADERS_BYTES

@@ -1,16 +1,18 @@
-"""Emptying topics: deleted, and made anew with positions that go on where the old ones ended. For an erasure, and for what was lost
-(`stream.kafka.anew`).
+"""Emptying topics: deleted, and made anew with positions that go on where the old ones ended. For
+an erasure, and for what was lost (`stream.kafka.anew`).
 
-A record cannot be taken out of a topic, and what was deleted up to an offset stays on the broker's disk as long as its segment does.
-So a topic goes as a whole, once all that it holds is in the lake:
+A record cannot be taken out of a topic, and what was deleted up to an offset stays on the broker's
+disk as long as its segment does. So a topic goes as a whole, once all that it holds is in the lake:
 
     raw.serve-1     1 ─────────────────► 812 │ deleted
     raw.serve-1                          812 ──► …        the same name, settings and copies
 
-While this goes on a topic `PREFIX.erasing` is there (`stream.kafka.marker`), which every writer looks for when it opens (`cluster.ensure`);
-those that had opened before are fenced by the erasure's own writers, as any second writer fences the first.
+While this goes on a topic `PREFIX.erasing` is there (`stream.kafka.marker`), which every writer
+looks for when it opens (`cluster.ensure`); those that had opened before are fenced by the erasure's
+own writers, as any second writer fences the first.
 
-`PREFIX.erased` is a log of the erasures: to each, the stop list as it was then, for the doors and routers of other machines.
+`PREFIX.erased` is a log of the erasures: to each, the stop list as it was then, for the doors and
+routers of other machines.
 """
 
 import time
@@ -19,7 +21,13 @@ from collections.abc import Collection, Generator
 import msgspec
 
 from tailorbird.errors import NotReadyError, StorageError
-from tailorbird.stream.kafka.client import ConfigResource, KafkaError, KafkaException, NewTopic, TopicPartition
+from tailorbird.stream.kafka.client import (
+    ConfigResource,
+    KafkaError,
+    KafkaException,
+    NewTopic,
+    TopicPartition,
+)
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, errors, storage_error, topic_settings
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.tail import consumer_of
@@ -48,7 +56,9 @@ class Emptying(msgspec.Struct, frozen=True):
 
 
 class Erasure(msgspec.Struct, frozen=True):
-    """An erasure, as other machines have to know it: the stop list and its key, and which one it was. Nothing of it names anybody."""
+    """An erasure, as other machines have to know it: the stop list and its key, and which one it
+    was. Nothing of it names anybody.
+    """
 
     number: int
     stop: bytes
@@ -63,19 +73,32 @@ def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
         found = admin.list_topics(timeout=cluster.timeout_s).topics[name]
         resource = ConfigResource("topic", name)
         try:
-            entries = admin.describe_configs([resource], request_timeout=cluster.timeout_s)[resource].result(cluster.timeout_s)
+            entries = admin.describe_configs([resource], request_timeout=cluster.timeout_s)[
+                resource
+            ].result(cluster.timeout_s)
         except (KafkaException, TimeoutError):
             entries = {}  # the broker does not say, or not to us
-    own = {key: entry.value for key, entry in entries.items() if entry.value is not None and entry.source == _OF_THE_TOPIC}
-    copies = max(1, min((len(each.replicas) for each in found.partitions.values()), default=cluster.replication))
+    own = {
+        key: entry.value
+        for key, entry in entries.items()
+        if entry.value is not None and entry.source == _OF_THE_TOPIC
+    }
+    copies = max(
+        1,
+        min(
+            (len(each.replicas) for each in found.partitions.values()), default=cluster.replication
+        ),
+    )
     return Emptying(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
 def empty(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
-    """Delete a topic, unless it is emptied already, and make it again; its only writers are the caller's, and closed.
+    """Delete a topic, unless it is emptied already, and make it again; its only writers are the
+    caller's, and closed.
 
     Args:
-        anew: it was lost, so that readers that are not at its beginning yet go on there rather than ask for what nobody has.
+        anew: it was lost, so that readers that are not at its beginning yet go on there rather than
+            ask for what nobody has.
     Raises:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
@@ -88,10 +111,14 @@ def begin(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
     """Make a topic that was deleted, or its partitions that nobody has begun; what is there stays."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):
-        topic = NewTopic(name, num_partitions=len(logs), replication_factor=was.replication, config=was.settings)
+        topic = NewTopic(
+            name, num_partitions=len(logs), replication_factor=was.replication, config=was.settings
+        )
         admin = cluster.admin()
         with errors(cluster, admin):
-            admin.create_topics([topic], operation_timeout=cluster.timeout_s)[name].result(cluster.timeout_s)
+            admin.create_topics([topic], operation_timeout=cluster.timeout_s)[name].result(
+                cluster.timeout_s
+            )
     for log, end in zip(logs, was.ends, strict=True):
         KafkaWriter(log, first=end, anew=anew).close()
 
@@ -110,7 +137,9 @@ def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
 
 
 def last(cluster: Cluster) -> Erasure | None:
-    """The last erasure; None where there was none. Raises NotReadyError while one is at work, or was cut short."""
+    """The last erasure; None where there was none. Raises NotReadyError while one is at work, or
+    was cut short.
+    """
     admin = cluster.admin()
     with errors(cluster, admin):
         there = admin.list_topics(timeout=cluster.timeout_s).topics
@@ -119,7 +148,8 @@ def last(cluster: Cluster) -> Erasure | None:
         raise NotReadyError(
             "people are being erased, or their erasure was cut short",
             where=str(cluster),
-            fix="tailorbird lake erase --yes, on the machine where it was begun, brings it to its end",
+            fix="tailorbird lake erase --yes, on the machine where it was begun, brings it to "
+            "its end",
         )
     if log.name not in there:
         return None
@@ -129,7 +159,11 @@ def last(cluster: Cluster) -> Erasure | None:
         return None
     with reader:
         end = reader.end()
-        return msgspec.msgpack.decode(reader.read(end - 1)[-1].block.payload, type=Erasure) if end > reader.start() else None
+        return (
+            msgspec.msgpack.decode(reader.read(end - 1)[-1].block.payload, type=Erasure)
+            if end > reader.start()
+            else None
+        )
 
 
 def topics_of(cluster: Cluster) -> dict[str, int]:
@@ -137,7 +171,11 @@ def topics_of(cluster: Cluster) -> dict[str, int]:
     admin = cluster.admin()
     with errors(cluster, admin):
         found = admin.list_topics(timeout=cluster.timeout_s).topics
-    return {name: len(topic.partitions) for name, topic in sorted(found.items()) if name.startswith(f"{cluster.prefix}.")}
+    return {
+        name: len(topic.partitions)
+        for name, topic in sorted(found.items())
+        if name.startswith(f"{cluster.prefix}.")
+    }
 
 
 def end_of(log: KafkaLog, there: Collection[str]) -> int:
@@ -151,8 +189,12 @@ def end_of(log: KafkaLog, there: Collection[str]) -> int:
         return 0
 
 
-def messages(cluster: Cluster, name: str, partition: int) -> Generator[tuple[int, dict[str, bytes], bytes], None, None]:
-    """Every message that a partition holds, whether it counts or not: offset, headers with the key, value."""
+def messages(
+    cluster: Cluster, name: str, partition: int
+) -> Generator[tuple[int, dict[str, bytes], bytes], None, None]:
+    """Every message that a partition holds, whether it counts or not: offset, headers with the key,
+    value.
+    """
     log = KafkaLog(cluster, name.removeprefix(f"{cluster.prefix}."), "")
     consumer = consumer_of(log)
     place = TopicPartition(name, partition)
@@ -170,9 +212,17 @@ def messages(cluster: Cluster, name: str, partition: int) -> Generator[tuple[int
                     raise storage_error(message.error(), cluster)
                 at = message.offset() + 1
                 deadline = time.monotonic() + cluster.timeout_s
-                yield message.offset(), {**dict(message.headers() or ()), "": message.key() or b""}, message.value() or b""
+                yield (
+                    message.offset(),
+                    {**dict(message.headers() or ()), "": message.key() or b""},
+                    message.value() or b"",
+                )
             if not found and time.monotonic() > deadline:
-                raise StorageError(f"nothing came in {cluster.timeout_s:g} s", where=name, fix="is the broker running?")
+                raise StorageError(
+                    f"nothing came in {cluster.timeout_s:g} s",
+                    where=name,
+                    fix="is the broker running?",
+                )
     finally:
         consumer.close()
 
@@ -194,11 +244,15 @@ def _is_empty(logs: list[KafkaLog], was: Emptying) -> bool:
 
 
 def delete(cluster: Cluster, name: str) -> None:
-    """Delete a topic, if it is there, and wait until the brokers know of it no more. Raises StorageError."""
+    """Delete a topic, if it is there, and wait until the brokers know of it no more. Raises
+    StorageError.
+    """
     admin = cluster.admin()
     with errors(cluster, admin):
         try:
-            admin.delete_topics([name], operation_timeout=cluster.timeout_s)[name].result(cluster.timeout_s)
+            admin.delete_topics([name], operation_timeout=cluster.timeout_s)[name].result(
+                cluster.timeout_s
+            )
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
@@ -208,6 +262,7 @@ def delete(cluster: Cluster, name: str) -> None:
             raise StorageError(
                 f"the topic {name} was deleted and is still there",
                 where=str(cluster),
-                fix="do the brokers have delete.topic.enable=false, or may this user not delete topics? Erase again, it goes on",
+                fix="do the brokers have delete.topic.enable=false, or may this user not delete "
+                "topics? Erase again, it goes on",
             )
         time.sleep(_LOOK_S)

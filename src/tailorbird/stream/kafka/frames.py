@@ -1,6 +1,8 @@
-"""What a log's messages look like, and which of them count. Pure functions; nothing here knows a broker.
+"""What a log's messages look like, and which of them count. Pure functions; nothing here knows a
+broker.
 
-A block is one message, or several where it is larger than the broker takes; what is committed as one is a run of messages.
+A block is one message, or several where it is larger than the broker takes; what is committed as
+one is a run of messages.
 
     key      none, since a log is one partition
     headers  place    AT BASE INDEX COUNT MORE TOTAL WRITER    all decimal but the last, a name drawn by the writer
@@ -10,10 +12,11 @@ A block is one message, or several where it is larger than the broker takes; wha
              crc      CRC-32 of all these and the value
     value    the payload, or a piece of it
 
-AT is the offset at which the writer expected the message to stand. One that stands elsewhere does not count: somebody else
-wrote in between, and his message counts. So of two writers one goes on, whatever the broker knows of them, and a retry that
-comes late changes nothing. A run counts when all of its COUNT messages stand in a row. BASE is the position of the run's first
-row, TOTAL its rows: positions are numbers of rows, without holes, as in a file.
+AT is the offset at which the writer expected the message to stand. One that stands elsewhere does
+not count: somebody else wrote in between, and his message counts. So of two writers one goes on,
+whatever the broker knows of them, and a retry that comes late changes nothing. A run counts when
+all of its COUNT messages stand in a row. BASE is the position of the run's first row, TOTAL its
+rows: positions are numbers of rows, without holes, as in a file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,28 +68,55 @@ class Piece(msgspec.Struct, frozen=True):
 
     def headers(self) -> Headers:
         """The message's headers."""
-        place = f"{self.at} {self.base} {self.index} {self.count} {int(self.more)} {self.total} {self.writer}".encode()
+        place = (
+            f"{self.at} {self.base} {self.index} {self.count} {int(self.more)} {self.total} "
+            f"{self.writer}"
+        ).encode()
         pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
         if self.receipt:
             pairs.append(("receipt", self.receipt))
         return [*pairs, ("crc", b"%d" % _sum(pairs, self.payload))]
 
 
-def pieces(blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int) -> list[Piece]:
+def pieces(
+    blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int
+) -> list[Piece]:
     """The messages of a run, of at most `bytes_max` of payload each."""
-    cut = [(block, start) for block in blocks for start in range(0, max(1, len(block.payload)), bytes_max)]
+    cut = [
+        (block, start)
+        for block in blocks
+        for start in range(0, max(1, len(block.payload)), bytes_max)
+    ]
     made: list[Piece] = []
     total = sum(block.rows for block in blocks)
     for index, (block, start) in enumerate(cut):
         more = start + bytes_max < len(block.payload)
-        payload = block.payload if start == 0 and not more else block.payload[start : start + bytes_max]
+        payload = (
+            block.payload if start == 0 and not more else block.payload[start : start + bytes_max]
+        )
         receipt = block.receipt if start == 0 else b""
-        made.append(Piece(at + index, base, index, len(cut), more, total, writer, block.kind, block.rows, receipt, payload))
+        made.append(
+            Piece(
+                at + index,
+                base,
+                index,
+                len(cut),
+                more,
+                total,
+                writer,
+                block.kind,
+                block.rows,
+                receipt,
+                payload,
+            )
+        )
     return made
 
 
 def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
-    """A message as a piece; None if it is not one of ours. Raises DamageError if it is not what was written."""
+    """A message as a piece; None if it is not one of ours. Raises DamageError if it is not what was
+    written.
+    """
     found = dict(headers or ())
     if "place" not in found or "crc" not in found:
         return None
@@ -96,10 +126,26 @@ def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | Non
         at, base, index, count, more, total = map(int, numbers)
         if int(found["crc"]) == _sum(pairs, payload):
             kind, receipt = found["kind"].decode(), found.get("receipt", b"")
-            return Piece(at, base, index, count, bool(more), total, writer.decode(), kind, int(found["rows"]), receipt, payload)
+            return Piece(
+                at,
+                base,
+                index,
+                count,
+                bool(more),
+                total,
+                writer.decode(),
+                kind,
+                int(found["rows"]),
+                receipt,
+                payload,
+            )
     except (ValueError, KeyError, UnicodeDecodeError):
         pass
-    raise DamageError("the message does not match its checksum", where=where, fix="look at the broker's disks; restore it from the archive")
+    raise DamageError(
+        "the message does not match its checksum",
+        where=where,
+        fix="look at the broker's disks; restore it from the archive",
+    )
 
 
 def _sum(pairs: Headers, payload: bytes) -> int:
@@ -110,7 +156,8 @@ def _sum(pairs: Headers, payload: bytes) -> int:
 
 
 class Assembly:
-    """Puts messages, fed in order of their offsets, together to blocks; drops what does not count. Begins with a run that counts.
+    """Puts messages, fed in order of their offsets, together to blocks; drops what does not count.
+    Begins with a run that counts.
 
     Args:
         end: the position at which the first message begins.
@@ -124,14 +171,17 @@ class Assembly:
         self._run: list[Piece] = []
 
     def feed(self, offset: int, piece: Piece | None) -> list[Stored]:
-        """The blocks of the run that this message completes, if it does. Raises DamageError if rows before it are missing."""
+        """The blocks of the run that this message completes, if it does. Raises DamageError if rows
+        before it are missing.
+        """
         if piece is None or piece.at != offset:
             return []
         if piece.index == 0:
             self._run = []
             if piece.base != self.end:
                 raise DamageError(
-                    f"the run at {piece.base} follows rows that end at {self.end}: the broker lost what it acknowledged, or has it twice",
+                    f"the run at {piece.base} follows rows that end at {self.end}: the "
+                    "broker lost what it acknowledged, or has it twice",
                     where=self._where,
                     fix="look at its replication, restore what is missing from the archive",
                 )

@@ -1,4 +1,6 @@
-"""What a cluster says of itself and of our topics, held against what the project asks for. It changes nothing; `doctor` shows it."""
+"""What a cluster says of itself and of our topics, held against what the project asks for. It
+changes nothing; `doctor` shows it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ class TopicState:
         name: whole, with the prefix.
         partitions: how many it has.
         replication: how many copies the partition with the fewest has; `in_sync` are up to date.
-        settings: as far as the broker says: "min.insync.replicas", "retention.ms", "unclean.leader.election.enable".
+        settings: as far as the broker says: "min.insync.replicas", "retention.ms",
+            "unclean.leader.election.enable".
     """
 
     name: str
@@ -33,11 +36,19 @@ class ClusterState:
     topics: tuple[TopicState, ...]
 
 
-_ASKED = ("min.insync.replicas", "retention.ms", "retention.bytes", "cleanup.policy", "unclean.leader.election.enable")
+_ASKED = (
+    "min.insync.replicas",
+    "retention.ms",
+    "retention.bytes",
+    "cleanup.policy",
+    "unclean.leader.election.enable",
+)
 
 
 def look(cluster: Cluster) -> ClusterState:
-    """Ask the cluster. Raises StorageError where it cannot be reached or refuses us, ConfigError for settings that cannot be."""
+    """Ask the cluster. Raises StorageError where it cannot be reached or refuses us, ConfigError
+    for settings that cannot be.
+    """
     admin = cluster.admin()
     with errors(cluster, admin):
         found = admin.list_topics(timeout=cluster.timeout_s)
@@ -52,14 +63,23 @@ def look(cluster: Cluster) -> ClusterState:
             entries = asked[resource].result(cluster.timeout_s)
         except (KafkaException, TimeoutError):
             entries = {}  # the broker does not say, or not to us
-        settings = {key: entries[key].value for key in _ASKED if key in entries and entries[key].value is not None}
-        copies, in_sync = min((len(each.replicas) for each in parts), default=0), min((len(each.isrs) for each in parts), default=0)
+        settings = {
+            key: entries[key].value
+            for key in _ASKED
+            if key in entries and entries[key].value is not None
+        }
+        copies, in_sync = (
+            min((len(each.replicas) for each in parts), default=0),
+            min((len(each.isrs) for each in parts), default=0),
+        )
         states.append(TopicState(name, len(parts), copies, in_sync, settings))
     return ClusterState(brokers, tuple(states))
 
 
 def faults(topic: TopicState, cluster: Cluster, partitions: int) -> Iterator[tuple[str, str]]:
-    """What of a topic is not as it should be, and what to do; `partitions` is how many it should have."""
+    """What of a topic is not as it should be, and what to do; `partitions` is how many it should
+    have.
+    """
     if topic.partitions != partitions:
         yield (
             f"{topic.partitions} partitions, {partitions} configured",
@@ -67,16 +87,30 @@ def faults(topic: TopicState, cluster: Cluster, partitions: int) -> Iterator[tup
         )
     if topic.replication < cluster.replication:
         found = f"{topic.replication} copies, {cluster.replication} configured"
-        yield found, "add replicas at the broker (kafka-reassign-partitions), stream.replication counts only for topics that are made"
+        yield (
+            found,
+            "add replicas at the broker (kafka-reassign-partitions), stream.replication "
+            "counts only for topics that are made",
+        )
     if topic.in_sync < topic.replication:
         yield f"{topic.in_sync} of {topic.replication} copies are in sync", "is a broker down?"
     least = int(topic.settings.get("min.insync.replicas", "0"))
     if topic.replication > 1 and 0 < least < 2:
-        yield "min.insync.replicas is 1: what one broker has counts as written", "set min.insync.replicas=2 for the topic"
+        yield (
+            "min.insync.replicas is 1: what one broker has counts as written",
+            "set min.insync.replicas=2 for the topic",
+        )
     elif least > topic.replication > 0:
-        yield f"min.insync.replicas is {least}, with {topic.replication} copies: nothing can be written", "lower it, or add replicas"
+        yield (
+            f"min.insync.replicas is {least}, with {topic.replication} copies: nothing can "
+            "be written",
+            "lower it, or add replicas",
+        )
     if topic.settings.get("unclean.leader.election.enable") == "true":
-        yield "unclean leaders may be elected: what was acknowledged may be lost", "set unclean.leader.election.enable=false"
+        yield (
+            "unclean leaders may be elected: what was acknowledged may be lost",
+            "set unclean.leader.election.enable=false",
+        )
     if "compact" in topic.settings.get("cleanup.policy", ""):
         yield "the topic is compacted: rows vanish from it", "set cleanup.policy=delete"
     for key in ("retention.ms", "retention.bytes"):

@@ -1,9 +1,12 @@
-"""The log of one door where topics have several partitions: bodies are cut by visitor, each partition is a log of its own.
+"""The log of one door where topics have several partitions: bodies are cut by visitor, each
+partition is a log of its own.
 
-    append ──► cut (events.parts) ──► raw.PRODUCER[0], [1], …: written at the same time, acknowledged when all of them are
+    append ──► cut (events.parts) ──► raw.PRODUCER[0], [1], …: written at the same time,
+    acknowledged when all of them are
 
-What is appended as one is whole in each partition, not over all of them: after a failure some may have their part. The door then
-acknowledges nothing, the client sends the body again, to the same partitions, and each router drops what it has.
+What is appended as one is whole in each partition, not over all of them: after a failure some may
+have their part. The door then acknowledges nothing, the client sends the body again, to the same
+partitions, and each router drops what it has.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,11 +53,16 @@ class KeyedWriter:
         self._pool = ThreadPoolExecutor(len(address.logs), thread_name_prefix="partition")
         self._writers: list[KafkaWriter] = []
         try:
-            opened = [partial(KafkaWriter, log, held=(held or {}).get(log.stem, 0)) for log in address.logs]
+            opened = [
+                partial(KafkaWriter, log, held=(held or {}).get(log.stem, 0))
+                for log in address.logs
+            ]
             self._writers.append(opened[0]())  # alone at first: it says whether another has the log
             opening = [self._pool.submit(each) for each in opened[1:]]
             errors = [done.exception() for done in opening]
-            self._writers += [done.result() for done, error in zip(opening, errors, strict=True) if error is None]
+            self._writers += [
+                done.result() for done, error in zip(opening, errors, strict=True) if error is None
+            ]
             for error in errors:
                 if error is not None:
                     raise error
@@ -83,9 +91,14 @@ class KeyedWriter:
     def _commit(self, blocks: Sequence[Block]) -> None:
         parts: dict[int, list[Block]] = {}
         for block in blocks:
-            for number, (body, rows) in cut(block.payload, _receipt(block.receipt), len(self._writers)).items():
+            for number, (body, rows) in cut(
+                block.payload, _receipt(block.receipt), len(self._writers)
+            ).items():
                 parts.setdefault(number, []).append(Block(block.kind, rows, body, block.receipt))
-        sent = [self._pool.submit(self._writers[number].append, some) for number, some in sorted(parts.items())]
+        sent = [
+            self._pool.submit(self._writers[number].append, some)
+            for number, some in sorted(parts.items())
+        ]
         errors = [each.exception() for each in sent]  # all are over before anything is said
         for error in errors:
             if error is not None:
@@ -93,7 +106,9 @@ class KeyedWriter:
 
     def prune_some(self, before: Sequence[int]) -> int:
         """As `KafkaWriter.prune_some`, of each partition."""
-        return sum(writer.prune_some(until) for writer, until in zip(self._writers, before, strict=True))
+        return sum(
+            writer.prune_some(until) for writer, until in zip(self._writers, before, strict=True)
+        )
 
     def close(self) -> None:
         """Let go of the broker, and let the next writer in."""

@@ -1,4 +1,5 @@
-"""Which logs a project has in a cluster: a topic for each door, for its answers, and for what the router decided.
+"""Which logs a project has in a cluster: a topic for each door, for its answers, and for what the
+router decided.
 
     raw.PRODUCER   routed          as many partitions as the project has, each a log of its own: raw-PRODUCER.2, routed.2
     index                          as many, snapshots of the routers' tables, see `stream.kafka.snapshots`
@@ -7,8 +8,8 @@
     answers.PRODUCER   order       one partition; `order` only where the others have several, see `stream.kafka.merged`
     shuffled.SCHEMA-3              a partition for each worker of a schema, where several share its entities: shuffled-SCHEMA-3.0
 
-Imports and replays keep their own books beside their bodies, in files; they run where the routers run, and each router takes of
-them what belongs to its partition.
+Imports and replays keep their own books beside their bodies, in files; they run where the routers
+run, and each router takes of them what belongs to its partition.
 """
 
 import re
@@ -33,13 +34,17 @@ class KafkaStream:
     """The logs of a project in a cluster.
 
     Attributes:
-        folder: where this machine keeps locks, the routers' indexes, and the files of imports and replays.
+        folder: where this machine keeps locks, the routers' indexes, and the files of imports and
+            replays.
         host: this machine's name, with which its producers' names begin.
         count: how many partitions there are.
-        snapshot_rows: that are routed of a partition until its router puts a snapshot of its tables into a topic.
+        snapshot_rows: that are routed of a partition until its router puts a snapshot of its tables
+            into a topic.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, *, snapshot_rows: int = SNAPSHOT_ROWS) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, *, snapshot_rows: int = SNAPSHOT_ROWS
+    ) -> None:
         self.cluster, self.folder, self.snapshot_rows = cluster, folder, snapshot_rows
         self.count = cluster.partitions
         self.host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()).strip("-")[:40] or "host"
@@ -70,18 +75,30 @@ class KafkaStream:
         return self._parts("routed", "routed", self.folder)
 
     def order(self, folder: Path | None) -> KafkaLog:
-        """The log that says in which order the partitions of `routed` are read; `folder` is where its writer holds a lock."""
+        """The log that says in which order the partitions of `routed` are read; `folder` is where
+        its writer holds a lock.
+        """
         return KafkaLog(self.cluster, "order", "order", folder)
 
     def shuffled(self, schema: str, count: int) -> tuple[KafkaLog, ...]:
-        """What the shuffle of a schema makes of `routed` for so many workers: a partition each, see `features.shuffle`."""
+        """What the shuffle of a schema makes of `routed` for so many workers: a partition each, see
+        `features.shuffle`.
+        """
         topic = f"{SHUFFLED}.{schema}-{count}"
-        return tuple(KafkaLog(self.cluster, topic, f"shuffled.{number}", self.folder, number, count) for number in range(count))
+        return tuple(
+            KafkaLog(self.cluster, topic, f"shuffled.{number}", self.folder, number, count)
+            for number in range(count)
+        )
 
     def shuffled_logs(self) -> list[KafkaLog]:
         """All that shuffles made, of any schema and number of workers."""
         found = [name.rpartition("-") for name in topics(self.cluster, SHUFFLED)]
-        return [log for schema, _, count in found if count.isdigit() for log in self.shuffled(schema, int(count))]
+        return [
+            log
+            for schema, _, count in found
+            if count.isdigit()
+            for log in self.shuffled(schema, int(count))
+        ]
 
     def snapshots(self) -> tuple[KafkaLog, ...]:
         """Where the routers put snapshots of their tables, by partition."""
@@ -120,7 +137,9 @@ class KafkaStream:
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs there are, each partition by itself, by name, in the order of their names."""
-        found: dict[str, KafkaLog | Path] = {log.partition: log for name in self._producers("raw") for log in self.raw_parts(name)}
+        found: dict[str, KafkaLog | Path] = {
+            log.partition: log for name in self._producers("raw") for log in self.raw_parts(name)
+        }
         return dict(sorted({**found, **self._past()}.items()))
 
     def answer_logs(self) -> dict[str, KafkaLog]:
@@ -128,7 +147,9 @@ class KafkaStream:
         return {producer: self.answers(producer) for producer in self._producers("answers")}
 
     def share(self, number: int, folder: Path) -> "KafkaShare":
-        """One partition of all, as its router sees it; `folder` holds the index, and is locked by whoever runs the router."""
+        """One partition of all, as its router sees it; `folder` holds the index, and is locked by
+        whoever runs the router.
+        """
         return KafkaShare(self, number, folder)
 
     def index_paths(self) -> list[Path]:
@@ -146,10 +167,15 @@ class KafkaStream:
     def _parts(self, topic: str, name: str, folder: Path | None) -> tuple[KafkaLog, ...]:
         if self.count == 1:
             return (KafkaLog(self.cluster, topic, name, folder),)
-        return tuple(KafkaLog(self.cluster, topic, f"{name}.{number}", folder, number, self.count) for number in range(self.count))
+        return tuple(
+            KafkaLog(self.cluster, topic, f"{name}.{number}", folder, number, self.count)
+            for number in range(self.count)
+        )
 
     def _past(self) -> dict[str, Path]:
-        return {producer: path for producer, path in raw_logs(self.folder).items() if producer in PAST}
+        return {
+            producer: path for producer, path in raw_logs(self.folder).items() if producer in PAST
+        }
 
     def _producers(self, kind: str) -> list[str]:
         looked, found = self._found.get(kind, (0.0, []))
@@ -193,7 +219,9 @@ class KafkaShare:
 
     @property
     def profiles(self) -> tuple[KafkaLog, KafkaLog]:
-        """Where the profiles of users and items are routed, and the order up to which they may be taken from there."""
+        """Where the profiles of users and items are routed, and the order up to which they may be
+        taken from there.
+        """
         return self._whole._parts("routed", "routed", None)[0], self._whole.order(None)
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:

@@ -1,7 +1,8 @@
 """The topic `PREFIX.erasing`, which is there while people are erased, and whose erasure it is.
 
-Making the topic keeps writers out; whose it is says the first message in it. So an erasure that did not hear whether its marker was
-made, or taken away, can look: it takes back its own, and leaves another's.
+Making the topic keeps writers out; whose it is says the first message in it. So an erasure that did
+not hear whether its marker was made, or taken away, can look: it takes back its own, and leaves
+another's.
 """
 
 import secrets
@@ -30,9 +31,13 @@ def mark(cluster: Cluster, owner: str) -> None:
     """
     admin = cluster.admin()
     settings = topic_settings(cluster.replication)  # else who it is would expire
-    topic = NewTopic(cluster.marker, num_partitions=1, replication_factor=cluster.replication, config=settings)
+    topic = NewTopic(
+        cluster.marker, num_partitions=1, replication_factor=cluster.replication, config=settings
+    )
     try:
-        admin.create_topics([topic], operation_timeout=cluster.timeout_s)[cluster.marker].result(cluster.timeout_s)
+        admin.create_topics([topic], operation_timeout=cluster.timeout_s)[cluster.marker].result(
+            cluster.timeout_s
+        )
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise storage_error(error.args[0], cluster, admin) from error
@@ -41,13 +46,16 @@ def mark(cluster: Cluster, owner: str) -> None:
         raise NotReadyError(
             "another erasure is at work, or was cut short",
             where=str(cluster),
-            fix=f"finish it on the machine where it was begun: tailorbird lake erase --yes. If that machine is lost with its disk, "
+            fix="finish it on the machine where it was begun: tailorbird lake erase --yes. If "
+            "that machine is lost with its disk, "
             f"delete the topic {cluster.marker} and erase these people again",
         )
 
 
 def unmark(cluster: Cluster, owner: str) -> bool:
-    """Let writers in again, unless the marker is another erasure's. Whether there was one of `owner`."""
+    """Let writers in again, unless the marker is another erasure's. Whether there was one of
+    `owner`.
+    """
     if cluster.marker not in topics_of(cluster) or not _is_of(cluster, owner):
         return False
     delete(cluster, cluster.marker)
@@ -55,7 +63,9 @@ def unmark(cluster: Cluster, owner: str) -> bool:
 
 
 def _is_of(cluster: Cluster, owner: str) -> bool:
-    """Whether the marker is `owner`'s. One that nobody's is, since who made it died before it said so, is theirs from now on."""
+    """Whether the marker is `owner`'s. One that nobody's is, since who made it died before it said
+    so, is theirs from now on.
+    """
     standing = _owner(cluster)
     if standing is None:
         _say(cluster, owner)
@@ -73,12 +83,17 @@ def _say(cluster: Cluster, owner: str) -> None:
     """Add a message; several at once stand in one order, and the first counts."""
     failures: list[Any] = []
     timeout_ms = int(cluster.timeout_s * 1000)
-    conf = cluster.conf(acks="all", linger_ms=0, message_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms)
+    conf = cluster.conf(
+        acks="all", linger_ms=0, message_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms
+    )
     producer = cluster.client(Producer, conf)
     where = KafkaLog(cluster, cluster.marker.removeprefix(f"{cluster.prefix}."), "")
     with errors(where, producer):
         producer.produce(
-            cluster.marker, owner.encode(), partition=0, on_delivery=lambda error, _: failures.append(error) if error else None
+            cluster.marker,
+            owner.encode(),
+            partition=0,
+            on_delivery=lambda error, _: failures.append(error) if error else None,
         )
     deadline = time.monotonic() + cluster.timeout_s + 1
     while (waiting := producer.flush(0.05)) and time.monotonic() < deadline:
@@ -86,4 +101,8 @@ def _say(cluster: Cluster, owner: str) -> None:
     if failures:
         raise storage_error(failures[0], where, producer)
     if waiting:
-        raise StorageError("Kafka did not acknowledge the marker of an erasure", where=str(where), fix="is the broker running?")
+        raise StorageError(
+            "Kafka did not acknowledge the marker of an erasure",
+            where=str(where),
+            fix="is the broker running?",
+        )

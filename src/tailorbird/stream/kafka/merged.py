@@ -1,11 +1,13 @@
-"""Several partitions as one log: the order log says which rows of which partition come next, and so gives each row one number.
+"""Several partitions as one log: the order log says which rows of which partition come next, and so
+gives each row one number.
 
     order        (0: 1–40) │ (2: 1–7) │ (0: 41–90) │ …      a topic of one partition; a block takes as many positions as it names rows
     routed[0]    1 … 40 │ 41 … 90                           position 1 … 40, 48 … 97 of the whole
     routed[2]    1 … 7                                      position 41 … 47
 
-Everybody who reads the routed log reads it so; `p` is one number then, the same for all, and worker, lake and recomputation are
-what they are with one partition. Who writes the order is in `router.order`.
+Everybody who reads the routed log reads it so; `p` is one number then, the same for all, and
+worker, lake and recomputation are what they are with one partition. Who writes the order is in
+`router.order`.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     """What a block of the order log says.
 
     Attributes:
-        partition, first: the rows that come next, as many as the block takes, begin at `first` of this partition.
+        partition, first: the rows that come next, as many as the block takes, begin at `first` of
+        this partition.
         ends: behind which row of each partition everything up to and with this block stops.
     """
 
@@ -63,7 +66,9 @@ class MergedLog:
 
 
 class MergedReader:
-    """A reader of several partitions in their order. Raises NotReadyError where there is no order yet."""
+    """A reader of several partitions in their order. Raises NotReadyError where there is no order
+    yet.
+    """
 
     def __init__(self, address: MergedLog) -> None:
         self.address, self.partition = address, address.stem
@@ -78,7 +83,9 @@ class MergedReader:
             local, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
             while local < end:
                 found = self._part(run.partition).between(local, end, bytes_max=max(1, bytes_max))
-                if not found:  # a broker that was elected since has yet to know that they are written
+                if (
+                    not found
+                ):  # a broker that was elected since has yet to know that they are written
                     return blocks
                 for stored in found:
                     bytes_max -= len(stored.block.payload)

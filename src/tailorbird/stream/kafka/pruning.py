@@ -1,7 +1,7 @@
 """Deleting what nobody needs of a log in a topic, beside its writer: no append waits for it.
 
-Anybody may delete, whoever writes: what may go was decided elsewhere. A broker that fails is asked again when the next deletion is wanted;
-one that cannot delete records is said so once.
+Anybody may delete, whoever writes: what may go was decided elsewhere. A broker that fails is asked
+again when the next deletion is wanted; one that cannot delete records is said so once.
 """
 
 import logging
@@ -29,9 +29,11 @@ class Deleter:
         self._tail: Tail | None = None
 
     def delete(self, before: int) -> int:
-        """Delete what lies before the run that holds row `before`; how many messages. The last run stays: it says where the log ends.
+        """Delete what lies before the run that holds row `before`; how many messages. The last run
+        stays: it says where the log ends.
 
-        0 where there is nothing to delete, where there is no such topic, and where the broker does not do it, which is logged.
+        0 where there is nothing to delete, where there is no such topic, and where the broker does
+        not do it, which is logged.
 
         Raises:
             StorageError, DamageError: the topic cannot be looked at.
@@ -54,11 +56,14 @@ class Deleter:
         cluster = self.address.cluster
         place = TopicPartition(self.address.name, self.address.number, offset)
         try:
-            cluster.admin().delete_records([place], request_timeout=cluster.timeout_s)[place].result(cluster.timeout_s + 1)
+            cluster.admin().delete_records([place], request_timeout=cluster.timeout_s)[
+                place
+            ].result(cluster.timeout_s + 1)
         except (KafkaException, TimeoutError) as error:
             if not self.problem:
                 log.warning(
-                    "%s: the broker did not delete records, it is asked again later; does it at all? Else set retention.ms (%s)",
+                    "%s: the broker did not delete records, it is asked again later; does it "
+                    "at all? Else set retention.ms (%s)",
                     self.address,
                     error,
                 )

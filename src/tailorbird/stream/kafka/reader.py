@@ -1,4 +1,6 @@
-"""Reading a log in a topic: by `assign`, from a position that the reader's owner keeps. What counts is in `stream.kafka.frames`."""
+"""Reading a log in a topic: by `assign`, from a position that the reader's owner keeps. What counts
+is in `stream.kafka.frames`.
+"""
 
 import time
 from collections import deque
@@ -15,7 +17,8 @@ _AT_ONCE = 64  # messages; one may have a megabyte
 
 
 class KafkaReader:
-    """A reader of a log in a topic. What it has read ahead stays in memory until it is asked for what comes behind it.
+    """A reader of a log in a topic. What it has read ahead stays in memory until it is asked for
+    what comes behind it.
 
     Raises:
         NotReadyError: there is no such topic, or its writer has just made it.
@@ -33,7 +36,9 @@ class KafkaReader:
         self._seen = -1
         try:
             if self._tail.watermarks()[1] == 0:
-                raise NotReadyError("this topic holds no log yet", where=str(address), fix="start its writer first")
+                raise NotReadyError(
+                    "this topic holds no log yet", where=str(address), fix="start its writer first"
+                )
             self._consumer = consumer_of(address)
         except BaseException:
             self._tail.close()
@@ -47,7 +52,8 @@ class KafkaReader:
         self._fill(high, start, bytes_max)
         if start > self._assembly.end and self._offset >= high:
             raise DamageError(
-                f"the log ends at {self._assembly.end}, but was read up to {start} before: rows were lost",
+                f"the log ends at {self._assembly.end}, but was read up to {start} before: "
+                "rows were lost",
                 where=str(self.address),
                 fix="was the topic deleted, or an unclean leader elected? See `doctor`; "
                 "if it is lost for good: tailorbird stream begin-anew",
@@ -61,7 +67,9 @@ class KafkaReader:
         return blocks
 
     def between(self, start: int, end: int, *, bytes_max: int) -> list[Stored]:
-        """As `read`, but no block from `end` on; rows that are known to be there are not asked for at the broker again."""
+        """As `read`, but no block from `end` on; rows that are known to be there are not asked for
+        at the broker again.
+        """
         if not 0 <= self._from <= start < self._assembly.end:
             self.read(start, bytes_max=bytes_max)
         self._drop(start)
@@ -101,7 +109,9 @@ class KafkaReader:
                     self._refuse(message.error(), start)
                     continue
                 self._offset = message.offset() + 1
-                piece = piece_of(message.headers(), message.value() or b"", f"{self.address}@{message.offset()}")
+                piece = piece_of(
+                    message.headers(), message.value() or b"", f"{self.address}@{message.offset()}"
+                )
                 for stored in self._assembly.feed(message.offset(), piece):
                     if stored.end > start:
                         self._buffer.append(stored)
@@ -109,17 +119,26 @@ class KafkaReader:
                 deadline = time.monotonic() + self.address.cluster.timeout_s
             if not messages and time.monotonic() > deadline:
                 raise StorageError(
-                    f"nothing came in {self.address.cluster.timeout_s:g} s, though there are {high - self._offset} messages to read",
-                    where=str(self.address), fix="is the broker running, and is its advertised address reachable from here?",
-                )  # fmt: skip
+                    f"nothing came in {self.address.cluster.timeout_s:g} s, though there are "
+                    f"{high - self._offset} messages to read",
+                    where=str(self.address),
+                    fix="is the broker running, and is its advertised address reachable from here?",
+                )
 
     def _refuse(self, error: Any, start: int) -> None:
         code = error.code()
-        if code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT) or error.retriable():
+        if (
+            code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT)
+            or error.retriable()
+        ):
             return  # the client tries again by itself; the deadline is ours
         self._from = -1
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            raise InputError(f"rows at {start} were pruned", where=str(self.address), fix="read them from the lake, then go on here")
+            raise InputError(
+                f"rows at {start} were pruned",
+                where=str(self.address),
+                fix="read them from the lake, then go on here",
+            )
         raise storage_error(error, self.address)
 
     def start(self) -> int:
@@ -139,7 +158,11 @@ class KafkaReader:
         if position >= end:
             return Waiting(0, 0, beyond=max(0, asked - end))
         first = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
-        return Waiting(end - position, high - self._tail.find(position), tuple(each.block.receipt for each in first))
+        return Waiting(
+            end - position,
+            high - self._tail.find(position),
+            tuple(each.block.receipt for each in first),
+        )
 
     def changed(self) -> bool:
         high = self._tail.watermarks()[1]

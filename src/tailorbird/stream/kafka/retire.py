@@ -1,12 +1,14 @@
-"""Producers that are gone for good: their topics are deleted once nobody needs them, and their names are never used again.
+"""Producers that are gone for good: their topics are deleted once nobody needs them, and their
+names are never used again.
 
     retired      a block for each name, written before anything is deleted
 
-A position is a number of rows since the topic began, and others remember theirs. A topic that began anew under the name would be behind
-them, so a door that finds its name here takes another (`serving.naming.first_free`).
+A position is a number of rows since the topic began, and others remember theirs. A topic that began
+anew under the name would be behind them, so a door that finds its name here takes another
+(`serving.naming.first_free`).
 
-What shuffles wrote for another number of workers, or for a schema that is no longer active, is a function of the routed log: it goes
-without being noted, and comes again if it is asked for again.
+What shuffles wrote for another number of workers, or for a schema that is no longer active, is a
+function of the routed log: it goes without being noted, and comes again if it is asked for again.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -32,7 +34,13 @@ class Retired:
 
 
 def retire(
-    stream: KafkaStream, released: Released, now: int, *, producers: Sequence[str] = (), idle_us: int, dry_run: bool = False
+    stream: KafkaStream,
+    released: Released,
+    now: int,
+    *,
+    producers: Sequence[str] = (),
+    idle_us: int,
+    dry_run: bool = False,
 ) -> list[Retired]:
     """Delete the topics of producers that are gone and drained.
 
@@ -42,12 +50,17 @@ def retire(
         idle_us: for how long nobody may have written.
     Raises:
         UsageError: there is no such producer.
-        StorageError: the broker cannot be reached, or refuses. What was begun is finished when it is called again.
+        StorageError: the broker cannot be reached, or refuses. What was begun is finished when it
+            is called again.
     """
     there = stream.producers()
     for name in producers:
         if name not in there:
-            raise UsageError(f"no topic is of {name!r}", where=str(stream), fix=f"use one of {', '.join(there) or 'none there is'}")
+            raise UsageError(
+                f"no topic is of {name!r}",
+                where=str(stream),
+                fix=f"use one of {', '.join(there) or 'none there is'}",
+            )
     known = stream.retired()
     found = []
     for name in producers or there:
@@ -59,8 +72,13 @@ def retire(
 
 
 def retire_shuffled(
-    stream: KafkaStream, wanted: Collection[tuple[str, int]], now: int, *, idle_us: int, dry_run: bool = False
-) -> list[Retired]:  # fmt: skip
+    stream: KafkaStream,
+    wanted: Collection[tuple[str, int]],
+    now: int,
+    *,
+    idle_us: int,
+    dry_run: bool = False,
+) -> list[Retired]:
     """Delete the topics of shuffles that no worker reads.
 
     Args:
@@ -74,7 +92,9 @@ def retire_shuffled(
         schema, _, count = topic.removeprefix(f"{SHUFFLED}.").rpartition("-")
         if (schema, int(count)) in wanted:
             continue
-        lately = any(now - _written_at(log) < idle_us for log in stream.shuffled(schema, int(count)))
+        lately = any(
+            now - _written_at(log) < idle_us for log in stream.shuffled(schema, int(count))
+        )
         if not lately and not dry_run:
             _delete(stream, [f"{stream.cluster.prefix}.{topic}"])
         found.append(Retired(topic, not lately, "it was written to lately" if lately else ""))
@@ -92,7 +112,9 @@ def _written_at(log: KafkaLog) -> int:
         tail.close()
 
 
-def _reasons(stream: KafkaStream, released: Released, producer: str, now: int, idle_us: int) -> Iterator[str]:
+def _reasons(
+    stream: KafkaStream, released: Released, producer: str, now: int, idle_us: int
+) -> Iterator[str]:
     logs = [(log, released.raw(log.partition)) for log in stream.raw_parts(producer)]
     for log, safe in [*logs, (stream.answers(producer), released.answers(producer))]:
         try:
@@ -121,5 +143,7 @@ def _delete(stream: KafkaStream, topics: Sequence[str]) -> None:
     admin = stream.cluster.admin()
     with errors(stream.cluster, admin):
         known = admin.list_topics(timeout=stream.cluster.timeout_s).topics
-        for done in admin.delete_topics([name for name in topics if name in known], request_timeout=stream.cluster.timeout_s).values():
+        for done in admin.delete_topics(
+            [name for name in topics if name in known], request_timeout=stream.cluster.timeout_s
+        ).values():
             done.result(stream.cluster.timeout_s)

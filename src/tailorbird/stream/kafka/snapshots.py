@@ -1,10 +1,13 @@
-"""Snapshots of a SQLite file in a topic of their own, so that the topic that could make the file anew need not be kept whole.
+"""Snapshots of a SQLite file in a topic of their own, so that the topic that could make the file
+anew need not be kept whole.
 
     index[2]   piece │ piece │ … │ snapshot ─ piece │ piece │ … │ snapshot        one partition for each router
 
-A piece is compressed and carries no meaning alone. What counts is said by the last block, which is written once all pieces were read back
-and found to be what the file held: the newest snapshot, by its position, of those in the topic. So one that was cut short does not count,
-nor does one of a writer that was replaced meanwhile and is late. What lies before the pieces of the newest is deleted.
+A piece is compressed and carries no meaning alone. What counts is said by the last block, which is
+written once all pieces were read back and found to be what the file held: the newest snapshot, by
+its position, of those in the topic. So one that was cut short does not count, nor does one of a
+writer that was replaced meanwhile and is late. What lies before the pieces of the newest is
+deleted.
 """
 
 import hashlib
@@ -41,9 +44,9 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     Attributes:
         position: of the log that the file is made of; everything before it is in the file.
-        followed: up to which row of partition 0 its profiles were taken, by a router that does not route them; 0 by others.
-        first, pieces: where its pieces stand in the topic, and how many there are.
-        size, sha256: of the file.
+        followed: up to which row of partition 0 its profiles were taken, by a router that does not
+        route them; 0 by others. first, pieces: where its pieces stand in the topic, and how many
+        there are. size, sha256: of the file.
     """
 
     position: int
@@ -77,18 +80,31 @@ class Newest:
                     self._found, self._end = _decode(last.payload), end
                 elif self._found is None:  # one is being made, or was cut short
                     position = start
-                    while position < end and (stored := reader.read(position, bytes_max=_READ_BYTES)):
-                        self._found = next((_decode(one.block.payload) for one in reversed(stored) if one.block.kind == WHOLE), self._found)
+                    while position < end and (
+                        stored := reader.read(position, bytes_max=_READ_BYTES)
+                    ):
+                        self._found = next(
+                            (
+                                _decode(one.block.payload)
+                                for one in reversed(stored)
+                                if one.block.kind == WHOLE
+                            ),
+                            self._found,
+                        )
                         position = stored[-1].end
         except NotReadyError:
             return None
         return self._found
 
 
-def take(file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]]) -> Snapshot:
-    """Put a snapshot of the SQLite file into the topic, which is made if it is not there; the newest that is there then.
+def take(
+    file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]]
+) -> Snapshot:
+    """Put a snapshot of the SQLite file into the topic, which is made if it is not there; the
+    newest that is there then.
 
-    Whoever writes to the file goes on meanwhile. It takes as much of the disk again, for as long as it lasts.
+    Whoever writes to the file goes on meanwhile. It takes as much of the disk again, for as long as
+    it lasts.
 
     Args:
         position_of: tells `position` and `followed` of the copy.
@@ -110,7 +126,16 @@ def take(file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection],
             for chunk in _chunks(copy):
                 digest.update(chunk)
                 size, pieces = size + len(chunk), pieces + 1
-                writer.append([Block(PIECE, 1, pa.compress(chunk, codec=_CODEC, asbytes=True), b"%d" % len(chunk))])
+                writer.append(
+                    [
+                        Block(
+                            PIECE,
+                            1,
+                            pa.compress(chunk, codec=_CODEC, asbytes=True),
+                            b"%d" % len(chunk),
+                        )
+                    ]
+                )
             made = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
             for _ in _read(address, made):  # as it will be read when it is needed
                 pass
@@ -129,7 +154,9 @@ def take(file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection],
 
 
 def restore(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
-    """Put the file of a snapshot in the place of `file`, which nobody has open. Raises DamageError, StorageError."""
+    """Put the file of a snapshot in the place of `file`, which nobody has open. Raises DamageError,
+    StorageError.
+    """
     fresh = file.with_name(f"{file.name}.fresh")
     with sqlite.errors(file):
         with fresh.open("wb") as out:
@@ -156,7 +183,9 @@ def _copy(file: Path, copy: Path) -> None:
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            connection.execute("VACUUM INTO ?", (str(copy),))  # all of one moment, whatever is written meanwhile
+            connection.execute(
+                "VACUUM INTO ?", (str(copy),)
+            )  # all of one moment, whatever is written meanwhile
         finally:
             connection.close()
 
@@ -168,26 +197,45 @@ def _chunks(file: Path) -> Iterator[bytes]:
 
 
 def _read(address: KafkaLog, snapshot: Snapshot) -> Iterator[bytes]:
-    """The pieces of a snapshot, unpacked. Raises DamageError, once all were read, if they are not what was written."""
-    digest, size, position, end = hashlib.sha256(), 0, snapshot.first, snapshot.first + snapshot.pieces
+    """The pieces of a snapshot, unpacked. Raises DamageError, once all were read, if they are not
+    what was written.
+    """
+    digest, size, position, end = (
+        hashlib.sha256(),
+        0,
+        snapshot.first,
+        snapshot.first + snapshot.pieces,
+    )
     with open_reader(address) as reader:
         while position < end:
-            stored = [one for one in reader.read(position, bytes_max=_READ_BYTES) if one.offset < end]
+            stored = [
+                one for one in reader.read(position, bytes_max=_READ_BYTES) if one.offset < end
+            ]
             if not stored:
                 break
             for one in stored:
-                chunk = pa.decompress(one.block.payload, decompressed_size=int(one.block.receipt), codec=_CODEC, asbytes=True)
+                chunk = pa.decompress(
+                    one.block.payload,
+                    decompressed_size=int(one.block.receipt),
+                    codec=_CODEC,
+                    asbytes=True,
+                )
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
             position = stored[-1].end
     if (size, digest.hexdigest()) != (snapshot.size, snapshot.sha256):
-        fix = "look at the broker's disks; an index on the disk of another router can be copied here"
-        raise DamageError(f"the snapshot at {snapshot.first} is not what was written", where=str(address), fix=fix)
+        fix = (
+            "look at the broker's disks; an index on the disk of another router can be copied here"
+        )
+        raise DamageError(
+            f"the snapshot at {snapshot.first} is not what was written", where=str(address), fix=fix
+        )
 
 
 class SnapshotThread:
-    """Takes snapshots of a router's index beside it, one at a time, when enough has been routed since the last.
+    """Takes snapshots of a router's index beside it, one at a time, when enough has been routed
+    since the last.
 
     Args:
         at: the position of the last one.
@@ -195,9 +243,15 @@ class SnapshotThread:
     """
 
     def __init__(
-        self, file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]], *, at: int,
-        every_rows: int = SNAPSHOT_ROWS, age_s: float = AGE_S,
-    ) -> None:  # fmt: skip
+        self,
+        file: Path,
+        address: KafkaLog,
+        position_of: Callable[[apsw.Connection], tuple[int, int]],
+        *,
+        at: int,
+        every_rows: int = SNAPSHOT_ROWS,
+        age_s: float = AGE_S,
+    ) -> None:
         self._file, self._address, self._position_of = file, address, position_of
         self._at, self._every_rows, self._age_s = at, every_rows, age_s
         self._since, self._end = time.monotonic(), at
@@ -212,7 +266,9 @@ class SnapshotThread:
 
     def _due(self) -> bool:
         rows = self._end - self._at
-        return rows > 0 and (rows >= self._every_rows or time.monotonic() - self._since >= self._age_s)
+        return rows > 0 and (
+            rows >= self._every_rows or time.monotonic() - self._since >= self._age_s
+        )
 
     def _run(self) -> None:
         while self._due():
@@ -221,7 +277,9 @@ class SnapshotThread:
                 self._at = max(end, take(self._file, self._address, self._position_of).position)
             except TailorbirdError as error:
                 self._at = end  # after as many rows again
-                log.error("no snapshot of the router's index was made, its topic stays longer: %s", error)
+                log.error(
+                    "no snapshot of the router's index was made, its topic stays longer: %s", error
+                )
             except Exception:  # the router goes on, and the topic is kept
                 self._at = end
                 log.exception("no snapshot of the router's index was made, its topic stays longer")

@@ -1,4 +1,6 @@
-"""Looking at single messages of a topic: where it begins and ends, and where a position is. What a writer and a reader share."""
+"""Looking at single messages of a topic: where it begins and ends, and where a position is. What a
+writer and a reader share.
+"""
 
 import time
 from dataclasses import dataclass
@@ -42,14 +44,17 @@ def consumer_of(address: KafkaLog, **settings: Any) -> Any:
 
 def tail_consumer(address: KafkaLog) -> Any:
     """A consumer that jumps."""
-    return consumer_of(address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1)
+    return consumer_of(
+        address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1
+    )
 
 
 class Tail:
     """Reads single messages of a topic. One thread at a time.
 
     Args:
-        consumer: that several share, which look in turn; its owner closes it. None for one of its own.
+        consumer: that several share, which look in turn; its owner closes it. None for one of its
+            own.
     Raises:
         NotReadyError: there is no such topic.
     """
@@ -67,10 +72,12 @@ class Tail:
             raise
 
     def watermarks(self, until: float = 0.0) -> tuple[int, int]:
-        """The first offset there is, and the next that will be given. A broker that is away for a moment is waited for.
+        """The first offset there is, and the next that will be given. A broker that is away for a
+        moment is waited for.
 
         Args:
-            until: by the monotonic clock, for how long at most; two short tries are made in any case. 0: for the cluster's timeout.
+            until: by the monotonic clock, for how long at most; two short tries are made in any
+                case. 0: for the cluster's timeout.
         """
         deadline, tries = until or time.monotonic() + self._timeout_s, 0
         while True:
@@ -81,9 +88,15 @@ class Tail:
                     found = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
                 if found is not None:
                     return found
-                raise StorageError(f"no answer in {self._timeout_s:g} s", where=str(self.address), fix="is the broker running?")
+                raise StorageError(
+                    f"no answer in {self._timeout_s:g} s",
+                    where=str(self.address),
+                    fix="is the broker running?",
+                )
             except StorageError:
-                if time.monotonic() > deadline and tries > 1:  # a process that stood still meanwhile has not waited for the broker
+                if (
+                    time.monotonic() > deadline and tries > 1
+                ):  # a process that stood still meanwhile has not waited for the broker
                     raise
                 time.sleep(_AGAIN_S)
 
@@ -99,7 +112,8 @@ class Tail:
         raise DamageError(
             f"none of the messages {max(low, high - _BACK_MAX)} to {high} is one of this log's",
             where=str(self.address),
-            fix="did the topic's retention delete it, or does somebody else write here? Give the project another prefix",
+            fix="did the topic's retention delete it, or does somebody else write here? Give the "
+            "project another prefix",
         )
 
     def last(self) -> int:
@@ -120,7 +134,11 @@ class Tail:
     def _pruned_rows(self, piece: Piece, low: int) -> int:
         if piece.index == 0 or piece.at > low:
             return 0
-        raise DamageError("the topic begins within a run", where=str(self.address), fix="delete records only by way of Tailorbird")
+        raise DamageError(
+            "the topic begins within a run",
+            where=str(self.address),
+            fix="delete records only by way of Tailorbird",
+        )
 
     def find(self, position: int) -> int:
         """The offset of the first message of the run that holds `position`, or will."""
@@ -128,7 +146,9 @@ class Tail:
         first = self._counting(low, high)
         if first is None:
             return high
-        pruned = low > 0 or first.base > 1  # positions begin at 0 or 1; a log that was emptied, later
+        pruned = (
+            low > 0 or first.base > 1
+        )  # positions begin at 0 or 1; a log that was emptied, later
         if position < first.base and pruned and first.kind != BEGUN_ANEW:
             raise InputError(
                 f"rows before {first.base} were pruned, asked for {position}",
@@ -176,13 +196,19 @@ class Tail:
             message = self._consumer.poll(self._timeout_s)
             self._consumer.unassign()
         if message is None:
-            raise StorageError(f"no message {offset} in {self._timeout_s:g} s", where=str(self.address), fix="is the broker running?")
+            raise StorageError(
+                f"no message {offset} in {self._timeout_s:g} s",
+                where=str(self.address),
+                fix="is the broker running?",
+            )
         if message.error() is not None:
             raise storage_error(message.error(), self.address)
         return message
 
     def written_at(self) -> int:
-        """When the last message came in, by the broker or its writer, in microseconds; 0 where there is none, or it does not say."""
+        """When the last message came in, by the broker or its writer, in microseconds; 0 where
+        there is none, or it does not say.
+        """
         low, high = self.watermarks()
         return 0 if low == high else max(0, self._message(high - 1).timestamp()[1]) * 1_000
 

@@ -1,4 +1,6 @@
-"""How much of many topics is yet to be read, asked by one client for all of them: a reader each would be two clients for each log."""
+"""How much of many topics is yet to be read, asked by one client for all of them: a reader each
+would be two clients for each log.
+"""
 
 from typing import Any
 
@@ -16,7 +18,9 @@ class Waits:
         self._consumer: Any = None
 
     def of(self, address: KafkaLog | MergedLog) -> "LogWaits":
-        """Of one log; of several partitions, by their order. Raises NotReadyError where there is none yet."""
+        """Of one log; of several partitions, by their order. Raises NotReadyError where there is
+        none yet.
+        """
         log = address.order if isinstance(address, MergedLog) else address
         if self._consumer is None:
             self._consumer = tail_consumer(log)
@@ -34,7 +38,9 @@ class LogWaits:
     def __init__(self, tail: Tail) -> None:
         self._tail = tail
         if tail.watermarks()[1] == 0:
-            raise NotReadyError("this topic holds no log yet", where=str(tail.address), fix="start its writer first")
+            raise NotReadyError(
+                "this topic holds no log yet", where=str(tail.address), fix="start its writer first"
+            )
 
     def waiting(self, position: int) -> Waiting:
         """See `LogReader.waiting`."""

@@ -1,7 +1,9 @@
-"""Writing a log in a topic: an idempotent producer, acknowledged by all replicas that are in sync, and one writer at a time.
+"""Writing a log in a topic: an idempotent producer, acknowledged by all replicas that are in sync,
+and one writer at a time.
 
-A writer begins with a message that says who it is. Every message says at which offset it must stand (`stream.kafka.frames`), so
-a writer whose place another took learns of it with its next message, before it acknowledges anything, and stops.
+A writer begins with a message that says who it is. Every message says at which offset it must stand
+(`stream.kafka.frames`), so a writer whose place another took learns of it with its next message,
+before it acknowledges anything, and stops.
 """
 
 import os
@@ -31,7 +33,8 @@ class KafkaWriter:
     Args:
         first: the position of the first row, if the log begins now.
         held: the highest position that a reader holds, see `stream.held`.
-        anew: the topic was lost before, and begins now: readers that are behind its first row go on with that.
+        anew: the topic was lost before, and begins now: readers that are behind its first row go on
+            with that.
     Raises:
         LockedError: another writer of this machine has it.
         ConfigError: the topic is there, but cannot be a log.
@@ -39,7 +42,9 @@ class KafkaWriter:
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(self, address: KafkaLog, *, first: int = 0, held: int = 0, anew: bool = False) -> None:
+    def __init__(
+        self, address: KafkaLog, *, first: int = 0, held: int = 0, anew: bool = False
+    ) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
@@ -54,7 +59,9 @@ class KafkaWriter:
             self._bytes_max = ensure(address)
             self._tail = Tail(address)
             self._producer = address.cluster.client(Producer, self._conf())
-            with errors(address, self._producer):  # else the first message waits for a second until the client knows where to
+            with errors(
+                address, self._producer
+            ):  # else the first message waits for a second until the client knows where to
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
             self._begin(first, held, BEGUN_ANEW if anew else OPENED)
         except BaseException:
@@ -65,7 +72,8 @@ class KafkaWriter:
         return self.address.cluster.conf(
             enable_idempotence=True,
             acks="all",
-            max_in_flight_requests_per_connection=1,  # a run's messages stand in a row, whatever the broker makes of two requests at once
+            # a run's messages stand in a row, whatever the broker makes of two requests at once
+            max_in_flight_requests_per_connection=1,
             linger_ms=0,
             message_timeout_ms=int(self._timeout_s * 1000),
             request_timeout_ms=int(self._timeout_s * 1000),
@@ -75,7 +83,9 @@ class KafkaWriter:
         )
 
     def _begin(self, first: int, held: int, kind: str) -> None:
-        """Take the log's end: from here on, whatever another writer still has under way stands at the wrong place."""
+        """Take the log's end: from here on, whatever another writer still has under way stands at
+        the wrong place.
+        """
         assert self._tail is not None
         who = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_TRIES):
@@ -83,17 +93,36 @@ class KafkaWriter:
             end = first if tip.end is None else tip.end
             if end < held:
                 raise DamageError(
-                    f"the topic ends at {end}, but was read up to {held} before: it was lost, or this is another cluster",
+                    f"the topic ends at {end}, but was read up to {held} before: it was "
+                    "lost, or this is another cluster",
                     where=str(self.address),
-                    fix="see stream.url and the broker's disk, and bring the topics back; nothing is taken until then. "
-                    "If they are lost for good: tailorbird stream begin-anew, see docs/how-to/kafka.md",
+                    fix="see stream.url and the broker's disk, and bring the topics back; "
+                    "nothing is taken until then. "
+                    "If they are lost for good: tailorbird stream begin-anew, see "
+                    "docs/how-to/kafka.md",
                 )
-            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, kind if tip.end is None else OPENED, 0, who, b"")
+            opened = Piece(
+                tip.offset,
+                end,
+                0,
+                1,
+                False,
+                0,
+                self._name,
+                kind if tip.end is None else OPENED,
+                0,
+                who,
+                b"",
+            )
             stands = self._send([opened])
             if self._stand([opened], stands):
                 self._next, self._end = stands[0] + 1, end
                 return
-        raise LockedError("others begin to write at the same time", where=str(self.address), fix="start one writer a log")
+        raise LockedError(
+            "others begin to write at the same time",
+            where=str(self.address),
+            fix="start one writer a log",
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -126,7 +155,10 @@ class KafkaWriter:
             if block.rows < 1:
                 raise ValueError(f"a block takes at least one position, got rows={block.rows}")
             if len(block.receipt) + len(block.kind) > 8_192:
-                raise InputError(f"a receipt of {len(block.receipt)} bytes does not fit into a message", where=str(self.address))
+                raise InputError(
+                    f"a receipt of {len(block.receipt)} bytes does not fit into a message",
+                    where=str(self.address),
+                )
             self._waiting.append(block)
             self._end += block.rows
         faults.at("stream.after_append")
@@ -140,9 +172,15 @@ class KafkaWriter:
             stands = self._place(blocks)
             faults.at("stream.after_commit")
         except BaseException as error:
-            self._failed = error.message if isinstance(error, TailorbirdError) else f"{type(error).__name__}: {error}"
+            self._failed = (
+                error.message
+                if isinstance(error, TailorbirdError)
+                else f"{type(error).__name__}: {error}"
+            )
             if isinstance(error, OSError):
-                raise StorageError(f"writing failed: {error}", where=str(self.address), fix="start again") from error
+                raise StorageError(
+                    f"writing failed: {error}", where=str(self.address), fix="start again"
+                ) from error
             raise
         self._next = stands + 1
         self._end += sum(block.rows for block in blocks)
@@ -150,15 +188,23 @@ class KafkaWriter:
     def _place(self, blocks: Sequence[Block]) -> int:
         """Send a run until it stands where it must; the offset of its last message."""
         for _ in range(_TRIES):
-            run = pieces(blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max)
+            run = pieces(
+                blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max
+            )
             stands = self._send(run)
             if self._stand(run, stands):
                 return stands[-1]
             self._move_on()
-        raise StorageError("others write in between again and again", where=str(self.address), fix="stop those that were told to stop")
+        raise StorageError(
+            "others write in between again and again",
+            where=str(self.address),
+            fix="stop those that were told to stop",
+        )
 
     def _move_on(self) -> None:
-        """To the end, if what came in between does not count, as of a writer that was stopped before. Raises LockedError if it does."""
+        """To the end, if what came in between does not count, as of a writer that was stopped
+        before. Raises LockedError if it does.
+        """
         assert self._tail is not None
         _, high = self._tail.watermarks()
         if high < self._next:  # the topic was deleted and made again, see `stream.kafka.emptied`
@@ -174,19 +220,26 @@ class KafkaWriter:
     def _stand(self, run: Sequence[Piece], stands: Sequence[int]) -> bool:
         """Whether every message of the run stands where it must.
 
-        A broker that took one twice, after a retry whose first try it had acknowledged in vain, tells of the second.
+        A broker that took one twice, after a retry whose first try it had acknowledged in vain,
+        tells of the second.
         """
         assert self._tail is not None
         for piece, offset in zip(run, stands, strict=True):
             if offset == piece.at:
                 continue
             found = self._tail.piece(piece.at) if offset > piece.at else None
-            if found is None or (found.at, found.writer, found.index) != (piece.at, self._name, piece.index):
+            if found is None or (found.at, found.writer, found.index) != (
+                piece.at,
+                self._name,
+                piece.index,
+            ):
                 return False
         return True
 
     def _send(self, run: Sequence[Piece]) -> list[int]:
-        """Where the messages stand, once all replicas in sync have them, or they can be read. Raises StorageError if that is not known."""
+        """Where the messages stand, once all replicas in sync have them, or they can be read.
+        Raises StorageError if that is not known.
+        """
         stands: dict[int, int] = {}
         failures: list[Any] = []
 
@@ -198,24 +251,33 @@ class KafkaWriter:
 
         deadline = time.monotonic() + self._timeout_s + 1
         for index, piece in enumerate(run):
-            self._produce(piece, lambda error, message, index=index: report(error, message, index), deadline)
+            self._produce(
+                piece, lambda error, message, index=index: report(error, message, index), deadline
+            )
         while len(stands) + len(failures) < len(run) and time.monotonic() < deadline:
             self._producer.poll(0.05)
         if len(stands) == len(run):
             return [stands[index] for index in range(len(run))]
         if self._there(run, deadline):
             return [piece.at for piece in run]
-        reason = f"{failures[0].str()} ({failures[0].name()})" if failures else f"no answer in {self._timeout_s:g} s"
+        reason = (
+            f"{failures[0].str()} ({failures[0].name()})"
+            if failures
+            else f"no answer in {self._timeout_s:g} s"
+        )
         raise StorageError(
             f"Kafka did not acknowledge: {reason}; whether the blocks are there is unknown",
             where=str(self.address),
-            fix="is the broker running, with as many replicas in sync as min.insync.replicas asks for?",
+            fix="is the broker running, with as many replicas in sync as min.insync.replicas "
+            "asks for?",
         )
 
     def _there(self, run: Sequence[Piece], deadline: float) -> bool:
-        """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it may still be under way.
+        """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it
+        may still be under way.
 
-        Sending and looking share one deadline, so that whoever waits for a dead broker does not wait twice.
+        Sending and looking share one deadline, so that whoever waits for a dead broker does not
+        wait twice.
         """
         assert self._tail is not None
         try:
@@ -232,12 +294,20 @@ class KafkaWriter:
             try:
                 with errors(self.address):
                     self._producer.produce(
-                        self.address.name, piece.payload, partition=self.address.number, headers=piece.headers(), on_delivery=report
+                        self.address.name,
+                        piece.payload,
+                        partition=self.address.number,
+                        headers=piece.headers(),
+                        on_delivery=report,
                     )
                 return
             except BufferError:  # the client's queue is full: wait for reports, not for ever
                 if time.monotonic() > deadline:
-                    raise StorageError("the client's queue stays full", where=str(self.address), fix="is the broker running?") from None
+                    raise StorageError(
+                        "the client's queue stays full",
+                        where=str(self.address),
+                        fix="is the broker running?",
+                    ) from None
                 self._producer.poll(0.05)
 
     def end(self) -> int:
@@ -249,7 +319,9 @@ class KafkaWriter:
         self._move_on()
 
     def prune(self, before: int) -> int:
-        """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which is logged."""
+        """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which
+        is logged.
+        """
         self._check_usable()
         deleter = Deleter(self.address)
         try:
@@ -258,7 +330,9 @@ class KafkaWriter:
             deleter.close()
 
     def prune_some(self, before: int) -> int:
-        """Have deleted, by a thread, what lies before the run that holds row `before`; 0, since nothing is to be waited for."""
+        """Have deleted, by a thread, what lies before the run that holds row `before`; 0, since
+        nothing is to be waited for.
+        """
         self._check_usable()
         self._deleting.ask(before)
         return 0

@@ -1,4 +1,5 @@
-"""Churn: labels, rows, models walked over origins, what came of it, and the bundle. Read `train` first.
+"""Churn: labels, rows, models walked over origins, what came of it, and the bundle. Read `train`
+first.
 
     labels   who was there, and who came back       rows    features as they were known, and the check for leaks
     fit      what is learned at one origin          walk    origin after origin: fit, score, choose, calibrate

@@ -1,4 +1,6 @@
-"""The card of a churn model: what it says, of whom, how well at past origins, and what it must not be taken for; Markdown."""
+"""The card of a churn model: what it says, of whom, how well at past origins, and what it must not
+be taken for; Markdown.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,18 +14,31 @@ from tailorbird.training.gate import Decision
 
 SHOWN = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased")
 LIMITS = (
-    "P(gone) says who will stay away, not whom a contact keeps: that takes an experiment in which some are left alone.",
+    "P(gone) says who will stay away, not whom a contact keeps: that takes an experiment in "
+    "which some are left alone.",
     "It is about people who were there before; of newcomers without a purchase it says nothing.",
 )
 
 
 def churn_card(
-    churn: Churn, figures: CutFigures, choice: Choice, decision: Decision, about: Mapping[str, Any], notes: Sequence[str], by: str
+    churn: Churn,
+    figures: CutFigures,
+    choice: Choice,
+    decision: Decision,
+    about: Mapping[str, Any],
+    notes: Sequence[str],
+    by: str,
 ) -> str:
     """The card as it lies in the bundle."""
     cut, window = figures.cut, figures.cut.scored.window
-    rows = [f"| {name} | {' | '.join(str(each[figure]) for figure in SHOWN)} |" for name, each in figures.results.items()]
-    slices = [f"| {name} | {each.count.sum():,.0f} | {each.debiased:.4f} |" for name, each in figures.slices.items()]
+    rows = [
+        f"| {name} | {' | '.join(str(each[figure]) for figure in SHOWN)} |"
+        for name, each in figures.results.items()
+    ]
+    slices = [
+        f"| {name} | {each.count.sum():,.0f} | {each.debiased:.4f} |"
+        for name, each in figures.slices.items()
+    ]
     text = about["window_text"]
     parts = [
         f"# Churn model {churn.name}",
@@ -31,17 +46,32 @@ def churn_card(
         "## Owner",
         about.get("owner") or NOBODY,
         "## Data",
-        f"{about['people']:,} people from {text['from']} to {text['to']}; {about['asked_now']:,} are asked about now.",
-        f"Judged at {len(about['origins'])} past origins; the last is {to_iso(window.origin)}, with {len(cut.gone):,} people, "
+        f"{about['people']:,} people from {text['from']} to {text['to']}; "
+        f"{about['asked_now']:,} are asked about now.",
+        f"Judged at {len(about['origins'])} past origins; the last is "
+        f"{to_iso(window.origin)}, with {len(cut.gone):,} people, "
         f"{cut.gone.mean():.1%} of whom were gone.",
         f"Taken: {choice.told}.",
         "## Quality at the last origin",
         "\n".join([f"| | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|", *rows]),
-        "\n".join(["| people with | people | calibration error, debiased |", "|---|---|---|", *slices]),
+        "\n".join(
+            ["| people with | people | calibration error, debiased |", "|---|---|---|", *slices]
+        ),
         "## Gate",
-        "\n".join([("Passed." if decision.promote else "Not passed."), *(f"- {reason}" for reason in decision.reasons)]),
+        "\n".join(
+            [
+                ("Passed." if decision.promote else "Not passed."),
+                *(f"- {reason}" for reason in decision.reasons),
+            ]
+        ),
         "## Columns",
-        "\n".join(["| column | how it is taken |", "|---|---|", *(f"| {name} | {told} |" for name, told in about["columns"].items())]),
+        "\n".join(
+            [
+                "| column | how it is taken |",
+                "|---|---|",
+                *(f"| {name} | {told} |" for name, told in about["columns"].items()),
+            ]
+        ),
         "## Limits",
         "\n".join(f"- {note}" for note in (*notes, *LIMITS)),
     ]

@@ -1,4 +1,5 @@
-"""What is learned at one origin: up to six models of staying away, and up to three of how often people buy.
+"""What is learned at one origin: up to six models of staying away, and up to three of how often
+people buy.
 
     trees, logistic                  P(gone) at once, from origins whose whole window is known
     hazard_trees, hazard_logistic    P(active in the next period), from every period that is known; over a window the chances of
@@ -8,9 +9,10 @@
     purchases                        expected purchases of a window: a Poisson rate with the known time as its exposure
     pareto_nbd                       expected purchases alone, from recency, frequency and age
 
-What was learned from an origin counts half for each window that it lies back, but for `purchases`, which counts all alike. `blend` is
-the mean of the models' log-odds. Expected purchases are those of the trees; where the columns are named, the mean of trees and BG/NBD
-(`trees_bg_nbd`), or what BG/NBD or Pareto/NBD expects alone. Which of either is taken is decided by `training.churn.walk`.
+What was learned from an origin counts half for each window that it lies back, but for `purchases`,
+which counts all alike. `blend` is the mean of the models' log-odds. Expected purchases are those of
+the trees; where the columns are named, the mean of trees and BG/NBD (`trees_bg_nbd`), or what
+BG/NBD or Pareto/NBD expects alone. Which of either is taken is decided by `training.churn.walk`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +40,11 @@ from tailorbird.training.settings import check_seed
 DIRECT, HAZARD = ("trees", "logistic", "rfm", "bg_nbd"), ("hazard_trees", "hazard_logistic")
 BLEND = "blend"
 PURCHASES = "purchases"
-BY_COLUMNS = ("trees_bg_nbd", "bg_nbd", "pareto_nbd")  # ways to say expected purchases where the columns are named, the usual one first
+BY_COLUMNS = (
+    "trees_bg_nbd",
+    "bg_nbd",
+    "pareto_nbd",
+)  # ways to say expected purchases where the columns are named, the usual one first
 POSITIVES_MIN = 30  # of both classes, for a model to be learned
 HELD = 5  # one of so many people is watched by early stopping and teaches the trees nothing
 EDGE = 1e-6
@@ -56,7 +62,9 @@ class FitSettings:
         seed: of every draw.
     """
 
-    gbdt: GbdtSettings = field(default_factory=lambda: GbdtSettings(trees=300, rate=0.05, patience=30, columns=0.5))
+    gbdt: GbdtSettings = field(
+        default_factory=lambda: GbdtSettings(trees=300, rate=0.05, patience=30, columns=0.5)
+    )
     penalty: float = 1.0
     half_life: float = 1.0
     rows: int = 100_000
@@ -79,8 +87,8 @@ class Grid:
 
     Attributes:
         moment, person: shape (n,).
-        origin: shape (n,), whether the moment is one of the sparser ones that whole windows are learned from, and the person would
-            have been asked about then.
+        origin: shape (n,), whether the moment is one of the sparser ones that whole windows are
+            learned from, and the person would have been asked about then.
         period: µs between two moments.
     """
 
@@ -117,12 +125,15 @@ class Fitted:
 
         Args:
             now: their columns at the origin.
-            periods: their columns at the beginning of each period of the window, as if nothing had happened since.
+            periods: their columns at the beginning of each period of the window, as if nothing had
+                happened since.
         """
         found: dict[str, Floats] = {}
         if any(name in self.models for name in DIRECT):
             matrix = self.matrix(now)
-            found |= {name: 1 - self.models[name].score(matrix) for name in DIRECT if name in self.models}
+            found |= {
+                name: 1 - self.models[name].score(matrix) for name in DIRECT if name in self.models
+            }
         if hazards := [name for name in HAZARD if name in self.models]:
             stay = {name: np.zeros(len(now)) for name in hazards}
             for table in periods:
@@ -136,7 +147,9 @@ class Fitted:
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """The ways to say expected purchases, the usual one first; none where too few purchases are known."""
+        """The ways to say expected purchases, the usual one first; none where too few purchases are
+        known.
+        """
         if PURCHASES not in self.models:
             return ()
         return ("trees",) if self.bg_nbd is None or self.pareto_nbd is None else BY_COLUMNS
@@ -150,7 +163,13 @@ class Fitted:
         if self.bg_nbd is None or self.pareto_nbd is None:
             return {"trees": trees}
         bg_nbd = self.bg_nbd.purchases(matrix, *span)
-        return dict(zip(BY_COLUMNS, ((trees + bg_nbd) / 2, bg_nbd, self.pareto_nbd.purchases(matrix, *span)), strict=True))
+        return dict(
+            zip(
+                BY_COLUMNS,
+                ((trees + bg_nbd) / 2, bg_nbd, self.pareto_nbd.purchases(matrix, *span)),
+                strict=True,
+            )
+        )
 
     @property
     def bg_nbd(self) -> BgNbdColumns | None:
@@ -159,7 +178,9 @@ class Fitted:
         if not isinstance(found, BgNbdOfColumns):
             return None
         model = found.model
-        return BgNbdColumns(model.r, model.alpha, model.a, model.b, found.recency, found.frequency, found.age)
+        return BgNbdColumns(
+            model.r, model.alpha, model.a, model.b, found.recency, found.frequency, found.age
+        )
 
     def matrix(self, table: Table) -> Matrix:
         return self.encoder.encode_people(table.numeric, table.categorical)
@@ -172,7 +193,9 @@ class Fitted:
         return logistic_to_onnx(model) if isinstance(model, Logistic) else gbdt_to_onnx(model)  # type: ignore[arg-type]
 
 
-def fit_at(grid: Grid, activity: Activity, window: Window, settings: FitSettings, rfm: Sequence[str] = ()) -> Fitted:
+def fit_at(
+    grid: Grid, activity: Activity, window: Window, settings: FitSettings, rfm: Sequence[str] = ()
+) -> Fitted:
     """Learn what can be known at the window's origin.
 
     Args:
@@ -186,18 +209,31 @@ def fit_at(grid: Grid, activity: Activity, window: Window, settings: FitSettings
     encoder = _encoder(grid, window.origin)
     models: dict[str, Model] = {}
     rows: dict[str, int] = {}
-    for names, sample in ((DIRECT, _direct(grid, activity, window, settings)), (HAZARD, _hazard(grid, activity, window, settings))):
-        if min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0)) < POSITIVES_MIN:
+    for names, sample in (
+        (DIRECT, _direct(grid, activity, window, settings)),
+        (HAZARD, _hazard(grid, activity, window, settings)),
+    ):
+        if (
+            min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0))
+            < POSITIVES_MIN
+        ):
             continue
         matrix = encoder.encode_people(sample.table.numeric, sample.table.categorical)
         models[names[0]] = _trees(encoder, matrix, sample, activity, settings)
         models[names[1]] = _line(encoder, matrix, sample, settings, encoder.categorical_names)
         if names is DIRECT and rfm:
-            models["rfm"] = _line(encoder, matrix, sample, settings, [name for name in encoder.names if name not in rfm])
+            models["rfm"] = _line(
+                encoder,
+                matrix,
+                sample,
+                settings,
+                [name for name in encoder.names if name not in rfm],
+            )
         rows |= {name: len(sample.label) for name in names if name in models}
     if not models:
         raise NotReadyError(
-            f"fewer than {POSITIVES_MIN} people came back, or stayed away, in what is known", fix="a longer history, or a shorter window"
+            f"fewer than {POSITIVES_MIN} people came back, or stayed away, in what is known",
+            fix="a longer history, or a shorter window",
         )
     if rfm:
         models["bg_nbd"] = _bg_nbd(grid, encoder, activity, window, rfm)
@@ -205,13 +241,21 @@ def fit_at(grid: Grid, activity: Activity, window: Window, settings: FitSettings
     counted = _counted(grid, activity, window, settings)
     if np.count_nonzero(counted.label) >= POSITIVES_MIN:
         matrix = encoder.encode_people(counted.table.numeric, counted.table.categorical)
-        models[PURCHASES] = _trees(encoder, matrix, counted, activity, settings, objective="poisson")
+        models[PURCHASES] = _trees(
+            encoder, matrix, counted, activity, settings, objective="poisson"
+        )
         rows[PURCHASES] = len(counted.label)
-    return Fitted(encoder, models, rows, _pareto_nbd(encoder, activity, window, rfm) if rfm else None)
+    return Fitted(
+        encoder, models, rows, _pareto_nbd(encoder, activity, window, rfm) if rfm else None
+    )
 
 
-def labelled(fitted: Fitted, grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> tuple[Matrix, Floats]:
-    """The rows that models of whole windows learned from, or of periods where there are none, and who was active."""
+def labelled(
+    fitted: Fitted, grid: Grid, activity: Activity, window: Window, settings: FitSettings
+) -> tuple[Matrix, Floats]:
+    """The rows that models of whole windows learned from, or of periods where there are none, and
+    who was active.
+    """
     direct = _direct(grid, activity, window, settings)
     sample = direct if len(direct.label) else _hazard(grid, activity, window, settings)
     return fitted.matrix(sample.table), sample.label
@@ -233,7 +277,14 @@ def _encoder(grid: Grid, until: int) -> Encoder:
 
 def _direct(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
     """Rows of origins whose whole window is known; label: active in it."""
-    chosen = _known(grid, activity, grid.origin, window.gap + window.length, window.gap + window.length, settings)
+    chosen = _known(
+        grid,
+        activity,
+        grid.origin,
+        window.gap + window.length,
+        window.gap + window.length,
+        settings,
+    )
     label = _counts(grid, activity, chosen, window.gap, window.length) > 0
     return _Labelled(
         grid.table.take(chosen),
@@ -245,7 +296,9 @@ def _direct(grid: Grid, activity: Activity, window: Window, settings: FitSetting
 
 def _hazard(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
     """Rows of every period that is known; label: active in it."""
-    chosen = _known(grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings)
+    chosen = _known(
+        grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings
+    )
     label = _counts(grid, activity, chosen, 0, grid.period) > 0
     return _Labelled(
         grid.table.take(chosen),
@@ -256,15 +309,21 @@ def _hazard(grid: Grid, activity: Activity, window: Window, settings: FitSetting
 
 
 def _counted(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
-    """Rows of origins of whose window at least a period is known; label: purchases for a whole window, weight: the part known."""
-    chosen = _known(grid, activity, grid.origin, window.gap + grid.period, window.gap + window.length, settings)
+    """Rows of origins of whose window at least a period is known; label: purchases for a whole
+    window, weight: the part known.
+    """
+    chosen = _known(
+        grid, activity, grid.origin, window.gap + grid.period, window.gap + window.length, settings
+    )
     label, weight = np.zeros(len(chosen)), np.zeros(len(chosen))
     for moment in np.unique(grid.moment[chosen]).tolist():
         rows = np.flatnonzero(grid.moment[chosen] == moment)
         length = min(window.length, activity.known - moment - window.gap)
         start = moment + window.gap
         weight[rows] = length / window.length
-        label[rows] = activity.counts(grid.person[chosen[rows]], start, start + length) * (window.length / length)
+        label[rows] = activity.counts(grid.person[chosen[rows]], start, start + length) * (
+            window.length / length
+        )
     return _Labelled(grid.table.take(chosen), grid.person[chosen], label, weight)
 
 
@@ -279,38 +338,79 @@ def _counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int)
     counts = np.zeros(len(chosen))
     for moment in np.unique(grid.moment[chosen]).tolist():
         rows = np.flatnonzero(grid.moment[chosen] == moment)
-        counts[rows] = activity.counts(grid.person[chosen[rows]], moment + gap, moment + gap + length)
+        counts[rows] = activity.counts(
+            grid.person[chosen[rows]], moment + gap, moment + gap + length
+        )
     return counts
 
 
-def _known(grid: Grid, activity: Activity, mask: npt.NDArray[np.bool_], least: int, reach: int, settings: FitSettings) -> Ints:
-    """Rows of a mask of which `least` µs behind their moment are known, thinned; without who was merged into another within `reach`."""
+def _known(
+    grid: Grid,
+    activity: Activity,
+    mask: npt.NDArray[np.bool_],
+    least: int,
+    reach: int,
+    settings: FitSettings,
+) -> Ints:
+    """Rows of a mask of which `least` µs behind their moment are known, thinned; without who was
+    merged into another within `reach`.
+    """
     rows = np.flatnonzero(mask & (grid.moment + least <= activity.known))
     moment = grid.moment[rows]
-    rows = rows[~activity.merged_within(grid.person[rows], moment, np.minimum(moment + reach, activity.known))]
+    rows = rows[
+        ~activity.merged_within(
+            grid.person[rows], moment, np.minimum(moment + reach, activity.known)
+        )
+    ]
     if len(rows) <= settings.rows:
         return rows
     return np.sort(np.random.default_rng(settings.seed).choice(rows, settings.rows, replace=False))
 
 
 def _trees(
-    encoder: Encoder, matrix: Matrix, sample: _Labelled, activity: Activity, settings: FitSettings, *, objective: str = "binary"
+    encoder: Encoder,
+    matrix: Matrix,
+    sample: _Labelled,
+    activity: Activity,
+    settings: FitSettings,
+    *,
+    objective: str = "binary",
 ) -> Model:
-    """Trees that stop by people who taught them nothing: rows of one person resemble each other. Who these are goes by their ids alone,
-    so that it stays when others come."""
+    """Trees that stop by people who taught them nothing: rows of one person resemble each other.
+    Who these are goes by their ids alone, so that it stays when others come.
+    """
     held = activity.people.keys[sample.person] % HELD == 0
     gbdt = replace(settings.gbdt, objective=objective, seed=settings.seed)
     parts = []
     for rows in (~held, held):
-        parts.append(Sample(np.ascontiguousarray(matrix[rows]), sample.label[rows], weight=sample.weight[rows]))
+        parts.append(
+            Sample(
+                np.ascontiguousarray(matrix[rows]), sample.label[rows], weight=sample.weight[rows]
+            )
+        )
     return fit_gbdt(parts[0], parts[1], encoder.names, gbdt, categorical=encoder.categorical_names)
 
 
-def _line(encoder: Encoder, matrix: Matrix, sample: _Labelled, settings: FitSettings, ignore: Sequence[str]) -> Logistic:
-    return fit_logistic(matrix, sample.label, encoder.names, weight=sample.weight, ignore=ignore, penalty=settings.penalty)
+def _line(
+    encoder: Encoder,
+    matrix: Matrix,
+    sample: _Labelled,
+    settings: FitSettings,
+    ignore: Sequence[str],
+) -> Logistic:
+    return fit_logistic(
+        matrix,
+        sample.label,
+        encoder.names,
+        weight=sample.weight,
+        ignore=ignore,
+        penalty=settings.penalty,
+    )
 
 
-def _bg_nbd(grid: Grid, encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]) -> BgNbdOfColumns:
+def _bg_nbd(
+    grid: Grid, encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
+) -> BgNbdOfColumns:
     """Fitted to everybody who was ever there, read from the columns."""
     everybody = activity.purchases(activity.present(window.origin), window.origin)
     model = fit_bg_nbd(everybody)
@@ -320,7 +420,9 @@ def _bg_nbd(grid: Grid, encoder: Encoder, activity: Activity, window: Window, rf
     return BgNbdOfColumns(model, encoder.names, places[0], places[1], places[2], span, lowest)
 
 
-def _pareto_nbd(encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]) -> ParetoNbdColumns:
+def _pareto_nbd(
+    encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
+) -> ParetoNbdColumns:
     """Fitted and read likewise."""
     model = fit_pareto_nbd(activity.purchases(activity.present(window.origin), window.origin))
     recency, frequency, age = (encoder.names.index(name) for name in rfm[:3])

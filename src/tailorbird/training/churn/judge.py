@@ -1,11 +1,12 @@
-"""Figures of a cut: the model beside every baseline on the same people, with intervals from resampling them.
+"""Figures of a cut: the model beside every baseline on the same people, with intervals from
+resampling them.
 
     auc             of who left                        ap          average precision of who came back, ap_gone of who left
     log_loss        of P(gone)                         lift_10     rate of leaving among the tenth most likely to, for that of all
     calibration_…   error, and debiased (L2)           mae, bias   of the expected purchases: mean error, total ÷ true total − 1
 
-Every person is one row, drawn Poisson(1) times in a replicate; all models share the replicates, so differences are paired. What a
-cut is stands in `training.churn.walk`.
+Every person is one row, drawn Poisson(1) times in a replicate; all models share the replicates, so
+differences are paired. What a cut is stands in `training.churn.walk`.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,17 @@ from tailorbird.training.churn.walk import Cut
 OURS = "tailorbird"
 REPLICATES = 500
 TOP = 0.1
-FIGURES = ("auc", "ap", "ap_gone", "log_loss", "lift_10", "calibration_error", "calibration_error_debiased", "mae", "bias")
+FIGURES = (
+    "auc",
+    "ap",
+    "ap_gone",
+    "log_loss",
+    "lift_10",
+    "calibration_error",
+    "calibration_error_debiased",
+    "mae",
+    "bias",
+)
 HIGHER = ("auc", "ap", "ap_gone", "lift_10")  # better where higher; of the others the lower is
 
 
@@ -47,11 +58,14 @@ class CutFigures:
         """The baseline that is best in a figure; one whose figure is no number is not."""
         sign = 1 if figure in HIGHER else -1
         value = {name: each[figure].value for name, each in self.results.items() if name != OURS}
-        return max(value, key=lambda name: sign * value[name] if np.isfinite(value[name]) else -np.inf)
+        return max(
+            value, key=lambda name: sign * value[name] if np.isfinite(value[name]) else -np.inf
+        )
 
 
 class Ordered:
-    """Scores sorted once, so that a replicate's AUC, AP and lift are sums over groups of equal scores.
+    """Scores sorted once, so that a replicate's AUC, AP and lift are sums over groups of equal
+    scores.
 
     Args:
         score: shape (n,), higher is more likely.
@@ -78,7 +92,9 @@ class Ordered:
         precision = np.divide(above, seen, out=np.zeros_like(above), where=seen > 0)
         average = float((precision * positive).sum() / positives)
         # within a group of equal scores, each is as likely to be among the first
-        first = float(np.interp(TOP * total, np.concatenate(([0.0], seen)), np.concatenate(([0.0], above))))
+        first = float(
+            np.interp(TOP * total, np.concatenate(([0.0], seen)), np.concatenate(([0.0], above)))
+        )
         return area, average, first / (TOP * total) / (positives / total)
 
 
@@ -88,17 +104,29 @@ def judge(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutFigure
     gone = {OURS: cut.probability, **cut.baselines}
     counted = {**({} if cut.purchases is None else {OURS: cut.purchases}), **cut.baseline_purchases}
     values = {name: _draws(p, cut, counted.get(name), draw) for name, p in gone.items()}
-    results = {name: {figure: draw.interval(*pair) for figure, pair in each.items()} for name, each in values.items()}
+    results = {
+        name: {figure: draw.interval(*pair) for figure, pair in each.items()}
+        for name, each in values.items()
+    }
     ours = values[OURS]
     differences = {
-        name: {figure: draw.interval(ours[figure][0] - each[figure][0], ours[figure][1] - each[figure][1]) for figure in _PAIRED}
+        name: {
+            figure: draw.interval(
+                ours[figure][0] - each[figure][0], ours[figure][1] - each[figure][1]
+            )
+            for figure in _PAIRED
+        }
         for name, each in values.items()
         if name != OURS
     }
     slices = {
-        name: metrics.calibration(cut.probability[rows], cut.gone[rows], bins=10) for name, rows in slices_of(cut).items() if rows.any()
+        name: metrics.calibration(cut.probability[rows], cut.gone[rows], bins=10)
+        for name, rows in slices_of(cut).items()
+        if rows.any()
     }
-    return CutFigures(cut, results, differences, metrics.calibration(cut.probability, cut.gone), slices)
+    return CutFigures(
+        cut, results, differences, metrics.calibration(cut.probability, cut.gone), slices
+    )
 
 
 _PAIRED = ("auc", "ap", "ap_gone", "log_loss")
@@ -107,7 +135,11 @@ _PAIRED = ("auc", "ap", "ap_gone", "log_loss")
 def slices_of(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
     """Kinds of people: those who had bought once, a few times, often."""
     count = cut.frequency
-    return {"one purchase": count <= 1, "two to five": (count > 1) & (count <= 5), "more than five": count > 5}
+    return {
+        "one purchase": count <= 1,
+        "two to five": (count > 1) & (count <= 5),
+        "more than five": count > 5,
+    }
 
 
 Pair = tuple[float, Floats]  # a figure, and what it was in each replicate
@@ -138,9 +170,13 @@ def _draws(gone: Floats, cut: Cut, expected: Floats | None, draw: "_Draw") -> di
     return found
 
 
-def _calibration(bins: metrics.Calibration, gone: Floats, label: npt.NDArray[np.bool_], weight: Floats) -> tuple[float, float]:
+def _calibration(
+    bins: metrics.Calibration, gone: Floats, label: npt.NDArray[np.bool_], weight: Floats
+) -> tuple[float, float]:
     size = len(bins.count)
-    count, predicted, observed = (metrics.totals(bins.bin, weight * each, size) for each in (np.ones(len(gone)), gone, label))
+    count, predicted, observed = (
+        metrics.totals(bins.bin, weight * each, size) for each in (np.ones(len(gone)), gone, label)
+    )
     filled = np.maximum(count, 1e-12)
     return metrics.calibration_errors(count, predicted / filled, observed / filled)
 
@@ -153,10 +189,16 @@ class _Draw:
 
     @cached_property
     def weights(self) -> npt.NDArray[np.float32]:
-        return np.random.default_rng(self._seed).poisson(1.0, (self._replicates, self._rows)).astype(np.float32)
+        return (
+            np.random.default_rng(self._seed)
+            .poisson(1.0, (self._replicates, self._rows))
+            .astype(np.float32)
+        )
 
     def mean(self, value: Floats) -> Pair:
-        return float(value.mean()), (self.weights @ value) / np.maximum(self.weights.sum(axis=1), 1e-12)
+        return float(value.mean()), (self.weights @ value) / np.maximum(
+            self.weights.sum(axis=1), 1e-12
+        )
 
     def interval(self, value: float, draws: Floats) -> Interval:
         known = draws[np.isfinite(draws)]
@@ -172,6 +214,12 @@ def flat(results: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, f
     for name, figures in results.items():
         out[name] = {}
         for figure, each in figures.items():
-            ends = zip((figure, f"{figure}_low", f"{figure}_high"), (each.value, each.low, each.high), strict=True)
-            out[name] |= {key: round(float(value), 6) if np.isfinite(value) else None for key, value in ends}
+            ends = zip(
+                (figure, f"{figure}_low", f"{figure}_high"),
+                (each.value, each.low, each.high),
+                strict=True,
+            )
+            out[name] |= {
+                key: round(float(value), 6) if np.isfinite(value) else None for key, value in ends
+            }
     return out

@@ -1,11 +1,13 @@
-"""Who was there, and who came back: labels of churn from the log of purchases, as it was known at a moment.
+"""Who was there, and who came back: labels of churn from the log of purchases, as it was known at a
+moment.
 
     ───●──────●────┼── gap ──┼───────── window ─────────┼──► ts
                  origin    start                      stop      returned: at least one ● in [start, stop)
 
-Everything is asked of an `Activity`, which holds what had been received by `known` and refuses what would need more: a window that
-ends later is *censored*, its label is not "gone" but unknown; so is that of somebody who was merged into another user within it. A user
-who is somebody else already (`training.churn.merged`) was not there. Features of the same people are in `training.churn.rows`.
+Everything is asked of an `Activity`, which holds what had been received by `known` and refuses what
+would need more: a window that ends later is *censored*, its label is not "gone" but unknown; so is
+that of somebody who was merged into another user within it. A user who is somebody else already
+(`training.churn.merged`) was not there. Features of the same people are in `training.churn.rows`.
 """
 
 from dataclasses import dataclass
@@ -33,9 +35,11 @@ ANONYMOUS = "anon:"
 
 @dataclass(frozen=True)
 class Activity:
-    """Purchases, or whatever shows that a person is still there; one row each, sorted by (person, ts).
+    """Purchases, or whatever shows that a person is still there; one row each, sorted by (person,
+    ts).
 
-    Several of a person's UTC day may count as one. A day is no row of its own: of one that a moment cuts in two, the first part was known.
+    Several of a person's UTC day may count as one. A day is no row of its own: of one that a moment
+    cuts in two, the first part was known.
 
     Attributes:
         people: of all rows, and of later ones too, so that codes stay.
@@ -58,7 +62,9 @@ class Activity:
     def as_of(self, moment: int) -> "Activity":
         """What had been received by a moment."""
         if moment > self.known:
-            raise LeakError(f"nothing is known of {to_iso(moment)}: the log was read up to {to_iso(self.known)}")
+            raise LeakError(
+                f"nothing is known of {to_iso(moment)}: the log was read up to {to_iso(self.known)}"
+            )
         kept = (self.received <= moment) & (self.ts < moment)
         merged = self.merged.as_of(moment)
         columns = (self.person[kept], self.ts[kept], self.received[kept], self.amount[kept])
@@ -85,7 +91,8 @@ class Activity:
         return int(self.ts.min(initial=self.known))
 
     def present(self, origin: int, active_us: int = 0) -> Ints:
-        """Who was there before a moment: codes of people with activity in [origin − active, origin), ascending; ever, for 0.
+        """Who was there before a moment: codes of people with activity in [origin − active,
+        origin), ascending; ever, for 0.
 
         A user who is somebody else by then is nobody to ask about.
         """
@@ -96,19 +103,25 @@ class Activity:
         person = np.unique(self.person[there])
         return person[~self.merged_within(person, origin, origin)]
 
-    def merged_within(self, person: Ints, since: Ints | int, until: Ints | int) -> npt.NDArray[np.bool_]:
-        """Whose label of a window is unknown: who was somebody else at a moment from `since` to `until`, shape (n,).
+    def merged_within(
+        self, person: Ints, since: Ints | int, until: Ints | int
+    ) -> npt.NDArray[np.bool_]:
+        """Whose label of a window is unknown: who was somebody else at a moment from `since` to
+        `until`, shape (n,).
 
         Raises:
             LeakError: a window ends after what is known.
         """
         shape = len(person)
-        begins, ends = (np.broadcast_to(np.asarray(moment, np.int64), shape) for moment in (since, until))
+        begins, ends = (
+            np.broadcast_to(np.asarray(moment, np.int64), shape) for moment in (since, until)
+        )
         self._check(int(ends.max(initial=0)))
         return self.merged.elsewhere(person, begins, ends)
 
     def counts(self, person: Ints, start: int, stop: int) -> Floats:
-        """How often each person was there in [start, stop), shape (n,); a day counts that was begun before, if they came again.
+        """How often each person was there in [start, stop), shape (n,); a day counts that was begun
+        before, if they came again.
 
         Raises:
             LeakError: the window ends after what is known.
@@ -119,17 +132,28 @@ class Activity:
         if not self.by_day or start == midnight:
             return found
         begun = _within(self._counted, person, midnight, start) > 0
-        return found + (begun & (_within(self._every, person, start, min(stop, midnight + DAY)) > 0))
+        return found + (
+            begun & (_within(self._every, person, start, min(stop, midnight + DAY)) > 0)
+        )
 
     def rfm(self, person: Ints, origin: int) -> Rfm:
         """Recency, frequency, age and amount before a moment, in days."""
         first, last, count, amount = self._summed(origin)
-        return Rfm((origin - last[person]) / DAY, count[person], (origin - first[person]) / DAY, amount[person])
+        return Rfm(
+            (origin - last[person]) / DAY,
+            count[person],
+            (origin - first[person]) / DAY,
+            amount[person],
+        )
 
     def purchases(self, person: Ints, origin: int) -> Purchases:
-        """The same as BG/NBD asks for it: repeats, from the first to the last, from the first to now; in days."""
+        """The same as BG/NBD asks for it: repeats, from the first to the last, from the first to
+        now; in days.
+        """
         first, last, count, _ = self._summed(origin)
-        return Purchases(count[person] - 1, (last[person] - first[person]) / DAY, (origin - first[person]) / DAY)
+        return Purchases(
+            count[person] - 1, (last[person] - first[person]) / DAY, (origin - first[person]) / DAY
+        )
 
     def _summed(self, origin: int) -> tuple[Ints, Ints, Floats, Floats]:
         self._check(origin)
@@ -143,8 +167,14 @@ class Activity:
 
     def _check(self, moment: int) -> None:
         if moment > self.known:
-            told = f"asks for what happened until {to_iso(moment)}, while only {to_iso(self.known)} is known"
-            raise LeakError(f"a label {told}: its window is cut off", fix="ask at an earlier origin, or for a shorter window")
+            told = (
+                f"asks for what happened until {to_iso(moment)}, while only "
+                f"{to_iso(self.known)} is known"
+            )
+            raise LeakError(
+                f"a label {told}: its window is cut off",
+                fix="ask at an earlier origin, or for a shorter window",
+            )
 
 
 @dataclass(frozen=True)
@@ -157,7 +187,10 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.gap < 0 or self.length <= 0:
-            raise LeakError(f"a window of {self.length} µs that begins {self.gap} µs after its origin reaches back before it")
+            raise LeakError(
+                f"a window of {self.length} µs that begins {self.gap} µs after its origin "
+                "reaches back before it"
+            )
 
     @property
     def start(self) -> int:
@@ -173,30 +206,54 @@ def activity_of(events: pa.Table, churn: Churn, known: int, lateness_us: int = 0
 
     Args:
         events: columns of `events.schema.ROUTED`; people without a user id and bots are left out.
-        known: the moment of reading; what happened in the last `lateness_us` before it may still be incomplete and is left out.
+        known: the moment of reading; what happened in the last `lateness_us` before it may still be
+            incomplete and is left out.
 
     Raises:
         NotReadyError: no such event.
     """
-    kept = pc.and_(pc.is_in(events["type"], pa.array(list(churn.types), pa.string())), pc.is_valid(events["person"]))
+    kept = pc.and_(
+        pc.is_in(events["type"], pa.array(list(churn.types), pa.string())),
+        pc.is_valid(events["person"]),
+    )
     kept = pc.and_(kept, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS), True)))
     rows = events.filter(pc.and_(kept, people_only(events)))
     rows = rows.filter(pc.invert(pc.fill_null(rows["timeless"], False)))
     if not rows.num_rows:
-        raise NotReadyError(f"no event of type {' or '.join(churn.types)} by a known user", fix="tailorbird import FORMAT PATH")
-    people = Codes.sorted_of(rows["person"])  # so that nothing that is drawn by code goes by the lake's order
-    person, ts, received = people.encode(rows["person"]), micros(rows["ts"]), micros(pc.coalesce(rows["received_at"], rows["ts"]))
+        raise NotReadyError(
+            f"no event of type {' or '.join(churn.types)} by a known user",
+            fix="tailorbird import FORMAT PATH",
+        )
+    people = Codes.sorted_of(
+        rows["person"]
+    )  # so that nothing that is drawn by code goes by the lake's order
+    person, ts, received = (
+        people.encode(rows["person"]),
+        micros(rows["ts"]),
+        micros(pc.coalesce(rows["received_at"], rows["ts"])),
+    )
     amount = _amount(rows)
     order = np.lexsort((amount, received, ts, person))
     person, ts, received, amount = person[order], ts[order], received[order], amount[order]
     end = known - lateness_us
     seen = ts < end
     merged = Merged.of(events, people, end)
-    return Activity(people, person[seen], ts[seen], np.minimum(received[seen], end), amount[seen], end, merged, churn.per == "day")
+    return Activity(
+        people,
+        person[seen],
+        ts[seen],
+        np.minimum(received[seen], end),
+        amount[seen],
+        end,
+        merged,
+        churn.per == "day",
+    )
 
 
 def _within(counter: Counter, person: Ints, start: int, stop: int) -> Floats:
-    return counter.count(person, np.full(1, stop, np.int64), np.zeros(len(person), np.int64), stop - start)
+    return counter.count(
+        person, np.full(1, stop, np.int64), np.zeros(len(person), np.int64), stop - start
+    )
 
 
 def _amount(rows: pa.Table) -> Floats:

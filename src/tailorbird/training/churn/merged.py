@@ -1,4 +1,5 @@
-"""Who is somebody else by a merge, and when: such a user's silence says nothing of a person, who goes on under another name.
+"""Who is somebody else by a merge, and when: such a user's silence says nothing of a person, who
+goes on under another name.
 
 41 merged into 42 at b, taken back at e        41 is elsewhere in (b, e]; at a cut, by the merges before it: b < cut ≤ e
 """
@@ -25,7 +26,8 @@ class Merged:
     """The merges of a log, by (ts, p).
 
     Attributes:
-        people: whose codes are asked about; users without any activity may stand between two of them.
+        people: whose codes are asked about; users without any activity may stand between two of
+            them.
         user: whom each merge is of.
         received: when each was known.
     """
@@ -43,22 +45,40 @@ class Merged:
         rows = merge_rows(events)
         told = merges_of(rows)
         received = micros(pc.coalesce(rows["received_at"], rows["ts"]))
-        return cls(people, tuple(user for user, _ in told), tuple(merge for _, merge in told), np.minimum(received, known))
+        return cls(
+            people,
+            tuple(user for user, _ in told),
+            tuple(merge for _, merge in told),
+            np.minimum(received, known),
+        )
 
     def as_of(self, moment: int) -> "Merged":
-        """What was known at a moment; may still have merges of after it, about which nobody may ask."""
+        """What was known at a moment; may still have merges of after it, about which nobody may
+        ask.
+        """
         known = self.received <= moment
         if all(known[place] for place, each in enumerate(self.merge) if each.ts < moment):
             return self  # with the spans that were made already
         places = np.flatnonzero(known).tolist()
-        return Merged(self.people, tuple(self.user[k] for k in places), tuple(self.merge[k] for k in places), self.received[known])
+        return Merged(
+            self.people,
+            tuple(self.user[k] for k in places),
+            tuple(self.merge[k] for k in places),
+            self.received[known],
+        )
 
     def elsewhere(self, person: Ints, since: Ints, until: Ints) -> npt.NDArray[np.bool_]:
-        """Which people were somebody else at some moment from `since` to `until`, by the merges before it; shape (n,) each."""
+        """Which people were somebody else at some moment from `since` to `until`, by the merges
+        before it; shape (n,) each.
+        """
         found = np.zeros(len(person), bool)
         who, begin, end = self._spans
         place = np.searchsorted(who, person)
-        while len(who) and len(rows := np.flatnonzero((place < len(who)) & (who[np.minimum(place, len(who) - 1)] == person))):
+        while len(who) and len(
+            rows := np.flatnonzero(
+                (place < len(who)) & (who[np.minimum(place, len(who) - 1)] == person)
+            )
+        ):
             at = place[rows]
             found[rows] |= (begin[at] < until[rows]) & (end[at] >= since[rows])
             place[rows] += 1

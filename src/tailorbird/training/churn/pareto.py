@@ -1,7 +1,7 @@
 """Pareto/NBD: how often customers without a contract buy again, by maximum likelihood.
 
-Unlike with BG/NBD a customer may leave at any time, one who bought once too. What it says is worked out in `ranking.pareto_nbd`,
-which has the source.
+Unlike with BG/NBD a customer may leave at any time, one who bought once too. What it says is worked
+out in `ranking.pareto_nbd`, which has the source.
 """
 
 from dataclasses import dataclass
@@ -29,22 +29,46 @@ class ParetoNbd:
 
     def alive(self, customers: Purchases) -> Floats:
         """P(still a customer), shape (n,)."""
-        return 1 / (1 + odds_of_having_left(customers.repeats, customers.recency, customers.age, self.r, self.alpha, self.s, self.beta))
+        return 1 / (
+            1
+            + odds_of_having_left(
+                customers.repeats,
+                customers.recency,
+                customers.age,
+                self.r,
+                self.alpha,
+                self.s,
+                self.beta,
+            )
+        )
 
     def returning(self, customers: Purchases, span: float) -> Floats:
-        """P(at least one purchase within `span` from now), shape (n,): of one who is alive, the next purchase comes before leaving."""
+        """P(at least one purchase within `span` from now), shape (n,): of one who is alive, the
+        next purchase comes before leaving.
+        """
         shape, scale, rest = (
             (self.r + customers.repeats)[:, None],
             (self.alpha + customers.age)[:, None],
             (self.beta + customers.age)[:, None],
         )
         at = STEPS * span
-        density = shape / scale * (scale / (scale + at)) ** (shape + 1) * (rest / (rest + at)) ** self.s
+        density = (
+            shape / scale * (scale / (scale + at)) ** (shape + 1) * (rest / (rest + at)) ** self.s
+        )
         return self.alive(customers) * (density @ SHARES) * span
 
     def purchases(self, customers: Purchases, span: float) -> Floats:
         """Expected purchases within `span` from now, shape (n,)."""
-        return expected(customers.repeats, customers.recency, customers.age, self.r, self.alpha, self.s, self.beta, span)
+        return expected(
+            customers.repeats,
+            customers.recency,
+            customers.age,
+            self.r,
+            self.alpha,
+            self.s,
+            self.beta,
+            span,
+        )
 
 
 def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
@@ -54,9 +78,15 @@ def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
         NotReadyError: too few customers, or none that ever came back.
     """
     if len(customers.age) < CUSTOMERS_MIN or not np.any(customers.repeats > 0):
-        raise NotReadyError(f"Pareto/NBD needs at least {CUSTOMERS_MIN} customers and one repeat purchase")
-    scale = float(np.mean(customers.age)) or 1.0  # so that alpha and beta are about 1 whatever the unit
-    kinds, weight = _thinned(*distinct(Purchases(customers.repeats, customers.recency / scale, customers.age / scale)))
+        raise NotReadyError(
+            f"Pareto/NBD needs at least {CUSTOMERS_MIN} customers and one repeat purchase"
+        )
+    scale = (
+        float(np.mean(customers.age)) or 1.0
+    )  # so that alpha and beta are about 1 whatever the unit
+    kinds, weight = _thinned(
+        *distinct(Purchases(customers.repeats, customers.recency / scale, customers.age / scale))
+    )
 
     def loss(logs: Floats) -> float:
         value = -float(weight @ _log_likelihoods(kinds, *np.exp(logs))) / len(customers.age)
@@ -64,23 +94,36 @@ def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
 
     bounds = [(-12.0, 12.0)] * 4
     starts = (np.log([0.5, 0.5, 0.5, 0.5]), np.log([1.0, 1.0, 1.5, 3.0]))
-    found = min((minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts), key=lambda each: each.fun)
+    found = min(
+        (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
+        key=lambda each: each.fun,
+    )
     r, alpha, s, beta = np.exp(found.x).tolist()
     likelihood = -found.fun * len(customers.age) - float(customers.repeats.sum()) * np.log(scale)
     return ParetoNbd(r, alpha * scale, s, beta * scale, float(likelihood))
 
 
 def _thinned(kinds: Purchases, weight: Floats) -> tuple[Purchases, Floats]:
-    """At most `KINDS_MAX` kinds with their weights, evenly over all customers in the order of their kinds."""
+    """At most `KINDS_MAX` kinds with their weights, evenly over all customers in the order of their
+    kinds.
+    """
     if len(weight) <= KINDS_MAX:
         return kinds, weight
     total = float(weight.sum())
     places = np.searchsorted(np.cumsum(weight), (np.arange(KINDS_MAX) + 0.5) * total / KINDS_MAX)
     kept, count = np.unique(places, return_counts=True)
-    return Purchases(kinds.repeats[kept], kinds.recency[kept], kinds.age[kept]), count.astype(np.float64) * (total / KINDS_MAX)
+    return Purchases(kinds.repeats[kept], kinds.recency[kept], kinds.age[kept]), count.astype(
+        np.float64
+    ) * (total / KINDS_MAX)
 
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, s: float, beta: float) -> Floats:
     x, recency, age = customers.repeats, customers.recency, customers.age
-    alive = gammaln(r + x) - gammaln(r) + r * np.log(alpha) - (r + x) * np.log(alpha + age) + s * (np.log(beta) - np.log(beta + age))
+    alive = (
+        gammaln(r + x)
+        - gammaln(r)
+        + r * np.log(alpha)
+        - (r + x) * np.log(alpha + age)
+        + s * (np.log(beta) - np.log(beta + age))
+    )
     return alive + np.log1p(odds_of_having_left(x, recency, age, r, alpha, s, beta))

@@ -68,20 +68,29 @@ class ChurnReport:
 
 
 def told_of_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
-    """Sentences: that nothing is calibrated, or that what was judged is not what the bundle has, and what it would take."""
+    """Sentences: that nothing is calibrated, or that what was judged is not what the bundle has,
+    and what it would take.
+    """
     if shipped.unproven:
         return [f"not calibrated: {shipped.unproven}; {_takes(churn, judged=False)}"]
     if _named(judged) == _named(shipped):
         return []
-    why = f"{judged.unproven}; {_takes(churn, judged=True)}" if judged.unproven else "that was the better choice"
+    why = (
+        f"{judged.unproven}; {_takes(churn, judged=True)}"
+        if judged.unproven
+        else "that was the better choice"
+    )
     return [
-        f"the bundle has {_named(shipped)}, while the gate, the diagram and the list of whom to contact judge {_named(judged)}: by the "
+        f"the bundle has {_named(shipped)}, while the gate, the diagram and the list of whom "
+        f"to contact judge {_named(judged)}: by the "
         f"last origin {why}"
     ]
 
 
 def told_of_days(churn: Churn, grid: Grid, activity: Activity) -> str:
-    """That BG/NBD, which is fitted on days, reads a column that counts each event of a day; "" where these are as many."""
+    """That BG/NBD, which is fitted on days, reads a column that counts each event of a day; ""
+    where these are as many.
+    """
     if not churn.rfm or churn.per != "day":
         return ""
     moment = int(grid.moment.max())
@@ -93,7 +102,8 @@ def told_of_days(churn: Churn, grid: Grid, activity: Activity) -> str:
     if each < EVENTS_A_DAY:
         return ""
     return (
-        f'{churn.frequency} counts {each:.1f} events for each day with any, while BG/NBD is fitted on days (per="day"): it takes people '
+        f"{churn.frequency} counts {each:.1f} events for each day with any, while BG/NBD is "
+        'fitted on days (per="day"): it takes people '
         'for more frequent than they are; send one event a purchase, or say per="event" in churn.py'
     )
 
@@ -122,7 +132,10 @@ def plain_cut(figures: CutFigures) -> dict[str, Any]:
         "results": flat(figures.results),
         "differences": flat(figures.differences),
         "slices": {
-            name: {"people": int(each.count.sum()), "calibration_error_debiased": round(each.debiased, 6)}
+            name: {
+                "people": int(each.count.sum()),
+                "calibration_error_debiased": round(each.debiased, 6),
+            }
             for name, each in figures.slices.items()
         },
     }

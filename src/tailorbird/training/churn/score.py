@@ -1,4 +1,6 @@
-"""Everybody's score by a churn bundle, in one go: what the lake knows, read by the backfill, scored as a server would."""
+"""Everybody's score by a churn bundle, in one go: what the lake knows, read by the backfill, scored
+as a server would.
+"""
 
 from dataclasses import dataclass
 
@@ -25,7 +27,8 @@ EXPLAINED_AT_ONCE = 200
 
 @dataclass(frozen=True)
 class Everybody:
-    """Everybody's scores: `table`, most likely to leave first, and the `segments` of them that are most worth contacting.
+    """Everybody's scores: `table`, most likely to leave first, and the `segments` of them that are
+    most worth contacting.
 
     `until`: what the log says ends here; that nobody was there since is not known.
     """
@@ -44,7 +47,8 @@ def score_everybody(
     reasons: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> Everybody:
-    """person, gone, purchases (null without such a model), reasons and as_of of everybody whom the model is asked about.
+    """person, gone, purchases (null without such a model), reasons and as_of of everybody whom the
+    model is asked about.
 
     Args:
         churn: as declared now; whom and what the model is asked about is taken from the bundle.
@@ -55,10 +59,16 @@ def score_everybody(
         NotReadyError: nobody is to be asked about.
     """
     if bundle.features is None:
-        raise BundleError("does not bring the declarations of its columns", where=bundle.version, fix="train again")
+        raise BundleError(
+            "does not bring the declarations of its columns",
+            where=bundle.version,
+            fix="train again",
+        )
     progress("read", 0, 1)
     source = Lake(lake).pinned()
-    events = AttachedEvents(source, bundle.features).table(needed_columns(bundle.features), span(ts_to=now))
+    events = AttachedEvents(source, bundle.features).table(
+        needed_columns(bundle.features), span(ts_to=now)
+    )
     progress("read", 1, 1)
     activity = activity_of(events, churn, now)
     asked = activity.present(now, bundle.plan.active)
@@ -81,7 +91,10 @@ def score_everybody(
     for start in range(0, min(reasons, len(order)), EXPLAINED_AT_ONCE):
         progress("reasons", start, min(reasons, len(order)))
         some = order[start : min(start + EXPLAINED_AT_ONCE, reasons)]
-        rows = [(table.numeric, table.categorical) for table in people.ahead(now, asked[some], bundle.moments(now))]
+        rows = [
+            (table.numeric, table.categorical)
+            for table in people.ahead(now, asked[some], bundle.moments(now))
+        ]
         why = churn_reasons(bundle, rows)
         told[start : start + len(some)] = [[reason.text for reason in each] for each in why]
     columns = {

@@ -1,7 +1,9 @@
-"""Segments of people to act on: groups that a marketer can name, by what contacting all of them is expected to bring.
+"""Segments of people to act on: groups that a marketer can name, by what contacting all of them is
+expected to bring.
 
-A group is a value of a column, a quarter of its range, or people whose vectors lie together. Of each: how many people, how likely they
-leave, and Σ P(gone)·success·value − cost, by `Contact`. It ranks groups and proves nothing: only an experiment says what a contact keeps.
+A group is a value of a column, a quarter of its range, or people whose vectors lie together. Of
+each: how many people, how likely they leave, and Σ P(gone)·success·value − cost, by `Contact`. It
+ranks groups and proves nothing: only an experiment says what a contact keeps.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,12 +25,18 @@ SEGMENTS_MAX = 10
 LEAST_PEOPLE = 30  # fewer say little, and may say who they are
 QUARTERS = 4
 DIGITS_MAX = 6  # more than are usual, to tell two edges apart
-TASTES, ROUNDS, NAMED = 6, 25, 3  # groups by vectors, how often their centres move at most, and items that name one
+TASTES, ROUNDS, NAMED = (
+    6,
+    25,
+    3,
+)  # groups by vectors, how often their centres move at most, and items that name one
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A group of people: how many, the mean P(gone), its ratio to everybody's, and what contacting all of them is expected to bring."""
+    """A group of people: how many, the mean P(gone), its ratio to everybody's, and what contacting
+    all of them is expected to bring.
+    """
 
     column: str
     range: str
@@ -49,7 +57,8 @@ def segments(
     taste: Mapping[str, npt.NDArray[np.bool_]] | None = None,
     seconds: Collection[str] = (),
 ) -> list[Segment]:
-    """The groups from which contacting a person brings most, best first; none that is expected to cost more than it brings.
+    """The groups from which contacting a person brings most, best first; none that is expected to
+    cost more than it brings.
 
     Args:
         names: of the columns.
@@ -60,21 +69,36 @@ def segments(
     """
     worth = gone * contact.success * contact.value - contact.cost
     found = []
-    groups = [(name, _groups(column, seconds=name in seconds)) for name, column in zip(names, columns.T, strict=True)]
+    groups = [
+        (name, _groups(column, seconds=name in seconds))
+        for name, column in zip(names, columns.T, strict=True)
+    ]
     for name, each in [*groups, ("taste", list((taste or {}).items()))]:
         for text, members in each:
             if members.sum() >= LEAST_PEOPLE and members.sum() < len(gone):
                 mean = float(gone[members].mean())
-                found.append(Segment(name, text, int(members.sum()), mean, mean / float(gone.mean()), float(worth[members].sum())))
+                found.append(
+                    Segment(
+                        name,
+                        text,
+                        int(members.sum()),
+                        mean,
+                        mean / float(gone.mean()),
+                        float(worth[members].sum()),
+                    )
+                )
     useful = [segment for segment in found if segment.expected > 0 and segment.lift > 1]
     return sorted(useful, key=lambda segment: -segment.expected / segment.people)[:SEGMENTS_MAX]
 
 
-def tastes(space: Space, users: npt.NDArray[np.float32], *, seed: int = 0) -> dict[str, npt.NDArray[np.bool_]]:
-    """Groups of people whose vectors lie together, (n,) each, named by the items that each is nearer to than the others are.
+def tastes(
+    space: Space, users: npt.NDArray[np.float32], *, seed: int = 0
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Groups of people whose vectors lie together, (n,) each, named by the items that each is
+    nearer to than the others are.
 
-    k-means on directions (`retrieval.directions.centres`), from centres drawn one after the other, the likelier the farther they are from
-    those before.
+    k-means on directions (`retrieval.directions.centres`), from centres drawn one after the other,
+    the likelier the farther they are from those before.
     """
     units = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-12)
     if len(units) < TASTES * LEAST_PEOPLE or not len(space.index):
@@ -92,22 +116,37 @@ def tastes(space: Space, users: npt.NDArray[np.float32], *, seed: int = 0) -> di
     for group in range(TASTES):
         items = sorted(space.index.ids[row] for row in largest(beyond[:, group], NAMED).tolist())
         name = f"like those who choose {', '.join(items)}"
-        found[name] = found.get(name, np.zeros(len(users), bool)) | (nearest == group)  # what cannot be told apart by name is one
+        found[name] = found.get(name, np.zeros(len(users), bool)) | (
+            nearest == group
+        )  # what cannot be told apart by name is one
     return found
 
 
 def _groups(column: Floats, *, seconds: bool) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Quarters of a column, or its values where there are few; those without a value are a group of their own."""
+    """Quarters of a column, or its values where there are few; those without a value are a group of
+    their own.
+    """
     there = ~np.isnan(column)
     groups = [("missing", ~there)]
     values = np.unique(column[there])
     if len(values) <= QUARTERS:
-        return [*((text, column == value) for text, value in zip(_told(values, seconds=seconds), values, strict=True)), *groups]
+        return [
+            *(
+                (text, column == value)
+                for text, value in zip(_told(values, seconds=seconds), values, strict=True)
+            ),
+            *groups,
+        ]
     edges = np.unique(np.quantile(column[there], np.linspace(0, 1, QUARTERS + 1)))
     told = _told(edges, seconds=seconds)
     for place, (low, high) in enumerate(pairwise(edges.tolist())):
         last = high == edges[-1]
-        groups.append((f"{told[place]} to {told[place + 1]}", (column >= low) & ((column <= high) if last else (column < high))))
+        groups.append(
+            (
+                f"{told[place]} to {told[place + 1]}",
+                (column >= low) & ((column <= high) if last else (column < high)),
+            )
+        )
     return groups
 
 

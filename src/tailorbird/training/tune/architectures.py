@@ -1,8 +1,10 @@
-"""The architectures that can be tuned: settings, what is tried of them, and how one fit goes. To add one, add a line to `ARCHITECTURES`.
+"""The architectures that can be tuned: settings, what is tried of them, and how one fit goes. To
+add one, add a line to `ARCHITECTURES`.
 
-A fit sees the rows of one split and gives a value for each row that is judged: what the slot's list would be ordered by. All
-architectures get the same rows, the same splits and the same budget; the first trial of each has its defaults as they are. Validation
-fits by them too (`training.validate.model`).
+A fit sees the rows of one split and gives a value for each row that is judged: what the slot's list
+would be ordered by. All architectures get the same rows, the same splits and the same budget; the
+first trial of each has its defaults as they are. Validation fits by them too
+(`training.validate.model`).
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +44,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Heads:
-    """A fitted model with the calibration of each head, and what a list is ordered by: the slot's formula over them.
+    """A fitted model with the calibration of each head, and what a list is ordered by: the slot's
+    formula over them.
 
     Attributes:
         places: of the matrix's columns that the model sees; None for all.
@@ -55,21 +58,25 @@ class Heads:
 
     def probabilities(self, matrix: Matrix) -> dict[str, Floats]:
         seen = matrix if self.places is None else np.ascontiguousarray(matrix[:, self.places])
-        return {head: self.calibration[head].apply(raw) for head, raw in self.model.score(seen).items()}
+        return {
+            head: self.calibration[head].apply(raw) for head, raw in self.model.score(seen).items()
+        }
 
     def value(self, matrix: Matrix) -> Floats:
         found = self.probabilities(matrix)
-        return sum((weight * found[head] for head, weight in self.objective.items()), np.zeros(len(matrix)))
+        return sum(
+            (weight * found[head] for head, weight in self.objective.items()), np.zeros(len(matrix))
+        )
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Attributes:
-    defaults: the settings that can be tried, as they are without tuning.
-    space: what is tried; a project's `tune.toml` may change it.
-    columns: which matrix a fit needs: `TREES`, or `NETS` with codes of the candidate and of the newest items behind it.
-    heads: what is fitted to a split.
-    sized: the defaults with what depends on the data filled in, given positives and rows: where the search begins.
+    defaults: the settings that can be tried, as they are without tuning. space: what is tried; a
+    project's `tune.toml` may change it. columns: which matrix a fit needs: `TREES`, or `NETS` with
+    codes of the candidate and of the newest items behind it. heads: what is fitted to a split.
+    sized: the defaults with what depends on the data filled in, given positives and rows: where the
+    search begins.
     """
 
     name: str
@@ -77,7 +84,9 @@ class Architecture:
     space: Mapping[str, Range | Choices]
     columns: str
     heads: Callable[[Split, Ask], Heads]
-    sized: Callable[[Mapping[str, Value], int, int], Mapping[str, Value]] = lambda settings, positives, rows: settings
+    sized: Callable[[Mapping[str, Value], int, int], Mapping[str, Value]] = (
+        lambda settings, positives, rows: settings
+    )
 
     def whole_space(self) -> Space:
         return Space(self.space, {}, self.defaults)
@@ -105,7 +114,9 @@ def gbdt_defaults() -> dict[str, Value]:
 
 
 def gbdt_heads(split: Split, ask: Ask) -> Heads:
-    """Trees for each head, calibrated by the part that early stopping watched. Columns for nets, where there are any, they do not see."""
+    """Trees for each head, calibrated by the part that early stopping watched. Columns for nets,
+    where there are any, they do not see.
+    """
     settings = replace(ask.train.gbdt, **ask.settings, seed=ask.seed, threads=ask.threads)  # type: ignore[arg-type]
     seen = split if split.for_trees == split.names else split.only(split.for_trees)
     train, watch = seen.train, seen.watch
@@ -113,18 +124,27 @@ def gbdt_heads(split: Split, ask: Ask) -> Heads:
     for head in split.objective:
         learned = Sample(train.matrix, train.labels[head], np.diff(train.offsets), train.weight)
         watched = Sample(watch.matrix, watch.labels[head], np.diff(watch.offsets), watch.weight)
-        boosters[head] = fit_gbdt(learned, watched, seen.names, settings, categorical=seen.categorical)
+        boosters[head] = fit_gbdt(
+            learned, watched, seen.names, settings, categorical=seen.categorical
+        )
         raw[head] = boosters[head].score(seen.served)
     places = None if seen is split else np.array([split.names.index(name) for name in seen.names])
     calibration = _calibrated(raw, split, probability=settings.objective == "binary")
     return Heads(Forests(boosters, {}), calibration, split.objective, places)
 
 
-def _calibrated(raw: Mapping[str, Floats], split: Split, *, probability: bool = True) -> dict[str, Calibration]:
+def _calibrated(
+    raw: Mapping[str, Floats], split: Split, *, probability: bool = True
+) -> dict[str, Calibration]:
     """Of each head, by what the model said of the watched part as it would be served."""
     watch = split.watch
     periods = periods_of(watch.t[watch.request])
-    return {head: choose(raw[head], watch.labels[head], periods, watch.weight, probability=probability).calibration for head in raw}
+    return {
+        head: choose(
+            raw[head], watch.labels[head], periods, watch.weight, probability=probability
+        ).calibration
+        for head in raw
+    }
 
 
 def _gbdt_sized(settings: Mapping[str, Value], positives: int, rows: int) -> dict[str, Value]:
@@ -142,19 +162,33 @@ _NET_SPACE: dict[str, Range | Choices] = {
     "embedding_max": Range(4, 32, log=True),
     "unknown_share": Range(0.005, 0.2),
 }
-_MORE: Mapping[str, Mapping[str, Range | Choices]] = {"dcn": {"crosses": Range(1, 4)}, "mmoe": {"experts": Range(2, 8)}}
+_MORE: Mapping[str, Mapping[str, Range | Choices]] = {
+    "dcn": {"crosses": Range(1, 4)},
+    "mmoe": {"experts": Range(2, 8)},
+}
 
 
 def net_settings(ask: Ask) -> dict[str, Value]:
-    """What a net is fitted with where it differs from the architecture's own; with `quick` fewer epochs, as training has it."""
-    return {"threads": ask.threads, **({"epochs": QUICK_EPOCHS} if ask.train.quick else {}), **ask.settings}
+    """What a net is fitted with where it differs from the architecture's own; with `quick` fewer
+    epochs, as training has it.
+    """
+    return {
+        "threads": ask.threads,
+        **({"epochs": QUICK_EPOCHS} if ask.train.quick else {}),
+        **ask.settings,
+    }
 
 
 def net_heads(name: str, split: Split, ask: Ask) -> Heads:
     """A net for all heads, each calibrated by the part that ended its training."""
     assert split.layout is not None
     train, watch = (
-        Rows(part.matrix, {head: part.labels[head] for head in split.objective}, part.weight, np.diff(part.offsets))
+        Rows(
+            part.matrix,
+            {head: part.labels[head] for head in split.objective},
+            part.weight,
+            np.diff(part.offsets),
+        )
         for part in (split.train, split.watch)
     )
     model = fit_net(name, net_settings(ask), split.layout, train, watch, seed=ask.seed)
@@ -163,7 +197,9 @@ def net_heads(name: str, split: Split, ask: Ask) -> Heads:
 
 def _net(name: str) -> Architecture:
     space = {**_NET_SPACE, **_MORE.get(name, {})}
-    defaults = {setting: value for setting, value in asdict(DEFAULTS[name]).items() if setting in space}
+    defaults = {
+        setting: value for setting, value in asdict(DEFAULTS[name]).items() if setting in space
+    }
     return Architecture(name, defaults, space, NETS, partial(net_heads, name))
 
 
@@ -180,10 +216,20 @@ def architectures(names: tuple[str, ...]) -> list[Architecture]:
         UsageError: there is no such one, or none at all, or it needs what is not installed.
     """
     if not names:
-        raise UsageError("names no architecture", where="--architectures", fix=f"use some of {', '.join(ARCHITECTURES)}")
+        raise UsageError(
+            "names no architecture",
+            where="--architectures",
+            fix=f"use some of {', '.join(ARCHITECTURES)}",
+        )
     if unknown := [name for name in names if name not in ARCHITECTURES]:
         fix = f"use one of {', '.join(ARCHITECTURES)}"
-        raise UsageError(f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix)
+        raise UsageError(
+            f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix
+        )
     if lacking := [name for name in names if not available(name)]:
-        raise UsageError(f"{lacking[0]} needs torch, which is not installed", where="--architectures", fix="pip install 'tailorbird[deep]'")
+        raise UsageError(
+            f"{lacking[0]} needs torch, which is not installed",
+            where="--architectures",
+            fix="pip install 'tailorbird[deep]'",
+        )
     return [ARCHITECTURES[name] for name in dict.fromkeys(names)]

@@ -1,7 +1,9 @@
-"""Fits, in this process or in several, each kept in the study's folder: one that was done before a run was killed is not done again.
+"""Fits, in this process or in several, each kept in the study's folder: one that was done before a
+run was killed is not done again.
 
-A fit is asked for by architecture, settings, split and seed, and answers with NDCG@10 of each judged request. With one worker fits run
-here, one after the other; with more, each process opens the splits itself, fits with one thread, and ends when this one does.
+A fit is asked for by architecture, settings, split and seed, and answers with NDCG@10 of each
+judged request. With one worker fits run here, one after the other; with more, each process opens
+the splits itself, fits with one thread, and ends when this one does.
 """
 
 import os
@@ -42,12 +44,16 @@ class Fit:
 
     @property
     def name(self) -> str:
-        return msgspec.json.encode([self.architecture, sorted(self.settings.items()), self.split, self.seed]).decode()
+        return msgspec.json.encode(
+            [self.architecture, sorted(self.settings.items()), self.split, self.seed]
+        ).decode()
 
 
 @dataclass(frozen=True)
 class Found:
-    """NDCG@10 of each judged request, NaN where there is nothing to find, in all and of the long tail; and how long the fit took."""
+    """NDCG@10 of each judged request, NaN where there is nothing to find, in all and of the long
+    tail; and how long the fit took.
+    """
 
     quality: Floats
     tail: Floats
@@ -106,7 +112,9 @@ class Bench:
 
 
 def _missing() -> Mapping[str, npt.NDArray]:
-    raise StorageError("the rows of a tuning are gone from its folder", fix="the same command makes them again")
+    raise StorageError(
+        "the rows of a tuning are gone from its folder", fix="the same command makes them again"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,10 +150,14 @@ def open_fits(folder: Path, train: TrainSettings, workers: int) -> Iterator[Fits
     if workers == 1:
         yield _Here(Bench(folder, train, 0))
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_open, initargs=(folder, train))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_open, initargs=(folder, train)
+    )
     try:
         yield _Processes(pool, workers)
-        pool.shutdown()  # all fits are done: its processes end at once, and what they shared is given back before this process leaves
+        # all fits are done: its processes end at once, and what they shared is given back before
+        # this process leaves
+        pool.shutdown()
     except BrokenProcessPool:
         fix = "the same command goes on; with fewer --workers it needs less memory"
         raise StorageError("a process that fitted models died", fix=fix) from None

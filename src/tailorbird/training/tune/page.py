@@ -1,4 +1,6 @@
-"""The report of a tuning: one HTML file with what was taken and why, the history, what matters, and how settings go together; and JSON."""
+"""The report of a tuning: one HTML file with what was taken and why, the history, what matters, and
+how settings go together; and JSON.
+"""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,7 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tailorbird.training.bootstrap import Interval
-from tailorbird.training.page import OTHERS, OURS, importance, picture, plain, splits_table, table, write_page
+from tailorbird.training.page import (
+    OTHERS,
+    OURS,
+    importance,
+    picture,
+    plain,
+    splits_table,
+    table,
+    write_page,
+)
 from tailorbird.training.tune.choose import Finalist
 from tailorbird.training.tune.run import TuneReport
 from tailorbird.training.tune.space import Choices, Space, Value
@@ -23,14 +34,22 @@ _LOST = "#b3541e"
 
 
 def write_tuning(folder: Path, report: TuneReport, next_: Sequence[str]) -> Path:
-    """Write `tuning-SLOT.html`, and the figures beside it as JSON; returns the page's path. `next_` is what the reader may do."""
+    """Write `tuning-SLOT.html`, and the figures beside it as JSON; returns the page's path. `next_`
+    is what the reader may do.
+    """
     page = folder / f"tuning-{report.slot}.html"
     parts = [_head(report, next_), _finalists(report)]
     for name, trials in report.trials.items():
-        parts += [f"<h2>{escape(name)}: {len(trials)} trials</h2>", *_pictures(trials, report, name), _best(trials, report.spaces[name])]
+        parts += [
+            f"<h2>{escape(name)}: {len(trials)} trials</h2>",
+            *_pictures(trials, report, name),
+            _best(trials, report.spaces[name]),
+        ]
     parts.append(_facts(report.about))
     write_page(page, f"Tuning of slot {report.slot}", parts)
-    page.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report.plain()), indent=1) + b"\n")
+    page.with_suffix(".json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(report.plain()), indent=1) + b"\n"
+    )
     return page
 
 
@@ -39,9 +58,12 @@ def _head(report: TuneReport, next_: Sequence[str]) -> str:
     kind = " kept" if choice.taken.trial.default else ""
     lines = "".join(f"<li>{_line(line)}</li>" for line in next_)
     return (
-        f'<h1>Tuning of slot {escape(report.slot)}</h1><p class="verdict{kind}">{escape(choice.why)}</p><ul>{lines}</ul>'
-        f'<p class="soft">{escape(report.about["source"])}. The test part begins at {report.about["test_from"][:16]} UTC; nothing from '
-        "then on was looked at. Figures here are of rows that settings were chosen by: what tuning is worth is told by the next "
+        f"<h1>Tuning of slot {escape(report.slot)}</h1><p "
+        f'class="verdict{kind}">{escape(choice.why)}</p><ul>{lines}</ul>'
+        f'<p class="soft">{escape(report.about["source"])}. The test part begins at '
+        f"{report.about['test_from'][:16]} UTC; nothing from "
+        "then on was looked at. Figures here are of rows that settings were chosen by: what "
+        "tuning is worth is told by the next "
         "training.</p>"
     )
 
@@ -54,7 +76,11 @@ def _line(line: str) -> str:
 def _finalists(report: TuneReport) -> str:
     rows = []
     for one in report.choice.finalists:
-        span = f" <small>{one.interval.low:+.4f} … {one.interval.high:+.4f}</small>" if one.interval.known else ""
+        span = (
+            f" <small>{one.interval.low:+.4f} … {one.interval.high:+.4f}</small>"
+            if one.interval.known
+            else ""
+        )
         cells = [
             escape(one.name),
             f"{one.quality.mean():.4f}",
@@ -78,18 +104,25 @@ def _finalists(report: TuneReport) -> str:
     ]
     seeds = report.choice.reference.quality.shape
     intro = (
-        f"Each on {seeds[0]} splits under {seeds[1]} seeds. Spread: standard deviation of the gain over these cells; the interval is over "
-        "people. Taken is the largest gain − spread above 0. Long tail: ndcg_10 where only items outside the most popular fifth before a "
+        f"Each on {seeds[0]} splits under {seeds[1]} seeds. Spread: standard deviation of "
+        "the gain over these cells; the interval is over "
+        "people. Taken is the largest gain − spread above 0. Long tail: ndcg_10 where only "
+        "items outside the most popular fifth before a "
         "split are worth finding; it has no say."
     )
-    return f"<h2>The last few</h2><p class='soft'>{intro}</p>{table(header, rows)}{picture(_cells(report.choice.finalists))}"
+    return (
+        "<h2>The last few</h2><p "
+        f"class='soft'>{intro}</p>{table(header, rows)}{picture(_cells(report.choice.finalists))}"
+    )
 
 
 def _interval(figure: Interval, sign: str) -> str:
     """A figure with its interval, where there is one."""
     if not np.isfinite(figure.value):
         return "–"
-    return f"{figure.value:{sign}.4f}" + (f" <small>{figure.low:{sign}.4f} … {figure.high:{sign}.4f}</small>" if figure.known else "")
+    return f"{figure.value:{sign}.4f}" + (
+        f" <small>{figure.low:{sign}.4f} … {figure.high:{sign}.4f}</small>" if figure.known else ""
+    )
 
 
 def _cells(finalists: Sequence[Finalist]) -> Figure:
@@ -98,7 +131,13 @@ def _cells(finalists: Sequence[Finalist]) -> Figure:
     axes = figure.subplots()
     for place, one in enumerate(reversed(finalists)):
         for split, row in enumerate(one.quality):
-            axes.plot(row, [place + 0.18 * (split - (len(one.quality) - 1) / 2)] * len(row), "o", color=f"C{split}", markersize=4)
+            axes.plot(
+                row,
+                [place + 0.18 * (split - (len(one.quality) - 1) / 2)] * len(row),
+                "o",
+                color=f"C{split}",
+                markersize=4,
+            )
     axes.set_yticks(range(len(finalists)), [one.name for one in reversed(finalists)])
     axes.set_title("NDCG@10 by split (colour) and seed", fontsize=10)
     return plain(figure)
@@ -121,7 +160,9 @@ def _history(trials: Sequence[Trial]) -> Figure:
         reached = float(np.mean(one.figures)) if one.figures else np.nan
         best = max(best, one.value) if one.state == "complete" else best
         line.append(best if np.isfinite(best) else np.nan)
-        style = {"complete": ("o", OURS), "pruned": ("x", OTHERS), "failed": ("v", _LOST)}[one.state]
+        style = {"complete": ("o", OURS), "pruned": ("x", OTHERS), "failed": ("v", _LOST)}[
+            one.state
+        ]
         axes.plot([place], [reached], style[0], color=style[1], markersize=4)
     axes.plot(range(len(line)), line, color=OURS, linewidth=1)
     default = next((one for one in trials if one.default and np.isfinite(one.value)), None)
@@ -146,13 +187,20 @@ def _parallel(trials: Sequence[Trial], space: Space) -> Figure:
     for one in shown:
         share = (one.value - low) / (high - low)
         heights = [*(_height(one.params.get(name), space, name) for name in names), share]
-        axes.plot(range(len(heights)), heights, color=colours(0.1 + 0.9 * share), linewidth=0.6 + 1.2 * share, alpha=0.35 + 0.6 * share)
+        axes.plot(
+            range(len(heights)),
+            heights,
+            color=colours(0.1 + 0.9 * share),
+            linewidth=0.6 + 1.2 * share,
+            alpha=0.35 + 0.6 * share,
+        )
     for place, name in enumerate(names):
         one = space.tried[name]
-        ends = [(i / max(len(one.choices) - 1, 1), str(each)) for i, each in enumerate(one.choices)] if isinstance(one, Choices) else [
-            (0.0, f"{one.low:g}"),
-            (1.0, f"{one.high:g}"),
-        ]  # fmt: skip
+        ends = (
+            [(i / max(len(one.choices) - 1, 1), str(each)) for i, each in enumerate(one.choices)]
+            if isinstance(one, Choices)
+            else [(0.0, f"{one.low:g}"), (1.0, f"{one.high:g}")]
+        )
         for height, label in ends:
             axes.text(place + 0.04, height, label, fontsize=7, va="center")
         axes.axvline(place, color=OTHERS, linewidth=0.8)
@@ -174,20 +222,36 @@ def _height(value: Value | None, space: Space, name: str) -> float:
     if value is None:
         return np.nan
     if isinstance(one, Choices):
-        return one.choices.index(value) / max(len(one.choices) - 1, 1) if value in one.choices else np.nan
+        return (
+            one.choices.index(value) / max(len(one.choices) - 1, 1)
+            if value in one.choices
+            else np.nan
+        )
     ends = (float(value), one.low, one.high)
     at, low, high = np.log(ends) if one.log else ends
     return float((at - low) / (high - low))
 
 
 def _best(trials: Sequence[Trial], space: Space) -> str:
-    ordered = sorted(trials, key=lambda one: -one.value if np.isfinite(one.value) else np.inf)[:TRIALS_SHOWN]
+    ordered = sorted(trials, key=lambda one: -one.value if np.isfinite(one.value) else np.inf)[
+        :TRIALS_SHOWN
+    ]
     names = list(space.tried)
     rows = []
     for one in ordered:
         told = f"{one.value:.4f}" if np.isfinite(one.value) else one.state
         settings = [_shown(one.settings.get(name, "")) for name in names]
-        rows.append(([f"{one.number}{' defaults' if one.default else ''}", told, *settings, f"{one.seconds:.1f}"], one.default))
+        rows.append(
+            (
+                [
+                    f"{one.number}{' defaults' if one.default else ''}",
+                    told,
+                    *settings,
+                    f"{one.seconds:.1f}",
+                ],
+                one.default,
+            )
+        )
     return table(["trial", "ndcg_10", *names, "seconds"], rows)
 
 
@@ -197,8 +261,13 @@ def _shown(value: Value) -> str:
 
 def _facts(about: Mapping[str, Any]) -> str:
     budget = about["budget"]
-    most = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [f"{budget['seconds']:g} s of fits"] * bool(budget["seconds"])
-    spent = (f"{name}: {each['trials']} trials, {each['seconds']:g} s of fits" for name, each in about["spent"].items())
+    most = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
+        f"{budget['seconds']:g} s of fits"
+    ] * bool(budget["seconds"])
+    spent = (
+        f"{name}: {each['trials']} trials, {each['seconds']:g} s of fits"
+        for name, each in about["spent"].items()
+    )
     told = {
         "as of": about["as_of"],
         "the test part begins": about["test_from"],

@@ -1,13 +1,15 @@
-"""The rows of several splits in time, encoded: what every fit of a tuning sees. No row of the test part is among them.
+"""The rows of several splits in time, encoded: what every fit of a tuning sees. No row of the test
+part is among them.
 
     ├──── S0 ────┤─ S1 ─┤─ S2 ─┤─ S3 ─┤─ S4 ─┤══ test ══►  t        three splits, whose origin rolls on
        train        watch  judge
        train ─────────┘    watch  judge
        train ────────────────┘    watch  judge
 
-Each split learns from the past alone: its encoder and its target encodings are those of its own training rows, and a row sees the newest
-index that is not after it. The test part is cut off exactly as `tailorbird train` cuts it, so that what training judges by had no say in
-what was chosen. Requests whose label window reaches over a border are left out.
+Each split learns from the past alone: its encoder and its target encodings are those of its own
+training rows, and a row sees the newest index that is not after it. The test part is cut off
+exactly as `tailorbird train` cuts it, so that what training judges by had no say in what was
+chosen. Requests whose label window reaches over a border are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +80,14 @@ class Part:
         rows = requests[self.request]
         offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
         labels = {head: label[rows] for head, label in self.labels.items()}
-        return Part(self.matrix[rows], labels, self.weight[rows], offsets, self.t[requests], self.person[requests])
+        return Part(
+            self.matrix[rows],
+            labels,
+            self.weight[rows],
+            offsets,
+            self.t[requests],
+            self.person[requests],
+        )
 
     @cached_property
     def request(self) -> Ints:
@@ -99,7 +108,8 @@ class Split:
 
     Attributes:
         names, categorical: of the matrix's columns.
-        objective: head → weight; those heads of the slot's that can be learned here. worth: all of them, which lists are judged by.
+        objective: head → weight; those heads of the slot's that can be learned here. worth: all of
+            them, which lists are judged by.
         served: rows of `watch` as serving would see them, with all items at the first position.
         tail: which judged rows are of items of the long tail, as of the split's time.
         layout: what a net takes the columns for, where there are columns for nets.
@@ -123,20 +133,39 @@ class Split:
         def some(matrix: Matrix) -> Matrix:
             return np.ascontiguousarray(matrix[:, places])
 
-        train, watch, judge = (replace(part, matrix=some(part.matrix)) for part in (self.train, self.watch, self.judge))
+        train, watch, judge = (
+            replace(part, matrix=some(part.matrix)) for part in (self.train, self.watch, self.judge)
+        )
         categorical = tuple(name for name in self.categorical if name in names)
         layout = self.layout.only(names) if self.layout else None
-        return Split(tuple(names), categorical, self.objective, self.worth, train, watch, judge, some(self.served), self.tail, layout)
+        return Split(
+            tuple(names),
+            categorical,
+            self.objective,
+            self.worth,
+            train,
+            watch,
+            judge,
+            some(self.served),
+            self.tail,
+            layout,
+        )
 
     @property
     def for_trees(self) -> tuple[str, ...]:
         """Names of the columns that trees see: all but those that only a net can use."""
-        return tuple(name for name in self.names if name not in self.layout.for_nets) if self.layout else self.names
+        return (
+            tuple(name for name in self.names if name not in self.layout.for_nets)
+            if self.layout
+            else self.names
+        )
 
     def learned_from(self, train: Bools, watch: Bools) -> "Split":
         """The same with some requests of what is learned from and watched."""
         served = self.served[watch[self.watch.request]]
-        return replace(self, train=self.train.take(train), watch=self.watch.take(watch), served=served)
+        return replace(
+            self, train=self.train.take(train), watch=self.watch.take(watch), served=served
+        )
 
     def quality(self, value: Floats) -> Floats:
         """NDCG@10 of each judged request when rows are ordered by a value, shape (requests,)."""
@@ -156,7 +185,15 @@ class Split:
         for part, rows in (("train", self.train), ("watch", self.watch), ("judge", self.judge)):
             found |= {f"{part}.{name}": getattr(rows, name) for name in _OF_PART}
             found |= {f"{part}.label.{head}": label for head, label in rows.labels.items()}
-        head = msgspec.json.encode([self.names, self.categorical, list(self.objective.items()), list(self.worth.items()), self.layout])
+        head = msgspec.json.encode(
+            [
+                self.names,
+                self.categorical,
+                list(self.objective.items()),
+                list(self.worth.items()),
+                self.layout,
+            ]
+        )
         return {**found, "head": np.frombuffer(head, np.uint8)}
 
     @classmethod
@@ -166,11 +203,24 @@ class Split:
 
         def part(name: str) -> Part:
             start = f"{name}.label."
-            labels = {key.removeprefix(start): value for key, value in arrays.items() if key.startswith(start)}
+            labels = {
+                key.removeprefix(start): value
+                for key, value in arrays.items()
+                if key.startswith(start)
+            }
             return Part(labels=labels, **{field: arrays[f"{name}.{field}"] for field in _OF_PART})
 
         columns, formula = (tuple(names), tuple(categorical)), (dict(objective), dict(worth))
-        return cls(*columns, *formula, part("train"), part("watch"), part("judge"), arrays["served"], arrays["tail"], _layout(layout))
+        return cls(
+            *columns,
+            *formula,
+            part("train"),
+            part("watch"),
+            part("judge"),
+            arrays["served"],
+            arrays["tail"],
+            _layout(layout),
+        )
 
 
 def _layout(told: Any) -> Layout | None:
@@ -185,7 +235,8 @@ class Ground:
     """The requests before the test part, cut in segments.
 
     Attributes:
-        segments: indices of requests of each, in order of time; the first one is only ever learned from.
+        segments: indices of requests of each, in order of time; the first one is only ever learned
+            from.
         replay: gives requests their candidates.
         borders: where each segment but the first begins, then where the test part begins.
     """
@@ -220,34 +271,58 @@ def lay_out(
     material = load_material(lake, features, slot, settings.wanted(now))
     data, gap = material.data, material.label_window
     border = settings.test_from
-    cut = split_at(data.t, settings.validation_from or border, border, gap=gap) if border else split_by_time(data.t, gap=gap)
+    cut = (
+        split_at(data.t, settings.validation_from or border, border, gap=gap)
+        if border
+        else split_by_time(data.t, gap=gap)
+    )
     until = int(data.t.max()) + gap + 1 if whole else cut.validation_until
-    before = np.arange(data.requests) if whole else np.sort(np.concatenate([cut.train, cut.validation]))
+    before = (
+        np.arange(data.requests) if whole else np.sort(np.concatenate([cut.train, cut.validation]))
+    )
     t = data.t[before]
     places = np.linspace(EARLIEST, 1, splits + 2)[:-1]
     cuts = [int(t[int(place * len(t))]) for place in places]
     borders = (*cuts, until)
     segments = tuple(
-        before[(t >= low) & (t + gap <= high)] for low, high in zip((np.iinfo(np.int64).min, *cuts), borders, strict=True)
-    )  # fmt: skip
+        before[(t >= low) & (t + gap <= high)]
+        for low, high in zip((np.iinfo(np.int64).min, *cuts), borders, strict=True)
+    )
     _untouched(data, segments, until, gap)
     for number, judged in enumerate(segments[2:], 1):
         found = len(_found(data, judged, slot))
         if found < FOUND_MIN:
-            why = f"split {number} of {splits} has {found} requests with something to find to judge by; at least {FOUND_MIN} are needed"
-            raise NotReadyError(why, fix="tune on a longer --window, with fewer --splits, or when there is more traffic")
+            why = (
+                f"split {number} of {splits} has {found} requests with something to find to "
+                f"judge by; at least {FOUND_MIN} are needed"
+            )
+            raise NotReadyError(
+                why,
+                fix="tune on a longer --window, with fewer --splits, or when there is more traffic",
+            )
     progress("read", 1, 1)
     moments = _moments(segments[0], data, cuts, settings)
-    series = build_series(material.events, material.items, moments, progress=partial(progress, "index"))
+    series = build_series(
+        material.events, material.items, moments, progress=partial(progress, "index")
+    )
     live, baselines = live_columns(features, slot), default_baselines(slot.sources)
-    return Ground(material, segments, borders, series, Replay(material.log, features, slot, material.codes, live, baselines=baselines))
+    return Ground(
+        material,
+        segments,
+        borders,
+        series,
+        Replay(material.log, features, slot, material.codes, live, baselines=baselines),
+    )
 
 
 def _untouched(data: Dataset, segments: Sequence[Ints], test_from: int, gap: int) -> None:
     """That no request, and no label, reaches into the test part."""
     latest = max(int(data.t[part].max(initial=np.iinfo(np.int64).min)) for part in segments)
     if latest >= test_from or latest + gap > test_from:
-        raise LeakError(f"a request of {to_iso(latest)} reaches into the test part, which begins at {to_iso(test_from)}")
+        raise LeakError(
+            f"a request of {to_iso(latest)} reaches into the test part, which begins at "
+            f"{to_iso(test_from)}"
+        )
 
 
 def _found(data: Dataset, requests: Ints, slot: Slot) -> Ints:
@@ -284,8 +359,9 @@ def encode_splits(
 ) -> list[tuple[Split, Judged]]:
     """Every split, encoded, and the requests that it is judged by.
 
-    `settings.requests` bounds what is learned from, `judged_max` the requests each split is judged by: those in which there is something
-    to find, since only they say anything of an order, or, for figures of probabilities, some drawn evenly.
+    `settings.requests` bounds what is learned from, `judged_max` the requests each split is judged
+    by: those in which there is something to find, since only they say anything of an order, or, for
+    figures of probabilities, some drawn evenly.
     """
     material, segments = ground.material, ground.segments
     data, share = material.data, [len(part) for part in segments]
@@ -294,13 +370,26 @@ def encode_splits(
         progress("features", number, len(segments))
         usable = requests[ground.series.place_of(data.t[requests]) >= 0]
         limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
-        learned = completed(material, data.take(thinned(usable, limit, settings.seed)), ground.replay)
+        learned = completed(
+            material, data.take(thinned(usable, limit, settings.seed)), ground.replay
+        )
         judged = None
         if number >= 2:
-            chosen = thinned(requests if evenly else _found(data, requests, slot), judged_max, settings.seed)
+            chosen = thinned(
+                requests if evenly else _found(data, requests, slot), judged_max, settings.seed
+            )
             judged = judged_rows(material, data.take(chosen), ground.replay)
         pieces = list(featured(learned, features, material.events))
-        made.append(_Pieces(learned, pieces, judged, list(featured(judged.rows, features, material.events)) if judged is not None else []))
+        made.append(
+            _Pieces(
+                learned,
+                pieces,
+                judged,
+                list(featured(judged.rows, features, material.events))
+                if judged is not None
+                else [],
+            )
+        )
     progress("features", len(segments), len(segments))
     position = material.logged and slot.denominator == "answer"
     found = []
@@ -310,7 +399,18 @@ def encode_splits(
         assert judged is not None
         tail = long_tail(shares(material.history, ground.borders[number - 1]))[judged.rows.item]
         past, watch = made[: number - 1], made[number - 1]
-        split = _split(past, watch, made[number], tail, ground, features, slot, settings, position=position, nets=nets)
+        split = _split(
+            past,
+            watch,
+            made[number],
+            tail,
+            ground,
+            features,
+            slot,
+            settings,
+            position=position,
+            nets=nets,
+        )
         found.append((split, judged))
     progress("encode", len(segments) - 2, len(segments) - 2)
     return found
@@ -331,29 +431,51 @@ def _split(
 ) -> Split:
     series, live = ground.series, ground.replay.live
     pieces = [piece for part in past for piece in part.learned_pieces]
-    learned, t = [part.learned for part in past], [part.learned.t[part.learned.request] for part in past]
-    labels = {head: np.concatenate([part.labels[head] for part in learned]) for head in learned[0].labels}
+    learned, t = (
+        [part.learned for part in past],
+        [part.learned.t[part.learned.request] for part in past],
+    )
+    labels = {
+        head: np.concatenate([part.labels[head] for part in learned]) for head in learned[0].labels
+    }
     weight = np.concatenate([part.weight for part in learned])
-    # Whether people return tells no order of items, by which splits are judged; of expected amounts nothing is tuned.
+    # Whether people return tells no order of items, by which splits are judged; of expected amounts
+    # nothing is tuned.
     ordering = {head: slot.objective[head] for head in chances_of_items(slot.objective)}
-    objective = {head: worth for head, worth in ordering.items() if int(labels[head].sum()) >= POSITIVES_MIN}
+    objective = {
+        head: worth for head, worth in ordering.items() if int(labels[head].sum()) >= POSITIVES_MIN
+    }
     if not objective:
         least = f"at least {POSITIVES_MIN} are needed"
         raise NotReadyError(
-            f"no target of slot {slot.name} has enough positives in the first split: {least}", fix="tune on a longer --window"
+            f"no target of slot {slot.name} has enough positives in the first split: {least}",
+            fix="tune on a longer --window",
         )
     labelled = Labelled(np.concatenate(t), labels, weight, ground.material.label_window)
-    encoder, in_time = learn_encoder(Pieces.of(pieces), features, series, settings, labelled, position=position, live=live)
+    encoder, in_time = learn_encoder(
+        Pieces.of(pieces), features, series, settings, labelled, position=position, live=live
+    )
     if nets:
-        everything = replace(learned[0], item=np.concatenate([part.item for part in learned]))  # of which only the items are looked at
+        everything = replace(
+            learned[0], item=np.concatenate([part.item for part in learned])
+        )  # of which only the items are looked at
         encoder = with_columns_for_nets(encoder, everything, series)
     train = stack(pieces, encoder, series, position=position, learned=in_time, live=live)
     shown = stack(watch.learned_pieces, encoder, series, position=position, live=live)
-    served = stack(watch.learned_pieces, encoder, series, position=False, live=live) if position else shown
+    served = (
+        stack(watch.learned_pieces, encoder, series, position=False, live=live)
+        if position
+        else shown
+    )
     assert judge.judged is not None
     judged = stack(judge.judged_pieces, encoder, series, position=False, live=live)
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]).astype(np.int64)
-    of_requests = (np.concatenate([part.t for part in learned]), np.concatenate([part.person for part in learned]))
+    offsets = np.concatenate(
+        [[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]
+    ).astype(np.int64)
+    of_requests = (
+        np.concatenate([part.t for part in learned]),
+        np.concatenate([part.person for part in learned]),
+    )
     heads = {head: labels[head] for head in objective}
     return Split(
         encoder.names,
@@ -370,7 +492,14 @@ def _split(
 
 
 def _part(data: Dataset, matrix: Matrix, objective: Mapping[str, float]) -> Part:
-    return Part(matrix, {head: data.labels[head] for head in objective}, data.weight, data.offsets, data.t, data.person)
+    return Part(
+        matrix,
+        {head: data.labels[head] for head in objective},
+        data.weight,
+        data.offsets,
+        data.t,
+        data.person,
+    )
 
 
 def told(ground: Ground, splits: Sequence[Split]) -> dict[str, Any]:
@@ -388,4 +517,9 @@ def told(ground: Ground, splits: Sequence[Split]) -> dict[str, Any]:
         }
         for number, split in enumerate(splits)
     ]
-    return {"source": ground.material.why, "test_from": to_iso(ground.borders[-1]), "test_from_us": ground.borders[-1], "splits": rows}
+    return {
+        "source": ground.material.why,
+        "test_from": to_iso(ground.borders[-1]),
+        "test_from_us": ground.borders[-1],
+        "splits": rows,
+    }

@@ -1,12 +1,14 @@
-"""Search spaces as plain data: a range or a list of choices for each setting of an architecture, from code or from a project's `tune.toml`.
+"""Search spaces as plain data: a range or a list of choices for each setting of an architecture,
+from code or from a project's `tune.toml`.
 
     [gbdt]
     leaves = {low = 4, high = 31, log = true}
     objective = {choices = ["binary", "lambdarank"]}
     rate = 0.05                                        # not looked for: always this
 
-What a file names takes the place of what the architecture would try; other settings are tried as before. Which settings an architecture
-has, and what it tries, is in `training.tune.architectures`; how values are drawn, in `training.tune.study`.
+What a file names takes the place of what the architecture would try; other settings are tried as
+before. Which settings an architecture has, and what it tries, is in `training.tune.architectures`;
+how values are drawn, in `training.tune.study`.
 """
 
 import re
@@ -25,7 +27,9 @@ Value = str | int | float | bool
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Numbers from `low` to `high`, both included; with `log` as many are tried between 1 and 10 as between 10 and 100."""
+    """Numbers from `low` to `high`, both included; with `log` as many are tried between 1 and 10 as
+    between 10 and 100.
+    """
 
     low: float
     high: float
@@ -45,7 +49,8 @@ class Space:
     Attributes:
         tried: setting → what values it takes.
         fixed: setting → the one value that it has instead of its default.
-        defaults: all settings that can be tried, with their defaults, whose types say what values are.
+        defaults: all settings that can be tried, with their defaults, whose types say what values
+            are.
     """
 
     tried: Mapping[str, Range | Choices]
@@ -70,7 +75,10 @@ class Space:
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        return {"tried": {name: msgspec.to_builtins(one) for name, one in self.tried.items()}, "fixed": dict(self.fixed)}
+        return {
+            "tried": {name: msgspec.to_builtins(one) for name, one in self.tried.items()},
+            "fixed": dict(self.fixed),
+        }
 
 
 def overridden(path: Path, spaces: Mapping[str, Space]) -> dict[str, Space]:
@@ -92,17 +100,27 @@ def overridden(path: Path, spaces: Mapping[str, Space]) -> dict[str, Space]:
     found = dict(spaces)
     for name, section in tree.items():
         if name not in spaces or not isinstance(section, dict):
-            raise ConfigError(f"unknown architecture {name!r}", where=_where(path, text, name), fix=_near(name, spaces))
+            raise ConfigError(
+                f"unknown architecture {name!r}",
+                where=_where(path, text, name),
+                fix=_near(name, spaces),
+            )
         found[name] = _changed(spaces[name], section, path, text, name)
     return found
 
 
-def _changed(space: Space, section: Mapping[str, Any], path: Path, text: str, architecture: str) -> Space:
+def _changed(
+    space: Space, section: Mapping[str, Any], path: Path, text: str, architecture: str
+) -> Space:
     tried, fixed = dict(space.tried), dict(space.fixed)
     for name, given in section.items():
         where = _where(path, text, architecture, name)
         if name not in space.defaults:
-            raise ConfigError(f"{architecture} has no setting {name!r}", where=where, fix=_near(name, space.defaults))
+            raise ConfigError(
+                f"{architecture} has no setting {name!r}",
+                where=where,
+                fix=_near(name, space.defaults),
+            )
         tried.pop(name, None)
         fixed.pop(name, None)
         if isinstance(given, dict):
@@ -110,7 +128,9 @@ def _changed(space: Space, section: Mapping[str, Any], path: Path, text: str, ar
         else:
             fixed[name] = _typed(given, space.defaults[name], name, where)
     if not tried:
-        raise ConfigError(f"nothing of {architecture} is left to try", where=_where(path, text, architecture))
+        raise ConfigError(
+            f"nothing of {architecture} is left to try", where=_where(path, text, architecture)
+        )
     return Space(tried, fixed, space.defaults)
 
 
@@ -119,17 +139,25 @@ def _tried(given: Mapping[str, Any], name: str, space: Space, where: str) -> Ran
         one = msgspec.convert(dict(given), Choices if "choices" in given else Range)
     except msgspec.ValidationError as error:
         fix = f"write {name} = {{low = …, high = …, log = true}}, or {{choices = […]}}"
-        raise ConfigError(f"{name}: {str(error)[:1].lower()}{str(error)[1:]}", where=where, fix=fix) from None
+        raise ConfigError(
+            f"{name}: {str(error)[:1].lower()}{str(error)[1:]}", where=where, fix=fix
+        ) from None
     default = space.defaults[name]
     if isinstance(one, Choices):
         if not one.choices:
             raise ConfigError(f"{name}: there is nothing to choose from", where=where)
         return Choices(tuple(_typed(each, default, name, where) for each in one.choices))
     if isinstance(default, str | bool):
-        raise ConfigError(f"{name} is no number, so it has no range", where=where, fix=f"write {name} = {{choices = […]}}")
+        raise ConfigError(
+            f"{name} is no number, so it has no range",
+            where=where,
+            fix=f"write {name} = {{choices = […]}}",
+        )
     if not one.low < one.high or (one.log and one.low <= 0):
         least = "0 < low < high" if one.log else "low < high"
-        raise ConfigError(f"{name}: expected {least}, got {one.low:g} and {one.high:g}", where=where)
+        raise ConfigError(
+            f"{name}: expected {least}, got {one.low:g} and {one.high:g}", where=where
+        )
     return one
 
 
@@ -139,7 +167,9 @@ def _typed(value: Any, default: Value, name: str, where: str) -> Value:
     try:
         return msgspec.convert(value, wanted, strict=not isinstance(default, float))
     except msgspec.ValidationError:
-        raise ConfigError(f"{name}: expected a value like {default!r}, got {value!r}", where=where) from None
+        raise ConfigError(
+            f"{name}: expected a value like {default!r}, got {value!r}", where=where
+        ) from None
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
-"""The model that `tailorbird train` would fit, fitted to one split: trees, a net, or whichever of both orders the watched part better.
+"""The model that `tailorbird train` would fit, fitted to one split: trees, a net, or whichever of
+both orders the watched part better.
 
-Fits are those of tuning (`training.tune.architectures`); what `auto` holds against what is training's own (`training.architecture`).
+Fits are those of tuning (`training.tune.architectures`); what `auto` holds against what is
+training's own (`training.architecture`).
 """
 
 from dataclasses import asdict, replace
@@ -35,8 +37,12 @@ def fit_model(split: Split, ask: Ask) -> Heads:
         return trees
     net, watch = _one(net_beside_trees(split.objective), split, ask), split.watch
     gain = ordered_better(
-        net.value(split.served), trees.value(split.served), watch.gain(split.objective), watch.offsets, watch.person
-    )  # fmt: skip
+        net.value(split.served),
+        trees.value(split.served),
+        watch.gain(split.objective),
+        watch.offsets,
+        watch.person,
+    )
     return net if gain.known and gain.low > 0 else trees
 
 

@@ -1,4 +1,6 @@
-"""The report of a validation: one HTML file with what was found, figures over all origins, for whom, and by what; and JSON."""
+"""The report of a validation: one HTML file with what was found, figures over all origins, for
+whom, and by what; and JSON.
+"""
 
 from collections.abc import Sequence
 from html import escape
@@ -10,7 +12,16 @@ from matplotlib.figure import Figure
 
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY
-from tailorbird.training.page import OTHERS, OURS, calibration_table, picture, plain, splits_table, table, write_page
+from tailorbird.training.page import (
+    OTHERS,
+    OURS,
+    calibration_table,
+    picture,
+    plain,
+    splits_table,
+    table,
+    write_page,
+)
 from tailorbird.training.validate.run import NAME, Test, ValidationReport
 
 _LEAK = "#b3541e"
@@ -19,21 +30,38 @@ _LEAK = "#b3541e"
 def write_validation(folder: Path, report: ValidationReport) -> Path:
     """Write `validation-SLOT.html`, and the figures beside it as JSON; returns the page's path."""
     page = folder / f"validation-{report.slot}.html"
-    parts = [_head(report), _figures(report), _tests(report), _slices(report), _gaps(report), _heads(report), _facts(report)]
+    parts = [
+        _head(report),
+        _figures(report),
+        _tests(report),
+        _slices(report),
+        _gaps(report),
+        _heads(report),
+        _facts(report),
+    ]
     write_page(page, f"Validation of slot {report.slot}", parts)
-    page.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report.plain()), indent=1) + b"\n")
+    page.with_suffix(".json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(report.plain()), indent=1) + b"\n"
+    )
     return page
 
 
 def _head(report: ValidationReport) -> str:
     leaks = len({one.what for one in report.leaks})
-    verdict = f"{leaks} leaks: no figure here can be believed before they are mended" if leaks else "no leak was found"
+    verdict = (
+        f"{leaks} leaks: no figure here can be believed before they are mended"
+        if leaks
+        else "no leak was found"
+    )
     listed = "".join(
-        f"<li><b>{escape(one.what)}</b>{' (leak)' if one in report.leaks else ''}: {escape(one.why)}</li>" for one in report.findings
+        f"<li><b>{escape(one.what)}</b>{' (leak)' if one in report.leaks else ''}: "
+        f"{escape(one.why)}</li>"
+        for one in report.findings
     )
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     return (
-        f'<h1>Validation of slot {escape(report.slot)}</h1><p class="verdict{" kept" if leaks else ""}">{verdict}</p>'
+        f"<h1>Validation of slot {escape(report.slot)}</h1><p "
+        f'class="verdict{" kept" if leaks else ""}">{verdict}</p>'
         f"{f'<p><b>{escape(report.instead)}.</b></p>' if report.instead else ''}<ul>{listed}{notes}</ul>"
     )
 
@@ -43,11 +71,19 @@ def _figures(report: ValidationReport) -> str:
     baselines = [NAME, *(one.other for one in report.tests if one.kind == "baseline")]
     names = list(evaluation.figures[NAME])
     ordered = sorted(baselines, key=lambda name: -evaluation.figures[name][PRIMARY].value)
-    rows = [([escape(name), *(_cell(evaluation.figures[name][figure]) for figure in names)], name == NAME) for name in ordered]
+    rows = [
+        (
+            [escape(name), *(_cell(evaluation.figures[name][figure]) for figure in names)],
+            name == NAME,
+        )
+        for name in ordered
+    ]
     origins = len(report.about["splits"])
     intro = (
-        f"Over {origins} origins in time: {evaluation.requests:,} requests with something to find, by {evaluation.people:,} people. "
-        f"Each origin's model ({escape(report.architecture)}) learned from what came before it alone. "
+        f"Over {origins} origins in time: {evaluation.requests:,} requests with something to "
+        f"find, by {evaluation.people:,} people. "
+        f"Each origin's model ({escape(report.architecture)}) learned from what came before "
+        "it alone. "
         "95 % intervals from resampling people."
     )
     return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{table(['', *names], rows)}"
@@ -55,13 +91,26 @@ def _figures(report: ValidationReport) -> str:
 
 def _tests(report: ValidationReport) -> str:
     rows = [
-        ([escape(one.other), one.kind, one.gain.marked, _chance(one.p), _chance(one.adjusted), one.verdict], one.verdict == "behind")
+        (
+            [
+                escape(one.other),
+                one.kind,
+                one.gain.marked,
+                _chance(one.p),
+                _chance(one.adjusted),
+                one.verdict,
+            ],
+            one.verdict == "behind",
+        )
         for one in report.tests
     ]
     header = ["against", "kind", f"gain of {NAME} in {PRIMARY}", "p", "p, Holm", "verdict"]
     intro = "Paired over the same requests. The last p is adjusted for how many tests there are."
     drawn = picture(_gains(report.tests)) + (picture(_curve(report)) if report.curve else "")
-    return f"<h2>Against others, and against itself</h2><p class='soft'>{intro}</p>{table(header, rows)}{drawn}"
+    return (
+        "<h2>Against others, and against itself</h2><p "
+        f"class='soft'>{intro}</p>{table(header, rows)}{drawn}"
+    )
 
 
 def _gains(tests: Sequence[Test]) -> Figure:
@@ -69,7 +118,13 @@ def _gains(tests: Sequence[Test]) -> Figure:
     axes = figure.subplots()
     for place, one in enumerate(reversed(tests)):
         colour = OURS if one.verdict == "ahead" else _LEAK if one.verdict == "behind" else OTHERS
-        axes.plot([one.gain.low, one.gain.high], [place, place], color=colour, linewidth=3, solid_capstyle="round")
+        axes.plot(
+            [one.gain.low, one.gain.high],
+            [place, place],
+            color=colour,
+            linewidth=3,
+            solid_capstyle="round",
+        )
         axes.plot([one.gain.value], [place], "o", color=colour, markersize=4)
     axes.axvline(0, color=OTHERS, linewidth=0.8)
     axes.set_yticks(range(len(tests)), [one.other for one in reversed(tests)])
@@ -83,9 +138,19 @@ def _curve(report: ValidationReport) -> Figure:
     shares = list(report.curve)
     values = [report.curve[share] for share in shares]
     spread = np.array([[one.value - one.low, one.high - one.value] for one in values]).T
-    axes.errorbar(shares, [one.value for one in values], np.maximum(spread, 0), fmt="o-", color=OURS, markersize=4, linewidth=1)
+    axes.errorbar(
+        shares,
+        [one.value for one in values],
+        np.maximum(spread, 0),
+        fmt="o-",
+        color=OURS,
+        markersize=4,
+        linewidth=1,
+    )
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shares, [f"{share:.0%}" if share >= 0.2 else f"{share:.1%}" for share in shares])
+    axes.set_xticks(
+        shares, [f"{share:.0%}" if share >= 0.2 else f"{share:.1%}" for share in shares]
+    )
     axes.set_xlabel("share of the requests that were learned from")
     axes.set_title(f"Learning curve: {PRIMARY}", fontsize=10)
     return plain(figure)
@@ -94,27 +159,58 @@ def _curve(report: ValidationReport) -> Figure:
 def _slices(report: ValidationReport) -> str:
     best = best_baseline(report)
     rows = [
-        ([escape(name), f"{count:,}", _cell(figures[NAME]), _cell(figures[best]) if best else ""], False)
+        (
+            [
+                escape(name),
+                f"{count:,}",
+                _cell(figures[NAME]),
+                _cell(figures[best]) if best else "",
+            ],
+            False,
+        )
         for name, (count, figures) in report.evaluation.slices.items()
     ]
-    intro = "Long tail: what lies outside the most popular fifth before the origin. New items: nobody had chosen them before it."
-    return f"<h2>For whom, of what, and when</h2><p class='soft'>{intro}</p>{table(['slice', 'requests', NAME, best or '–'], rows)}"
+    intro = (
+        "Long tail: what lies outside the most popular fifth before the origin. New items: "
+        "nobody had chosen them before it."
+    )
+    return (
+        "<h2>For whom, of what, and when</h2><p "
+        f"class='soft'>{intro}</p>{table(['slice', 'requests', NAME, best or '–'], rows)}"
+    )
 
 
 def _gaps(report: ValidationReport) -> str:
     rows = []
     for one in report.gaps:
-        cells = [f"{value:.4f}" if np.isfinite(value) else "–" for value in (*one.auc, *one.log_loss)]
+        cells = [
+            f"{value:.4f}" if np.isfinite(value) else "–" for value in (*one.auc, *one.log_loss)
+        ]
         rows.append(([escape(one.origin), escape(one.head), *cells], False))
-    header = ["origin", "head", *(f"{figure}, {part}" for figure in ("AUC", "log loss") for part in ("train", "validation", "test"))]
-    intro = "What was learned from, what early stopping and calibration watched, and what came after both."
+    header = [
+        "origin",
+        "head",
+        *(
+            f"{figure}, {part}"
+            for figure in ("AUC", "log loss")
+            for part in ("train", "validation", "test")
+        ),
+    ]
+    intro = (
+        "What was learned from, what early stopping and calibration watched, and what came "
+        "after both."
+    )
     return f"<h2>Over-fit gap</h2><p class='soft'>{intro}</p>{table(header, rows)}"
 
 
 def _heads(report: ValidationReport) -> str:
     parts = []
     for name, head in report.evaluation.heads.items():
-        figures = {"AUC": head.auc, "log loss": head.log_loss, "calibration error": head.calibration_error}
+        figures = {
+            "AUC": head.auc,
+            "log loss": head.log_loss,
+            "calibration error": head.calibration_error,
+        }
         rows = [([label, _cell(figure)], False) for label, figure in figures.items()]
         rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
         parts.append(f"<h3>{escape(name)}</h3>{table(['figure', 'value'], rows)}")
@@ -127,8 +223,14 @@ def _heads(report: ValidationReport) -> str:
 
 
 def _facts(report: ValidationReport) -> str:
-    known = [([escape(name), escape(str(report.about[name]))], False) for name in ("seed", "tuned", "architecture", "settings")]
-    return f"<h2>What to know</h2>{splits_table('origin', report.about['splits'])}{table(['', ''], known)}"
+    known = [
+        ([escape(name), escape(str(report.about[name]))], False)
+        for name in ("seed", "tuned", "architecture", "settings")
+    ]
+    return (
+        "<h2>What to "
+        f"know</h2>{splits_table('origin', report.about['splits'])}{table(['', ''], known)}"
+    )
 
 
 def best_baseline(report: ValidationReport) -> str:
@@ -140,7 +242,9 @@ def best_baseline(report: ValidationReport) -> str:
 def _cell(interval: Interval) -> str:
     if not np.isfinite(interval.value):
         return "–"
-    return f"{interval.value:.4f}" + (f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.known else "")
+    return f"{interval.value:.4f}" + (
+        f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.known else ""
+    )
 
 
 def _chance(p: float) -> str:

@@ -1,7 +1,8 @@
-"""Other ways of training on the same split: with less data, without a group of columns, without the people who are judged, trees for a net.
+"""Other ways of training on the same split: with less data, without a group of columns, without the
+people who are judged, trees for a net.
 
-Each gives a value for every judged row of the split, so that all of them, the model as it is, and the baselines are compared on the
-same requests.
+Each gives a value for every judged row of the split, so that all of them, the model as it is, and
+the baselines are compared on the same requests.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,11 @@ from tailorbird.training.validate.model import TREES, fit_model
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-SHARES = (0.125, 0.25, 0.5)  # of the requests that are learned from; all of them are the model itself
+SHARES = (
+    0.125,
+    0.25,
+    0.5,
+)  # of the requests that are learned from; all of them are the model itself
 GROUPS = 3  # that people are divided into
 UNSEEN = "unseen people"
 BOOSTED = "boosted trees"
@@ -46,7 +51,11 @@ class Variant:
 
 
 def variants_of(
-    names: Sequence[str], features: FeatureSet, keep: Sequence[str] = (), defaults: bool = False, layout: Layout | None = None
+    names: Sequence[str],
+    features: FeatureSet,
+    keep: Sequence[str] = (),
+    defaults: bool = False,
+    layout: Layout | None = None,
 ) -> list[Variant]:
     """All that are tried beside the model.
 
@@ -60,8 +69,15 @@ def variants_of(
     found += [Variant(amount_name(share), "amount", _amount(share)) for share in SHARES]
     found.append(Variant(UNSEEN, "people", _unseen))
     groups = column_groups(names, features, layout)
-    found += [Variant(f"without {group}", "columns", _without(columns)) for group, columns in groups.items() if len(groups) > 1]
-    always = {POSITION, *(layout.for_nets if layout else ())}  # which `features rank` does not ask about
+    found += [
+        Variant(f"without {group}", "columns", _without(columns))
+        for group, columns in groups.items()
+        if len(groups) > 1
+    ]
+    always = {
+        POSITION,
+        *(layout.for_nets if layout else ()),
+    }  # which `features rank` does not ask about
     kept = [name for name in names if name in keep or name in always]
     if set(kept) - always and len(kept) < len(names):
         found.append(Variant("columns that rank keeps", "columns", _only(kept)))
@@ -74,16 +90,22 @@ def amount_name(share: float) -> str:
     return f"{share:.1%} of the requests".replace(".0%", "%")
 
 
-def column_groups(names: Sequence[str], features: FeatureSet, layout: Layout | None = None) -> dict[str, tuple[str, ...]]:
-    """What a column is of → its columns: of the item, the person, what they have to do with each other, the request, the index.
+def column_groups(
+    names: Sequence[str], features: FeatureSet, layout: Layout | None = None
+) -> dict[str, tuple[str, ...]]:
+    """What a column is of → its columns: of the item, the person, what they have to do with each
+    other, the request, the index.
 
     Args:
-        layout: of the matrix, where it has columns for nets: words are the item's, its id and the newest items a group of their own.
+        layout: of the matrix, where it has columns for nets: words are the item's, its id and the
+            newest items a group of their own.
     """
     of = {column.name: column.entity for column in features.columns}
     of |= {one.output: of.get(one.column, "") for one in features.transforms}
     ids = {layout.columns[place] for place in layout.of_history} if layout else set()
-    words = {layout.columns[place] for bag in layout.bags for place in bag.places} if layout else set()
+    words = (
+        {layout.columns[place] for bag in layout.bags for place in bag.places} if layout else set()
+    )
     found: dict[str, list[str]] = {}
     for name in names:
         if name == POSITION:
@@ -93,12 +115,21 @@ def column_groups(names: Sequence[str], features: FeatureSet, layout: Layout | N
             group = IDS
         elif name in words:
             group = "columns of item"
-        elif name in COMPUTED or (about is None and any(name.startswith(f"{one}_") for one in COMPUTED)):
+        elif name in COMPUTED or (
+            about is None and any(name.startswith(f"{one}_") for one in COMPUTED)
+        ):
             group = "columns of the index"
         elif OF_CANDIDATES.fullmatch(name):
             group = "columns of candidates"
         elif about is None:
-            group = next((f"columns of {each or 'the request'}" for column, each in of.items() if name.startswith(f"{column}_")), "others")
+            group = next(
+                (
+                    f"columns of {each or 'the request'}"
+                    for column, each in of.items()
+                    if name.startswith(f"{column}_")
+                ),
+                "others",
+            )
         else:
             group = f"columns of {about}" if about else "columns of the request, and derived ones"
         found.setdefault(group, []).append(name)
@@ -108,7 +139,11 @@ def column_groups(names: Sequence[str], features: FeatureSet, layout: Layout | N
 def learnable(split: Split) -> Split | None:
     """The split with the heads that have enough to learn from, or None if no one has."""
     labels = split.train.labels
-    heads = {head: weight for head, weight in split.objective.items() if min(labels[head].sum(), (~labels[head]).sum()) >= POSITIVES_MIN}
+    heads = {
+        head: weight
+        for head, weight in split.objective.items()
+        if min(labels[head].sum(), (~labels[head]).sum()) >= POSITIVES_MIN
+    }
     return replace(split, objective=heads) if heads else None
 
 
@@ -122,7 +157,9 @@ def _amount(share: float) -> Callable[[Split, Ask], Floats | None]:
 
 
 def _unseen(split: Split, ask: Ask) -> Floats | None:
-    """Each third of the people is judged by a model that learned from the others; who is not known has been seen by nobody."""
+    """Each third of the people is judged by a model that learned from the others; who is not known
+    has been seen by nobody.
+    """
     offset = split.judge.offsets
     whole = np.zeros(len(split.judge.matrix))
     for group in range(GROUPS):
@@ -146,14 +183,20 @@ def _group(part: Part) -> npt.NDArray[np.int64]:
 def _without(columns: Sequence[str]) -> Callable[[Split, Ask], Floats | None]:
     def value(split: Split, ask: Ask) -> Floats | None:
         left = [name for name in split.names if name not in columns]
-        asked = left if ask.train.architecture in DEEP else [name for name in left if name in split.for_trees]
+        asked = (
+            left
+            if ask.train.architecture in DEEP
+            else [name for name in left if name in split.for_trees]
+        )
         return _fitted(split.only(left), ask) if asked else None
 
     return value
 
 
 def _only(columns: Sequence[str]) -> Callable[[Split, Ask], Floats | None]:
-    return lambda split, ask: _fitted(split.only([name for name in split.names if name in columns]), ask)
+    return lambda split, ask: _fitted(
+        split.only([name for name in split.names if name in columns]), ask
+    )
 
 
 def _defaults(split: Split, ask: Ask) -> Floats | None:

@@ -41,12 +41,18 @@ class Stretches:
         known = np.flatnonzero((seen.person >= 0) & (seen.item >= 0))
         order = known[np.lexsort((seen.ts[known], seen.person[known]))]
         person = seen.person[order]
-        first = np.flatnonzero(np.concatenate(([True], person[1:] != person[:-1]))) if len(person) else np.zeros(0, np.int64)
+        first = (
+            np.flatnonzero(np.concatenate(([True], person[1:] != person[:-1])))
+            if len(person)
+            else np.zeros(0, np.int64)
+        )
         begin = np.repeat(first, np.diff(np.concatenate((first, [len(person)]))))
         return cls(seen.item[order], seen.ts[order], begin, seen.items)
 
     def batch(self, seed: int, step: int, size: int, length: int) -> tuple[Ints, Ints, Ints]:
-        """Inputs, gaps and targets (0 where there is none), shape (size, length) each, of stretches that end at rows drawn evenly."""
+        """Inputs, gaps and targets (0 where there is none), shape (size, length) each, of stretches
+        that end at rows drawn evenly.
+        """
         last = np.random.default_rng((seed, step)).integers(0, len(self.item), size)
         row = last[:, None] + np.arange(1 - length, 1)[None, :]
         begin = self.begin[last][:, None]
@@ -54,15 +60,23 @@ class Stretches:
         at = np.where(inside, row, 0)
         target = np.where(inside, self.item[at] + 1, PAD)
         before = np.maximum(at - 1, 0)
-        source = np.where(row > begin, self.item[before] + 1, np.where(row == begin, self.items + 1, PAD))
-        gap = np.where(row - 1 > begin, gap_of(self.ts[before] - self.ts[np.maximum(before - 1, 0)]), NO_GAP)
+        source = np.where(
+            row > begin, self.item[before] + 1, np.where(row == begin, self.items + 1, PAD)
+        )
+        gap = np.where(
+            row - 1 > begin, gap_of(self.ts[before] - self.ts[np.maximum(before - 1, 0)]), NO_GAP
+        )
         gap[:, 0] = NO_GAP  # as `retrieval.sequences` cuts what is asked
         return source, gap, target
 
 
 def inputs_of(contexts: Contexts, items: int, length: int) -> tuple[Ints, Ints]:
-    """Inputs and gaps of questions, shape (questions, length): the same as a stretch that ends with what is asked."""
-    row, gap = windows(contexts.offsets, np.where(contexts.item < items, contexts.item, -1), contexts.ts, length)
+    """Inputs and gaps of questions, shape (questions, length): the same as a stretch that ends with
+    what is asked.
+    """
+    row, gap = windows(
+        contexts.offsets, np.where(contexts.item < items, contexts.item, -1), contexts.ts, length
+    )
     return codes_of(row, items), gap
 
 

@@ -1,4 +1,5 @@
-"""The user tower as ONNX, with a free batch; the vectors of items are arrays beside it, so that it knows of no catalogue.
+"""The user tower as ONNX, with a free batch; the vectors of items are arrays beside it, so that it
+knows of no catalogue.
 
 input   vectors  float32 (n, length, width)   of the newest items, the newest last; of the start and of padding where there are fewer
         there    bool (n, length)             what is no padding

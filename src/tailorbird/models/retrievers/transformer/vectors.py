@@ -1,4 +1,6 @@
-"""A learned transformer as vectors: of questions (what somebody did so far) and of items. The one user-vector API."""
+"""A learned transformer as vectors: of questions (what somebody did so far) and of items. The one
+user-vector API.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -21,7 +23,8 @@ class SequenceVectors:
 
     Attributes:
         item_vectors: float32 (items, width): score = user vector · item vector, of any sign.
-        input_vectors: float32 (items + 2, width): the same with padding first and the start of a sequence last.
+        input_vectors: float32 (items + 2, width): the same with padding first and the start of a
+            sequence last.
         losses: of each step of learning.
     """
 
@@ -33,7 +36,9 @@ class SequenceVectors:
     losses: list[float]
 
     @classmethod
-    def of(cls, recipe: SequenceTransformer, net: SequenceNet, seen: Interactions, losses: list[float]) -> "SequenceVectors":
+    def of(
+        cls, recipe: SequenceTransformer, net: SequenceNet, seen: Interactions, losses: list[float]
+    ) -> "SequenceVectors":
         net.eval()
         with torch.no_grad():
             inputs = net.items(torch.arange(seen.items + 2)).numpy()
@@ -44,7 +49,9 @@ class SequenceVectors:
         return len(self.item_vectors)
 
     def vectors(self, contexts: Contexts) -> Scores:
-        """A vector for each question, float32 (questions, width). One without any past has that of a beginning: what is first done."""
+        """A vector for each question, float32 (questions, width). One without any past has that of
+        a beginning: what is first done.
+        """
         found = np.zeros((len(contexts), self.recipe.width), np.float32)
         for low in range(0, len(contexts), ROWS):
             some = contexts.part(low, min(low + ROWS, len(contexts))).newest(self.recipe.length)
@@ -52,21 +59,34 @@ class SequenceVectors:
             found[low : low + len(some)] = self.run(self.input_vectors[source], source > 0, gap)
         return found
 
-    def run(self, vectors: Scores, there: npt.NDArray[np.bool_], gap: npt.NDArray[np.int64]) -> Scores:
-        """The net alone, on windows of vectors: what is exported. See `transformer.export` for the shapes."""
+    def run(
+        self, vectors: Scores, there: npt.NDArray[np.bool_], gap: npt.NDArray[np.int64]
+    ) -> Scores:
+        """The net alone, on windows of vectors: what is exported. See `transformer.export` for the
+        shapes.
+        """
         with torch.no_grad():
-            return self.net(torch.from_numpy(vectors), torch.from_numpy(there), torch.from_numpy(gap))[:, -1].numpy()
+            return self.net(
+                torch.from_numpy(vectors), torch.from_numpy(there), torch.from_numpy(gap)
+            )[:, -1].numpy()
 
     def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> Top:
-        """As all retrievers; the scores listed are e^(score − the question's best), so that they are above 0."""
-        item, score = np.full((len(contexts), n), -1, np.int32), np.zeros((len(contexts), n), np.float32)
+        """As all retrievers; the scores listed are e^(score − the question's best), so that they
+        are above 0.
+        """
+        item, score = (
+            np.full((len(contexts), n), -1, np.int32),
+            np.zeros((len(contexts), n), np.float32),
+        )
         vectors = self.vectors(contexts)
         for low in range(0, len(contexts), ROWS):
             some = contexts.part(low, min(low + ROWS, len(contexts)))
             product = vectors[low : low + len(some)] @ self.item_vectors.T
             product = np.exp(np.maximum(product - product.max(axis=1, keepdims=True), -80))
             known = (some.item >= 0) & (some.item < self.items)
-            offsets = np.concatenate(([0], np.cumsum(np.bincount(some.owner[known], minlength=len(some))))).astype(np.int64)
+            offsets = np.concatenate(
+                ([0], np.cumsum(np.bincount(some.owner[known], minlength=len(some))))
+            ).astype(np.int64)
             own = Contexts(some.t, some.item[known], some.ts[known], offsets)
             found = best_of(product, own, n, repeats=repeats)
             item[low : low + len(some)], score[low : low + len(some)] = found.item, found.score
@@ -79,7 +99,9 @@ class SequenceVectors:
         return go_on(self, joined(self.seen, more))
 
     def without_ids(self) -> "SequenceVectors":
-        """The same net where all items are shown by their content alone: how it would do if the whole catalogue were new."""
+        """The same net where all items are shown by their content alone: how it would do if the
+        whole catalogue were new.
+        """
         with torch.no_grad():
             code = torch.arange(self.items + 2)
             drop = torch.ones(self.items + 2)

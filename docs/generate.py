@@ -284,10 +284,10 @@ def _as_markdown(docstring: str) -> str:
         stripped = line.strip()
         if stripped in _SECTIONS:
             lines += [f"**{_SECTIONS[stripped]}**", ""]
-        elif match := re.match(r"    ([\w, ]+): (.*)", line):
-            lines.append(f"- `{match[1]}`: {match[2]}")
         elif line.startswith("        ") and lines and lines[-1].startswith("- "):
             lines[-1] += f" {stripped}"
+        elif match := re.match(r"    ([\w, ]+): (.*)", line):
+            lines.append(f"- `{match[1]}`: {match[2]}")
         else:
             lines.append(stripped)
     return "\n".join(lines).strip()

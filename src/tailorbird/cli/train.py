@@ -215,6 +215,7 @@ def train(
         clock=clock,
         by=by,
         owner=project.settings.project.owner,
+        meaning=project.meaning,
     )
     with progress_bars(quiet=json) as progress:
         report = run_train(
@@ -326,6 +327,7 @@ def settings_for(
         quick=quick,
         rows=rows,
         leave_out=left_out(leave_out, project.features),
+        meaning=project.meaning,
     )
 
 

@@ -88,7 +88,11 @@ def train_once(
     if since is not None:
         window, lateness = clock.now() - since, HOUR
     settings = TrainSettings(
-        window_us=window, lateness_us=lateness, quick=quick, retrieval=retrieval
+        window_us=window,
+        lateness_us=lateness,
+        quick=quick,
+        retrieval=retrieval,
+        meaning=project.meaning,
     )
     settings = with_tuned(settings, slot, project.root / FILE)
     return outcome_of(
@@ -114,6 +118,7 @@ def run_train(
         clock=clock,
         by=by,
         owner=project.settings.project.owner,
+        meaning=project.meaning,
     )
     return train(
         project.features,

@@ -22,6 +22,7 @@ from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
+from tailorbird.retrieval import MeaningSettings
 from tailorbird.training.card import NOBODY
 from tailorbird.training.indexes import READ, no_items, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation
@@ -32,7 +33,14 @@ WHY = "there was no champion: popular items, until a model has earned its place"
 
 
 def ensure_champion(
-    features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str, owner: str = ""
+    features: FeatureSet,
+    *,
+    lake: Place,
+    registry: Path,
+    clock: Clock,
+    by: str,
+    owner: str = "",
+    meaning: MeaningSettings | None = None,
 ) -> str:
     """Return the champion's version. Where there is none, what is popular becomes it, over the
     items that the lake holds.
@@ -67,7 +75,9 @@ def ensure_champion(
         told,
         owner,
     )
-    version = _add(store, features, events, items, FALLBACK, now, card, why=WHY, by=by)
+    version = _add(
+        store, features, events, items, FALLBACK, now, card, why=WHY, by=by, meaning=meaning
+    )
     store.promote(version, by=by, why=WHY)
     return version
 
@@ -82,6 +92,7 @@ def serve_best_baseline(
     *,
     by: str,
     owner: str,
+    meaning: MeaningSettings | None = None,
 ) -> str:
     """Promote the best judged baseline where no model serves and another baseline does; its
     version, "" if nothing was changed.
@@ -113,7 +124,16 @@ def serve_best_baseline(
     told = f"{PRIMARY} {judged[best]} on {evaluation.requests:,} requests of the test part."
     card = _card(best, why, f"{material.events.num_rows:,} events until {to_iso(now)}", told, owner)
     version = _add(
-        store, features, material.events, material.items, best, now, card, why=why, by=by
+        store,
+        features,
+        material.events,
+        material.items,
+        best,
+        now,
+        card,
+        why=why,
+        by=by,
+        meaning=meaning,
     )
     store.promote(version, by=by, why=why)
     return version
@@ -130,10 +150,11 @@ def _add(
     *,
     why: str,
     by: str,
+    meaning: MeaningSettings | None,
 ) -> str:
     columns = columns_of(features)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        write_index(Path(folder) / "index", events, items, now)
+        write_index(Path(folder) / "index", events, items, now, meaning=meaning)
         write_bundle(
             Path(folder) / "bundle",
             created_at=now,

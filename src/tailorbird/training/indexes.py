@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tailorbird.events.schema import TIME
 from tailorbird.ranking.tower import Space
-from tailorbird.retrieval import Index, build_index
+from tailorbird.retrieval import Index, MeaningSettings, build_index
 from tailorbird.training.coding import INTERESTS
 
 Ints = npt.NDArray[np.int64]
@@ -81,6 +81,7 @@ def write_index(
     *,
     until: int | None = None,
     texts: bool = True,
+    meaning: MeaningSettings | None = None,
 ) -> None:
     """Build the index as of one moment in a new folder; without vectors, which a `towers.Learner`
     lays over it.
@@ -88,9 +89,19 @@ def write_index(
     Args:
         until: items that came until then are there too, as they were when they came.
         texts: whether it can be searched.
+        meaning: how it gets text vectors; None searches by words alone.
     """
     seen = events.select([name for name in READ if name in events.column_names])
-    build_index(folder, seen, items, as_of=as_of, event_types=INTERESTS, until=until, texts=texts)
+    build_index(
+        folder,
+        seen,
+        items,
+        as_of=as_of,
+        event_types=INTERESTS,
+        until=until,
+        texts=texts,
+        meaning=meaning,
+    )
 
 
 def no_items() -> pa.Table:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.retrieval import MeaningSettings
 from tailorbird.training.clicks import Scheme
 from tailorbird.training.gate import Decision
 from tailorbird.training.judge import Evaluation
@@ -73,6 +74,7 @@ class TrainSettings:
         preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see
             `training.transforms`.
         shuffle: train on shuffled labels, to see that the gate refuses the result.
+        meaning: how the index of items gets text vectors; None searches by words alone.
         budget: what a time was turned into, see `training.budget`; empty where none was given.
         tuned, tuned_until: that settings were tuned, in words, and the moment that nothing that had
         a say was later than, microseconds.
@@ -106,6 +108,7 @@ class TrainSettings:
     seed: int = 7
     shuffle: bool = False
     budget: Mapping[str, Any] = field(default_factory=dict)
+    meaning: MeaningSettings | None = None
     tuned: str = ""
     tuned_until: int = 0
 

@@ -224,7 +224,15 @@ def _train(
         store.promote(version, by=by, why=decision.reason)
     elif not decision.promote and promote:
         instead = serve_best_baseline(
-            store, evaluation, features, slot, material, now, by=by, owner=owner
+            store,
+            evaluation,
+            features,
+            slot,
+            material,
+            now,
+            by=by,
+            owner=owner,
+            meaning=settings.meaning,
         )
     watch.tell("bundle", 1, 1)
 
@@ -698,7 +706,7 @@ def _write(
     card: str,
 ) -> None:
     """Write the bundle, with an index as of now."""
-    write_index(folder / "index", material.events, material.items, now)
+    write_index(folder / "index", material.events, material.items, now, meaning=settings.meaning)
     tower = None
     if chosen.learner is not None:
         space = chosen.learner.indexed(chosen.learner.space(Index.open(folder / "index"), now))

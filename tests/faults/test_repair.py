@@ -21,7 +21,6 @@ from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 from tests.lake.conftest import Site as Logs
 
 from tailorbird.cli.lake_repair import _router
-from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.config.schemas import released
 from tailorbird.errors import DamageError, LockedError, NotReadyError, TailorbirdError
@@ -31,6 +30,7 @@ from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.repair import Repairer
 from tailorbird.lake.repair.logs import log_fault
 from tailorbird.lake.tables import TABLES
+from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
 
 TRIALS = int(os.environ.get("REPAIR_TRIALS", "1"))  # damaged places of each kind of file and damage

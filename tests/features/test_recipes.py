@@ -161,7 +161,7 @@ def test_a_price_is_held_against_what_is_usual(tmp_path):
 
 
 def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_profile(tmp_path):
-    with as_file(files("tailorbird.cli") / "templates" / "features.py") as path:
+    with as_file(files("tailorbird.platform") / "templates" / "features.py") as path:
         features = load_features(path)
     category = {"i1": "a", "i2": "b"}
     profiles = [

@@ -12,12 +12,12 @@ from tests.faults.roles import make_project, until
 from tests.stream.brokers import OPTIONS, broker, needs_kafka
 
 from tailorbird import faults
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.lost_topics import begin_lost_anew, find_lost
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
 from tailorbird.stream import open_reader

@@ -28,7 +28,7 @@ class Shop:
 
     def __init__(self, folder):
         (folder / "features.py").write_text(
-            (files("tailorbird.cli") / "templates" / "features.py").read_text()
+            (files("tailorbird.platform") / "templates" / "features.py").read_text()
         )
         self.features = load_features(folder / "features.py")
         self.stream, self.lake = folder / "stream", folder / "lake"

@@ -53,7 +53,7 @@ class Shop:
     @classmethod
     def open(cls, folder, change=lambda history: None):
         (folder / "features.py").write_text(
-            (files("tailorbird.cli") / "templates" / "features.py").read_text()
+            (files("tailorbird.platform") / "templates" / "features.py").read_text()
         )
         features = load_features(folder / "features.py")
         lake = folder / "lake"

@@ -8,17 +8,17 @@ from tailorbird.training.settings import TrainSettings
 
 
 def test_more_time_on_a_faster_machine_learns_more_up_to_the_whole() -> None:
-    whole, two, slow = budget_of(600, 1.0), budget_of(120, 1.0), budget_of(120, 0.5)
+    full, two, slow = budget_of(600, 1.0), budget_of(120, 1.0), budget_of(120, 0.5)
     default = TrainSettings()
-    assert (whole.requests, whole.test_requests, whole.trees) == (
+    assert (full.requests, full.test_requests, full.trees) == (
         default.requests,
         default.test_requests,
         default.gbdt.trees,
     )
-    assert whole.rate == default.gbdt.rate
-    assert slow.requests < two.requests < whole.requests
-    assert two.trees < whole.trees
-    assert budget_of(3_600, 1.0).requests == whole.requests
+    assert full.rate == default.gbdt.rate
+    assert slow.requests < two.requests < full.requests
+    assert two.trees < full.trees
+    assert budget_of(3_600, 1.0).requests == full.requests
 
 
 def test_of_a_longer_log_fewer_requests_fit() -> None:

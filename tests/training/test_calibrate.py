@@ -91,14 +91,14 @@ def test_an_amount_that_is_known_days_later_is_scaled_by_what_was_known():
     amount = expected * np.where(day < 6, 1.0, 2.0)
     at_once = choose_scale(expected, amount, day)
     assert (at_once.periods, at_once.calibration.name) == (14, "scale")
-    later = choose_scale(expected, amount, day, known_from=day + 8)
+    later = choose_scale(expected, amount, day, first_known_period=day + 8)
     assert later.periods == 7, "the ninth day to the fifteenth"
     assert later.losses["scale"] > 1.5 * at_once.losses["scale"], (
         "what the days before would have told was not known on any of them"
     )
     assert (
         choose_scale(
-            expected[day < 8], amount[day < 8], day[day < 8], known_from=day[day < 8] + 8
+            expected[day < 8], amount[day < 8], day[day < 8], first_known_period=day[day < 8] + 8
         ).periods
         == 0
     )

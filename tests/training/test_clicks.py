@@ -17,11 +17,18 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.features import FeatureSet, entity, sequence
 from tailorbird.ranking import Slot
-from tailorbird.training.clicks import Scheme, choices, joined, sampled, scheme_of, with_candidates
-from tailorbird.training.coding import Codes, interactions
+from tailorbird.training.clicks import (
+    Scheme,
+    concat_datasets,
+    draw_candidates,
+    draw_requests,
+    infer_scheme,
+    sample_negatives,
+)
+from tailorbird.training.coding import Codes, encode_interactions
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.happened import Happened
-from tailorbird.training.replaying import Replay, joined_slates, live_columns
+from tailorbird.training.happened import OutcomeIndex
+from tailorbird.training.replaying import Replay, concat_slates, live_columns
 
 FEATURES = FeatureSet.from_declarations(
     [sequence("recent", entity("user"), ["click", "purchase"], length=16)]
@@ -35,7 +42,7 @@ def asked(
 ) -> tuple[Dataset, Replay]:
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
     replay = Replay(events, FEATURES, slot, items, live_columns(FEATURES, slot), **more)
-    return choices(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
+    return draw_requests(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
 
 
 def draw(
@@ -50,7 +57,7 @@ def draw(
     data, replay = asked(
         events, scheme, ts_from, ts_to, Slot("home", sources=sources, hide_seen=hide)
     )
-    return joined([each.data for each in with_candidates(data, replay, scheme)])[0]
+    return concat_datasets([each.data for each in draw_candidates(data, replay, scheme)])[0]
 
 
 def going_on(*clicks: dict) -> pa.Table:
@@ -130,7 +137,7 @@ def test_where_no_source_gave_anything_it_is_told() -> None:
         NotReadyError,
         match=r"no source of candidates gave any of the 20 things that people chose \(click\)",
     ):
-        sampled(data, replay, CLICK, 5)
+        sample_negatives(data, replay, CLICK, 5)
     with pytest.raises(NotReadyError, match="no event of type 'share' in the window"):
         draw(rare, {"popular": 10}, 0, DAY, Scheme(type="share"))
 
@@ -158,7 +165,7 @@ def test_sampled_negatives_keep_the_prior_by_weight_and_what_is_hot_is_kept_more
         *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51)),
     )
     data, replay = asked(events, CLICK, 2 * HOUR, DAY, Slot("home", sources={"popular": 400}))
-    full, some = sampled(data, replay, CLICK, 0), sampled(data, replay, CLICK, 7)
+    full, some = sample_negatives(data, replay, CLICK, 0), sample_negatives(data, replay, CLICK, 7)
     assert full.rows == 50 * 100
     assert some.rows == pytest.approx(50 * 8, rel=0.1)
     assert some.weight.sum() == pytest.approx(full.rows, rel=0.15)
@@ -223,7 +230,7 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
     """
     slot, names = Slot("home", sources=SOURCES, hide_seen=()), list(SOURCES)
     data, replay = asked(lively, CLICK, 28 * HOUR, 28 * HOUR + 40 * MINUTE, slot)
-    drawn = joined([each.data for each in with_candidates(data, replay, CLICK)])[0]
+    drawn = concat_datasets([each.data for each in draw_candidates(data, replay, CLICK)])[0]
     contract, ts = contract_of(names), lively["ts"].cast(pa.int64()).to_numpy()
     columns, different = replay.live, set()
     folds: dict[int, CandidateFold] = {}
@@ -279,7 +286,7 @@ def test_what_comes_later_changes_no_candidate_and_no_column(lively: pa.Table) -
     found = []
     for events in (lively, changed):
         data, replay = asked(events, CLICK, 14 * HOUR, border + 2 * MINUTE, slot)
-        drawn = joined([each.data for each in with_candidates(data, replay, CLICK)])[0]
+        drawn = concat_datasets([each.data for each in draw_candidates(data, replay, CLICK)])[0]
         early = drawn.take(np.flatnonzero(drawn.p < np.flatnonzero(late)[0] + 1))
         found.append((lists(early), early.live))
     assert found[0][0] == found[1][0]
@@ -293,8 +300,8 @@ def test_baselines_show_lists_of_their_own(lively: pa.Table) -> None:
     data, replay = asked(
         lively, CLICK, 29 * HOUR, 30 * HOUR, slot, baselines=["popular:24h", "item_knn+popular:7d"]
     )
-    drawn = list(with_candidates(data, replay, CLICK))
-    slates = joined_slates([each.slates for each in drawn])
+    drawn = list(draw_candidates(data, replay, CLICK))
+    slates = concat_slates([each.slates for each in drawn])
     assert list(slates) == ["popular:24h", "item_knn+popular:7d"]
     for slate in slates.values():
         assert len(slate.offsets) == data.requests + 1
@@ -312,11 +319,11 @@ def test_a_log_tells_whether_a_session_is_one_basket() -> None:
             for n in range(1, 100)
         )
     )
-    assert scheme_of(news, "click") == Scheme(type="click", truth="event")
+    assert infer_scheme(news, "click") == Scheme(type="click", truth="event")
     shop = routed.table(
         *(e("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100))
     )
-    assert scheme_of(shop, "purchase") == Scheme(type="purchase", truth="session")
+    assert infer_scheme(shop, "purchase") == Scheme(type="purchase", truth="session")
 
 
 def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() -> None:
@@ -330,14 +337,14 @@ def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() ->
         e("purchase", 11 * HOUR + 1, "b", "x"),  # too late
     )
     data = draw(events, {"popular": 10}, 10 * HOUR, 11 * HOUR)
-    bought = Happened(interactions(events, data.people, data.items, ("purchase",)))
+    bought = OutcomeIndex(encode_interactions(events, data.people, data.items, ("purchase",)))
     assert lists(data) == [["x", "y"]]
     named = data.items.decode(data.item)
     assert [
-        item for item, label in zip(named, bought.within(data, HOUR), strict=True) if label
+        item for item, label in zip(named, bought.has_outcome(data, HOUR), strict=True) if label
     ] == ["y"]
-    assert bought.within(data, HOUR + 1).all()
-    assert not bought.within(data, 4).any()
-    shared = Happened(interactions(events, data.people, data.items, ("share",)))
+    assert bought.has_outcome(data, HOUR + 1).all()
+    assert not bought.has_outcome(data, 4).any()
+    shared = OutcomeIndex(encode_interactions(events, data.people, data.items, ("share",)))
     assert not len(shared)
-    assert not shared.within(data, HOUR).any()
+    assert not shared.has_outcome(data, HOUR).any()

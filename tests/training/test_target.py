@@ -37,13 +37,13 @@ rows_strategy = st.lists(
 )
 
 
-def plain(keys, t, label, weight, window, smoothing, at):
+def rate_by_loop(keys, t, label, weight, window, smoothing, at):
     """By the definition: the rows known at the row's time, one by one."""
-    known = [j for j in range(len(t)) if t[j] + max(window, 1) <= t[at]]
-    if not known:
+    known_rows = [j for j in range(len(t)) if t[j] + max(window, 1) <= t[at]]
+    if not known_rows:
         return math.nan
-    mean = sum(weight[j] * label[j] for j in known) / sum(weight[j] for j in known)
-    own = [j for j in known if keys[j] == keys[at]]
+    mean = sum(weight[j] * label[j] for j in known_rows) / sum(weight[j] for j in known_rows)
+    own = [j for j in known_rows if keys[j] == keys[at]]
     below = sum(weight[j] for j in own) + smoothing
     return (sum(weight[j] * label[j] for j in own) + smoothing * mean) / below if below else mean
 
@@ -54,7 +54,7 @@ def test_a_row_knows_what_was_known_at_its_time(rows, window, smoothing):
         (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [], [])
     )
     _, in_time = fit(keys, t, label, window=window, smoothing=smoothing, weight=weight)
-    expected = [plain(keys, t, label, weight, window, smoothing, at) for at in range(len(rows))]
+    expected = [rate_by_loop(keys, t, label, weight, window, smoothing, at) for at in range(len(rows))]
     np.testing.assert_allclose(in_time, expected, rtol=1e-9)
 
 
@@ -89,8 +89,8 @@ def test_shuffled_labels_give_no_lift(window):
         np.sort(rng.integers(0, 100_000, n)),
     )
     step, in_time = fit(keys, t, label, window=window, smoothing=1.0)
-    known = ~np.isnan(in_time)
-    assert abs(roc_auc_score(label[known], in_time[known]) - 0.5) < 0.02
+    has_rate = ~np.isnan(in_time)
+    assert abs(roc_auc_score(label[has_rate], in_time[has_rate]) - 0.5) < 0.02
     leaking = step.apply(keys.astype(np.uint64))  # what a careless encoder would train on
     assert roc_auc_score(label, leaking) > 0.8
 

@@ -22,10 +22,10 @@ from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, Space, read_towe
 from tailorbird.retrieval import inverted, vectors
 from tailorbird.retrieval.vectors import content_of
 from tailorbird.training import towers
-from tailorbird.training.clicks import Scheme, choices
+from tailorbird.training.clicks import Scheme, draw_requests
 from tailorbird.training.coding import Codes
-from tailorbird.training.indexes import ITEMS, IndexSeries, build_series
-from tailorbird.training.retrieval import choose_retrieval, nearest_in
+from tailorbird.training.indexes import ITEM_SCHEMA, IndexSeries, build_series
+from tailorbird.training.retrieval import choose_retrieval, make_retriever
 from tailorbird.training.towers import Learner, TowerSettings
 
 pytestmark = pytest.mark.slow
@@ -52,17 +52,17 @@ def items():
         for number in range(KINDS * EACH)
     ]
     ids, never = [f"i{number}" for number in range(len(attributes))], [None] * len(attributes)
-    return pa.table([ids, pa.array(never, TIME), attributes, [True] * len(ids)], schema=ITEMS)
+    return pa.table([ids, pa.array(never, TIME), attributes, [True] * len(ids)], schema=ITEM_SCHEMA)
 
 
 def log(*, loyal, people=400, clicks=10, days=4):
     """People click on things of one kind, or on anything; any thing as soon as another."""
     rng = np.random.default_rng(0)
     person = np.repeat(np.arange(people), clicks)
-    wanted = (
+    next_kind = (
         rng.integers(0, KINDS, people)[person] if loyal else rng.integers(0, KINDS, len(person))
     )
-    number = wanted + KINDS * rng.integers(0, EACH, len(person))
+    number = next_kind + KINDS * rng.integers(0, EACH, len(person))
     ts = T0 + np.sort(rng.integers(0, days * DAY, len(person)))
     order = rng.permutation(len(person))
     clicks = zip(ts.tolist(), person[order].tolist(), number[order].tolist(), strict=True)
@@ -72,20 +72,30 @@ def log(*, loyal, people=400, clicks=10, days=4):
 
 
 def material(events, codes=None):
-    known = codes or Codes.of(
+    codes_by_column = codes or Codes.of(
         events["item_id"], items()["id"]
     )  # as in a log, which has the profiles too
     return SimpleNamespace(
-        events=events, log=events, people=Codes.of(events["person"]), codes=known
+        events=events, log=events, people=Codes.of(events["person"]), codes=codes_by_column
     )
 
 
-def chosen(events, choice, *, features=FEATURES, slot=SLOT, made=None):
+def choose(events, choice, *, features=FEATURES, slot=SLOT, made=None):
     """What is chosen on the last of four days, by indexes and towers as of its beginning."""
     log, between = material(events), (T0 + 3 * DAY, T0 + 4 * DAY)
-    held = choices(events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1])
+    validation = draw_requests(
+        events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1]
+    )
     return choose_retrieval(
-        log, features, slot, made or series(events, 3), between, choice, SMALL, held=held, seed=0
+        log,
+        features,
+        slot,
+        made or series(events, 3),
+        between,
+        choice,
+        SMALL,
+        validation=validation,
+        seed=0,
     )
 
 
@@ -253,23 +263,23 @@ def _shuffled_after(events, moment):
 
 
 def test_auto_takes_vectors_where_they_find_more(loyal):
-    found = chosen(loyal, "auto")
-    assert found.learner is not None
-    assert len(found.series.spaces) == 1
-    figures = found.figures
-    best = f"{found.learner.share:.0%} by vectors"
+    choice = choose(loyal, "auto")
+    assert choice.learner is not None
+    assert len(choice.series.spaces) == 1
+    figures = choice.figures
+    best = f"{choice.learner.share:.0%} by vectors"
     assert figures[best]["recall"] > figures["tables"]["recall"] + 0.05
     assert figures[best]["candidates"] <= figures["tables"]["candidates"] == 45
     assert all(each["us"] > 0 for each in figures.values())
-    assert "of the candidates come from vectors" in found.told
-    assert "sequence" in found.sources(SLOT)
+    assert "of the candidates come from vectors" in choice.summary
+    assert "sequence" in choice.sources(SLOT)
 
 
 def test_auto_leaves_vectors_where_nothing_follows_from_anything():
-    found = chosen(log(loyal=False), "auto")
+    found = choose(log(loyal=False), "auto")
     assert (found.learner, found.series.spaces) == (None, ())
-    assert "tables alone" in found.told
-    assert found.near() is None
+    assert "tables alone" in found.summary
+    assert found.retriever() is None
     assert found.sources(SLOT) == dict(SLOT.sources)
 
 
@@ -279,8 +289,8 @@ def test_what_cannot_be_had_is_said(loyal):
     search = replace(SLOT, sources={"search": 10})
     for features, slot, why in ((without, SLOT, "no sequence"), (FEATURES, search, "does not ask")):
         with pytest.raises(UsageError, match=why):
-            chosen(loyal, "sequence", features=features, slot=slot, made=made)
-        assert why in chosen(loyal, "auto", features=features, slot=slot, made=made).told
+            choose(loyal, "sequence", features=features, slot=slot, made=made)
+        assert why in choose(loyal, "auto", features=features, slot=slot, made=made).summary
 
 
 def test_vectors_give_nothing_that_had_not_come_yet(learned):
@@ -293,7 +303,7 @@ def test_vectors_give_nothing_that_had_not_come_yet(learned):
         (space.index,),
         (replace(space, index=replace(space.index, first_seen=late)),),
     )
-    near, request = nearest_in(made), CandidateRequest(hash64s(["i5"]), np.array([T0]))
+    near, request = make_retriever(made), CandidateRequest(hash64s(["i5"]), np.array([T0]))
     before, after = (
         near(T0 + 3 * DAY + minutes * MINUTE, request, 60).keys for minutes in (30, 90)
     )

@@ -32,7 +32,7 @@ from tailorbird.training import architecture, fit, matrix
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.evaluate import evaluate
 from tailorbird.training.gate import NON_INFERIORITY, SUPERIORITY
-from tailorbird.training.pareto import priced
+from tailorbird.training.pareto import price_models
 from tailorbird.training.replaying import live_columns
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
@@ -111,11 +111,11 @@ def keep_answers(path, last):
     """
     lines = path.read_text().rstrip("\n").split("\n")
     shown = [place for place, line in enumerate(lines) if line.startswith('{"type":"answer"')]
-    gone = set(shown[:-last])
-    path.write_text("".join(f"{line}\n" for place, line in enumerate(lines) if place not in gone))
+    dropped = set(shown[:-last])
+    path.write_text("".join(f"{line}\n" for place, line in enumerate(lines) if place not in dropped))
 
 
-def tell_by_the_device(path):
+def leak_through_device(path):
     """Where somebody clicked, or nobody did, nearly every answer says so by its device: known
     before, it would tell most of the target.
     """
@@ -140,7 +140,7 @@ def receive_users_later(path):
     for place, line in enumerate(lines):
         if line.startswith('{"type":"user"'):
             lines[place] = re.sub(
-                r'"received_at":(\d+)', lambda said: f'"received_at":{int(said[1]) + 2 * DAY}', line
+                r'"received_at":(\d+)', lambda match: f'"received_at":{int(match[1]) + 2 * DAY}', line
             )
     path.write_text("".join(f"{line}\n" for line in lines))
 
@@ -156,23 +156,23 @@ def report(shop):
 
 
 def test_it_says_what_it_did(report):
-    told = report.plain()
+    fields = report.plain()
     assert report.version == "v0001"
-    assert set(told["results"]) == {
+    assert set(fields["results"]) == {
         "tailorbird",
         "popular:1h",
         "popular:24h",
         "popular:7d",
         "item_knn+popular:7d",
     }
-    for figures in told["results"].values():
+    for figures in fields["results"].values():
         assert figures["ndcg_10_low"] <= figures["ndcg_10"] <= figures["ndcg_10_high"]
-    assert told["results"]["tailorbird"]["list_auc_low"] > 0.5, "better than chance"
-    assert {"new users", "known users", "long-tail items"} <= set(told["slices"])
-    assert told["heads"]["click"]["log_loss"] < told["heads"]["click"]["log_loss_mean"] + 0.01
-    window = told["about"]["window"]
+    assert fields["results"]["tailorbird"]["list_auc_low"] > 0.5, "better than chance"
+    assert {"new users", "known users", "long-tail items"} <= set(fields["slices"])
+    assert fields["heads"]["click"]["log_loss"] < fields["heads"]["click"]["log_loss_mean"] + 0.01
+    window = fields["about"]["window"]
     assert window["from"] < window["train_until"] < window["test_from"] < window["test_to"]
-    assert min(told["rows"].values()) > 1_000
+    assert min(fields["rows"].values()) > 1_000
 
 
 def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
@@ -196,15 +196,15 @@ def test_the_card_says_of_what_for_whom_and_by_whom(shop, report):
     card = (folder / "card.md").read_text()
     assert card == Registry(shop.folder / "registry", clock=shop.clock).verify(report.version).card
     headings = [line for line in card.splitlines() if line.startswith("#")]
-    wanted = ("Owner", "Data", "Columns", "Quality", "For whom", "Calibration", "Gate", "Limits")
-    assert headings == ["# Ranker of slot home", *(f"## {one}" for one in wanted)]
+    sections = ("Owner", "Data", "Columns", "Quality", "For whom", "Calibration", "Gate", "Limits")
+    assert headings == ["# Ranker of slot home", *(f"## {one}" for one in sections)]
     owner, limits = card.split("## Owner")[1].split("##")[0], card.split("## Limits")[1]
     assert "project.owner" in owner
     best = report.evaluation.best_baseline
     for name, (requests, figures) in report.evaluation.slices.items():
         assert f"| {name} | {requests:,} |" in card
-        behind = requests >= 100 and figures[best].value > figures["tailorbird"].value
-        assert (f"{name}: {best} orders them better" in limits) == behind
+        is_worse = requests >= 100 and figures[best].value > figures["tailorbird"].value
+        assert (f"{name}: {best} orders them better" in limits) == is_worse
     for head in report.heads:
         assert f"- {head}: " in card.split("## Calibration")[1]
 
@@ -223,10 +223,10 @@ def test_what_an_answer_costs_stands_beside_how_good_it_is(report):
     assert [one["us"] for one in report.priced] == sorted(one["us"] for one in report.priced)
     for one in costs.values():
         mine = (one["ndcg_10"], one["us"])
-        others = [other for other in costs.values() if (other["ndcg_10"], other["us"]) != mine]
+        other_costs = [other for other in costs.values() if (other["ndcg_10"], other["us"]) != mine]
         better = [
             other["name"]
-            for other in others
+            for other in other_costs
             if other["ndcg_10"] >= mine[0] and other["us"] <= mine[1]
         ]
         assert one["on_front"] == (not better)
@@ -240,11 +240,11 @@ def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
         name: {"ndcg_10": Interval(value, value - 0.01, value + 0.01)}
         for name, value in quality.items()
     }
-    found = priced(
+    prices = price_models(
         replace(report.evaluation, figures=figures),
         {"model": 300.0, "slow": 900.0, "popular": 20.0, "random": 20.0},
     )
-    assert {one.name: one.better for one in found} == {
+    assert {one.name: one.dominated_by for one in prices} == {
         "model": "",
         "slow": "model",
         "popular": "",
@@ -253,9 +253,9 @@ def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
 
 
 def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
-    found = shop.evaluate("registry", HOME, report.version)
+    evaluation = shop.evaluate("registry", HOME, report.version)
     again, first = (
-        found.figures[report.version]["ndcg_10"],
+        evaluation.figures[report.version]["ndcg_10"],
         report.evaluation.figures["tailorbird"]["ndcg_10"],
     )
     assert again.value == pytest.approx(
@@ -293,8 +293,8 @@ def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
     assert "over the best baseline" in report.decision.reason
     registry = Registry(shop.folder / "shuffled", clock=shop.clock)
     assert {info.version for info in registry.versions()} == {"v0001", report.instead}
-    told = next(info for info in registry.versions() if info.version == "v0001").metrics["decision"]
-    assert told == list(report.decision.reasons)
+    reasons = next(info for info in registry.versions() if info.version == "v0001").metrics["decision"]
+    assert reasons == list(report.decision.reasons)
     assert report.plain()["instead"] == report.instead
 
 
@@ -411,7 +411,7 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
 def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(
     tmp_path_factory, report
 ):
-    told = Shop.open(tmp_path_factory.mktemp("told"), tell_by_the_device).train("registry")
+    told = Shop.open(tmp_path_factory.mktemp("told"), leak_through_device).train("registry")
     notes = [note for note in told.notes if "far ahead" in note]
     assert [note.split(":")[0] for note in notes] == ["column device is far ahead of all others"]
     assert re.search(
@@ -475,9 +475,9 @@ def test_an_incumbent_that_does_not_predict_what_the_slot_asks_for_is_not_judged
     second = shop.train("lacking", slot=CARTS)
     assert second.incumbent == first.version
     assert first.version not in second.evaluation.figures
-    told = " ".join((*second.decision.reasons, *second.notes))
+    messages = " ".join((*second.decision.reasons, *second.notes))
     assert (
-        told.count(
+        messages.count(
             "v0001 could not be judged on this test part: it predicts click, while slot home "
             "asks for purchase"
         )
@@ -500,11 +500,11 @@ def test_probabilities_are_calibrated_by_what_was_best_on_the_next_day(shop, rep
         > report.evaluation.heads["purchase"].positives
     )
     for head in bundle.manifest.heads:
-        told = report.about["calibration"][head.name]
+        description = report.about["calibration"][head.name]
         assert bundle.calibration[head.name].name == head.calibration
         assert (
-            told.startswith(f"{head.calibration}, by log loss on the next of")
-            or "too little to choose by" in told
+            description.startswith(f"{head.calibration}, by log loss on the next of")
+            or "too little to choose by" in description
         )
     assert "isotonic" in report.about["calibration"]["click"]
     assert "isotonic" not in report.about["calibration"]["purchase"]  # a table needs more positives
@@ -630,9 +630,9 @@ def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, dec
     assert "user_last_category" not in names
     assert names.count("price") == 1
     assert "item_clicks_7d" in bundle.encoder.numeric  # what no transform names is taken as it is
-    told = declared.about["columns"]["price"]
-    assert told.startswith("price: log, clip to [")
-    assert f"| price | {told} |" in bundle.manifest.card
+    description = declared.about["columns"]["price"]
+    assert description.startswith("price: log, clip to [")
+    assert f"| price | {description} |" in bundle.manifest.card
     assert "rate of click by" in declared.report.read_text()
     assert names.count("goes_with") == names.count("goes_with_scaled") == 1
     assert declared.about["columns"]["goes_with"].startswith(
@@ -681,9 +681,9 @@ def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_tabl
 
 @pytest.mark.slow
 def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
-    found = transformed(shop).evaluate("transforms", HOME, declared.version)
+    evaluation = transformed(shop).evaluate("transforms", HOME, declared.version)
     again, first = (
-        found.figures[declared.version]["ndcg_10"],
+        evaluation.figures[declared.version]["ndcg_10"],
         declared.evaluation.figures["tailorbird"]["ndcg_10"],
     )
     assert again.value == pytest.approx(first.value, abs=2e-3)
@@ -713,8 +713,8 @@ def test_a_target_encoding_of_shuffled_labels_is_refused(shop):
 
 @pytest.mark.slow
 def test_the_preset_for_nets_leaves_nothing_missing(shop):
-    known = replace(shop.features, similarities=SIMILARITIES)
-    report = replace(shop, features=known).train("nets", preset="nets")
+    extended = replace(shop.features, similarities=SIMILARITIES)
+    report = replace(shop, features=extended).train("nets", preset="nets")
     encoder = Bundle.load(
         shop.folder / "nets" / report.version, schema_hash=shop.features.schema_hash
     ).encoder

@@ -18,7 +18,7 @@ from tailorbird.models import architectures
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.training import fit
-from tailorbird.training.incremental import working
+from tailorbird.training.incremental import open_working_folder
 from tailorbird.training.resuming import alone
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
@@ -87,15 +87,15 @@ def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeyp
         report = trained(shop, tmp_path / name, rows_in_memory=most, **settings)
         bundle = tmp_path / name / report.version
         made[name] = (bundle / "model" / "shared.onnx").read_bytes(), report.evaluation.plain()
-        said = [note for note in report.notes if "lay in files" in note]
-        assert bool(said) == (name == "files")
+        notes = [note for note in report.notes if "lay in files" in note]
+        assert bool(notes) == (name == "files")
     assert report.rows["train"] > 2 * 2_000, "in several pieces"
     assert made["memory"] == made["files"]
 
 
 def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
-    plain = trained(shop, tmp_path / "plain")
+    report = trained(shop, tmp_path / "plain")
     auto = trained(
         shop, tmp_path / "auto", architecture="auto", parameters={**QUICK.parameters, "rate": 1e-9}
     )
@@ -109,7 +109,7 @@ def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(s
         )
         assert bundle.encoder.history is None
     assert (
-        plain.evaluation.plain()["results"]["tailorbird"]
+        report.evaluation.plain()["results"]["tailorbird"]
         == auto.evaluation.plain()["results"]["tailorbird"]
     )
 
@@ -233,7 +233,7 @@ def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_i
     pytest.importorskip("torch", reason="needs the extra deep")
     incremental(shop, tmp_path / "whole", SimulatedClock(shop.clock.now() - DAY))
     copytree(tmp_path / "whole", tmp_path / "killed")
-    whole = incremental(shop, tmp_path / "whole", shop.clock)
+    uninterrupted = incremental(shop, tmp_path / "whole", shop.clock)
 
     def kill(site):
         raise KeyboardInterrupt(site)
@@ -249,13 +249,13 @@ def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_i
     assert any(
         note.startswith("went on with the training that was begun at") for note in again.notes
     ), again.notes
-    ended = {"whole": whole.version, "killed": again.version}
+    ended = {"whole": uninterrupted.version, "killed": again.version}
     made = [
         (tmp_path / name / "registry" / version / "model" / "shared.onnx").read_bytes()
         for name, version in ended.items()
     ]
     assert made[0] == made[1]
-    assert whole.evaluation.plain() == again.evaluation.plain()
+    assert uninterrupted.evaluation.plain() == again.evaluation.plain()
 
 
 def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop, tmp_path):
@@ -356,13 +356,13 @@ def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it
             work=tmp_path,
             settings=settings,
         )
-    with working(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):
+    with open_working_folder(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):
         assert (unfinished.now, unfinished.resumed) == (later.now(), False)
 
 
 def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     made, logs = {}, {}
     for count in (1, 2):
         work = tmp_path / f"work {count}"
@@ -381,14 +381,14 @@ def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_pat
             **folders,
             clock=shop.clock,
             settings=settings,
-            progress=lambda *each: told.append(each),
+            progress=lambda *each: calls.append(each),
         )
         made[count] = (
             tmp_path / f"registry {count}" / report.version / "model" / "shared.onnx"
         ).read_bytes()
         logs[count] = len(list((work / "logs").rglob("events.out.tfevents.*")))
-        assert any(stage.startswith("net shared") for stage, _, _ in told)
-        told.clear()
+        assert any(stage.startswith("net shared") for stage, _, _ in calls)
+        calls.clear()
         assert not (work / "unfinished" / "home").exists(), (
             "what the processes shared goes with the run"
         )
@@ -417,20 +417,20 @@ def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
 
 def test_clicks_on_what_was_seen_weigh_by_their_place_too(shop, tmp_path):
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "clock": shop.clock}
-    asked = replace(QUICK, position="weights", architecture="gbdt")
-    report = train(shop.features, HOME, **folders, settings=asked)
+    settings = replace(QUICK, position="weights", architecture="gbdt")
+    report = train(shop.features, HOME, **folders, settings=settings)
     (told,) = (note for note in report.notes if note.startswith("positives weigh by"))
     chances = [float(each) for each in told.partition(": ")[2].split(", ")]
     assert chances[0] == 1.0
     assert 0.35 < chances[-1] < 0.75, (
         "the site's visitors look at the twelfth of what they have on the screen half as often"
     )
-    plain = train(shop.features, HOME, **folders, settings=replace(asked, position="none"))
+    unweighted = train(shop.features, HOME, **folders, settings=replace(settings, position="none"))
     trees = [
         (tmp_path / "registry" / each.version / "model" / "click.onnx").read_bytes()
-        for each in (report, plain)
+        for each in (report, unweighted)
     ]
     assert trees[0] != trees[1]
     with pytest.raises(UsageError, match="stood at no place") as refused:
-        train(shop.features, HOME, **folders, settings=replace(asked, rows="clicks"))
+        train(shop.features, HOME, **folders, settings=replace(settings, rows="clicks"))
     assert "--rows answers" in refused.value.fix

@@ -30,7 +30,13 @@ from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.steps import Quantile
 from tailorbird.registry import Columns
 from tailorbird.training.target import Labelled
-from tailorbird.training.transforms import fit_transforms, for_nets, for_trees, plan, preset
+from tailorbird.training.transforms import (
+    find_preset,
+    fit_transforms,
+    net_preset,
+    plan_transforms,
+    tree_preset,
+)
 
 COLUMNS = Columns(("price", "clicks"), ("category",), ("recent",))
 
@@ -265,13 +271,13 @@ def test_an_infinite_value_moves_no_mean():
 
 
 def test_trees_take_everything_as_it_is():
-    made = plan(COLUMNS, (), for_trees, position=True, leave_out=("price",))
+    made = plan_transforms(COLUMNS, (), tree_preset, position=True, leave_out=("price",))
     assert made.transforms == ()
     assert made.hidden == ("price",)
 
 
 def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_codes():
-    made = plan(COLUMNS, (), for_nets, position=True)
+    made = plan_transforms(COLUMNS, (), net_preset, position=True)
     by = {one.column: one for one in made.transforms}
     assert set(by) == {"price", "clicks", "category", "position", *COMPUTED} == set(made.hidden)
     rng = np.random.default_rng(0)
@@ -296,8 +302,8 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
 
 def test_nets_on_another_scale():
     (price, *_), (again, *_) = (
-        for_nets(COLUMNS, False),
-        for_nets(COLUMNS, False, scale=standardise()),
+        net_preset(COLUMNS, False),
+        net_preset(COLUMNS, False, scale=standardise()),
     )
     assert price.steps[0] == ranks(100, normal=True)
     assert again.steps == (standardise(), impute("median"))
@@ -305,10 +311,10 @@ def test_nets_on_another_scale():
 
 
 def test_a_declaration_goes_before_the_preset_and_a_column_left_out_before_both():
-    made = plan(
+    made = plan_transforms(
         COLUMNS,
         (transform("price", log()), transform("category", frequency())),
-        for_nets,
+        net_preset,
         position=False,
         leave_out=("clicks",),
     )
@@ -317,10 +323,10 @@ def test_a_declaration_goes_before_the_preset_and_a_column_left_out_before_both(
         "category_frequency"
     ]
     assert "clicks" not in {one.column for one in made.transforms}
-    left = plan(
+    left = plan_transforms(
         COLUMNS,
         (transform("category"), transform("category", frequency())),
-        for_trees,
+        tree_preset,
         position=False,
         leave_out=("category_frequency",),
     )
@@ -329,4 +335,4 @@ def test_a_declaration_goes_before_the_preset_and_a_column_left_out_before_both(
 
 def test_an_unknown_preset_is_told():
     with pytest.raises(UsageError, match="unknown preset 'forests'"):
-        preset("forests")
+        find_preset("forests")

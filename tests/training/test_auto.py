@@ -1,6 +1,4 @@
-"""What `auto` compares: the formula as each model would be served by, and not what its heads say
-before they are calibrated.
-"""
+"""Comparison by `auto`: the formula as each model would be served, not raw outputs of heads."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -56,7 +54,17 @@ def ground():
     )
     matrix, encoder = chances.astype(np.float32), SimpleNamespace(names=("click", "purchase"))
     return FitInputs(
-        encoder, matrix, matrix, matrix, validation, validation, labels, tuple(WORTH), WORTH, 0, HOUR
+        encoder,
+        matrix,
+        matrix,
+        matrix,
+        validation,
+        validation,
+        labels,
+        tuple(WORTH),
+        WORTH,
+        0,
+        HOUR,
     )
 
 
@@ -88,7 +96,7 @@ def test_orders_without_a_scale_are_calibrated_before_heads_are_added():
     assert by_chances - by_orders > 0.01, "as they come they cannot be added"
 
 
-def test_a_head_that_tells_more_is_seen():
+def test_a_more_informative_head_gains():
     here = ground()
     blind = made("gbdt", (8.0, 0.2))
     blind.models["purchase"] = FixedScores(0, 0.2)

@@ -27,7 +27,7 @@ def test_people_are_resampled_not_requests():
     )
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says():
+def test_intervals_cover_the_true_value_at_their_level():
     rng = np.random.default_rng(2)
     covered = 0
     for run in range(300):

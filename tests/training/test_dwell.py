@@ -108,7 +108,7 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
     assert happened.total_amount(dataset, HOUR).tolist() == [3.0, 0.0]
 
 
-def test_requests_are_drawn_from_views_where_a_formula_asks_for_nothing_else(routed):
+def test_requests_are_drawn_from_views_for_a_dwell_formula(routed):
     features = FeatureSet.from_declarations([count("clicks", entity("item"), "click", window="7d")])
     rows = [
         routed.event("view", n * MINUTE, f"u{n % 50}", f"i{n % 7}", dwell_ms=1_000.0)
@@ -146,7 +146,7 @@ def test_trees_learn_the_mean_of_what_is_mostly_nothing_and_export_it():
     assert np.allclose(trees.linked(trees.raw(test.matrix[:100])), predicted[:100], rtol=1e-5)
 
 
-def test_a_scale_makes_later_amounts_right_on_average_and_is_kept_only_where_it_helps():
+def test_a_scale_corrects_later_means_and_is_used_only_if_better():
     rng = np.random.default_rng(2)
     day, mean = np.repeat(np.arange(5), 4_000), rng.gamma(2, 3, 20_000)
     amount = np.where(rng.random(mean.size) < 0.3, mean / 0.3, 0.0)
@@ -216,7 +216,7 @@ def bundle_path(shop, report):
     return Registry(shop.folder / "dwell", clock=shop.clock).info(report.version).path
 
 
-def test_its_error_stands_beside_a_constants_everywhere(shop, report):
+def test_reports_compare_its_error_with_a_constant(shop, report):
     amounts = report.plain()["amounts"]["dwell_s"]
     assert amounts["mae_low"] <= amounts["mae"] <= amounts["mae_high"]
     assert amounts["deviance"] < amounts["deviance_mean"]  # it knows more than a constant
@@ -228,14 +228,15 @@ def test_its_error_stands_beside_a_constants_everywhere(shop, report):
         line for line in card.splitlines() if line.startswith("- dwell_s: mean absolute error")
     )
     assert re.search(
-        rf"of always the mean {amounts['mae_mean']:.4f}, the median {amounts['mae_median']:.4f}", line
+        rf"of always the mean {amounts['mae_mean']:.4f}, the median {amounts['mae_median']:.4f}",
+        line,
     )
     assert "of always the median" in report.report.read_text()
     again = shop.evaluate("dwell", Slot("home", formula=FORMULA), report.version)
     assert again.amounts["dwell_s"].rows == amounts["rows"]
 
 
-def test_seconds_that_are_known_a_day_later_are_scaled_by_what_was_known(shop):
+def test_delayed_dwell_is_scaled_by_available_labels(shop):
     """Of three days of validation, only the third has one before it whose seconds were known when
     it began.
     """
@@ -259,7 +260,7 @@ def test_without_it_no_head_is_trained(shop):
     assert report.plain()["amounts"] == {}
 
 
-def test_rows_in_files_are_looked_at_evenly_and_no_more_of_them_than_asked():
+def test_rows_in_files_are_sampled_evenly_up_to_the_limit():
     number = np.arange(1_000, dtype=np.float32)
     rows = Rows(number[:, None], {"dwell_s": number}, number / 2, block_rows=100)
     some = sample_blocks(rows, 350)
@@ -269,9 +270,7 @@ def test_rows_in_files_are_looked_at_evenly_and_no_more_of_them_than_asked():
     assert np.array_equal(some.weight, some.matrix[:, 0] / 2)
 
 
-def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memory_may_hold(
-    shop, monkeypatch
-):
+def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
     settings = TrainSettings(
@@ -294,10 +293,10 @@ def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memo
         "click": "model/shared.onnx",
         "dwell_s": "model/dwell_s.onnx",
     }
-    (told,) = [note for note in made.notes if "dwell_s was learned by trees" in note]
+    (message,) = [note for note in made.notes if "dwell_s was learned by trees" in note]
     some, every = (
         int(number.replace(",", ""))
-        for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", told).groups()
+        for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", message).groups()
     )
     assert 0 < some <= every == made.rows["train"] > 4_000
     past = bundle.encoder.history.names
@@ -314,7 +313,7 @@ def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memo
     assert bundle_of(shop, "files", alone.version).heads == ("dwell_s",)
 
 
-def test_beside_a_net_it_is_told_by_trees_that_read_none_of_the_nets_columns(shop):
+def test_amount_trees_next_to_a_net_ignore_net_columns(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     settings = replace(
         TrainSettings(quick=True), architecture="shared", requests=600, test_requests=600

@@ -43,7 +43,7 @@ def fresher(gain: Interval, **more: object) -> Decision:
     return decision(**({"incumbent": incumbent(gain), "same_recipe": True} | more))
 
 
-def test_a_clear_gain_goes_live() -> None:
+def test_a_clear_gain_is_promoted() -> None:
     assert decision().promote
     assert (
         decision().reason
@@ -55,7 +55,7 @@ def test_a_clear_gain_goes_live() -> None:
 
 
 @pytest.mark.parametrize("gain", [UNCLEAR, WORSE, AS_GOOD, UNKNOWN])
-def test_another_recipe_whose_gain_could_be_chance_does_not(gain: Interval) -> None:
+def test_another_recipe_without_significant_gain_is_rejected(gain: Interval) -> None:
     verdict = decision(incumbent=incumbent(gain))
     assert not verdict.promote
     assert (
@@ -65,7 +65,7 @@ def test_another_recipe_whose_gain_could_be_chance_does_not(gain: Interval) -> N
     assert not decision(baselines=(rival(gain),)).promote
 
 
-def test_too_few_people_for_an_interval_are_told() -> None:
+def test_too_few_users_for_an_interval_are_reported() -> None:
     assert (
         "+0.0200 (too few people for an interval) over"
         in decision(baselines=(rival(UNKNOWN),)).reason
@@ -122,14 +122,14 @@ def test_it_is_the_best_baseline_that_must_be_beaten() -> None:
     assert not decision(incumbent=incumbent(CLEAR), baselines=(rival(WORSE),)).promote
 
 
-def test_the_first_model_of_a_recipe_must_win_whatever_recipe_it_has() -> None:
+def test_the_first_model_must_win_by_superiority() -> None:
     """There is no incumbent to be fresher than."""
     verdict = decision(same_recipe=True, baselines=(rival(AS_GOOD),))
     assert (verdict.promote, verdict.by) == (False, SUPERIORITY)
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_what_is_wrong_with_a_model_counts_whatever_it_gains(same: bool) -> None:
+def test_guardrails_apply_despite_a_gain(same: bool) -> None:
     def reason(**more: object) -> str:
         verdict = decision(incumbent=incumbent(CLEAR), same_recipe=same, **more)
         assert verdict.promote == (not more)
@@ -154,7 +154,7 @@ def test_probabilities_and_lists_within_bounds_are_no_matter() -> None:
     ).promote
 
 
-def test_an_incumbent_that_could_not_be_judged_is_said_so() -> None:
+def test_an_incumbent_that_could_not_be_evaluated_is_reported() -> None:
     verdict = decision(unjudged=not_judged("v0003", "predicts view"))
     assert verdict.promote
     assert any(

@@ -17,7 +17,7 @@ def world():
 
 
 def leaking_columns(columns, label):
-    """What training and validation name."""
+    """Return the leaking columns by training and by validation."""
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
     return set(find_leaking_columns(tuple(columns), matrix, label)), {
         one.what for one in too_good(tuple(columns), matrix, label, "click")
@@ -55,7 +55,7 @@ def test_the_answer_in_the_middle_of_a_column_is_named(world):
     assert trained == validated == set(columns) - {"honest"}
 
 
-def test_what_is_far_ahead_is_named_alone_beside_a_copy_and_beside_others(world):
+def test_columns_far_ahead_are_named_alone_and_in_groups(world):
     rng, label, honest = world
     strong = rng.normal(size=ROWS) + 2.4 * label
     assert 0.93 < order_auc(strong.astype(np.float32), label) < 0.96

@@ -42,7 +42,7 @@ def test_a_row_is_given_the_newest_index_that_is_not_after_it():
     ).tolist() == [-1, 0, 0, 1, 1]
 
 
-def test_an_item_that_came_between_two_indexes_is_in_the_first_as_it_was_when_it_came():
+def test_an_item_between_two_indexes_is_in_the_first_with_its_initial_profile():
     """A server knows it within a second, so rows of that time must; what its profile said later
     they must not know.
     """

@@ -79,7 +79,9 @@ def test_cold_start_is_a_curve_over_the_events_before_the_request():
     for part in data.chunks(50):
         judge.add(part, {"oracle": part.labels["click"].astype(float)})
     evaluation = judge.result("oracle")
-    people, items = ({step.events: step for step in evaluation.cold[of]} for of in ("people", "items"))
+    people, items = (
+        {step.events: step for step in evaluation.cold[of]} for of in ("people", "items")
+    )
     assert {events: step.requests for events, step in people.items()} == {"0": 60, "1": 60}
     chosen = np.concatenate([data.item[data.labels["click"]], data.missed.item])
     of_items = {
@@ -108,7 +110,8 @@ def with_half_missed(data):
         ([0], np.cumsum(np.bincount(data.request[is_candidate], minlength=data.requests)))
     )
     columns = {
-        name: getattr(data, name)[is_candidate] for name in ("item", "position", "propensity", "weight")
+        name: getattr(data, name)[is_candidate]
+        for name in ("item", "position", "propensity", "weight")
     }
     missed = MissedPositives(data.request[unfound], data.item[unfound])
     return dataclasses.replace(
@@ -116,7 +119,7 @@ def with_half_missed(data):
     )
 
 
-def test_what_no_source_gave_counts_as_not_found_and_probabilities_are_judged_without_it():
+def test_missed_items_lower_recall_but_not_calibration():
     """A server would not have been asked about it, so it would make every head look too low; a list
     that lacks it is the worse for it.
     """
@@ -137,7 +140,8 @@ def test_what_no_source_gave_counts_as_not_found_and_probabilities_are_judged_wi
     complete = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
     complete.add(questions(), {"oracle": questions().labels["click"].astype(float)})
     assert (
-        evaluation.slices["long-tail items"][0] == complete.result("oracle").slices["long-tail items"][0]
+        evaluation.slices["long-tail items"][0]
+        == complete.result("oracle").slices["long-tail items"][0]
     ), "missed ones are of it too"
 
 
@@ -181,7 +185,7 @@ def test_parts_do_not_change_the_result():
     assert results[0] == results[1]
 
 
-def test_shares_are_of_what_came_before():
+def test_shares_use_only_earlier_interactions():
     past = history()
     assert shares(past, 100)[0] == pytest.approx(20 / 30)
     assert shares(past, 50).sum() == 0

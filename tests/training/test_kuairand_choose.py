@@ -1,4 +1,4 @@
-"""What is chosen for KuaiRand's nets is chosen by nothing of the test part."""
+"""KuaiRand nets are chosen without the test part."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from benchmarks.quality import kuairand
 
 
-def test_choosing_looks_at_nothing_of_the_test_part(tmp_path, monkeypatch):
+def test_choosing_reads_nothing_of_the_test_part(tmp_path, monkeypatch):
     rng, rows = np.random.default_rng(1), 500
     columns = {
         "ts": np.arange(rows) * 60_000_000,

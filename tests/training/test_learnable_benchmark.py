@@ -1,6 +1,4 @@
-"""What a log can tell of people, on the simulated site: the posterior finds their tastes, and who
-knows more shows better lists.
-"""
+"""Simulated site: a log reveals tastes to the posterior, and better knowledge gives better lists."""
 
 import numpy as np
 import pytest
@@ -45,11 +43,15 @@ def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
     estimated, true = (
         np.einsum("tu,utc->uc", np.stack([np.cos(angle), np.sin(angle)]), taste.own)
         for angle in [site.users.drift[user] * DAYS]
-        for taste in (inferred(site, seen, searches, user, day), told(site, user, np.zeros((60, 12))))
+        for taste in (
+            inferred(site, seen, searches, user, day),
+            told(site, user, np.zeros((60, 12))),
+        )
     )
     assert np.corrcoef(estimated.ravel(), true.ravel())[0, 1] > 0.4
     assert (
-        inferred(site, seen, searches, user, day).variance <= untold(site, user).variance * (1 + 1e-6)
+        inferred(site, seen, searches, user, day).variance
+        <= untold(site, user).variance * (1 + 1e-6)
     ).all()
 
 
@@ -59,7 +61,9 @@ def test_who_knows_more_shows_better_lists(monkeypatch):
     monkeypatch.setattr(learnable, "USERS", USERS)
     monkeypatch.setattr(learnable, "ITEMS", ITEMS)
     figures = _found(3, DAYS, 200)
-    means = [figures[name].mean() for name in ("popular_7d", "kind", "learner", "lasting", "oracle")]
+    means = [
+        figures[name].mean() for name in ("popular_7d", "kind", "learner", "lasting", "oracle")
+    ]
     assert means == sorted(means)
     assert (
         figures["oracle"]

@@ -59,7 +59,7 @@ def test_a_score_that_is_missing_ranks_last():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
-def test_ranking_equals_a_plain_loop(seed, k):
+def test_ranking_equals_a_simple_loop(seed, k):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 90, rng.integers(1, 12))
     offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -172,7 +172,7 @@ def test_counting_only_some_positives_leaves_ranks_alone():
     )
 
 
-def test_what_is_in_no_row_of_a_list_counts_as_not_found():
+def test_items_missing_from_a_list_count_as_missed():
     """Of two positives one at rank 2 and one missed; of one that was missed nothing is left to
     rank; of a whole list nothing changes.
     """

@@ -11,9 +11,7 @@ from tailorbird.ranking.exploration import choose, choose_evenly
 from tailorbird.training.position import click_weights, examination
 
 TRUE = np.array([1.0, 0.7, 0.5, 0.2])
-EXAMINED = np.array(
-    [1.0, 0.8, 0.65, 0.5, 0.4, 0.3]
-)  # of the lists that the policy itself explores
+EXAMINED = np.array([1.0, 0.8, 0.65, 0.5, 0.4, 0.3])  # of the lists that the policy itself explores
 ITEM = Explore(method="item", rate=0.4, pool=10, first=1)
 
 
@@ -78,7 +76,7 @@ def naive(position, clicked):
         pytest.param([ITEM, swap(1), None, swap(2)], 40_000, 0.06, id="one after the other"),
     ],
 )
-def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explores, answers, off):
+def test_examination_is_recovered_from_exploration(explores, answers, off):
     position, clicked, propensity, request = explored(explores, answers)
     np.testing.assert_allclose(
         examination(position, clicked, propensity, request).chance, EXAMINED, atol=off
@@ -90,7 +88,7 @@ def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explore
 
 
 @pytest.mark.slow
-def test_pairs_are_told_where_only_what_was_seen_is_a_row():
+def test_pairs_are_recognised_among_seen_rows():
     position, clicked, propensity, request = explored([swap(1), swap(2)], 60_000, see=3)
     np.testing.assert_allclose(
         examination(position, clicked, propensity, request).chance, EXAMINED, atol=0.06
@@ -111,7 +109,7 @@ def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("explore", "answers", "told"),
+    ("explore", "answers", "message"),
     [
         pytest.param(
             plackett_luce(0.1),
@@ -180,7 +178,7 @@ def test_what_the_errors_ask_for_can_be_declared():
     Slot("home", explore=Explore(method="swap", first=2))
 
 
-def test_what_is_looked_at_is_told_apart_from_what_is_good() -> None:
+def test_examination_is_separated_from_relevance() -> None:
     position, clicked, propensity, request = logged(200_000)
     np.testing.assert_allclose(
         examination(position, clicked, propensity, request).chance, TRUE, atol=0.05
@@ -189,7 +187,7 @@ def test_what_is_looked_at_is_told_apart_from_what_is_good() -> None:
     assert raw[3] / raw[0] < 0.1, "rates by place alone confuse the two"
 
 
-def test_weights_are_bounded_and_rows_without_a_click_keep_theirs() -> None:
+def test_weights_are_bounded_and_only_clicks_are_weighted() -> None:
     examined = examination(*logged(50_000))
     position = np.array([1, 4, 4, 99])
     weights = click_weights(examined, position, np.array([1, 1, 0, 1]), cap=3.0)

@@ -27,7 +27,12 @@ COMPLETE_UNTIL = 30 * DAY
 
 def dataset(events, head="return_7d", complete_until=COMPLETE_UNTIL):
     return answers_dataset(
-        events, "home", ["click", head], ts_from=0, mature_before=complete_until, denominator="answer"
+        events,
+        "home",
+        ["click", head],
+        ts_from=0,
+        mature_before=complete_until,
+        denominator="answer",
     )
 
 
@@ -38,7 +43,7 @@ def by_request(data, head="return_7d"):
     return [None if np.isnan(each[0]) else bool(each[0]) for each in rows]
 
 
-def test_a_name_says_window_and_gap():
+def test_a_head_name_has_window_and_gap():
     assert return_of("return_7d") == Return(gap=DAY, until=7 * DAY)
     assert return_of("return_2d_gap_12h") == Return(gap=12 * HOUR, until=2 * DAY)
     assert return_of("returned") is None
@@ -70,7 +75,7 @@ def test_who_is_there_again_between_gap_and_end_has_returned(routed):
     assert by_request(data) == [False, True, False, False, False, False, False]
 
 
-def test_a_window_that_is_not_over_is_unknown_whatever_has_happened(routed):
+def test_an_open_window_is_unknown(routed):
     a, e = routed.answer, routed.event
     events = routed.table(
         a(COMPLETE_UNTIL - 7 * DAY, "over", ["x"], "r1"),
@@ -126,13 +131,15 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
     st.integers(1, 9),
     st.integers(0, 50),
 )
-def test_labels_are_what_the_definition_says(routed, there, gap, length, complete_until):
+def test_labels_follow_the_definition(routed, there, gap, length, complete_until):
     events = routed.table(*(routed.event("view", ts, f"u{who}", "x") for who, ts in there))
     people = Codes.of(
         routed.table(*(routed.event("view", 0, f"u{who}", "x") for who in range(3)))["person"]
     )
     person, t = np.repeat(np.arange(3), 20), np.tile(np.arange(20), 3)
-    labels = PresenceIndex(events, people, complete_until).label(Return(gap, gap + length), person, t)
+    labels = PresenceIndex(events, people, complete_until).label(
+        Return(gap, gap + length), person, t
+    )
     for who, at, label in zip(person.tolist(), t.tolist(), labels.tolist(), strict=True):
         if at + gap + length > complete_until:
             assert np.isnan(label)
@@ -157,7 +164,7 @@ def shop(tmp_path_factory):
 
 
 @pytest.mark.parametrize("architecture", ["gbdt", "mmoe"])
-def test_it_is_a_head_beside_the_others(shop, architecture):
+def test_it_is_a_head_like_the_others(shop, architecture):
     if architecture != "gbdt":
         pytest.importorskip("torch", reason="needs the extra deep")
     parameters = {"epochs": 1, "hidden": [16, 8], "threads": 1} if architecture != "gbdt" else {}

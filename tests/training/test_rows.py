@@ -1,4 +1,4 @@
-"""Whether rows are made of logged answers or of what people chose, and that it is said."""
+"""Choice between logged responses and drawn requests, and its description."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def answers(routed, count, start=10 * DAY):
 
 
 def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
-    """What is made of some events, where the log goes on until `ends`."""
+    """Load the material of some events; the log continues until `ends`."""
     going_on = [routed.event("search", ends, "somebody", None)] if ends else []
     return load_material(
         Lake(routed.table(*rows, *going_on)),
@@ -85,7 +85,7 @@ def test_answers_too_young_to_learn_from_do_not_either(routed, features):
     assert not material.logged
 
 
-def test_enough_answers_are_learned_from_whatever_clicks_there_are(routed, features):
+def test_enough_responses_are_used_regardless_of_clicks(routed, features):
     material = load(features, *clicks(routed, 900), *answers(routed, ANSWERS_MIN), routed=routed)
     assert material.logged
     assert material.data.requests == ANSWERS_MIN
@@ -145,7 +145,7 @@ def test_drawn_rows_have_labels_of_all_targets(routed, features):
     assert more.label_window == 30 * MINUTE
 
 
-def test_what_the_last_answers_led_to_is_not_known_where_the_log_ended(routed, features):
+def test_outcomes_of_the_last_responses_are_unknown_at_the_end_of_the_log(routed, features):
     """An import that ended long before now: its last half hour of answers may have been clicked
     behind its end.
     """
@@ -163,7 +163,7 @@ def test_what_the_last_answers_led_to_is_not_known_where_the_log_ended(routed, f
     )
 
 
-def test_nobody_is_known_to_stay_away_behind_the_end_of_the_log(routed, features):
+def test_nobody_churns_after_the_end_of_the_log(routed, features):
     slot = Slot("home", objective={"click": 1.0, "return_7d": 1.0}, denominator="answer")
     rows = answers(routed, 400)
     cut, complete = (
@@ -174,7 +174,7 @@ def test_nobody_is_known_to_stay_away_behind_the_end_of_the_log(routed, features
     assert np.isfinite(complete).all()
 
 
-def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(routed, features):
+def test_drawn_requests_with_open_labels_are_left_out(routed, features):
     """Each choice is bought 20 minutes later, those of the log's last 20 minutes behind its end."""
     chosen = clicks(routed, 900)
     bought = [
@@ -196,9 +196,7 @@ def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(rout
 
 
 def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
-    """What came of the last day may still come in where the log goes on: the clicks of its end are
-    not known to have led to nothing.
-    """
+    """Outcomes of the last day may still arrive while the log continues."""
     chosen = clicks(routed, 900)
     bought = [
         routed.event("purchase", row["ts"] + MINUTE, row["person"], row["item_id"])
@@ -219,7 +217,7 @@ def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
     assert material.data.t.max() == 569 * MINUTE + 1
 
 
-def test_what_follows_from_a_look_at_the_very_item_is_asked_before_it(routed, features):
+def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
     """Each purchase follows two looks, 20 and 5 minutes before it; in between the person looks at
     something else.
     """
@@ -259,7 +257,7 @@ def test_what_follows_from_a_look_at_the_very_item_is_asked_before_it(routed, fe
     assert "looked at the very item" not in as_before.why
 
 
-def test_a_look_of_the_same_moment_is_none_that_led_to_it(routed, features):
+def test_a_simultaneous_view_is_not_part_of_the_visit(routed, features):
     """It may stand behind the choice in the log: a request before it would know the choice."""
     rows = []
     for n in range(0, 900, 3):
@@ -272,9 +270,7 @@ def test_a_look_of_the_same_moment_is_none_that_led_to_it(routed, features):
     ]
 
 
-def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_of_a_requests(
-    routed, features
-):
+def test_a_choice_with_a_visit_before_the_attribution_window_is_dropped(routed, features):
     views = clicks(routed, 900)
     bought = [
         routed.event(
@@ -285,14 +281,15 @@ def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_o
     slot = replace(HOME, objective={"purchase": 1.0}, attribution="10m")
     material = load(features, *views, *bought, routed=routed, slot=slot)
     assert (
-        "150 whose looks began longer before than the slot's attribution are left out" in material.why
+        "150 whose looks began longer before than the slot's attribution are left out"
+        in material.why
     )
     assert material.data.requests == 150
     with pytest.raises(NotReadyError, match="longer before than the slot's attribution, 1m"):
         load(features, *views, *bought[::2], routed=routed, slot=replace(slot, attribution="1m"))
 
 
-def test_where_most_did_not_follow_a_look_requests_stay_where_they_were(routed, features):
+def test_requests_stay_if_most_choices_follow_no_visit(routed, features):
     views = clicks(routed, 900)
     assert "looked at the very item" not in load(features, *views, routed=routed).why, (
         "of clicks nothing comes before"

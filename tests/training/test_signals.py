@@ -107,7 +107,7 @@ def test_noise_is_called_null_and_left_out(report, signals):
     assert set(NOISE) <= set(report.subset.remove)
 
 
-def test_what_orders_items_tells_of_the_target(signals):
+def test_ordering_columns_carry_information(signals):
     assert signals["item_ctr_7d"].bits > 0
     assert signals["item_ctr_7d"].bits_z > 5
     assert signals["telling"].bits > signals["item_ctr_7d"].bits
@@ -140,7 +140,7 @@ def test_a_column_that_knows_the_answer_is_called_a_leak_and_no_model_sees_it(re
     assert report.subset.full.value < 0.95
 
 
-def test_columns_of_the_request_are_told_from_those_of_the_item(signals):
+def test_request_columns_are_distinguished_from_item_columns(signals):
     assert all(
         signals[name].of_request for name in ("device", "user_clicks_7d", "noise_of_request")
     )
@@ -149,7 +149,7 @@ def test_columns_of_the_request_are_told_from_those_of_the_item(signals):
     )
 
 
-def test_the_loss_is_told_on_requests_that_had_no_say(report):
+def test_the_loss_is_measured_on_unseen_requests(report):
     parts = report.about["parts"]
     assert parts["train"]["to"] <= parts["watch"]["from"] <= parts["choose"]["from"]
     assert parts["choose"]["to"] <= parts["judge"]["from"]
@@ -175,7 +175,7 @@ class _Cut(Exception):
     pass
 
 
-def test_a_run_that_was_cut_short_goes_on_and_finds_the_same(shop, tmp_path):
+def test_an_interrupted_run_resumes_with_the_same_result(shop, tmp_path):
     settings = RankSettings(requests=800, nulls=4, fits=1)
 
     def run(out, progress=lambda stage, done, total: None, clock=shop.clock):
@@ -202,7 +202,7 @@ def test_a_run_that_was_cut_short_goes_on_and_finds_the_same(shop, tmp_path):
     assert not (tmp_path / "cut" / "unfinished").exists()
 
 
-def test_too_few_outcomes_are_told(shop, tmp_path):
+def test_too_few_outcomes_raise(shop, tmp_path):
     short = RankSettings(window_us=DAY + 4 * HOUR, rows="answers")
     for _ in range(2):  # the second try goes on with nothing of the first
         with pytest.raises(
@@ -240,7 +240,7 @@ def test_bins_are_constant_and_know_what_is_missing():
     assert len(set(constant.assign(np.array([4.0, 5.0, 6.0])).tolist())) == 3
 
 
-def test_information_and_drift_of_what_is_known():
+def test_information_and_drift_match_analytic_values():
     half = np.array([0, 0, 1, 1])
     assert mutual_information(half, half, 2, 2) == pytest.approx(1.0)
     assert mutual_information(half, np.array([0, 1, 0, 1]), 2, 2) == pytest.approx(0.0)
@@ -275,7 +275,7 @@ def test_of_many_figures_few_are_beyond_chance():
     ]
 
 
-def test_what_few_requests_cannot_tell_is_not_called_null():
+def test_few_requests_leave_columns_undecided():
     def column(name, low, high):
         importance = Interval((low + high) / 2, low, high)
         return Signal(
@@ -317,11 +317,13 @@ def test_what_few_requests_cannot_tell_is_not_called_null():
 
 
 def test_what_a_column_costs_is_what_only_it_needs(shop):
-    found = measure_costs(shop.features, EVENT_TYPES)
-    whole = count_request_bytes(shop.features)
+    column_costs = measure_costs(shop.features, EVENT_TYPES)
+    total_bytes = count_request_bytes(shop.features)
     fewer, stay = drop_declarations(shop.features, ["item_clicks_1d"], EVENT_TYPES)
     assert stay == ()
-    assert whole - count_request_bytes(fewer) == found["item_clicks_1d"].request_bytes > 0
-    assert found["price"].request_bytes == 0  # price_to_habit is derived from it
+    assert (
+        total_bytes - count_request_bytes(fewer) == column_costs["item_clicks_1d"].request_bytes > 0
+    )
+    assert column_costs["price"].request_bytes == 0  # price_to_habit is derived from it
     assert drop_declarations(shop.features, ["price"], EVENT_TYPES)[1] == ("price",)
-    assert all(cost.finish_us > 0 for cost in found.values())
+    assert all(cost.finish_us > 0 for cost in column_costs.values())

@@ -81,7 +81,7 @@ def material(events, codes=None):
 
 
 def choose(events, choice, *, features=FEATURES, slot=SLOT, made=None):
-    """What is chosen on the last of four days, by indexes and towers as of its beginning."""
+    """Choose retrieval on the last of four days, with indexes and towers as of its start."""
     log, between = material(events), (T0 + 3 * DAY, T0 + 4 * DAY)
     validation = draw_requests(
         events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1]
@@ -121,7 +121,7 @@ def learned(loyal):
     return one, one.space(made.indexes[0], T0 + 3 * DAY)
 
 
-def asked(*numbers):
+def session_query(*numbers):
     offsets = np.cumsum([0, *map(len, numbers)]).astype(np.int64)
     keys = (
         hash64s(f"i{number}" for each in numbers for number in each)
@@ -137,21 +137,22 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
     space.vectors.write(tmp_path)
     served = Space(read_tower(files, space.vectors, where="here"), space.index)
     rng = np.random.default_rng(1)
-    people = asked(
+    people = session_query(
         [],
         [5],
         [999, 5],
         *(rng.integers(0, KINDS * EACH, rng.integers(1, 30)).tolist() for _ in range(300)),
     )
     requests = len(people.offsets) - 1
-    ours, theirs = space.users(people, requests), served.users(people, requests)
-    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
-    np.testing.assert_array_equal(theirs[1], theirs[2])  # a thing that it does not know is skipped
+    ours, exported = space.users(people, requests), served.users(people, requests)
+    np.testing.assert_allclose(ours, exported, atol=TOLERANCE)
+    # a thing that it does not know is skipped
+    np.testing.assert_array_equal(exported[1], exported[2])
     each = [
         served.users(Ragged(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0]
         for a, b in _ends(people)
     ]
-    np.testing.assert_allclose(np.stack(each), theirs, atol=TOLERANCE)
+    np.testing.assert_allclose(np.stack(each), exported, atol=TOLERANCE)
     request = np.repeat(np.arange(requests), 3).astype(np.intp)
     keys = hash64s(f"i{number}" for number in rng.integers(0, KINDS * EACH, len(request)))
     mine, other = (
@@ -162,13 +163,13 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
         np.testing.assert_allclose(mine[name], other[name], atol=10 * TOLERANCE)
 
 
-def test_an_export_is_held_against_the_net_on_10_000_windows_and_refused_where_it_differs(learned):
+def test_an_export_is_compared_on_10_000_windows_and_rejected_if_it_differs(learned):
     one, space = learned
     compared = []
 
-    def net(known, inside, gap):
-        compared.append(len(known))
-        return space.tower.net(known, inside, gap)
+    def net(is_learned, inside, gap):
+        compared.append(len(is_learned))
+        return space.tower.net(is_learned, inside, gap)
 
     one.files(replace(space, tower=replace(space.tower, net=net)))
     assert compared == [10_000]
@@ -197,12 +198,12 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
     )
     served = replace(made, index=replace(made.index, vectors=read))
     for numbers in ([], [5], [5, 17, 29]):
-        past = asked(numbers)
-        exact, found = (way.nearest(way.ask(past), 50).rows for way in (space, served))
-        assert np.isin(exact, found).mean() >= 0.9
+        past = session_query(numbers)
+        exact, nearest = (way.nearest(way.ask(past), 50).rows for way in (space, served))
+        assert np.isin(exact, nearest).mean() >= 0.9
 
 
-def test_no_golden_window_is_what_somebody_did(learned, loyal):
+def test_golden_windows_contain_no_user_data(learned, loyal):
     one, space = learned
     from tailorbird.retrieval.arrays import read_array
 
@@ -215,26 +216,27 @@ def test_no_golden_window_is_what_somebody_did(learned, loyal):
     assert not any(set(window) <= mine for window in of for mine in done.values())
 
 
-def test_a_tower_knows_nothing_of_what_comes_later(loyal):
+def test_a_tower_ignores_later_events(loyal):
     made = series(loyal, 1, 2)
     changed = loyal.set_column(
         loyal.column_names.index("item_id"), "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)]
     )
-    found, codes = [], Codes.of(loyal["item_id"])
+    vectors, codes = [], Codes.of(loyal["item_id"])
     for events in (loyal, changed):
         one = learner(events, made.indexes[0], replace(SMALL, steps_min=8, steps_max=8), codes)
-        found.append(
+        vectors.append(
             [
                 one.space(index, int(moment)).vectors.vectors
                 for moment, index in zip(made.moments, made.indexes, strict=True)
             ]
         )
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert not np.allclose(found[0][0], found[0][1])  # the second has learned of the day between
+    for first, second in zip(*vectors, strict=True):
+        np.testing.assert_array_equal(first, second)
+    # the second has learned of the day between
+    assert not np.allclose(vectors[0][0], vectors[0][1])
 
 
-def test_an_update_learns_as_long_as_what_there_is_asks_for(loyal):
+def test_the_steps_of_an_update_follow_the_data(loyal):
     """A first tower of little data does not decide how long the later ones learn: each goes on for
     a quarter of its own steps.
     """
@@ -262,7 +264,7 @@ def _shuffled_after(events, moment):
     return pa.array(ids.tolist())
 
 
-def test_auto_takes_vectors_where_they_find_more(loyal):
+def test_auto_chooses_vectors_if_recall_is_higher(loyal):
     choice = choose(loyal, "auto")
     assert choice.learner is not None
     assert len(choice.series.spaces) == 1
@@ -276,14 +278,14 @@ def test_auto_takes_vectors_where_they_find_more(loyal):
 
 
 def test_auto_leaves_vectors_where_nothing_follows_from_anything():
-    found = choose(log(loyal=False), "auto")
-    assert (found.learner, found.series.spaces) == (None, ())
-    assert "tables alone" in found.summary
-    assert found.retriever() is None
-    assert found.sources(SLOT) == dict(SLOT.sources)
+    choice = choose(log(loyal=False), "auto")
+    assert (choice.learner, choice.series.spaces) == (None, ())
+    assert "tables alone" in choice.summary
+    assert choice.retriever() is None
+    assert choice.sources(SLOT) == dict(SLOT.sources)
 
 
-def test_what_cannot_be_had_is_said(loyal):
+def test_unavailable_vectors_are_reported(loyal):
     made = series(loyal, 3)
     without = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="7d")])
     search = replace(SLOT, sources={"search": 10})

@@ -112,13 +112,13 @@ def keep_answers(path, last):
     lines = path.read_text().rstrip("\n").split("\n")
     shown = [place for place, line in enumerate(lines) if line.startswith('{"type":"answer"')]
     dropped = set(shown[:-last])
-    path.write_text("".join(f"{line}\n" for place, line in enumerate(lines) if place not in dropped))
+    path.write_text(
+        "".join(f"{line}\n" for place, line in enumerate(lines) if place not in dropped)
+    )
 
 
 def leak_through_device(path):
-    """Where somebody clicked, or nobody did, nearly every answer says so by its device: known
-    before, it would tell most of the target.
-    """
+    """Write a log whose device nearly always reveals whether a response was clicked."""
     lines = path.read_text().rstrip("\n").split("\n")
     clicked = set(re.findall(r'\{"type":"click".*"request_id":"(\w+)"', "\n".join(lines)))
     rng = np.random.default_rng(0)
@@ -133,14 +133,14 @@ def leak_through_device(path):
 
 
 def receive_users_later(path):
-    """As in an archive of traits that were loaded into the system that sends them, with the time of
-    each sign-up.
-    """
+    """Delay the arrival of user profiles by two days, as in a late import of dated traits."""
     lines = path.read_text().rstrip("\n").split("\n")
     for place, line in enumerate(lines):
         if line.startswith('{"type":"user"'):
             lines[place] = re.sub(
-                r'"received_at":(\d+)', lambda match: f'"received_at":{int(match[1]) + 2 * DAY}', line
+                r'"received_at":(\d+)',
+                lambda match: f'"received_at":{int(match[1]) + 2 * DAY}',
+                line,
             )
     path.write_text("".join(f"{line}\n" for line in lines))
 
@@ -155,7 +155,7 @@ def report(shop):
     return shop.train("registry")
 
 
-def test_it_says_what_it_did(report):
+def test_the_report_describes_the_training(report):
     fields = report.plain()
     assert report.version == "v0001"
     assert set(fields["results"]) == {
@@ -191,7 +191,7 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert f"events at version {read['version']}" in bundle.manifest.card
 
 
-def test_the_card_says_of_what_for_whom_and_by_whom(shop, report):
+def test_the_card_describes_data_slices_and_owner(shop, report):
     folder = shop.folder / "registry" / report.version
     card = (folder / "card.md").read_text()
     assert card == Registry(shop.folder / "registry", clock=shop.clock).verify(report.version).card
@@ -217,7 +217,7 @@ def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", page))
 
 
-def test_what_an_answer_costs_stands_beside_how_good_it_is(report):
+def test_the_report_has_cost_and_quality(report):
     costs = {one["name"]: one for one in report.plain()["serving"]}
     assert set(costs) == set(report.evaluation.figures)
     assert [one["us"] for one in report.priced] == sorted(one["us"] for one in report.priced)
@@ -287,13 +287,15 @@ def test_another_seed_gives_other_trees_of_the_same_rows(shop, report):
 
 
 @pytest.mark.slow
-def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
+def test_shuffled_labels_are_rejected_and_stored_with_the_reason(shop):
     report = shop.train("shuffled", shuffle=True)
     assert not report.promoted
     assert "over the best baseline" in report.decision.reason
     registry = Registry(shop.folder / "shuffled", clock=shop.clock)
     assert {info.version for info in registry.versions()} == {"v0001", report.instead}
-    reasons = next(info for info in registry.versions() if info.version == "v0001").metrics["decision"]
+    reasons = next(info for info in registry.versions() if info.version == "v0001").metrics[
+        "decision"
+    ]
     assert reasons == list(report.decision.reasons)
     assert report.plain()["instead"] == report.instead
 
@@ -390,13 +392,13 @@ def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
     assert again.figures[first.version]["ndcg_10"].value == judged.value
 
 
-def test_a_time_before_the_log_is_told(shop):
+def test_a_time_before_the_log_raises(shop):
     with pytest.raises(NotReadyError, match="holds no event before 1970-01-02"):
         replace(shop, clock=SimulatedClock(DAY)).train("too-early")
 
 
 @pytest.mark.slow
-def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
+def test_a_head_with_too_few_positives_is_left_out_with_a_note(shop):
     report = shop.train("share", slot=Slot("home", objective={"click": 1.0, "share": 3.0}))
     assert report.heads == ("click",)
     assert any("head share was left out: 0 positives" in note for note in report.notes)
@@ -408,24 +410,20 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
 
 
 @pytest.mark.slow
-def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(
-    tmp_path_factory, report
-):
-    told = Shop.open(tmp_path_factory.mktemp("told"), leak_through_device).train("registry")
-    notes = [note for note in told.notes if "far ahead" in note]
+def test_a_column_far_ahead_is_named_without_rejection(tmp_path_factory, report):
+    messages = Shop.open(tmp_path_factory.mktemp("told"), leak_through_device).train("registry")
+    notes = [note for note in messages.notes if "far ahead" in note]
     assert [note.split(":")[0] for note in notes] == ["column device is far ahead of all others"]
     assert re.search(
         r"alone it reaches an AUC of 0\.8\d\d for click, while no other column is above 0\.\d+; if it knows",
         notes[0],
     )
-    assert not any("looks as if" in reason for reason in told.decision.reasons)
+    assert not any("looks as if" in reason for reason in messages.decision.reasons)
     assert not [note for note in report.notes if "far ahead" in note]
 
 
 @pytest.mark.slow
-def test_attributes_of_users_that_came_in_later_than_they_are_dated_to_are_named(
-    tmp_path_factory, report
-):
+def test_backdated_user_attributes_are_named(tmp_path_factory, report):
     later = Shop.open(tmp_path_factory.mktemp("later"), receive_users_later).train("registry")
     (note,) = [note for note in later.notes if note.startswith("users: ")]
     assert "came in over an hour after the time that they are dated to" in note
@@ -467,7 +465,7 @@ def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
 
 
 @pytest.mark.slow
-def test_an_incumbent_that_does_not_predict_what_the_slot_asks_for_is_not_judged(shop):
+def test_an_incumbent_without_the_slots_heads_is_not_evaluated(shop):
     first = shop.train("lacking", slot=CLICKS)
     Registry(shop.folder / "lacking", clock=shop.clock).promote(
         first.version, by="test", why="to have an incumbent"
@@ -510,7 +508,7 @@ def test_probabilities_are_calibrated_by_what_was_best_on_the_next_day(shop, rep
     assert "isotonic" not in report.about["calibration"]["purchase"]  # a table needs more positives
 
 
-def test_calibration_is_told_for_each_slice(report):
+def test_calibration_is_reported_per_slice(report):
     head = report.evaluation.plain()["heads"]["click"]
     slices = head["calibration_slices"]
     assert slices["new users"]["rows"] + slices["known users"]["rows"] == head["rows"]
@@ -537,7 +535,7 @@ def test_without_answers_requests_are_drawn_from_the_log(shop):
 
 
 @pytest.mark.slow
-def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
+def test_a_slot_with_responses_learns_from_clicks_on_request(shop, report):
     assert "rows are logged answers" in report.notes[0]
     other = shop.train("clicks", rows="clicks", requests=1_500, test_requests=300)
     assert other.about["source"].startswith("what people chose")
@@ -591,7 +589,7 @@ def transformed(shop, **more):
 
 
 @pytest.mark.slow
-def test_a_slot_that_asks_sessions_gets_them_drawn_ranked_by_and_named_in_the_bundle(shop):
+def test_session_sources_are_drawn_ranked_and_stored_in_the_bundle(shop):
     slot = replace(HOME, sources={"session_knn": 60, "stan": 40, "popular": 100})
     report = shop.train("sessions", slot=slot, rows="clicks", requests=1_500, test_requests=300)
     assert report.about["sources"] == dict(slot.sources)
@@ -691,9 +689,7 @@ def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
 
 @pytest.mark.slow
 def test_transforms_are_learned_from_the_training_part_alone(shop):
-    """What came after the border is other data at the other time, and no label of it, nor any
-    value, is in the tables.
-    """
+    """Data after the border, and its labels, do not change the fitted transforms."""
     now = shop.clock.now()
     borders = {"validation_from": now - 3 * DAY, "test_from": now - 2 * DAY}
     encoders = []
@@ -733,13 +729,13 @@ def test_the_preset_for_nets_leaves_nothing_missing(shop):
 
 
 @pytest.mark.slow
-def test_a_transform_that_learns_from_a_head_without_labels_is_told(shop):
+def test_a_transform_on_a_head_without_labels_raises(shop):
     features = replace(shop.features, transforms=(transform("category", target("share")),))
     with pytest.raises(DeclarationError, match="learns from share, which has no labels here"):
         replace(shop, features=features).train("unlabelled")
 
 
-def test_a_lake_that_is_too_young_says_so(shop, tmp_path):
+def test_a_young_lake_raises(shop, tmp_path):
     with pytest.raises(NotReadyError, match="outcomes are known"):
         train(
             shop.features,
@@ -751,7 +747,7 @@ def test_a_lake_that_is_too_young_says_so(shop, tmp_path):
         )
 
 
-def test_borders_that_leave_a_part_empty_are_told(shop, tmp_path):
+def test_borders_that_leave_a_part_empty_raise(shop, tmp_path):
     late = TrainSettings(test_from=shop.clock.now() + DAY)
     with pytest.raises(UsageError, match=r"the .* part is empty"):
         train(

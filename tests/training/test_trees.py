@@ -70,7 +70,9 @@ def test_they_are_those_of_lightgbm_and_add_up_to_its_score(objective):
     model, matrix = _fitted(objective), _probe()
     trees = decode_trees(encode_trees(trees_of(model)), where="a test")
     contributions, base = trees.contributions(matrix)
-    expected = np.asarray(model.booster.predict(matrix, pred_contrib=True, num_iteration=model.trees))
+    expected = np.asarray(
+        model.booster.predict(matrix, pred_contrib=True, num_iteration=model.trees)
+    )
     assert trees.sets
     assert np.abs(contributions - expected[:, :-1]).max() < 1e-6
     assert abs(base - expected[0, -1]) < 1e-6

@@ -73,13 +73,15 @@ class Shop:
         )
         t = np.full(n, world.T0 + 3_600_000_000)
         keys, categorical = self.keys[item], np.zeros((n, 2), np.uint64)
-        matrix = encoder.encode(numeric, categorical, keys, np.arange(n), {"recent": past}, t, index)
+        matrix = encoder.encode(
+            numeric, categorical, keys, np.arange(n), {"recent": past}, t, index
+        )
         return matrix, sigmoid(self.worth[item] + 0.5 * x - 2)
 
 
 @pytest.mark.parametrize("rare", [False, True], ids=["frequent items alone", "and rare ones"])
 @pytest.mark.parametrize("architecture", ["dcn", "mlp"])
-def test_items_that_training_did_not_see_are_told_as_unknown(architecture, rare, index):
+def test_items_unseen_in_training_get_the_unknown_code(architecture, rare, index):
     shop = Shop(rare)
     items, watched = shop.drawn(ROWS), shop.drawn(LATER)
     encoder = shop.with_codes(items, index)
@@ -105,13 +107,13 @@ def test_items_that_training_did_not_see_are_told_as_unknown(architecture, rare,
     scores = net.score(new)["click"]
     assert log_loss(scores, new_truth) < log_loss(np.full(LATER, new_truth.mean()), new_truth)
     np.testing.assert_array_equal(scores, net.score(unknown)["click"])
-    known_items, known_items_truth = shop.rows(encoder, index, shop.rng.integers(0, FREQUENT, LATER))
-    assert log_loss(net.score(known_items)["click"], known_items_truth) < log_loss(scores, new_truth) - 0.02, (
-        "what was seen is told apart all the same"
-    )
+    seen_items, seen_truth = shop.rows(encoder, index, shop.rng.integers(0, FREQUENT, LATER))
+    assert (
+        log_loss(net.score(seen_items)["click"], seen_truth) < log_loss(scores, new_truth) - 0.02
+    ), "what was seen is told apart all the same"
 
 
-def test_values_that_no_bucket_of_a_hash_knows_are_told_as_unknown():
+def test_values_of_rare_hash_buckets_get_the_unknown_code():
     """Of a thousand buckets training fills some fifty: a new value falls into one that was never
     learned.
     """

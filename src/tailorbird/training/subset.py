@@ -322,8 +322,7 @@ class ModelComparison:
         return [self.parts.names.index(name) for name in columns]
 
     def figures(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
-        """Return the metric of each request to choose on and to evaluate on, as a mean over seeds.
-        """
+        """Return the metric of each request to choose on and to evaluate on, as a mean over seeds."""
         parts = self.parts
         sizes = (parts.choose.requests, parts.judge.requests)
         total = np.zeros(sum(sizes))

@@ -155,7 +155,7 @@ def test_targets_of_other_slots_get_labels_and_make_no_rows(routed):
         e("cart", 3 * MINUTE, "u1", "x", "r1"),
         e("cart", 3 * MINUTE, "u1", "y", "r1"),
     )
-    data = dataset(events, denominator="impression", further=["cart"])
+    data = dataset(events, denominator="impression", extra_heads=["cart"])
     assert data.items.decode(data.item) == ["x"]
     assert labelled(data, "cart") == [(0, "x")]
 

@@ -144,13 +144,13 @@ def test_guardrails_apply_despite_a_gain(same: bool) -> None:
     )
     assert "0.4 times" in reason(calibration={"click": 0.4})
     assert "4.0% of the items that people chose, less than half of the 10.0%" in reason(
-        coverage=0.04, coverage_of=0.1
+        coverage=0.04, coverage_reference=0.1
     )
 
 
 def test_probabilities_and_lists_within_bounds_are_no_matter() -> None:
     assert decision(
-        calibration={"click": 1.9, "purchase": 0.55}, coverage=0.06, coverage_of=0.1
+        calibration={"click": 1.9, "purchase": 0.55}, coverage=0.06, coverage_reference=0.1
     ).promote
 
 

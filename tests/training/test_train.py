@@ -415,7 +415,8 @@ def test_a_column_far_ahead_is_named_without_rejection(tmp_path_factory, report)
     notes = [note for note in messages.notes if "far ahead" in note]
     assert [note.split(":")[0] for note in notes] == ["column device is far ahead of all others"]
     assert re.search(
-        r"alone it reaches an AUC of 0\.8\d\d for click, while no other column is above 0\.\d+; if it knows",
+        r"alone it reaches an AUC of 0\.8\d\d for click, "
+        r"while no other column is above 0\.\d+; if it knows",
         notes[0],
     )
     assert not any("looks as if" in reason for reason in messages.decision.reasons)

@@ -69,7 +69,8 @@ def test_a_net_is_bundled_and_serves_as_trained(shop, tmp_path):
     assert "newest items" in page
     assert report.evaluation.heads["click"].auc.value > 0.5
     code = f"""import sys; from pathlib import Path; from tailorbird.ranking.bundle import Bundle
-Bundle.load(Path({str(tmp_path / "registry" / report.version)!r}), schema_hash=None); print('torch' in sys.modules)"""
+Bundle.load(Path({str(tmp_path / "registry" / report.version)!r}), schema_hash=None)
+print('torch' in sys.modules)"""
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -103,7 +103,7 @@ def test_they_are_shapley_values_by_definition():
 
 
 def _expectation(trees, row, subset):
-    """The mean over the training rows that reach each node, where the node's column is not known."""
+    """Return the mean over training rows that reach a node whose column is not in `subset`."""
 
     def below(at):
         if trees.feature[at] < 0:

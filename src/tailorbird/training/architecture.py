@@ -156,8 +156,8 @@ class FitInputs:
         if encoder is self.encoder:
             return self
         matrix, shown, served = (
-            np.ascontiguousarray(each[:, : len(encoder.names)])
-            for each in (self.matrix, self.validation_shown, self.validation_served)
+            np.ascontiguousarray(rows[:, : len(encoder.names)])
+            for rows in (self.matrix, self.validation_shown, self.validation_served)
         )
         return replace(
             self,
@@ -175,10 +175,10 @@ class FitInputs:
         """
         width = len(drop_net_columns(self.encoder).names)
         blank = [
-            each.copy() for each in (self.matrix, self.validation_shown, self.validation_served)
+            rows.copy() for rows in (self.matrix, self.validation_shown, self.validation_served)
         ]
-        for each in blank:
-            each[:, width:] = np.nan
+        for copy in blank:
+            copy[:, width:] = np.nan
         return replace(self, matrix=blank[0], validation_shown=blank[1], validation_served=blank[2])
 
 
@@ -283,7 +283,7 @@ def _word_columns(series: IndexSeries) -> tuple[Words, ...]:
 def layout_of(encoder: Encoder) -> Layout:
     """Return the role that each column of an encoder's matrix has in a net."""
     names = encoder.names
-    index_of = {name: place for place, name in enumerate(names)}
+    index_of = {name: index for index, name in enumerate(names)}
     codes = {index_of[name]: size for name, size in encoder.sizes.items()}
     past = encoder.history
     history_indices = [index_of[name] for name in past.names] if past else []
@@ -298,11 +298,11 @@ def layout_of(encoder: Encoder) -> Layout:
         else None
     )
     bags = tuple(
-        Bag(one.attribute, tuple(index_of[name] for name in one.names), one.size)
-        for one in encoder.words
+        Bag(words.attribute, tuple(index_of[name] for name in words.names), words.size)
+        for words in encoder.words
     )
-    used = {*codes, *history_indices, *(place for bag in bags for place in bag.places)}
-    numbers = tuple(place for place in range(len(names)) if place not in used)
+    used = {*codes, *history_indices, *(index for bag in bags for index in bag.places)}
+    numbers = tuple(index for index in range(len(names)) if index not in used)
     return Layout(names, numbers, codes, bags, recent, index_of.get("position", -1))
 
 
@@ -331,14 +331,14 @@ def fit_heads(
         else inputs.without_net_columns()
     )
     trees = _fit_amount_trees(inputs, tree_inputs, amount_heads, settings, progress, sample)
-    files, places = {**fitted.files, **trees.files}, {**fitted.head_files, **trees.head_files}
+    files, head_files = {**fitted.files, **trees.files}, {**fitted.head_files, **trees.head_files}
     note = "; ".join(part for part in (fitted.note, trees.note) if part)
     parity = max(fitted.parity, trees.parity)
     return replace(
         fitted,
         models={**fitted.models, **trees.models},
         files=files,
-        head_files=places,
+        head_files=head_files,
         parity=parity,
         note=note,
     )
@@ -412,7 +412,7 @@ def _fit_boosters(
 ) -> FittedHeads:
     """Fit trees for each head; `rows` replaces the rows of the training part."""
     models: dict[str, HeadModel] = {}
-    files, places, parity = {}, {}, 0.0
+    files, head_files, parity = {}, {}, 0.0
     rows = rows or Rows(
         inputs.matrix, inputs.labels, inputs.train.weight, np.diff(inputs.train.offsets)
     )
@@ -445,12 +445,18 @@ def _fit_boosters(
             progress=report_progress,
         )
         file = f"model/{head}.onnx"
-        models[head], files[file], places[head] = model, gbdt_to_onnx(model), HeadFile(file)
+        models[head], files[file], head_files[head] = model, gbdt_to_onnx(model), HeadFile(file)
         parity = max(
             parity, largest_difference(model, files[file], inputs.validation_served[sample])
         )
     return FittedHeads(
-        "gbdt", inputs.encoder, models, files, places, parity, settings.gbdt.objective == "binary"
+        "gbdt",
+        inputs.encoder,
+        models,
+        files,
+        head_files,
+        parity,
+        settings.gbdt.objective == "binary",
     )
 
 
@@ -505,7 +511,7 @@ def _fit_net(
     warm_start_note = _save_warm_start(
         fitted.deep, validation, code_keys(inputs.encoder), inputs.until, settings
     )
-    files, places = fitted.export()
+    files, head_files = fitted.export()
     importances = _permutation_importance(
         fitted,
         inputs.encoder,
@@ -519,11 +525,11 @@ def _fit_net(
         largest_difference(
             models[head], files[head_file.file], inputs.validation_served[sample], head_file.column
         )
-        for head, head_file in places.items()
+        for head, head_file in head_files.items()
     )
     note = "; ".join(each for each in (start.summary, warm_start_note) if each)
     return FittedHeads(
-        architecture, inputs.encoder, models, files, places, max(differences), True, note
+        architecture, inputs.encoder, models, files, head_files, max(differences), True, note
     )
 
 
@@ -582,16 +588,18 @@ def code_keys(encoder: Encoder) -> dict[int, npt.NDArray[np.uint64]]:
 
     Hashed columns have no keys and are left out.
     """
-    index_of = {name: place for place, name in enumerate(encoder.names)}
-    keys_by_index = {index_of[each.name]: each.keys for each in encoder.vocabularies}
+    index_of = {name: index for index, name in enumerate(encoder.names)}
+    keys_by_index = {
+        index_of[vocabulary.name]: vocabulary.keys for vocabulary in encoder.vocabularies
+    }
     keys_by_index |= {
-        index_of[one.name]: one.steps[-1].keys
-        for one in encoder.transforms
-        if one.size and isinstance(one.steps[-1], Codes)
+        index_of[transform.name]: transform.steps[-1].keys
+        for transform in encoder.transforms
+        if transform.size and isinstance(transform.steps[-1], Codes)
     }
     if encoder.history:
         keys_by_index[index_of[encoder.history.names[0]]] = encoder.history.keys
-    return {place: np.array(keys, np.uint64) for place, keys in keys_by_index.items()}
+    return {index: np.array(keys, np.uint64) for index, keys in keys_by_index.items()}
 
 
 def _permutation_importance(
@@ -604,25 +612,27 @@ def _permutation_importance(
     """
     names = encoder.names
     group_of = dict.fromkeys(encoder.history.names[1:] if encoder.history else (), "newest items")
-    group_of |= {name: f"words of {one.attribute}" for one in encoder.words for name in one.names}
+    group_of |= {
+        name: f"words of {words.attribute}" for words in encoder.words for name in words.names
+    }
     groups: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        groups.setdefault(group_of.get(name, name), []).append(place)
+    for index, name in enumerate(names):
+        groups.setdefault(group_of.get(name, name), []).append(index)
     rng = np.random.default_rng(seed)
-    before = model.score(matrix)
-    shifts: dict[str, dict[str, float]] = {head: {} for head in before}
-    for name, places in groups.items():
+    outputs = model.score(matrix)
+    shifts: dict[str, dict[str, float]] = {head: {} for head in outputs}
+    for name, columns in groups.items():
         shuffled = matrix.copy()
-        shuffled[:, places] = matrix[rng.permutation(len(matrix))][:, places]
+        shuffled[:, columns] = matrix[rng.permutation(len(matrix))][:, columns]
         for head, after in model.score(shuffled).items():
-            shifts[head][name] = float(np.abs(after - before[head]).mean())
-    total = {head: max(sum(each.values()), 1e-12) for head, each in shifts.items()}
+            shifts[head][name] = float(np.abs(after - outputs[head]).mean())
+    total = {head: max(sum(by_column.values()), 1e-12) for head, by_column in shifts.items()}
     return {
         head: {
             name: value / total[head]
-            for name, value in sorted(each.items(), key=lambda entry: -entry[1])
+            for name, value in sorted(by_column.items(), key=lambda entry: -entry[1])
         }
-        for head, each in shifts.items()
+        for head, by_column in shifts.items()
     }
 
 

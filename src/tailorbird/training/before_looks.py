@@ -77,7 +77,9 @@ def move_before_visits(
     Raises:
         NotReadyError: every visit began before the attribution window.
     """
-    visits = _ItemVisits.of(events, data, [each for each in INTERACTION_TYPES if each != type_])
+    visits = _ItemVisits.of(
+        events, data, [type_name for type_name in INTERACTION_TYPES if type_name != type_]
+    )
     visit_rows = visits.visit_rows(data)
     if (share := float(np.mean(visit_rows >= 0))) < MOVED_SHARE_MIN:
         return None

@@ -91,7 +91,7 @@ def drift(before: Ints, after: Ints, size: int) -> float:
     Σ (q − p) · ln(q / p), with half a count added to each bin. By convention, below 0.1 is stable
     and above 0.25 is another population. Chance alone gives about bins · (1/n + 1/m).
     """
-    p, q = (totals(each, np.ones(len(each)), size) + 0.5 for each in (before, after))
+    p, q = (totals(bins, np.ones(len(bins)), size) + 0.5 for bins in (before, after))
     used = p + q > 1.0
     p, q = p[used] / p[used].sum(), q[used] / q[used].sum()
     return float(((q - p) * np.log(q / p)).sum())

@@ -93,7 +93,8 @@ class Bootstrap:
     def ratio(self, numerator: Floats, denominator: Floats) -> Interval:
         """Return Σ numerator ÷ Σ denominator, both by request, with its interval."""
         sums = np.stack(
-            [totals(self.person, each, self.people) for each in (numerator, denominator)], axis=1
+            [totals(self.person, amounts, self.people) for amounts in (numerator, denominator)],
+            axis=1,
         )
         draws = self._resample(sums)
         centre = sums.sum(axis=0)

@@ -88,7 +88,9 @@ def render_model_card(
             ]
         ),
         "## Limits",
-        "\n".join(f"- {each}" for each in (*notes, *describe_limits(evaluation), *GENERAL_LIMITS)),
+        "\n".join(
+            f"- {limit}" for limit in (*notes, *describe_limits(evaluation), *GENERAL_LIMITS)
+        ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -97,14 +99,14 @@ def describe_limits(evaluation: Evaluation) -> list[str]:
     """Describe slices where the model is weak, too small or badly calibrated."""
     best, notes = evaluation.best_baseline, []
     for name, (count, figures) in evaluation.slices.items():
-        ours = figures[evaluation.model].value
+        model_value = figures[evaluation.model].value
         if not count:
             notes.append(f"{name}: none in the test part, so nothing is known of them")
         elif count < SLICE_REQUESTS_MIN:
             notes.append(f"{name}: only {count:,} requests, so its figure says little")
-        elif best and figures[best].value > ours:
+        elif best and figures[best].value > model_value:
             notes.append(
-                f"{name}: {best} orders them better ({figures[best].value:.4f} against {ours:.4f})"
+                f"{name}: {best} orders them better ({figures[best].value:.4f} against {model_value:.4f})"
             )
     for head, head_figures in evaluation.heads.items():
         for name, slice_ in head_figures.slices.items():
@@ -148,18 +150,18 @@ def _head_line(name: str, head: HeadFigures) -> str:
 
 
 def _amount_lines(evaluation: Evaluation) -> list[str]:
-    return [f"- {name}: {each.told}" for name, each in evaluation.amounts.items()]
+    return [f"- {name}: {figures.told}" for name, figures in evaluation.amounts.items()]
 
 
 def _calibration_table(name: str, head: HeadFigures) -> str:
     rows = []
-    for slice_, each in head.slices.items():
-        count = each.count.sum()
+    for slice_, calibration in head.slices.items():
+        count = calibration.count.sum()
         means = (
-            f"{np.nansum(each.count * value) / count:.4f}"
-            for value in (each.predicted, each.observed)
+            f"{np.nansum(calibration.count * value) / count:.4f}"
+            for value in (calibration.predicted, calibration.observed)
         )
-        rows.append((slice_, f"{count:,.0f}", *means, f"{each.debiased:.4f}"))
+        rows.append((slice_, f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"))
     return _table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
 
 
@@ -171,8 +173,8 @@ def _table(header: Sequence[str], rows: Any) -> str:
 def _table_versions(about: Mapping[str, Any]) -> str:
     """Describe the table versions that were read, from which the rows can be rebuilt."""
     versions = ", ".join(
-        f"{name} at version {each['version']}"
-        for name, each in about.get("lake", {}).items()
+        f"{name} at version {table['version']}"
+        for name, table in about.get("lake", {}).items()
         if name in _TABLES
     )
     return f"Read {versions}; digest of the rows {about['rows_digest']}." if versions else ""

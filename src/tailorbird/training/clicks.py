@@ -155,8 +155,8 @@ def sample_negatives(
     """
     drawn = list(draw_candidates(data, replay, scheme, negatives=negatives, progress=progress))
     positives, recalled = (
-        sum(each.positives for each in drawn),
-        sum(each.recalled for each in drawn),
+        sum(chunk.positives for chunk in drawn),
+        sum(chunk.recalled for chunk in drawn),
     )
     if not recalled:
         problem = (
@@ -166,8 +166,8 @@ def sample_negatives(
         raise NotReadyError(
             problem, fix="import more history, widen the window, or add sources to the slot"
         )
-    dataset, _ = concat_datasets([each.data for each in drawn])
-    candidates = sum(each.data.scheme["candidates"] for each in drawn)
+    dataset, _ = concat_datasets([chunk.data for chunk in drawn])
+    candidates = sum(chunk.data.scheme["candidates"] for chunk in drawn)
     description = {
         "rows": "candidates of the slot's sources",
         "requests": dataset.requests,
@@ -283,7 +283,7 @@ def _label_candidates(
     order = time_order(rows)
     if not bool(np.all(np.diff(order) == 1)):
         rows = rows.take(order)
-        slates = {name: each.take(order) for name, each in part.slates.items()}
+        slates = {name: slate.take(order) for name, slate in part.slates.items()}
         return DrawnRequests(rows, slates, len(truth), int(is_candidate.sum()))
     return DrawnRequests(rows, part.slates, len(truth), int(is_candidate.sum()))
 

@@ -45,8 +45,8 @@ def judged(material: Material, part: Dataset, replay: Replay) -> Judged:
         live, values = replay.read_live_columns(part)
         return Judged(replace(part, live=live), values, {})
     drawn = list(draw_candidates(part, replay, material.scheme))
-    slates = concat_slates([each.slates for each in drawn])
-    rows, order = concat_datasets([each.data for each in drawn])
+    slates = concat_slates([chunk.slates for chunk in drawn])
+    rows, order = concat_datasets([chunk.data for chunk in drawn])
     return Judged(
-        material.add_labels(rows), {}, {name: each.take(order) for name, each in slates.items()}
+        material.add_labels(rows), {}, {name: slate.take(order) for name, slate in slates.items()}
     )

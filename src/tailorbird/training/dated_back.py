@@ -89,9 +89,9 @@ def _mark_without_history(
     mask = doubtful.to_numpy().astype(bool)
     if not mask.any() or "properties" not in events.column_names:
         return np.zeros(len(mask), bool), frozenset()
-    some = events.select([_IDS[entity], "ts", "properties"]).filter(doubtful)
+    profiles = events.select([_IDS[entity], "ts", "properties"]).filter(doubtful)
     mask[mask], names = _rows_without_history(
-        some.select([_IDS[entity], "ts"]), some["properties"].to_pylist()
+        profiles.select([_IDS[entity], "ts"]), profiles["properties"].to_pylist()
     )
     return mask, names
 

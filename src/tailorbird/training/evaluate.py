@@ -79,12 +79,12 @@ def evaluate_scorers(
                 predictions, scores[name] = scorer(piece)
                 heads = predictions if name == model else heads
             count, piece_rows = piece.part.requests, slice(rows, rows + piece.part.rows)
-            scores |= {name: each[piece_rows] for name, each in values.items()}
+            scores |= {name: column[piece_rows] for name, column in values.items()}
             evaluator.add(
                 piece.part,
                 scores,
                 heads,
-                {name: _slice_slates(each, done, count) for name, each in drawn.slates.items()},
+                {name: _slice_slates(slate, done, count) for name, slate in drawn.slates.items()},
             )
             done, rows = done + count, rows + piece.part.rows
         positives, recalled = positives + drawn.positives, recalled + drawn.recalled
@@ -117,7 +117,7 @@ def _test_chunks(
         row_range = slice(rows.offsets[requests[0]], rows.offsets[requests[-1] + 1])
         yield (
             DrawnRequests(rows.take(requests), {}, 0, 0),
-            {name: each[row_range] for name, each in values.items()},
+            {name: column[row_range] for name, column in values.items()},
         )
 
 
@@ -250,7 +250,7 @@ def evaluate(
 def merge_live_columns(columns: Sequence[LiveColumns]) -> LiveColumns:
     """Return the live columns that any of several models reads."""
     sources = dict.fromkeys(name for live in columns for name in live.candidates.sources)
-    similar = {one.name: one for live in columns for one in live.similarities}
+    similar = {similarity.name: similarity for live in columns for similarity in live.similarities}
     return LiveColumns(CandidateColumns(tuple(sources)), tuple(similar.values()))
 
 

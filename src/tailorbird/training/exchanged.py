@@ -93,22 +93,22 @@ def _pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
 def _answer_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
     """Return the kind of each response."""
     count = int(answer[-1]) + 1
-    own, chance = answer[drawn], propensity[drawn]
+    drawn_answer, chance = answer[drawn], propensity[drawn]
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
-    np.minimum.at(low, own, chance)
-    np.maximum.at(high, own, chance)
-    some = np.isfinite(low)
-    low, high = np.where(some, low, 1.0), np.where(some, high, 1.0)
+    np.minimum.at(low, drawn_answer, chance)
+    np.maximum.at(high, drawn_answer, chance)
+    has_draws = np.isfinite(low)
+    low, high = np.where(has_draws, low, 1.0), np.where(has_draws, high, 1.0)
     size, lows, highs = (
-        np.bincount(own[which], minlength=count)
+        np.bincount(drawn_answer[which], minlength=count)
         for which in (
             slice(None),
-            np.abs(chance - low[own]) < _SAME,
-            np.abs(chance - high[own]) < _SAME,
+            np.abs(chance - low[drawn_answer]) < _SAME,
+            np.abs(chance - high[drawn_answer]) < _SAME,
         )
     )
-    equal = some & (high - low < _SAME)
-    two = some & ~equal & (lows + highs == size)
+    equal = has_draws & (high - low < _SAME)
+    two = has_draws & ~equal & (lows + highs == size)
 
     adds_up = (two | equal) & (np.abs(low + high - 1.0) < _SAME)
     upper = np.flatnonzero(pair)
@@ -120,7 +120,7 @@ def _answer_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -
     )
 
     pool = (1.0 - high) / np.maximum(low, 1e-12)
-    several = some & ~equal & ~swaps
+    several = has_draws & ~equal & ~swaps
     is_single = (
         several
         & two

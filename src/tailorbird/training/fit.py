@@ -185,7 +185,7 @@ def fit(
         fitted_heads = fit_heads(ground, settings, progress, sample)
     encoder, served = fitted_heads.encoder, served[:, : len(fitted_heads.encoder.names)]
     chosen = fitted_heads.calibrations(fitted_heads.score(served), parts.validation, label_window)
-    calibration = {head: each.calibration for head, each in chosen.items()}
+    calibration = {head: choice.calibration for head, choice in chosen.items()}
     notes += [fitted_heads.note] if fitted_heads.note else []
     files = (
         fitted_heads.architecture,
@@ -342,7 +342,9 @@ def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
     """Weight clicks of the training part by the examination of their position; add a note."""
     train = parts.train
     examined = examination(train.position, train.labels[head] > 0, train.propensity, train.request)
-    positive = np.logical_or.reduce([train.labels[each] > 0 for each in of_items(train.labels)])
+    positive = np.logical_or.reduce(
+        [train.labels[head_name] > 0 for head_name in of_items(train.labels)]
+    )
     weight = train.weight * click_weights(examined, train.position, positive)
     chances = ", ".join(f"{chance:.2f}" for chance in examined.chance)
     return replace(

@@ -66,8 +66,8 @@ def giveaways(
     if not 0 < np.count_nonzero(label) < len(label):
         return LeakageReport(leaks, {})
     sample = _sample_rows(label)
-    for place, name in enumerate(columns):
-        column = matrix[:, place]
+    for index, name in enumerate(columns):
+        column = matrix[:, index]
         best = 0.0
         for measure, compute_auc in (
             ("its value", lambda column=column: order_auc(column, label)),
@@ -125,8 +125,8 @@ def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
     positive = label > 0
     half = (np.arange(len(label)) * STRETCHES // max(len(label), 1)) % 2 == 0
     if any(
-        np.count_nonzero(each & part) < CLASS_ROWS_MIN
-        for each in (positive, ~positive)
+        np.count_nonzero(class_rows & part) < CLASS_ROWS_MIN
+        for class_rows in (positive, ~positive)
         for part in (half, ~half)
     ):
         return 0.5
@@ -151,7 +151,9 @@ def _sample_rows(label: npt.NDArray) -> npt.NDArray[np.intp]:
     """Return a sample of rows with the same AUC: each class is thinned out evenly."""
     positive = label > 0
     parts = [(np.flatnonzero(positive), POSITIVES_MAX), (np.flatnonzero(~positive), NEGATIVES_MAX)]
-    return np.sort(np.concatenate([rows[:: -(-len(rows) // most) or 1] for rows, most in parts]))
+    return np.sort(
+        np.concatenate([rows[:: -(-len(rows) // rows_max) or 1] for rows, rows_max in parts])
+    )
 
 
 def _bin_edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> Floats:
@@ -161,11 +163,11 @@ def _bin_edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_])
     for value in (column[is_present], column[is_present & positive]):
         if len(value):
             values, counts = np.unique(value.astype(np.float64), return_counts=True)
-            most = values[np.argsort(-counts, kind="stable")[:BINS]]
+            frequent = values[np.argsort(-counts, kind="stable")[:BINS]]
             placed = np.searchsorted(np.cumsum(counts), np.linspace(0, len(value), BINS + 1)[1:-1])
             edges += [
-                most,
-                np.nextafter(most, -np.inf),
+                frequent,
+                np.nextafter(frequent, -np.inf),
                 values[placed],
                 np.nextafter(values[:1], -np.inf),
                 values[-1:],

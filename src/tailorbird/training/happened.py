@@ -55,7 +55,9 @@ class OutcomeIndex:
         pair = person * self._items + data.item
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         start, end = (
-            np.searchsorted(self._packed, (code << self._bits) | np.searchsorted(self._times, at))
-            for at in (t, t + span)
+            np.searchsorted(
+                self._packed, (code << self._bits) | np.searchsorted(self._times, bound)
+            )
+            for bound in (t, t + span)
         )
         return start, np.where((self._pairs[code] == pair) & (person >= 0), end, start)

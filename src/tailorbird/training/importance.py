@@ -64,11 +64,11 @@ class Permuter:
         permuted = np.ascontiguousarray(self.rows.matrix[:, self.columns])
         split = self.model.booster.feature_importance("split", iteration=self.model.trees)
         used = {column for column, times in zip(self.columns, split, strict=True) if times}
-        places = [
+        indices = [
             (list(self.columns).index(member), member) for member in members if member in used
         ]
         drop = np.zeros(self.rows.requests)
-        if not places:
+        if not indices:
             return np.where(np.isnan(baseline), np.nan, drop)
         original = permuted.copy()
         for repeat in range(self.repeats):
@@ -77,8 +77,8 @@ class Permuter:
                 shuffle_within_requests(self.rows.request, rng),
                 shuffle_across_requests(self.rows.offsets, rng),
             )
-            for place, member in places:
-                permuted[:, place] = original[across if self.of_request[member] else inside, place]
+            for index, member in indices:
+                permuted[:, index] = original[across if self.of_request[member] else inside, index]
             drop += baseline - quality(self.model, permuted, self.rows)
         return drop / self.repeats
 

@@ -146,8 +146,8 @@ def _explain_missing_state(
         return "the trainings before it know as much, or more"
     states = [
         state
-        for each in sorted(warm.glob(f"{architecture}-*"))
-        if (state := newest_meta(each)) is not None
+        for folder in sorted(warm.glob(f"{architecture}-*"))
+        if (state := newest_meta(folder)) is not None
     ]
     if states:
         last = max(states, key=lambda state: state.trained_until)
@@ -167,9 +167,9 @@ def _describe_differences(
     from tailorbird.models.deep.warm import SHAPES
 
     differences = []
-    if lost := [head for head in last.heads if head not in heads]:
+    if dropped := [head for head in last.heads if head not in heads]:
         differences.append(
-            f"learned {', '.join(lost)} too, which this one cannot or is not asked to"
+            f"learned {', '.join(dropped)} too, which this one cannot or is not asked to"
         )
     if gained := [head for head in heads if head not in last.heads]:
         differences.append(f"did not learn {', '.join(gained)}")

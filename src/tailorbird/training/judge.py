@@ -62,8 +62,8 @@ class HeadFigures:
         """Return the ratio of the mean prediction to the observed mean."""
         rows = self.calibration.count
         predicted, observed = (
-            float(np.nansum(rows * each))
-            for each in (self.calibration.predicted, self.calibration.observed)
+            float(np.nansum(rows * rates))
+            for rates in (self.calibration.predicted, self.calibration.observed)
         )
         return predicted / max(observed, 1e-12)
 
@@ -122,7 +122,7 @@ class Evaluation:
                 name: [step.to_dict() for step in steps] for name, steps in self.cold.items()
             },
             "heads": {name: _head_to_dict(head) for name, head in self.heads.items()},
-            "amounts": {name: each.to_dict() for name, each in self.amounts.items()},
+            "amounts": {name: figures.to_dict() for name, figures in self.amounts.items()},
             "requests": self.requests,
             "people": self.people,
             "rows": self.rows,
@@ -199,7 +199,7 @@ class Judge:
                 part.t,
             )
         self._chosen_items[positives.item] = True
-        done = sum(len(each) for each in self._person)
+        done = sum(len(part_persons) for part_persons in self._person)
         for head, probability in (probabilities or {}).items():
             # A bundle may predict heads of other slots, which have no labels here.
             if head in part.labels and self._rows < HEAD_ROWS_MAX:
@@ -255,11 +255,11 @@ class Judge:
             subsets[figure] = ranked.only(mask[item[ranked.row]], subset_missed)
         step = assign_steps(self._history.by_item.count(item[ranked.row], t, ranked.request))
         step_missed = assign_steps(self._history.by_item.count(missed.item, t, missed.request))
-        for place, events in enumerate(STEP_LABELS):
+        for step_index, events in enumerate(STEP_LABELS):
             subset_missed = np.bincount(
-                missed.request[step_missed == place], minlength=len(offsets) - 1
+                missed.request[step_missed == step_index], minlength=len(offsets) - 1
             )
-            subsets[f"items {events}"] = ranked.only(step == place, subset_missed)
+            subsets[f"items {events}"] = ranked.only(step == step_index, subset_missed)
         for figure, value in _listwise_figures(ranked, subsets, item, self._share).items():
             self._values[name][figure].append(value)
         shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
@@ -279,12 +279,12 @@ class Judge:
             for name, figures in self._values.items()
         }
         figures = {
-            name: self._model_figures(name, each, bootstrap) for name, each in values.items()
+            name: self._model_figures(name, figures, bootstrap) for name, figures in values.items()
         }
         model_values = values[model][PRIMARY]
         differences = {
-            name: bootstrap.difference(model_values, each[PRIMARY])
-            for name, each in values.items()
+            name: bootstrap.difference(model_values, figures[PRIMARY])
+            for name, figures in values.items()
             if name != model
         }
         has_positives = np.isfinite(model_values)
@@ -314,11 +314,14 @@ class Judge:
         """Return the cold-start curves of users and of items."""
         step = np.concatenate(self._step)
         people = [
-            {name: np.where(step == place, each[PRIMARY], np.nan) for name, each in values.items()}
-            for place in range(len(STEP_LABELS))
+            {
+                name: np.where(step == step_index, figures[PRIMARY], np.nan)
+                for name, figures in values.items()
+            }
+            for step_index in range(len(STEP_LABELS))
         ]
         items = [
-            {name: each[f"items {events}"] for name, each in values.items()}
+            {name: figures[f"items {events}"] for name, figures in values.items()}
             for events in STEP_LABELS
         ]
         return {
@@ -340,7 +343,7 @@ class Judge:
     def _slice_masks(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Return the mask of the requests in each slice."""
         new = np.concatenate(self._step) == 0
-        device = np.array([each or "unknown" for part in self._device for each in part])
+        device = np.array([name or "unknown" for part in self._device for name in part])
         names, counts = np.unique(device, return_counts=True)
         devices = names[np.argsort(-counts)][:DEVICES_MAX] if len(names) > 1 else []
         slice_names = np.array(self._slice_names)
@@ -356,13 +359,13 @@ class Judge:
     ) -> dict[str, tuple[int, dict[str, Interval]]]:
         slices: dict[str, tuple[int, dict[str, Interval]]] = {}
         for name, mask in self._slice_masks.items():
-            masked = [np.where(mask, each[PRIMARY], np.nan) for each in values.values()]
+            masked = [np.where(mask, figures[PRIMARY], np.nan) for figures in values.values()]
             count = int(np.isfinite(masked[0]).sum())
             if count:
                 slices[name] = (count, dict(zip(values, bootstrap.means(masked), strict=True)))
         # These slices are always reported, since an empty one matters too.
         for name, figure in (("long-tail items", "tail"), ("new items", "new")):
-            figure_values = [each[figure] for each in values.values()]
+            figure_values = [figures[figure] for figures in values.values()]
             slices[name] = (
                 int(np.isfinite(figure_values[0]).sum()),
                 dict(zip(values, bootstrap.means(figure_values), strict=True)),
@@ -381,10 +384,10 @@ class _Positives:
 
 
 def _collect_positives(part: Dataset, gain: Floats, missed_gain: float) -> _Positives:
-    at = np.flatnonzero(gain > 0)
-    request = np.concatenate([part.request[at], part.missed.request])
-    item = np.concatenate([part.item[at], part.missed.item])
-    gains = np.concatenate([gain[at], np.full(len(part.missed.item), missed_gain)])
+    positive_rows = np.flatnonzero(gain > 0)
+    request = np.concatenate([part.request[positive_rows], part.missed.request])
+    item = np.concatenate([part.item[positive_rows], part.missed.item])
+    gains = np.concatenate([gain[positive_rows], np.full(len(part.missed.item), missed_gain)])
     order = np.lexsort((item, request))
     return _Positives(request[order], item[order], gains[order], max(len(part.items), 1))
 
@@ -402,10 +405,16 @@ def _score_slate(
         positives.request * positives.items + positives.item,
         request * positives.items + slate.item,
     )
-    at = np.minimum(np.searchsorted(positive_keys, slate_keys), max(len(positive_keys) - 1, 0))
-    hit = positive_keys[at] == slate_keys if len(positive_keys) else np.zeros(len(slate_keys), bool)
+    index = np.minimum(np.searchsorted(positive_keys, slate_keys), max(len(positive_keys) - 1, 0))
+    hit = (
+        positive_keys[index] == slate_keys
+        if len(positive_keys)
+        else np.zeros(len(slate_keys), bool)
+    )
     gain = (
-        np.where(hit, positives.gain[at], 0.0) if len(positive_keys) else np.zeros(len(slate_keys))
+        np.where(hit, positives.gain[index], 0.0)
+        if len(positive_keys)
+        else np.zeros(len(slate_keys))
     )
     is_missed = ~np.isin(positive_keys, slate_keys)
     return (
@@ -418,8 +427,8 @@ def _score_slate(
 
 def shares(history: History, before: int) -> Floats:
     """Return the share of interactions of each item before a moment, shape (items,)."""
-    seen = history.interactions.before(before)
-    count = np.bincount(seen.item[seen.item >= 0], minlength=seen.items).astype(np.float64)
+    earlier = history.interactions.before(before)
+    count = np.bincount(earlier.item[earlier.item >= 0], minlength=earlier.items).astype(np.float64)
     return count / max(count.sum(), 1.0)
 
 
@@ -434,7 +443,7 @@ def _listwise_figures(
         "mrr": metrics.reciprocal_rank(ranked),
         "list_auc": metrics.list_auc(ranked),
         f"novelty_{K}": np.where(has_positives, metrics.novelty(ranked, item, share), np.nan),
-        **{name: metrics.ndcg(each, K) for name, each in subsets.items()},
+        **{name: metrics.ndcg(lists, K) for name, lists in subsets.items()},
     }
 
 
@@ -485,7 +494,7 @@ def _head_to_dict(head: HeadFigures) -> dict[str, Any]:
         "log_loss_mean": round_finite(head.log_loss_mean),
         "calibration_error_debiased": round_finite(head.calibration.debiased),
     }
-    slices = {name: _calibration_to_dict(each) for name, each in head.slices.items()}
+    slices = {name: _calibration_to_dict(calibration) for name, calibration in head.slices.items()}
     return {
         **figures,
         **scalars,

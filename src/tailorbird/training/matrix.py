@@ -91,7 +91,9 @@ def encode_rows(
     """
     part, rows = piece.part, piece.rows
     columns = (
-        {} if part.live is None else {name: part.live[:, at] for at, name in enumerate(live.names)}
+        {}
+        if part.live is None
+        else {name: part.live[:, index] for index, name in enumerate(live.names)}
     )
     index_position = series.place_of(part.t)
     assert np.all(index_position >= 0)

@@ -350,10 +350,10 @@ def _rank_chunk(
     rank = np.zeros(len(list_index), np.int64)
     for turn in range(int(nth.max(initial=-1)) + 1):
         current = np.flatnonzero(nth == turn)
-        own, at = list_index[current], column_index[current]
-        mark, mark_tie = score[own, at][:, None], tie[own, at][:, None]
-        ahead = (score[own] > mark) | ((score[own] == mark) & (tie[own] < mark_tie))
-        rank[current] = 1 + (ahead & ~padding[own]).sum(axis=1)
+        list_row, position = list_index[current], column_index[current]
+        mark, mark_tie = score[list_row, position][:, None], tie[list_row, position][:, None]
+        ahead = (score[list_row] > mark) | ((score[list_row] == mark) & (tie[list_row] < mark_tie))
+        rank[current] = 1 + (ahead & ~padding[list_row]).sum(axis=1)
     return rows[list_index, column_index], rank
 
 

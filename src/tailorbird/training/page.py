@@ -79,8 +79,8 @@ def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> 
     """Render a table from HTML cells; rows marked true are highlighted."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(
-        f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for cells, ours in rows
+        f"<tr{' class=ours' if highlighted else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for cells, highlighted in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -100,10 +100,10 @@ def splits_table(label: str, splits: Sequence[Mapping[str, Any]]) -> str:
         (
             [
                 str(number),
-                one["learned_until"][:16],
-                f"{one['judged_from'][:16]} … {one['judged_to'][:16]}",
+                split["learned_until"][:16],
+                f"{split['judged_from'][:16]} … {split['judged_to'][:16]}",
                 *(
-                    f"{one[name]:,}"
+                    f"{split[name]:,}"
                     for name in (
                         "requests_learned",
                         "requests_judged",
@@ -114,7 +114,7 @@ def splits_table(label: str, splits: Sequence[Mapping[str, Any]]) -> str:
             ],
             False,
         )
-        for number, one in enumerate(splits, 1)
+        for number, split in enumerate(splits, 1)
     ]
     return table(header, rows)
 
@@ -122,13 +122,13 @@ def splits_table(label: str, splits: Sequence[Mapping[str, Any]]) -> str:
 def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) -> str:
     """Render calibration by slice: rows, mean predicted, mean observed, calibration error."""
     rows = []
-    for name, each in slices.items():
-        count = each.count.sum()
+    for name, calibration in slices.items():
+        count = calibration.count.sum()
         means = [
-            f"{np.nansum(each.count * value) / count:.4f}"
-            for value in (each.predicted, each.observed)
+            f"{np.nansum(calibration.count * value) / count:.4f}"
+            for value in (calibration.predicted, calibration.observed)
         ]
-        rows.append(([escape(name), f"{count:,.0f}", *means, f"{each.debiased:.4f}"], False))
+        rows.append(([escape(name), f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"], False))
     return table([*header, "calibration error, debiased"], rows)
 
 

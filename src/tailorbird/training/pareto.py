@@ -101,18 +101,20 @@ def price_models(evaluation: Evaluation, us: Mapping[str, float]) -> list[Priced
     quality = {name: evaluation.figures[name][PRIMARY] for name in names}
 
     def find_dominating(name: str) -> str:
-        mine = (quality[name].value, -us[name])
-        above = [other for other in names if _dominates((quality[other].value, -us[other]), mine)]
+        own_price = (quality[name].value, -us[name])
+        above = [
+            other for other in names if _dominates((quality[other].value, -us[other]), own_price)
+        ]
         return max(above, key=lambda other: quality[other].value, default="")
 
     return sorted(
         (PricedModel(name, us[name], quality[name], find_dominating(name)) for name in names),
-        key=lambda one: one.us,
+        key=lambda model: model.us,
     )
 
 
-def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] >= other[0] and one[1] >= other[1]
+def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    return first != second and first[0] >= second[0] and first[1] >= second[1]
 
 
 def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
@@ -123,29 +125,33 @@ def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
     """
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    for one in models:
-        colour = OURS if one["name"] == model else OTHERS
-        if one[f"{PRIMARY}_low"] is not None:
+    for entry in models:
+        colour = OURS if entry["name"] == model else OTHERS
+        if entry[f"{PRIMARY}_low"] is not None:
             axes.plot(
-                [one["us"]] * 2,
-                [one[f"{PRIMARY}_low"], one[f"{PRIMARY}_high"]],
+                [entry["us"]] * 2,
+                [entry[f"{PRIMARY}_low"], entry[f"{PRIMARY}_high"]],
                 color=colour,
                 linewidth=1,
             )
         axes.plot(
-            [one["us"]], [one[PRIMARY]], "o" if one["on_front"] else "x", color=colour, markersize=5
+            [entry["us"]],
+            [entry[PRIMARY]],
+            "o" if entry["on_front"] else "x",
+            color=colour,
+            markersize=5,
         )
         axes.annotate(
-            one["name"],
-            (one["us"], one[PRIMARY]),
+            entry["name"],
+            (entry["us"], entry[PRIMARY]),
             textcoords="offset points",
             xytext=(5, 3),
             fontsize=7,
         )
-    front = [one for one in models if one["on_front"]]
+    front = [entry for entry in models if entry["on_front"]]
     axes.step(
-        [one["us"] for one in front],
-        [one[PRIMARY] for one in front],
+        [entry["us"] for entry in front],
+        [entry[PRIMARY] for entry in front],
         where="post",
         color=OURS,
         linewidth=0.8,

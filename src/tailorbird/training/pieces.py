@@ -87,9 +87,9 @@ def write_matrix_files(
     """Write the rows that a net learns from to files; one chunk is in memory at a time."""
 
     def iterate_blocks() -> Iterator[Rows]:
-        at = 0
+        start = 0
         for piece in pieces.chunks:
-            row_range = slice(at, at := at + piece.part.rows)
+            row_range = slice(start, start := start + piece.part.rows)
             encodings = {name: column[row_range] for name, column in learned.items()}
             matrix = encode_rows(
                 piece, encoder, series, position=position, learned=encodings, live=live
@@ -107,11 +107,13 @@ def sample_blocks(rows: Blocks, rows_max: int = SAMPLE_ROWS_MAX) -> Rows:
     """Return blocks spread evenly over all rows: at most `rows_max` rows, at least one block."""
     count = max(1, min(len(rows.sizes), rows_max // max(max(rows.sizes, default=1), 1)))
     blocks = [
-        rows.block(place)
-        for place in dict.fromkeys(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())
+        rows.block(block_index)
+        for block_index in dict.fromkeys(
+            np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist()
+        )
     ]
     label = np.concatenate([block.labels for block in blocks])
-    labels = {head: label[:, place] for place, head in enumerate(rows.heads)}
+    labels = {head: label[:, column] for column, head in enumerate(rows.heads)}
     return Rows(
         np.concatenate([block.matrix for block in blocks]),
         labels,
@@ -123,16 +125,16 @@ def _map_rows(rows: BackfilledRows, categorical: Keys, folder: Path) -> Backfill
     folder.mkdir()
     sequences = {
         name: RaggedSequence(
-            each.offsets,
-            _map_array(each.item, folder / f"{place}-item.npy"),
-            _map_array(each.type, folder / f"{place}-type.npy"),
-            _map_array(each.ts, folder / f"{place}-ts.npy"),
+            sequence.offsets,
+            _map_array(sequence.item, folder / f"{sequence_index}-item.npy"),
+            _map_array(sequence.type, folder / f"{sequence_index}-type.npy"),
+            _map_array(sequence.ts, folder / f"{sequence_index}-ts.npy"),
             {
-                key: _map_array(value, folder / f"{place}-{nth}.npy")
-                for nth, (key, value) in enumerate(each.values.items())
+                key: _map_array(value, folder / f"{sequence_index}-{nth}.npy")
+                for nth, (key, value) in enumerate(sequence.values.items())
             },
         )
-        for place, (name, each) in enumerate(rows.sequences.items())
+        for sequence_index, (name, sequence) in enumerate(rows.sequences.items())
     }
     return replace(
         rows,

@@ -75,15 +75,15 @@ def learn_encoder(
         similarities=features.similarities,
         candidates=live.candidates,
     )
-    transformed = {one.column for one in column_plan.transforms}
+    transformed = {transform.column for transform in column_plan.transforms}
     rows: dict[str, Column] = {
-        name: categorical[:, place]
-        for place, name in enumerate(columns.categorical)
+        name: categorical[:, index]
+        for index, name in enumerate(columns.categorical)
         if name in transformed
     }
-    for place, name in enumerate(columns.numeric):
+    for column_index, name in enumerate(columns.numeric):
         if name in transformed:
-            rows[name] = pieces.numeric_column(place)
+            rows[name] = pieces.numeric_column(column_index)
     if derived := [
         name for name in (*COMPUTED, *similarity_columns, POSITION) if name in transformed
     ]:
@@ -95,7 +95,7 @@ def learn_encoder(
             position=POSITION in derived,
         )
         derived_matrix = stack(pieces.chunks, probe, series, position=position, live=live)
-        rows |= {name: derived_matrix[:, place] for place, name in enumerate(probe.names)}
+        rows |= {name: derived_matrix[:, index] for index, name in enumerate(probe.names)}
     fitted = fit_transforms(column_plan.transforms, rows, labelled)
     return msgspec.structs.replace(encoder, transforms=fitted.outputs), fitted.in_time
 
@@ -110,9 +110,9 @@ def stack(
     learned: Mapping[str, Floats] | None = None,
 ) -> Matrix:
     """Stack the matrices of several chunks; see `training.matrix.encode_rows`."""
-    matrices, at = [], 0
+    matrices, start = [], 0
     for piece in pieces:
-        row_range = slice(at, at := at + piece.part.rows)
+        row_range = slice(start, start := start + piece.part.rows)
         encodings = {name: column[row_range] for name, column in (learned or {}).items()}
         matrices.append(
             encode_rows(piece, encoder, series, position=position, learned=encodings, live=live)

@@ -44,7 +44,9 @@ class Clusters:
 
     def groups(self) -> list[list[int]]:
         """Return the clusters of two or more columns, in order of their first column."""
-        members = (np.flatnonzero(self.cluster == one).tolist() for one in np.unique(self.cluster))
+        members = (
+            np.flatnonzero(self.cluster == number).tolist() for number in np.unique(self.cluster)
+        )
         return sorted(group for group in members if len(group) > 1)
 
 
@@ -64,7 +66,7 @@ def find_clusters(
             nearness, np.zeros((0, 4)), tuple(range(len(nearness))), np.arange(len(nearness))
         )
     tree = linkage(squareform(np.clip(1.0 - nearness, 0.0, 1.0), checks=False), "complete")
-    order = tuple(int(place) for place in leaves_list(tree))
+    order = tuple(int(leaf) for leaf in leaves_list(tree))
     return Clusters(
         nearness, tree, order, fcluster(tree, 1.0 - nearness_min, "distance").astype(np.int64)
     )
@@ -74,9 +76,9 @@ def _rank_nearness(matrix: Matrix) -> Floats:
     """Return |ρ| times the overlap for every two columns; ranks are of the full column."""
     is_present = ~np.isnan(matrix)
     rank = np.zeros(matrix.shape)
-    for place in range(matrix.shape[1]):
-        present = is_present[:, place]
-        rank[present, place] = rankdata(matrix[present, place]) if present.any() else 0.0
+    for index in range(matrix.shape[1]):
+        present = is_present[:, index]
+        rank[present, index] = rankdata(matrix[present, index]) if present.any() else 0.0
     mask = is_present.astype(np.float64)
     count = mask.T @ mask
     # Sums over the rows in which the other column is present.
@@ -98,15 +100,15 @@ def _fill_information_nearness(
         return
     codes = set(categorical)
     size, binned = [], []
-    for place in range(matrix.shape[1]):
+    for index in range(matrix.shape[1]):
         bins = learn_bins(
-            matrix[:, place],
-            categorical=place in codes,
-            bins_max=CODES_MAX if place in codes else RANGES_MAX,
+            matrix[:, index],
+            categorical=index in codes,
+            bins_max=CODES_MAX if index in codes else RANGES_MAX,
         )
         size.append(bins.size)
-        binned.append(bins.assign(matrix[:, place]))
-    bits = [entropy(place, bins) for place, bins in zip(binned, size, strict=True)]
+        binned.append(bins.assign(matrix[:, index]))
+    bits = [entropy(bin_index, bins) for bin_index, bins in zip(binned, size, strict=True)]
     for first in codes:
         for second in range(matrix.shape[1]):
             larger_entropy = max(bits[first], bits[second])

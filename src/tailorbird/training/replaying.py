@@ -157,18 +157,18 @@ class Replay:
         Requests ascend within a chunk, but not necessarily across chunks.
         """
         sequences = self.read_sequences(data)
-        taken: list[_RequestCandidates] = []
+        collected: list[_RequestCandidates] = []
         for request, lists in self.iterate_lists(data, sequences, progress=progress):
-            taken.append(
+            collected.append(
                 self._collect_candidates(
                     request, int(data.t[request]), lists, _request_sequences(sequences, request)
                 )
             )
-            if len(taken) >= CHUNK_REQUESTS:
-                yield _build_chunk(taken, tuple(self.baselines))
-                taken = []
-        if taken:
-            yield _build_chunk(taken, tuple(self.baselines))
+            if len(collected) >= CHUNK_REQUESTS:
+                yield _build_chunk(collected, tuple(self.baselines))
+                collected = []
+        if collected:
+            yield _build_chunk(collected, tuple(self.baselines))
 
     def read_live_columns(
         self, data: Dataset, *, progress: Progress = lambda done, total: None
@@ -185,8 +185,8 @@ class Replay:
             matrix[row_range] = self.live.matrix(
                 lists, _request_sequences(sequences, request), keys[row_range]
             )
-            for name, each in self.baselines.items():
-                values[name][row_range] = each.values(lists, keys[row_range])
+            for name, baseline in self.baselines.items():
+                values[name][row_range] = baseline.values(lists, keys[row_range])
         return matrix, values
 
     def read_sequences(self, data: Dataset) -> Mapping[str, RaggedSequence]:
@@ -259,13 +259,13 @@ class Replay:
         """Return the candidates of one request as a server would find them."""
         merged = self.merge_sources(t, lists, self._sources)
         hidden = (
-            [one.item[np.isin(one.type, self._hide)] for one in sequences.values()]
+            [sequence.item[np.isin(sequence.type, self._hide)] for sequence in sequences.values()]
             if len(self._hide)
             else []
         )
-        seen = np.concatenate([np.zeros(0, np.uint64), *hidden])
+        hidden_items = np.concatenate([np.zeros(0, np.uint64), *hidden])
         keys = self._items.keys[merged.rows]
-        is_visible = ~np.isin(keys, seen)
+        is_visible = ~np.isin(keys, hidden_items)
         codes, keys = merged.rows[is_visible], keys[is_visible]
         ranks = [rank for name in self._names if len(rank := lists.of(name).ranks(keys))]
         best = (
@@ -274,8 +274,8 @@ class Replay:
             else np.zeros(len(keys), np.int64)
         )
         slates = {
-            name: self._encode_keys(each.top(lists, seen, SLATE_SIZE))
-            for name, each in self.baselines.items()
+            name: self._encode_keys(baseline.top(lists, hidden_items, SLATE_SIZE))
+            for name, baseline in self.baselines.items()
         }
         return _RequestCandidates(
             request, codes, best, self.live.matrix(lists, sequences, keys), slates
@@ -294,9 +294,9 @@ class Replay:
         return codes, listed.scores
 
     def _encode_keys(self, keys: Keys) -> Ints:
-        at = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
-        assert not len(keys) or (self._keys[at] == keys).all()  # sources only know logged items
-        return self._code[at] if len(keys) else np.zeros(0, np.intp)
+        index = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
+        assert not len(keys) or (self._keys[index] == keys).all()  # sources only know logged items
+        return self._code[index] if len(keys) else np.zeros(0, np.intp)
 
 
 ABSENT_RANK = 1 << 20  # rank of an item that a source does not have
@@ -312,21 +312,25 @@ class _RequestCandidates:
     slates: Mapping[str, Ints]
 
 
-def _build_chunk(taken: list[_RequestCandidates], baselines: Sequence[str]) -> CandidateChunk:
-    taken = sorted(taken, key=lambda one: one.request)
+def _build_chunk(collected: list[_RequestCandidates], baselines: Sequence[str]) -> CandidateChunk:
+    collected = sorted(collected, key=lambda candidates: candidates.request)
     item, rank, live = (
-        np.concatenate([getattr(one, name) for one in taken]) for name in ("item", "rank", "live")
+        np.concatenate([getattr(candidates, name) for candidates in collected])
+        for name in ("item", "rank", "live")
     )
-    slates = {name: _build_slates([one.slates[name] for one in taken]) for name in baselines}
+    slates = {
+        name: _build_slates([candidates.slates[name] for candidates in collected])
+        for name in baselines
+    }
     request, size = (
-        np.array([one.request for one in taken]),
-        np.array([len(one.item) for one in taken]),
+        np.array([candidates.request for candidates in collected]),
+        np.array([len(candidates.item) for candidates in collected]),
     )
     return CandidateChunk(request, size, item, rank, live, slates)
 
 
 def _build_slates(lists: Sequence[Ints]) -> Slates:
-    offsets = np.concatenate(([0], np.cumsum([len(one) for one in lists]))).astype(np.int64)
+    offsets = np.concatenate(([0], np.cumsum([len(items) for items in lists]))).astype(np.int64)
     return Slates(offsets, np.concatenate([np.zeros(0, np.int64), *lists]))
 
 
@@ -336,7 +340,7 @@ def _split_slates(slates: Slates) -> list[Ints]:
 
 def _request_sequences(sequences: Mapping[str, RaggedSequence], request: int) -> dict[str, Any]:
     """Return the sequences of one request."""
-    return {name: each.of(request) for name, each in sequences.items()}
+    return {name: sequence.of(request) for name, sequence in sequences.items()}
 
 
 def live_columns(features: FeatureSet, slot: Slot) -> LiveColumns:
@@ -344,7 +348,7 @@ def live_columns(features: FeatureSet, slot: Slot) -> LiveColumns:
     names = dict.fromkeys(live_sources([*slot.sources, *slot.columns, *DEFAULT_COLUMNS]))
     # `trending` and `popular:1h` are one column.
     by_column = {source_of(name).column: name for name in names}
-    similar = tuple(kept(one) for one in features.similarities)
+    similar = tuple(kept(similarity) for similarity in features.similarities)
     return LiveColumns(CandidateColumns(tuple(by_column.values())), similar)
 
 

@@ -170,19 +170,19 @@ def _costs_section(report: TrainReport) -> str:
     """Render quality against cost, and whether the model is worth its cost."""
     if not report.priced:
         return ""
-    own_price = next(one for one in report.priced if one["name"] == report.evaluation.model)
+    own_price = next(price for price in report.priced if price["name"] == report.evaluation.model)
     verdict = (
         f"{own_price['better']} is at least as good and costs less"
         if own_price["better"]
         else f"{own_price['name']} lies on the front"
     )
     rows = []
-    for one in report.priced:
-        front_cell = "yes" if one["on_front"] else escape(one["better"])
+    for entry in report.priced:
+        front_cell = "yes" if entry["on_front"] else escape(entry["better"])
         rows.append(
             (
-                [escape(one["name"]), f"{one['us']:,.0f}", f"{one[PRIMARY]:.4f}", front_cell],
-                one is own_price,
+                [escape(entry["name"]), f"{entry['us']:,.0f}", f"{entry[PRIMARY]:.4f}", front_cell],
+                entry is own_price,
             )
         )
     compared = table(
@@ -247,17 +247,17 @@ def _facts_section(report: TrainReport) -> str:
 def _comparison_chart(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
     figure = Figure(figsize=(6.4, 0.34 * len(ordered) + 0.8), layout="constrained")
     axes = figure.subplots()
-    for place, name in enumerate(reversed(ordered)):
+    for row, name in enumerate(reversed(ordered)):
         interval = evaluation.figures[name][PRIMARY]
         colour = OURS if name == evaluation.model else OTHERS
         axes.plot(
             [interval.low, interval.high],
-            [place, place],
+            [row, row],
             color=colour,
             linewidth=3,
             solid_capstyle="round",
         )
-        axes.plot([interval.value], [place], "o", color=colour)
+        axes.plot([interval.value], [row], "o", color=colour)
     axes.set_yticks(range(len(ordered)), list(reversed(ordered)))
     axes.set_title(f"{PRIMARY} on the test part, 95 % intervals", fontsize=10)
     return plain(figure)

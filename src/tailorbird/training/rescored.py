@@ -136,8 +136,8 @@ def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion
     starts = np.where(
         items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from
     ).tolist()
-    texts, places = items["attributes"].to_pylist(), items["p"].to_pylist()
-    records = zip(texts, starts, available_from.tolist(), places, strict=True)
+    texts, positions = items["attributes"].to_pylist(), items["p"].to_pylist()
+    records = zip(texts, starts, available_from.tolist(), positions, strict=True)
     versions = [
         ItemVersion(text or "{}", start, available, p) for text, start, available, p in records
     ]
@@ -150,7 +150,7 @@ def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion
     changed = [
         (item, version) for item, version in zip(ids, versions, strict=True) if item in moved
     ]
-    return sorted(changed, key=lambda one: (one[1].known_since, one[1].p))
+    return sorted(changed, key=lambda entry: (entry[1].known_since, entry[1].p))
 
 
 def rescored(
@@ -174,11 +174,11 @@ def rescored(
         0,
     )
     for batch in answers:
-        own = batch.filter(pc.equal(batch["model"], bundle.version))
-        own = own.set_column(
-            own.column_names.index("ts"), "ts", own["ts"].cast(pa.int64())
+        matching = batch.filter(pc.equal(batch["model"], bundle.version))
+        matching = matching.set_column(
+            matching.column_names.index("ts"), "ts", matching["ts"].cast(pa.int64())
         ).sort_by("ts")
-        for row in own.to_pylist():
+        for row in matching.to_pylist():
             if _is_complete(row):
                 _compare(bundle, row, overlay, report)
             else:
@@ -203,7 +203,7 @@ def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreRepo
     ids: list[str] = row["items"]
     rows, keys = _rows(bundle, row), hash64s(ids)
     sequence_items = np.concatenate(
-        [one.item for one in rows.sequences.values()] or [np.zeros(0, np.uint64)]
+        [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
     )
     index, recent = overlay.index_at(row["ts"], np.concatenate([keys, sequence_items]))
     moved = sorted(recent)
@@ -211,7 +211,7 @@ def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreRepo
     if recent and (bundle.space is not None or np.isin(sequence_items, hash64s(moved)).any()):
         report.moved += len(ids)
         return
-    is_comparable = np.array([one not in recent for one in ids]) & (index.find(keys) >= 0)
+    is_comparable = np.array([item not in recent for item in ids]) & (index.find(keys) >= 0)
     weights = parse_formula(row["formula"]) if row["formula"] else None
     scorer = (bundle.without_tower() if "vectors" in row["degraded"] else bundle).with_index(index)
     live = np.array(row["live"], np.float32).reshape(len(ids), -1) if row["live"] else None
@@ -226,10 +226,13 @@ def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreRepo
     report.moved += int((~is_comparable).sum())
     report.unequal += int(unequal.sum())
     report.other_bits += int((differ & ~unequal).sum())
-    for place in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
+    for row_index in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
         report.examples.append(
             ScoreDifference(
-                row["request_id"], ids[place], float(logged[place]), float(recomputed[place])
+                row["request_id"],
+                ids[row_index],
+                float(logged[row_index]),
+                float(recomputed[row_index]),
             )
         )
 

@@ -44,7 +44,7 @@ class Unfinished:
         self.resumed = (
             isinstance(saved, dict)
             and saved.get("settings") == expected
-            and any(each != head for each in folder.iterdir())
+            and any(path != head for path in folder.iterdir())
         )
         if self.resumed:
             self.now = int(saved["now"])

@@ -161,9 +161,11 @@ def choose_retrieval(
 
 def _series_at(series: IndexSeries, learner: Learner, as_of: int) -> IndexSeries:
     """Return the index at the start of the validation part, with vectors as of that moment."""
-    place = int(series.place_of(np.array([as_of]))[0])
-    moment, index = int(series.moments[place]), series.indexes[place]
-    return IndexSeries(series.moments[place : place + 1], (index,), (learner.space(index, moment),))
+    position = int(series.place_of(np.array([as_of]))[0])
+    moment, index = int(series.moments[position]), series.indexes[position]
+    return IndexSeries(
+        series.moments[position : position + 1], (index,), (learner.space(index, moment),)
+    )
 
 
 def _explain_unavailable(slot: Slot, features: FeatureSet) -> str:

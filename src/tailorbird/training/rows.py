@@ -118,8 +118,8 @@ class Material:
     def by_type(self) -> dict[str, Interactions]:
         """Return the interactions of `history` by event type."""
         return {
-            each: encode_interactions(self.events, self.people, self.codes, (each,))
-            for each in self._interaction_types
+            type_name: encode_interactions(self.events, self.people, self.codes, (type_name,))
+            for type_name in self._interaction_types
         }
 
     @property
@@ -135,7 +135,7 @@ class Material:
         later = (
             self.logged
             or MOVED_KEY in self.data.scheme
-            or any(len(each) for each in self._extra_outcomes.values())
+            or any(len(outcomes) for outcomes in self._extra_outcomes.values())
         )
         return self.attribution if later else 0
 
@@ -161,10 +161,10 @@ class Material:
         if self.scheme is None:
             return drawn
         extra_labels: dict[str, npt.NDArray] = {
-            head: each.total_amount(drawn, self.attribution)
+            head: outcomes.total_amount(drawn, self.attribution)
             if is_amount(head)
-            else each.has_outcome(drawn, self.attribution)
-            for head, each in self._extra_outcomes.items()
+            else outcomes.has_outcome(drawn, self.attribution)
+            for head, outcomes in self._extra_outcomes.items()
         }
         # The other candidates were not seen, so nobody returned, or stayed away, because of them.
         is_positive = drawn.labels[self.scheme.type]
@@ -200,7 +200,9 @@ def load_material(
     """
     needed = list(
         dict.fromkeys(
-            name for each in (features, *other_features) for name in required_columns(each)
+            name
+            for feature_set in (features, *other_features)
+            for name in required_columns(feature_set)
         )
     )
     events = _sort_by_log(

@@ -70,8 +70,8 @@ def records_per_request(features: FeatureSet, entity: int) -> int:
 def count_request_bytes(features: FeatureSet) -> int:
     """Return the bytes of all reading records of a request."""
     return sum(
-        one.reading_bytes * records_per_request(features, one.index)
-        for one in features.layout.entities
+        entity.reading_bytes * records_per_request(features, entity.index)
+        for entity in features.layout.entities
     )
 
 
@@ -81,8 +81,10 @@ def drop_declarations(
     """Drop declarations; return the rest, and those that others are derived from and so stay."""
     by_name = {step.name: step for step in features.layout.steps}
     removed = set(names) & set(by_name)
-    similarities = [one for one in features.similarities if one.name not in names]
-    needed = {one.of for one in similarities}
+    similarities = [
+        similarity for similarity in features.similarities if similarity.name not in names
+    ]
+    needed = {similarity.of for similarity in similarities}
     pending = [
         feature.name
         for feature in features.features
@@ -108,10 +110,10 @@ def drop_declarations(
 
 def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, Cost]:
     """Measure the cost of each numeric and categorical column, by name."""
-    entities = {one.entity: one for one in features.layout.entities}
+    entities = {entity.entity: entity for entity in features.layout.entities}
     lanes = _Lanes(
         features.layout,
-        {one.index: records_per_request(features, one.index) for one in entities.values()},
+        {entity.index: records_per_request(features, entity.index) for entity in entities.values()},
     )
     column_costs = {}
     for step in features.layout.steps:
@@ -123,12 +125,12 @@ def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str,
             remaining = (
                 {}
                 if still_needed
-                else {one.entity: one.reading_bytes for one in fewer.layout.entities}
+                else {entity.entity: entity.reading_bytes for entity in fewer.layout.entities}
             )
-            for entity, one in entities.items() if not still_needed else ():
-                saved = one.reading_bytes - remaining.get(entity, 0)
+            for entity, layout in entities.items() if not still_needed else ():
+                saved = layout.reading_bytes - remaining.get(entity, 0)
                 record_bytes += saved
-                per_request += saved * records_per_request(features, one.index)
+                per_request += saved * records_per_request(features, layout.index)
         column_costs[step.name] = Cost(record_bytes, per_request, _measure_finish_us(step, lanes))
     return column_costs
 
@@ -149,21 +151,23 @@ def measure_read_us(features: Sequence[FeatureSet], lake: Lake) -> list[float]:
     timings: list[list[float]] = [[] for _ in features]
     with tempfile.TemporaryDirectory(prefix="tailorbird-cost-") as folder:
         readers = []
-        for place, one in enumerate(features):
-            state = Path(folder) / str(place)
+        for index, feature_set in enumerate(features):
+            state = Path(folder) / str(index)
             with FeatureWorker(
-                Path(folder) / "routed", state, one, clock=SimulatedClock(now)
+                Path(folder) / "routed", state, feature_set, clock=SimulatedClock(now)
             ) as worker:
                 worker.bootstrap(lambda first: [events], newest)
-            readers.append(Reader(state, one))
+            readers.append(Reader(state, feature_set))
         for person in people:
-            for place, reader in enumerate(readers):
+            for index, reader in enumerate(readers):
                 start = time.perf_counter()
                 reader.read(ReadRequest(person=person, now=now), items, item_keys=keys)
-                timings[place].append(time.perf_counter() - start)
+                timings[index].append(time.perf_counter() - start)
         for reader in readers:
             reader.close()
-    return [float(np.median(each)) * 1e6 if each else float("nan") for each in timings]
+    return [
+        float(np.median(durations)) * 1e6 if durations else float("nan") for durations in timings
+    ]
 
 
 def _most_frequent(column: pa.ChunkedArray, count: int) -> list[str]:
@@ -207,10 +211,10 @@ class _Lanes:
         self.t: Int64s = np.full(1, 1 << 50, np.int64)
         rng = np.random.default_rng(0)
         self._readings = {
-            one.index: rng.integers(
-                0, 1 << 20, (ITEMS if records[one.index] > 1 else 1, one.reading_lanes)
+            entity.index: rng.integers(
+                0, 1 << 20, (ITEMS if records[entity.index] > 1 else 1, entity.reading_lanes)
             )
-            for one in layout.entities
+            for entity in layout.entities
         }
 
     def lane(self, spot: Spot) -> Int64s:

@@ -179,10 +179,10 @@ def gather_signal_rows(
     progress("read", 1, 1)
 
     start = data.t[split.train]
-    places = np.linspace(0, len(start), settings.index_parts + 1).astype(int)[:-1]
+    boundaries = np.linspace(0, len(start), settings.index_parts + 1).astype(int)[:-1]
     moments = sorted(
         {
-            *(int(start[place]) for place in places),
+            *(int(start[index]) for index in boundaries),
             split.train_until,
             split.validation_until,
             judge_from,
@@ -203,18 +203,18 @@ def gather_signal_rows(
     }
     parts: dict[str, SignalRows] = {}
     encoder = None
-    for place, (name, (requests, evenly)) in enumerate(part_requests.items()):
-        progress("features", place, len(part_requests))
+    for number, (name, (requests, evenly)) in enumerate(part_requests.items()):
+        progress("features", number, len(part_requests))
         part = completed(material, data.take(requests), replay)
         _require_requests(
             part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the part to {name} by"
         )
         pieces = list(featured(part, features, material.events))
         if encoder is None:
-            seen = np.concatenate([piece.rows.categorical for piece in pieces])
+            categorical = np.concatenate([piece.rows.categorical for piece in pieces])
             encoder = fit_encoder(
                 columns_of(features),
-                seen,
+                categorical,
                 similarities=features.similarities,
                 candidates=live.candidates,
             )

@@ -113,10 +113,10 @@ class SignalReport:
         ranking = {
             "target": self.target,
             "figure": PRIMARY,
-            "signals": [one.to_dict() for one in self.signals],
+            "signals": [signal.to_dict() for signal in self.signals],
         }
         details = {
-            "periods": [to_iso(one) for one in self.periods],
+            "periods": [to_iso(period) for period in self.periods],
             "subset": self.subset.to_dict(),
             "about": self.about,
         }
@@ -201,7 +201,7 @@ def rank_parts(
     progress("information", 0, 1)
     information = measure_information(parts.train, categorical, of_request, seed=settings.seed)
     leaking = find_leaks(parts.names, parts.train, information)
-    honest = [place for place, name in enumerate(parts.names) if name not in leaking]
+    honest = [index for index, name in enumerate(parts.names) if name not in leaking]
     if len(honest) < 2:
         raise UsageError(
             "fewer than two columns are left to choose from",
@@ -245,7 +245,11 @@ def rank_parts(
     progress("cost", 2, 2)
     ordered = sorted(
         signals,
-        key=lambda one: (one.verdict == LEAK, -np.nan_to_num(one.importance.value), -one.bits),
+        key=lambda signal: (
+            signal.verdict == LEAK,
+            -np.nan_to_num(signal.importance.value),
+            -signal.bits,
+        ),
     )
     about = parts.about | {
         "schema_hash": features.schema_hash,
@@ -253,7 +257,7 @@ def rank_parts(
         "seed": settings.seed,
     }
     notes = _notes(
-        parts, leaking, features, [one.name for one in signals if one.verdict == UNDECIDED]
+        parts, leaking, features, [signal.name for signal in signals if signal.verdict == UNDECIDED]
     )
     return SignalReport(
         target, tuple(ordered), parts.names, clusters, drift.periods, subset, about, notes
@@ -305,13 +309,13 @@ def _permutation_importances(
     parts = contest.parts
     rows = parts.choose.take(parts.choose.has_both_classes)
     honest_columns = set(honest)
-    groups = [[place] for place in honest] + [
-        [place for place in group if place in honest_columns] for group in clusters.groups()
+    groups = [[index] for index in honest] + [
+        [index for index in group if index in honest_columns] for group in clusters.groups()
     ]
     drops = [np.zeros(rows.requests) for _ in groups]
     progress("permute", 0, SEEDS * len(groups))
     for number in range(SEEDS):
-        model = contest.model([parts.names[place] for place in honest], settings.seed + number)
+        model = contest.model([parts.names[index] for index in honest], settings.seed + number)
         permuter = Permuter(
             model, honest, rows, of_request, settings.repeats, settings.seed + number
         )
@@ -337,7 +341,7 @@ def _fit_gains(
 ) -> tuple[Floats, Floats]:
     """Fit small models; return the gain per column, and with shuffled labels (nulls, columns)."""
     sample = parts.train.sample(honest)
-    names = [parts.names[place] for place in honest]
+    names = [parts.names[index] for index in honest]
     real, null = gain_fits(
         sample,
         parts.train.request,
@@ -369,20 +373,23 @@ def _build_signals(
     column_costs: Mapping[str, Cost],
 ) -> list[Signal]:
     """Build a signal without verdict for each column of the matrix, in its order."""
-    places = {one.name: one.place for one in (*features.features, *features.similarities)}
+    declared_places = {
+        declaration.name: declaration.place
+        for declaration in (*features.features, *features.similarities)
+    }
     declared = {
-        column.name: (column.kind, column.entity, places[column.name])
+        column.name: (column.kind, column.entity, declared_places[column.name])
         for column in features.columns
     }
     groups = clusters.groups()
-    cluster = {place: number for number, group in enumerate(groups, 1) for place in group}
+    cluster = {index: number for number, group in enumerate(groups, 1) for index in group}
     unknown = Interval(float("nan"), float("nan"), float("nan"))
     spread = null.std(axis=0, ddof=1)
     z = np.divide(gain - null.mean(axis=0), spread, out=np.zeros_like(gain), where=spread > 0)
     # Where chance gives next to nothing, a small gain is no proof.
     is_above_nulls = (gain > null.max(axis=0)) & (gain > np.median(null.mean(axis=0)))
     share = gain / max(gain.sum(), 1e-12)
-    honest_index = {place: number for number, place in enumerate(honest)}
+    honest_index = {index: number for number, index in enumerate(honest)}
     signals = []
     for place, name in enumerate(parts.names):
         kind, entity, declared_at = declared.get(name, ("computed", "", ""))
@@ -402,7 +409,7 @@ def _build_signals(
                 bits=information[place].bits,
                 bits_z=information[place].z,
                 drift=float(drift.worst[place]),
-                drifts=tuple(float(each) for each in drift.drift[place]),
+                drifts=tuple(float(value) for value in drift.drift[place]),
                 missing=float(drift.missing[place]),
                 record_bytes=cost.record_bytes,
                 request_bytes=cost.request_bytes,

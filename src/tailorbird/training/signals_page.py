@@ -68,23 +68,23 @@ def overview_figure(report: SignalReport) -> Figure:
 
 def _draw_importance(axes: Axes, report: SignalReport) -> None:
     shown = list(reversed(report.signals))
-    for place, one in enumerate(shown):
-        colour = COLOURS[one.verdict]
-        if np.isfinite(one.importance.value):
+    for row, signal in enumerate(shown):
+        colour = COLOURS[signal.verdict]
+        if np.isfinite(signal.importance.value):
             axes.plot(
-                [one.importance.low, one.importance.high],
-                [place, place],
+                [signal.importance.low, signal.importance.high],
+                [row, row],
                 color=colour,
                 linewidth=3,
                 solid_capstyle="round",
             )
-            axes.plot([one.importance.value], [place], "o", color=colour, markersize=5)
+            axes.plot([signal.importance.value], [row], "o", color=colour, markersize=5)
     axes.axvline(0, color=OTHERS, linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [one.name for one in shown])
-    for label, one in zip(axes.get_yticklabels(), shown, strict=True):
-        label.set_color(COLOURS[one.verdict])
+    axes.set_yticks(range(len(shown)), [signal.name for signal in shown])
+    for label, signal in zip(axes.get_yticklabels(), shown, strict=True):
+        label.set_color(COLOURS[signal.verdict])
     for verdict in COLOURS:
-        if any(one.verdict == verdict for one in shown):
+        if any(signal.verdict == verdict for signal in shown):
             axes.plot([], [], "o", color=COLOURS[verdict], label=verdict)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set_title(f"Drop of {PRIMARY} on later data when permuted, 95 % intervals", fontsize=10)
@@ -108,7 +108,7 @@ def _draw_tree(axes: Axes, report: SignalReport) -> None:
 
 def _draw_drift(axes: Axes, report: SignalReport) -> None:
     shown = list(report.signals)
-    values = np.array([one.drifts for one in shown])
+    values = np.array([signal.drifts for signal in shown])
     axes.imshow(
         np.minimum(values, 2 * UNSTABLE), aspect="auto", cmap="YlOrBr", vmin=0, vmax=2 * UNSTABLE
     )
@@ -124,11 +124,11 @@ def _draw_drift(axes: Axes, report: SignalReport) -> None:
         )
     last = len(report.periods) - 1
     labels = [
-        f"{to_iso(start)[5:10]}{' later' if place == last else ''}"
-        for place, start in enumerate(report.periods)
+        f"{to_iso(start)[5:10]}{' later' if period == last else ''}"
+        for period, start in enumerate(report.periods)
     ]
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(range(len(shown)), [one.name for one in shown])
+    axes.set_yticks(range(len(shown)), [signal.name for signal in shown])
     axes.set_title("Drift (PSI) since the first period", fontsize=10)
 
 
@@ -179,7 +179,7 @@ def _signals_section(report: SignalReport) -> str:
         "finish, µs",
         "why",
     ]
-    rows = [(_cells(one), one.verdict == SIGNAL) for one in report.signals]
+    rows = [(_cells(signal), signal.verdict == SIGNAL) for signal in report.signals]
     text = (
         f"Importance: drop of {PRIMARY} on later data when the column is permuted, within "
         "requests or, where it is the same for all "
@@ -194,22 +194,22 @@ def _signals_section(report: SignalReport) -> str:
     return f"<h2>Columns</h2><p class='soft'>{escape(text)}</p>{table(header, rows)}"
 
 
-def _cells(one: Signal) -> list[str]:
-    finish = f"{one.finish_us:.1f}" if np.isfinite(one.finish_us) else "–"
+def _cells(signal: Signal) -> list[str]:
+    finish = f"{signal.finish_us:.1f}" if np.isfinite(signal.finish_us) else "–"
     return [
-        escape(one.name) + (" †" if one.of_request else ""),
-        f'<span style="color:{COLOURS[one.verdict]}">{escape(one.verdict)}</span>',
-        _interval(one.importance),
-        f"{one.null_z:.1f}",
-        f"{one.gain:.1%}",
-        f"{1000 * one.bits:.2f}",
-        f"{one.bits_z:.1f}",
-        f"{one.drift:.2f}",
-        f"{one.missing:.0%}",
-        f"{one.request_bytes:,}",
+        escape(signal.name) + (" †" if signal.of_request else ""),
+        f'<span style="color:{COLOURS[signal.verdict]}">{escape(signal.verdict)}</span>',
+        _interval(signal.importance),
+        f"{signal.null_z:.1f}",
+        f"{signal.gain:.1%}",
+        f"{1000 * signal.bits:.2f}",
+        f"{signal.bits_z:.1f}",
+        f"{signal.drift:.2f}",
+        f"{signal.missing:.0%}",
+        f"{signal.request_bytes:,}",
         finish,
-        "yes" if one.kept else "no",
-        f"<small>{escape(one.why)}</small>",
+        "yes" if signal.kept else "no",
+        f"<small>{escape(signal.why)}</small>",
     ]
 
 

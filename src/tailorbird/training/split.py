@@ -66,16 +66,18 @@ def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) 
         UsageError: a part would be empty.
     """
     order = np.argsort(t, kind="stable")
-    at = t[order]
-    train = order[(at < train_until) & (at + gap <= train_until)]
+    ordered = t[order]
+    train = order[(ordered < train_until) & (ordered + gap <= train_until)]
     validation = order[
-        (at >= train_until) & (at < validation_until) & (at + gap <= validation_until)
+        (ordered >= train_until)
+        & (ordered < validation_until)
+        & (ordered + gap <= validation_until)
     ]
-    test = order[at >= validation_until]
+    test = order[ordered >= validation_until]
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not len(part):
             span = (
-                f"{len(t)} requests from {to_iso(int(at[0]))} to {to_iso(int(at[-1]))}"
+                f"{len(t)} requests from {to_iso(int(ordered[0]))} to {to_iso(int(ordered[-1]))}"
                 if len(t)
                 else "no request"
             )

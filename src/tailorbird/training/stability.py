@@ -58,8 +58,8 @@ def measure_stability(
     for column in range(len(of_request)):
         values = [_values(rows, column, of_request[column]) for rows in periods]
         bins = learn_bins(values[0], categorical=column in categorical)
-        binned = [bins.assign(each) for each in values]
-        table[column] = [drift(binned[0], each, bins.size) for each in binned[1:]]
+        binned = [bins.assign(column_values) for column_values in values]
+        table[column] = [drift(binned[0], period_bins, bins.size) for period_bins in binned[1:]]
         missing[column] = np.mean(binned[-1] == 0)
     return Stability(table, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
 

@@ -179,15 +179,15 @@ def significant_at_fdr(intervals: Sequence[Interval], *, level: float = 0.05) ->
     Source: Benjamini and Hochberg, J. R. Statist. Soc. B 57 (1995); one-sided, from the widths of
     the intervals.
     """
-    error = np.array([(one.high - one.low) / (2 * 1.96) for one in intervals])
-    value = np.array([one.value for one in intervals])
+    error = np.array([(interval.high - interval.low) / (2 * 1.96) for interval in intervals])
+    value = np.array([interval.value for interval in intervals])
     is_finite = np.isfinite(error) & (error > 0)
     chance = np.ones(len(intervals))
     chance[is_finite] = norm.sf(value[is_finite] / error[is_finite])
     ordered = np.sort(chance)
     below = np.flatnonzero(ordered <= level * (1 + np.arange(len(ordered))) / max(len(ordered), 1))
     limit = ordered[below[-1]] if len(below) else -1.0
-    return [bool(one <= limit) for one in chance]
+    return [bool(p <= limit) for p in chance]
 
 
 def assign_verdicts(
@@ -198,11 +198,11 @@ def assign_verdicts(
     Args:
         requests: requests with a positive that importance was measured on.
     """
-    honest = [one for one in signals if one.name not in leaks]
+    honest = [signal for signal in signals if signal.name not in leaks]
     clusters = {
-        one.cluster: [other for other in honest if other.cluster == one.cluster]
-        for one in honest
-        if one.cluster
+        signal.cluster: [other for other in honest if other.cluster == signal.cluster]
+        for signal in honest
+        if signal.cluster
     }
     representatives = {
         number: max(members, key=_representative_rank).name for number, members in clusters.items()
@@ -210,9 +210,11 @@ def assign_verdicts(
     cluster_importances = [
         members[0].together or members[0].importance for members in clusters.values()
     ]
-    tested = significant_at_fdr([*(one.importance for one in honest), *cluster_importances])
+    tested = significant_at_fdr([*(signal.importance for signal in honest), *cluster_importances])
     proven = {
-        one.name for one, is_significant in zip(honest, tested, strict=False) if is_significant
+        signal.name
+        for signal, is_significant in zip(honest, tested, strict=False)
+        if is_significant
     }
     proven_clusters = {
         number
@@ -221,25 +223,27 @@ def assign_verdicts(
     }
     verdicts = [
         replace(
-            one,
+            signal,
             **_verdict(
-                one,
-                clusters.get(one.cluster, [one]),
+                signal,
+                clusters.get(signal.cluster, [signal]),
                 representatives,
                 proven,
                 proven_clusters,
                 leaks,
             ),
         )
-        for one in signals
+        for signal in signals
     ]
     return [
-        replace(one, **_undecided_verdict(one, requests)) if one.verdict == NULL else one
-        for one in verdicts
+        replace(signal, **_undecided_verdict(signal, requests))
+        if signal.verdict == NULL
+        else signal
+        for signal in verdicts
     ]
 
 
-def _undecided_verdict(one: Signal, requests: int) -> dict[str, Any]:
+def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
     """Return `verdict` and `why` if the requests cannot confirm a null column; {} if they can."""
     if requests < REQUESTS_MIN:
         return {
@@ -247,7 +251,9 @@ def _undecided_verdict(one: Signal, requests: int) -> dict[str, Any]:
             "why": f"{requests:,} later requests with something to find; {REQUESTS_MIN:,} are the "
             "least to call it null by",
         }
-    highest = max(each.high for each in (one.importance, one.together) if each is not None)
+    highest = max(
+        interval.high for interval in (signal.importance, signal.together) if interval is not None
+    )
     if highest >= WORTH_MIN:
         return {
             "verdict": UNDECIDED,
@@ -257,7 +263,7 @@ def _undecided_verdict(one: Signal, requests: int) -> dict[str, Any]:
 
 
 def _verdict(
-    one: Signal,
+    signal: Signal,
     members: Sequence[Signal],
     representatives: Mapping[int, str],
     proven: set[str],
@@ -265,33 +271,33 @@ def _verdict(
     leaks: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return `verdict` and `why` of one signal; `members` is its cluster, including itself."""
-    if one.name in leaks:
-        return {"verdict": LEAK, "why": leaks[one.name], "kept": False}
-    helps = one.cluster in proven_clusters or any(each.name in proven for each in members)
-    if not helps and not any(each.beats_nulls for each in members):
+    if signal.name in leaks:
+        return {"verdict": LEAK, "why": leaks[signal.name], "kept": False}
+    helps = signal.cluster in proven_clusters or any(member.name in proven for member in members)
+    if not helps and not any(member.beats_nulls for member in members):
         return {"verdict": NULL, "why": "what it does on later data and for trees may be chance"}
-    representative = representatives.get(one.cluster, one.name)
-    if one.name != representative:
+    representative = representatives.get(signal.cluster, signal.name)
+    if signal.name != representative:
         return {"verdict": REDUNDANT, "why": f"{representative} stands for it"}
-    if one.unstable and not helps:
+    if signal.unstable and not helps:
         return {
             "verdict": DRIFTING,
-            "why": f"drift {one.drift:.2f}, and later data do not prove that it helps nevertheless",
+            "why": f"drift {signal.drift:.2f}, and later data do not prove that it helps nevertheless",
         }
     why = "proven on later data" if helps else "trees get more of it than of shuffled labels"
     return {
         "verdict": SIGNAL,
-        "why": why + (f", though it drifts ({one.drift:.2f})" if one.unstable else ""),
+        "why": why + (f", though it drifts ({signal.drift:.2f})" if signal.unstable else ""),
     }
 
 
-def _representative_rank(one: Signal) -> tuple[float, ...]:
+def _representative_rank(signal: Signal) -> tuple[float, ...]:
     """Return the sort key of cluster representatives: importance, bits, cost, missing values."""
     return (
-        round(one.importance.value, 6) if np.isfinite(one.importance.value) else 0.0,
-        one.bits,
-        -one.request_bytes,
-        -one.missing,
+        round(signal.importance.value, 6) if np.isfinite(signal.importance.value) else 0.0,
+        signal.bits,
+        -signal.request_bytes,
+        -signal.missing,
     )
 
 
@@ -311,8 +317,8 @@ class ModelComparison:
 
     def model(self, columns: Sequence[str], seed: int) -> Gbdt:
         """Fit a model on some columns."""
-        places = self.places(columns)
-        train, watch = (rows.sample(places) for rows in (self.parts.train, self.parts.watch))
+        indices = self.places(columns)
+        train, watch = (rows.sample(indices) for rows in (self.parts.train, self.parts.watch))
         categorical = [name for name in self.parts.categorical if name in columns]
         return fit_gbdt(
             train, watch, list(columns), replace(self.settings, seed=seed), categorical=categorical
@@ -334,10 +340,10 @@ class ModelComparison:
         return total[: sizes[0]], total[sizes[0] :]
 
     def _fit(self, columns: Sequence[str], seed: int) -> Floats:
-        model, places = self.model(columns, seed), self.places(columns)
+        model, indices = self.model(columns, seed), self.places(columns)
         parts = (self.parts.choose, self.parts.judge)
         return np.concatenate(
-            [quality(model, np.ascontiguousarray(rows.matrix[:, places]), rows) for rows in parts]
+            [quality(model, np.ascontiguousarray(rows.matrix[:, indices]), rows) for rows in parts]
         )
 
 
@@ -363,7 +369,7 @@ def propose_subset(
         The subset, and the signals with `kept` set.
     """
     parts = contest.parts
-    honest = [one.name for one in signals if one.verdict != LEAK]
+    honest = [signal.name for signal in signals if signal.verdict != LEAK]
     choose_bootstrap, judge_bootstrap = (
         bootstrap_people(parts.choose, contest.seed),
         bootstrap_people(parts.judge, contest.seed),
@@ -371,11 +377,12 @@ def propose_subset(
     progress(0, 4)
     full = contest.figures(honest)
     keep, figures, steps = honest, full, []
-    order = {one.name: one.importance.value for one in signals}
+    order = {signal.name: signal.importance.value for signal in signals}
     for done, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
         progress(done, 4)
         names = sorted(
-            (one.name for one in signals if one.verdict == reason), key=lambda name: order[name]
+            (signal.name for signal in signals if signal.verdict == reason),
+            key=lambda name: order[name],
         )
         batches = [names] if len(names) < len(keep) else []
         while batches:
@@ -396,8 +403,8 @@ def propose_subset(
                 batches = [batch[: len(batch) // 2], batch[len(batch) // 2 :], *batches]
             else:
                 batches = [[name] for name in batch]
-    marked = [replace(one, kept=one.name in keep) for one in signals]
-    remove = tuple(one.name for one in signals if one.name not in keep)
+    marked = [replace(signal, kept=signal.name in keep) for signal in signals]
+    remove = tuple(signal.name for signal in signals if signal.name not in keep)
     full_figure, subset_figure = judge_bootstrap.means([full[1], figures[1]])
     loss = judge_bootstrap.difference(full[1], figures[1])
     progress(4, 4)

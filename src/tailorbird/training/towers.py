@@ -310,8 +310,8 @@ def with_spaces(
     count = len(series.indexes)
     first = next(
         (
-            place
-            for place, moment in enumerate(series.moments.tolist())
+            position
+            for position, moment in enumerate(series.moments.tolist())
             if learner.count(moment) >= events_min
         ),
         count,
@@ -319,11 +319,11 @@ def with_spaces(
     even = np.linspace(first, count - 1, min(count - first, TOWERS_MAX)).astype(int).tolist()
     learned_at = {*even, int(series.place_of(np.array([validation_from]))[0])}
     spaces: list[Space | None] = [None] * first
-    for place in range(first, count):
-        progress(place, count)
+    for number in range(first, count):
+        progress(number, count)
         spaces.append(
             learner.space(
-                series.indexes[place], int(series.moments[place]), learn=place in learned_at
+                series.indexes[number], int(series.moments[number]), learn=number in learned_at
             )
         )
     progress(len(spaces), len(series.indexes))

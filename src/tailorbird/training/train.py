@@ -186,7 +186,10 @@ def _train(
         *_tuning_notes(settings, test_from),
         *_sampling_notes(parts, dropped),
         *fitted.notes,
-        *(f"{what}: {why}" for what, why in told_of_dated_back(source, features, ("user",))),
+        *(
+            f"{profile_kind}: {why}"
+            for profile_kind, why in told_of_dated_back(source, features, ("user",))
+        ),
         *_other_slot_notes(fitted, slot, store, champion),
         *_comparison_notes(champion, bundle, unjudged, parts.test, test_from),
     )
@@ -200,7 +203,7 @@ def _train(
         "architecture": fitted.architecture,
         "owner": owner,
         "columns": fitted.encoder.told(),
-        "calibration": {head: each.told for head, each in fitted.calibration_choices.items()},
+        "calibration": {head: choice.told for head, choice in fitted.calibration_choices.items()},
         **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
         **_lake_provenance(source, data),
     }
@@ -340,7 +343,7 @@ def _add_report(
     if incumbent is not None:
         us[report.incumbent] = measure_bundle_us(incumbent)
     report = replace(
-        report, priced=tuple(one.to_dict() for one in price_models(report.evaluation, us))
+        report, priced=tuple(price.to_dict() for price in price_models(report.evaluation, us))
     )
     return replace(
         report, report=write_report(reports / f"{report.version}.html", report, fitted.models)
@@ -360,7 +363,10 @@ def _sampling_notes(parts: Parts, dropped: int) -> list[str]:
 
 def _bundle_heads(fitted: FittedModel) -> list[Head]:
     """Return the location of each head in a bundle."""
-    return [Head(head, at.file, column=at.column) for head, at in fitted.head_files.items()]
+    return [
+        Head(head, head_file.file, column=head_file.column)
+        for head, head_file in fitted.head_files.items()
+    ]
 
 
 def _lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
@@ -383,9 +389,9 @@ def split_requests(data: Dataset, material: Material, settings: TrainSettings) -
 
 def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
     """Return the times of indexes: over the training part, and both borders."""
-    places = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
+    boundaries = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
     return [
-        *(int(data.t[split.train[place]]) for place in places),
+        *(int(data.t[split.train[index]]) for index in boundaries),
         split.train_until,
         split.validation_until,
     ]
@@ -538,7 +544,7 @@ class _Judgement:
             self._is_fresher(),
             self.incumbent_note,
             evaluation.people,
-            {head: each.mean_ratio for head, each in evaluation.heads.items()},
+            {head: figures.mean_ratio for head, figures in evaluation.heads.items()},
             figures[MODEL_NAME][coverage].value,
             figures[reference][coverage].value if reference in figures else 0.0,
             self.fitted.leaks,
@@ -630,9 +636,9 @@ def _other_slot_notes(fitted: FittedModel, slot: Slot, store: Registry, champion
     incumbent_heads = next(
         (info.heads for info in store.versions() if info.version == champion), ()
     )
-    if lost := [head for head in incumbent_heads if head not in fitted.models]:
+    if dropped := [head for head in incumbent_heads if head not in fitted.models]:
         notes.append(
-            f"does not predict {', '.join(lost)}, as the incumbent {champion} does: slots "
+            f"does not predict {', '.join(dropped)}, as the incumbent {champion} does: slots "
             "that ask for it would lose it"
         )
     return notes

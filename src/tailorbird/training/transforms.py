@@ -110,20 +110,22 @@ def plan_transforms(
         leave_out: columns of the features or of the matrix that the model must not see.
         similarities: names of the declared similarities.
     """
-    declared_columns = {one.column for one in declarations}
+    declared_columns = {transform.column for transform in declarations}
     transforms = (
         *declarations,
         *(
-            one
-            for one in preset(columns, position, (*COMPUTED, *similarities))
-            if one.column not in declared_columns
+            transform
+            for transform in preset(columns, position, (*COMPUTED, *similarities))
+            if transform.column not in declared_columns
         ),
     )
     visible = tuple(
-        one for one in transforms if one.column not in leave_out and one.output not in leave_out
+        transform
+        for transform in transforms
+        if transform.column not in leave_out and transform.output not in leave_out
     )
     return TransformPlan(
-        visible, tuple(dict.fromkeys((*leave_out, *(one.column for one in transforms))))
+        visible, tuple(dict.fromkeys((*leave_out, *(transform.column for transform in transforms))))
     )
 
 

@@ -91,14 +91,14 @@ def test_delayed_amounts_are_scaled_by_available_labels():
     amount = expected * np.where(day < 6, 1.0, 2.0)
     at_once = choose_scale(expected, amount, day)
     assert (at_once.periods, at_once.calibration.name) == (14, "scale")
-    later = choose_scale(expected, amount, day, first_known_period=day + 8)
+    later = choose_scale(expected, amount, day, label_period=day + 8)
     assert later.periods == 7, "the ninth day to the fifteenth"
     assert later.losses["scale"] > 1.5 * at_once.losses["scale"], (
         "what the days before would have told was not known on any of them"
     )
     assert (
         choose_scale(
-            expected[day < 8], amount[day < 8], day[day < 8], first_known_period=day[day < 8] + 8
+            expected[day < 8], amount[day < 8], day[day < 8], label_period=day[day < 8] + 8
         ).periods
         == 0
     )

@@ -1,4 +1,4 @@
-"""Simulated site: a log reveals tastes to the posterior, and better knowledge gives better lists."""
+"""Simulated site: a log reveals tastes, and better knowledge gives better lists."""
 
 import numpy as np
 import pytest

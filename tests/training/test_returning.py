@@ -164,7 +164,7 @@ def shop(tmp_path_factory):
 
 
 @pytest.mark.parametrize("architecture", ["gbdt", "mmoe"])
-def test_it_is_a_head_like_the_others(shop, architecture):
+def test_it_is_an_ordinary_head(shop, architecture):
     if architecture != "gbdt":
         pytest.importorskip("torch", reason="needs the extra deep")
     parameters = {"epochs": 1, "hidden": [16, 8], "threads": 1} if architecture != "gbdt" else {}

@@ -163,7 +163,7 @@ def test_outcomes_of_the_last_responses_are_unknown_at_the_end_of_the_log(routed
     )
 
 
-def test_nobody_churns_after_the_end_of_the_log(routed, features):
+def test_no_one_churns_after_the_end_of_the_log(routed, features):
     slot = Slot("home", objective={"click": 1.0, "return_7d": 1.0}, denominator="answer")
     rows = answers(routed, 400)
     cut, complete = (

@@ -1,4 +1,4 @@
-"""Signal selection on a simulated shop's rows with columns put in of which we know what they are."""
+"""Feature selection on a simulated shop's rows with planted columns."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -101,7 +101,7 @@ def choose(
         raw: shape (n,), the model's output.
         label: shape (n,), above 0 is positive.
         period: shape (n,), ascending with time: a day, or an origin; see `assign_periods`.
-        first_known_period: shape (n,), the first period in which the label of a row was known; by
+        label_period: shape (n,), the first period in which the label of a row was known; by
             default the one after its own. Labels that look far ahead make neighbouring periods
             share outcomes, so that one would always confirm the other.
         periods_min: periods that must be evaluated. With fewer, `losses` are empty and a
@@ -117,10 +117,10 @@ def choose(
     if target.sum() < ISOTONIC_POSITIVES_MIN:
         del methods["isotonic"]
     total = dict.fromkeys((*(("none",) if probability else ()), *methods), 0.0)
-    known_period = period + 1 if known_from is None else known_from
+    available_period = period + 1 if known_from is None else known_from
     total_weight, judged_periods = 0.0, 0
     for current in np.unique(period)[1:]:
-        is_past, is_current = known_period <= current, period == current
+        is_past, is_current = available_period <= current, period == current
         if min(target[is_past].sum(), target[is_current].sum()) < POSITIVES_MIN:
             continue
         judged_periods, total_weight = (
@@ -152,7 +152,7 @@ def choose_scale(
     period: Ints,
     weight: Floats | None = None,
     *,
-    first_known_period: Ints | None = None,
+    label_period: Ints | None = None,
 ) -> Chosen:
     """Choose between a scale factor and the raw output for expected amounts, by Poisson deviance.
 
@@ -161,14 +161,14 @@ def choose_scale(
     Args:
         raw: shape (n,), expected amounts.
         amount: shape (n,), observed amounts ≥ 0.
-        period, first_known_period: as in `choose_calibration`.
+        period, label_period: as in `choose_calibration`.
     """
     weight = np.ones(raw.size) if weight is None else weight
     amount = amount.astype(np.float64)
     losses, total_weight, judged_periods = {"none": 0.0, "scale": 0.0}, 0.0, 0
-    known_period = period + 1 if first_known_period is None else first_known_period
+    available_period = period + 1 if label_period is None else label_period
     for current in np.unique(period)[1:]:
-        is_past, is_current = known_period <= current, period == current
+        is_past, is_current = available_period <= current, period == current
         if (
             min(np.count_nonzero(amount[is_past]), np.count_nonzero(amount[is_current]))
             < POSITIVES_MIN
@@ -212,14 +212,14 @@ def choose_head_calibration(
         validation.weight[is_labelled],
         return_target.until if return_target else label_window,
     )
-    first_known_period = periods_of(t, label_delay) + 1 if label_delay >= DAY else None
+    label_period = periods_of(t, label_delay) + 1 if label_delay >= DAY else None
     if is_amount(head):
         return choose_scale(
             raw[is_labelled],
             validation.labels[head][is_labelled],
             periods,
             weight,
-            first_known_period=first_known_period,
+            label_period=label_period,
         )
     is_probability = is_probability or return_target is not None
     return choose(
@@ -227,7 +227,7 @@ def choose_head_calibration(
         validation.labels[head][is_labelled],
         periods,
         weight,
-        known_from=first_known_period,
+        known_from=label_period,
         probability=is_probability,
     )
 

@@ -106,7 +106,8 @@ def describe_limits(evaluation: Evaluation) -> list[str]:
             notes.append(f"{name}: only {count:,} requests, so its figure says little")
         elif best and figures[best].value > model_value:
             notes.append(
-                f"{name}: {best} orders them better ({figures[best].value:.4f} against {model_value:.4f})"
+                f"{name}: {best} orders them better "
+                f"({figures[best].value:.4f} against {model_value:.4f})"
             )
     for head, head_figures in evaluation.heads.items():
         for name, slice_ in head_figures.slices.items():

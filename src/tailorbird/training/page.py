@@ -79,7 +79,8 @@ def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> 
     """Render a table from HTML cells; rows marked true are highlighted."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(
-        f"<tr{' class=ours' if highlighted else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        f"<tr{' class=ours' if highlighted else ''}>"
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         for cells, highlighted in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -92,7 +92,7 @@ class IndexOverlay:
         self._base, self._index = replace(base, text=None), replace(base, text=None)
         self._is_joint = is_joint
         self._versions = _later_versions(base, items)
-        self._known_since = [version.known_since for _, version in self._versions]
+        self._available_since = [version.known_since for _, version in self._versions]
         self._keys = (
             hash64s([item for item, _ in self._versions])
             if self._versions
@@ -110,7 +110,7 @@ class IndexOverlay:
             item_keys: items that the scores depend on. If none of them is new or changed, an older
                 index gives the same scores.
         """
-        while self._taken < len(self._versions) and self._known_since[self._taken] <= ts:
+        while self._taken < len(self._versions) and self._available_since[self._taken] <= ts:
             take_version(self._newest, *self._versions[self._taken])
             self._taken += 1
         pending = self._keys[self._applied : self._taken]
@@ -122,8 +122,8 @@ class IndexOverlay:
             self._applied = self._taken
             self._index = laid_over(self._base, self._newest, texts=False)
         start, stop = (
-            bisect_left(self._known_since, ts - TIMING_TOLERANCE_US),
-            bisect_right(self._known_since, ts + TIMING_TOLERANCE_US),
+            bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
+            bisect_right(self._available_since, ts + TIMING_TOLERANCE_US),
         )
         return self._index, frozenset(item for item, _ in self._versions[start:stop])
 

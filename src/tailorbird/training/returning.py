@@ -60,8 +60,8 @@ class PresenceIndex:
         visits = self._counter.count(
             person, t + target.until, np.arange(len(t)), target.until - target.gap
         )
-        is_known = (person >= 0) & (t + target.until <= self._complete_until)
-        return np.where(is_known, visits > 0, np.nan).astype(np.float32)
+        is_complete = (person >= 0) & (t + target.until <= self._complete_until)
+        return np.where(is_complete, visits > 0, np.nan).astype(np.float32)
 
 
 def censor_labels(

@@ -282,7 +282,8 @@ def _verdict(
     if signal.unstable and not helps:
         return {
             "verdict": DRIFTING,
-            "why": f"drift {signal.drift:.2f}, and later data do not prove that it helps nevertheless",
+            "why": f"drift {signal.drift:.2f}, and later data do not prove that it helps "
+            "nevertheless",
         }
     why = "proven on later data" if helps else "trees get more of it than of shuffled labels"
     return {
@@ -328,7 +329,7 @@ class ModelComparison:
         return [self.parts.names.index(name) for name in columns]
 
     def figures(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
-        """Return the metric of each request to choose on and to evaluate on, as a mean over seeds."""
+        """Return the metric of each request to choose and to evaluate on, as a mean over seeds."""
         parts = self.parts
         sizes = (parts.choose.requests, parts.judge.requests)
         total = np.zeros(sum(sizes))

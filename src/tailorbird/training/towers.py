@@ -198,7 +198,7 @@ class Learner:
         return Space(Tower(plan, edges, model.run), replace(index, vectors=vectors))
 
     def indexed(self, space: Space) -> Space:
-        """Return the space with an inverted file if it has many items, tuned with users' searches."""
+        """Return the space with an inverted file, tuned with users, if it has many items."""
         if len(space.index) < INDEXED_FROM:
             return space
         row, gap = self._user_windows(space, PROBE_USERS)

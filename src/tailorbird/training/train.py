@@ -251,8 +251,8 @@ def _train(
         notes,
         about,
         timer.seconds,
+        instead=fallback_version,
     )
-    report = replace(report, instead=fallback_version)
     return (
         report
         if reports is None

@@ -55,7 +55,7 @@ SLATE_SIZE = 20  # items of a baseline's slate
 
 @dataclass(frozen=True)
 class Slates:
-    """Slates of a baseline: request r has the items[offsets[r]:offsets[r + 1]], best first."""
+    """Slates of a baseline: request r has item[offsets[r]:offsets[r + 1]], best first."""
 
     offsets: Ints
     item: Ints

@@ -63,7 +63,7 @@ class ScoreReport:
     Attributes:
         answers, scores: compared responses and scores.
         unequal: scores that differ by more than 1e-6 relative to their size.
-        other_bits: scores that differ by less, but not in no bit.
+        other_bits: scores that differ by less, in at least one bit.
         skipped: responses that no model ordered, without logged features, or with erased features.
         moved: scores left out because they depend on items that appeared or changed within seconds
             of the response, so it is unclear whether the server knew them; or on an item without a

@@ -212,9 +212,9 @@ def rank_parts(
     drift = measure_stability(parts.train, parts.choose, categorical, of_request)
     progress("information", 1, 1)
 
-    contest = ModelComparison(parts, settings.gbdt, settings.seed, unfinished.array)
+    comparison = ModelComparison(parts, settings.gbdt, settings.seed, unfinished.array)
     importances, cluster_importances = _permutation_importances(
-        contest, honest, of_request, clusters, settings, unfinished, progress
+        comparison, honest, of_request, clusters, settings, unfinished, progress
     )
     gains, null_gains = _fit_gains(parts, honest, settings, unfinished, progress)
     progress("cost", 0, 2)
@@ -235,7 +235,7 @@ def rank_parts(
     )
     signals = assign_verdicts(signals, leaking, int(parts.choose.has_both_classes.sum()))
     subset, signals = propose_subset(
-        contest,
+        comparison,
         signals,
         settings.tolerance,
         progress=lambda done, total: progress("subset", done, total),
@@ -297,7 +297,7 @@ def _load_parts(
 
 
 def _permutation_importances(
-    contest: ModelComparison,
+    comparison: ModelComparison,
     honest: Sequence[int],
     of_request: Bools,
     clusters: Clusters,
@@ -306,7 +306,7 @@ def _permutation_importances(
     progress: Progress,
 ) -> tuple[list[Interval], list[Interval]]:
     """Measure the importance of each honest column and each cluster on the part to choose on."""
-    parts = contest.parts
+    parts = comparison.parts
     rows = parts.choose.take(parts.choose.has_both_classes)
     honest_columns = set(honest)
     groups = [[index] for index in honest] + [
@@ -315,7 +315,7 @@ def _permutation_importances(
     drops = [np.zeros(rows.requests) for _ in groups]
     progress("permute", 0, SEEDS * len(groups))
     for number in range(SEEDS):
-        model = contest.model([parts.names[index] for index in honest], settings.seed + number)
+        model = comparison.model([parts.names[index] for index in honest], settings.seed + number)
         permuter = Permuter(
             model, honest, rows, of_request, settings.repeats, settings.seed + number
         )

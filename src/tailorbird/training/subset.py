@@ -355,7 +355,7 @@ def bootstrap_people(rows: SignalRows, seed: int) -> Bootstrap:
 
 
 def propose_subset(
-    contest: ModelComparison,
+    comparison: ModelComparison,
     signals: Sequence[Signal],
     tolerance: float,
     *,
@@ -369,14 +369,14 @@ def propose_subset(
     Returns:
         The subset, and the signals with `kept` set.
     """
-    parts = contest.parts
+    parts = comparison.parts
     honest = [signal.name for signal in signals if signal.verdict != LEAK]
     choose_bootstrap, judge_bootstrap = (
-        bootstrap_people(parts.choose, contest.seed),
-        bootstrap_people(parts.judge, contest.seed),
+        bootstrap_people(parts.choose, comparison.seed),
+        bootstrap_people(parts.judge, comparison.seed),
     )
     progress(0, 4)
-    full = contest.figures(honest)
+    full = comparison.figures(honest)
     keep, figures, steps = honest, full, []
     order = {signal.name: signal.importance.value for signal in signals}
     for done, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
@@ -390,7 +390,7 @@ def propose_subset(
             batch = batches.pop(0)
             if not batch:
                 continue
-            trial = contest.figures([name for name in keep if name not in batch])
+            trial = comparison.figures([name for name in keep if name not in batch])
             loss, step_loss = (
                 choose_bootstrap.difference(full[0], trial[0]),
                 choose_bootstrap.difference(figures[0], trial[0]),

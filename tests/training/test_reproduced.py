@@ -61,8 +61,8 @@ class Shop:
                 pass
 
     def drawn(self, lake, now):
-        wanted = TrainSettings(quick=True).wanted(now)
-        return load_material(lake, self.features, HOME, wanted).data
+        row_settings = TrainSettings(quick=True).wanted(now)
+        return load_material(lake, self.features, HOME, row_settings).data
 
 
 @pytest.mark.parametrize("sort", ["position", "person"])

@@ -35,7 +35,7 @@ COLUMNS = (
     "properties",
     *CONTEXT,
 )
-INTEREST, SHOWN, PROFILE = 0, 1, 2
+INTEREST, IMPRESSION, PROFILE = 0, 1, 2
 _HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTALL)
 
 
@@ -94,13 +94,13 @@ def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
     table = events.select(
         [name for name in COLUMNS if name in events.column_names]
     ).combine_chunks()
-    wanted = pa.array([*contract.event_types, contract.shown, "item"], pa.string())
-    kept = pc.and_(pc.is_in(table["type"], wanted), pc.fill_null(table["counts"], True))
+    event_types = pa.array([*contract.event_types, contract.shown, "item"], pa.string())
+    is_counted = pc.and_(pc.is_in(table["type"], event_types), pc.fill_null(table["counts"], True))
     table = table.filter(
-        pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
+        pc.and_(is_counted, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
     ).combine_chunks()
     kinds = _kinds(table, contract)
-    table, kind = _one_item_a_row(table, kinds)
+    table, kind = _explode_items(table, kinds)
     is_interest = kind == INTEREST
     segments = {
         name: np.where(is_interest, _keys(table[name], partial(_segment, name)), np.uint64(0))
@@ -152,17 +152,17 @@ def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _kinds(table: pa.Table, contract: Contract) -> npt.NDArray[np.uint8]:
     kinds = np.full(table.num_rows, INTEREST, np.uint8)
-    kinds[pc.equal(table["type"], contract.shown).to_numpy()] = SHOWN
+    kinds[pc.equal(table["type"], contract.shown).to_numpy()] = IMPRESSION
     kinds[pc.equal(table["type"], "item").to_numpy()] = PROFILE
     return kinds
 
 
-def _one_item_a_row(
+def _explode_items(
     table: pa.Table, kind: npt.NDArray[np.uint8]
 ) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
     """Return the events that name an item, and those that show several as often as they show any."""
     named = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
-    listed = (kind == SHOWN) & ~named
+    listed = (kind == IMPRESSION) & ~named
     if "items" not in table.column_names or not listed.any():
         at = np.flatnonzero(named)
         return table.take(pa.array(at)), kind[at]
@@ -194,12 +194,12 @@ def _segment(name: str, value: str) -> str:
 
 
 def _categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
-    found = np.zeros(table.num_rows, np.uint64)
+    categories = np.zeros(table.num_rows, np.uint64)
     at = np.flatnonzero(kind == PROFILE)
     if len(at) and "properties" in table.column_names:
         texts: Sequence[str | None] = table["properties"].take(pa.array(at)).to_pylist()
-        found[at] = [_category(text) for text in texts]
-    return found
+        categories[at] = [_category(text) for text in texts]
+    return categories
 
 
 def _category(text: str | None) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.batch import INTEREST, PROFILE, SHOWN, EventBatch
+from tailorbird.candidates.batch import INTEREST, PROFILE, IMPRESSION, EventBatch
 from tailorbird.candidates.contract import Board, Contract
 from tailorbird.candidates.item_knn.fold import ItemKnnFold
 from tailorbird.candidates.keytable import KeyTable, grown
@@ -44,7 +44,7 @@ Int64s = npt.NDArray[np.int64]
 
 TEND_EVERY = 1 << 16  # positions
 ITEMS_LEFT = 0.9  # of `items_max`, after the items idle longest went
-_OF_ITEMS = ("first_seen", "last_seen", "category", "clicks", "shown")
+_ITEM_ARRAYS = ("first_seen", "last_seen", "category", "clicks", "shown")
 NEVER = np.iinfo(np.int64).max
 
 
@@ -69,7 +69,7 @@ class CandidateFold:
         self._clicks, self._shown = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._ids: list[str] = []
         self._touched: list[Int64s] = []
-        self._gone: list[Keys] = []
+        self._evicted_keys: list[Keys] = []
         self.popularity = PopularityFold(contract.boards, self.items)
         self.item_knn = ItemKnnFold(contract.item_knn, self.items) if contract.item_knn else None
         self.session_knn = (
@@ -97,11 +97,11 @@ class CandidateFold:
             border = (max(int(batch.p[low]), self.p) // TEND_EVERY + 1) * TEND_EVERY
             high = int(np.searchsorted(batch.p, border))
             if int(batch.p[low]) // TEND_EVERY > self.p // TEND_EVERY:
-                self._tend()
+                self._evict()
             self._take(batch.slice(low, high, batch.end))
             self.p, low = int(batch.p[high - 1]), high
         if batch.end // TEND_EVERY > self.p // TEND_EVERY:
-            self._tend()
+            self._evict()
         self.p = max(self.p, batch.end)
 
     def _take(self, batch: EventBatch) -> None:
@@ -114,10 +114,10 @@ class CandidateFold:
         row, ts, person = item[at], batch.ts[at], batch.person[at]
         people = self._people.assign(person)
         self._person_seen = grown(self._person_seen, self._people.count)
-        known = people >= 0
-        np.maximum.at(self._person_seen, people[known], newest[at][known])
+        has_user = people >= 0
+        np.maximum.at(self._person_seen, people[has_user], newest[at][has_user])
         np.add.at(self._clicks, row, 1)
-        np.add.at(self._shown, item[batch.kind == SHOWN], 1)
+        np.add.at(self._shown, item[batch.kind == IMPRESSION], 1)
         segments = {name: keys[at] for name, keys in batch.segments.items()} | {
             "category": category[at]
         }
@@ -131,17 +131,17 @@ class CandidateFold:
     def _register(self, batch: EventBatch, item: Int64s, before: int) -> None:
         count = self.items.count
         self._first_seen = grown(self._first_seen, count, fill=NEVER)
-        for name in _OF_ITEMS[1:]:
+        for name in _ITEM_ARRAYS[1:]:
             setattr(self, f"_{name}", grown(getattr(self, f"_{name}"), count))
         if count > before:
             _, first = np.unique(item, return_index=True)
-            fresh = np.sort(first[item[first] >= before])
-            self._ids += batch.ids.take(pa.array(fresh)).to_pylist()
+            new_rows = np.sort(first[item[first] >= before])
+            self._ids += batch.ids.take(pa.array(new_rows)).to_pylist()
         dated = batch.ts > 0
-        came = np.flatnonzero(dated & (batch.ts < self._first_seen[item]))
+        earlier = np.flatnonzero(dated & (batch.ts < self._first_seen[item]))
         np.minimum.at(self._first_seen, item[dated], batch.ts[dated])
         np.maximum.at(self._last_seen, item, batch.ts)
-        self._touched.append(np.concatenate([np.arange(before, count), item[came]]))
+        self._touched.append(np.concatenate([np.arange(before, count), item[earlier]]))
 
     def _categories(self, batch: EventBatch, item: Int64s) -> Keys:
         """The category of each row's item at that moment, and the newest of each item for later."""
@@ -150,14 +150,14 @@ class CandidateFold:
         if not profiles.any():
             return category
         order = np.lexsort((np.arange(len(item)), item))
-        told = np.where(profiles[order], np.arange(len(order)), -1)
+        profile_rows = np.where(profiles[order], np.arange(len(order)), -1)
         begin = np.flatnonzero(np.diff(item[order], prepend=-1))
         base = np.repeat(begin, np.diff(np.append(begin, len(order))))
         last = np.maximum.accumulate(
-            np.maximum(told, np.where(np.arange(len(order)) == base, -1, told))
+            np.maximum(profile_rows, np.where(np.arange(len(order)) == base, -1, profile_rows))
         )
-        mine = last >= base  # a profile of the same item stands before, or here
-        category[order[mine]] = batch.category[order[last[mine]]]
+        has_profile = last >= base  # a profile of the same item stands before, or here
+        category[order[has_profile]] = batch.category[order[last[has_profile]]]
         at = np.flatnonzero(profiles)
         changed = self._category[item[at]] != batch.category[at]
         self._category[item[at]] = batch.category[at]  # of several the last stays
@@ -185,18 +185,18 @@ class CandidateFold:
 
     def gone_items(self) -> Keys:
         """Return the keys of items that were forgotten since this was last asked."""
-        keys = np.concatenate([np.zeros(0, np.uint64), *self._gone])
-        self._gone = []
+        keys = np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])
+        self._evicted_keys = []
         return keys
 
     def facts_of(self, rows: Int64s) -> ItemFacts:
         """Return what is known of items by row; −1 is not known."""
         if not self.items.count:
             return ItemFacts(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.uint64))
-        at, known = np.maximum(rows, 0), rows >= 0
+        at, is_present = np.maximum(rows, 0), rows >= 0
         first = self._first_seen[at]
-        first = np.where(known & (first < NEVER), first, 0)
-        return ItemFacts(first, np.where(known, self._category[at], np.uint64(0)))
+        first = np.where(is_present & (first < NEVER), first, 0)
+        return ItemFacts(first, np.where(is_present, self._category[at], np.uint64(0)))
 
     def ids_of(self, rows: Int64s) -> list[str]:
         return [self._ids[row] for row in rows.tolist()]
@@ -216,7 +216,7 @@ class CandidateFold:
 
     # Forgetting
 
-    def _tend(self) -> None:
+    def _evict(self) -> None:
         idle = self.newest - self._person_seen[: self._people.count] > self.idle_us
         over = int((~idle).sum()) - self.contract.people_max
         if over > 0:
@@ -227,56 +227,56 @@ class CandidateFold:
         if idle.any():
             self._move_people(~idle)
         if self.items.count > self.contract.items_max:
-            left = int(self.contract.items_max * ITEMS_LEFT)
-            gone = np.argsort(self._last_seen[: self.items.count], kind="stable")[
-                : self.items.count - left
+            target = int(self.contract.items_max * ITEMS_LEFT)
+            evicted = np.argsort(self._last_seen[: self.items.count], kind="stable")[
+                : self.items.count - target
             ]
-            kept = np.ones(self.items.count, bool)
-            kept[gone] = False
-            self.evicted["items"] += len(gone)
-            self._move_items(kept)
+            retained = np.ones(self.items.count, bool)
+            retained[evicted] = False
+            self.evicted["items"] += len(evicted)
+            self._move_items(retained)
 
-    def _move_people(self, kept: npt.NDArray[np.bool_]) -> None:
-        seen = self._person_seen[: self._people.count][kept]
-        moved = self._people.keep(kept)
+    def _move_people(self, retained: npt.NDArray[np.bool_]) -> None:
+        seen = self._person_seen[: self._people.count][retained]
+        row_map = self._people.keep(retained)
         self._person_seen = seen
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.move_people(moved, self._people.count)
+                fold.move_people(row_map, self._people.count)
 
-    def _move_items(self, kept: npt.NDArray[np.bool_]) -> None:
+    def _move_items(self, retained: npt.NDArray[np.bool_]) -> None:
         count = self.items.count
-        self._ids = [self._ids[row] for row in np.flatnonzero(kept).tolist()]
-        for name in _OF_ITEMS:
-            setattr(self, f"_{name}", getattr(self, f"_{name}")[:count][kept].copy())
+        self._ids = [self._ids[row] for row in np.flatnonzero(retained).tolist()]
+        for name in _ITEM_ARRAYS:
+            setattr(self, f"_{name}", getattr(self, f"_{name}")[:count][retained].copy())
         touched = self.changed_items()
-        self._gone.append(self.items.keys[~kept].copy())
-        moved = self.items.keep(kept)
-        self._touched.append(moved[touched][moved[touched] >= 0])
-        self.popularity.move_items(moved, self.items.count)
+        self._evicted_keys.append(self.items.keys[~retained].copy())
+        row_map = self.items.keep(retained)
+        self._touched.append(row_map[touched][row_map[touched] >= 0])
+        self.popularity.move_items(row_map, self.items.count)
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.move_items(moved, self.items.count)
+                fold.move_items(row_map, self.items.count)
 
     # Snapshots
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         count = self.items.count
-        found: dict[str, Any] = {
-            f"items/{name}": getattr(self, f"_{name}")[:count] for name in _OF_ITEMS
+        state: dict[str, Any] = {
+            f"items/{name}": getattr(self, f"_{name}")[:count] for name in _ITEM_ARRAYS
         }
-        found |= {
+        state |= {
             "items/keys": self.items.keys,
             "items/ids": np.frombuffer("\0".join(self._ids).encode(), np.uint8),
         }
-        found |= {
+        state |= {
             "people/keys": self._people.keys,
             "people/seen": self._person_seen[: self._people.count],
         }
-        found |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._touched])}
-        found |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._gone])}
-        found["position"] = np.array(
+        state |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._touched])}
+        state |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])}
+        state["position"] = np.array(
             [self.p, self.newest, self.evicted["items"], self.evicted["people"]]
         )
         parts = {
@@ -286,8 +286,8 @@ class CandidateFold:
         }
         for name, fold in parts.items():
             if fold is not None:
-                found |= {f"{name}/{key}": array for key, array in fold.arrays().items()}
-        return found
+                state |= {f"{name}/{key}": array for key, array in fold.arrays().items()}
+        return state
 
     @classmethod
     def restore(cls, contract: Contract, arrays: Mapping[str, npt.NDArray]) -> "CandidateFold":
@@ -296,11 +296,11 @@ class CandidateFold:
         fold.p, fold.newest, fold.evicted["items"], fold.evicted["people"] = (
             int(each) for each in arrays["position"]
         )
-        fold._touched, fold._gone = [arrays["touched"]], [arrays["gone"]]
+        fold._touched, fold._evicted_keys = [arrays["touched"]], [arrays["gone"]]
         fold.items.assign(arrays["items/keys"])
         fold._people.assign(arrays["people/keys"])
         fold._person_seen = arrays["people/seen"].copy()
-        for name in _OF_ITEMS:
+        for name in _ITEM_ARRAYS:
             setattr(fold, f"_{name}", arrays[f"items/{name}"].copy())
         fold._ids = arrays["items/ids"].tobytes().decode().split("\0") if fold.items.count else []
         parts = {
@@ -334,10 +334,10 @@ class FoldTables:
         self._new: RankedList | None = None
 
     def board(self, board: Board, segment: int = 0) -> BoardTable:
-        found = self._boards.get((board, segment))
-        if found is None:
-            found = self._boards[board, segment] = self._fold.popularity.table(board, segment)
-        return found
+        table = self._boards.get((board, segment))
+        if table is None:
+            table = self._boards[board, segment] = self._fold.popularity.table(board, segment)
+        return table
 
     def new_items(self) -> RankedList:
         if self._new is None:

@@ -31,7 +31,7 @@ SHIFT = 512  # halvings after which all weights are scaled by 2**-SHIFT, which i
 
 
 @compiled
-def assign(keys: Keys, table: Int64s, known: Keys, count: int, rows: Int64s) -> int:
+def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) -> int:
     """Give each key its row, new ones the next: how many rows there are now.
 
     Args:
@@ -51,11 +51,11 @@ def assign(keys: Keys, table: Int64s, known: Keys, count: int, rows: Int64s) -> 
             row = table[at]
             if row < 0:
                 table[at] = count
-                known[count] = key
+                row_keys[count] = key
                 rows[i] = count
                 count += 1
                 break
-            if known[row] == key:
+            if row_keys[row] == key:
                 rows[i] = row
                 break
             at = (at + np.uint64(1)) & mask
@@ -63,7 +63,7 @@ def assign(keys: Keys, table: Int64s, known: Keys, count: int, rows: Int64s) -> 
 
 
 @compiled
-def find(keys: Keys, table: Int64s, known: Keys, rows: Int64s) -> None:
+def find(keys: Keys, table: Int64s, row_keys: Keys, rows: Int64s) -> None:
     """Give each key its row, −1 where it is not known."""
     mask = np.uint64(len(table) - 1)
     for i in range(len(keys)):
@@ -73,18 +73,18 @@ def find(keys: Keys, table: Int64s, known: Keys, rows: Int64s) -> None:
             row = table[at]
             if row < 0:
                 break
-            if known[row] == key:
+            if row_keys[row] == key:
                 rows[i] = row
                 break
             at = (at + np.uint64(1)) & mask
 
 
 @compiled
-def fill_table(table: Int64s, known: Keys, count: int) -> None:
+def fill_table(table: Int64s, row_keys: Keys, count: int) -> None:
     """Enter all rows into an empty table."""
     mask = np.uint64(len(table) - 1)
     for row in range(count):
-        at = known[row] & mask
+        at = row_keys[row] & mask
         while table[at] >= 0:
             at = (at + np.uint64(1)) & mask
         table[at] = row
@@ -114,13 +114,13 @@ def _add(
             weights[at] += weight
             return 0
     if count == room[row] and count < cap:
-        wanted = min(max(4 * count, 8), cap)
-        fresh = free[0]
-        items[fresh : fresh + count] = items[begin : begin + count]
-        weights[fresh : fresh + count] = weights[begin : begin + count]
-        start[row], room[row] = fresh, wanted
-        free[0] += wanted
-        begin = fresh
+        capacity = min(max(4 * count, 8), cap)
+        new_start = free[0]
+        items[new_start : new_start + count] = items[begin : begin + count]
+        weights[new_start : new_start + count] = weights[begin : begin + count]
+        start[row], room[row] = new_start, capacity
+        free[0] += capacity
+        begin = new_start
     if count < room[row]:
         items[begin + count], weights[begin + count] = other, weight
         size[row] += 1
@@ -281,8 +281,8 @@ def distinct_entries(
     last_ts: Int64s,
     starts: Int64s,
     ends: Int64s,
-    found: Int32s,
-    place: Int32s,
+    item_numbers: Int32s,
+    positions: Int32s,
     used: Int32s,
 ) -> tuple[int, int]:
     """Write the sessions of at least two items, each item at its last place; how many there are,
@@ -295,7 +295,7 @@ def distinct_entries(
         they come.
         used: (items,), zeros; written: 1 + the number of each item that is found.
     """
-    count, written, known = 0, 0, 0
+    count, written, item_count = 0, 0, 0
     last = np.full(len(used), -1, np.int64)
     for at in range(len(order)):
         session = order[at]
@@ -313,10 +313,10 @@ def distinct_entries(
             item = entries[session, entry]
             if last[item] == at * 256 + entry:
                 if not used[item]:
-                    known += 1
-                    used[item] = known
-                found[written], place[written] = used[item] - 1, entry + 1
+                    item_count += 1
+                    used[item] = item_count
+                item_numbers[written], positions[written] = used[item] - 1, entry + 1
                 written += 1
         count += 1
     starts[count] = written
-    return count, known
+    return count, item_count

@@ -79,37 +79,37 @@ def compare_lists(
     """
     report = ListReport()
     columns = {name: answers[name].to_pylist() for name in LOGGED}
-    kept, requests, epochs = [], [], []
+    compared, requests, epochs = [], [], []
     for row, (names, positions) in enumerate(
         zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)
     ):
-        of_group = _epochs(names or (), positions or ())
-        if not any(of_group.values()):
+        epoch_by_group = _epochs_by_group(names or (), positions or ())
+        if not any(epoch_by_group.values()):
             continue
-        if max(of_group.values()) > known:
+        if max(epoch_by_group.values()) > known:
             report.pending += 1
             continue
         keys, times = recent[row]
-        kept.append(row)
+        compared.append(row)
         requests.append(
             CandidateRequest(
                 keys, times, segment_keys({name: columns[name][row] for name in CONTEXT})
             )
         )
-        epochs.append(of_group)
-    asked = list(
+        epochs.append(epoch_by_group)
+    sources = list(
         dict.fromkeys(
-            name for row in kept for name in columns["candidate_lists"][row] if is_source(name)
+            name for row in compared for name in columns["candidate_lists"][row] if is_source(name)
         )
     )
-    questions = Questions(
+    replay = Questions(
         requests, {group: np.array([one[group] for one in epochs], np.int64) for group in GROUPS}
     )
-    for chosen, lists in (
-        replayed(contract, events, questions, asked, progress=progress) if kept else ()
+    for indices, lists in (
+        replayed(contract, events, replay, sources, progress=progress) if compared else ()
     ):
-        for question, found in zip(chosen.tolist(), lists, strict=True):
-            row = kept[question]
+        for index, request_lists in zip(indices.tolist(), lists, strict=True):
+            row = compared[index]
             report.responses += 1
             logged = zip(
                 *(
@@ -122,20 +122,20 @@ def compare_lists(
                 if not is_source(name):
                     continue
                 report.lists += 1
-                if found.of(name).digest != digest:
+                if request_lists.of(name).digest != digest:
                     report.note(UnequalList(columns["request_id"][row], name, p))
     return report
 
 
-def _epochs(names: list[str] | tuple[()], positions: list[int] | tuple[()]) -> Mapping[str, int]:
+def _epochs_by_group(names: list[str] | tuple[()], positions: list[int] | tuple[()]) -> Mapping[str, int]:
     """Return by group the position of the tables that a response read; 0 for a group that it did
     not read.
     """
-    found = dict.fromkeys(GROUPS, 0)
+    epochs = dict.fromkeys(GROUPS, 0)
     for name, p in zip(names, positions, strict=True):
         if is_source(name) and (group := group_of(name)):
-            found[group] = max(found[group], p)
-    return found
+            epochs[group] = max(epochs[group], p)
+    return epochs
 
 
 def is_source(name: str) -> bool:

@@ -92,8 +92,8 @@ class RankedList:
     def scores_of(self, keys: Keys) -> Floats:
         """Return the score of each key, 0 where it is not in the list."""
         rank, scores = self.ranks(keys), np.zeros(len(keys))
-        there = rank >= 0
-        scores[there] = self.scores[rank[there]]
+        is_listed = rank >= 0
+        scores[is_listed] = self.scores[rank[is_listed]]
         return scores
 
 
@@ -212,10 +212,10 @@ class NoTables:
 NO_TABLES = NoTables()
 
 
-def ranked(keys: Keys, scores: Floats, most: int) -> RankedList:
+def ranked(keys: Keys, scores: Floats, limit: int) -> RankedList:
     """Return the items with a positive score, best first, ties by key; at most `most`."""
-    kept = np.flatnonzero(scores > 0)
-    order = kept[np.lexsort((keys[kept], -scores[kept]))[:most]]
+    positive = np.flatnonzero(scores > 0)
+    order = positive[np.lexsort((keys[positive], -scores[positive]))[:limit]]
     return RankedList(keys[order], scores[order])
 
 

@@ -31,8 +31,8 @@ class Publisher:
     def __init__(self, store: Store, contract: Contract) -> None:
         self._store, self._contract = store, contract
         with store.snapshot() as snapshot:
-            found = tables.read_epoch(snapshot.get(tables.EPOCH))
-        self.published = found if found is not None and found.contract == contract.hash else None
+            published = tables.read_epoch(snapshot.get(tables.EPOCH))
+        self.published = published if published is not None and published.contract == contract.hash else None
         self._done_at: dict[str, int] = {}
 
     def due(self, fold: CandidateFold, now: int) -> list[str]:
@@ -51,10 +51,10 @@ class Publisher:
     def groups(self, fold: CandidateFold) -> list[str]:
         """Return the groups of tables, none while the fold is behind what is published."""
         published = self.published
-        behind = published is not None and fold.p < max(
+        is_stale = published is not None and fold.p < max(
             group.p for group in published.groups.values()
         )
-        return [] if behind else list(GROUPS)
+        return [] if is_stale else list(GROUPS)
 
     def publish(
         self, fold: CandidateFold, groups: Sequence[str], now: int, *, newest: bool = True
@@ -69,45 +69,45 @@ class Publisher:
             StorageError: the disk refused; nothing of it is there. Begin again with the fold of a
                 snapshot.
         """
-        before = self.published
-        behind = [name for name in groups if before is None or before.groups[name].p < fold.p]
+        previous = self.published
+        stale_groups = [name for name in groups if previous is None or previous.groups[name].p < fold.p]
         records: list[tuple[bytes, bytes]] = []
-        gone: list[bytes] = []
-        sessions = before.sessions if before is not None else 0
-        if BOARDS in behind:
-            records += _boards(fold, everything=before is None)
-            gone = tables.gone_keys(fold.gone_items())
-        if NEIGHBOURS in behind:
-            records += _neighbours(fold, everything=before is None)
-        if SESSIONS in behind and fold.session_knn is not None:
+        deleted_keys: list[bytes] = []
+        sessions = previous.sessions if previous is not None else 0
+        if BOARDS in stale_groups:
+            records += _boards(fold, everything=previous is None)
+            deleted_keys = tables.gone_keys(fold.gone_items())
+        if NEIGHBOURS in stale_groups:
+            records += _neighbours(fold, everything=previous is None)
+        if SESSIONS in stale_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
             records, sessions = [*records, *parts], len(parts)
-        kept = {} if before is None else before.groups
-        at = {name: now if newest or name not in kept else kept[name].at for name in groups}
-        known = {
-            name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else kept[name]
+        previous_groups = {} if previous is None else previous.groups
+        at = {name: now if newest or name not in previous_groups else previous_groups[name].at for name in groups}
+        group_epochs = {
+            name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else previous_groups[name]
             for name in GROUPS
         }
         evicted = {
             **fold.evicted,
             "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
         }
-        after = Published(self._contract.hash, fold.contract.boards, known, sessions, evicted)
-        if before is not None and sessions < before.sessions:
-            gone += tables.session_keys(sessions, before.sessions)
+        current = Published(self._contract.hash, fold.contract.boards, group_epochs, sessions, evicted)
+        if previous is not None and sessions < previous.sessions:
+            deleted_keys += tables.session_keys(sessions, previous.sessions)
 
         def change(transaction: Transaction) -> None:
-            if before is None:
+            if previous is None:
                 transaction.delete_many(
                     [key for key, _ in transaction.scan(b"") if not key.startswith(b"\xff")]
                 )
-            transaction.delete_many(gone)
-            transaction.put_many([*records, tables.epoch_record(after)])
+            transaction.delete_many(deleted_keys)
+            transaction.put_many([*records, tables.epoch_record(current)])
 
         self._store.write(change)
         self._done_at |= dict.fromkeys(groups, now)
-        self.published = after
-        return after
+        self.published = current
+        return current
 
 
 def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:

@@ -34,10 +34,10 @@ _SOURCES: dict[str, Source] = {}
 
 def source_of(name: str) -> Source:
     """Return a parsed source; each name is parsed once. Raises DeclarationError."""
-    found = _SOURCES.get(name)
-    if found is None:
-        found = _SOURCES[name] = parse_source(name)
-    return found
+    source = _SOURCES.get(name)
+    if source is None:
+        source = _SOURCES[name] = parse_source(name)
+    return source
 
 
 def live_sources(names: Iterable[str]) -> list[str]:
@@ -71,10 +71,10 @@ class RequestLists:
 
     def of(self, name: str) -> RankedList:
         """Return the list of a live source by its name."""
-        found = self.asked.get(name)
-        if found is None:
-            found = self.asked[name] = self._ask(source_of(name))
-        return found
+        ranked_list = self.asked.get(name)
+        if ranked_list is None:
+            ranked_list = self.asked[name] = self._ask(source_of(name))
+        return ranked_list
 
     @cached_property
     def neighbours(self) -> tuple[Keys, Neighbours]:
@@ -84,8 +84,8 @@ class RequestLists:
 
     def neighbours_of(self, keys: Keys) -> Neighbours:
         """Return what goes with some items."""
-        recent, found = self.neighbours
-        return found if np.array_equal(recent, keys) else self.tables.neighbours(keys)
+        recent, neighbours = self.neighbours
+        return neighbours if np.array_equal(recent, keys) else self.tables.neighbours(keys)
 
     def board_counts(self) -> RankedList:
         """Return the most popular items of the week by their counts."""
@@ -139,21 +139,21 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
 
     def told(self) -> dict[str, str]:
         """What each column is, in words."""
-        told: dict[str, str] = {}
+        descriptions: dict[str, str] = {}
         for name in self.sources:
             source = source_of(name)
             score = "share of the traffic" if source.board is not None else "score"
-            told[f"{source.column}_rank"] = f"position of the candidate in {name}, from 0"
-            told[f"{source.column}_score"] = f"{score} of the candidate in {name}"
-        return told
+            descriptions[f"{source.column}_rank"] = f"position of the candidate in {name}, from 0"
+            descriptions[f"{source.column}_score"] = f"{score} of the candidate in {name}"
+        return descriptions
 
     def matrix(self, lists: RequestLists, keys: Keys) -> Matrix:
         """Return the columns of a request's candidates, (n, columns)."""
-        found = np.zeros((len(keys), len(self.names)), np.float32)
+        columns = np.zeros((len(keys), len(self.names)), np.float32)
         for place, name in enumerate(self.sources):
             listed = lists.of(name)
             rank = listed.ranks(keys)
             there = rank >= 0
-            found[:, 2 * place] = np.where(there, rank, np.nan)
-            found[there, 2 * place + 1] = listed.scores[rank[there]]
-        return found
+            columns[:, 2 * place] = np.where(there, rank, np.nan)
+            columns[there, 2 * place + 1] = listed.scores[rank[there]]
+        return columns

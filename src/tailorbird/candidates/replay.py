@@ -73,8 +73,8 @@ def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
     """Return the regular epochs of questions at positions of a log, by group of tables."""
     log_p, log_ts = positions_and_times(events)
     at = np.searchsorted(log_p, p, side="right") - 1
-    asked = log_ts[at[at >= 0]] if len(log_p) else log_ts
-    span = int(asked.max() - asked.min()) if len(asked) else 0
+    request_ts = log_ts[at[at >= 0]] if len(log_p) else log_ts
+    span = int(request_ts.max() - request_ts.min()) if len(request_ts) else 0
     every = {group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()}
     return {group: regular_epochs(log_p, log_ts, p, each) for group, each in every.items()}
 
@@ -82,7 +82,7 @@ def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
 def replayed(
     contract: Contract,
     events: pa.Table,
-    questions: Questions,
+    replay: Questions,
     names: Sequence[str],
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -94,76 +94,76 @@ def replayed(
         events: columns `batch.COLUMNS` of routed events, in order of p, from the beginning.
         names: the live sources that any question asks.
     """
-    wanted = live_sources(names)
-    pending = [RequestLists(NO_TABLES, request) for request in questions.requests]
+    sources = live_sources(names)
+    pending = [RequestLists(NO_TABLES, request) for request in replay.requests]
     groups = [
-        group for group in (SESSIONS, NEIGHBOURS) if any(group_of(name) == group for name in wanted)
+        group for group in (SESSIONS, NEIGHBOURS) if any(group_of(name) == group for name in sources)
     ]
     fold, batches = CandidateFold(contract), _Batches(events, contract)
-    left = np.full(len(pending), len(groups) + 1)
-    for p, group, chosen in _stops(questions, (*groups, BOARDS)):
+    groups_left = np.full(len(pending), len(groups) + 1)
+    for p, group, indices in _stops(replay, (*groups, BOARDS)):
         for batch in batches.until(p):
             fold.update(batch)
         tables = fold.tables()
-        asked = [pending[question] for question in chosen.tolist()]
-        for lists in asked:
+        request_lists = [pending[index] for index in indices.tolist()]
+        for lists in request_lists:
             lists.tables = tables
-        left[chosen] -= 1
+        groups_left[indices] -= 1
         if group == SESSIONS:
-            _ask_sessions(asked, tables, wanted)
+            _query_sessions(request_lists, tables, sources)
         elif group == NEIGHBOURS:
-            for lists in asked:
+            for lists in request_lists:
                 assert lists.neighbours is not None  # read now, and kept
-        elif left[chosen].any():  # a later epoch is wanted of another group
-            for lists in asked:
-                for name in wanted:
+        elif groups_left[indices].any():  # a later epoch is wanted of another group
+            for lists in request_lists:
+                for name in sources:
                     if group_of(name) == BOARDS:
                         lists.of(name)
-        ready = chosen[left[chosen] == 0]
+        ready = indices[groups_left[indices] == 0]
         if len(ready):
             yield ready, [pending[question] for question in ready.tolist()]
-            for question in ready.tolist():
-                pending[question] = _DONE
-            progress(int(np.count_nonzero(left == 0)), len(pending))
+            for position in ready.tolist():
+                pending[position] = _FINISHED
+            progress(int(np.count_nonzero(groups_left == 0)), len(pending))
 
 
-_DONE = RequestLists(NO_TABLES, CandidateRequest())
+_FINISHED = RequestLists(NO_TABLES, CandidateRequest())
 
 
-def _stops(questions: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
+def _stops(replay: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
     """Yield the positions at which tables of a group are read, ascending, and by which questions;
     of one position leaderboards last.
     """
-    found: list[tuple[int, int, Int64s]] = []
+    stops: list[tuple[int, int, Int64s]] = []
     for place, group in enumerate(groups):
-        epochs = questions.epochs[group]
+        epochs = replay.epochs[group]
         order = np.argsort(epochs, kind="stable")
         cuts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
         parts = np.split(order, cuts[1:])
-        found += [
-            (int(epochs[order[cut]]), place, chosen)
-            for cut, chosen in zip(cuts, parts, strict=True)
+        stops += [
+            (int(epochs[order[cut]]), place, indices)
+            for cut, indices in zip(cuts, parts, strict=True)
         ]
-    for p, place, chosen in sorted(found, key=lambda stop: stop[:2]):
-        yield p, groups[place], np.sort(chosen)
+    for p, place, indices in sorted(stops, key=lambda stop: stop[:2]):
+        yield p, groups[place], np.sort(indices)
 
 
-def _ask_sessions(asked: list[RequestLists], tables: FoldTables, wanted: Sequence[str]) -> None:
+def _query_sessions(request_lists: list[RequestLists], tables: FoldTables, sources: Sequence[str]) -> None:
     """Ask the sessions for many questions at once."""
     sessions = tables.sessions()
     if sessions is None:
         return
-    sizes = [len(lists.request.recent) for lists in asked]
+    sizes = [len(lists.request.recent) for lists in request_lists]
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    keys = np.concatenate([lists.request.recent for lists in asked])
-    ts = np.concatenate([lists.request.recent_ts for lists in asked])
-    for name in wanted:
+    keys = np.concatenate([lists.request.recent for lists in request_lists])
+    ts = np.concatenate([lists.request.recent_ts for lists in request_lists])
+    for name in sources:
         if group_of(name) != SESSIONS:
             continue
-        near = sessions.near(source_of(name).kind, offsets, keys, ts)
-        for place, lists in enumerate(asked):
-            here = slice(near.offsets[place], near.offsets[place + 1])
-            lists.asked[name] = ranked(near.keys[here], near.gain[here], SESSION_SIZE)
+        similar = sessions.near(source_of(name).kind, offsets, keys, ts)
+        for place, lists in enumerate(request_lists):
+            here = slice(similar.offsets[place], similar.offsets[place + 1])
+            lists.asked[name] = ranked(similar.keys[here], similar.gain[here], SESSION_SIZE)
 
 
 class _Batches:

@@ -43,7 +43,7 @@ ROW_BYTES = 300  # about what an event takes in a block
 POLL_S = 0.02
 SNAPSHOT_US = MINUTE
 SNAPSHOT_ROWS = 2_000_000  # that make a snapshot sooner
-_ONLY = pa.ipc.IpcReadOptions(
+_READ_OPTIONS = pa.ipc.IpcReadOptions(
     included_fields=[ROUTED.get_field_index(name) for name in COLUMNS]
 )  # the rest stays packed
 
@@ -101,7 +101,7 @@ class CandidatesRole:
         for table in history(self.fold.p):
             if len(table):
                 self.fold.update(batch_of(table, self.contract, pc.max(table["p"]).as_py()))
-                self._save_in_time()
+                self._save_if_due()
         self.fold.update(empty_batch(p))
         self.save()
 
@@ -125,7 +125,7 @@ class CandidatesRole:
         end = stored.end - 1
         if stored.block.kind != "events" or not stored.block.payload:
             return empty_batch(end)
-        with pa.ipc.open_stream(stored.block.payload, options=_ONLY) as stream:
+        with pa.ipc.open_stream(stored.block.payload, options=_READ_OPTIONS) as stream:
             table = numbered(stream.read_all(), stored.offset)
         return batch_of(table.filter(pc.greater(table["p"], self.fold.p)), self.contract, end)
 
@@ -135,8 +135,8 @@ class CandidatesRole:
         """Publish the tables whose time it is, or `everything`; whether there were any. Then
         servers may read this contract.
         """
-        now, behind = self._clock.now(), self._behind()
-        if behind > ROWS_MAX and self._publisher.published is None:
+        now, lag = self._clock.now(), self._lag()
+        if lag > ROWS_MAX and self._publisher.published is None:
             # tables that lack most of the log are no better than those of the contract before
             return False
         groups = (
@@ -147,12 +147,12 @@ class CandidatesRole:
         if not groups:
             return False
         faults.at("candidates.before_publish")
-        self._publisher.publish(self.fold, groups, now, newest=behind <= ROWS_MAX)
+        self._publisher.publish(self.fold, groups, now, newest=lag <= ROWS_MAX)
         faults.at("candidates.after_publish")
         keep_current(self._root, self.contract)
         return True
 
-    def _behind(self) -> int:
+    def _lag(self) -> int:
         """How many positions of the log are not taken in yet."""
         reader = self._open_reader()
         return 0 if reader is None else max(reader.end() - 1 - self.fold.p, 0)
@@ -160,29 +160,29 @@ class CandidatesRole:
     def save(self) -> None:
         """Write a snapshot of the folds; the one before goes."""
         path = self._folder / f"state-{self.fold.p}.npz"
-        fresh = self._folder / f".state-{os.getpid()}.npz"
+        temporary = self._folder / f".state-{os.getpid()}.npz"
         try:
-            with fresh.open("wb") as file:
+            with temporary.open("wb") as file:
                 np.savez(file, **self.fold.arrays())  # type: ignore[arg-type]  # no array is called as an argument is
                 file.flush()
                 os.fsync(file.fileno())
             faults.at("candidates.before_snapshot")
-            os.replace(fresh, path)
+            os.replace(temporary, path)
             sync_folder(self._folder)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}", where=str(path), fix="see to the disk"
             ) from error
         finally:
-            fresh.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         for other in self._snapshots():
             if other != path:
                 other.unlink(missing_ok=True)
         self._saved_at, self._saved_p = self._clock.now(), self.fold.p
 
-    def _save_in_time(self) -> None:
-        more = self.fold.p - self._saved_p
-        if more and (self._clock.now() - self._saved_at >= SNAPSHOT_US or more >= SNAPSHOT_ROWS):
+    def _save_if_due(self) -> None:
+        new_positions = self.fold.p - self._saved_p
+        if new_positions and (self._clock.now() - self._saved_at >= SNAPSHOT_US or new_positions >= SNAPSHOT_ROWS):
             self.save()
 
     def _snapshots(self) -> list[Path]:
@@ -207,15 +207,15 @@ class CandidatesRole:
 
     def run(self, stop: threading.Event) -> None:
         """Step, publish and save until `stop` is set, or until the lake has to be asked."""
-        more = True
+        has_more = True
         while not stop.is_set() and not self.needs_history():
             reader = self._open_reader()
-            if more or (reader is not None and reader.changed()):
-                more = self.step() > 0
+            if has_more or (reader is not None and reader.changed()):
+                has_more = self.step() > 0
             else:
                 stop.wait(POLL_S)
             self.publish()
-            self._save_in_time()
+            self._save_if_due()
 
     def close(self) -> None:
         """Let go of all files, and let the next one in."""

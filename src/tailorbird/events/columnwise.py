@@ -124,22 +124,22 @@ class Contract:
     def __init__(self, plan: RoutePlan) -> None:
         self._plan = plan
         self._decoders = {
-            source: _Decoders.of(plan, source) for source in (*_UNTRUSTED, *contract.TRUSTED)
+            source: _Decoders.for_source(plan, source) for source in (*_UNTRUSTED, *contract.TRUSTED)
         }
 
     def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> Checked:
         """Decide on every event of some bodies, as `contract.check` does of each."""
         if len(bodies) == 1 and len(bodies[0][0]) < _FEW_BYTES:
-            return self._each_row(*bodies[0])
+            return self._check_row_by_row(*bodies[0])
         batch = _Batch(bodies, self._plan)
         for number, (body, receipt) in enumerate(bodies):
-            batch.take(number, body, self._decoders.get(receipt.source))
-        return batch.decided()
+            batch.decode_body(number, body, self._decoders.get(receipt.source))
+        return batch.check_rows()
 
-    def _each_row(self, body: bytes, receipt: Receipt) -> Checked:
+    def _check_row_by_row(self, body: bytes, receipt: Receipt) -> Checked:
         accepted, refused = check(body, receipt, self._plan)
-        return _in_columns(
-            [(0, one.row, _whole(one)) for one in accepted], [(0, one) for one in refused]
+        return _to_columns(
+            [(0, one.row, _flatten_accepted(one)) for one in accepted], [(0, one) for one in refused]
         )
 
 
@@ -152,18 +152,18 @@ class _Decoders:
     decode.
     """
 
-    one: msgspec.json.Decoder
-    many: msgspec.json.Decoder
+    single: msgspec.json.Decoder
+    batch: msgspec.json.Decoder
 
     @classmethod
-    def of(cls, plan: RoutePlan, source: str) -> "_Decoders":
+    def for_source(cls, plan: RoutePlan, source: str) -> "_Decoders":
         trusted = source in contract.TRUSTED
-        never: set[str] = set() if trusted else {"answer"}
+        forbidden_types: set[str] = set() if trusted else {"answer"}
         if source in (contract.BROWSER, contract.BROWSER_IDENTIFY):
-            never.update(
+            forbidden_types.update(
                 SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
             )
-        types: Any = Literal[tuple(type_ for type_ in plan.event_types if type_ not in never)]  # pyrefly: ignore
+        types: Any = Literal[tuple(type_ for type_ in plan.event_types if type_ not in forbidden_types)]  # pyrefly: ignore
         fields = [
             ("event_id", _Id),
             ("type", types),
@@ -181,10 +181,10 @@ class _Decoders:
             ("received_at", _Time if trusted else None, None),
             ("answer", Answer | None if trusted else None, None),
         ]
-        kind = msgspec.defstruct(
+        event_struct = msgspec.defstruct(
             "Cleared", fields, forbid_unknown_fields=True, frozen=True, gc=False
         )
-        return cls(msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind]))
+        return cls(msgspec.json.Decoder(event_struct), msgspec.json.Decoder(list[event_struct]))
 
 
 class _Batch:
@@ -193,14 +193,14 @@ class _Batch:
     def __init__(self, bodies: Sequence[tuple[bytes, Receipt]], plan: RoutePlan) -> None:
         self._bodies, self._plan = bodies, plan
         self._decoded: list[tuple] = []  # of all bodies, one behind the other
-        self._body: list[int] = []  # in which body each stood
-        self._row: list[int] = []  # and in which row of it
-        self._received: list[int] = []  # when its body came in
+        self._body_indices: list[int] = []  # in which body each stood
+        self._row_indices: list[int] = []  # and in which row of it
+        self._receipt_times: list[int] = []  # when its body came in
         self._imports = any(receipt.source == "import" for _, receipt in bodies)
-        self._rest: list[tuple[int, int]] = []  # body and row of what could not be decoded
-        self._split: dict[int, Sequence[bytes | memoryview]] = {}
+        self._undecoded: list[tuple[int, int]] = []  # body and row of what could not be decoded
+        self._rows_by_body: dict[int, Sequence[bytes | memoryview]] = {}
 
-    def take(self, number: int, body: bytes, decoders: _Decoders | None) -> None:
+    def decode_body(self, number: int, body: bytes, decoders: _Decoders | None) -> None:
         """Decode a body, whole if that can be."""
         receipt = self._bodies[number][1]
         if (
@@ -208,104 +208,104 @@ class _Batch:
         ):  # no other way to write NUL, which no id may have
             try:
                 if receipt.encoding != "ndjson" and body.lstrip()[:1] == b"[":
-                    found = decoders.many.decode(body)
+                    events = decoders.batch.decode(body)
                 else:
-                    found = [decoders.one.decode(line) for line in self._rows(number)]
+                    events = [decoders.single.decode(line) for line in self._rows(number)]
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass
             else:
-                if found:
-                    self._decoded += map(_astuple, found)
-                    self._body += [number] * len(found)
-                    self._row += range(len(found))
-                    self._received += [receipt.received_at] * len(found)
+                if events:
+                    self._decoded += map(_astuple, events)
+                    self._body_indices += [number] * len(events)
+                    self._row_indices += range(len(events))
+                    self._receipt_times += [receipt.received_at] * len(events)
                     return
-        self._take_rows(number, decoders)
+        self._decode_rows(number, decoders)
 
-    def _take_rows(self, number: int, decoders: _Decoders | None) -> None:
+    def _decode_rows(self, number: int, decoders: _Decoders | None) -> None:
         for row, raw in enumerate(self._rows(number)):
             try:
                 if decoders is None or b"\\u0000" in bytes(raw):
                     raise msgspec.ValidationError
-                self._decoded.append(_astuple(decoders.one.decode(raw)))
+                self._decoded.append(_astuple(decoders.single.decode(raw)))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                self._rest.append((number, row))
+                self._undecoded.append((number, row))
             else:
-                self._body.append(number)
-                self._row.append(row)
-                self._received.append(self._bodies[number][1].received_at)
+                self._body_indices.append(number)
+                self._row_indices.append(row)
+                self._receipt_times.append(self._bodies[number][1].received_at)
 
     def _rows(self, number: int) -> Sequence[bytes | memoryview]:
-        if (rows := self._split.get(number)) is None:
+        if (rows := self._rows_by_body.get(number)) is None:
             body, receipt = self._bodies[number]
-            rows = self._split[number] = split(body, receipt.encoding)
+            rows = self._rows_by_body[number] = split(body, receipt.encoding)
         return rows
 
-    def decided(self) -> Checked:
+    def check_rows(self) -> Checked:
         """The tests, and the contract itself for what they do not clear."""
         fields = Fields.of(self._decoded)
-        doubted = doubts(fields, self._plan, max(len(body) for body, _ in self._bodies))
-        times = self._times(fields, doubted)
-        if not doubted and not self._rest:
-            return Checked(self._body, self._row, fields, *times, ())
-        asked = {*self._rest, *((self._body[index], self._row[index]) for index in doubted)}
+        suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
+        times = self._times(fields, suspects)
+        if not suspects and not self._undecoded:
+            return Checked(self._body_indices, self._row_indices, fields, *times, ())
+        unresolved = {*self._undecoded, *((self._body_indices[index], self._row_indices[index]) for index in suspects)}
         # A body so deep that it was decoded here, and cannot be split a few calls further down: it
         # is one row, as to the contract.
-        too_deep = {body for body, row in asked if row >= len(self._rows(body))}
-        whole = enumerate(
-            zip(self._body, self._row, zip(self._decoded, *times, strict=True), strict=True)
+        too_deep = {body for body, row in unresolved if row >= len(self._rows(body))}
+        entries = enumerate(
+            zip(self._body_indices, self._row_indices, zip(self._decoded, *times, strict=True), strict=True)
         )
-        accepted: list[_Decided] = [
-            entry for index, entry in whole if index not in doubted and entry[0] not in too_deep
+        accepted: list[_CheckedRow] = [
+            entry for index, entry in entries if index not in suspects and entry[0] not in too_deep
         ]
         refused: list[tuple[int, Refusal]] = []
-        for body, row in sorted({(body, 0 if body in too_deep else row) for body, row in asked}):
-            one = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
-            if isinstance(one, Accepted):
-                accepted.append((body, row, _whole(one)))
+        for body, row in sorted({(body, 0 if body in too_deep else row) for body, row in unresolved}):
+            verdict = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
+            if isinstance(verdict, Accepted):
+                accepted.append((body, row, _flatten_accepted(verdict)))
             else:
-                refused.append((body, one))
+                refused.append((body, verdict))
         accepted.sort(key=itemgetter(0, 1))
-        return _in_columns(accepted, refused)
+        return _to_columns(accepted, refused)
 
-    def _times(self, fields: Fields, doubted: set[int]) -> "_Moments":
+    def _times(self, fields: Fields, suspects: set[int]) -> "_EventTimes":
         """ts, ts_original, sent_at and received_at of each row; what has no good time is added to
         `doubted`.
         """
-        ts_original, sent_at, said = (
-            _micros(column, doubted) for column in (fields.ts, fields.sent_at, fields.received_at)
+        ts_original, sent_at, stated_received_at = (
+            _micros(column, suspects) for column in (fields.ts, fields.sent_at, fields.received_at)
         )
-        received_at: Sequence[int] = self._received
+        received_at: Sequence[int] = self._receipt_times
         ts: Sequence[Any] = ts_original
-        stated = len(ts) - ts.count(None) + sent_at.count(None) + said.count(None)
+        stated = len(ts) - ts.count(None) + sent_at.count(None) + stated_received_at.count(None)
         if stated < 3 * len(ts) or True in fields.timeless or self._imports:
-            receipts = (self._bodies[number][1] for number in self._body)
-            rows = zip(ts_original, sent_at, said, receipts, fields.timeless, strict=True)
+            receipts = (self._bodies[number][1] for number in self._body_indices)
+            rows = zip(ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True)
             moments = [
                 resolve(at, sent, own, receipt, timeless=timeless)
                 for at, sent, own, receipt, timeless in rows
             ]
-            ts, received_at = [at for at, _ in moments], [came for _, came in moments]
+            ts, received_at = [at for at, _ in moments], [arrival for _, arrival in moments]
         skew_us = self._plan.skew_us
         if ts and not (max(ts) <= min(received_at) + skew_us and min(ts) > 0):
             late = enumerate(zip(ts, received_at, fields.timeless, strict=True))
-            doubted.update(
+            suspects.update(
                 row
-                for row, (at, came, timeless) in late
-                if not (timeless or 0 < at <= came + skew_us)
+                for row, (at, arrival, timeless) in late
+                if not (timeless or 0 < at <= arrival + skew_us)
             )
         return ts, ts_original, sent_at, received_at
 
 
-_Moments = tuple[Sequence[int], Sequence[int | None], Sequence[int | None], Sequence[int]]
-_Decided = tuple[int, int, tuple]  # body, row, and (fields, ts, ts_original, sent_at, received_at)
+_EventTimes = tuple[Sequence[int], Sequence[int | None], Sequence[int | None], Sequence[int]]
+_CheckedRow = tuple[int, int, tuple]  # body, row, and (fields, ts, ts_original, sent_at, received_at)
 
 
-def _whole(one: Accepted) -> tuple:
-    return _astuple(one.event), one.ts, one.ts_original, one.sent_at, one.received_at
+def _flatten_accepted(accepted: Accepted) -> tuple:
+    return _astuple(accepted.event), accepted.ts, accepted.ts_original, accepted.sent_at, accepted.received_at
 
 
-def _in_columns(accepted: Sequence[_Decided], refused: Sequence[tuple[int, Refusal]]) -> Checked:
+def _to_columns(accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]) -> Checked:
     if not accepted:
         return Checked((), (), Fields.of(()), (), (), (), (), refused)
     bodies, rows, rest = zip(*accepted, strict=True)
@@ -339,24 +339,24 @@ def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
     )
 
 
-def doubts(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
+def suspect_rows(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
     """The rows that their columns do not clear, times aside; no body of theirs is longer than
     `body_bytes_max`.
     """
-    found: set[int] = set()
+    suspects: set[int] = set()
     if fields.type:
         types = set(fields.type)
-        found.update(
+        suspects.update(
             _without_subject(fields, types),
             _without_item(fields, types),
             _bad_answers(fields, types),
         )
-        found.update(
+        suspects.update(
             _bad_contexts(fields.context), _bad_properties(fields.properties, body_bytes_max)
         )
         for type_ in types & plan.rules.keys():
-            found.update(_rule_breakers(fields, type_, plan))
-    return found
+            suspects.update(_rule_breakers(fields, type_, plan))
+    return suspects
 
 
 def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
@@ -408,11 +408,11 @@ def _bad_answers(fields: Fields, types: set[str]) -> Iterable[int]:
         zip(fields.type, fields.answer, fields.items, strict=True)
     ):
         if type_ == "answer":
-            given = () if answer is None else answer.propensities
-            known = answer is not None and items is not None and fields.request_id[row] is not None
-            if not known or (
-                given
-                and not (len(given) == len(items or ()) and min(given) > 0.0 and max(given) <= 1.0)
+            propensities = () if answer is None else answer.propensities
+            is_complete = answer is not None and items is not None and fields.request_id[row] is not None
+            if not is_complete or (
+                propensities
+                and not (len(propensities) == len(items or ()) and min(propensities) > 0.0 and max(propensities) <= 1.0)
             ):
                 yield row
 
@@ -433,23 +433,23 @@ def _bad_contexts(contexts: Sequence[Any]) -> Iterable[int]:
 
 
 def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int) -> Iterable[int]:
-    given = [properties for properties in column if properties]
-    if not given:
+    nonempty = [properties for properties in column if properties]
+    if not nonempty:
         return
-    names = set(chain.from_iterable(given))
-    types = set(map(type, chain.from_iterable(map(dict.values, given))))
+    names = set(chain.from_iterable(nonempty))
+    types = set(map(type, chain.from_iterable(map(dict.values, nonempty))))
     alarm = (
         body_bytes_max * contract.GROWTH_MAX > contract.PROPERTIES_BYTES_MAX
-        and len(_encode(given)) > contract.PROPERTIES_BYTES_MAX
+        and len(_encode(nonempty)) > contract.PROPERTIES_BYTES_MAX
     )
     alarm = alarm or not types.isdisjoint(contract.NESTED)
-    if body_bytes_max > contract.DIGITS and int in types:
+    if body_bytes_max > contract.FLOAT_DIGITS_MAX and int in types:
         integers = [
-            value for value in chain.from_iterable(map(dict.values, given)) if type(value) is int
+            value for value in chain.from_iterable(map(dict.values, nonempty)) if type(value) is int
         ]
-        alarm = alarm or not -contract.LARGEST < min(integers) <= max(integers) < contract.LARGEST
+        alarm = alarm or not -contract.INTEGER_BOUND < min(integers) <= max(integers) < contract.INTEGER_BOUND
     for name in names & _COLUMNS:
-        values = [value for properties in given if (value := properties.get(name)) is not None]
+        values = [value for properties in nonempty if (value := properties.get(name)) is not None]
         alarm = alarm or (bool(values) and not _fits(name, values))
     if alarm:
         yield from (
@@ -469,8 +469,8 @@ def _is_bad(properties: dict[str, Any]) -> bool:
     values = ((name, properties.get(name)) for name in _COLUMNS)
     return (
         any(value is not None and not _fits(name, (value,)) for name, value in values)
-        or contract.too_deep(properties) is not None
-        or contract.too_long(properties) is not None
+        or contract.find_too_deep(properties) is not None
+        or contract.find_oversized_integer(properties) is not None
         or len(_encode(properties)) > contract.PROPERTIES_BYTES_MAX
     )
 
@@ -478,32 +478,32 @@ def _is_bad(properties: dict[str, Any]) -> bool:
 def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]:
     rules = plan.rules[type_]
     rows = [row for row, each in enumerate(fields.type) if each == type_]
-    given = [fields.properties[row] or {} for row in rows]
+    property_rows = [fields.properties[row] or {} for row in rows]
     if not all(
-        all_keep(rule, [properties.get(rule.name) for properties in given]) for rule in rules
+        all_keep(rule, [properties.get(rule.name) for properties in property_rows]) for rule in rules
     ):
         yield from (
             row
-            for row, properties in zip(rows, given, strict=True)
+            for row, properties in zip(rows, property_rows, strict=True)
             if violation(rules, properties) is not None
         )
 
 
-def _micros(column: Sequence[int | str | None], doubted: set[int]) -> Sequence[int | None]:
+def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[int | None]:
     """A column of times as microseconds; rows whose time is not good get None, and are doubted."""
     if str not in set(map(type, column)):
         return column  # type: ignore[return-value]  # the decoder has held integers to their bounds
     texts = {row: value for row, value in enumerate(column) if type(value) is str}
-    found = list(column)
-    known = _usual_times(list(texts.values()))
-    for (row, text), moment in zip(texts.items(), known, strict=True):
+    times = list(column)
+    parsed = _usual_times(list(texts.values()))
+    for (row, text), moment in zip(texts.items(), parsed, strict=True):
         if moment is None:
             try:
                 moment = to_micros(text, "")
             except contract.Breach:
-                doubted.add(row)
-        found[row] = moment
-    return found  # type: ignore[return-value]
+                suspects.add(row)
+        times[row] = moment
+    return times  # type: ignore[return-value]
 
 
 def _usual_times(texts: list[str]) -> Sequence[int | None]:

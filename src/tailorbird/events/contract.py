@@ -42,8 +42,8 @@ DOOR, BROWSER, BROWSER_IDENTIFY = (
 # stands in place of a row of somebody whose data were erased, see `events.erased`
 ERASED = b'{"erased":true}'
 
-DIGITS = 308  # as many has the first integer that no float may hold; who has fewer bytes has none
-LARGEST = 1 << 1023
+FLOAT_DIGITS_MAX = 308  # as many has the first integer that no float may hold; who has fewer bytes has none
+INTEGER_BOUND = 1 << 1023
 # Inclusive bounds of the properties that have a column of their own.
 NUMBERS = {
     "dwell_ms": (0.0, 86_400_000.0),
@@ -156,11 +156,11 @@ def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted
     accepted: list[Accepted] = []
     refused: list[Refusal] = []
     for row, raw in enumerate(split(body, receipt.encoding)):
-        decided = check_row(row, raw, receipt, plan)
-        if isinstance(decided, Accepted):
-            accepted.append(decided)
+        verdict = check_row(row, raw, receipt, plan)
+        if isinstance(verdict, Accepted):
+            accepted.append(verdict)
         else:
-            refused.append(decided)
+            refused.append(verdict)
     return accepted, refused
 
 
@@ -169,7 +169,7 @@ def check_row(
 ) -> Accepted | Refusal:
     """Decide on one row of those that `split` gives."""
     try:
-        return _check_one(row, _decode(raw, receipt), len(raw), receipt, plan)
+        return _check_event(row, _decode(raw, receipt), len(raw), receipt, plan)
     except Breach as refusal:
         return Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw))
 
@@ -249,7 +249,7 @@ def _check_list(raw: bytes | memoryview) -> None:
         raise Breach("missing", "$", "expected at least one event, got an empty list")
 
 
-def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
+def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
         raise Breach(
@@ -265,10 +265,10 @@ def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RouteP
         broken := violation(rules, event.properties)
     ) is not None:
         raise Breach(*broken)
-    said = None if event.received_at is None else to_micros(event.received_at, "$.received_at")
+    stated_received_at = None if event.received_at is None else to_micros(event.received_at, "$.received_at")
     ts_original = None if event.ts is None else to_micros(event.ts, "$.ts")
     sent_at = None if event.sent_at is None else to_micros(event.sent_at, "$.sent_at")
-    ts, received_at = resolve(ts_original, sent_at, said, receipt, timeless=event.timeless)
+    ts, received_at = resolve(ts_original, sent_at, stated_received_at, receipt, timeless=event.timeless)
     if event.timeless:
         return Accepted(row, event, ts, ts_original, sent_at, received_at)
     if (
@@ -290,7 +290,7 @@ def _sendable(plan: RoutePlan) -> list[str]:
 
 
 def resolve(
-    ts: int | None, sent_at: int | None, said: int | None, receipt: Receipt, *, timeless: bool
+    ts: int | None, sent_at: int | None, stated_received_at: int | None, receipt: Receipt, *, timeless: bool
 ) -> tuple[int, int]:
     """When an event happened, and when it came in, from the times that it states: `said` is its own
     `received_at`.
@@ -298,10 +298,10 @@ def resolve(
     Of a file that does not say when its events came in nobody knows how its senders' clocks stood
     to ours: they are believed.
     """
-    received_at = receipt.received_at if said is None else said
+    received_at = receipt.received_at if stated_received_at is None else stated_received_at
     if timeless:
         return 0, received_at
-    if receipt.source == "import" and said is None and ts is not None:
+    if receipt.source == "import" and stated_received_at is None and ts is not None:
         return ts, min(ts, receipt.received_at)
     if ts is None:
         return received_at, received_at
@@ -402,7 +402,7 @@ def _check_subject(event: Event) -> None:
 
 
 def _check_merge(event: Event) -> None:
-    path, into = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
+    path, survivor_id = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
     if event.user_id is None:
         raise Breach(
             "missing",
@@ -410,17 +410,17 @@ def _check_merge(event: Event) -> None:
             "a merge needs the user_id that is somebody else from now on, named by "
             f"properties.{MERGED_INTO}",
         )
-    if into is None:
+    if survivor_id is None:
         raise Breach(
             "missing",
             path,
             "a merge needs the user whom its user_id is from now on; itself, to take back an "
             "earlier one",
         )
-    if not isinstance(into, str):
-        raise Breach("wrong_type", path, f"expected text, got {show(into)}")
-    _check_id(into, path)
-    if into.startswith(ANONYMOUS_PREFIX):
+    if not isinstance(survivor_id, str):
+        raise Breach("wrong_type", path, f"expected text, got {show(survivor_id)}")
+    _check_id(survivor_id, path)
+    if survivor_id.startswith(ANONYMOUS_PREFIX):
         raise Breach(
             "reserved_prefix",
             path,
@@ -435,14 +435,14 @@ def _check_answer(event: Event) -> None:
             "answer" if event.answer is None else "items" if event.items is None else "request_id"
         )
         raise Breach("missing", f"$.{name}", f"an answer needs {name}")
-    given = event.answer.propensities
-    if given and len(given) != len(event.items):
+    propensities = event.answer.propensities
+    if propensities and len(propensities) != len(event.items):
         raise Breach(
             "wrong_type",
             "$.answer.propensities",
-            f"expected {len(event.items)} values, one an item, got {len(given)}",
+            f"expected {len(event.items)} values, one an item, got {len(propensities)}",
         )
-    for index, value in enumerate(given):
+    for index, value in enumerate(propensities):
         if not 0.0 < value <= 1.0:
             raise Breach(
                 "number_out_of_range",
@@ -501,10 +501,10 @@ def _check_properties(event: Event, size: int) -> None:
             )
     if (
         not NESTED.isdisjoint(map(type, properties.values()))
-        and (path := too_deep(properties)) is not None
+        and (path := find_too_deep(properties)) is not None
     ):
         raise Breach("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
-    if size > DIGITS and (path := too_long(properties)) is not None:
+    if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
         raise Breach("number_out_of_range", path, "expected a number below 1e308")
     if (
         size * GROWTH_MAX > PROPERTIES_BYTES_MAX
@@ -517,19 +517,19 @@ def _check_properties(event: Event, size: int) -> None:
         )
 
 
-def too_deep(properties: dict) -> str | None:
+def find_too_deep(properties: dict) -> str | None:
     """Where properties are nested too deeply, if anywhere."""
     return next((path for path, depth in _depths(properties) if depth > DEPTH_MAX), None)
 
 
-def too_long(properties: dict) -> str | None:
+def find_oversized_integer(properties: dict) -> str | None:
     """Where an integer stands that no float holds, if anywhere: what reads numbers of events could
     not go on.
     """
     stack = [(f"$.properties.{name}", value) for name, value in properties.items()]
     while stack:
         path, value = stack.pop()
-        if type(value) is int and not -LARGEST < value < LARGEST:
+        if type(value) is int and not -INTEGER_BOUND < value < INTEGER_BOUND:
             return path
         if isinstance(value, dict | list):
             stack.extend(
@@ -552,8 +552,8 @@ def _depths(properties: dict) -> Iterator[tuple[str, int]]:
         yield path, depth
         if depth > DEPTH_MAX:
             continue
-        below = value.values() if isinstance(value, dict) else value
-        stack.extend((path, inner, depth + 1) for inner in below if isinstance(inner, dict | list))
+        children = value.values() if isinstance(value, dict) else value
+        stack.extend((path, inner, depth + 1) for inner in children if isinstance(inner, dict | list))
 
 
 def to_micros(value: int | str, path: str) -> int:

@@ -20,32 +20,32 @@ THINGS = (
     "request_id",
 )  # ids that a site makes, and may make of somebody's
 WITHIN_MIN = 6  # characters from which on an id is looked for within texts
-LENGTH_MAX = 256  # of what is taken for an id
+CANDIDATE_LENGTH_MAX = 256  # of what is taken for an id
 WORD = r"[\w\u0300-\u036f-]"  # what words and ids are made of
 NO_DIGIT_BEFORE, NO_DIGIT_BEHIND = r"(?<![0-9])(?<![0-9]\.)", r"(?![0-9]|\.[0-9])"
 _WORDS = re.compile(f"{WORD}+")
-_NUMBERS = re.compile(f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{LENGTH_MAX}}}{NO_DIGIT_BEHIND}")
+_NUMBERS = re.compile(f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{CANDIDATE_LENGTH_MAX}}}{NO_DIGIT_BEHIND}")
 
 NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
     "user|anonymous|visitor|customer", re.IGNORECASE
 )  # names of fields that say who somebody is, ours and foreign ones
 
-Says = Callable[[str, object], bool]  # whether the value of a field, by its name, mentions somebody
+MentionTest = Callable[[str, object], bool]  # whether the value of a field, by its name, mentions somebody
 
 
-def candidates(text: str, words: Collection[int]) -> Iterator[str]:
+def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
     """What may be an id in a text. `words`: of how many words ids are made.
 
     >>> sorted(candidates("by user-12", {1}))
     ['by user-12', 'user-12']
     """
-    if len(text) <= LENGTH_MAX:
+    if len(text) <= CANDIDATE_LENGTH_MAX:
         yield text
-    spots = [found.span() for found in _WORDS.finditer(text)]
-    for count in words:
-        for (start, _), (_, end) in zip(spots, spots[count - 1 :], strict=False):
-            if WITHIN_MIN <= end - start <= LENGTH_MAX:
+    spans = [match.span() for match in _WORDS.finditer(text)]
+    for count in word_counts:
+        for (start, _), (_, end) in zip(spans, spans[count - 1 :], strict=False):
+            if WITHIN_MIN <= end - start <= CANDIDATE_LENGTH_MAX:
                 yield text[start:end]
     yield from _NUMBERS.findall(text)
 
@@ -60,37 +60,37 @@ def words_of(text: str) -> int:
     return len(_WORDS.findall(text))
 
 
-def without(value: object, says: Says, is_name: Callable[[str], bool], name: str = "") -> object:
+def without(value: object, mentions: MentionTest, is_name: Callable[[str], bool], name: str = "") -> object:
     """A JSON value with null in place of each text and number that mentions somebody, and without
     fields whose names do.
     """
     if isinstance(value, list):
-        return [without(one, says, is_name, name) for one in value]
+        return [without(one, mentions, is_name, name) for one in value]
     if isinstance(value, dict):
         return {
-            name: without(one, says, is_name, name)
+            name: without(one, mentions, is_name, name)
             for name, one in value.items()
             if not is_name(name)
         }
-    return None if says(name, value) else value
+    return None if mentions(name, value) else value
 
 
 def of_another(
-    event: Mapping[str, Any], says: Says, is_name: Callable[[str], bool]
+    event: Mapping[str, Any], mentions: MentionTest, is_name: Callable[[str], bool]
 ) -> dict[str, Any]:
     """An event that was accepted, as it came in, without what it says of somebody else than whose
     it is.
     """
-    found = dict(event)
+    redacted = dict(event)
     for part, names in (("context", CONTEXT), ("answer", ("query",))):
         if isinstance(fields := event.get(part), dict):
-            found[part] = {
-                name: None if name in names and isinstance(one, str) and says("", one) else one
+            redacted[part] = {
+                name: None if name in names and isinstance(one, str) and mentions("", one) else one
                 for name, one in fields.items()
             }
     if "properties" in event:
-        found["properties"] = without(event["properties"], says, is_name)
-    return found
+        redacted["properties"] = without(event["properties"], mentions, is_name)
+    return redacted
 
 
 def texts_in(value: object) -> Iterable[str]:
@@ -133,4 +133,4 @@ def as_text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     # Longer ones are nobody's id, and Python writes none of more than 4,300 digits.
-    return str(value) if type(value) is int and abs(value) < 10**LENGTH_MAX else None
+    return str(value) if type(value) is int and abs(value) < 10**CANDIDATE_LENGTH_MAX else None

@@ -32,7 +32,7 @@ class LogClock:
     def __init__(self, folder: Path, machine: Clock | None = None) -> None:
         self._file, self._machine = folder / FILE, machine or SystemClock()
         self._stamp: Stamp | None = None
-        self._behind = 0
+        self._lag_us = 0
 
     def now(self) -> int:
         return self._machine.now() - self.behind
@@ -44,20 +44,20 @@ class LogClock:
     @property
     def behind(self) -> int:
         """Microseconds by which this clock is behind the machine's; 0 where the project is live."""
-        found = stamp(self._file)
-        if found != self._stamp:
-            self._behind = 0 if found is None else self._read()
-            self._stamp = found
-        return self._behind
+        current_stamp = stamp(self._file)
+        if current_stamp != self._stamp:
+            self._lag_us = 0 if current_stamp is None else self._read()
+            self._stamp = current_stamp
+        return self._lag_us
 
     @property
     def was_live(self) -> bool:
         """Whether the project went live once, after which an old log is a pause."""
         return self._file.exists() and not self._read()
 
-    def set_back(self, behind: int) -> None:
+    def set_back(self, lag_us: int) -> None:
         """Go by a log that lies so many microseconds back."""
-        write_whole(self._file, json.dumps({"behind_us": behind}).encode())
+        write_whole(self._file, json.dumps({"behind_us": lag_us}).encode())
 
     def go_live(self) -> None:
         """Go by today's time from now on."""

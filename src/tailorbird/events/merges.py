@@ -39,9 +39,9 @@ def merge_rows(events: pa.Table) -> pa.Table:
     """The merges among routed events, by (ts, p): of a user's the last is the newest. Needs
     `COLUMNS`.
     """
-    whole = pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["person"]))
-    kept = pc.fill_null(pc.and_(pc.equal(events["type"], "merge"), whole), False)
-    return events.filter(kept).sort_by([("ts", "ascending"), ("p", "ascending")])
+    is_complete = pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["person"]))
+    is_merge = pc.fill_null(pc.and_(pc.equal(events["type"], "merge"), is_complete), False)
+    return events.filter(is_merge).sort_by([("ts", "ascending"), ("p", "ascending")])
 
 
 def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
@@ -52,28 +52,28 @@ def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
     return list(zip(rows["user_id"].to_pylist(), merges, strict=True))
 
 
-def by_former(told: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
+def by_former(merges: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
     """The merges of each user, in their order."""
-    found: dict[str, list[Merge]] = {}
-    for former, merge in told:
-        found.setdefault(former, []).append(merge)
-    return found
+    by_user: dict[str, list[Merge]] = {}
+    for former, merge in merges:
+        by_user.setdefault(former, []).append(merge)
+    return by_user
 
 
 def holding_at(
-    told: Mapping[str, list[Merge]], ts: int, p: int = 1 << 63
+    merges: Mapping[str, list[Merge]], ts: int, p: int = 1 << 63
 ) -> Callable[[str], Merge | None]:
     """Of users' merges (`by_former`) the one that holds at a time, as `survivor` asks for it; of
     those alone that had come before `p`.
     """
 
-    def holding(user: str) -> Merge | None:
+    def lookup(user: str) -> Merge | None:
         return next(
-            (merge for merge in reversed(told.get(user, ())) if merge.ts <= ts and merge.p < p),
+            (merge for merge in reversed(merges.get(user, ())) if merge.ts <= ts and merge.p < p),
             None,
         )
 
-    return holding
+    return lookup
 
 
 def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:
@@ -87,15 +87,15 @@ def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, i
     while (merge := merge_of(user)) is not None:
         path[user] = merge
         if merge.into in path:
-            user = _newest_of_circle(path, merge.into)
+            user = _newest_in_cycle(path, merge.into)
             break
         user = merge.into
     return user, max((merge.ts for merge in path.values()), default=0)
 
 
-def _newest_of_circle(path: dict[str, Merge], begin: str) -> str:
-    circle, user = [path[begin]], path[begin].into
-    while user != begin:
-        circle.append(path[user])
+def _newest_in_cycle(path: dict[str, Merge], start: str) -> str:
+    cycle, user = [path[start]], path[start].into
+    while user != start:
+        cycle.append(path[user])
         user = path[user].into
-    return max(circle).into
+    return max(cycle).into

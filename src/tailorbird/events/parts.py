@@ -57,18 +57,18 @@ def cut(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int
     A body all of whose rows belong together stays as it came in, to the byte.
     """
     rows = split(body, receipt.encoding)
-    places = [_place(row, count) for row in rows]
-    if len(set(places)) == 1:
-        return {places[0]: (body, len(rows))}
+    partitions = [_partition_of_row(row, count) for row in rows]
+    if len(set(partitions)) == 1:
+        return {partitions[0]: (body, len(rows))}
     parts: dict[int, list[bytes]] = {}
-    for place, row in zip(places, rows, strict=True):
-        parts.setdefault(place, []).append(bytes(row))
+    for partition, row in zip(partitions, rows, strict=True):
+        parts.setdefault(partition, []).append(bytes(row))
     return {
-        place: (_joined(some, receipt.encoding), len(some)) for place, some in sorted(parts.items())
+        partition: (_join_rows(lines, receipt.encoding), len(lines)) for partition, lines in sorted(parts.items())
     }
 
 
-def _place(row: bytes | memoryview, count: int) -> int:
+def _partition_of_row(row: bytes | memoryview, count: int) -> int:
     try:
         event = _decode(row)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -76,5 +76,5 @@ def _place(row: bytes | memoryview, count: int) -> int:
     return partition_of(event.type, event.user_id, event.anonymous_id, count)
 
 
-def _joined(rows: Sequence[bytes], encoding: str) -> bytes:
+def _join_rows(rows: Sequence[bytes], encoding: str) -> bytes:
     return b"\n".join(rows) if encoding == "ndjson" else b"[" + b",".join(rows) + b"]"

@@ -61,7 +61,7 @@ _EMPTY: dict[type, object] = {
 }
 _NO_JSON = b"{"
 _TIMES = ("ts", "sent_at", "received_at")
-_FAR = 10**18  # microseconds, beyond what a time may be
+_TIME_BEYOND_MAX = 10**18  # microseconds, beyond what a time may be
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _value = msgspec.json.Decoder().decode
 _event = msgspec.json.Decoder(Event).decode
@@ -137,28 +137,28 @@ class Pseudonyms:
         try:
             fields = _fields(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return _without_content(raw)
+            return _empty_of_same_kind(raw)
         if not _is_event(raw):
-            fields = _only_typed("", fields)
+            fields = _drop_untyped_fields("", fields)
         for name in _SUBJECTS:
             if name in fields:
-                fields[name] = msgspec.Raw(_encode(self._subject(name, bytes(fields[name]))))
+                fields[name] = msgspec.Raw(_encode(self._hash_subject(name, bytes(fields[name]))))
         type_ = _read(bytes(fields.get("type", b"null")))
-        known = isinstance(type_, str) and type_ in types
+        is_declared_type = isinstance(type_, str) and type_ in types
         if (
-            type_ == "merge" or not known
+            type_ == "merge" or not is_declared_type
         ) and "properties" in fields:  # a refused "Merge" is kept, too
-            fields["properties"] = self._merged(fields["properties"])
+            fields["properties"] = self._hash_merge_target(fields["properties"])
         event_id = _read(bytes(fields.get("event_id", b"null")))
         if isinstance(event_id, str) and (foreign or event_id.startswith(ROW)):
             prefix = ROW if event_id.startswith(ROW) else ""
             fields["event_id"] = msgspec.Raw(_encode(prefix + self._hash("event_id", event_id)))
         for name in ("context", "answer"):
             if name in fields:
-                fields[name] = msgspec.Raw(self._only_known(name, bytes(fields[name])))
+                fields[name] = msgspec.Raw(self._drop_unknown_fields(name, bytes(fields[name])))
         for name in ("type", *_TIMES):
             if name in fields:
-                fields[name] = self._vouched(name, fields[name], types)
+                fields[name] = self._sanitise(name, fields[name], types)
         return _encode(fields)
 
     def batch(
@@ -174,27 +174,27 @@ class Pseudonyms:
             batch.left_out,
         )
 
-    def _only_known(self, name: str, raw: bytes) -> bytes:
+    def _drop_unknown_fields(self, name: str, raw: bytes) -> bytes:
         """A part of the envelope without what is none of its own."""
         try:
             fields = _fields(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _encode(_EMPTY[type(_read(raw))])
-        found = _only_typed(name, fields)
+        typed = _drop_untyped_fields(name, fields)
         return _encode(
-            found
-            | {each: self._vouched(each, found[each]) for each in ("country",) if each in found}
+            typed
+            | {each: self._sanitise(each, typed[each]) for each in ("country",) if each in typed}
         )
 
-    def _merged(self, raw: msgspec.Raw) -> msgspec.Raw:
+    def _hash_merge_target(self, raw: msgspec.Raw) -> msgspec.Raw:
         """The properties of a merge, of which one is the id of a user."""
         properties = _read(bytes(raw))
         if not isinstance(properties, dict) or MERGED_INTO not in properties:
             return raw
-        hashed = self._subject("user_id", _encode(properties[MERGED_INTO]))
+        hashed = self._hash_subject("user_id", _encode(properties[MERGED_INTO]))
         return msgspec.Raw(_encode(properties | {MERGED_INTO: hashed}))
 
-    def _vouched(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
+    def _sanitise(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
         """A type, a time or a country as it is; what is none, as one that is none for the same
         reason, and says nothing.
         """
@@ -203,23 +203,23 @@ class Pseudonyms:
             return (
                 raw
                 if not isinstance(value, int | str) or _is_time(value)
-                else msgspec.Raw(_encode(self._no_time(name, value)))
+                else msgspec.Raw(_encode(self._hide_time(name, value)))
             )
         if not isinstance(value, str) or (
             COUNTRY.match(value) if name == "country" else value in types
         ):
             return raw
-        return msgspec.Raw(_encode(self._hidden(name, value)))
+        return msgspec.Raw(_encode(self._hide(name, value)))
 
-    def _no_time(self, name: str, value: int | str) -> int | str:
+    def _hide_time(self, name: str, value: int | str) -> int | str:
         if isinstance(value, str):
-            return self._hidden(name, value)
-        return min(10 ** (len(str(value)) - 1), _FAR) if value > 0 else 0
+            return self._hide(name, value)
+        return min(10 ** (len(str(value)) - 1), _TIME_BEYOND_MAX) if value > 0 else 0
 
-    def _hidden(self, what: str, text: str) -> str:
+    def _hide(self, what: str, text: str) -> str:
         return f"hidden-{self._hash(what, text)}" if text else text
 
-    def _subject(self, name: str, raw: bytes) -> object:
+    def _hash_subject(self, name: str, raw: bytes) -> object:
         """An id's pseudonym; one that the contract refuses stays one that it refuses, for the same
         reason.
         """
@@ -266,23 +266,23 @@ def _is_time(value: int | str) -> bool:
     return True
 
 
-def _only_typed(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+def _drop_untyped_fields(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """Fields in their order: those that the part does not have by number, without a value; values
     of another type made empty.
     """
-    types, found = _TYPES[part], {}
+    types, typed = _TYPES[part], {}
     for number, (name, raw) in enumerate(fields.items(), 1):
         if name not in types:
-            found[f"unknown_{number}"] = msgspec.Raw(b"null")
-        elif name in _PARTS or name in _SUBJECTS or _is_of(types[name], bytes(raw)):
-            found[name] = raw
+            typed[f"unknown_{number}"] = msgspec.Raw(b"null")
+        elif name in _PARTS or name in _SUBJECTS or _is_of_type(types[name], bytes(raw)):
+            typed[name] = raw
         else:
             empty = _encode(_EMPTY[type(_read(bytes(raw)))])
-            found[name] = msgspec.Raw(b"[0]" if _is_of(types[name], empty) else empty)
-    return found
+            typed[name] = msgspec.Raw(b"[0]" if _is_of_type(types[name], empty) else empty)
+    return typed
 
 
-def _is_of(declared: object, raw: bytes) -> bool:
+def _is_of_type(declared: object, raw: bytes) -> bool:
     try:
         msgspec.json.decode(raw, type=declared)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -290,7 +290,7 @@ def _is_of(declared: object, raw: bytes) -> bool:
     return True
 
 
-def _without_content(raw: bytes) -> bytes:
+def _empty_of_same_kind(raw: bytes) -> bytes:
     """Of what is no JSON object, the kind alone."""
     try:
         value = _value(raw)

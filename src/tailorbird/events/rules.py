@@ -39,9 +39,9 @@ def violation(
     rules: Sequence[Rule], properties: Mapping[str, Any] | None
 ) -> tuple[str, str, str] | None:
     """The first rule that the properties break: code, path and sentence; None if they keep all."""
-    given = properties or {}
+    values = properties or {}
     for rule in rules:
-        value = given.get(rule.name)
+        value = values.get(rule.name)
         if value is None:
             if rule.required:
                 return (
@@ -49,8 +49,8 @@ def violation(
                     f"$.properties.{rule.name}",
                     f"expected {rule.name}, which this project requires",
                 )
-        elif not _keeps(rule, value):
-            return _broken(rule, value)
+        elif not _satisfies(rule, value):
+            return _describe_violation(rule, value)
     return None
 
 
@@ -75,7 +75,7 @@ def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
     return not rule.one_of or (types.isdisjoint((dict, list)) and set(present) <= set(rule.one_of))
 
 
-def _keeps(rule: Rule, value: Any) -> bool:
+def _satisfies(rule: Rule, value: Any) -> bool:
     type_ = type(value)
     if (
         rule.kind
@@ -93,14 +93,14 @@ def _keeps(rule: Rule, value: Any) -> bool:
     return not rule.one_of or (type_ is not dict and type_ is not list and value in rule.one_of)
 
 
-def _broken(rule: Rule, value: Any) -> tuple[str, str, str]:
+def _describe_violation(rule: Rule, value: Any) -> tuple[str, str, str]:
     """Which part of the rule the value breaks."""
     path = f"$.properties.{rule.name}"
-    if not _keeps(Rule(rule.name, kind=rule.kind), value):
-        return "wrong_type", path, f"expected {_SPOKEN[rule.kind]}, got {show(value)}"
-    if not _keeps(Rule(rule.name, low=rule.low), value):
+    if not _satisfies(Rule(rule.name, kind=rule.kind), value):
+        return "wrong_type", path, f"expected {_KIND_NAMES[rule.kind]}, got {show(value)}"
+    if not _satisfies(Rule(rule.name, low=rule.low), value):
         return "number_out_of_range", path, f"expected at least {rule.low:g}, got {show(value)}"
-    if not _keeps(Rule(rule.name, high=rule.high), value):
+    if not _satisfies(Rule(rule.name, high=rule.high), value):
         return "number_out_of_range", path, f"expected at most {rule.high:g}, got {show(value)}"
     return (
         "not_allowed",
@@ -116,7 +116,7 @@ _TYPES = {
     "text": frozenset((str,)),
     "boolean": frozenset((bool,)),
 }
-_SPOKEN = {
+_KIND_NAMES = {
     "number": "a number",
     "integer": "a whole number",
     "text": "text",

@@ -17,7 +17,7 @@ from tailorbird.proposal.statistics import LogStatistics, measure
 Reasons = list[tuple[str, str, str]]
 
 REPEATS = 0.05  # from this share on, what a person had before is worth showing again
-_LISTS_FOR = (
+_PRIMARY_TYPES = (
     "click",
     "view",
     "purchase",
@@ -34,7 +34,7 @@ _CATEGORY_NAMES = (
     "colour",
     "color",
 )
-_OF_A_LINE = ("sales_value", "amount", "umsatz")  # prices that hold the quantity already
+_LINE_TOTAL_NAMES = ("sales_value", "amount", "umsatz")  # prices that hold the quantity already
 CONTEXT = (
     "device",
     "country",
@@ -85,7 +85,7 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
     it.
     """
     roles = {column.role: column.column for column in main.columns}
-    found: dict[
+    attribute_kinds: dict[
         tuple[str, str], str
     ] = {}  # of items or users, and which attribute: its kind; several files may have one
     for guess in chosen:
@@ -94,7 +94,7 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
         for column in guess.columns:
             if column.role.startswith("properties."):
                 name = column.role.removeprefix("properties.")
-                found.setdefault(
+                attribute_kinds.setdefault(
                     (guess.kind, name),
                     kind_of_column(column.column, guess.sample.column(column.column)),
                 )
@@ -107,35 +107,35 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
         log=measure(main, [written for written, name in main.values.items() if name == kind]),
         has_price="properties.price" in roles,
         has_quantity="properties.quantity" in roles
-        and normal(roles.get("properties.price", "")) not in _OF_A_LINE,
+        and normal(roles.get("properties.price", "")) not in _LINE_TOTAL_NAMES,
         has_session="session_id" in roles,
         searches="search" in main.types,
         context=tuple(name for name in CONTEXT if f"context.{name}" in roles),
-        **attributes(found),
+        **attributes(attribute_kinds),
     )
 
 
 def listed_type(shown: Sequence[str]) -> str:
     """Return the event type that lists are made for, of those that people do, most frequent first."""
-    return next((name for name in _LISTS_FOR if name in shown), shown[0] if shown else "click")
+    return next((name for name in _PRIMARY_TYPES if name in shown), shown[0] if shown else "click")
 
 
-def attributes(found: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+def attributes(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Return the fields of `Facts` that say which attributes there are.
 
     Args:
         found: (`items` or `users`, attribute) → `numeric`, `categorical` or `other`.
     """
 
-    def named(of: str, kind: str) -> tuple[str, ...]:
-        return tuple(name for (whose, name), what in found.items() if (whose, what) == (of, kind))
+    def names_of(of: str, kind: str) -> tuple[str, ...]:
+        return tuple(name for (owner, name), what in attribute_kinds.items() if (owner, what) == (of, kind))
 
-    categorical = named("items", "categorical")
+    categorical = names_of("items", "categorical")
     return {
-        "numeric": named("items", "numeric")[:6],
+        "numeric": names_of("items", "numeric")[:6],
         "categorical": categorical[:6],
-        "user_numeric": named("users", "numeric")[:6],
-        "user_categorical": named("users", "categorical")[:6],
+        "user_numeric": names_of("users", "numeric")[:6],
+        "user_categorical": names_of("users", "categorical")[:6],
         "category": next(
             (name for name in _CATEGORY_NAMES if name in categorical),
             categorical[0] if categorical else "",

@@ -31,7 +31,7 @@ ROWS_MAX = 300_000  # of larger exports, the first ones
 _PROFILES = {"item": "items", "user": "users"}
 
 
-class _Typed(msgspec.Struct):
+class _TypeOnly(msgspec.Struct):
     """Of an event, its type."""
 
     type: str = ""
@@ -58,12 +58,12 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
     """
     site = _Site()
     for accepted in islice(_accepted(format_, data, now), ROWS_MAX):
-        _take(site, accepted)
+        _add_event(site, accepted)
     shown = [name for name, _ in site.types.most_common() if name not in NOT_SHOWN]
     kind = listed_type(shown)
-    found = {
-        (whose, name): kind_of_column(name, _array(values))
-        for (whose, name), values in site.profiles.items()
+    attribute_kinds = {
+        (owner, name): kind_of_column(name, _array(values))
+        for (owner, name), values in site.profiles.items()
     }
     facts = Facts(
         type=kind,
@@ -74,7 +74,7 @@ def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str]
         has_session=any(each.event.session_id for each in site.deeds[:1_000]),
         searches="search" in site.types,
         context=tuple(name for name in CONTEXT if name in site.context),
-        **attributes(found),
+        **attributes(attribute_kinds),
     )
     return facts, [name for name in shown if name not in EVENT_TYPES], usual_person(site.people)
 
@@ -93,11 +93,11 @@ def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
 
 
 def _types(lines: list[bytes]) -> list[str]:
-    found = dict.fromkeys(msgspec.json.decode(line, type=_Typed).type for line in lines)
-    return [name for name in found if name and name not in EVENT_TYPES]
+    types = dict.fromkeys(msgspec.json.decode(line, type=_TypeOnly).type for line in lines)
+    return [name for name in types if name and name not in EVENT_TYPES]
 
 
-def _take(site: _Site, row: Accepted) -> None:
+def _add_event(site: _Site, row: Accepted) -> None:
     event = row.event
     if event.type in _PROFILES:
         for name, value in (event.properties or {}).items():
@@ -114,23 +114,23 @@ def _take(site: _Site, row: Accepted) -> None:
         site.context.update(name for name in CONTEXT if getattr(event.context, name))
 
 
-def _statistics(deeds: list[Accepted]) -> LogStatistics:
-    known = [
+def _statistics(interactions: list[Accepted]) -> LogStatistics:
+    usable = [
         each
-        for each in deeds
+        for each in interactions
         if each.event.item_id and (each.event.user_id or each.event.anonymous_id)
     ]
-    if not known:
+    if not usable:
         return LogStatistics()
-    who = codes_of(
+    users = codes_of(
         pa.chunked_array(
-            [[each.event.user_id or each.event.anonymous_id for each in known]], pa.string()
+            [[each.event.user_id or each.event.anonymous_id for each in usable]], pa.string()
         )
     )
-    what = codes_of(pa.chunked_array([[each.event.item_id for each in known]], pa.string()))
-    sessions = [each.event.session_id for each in known]
-    sitting = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None
-    return statistics_of(np.array([each.ts for each in known], np.int64), who, what, sitting)
+    items = codes_of(pa.chunked_array([[each.event.item_id for each in usable]], pa.string()))
+    sessions = [each.event.session_id for each in usable]
+    session_codes = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None
+    return statistics_of(np.array([each.ts for each in usable], np.int64), users, items, session_codes)
 
 
 def _array(values: list[Any]) -> pa.Array:

@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 ROWS_MAX = 3_000_000  # of larger files, whole people are drawn until about so many rows are left
 GAP = 30 * MINUTE  # between sessions, where the file names none
 WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
-_AS_GOOD = 0.97  # of two windows that tell about as much, the longer moves less
+_TIE_SHARE = 0.97  # of two windows that tell about as much, the longer moves less
 UNKNOWN_SPAN = 30.0  # days, of times that are text
 _PROBES, _NEXT, _TOP = 60, 200, 20  # moments, events after each, items of the list that is judged
 _US = {"s": 1e6, "ms": 1e3, "us": 1.0}
@@ -65,7 +65,7 @@ class LogStatistics:
         if not self.found:
             return 7 * DAY
         best = max(self.found.values())
-        return max(window for window, share in self.found.items() if share >= _AS_GOOD * best)
+        return max(window for window, share in self.found.items() if share >= _TIE_SHARE * best)
 
 
 def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
@@ -93,12 +93,12 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
     )
     if not len(ts):
         return LogStatistics(span_days=UNKNOWN_SPAN)
-    who, what, *named = columns
-    return statistics_of(ts, who, what, named[0] if named else None, _part_of(guess))
+    users, items, *named = columns
+    return statistics_of(ts, users, items, named[0] if named else None, _sampling_interval(guess))
 
 
 def statistics_of(
-    ts: Ints, who: Ints, what: Ints, sitting: Ints | None, every: int = 1
+    ts: Ints, users: Ints, items: Ints, sessions: Ints | None, sample_every: int = 1
 ) -> LogStatistics:
     """Return the figures of events.
 
@@ -108,23 +108,23 @@ def statistics_of(
         every: of how many people one is among them.
     """
     order = np.argsort(ts, kind="stable")
-    ts, who, what = ts[order], who[order], what[order]
-    sitting = sitting[order] if sitting is not None else _sittings(ts, who)
+    ts, users, items = ts[order], users[order], items[order]
+    sessions = sessions[order] if sessions is not None else _split_sessions(ts, users)
     span = (int(ts[-1]) - int(ts[0])) / DAY
-    of_person = np.bincount(who)
-    pair = np.unique(who * (what.max() + 1) + what).size
-    visits = np.unique(sitting).size
+    user_events = np.bincount(users)
+    pair = np.unique(users * (items.max() + 1) + items).size
+    visits = np.unique(sessions).size
     return LogStatistics(
         events=len(ts),
-        people=int((of_person > 0).sum()),
-        items=int(np.unique(what).size),
+        people=int((user_events > 0).sum()),
+        items=int(np.unique(items).size),
         span_days=span,
         repeats=1 - pair / len(ts),
         session_events=len(ts) / visits,
-        person_events=int(np.quantile(of_person[of_person > 0], 0.9)),
-        new_items=_new_items(ts, what),
-        found=_found(ts, what),
-        visits_a_day=visits * every / max(span, 1.0),
+        person_events=int(np.quantile(user_events[user_events > 0], 0.9)),
+        new_items=_new_items(ts, items),
+        found=_window_shares(ts, items),
+        visits_a_day=visits * sample_every / max(span, 1.0),
     )
 
 
@@ -132,33 +132,33 @@ def _read(
     guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]
 ) -> tuple[Ints, list[Ints]]:
     """Return times and codes of the other columns, for the events of a sample of the people."""
-    every = _part_of(guess)
-    rows = list(_kept(guess, names, type_, values, every))
+    sample_every = _sampling_interval(guess)
+    rows = list(_read_sample(guess, names, type_, values, sample_every))
     if not rows:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     table = pa.Table.from_batches(rows)
     ts = _micros(table.column(0), guess)
     if ts is None:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
-    known = pc.is_valid(ts)
-    for place in range(1, len(names)):
-        known = pc.and_(known, pc.is_valid(table.column(place)))
-    codes = [codes_of(table.column(place).filter(known)) for place in range(1, len(names))]
-    return pc.filter(ts, known).to_numpy().astype(np.int64), codes
+    is_complete = pc.is_valid(ts)
+    for column in range(1, len(names)):
+        is_complete = pc.and_(is_complete, pc.is_valid(table.column(column)))
+    codes = [codes_of(table.column(place).filter(is_complete)) for place in range(1, len(names))]
+    return pc.filter(ts, is_complete).to_numpy().astype(np.int64), codes
 
 
-def _kept(
-    guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str], every: int
+def _read_sample(
+    guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str], sample_every: int
 ) -> Iterator[pa.RecordBatch]:
-    wanted = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
+    selected = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
     for batch in read_columns(
-        guess.file, wanted, texts=frozenset(names[1:]), broken=[], form=guess.form
+        guess.file, selected, texts=frozenset(names[1:]), broken=[], form=guess.form
     ):
         if type_ and values:
             batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
-        if every > 1:
+        if sample_every > 1:
             people = batch.column(names[1]).cast(pa.string()).dictionary_encode()
-            drawn = np.append(hash64s(people.dictionary.to_pylist()) % np.uint64(every) == 0, False)
+            drawn = np.append(hash64s(people.dictionary.to_pylist()) % np.uint64(sample_every) == 0, False)
             batch = batch.filter(
                 pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()])
             )
@@ -167,7 +167,7 @@ def _kept(
         )
 
 
-def _part_of(guess: SourceGuess) -> int:
+def _sampling_interval(guess: SourceGuess) -> int:
     """Return of how many people one is read, by the size of the file."""
     file, sample = guess.file, guess.sample
     if file.name.endswith(".parquet"):
@@ -207,38 +207,38 @@ def codes_of(column: pa.ChunkedArray) -> Ints:
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
-def _sittings(ts: Ints, who: Ints) -> Ints:
+def _split_sessions(ts: Ints, users: Ints) -> Ints:
     """Number the sessions by pauses."""
-    order = np.lexsort((np.arange(len(ts)), who))
+    order = np.lexsort((np.arange(len(ts)), users))
     begins = np.ones(len(ts), bool)
-    begins[1:] = (np.diff(who[order]) != 0) | (np.diff(ts[order]) > GAP)
-    found = np.empty(len(ts), np.int64)
-    found[order] = np.cumsum(begins)
-    return found
+    begins[1:] = (np.diff(users[order]) != 0) | (np.diff(ts[order]) > GAP)
+    sessions = np.empty(len(ts), np.int64)
+    sessions[order] = np.cumsum(begins)
+    return sessions
 
 
-def _new_items(ts: Ints, what: Ints) -> float:
+def _new_items(ts: Ints, items: Ints) -> float:
     border = int(ts[-1]) - (int(ts[-1]) - int(ts[0])) // 5
     at = int(np.searchsorted(ts, border))
-    late = what[at:]
-    return float(1 - np.isin(late, np.unique(what[:at])).mean()) if 0 < at < len(ts) else 0.0
+    late = items[at:]
+    return float(1 - np.isin(late, np.unique(items[:at])).mean()) if 0 < at < len(ts) else 0.0
 
 
-def _found(ts: Ints, what: Ints) -> dict[int, float]:
+def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:
     """Return how well the most popular items of each window that the file fills tell the next
     events.
     """
-    span, kinds = int(ts[-1] - ts[0]), int(what.max()) + 1
+    span, kinds = int(ts[-1] - ts[0]), int(items.max()) + 1
     ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBES).astype(np.int64))
-    found: dict[int, float] = {}
+    by_window: dict[int, float] = {}
     for window in WINDOWS:
-        if found and window > 0.75 * span:
+        if by_window and window > 0.75 * span:
             break
         shares = []
         for end in ends.tolist():
             begin = int(np.searchsorted(ts, ts[end] - window))
-            count = np.bincount(what[begin:end], minlength=kinds)
+            count = np.bincount(items[begin:end], minlength=kinds)
             top = np.argsort(-count, kind="stable")[:_TOP]
-            shares.append(float(np.isin(what[end : end + _NEXT], top[count[top] > 0]).mean()))
-        found[window] = float(np.mean(shares))
-    return found
+            shares.append(float(np.isin(items[end : end + _NEXT], top[count[top] > 0]).mean()))
+        by_window[window] = float(np.mean(shares))
+    return by_window

@@ -64,9 +64,9 @@ class Baseline:
 
     def leading(self, lists: RequestLists, keys: Keys) -> list[str]:
         """Return for each item the first source that knows it, "" where none does."""
-        known = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
+        has_score = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
         return [
-            next((name for name, there in known if there[place]), "") for place in range(len(keys))
+            next((name for name, there in has_score if there[place]), "") for place in range(len(keys))
         ]
 
     def top(self, lists: RequestLists, without: Keys, most: int) -> Keys:

@@ -14,11 +14,11 @@ DAY_S = 86_400.0
 # of the hypergeometric series; it ends by itself long before, unless the span is many times the
 # known time
 TERMS_MAX = 4_000
-_ENOUGH = 1e-12
+_TOLERANCE = 1e-12
 _LARGEST = 1e6  # times the total, of a term: of sixteen digits ten are left
 POINTS, ROWS = 256, 4_096  # of each part of an integral; and how many are worked out at once
-_NONE = 1e-200  # a chance that is none
-_BELOW, _MIDDLE = (
+_PROBABILITY_MIN = 1e-200  # a chance that is none
+_LOG_DENSITY_RANGE, _LOG_ODDS_RANGE = (
     40.0,
     60.0,
     # logarithms: what is so far under the highest point is nothing; beyond it log-odds of p are
@@ -55,15 +55,15 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         z = span / (alpha + age + span)
         series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
-        grown = kept(grown, r + x, alpha + age, a, b + x, span)
+            expectation = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+        expectation = kept(expectation, r + x, alpha + age, a, b + x, span)
         with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
             odds = np.where(
                 x > 0,
                 a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
                 0.0,
             )
-        return grown / (1 + odds)
+        return expectation / (1 + odds)
 
 
 def purchases_between(
@@ -81,11 +81,11 @@ def purchases_between(
             last, and days since the first.
     """
     since, count, age = history.astype(np.float64).T
-    known = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
-    since, count, age = (np.where(known, each, 0.0) for each in (since, count, age))
+    is_complete = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
+    since, count, age = (np.where(is_complete, each, 0.0) for each in (since, count, age))
     x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
-    told = expected(x, recency, days, stop) - (expected(x, recency, days, start) if start else 0.0)
-    return np.where(known, told, 0.0)
+    purchases = expected(x, recency, days, stop) - (expected(x, recency, days, start) if start else 0.0)
+    return np.where(is_complete, purchases, 0.0)
 
 
 def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -> Floats:
@@ -102,23 +102,23 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
             term = term * (a + n) * (b + n) / ((c + n) * (n + 1)) * z
             total += term
             largest = np.maximum(largest, np.abs(term))
-            if np.all((np.abs(term) <= _ENOUGH * np.abs(total)) | ~np.isfinite(total)):
+            if np.all((np.abs(term) <= _TOLERANCE * np.abs(total)) | ~np.isfinite(total)):
                 break
         return np.where(largest <= _LARGEST * np.abs(total), total, np.nan)
 
 
-def kept(grown: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
+def kept(expectation: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
     """Expected purchases of those who are alive, by the series where it gave what can be, else by
     `integrated`.
 
     Between 0 and all of their rate is what can be. At the ends of what is fitted (everybody at the
     same rate, say) the series overflows.
     """
-    lost = ~((grown >= 0) & (grown <= shape / scale * span * (1 + 1e-6)))
-    if lost.any():
-        grown = grown.copy()
-        grown[lost] = integrated(shape[lost], scale[lost], a, b[lost], span)
-    return grown
+    is_invalid = ~((expectation >= 0) & (expectation <= shape / scale * span * (1 + 1e-6)))
+    if is_invalid.any():
+        expectation = expectation.copy()
+        expectation[is_invalid] = integrated(shape[is_invalid], scale[is_invalid], a, b[is_invalid], span)
+    return expectation
 
 
 def integrated(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
@@ -140,15 +140,15 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
 
     top = np.log(a) - np.log(b)
     highest, ends = height(top, b), []
-    for far in (top - _BELOW / a - _BELOW - abs(top), top + _BELOW / b + _BELOW + abs(top)):
+    for far in (top - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(top), top + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(top)):
         inside, outside = top, far
         for _ in range(60):
             middle = (inside + outside) / 2
-            enough = height(middle, b) > highest - _BELOW
+            enough = height(middle, b) > highest - _LOG_DENSITY_RANGE
             inside, outside = np.where(enough, middle, inside), np.where(enough, outside, middle)
         ends.append(outside[:, None])
     steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(top[:, None], *ends)
-    middle = np.clip(_MIDDLE * (2 * steps - 1), low, high)
+    middle = np.clip(_LOG_ODDS_RANGE * (2 * steps - 1), low, high)
     u = np.sort(
         np.concatenate(
             [low + (start - low) * steps, start + (high - start) * steps, middle], axis=1
@@ -160,7 +160,7 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
     shape, each = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         bought = np.where(
-            p > _NONE, -np.expm1(-shape * np.log1p(each)) / p, shape * (span / scale)[:, None]
+            p > _PROBABILITY_MIN, -np.expm1(-shape * np.log1p(each)) / p, shape * (span / scale)[:, None]
         )
     value = weight * bought
     width = np.diff(u, axis=1)

@@ -318,12 +318,12 @@ def write_bundle(
         name: open_session(data, width=len(encoder.names), where=name)
         for name, data in models.items()
     }
-    kept = (
+    sampled = (
         np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
         if heads
         else np.zeros(0, np.intp)
     )
-    rows = np.ascontiguousarray(golden[kept], np.float32)
+    rows = np.ascontiguousarray(golden[sampled], np.float32)
     raw = (
         np.column_stack(list(run_heads(sessions, heads, rows).values()))
         if heads
@@ -331,7 +331,7 @@ def write_bundle(
     )
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", raw)
-    named = tuple(
+    calibrated_heads = tuple(
         msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name)
         for head in heads
     )
@@ -343,7 +343,7 @@ def write_bundle(
         created_at=created_at,
         schema_hash=schema_hash,
         columns=encoder.columns,
-        heads=named,
+        heads=calibrated_heads,
         formula=dict(formula or {}),
         window=window or Window(),
         metrics=dict(metrics or {}),
@@ -393,7 +393,7 @@ def trees_in(
     where: str,
 ) -> dict[str, Trees]:
     """The trees that a bundle brings, which must give the golden rows what its models gave them."""
-    found: dict[str, Trees] = {}
+    forests: dict[str, Trees] = {}
     for place, head in enumerate(heads):
         name = f"{TREES}/{head.name}{SUFFIX}"
         if name not in files:
@@ -423,8 +423,8 @@ def trees_in(
                 where=where,
                 fix="tailorbird train",
             )
-        found[head.name] = trees
-    return found
+        forests[head.name] = trees
+    return forests
 
 
 def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
@@ -466,20 +466,20 @@ def _run_batch(
         return {head.name: np.zeros(0) for head in heads}
     raw: dict[str, Floats] = {}
     for file, session in sessions.items():
-        mine = [head for head in heads if head.file == file]
-        whole = matrix if file in forests else _padded(matrix)
+        file_heads = [head for head in heads if head.file == file]
+        block = matrix if file in forests else _padded(matrix)
         last = session.get_outputs()[-1].name
-        wanted = list(dict.fromkeys(head.output or last for head in mine))
+        output_names = list(dict.fromkeys(head.output or last for head in file_heads))
         try:
             outputs = dict(
-                zip(wanted, session.run(wanted, {session.get_inputs()[0].name: whole}), strict=True)
+                zip(output_names, session.run(output_names, {session.get_inputs()[0].name: block}), strict=True)
             )
         except Exception as error:  # as above
             raise BundleError(
                 f"the model failed to run ({type(error).__name__})", where=file
             ) from error
-        for head in mine:
-            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(whole))[
+        for head in file_heads:
+            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(block))[
                 : len(matrix)
             ]
     return {head.name: raw[head.name] for head in heads}

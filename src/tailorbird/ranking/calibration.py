@@ -142,8 +142,8 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     first, last = x[starts], x[np.append(starts[1:], x.size) - 1]
     single = first == last
     knots = np.column_stack([first, last]).ravel()
-    kept = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
-    return Isotonic(knots[kept].tolist(), np.repeat(level, 2)[kept].tolist())
+    is_knot = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
+    return Isotonic(knots[is_knot].tolist(), np.repeat(level, 2)[is_knot].tolist())
 
 
 def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
@@ -189,15 +189,15 @@ def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
     columns = [np.log(p), -np.log1p(-p)]
     used = [0, 1]
     while used:
-        found = _logistic([columns[place] for place in used], label, weight)
-        worst = int(np.argmin(found[:-1]))
-        if found[worst] >= 0:
+        coefficients = _logistic([columns[place] for place in used], label, weight)
+        worst = int(np.argmin(coefficients[:-1]))
+        if coefficients[worst] >= 0:
             break
         del used[worst]
     else:
-        found = _logistic([], label, weight)
-    slopes = dict(zip(used, found[:-1].tolist(), strict=True))
-    return Beta(slopes.get(0, 0.0), slopes.get(1, 0.0), float(found[-1]))
+        coefficients = _logistic([], label, weight)
+    slopes = dict(zip(used, coefficients[:-1].tolist(), strict=True))
+    return Beta(slopes.get(0, 0.0), slopes.get(1, 0.0), float(coefficients[-1]))
 
 
 def fit_temperature(raw: Floats, label: Floats, weight: Floats | None = None) -> Temperature:
@@ -225,22 +225,22 @@ def _logistic(
     """
     design = np.column_stack([*columns, *([np.ones(label.size)] if intercept else [])])
     weight = np.ones(label.size) if weight is None else weight
-    found: Floats = np.zeros(design.shape[1])
-    loss = _loss(design @ found, label, weight)
+    coefficients: Floats = np.zeros(design.shape[1])
+    loss = _loss(design @ coefficients, label, weight)
     for _ in range(steps):
-        p = _sigmoid(design @ found)
+        p = _sigmoid(design @ coefficients)
         curve = weight * np.maximum(p * (1 - p), 1e-12)
-        hessian = (design * curve[:, None]).T @ design + 1e-6 * np.eye(len(found))
-        step = np.linalg.solve(hessian, design.T @ (weight * (label - p)) - 1e-6 * found)
+        hessian = (design * curve[:, None]).T @ design + 1e-6 * np.eye(len(coefficients))
+        step = np.linalg.solve(hessian, design.T @ (weight * (label - p)) - 1e-6 * coefficients)
         for _ in range(30):
-            tried = _loss(design @ (found + step), label, weight)
-            if tried <= loss:
+            new_loss = _loss(design @ (coefficients + step), label, weight)
+            if new_loss <= loss:
                 break
             step = step / 2
-        found, loss = np.asarray(found + step, np.float64), tried
+        coefficients, loss = np.asarray(coefficients + step, np.float64), new_loss
         if np.abs(step).max() < 1e-9:
             break
-    return found
+    return coefficients
 
 
 def _loss(z: Floats, label: Floats, weight: Floats) -> float:

@@ -153,7 +153,7 @@ class Churn:
 
     def told(self) -> str:
         """A sentence."""
-        asked = f"with any within {self.active}" if self.active else "who ever had one"
+        population = f"with any within {self.active}" if self.active else "who ever had one"
         after = f", from {self.gap} after the moment of asking" if self.gap else ""
         window = show_duration(self.window_us) or self.window
-        return f"no {' or '.join(self.types)} for {window}{after}; asked about people {asked}"
+        return f"no {' or '.join(self.types)} for {window}{after}; asked about people {population}"

@@ -177,7 +177,7 @@ class ChurnBundle:
             for name, data in models.items()
         }
         features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
-        usual = (
+        background = (
             golden[0][
                 np.unique(np.linspace(0, max(len(golden[0]) - 1, 0), USUAL_ROWS).astype(np.intp))
             ]
@@ -185,8 +185,8 @@ class ChurnBundle:
             else golden[0]
         )
         trees = trees_in(files, manifest.heads, len(encoder.names), golden, where=where)
-        space = _space_in(sealed.folder(TOWER), where=f"{path}/{TOWER}")
-        bundle = cls(manifest, plan, encoder, calibration, sessions, features, usual, trees, space)
+        space = _read_space(sealed.folder(TOWER), where=f"{path}/{TOWER}")
+        bundle = cls(manifest, plan, encoder, calibration, sessions, features, background, trees, space)
         if manifest.columns.numeric[len(bundle.read.numeric) :] != (
             () if space is None else vector_names(space.tower.plan)
         ):
@@ -237,7 +237,7 @@ class ChurnBundle:
                 same n people.
         """
         matrices = [self.encoder.encode_people(*each) for each in rows]
-        gone, raw = self._gone(matrices)
+        churn_probability, raw = self._churn_probability(matrices)
         counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
         start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
         counts += [
@@ -246,9 +246,9 @@ class ChurnBundle:
             if each is not None
         ]
         purchases = (
-            np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(gone), np.nan)
+            np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(churn_probability), np.nan)
         )
-        return ChurnScores(gone, purchases)
+        return ChurnScores(churn_probability, purchases)
 
     def effects(self, rows: Sequence[tuple[Matrix, Keys]]) -> Floats:
         """How far each column of `encoder.names` moves the log-odds of leaving, (n, columns): above
@@ -266,42 +266,42 @@ class ChurnBundle:
         matrices = [self.encoder.encode_people(*each) for each in rows]
         if (forests := self._forests) is not None:
             return self._shapley(forests, matrices[0])
-        n, width, usual = len(matrices[0]), len(self.encoder.names), len(self.usual)
-        gone, _ = self._gone(matrices)
+        n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.usual)
+        churn_probability, _ = self._churn_probability(matrices)
         changed = []
         for matrix in matrices:
-            wide = np.repeat(matrix, width * usual, axis=0).reshape(n, width, usual, width)
+            wide = np.repeat(matrix, width * background_size, axis=0).reshape(n, width, background_size, width)
             for column in range(width):
                 wide[:, column, :, column] = self.usual[:, column]
             changed.append(np.ascontiguousarray(wide.reshape(-1, width)))
-        others, _ = self._gone(changed)
-        return log_odds(gone)[:, None] - log_odds(others).reshape(n, width, usual).mean(axis=2)
+        perturbed, _ = self._churn_probability(changed)
+        return log_odds(churn_probability)[:, None] - log_odds(perturbed).reshape(n, width, background_size).mean(axis=2)
 
     @property
     def _forests(self) -> list[Trees] | None:
         """The forests that alone say P(gone), or None."""
-        said = [part for part in self.plan.parts if part.kind != "count"]
+        active_parts = [part for part in self.plan.parts if part.kind != "count"]
         forests = [
             self.trees[part.head]
-            for part in said
+            for part in active_parts
             if part.kind == "direct" and part.head in self.trees
         ]
-        return forests if forests and len(forests) == len(said) else None
+        return forests if forests and len(forests) == len(active_parts) else None
 
     def _shapley(self, forests: Sequence[Trees], matrix: Matrix) -> Floats:
         """P(gone) is 1 - P(active): the log-odds that the forests' mean gives, turned round, before
         calibration.
         """
-        told = [forest.contributions(matrix) for forest in forests]
+        contributions = [forest.contributions(matrix) for forest in forests]
         effects, base = (
-            -np.mean([each for each, _ in told], axis=0),
-            -float(np.mean([each for _, each in told])),
+            -np.mean([each for each, _ in contributions], axis=0),
+            -float(np.mean([each for _, each in contributions])),
         )
         return share_out(
             effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
         )
 
-    def _gone(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
+    def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
         """P(gone) of people by their matrices at each moment, and what the heads say at the first."""
         raw = self._raw(matrices[0])
         logs = {
@@ -310,13 +310,13 @@ class ChurnBundle:
             if part.kind == "hazard"
         }
         for matrix in matrices[1:]:
-            told = self._raw(matrix)
+            outputs = self._raw(matrix)
             for head in logs:
-                logs[head] += np.log1p(-np.minimum(told[head], 1 - _EDGE))
-        gone = [1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"] + [
+                logs[head] += np.log1p(-np.minimum(outputs[head], 1 - _EDGE))
+        probabilities = [1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"] + [
             np.exp(each) for each in logs.values()
         ]
-        return self.calibration.apply(together(gone)), raw
+        return self.calibration.apply(together(probabilities)), raw
 
     def _raw(self, matrix: Matrix) -> dict[str, Floats]:
         raw = run_heads(self.sessions, self.manifest.heads, matrix)
@@ -364,7 +364,7 @@ def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**tower, **space.vectors.files(), _ITEMS: msgspec.json.encode(space.index.ids)}
 
 
-def _space_in(files: Mapping[str, bytes], *, where: str) -> Space | None:
+def _read_space(files: Mapping[str, bytes], *, where: str) -> Space | None:
     if not files:
         return None
     try:
@@ -379,11 +379,11 @@ def _space_in(files: Mapping[str, bytes], *, where: str) -> Space | None:
     return Space(tower, Index.bare(ids, vectors))
 
 
-def together(gone: Sequence[Floats]) -> Floats:
+def together(probabilities: Sequence[Floats]) -> Floats:
     """The mean of probabilities in log-odds; of one, itself."""
-    if len(gone) == 1:
-        return gone[0]
-    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(each) for each in gone], axis=0)))
+    if len(probabilities) == 1:
+        return probabilities[0]
+    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(each) for each in probabilities], axis=0)))
 
 
 def log_odds(p: Floats) -> Floats:
@@ -440,8 +440,8 @@ def write_churn_bundle(
         head.file: open_session(models[head.name], width=len(encoder.names), where=head.file)
         for head in heads
     }
-    kept = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
-    rows = np.ascontiguousarray(golden[kept], np.float32)
+    sampled = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
+    rows = np.ascontiguousarray(golden[sampled], np.float32)
     write_array(folder / "golden_input.npy", rows)
     write_array(
         folder / "golden_raw.npy", np.column_stack(list(run_heads(sessions, heads, rows).values()))

@@ -27,22 +27,22 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
         NotReadyError: there is none.
     """
     steps = {step.name: step for step in features.layout.steps}
-    known: dict[str, bool] = {}
+    is_user_column: dict[str, bool] = {}
 
     def about(step: Step) -> bool:
-        if step.name not in known:
+        if step.name not in is_user_column:
             if step.expression is not None:
-                known[step.name] = all(about(steps[name]) for name, _ in step.expression.names)
+                is_user_column[step.name] = all(about(steps[name]) for name, _ in step.expression.names)
             else:
                 fields = [
                     features.layout.entities[spot.entity].entity.fields for spot in step.spots
                 ]
-                known[step.name] = (
+                is_user_column[step.name] = (
                     step.operation not in _OF_REQUESTS
                     and bool(fields)
                     and all(map(_of_user, fields))
                 )
-        return known[step.name]
+        return is_user_column[step.name]
 
     numeric = tuple(
         name for name in features.numeric if name not in leave_out and about(steps[name])
@@ -115,8 +115,8 @@ def _declaration(churn: Churn, role: str, name: str) -> str:
         "age": "time_since_first",
         "amount": "total",
     }[role]
-    more = ', of="price"' if role == "amount" else ""
-    return f'{name} = {function}("{name}", entity("user"), {what}{more})'
+    extra = ', of="price"' if role == "amount" else ""
+    return f'{name} = {function}("{name}", entity("user"), {what}{extra})'
 
 
 def _of_user(fields: tuple[str, ...]) -> bool:

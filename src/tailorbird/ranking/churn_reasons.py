@@ -31,49 +31,49 @@ class ChurnReason:
 
 
 def churn_reasons(
-    bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], most: int = 3
+    bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], limit: int = 3
 ) -> list[list[ChurnReason]]:
     """For each person the columns that move the score most, the strongest first.
 
     Args:
         rows: as for `ChurnBundle.score`.
     """
-    effects, matrix, gone = (
+    effects, matrix, churn_probability = (
         bundle.effects(rows),
         bundle.encoder.encode_people(*rows[0]),
         bundle.score(rows).gone,
     )
     without = 1 / (
-        1 + np.exp(effects - log_odds(gone)[:, None])
+        1 + np.exp(effects - log_odds(churn_probability)[:, None])
     )  # P(gone) with no part of the column in it
     names, codes, seconds = (
         bundle.encoder.names,
         set(bundle.encoder.categorical_names),
         in_seconds(bundle.features),
     )
-    unsaid = {
+    vector_positions = {
         at for at, name in enumerate(names) if name.startswith(VECTOR)
     }  # a coordinate says nothing to anybody
-    told = []
-    for row, values, others, chance in zip(effects, matrix, without, gone, strict=True):
+    reasons_by_user = []
+    for row, values, counterfactuals, chance in zip(effects, matrix, without, churn_probability, strict=True):
         strongest = [
-            at for at in np.argsort(-np.abs(row), kind="stable").tolist() if at not in unsaid
-        ][:most]
+            at for at in np.argsort(-np.abs(row), kind="stable").tolist() if at not in vector_positions
+        ][:limit]
         reasons = []
         for at in (at for at in strongest if abs(row[at]) >= LEAST):
             name = names[at]
-            said = (
+            subject = (
                 name
                 if name in codes
                 else f"{name} is {told_value(float(values[at]), seconds=name in seconds)}"
             )
             reasons.append(
                 ChurnReason(
-                    name, float(row[at]), f"{said}: {_moved(float(others[at]), float(chance))}"
+                    name, float(row[at]), f"{subject}: {_describe_change(float(counterfactuals[at]), float(chance))}"
                 )
             )
-        told.append(reasons)
-    return told
+        reasons_by_user.append(reasons)
+    return reasons_by_user
 
 
 def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
@@ -95,7 +95,7 @@ def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
     return f"{number} {name}{'s' if name == 'day' else ''}"
 
 
-def _moved(without: float, chance: float) -> str:
+def _describe_change(without: float, chance: float) -> str:
     """From which chance of leaving to which, with as many digits as it takes to see that they
     differ and are not certain.
     """

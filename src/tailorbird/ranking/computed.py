@@ -44,7 +44,7 @@ class RaggedLike(Protocol):
 
 
 def computed_columns(
-    wanted: Sequence[str],
+    names: Sequence[str],
     item_keys: Keys,
     request: Rows,
     sequence: RaggedLike | None,
@@ -55,15 +55,15 @@ def computed_columns(
     loop over rows.
     """
     row = index.find(item_keys)
-    known = row >= 0
-    at = np.where(known, row, 0)
+    is_indexed = row >= 0
+    at = np.where(is_indexed, row, 0)
     columns: dict[str, npt.NDArray[np.generic]] = {}
     if len(index) == 0:
-        return dict.fromkeys(wanted, np.full(item_keys.size, np.nan, np.float32))
-    first_seen = np.where(known, index.first_seen[at], 0)
+        return dict.fromkeys(names, np.full(item_keys.size, np.nan, np.float32))
+    first_seen = np.where(is_indexed, index.first_seen[at], 0)
     columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
 
-    category = np.where(known, index.category.codes[at], -1)
+    category = np.where(is_indexed, index.category.codes[at], -1)
     same, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
     age_of_item = np.full(item_keys.size, np.nan)
     for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):

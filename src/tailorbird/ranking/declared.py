@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tailorbird.errors import DeclarationError
 
-_CALLED = {int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
 
 
 def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> None:
@@ -24,9 +24,9 @@ def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> No
     Raises:
         DeclarationError: names the field, what it holds, and what was expected.
     """
-    for name, kind in _kinds(type(declared)).items():
+    for name, kind in _field_types(type(declared)).items():
         value = getattr(declared, name)
-        if name in but or _holds(value, kind):
+        if name in but or _is_of_type(value, kind):
             continue
         if isinstance(value, str) and get_args(kind) == (str,):  # as which ("purchase") is read
             raise DeclarationError(
@@ -35,43 +35,43 @@ def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> No
                 fix=f"{name}=[{value[:80]!r}]",
             )
         raise DeclarationError(
-            f"expected {_called(kind)}, got {repr(value)[:80]}", where=f"{where}, {name}"
+            f"expected {_type_name(kind)}, got {repr(value)[:80]}", where=f"{where}, {name}"
         )
 
 
 @cache
-def _kinds(of: type) -> dict[str, Any]:
+def _field_types(of: type) -> dict[str, Any]:
     hints = get_type_hints(of)
     return {one.name: hints[one.name] for one in fields(of)}
 
 
-def _holds(value: object, kind: Any) -> bool:
+def _is_of_type(value: object, kind: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if origin is UnionType:
-        return any(_holds(value, one) for one in arguments)
+        return any(_is_of_type(value, one) for one in arguments)
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
-            _holds(key, arguments[0]) and _holds(one, arguments[1]) for key, one in value.items()
+            _is_of_type(key, arguments[0]) and _is_of_type(one, arguments[1]) for key, one in value.items()
         )
     if origin is not None:
         return (
             isinstance(value, Collection)
             and not isinstance(value, str | Mapping)
-            and all(_holds(one, arguments[0]) for one in value)
+            and all(_is_of_type(one, arguments[0]) for one in value)
         )
     return isinstance(value, kind)
 
 
-def _called(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        return " or ".join(map(_called, arguments))
+        return " or ".join(map(_type_name, arguments))
     if origin is not None:
         return (
             f"a {'dict' if issubclass(origin, Mapping) else 'list'} of "
-            f"{_called(arguments[-1]).removeprefix('a ')}s"
+            f"{_type_name(arguments[-1]).removeprefix('a ')}s"
         )
     name = getattr(kind, "__name__", str(kind))
-    return _CALLED.get(kind, f"{'an' if name[0] in 'AEIO' else 'a'} {name}")
+    return _TYPE_NAMES.get(kind, f"{'an' if name[0] in 'AEIO' else 'a'} {name}")

@@ -50,11 +50,11 @@ def keep_to(
     pins = {position: place for position, place in (pins or {}).items() if position < min(size, n)}
     reserved = np.zeros(n, bool)
     reserved[list(pins.values())] = True
-    full = [
+    exhausted = [
         np.zeros(n, bool) for _ in quotas
     ]  # of each quota: the items of which there are as many as may be
     answer: list[int] = []
-    coming = [
+    pinned_ahead = [
         [
             place
             for at, place in pins.items()
@@ -62,33 +62,33 @@ def keep_to(
         ]
         for quota in quotas
     ]
-    for taken, code, quota, ahead in zip(full, codes, quotas, coming, strict=True):
+    for taken, code, quota, ahead in zip(exhausted, codes, quotas, pinned_ahead, strict=True):
         kinds, counts = np.unique(code[ahead], return_counts=True)
         taken |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
     for position in range(min(size, n)):
         place = (
             pins[position]
             if position in pins
-            else _best(left & ~reserved, position, quotas, full, promotions, promoted, answer)
+            else _best(left & ~reserved, position, quotas, exhausted, promotions, promoted, answer)
         )
         answer.append(place)
         left[place] = False
         for at, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
             if quota.window:
-                full[at] = _crowded(
+                exhausted[at] = _exhausted_items(
                     code, answer[-quota.window + 1 :] if quota.window > 1 else [], quota.most
                 )
             elif (
                 code[place] >= 0
-                and np.count_nonzero(code[[*dict.fromkeys((*answer, *coming[at]))]] == code[place])
+                and np.count_nonzero(code[[*dict.fromkeys((*answer, *pinned_ahead[at]))]] == code[place])
                 >= quota.most
             ):
-                full[at] |= code == code[place]
+                exhausted[at] |= code == code[place]
     return np.concatenate([np.array(answer, np.intp), np.flatnonzero(left)])
 
 
 def _best(
-    left: Mask,
+    remaining: Mask,
     position: int,
     quotas: Sequence[Quota],
     full: Sequence[Mask],
@@ -97,17 +97,17 @@ def _best(
     answer: Sequence[int],
 ) -> int:
     """The place of the item that comes at a position."""
-    allowed = left.copy()
+    allowed = remaining.copy()
     for quota, taken in zip(quotas, full, strict=True):
         if not quota.first or position < quota.first:
             allowed &= ~taken
-    allowed = allowed if allowed.any() else left
+    allowed = allowed if allowed.any() else remaining
     for promotion, those in zip(promotions, promoted, strict=True):
         if (
             np.count_nonzero(those[list(answer)]) < promotion.least(position + 1)
-            and (wanted := allowed & those).any()
+            and (promoted_remaining := allowed & those).any()
         ):
-            allowed = wanted
+            allowed = promoted_remaining
     return int(np.argmax(allowed))
 
 
@@ -141,7 +141,7 @@ class Bounds:
         """How often an answer (candidates, in order) breaks a quota or a promotion: 0 wherever
         there were candidates enough.
         """
-        broken = 0
+        violations = 0
         for quota, code in zip(self.quotas, self.codes, strict=True):
             kinds = code[answer].tolist()
             spans = [kinds[: quota.first or len(kinds)]]
@@ -151,21 +151,21 @@ class Bounds:
                     for start in range(max(1, len(kinds) - quota.window + 1))
                 ]
             for span in spans:
-                broken += sum(
+                violations += sum(
                     max(0, count - quota.most) for kind, count in Counter(span).items() if kind >= 0
                 )
         for promotion, those in zip(self.promotions, self.promoted, strict=True):
             there = 0
             for positions, has in enumerate(those[answer].tolist(), 1):
                 there += has
-                broken += max(0, promotion.least(positions) - there)
-        return broken
+                violations += max(0, promotion.least(positions) - there)
+        return violations
 
     def added(self, answer: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
         """By how much `broken` grows (m,) where another item stands at a position, for each of
         `items`; below 0 where it shrinks.
         """
-        more = np.zeros(items.size, np.int64)
+        increase = np.zeros(items.size, np.int64)
         own = np.array([answer[at]])
         for quota, code in zip(self.quotas, self.codes, strict=True):
             kinds = code[answer]
@@ -177,16 +177,16 @@ class Bounds:
             for start, end in spans:
                 if not start <= at < end:
                     continue
-                others = np.delete(kinds[start:end], at - start)
+                other_kinds = np.delete(kinds[start:end], at - start)
                 for sign, those in (
                     (1, items),
                     (-1, own),
                 ):  # one more of a kind of which there are enough is one too many
-                    theirs = code[those]
-                    crowded = (theirs >= 0) & (
-                        np.count_nonzero(others[:, None] == theirs, axis=0) >= quota.most
+                    candidate_kinds = code[those]
+                    crowded = (candidate_kinds >= 0) & (
+                        np.count_nonzero(other_kinds[:, None] == candidate_kinds, axis=0) >= quota.most
                     )
-                    more += sign * crowded
+                    increase += sign * crowded
         for promotion, those in zip(self.promotions, self.promoted, strict=True):
             lacking = (
                 np.array([promotion.least(n) for n in range(at + 1, answer.size + 1)])
@@ -194,14 +194,14 @@ class Bounds:
             )
             lacks = {gained: int(np.maximum(0, lacking - gained).sum()) for gained in (-1, 0, 1)}
             gained = those[items].astype(int) - int(those[answer[at]])
-            more += np.array([lacks[each] - lacks[0] for each in gained.tolist()], np.int64)
-        return more
+            increase += np.array([lacks[each] - lacks[0] for each in gained.tolist()], np.int64)
+        return increase
 
 
-def _crowded(code: Codes, near: Sequence[int], most: int) -> npt.NDArray[np.bool_]:
+def _exhausted_items(code: Codes, near: Sequence[int], most: int) -> npt.NDArray[np.bool_]:
     """The items of whose kind there are `most` among those near."""
-    found, counts = np.unique(code[list(near)], return_counts=True)
-    return np.isin(code, found[(counts >= most) & (found >= 0)])
+    kinds, counts = np.unique(code[list(near)], return_counts=True)
+    return np.isin(code, kinds[(counts >= most) & (kinds >= 0)])
 
 
 def likeness(codes: Sequence[Codes]) -> Floats:
@@ -209,12 +209,12 @@ def likeness(codes: Sequence[Codes]) -> Floats:
     Missing agrees with nothing but itself.
     """
     n = codes[0].size
-    alike = np.zeros((n, n))
+    similarity = np.zeros((n, n))
     for code in codes:
-        alike += (code[:, None] == code[None, :]) & (code >= 0)[:, None]
-    alike /= len(codes)
-    np.fill_diagonal(alike, 1.0)
-    return alike
+        similarity += (code[:, None] == code[None, :]) & (code >= 0)[:, None]
+    similarity /= len(codes)
+    np.fill_diagonal(similarity, 1.0)
+    return similarity
 
 
 def dpp(

@@ -118,31 +118,31 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
         made = (*OF_ITEMS, *self.live.names)
-        for names, known in (
+        for names, available in (
             (self.numeric, self.columns.numeric),
             (categorical, self.columns.categorical),
             (self.computed, made),
         ):
-            if unknown := [name for name in names if name not in known]:
+            if unknown := [name for name in names if name not in available]:
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
         for sequence in (*self._sequences, *(one.of for one in self.similarities)):
             if sequence not in self.columns.sequences:
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
-        others = {*OF_ITEMS, *self.columns.numeric, *self.columns.categorical}
-        if len(set(self.live.names)) < len(self.live.names) or others & set(self.live.names):
+        feature_names = {*OF_ITEMS, *self.columns.numeric, *self.columns.categorical}
+        if len(set(self.live.names)) < len(self.live.names) or feature_names & set(self.live.names):
             raise BundleError(
                 "a column of the encoder that is read live is called like another of its columns"
             )
         for output in self.transforms:
             self._check(output)
         made = [name for output in self.transforms for name in output.names]
-        plain = self.names[: len(self.names) - len(made) - len(self._for_nets)]
-        if len(set(made)) != len(made) or set(made) & set(plain):
+        untransformed = self.names[: len(self.names) - len(made) - len(self._net_columns)]
+        if len(set(made)) != len(made) or set(made) & set(untransformed):
             raise BundleError(
                 "a transform of the encoder is called like another of its columns",
                 fix="give it a name=",
             )
-        if twice := sorted(set(self._for_nets) & {*plain, *made}):
+        if twice := sorted(set(self._net_columns) & {*untransformed, *made}):
             raise BundleError(
                 f"{twice[0]!r} is the name of a column for nets and of another",
                 fix="give the feature another name",
@@ -160,7 +160,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return tuple(dict.fromkeys(name for name in (self.sequence, history) if name))
 
     @cached_property
-    def _for_nets(self) -> tuple[str, ...]:
+    def _net_columns(self) -> tuple[str, ...]:
         """Names of the columns for nets."""
         return (
             *(self.history.names if self.history else ()),
@@ -178,7 +178,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             *self.computed,
             *((POSITION,) if self.position else ()),
             *made,
-            *self._for_nets,
+            *self._net_columns,
         )
 
     @property
@@ -200,11 +200,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
         computed = dict.fromkeys((*OF_ITEMS, *self.live.names), np.full(1, np.nan, np.float32))
-        matrix = self._filled(numeric, categorical, computed, np.full(1, np.nan), {})
-        nobody, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+        matrix = self._fill_matrix(numeric, categorical, computed, np.full(1, np.nan), {})
+        no_item, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         if self.history:
-            blank = self.history.columns(nobody, np.zeros(1, np.intp), None, never)
-            matrix[:, len(self.names) - len(self._for_nets) :][:, : blank.shape[1]] = blank
+            blank = self.history.columns(no_item, np.zeros(1, np.intp), None, never)
+            matrix[:, len(self.names) - len(self._net_columns) :][:, : blank.shape[1]] = blank
         return matrix[0]
 
     def warm_up(self) -> None:
@@ -213,24 +213,24 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def told(self) -> dict[str, str]:
         """What each column of the matrix is, in words."""
-        told = dict.fromkeys(self.names, "as read")
-        told |= {
+        descriptions = dict.fromkeys(self.names, "as read")
+        descriptions |= {
             vocabulary.name: f"codes of {len(vocabulary.keys):,} values"
             for vocabulary in self.vocabularies
         }
         made = OF_ITEMS | self.live.told()
-        told |= {name: made[name] for name in self.computed}
-        told |= {
+        descriptions |= {name: made[name] for name in self.computed}
+        descriptions |= {
             name: f"{output.column}: {output.told()}"
             for output in self.transforms
             for name in output.names
         }
-        told |= {
+        descriptions |= {
             name: text
             for one in (*((self.history,) if self.history else ()), *self.words)
             for name, text in one.told().items()
         }
-        return told
+        return descriptions
 
     def _check(self, output: Output) -> None:
         name = output.column
@@ -249,7 +249,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             raise BundleError(f"the encoder's steps do not fit the column {name!r}")
 
     @cached_property
-    def _places(self) -> tuple[Rows, Rows]:
+    def _column_indices(self) -> tuple[Rows, Rows]:
         numeric = np.array([self.columns.numeric.index(name) for name in self.numeric], np.intp)
         categorical = np.array(
             [self.columns.categorical.index(each.name) for each in self.vocabularies], np.intp
@@ -289,23 +289,23 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             asked: of a single request, the person's vector, if it is known already.
             live: column that is read live → (n,); all are missing without it.
         """
-        wanted, near, live_wanted = self._wanted
+        computed_names, vector_names, live_names = self._required_columns
         columns = (
-            computed_columns(wanted, item_keys, request, sequences.get(self.sequence), t, index)
-            if wanted
+            computed_columns(computed_names, item_keys, request, sequences.get(self.sequence), t, index)
+            if computed_names
             else {}
         )
-        if near and space is not None and len(space.index):
+        if vector_names and space is not None and len(space.index):
             columns |= space.columns(
-                near, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked
+                vector_names, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked
             )
-        elif near:
-            columns |= no_columns(near, item_keys.size)
+        elif vector_names:
+            columns |= no_columns(vector_names, item_keys.size)
         nothing = np.full(item_keys.size, np.nan, np.float32)
-        columns |= {name: nothing if live is None else live[name] for name in live_wanted}
+        columns |= {name: nothing if live is None else live[name] for name in live_names}
         shown = np.ones(item_keys.size, np.float32) if position is None else position
-        matrix = self._filled(numeric, categorical, columns, shown, learned or {})
-        at = matrix.shape[1] - len(self._for_nets)
+        matrix = self._fill_matrix(numeric, categorical, columns, shown, learned or {})
+        at = matrix.shape[1] - len(self._net_columns)
         if self.history:
             mine = self.history.columns(item_keys, request, sequences.get(self.history.sequence), t)
             matrix[:, at : at + mine.shape[1]] = mine
@@ -316,7 +316,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return matrix
 
     @cached_property
-    def _wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    def _required_columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """The computed columns that any column of the matrix needs, those by vectors, and those
         that are read live.
         """
@@ -327,7 +327,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         )
         return by_items, near, live
 
-    def _filled(
+    def _fill_matrix(
         self,
         numeric: Matrix,
         categorical: Keys,
@@ -336,8 +336,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         learned: Mapping[str, Floats],
     ) -> Matrix:
         matrix = np.empty((len(numeric), len(self.names)), np.float32)
-        matrix[:, len(self.names) - len(self._for_nets) :] = MISSING
-        numeric_at, categorical_at = self._places
+        matrix[:, len(self.names) - len(self._net_columns) :] = MISSING
+        numeric_at, categorical_at = self._column_indices
         matrix[:, : numeric_at.size] = numeric[:, numeric_at]
         at = numeric_at.size
         for vocabulary, place in zip(self.vocabularies, categorical_at, strict=True):
@@ -350,8 +350,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             matrix[:, at] = position
             at += 1
         sources = numeric, categorical, computed, position
-        alone, blocks = self._parts
-        for place, output in alone:
+        singles, blocks = self._parts
+        for place, output in singles:
             made = output.apply(self._source(output.column, *sources), learned.get(output.name))
             matrix[:, at + place : at + place + output.width] = made.reshape(
                 len(matrix), output.width
@@ -371,12 +371,12 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         widths = [output.width for output in self.transforms]
         starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
         grouped = {place for block in blocks for place in block.places}
-        alone = [
+        singles = [
             (int(starts[place]), output)
             for place, output in enumerate(self.transforms)
             if place not in grouped
         ]
-        return alone, [(block, starts[list(block.places)]) for block in blocks]
+        return singles, [(block, starts[list(block.places)]) for block in blocks]
 
     def _source(
         self,
@@ -396,7 +396,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """The matrix of rows that are about people alone, by an encoder without computed columns
         and position.
         """
-        return self._filled(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
+        return self._fill_matrix(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
 
     def encode_request(
         self,
@@ -404,7 +404,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         item_keys: Keys,
         index: Index,
         space: Space | None = None,
-        asked: Asked | None = None,
+        user_query: Asked | None = None,
         live: Matrix | None = None,
     ) -> Matrix:
         """The matrix of one request's candidates; `live`: their columns of `self.live`."""
@@ -412,17 +412,17 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         read = () if space is None else (space.tower.plan.sequence,)
         for name in (*self._sequences, *read):
             if name in rows.sequences:
-                found = rows.sequences[name]
+                sequence = rows.sequences[name]
                 ragged[name] = Ragged(
-                    np.array([0, found.item.size], np.int64), found.item, found.ts
+                    np.array([0, sequence.item.size], np.int64), sequence.item, sequence.ts
                 )
         request = np.zeros(item_keys.size, np.intp)
         if (
-            asked is not None
+            user_query is not None
             and space is not None
-            and not asked.of(space.vectors, rows.sequences.get(space.tower.plan.sequence))
+            and not user_query.of(space.vectors, rows.sequences.get(space.tower.plan.sequence))
         ):
-            asked = None
+            user_query = None
         t = np.array([rows.t], np.int64)
         columns = None if live is None else self.live.by_name(live)
         return self.encode(
@@ -434,7 +434,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             t,
             index,
             space=space,
-            asked=asked,
+            asked=user_query,
             live=columns,
         )
 
@@ -450,9 +450,9 @@ def read_encoder(data: bytes, *, where: str) -> Encoder:
         BundleError: it cannot be read, contradicts itself, or was written by another version.
     """
     try:
-        if (found := msgspec.json.decode(data, type=_Format).format) != FORMAT:
+        if (file_format := msgspec.json.decode(data, type=_Format).format) != FORMAT:
             raise BundleError(
-                f"its encoder has the format {found}, this version reads {FORMAT}",
+                f"its encoder has the format {file_format}, this version reads {FORMAT}",
                 where=where,
                 fix="tailorbird train",
             )

@@ -60,7 +60,7 @@ def choose(
     explore: Explore | None,
     rng: np.random.Generator | None,
     values: Floats | None = None,
-    bounds: Bounds = FREE,
+    constraints: Bounds = FREE,
 ) -> Choice:
     """The answer from an order of all candidates, best first, as `policy.arranged` makes it.
 
@@ -74,11 +74,11 @@ def choose(
     if explore is None or explore.rate <= 0 or rng is None or shown.size < explore.first:
         return Choice(shown, np.ones(shown.size))
     if explore.method == "swap":
-        return _swapped(order, shown, explore, rng, bounds)
+        return _explore_swaps(order, shown, explore, rng, constraints)
     if explore.method == "plackett_luce":
         assert values is not None
-        return _drawn(order, shown.size, explore, rng, values)
-    return _one_explored(order, shown, explore, rng, bounds)
+        return _draw_plackett_luce(order, shown.size, explore, rng, values)
+    return _explore_one(order, shown, explore, rng, constraints)
 
 
 def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
@@ -89,36 +89,36 @@ def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
     return Choice(shown, np.full(shown.size, 1.0 / max(n, 1)))
 
 
-def _one_explored(
-    order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds
+def _explore_one(
+    order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, constraints: Bounds
 ) -> Choice:
     propensities = np.ones(shown.size)
     pool = order[shown.size : shown.size + explore.pool]
-    positions = [at for at in range(explore.first - 1, shown.size) if at not in bounds.fixed]
-    may: dict[int, Rows] = {}
-    if not bounds.free:
-        may = {at: pool[bounds.added(shown, at, pool) <= 0] for at in positions}
-        positions = [at for at in positions if may[at].size]
+    positions = [at for at in range(explore.first - 1, shown.size) if at not in constraints.fixed]
+    eligible: dict[int, Rows] = {}
+    if not constraints.free:
+        eligible = {at: pool[constraints.added(shown, at, pool) <= 0] for at in positions}
+        positions = [at for at in positions if eligible[at].size]
     if not pool.size or not positions:
         return Choice(shown, propensities)
     propensities[positions] = 1.0 - explore.rate / len(positions)
     if rng.random() >= explore.rate:
         return Choice(shown, propensities)
     at = positions[int(rng.integers(len(positions)))]
-    pool = may.get(at, pool)
+    pool = eligible.get(at, pool)
     shown[at] = pool[int(rng.integers(pool.size))]
     propensities[at] = explore.rate / (len(positions) * pool.size)
     return Choice(shown, propensities, (at + 1,))
 
 
-def _swapped(
-    order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds
+def _explore_swaps(
+    order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, constraints: Bounds
 ) -> Choice:
     """Pairs that reach over the end of the answer change its last item for the next one."""
     start = explore.first - 1
     reach = min(order.size, shown.size + (shown.size - start) % 2)
     left = start + 2 * np.arange((reach - start) // 2)
-    left = np.array(_swappable(order, shown.size, left.tolist(), bounds), np.intp)
+    left = np.array(_swappable_pairs(order, shown.size, left.tolist(), constraints), np.intp)
     swaps = rng.random(left.size) < explore.rate
     moved = order[:reach].copy()
     there = left[swaps]
@@ -130,29 +130,29 @@ def _swapped(
     return Choice(moved[: shown.size], propensities[: shown.size], explored)
 
 
-def _swappable(order: Rows, size: int, pairs: Sequence[int], bounds: Bounds) -> list[int]:
+def _swappable_pairs(order: Rows, size: int, pairs: Sequence[int], constraints: Bounds) -> list[int]:
     """Where the pairs begin that may change places, whichever of the others do.
 
     What a quota of the first positions or a promotion asks for is about sets of first items, of
     which each pair changes at most one that no other pair does, so that each may be tried alone. No
     window of a quota may see two of the pairs.
     """
-    pairs = [at for at in pairs if at not in bounds.fixed and at + 1 not in bounds.fixed]
-    if bounds.free:
+    pairs = [at for at in pairs if at not in constraints.fixed and at + 1 not in constraints.fixed]
+    if constraints.free:
         return pairs
-    most = bounds.broken(order[:size])
-    kept: list[int] = []
+    most = constraints.broken(order[:size])
+    swappable: list[int] = []
     for at in pairs:
         swapped = order.copy()
         swapped[[at, at + 1]] = order[[at + 1, at]]
-        if bounds.widest and kept and at - (kept[-1] + 1) < bounds.widest - 1:
+        if constraints.widest and swappable and at - (swappable[-1] + 1) < constraints.widest - 1:
             continue
-        if bounds.broken(swapped[:size]) <= most:
-            kept.append(at)
-    return kept
+        if constraints.broken(swapped[:size]) <= most:
+            swappable.append(at)
+    return swappable
 
 
-def _drawn(
+def _draw_plackett_luce(
     order: Rows, size: int, explore: Explore, rng: np.random.Generator, values: Floats
 ) -> Choice:
     start = explore.first - 1
@@ -202,10 +202,10 @@ def marginals(strengths: Floats, places: Rows) -> Floats:
     ways[:, :, 0] = 1.0
     own = np.arange(k)
     for other in range(strengths.size):
-        come = -np.expm1(-strengths[other] * time)
-        come[own[places == other]] = 0.0  # an item is not one of its others
-        taken = ways[:, :, :-1] * come[:, :, None]
-        ways *= 1.0 - come[:, :, None]
+        arrival = -np.expm1(-strengths[other] * time)
+        arrival[own[places == other]] = 0.0  # an item is not one of its others
+        taken = ways[:, :, :-1] * arrival[:, :, None]
+        ways *= 1.0 - arrival[:, :, None]
         ways[:, :, 1:] += taken
     return np.clip(np.einsum("q,iq->i", weights, ways[own, :, own]), 1e-12, 1.0)
 

@@ -84,21 +84,21 @@ def told(weights: Mapping[str, float]) -> str:
 
 def missing_heads(objective: Mapping[str, float], heads: Iterable[str]) -> tuple[str, ...]:
     """The heads that an objective asks for and the bundle does not have."""
-    known = set(heads)
-    return tuple(head for head in objective if head not in known)
+    available = set(heads)
+    return tuple(head for head in objective if head not in available)
 
 
 def require_heads(
     objective: Mapping[str, float], heads: Iterable[str], *, model: str, where: str = ""
 ) -> None:
     """Raise DeclarationError if the objective asks for a head that the model does not have."""
-    known = sorted(heads)
-    if missing := missing_heads(objective, known):
+    available = sorted(heads)
+    if missing := missing_heads(objective, available):
         fix = nearest(
-            missing[0], known, "let the slot in slots.py ask for it, and run tailorbird train"
+            missing[0], available, "let the slot in slots.py ask for it, and run tailorbird train"
         )
         raise DeclarationError(
-            f"{model} predicts no {missing[0]!r}; it predicts {', '.join(known) or 'nothing'}",
+            f"{model} predicts no {missing[0]!r}; it predicts {', '.join(available) or 'nothing'}",
             where=where,
             fix=fix,
         )

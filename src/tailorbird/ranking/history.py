@@ -104,9 +104,9 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def told(self) -> dict[str, str]:
         """What each column is, in words."""
-        told = {"item_code": f"the candidate, codes of {len(self.keys):,} items"}
-        told |= dict.fromkeys(
+        descriptions = {"item_code": f"the candidate, codes of {len(self.keys):,} items"}
+        descriptions |= dict.fromkeys(
             self.names[1 : 1 + self.length],
             f"the person's newest items ({self.sequence}), by the same codes",
         )
-        return told | dict.fromkeys(self.names[1 + self.length :], "hours since then")
+        return descriptions | dict.fromkeys(self.names[1 + self.length :], "hours since then")

@@ -51,7 +51,7 @@ class Shape:
         return Bounds(quotas, codes, self.promotions, self.promoted, frozenset(self.pins))
 
 
-def arranged(values: Floats, size: int, shape: Shape, bounds: Bounds | None = None) -> Rows:
+def arranged(values: Floats, size: int, spec: Shape, constraints: Bounds | None = None) -> Rows:
     """All candidates in order: those of the answer first (`size` of them), then the rest by value.
 
     Args:
@@ -61,27 +61,27 @@ def arranged(values: Floats, size: int, shape: Shape, bounds: Bounds | None = No
     """
     order = np.argsort(-values, kind="stable")
     if (
-        shape.index is not None
-        and shape.diversity is not None
-        and shape.diversity.balance < 1
+        spec.index is not None
+        and spec.diversity is not None
+        and spec.diversity.balance < 1
         and order.size
     ):
-        order = _diverse(values, order, size, shape.index, shape.rows, shape.diversity)
-    bounds = shape.bounds() if bounds is None else bounds
-    if bounds.free and not shape.pins:
+        order = _diverse(values, order, size, spec.index, spec.rows, spec.diversity)
+    constraints = spec.bounds() if constraints is None else constraints
+    if constraints.free and not spec.pins:
         return order
     place_of = np.empty(order.size, np.intp)
     place_of[order] = np.arange(order.size)
-    kept = keep_to(
-        [code[order] for code in bounds.codes],
-        bounds.quotas,
+    constrained_order = keep_to(
+        [code[order] for code in constraints.codes],
+        constraints.quotas,
         size,
-        pins={position: int(place_of[place]) for position, place in shape.pins.items()},
-        promotions=bounds.promotions,
-        promoted=[those[order] for those in bounds.promoted],
+        pins={position: int(place_of[place]) for position, place in spec.pins.items()},
+        promotions=constraints.promotions,
+        promoted=[those[order] for those in constraints.promoted],
         n=order.size,
     )
-    return order[kept]
+    return order[constrained_order]
 
 
 def boosted(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
@@ -103,8 +103,8 @@ def codes_of(index: Index, rows: Rows, attribute: str) -> Codes:
     if isinstance(column, TextColumn):
         codes = column.codes[at].astype(np.int64)
     else:
-        found, codes = np.unique(column[at], return_inverse=True)
-        codes = np.where(np.isnan(found)[codes], -1, codes)
+        distinct, codes = np.unique(column[at], return_inverse=True)
+        codes = np.where(np.isnan(distinct)[codes], -1, codes)
     return np.where(rows >= 0, codes, -1)
 
 
@@ -112,8 +112,8 @@ def _diverse(
     values: Floats, order: Rows, size: int, index: Index, rows: Rows, diversity: Diversity
 ) -> Rows:
     best = order[: max(size, diversity.among)]
-    alike = likeness([codes_of(index, rows[best], name) for name in diversity.by])
+    similarity = likeness([codes_of(index, rows[best], name) for name in diversity.by])
     pick = dpp if diversity.method == "dpp" else mmr
     return np.concatenate(
-        [best[pick(values[best], alike, size, balance=diversity.balance)], order[best.size :]]
+        [best[pick(values[best], similarity, size, balance=diversity.balance)], order[best.size :]]
     )

@@ -46,15 +46,15 @@ CODES = (
 # reason for the other
 LIFT_MIN = 2.0
 # Type of event → what is said of an item that goes with one of it, and of the item itself.
-_SAID = {
+_EVENT_PHRASES = {
     hash64("purchase"): ("Because you bought {}", "You bought it before"),
     hash64("cart"): ("Because you added {} to your cart", "You had it in your cart"),
     hash64("like"): ("Because you liked {}", "You liked it"),
     hash64("rating"): ("Because you rated {}", "You rated it"),
     hash64("share"): ("Because you shared {}", "You shared it"),
 }
-_RANK = {kind: place for place, kind in enumerate(_SAID)}
-_LOOKED = ("Because you looked at {}", "You looked at it before")
+_RANK = {kind: place for place, kind in enumerate(_EVENT_PHRASES)}
+_DEFAULT_PHRASES = ("Because you looked at {}", "You looked at it before")
 
 
 class RecentLike(Protocol):
@@ -103,40 +103,40 @@ def reasons(
         explored: the positions of `exploration.Choice`.
         otherwise: the reason of an item to which nothing of this led.
     """
-    anchors, types, goes = _anchors(index, rows, lists, recent)
-    had = _had(index.keys[rows], recent)
-    told: list[Reason] = []
+    anchors, types, is_related = _anchors(index, rows, lists, recent)
+    past_events = _past_events(index.keys[rows], recent)
+    explanations: list[Reason] = []
     for place, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
         if source == "pinned":
-            told.append(Reason("promoted", "A choice of the shop"))
+            explanations.append(Reason("promoted", "A choice of the shop"))
         elif place + 1 in explored:
-            told.append(Reason("explore", "Something different"))
+            explanations.append(Reason("explore", "Something different"))
         elif source == "search" and query:
-            told.append(Reason("search", f"Matches “{query[:60]}”"))
-        elif had[place]:
-            told.append(Reason("again", _SAID.get(had[place], _LOOKED)[1]))
+            explanations.append(Reason("search", f"Matches “{query[:60]}”"))
+        elif past_events[place]:
+            explanations.append(Reason("again", _EVENT_PHRASES.get(past_events[place], _DEFAULT_PHRASES)[1]))
         elif source == "repeat":  # longer ago than the sequence reaches
-            told.append(Reason("again", "You chose it before"))
+            explanations.append(Reason("again", "You chose it before"))
         elif anchors[place] >= 0:
-            text = _SAID.get(types[place], _LOOKED)[0].format(index.title(int(anchors[place])))
-            told.append(Reason("related", text, index.ids[anchors[place]]))
+            text = _EVENT_PHRASES.get(types[place], _DEFAULT_PHRASES)[0].format(index.title(int(anchors[place])))
+            explanations.append(Reason("related", text, index.ids[anchors[place]]))
         else:
-            told.append(
-                _without_anchor(index, row, source, lists, goes=bool(goes[place])) or otherwise
+            explanations.append(
+                _without_anchor(index, row, source, lists, goes=bool(is_related[place])) or otherwise
             )
-    return told
+    return explanations
 
 
-def _had(keys: Keys, recent: RecentLike | None) -> list[int]:
+def _past_events(keys: Keys, recent: RecentLike | None) -> list[int]:
     """Return what the person did with each item: of several types of events the one that `_SAID`
     has first; 0 for nothing.
     """
     if recent is None:
         return [0] * len(keys)
-    done: dict[int, int] = {}
+    strongest: dict[int, int] = {}
     for key, kind in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
-        done[key] = min(done.get(key, kind), kind, key=lambda one: _RANK.get(one, len(_RANK)))
-    return [done.get(key, 0) for key in keys.tolist()]
+        strongest[key] = min(strongest.get(key, kind), kind, key=lambda one: _RANK.get(one, len(_RANK)))
+    return [strongest.get(key, 0) for key in keys.tolist()]
 
 
 def _without_anchor(
@@ -146,28 +146,28 @@ def _without_anchor(
     known here any more.
     """
     category = index.category.text(row)
-    told = source_of(source) if source not in ("given", "pinned") else None
-    if told is None:
+    parsed = source_of(source) if source not in ("given", "pinned") else None
+    if parsed is None:
         return None
-    if told.kind == "new_items":
+    if parsed.kind == "new_items":
         return Reason("new", f"New in {category}" if category else "New")
-    if told.kind == "editorial":
+    if parsed.kind == "editorial":
         return Reason("editorial", "Selected by hand")
-    if told.kind == "item_knn":
+    if parsed.kind == "item_knn":
         return Reason("related", "Goes with what you looked at") if goes else None
-    if told.kind in ("session_knn", "stan"):
+    if parsed.kind in ("session_knn", "stan"):
         return Reason("related", "Where others went on to from here")
-    if told.board is None:
+    if parsed.board is None:
         return None
-    lately = next((words for most, words in LATELY if told.board.window_us <= most), "of all time")
-    if told.board.segment == "category":
+    period = next((words for most, words in LATELY if parsed.board.window_us <= most), "of all time")
+    if parsed.board.segment == "category":
         return Reason(
             "popular_in_category",
-            f"Popular in {category} {lately}" if category else f"Popular {lately}",
+            f"Popular in {category} {period}" if category else f"Popular {period}",
         )
-    if of_segment(lists.tables, lists.request, told.board) is not None:
-        return Reason("popular_in_segment", f"Popular with visitors like you {lately}")
-    return Reason("popular", f"Popular {lately}")
+    if of_segment(lists.tables, lists.request, parsed.board) is not None:
+        return Reason("popular_in_segment", f"Popular with visitors like you {period}")
+    return Reason("popular", f"Popular {period}")
 
 
 def _anchors(
@@ -182,16 +182,16 @@ def _anchors(
     if recent is None or not recent.item.size or not rows.size:
         return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)
     newest = slice(-1, -RECENT_MAX - 1, -1)
-    known, keys = index.find(recent.item[newest]), index.keys[rows]
-    found, usual = lists.neighbours_of(recent.item[newest]), lists.shares(keys)
-    pull = np.zeros((known.size, rows.size))
-    for age in range(known.size):
-        share = found.of(age).scores_of(keys)
-        pull[age] = np.where(share >= LIFT_MIN * usual, share, 0.0) * _DECAY**age
+    recent_rows, keys = index.find(recent.item[newest]), index.keys[rows]
+    neighbours, traffic_shares = lists.neighbours_of(recent.item[newest]), lists.shares(keys)
+    pull = np.zeros((recent_rows.size, rows.size))
+    for age in range(recent_rows.size):
+        share = neighbours.of(age).scores_of(keys)
+        pull[age] = np.where(share >= LIFT_MIN * traffic_shares, share, 0.0) * _DECAY**age
     best = np.argmax(pull, axis=0)
-    goes = pull[best, np.arange(rows.size)] > 0
+    is_related = pull[best, np.arange(rows.size)] > 0
     return (
-        np.where(goes & (known[best] >= 0), known[best], -1),
+        np.where(is_related & (recent_rows[best] >= 0), recent_rows[best], -1),
         recent.type[newest][best].tolist(),
-        goes,
+        is_related,
     )

@@ -70,12 +70,12 @@ def seen_mask(
     """
     if recent is None or not recent.item.size:
         return np.zeros(rows.size, bool)
-    kept = np.ones(recent.item.size, bool)
+    matches = np.ones(recent.item.size, bool)
     if types is not None:
-        kept &= np.isin(recent.type, np.array([hash64(each) for each in types], np.uint64))
+        matches &= np.isin(recent.type, np.array([hash64(each) for each in types], np.uint64))
     if since is not None:
-        kept &= recent.ts >= since
-    return np.isin(index.keys[rows], recent.item[kept])
+        matches &= recent.ts >= since
+    return np.isin(index.keys[rows], recent.item[matches])
 
 
 ARITHMETIC: dict[type, Callable[..., npt.NDArray[np.float64]]] = {
@@ -98,10 +98,10 @@ def both(parts: Sequence[Compiled]) -> Compiled:
     """Where all parts hold."""
 
     def run(request: Request) -> Mask:
-        kept = np.ones(request.rows.size, bool)
+        mask = np.ones(request.rows.size, bool)
         for part in parts:
-            kept &= truth(part(request), request.rows.size)
-        return kept
+            mask &= truth(part(request), request.rows.size)
+        return mask
 
     return run
 
@@ -110,10 +110,10 @@ def either(parts: Sequence[Compiled]) -> Compiled:
     """Where any part holds."""
 
     def run(request: Request) -> Mask:
-        kept = np.zeros(request.rows.size, bool)
+        mask = np.zeros(request.rows.size, bool)
         for part in parts:
-            kept |= truth(part(request), request.rows.size)
-        return kept
+            mask |= truth(part(request), request.rows.size)
+        return mask
 
     return run
 
@@ -213,8 +213,8 @@ def truth(value: Value, n: int) -> Mask:
         return np.full(n, value != "")
     if isinstance(value, np.ndarray) and value.dtype == bool:
         return np.broadcast_to(value.astype(bool), n)
-    found = number(value)
-    return np.broadcast_to(~np.isnan(found) & (found != 0), n)
+    numbers = number(value)
+    return np.broadcast_to(~np.isnan(numbers) & (numbers != 0), n)
 
 
 def equal(left: Value, right: Value, n: int) -> Mask:
@@ -235,18 +235,18 @@ def equal(left: Value, right: Value, n: int) -> Mask:
     return np.broadcast_to(np.equal(number(left), number(right)), n)
 
 
-def contains(whole: Value, part: Value, n: int) -> Mask:
+def contains(text: Value, part: Value, n: int) -> Mask:
     """Whether a text with `|` between its parts has the part, item by item."""
     if not isinstance(part, str) or part == "":
         return np.zeros(n, bool)
-    if isinstance(whole, str):
-        return np.full(n, part in whole.split("|"))
-    if not isinstance(whole, TextColumn):
+    if isinstance(text, str):
+        return np.full(n, part in text.split("|"))
+    if not isinstance(text, TextColumn):
         return np.zeros(n, bool)
     codes, position = np.unique(
-        whole.codes, return_inverse=True
+        text.codes, return_inverse=True
     )  # only the values that these items have
     has = np.array(
-        [code >= 0 and part in whole.values[code].split("|") for code in codes.tolist()], bool
+        [code >= 0 and part in text.values[code].split("|") for code in codes.tolist()], bool
     )
     return has[position]

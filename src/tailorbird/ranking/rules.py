@@ -114,10 +114,10 @@ class Rules:
 
     def mask(self, request: Request) -> Mask:
         """Which items satisfy all rules, (n,)."""
-        kept = np.ones(request.rows.size, bool)
+        satisfied = np.ones(request.rows.size, bool)
         for rule in self.rules:
-            kept &= rule.mask(request)
-        return kept
+            satisfied &= rule.mask(request)
+        return satisfied
 
 
 def compile_rules(
@@ -146,17 +146,17 @@ class _Parser:
     """One rule. Each `_on_…` turns a node of the syntax tree into a function of the request."""
 
     def __init__(
-        self, text: str, where: str, known: Collection[str] | None, of_user: Collection[str] | None
+        self, text: str, where: str, item_fields: Collection[str] | None, user_fields: Collection[str] | None
     ) -> None:
         self.text = text
         self.where = f"{where}, rule {text[:80]!r}" if where else f"rule {text[:80]!r}"
-        self.known, self.of_user = known, of_user
+        self.known, self.of_user = item_fields, user_fields
         self.item_fields: set[str] = set()
         self.everybody = True
         self.nodes = 0
 
     def rule(self) -> Rule:
-        compiled = self._parsed()
+        compiled = self._parse()
         return Rule(
             self.text,
             compiled,
@@ -164,7 +164,7 @@ class _Parser:
             frozenset(self.item_fields),
         )
 
-    def _parsed(self) -> Compiled:
+    def _parse(self) -> Compiled:
         if len(self.text) > CHARACTERS_MAX:
             raise DeclarationError(
                 f"is longer than {CHARACTERS_MAX} characters",
@@ -177,7 +177,7 @@ class _Parser:
         try:
             tree = ast.parse(f"(\n{source}\n)", mode="eval").body
         except SyntaxError as error:
-            at = self._place(error.lineno or 2, (error.offset or 1) - 1)
+            at = self._position_text(error.lineno or 2, (error.offset or 1) - 1)
             raise DeclarationError(f"{at}: {error.msg}", where=self.where) from error
         except (ValueError, RecursionError, MemoryError) as error:
             raise DeclarationError("cannot be read as an expression", where=self.where) from error
@@ -193,7 +193,7 @@ class _Parser:
                 and isinstance(node.value, int)
                 and abs(node.value) > NUMBER_MAX
             ):
-                raise self._refuse(node, "the number is too large")
+                raise self._error(node, "the number is too large")
         try:
             return self._compile(tree, 0)
         except RecursionError:  # of telling what is not allowed
@@ -201,7 +201,7 @@ class _Parser:
                 "is nested too deeply", where=self.where, fix="split it into several rules"
             ) from None
 
-    def _place(self, line: int, column: int) -> str:
+    def _position_text(self, line: int, column: int) -> str:
         """Where something stands in the text, from 1; `line` counts our bracket's too, `column`
         letters from 0.
         """
@@ -210,10 +210,10 @@ class _Parser:
             return "at its end"
         return f"line {line - 1}, column {column + 1}" if lines > 1 else f"column {column + 1}"
 
-    def _refuse(self, node: ast.expr, message: str, fix: str = "") -> DeclarationError:
+    def _error(self, node: ast.expr, message: str, fix: str = "") -> DeclarationError:
         before = self._line(node.lineno).encode()[: node.col_offset]  # Python counts bytes
         return DeclarationError(
-            f"{self._place(node.lineno, len(before.decode()))}: {message}",
+            f"{self._position_text(node.lineno, len(before.decode()))}: {message}",
             where=self.where,
             fix=fix,
         )
@@ -221,7 +221,7 @@ class _Parser:
     def _line(self, line: int) -> str:
         return _LINE_END.split(self.text)[line - 2]
 
-    def _written(self, node: ast.expr) -> str:
+    def _source_text(self, node: ast.expr) -> str:
         """A name as it stands in the text."""
         start = len(self._line(node.lineno).encode()[: node.col_offset].decode())
         return self._line(node.lineno)[start : start + (node.end_col_offset or 0) - node.col_offset]
@@ -229,7 +229,7 @@ class _Parser:
     def _compile(self, node: ast.expr, depth: int) -> Compiled:
         self.nodes += 1
         if depth > DEPTH_MAX or self.nodes > NODES_MAX:
-            raise self._refuse(
+            raise self._error(
                 node, "the expression is too long or too deep", "split it into several rules"
             )
         match node:
@@ -245,7 +245,7 @@ class _Parser:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
                 for side in (left, right):
                     if self._kind(side) == "text":
-                        raise self._refuse(
+                        raise self._error(
                             side,
                             f"{ast.unparse(side)[:40]!r} is a text, which has no sum and no "
                             "product",
@@ -256,7 +256,7 @@ class _Parser:
             case ast.Compare():
                 return self._comparison(node, depth)
             case ast.Constant(value=None):
-                raise self._no_none(node)
+                raise self._none_error(node)
             case ast.Constant(value=value) if isinstance(value, (bool, int, float, str)):
                 constant = (
                     float(value)
@@ -274,17 +274,17 @@ class _Parser:
             ):
                 return self._seen_within(node, span)
             case ast.Call(func=ast.Name(id="seen"), args=[ast.Name() as name], keywords=[]):
-                return self._seen_within(node, self._written(name))
+                return self._seen_within(node, self._source_text(name))
             case ast.Call(func=ast.Name(id="missing"), args=[of], keywords=[]):
                 return missing(self._compile(of, depth + 1))
-        raise self._refuse(
+        raise self._error(
             node,
             f"{ast.unparse(node)[:40]!r} is not allowed in a rule",
             "use item.*, user.*, context.*, seen, missing(…) and constants",
         )
 
-    def _no_none(self, node: ast.expr) -> DeclarationError:
-        return self._refuse(
+    def _none_error(self, node: ast.expr) -> DeclarationError:
+        return self._error(
             node, "None equals nothing, and is never in a list", "use missing(…), or not missing(…)"
         )
 
@@ -292,7 +292,7 @@ class _Parser:
         if owner == "item":
             if self.known is not None and name not in self.known and name not in ITEM_FIELDS:
                 fix = nearest(name, (*self.known, *ITEM_FIELDS), "", owner="item.")
-                raise self._refuse(node, f"items have no attribute {name!r}", fix)
+                raise self._error(node, f"items have no attribute {name!r}", fix)
             self.item_fields.add(name)
             return lambda request: item_field(request, name)
         if owner in ("user", "context"):
@@ -305,19 +305,19 @@ class _Parser:
                     f"use one of {', '.join(sorted(fields)) or 'no column'}",
                     owner=f"{owner}.",
                 )
-                raise self._refuse(node, f"there is no {owner}.{name}", fix)
+                raise self._error(node, f"there is no {owner}.{name}", fix)
         if owner == "user":
             return lambda request: scalar((request.user or {}).get(name))
         if owner == "context":
             return lambda request: scalar((request.context or {}).get(name))
-        raise self._refuse(node, f"expected item, user or context before the dot, got {owner!r}")
+        raise self._error(node, f"expected item, user or context before the dot, got {owner!r}")
 
     def _seen_within(self, node: ast.expr, span: str) -> Compiled:
-        found = re.fullmatch(r"(\d{1,5})([mhdw])", span)
-        if not found:
-            raise self._refuse(node, f"expected a time such as 30d, got {span!r}")
+        match = re.fullmatch(r"(\d{1,5})([mhdw])", span)
+        if not match:
+            raise self._error(node, f"expected a time such as 30d, got {span!r}")
         self.everybody = False
-        within = int(found[1]) * _SPAN_US[found[2]]
+        within = int(match[1]) * _SPAN_US[match[2]]
         return lambda request: seen_mask(
             request.index, request.rows, request.recent, since=request.now - within
         )
@@ -329,7 +329,7 @@ class _Parser:
             left = self._compile(left_node, depth + 1)
             if isinstance(op, (ast.Is, ast.IsNot)):
                 if not (isinstance(right_node, ast.Constant) and right_node.value is None):
-                    raise self._refuse(
+                    raise self._error(
                         right_node, "only None comes after `is` and `is not`", "use =="
                     )
                 steps.append(negated(missing(left)) if isinstance(op, ast.IsNot) else missing(left))
@@ -343,7 +343,7 @@ class _Parser:
                 self._check_country(right_node, [left_node])
                 steps.append(compared(type(op), left, self._compile(right_node, depth + 1)))
             else:
-                raise self._refuse(node, "only < <= > >= == != in, not in and `is None` compare")
+                raise self._error(node, "only < <= > >= == != in, not in and `is None` compare")
             left_node = right_node
         return both(steps) if len(steps) > 1 else steps[0]
 
@@ -373,22 +373,22 @@ class _Parser:
         kinds = self._kind(left), self._kind(right)
         if set(kinds) == {"number", "text"}:
             text = left if kinds[0] == "text" else right
-            raise self._refuse(
+            raise self._error(
                 text, f"{ast.unparse(text)[:40]!r} is a text, and is compared with a number"
             )
         if "text" in kinds and not isinstance(op, ast.Eq | ast.NotEq):
             text = left if kinds[0] == "text" else right
-            raise self._refuse(
+            raise self._error(
                 text,
                 f"{ast.unparse(text)[:40]!r} is a text, which is not more or less than another",
                 "use == or in",
             )
 
-    def _check_country(self, field: ast.expr, others: Sequence[ast.expr]) -> None:
+    def _check_country(self, field: ast.expr, values: Sequence[ast.expr]) -> None:
         """Refuse what a country never is, rather than have a rule that holds for nobody."""
         match field:
             case ast.Attribute(value=ast.Name(id="context"), attr="country"):
-                for each in others:
+                for each in values:
                     if (
                         isinstance(each, ast.Constant)
                         and isinstance(each.value, str)
@@ -400,7 +400,7 @@ class _Parser:
                             if _COUNTRY.fullmatch(upper)
                             else "write its code, such as 'NO'"
                         )
-                        raise self._refuse(
+                        raise self._error(
                             each,
                             "a country is a code of two capital letters, and never "
                             f"{each.value[:40]!r}",
@@ -412,48 +412,48 @@ class _Parser:
     ) -> Compiled:
         if not isinstance(right, (ast.Tuple, ast.List, ast.Set)):
             self._check_part(left_node, right)
-            whole = self._compile(right, depth + 1)
-            return lambda request: contains(whole(request), left(request), request.rows.size)
+            text = self._compile(right, depth + 1)
+            return lambda request: contains(text(request), left(request), request.rows.size)
         if nothing := next(
             (each for each in right.elts if isinstance(each, ast.Constant) and each.value is None),
             None,
         ):
-            raise self._no_none(nothing)
+            raise self._none_error(nothing)
         self.nodes += len(right.elts)
         if self.nodes > NODES_MAX:
-            raise self._refuse(
+            raise self._error(
                 right, f"expected a list of at most {NODES_MAX} constants after `in`"
             )
         values = [self._member(left_node, element) for element in right.elts]
 
-        def any_of(request: Request) -> Mask:
+        def matches_any(request: Request) -> Mask:
             value = left(request)
-            kept = np.zeros(request.rows.size, bool)
+            mask = np.zeros(request.rows.size, bool)
             for each in values:
-                kept |= equal(value, each, request.rows.size)
-            return kept
+                mask |= equal(value, each, request.rows.size)
+            return mask
 
-        return any_of
+        return matches_any
 
     def _member(self, field: ast.expr, element: ast.expr) -> Value:
         """A constant of a list after `in`."""
         match element:
             case ast.Constant(value=bool() | int() | float() | str() as value):
-                found = scalar(value)
+                constant = scalar(value)
             case ast.UnaryOp(
                 op=ast.USub(), operand=ast.Constant(value=int() | float() as value)
             ) if not isinstance(value, bool):
-                found = -float(value)
+                constant = -float(value)
             case _:
-                raise self._refuse(
+                raise self._error(
                     element,
                     f"{ast.unparse(element)[:40]!r} is no constant, and a list after `in` "
                     "has nothing else",
                 )
         self._check_kinds(ast.Eq(), field, element)
-        return found
+        return constant
 
-    def _check_part(self, part: ast.expr, whole: ast.expr) -> None:
+    def _check_part(self, part: ast.expr, text: ast.expr) -> None:
         """Refuse to look for what is never a part of a text, rather than have a rule that holds for
         nothing.
         """
@@ -464,15 +464,15 @@ class _Parser:
         )
         if self._kind(part) != "text" or not (of_context or isinstance(part, ast.Constant)):
             fix = "such as 'warm' in item.tags, or context.country in item.countries"
-            raise self._refuse(
+            raise self._error(
                 part,
-                f"{ast.unparse(part)[:40]!r} is no text to look for in {ast.unparse(whole)[:40]!r}",
+                f"{ast.unparse(part)[:40]!r} is no text to look for in {ast.unparse(text)[:40]!r}",
                 fix,
             )
-        if self._kind(whole) in ("number", "truth"):
-            raise self._refuse(
-                whole,
-                f"{ast.unparse(whole)[:40]!r} is no text, and has no parts",
+        if self._kind(text) in ("number", "truth"):
+            raise self._error(
+                text,
+                f"{ast.unparse(text)[:40]!r} is no text, and has no parts",
                 "use == or a list after `in`",
             )
 
@@ -498,5 +498,5 @@ def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collectio
                 f'sequence("{cap.sequence}", user, ["impression"], length=200) in '
                 "features.py declares it"
             )
-            told = f"a cap looks at a sequence {cap.sequence!r}, which is not declared"
-            raise DeclarationError(told, where=where, fix=nearest(cap.sequence, sequences, declare))
+            message = f"a cap looks at a sequence {cap.sequence!r}, which is not declared"
+            raise DeclarationError(message, where=where, fix=nearest(cap.sequence, sequences, declare))

@@ -72,10 +72,10 @@ class NextBest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.slot)
         try:
-            known = duration(self.every) > 0
+            is_valid = duration(self.every) > 0
         except TailorbirdError:
-            known = False
-        if not known or not 0 <= self.size <= SIZE_MAX or not self.on or isinstance(self.on, str):
+            is_valid = False
+        if not is_valid or not 0 <= self.size <= SIZE_MAX or not self.on or isinstance(self.on, str):
             message = f"expected event types, at most {SIZE_MAX} items and a time such as 10m"
             raise DeclarationError(message, where=f"NextBest {self.name}")
 

@@ -61,13 +61,13 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             candidates: (n,): keys.
         """
         recent = sequence[::-1][: self.length]
-        found = lists.neighbours_of(recent)
-        if not len(found.keys):
+        neighbours = lists.neighbours_of(recent)
+        if not len(neighbours.keys):
             return np.full(len(candidates), np.nan)
         value = np.zeros(len(candidates))
         for age in range(len(recent)):
-            worth = found.of(age).scores_of(candidates) * self.decay**age
-            value = np.maximum(value, worth) if self.how == "max" else value + worth
+            weight = neighbours.of(age).scores_of(candidates) * self.decay**age
+            value = np.maximum(value, weight) if self.how == "max" else value + weight
         return value
 
 

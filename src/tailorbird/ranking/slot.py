@@ -63,15 +63,15 @@ class Explore:
                 where="Explore",
                 fix=f"use one of {', '.join(EXPLORATIONS)}",
             )
-        for name, holds, wanted in (
+        for name, is_valid, expectation in (
             ("rate", 0 <= self.rate <= 1, "a share from 0 to 1"),
             ("pool", self.pool >= 0, "a number of candidates"),
             ("first", self.first >= 1, "a position, from 1 on"),
             ("temperature", 0.01 <= self.temperature <= 100, "a number from 0.01 to 100"),
         ):
-            if not holds:
+            if not is_valid:
                 raise DeclarationError(
-                    f"expected {wanted}, got {getattr(self, name)!r}", where=f"Explore {name}"
+                    f"expected {expectation}, got {getattr(self, name)!r}", where=f"Explore {name}"
                 )
 
 
@@ -187,10 +187,10 @@ class Cap:
     def __post_init__(self) -> None:
         require_kinds(self, f"Cap {self.sequence}")
         try:
-            known = duration(self.within) > 0 and self.most >= 1
+            is_valid = duration(self.within) > 0 and self.most >= 1
         except (ValueError, TailorbirdError):
-            known = False
-        if not known:
+            is_valid = False
+        if not is_valid:
             fix = 'such as Cap("shown", 3, within="7d")'
             raise DeclarationError(
                 "expected at least 1 and a time", where=f"Cap {self.sequence}", fix=fix

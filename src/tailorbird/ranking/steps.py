@@ -197,11 +197,11 @@ class Table(KeyStep, frozen=True):
         return keys[order], np.array(self.numbers, np.float64)[order]
 
     def look_up(self, keys: Keys, unknown: float) -> Floats:
-        known, numbers = self._sorted
-        if not known.size:
+        sorted_keys, numbers = self._sorted
+        if not sorted_keys.size:
             return np.full(keys.shape, unknown)
-        at = np.minimum(np.searchsorted(known, keys), known.size - 1)
-        return np.where(known[at] == keys, numbers[at], unknown)
+        at = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
+        return np.where(sorted_keys[at] == keys, numbers[at], unknown)
 
 
 class Codes(Table, frozen=True, tag="vocabulary"):
@@ -250,9 +250,9 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         """By bucket."""
         codes = np.arange(2.0, self.buckets + 2.0)
         if self.seen is not None:
-            known = np.zeros(self.buckets, bool)
-            known[self.seen] = True
-            codes[~known] = UNKNOWN
+            is_seen = np.zeros(self.buckets, bool)
+            is_seen[self.seen] = True
+            codes[~is_seen] = UNKNOWN
         return codes
 
     @property
@@ -269,8 +269,8 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         )
 
     def told(self) -> str:
-        known = "" if self.seen is None else f"; {len(self.seen):,} are known"
-        return f"codes of {self.buckets:,} hash buckets{known}"
+        seen_note = "" if self.seen is None else f"; {len(self.seen):,} are known"
+        return f"codes of {self.buckets:,} hash buckets{seen_note}"
 
 
 class Frequency(Table, frozen=True, tag="frequency"):
@@ -361,6 +361,6 @@ NumberSteps = Log | Clip | Standardise | Quantile | Fill
 KeySteps = FillKey | Codes | Hashed | Frequency | Target | Vectors
 
 
-def expect(right: bool, wrong: str) -> None:
-    if not right:
-        raise BundleError(f"the encoder holds {wrong}", fix="tailorbird train")
+def expect(condition: bool, problem: str) -> None:
+    if not condition:
+        raise BundleError(f"the encoder holds {problem}", fix="tailorbird train")

@@ -37,10 +37,10 @@ def return_of(head: str) -> Return | None:
     Raises:
         DeclarationError: the gap is as long as the window.
     """
-    found = _RETURN.fullmatch(head)
-    if found is None:
+    match = _RETURN.fullmatch(head)
+    if match is None:
         return None
-    gap, until = int(found[2] or _GAP_H) * HOUR, int(found[1]) * DAY
+    gap, until = int(match[2] or _GAP_H) * HOUR, int(match[1]) * DAY
     if not gap < until:
         raise DeclarationError(
             f"{head} has nothing between its gap and its end",

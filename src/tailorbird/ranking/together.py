@@ -62,20 +62,20 @@ def together(outputs: Sequence[Output]) -> tuple[Together, ...]:
         if output.steps and all(isinstance(step, NumericStep) for step in output.steps):
             groups.setdefault(tuple(map(type, output.steps)), []).append(place)
     return tuple(
-        _group([outputs[place] for place in places], places)
+        _make_block([outputs[place] for place in places], places)
         for places in groups.values()
         if len(places) > 1
     )
 
 
-def _group(outputs: list[Output], places: list[int]) -> Together:
+def _make_block(outputs: list[Output], places: list[int]) -> Together:
     steps = [
-        _block(list(of_all)) for of_all in zip(*(output.steps for output in outputs), strict=True)
+        _block_step(list(of_all)) for of_all in zip(*(output.steps for output in outputs), strict=True)
     ]
     return Together(tuple(places), tuple(output.column for output in outputs), tuple(steps))
 
 
-def _block(steps: list) -> BlockStep:
+def _block_step(steps: list) -> BlockStep:
     """One step of each output as one step of the block."""
     match steps[0]:
         case Log():
@@ -90,7 +90,7 @@ def _block(steps: list) -> BlockStep:
             value = _column(steps, "value")
             return lambda x: np.where(np.isnan(x), value, x)
         case Quantile():
-            return _ranks(cast(list[Quantile], steps))
+            return _quantile_step(cast(list[Quantile], steps))
     raise AssertionError(steps[0])
 
 
@@ -98,7 +98,7 @@ def _column(steps: list[NumericStep], name: str) -> Floats:
     return np.array([getattr(step, name) for step in steps], np.float64)[:, None]
 
 
-def _ranks(steps: list[Quantile]) -> BlockStep:
+def _quantile_step(steps: list[Quantile]) -> BlockStep:
     """Their tables lie one after the other, so that each operation is one for all; see
     `Quantile.apply`.
 

@@ -111,10 +111,10 @@ class Tower:
 
     def read(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
         """Vectors (n, width) of windows of rows (n, length)."""
-        known = vectors.vectors[np.maximum(row, 0)]
-        known[row == PAD] = self.edges[0]
-        known[row == START] = self.edges[1]
-        return self.net(known, row != PAD, gap)
+        inputs = vectors.vectors[np.maximum(row, 0)]
+        inputs[row == PAD] = self.edges[0]
+        inputs[row == START] = self.edges[1]
+        return self.net(inputs, row != PAD, gap)
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ class Asked:
             np.broadcast_to(self.user, (len(rows), self.user.size)),
         )
 
-    def of(self, among: ItemVectors, sequence: SequenceLike | None) -> bool:
+    def of(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
         """Whether this was asked of that very sequence, in that very space: another version has
         another tower.
         """
-        if self.among is not among:
+        if self.among is not item_vectors:
             return False
         mine = self.sequence
         if mine is None or sequence is None:
@@ -195,36 +195,36 @@ class Space:
 
     def ask(self, sequence: SequenceLike | None) -> Asked:
         """One person's vector, and how near every item is to it."""
-        user = self.users(None if sequence is None else _One(sequence), 1)[0]
+        user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
-            looked = self.vectors.inverted.look(user, self.vectors.vectors)
+            probe = self.vectors.inverted.look(user, self.vectors.vectors)
             return Asked(
-                self.vectors, sequence, user, np.zeros(0, np.float32), looked.total, looked
+                self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe
             )
         products = self.vectors.products(user)
         return Asked(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
-    def nearest(self, asked: Asked, n: int) -> Found:
+    def nearest(self, query: Asked, n: int) -> Found:
         """The items nearest to a person, of those that the index shows; without those of the
         sequence, unless people choose the same item again.
         """
-        had = np.zeros(0, np.intp)
-        if not self.tower.plan.repeats and asked.sequence is not None:
-            had = self.index.find(asked.sequence.item)
-            had = had[had >= 0]
-        if asked.looked is not None:
-            return self._nearest_looked(asked, asked.looked, had, n)
-        values = asked.products
-        if had.size:
+        excluded = np.zeros(0, np.intp)
+        if not self.tower.plan.repeats and query.sequence is not None:
+            excluded = self.index.find(query.sequence.item)
+            excluded = excluded[excluded >= 0]
+        if query.looked is not None:
+            return self._nearest_inverted(query, query.looked, excluded, n)
+        values = query.products
+        if excluded.size:
             values = values.copy()
-            values[had] = -np.inf
+            values[excluded] = -np.inf
         if self.index.shown is not None:
             values = np.where(self.index.shown, values, -np.inf)
         rows = largest(values, n)
         rows = rows[np.isfinite(values[rows])]
-        return Found(rows, values[rows].astype(np.float64) - asked.total)
+        return Found(rows, values[rows].astype(np.float64) - query.total)
 
-    def _nearest_looked(self, asked: Asked, looked: Looked, had: Rows, n: int) -> Found:
+    def _nearest_inverted(self, query: Asked, probe: Looked, excluded: Rows, n: int) -> Found:
         """The same by an inverted file: in more lists where few of what they hold may be shown, and
         without them where that is little.
         """
@@ -233,31 +233,31 @@ class Space:
             if self.index.shown is None
             else self.index.shown.copy()
         )
-        shown[had] = False
+        shown[excluded] = False
         visible, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
         assert inverted is not None
-        if visible <= max(looked.rows.size, SHOWN_FEW * n):
+        if visible <= max(probe.rows.size, SHOWN_FEW * n):
             rows = np.flatnonzero(shown)
-            products = self.vectors.vectors[rows] @ asked.user
+            products = self.vectors.vectors[rows] @ query.user
         else:
             enough = max(SHOWN_FEW * n, visible * inverted.measured.share / 2)
-            rows, products = _those(looked, shown)
+            rows, products = _shown_items(probe, shown)
             while (
-                rows.size < enough and (further := inverted.further(looked, asked.user)) is not None
+                rows.size < enough and (further := inverted.further(probe, query.user)) is not None
             ):
-                looked = further
-                rows, products = _those(looked, shown)
+                probe = further
+                rows, products = _shown_items(probe, shown)
         at = largest(products, n)
-        return Found(rows[at], products[at].astype(np.float64) - asked.total)
+        return Found(rows[at], products[at].astype(np.float64) - query.total)
 
     def columns(
         self,
-        wanted: Sequence[str],
+        names: Sequence[str],
         item_keys: Keys,
         request: Rows,
         sequences: RaggedLike | None,
         requests: int,
-        asked: Asked | None = None,
+        query: Asked | None = None,
     ) -> dict[str, Matrix]:
         """`VECTOR_COLUMNS` of rows, (n,) each; NaN for an item that has no vector.
 
@@ -267,27 +267,27 @@ class Space:
         row = self.index.find(item_keys)
         at = np.maximum(row, 0)
         if requests == 1:
-            asked = self.ask(sequences) if asked is None else asked
-            users, product = asked.user[None], asked.product(at)
-            total = np.full(1, asked.total, np.float32)
+            query = self.ask(sequences) if query is None else query
+            users, product = query.user[None], query.product(at)
+            total = np.full(1, query.total, np.float32)
         else:
             users = self.users(sequences, requests)
             product = np.einsum("ij,ij->i", self.vectors.vectors[at], users[request])
             total = (
-                self._totals(users) if "vector_score" in wanted else np.zeros(requests, np.float32)
+                self._totals(users) if "vector_score" in names else np.zeros(requests, np.float32)
             )
-        found = {"vector_score": product - total[request]}
-        if "vector_cosine" in wanted:
+        columns = {"vector_score": product - total[request]}
+        if "vector_cosine" in names:
             lengths = np.sqrt(np.einsum("ij,ij->i", users, users))
-            found["vector_cosine"] = product / np.maximum(
+            columns["vector_cosine"] = product / np.maximum(
                 lengths[request] * self.vectors.norms[at], 1e-12
             )
-        return {name: np.where(row >= 0, found[name], np.float32(np.nan)) for name in wanted}
+        return {name: np.where(row >= 0, columns[name], np.float32(np.nan)) for name in names}
 
     def _totals(self, users: Matrix) -> Matrix:
         if self.vectors.inverted is not None:  # as `ask` has them
-            look, all_ = self.vectors.inverted.look, self.vectors.vectors
-            return np.array([look(user, all_).total for user in users], np.float32)
+            search, all_ = self.vectors.inverted.look, self.vectors.vectors
+            return np.array([search(user, all_).total for user in users], np.float32)
         parts = [
             _log_sum(users[at : at + _PEOPLE] @ self.vectors.vectors.T)
             for at in range(0, len(users), _PEOPLE)
@@ -295,9 +295,9 @@ class Space:
         return np.concatenate(parts)
 
 
-def _those(looked: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
-    kept = shown[looked.rows]
-    return looked.rows[kept], looked.products[kept]
+def _shown_items(probe: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
+    is_shown = shown[probe.rows]
+    return probe.rows[is_shown], probe.products[is_shown]
 
 
 def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
@@ -314,9 +314,9 @@ def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
     }
 
 
-def no_columns(wanted: Sequence[str], rows: int) -> dict[str, Matrix]:
+def no_columns(names: Sequence[str], rows: int) -> dict[str, Matrix]:
     """`VECTOR_COLUMNS` without a tower."""
-    return dict.fromkeys(wanted, np.full(rows, np.nan, np.float32))
+    return dict.fromkeys(names, np.full(rows, np.nan, np.float32))
 
 
 def read_tower(
@@ -418,7 +418,7 @@ class OnnxNet:
 
 
 @dataclass(frozen=True)
-class _One:
+class _SingleRequest:
     """One person's sequence as sequences of one request."""
 
     of: SequenceLike

@@ -91,7 +91,7 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     def raw(self, matrix: npt.NDArray[np.floating]) -> Floats:
         """The raw score of each row, (n,): what the model says before its link."""
         paths = self._paths
-        reached = paths.reached(_lefts(self, paths, matrix))
+        reached = paths.reached(_goes_left(self, paths, matrix))
         return reached @ paths.leaf_value + paths.constant
 
     def contributions(self, matrix: npt.NDArray[np.floating]) -> tuple[Floats, float]:
@@ -99,12 +99,12 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         any: together the score.
         """
         paths = self._paths
-        told = np.zeros((len(matrix), self.columns))
+        values = np.zeros((len(matrix), self.columns))
         step = max(1, _ELEMENTS // max(1, paths.z.size * paths.at.size))
         for start in range(0, len(matrix), step):
             here = slice(start, start + step)
-            told[here] = paths.shapley(_lefts(self, paths, matrix[here]), self.columns)
-        return told, paths.expected
+            values[here] = paths.shapley(_goes_left(self, paths, matrix[here]), self.columns)
+        return values, paths.expected
 
     def linked(self, raw: Floats) -> Floats:
         """The head's output of raw scores."""
@@ -168,20 +168,20 @@ class _Paths:
         return np.logical_and.reduceat(self.followed(lefts), self.leaf_starts, axis=1)
 
     def shapley(self, lefts: Mask, columns: int) -> Floats:
-        told = np.zeros((len(lefts), columns))
+        contributions = np.zeros((len(lefts), columns))
         if not self.z.size:
-            return told
+            return contributions
         one = self.followed(lefts).astype(np.float64)
         factor = one[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
-        others = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
-        share = (others @ self.weight) * (one - self.z) * self.leaf_value[self.leaf]
-        told[:, self.features] = np.add.reduceat(
+        remaining = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
+        share = (remaining @ self.weight) * (one - self.z) * self.leaf_value[self.leaf]
+        contributions[:, self.features] = np.add.reduceat(
             share[:, self.by_feature], self.feature_starts, axis=1
         )
-        return told
+        return contributions
 
 
-def _lefts(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) -> Mask:
+def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) -> Mask:
     """Whether each row goes left at each inner node, (n, N), as LightGBM decides."""
     x = matrix[:, np.array(trees.feature, np.intp)[paths.nodes]].astype(np.float64)
     kind = np.array(trees.kind, np.int64)[paths.nodes]
@@ -208,35 +208,35 @@ def _paths_of(trees: Trees) -> _Paths:
     leaf_starts: list[int] = []
     leaf: list[int] = []
     z: list[float] = []
-    asked: list[int] = []
+    element_features: list[int] = []
     values: list[float] = []
     constant = expected = 0.0
     for root in trees.roots:
         if feature[root] < 0:
             constant += trees.value[root]
             continue
-        waiting: list[tuple[int, dict[int, tuple[float, list[tuple[int, bool]]]]]] = [(root, {})]
-        while waiting:
-            at, path = waiting.pop()
+        stack: list[tuple[int, dict[int, tuple[float, list[tuple[int, bool]]]]]] = [(root, {})]
+        while stack:
+            at, path = stack.pop()
             if feature[at] >= 0:
                 before, taken = path.get(feature[at], (1.0, []))
                 for child, left in ((trees.right[at], False), (trees.left[at], True)):
                     grown = before * cover[child] / cover[at], [*taken, (place[at], left)]
-                    waiting.append((child, {**path, feature[at]: grown}))
+                    stack.append((child, {**path, feature[at]: grown}))
                 continue
             leaf_starts.append(len(z))
             for column, (share, own) in path.items():
                 element_starts.append(len(steps))
                 steps += own
                 z.append(share)
-                asked.append(column)
+                element_features.append(column)
                 leaf.append(len(values))
             values.append(trees.value[at])
             expected += trees.value[at] * cover[at] / cover[root]
     depth = max(np.diff([*leaf_starts, len(z)]), default=1)
     x, weight = np.polynomial.legendre.leggauss(max(1, (int(depth) + 1) // 2))
-    by_feature = np.argsort(np.array(asked, np.intp), kind="stable")
-    features, feature_starts = np.unique(np.array(asked, np.intp)[by_feature], return_index=True)
+    by_feature = np.argsort(np.array(element_features, np.intp), kind="stable")
+    features, feature_starts = np.unique(np.array(element_features, np.intp)[by_feature], return_index=True)
     return _Paths(
         nodes=nodes,
         step_node=np.array([node for node, _ in steps], np.intp),
@@ -256,7 +256,7 @@ def _paths_of(trees: Trees) -> _Paths:
     )
 
 
-def share_out(contributions: Floats, base: float, through: Callable[[Floats], Floats]) -> Floats:
+def share_out(contributions: Floats, base: float, transform: Callable[[Floats], Floats]) -> Floats:
     """Contributions to a raw score as contributions to a function of it: each keeps its share of
     the way from the base to the row's score.
 
@@ -267,7 +267,7 @@ def share_out(contributions: Floats, base: float, through: Callable[[Floats], Fl
         through: from raw scores (n,) to what they are told in.
     """
     moved = contributions.sum(axis=1)
-    after = through(base + moved) - through(np.full(1, base))
+    after = transform(base + moved) - transform(np.full(1, base))
     slope = np.divide(after, moved, out=np.zeros_like(moved), where=np.abs(moved) > 1e-12)
     return contributions * slope[:, None]
 

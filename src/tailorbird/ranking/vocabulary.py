@@ -36,9 +36,9 @@ class Vocabulary(msgspec.Struct, frozen=True, dict=True):
 
     def encode(self, column: Keys) -> Matrix:
         """Codes (n,) as float32, exact below 2**24."""
-        known, codes = self._sorted
-        if not known.size:
+        sorted_keys, codes = self._sorted
+        if not sorted_keys.size:
             return np.where(column == 0, np.float32(MISSING), np.float32(UNKNOWN))
-        at = np.minimum(np.searchsorted(known, column), known.size - 1)
-        code = np.where(known[at] == column, codes[at], np.float32(UNKNOWN))
+        at = np.minimum(np.searchsorted(sorted_keys, column), sorted_keys.size - 1)
+        code = np.where(sorted_keys[at] == column, codes[at], np.float32(UNKNOWN))
         return np.where(column == 0, np.float32(MISSING), code)

@@ -96,8 +96,8 @@ class ItemKnnFold:
             if done == len(item):
                 break
             self._compact()
-        known = person >= 0
-        np.maximum.at(self._at, item[known], ts[known])
+        has_user = person >= 0
+        np.maximum.at(self._at, item[has_user], ts[has_user])
 
     def _reserve(self, people: int, items: int) -> None:
         self._recent, self._recent_count = (
@@ -173,55 +173,55 @@ class ItemKnnFold:
         )
         return np.ldexp(1.0 / POWERS[steps % STEPS], -(steps // STEPS).astype(np.int32))
 
-    def move_people(self, moved: Int64s, people: int) -> None:
+    def move_people(self, row_map: Int64s, people: int) -> None:
         """Number people anew: the new row of each old one, −1 where it goes."""
-        kept = np.flatnonzero(moved >= 0)
-        kept = kept[kept < len(self._recent_ts)]
+        retained = np.flatnonzero(row_map >= 0)
+        retained = retained[retained < len(self._recent_ts)]
         for name in _BY_PERSON:
             array = getattr(self, f"_{name}")
-            fresh = np.zeros((people, *array.shape[1:]), array.dtype)
-            fresh[moved[kept]] = array[kept]
-            setattr(self, f"_{name}", fresh)
+            renumbered = np.zeros((people, *array.shape[1:]), array.dtype)
+            renumbered[row_map[retained]] = array[retained]
+            setattr(self, f"_{name}", renumbered)
 
-    def move_items(self, moved: Int64s, items: int) -> None:
+    def move_items(self, row_map: Int64s, items: int) -> None:
         """Number items anew; what goes with one that goes, goes."""
-        self._reserve(0, len(moved))
+        self._reserve(0, len(row_map))
         at, owner = spread(self._start, self._size.astype(np.int64))
-        entry = moved[self._entry[at]]
+        entry = row_map[self._entry[at]]
         left = entry >= 0
         self._dirty[owner[~left]] = 1  # what is published of these still names what goes
         at, owner, entry = at[left], owner[left], entry[left]
         size = np.bincount(owner, minlength=len(self._size))
-        kept = np.flatnonzero(moved >= 0)
-        at = at[moved[owner] >= 0]
-        entry = entry[moved[owner] >= 0]
-        fresh = {name: np.zeros(items, getattr(self, f"_{name}").dtype) for name in _BY_ROW}
-        fresh["size"][:] = size[kept]
-        fresh["room"][:] = size[kept]
-        fresh["start"][:] = np.cumsum(size[kept]) - size[kept]
-        fresh["total"][:], fresh["at"][:] = self._total[kept], self._at[kept]
-        dirty = self._dirty[kept].copy()
+        retained = np.flatnonzero(row_map >= 0)
+        at = at[row_map[owner] >= 0]
+        entry = entry[row_map[owner] >= 0]
+        renumbered = {name: np.zeros(items, getattr(self, f"_{name}").dtype) for name in _BY_ROW}
+        renumbered["size"][:] = size[retained]
+        renumbered["room"][:] = size[retained]
+        renumbered["start"][:] = np.cumsum(size[retained]) - size[retained]
+        renumbered["total"][:], renumbered["at"][:] = self._total[retained], self._at[retained]
+        dirty = self._dirty[retained].copy()
         pool = (
             np.zeros(max(len(self._entry), len(at)), np.int32),
             np.zeros(max(len(self._entry), len(at))),
         )
         pool[0][: len(at)], pool[1][: len(at)] = entry, self._weight[at]
-        for name, array in fresh.items():
+        for name, array in renumbered.items():
             setattr(self, f"_{name}", array)
         self._dirty, self._entry, self._weight, self._free[0] = dirty, *pool, len(at)
-        self._drop_recent(moved)
+        self._drop_recent(row_map)
 
-    def _drop_recent(self, moved: Int64s) -> None:
+    def _drop_recent(self, row_map: Int64s) -> None:
         """Take items that went out of what people had last."""
         count = self._recent_count.astype(np.int64)
         row = np.repeat(np.arange(len(count)), count)
         place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        item = moved[self._recent[row, place]]
-        kept = item >= 0
-        left = np.bincount(row[kept], minlength=len(count))
-        place = np.arange(int(kept.sum())) - np.repeat(np.cumsum(left) - left, left)
+        item = row_map[self._recent[row, place]]
+        is_retained = item >= 0
+        left = np.bincount(row[is_retained], minlength=len(count))
+        place = np.arange(int(is_retained.sum())) - np.repeat(np.cumsum(left) - left, left)
         self._recent = np.zeros_like(self._recent)
-        self._recent[row[kept], place] = item[kept]
+        self._recent[row[is_retained], place] = item[is_retained]
         self._recent_count = left.astype(np.uint8)
 
     def arrays(self) -> dict[str, npt.NDArray]:
@@ -229,8 +229,8 @@ class ItemKnnFold:
         self._compact()
         used = int(self._free[0])
         names = (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty")
-        found = {name: getattr(self, f"_{name}") for name in names}
-        return found | {"entry": self._entry[:used], "weight": self._weight[:used]}
+        state = {name: getattr(self, f"_{name}") for name in names}
+        return state | {"entry": self._entry[:used], "weight": self._weight[:used]}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for name in (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty"):

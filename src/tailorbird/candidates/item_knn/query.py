@@ -16,15 +16,15 @@ RECENT_MAX = LAST_MAX
 SIZE = 1_000
 
 
-def scored(recent: Keys, found: Neighbours, last: int) -> RankedList:
+def scored(recent: Keys, neighbours: Neighbours, last: int) -> RankedList:
     """Add up the neighbours of a person's last items, the newest first; these items themselves are
     left out.
     """
     decay = 1.0 - 1.0 / last
-    entries = len(found.keys) if decay else int(found.offsets[1])
-    _, age = spread(found.offsets[:-1], np.diff(found.offsets))
-    keys, at = np.unique(found.keys[:entries], return_inverse=True)
-    weights = found.weights[:entries] * decay ** age[:entries]
+    entries = len(neighbours.keys) if decay else int(neighbours.offsets[1])
+    _, age = spread(neighbours.offsets[:-1], np.diff(neighbours.offsets))
+    keys, at = np.unique(neighbours.keys[:entries], return_inverse=True)
+    weights = neighbours.weights[:entries] * decay ** age[:entries]
     scores = np.bincount(at, weights=weights, minlength=len(keys)).astype(np.float64)
     scores[np.isin(keys, recent)] = 0.0
     return ranked(keys, scores, SIZE)

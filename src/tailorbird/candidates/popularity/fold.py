@@ -51,15 +51,15 @@ class _Window:
             chunks = self.tiles.setdefault(each, [])
             chunks.append((here, times.astype(np.int64)))
             if len(chunks) > _CHUNKS_MAX:
-                self.tiles[each] = [_summed(chunks)]
+                self.tiles[each] = [_sum_chunks(chunks)]
         return slot
 
     def advance(self, t: int) -> Int64s:
         """Drop the tiles that left the window by `t`, and return the slots whose count changed."""
         self.now = max(self.now, t // self.hop_us)
-        gone = [tile for tile in self.tiles if tile < self.now - TILES]
+        expired = [tile for tile in self.tiles if tile < self.now - TILES]
         changed = [np.zeros(0, np.int64)]
-        for tile in gone:
+        for tile in expired:
             for slot, times in self.tiles.pop(tile):
                 self.count[slot] -= times
                 changed.append(slot)
@@ -72,13 +72,13 @@ class _Window:
         count[rows[here]] = self.count[here]
         self.count = count
         for tile, chunks in self.tiles.items():
-            slot, times = _summed(chunks)
-            kept = rows[slot] >= 0
-            self.tiles[tile] = [(rows[slot[kept]], times[kept])]
+            slot, times = _sum_chunks(chunks)
+            retained = rows[slot] >= 0
+            self.tiles[tile] = [(rows[slot[retained]], times[retained])]
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
-        parts = [(tile, *_summed(self.tiles[tile])) for tile in sorted(self.tiles)]
+        parts = [(tile, *_sum_chunks(self.tiles[tile])) for tile in sorted(self.tiles)]
         tile = np.concatenate(
             [
                 np.zeros(0, np.int64),
@@ -104,7 +104,7 @@ class _Window:
             self.tiles[each] = [(arrays["slot"][here], arrays["times"][here])]
 
 
-def _summed(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
+def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
     if len(chunks) == 1:
         return chunks[0]
     slot, at = np.unique(np.concatenate([slot for slot, _ in chunks]), return_inverse=True)
@@ -123,7 +123,7 @@ class PopularityFold:
     def __init__(self, boards: tuple[Board, ...], items: KeyTable) -> None:
         self._items = items
         self._fields = {
-            name: _Segments(name) if name else None
+            name: _SegmentPairs(name) if name else None
             for name in dict.fromkeys(board.segment for board in boards)
         }
         self._windows = {board: _Window(board.window_us) for board in boards}
@@ -143,16 +143,16 @@ class PopularityFold:
             if own is None:
                 self._add(name, item, ts, self._items.count)
                 continue
-            known = np.flatnonzero(segments[name] != 0)
-            slot = own.slots(segments[name][known], item[known], self._items.keys[item[known]])
-            self._add(name, slot, ts[known], own.pairs.count)
+            present = np.flatnonzero(segments[name] != 0)
+            slot = own.slots(segments[name][present], item[present], self._items.keys[item[present]])
+            self._add(name, slot, ts[present], own.pairs.count)
 
     def _add(self, name: str, slot: Int64s, ts: Int64s, slots: int) -> None:
         for board, window in self._windows.items():
             if board.segment == name:
-                self._note(board, window.add(slot, ts, slots))
+                self._mark_changed(board, window.add(slot, ts, slots))
 
-    def _note(self, board: Board, slots: Int64s) -> None:
+    def _mark_changed(self, board: Board, slots: Int64s) -> None:
         if len(slots):
             own = self._fields[board.segment]
             self._changed[board].append(
@@ -162,15 +162,15 @@ class PopularityFold:
     def advance(self, t: int) -> None:
         """Let windows end at `t`; one before an earlier one moves nothing."""
         for board, window in self._windows.items():
-            self._note(board, window.advance(t))
+            self._mark_changed(board, window.advance(t))
 
     def changed(self) -> list[tuple[Board, int]]:
         """Return the boards and segments whose counts changed since this was last asked."""
-        found = [
-            (board, value) for board in self._windows for value in self._waiting(board).tolist()
+        changes = [
+            (board, value) for board in self._windows for value in self._pending(board).tolist()
         ]
         self._changed = {board: [] for board in self._windows}
-        return found
+        return changes
 
     def every(self) -> list[tuple[Board, int]]:
         """Return all boards and segments that there are."""
@@ -180,7 +180,7 @@ class PopularityFold:
         }
         return [(board, value) for board in self._windows for value in fields[board.segment]]
 
-    def _waiting(self, board: Board) -> Keys:
+    def _pending(self, board: Board) -> Keys:
         return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
 
     def table(self, board: Board, segment: int = 0) -> BoardTable:
@@ -207,47 +207,47 @@ class PopularityFold:
         longest = self._windows[
             max(other for other in self._windows if other.segment == board.segment)
         ].count
-        further = np.where(
+        longest_counts = np.where(
             slots < len(longest), longest[np.minimum(slots, max(len(longest) - 1, 0))], 0
         )
         keys = self._items.keys[slots if rows is None else rows]
-        order = np.lexsort((keys, -further, -count))[:most]
+        order = np.lexsort((keys, -longest_counts, -count))[:most]
         return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
-    def move_items(self, moved: Int64s, items: int) -> None:
+    def move_items(self, row_map: Int64s, items: int) -> None:
         """Number items anew: the new row of each old one, −1 where it goes. Pairs that count
         nothing go too.
         """
         for board, window in self._windows.items():
             own, counted = self._fields[board.segment], np.flatnonzero(window.count)
-            self._note(board, counted[moved[counted if own is None else own.item[counted]] < 0])
+            self._mark_changed(board, counted[row_map[counted if own is None else own.item[counted]] < 0])
         for name, own in self._fields.items():
             windows = [window for board, window in self._windows.items() if board.segment == name]
             if own is None:
-                slots, count = moved, items
+                slots, count = row_map, items
             else:
                 live = np.zeros(own.pairs.count, bool)
                 for window in windows:
                     live[np.flatnonzero(window.count[: len(live)])] = True
-                slots, count = own.keep(live & (moved[own.item[: len(live)]] >= 0), moved)
+                slots, count = own.keep(live & (row_map[own.item[: len(live)]] >= 0), row_map)
             for window in windows:
                 window.count = grown(window.count, len(slots))
                 window.moved(slots, count)
 
     def arrays(self) -> dict[str, npt.NDArray]:
-        found: dict[str, npt.NDArray] = {}
+        state: dict[str, npt.NDArray] = {}
         for board, window in self._windows.items():
-            found |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
-            found[f"{board.name}/changed"] = self._waiting(board)
+            state |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
+            state[f"{board.name}/changed"] = self._pending(board)
         for name, own in self._fields.items():
             if own is not None:
                 count = own.pairs.count
-                found |= {
+                state |= {
                     f"{name}/pairs": own.pairs.keys,
                     f"{name}/value": own.value[:count],
                     f"{name}/item": own.item[:count],
                 }
-        return found
+        return state
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for board, window in self._windows.items():
@@ -265,7 +265,7 @@ class PopularityFold:
                 )
 
 
-class _Segments:
+class _SegmentPairs:
     """The pairs of a segment's values and items: a slot each, in the order in which they came."""
 
     def __init__(self, name: str) -> None:
@@ -303,12 +303,12 @@ class _Segments:
             parts = self._of[value] = [np.concatenate(parts)]
         return parts[0] if parts else np.zeros(0, np.int64)
 
-    def keep(self, kept: npt.NDArray[np.bool_], moved: Int64s) -> tuple[Int64s, int]:
+    def keep(self, retained: npt.NDArray[np.bool_], row_map: Int64s) -> tuple[Int64s, int]:
         """Keep some pairs, whose items are numbered anew; the new slot of each old one, and how
         many there are.
         """
         count = self.pairs.count
-        value, item = self.value[:count][kept], moved[self.item[:count][kept]]
-        slots = self.pairs.keep(kept)
+        value, item = self.value[:count][retained], row_map[self.item[:count][retained]]
+        slots = self.pairs.keep(retained)
         self.value, self.item, self._of, self._listed = value, item, {}, 0
         return slots, self.pairs.count

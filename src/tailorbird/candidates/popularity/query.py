@@ -27,7 +27,7 @@ def popular(tables: CandidateTables, request: CandidateRequest, board: Board) ->
     known and not too small.
     """
     if board.segment == "category":
-        return _of_categories(tables, request, board)
+        return _popular_in_categories(tables, request, board)
     table = of_segment(tables, request, board)
     return (table if table is not None else tables.board(Board(board.window_us))).shares
 
@@ -43,18 +43,18 @@ def of_segment(
     return table if table is not None and table.total >= SEGMENT_MIN else None
 
 
-def _of_categories(tables: CandidateTables, request: CandidateRequest, board: Board) -> RankedList:
+def _popular_in_categories(tables: CandidateTables, request: CandidateRequest, board: Board) -> RankedList:
     """Return the most popular items of the categories of the person's newest items.
 
     score = Σ over the person's items that are of the category, the newest first, of 0.95 ** age  ÷  the item's place in its category
     """
     recent = request.recent[::-1][:RECENT]
     categories = tables.facts(recent).category
-    known = categories != 0
-    if not known.any():
+    has_category = categories != 0
+    if not has_category.any():
         return EMPTY_LIST
-    values, at = np.unique(categories[known], return_inverse=True)
-    weight = np.bincount(at, CATEGORY_DECAY ** np.flatnonzero(known))
+    values, at = np.unique(categories[has_category], return_inverse=True)
+    weight = np.bincount(at, CATEGORY_DECAY ** np.flatnonzero(has_category))
     best = np.lexsort((values, -weight))[:CATEGORIES_MAX]
     parts = []
     for place in best.tolist():

@@ -56,8 +56,8 @@ class SessionKnnFold:
 
     def table(self) -> Sessions:
         """Return the sessions as they are now, by the time of their last event."""
-        begun, most = int(self._head[0]), self._settings.most
-        at = np.arange(max(begun - most, 0), begun) % most  # in the order in which they began
+        started, most = int(self._head[0]), self._settings.most
+        at = np.arange(max(started - most, 0), started) % most  # in the order in which they began
         newest = int(self._last_ts[at].max(initial=0))
         at = at[(self._size[at] >= 2) & (self._last_ts[at] >= newest - self._settings.within_us)]
         order = at[np.argsort(self._last_ts[at], kind="stable")]
@@ -68,17 +68,17 @@ class SessionKnnFold:
             np.zeros(room, np.int32),
             np.zeros(max(self._items.count, 1), np.int32),
         )
-        count, known = distinct_entries(
+        count, item_count = distinct_entries(
             order, self._size, self._entries, self._last_ts, starts, ends, item, place, used
         )
         entries = int(starts[count])
-        by_number = np.zeros(known, np.int64)
+        by_number = np.zeros(item_count, np.int64)
         rows = np.flatnonzero(used)
         by_number[used[rows] - 1] = rows
         keys = self._items.keys[by_number]
         by_key = np.argsort(keys)
-        number = np.empty(known, np.int32)
-        number[by_key] = np.arange(known, dtype=np.int32)
+        number = np.empty(item_count, np.int32)
+        number[by_key] = np.arange(item_count, dtype=np.int32)
         fade = np.exp(-(newest - ends[:count]) / S_TAN.recency_us)
         return Sessions(
             keys[by_key],
@@ -89,25 +89,25 @@ class SessionKnnFold:
             self._settings.gap_us,
         )
 
-    def move_people(self, moved: Int64s, people: int) -> None:
+    def move_people(self, row_map: Int64s, people: int) -> None:
         """Number people anew: the new row of each old one, −1 where it goes. Their sessions stay,
         without anybody's name.
         """
         current = np.full(people, -1, np.int64)
-        kept = np.flatnonzero(moved >= 0)
-        kept = kept[kept < len(self._current)]
-        current[moved[kept]] = self._current[kept]
+        retained = np.flatnonzero(row_map >= 0)
+        retained = retained[retained < len(self._current)]
+        current[row_map[retained]] = self._current[retained]
         self._current = current
-        begun = self._owner >= 0
-        self._owner[begun] = moved[self._owner[begun]]
+        is_used = self._owner >= 0
+        self._owner[is_used] = row_map[self._owner[is_used]]
         # One whose person is forgotten is not free: it is nobody's, and goes when its turn comes.
-        self._owner[begun & (self._owner < 0)] = -2
+        self._owner[is_used & (self._owner < 0)] = -2
 
-    def move_items(self, moved: Int64s, items: int) -> None:
+    def move_items(self, row_map: Int64s, items: int) -> None:
         """Number items anew; one that goes is taken out of its sessions."""
         length = self._settings.length
         there = np.arange(length)[None, :] < self._size[:, None]
-        item = np.where(there, moved[np.where(there, self._entries, 0)], -1)
+        item = np.where(there, row_map[np.where(there, self._entries, 0)], -1)
         order = np.argsort(item < 0, axis=1, kind="stable")
         self._entries = np.maximum(np.take_along_axis(item, order, axis=1), 0).astype(np.int32)
         self._size = (item >= 0).sum(axis=1).astype(np.int32)
@@ -115,8 +115,8 @@ class SessionKnnFold:
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         used = min(int(self._head[0]), self._settings.most)
-        found = {name: getattr(self, f"_{name}")[:used] for name in _RING}
-        return found | {"current": self._current, "head": self._head}
+        state = {name: getattr(self, f"_{name}")[:used] for name in _RING}
+        return state | {"current": self._current, "head": self._head}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for name in _RING:

@@ -20,7 +20,7 @@ def session_knn(tables: CandidateTables, request: CandidateRequest, source: str)
     sessions = tables.sessions()
     if sessions is None or not len(request.recent):
         return EMPTY_LIST
-    near = sessions.near(
+    similar = sessions.near(
         source, np.array([0, len(request.recent)], np.int64), request.recent, request.recent_ts
     )
-    return ranked(near.keys, near.gain, SIZE)
+    return ranked(similar.keys, similar.gain, SIZE)

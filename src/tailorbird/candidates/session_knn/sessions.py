@@ -90,10 +90,10 @@ class Sessions:
     @cached_property
     def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
         """Source → its tables: of the search, of rare items, and of distances within a session."""
-        held = np.diff(self.postings[0])
-        apart = np.arange(int(self.place.max(initial=0)) + 1)
+        session_counts = np.diff(self.postings[0])
+        distances = np.arange(int(self.place.max(initial=0)) + 1)
         return {
-            name: (how, how.lift(held, len(self)), np.exp(-apart / how.closeness))
+            name: (how, how.lift(session_counts, len(self)), np.exp(-distances / how.closeness))
             for name, how in SEARCHES.items()
         }
 
@@ -124,13 +124,13 @@ class Sessions:
                 np.concatenate([part.keys for part in parts]),
                 np.concatenate([part.gain for part in parts]),
             )
-        asked = (
+        cache_key = (
             row.tobytes()
         )  # of one person, whose candidates are asked for before their columns are
-        before = self._last.get(source)
-        if before is None or before[0] != asked:
-            before = self._last[source] = asked, self._ask(source, offsets, row)
-        return before[1]
+        cached = self._last.get(source)
+        if cached is None or cached[0] != cache_key:
+            cached = self._last[source] = cache_key, self._ask(source, offsets, row)
+        return cached[1]
 
     def _rows(self, keys: Keys) -> Ints:
         if not len(self.keys):
@@ -139,27 +139,27 @@ class Sessions:
         return np.where((self.keys[at] == keys) & (keys != 0), at, -1)
 
     def _ask(self, source: str, offsets: Ints, row: Ints) -> Near:
-        how, lift, apart = self._searches[source]
+        search, lift, distance_decay = self._searches[source]
         offsets = np.asarray(offsets)
         base = int(offsets[0])
         offsets, row = offsets - base, row[base : int(offsets[-1])]
         questions, items = len(offsets) - 1, max(len(self.keys), 1)
-        own = _own(offsets, row, how, items)
-        if not len(own.row) or not len(self):
+        context = _context_items(offsets, row, search, items)
+        if not len(context.row) or not len(self):
             return Near(np.zeros(questions + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0))
-        owner, session, gain = self._neighbours(own, how, questions)
+        owner, session, gain = self._neighbours(context, search, questions)
         size = self.starts[session + 1] - self.starts[session]
         at, nth = spread(self.starts[session], size)
         item, gain = self.item[at], gain[nth]
         bounds = np.concatenate(([0], np.cumsum(size)))
         ends = bounds[np.searchsorted(owner, np.arange(questions + 1))]
-        is_own = _is_own(own, item, ends, items)
-        if math.isfinite(how.closeness):
+        is_own = _is_in_context(context, item, ends, items)
+        if math.isfinite(search.closeness):
             star = np.maximum.reduceat(np.where(is_own, self.place[at], 0), bounds[:-1])
-            gain = gain * apart[np.abs(self.place[at] - star[nth])]
-        return self._summed(item, np.where(is_own, 0.0, gain * lift[item]), ends)
+            gain = gain * distance_decay[np.abs(self.place[at] - star[nth])]
+        return self._sum_gains(item, np.where(is_own, 0.0, gain * lift[item]), ends)
 
-    def _summed(self, item: Int32s, gain: Floats, ends: Ints) -> Near:
+    def _sum_gains(self, item: Int32s, gain: Floats, ends: Ints) -> Near:
         """The sum of each question's gains by item, in the order of the entries."""
         rows, sums = [], []
         for low, high in pairwise(ends.tolist()):
@@ -173,38 +173,38 @@ class Sessions:
             offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
         )
 
-    def _neighbours(self, own: "_Own", how: Search, questions: int) -> tuple[Ints, Ints, Floats]:
+    def _neighbours(self, context: "_ContextItems", search: Search, questions: int) -> tuple[Ints, Ints, Floats]:
         """The nearest sessions of each question, the newest first or, where there are more than k,
         the nearest: who asks, which, and what each of its items gains.
         """
         lists, holder = self.postings
         low = np.maximum(
-            lists[own.row], lists[own.row + 1] - how.sample
+            lists[context.row], lists[context.row + 1] - search.sample
         )  # none of the newest with any item lies before
-        at, nth = spread(low, lists[own.row + 1] - low)
+        at, nth = spread(low, lists[context.row + 1] - low)
         count = max(len(self), 1)
-        key = own.owner[nth] * count + (count - 1 - holder[at])
+        key = context.owner[nth] * count + (count - 1 - holder[at])
         distinct = _distinct(key)
-        distinct = distinct[_rank(distinct // count) < how.sample]
+        distinct = distinct[_rank(distinct // count) < search.sample]
         owner, session = distinct // count, count - 1 - distinct % count
         place = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
         inside = distinct[place] == key if len(distinct) else np.zeros(len(key), bool)
         place, nth = place[inside], nth[inside]
-        alike = np.bincount(place, own.weight[nth], len(distinct))
-        back = np.zeros(len(distinct), np.int64)
-        back[place[::-1]] = own.back[nth[::-1]]  # newest first, of which the first is to stay
-        known = np.bincount(own.owner, minlength=questions)
-        if how.cosine:
-            norm = np.sqrt(np.maximum(np.bincount(own.owner, own.weight**2, questions), 1e-300))
-            alike = alike / norm[owner] / np.sqrt(np.diff(self.starts)[session])
+        similarity = np.bincount(place, context.weight[nth], len(distinct))
+        steps_back = np.zeros(len(distinct), np.int64)
+        steps_back[place[::-1]] = context.back[nth[::-1]]  # newest first, of which the first is to stay
+        item_counts = np.bincount(context.owner, minlength=questions)
+        if search.cosine:
+            norm = np.sqrt(np.maximum(np.bincount(context.owner, context.weight**2, questions), 1e-300))
+            similarity = similarity / norm[owner] / np.sqrt(np.diff(self.starts)[session])
         else:
-            alike = alike / known[owner]
-        if math.isfinite(how.recency):
-            alike = alike * self.fade[session]
-        many = np.bincount(owner, minlength=questions) > how.k
-        order = np.lexsort((np.where(many[owner], -alike, 0.0), owner))
-        order = order[_rank(owner[order]) < how.k]
-        return owner[order], session[order], alike[order] * how.decay[back[order]]
+            similarity = similarity / item_counts[owner]
+        if math.isfinite(search.recency):
+            similarity = similarity * self.fade[session]
+        many = np.bincount(owner, minlength=questions) > search.k
+        order = np.lexsort((np.where(many[owner], -similarity, 0.0), owner))
+        order = order[_rank(owner[order]) < search.k]
+        return owner[order], session[order], similarity[order] * search.decay[steps_back[order]]
 
 
 def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints, Rows]:
@@ -228,7 +228,7 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
 
 
 @dataclass(frozen=True)
-class _Own:
+class _ContextItems:
     """The different known items of some contexts, of each the newest first: who asks, row, steps
     back from the end, weight.
     """
@@ -239,31 +239,31 @@ class _Own:
     weight: Floats
 
 
-def _is_own(own: _Own, item: Int32s, ends: Ints, items: int) -> npt.NDArray[np.bool_]:
+def _is_in_context(context: _ContextItems, item: Int32s, ends: Ints, items: int) -> npt.NDArray[np.bool_]:
     """Whether each entry of a session is of an item of the context that it is compared with."""
-    found, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
+    in_context, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
     for (low, high), (first, last) in zip(
         pairwise(ends.tolist()),
-        pairwise(np.searchsorted(own.owner, np.arange(len(ends)))),
+        pairwise(np.searchsorted(context.owner, np.arange(len(ends)))),
         strict=True,
     ):
-        mine = own.row[first:last]
-        is_there[mine] = True
-        found[low:high] = is_there[item[low:high]]
-        is_there[mine] = False
-    return found
+        rows = context.row[first:last]
+        is_there[rows] = True
+        in_context[low:high] = is_there[item[low:high]]
+        is_there[rows] = False
+    return in_context
 
 
-def _own(offsets: Ints, row: Rows, how: Search, items: int) -> _Own:
+def _context_items(offsets: Ints, row: Rows, search: Search, items: int) -> _ContextItems:
     size = np.diff(offsets)
     at, owner = spread(offsets[:-1], size)
     at = offsets[owner + 1] - 1 - (at - offsets[owner])  # the newest first
-    known = np.flatnonzero((row[at] >= 0) & (row[at] < items))
-    _, first = np.unique(owner[known] * items + row[at[known]], return_index=True)
-    known = known[np.sort(first)]
-    at, owner = at[known], owner[known]
-    back = offsets[owner + 1] - 1 - at
-    return _Own(owner, row[at], back, how.weight[size[owner], size[owner] - 1 - back])
+    positions = np.flatnonzero((row[at] >= 0) & (row[at] < items))
+    _, first = np.unique(owner[positions] * items + row[at[positions]], return_index=True)
+    positions = positions[np.sort(first)]
+    at, owner = at[positions], owner[positions]
+    steps_back = offsets[owner + 1] - 1 - at
+    return _ContextItems(owner, row[at], steps_back, search.weight[size[owner], size[owner] - 1 - steps_back])
 
 
 def _distinct(key: Ints) -> Ints:

@@ -51,7 +51,7 @@ _IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request
 _HEADER = "ce-"
 _VERSION = re.compile(r"\.v\d+\Z")  # as the specification has it: com.example.click.v2
 _NAMED_ONLY = frozenset((*SHARED_TYPES, "identify"))  # what an envelope has to name
-_ALSO = {"identify": ("identify", "user"), "alias": ("identify", "merge")}  # of Segment's messages
+_TYPE_ALIASES = {"identify": ("identify", "user"), "alias": ("identify", "merge")}  # of Segment's messages
 
 
 def read_cloudevents(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -120,15 +120,15 @@ def convert(record: Any, place: str) -> list[Event]:
     )
     foreign = _foreign(data)
     return (
-        _as_named(foreign(data, identity), type_)
+        _require_named_type(foreign(data, identity), type_)
         if foreign is not None
-        else [_own(envelope, data, identity, type_)]
+        else [_own_event(envelope, data, identity, type_)]
     )
 
 
-def _as_named(events: list[Event], type_: str) -> list[Event]:
+def _require_named_type(events: list[Event], type_: str) -> list[Event]:
     """The events, where they are what their envelope says that they are."""
-    named = _ALSO.get(type_, (type_,))
+    named = _TYPE_ALIASES.get(type_, (type_,))
     for event in events:
         if event.type not in named and (type_ in EVENT_TYPES or event.type in _NAMED_ONLY):
             raise UnreadableError(
@@ -168,21 +168,21 @@ def _data(envelope: Record) -> Record:
     return as_record(value, "$.data")
 
 
-def _own(envelope: Record, data: Record, identity: str, type_: str) -> Event:
-    given = {name: value for name, value in data.items() if value is not None}
-    given.setdefault("event_id", identity)
-    given["type"] = type_
-    if "ts" not in given and not given.get("timeless") and envelope.get("time"):
-        given["ts"] = time_of_text(envelope["time"], "$.time")
+def _own_event(envelope: Record, data: Record, identity: str, type_: str) -> Event:
+    fields = {name: value for name, value in data.items() if value is not None}
+    fields.setdefault("event_id", identity)
+    fields["type"] = type_
+    if "ts" not in fields and not fields.get("timeless") and envelope.get("time"):
+        fields["ts"] = time_of_text(envelope["time"], "$.time")
     for name in _IDS:
-        if isinstance(given.get(name), int | float):
-            given[name] = needed_text(given, name, path="$.data")
+        if isinstance(fields.get(name), int | float):
+            fields[name] = needed_text(fields, name, path="$.data")
     for name in _SERVERS:
-        if name in given:
+        if name in fields:
             raise UnreadableError(
                 "server_owned", f"$.data.{name}", "only the server sets it; leave it out"
             )
     try:
-        return msgspec.convert(given, Event)
+        return msgspec.convert(fields, Event)
     except msgspec.ValidationError as error:
         raise of_validation(error, "$.data") from None

@@ -16,7 +16,7 @@ from tailorbird.events.plan import SHARED_TYPES
 _MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
-_NEVER_DONE = frozenset((*SHARED_TYPES, "identify", "answer"))
+_RESERVED_TYPES = frozenset((*SHARED_TYPES, "identify", "answer"))
 _CODE = re.compile(
     r"\d+[eE]\d+"
 )  # as article numbers and postcodes are; programs write exponents with a point or a sign
@@ -146,7 +146,7 @@ def context_of(
     """A context of what is usable: a country in two letters, texts cut to what the contract takes,
     an offset of this world.
     """
-    made = Context(
+    context = Context(
         device=_cut(device),
         country=country
         if isinstance(country, str)
@@ -161,7 +161,7 @@ def context_of(
         if utc_offset_min is not None and abs(utc_offset_min) <= 14 * 60
         else None,
     )
-    return None if made == Context() else made
+    return None if context == Context() else context
 
 
 def _cut(value: Any) -> str | None:
@@ -185,7 +185,7 @@ def done_type(name: str) -> str:
     profile by it, or merge two users: such a name gets another, `item_event`, which is a type only
     where it is declared.
     """
-    return f"{name}_event" if name.lower() in _NEVER_DONE else name
+    return f"{name}_event" if name.lower() in _RESERVED_TYPES else name
 
 
 def slug(name: str) -> str:

@@ -94,7 +94,7 @@ LEFT_OUT = frozenset(
     )
 )
 _IDS = ("item_id", "item_name")
-_PLACE = (
+_BATCH_POSITION_FIELDS = (
     "user_pseudo_id",
     "event_timestamp",
     "event_name",
@@ -103,7 +103,7 @@ _PLACE = (
     "batch_ordering_id",
     "batch_event_index",
 )
-_JOINING = (
+_ENVELOPE_PARAMETERS = (
     "request_id",
     "ga_session_id",
     "ga_session_number",
@@ -142,7 +142,7 @@ def convert(record: Any, place: str) -> list[Event]:
 
 
 def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
-    properties = with_numbers(kept(parameters, ("search_term", "item_id", *_JOINING)))
+    properties = with_numbers(kept(parameters, ("search_term", "item_id", *_ENVELOPE_PARAMETERS)))
     if (
         type_ == "search"
         and (term := text_at(parameters, "search_term", "$.event_params")) is not None
@@ -179,15 +179,15 @@ def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
 
 def _id(row: Record, place: str) -> str:
     """Rows have no id of their own; those of newer exports are numbered within their batch."""
-    if any(row.get(name) in (None, "") for name in _PLACE):
+    if any(row.get(name) in (None, "") for name in _BATCH_POSITION_FIELDS):
         return place
-    text = "\0".join(str(row[name]) for name in _PLACE)
+    text = "\0".join(str(row[name]) for name in _BATCH_POSITION_FIELDS)
     return f"ga4:{sha256(text.encode()).hexdigest()[:32]}"
 
 
 def _parameters(row: Record) -> Record:
     """`event_params`, an array of keys and typed values, as one object."""
-    made: Record = {}
+    parameters: Record = {}
     for index, entry in enumerate(_elements(row, "event_params")):
         value = entry.get("value")
         if isinstance(value, dict):
@@ -204,8 +204,8 @@ def _parameters(row: Record) -> Record:
                 None,
             )
         if value is not None and value not in _NOT_SET:
-            made[needed_text(entry, "key", path=f"$.event_params[{index}]")] = value
-    return made
+            parameters[needed_text(entry, "key", path=f"$.event_params[{index}]")] = value
+    return parameters
 
 
 def _elements(row: Record, name: str) -> list[Record]:

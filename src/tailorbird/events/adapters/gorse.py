@@ -45,7 +45,7 @@ _TYPES = {
     "rate": "rating",
 }
 _NO_TIME = "0001-01-01"  # what Gorse writes where there is none
-_OF_GO = re.compile(
+_GO_TIME = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: \S+){0,2}"
 )  # a zone's name, `m=+0.01` of its clock
 
@@ -74,11 +74,11 @@ def feedback(fields: Record) -> Event:
     """A feedback as an event. The same feedback of the same time is the same event, from a file and
     by the API, as often as it comes.
     """
-    same = [needed_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
-    event_id = f"gorse:{sha256(msgspec.json.encode([*same, _time(fields)])).hexdigest()[:32]}"
+    identity = [needed_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
+    event_id = f"gorse:{sha256(msgspec.json.encode([*identity, _time(fields)])).hexdigest()[:32]}"
     name = slug(needed_text(fields, "FeedbackType"))
     type_ = _TYPES.get(name) or done_type(name)
-    properties = _described(
+    properties = _properties(
         kept(fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated"))
     )
     value = number_of(fields.get("Value"))
@@ -98,7 +98,7 @@ def item(fields: Record, event_id: str) -> Event:
     """An item's profile; `category` is its first category, since one-valued attributes are the more
     useful ones.
     """
-    properties = _described(kept(fields, ("ItemId", "Timestamp", "Categories", "IsHidden")))
+    properties = _properties(kept(fields, ("ItemId", "Timestamp", "Categories", "IsHidden")))
     categories = fields.get("Categories")
     if categories:
         properties["categories"] = categories
@@ -130,7 +130,7 @@ def _hidden(value: Any) -> bool:
 
 def user(fields: Record, event_id: str) -> Event:
     """A user's profile."""
-    properties = _described(kept(fields, ("UserId",)))
+    properties = _properties(kept(fields, ("UserId",)))
     return Event(
         event_id=event_id,
         type="user",
@@ -140,10 +140,10 @@ def user(fields: Record, event_id: str) -> Event:
     )
 
 
-def _described(fields: Record) -> dict[str, Any]:
+def _properties(fields: Record) -> dict[str, Any]:
     """Properties: those in Labels by their own names, the others in small letters."""
     labels = fields.get("Labels")
-    named = (
+    labelled = (
         {name: value for name, value in labels.items() if value is not None}
         if isinstance(labels, dict)
         else {}
@@ -154,7 +154,7 @@ def _described(fields: Record) -> dict[str, Any]:
             for name, value in fields.items()
             if not (name == "Labels" and isinstance(value, dict)) and value != []
         },
-        **named,
+        **labelled,
     }
 
 
@@ -162,5 +162,5 @@ def _time(fields: Record) -> int | None:
     value = fields.get("Timestamp")
     if value in (None, "") or (isinstance(value, str) and value.startswith(_NO_TIME)):
         return None
-    of_go = _OF_GO.fullmatch(value) if isinstance(value, str) else None
-    return time_of_text(value if of_go is None else of_go[1] + of_go[2], "$.Timestamp")
+    go_time = _GO_TIME.fullmatch(value) if isinstance(value, str) else None
+    return time_of_text(value if go_time is None else go_time[1] + go_time[2], "$.Timestamp")

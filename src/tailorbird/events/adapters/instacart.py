@@ -32,7 +32,7 @@ from tailorbird.events.tables.forms import Join, TableForm
 FORMAT = "instacart"
 PATTERNS = ("orders.csv", "order_products__*.csv", "products.csv", "aisles.csv", "departments.csv")
 BEGIN = 1_483_228_800_000_000  # Sunday, 1 January 2017, in microseconds
-_KNOWN = (
+_TABLE_COLUMNS = (
     {"days_since_prior_order", "order_number"},
     {"add_to_cart_order", "reordered"},
     {"aisle_id", "department_id", "product_name"},
@@ -45,7 +45,7 @@ Ints = npt.NDArray[np.int64]
 
 def is_instacart(columns: list[str]) -> bool:
     """Whether a table is one of this format, by the names of its columns."""
-    return any(names <= set(columns) for names in _KNOWN)
+    return any(names <= set(columns) for names in _TABLE_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
         InputError: `orders.csv` is missing, or a file cannot be read.
     """
     by_name = {bare_name(file): file for file in files}
-    bought = [file for file in files if file.name.startswith("order_products__")]
-    if bought and "orders.csv" not in by_name:
+    order_products = [file for file in files if file.name.startswith("order_products__")]
+    if order_products and "orders.csv" not in by_name:
         raise InputError(
             "orders.csv is missing, which says who ordered",
             where=options.root,
             fix="put it into the same folder",
         )
-    orders = _orders(by_name["orders.csv"]) if bought else None
-    for file in bought:
+    orders = _orders(by_name["orders.csv"]) if order_products else None
+    for file in order_products:
         yield from in_batches(str(file), _purchases(file, files[file][:12], orders))
     if "products.csv" in by_name:
         file = by_name["products.csv"]
@@ -134,7 +134,7 @@ def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
 
 
 def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
-    done = 0
+    rows_before = 0
     broken: list[str] = []
     for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
         order, product, place = (
@@ -142,7 +142,7 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
         )
         at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
         for number, row, *record in zip(
-            range(done + 1, done + 1 + len(order)), at, order, product, place, strict=True
+            range(rows_before + 1, rows_before + 1 + len(order)), at, order, product, place, strict=True
         ):
             if orders is None or row < 0:
                 yield (
@@ -152,18 +152,18 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
                     ),
                 )
                 continue
-            bought, item, nth = record
+            order_id, item, nth = record
             event = Event(
-                event_id=f"instacart:{bought}:{item}",
+                event_id=f"instacart:{order_id}:{item}",
                 type="purchase",
                 ts=int(orders.ts[row] + nth * SECOND),
                 user_id=str(orders.user[row]),
                 item_id=str(item),
-                session_id=str(bought),
+                session_id=str(order_id),
             )
             yield number, encode_event(event)
-        done += len(order)
-    yield from unread_rows(FORMAT, digest, broken, done)
+        rows_before += len(order)
+    yield from unread_rows(FORMAT, digest, broken, rows_before)
 
 
 def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tuple[int, bytes]]:
@@ -171,14 +171,14 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
         "category": ("departments.csv", "department_id", "department"),
         "aisle": ("aisles.csv", "aisle_id", "aisle"),
     }
-    there = {to: each for to, each in lists.items() if each[0] in by_name}
-    form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in there.values()))
-    attributes = {"title": "product_name"} | {to: column for to, (_, _, column) in there.items()}
+    available = {to: each for to, each in lists.items() if each[0] in by_name}
+    form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in available.values()))
+    attributes = {"title": "product_name"} | {to: column for to, (_, _, column) in available.items()}
     columns = ["product_id", *attributes.values()]
-    done = 0
+    rows_before = 0
     broken: list[str] = []
     for batch in read_columns(file, columns, texts=frozenset(columns), broken=broken, form=form):
-        for number, row in enumerate(batch.to_pylist(), done + 1):
+        for number, row in enumerate(batch.to_pylist(), rows_before + 1):
             properties = {to: row[column] for to, column in attributes.items() if row[column]}
             event = Event(
                 event_id=f"{digest}:{number}",
@@ -188,5 +188,5 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
                 properties=properties,
             )
             yield number, encode_event(event)
-        done += batch.num_rows
-    yield from unread_rows(FORMAT, digest, broken, done)
+        rows_before += batch.num_rows
+    yield from unread_rows(FORMAT, digest, broken, rows_before)

@@ -186,17 +186,17 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
                     options.mapping_name,
                 )
     if not used:
-        wanted = ", ".join(source.file for source in mapping.source)
+        patterns = ", ".join(source.file for source in mapping.source)
         raise InputError(
-            f"the mapping names {wanted}, and no such file is there", where=options.root
+            f"the mapping names {patterns}, and no such file is there", where=options.root
         )
 
 
 def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
-    wanted = _columns_of(source)
+    required_columns = _columns_of(source)
     form = form_of(source, file)
     present = column_names(file, form)
-    missing = [column for column in wanted if column not in present]
+    missing = [column for column in required_columns if column not in present]
     if missing:
         raise InputError(
             f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}",
@@ -205,19 +205,19 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
     if source.distinct:
         yield from _read_distinct(file, digest, source, form)
         return
-    done = 0
+    rows_before = 0
     broken: list[str] = []
     try:
-        for batch in read_columns(file, wanted, texts=_texts_of(source), broken=broken, form=form):
-            yield from _batches(file, batch, done, digest, source)
-            done += batch.num_rows
+        for batch in read_columns(file, required_columns, texts=_texts_of(source), broken=broken, form=form):
+            yield from _batches(file, batch, rows_before, digest, source)
+            rows_before += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(
             f"a column cannot be used as the mapping says: {error}", where=str(file)
         ) from None
     yield from in_batches(
         str(file),
-        unread_rows("mapping", digest, broken, done, NO_RECORD if is_json(file) else WRONG_ROW),
+        unread_rows("mapping", digest, broken, rows_before, NO_RECORD if is_json(file) else WRONG_ROW),
     )
 
 
@@ -229,13 +229,13 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
     """
     owner = source.item_id if source.kind == "items" else source.user_id
     assert owner is not None  # `parse_mapping` saw to it
-    said = MostSaid(owner, list(source.properties.values()))
+    most_frequent = MostSaid(owner, list(source.properties.values()))
     try:
         for batch in read_columns(
             file, _columns_of(source), texts=_texts_of(source), broken=[], form=form
         ):
-            said.add(batch)
-        rows = said.rows()
+            most_frequent.add(batch)
+        rows = most_frequent.rows()
     except pa.ArrowException as error:
         raise InputError(
             f"a column cannot be used as the mapping says: {error}", where=str(file)
@@ -246,12 +246,12 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
 
 
 def _batches(
-    file: Path, rows: pa.RecordBatch, done: int, digest: str, source: Source
+    file: Path, rows: pa.RecordBatch, rows_before: int, digest: str, source: Source
 ) -> Iterator[Batch]:
     """The events of rows, of which `done` stand before them in the file; nothing for none."""
     lines = (
-        (done + row, encode_event(event))
-        for row, event in enumerate(_events(rows, done, digest, source), 1)
+        (rows_before + row, encode_event(event))
+        for row, event in enumerate(_events(rows, rows_before, digest, source), 1)
     )
     yield from in_batches(str(file), lines)
 
@@ -259,8 +259,8 @@ def _batches(
 def _columns_of(source: Source) -> list[str]:
     direct = (*_ids_of(source), source.ts, source.received_at)
     typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
-    every = (*direct, *typed, *source.context.values(), *source.properties.values())
-    return list(dict.fromkeys(column for column in every if column is not None))
+    column_names_ = (*direct, *typed, *source.context.values(), *source.properties.values())
+    return list(dict.fromkeys(column for column in column_names_ if column is not None))
 
 
 def _texts_of(source: Source) -> frozenset[str]:
@@ -312,7 +312,7 @@ def form_of(source: Source, file: Path) -> TableForm:
     return TableForm(source.delimiter, source.decimal, source.columns, joins)
 
 
-def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[Event]:
+def _events(batch: pa.RecordBatch, rows_before: int, digest: str, source: Source) -> list[Event]:
     texts = {
         name: _texts(batch, getattr(source, name))
         for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")
@@ -325,7 +325,7 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
     timeless = source.kind != "events" and source.ts is None
     events = (
         Event(
-            event_id=event_id or (f"{digest}:{done + row}" if source.kind != "events" else ""),
+            event_id=event_id or (f"{digest}:{rows_before + row}" if source.kind != "events" else ""),
             type=kind or "",
             ts=ts,
             user_id=user,
@@ -354,17 +354,17 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
             zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
         )
     )
-    known = (event if event.event_id else known_by_content("mapping", event) for event in events)
+    identified = (event if event.event_id else known_by_content("mapping", event) for event in events)
     if (
         source.kind == "events"
         and source.ts is not None
         and pa.types.is_date(batch.column(source.ts).type)
     ):
-        known = (_in_order(event, done + row) for row, event in enumerate(known))
-    return list(known)
+        identified = (_with_row_offset(event, rows_before + row) for row, event in enumerate(identified))
+    return list(identified)
 
 
-def _in_order(event: Event, row: int) -> Event:
+def _with_row_offset(event: Event, row: int) -> Event:
     """Return an event of a day, whose time of day is not known, as many microseconds into it as
     rows stand before it in the file.
 
@@ -465,7 +465,7 @@ def _properties(batch: pa.RecordBatch, source: Source) -> Any:
         _values(batch, column, number=name in NUMBERS) for name, column in source.properties.items()
     ]
     return [
-        {name: _plain(value) for name, value in zip(names, row, strict=True) if value is not None}
+        {name: _to_json_value(value) for name, value in zip(names, row, strict=True) if value is not None}
         or None
         for row in zip(*columns, strict=True)
     ]
@@ -494,7 +494,7 @@ def _number(text: Any) -> Any:
     return text
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     """A value that JSON can hold."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()

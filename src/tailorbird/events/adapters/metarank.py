@@ -43,8 +43,8 @@ class _Item(msgspec.Struct, omit_defaults=True):
 
     def said(self) -> dict[str, Any]:
         """Return what a ranking says of this item beside its id."""
-        known = {"relevancy": self.relevancy, "label": self.label}
-        return {name: value for name, value in known.items() if value is not None} | {
+        optional = {"relevancy": self.relevancy, "label": self.label}
+        return {name: value for name, value in optional.items() if value is not None} | {
             one.name: one.value for one in self.fields
         }
 
@@ -69,7 +69,7 @@ def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[B
     """
     for file, digest in files.items():
         yield from batches_of(
-            FORMAT, str(file), read_lines(file), digest, partial(_of_record, options=options)
+            FORMAT, str(file), read_lines(file), digest, partial(_convert_value, options=options)
         )
 
 
@@ -79,12 +79,12 @@ def convert(value: Any, place: str) -> list[Event]:
     """
     return [
         event
-        for event in _of_record(value, place, options=AdapterOptions())
+        for event in _convert_value(value, place, options=AdapterOptions())
         if event.answer is None
     ]
 
 
-def _of_record(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
+def _convert_value(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
     try:
         record = msgspec.convert(value, _Record)
     except msgspec.ValidationError as error:
@@ -98,17 +98,17 @@ def _of_record(value: Any, place: str, *, options: AdapterOptions) -> list[Event
 
 
 def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterator[Event]:
-    said = {entry.name: entry.value for entry in record.fields}
+    stated = {entry.name: entry.value for entry in record.fields}
     if record.tenant is not None:
-        said["tenant"] = record.tenant
-    if of_items := {item.id: more for item in record.items if (more := item.said())}:
-        said["of_items"] = (
+        stated["tenant"] = record.tenant
+    if of_items := {item.id: extra for item in record.items if (extra := item.said())}:
+        stated["of_items"] = (
             of_items  # relevancy and label by whoever ranked, and what was known of an item then
         )
-    properties = said or None
-    who = {"user_id": record.user, "session_id": record.session}
+    properties = stated or None
+    subject = {"user_id": record.user, "session_id": record.session}
     if record.user is None:
-        who["anonymous_id"] = record.session or record.ranking or record.id
+        subject["anonymous_id"] = record.session or record.ranking or record.id
     if record.event == "item":
         yield Event(
             event_id=record.id, type="item", ts=ts, item_id=record.item, properties=properties
@@ -120,7 +120,7 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
     elif record.event == "ranking":
         items = [item.id for item in record.items]
         answer = Answer(slot=options.slot, query=_text((properties or {}).get("query")))
-        shown = {"ts": ts, "items": items, "request_id": record.id, "properties": properties, **who}
+        shown = {"ts": ts, "items": items, "request_id": record.id, "properties": properties, **subject}
         yield Event(event_id=record.id, type="answer", answer=answer, **shown)
         yield Event(event_id=f"{record.id}#impression", type="impression", **shown)
     else:
@@ -132,7 +132,7 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
             item_id=record.item,
             request_id=record.ranking,
             properties=properties,
-            **who,
+            **subject,
         )
 
 

@@ -66,28 +66,28 @@ def _rows(
 
 
 def _behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
-    number, user, told, _, listed = fields
-    ts = int(datetime.strptime(told, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
+    number, user, time_text, _, listed = fields
+    ts = int(datetime.strptime(time_text, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
     shown = [entry.rsplit("-", 1) for entry in listed.split()]
     items = [item for item, _ in shown]
     # Numbers begin anew in each of the files, so the person and the time are part of what a row is
     # called.
     request = f"mind:{number}:{user}:{ts // 1_000_000}"
-    about = {"ts": ts, "user_id": user, "request_id": request}
+    common = {"ts": ts, "user_id": user, "request_id": request}
     events = [
-        Event(event_id=request, type="answer", answer=Answer(slot=slot), items=items, **about),
-        Event(event_id=f"{request}#impression", type="impression", items=items, **about),
+        Event(event_id=request, type="answer", answer=Answer(slot=slot), items=items, **common),
+        Event(event_id=f"{request}#impression", type="impression", items=items, **common),
     ]
     clicked = (item for item, label in shown if label == _CLICKED)
     return events + [
-        Event(event_id=f"{request}#{item}", type="click", item_id=item, **about) for item in clicked
+        Event(event_id=f"{request}#{item}", type="click", item_id=item, **common) for item in clicked
     ]
 
 
 def _news(fields: list[str], place: str) -> list[Event]:
     item, category, subcategory, title, abstract = fields
-    named = {"title": title, "category": category, "subcategory": subcategory, "abstract": abstract}
-    properties = {name: value for name, value in named.items() if value}
+    attributes = {"title": title, "category": category, "subcategory": subcategory, "abstract": abstract}
+    properties = {name: value for name, value in attributes.items() if value}
     return [
         Event(
             event_id=f"mind:{item}:{place}",

@@ -78,15 +78,15 @@ def read_movielens(files: dict[Path, str], options: AdapterOptions) -> Iterator[
     Raises:
         InputError: none of the files is one of a MovieLens layout.
     """
-    known = [file for file in files if bare_name(file) in _READERS]
-    if not known:
+    data_files = [file for file in files if bare_name(file) in _READERS]
+    if not data_files:
         names = ", ".join(file.name for file in files)
         raise InputError(
             f"expected ratings and movies of a MovieLens layout ({', '.join(PATTERNS)}), got "
             f"{names}",
             where=options.root,
         )
-    for file in known:
+    for file in data_files:
         rows, convert = _READERS[bare_name(file)]
         yield from in_batches(str(file), _convert(file, rows, convert, files[file][:12]))
 

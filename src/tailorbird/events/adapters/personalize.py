@@ -110,7 +110,7 @@ def _interaction(row: Record, place: str) -> list[Event]:
     request = text_at(row, "RECOMMENDATION_ID")
     device = next((row[column] for column in _DEVICES if row.get(column)), None)
     context = context_of(device=device, country=row.get("COUNTRY"))
-    own = (
+    consumed = (
         "USER_ID",
         "ITEM_ID",
         "TIMESTAMP",
@@ -120,7 +120,7 @@ def _interaction(row: Record, place: str) -> list[Event]:
         "RECOMMENDATION_ID",
         *_DEVICES,
     )
-    properties = _properties(row, own) or {}
+    properties = _properties(row, consumed) or {}
     if row.get("EVENT_VALUE") not in (None, ""):
         properties["rating" if type_ == "rating" else "event_value"] = number_of(row["EVENT_VALUE"])
     click = Event(
@@ -140,10 +140,10 @@ def _interaction(row: Record, place: str) -> list[Event]:
     )
     if not shown:
         return [click]
-    seen = f"{request or place}#impression"
+    impression_id = f"{request or place}#impression"
     return [
         Event(
-            event_id=seen,
+            event_id=impression_id,
             type="impression",
             ts=ts,
             user_id=user,
@@ -194,16 +194,16 @@ def _next_row(reader: Iterator[list[str]], lines: Lines, header: list[str]) -> b
     except StopIteration:
         return None
     if row is None:
-        return _wrong(lines.of_row[0].rstrip("\r\n").split(","))
+        return _wrong_row(lines.of_row[0].rstrip("\r\n").split(","))
     if not row:
         return b""
     if len(row) == len(header):
         with suppress(UnicodeEncodeError):  # bytes that are no UTF-8
             return msgspec.json.encode(dict(zip(header, row, strict=True)))
-    return _wrong(row)
+    return _wrong_row(row)
 
 
-def _wrong(row: list[str]) -> bytes:
+def _wrong_row(row: list[str]) -> bytes:
     return msgspec.json.encode(
         {
             _WRONG_ROW: [

@@ -39,33 +39,33 @@ def product_events(
     Products without an id are left out where another has one, and counted in the property
     `products_without_id`.
     """
-    numbered = [
+    identified = [
         (index, product)
         for index, product in enumerate(products)
         if any(product.get(name) not in (None, "") for name in ids)
     ]
-    if numbered and len(numbered) < len(products):
+    if identified and len(identified) < len(products):
         base = msgspec.structs.replace(
             base,
             properties={
                 **(base.properties or {}),
-                "products_without_id": len(products) - len(numbered),
+                "products_without_id": len(products) - len(identified),
             },
         )
-    numbered = numbered or list(enumerate(products))
-    named = [needed_text(product, *ids, path=f"{path}[{index}]") for index, product in numbered]
-    if not named:
+    identified = identified or list(enumerate(products))
+    item_ids = [needed_text(product, *ids, path=f"{path}[{index}]") for index, product in identified]
+    if not item_ids:
         if base.type in _NEED_ITEM or base.type == "impression":
             raise UnreadableError("missing", path, f"a {base.type} needs a product")
         return [base]
-    if len(named) > ITEMS_MAX:
+    if len(item_ids) > ITEMS_MAX:
         raise UnreadableError(
-            "too_large", path, f"expected at most {ITEMS_MAX} products, got {len(named)}"
+            "too_large", path, f"expected at most {ITEMS_MAX} products, got {len(item_ids)}"
         )
-    if base.type in ONE_EACH or (base.type != "impression" and len(named) == 1):
+    if base.type in ONE_EACH or (base.type != "impression" and len(item_ids) == 1):
         shared = len(msgspec.json.encode(base))
         if (
-            len(named) - 1
+            len(item_ids) - 1
         ) * shared > _COPIES_BYTES_MAX:  # or a small body would become a very large one
             raise UnreadableError(
                 "too_large",
@@ -73,13 +73,13 @@ def product_events(
                 f"so many products with {shared} bytes each of ids, context and properties",
             )
         return [
-            _one(base, item, product, ids, index)
-            for item, (index, product) in zip(named, numbered, strict=True)
+            _product_event(base, item, product, ids, index)
+            for item, (index, product) in zip(item_ids, identified, strict=True)
         ]
-    return [msgspec.structs.replace(base, items=list(dict.fromkeys(named)))]
+    return [msgspec.structs.replace(base, items=list(dict.fromkeys(item_ids)))]
 
 
-def _one(base: Event, item: str, product: Record, ids: tuple[str, ...], index: int) -> Event:
+def _product_event(base: Event, item: str, product: Record, ids: tuple[str, ...], index: int) -> Event:
     used = next(name for name in ids if product.get(name) not in (None, ""))
     properties = {**(base.properties or {}), **with_numbers(kept(product, (used,)))}
     event_id = base.event_id if index == 0 else f"{base.event_id}#{index}"

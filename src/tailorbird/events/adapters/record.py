@@ -86,11 +86,11 @@ def lines_of(
             )
         ]
     try:
-        made_of = row_id(format_, _canonical(record)) if by_content else place
-        events = convert(record, made_of)
+        content_id = row_id(format_, _canonical(record)) if by_content else place
+        events = convert(record, content_id)
         if by_content:
             events = [
-                _of_place(event, made_of, place) if event.type in PROFILE_TYPES else event
+                _with_place_id(event, content_id, place) if event.type in PROFILE_TYPES else event
                 for event in events
             ]
         return [encode_event(event) for event in events]
@@ -115,10 +115,10 @@ def lines_of(
         ]
 
 
-def _of_place(event: Event, made_of: str, place: str) -> Event:
-    if not event.event_id.startswith(made_of):
+def _with_place_id(event: Event, content_id: str, place: str) -> Event:
+    if not event.event_id.startswith(content_id):
         return event
-    return msgspec.structs.replace(event, event_id=place + event.event_id.removeprefix(made_of))
+    return msgspec.structs.replace(event, event_id=place + event.event_id.removeprefix(content_id))
 
 
 def batches_of(
@@ -130,10 +130,10 @@ def batches_of(
     left_out: dict[str, int] = {}
     size = 0
     for number, raw in rows:
-        made = lines_of(format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True)
-        lines += made
-        numbers += [number] * len(made)
-        size += sum(map(len, made))
+        record_lines = lines_of(format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True)
+        lines += record_lines
+        numbers += [number] * len(record_lines)
+        size += sum(map(len, record_lines))
         if len(lines) >= BATCH_ROWS or size >= BATCH_BYTES:
             yield Batch(file, lines, numbers, left_out)
             lines, numbers, left_out, size = [], [], {}, 0

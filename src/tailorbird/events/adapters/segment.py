@@ -77,7 +77,7 @@ _TYPES = {
     "product_reviewed": "rating",
 }
 _IDS = ("product_id", "productId", "sku", "id")
-_JOINING = ("request_id", "session_id")
+_ENVELOPE_PROPERTIES = ("request_id", "session_id")
 
 
 def read_segment(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -91,7 +91,7 @@ def convert(record: Any, place: str) -> list[Event]:
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
         return [event for each in messages_of(message) for event in convert(each, place)]
-    return _converted(message)
+    return _convert_message(message)
 
 
 def convert_stored(record: Any, place: str) -> list[Event]:
@@ -99,14 +99,14 @@ def convert_stored(record: Any, place: str) -> list[Event]:
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
         return [event for each in messages_of(message) for event in convert_stored(each, place)]
-    found, received = _converted(message), message.get("receivedAt")
-    if received in (None, "") or not any(event.type == "user" for event in found):
-        return found
+    events, received = _convert_message(message), message.get("receivedAt")
+    if received in (None, "") or not any(event.type == "user" for event in events):
+        return events
     received_at = time_of_text(received, "$.receivedAt")
-    return [_received(event, received_at) if event.type == "user" else event for event in found]
+    return [_with_received_at(event, received_at) if event.type == "user" else event for event in events]
 
 
-def _received(profile: Event, received_at: int) -> Event:
+def _with_received_at(profile: Event, received_at: int) -> Event:
     """By a corrected `timestamp` a message was sent when it was received, and never before it was
     made; else `sentAt` corrects it now.
     """
@@ -117,7 +117,7 @@ def _received(profile: Event, received_at: int) -> Event:
     )
 
 
-def _converted(message: Record) -> list[Event]:
+def _convert_message(message: Record) -> list[Event]:
     kind = needed_text(message, "type")
     if kind == "track":
         return _track(message)
@@ -128,7 +128,7 @@ def _converted(message: Record) -> list[Event]:
             _event(
                 message,
                 "view",
-                {**kept(properties, ("url", "referrer", "path", *_JOINING)), **name},
+                {**kept(properties, ("url", "referrer", "path", *_ENVELOPE_PROPERTIES)), **name},
             )
         ]
     if kind == "identify":
@@ -170,16 +170,16 @@ def _track(message: Record) -> list[Event]:
         properties = {**properties, "query": msgspec.json.encode(properties["query"]).decode()}
     products = records_at(properties, "products", "$.properties")
     if products:
-        shared = kept(properties, ("products", *_JOINING))
+        shared = kept(properties, ("products", *_ENVELOPE_PROPERTIES))
         return product_events(
             _event(message, type_, shared), products, _IDS, "$.properties.products"
         )
     if any(properties.get(field) not in (None, "") for field in _IDS[:3]):
         return product_events(
-            _event(message, type_, {}), [kept(properties, _JOINING)], _IDS, "$.properties"
+            _event(message, type_, {}), [kept(properties, _ENVELOPE_PROPERTIES)], _IDS, "$.properties"
         )
     return product_events(
-        _event(message, type_, with_numbers(kept(properties, _JOINING))),
+        _event(message, type_, with_numbers(kept(properties, _ENVELOPE_PROPERTIES))),
         [],
         _IDS,
         "$.properties.product_id",
@@ -189,7 +189,7 @@ def _track(message: Record) -> list[Event]:
 def _identify(message: Record) -> list[Event]:
     base = _event(message, "identify", {})
     traits = kept(record_at(message, "traits"))
-    made = [base] if base.user_id is not None and base.anonymous_id is not None else []
+    events = [base] if base.user_id is not None and base.anonymous_id is not None else []
     if traits and base.user_id is not None:
         profile = Event(
             event_id=f"{base.event_id}#traits",
@@ -199,12 +199,12 @@ def _identify(message: Record) -> list[Event]:
             user_id=base.user_id,
             properties=traits,
         )
-        made.append(profile)
-    if not made:
+        events.append(profile)
+    if not events:
         raise LeftOutError(
             "identify without userId" if base.user_id is None else "identify without traits"
         )
-    return made
+    return events
 
 
 def _alias(message: Record) -> list[Event]:
@@ -229,7 +229,7 @@ def _alias(message: Record) -> list[Event]:
 
 
 def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
-    given = record_at(message, "properties")
+    stated_properties = record_at(message, "properties")
     ts = message.get("timestamp")
     sent_at = None
     if ts in (None, ""):
@@ -243,10 +243,10 @@ def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
         else time_of_text(sent_at, "$.sentAt"),
         user_id=text_at(message, "userId"),
         anonymous_id=text_at(message, "anonymousId"),
-        session_id=text_at(given, "session_id", "$.properties")
+        session_id=text_at(stated_properties, "session_id", "$.properties")
         or text_at(record_at(message, "context"), "sessionId", "$.context"),
-        request_id=text_at(given, "request_id", "$.properties"),
-        context=_context(message, given),
+        request_id=text_at(stated_properties, "request_id", "$.properties"),
+        context=_context(message, stated_properties),
         properties=properties or None,
     )
 

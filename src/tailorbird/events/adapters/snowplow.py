@@ -50,7 +50,7 @@ PATTERNS = (
 
 FIELDS = 131
 # Where the fields stand that are read here, from 0.
-_AT = {
+_FIELD_POSITIONS = {
     "app_id": 0,
     "collector_tstamp": 3,
     "event": 5,
@@ -247,13 +247,13 @@ def _entities(fields: Record) -> list[tuple[str, Record]]:
     listed = _json(fields, "contexts").get("data")
     if not isinstance(listed, list):
         raise UnreadableError("wrong_type", "$.contexts.data", "expected a list of entities")
-    found = []
+    entities = []
     for index, entity in enumerate(listed):
         path = f"$.contexts.data[{index}]"
         vendor, name = _schema(as_record(entity, path), path)
         if vendor == _ECOMMERCE:
-            found.append((name, record_at(entity, "data", path)))
-    return found
+            entities.append((name, record_at(entity, "data", path)))
+    return entities
 
 
 def _schema(described: Record, path: str) -> tuple[str, str]:
@@ -279,7 +279,7 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
         values = line.split(b"\t")
         try:
             if len(values) == FIELDS:
-                record: Any = {name: values[at].decode() for name, at in _AT.items() if values[at]}
+                record: Any = {name: values[at].decode() for name, at in _FIELD_POSITIONS.items() if values[at]}
             else:
                 record = line.decode()
         except UnicodeDecodeError:

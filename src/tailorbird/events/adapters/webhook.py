@@ -24,21 +24,21 @@ _COPIES_BYTES_MAX = 1 << 22
 _GROWTH_MAX = 4  # times what came in, and that
 
 
-class _Opened(msgspec.Struct):
+class _BatchEnvelope(msgspec.Struct):
     """A batch as far as its messages can be counted, none of which is decoded."""
 
     batch: list[msgspec.Raw]
     messageId: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_opened = msgspec.json.Decoder(_Opened).decode
+_decode_batch = msgspec.json.Decoder(_BatchEnvelope).decode
 
 
 def lines_of_body(
     format_: str,
     body: bytes,
     headers: Mapping[str, str] | None = None,
-    counted: Callable[[int], None] = lambda _: None,
+    on_row_count: Callable[[int], None] = lambda _: None,
 ) -> list[bytes]:
     """The events of a body, one a line; what cannot be read stands there as such, to be refused
     with its reason.
@@ -67,40 +67,40 @@ def lines_of_body(
     def convert(record: Any, place: str) -> list[Event]:
         events = WEBHOOKS[format_](record, place)
         if len(events) > 1:
-            counted(len(lines) + len(events))
+            on_row_count(len(lines) + len(events))
             _require_room(events, bytes_max - size)
         return events
 
-    for row, raw in enumerate(_records(format_, body, counted)):
-        made = lines_of(format_, raw, f"{place}:{row}", convert, {})
-        size += sum(map(len, made))
-        lines += made
+    for row, raw in enumerate(_records(format_, body, on_row_count)):
+        record_lines = lines_of(format_, raw, f"{place}:{row}", convert, {})
+        size += sum(map(len, record_lines))
+        lines += record_lines
     return lines
 
 
-def _require_room(events: list[Event], left: int) -> None:
+def _require_room(events: list[Event], bytes_left: int) -> None:
     """Raise UsageError where events of one record take more than is left, before all of them are
     written.
     """
     for event in events:
-        left -= len(encode_event(event))
-        if left < 0:
-            what = (
+        bytes_left -= len(encode_event(event))
+        if bytes_left < 0:
+            message = (
                 f"what its records say of each of their events, such as {len(events):,} of "
                 "one, takes too many bytes"
             )
-            raise UsageError(what, where="format", fix="send fewer at once")
+            raise UsageError(message, where="format", fix="send fewer at once")
 
 
-def _records(format_: str, body: bytes, counted: Callable[[int], None]) -> list[bytes]:
-    counted(count_records(body))
+def _records(format_: str, body: bytes, on_row_count: Callable[[int], None]) -> list[bytes]:
+    on_row_count(count_records(body))
     records = split_records(body)
     if format_ == "segment" and len(records) == 1:
         try:
-            opened = _opened(records[0])
-            if opened.messageId is not msgspec.UNSET:
+            envelope = _decode_batch(records[0])
+            if envelope.messageId is not msgspec.UNSET:
                 return records
-            counted(len(opened.batch))
+            on_row_count(len(envelope.batch))
             return _messages(msgspec.json.decode(records[0]))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return records
@@ -112,12 +112,12 @@ def _messages(batch: Record) -> list[bytes]:
         msgspec.json.encode([batch.get("context"), batch.get("sentAt")])
     )
     if copies > _COPIES_BYTES_MAX:  # or a small body would become a very large one
-        what = (
+        message = (
             f"what it says of all, written to each of its {len(batch['batch']):,} messages, "
             f"takes {copies:,} bytes"
         )
         raise UsageError(
-            what,
+            message,
             where="batch",
             fix=f"send fewer at once, so that it is at most {_COPIES_BYTES_MAX:,}",
         )

@@ -24,14 +24,14 @@ def attributes_of(
         roles: role → column.
         names: columns without a role.
     """
-    found: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     for kind, role in (("items", "item_id"), ("users", "user_id")):
         if role in roles:
-            left = [name for name in names if name not in found and _varies(sample.column(name))]
-            found |= dict.fromkeys(
-                _same_within(sample, roles[role], left, titles=kind == "items"), kind
+            candidates = [name for name in names if name not in attributes and _varies(sample.column(name))]
+            attributes |= dict.fromkeys(
+                _same_within(sample, roles[role], candidates, titles=kind == "items"), kind
             )
-    return found
+    return attributes
 
 
 def _varies(column: pa.Array) -> bool:
@@ -67,11 +67,11 @@ def _same_within(
         name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py()
         for number, name in enumerate(names)
     }
-    least = {
+    share_min = {
         name: _SAME_TITLE if titles and called(name, ATTRIBUTES["title"]) else _SAME
         for name in names
     }
-    return [name for name, share in shares.items() if share >= least[name]]
+    return [name for name, share in shares.items() if share >= share_min[name]]
 
 
 def _comparable(column: pa.Array) -> pa.Array:

@@ -52,11 +52,11 @@ def types_of(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[s
     """Event types, most frequent first, as the mapping will call them."""
     if "type" not in roles:
         return {_one_type(sample, roles, stem): sample.num_rows}
-    found = Counter(
+    counts = Counter(
         str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None
     )
     renamed: Counter[str] = Counter()
-    for value, count in found.items():
+    for value, count in counts.items():
         renamed[_TYPE_VALUES.get(value.lower(), value)] += count
     return dict(renamed.most_common())
 
@@ -78,15 +78,15 @@ def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str
     if "type" in roles:
         renamed = [value for value in values_of(sample, roles) if value.lower() in _TYPE_VALUES]
         return f"{', '.join(renamed)} under our own names" if renamed else "the names of the file"
-    what = _one_type(sample, roles, stem)
-    if what == "purchase":
+    type_ = _one_type(sample, roles, stem)
+    if type_ == "purchase":
         return (
             "there is an order, a quantity or a customer with a price, or the file's name says so"
         )
     return {
         "rating": "there are ratings",
         "click": "no column says what was done; change it if it was something else",
-    }.get(what, "the name of the file")
+    }.get(type_, "the name of the file")
 
 
 def type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
@@ -114,25 +114,25 @@ def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
         name.lower() == "score" and are_ratings(sample.column(name)) for name in sample.schema.names
     ):
         return "rating"
-    bought = names & {"basket_id", "invoice", "order_id", "sales_value"} or named(
+    is_purchase = names & {"basket_id", "invoice", "order_id", "sales_value"} or named(
         sample.schema.names, PROPERTIES["quantity"]
     )
-    bought = bought or (
+    is_purchase = is_purchase or (
         named(sample.schema.names, _CUSTOMERS) and named(sample.schema.names, PROPERTIES["price"])
     )
-    return "purchase" if bought or _PURCHASES & set(re.split(r"[^a-z]+", stem)) else "click"
+    return "purchase" if is_purchase or _PURCHASES & set(re.split(r"[^a-z]+", stem)) else "click"
 
 
 def are_ratings(column: pa.Array) -> bool:
     """Whether scores are what people give, in whole or half points, and not what a program
     computed.
     """
-    known = column.drop_null()
-    if not (pa.types.is_integer(known.type) or pa.types.is_floating(known.type)) or not len(known):
+    scores = column.drop_null()
+    if not (pa.types.is_integer(scores.type) or pa.types.is_floating(scores.type)) or not len(scores):
         return False
     return all(
         0 <= value <= _RATING_MAX and value * 2 == int(value * 2)
-        for value in known.unique().to_pylist()
+        for value in scores.unique().to_pylist()
     )
 
 

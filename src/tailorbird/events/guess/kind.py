@@ -72,12 +72,12 @@ HOLDS_FROM = (
     "month",
     "week",
 )
-_SINCE = frozenset(
+_CREATED_NAMES = frozenset(
     ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
      "registered_at", "registration_date", "joined_at", "join_date", "date_joined", "member_since", "first_seen", "updated_at",
      "added_at", "launch_date", "release_date", "published_at"),
 )  # fmt: skip  # since when there is somebody, or something
-_DONE_WITH = frozenset(
+_ACTION_DETAIL_COLUMNS = frozenset(
     (
         "quantity",
         "qty",
@@ -90,7 +90,7 @@ _DONE_WITH = frozenset(
         "play_time_ms",
     )
 )
-_DONE = _DONE_WITH | frozenset(
+_ACTION_COLUMNS = _ACTION_DETAIL_COLUMNS | frozenset(
     (
         "price",
         "unit_price",
@@ -116,7 +116,7 @@ _DONE = _DONE_WITH | frozenset(
         "seat",
     )
 )
-_DEEDS = frozenset(
+_ACTION_WORDS = frozenset(
     f"{word}{ending}"
     for ending in ("", "s", "es")
     for word in (
@@ -147,7 +147,7 @@ _DEEDS = frozenset(
         "call",
     )
 )
-_OF_A_DEED = re.compile(r"(\w+?)_(?:id|no|nr|number|date|time|at|status)")
+_ACTION_FIELD = re.compile(r"(\w+?)_(?:id|no|nr|number|date|time|at|status)")
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ class Kind:
 def kind_of(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
     """What the rows of a table are, by the roles of its columns and the name of its file."""
     if not roles.keys() & {"user_id", "anonymous_id"} and "item_id" in roles:
-        return _of_items(sample, roles)
+        return _classify_items(sample, roles)
     if "user_id" in roles and "item_id" not in roles:
-        return _of_users(sample, roles, stem)
+        return _classify_users(sample, roles, stem)
     return Kind("events", roles.get("ts"))
 
 
@@ -195,80 +195,80 @@ def typical(column: pa.Array) -> float | None:
     return pc.quantile(column, 0.5)[0].as_py()
 
 
-def _of_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> Kind:
+def _classify_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> Kind:
     ts = roles.get("ts")
     if is_unique(sample.column(roles["item_id"])):
-        return Kind("items", None, _once("item", ts))
-    since = _holds_from(sample) or ts
+        return Kind("items", None, _explain_unique("item", ts))
+    valid_from = _valid_from_column(sample) or ts
     if (
-        since is None
+        valid_from is None
         or roles.keys() & {"type", "event_id", "request_id"}
-        or _DONE_WITH & _attributes(sample, roles)
+        or _ACTION_DETAIL_COLUMNS & _attributes(sample, roles)
     ):
         return Kind("events", ts)
-    return Kind("items", since, _versions("item", since))
+    return Kind("items", valid_from, _explain_versions("item", valid_from))
 
 
-def _of_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
+def _classify_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
     ts, unique = roles.get("ts"), is_unique(sample.column(roles["user_id"]))
     if ts is None and unique:
-        return Kind("users", None, _once("user", ts))
+        return Kind("users", None, _explain_unique("user", ts))
     attributes = _attributes(sample, roles)
-    did = (
+    has_actions = (
         roles.keys() - {"user_id", "ts"}
-        or attributes & _DONE
-        or any(map(_is_of_a_deed, attributes))
-        or _DEEDS & _words(stem)
+        or attributes & _ACTION_COLUMNS
+        or any(map(_is_action_field, attributes))
+        or _ACTION_WORDS & _words(stem)
     )
-    if not did and attributes:
-        if unique and ts is not None and ts.lower() in _SINCE:
-            return Kind("users", None, _once("user", ts))
+    if not has_actions and attributes:
+        if unique and ts is not None and ts.lower() in _CREATED_NAMES:
+            return Kind("users", None, _explain_unique("user", ts))
         if (
             not unique
-            and (since := _holds_from(sample)) is not None
-            and attributes - {since.lower()}
+            and (valid_from := _valid_from_column(sample)) is not None
+            and attributes - {valid_from.lower()}
         ):
-            return Kind("users", since, _versions("user", since))
+            return Kind("users", valid_from, _explain_versions("user", valid_from))
     return Kind(
         "events",
         ts,
-        _deeds(stem, _holds_from(sample)) if ts is not None and "type" not in roles else "",
+        _explain_events(stem, _valid_from_column(sample)) if ts is not None and "type" not in roles else "",
     )
 
 
 def _attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
-    known = {roles.get("user_id"), roles.get("item_id"), roles.get("ts")}
-    return {name.lower() for name in sample.schema.names if name not in known}
+    role_columns = {roles.get("user_id"), roles.get("item_id"), roles.get("ts")}
+    return {name.lower() for name in sample.schema.names if name not in role_columns}
 
 
-def _is_of_a_deed(name: str) -> bool:
-    found = _OF_A_DEED.fullmatch(name)
-    return found is not None and found[1] in _DEEDS
+def _is_action_field(name: str) -> bool:
+    match = _ACTION_FIELD.fullmatch(name)
+    return match is not None and match[1] in _ACTION_WORDS
 
 
 def _words(stem: str) -> set[str]:
     return set(re.split(r"[^a-z]+", stem.lower()))
 
 
-def _holds_from(sample: pa.RecordBatch) -> str | None:
+def _valid_from_column(sample: pa.RecordBatch) -> str | None:
     """The column of the time from which a row holds."""
     lower = {name.lower(): name for name in sample.schema.names}
     return next(
         (
             lower[name]
             for name in HOLDS_FROM
-            if name in lower and _is_moment(sample.column(lower[name]))
+            if name in lower and _is_time_column(sample.column(lower[name]))
         ),
         None,
     )
 
 
-def _is_moment(column: pa.Array) -> bool:
+def _is_time_column(column: pa.Array) -> bool:
     """A time that can be read as one, which the text `2020-01` cannot."""
-    whole = not pa.types.is_string(column.type) or all(
+    has_full_dates = not pa.types.is_string(column.type) or all(
         len(value) >= len("2020-01-01") for value in column.drop_null().to_pylist()
     )
-    return whole and can_be_time(column)
+    return has_full_dates and can_be_time(column)
 
 
 def is_unique(column: pa.Array) -> bool:
@@ -276,22 +276,22 @@ def is_unique(column: pa.Array) -> bool:
     return pc.count_distinct(column).as_py() == len(column)
 
 
-def _once(of: str, ts: str | None) -> str:
-    told = f"each row is another {of}, and what it says counts as known from the beginning"
+def _explain_unique(entity: str, ts: str | None) -> str:
+    explanation = f"each row is another {entity}, and what it says counts as known from the beginning"
     time = f', ts = "{ts}"' if ts is not None else ""
-    return f'{told}; if each is something that was done: kind = "events", type = "…"{time}'
+    return f'{explanation}; if each is something that was done: kind = "events", type = "…"{time}'
 
 
-def _versions(of: str, since: str) -> str:
-    told = (
-        f"several rows of one {of}: each replaces the one before whole, from {since} on, and "
+def _explain_versions(entity: str, valid_from: str) -> str:
+    explanation = (
+        f"several rows of one {entity}: each replaces the one before whole, from {valid_from} on, and "
         "must have been known then"
     )
-    return f'{told}; if each is something that was done: kind = "events", type = "…"'
+    return f'{explanation}; if each is something that was done: kind = "events", type = "…"'
 
 
-def _deeds(stem: str, since: str | None) -> str:
-    instead = "without type and ts" if since is None else f'ts = "{since}", without type'
+def _explain_events(stem: str, valid_from: str | None) -> str:
+    instead = "without type and ts" if valid_from is None else f'ts = "{valid_from}", without type'
     return (
         f"each row is something that a user did, of type {stem}; if it says what a user is: "
         f'kind = "users", {instead}'

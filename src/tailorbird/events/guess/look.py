@@ -70,25 +70,25 @@ def ts_format_of(
     """Return how the times of a file are written; "" for ISO 8601 and numbers."""
     if "ts" not in roles or not pa.types.is_string(sample.column(roles["ts"]).type):
         return ""
-    found = forms_of_times(sample.column(roles["ts"]))
-    if answers.ts_format and (found is None or "" not in found.forms):
+    time_forms = forms_of_times(sample.column(roles["ts"]))
+    if answers.ts_format and (time_forms is None or "" not in time_forms.forms):
         return answers.ts_format
-    if found is None:
+    if time_forms is None:
         return ""
-    if len(found.forms) == 1:
-        return found.forms[0]
-    fits = dict.fromkeys(found.forms, 0)
+    if len(time_forms.forms) == 1:
+        return time_forms.forms[0]
+    fits = dict.fromkeys(time_forms.forms, 0)
     for batch in read_columns(
         file, [roles["ts"]], texts=frozenset([roles["ts"]]), broken=[], form=form
     ):
-        for one in fits:
-            times = parse_times(batch.column(0), one, "UTC")
-            fits[one] += len(times) - times.null_count
+        for time_form in fits:
+            times = parse_times(batch.column(0), time_form, "UTC")
+            fits[time_form] += len(times) - times.null_count
     best = [one for one, count in fits.items() if count == max(fits.values())]
     if len(best) == 1:
         return best[0]
     raise AskError(
-        f'day and month of {roles["ts"]} cannot be told apart, as in "{found.example}"',
+        f'day and month of {roles["ts"]} cannot be told apart, as in "{time_forms.example}"',
         where=str(file),
         fix="say which comes first: --ts-format "
         f"{' or --ts-format '.join(quoted(one) for one in best)}",

@@ -186,8 +186,8 @@ def named(names: list[str], usual: tuple[str, ...]) -> list[str]:
     """Return the columns that are called by one of the usual names, as a whole or behind their last
     point, the most usual first.
     """
-    whole = {normal(name): name for name in reversed(names)}
-    last = {normal(name.rpartition(".")[2]): name for name in reversed(names) if "." in name}
-    lower = {name.lower(): name for name in reversed(names)}
-    found = (lower.get(name) or whole.get(name) or last.get(name) for name in usual)
-    return list(dict.fromkeys(name for name in found if name is not None))
+    by_name = {normal(name): name for name in reversed(names)}
+    by_last_part = {normal(name.rpartition(".")[2]): name for name in reversed(names) if "." in name}
+    by_lower_case = {name.lower(): name for name in reversed(names)}
+    matches = (by_lower_case.get(name) or by_name.get(name) or by_last_part.get(name) for name in usual)
+    return list(dict.fromkeys(name for name in matches if name is not None))

@@ -7,7 +7,7 @@ from tailorbird.events.guess.kind import NOT_THEN, can_be_time
 from tailorbird.events.guess.names import ROLES, named
 from tailorbird.events.guess.values import Answers, ColumnGuess
 
-_MOST = 0.5
+_LATER_SHARE_MIN = 0.5
 _TYPES_MAX = 100  # event types of a site; more are something else, such as titles
 
 
@@ -21,7 +21,7 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
             if (
                 role in roles
                 or name in roles.values()
-                or not _may_be(role, sample.column(name), answers)
+                or not _allows_role(role, sample.column(name), answers)
             ):
                 continue
             roles[role] = name
@@ -54,7 +54,7 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
     return roles, columns
 
 
-def _may_be(role: str, column: pa.Array, answers: Answers) -> bool:
+def _allows_role(role: str, column: pa.Array, answers: Answers) -> bool:
     """Whether the values of a column allow a role."""
     if role == "ts":
         return can_be_time(column) or bool(answers.ts_format and pa.types.is_string(column.type))
@@ -67,11 +67,11 @@ def _may_be(role: str, column: pa.Array, answers: Answers) -> bool:
 
 def _earliest(sample: pa.RecordBatch, names: list[str]) -> str:
     """Return the column whose time is in no row behind another one's; "" where there is none."""
-    known = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
-    for name in known:
-        others = [sample.column(other) for other in known if other != name]
-        if others and not any(
-            pc.any(pc.greater(sample.column(name), other)).as_py() for other in others
+    times = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
+    for name in times:
+        other_times = [sample.column(other) for other in times if other != name]
+        if other_times and not any(
+            pc.any(pc.greater(sample.column(name), other)).as_py() for other in other_times
         ):
             return name
     return ""
@@ -83,4 +83,4 @@ def is_later(column: pa.Array, ts: pa.Array) -> bool:
         pa.types.is_timestamp(column.type) and pa.types.is_timestamp(ts.type)
     ) or column.null_count == len(column):
         return False
-    return pc.mean(pc.greater(column, ts).cast(pa.float64())).as_py() > _MOST
+    return pc.mean(pc.greater(column, ts).cast(pa.float64())).as_py() > _LATER_SHARE_MIN

@@ -31,7 +31,7 @@ from tailorbird.events.guess.roles import is_later, roles_of
 from tailorbird.events.guess.text import source_text, unit_of
 from tailorbird.events.guess.values import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess
 
-_OF_PROFILES = {
+_PROFILE_REASONS = {
     "ts": "an attribute: what the row says was not all known then, so the profile has no time of "
     "its own",
     "type": "an attribute of the profile",
@@ -40,7 +40,7 @@ _OF_PROFILES = {
 
 _TITLES = tuple(name for name in ATTRIBUTES["title"] if name != "description")
 _PRICES = ATTRIBUTES["price"]  # an event keeps its price, whatever else it tells
-_ONE = {"items": "an item", "users": "a user"}
+_WITH_ARTICLE = {"items": "an item", "users": "a user"}
 
 
 def guess_sources(
@@ -58,12 +58,12 @@ def guess_sources(
         InputError: the file is empty, has neither an item nor a user, or has no header.
         AskError: day and month cannot be told apart.
     """
-    return _guessed(file, look_at(file, answers), answers, told)
+    return _guess_file(file, look_at(file, answers), answers, told)
 
 
-def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) -> list[SourceGuess]:
+def _guess_file(file: Path, inspection: Look, answers: Answers, profiled_kinds: Collection[str]) -> list[SourceGuess]:
     """Propose from what was seen of a file; see `guess_sources`."""
-    form, sample, notes = look
+    form, sample, notes = inspection
     names = sample.schema.names
     roles, columns = roles_of(sample, answers)
     if "item_id" not in roles and "user_id" not in roles:
@@ -75,22 +75,22 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     if {"property", "value"} <= set(names):
         fix = "make a column of each property, a row of each item, and give that file"
         raise InputError("holds one property a row, which is no profile", where=str(file), fix=fix)
-    found = kind_of(sample, roles, stem_of(file))
-    kind = found.name
+    row_kind = kind_of(sample, roles, stem_of(file))
+    kind = row_kind.name
     for role in [role for role in ("ts", "type") if role in roles and kind != "events"]:
         name = roles.pop(role)
         columns = [
             *(one for one in columns if one.column != name),
-            ColumnGuess(name, f"properties.{slug_of(name)}", _OF_PROFILES[role]),
+            ColumnGuess(name, f"properties.{slug_of(name)}", _PROFILE_REASONS[role]),
         ]
-    if kind != "events" and found.ts is not None:
-        roles["ts"] = found.ts
+    if kind != "events" and row_kind.ts is not None:
+        roles["ts"] = row_kind.ts
         columns = [
-            *(one for one in columns if one.column != found.ts),
-            ColumnGuess(found.ts, "ts", "from then on the row holds"),
+            *(one for one in columns if one.column != row_kind.ts),
+            ColumnGuess(row_kind.ts, "ts", "from then on the row holds"),
         ]
-    if found.why:
-        columns.append(ColumnGuess("", f'kind = "{kind}"', found.why))
+    if row_kind.why:
+        columns.append(ColumnGuess("", f'kind = "{kind}"', row_kind.why))
     if (
         kind == "events"
         and "ts" not in roles
@@ -123,18 +123,18 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
         columns.append(
             ColumnGuess("", f"type = {quoted(only)}", type_reason(sample, roles, stem_of(file)))
         )
-    given = {entry.column for entry in columns}
+    assigned = {entry.column for entry in columns}
     columns = [*notes, *columns]
-    free = [
-        name for name in names if name not in given and name not in {note.column for note in notes}
+    unassigned = [
+        name for name in names if name not in assigned and name not in {note.column for note in notes}
     ]
-    of_whom = (
+    attribute_owners = (
         {}
         if kind != "events"
-        else attributes_of(sample, roles, [name for name in free if not _context_of(name)])
+        else attributes_of(sample, roles, [name for name in unassigned if not _context_of(name)])
     )
-    of_whom = {name: whose for name, whose in of_whom.items() if whose not in told}
-    for name in free:
+    attribute_owners = {name: owner for name, owner in attribute_owners.items() if owner not in profiled_kinds}
+    for name in unassigned:
         if (
             kind == "events"
             and "ts" in roles
@@ -145,17 +145,17 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
                 "by hand if it was planned"
             )
             columns.append(ColumnGuess(name, "", why))
-        elif name in of_whom and not (called(name, _PRICES) and of_whom[name] == "items"):
+        elif name in attribute_owners and not (called(name, _PRICES) and attribute_owners[name] == "items"):
             columns.append(
                 ColumnGuess(
                     name,
                     "",
-                    f"the same in all events of {_ONE[of_whom[name]]}: an attribute, read as "
+                    f"the same in all events of {_WITH_ARTICLE[attribute_owners[name]]}: an attribute, read as "
                     "a profile",
                 )
             )
         else:
-            columns.append(_rest(sample, name, kind, versions="ts" in roles))
+            columns.append(_guess_column(sample, name, kind, versions="ts" in roles))
     unit = unit_of(sample.column(roles["ts"])) if "ts" in roles else "us"
     types, values = (
         (types_of(sample, roles, stem_of(file)), values_of(sample, roles))
@@ -167,9 +167,9 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     return [
         first,
         *(
-            _of_events(first, whose, roles, of_whom)
-            for whose in ("items", "users")
-            if whose in of_whom.values()
+            _profile_source(first, owner, roles, attribute_owners)
+            for owner in ("items", "users")
+            if owner in attribute_owners.values()
         ),
     ]
 
@@ -183,46 +183,46 @@ def guess_files(
         InputError: nothing can be made of the only file.
         AskError: one answer is needed.
     """
-    found: dict[Path, list[SourceGuess]] = {}
-    looks: dict[Path, Look] = {}
+    guesses_by_file: dict[Path, list[SourceGuess]] = {}
+    inspections: dict[Path, Look] = {}
     left_out: dict[Path, str] = {}
     for file in files:
         try:
-            looks[file] = look_at(file, answers)
+            inspections[file] = look_at(file, answers)
         except InputError as error:
             if len(files) == 1:
                 raise
             left_out[file] = error.message
-    looks, joined = with_joins(looks, answers)
+    inspections, joined = with_joins(inspections, answers)
     left_out |= joined
-    for file in [file for file in looks if file not in joined]:
+    for file in [file for file in inspections if file not in joined]:
         try:
-            found[file] = _guessed(file, looks[file], answers, ())
+            guesses_by_file[file] = _guess_file(file, inspections[file], answers, ())
         except AskError:
             raise
         except InputError as error:
             if len(files) == 1:
                 raise
             left_out[file] = error.message
-    told = {guesses[0].kind for guesses in found.values()}
-    for file, guesses in found.items():
-        if any(guess.kind in told for guess in guesses[1:]):
-            found[file] = _guessed(file, looks[file], answers, told)
-    return [guess for guesses in found.values() for guess in guesses], left_out
+    profiled_kinds = {guesses[0].kind for guesses in guesses_by_file.values()}
+    for file, guesses in guesses_by_file.items():
+        if any(guess.kind in profiled_kinds for guess in guesses[1:]):
+            guesses_by_file[file] = _guess_file(file, inspections[file], answers, profiled_kinds)
+    return [guess for guesses in guesses_by_file.values() for guess in guesses], left_out
 
 
-def _of_events(
-    main: SourceGuess, kind: str, roles: dict[str, str], of_whom: dict[str, str]
+def _profile_source(
+    main: SourceGuess, kind: str, roles: dict[str, str], attribute_owners: dict[str, str]
 ) -> SourceGuess:
     """Return the source of the profiles that stand in a file of events."""
     role = {"items": "item_id", "users": "user_id"}[kind]
     columns = [
         ColumnGuess(
-            roles[role], role, f"each {_ONE[kind].split()[-1]} once, with what its events say of it"
+            roles[role], role, f"each {_WITH_ARTICLE[kind].split()[-1]} once, with what its events say of it"
         )
     ]
     taken: set[str] = set()
-    for name in [name for name, whose in of_whom.items() if whose == kind]:
+    for name in [name for name, owner in attribute_owners.items() if owner == kind]:
         usual = (
             to
             for to, names in ATTRIBUTES.items()
@@ -232,14 +232,14 @@ def _of_events(
         to = next(usual, slug_of(normal(name) if last in taken else last))
         taken.add(to)
         columns.append(
-            ColumnGuess(name, f"properties.{to}", f"the same in all events of {_ONE[kind]}")
+            ColumnGuess(name, f"properties.{to}", f"the same in all events of {_WITH_ARTICLE[kind]}")
         )
     only = {role: roles[role]}
     toml = source_text(main.file, kind, main.sample, only, columns, main.form, "", distinct=True)
     return SourceGuess(main.file, kind, columns, toml, "us", {}, {}, main.form, "", main.sample)
 
 
-def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:
+def _guess_column(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:
     column = sample.column(name)
     if kind != "events" and versions and name.lower() in HOLDS_UNTIL | STILL_HOLDS:
         return ColumnGuess(

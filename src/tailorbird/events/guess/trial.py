@@ -68,13 +68,13 @@ class Trial:
         """Return what to tell of it, "" where hardly a row is refused."""
         if self.share <= SHARE_MAX:
             return ""
-        told = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]
-        told += [
+        lines = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]
+        lines += [
             f"  {reason.rows:,} rows: {reason.message}, such as {reason.example}\n    fix: "
             f"{reason.fix}"
             for reason in self.reasons
         ]
-        return "\n".join(told)
+        return "\n".join(lines)
 
 
 def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[str] = ()) -> Trial:

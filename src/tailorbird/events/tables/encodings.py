@@ -12,7 +12,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.tables.files import DAMAGED, open_file
 from tailorbird.events.tables.quotes import Joined, is_text
 
-_LOOKED_AT = (
+_SNIFF_BYTES = (
     16 << 20
 )  # bytes; of a file whose first odd letter comes later, the rows with one go to the quarantine
 _CHUNK = 1 << 20
@@ -29,7 +29,7 @@ def encoding_of(file: Path) -> str:
     """
     with open_file(file) as stream:
         try:
-            head = stream.read(_LOOKED_AT)
+            head = stream.read(_SNIFF_BYTES)
         except DAMAGED as error:
             raise InputError(f"damaged: {error}", where=str(file)) from None
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -26,7 +26,7 @@ DAMAGED = (
     pa.ArrowException,
 )  # what reading a file may end with, of whatever compression
 NO_SUFFIX = "*"  # among patterns: files whose name has none, but for what commonly lies beside data
-_BESIDE = (
+_COMPANION_NAMES = (
     "readme",
     "license",
     "copying",
@@ -59,8 +59,8 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
     if not path.exists():
         raise InputError("no such file or folder", where=str(path))
     named = [pattern for pattern in patterns if pattern != NO_SUFFIX]
-    wanted = [pattern + ending for pattern in named for ending in ("", *_COMPRESSED)]
-    matching = {file for pattern in wanted for file in path.rglob(pattern) if file.is_file()}
+    globs = [pattern + ending for pattern in named for ending in ("", *_COMPRESSED)]
+    matching = {file for pattern in globs for file in path.rglob(pattern) if file.is_file()}
     if NO_SUFFIX in patterns:
         matching.update(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file())
     if not matching:
@@ -87,7 +87,7 @@ def has_no_suffix(file: Path) -> bool:
     return (
         not bare_suffix(file)
         and not file.name.startswith((".", "_"))
-        and file.stem.lower() not in _BESIDE
+        and file.stem.lower() not in _COMPANION_NAMES
     )
 
 
@@ -154,7 +154,7 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
     number = 0
     try:
         with open_file(file) as stream:
-            for number, line in enumerate(_bounded(stream, file), 1):
+            for number, line in enumerate(_read_bounded_lines(stream, file), 1):
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if stripped := line.strip():
@@ -163,19 +163,19 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
 
 
-def _bounded(stream: BinaryIO, file: Path) -> Iterator[bytes]:
+def _read_bounded_lines(stream: BinaryIO, file: Path) -> Iterator[bytes]:
     """Yield lines. A line is one record, but for a list of records, which `read_records` splits."""
     number = 0
     while line := stream.readline(_LINE_BYTES_MAX):
         number += 1
         while len(line) >= _LINE_BYTES_MAX and line[-1:] != b"\n":
             if line.lstrip(codecs.BOM_UTF8)[:1] != b"[" or len(line) > _LIST_BYTES_MAX:
-                found = f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
-                raise InputError(found, where=str(file), fix="write one event a line")
-            more = stream.readline(_LINE_BYTES_MAX)
-            if not more:
+                message = f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
+                raise InputError(message, where=str(file), fix="write one event a line")
+            continuation = stream.readline(_LINE_BYTES_MAX)
+            if not continuation:
                 break
-            line += more
+            line += continuation
         yield line
 
 
@@ -195,16 +195,16 @@ def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
         yield first
         yield from lines
         return
-    whole = bytearray()
+    document = bytearray()
     for _, line in chain([first], lines):
-        whole += line + b"\n"
-        if len(whole) > _LIST_BYTES_MAX:
+        document += line + b"\n"
+        if len(document) > _LIST_BYTES_MAX:
             raise InputError(
                 "a list of more than a gigabyte",
                 where=str(file),
                 fix="write one element a line, such as: jq -c '.[]'",
             )
-    yield from enumerate(split_records(bytes(whole)), 1)
+    yield from enumerate(split_records(bytes(document)), 1)
 
 
 def split_records(body: bytes) -> list[bytes]:
@@ -234,8 +234,8 @@ def count_records(body: bytes) -> int:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 1
     count = 0
-    for found in _LINE.finditer(body):
-        line = found[0].rstrip()
+    for match in _LINE.finditer(body):
+        line = match[0].rstrip()
         if line[:1] != b"{" or line[-1:] != b"}":
             return 1
         count += 1

@@ -69,8 +69,8 @@ def sniff_delimiter(file: Path) -> str:
         usual in first and not any(other in first for other in DELIMITERS if other != usual)
     ):
         return ""
-    found = _sniffed(head)
-    return "" if found == usual or found not in DELIMITERS else found
+    delimiter = _sniffed(head)
+    return "" if delimiter == usual or delimiter not in DELIMITERS else delimiter
 
 
 def has_header(file: Path, form: TableForm) -> bool:
@@ -106,8 +106,8 @@ def _head(file: Path) -> str:
             head = stream.read(_HEAD)
     except DAMAGED as error:
         raise InputError(f"damaged: {error}", where=str(file)) from None
-    whole = head if len(head) < _HEAD else head.rpartition(b"\n")[0]
-    return whole.decode(errors="replace").removeprefix("\ufeff")
+    full_lines = head if len(head) < _HEAD else head.rpartition(b"\n")[0]
+    return full_lines.decode(errors="replace").removeprefix("\ufeff")
 
 
 def _sniffed(head: str) -> str:

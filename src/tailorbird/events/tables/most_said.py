@@ -29,7 +29,7 @@ class MostSaid:
     def add(self, batch: pa.RecordBatch) -> None:
         """Take up the rows of a batch."""
         owner = batch.column(self._owner)
-        self._owners = _added(
+        self._owners = _append_counts(
             self._owners, pa.table({"owner": owner, "count": pa.repeat(1, len(owner))}), ["owner"]
         )
         for name, parts in self._counts.items():
@@ -44,7 +44,7 @@ class MostSaid:
                     pa.string(),
                 )
             rows = pa.table({"owner": owner, "value": column, "count": pa.repeat(1, len(owner))})
-            self._counts[name] = _added(
+            self._counts[name] = _append_counts(
                 parts, rows.filter(rows["value"].is_valid()), ["owner", "value"]
             )
 
@@ -57,10 +57,10 @@ class MostSaid:
             .filter(pc.field("owner").is_valid())["owner"]
             .combine_chunks()
         )
-        found = {self._owner: owners}
+        columns = {self._owner: owners}
         for name, parts in self._counts.items():
             if not parts:
-                found[name] = pa.nulls(len(owners))
+                columns[name] = pa.nulls(len(owners))
                 continue
             ordered = _sum(parts, ["owner", "value"]).sort_by(
                 [("owner", "ascending"), ("count", "descending"), ("value", "ascending")]
@@ -75,11 +75,11 @@ class MostSaid:
                         for each in values.to_pylist()
                     ]
                 )
-            found[name] = values
-        return pa.record_batch(list(found.values()), list(found))
+            columns[name] = values
+        return pa.record_batch(list(columns.values()), list(columns))
 
 
-def _added(parts: list[pa.Table], rows: pa.Table, keys: list[str]) -> list[pa.Table]:
+def _append_counts(parts: list[pa.Table], rows: pa.Table, keys: list[str]) -> list[pa.Table]:
     parts = [*parts, _sum([rows], keys)]
     return [_sum(parts, keys)] if len(parts) > _PARTS else parts
 
@@ -93,9 +93,9 @@ def _sum(parts: Iterable[pa.Table], keys: list[str]) -> pa.Table:
                 part.set_column(part.schema.get_field_index(key), key, part[key].cast(pa.string()))
                 for part in parts
             ]
-    whole = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
+    table = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
     return (
-        whole.group_by(keys, use_threads=False)
+        table.group_by(keys, use_threads=False)
         .aggregate([("count", "sum")])
         .rename_columns([*keys, "count"])
     )

@@ -50,10 +50,10 @@ class Lines:
 
     def give_again(self) -> None:
         """All but the first line of the row come once more."""
-        others = self.of_row[1:]
-        self.waiting.extendleft(reversed(others))
-        self.number -= len(others)
-        self.of_row, self.again = self.of_row[:1], bool(others)
+        later_lines = self.of_row[1:]
+        self.waiting.extendleft(reversed(later_lines))
+        self.number -= len(later_lines)
+        self.of_row, self.again = self.of_row[:1], bool(later_lines)
 
 
 def next_row(
@@ -69,7 +69,7 @@ def next_row(
     try:
         row = next(reader)
         if not lines.cut and (
-            len(lines.of_row) == 1 or (len(row) == width and _is_one(lines.of_row, row, delimiter))
+            len(lines.of_row) == 1 or (len(row) == width and _is_single_row(lines.of_row, row, delimiter))
         ):
             return row
     except csv.Error:  # longer than a value may be, or text behind a quote that was closed
@@ -78,7 +78,7 @@ def next_row(
     return None
 
 
-def _is_one(lines: list[str], row: list[str], delimiter: str) -> bool:
+def _is_single_row(lines: list[str], row: list[str], delimiter: str) -> bool:
     """Whether lines are this row, with its quotes in their places. Raises csv.Error."""
     return list(csv.reader(lines, delimiter=delimiter, strict=True)) == [row]
 
@@ -111,39 +111,39 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
     header, width = _header(stream, delimiter)
     yield header
     while chunk := stream.read(_CHUNK) + stream.readline(_CHUNK):
-        if b'"' not in chunk or _is_row_each(
-            ours := list(map(_text, chunk.splitlines(keepends=True))), delimiter
+        if b'"' not in chunk or _is_one_row_per_line(
+            decoded_lines := list(map(_text, chunk.splitlines(keepends=True))), delimiter
         ):
-            yield _without_bytes(chunk, broken)
+            yield _drop_invalid_utf8(chunk, broken)
             continue
-        lines, whole = (
-            Lines(chain(ours, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))),
+        lines, rows = (
+            Lines(chain(decoded_lines, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))),
             list[bytes](),
         )
         reader = csv.reader(lines, delimiter=delimiter)
-        while lines.number < len(ours) or lines.waiting:
+        while lines.number < len(decoded_lines) or lines.waiting:
             is_row = next_row(reader, lines, width, delimiter) is not None or not (
                 lines.again or lines.cut
             )
-            found = "".join(lines.of_row).encode("latin-1")
+            row_bytes = "".join(lines.of_row).encode("latin-1")
             if is_row and is_text(
-                found
+                row_bytes
             ):  # where one line is no row, the reader of the columns tells
-                whole.append(found)
+                rows.append(row_bytes)
             else:
-                broken.append(_shown(found))
-        if whole:
-            yield b"".join(whole)
+                broken.append(_to_display(row_bytes))
+        if rows:
+            yield b"".join(rows)
 
 
-def _without_bytes(chunk: bytes, broken: list[str]) -> bytes:
+def _drop_invalid_utf8(chunk: bytes, broken: list[str]) -> bytes:
     """Lines that are rows each, without those that are no UTF-8."""
     if (
         is_text(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK
     ):  # the last line goes on: where it is cut, any text may look broken
         return chunk
     lines = chunk.splitlines(keepends=True)
-    broken += [_shown(line) for line in lines if not is_text(line)]
+    broken += [_to_display(line) for line in lines if not is_text(line)]
     return b"".join(filter(is_text, lines))
 
 
@@ -156,7 +156,7 @@ def is_text(data: bytes) -> bool:
     return True
 
 
-def _shown(line: bytes) -> str:
+def _to_display(line: bytes) -> str:
     return line.decode(errors="backslashreplace").rstrip("\r\n")
 
 
@@ -176,7 +176,7 @@ def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
     return b"".join(lines), width
 
 
-def _is_row_each(lines: Iterable[str], delimiter: str) -> bool:
+def _is_one_row_per_line(lines: Iterable[str], delimiter: str) -> bool:
     """Whether each line is a row, which most are: cheaper to tell of all at once than of one by
     one.
     """

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tailorbird.events.tables.files import BATCH_ROWS, bare_suffix, read_records
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
-_LOOKED_AT = 2_000  # records by which the columns are known
+_SNIFF_RECORDS = 2_000  # records by which the columns are known
 _DEPTH = 4
 _decode = msgspec.json.Decoder().decode
 
@@ -28,7 +28,7 @@ def is_json(file: Path) -> bool:
 def json_names(file: Path) -> list[str]:
     """Return the names of the columns of a JSON file, by its first records."""
     names: dict[str, None] = {}
-    for row in islice(_rows(file, None), _LOOKED_AT):
+    for row in islice(_rows(file, None), _SNIFF_RECORDS):
         names |= dict.fromkeys(row)
     return list(names)
 
@@ -46,12 +46,12 @@ def read_json(
     Raises:
         InputError: a list is too large, or the compression is damaged.
     """
-    wanted = columns if columns is not None else json_names(file)
+    selected = columns if columns is not None else json_names(file)
     rows = _rows(file, broken)
     while batch := list(islice(rows, BATCH_ROWS)):
         yield pa.record_batch(
-            [_column([row.get(name) for row in batch], as_text=name in texts) for name in wanted],
-            wanted,
+            [_column([row.get(name) for row in batch], as_text=name in texts) for name in selected],
+            selected,
         )
 
 
@@ -62,12 +62,12 @@ def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             record = None
         if isinstance(record, dict):
-            yield from _unfolded(record)
+            yield from _unnest(record)
         elif broken is not None:
             broken.append(raw.decode(errors="backslashreplace"))
 
 
-def _unfolded(record: Row) -> Iterator[Row]:
+def _unnest(record: Row) -> Iterator[Row]:
     """Yield a record as one row, or as one for each object of the longest list of objects in it, as
     the items of an order are.
     """

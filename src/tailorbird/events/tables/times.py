@@ -37,10 +37,10 @@ _DATES = (
     "%Y%m%d",
 )
 _TIMES = ("", "%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p", "%H%M%S")
-_BETWEEN = (" ", "T", ", ", ":", "")
+_SEPARATORS = (" ", "T", ", ", ":", "")
 _ZONES = ("", " %z", "%z", " UTC", " GMT", "Z")
-_LOOKS_LIKE_TIME = re.compile(r"\d.*[-/.:, ].*\d")
-_FITS = 0.98  # share of the values from which on a form is the column's
+_TIME_LIKE = re.compile(r"\d.*[-/.:, ].*\d")
+_FIT_SHARE_MIN = 0.98  # share of the values from which on a form is the column's
 _UTC_NAMES = (" UTC", " GMT", " Z")
 
 
@@ -63,18 +63,18 @@ def forms_of_times(column: pa.Array) -> TimeForms | None:
     Of forms that differ in day and month alone, the one is taken by which the rows are in order of
     time, where there is one.
     """
-    known = column.drop_null()
-    if not len(known) or not _LOOKS_LIKE_TIME.search(first := known[0].as_py()):
+    texts = column.drop_null()
+    if not len(texts) or not _TIME_LIKE.search(first := texts[0].as_py()):
         return None
     if (
-        _share([moment_of(text, UTC) is not None for text in known.slice(0, 1_000).to_pylist()])
-        >= _FITS
+        _share([moment_of(text, UTC) is not None for text in texts.slice(0, 1_000).to_pylist()])
+        >= _FIT_SHARE_MIN
     ):
         return TimeForms(("",))
     fitting = _fitting(first)
-    parsed = {form: parse_times(known, form, "UTC") for form in fitting}
+    parsed = {form: parse_times(texts, form, "UTC") for form in fitting}
     parsed = {
-        form: times for form, times in parsed.items() if 1 - times.null_count / len(times) >= _FITS
+        form: times for form, times in parsed.items() if 1 - times.null_count / len(times) >= _FIT_SHARE_MIN
     }
     if not parsed:
         return None
@@ -85,7 +85,7 @@ def forms_of_times(column: pa.Array) -> TimeForms | None:
     if len(distinct) > 1:
         in_order = [form for form, times in distinct.items() if _is_ordered(times)]
         distinct = {in_order[0]: distinct[in_order[0]]} if len(in_order) == 1 else distinct
-    return TimeForms(tuple(distinct), _example(known, list(distinct.values())))
+    return TimeForms(tuple(distinct), _example(texts, list(distinct.values())))
 
 
 def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
@@ -95,7 +95,7 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
         form: for `strptime`.
         zone: of times that name none.
     """
-    with _connected() as connection:
+    with _connect() as connection:
         connection.register("texts", pa.table({"text": column.cast(pa.string())}))
         query = f"SELECT try_strptime(trim(text), {_quoted(form)}) AS t FROM texts"
         times = connection.sql(query).to_arrow_table()["t"].combine_chunks()
@@ -111,12 +111,12 @@ def _fitting(text: str) -> list[str]:
     tried = ", ".join(
         f"try_strptime(trim(text), {_quoted(form)}) IS NOT NULL" for form in candidates
     )
-    with _connected() as connection:
+    with _connect() as connection:
         row = connection.execute(f"SELECT {tried} FROM (SELECT ? AS text)", [text]).fetchone()
     return [form for form, fits in zip(candidates, row or (), strict=False) if fits]
 
 
-def _connected() -> Any:
+def _connect() -> Any:
     try:
         import duckdb
     except ModuleNotFoundError:
@@ -153,7 +153,7 @@ def _candidates() -> list[str]:
     bare = list(_DATES)
     timed = [
         date + between + time + zone
-        for date, between, time, zone in product(_DATES, _BETWEEN, _TIMES[1:], _ZONES)
+        for date, between, time, zone in product(_DATES, _SEPARATORS, _TIMES[1:], _ZONES)
     ]
     return [*bare, *timed]
 
@@ -163,8 +163,8 @@ def _share(fits: list[bool]) -> float:
 
 
 def _is_ordered(times: pa.Array) -> bool:
-    known = times.drop_null()
-    steps = pc.subtract(known.slice(1), known.slice(0, max(len(known) - 1, 0)))
+    present = times.drop_null()
+    steps = pc.subtract(present.slice(1), present.slice(0, max(len(present) - 1, 0)))
     return bool(
         pc.all(pc.greater_equal(steps, 0)).as_py() or pc.all(pc.less_equal(steps, 0)).as_py()
     )

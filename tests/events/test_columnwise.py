@@ -279,18 +279,18 @@ def full(values):
 
 
 def by_columns(bodies, contract):
-    found = contract.check(bodies)
+    checked = contract.check(bodies)
     rows = zip(
-        found.bodies,
-        found.rows,
-        found.ts,
-        found.ts_original,
-        found.sent_at,
-        found.received_at,
-        zip(*found.fields, strict=True),
+        checked.bodies,
+        checked.rows,
+        checked.ts,
+        checked.ts_original,
+        checked.sent_at,
+        checked.received_at,
+        zip(*checked.fields, strict=True),
         strict=True,
     )
-    return [(*rest, repr(full(fields))) for *rest, fields in rows], list(found.refused)
+    return [(*rest, repr(full(fields))) for *rest, fields in rows], list(checked.refused)
 
 
 def agree(bodies, which):
@@ -321,9 +321,9 @@ def test_one_odd_row_among_many(event, place, source, which):
         usual_times | odd_times.filter(lambda value: isinstance(value, str)), min_size=2, max_size=6
     )
 )
-def test_times_as_text_are_read_alike(found):
+def test_times_as_text_are_read_alike(texts):
     agree(
-        [(json.dumps([click(ts=text) for text in found] + [CLICK] * 40).encode(), Receipt(NOW))], 0
+        [(json.dumps([click(ts=text) for text in texts] + [CLICK] * 40).encode(), Receipt(NOW))], 0
     )
 
 
@@ -350,8 +350,8 @@ def test_the_size_of_properties_is_bounded_for_each_event(size):
     agree([(json.dumps(rows).replace("1000000000000000.0", "1e15").encode(), Receipt(NOW))], 0)
 
 
-def test_ordinary_events_are_cleared_without_a_look_at_any_row(monkeypatch):
-    def no_second_look(*_):
+def test_ordinary_events_are_cleared_without_checking_any_row(monkeypatch):
+    def fail_on_row_check(*_):
         raise AssertionError("a row was looked at by itself")
 
     rows = [
@@ -371,7 +371,7 @@ def test_ordinary_events_are_cleared_without_a_look_at_any_row(monkeypatch):
     ]
     for row in rows:
         row["anonymous_id"] = "a1"
-    monkeypatch.setattr(columnwise, "check_row", no_second_look)
+    monkeypatch.setattr(columnwise, "check_row", fail_on_row_check)
     assert len(CONTRACTS[1].check([(json.dumps(rows).encode(), Receipt(NOW))])) == len(rows)
     monkeypatch.undo()
     agree([(json.dumps(rows).encode(), Receipt(NOW))], 1)
@@ -379,14 +379,14 @@ def test_ordinary_events_are_cleared_without_a_look_at_any_row(monkeypatch):
 
 def test_columns_have_the_fields_of_events_in_their_order():
     assert Fields._fields == Event.__struct_fields__
-    found = CONTRACTS[0].check(
+    checked = CONTRACTS[0].check(
         [(json.dumps([CLICK, 7, CLICK | {"event_id": "e2"}] * 20).encode(), Receipt(NOW))]
     )
-    assert found.fields.event_id == ("e1", "e2") * 20
-    assert [(number, one.row, one.code) for number, one in found.refused] == [
+    assert checked.fields.event_id == ("e1", "e2") * 20
+    assert [(number, one.row, one.code) for number, one in checked.refused] == [
         (0, row, "wrong_type") for row in range(1, 60, 3)
     ]
-    assert isinstance(found.refused[0][1], Refusal)
+    assert isinstance(checked.refused[0][1], Refusal)
 
 
 def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> None:

@@ -218,7 +218,7 @@ def test_newline_delimited_events_are_decided_line_by_line():
     assert [(one.row, one.code) for one in refused] == [(1, "malformed_json")]
 
 
-def test_without_a_time_an_event_happened_when_it_came_in():
+def test_without_a_time_an_event_gets_its_arrival_time():
     one = accepted(CLICK)
     assert (one.ts, one.ts_original, one.sent_at, one.received_at) == (NOW, None, None, NOW)
     assert accepted(click(sent_at=NOW - HOUR)).ts == NOW
@@ -237,7 +237,7 @@ def test_times_are_text_with_a_zone_or_microseconds(text):
     assert accepted(click(ts=text)).ts == NOW - HOUR
 
 
-def test_the_offset_of_the_clients_clock_is_taken_off_and_the_original_kept():
+def test_the_client_clock_offset_is_subtracted_and_the_original_stored():
     one = accepted(click(ts=NOW + 3 * DAY, sent_at=NOW + 3 * DAY + 10 * SECOND))
     assert (one.ts, one.ts_original, one.sent_at) == (
         NOW - 10 * SECOND,
@@ -246,7 +246,7 @@ def test_the_offset_of_the_clients_clock_is_taken_off_and_the_original_kept():
     )
 
 
-def test_in_a_file_that_does_not_say_when_events_came_in_their_time_is_believed() -> None:
+def test_imported_times_without_arrival_times_are_trusted() -> None:
     body = json.dumps(click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR)).encode()
     (one,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
     assert (one.ts, one.received_at) == (NOW - 2 * HOUR, NOW - 2 * HOUR)
@@ -261,7 +261,7 @@ def test_a_time_within_the_allowed_skew_is_taken():
     assert accepted(click(ts=NOW + 5 * MINUTE)).ts == NOW + 5 * MINUTE
 
 
-def test_an_import_came_in_when_it_happened_unless_the_source_says_otherwise():
+def test_an_import_arrives_at_its_event_time_unless_stated_otherwise():
     assert accepted(click(ts=NOW - 300 * DAY), "import").received_at == NOW - 300 * DAY
     assert (
         accepted(click(ts=NOW - 300 * DAY, received_at=NOW - 299 * DAY), "import").received_at
@@ -357,7 +357,7 @@ def test_no_event_crashes_it_and_every_row_is_accounted_for(events, source, data
     )
 
 
-def test_properties_are_measured_as_they_are_stored_however_short_they_came():
+def test_properties_are_measured_as_stored_not_as_received():
     body = (
         b'{"event_id": "e", "type": "view", "user_id": "u", "properties": {"a": ['
         + b",".join([b"1e15"] * 4_000)

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.ranking import Promotion, Quota
-from tailorbird.ranking.diversity import OWN, Bounds, dpp, keep_to, likeness, mmr
+from tailorbird.ranking.diversity import (
+    SELF_SIMILARITY,
+    SlateConstraints,
+    apply_constraints,
+    attribute_similarity,
+    dpp,
+    mmr,
+)
 
 groups = st.lists(st.integers(-1, 4), max_size=30)
 
@@ -18,7 +25,10 @@ def test_one_quota_against_a_loop(codes, size, most):
         (left if crowded or len(taken) == size else taken).append(place)
     short = min(size, len(codes)) - len(taken)
     expected = taken + sorted(left)[:short] + sorted(left)[max(short, 0) :]
-    assert keep_to([np.array(codes, int)], [Quota("category", most)], size).tolist() == expected
+    assert (
+        apply_constraints([np.array(codes, int)], [Quota("category", most)], size).tolist()
+        == expected
+    )
 
 
 @given(st.data(), st.integers(1, 8))
@@ -46,11 +56,11 @@ def test_several_quotas_against_a_loop(data, size):
             )
 
         answer.append(next((place for place in left if fits(place)), left[0]))
-    assert keep_to(codes, quotas, size)[: len(answer)].tolist() == answer
-    assert sorted(keep_to(codes, quotas, size).tolist()) == list(range(n))
+    assert apply_constraints(codes, quotas, size)[: len(answer)].tolist() == answer
+    assert sorted(apply_constraints(codes, quotas, size).tolist()) == list(range(n))
 
 
-def test_mmr_takes_the_second_best_if_it_is_unlike_the_best():
+def test_mmr_selects_the_second_best_if_it_is_unlike_the_best():
     similarity = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     values = np.array([1.0, 0.9, 0.5])
     for method in (mmr, dpp):
@@ -61,7 +71,9 @@ def test_mmr_takes_the_second_best_if_it_is_unlike_the_best():
 
 @given(st.lists(st.floats(0, 1), max_size=15), st.integers(1, 20), st.floats(0, 0.99))
 def test_every_item_is_given_once(values, size, balance):
-    alike = likeness([np.random.default_rng(0).integers(-1, 3, len(values)) for _ in range(2)])
+    alike = attribute_similarity(
+        [np.random.default_rng(0).integers(-1, 3, len(values)) for _ in range(2)]
+    )
     for method in (mmr, dpp):
         assert sorted(method(np.array(values), alike, size, balance=balance).tolist()) == list(
             range(len(values))
@@ -69,14 +81,18 @@ def test_every_item_is_given_once(values, size, balance):
 
 
 @given(groups.filter(len), groups.filter(len), st.integers(0, 1_000))
-def test_the_process_takes_what_adds_most_to_the_determinant(first, second, seed):
+def test_dpp_selects_what_adds_most_to_the_determinant(first, second, seed):
     n = min(len(first), len(second), 8)
-    alike = likeness([np.array(first[:n]), np.array(second[:n])])
+    alike = attribute_similarity([np.array(first[:n]), np.array(second[:n])])
     assert (np.linalg.eigvalsh(alike) > -1e-9).all()
     values, balance = np.random.default_rng(seed).random(n), 0.6
     scaled = (values - values.min()) / np.ptp(values) if n > 1 else np.zeros(n)
     quality = np.exp(balance / (2 * (1 - balance)) * scaled)
-    kernel = quality[:, None] * ((1 - OWN) * alike + OWN * np.eye(n)) * quality[None, :]
+    kernel = (
+        quality[:, None]
+        * ((1 - SELF_SIMILARITY) * alike + SELF_SIMILARITY * np.eye(n))
+        * quality[None, :]
+    )
     order = dpp(values, alike, n, balance=balance).tolist()
     for step in range(n):
         determinants = {
@@ -88,27 +104,33 @@ def test_the_process_takes_what_adds_most_to_the_determinant(first, second, seed
 
 def test_pins_come_where_they_belong_quotas_count_them_and_promotions_have_their_share():
     brands = np.array([0, 0, 0, 1, 1, 2, 0, 2])
-    assert keep_to([brands], [Quota("brand", 2)], 6, pins={1: 7}).tolist()[:6] == [0, 7, 1, 3, 4, 5]
-    assert keep_to([brands], [Quota("brand", 1)], 4, pins={2: 6}).tolist()[:3] == [3, 5, 6], (
-        "the pin's brand is taken from the start"
-    )
-    assert keep_to([], [], 3, pins={0: 4, 9: 2}, n=5).tolist() == [4, 0, 1, 2, 3], (
+    assert apply_constraints([brands], [Quota("brand", 2)], 6, pins={1: 7}).tolist()[:6] == [
+        0,
+        7,
+        1,
+        3,
+        4,
+        5,
+    ]
+    assert apply_constraints([brands], [Quota("brand", 1)], 4, pins={2: 6}).tolist()[:3] == [
+        3,
+        5,
+        6,
+    ], "the pin's brand is taken from the start"
+    assert apply_constraints([], [], 3, pins={0: 4, 9: 2}, n=5).tolist() == [4, 0, 1, 2, 3], (
         "a pin behind the end is no pin"
     )
     promoted = np.array([False, False, False, False, True, False, True, True])
     promotion = Promotion("item.sale", 0.5)
-    assert keep_to([], [], 6, promotions=[promotion], promoted=[promoted]).tolist()[:6] == [
-        0,
-        4,
-        1,
-        6,
-        2,
-        7,
-    ]
-    assert keep_to(
+    assert apply_constraints([], [], 6, promotions=[promotion], promoted=[promoted]).tolist()[
+        :6
+    ] == [0, 4, 1, 6, 2, 7]
+    assert apply_constraints(
         [brands], [Quota("brand", 2)], 6, promotions=[promotion], promoted=[promoted]
     ).tolist()[:4] == [0, 4, 1, 7]
     assert (
-        Bounds([Quota("brand", 1)], [brands], [promotion], [promoted]).broken(np.array([0, 1, 2]))
+        SlateConstraints([Quota("brand", 1)], [brands], [promotion], [promoted]).count_violations(
+            np.array([0, 1, 2])
+        )
         == 2 + 2
     )

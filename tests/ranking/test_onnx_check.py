@@ -96,7 +96,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_an_external_tensor_is_found_in_every_place(place):
+def test_an_external_tensor_is_detected_everywhere(place):
     check_onnx(PLACES[place](False).SerializeToString(), where="model")
     with pytest.raises(BundleError, match="model: keeps a tensor in another file"):
         check_onnx(PLACES[place](True).SerializeToString(), where="model")
@@ -114,12 +114,12 @@ def test_either_mark_alone_suffices():
 
 
 def test_a_model_split_into_two_messages_is_read_as_protobuf_merges_it():
-    whole = (
+    concatenated = (
         model(graph()).SerializeToString()
         + onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor(True)])).SerializeToString()
     )
     with pytest.raises(BundleError, match="another file"):
-        check_onnx(whole, where="model")
+        check_onnx(concatenated, where="model")
 
 
 def test_operators_of_foreign_domains_are_refused():

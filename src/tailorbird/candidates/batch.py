@@ -1,6 +1,4 @@
-"""What candidate sources see of events: columns of keys, the same from the routed log and from the
-lake.
-"""
+"""Batches of events as columns of keys, identical from the routed log and from the lake."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +39,7 @@ _HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTAL
 
 @dataclass(frozen=True)
 class EventBatch:
-    """Events in log order, one row for each item that they name; (n,) each.
+    """Events in log order, one row per item that they name; arrays of shape (n,).
 
     Attributes:
         p: position of the event in the routed log, ascending.
@@ -69,7 +67,7 @@ class EventBatch:
         return len(self.p)
 
     def slice(self, low: int, high: int, end: int) -> "EventBatch":
-        """Return the rows from `low` to `high`, as a batch that ends at a position."""
+        """Return the rows from `low` to `high` as a batch that ends at a given position."""
         here = slice(low, high)
         segments = {name: keys[here] for name, keys in self.segments.items()}
         arrays = (
@@ -84,7 +82,7 @@ class EventBatch:
 
 
 def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
-    """Read a batch from routed events.
+    """Convert routed events to a batch.
 
     Args:
         events: columns `COLUMNS` of `events.schema.ROUTED`, in order of p. Those of bots, and those
@@ -123,7 +121,7 @@ def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
 
 
 def empty_batch(end: int) -> EventBatch:
-    """Return a batch without events, which only moves the position on."""
+    """Return a batch without events, which only advances the position."""
     none, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     segments = dict.fromkeys(CONTEXT, keys)
     return EventBatch(
@@ -160,7 +158,7 @@ def _kinds(table: pa.Table, contract: Contract) -> npt.NDArray[np.uint8]:
 def _explode_items(
     table: pa.Table, kind: npt.NDArray[np.uint8]
 ) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
-    """Return the events that name an item, and those that show several as often as they show any."""
+    """Return one row per item: an event that shows several is repeated for each."""
     named = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
     listed = (kind == IMPRESSION) & ~named
     if "items" not in table.column_names or not listed.any():
@@ -180,7 +178,10 @@ def _explode_items(
 
 
 def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
-    """Hash a column of texts, or what `text` makes of them, each different one once; 0 for null."""
+    """Hash a column of texts, each distinct value once; 0 for null.
+
+    `text` transforms the values first.
+    """
     encoded = _array(column).dictionary_encode()
     keys = np.append(
         hash64s([text(value) for value in encoded.dictionary.to_pylist()]), np.uint64(0)
@@ -189,7 +190,7 @@ def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) 
 
 
 def _segment(name: str, value: str) -> str:
-    """Return a context field's segment: of a referring page its host, else the value itself."""
+    """Return the segment of a context field: the host of a referring page, else the value itself."""
     return _HOST.sub(r"\1", value).lower() if name == "referrer" else value
 
 

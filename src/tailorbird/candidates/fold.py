@@ -1,17 +1,14 @@
-"""All folds of a contract over one log: items and people numbered once, and each source's state
-kept up with the same batches.
+"""The fold of a contract over one log: shared item and user numbers, and the state of each source.
 
     fold = CandidateFold(contract)
-    fold.update(batch)                      # in log order
-    tables = fold.tables()                  # what is published as of fold.p; `protocol.CandidateTables`
+    fold.update(batch)             # in log order
+    tables = fold.tables()         # `protocol.CandidateTables` as of fold.p
 
-The time of the tables is the log's own: windows end just behind the newest event. So they are a
-function of the log alone, and a site whose events stop, or a history that ended, keeps what was
-popular last.
+The time of the tables: just after the newest event.
 
-Every 65,536 positions of the log people who have been idle for longer than any source looks back
-are forgotten, and the items idle longest where there are too many. These positions are fixed, so a
-batch that spans one is cut there.
+Every 65,536 positions of the log, users idle for longer than any source looks back are evicted, and
+so are the items idle longest where there are too many. These positions are fixed, so a batch that
+spans one is split there.
 """
 
 from collections.abc import Mapping
@@ -21,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.batch import INTEREST, PROFILE, IMPRESSION, EventBatch
+from tailorbird.candidates.batch import IMPRESSION, INTEREST, PROFILE, EventBatch
 from tailorbird.candidates.contract import Board, Contract
 from tailorbird.candidates.item_knn.fold import ItemKnnFold
-from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.new_items.query import newest_items
 from tailorbird.candidates.popularity.fold import PopularityFold
 from tailorbird.candidates.protocol import (
@@ -42,14 +39,16 @@ from tailorbird.candidates.session_knn.sessions import Sessions
 
 Int64s = npt.NDArray[np.int64]
 
-TEND_EVERY = 1 << 16  # positions
-ITEMS_LEFT = 0.9  # of `items_max`, after the items idle longest went
+EVICTION_INTERVAL = 1 << 16  # positions
+ITEMS_AFTER_EVICTION = 0.9  # of `items_max`, after the items idle longest went
 _ITEM_ARRAYS = ("first_seen", "last_seen", "category", "clicks", "shown")
 NEVER = np.iinfo(np.int64).max
 
 
 class CandidateFold:
-    """State of the sources of a contract. One writer; `tables` is read between updates.
+    """The state of the sources of a contract.
+
+    One writer; `tables` is read between updates.
 
     Attributes:
         contract: what is kept.
@@ -78,7 +77,7 @@ class CandidateFold:
 
     @property
     def idle_us(self) -> int:
-        """How long a person may be idle and still be told from somebody new."""
+        """The longest idle time after which a user still differs from a new one."""
         return max(
             (
                 one.gap_us
@@ -91,20 +90,20 @@ class CandidateFold:
     # Taking in
 
     def update(self, batch: EventBatch) -> None:
-        """Take in events that follow those before."""
+        """Apply events that follow those already applied."""
         low = 0
         while low < len(batch):
-            border = (max(int(batch.p[low]), self.p) // TEND_EVERY + 1) * TEND_EVERY
+            border = (max(int(batch.p[low]), self.p) // EVICTION_INTERVAL + 1) * EVICTION_INTERVAL
             high = int(np.searchsorted(batch.p, border))
-            if int(batch.p[low]) // TEND_EVERY > self.p // TEND_EVERY:
+            if int(batch.p[low]) // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
                 self._evict()
-            self._take(batch.slice(low, high, batch.end))
+            self._apply(batch.slice(low, high, batch.end))
             self.p, low = int(batch.p[high - 1]), high
-        if batch.end // TEND_EVERY > self.p // TEND_EVERY:
+        if batch.end // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
             self._evict()
         self.p = max(self.p, batch.end)
 
-    def _take(self, batch: EventBatch) -> None:
+    def _apply(self, batch: EventBatch) -> None:
         before = self.items.count
         item = self.items.assign(batch.item)
         self._register(batch, item, before)
@@ -113,7 +112,7 @@ class CandidateFold:
         at = np.flatnonzero(batch.kind == INTEREST)
         row, ts, person = item[at], batch.ts[at], batch.person[at]
         people = self._people.assign(person)
-        self._person_seen = grown(self._person_seen, self._people.count)
+        self._person_seen = grow_array(self._person_seen, self._people.count)
         has_user = people >= 0
         np.maximum.at(self._person_seen, people[has_user], newest[at][has_user])
         np.add.at(self._clicks, row, 1)
@@ -130,9 +129,9 @@ class CandidateFold:
 
     def _register(self, batch: EventBatch, item: Int64s, before: int) -> None:
         count = self.items.count
-        self._first_seen = grown(self._first_seen, count, fill=NEVER)
+        self._first_seen = grow_array(self._first_seen, count, fill=NEVER)
         for name in _ITEM_ARRAYS[1:]:
-            setattr(self, f"_{name}", grown(getattr(self, f"_{name}"), count))
+            setattr(self, f"_{name}", grow_array(getattr(self, f"_{name}"), count))
         if count > before:
             _, first = np.unique(item, return_index=True)
             new_rows = np.sort(first[item[first] >= before])
@@ -144,7 +143,7 @@ class CandidateFold:
         self._touched.append(np.concatenate([np.arange(before, count), item[earlier]]))
 
     def _categories(self, batch: EventBatch, item: Int64s) -> Keys:
-        """The category of each row's item at that moment, and the newest of each item for later."""
+        """Return the category of each row's item at that moment, and store the newest per item."""
         profiles = batch.kind == PROFILE
         category = self._category[item]
         if not profiles.any():
@@ -156,7 +155,7 @@ class CandidateFold:
         last = np.maximum.accumulate(
             np.maximum(profile_rows, np.where(np.arange(len(order)) == base, -1, profile_rows))
         )
-        has_profile = last >= base  # a profile of the same item stands before, or here
+        has_profile = last >= base  # a profile of the same item precedes, or is this row
         category[order[has_profile]] = batch.category[order[last[has_profile]]]
         at = np.flatnonzero(profiles)
         changed = self._category[item[at]] != batch.category[at]
@@ -166,31 +165,29 @@ class CandidateFold:
 
     @property
     def t(self) -> int:
-        """The time of the tables: just behind the newest event."""
+        """The time of the tables: just after the newest event."""
         return self.newest + 1
 
-    # What is published
+    # Publishing
 
     def tables(self) -> "FoldTables":
-        """Return the tables as of now. They are read before the next update."""
+        """Return the tables as of now, to be read before the next update."""
         return FoldTables(self)
 
     def changed_items(self, *, everything: bool = False) -> Int64s:
-        """Return the rows of items whose facts changed since this was last asked; of all items, if
-        `everything`.
-        """
+        """Return the rows of items whose facts changed since the last call, or of all items."""
         rows = np.unique(np.concatenate([np.zeros(0, np.int64), *self._touched]))
         self._touched = []
         return np.arange(self.items.count) if everything else rows
 
-    def gone_items(self) -> Keys:
-        """Return the keys of items that were forgotten since this was last asked."""
+    def evicted_items(self) -> Keys:
+        """Return the keys of items evicted since the last call."""
         keys = np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])
         self._evicted_keys = []
         return keys
 
     def facts_of(self, rows: Int64s) -> ItemFacts:
-        """Return what is known of items by row; −1 is not known."""
+        """Return the facts of items by row; −1 is an unknown item."""
         if not self.items.count:
             return ItemFacts(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.uint64))
         at, is_present = np.maximum(rows, 0), rows >= 0
@@ -202,7 +199,7 @@ class CandidateFold:
         return [self._ids[row] for row in rows.tolist()]
 
     def new_items(self) -> RankedList:
-        """Return the items that came lately, see `new_items.query`."""
+        """Return the recently added items, see `new_items.query`."""
         count = self.items.count
         first = np.where(self._first_seen[:count] < NEVER, self._first_seen[:count], 0)
         return newest_items(
@@ -227,7 +224,7 @@ class CandidateFold:
         if idle.any():
             self._move_people(~idle)
         if self.items.count > self.contract.items_max:
-            target = int(self.contract.items_max * ITEMS_LEFT)
+            target = int(self.contract.items_max * ITEMS_AFTER_EVICTION)
             evicted = np.argsort(self._last_seen[: self.items.count], kind="stable")[
                 : self.items.count - target
             ]
@@ -238,7 +235,7 @@ class CandidateFold:
 
     def _move_people(self, retained: npt.NDArray[np.bool_]) -> None:
         seen = self._person_seen[: self._people.count][retained]
-        row_map = self._people.keep(retained)
+        row_map = self._people.retain(retained)
         self._person_seen = seen
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
@@ -251,7 +248,7 @@ class CandidateFold:
             setattr(self, f"_{name}", getattr(self, f"_{name}")[:count][retained].copy())
         touched = self.changed_items()
         self._evicted_keys.append(self.items.keys[~retained].copy())
-        row_map = self.items.keep(retained)
+        row_map = self.items.retain(retained)
         self._touched.append(row_map[touched][row_map[touched] >= 0])
         self.popularity.move_items(row_map, self.items.count)
         for fold in (self.item_knn, self.session_knn):
@@ -261,7 +258,7 @@ class CandidateFold:
     # Snapshots
 
     def arrays(self) -> dict[str, npt.NDArray]:
-        """Return the state as arrays, of which `restore` makes it again."""
+        """Return the state as arrays, from which `restore` rebuilds it."""
         count = self.items.count
         state: dict[str, Any] = {
             f"items/{name}": getattr(self, f"_{name}")[:count] for name in _ITEM_ARRAYS
@@ -291,7 +288,7 @@ class CandidateFold:
 
     @classmethod
     def restore(cls, contract: Contract, arrays: Mapping[str, npt.NDArray]) -> "CandidateFold":
-        """Make a fold of the arrays of another of the same contract."""
+        """Rebuild a fold from the arrays of another one of the same contract."""
         fold = cls(contract)
         fold.p, fold.newest, fold.evicted["items"], fold.evicted["people"] = (
             int(each) for each in arrays["position"]
@@ -322,8 +319,9 @@ class CandidateFold:
 
 
 class FoldTables:
-    """Tables read from the fold itself: for replays, and for who publishes them. Implements
-    `protocol.CandidateTables`.
+    """Tables read directly from the fold, for replays and publishing.
+
+    Implements `protocol.CandidateTables`.
     """
 
     def __init__(self, fold: CandidateFold) -> None:

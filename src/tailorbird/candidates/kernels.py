@@ -1,5 +1,4 @@
-"""Compiled loops of the folds: a hash table of keys, co-occurrence rows with Space-Saving, and the
-ring of sessions.
+"""Compiled loops of the folds: a hash table, co-occurrence rows and a ring of sessions.
 
 Only the candidates role and training import this module; servers need no Numba. Everything runs
 event by event, in log order, so that the result does not depend on how a log is cut into batches.
@@ -32,7 +31,7 @@ SHIFT = 512  # halvings after which all weights are scaled by 2**-SHIFT, which i
 
 @compiled
 def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) -> int:
-    """Give each key its row, new ones the next: how many rows there are now.
+    """Assign each key its row, new ones the next free row; return the number of rows.
 
     Args:
         keys: (n,): 0 has no row, which is −1.
@@ -64,7 +63,7 @@ def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) 
 
 @compiled
 def find(keys: Keys, table: Int64s, row_keys: Keys, rows: Int64s) -> None:
-    """Give each key its row, −1 where it is not known."""
+    """Find the row of each key, −1 for unknown keys."""
     mask = np.uint64(len(table) - 1)
     for i in range(len(keys)):
         key, rows[i] = keys[i], -1
@@ -81,7 +80,7 @@ def find(keys: Keys, table: Int64s, row_keys: Keys, rows: Int64s) -> None:
 
 @compiled
 def fill_table(table: Int64s, row_keys: Keys, count: int) -> None:
-    """Enter all rows into an empty table."""
+    """Insert all rows into an empty table."""
     mask = np.uint64(len(table) - 1)
     for row in range(count):
         at = row_keys[row] & mask
@@ -104,8 +103,9 @@ def _add(
     weights: Floats,
     free: Int64s,
 ) -> int:
-    """Add to the weight of a neighbour; 1 if another had to give way. `free[0]`: where the pool is
-    empty from.
+    """Add to the weight of a neighbour; return 1 if another one was evicted.
+
+    `free[0]` is the start of the unused part of the pool.
     """
     total[row] += weight
     begin, count = start[row], size[row]
@@ -161,8 +161,10 @@ def cooccur(
     powers: Floats,
     evicted: Int64s,
 ) -> int:
-    """Take up events from `begin` on; where the next one begins, which lies before the end if the
-    pool has no room for its pairs.
+    """Count co-occurrences of events from `begin` on.
+
+    Returns the index of the next event, which lies before the end if the pool has no room for its
+    pairs.
 
     Args:
         newest: (n,): the largest ts of the log before or at each event.
@@ -243,12 +245,13 @@ def sessions(
     head: Int64s,
     gap: int,
 ) -> None:
-    """Add events to the sessions of their people; a new session takes the place of the oldest.
+    """Add events to the sessions of their users; a new session replaces the oldest one.
 
     Args:
-        current: (people,): where each person's session is, −1 without one; it may have been given
-        to another since. owner, last_ts, size: (ring,): of each session its person, newest event
-        and number of entries; owner −1 is free.
+        current: (users,): the slot of each user's session, −1 without one; another session may
+            have taken it since.
+        owner, last_ts, size: (ring,): each session's user, newest event and number of entries;
+            owner −1 is free.
         entries: (ring, length): items of each session, oldest first.
         head: [how many sessions were begun].
     """
@@ -285,15 +288,17 @@ def distinct_entries(
     positions: Int32s,
     used: Int32s,
 ) -> tuple[int, int]:
-    """Write the sessions of at least two items, each item at its last place; how many there are,
-    and how many items they have.
+    """Write the sessions with at least two items, each item at its last position.
+
+    Returns the number of sessions and of distinct items.
 
     Args:
-        order: which sessions, in the order in which they are to be numbered. starts, ends:
-        (sessions + 1,), written: where each session's entries begin, and when it had its last
-        event. found, place: (entries,), written; `found` numbers the items in the order in which
-        they come.
-        used: (items,), zeros; written: 1 + the number of each item that is found.
+        order: the sessions, in the order in which to number them.
+        starts, ends: (sessions + 1,), written: the start of each session's entries, and the time
+            of its last event.
+        item_numbers, positions: (entries,), written: items numbered by first appearance, and
+            their positions.
+        used: (items,), zeros; written: 1 + the number of each item that occurs.
     """
     count, written, item_count = 0, 0, 0
     last = np.full(len(used), -1, np.int64)

@@ -1,5 +1,6 @@
-"""Rows for keys: the first key that comes has row 0, the next new one row 1. A plain hash table
-over arrays, see `kernels`.
+"""Dense row numbers for keys, in order of first appearance.
+
+A plain hash table over arrays, see `kernels`.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _FIRST = 1 << 10
 
 
 class KeyTable:
-    """Numbers keys in the order in which they come.
+    """A table that numbers keys in order of first appearance.
 
     Attributes:
         count: how many there are.
@@ -33,21 +34,24 @@ class KeyTable:
         return self._row_keys[: self.count]
 
     def assign(self, keys: Keys) -> Int64s:
-        """Return the row of each key, (n,), and give new ones the next; −1 for the key 0."""
+        """Return the row of each key, (n,), adding new keys; −1 for the key 0."""
         self._reserve(len(keys))
         rows = np.empty(len(keys), np.int64)
-        self.count = assign(np.ascontiguousarray(keys), self._table, self._row_keys, self.count, rows)
+        self.count = assign(
+            np.ascontiguousarray(keys), self._table, self._row_keys, self.count, rows
+        )
         return rows
 
     def find(self, keys: Keys) -> Int64s:
-        """Return the row of each key, (n,); −1 for one that is not known."""
+        """Return the row of each key, (n,); −1 for an unknown key."""
         rows = np.empty(len(keys), np.int64)
         find(np.ascontiguousarray(keys), self._table, self._row_keys, rows)
         return rows
 
-    def keep(self, retained: npt.NDArray[np.bool_]) -> Int64s:
-        """Forget the rows that are not `kept` and number the others anew, in order: the new row of
-        each old one, −1 if it is gone.
+    def retain(self, retained: npt.NDArray[np.bool_]) -> Int64s:
+        """Drop all rows but the selected ones and renumber these in order.
+
+        Returns the new row of each old one, −1 if it was dropped.
         """
         retained_keys = self.keys[retained].copy()
         row_map = np.full(self.count, -1, np.int64)
@@ -67,9 +71,10 @@ class KeyTable:
         self._row_keys, self._table = row_keys, table
 
 
-def grown(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
-    """Return an array with room for so many rows: itself, or a copy of twice the length whose new
-    rows hold `fill`.
+def grow_array(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
+    """Return an array with room for so many rows.
+
+    This is the array itself, or a copy of twice the length whose new rows hold `fill`.
     """
     if rows <= len(array):
         return array

@@ -1,5 +1,7 @@
-"""Whether servers read the candidate lists that the lake gives: each list that a response logged,
-recomputed at its own position.
+"""Parity of candidate lists: recompute each logged list from the lake and compare.
+
+A response logs a checksum of each live list that it read, and the position of its tables in the
+routed log. `tailorbird features verify` prints the report.
 
 A response logs, of each live list that it read, a checksum of the items in their order and the
 position in the routed log that the tables had. `tailorbird features verify` prints the report.
@@ -27,7 +29,10 @@ LOGGED = ("request_id", "candidate_lists", "candidate_digests", "candidate_posit
 
 @dataclass(frozen=True)
 class UnequalList:
-    """A list that was served otherwise than the lake gives it; `p` is the position of its tables."""
+    """A list that was served differently from the recomputed one.
+
+    `p` is the position of its tables.
+    """
 
     request_id: str
     source: str
@@ -36,7 +41,7 @@ class UnequalList:
 
 @dataclass
 class ListReport:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
         responses, lists: compared.
@@ -51,8 +56,8 @@ class ListReport:
     unequal: dict[str, int] = field(default_factory=dict)
     examples: list[UnequalList] = field(default_factory=list)
 
-    def note(self, one: UnequalList) -> None:
-        """Count an unequal list."""
+    def add_unequal(self, one: UnequalList) -> None:
+        """Record an unequal list."""
         self.unequal[one.source] = self.unequal.get(one.source, 0) + 1
         if len(self.examples) < EXAMPLES_MAX:
             self.examples.append(one)
@@ -67,7 +72,7 @@ def compare_lists(
     known: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ListReport:
-    """Recompute the lists of logged responses.
+    """Recompute the lists of logged responses and compare their checksums.
 
     Args:
         contract: covers every source that a response read.
@@ -123,14 +128,14 @@ def compare_lists(
                     continue
                 report.lists += 1
                 if request_lists.of(name).digest != digest:
-                    report.note(UnequalList(columns["request_id"][row], name, p))
+                    report.add_unequal(UnequalList(columns["request_id"][row], name, p))
     return report
 
 
-def _epochs_by_group(names: list[str] | tuple[()], positions: list[int] | tuple[()]) -> Mapping[str, int]:
-    """Return by group the position of the tables that a response read; 0 for a group that it did
-    not read.
-    """
+def _epochs_by_group(
+    names: list[str] | tuple[()], positions: list[int] | tuple[()]
+) -> Mapping[str, int]:
+    """Return the position of the tables that a response read, by group; 0 for an unread group."""
     epochs = dict.fromkeys(GROUPS, 0)
     for name, p in zip(names, positions, strict=True):
         if is_source(name) and (group := group_of(name)):
@@ -139,7 +144,7 @@ def _epochs_by_group(names: list[str] | tuple[()], positions: list[int] | tuple[
 
 
 def is_source(name: str) -> bool:
-    """Return whether a name that was logged is still a source."""
+    """Return whether a logged name is still a source."""
     try:
         source_of(name)
     except DeclarationError:

@@ -1,9 +1,8 @@
-"""Publishing: what changed in a fold since the last epoch, as records of a store, in one
-transaction with the epoch itself.
+"""Publishing: the changes of a fold since the last epoch, written in one transaction with it.
 
-Leaderboards are renewed every second, neighbours every ten, the session table every minute:
-publishing every change at once would write tens of megabytes a second. Each group of tables says at
-which position it stands, and a query of a group sees exactly that.
+Leaderboards are published every second, neighbours every ten, the session table every minute, since
+publishing every change at once would write tens of megabytes a second. Each group of tables has its
+own position, and a query of a group sees exactly that state.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,12 +16,13 @@ from tailorbird.events.clock import SECOND
 from tailorbird.store.protocol import Store, Transaction
 
 EVERY_US = {BOARDS: SECOND, NEIGHBOURS: 10 * SECOND, SESSIONS: 60 * SECOND}
-_AT_ONCE = 10_000  # items whose neighbours are encoded at a time
+_AT_ONCE = 10_000  # items per encoding step
 
 
 class Publisher:
-    """Writes the tables of a fold into a store. One writer; what a store has already is published
-    on from there.
+    """A writer of the tables of a fold to a store.
+
+    One writer; publishing continues from what the store already has.
 
     Attributes:
         published: the newest epoch; None before the first.
@@ -32,24 +32,27 @@ class Publisher:
         self._store, self._contract = store, contract
         with store.snapshot() as snapshot:
             published = tables.read_epoch(snapshot.get(tables.EPOCH))
-        self.published = published if published is not None and published.contract == contract.hash else None
+        self.published = (
+            published if published is not None and published.contract == contract.hash else None
+        )
         self._done_at: dict[str, int] = {}
 
-    def due(self, fold: CandidateFold, now: int) -> list[str]:
-        """Return the groups of tables that are to be renewed at a time; none while the fold is
-        behind what is published.
+    def due_groups(self, fold: CandidateFold, now: int) -> list[str]:
+        """Return the groups of tables that are due.
+
+        None while the fold is behind the published state.
         """
         published = self.published
         if published is None:
             return list(GROUPS)
         return [
             name
-            for name in self.groups(fold)
+            for name in self.available_groups(fold)
             if not 0 <= now - self._done_at.get(name, -(1 << 62)) < EVERY_US[name]
         ]
 
-    def groups(self, fold: CandidateFold) -> list[str]:
-        """Return the groups of tables, none while the fold is behind what is published."""
+    def available_groups(self, fold: CandidateFold) -> list[str]:
+        """Return all groups of tables; none while the fold is behind the published state."""
         published = self.published
         is_stale = published is not None and fold.p < max(
             group.p for group in published.groups.values()
@@ -59,7 +62,7 @@ class Publisher:
     def publish(
         self, fold: CandidateFold, groups: Sequence[str], now: int, *, newest: bool = True
     ) -> Published:
-        """Publish what changed in some groups of tables since they were last published.
+        """Publish the changes of some groups of tables since they were last published.
 
         Args:
             newest: whether the fold has all that the log has; else the tables are as old as they
@@ -70,20 +73,25 @@ class Publisher:
                 snapshot.
         """
         previous = self.published
-        stale_groups = [name for name in groups if previous is None or previous.groups[name].p < fold.p]
+        stale_groups = [
+            name for name in groups if previous is None or previous.groups[name].p < fold.p
+        ]
         records: list[tuple[bytes, bytes]] = []
         deleted_keys: list[bytes] = []
         sessions = previous.sessions if previous is not None else 0
         if BOARDS in stale_groups:
             records += _boards(fold, everything=previous is None)
-            deleted_keys = tables.gone_keys(fold.gone_items())
+            deleted_keys = tables.item_record_keys(fold.evicted_items())
         if NEIGHBOURS in stale_groups:
             records += _neighbours(fold, everything=previous is None)
         if SESSIONS in stale_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
             records, sessions = [*records, *parts], len(parts)
         previous_groups = {} if previous is None else previous.groups
-        at = {name: now if newest or name not in previous_groups else previous_groups[name].at for name in groups}
+        at = {
+            name: now if newest or name not in previous_groups else previous_groups[name].at
+            for name in groups
+        }
         group_epochs = {
             name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else previous_groups[name]
             for name in GROUPS
@@ -92,7 +100,9 @@ class Publisher:
             **fold.evicted,
             "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
         }
-        current = Published(self._contract.hash, fold.contract.boards, group_epochs, sessions, evicted)
+        current = Published(
+            self._contract.hash, fold.contract.boards, group_epochs, sessions, evicted
+        )
         if previous is not None and sessions < previous.sessions:
             deleted_keys += tables.session_keys(sessions, previous.sessions)
 
@@ -113,7 +123,7 @@ class Publisher:
 def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     numbers = {board: number for number, board in enumerate(fold.contract.boards)}
     changed = fold.popularity.changed()
-    for board, segment in fold.popularity.every() if everything else changed:
+    for board, segment in fold.popularity.all_segments() if everything else changed:
         yield tables.board_record(numbers[board], segment, fold.popularity.table(board, segment))
     yield tables.new_items_record(fold.new_items())
     rows = fold.changed_items(everything=everything)
@@ -123,7 +133,7 @@ def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, b
 def _neighbours(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     if fold.item_knn is None:
         return
-    rows = fold.item_knn.every() if everything else fold.item_knn.changed()
+    rows = fold.item_knn.rows_with_neighbours() if everything else fold.item_knn.changed_rows()
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
         yield from tables.neighbour_records(fold.items.keys[some], fold.item_knn.table(some))

@@ -1,5 +1,7 @@
-"""What every source means, in plain Python: the tests hold folds, published tables and servers
-against it.
+"""Reference implementation of every source in plain Python, for tests.
+
+It keeps all events of the log and recomputes each list. Nothing is evicted here: unless the
+contract's limits are exceeded, evicted state never affects a list.
 
 It keeps all events of the log, and computes each list anew. Nothing is forgotten here; what the
 folds forget is beyond what any list looks at, unless there are more items or people than the
@@ -19,13 +21,14 @@ TILES = 12
 DAMPING = 10.0
 BOARD_SIZE, SEGMENT_SIZE, SEGMENT_MIN, LIST_SIZE = 2_000, 500, 20, 500
 RECENT_MAX, CATEGORY_RECENT, CATEGORIES_MAX = 10, 64, 8
-Listed = list[tuple[int, float]]  # items and scores, best first
+ScoredItems = list[tuple[int, float]]  # items and scores, best first
 
 
 @dataclass(frozen=True)
 class LogEvent:
-    """One item of a routed event, by keys: `kind` is interest, shown or profile; of a timeless
-    profile `ts` is 0.
+    """One item of a routed event, by keys.
+
+    `kind` is interest, shown or profile. The `ts` of a timeless profile is 0.
     """
 
     ts: int
@@ -37,8 +40,8 @@ class LogEvent:
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Who asks: items and times, oldest first, and segments."""
+class UserContext:
+    """The user of a request: items and times, oldest first, and segments."""
 
     recent: tuple[int, ...] = ()
     recent_ts: tuple[int, ...] = ()
@@ -95,8 +98,9 @@ class ReferenceTables:
         return counts
 
     def board(self, board: Board, segment: int = 0) -> tuple[list[tuple[int, int]], int]:
-        """Return items with counts, and the sum of all counts. Of equal counts that of the field's
-        longest window decides, then the key.
+        """Return items with counts, and the sum of all counts.
+
+        Ties are broken by the count in the field's longest window, then by key.
         """
         counts = self.counts(board, segment)
         longest = max(other for other in self.contract.boards if other.segment == board.segment)
@@ -104,10 +108,8 @@ class ReferenceTables:
         order = sorted(counts.items(), key=lambda pair: (-pair[1], -further[pair[0]], pair[0]))
         return order[: SEGMENT_SIZE if board.segment else BOARD_SIZE], counts.total()
 
-    def popular(self, user: Asker, board: Board) -> Listed:
-        """List by share of the segment's traffic; of everybody's where the segment is not known or
-        too small.
-        """
+    def popular(self, user: UserContext, board: Board) -> ScoredItems:
+        """List items by share of the segment's traffic, or overall if the segment is too small."""
         if board.segment == "category":
             return self._popular_in_categories(user, board)
         segment = user.segments.get(board.segment, 0) if board.segment else 0
@@ -116,7 +118,7 @@ class ReferenceTables:
             listed, total = self.board(Board(board.window_us))
         return [(item, count / max(total, 1)) for item, count in listed]
 
-    def _popular_in_categories(self, user: Asker, board: Board) -> Listed:
+    def _popular_in_categories(self, user: UserContext, board: Board) -> ScoredItems:
         weights = defaultdict(float)
         for age, item in enumerate(user.recent[::-1][:CATEGORY_RECENT]):
             if self.category.get(item):
@@ -127,11 +129,12 @@ class ReferenceTables:
                 scores[item] += weights[value] / place
         return ranked(scores, LIST_SIZE)
 
-    # Items and people
+    # Items and users
 
-    def new_items(self) -> Listed:
-        """List what came lately by an upper confidence bound; the newest first where nothing was
-        ever shown.
+    def new_items(self) -> ScoredItems:
+        """List recently added items by an upper confidence bound.
+
+        The newest come first where no item was ever shown.
         """
         within, total = self.contract.new_within_us, self.shown.total()
         new_items = [
@@ -152,8 +155,8 @@ class ReferenceTables:
         ]
         return [(item, bound[item]) for item in order]
 
-    def repeat(self, user: Asker) -> Listed:
-        """List what the person had, most often first, of equal ones the newest."""
+    def repeat(self, user: UserContext) -> ScoredItems:
+        """List the user's past items, most frequent first, ties by recency."""
         counts = Counter(item for item in user.recent if item)
         last = {item: place for place, item in enumerate(user.recent)}
         return [
@@ -162,8 +165,9 @@ class ReferenceTables:
         ]
 
     def neighbours(self) -> dict[int, dict[int, float]]:
-        """Return what goes with each item, by co-occurrence in people's sequences; a row keeps its
-        heaviest entries.
+        """Return the neighbours of each item, by co-occurrence in users' sequences.
+
+        A row keeps its heaviest entries.
         """
         settings = self.contract.item_knn
         assert settings is not None
@@ -210,8 +214,8 @@ class ReferenceTables:
             for item, row in rows.items()
         }
 
-    def item_knn(self, user: Asker, last: int) -> Listed:
-        """List what goes with the person's last items."""
+    def item_knn(self, user: UserContext, last: int) -> ScoredItems:
+        """List the neighbours of the user's last items."""
         rows, scores = self.neighbours(), defaultdict(float)
         recent = user.recent[::-1][:RECENT_MAX]
         for age, item in enumerate(recent):
@@ -220,9 +224,7 @@ class ReferenceTables:
         return ranked({item: score for item, score in scores.items() if item not in recent}, 1_000)
 
     def sessions(self) -> list[tuple[int, list[int]]]:
-        """Return the newest sessions of two items or more, by the time of their last event: that
-        time, and their items.
-        """
+        """Return the newest sessions of two items or more, as (time of the last event, items)."""
         settings = self.contract.session_knn
         assert settings is not None
         started: list[_Session] = []
@@ -240,7 +242,10 @@ class ReferenceTables:
             ):
                 session = current[event.person] = _Session()
                 started.append(session)
-            session.last, session.items = max(session.last, event.ts), [*session.items, event.item][-settings.length :]
+            session.last, session.items = (
+                max(session.last, event.ts),
+                [*session.items, event.item][-settings.length :],
+            )
         retained = started[-settings.most :]
         since = max((session.last for session in retained), default=0) - settings.within_us
         eligible = [
@@ -251,7 +256,7 @@ class ReferenceTables:
         return sorted(eligible, key=lambda session: session[0])
 
 
-def ranked(scores: Mapping[int, float], most: int) -> Listed:
+def ranked(scores: Mapping[int, float], most: int) -> ScoredItems:
     """Return the items with a positive score, best first, ties by key."""
     order = sorted(
         (item for item, score in scores.items() if score > 0),

@@ -1,7 +1,7 @@
-"""Published tables as records of a store, and how a server reads them.
+"""Published tables as records of a store, and their reader for servers.
 
-    e                      JSON: contract, and by group of tables p, t and when it was last known to be the newest
-    b  board segment       total, items and counts of a leaderboard; segment 0 is everybody
+    e                      JSON: contract, and p, t and `at` by group of tables
+    b  board segment       total, items and counts of a leaderboard; segment 0 is all users
     n                      new items and scores
     k  item                neighbours and weights
     i  item                first seen, category, id
@@ -42,8 +42,9 @@ _HEAD = struct.Struct("<qI")
 
 
 class GroupEpoch(msgspec.Struct, frozen=True):
-    """An epoch as it is published; `at`: when it was last known to be the newest state of the log,
-    microseconds.
+    """A published epoch.
+
+    `at` is when it was last known to be the newest state of the log, in microseconds.
     """
 
     p: int
@@ -94,13 +95,16 @@ def neighbour_records(keys: Keys, neighbours: Neighbours) -> Iterator[tuple[byte
     """Yield a record for each item of `keys`."""
     joined, weights = _bytes(neighbours.keys, "<u8"), _bytes(neighbours.weights, "<f4")
     for name, low, high in zip(
-        _item_keys(b"k", keys), neighbours.offsets[:-1].tolist(), neighbours.offsets[1:].tolist(), strict=True
+        _item_keys(b"k", keys),
+        neighbours.offsets[:-1].tolist(),
+        neighbours.offsets[1:].tolist(),
+        strict=True,
     ):
         yield name, joined[8 * low : 8 * high] + weights[4 * low : 4 * high]
 
 
-def gone_keys(keys: Keys) -> list[bytes]:
-    """Return under which keys the records of items stand that are to be deleted."""
+def item_record_keys(keys: Keys) -> list[bytes]:
+    """Return the keys of the records of items to delete."""
     return [*_item_keys(b"k", keys), *_item_keys(b"i", keys)]
 
 
@@ -134,7 +138,7 @@ def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
 
 
 def session_keys(low: int, high: int) -> list[bytes]:
-    """Return the keys of parts of a session table that are to be deleted."""
+    """Return the keys of the parts of a session table to delete."""
     return [_session_key(number) for number in range(low, high)]
 
 
@@ -162,7 +166,7 @@ def _item_keys(kind: bytes, keys: Keys) -> list[bytes]:
 
 @dataclass
 class _Decoded:
-    """What was decoded of the newest epochs."""
+    """A cache of tables decoded from the newest epochs."""
 
     epoch: bytes = b""
     published: Published | None = None
@@ -172,15 +176,16 @@ class _Decoded:
 
 
 class Readable(Protocol):
-    """A store that is only read."""
+    """A store that is read only."""
 
     def snapshot(self) -> AbstractContextManager[Snapshot]: ...
     def close(self) -> None: ...
 
 
 class TableReader:
-    """Opens the tables of a store for requests, and keeps what it decoded as long as it is the
-    newest. Safe to use from several threads.
+    """A reader of the tables of a store, caching what it decoded.
+
+    Safe to use from several threads.
 
     Args:
         contract: whose tables the store holds.
@@ -192,23 +197,23 @@ class TableReader:
 
     @contextmanager
     def tables(self) -> Iterator["PublishedTables"]:
-        """Open the newest tables; they are read until the end of the block."""
+        """Open the newest tables until the end of the block."""
         with self._store.snapshot() as snapshot:
             yield PublishedTables(snapshot, self._decoded_for(snapshot))
 
     def look(self) -> None:
-        """Decode a new session table now rather than in the next request."""
+        """Decode a new session table ahead of the next request."""
         with self._store.snapshot() as snapshot:
             PublishedTables(snapshot, self._decoded_for(snapshot)).renew_sessions()
 
     def published(self) -> Published | None:
-        """Return what is published, None before anything is."""
+        """Return the published epoch, or None."""
         with self._store.snapshot() as snapshot:
             return self._decoded_for(snapshot).published
 
     @property
     def last_published(self) -> Published | None:
-        """What was published when the store was last looked at, by a request or by `look`."""
+        """The published epoch as of the last request or refresh."""
         return self._decoded.published
 
     def close(self) -> None:
@@ -219,13 +224,18 @@ class TableReader:
         decoded = self._decoded
         if decoded.epoch == epoch:
             return decoded
-        updated = _Decoded(epoch, read_epoch(epoch), dict(decoded.boards), decoded.new, decoded.sessions)
+        updated = _Decoded(
+            epoch, read_epoch(epoch), dict(decoded.boards), decoded.new, decoded.sessions
+        )
         self._decoded = updated
         return updated
 
 
 def read_epoch(data: bytes | None) -> Published | None:
-    """Return what is published, by its record; None before anything is. Raises DamageError."""
+    """Decode the record of the published epoch, or return None.
+
+    Raises DamageError.
+    """
     try:
         return msgspec.json.decode(data, type=Published) if data else None
     except msgspec.MsgspecError as error:
@@ -246,8 +256,7 @@ class PublishedTables:
     def epochs(self) -> Mapping[str, Epoch]:
         groups = self.published.groups if self.published is not None else {}
         epochs = {name: Epoch(group.p, group.t) for name, group in groups.items()}
-        # The session table that is read is the one that was decoded last, which may be older than
-        # the newest.
+        # The session table in use is the one decoded last, which may be older than the newest.
         return epochs | (
             {SESSIONS: self._decoded.sessions[0]} if self._decoded.sessions is not None else {}
         )
@@ -261,9 +270,12 @@ class PublishedTables:
             data = (
                 self._snapshot.get(_board_key(self.published.boards.index(board), segment)) or b""
             )
-            # Most boards of a new epoch are those of the one before, and what was decoded and
-            # sorted of them is kept.
-            cached = (p, data, cached[2] if cached is not None and cached[1] == data else _board(data))
+            # Most boards do not change between epochs, so decoded ones are reused.
+            cached = (
+                p,
+                data,
+                cached[2] if cached is not None and cached[1] == data else _board(data),
+            )
             self._decoded.boards[board, segment] = cached
         return cached[2]
 
@@ -294,7 +306,7 @@ class PublishedTables:
         return self._decoded.sessions[1] if self._decoded.sessions is not None else None
 
     def renew_sessions(self) -> None:
-        """Decode the session table if it is another than the one that is kept."""
+        """Decode the session table if it differs from the cached one."""
         if (
             self.published is None
             or SESSIONS not in self.published.groups

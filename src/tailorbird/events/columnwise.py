@@ -1,14 +1,12 @@
-"""The contract over columns: clears the many events that need no second look, and leaves every
-other to `contract.check_row`.
+"""The contract applied to columns: accept ordinary events in bulk, check the rest row by row.
 
-A decoder that knows the bounds of each field reads a whole body at once; then each condition is
-tested on a column of many events. What a column does not clear is decided row by row by the
-function that is the contract. So a test here may raise a false alarm, which costs time; it may
-never clear what the contract refuses. `tests/events/test_columnwise.py` holds both to the same
-verdicts.
+A decoder with bounds for each field reads a body at once, and each condition is tested on a column
+of many events. Rows that are not cleared go to `contract.check_row`, which is authoritative. A
+column test may raise a false alarm, which costs time, but must never clear a row that the contract
+refuses. `tests/events/test_columnwise.py` verifies equal verdicts.
 
-    bodies ──decode──► columns ──test each──► cleared rows ────────────────┬──► Checked, in the order in which the rows came
-               └─ what a decoder or a test rejects ──► contract.check_row ─┘
+    bodies ──decode──► columns ──test──► cleared rows ───────────┬──► CheckedBatch, in row order
+                └─ rejected by decoder or test ──► check_row ────┘
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +31,7 @@ from tailorbird.events.contract import (
 )
 from tailorbird.events.envelope import Answer, Event
 from tailorbird.events.plan import PROFILE_TYPES, SHARED_TYPES, RoutePlan
-from tailorbird.events.rules import all_keep, violation
+from tailorbird.events.rules import all_satisfy, violation
 from tailorbird.events.schema import TIME
 
 # a body below it is decided on row by row: columns of a few values cost more than they spare
@@ -47,7 +45,7 @@ _Time = (
 )
 _Items = Annotated[list[_Id], msgspec.Meta(max_length=contract.ITEMS_MAX)]
 _NEED_ITEM = contract.NEEDS_ITEM | {"item"}
-_COLUMNS = frozenset(("query", *contract.NUMBERS))  # properties that the contract itself looks at
+_COLUMNS = frozenset(("query", *contract.NUMBERS))  # properties that the contract itself validates
 _NEWLINE_ANONYMOUS = f"\n{contract.ANONYMOUS_PREFIX}"
 _YEAR_1971 = 31_536_000_000_000
 _TEXT_TIMES = frozenset(
@@ -87,7 +85,7 @@ class Fields(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[tuple]) -> "Fields":
-        """From tuples of all fields."""
+        """Transpose tuples of all fields into columns."""
         return cls(*(zip(*rows, strict=True) if rows else [()] * len(cls._fields)))
 
 
@@ -96,8 +94,9 @@ assert Fields._fields == Event.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of some bodies. The accepted events are columns, all of the same length, in the
-    order in which they came.
+    """The verdict on a batch of bodies.
+
+    The accepted events are columns of equal length, in the order in which they arrived.
 
     Attributes:
         bodies, rows: in which of the bodies, and at which row of it, each accepted event stood.
@@ -119,16 +118,20 @@ class Checked:
 
 
 class Contract:
-    """The contract of one plan, made ready. Safe to call from any thread."""
+    """The contract compiled for one plan.
+
+    Safe to call from any thread.
+    """
 
     def __init__(self, plan: RoutePlan) -> None:
         self._plan = plan
         self._decoders = {
-            source: _Decoders.for_source(plan, source) for source in (*_UNTRUSTED, *contract.TRUSTED)
+            source: _Decoders.for_source(plan, source)
+            for source in (*_UNTRUSTED, *contract.TRUSTED)
         }
 
     def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> Checked:
-        """Decide on every event of some bodies, as `contract.check` does of each."""
+        """Check every event of some bodies, with the same verdicts as `contract.check`."""
         if len(bodies) == 1 and len(bodies[0][0]) < _FEW_BYTES:
             return self._check_row_by_row(*bodies[0])
         batch = _Batch(bodies, self._plan)
@@ -139,7 +142,8 @@ class Contract:
     def _check_row_by_row(self, body: bytes, receipt: Receipt) -> Checked:
         accepted, refused = check(body, receipt, self._plan)
         return _to_columns(
-            [(0, one.row, _flatten_accepted(one)) for one in accepted], [(0, one) for one in refused]
+            [(0, one.row, _flatten_accepted(one)) for one in accepted],
+            [(0, one) for one in refused],
         )
 
 
@@ -148,8 +152,9 @@ _UNTRUSTED = (contract.DOOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
 
 @dataclass(frozen=True, slots=True)
 class _Decoders:
-    """Of one event and of a list of them, as one source may send them; what it may not fails to
-    decode.
+    """The JSON decoders of one source, for one event and for a list of events.
+
+    A field or type that the source may not send fails to decode.
     """
 
     single: msgspec.json.Decoder
@@ -163,7 +168,9 @@ class _Decoders:
             forbidden_types.update(
                 SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
             )
-        types: Any = Literal[tuple(type_ for type_ in plan.event_types if type_ not in forbidden_types)]  # pyrefly: ignore
+        types: Any = Literal[
+            tuple(type_ for type_ in plan.event_types if type_ not in forbidden_types)
+        ]  # pyrefly: ignore
         fields = [
             ("event_id", _Id),
             ("type", types),
@@ -188,24 +195,24 @@ class _Decoders:
 
 
 class _Batch:
-    """Bodies on their way through the decoders and the tests."""
+    """Bodies on their way through the decoders and the column tests."""
 
     def __init__(self, bodies: Sequence[tuple[bytes, Receipt]], plan: RoutePlan) -> None:
         self._bodies, self._plan = bodies, plan
-        self._decoded: list[tuple] = []  # of all bodies, one behind the other
-        self._body_indices: list[int] = []  # in which body each stood
-        self._row_indices: list[int] = []  # and in which row of it
-        self._receipt_times: list[int] = []  # when its body came in
+        self._decoded: list[tuple] = []  # rows of all bodies, concatenated
+        self._body_indices: list[int] = []  # the body of each row
+        self._row_indices: list[int] = []  # its row in the body
+        self._receipt_times: list[int] = []  # the arrival time of its body
         self._imports = any(receipt.source == "import" for _, receipt in bodies)
-        self._undecoded: list[tuple[int, int]] = []  # body and row of what could not be decoded
+        self._undecoded: list[tuple[int, int]] = []  # body and row of undecodable rows
         self._rows_by_body: dict[int, Sequence[bytes | memoryview]] = {}
 
     def decode_body(self, number: int, body: bytes, decoders: _Decoders | None) -> None:
-        """Decode a body, whole if that can be."""
+        """Decode a body at once if possible, else row by row."""
         receipt = self._bodies[number][1]
         if (
             decoders is not None and b"\\u0000" not in body
-        ):  # no other way to write NUL, which no id may have
+        ):  # An escape is the only way to write NUL, which no id may contain.
             try:
                 if receipt.encoding != "ndjson" and body.lstrip()[:1] == b"[":
                     events = decoders.batch.decode(body)
@@ -242,24 +249,34 @@ class _Batch:
         return rows
 
     def check_rows(self) -> Checked:
-        """The tests, and the contract itself for what they do not clear."""
+        """Run the column tests, then the contract itself on the rows that they do not clear."""
         fields = Fields.of(self._decoded)
         suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
         times = self._times(fields, suspects)
         if not suspects and not self._undecoded:
             return Checked(self._body_indices, self._row_indices, fields, *times, ())
-        unresolved = {*self._undecoded, *((self._body_indices[index], self._row_indices[index]) for index in suspects)}
-        # A body so deep that it was decoded here, and cannot be split a few calls further down: it
-        # is one row, as to the contract.
+        unresolved = {
+            *self._undecoded,
+            *((self._body_indices[index], self._row_indices[index]) for index in suspects),
+        }
+        # A body may be nested so deeply that it was decoded here but cannot be split a few calls
+        # further down the stack. The contract regards it as one row.
         too_deep = {body for body, row in unresolved if row >= len(self._rows(body))}
         entries = enumerate(
-            zip(self._body_indices, self._row_indices, zip(self._decoded, *times, strict=True), strict=True)
+            zip(
+                self._body_indices,
+                self._row_indices,
+                zip(self._decoded, *times, strict=True),
+                strict=True,
+            )
         )
         accepted: list[_CheckedRow] = [
             entry for index, entry in entries if index not in suspects and entry[0] not in too_deep
         ]
         refused: list[tuple[int, Refusal]] = []
-        for body, row in sorted({(body, 0 if body in too_deep else row) for body, row in unresolved}):
+        for body, row in sorted(
+            {(body, 0 if body in too_deep else row) for body, row in unresolved}
+        ):
             verdict = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
             if isinstance(verdict, Accepted):
                 accepted.append((body, row, _flatten_accepted(verdict)))
@@ -269,8 +286,9 @@ class _Batch:
         return _to_columns(accepted, refused)
 
     def _times(self, fields: Fields, suspects: set[int]) -> "_EventTimes":
-        """ts, ts_original, sent_at and received_at of each row; what has no good time is added to
-        `doubted`.
+        """Resolve ts, ts_original, sent_at and received_at of each row.
+
+        Rows without a valid time are added to `doubted`.
         """
         ts_original, sent_at, stated_received_at = (
             _micros(column, suspects) for column in (fields.ts, fields.sent_at, fields.received_at)
@@ -280,7 +298,9 @@ class _Batch:
         stated = len(ts) - ts.count(None) + sent_at.count(None) + stated_received_at.count(None)
         if stated < 3 * len(ts) or True in fields.timeless or self._imports:
             receipts = (self._bodies[number][1] for number in self._body_indices)
-            rows = zip(ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True)
+            rows = zip(
+                ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
+            )
             moments = [
                 resolve(at, sent, own, receipt, timeless=timeless)
                 for at, sent, own, receipt, timeless in rows
@@ -298,11 +318,19 @@ class _Batch:
 
 
 _EventTimes = tuple[Sequence[int], Sequence[int | None], Sequence[int | None], Sequence[int]]
-_CheckedRow = tuple[int, int, tuple]  # body, row, and (fields, ts, ts_original, sent_at, received_at)
+_CheckedRow = tuple[
+    int, int, tuple
+]  # body, row, and (fields, ts, ts_original, sent_at, received_at)
 
 
 def _flatten_accepted(accepted: Accepted) -> tuple:
-    return _astuple(accepted.event), accepted.ts, accepted.ts_original, accepted.sent_at, accepted.received_at
+    return (
+        _astuple(accepted.event),
+        accepted.ts,
+        accepted.ts_original,
+        accepted.sent_at,
+        accepted.received_at,
+    )
 
 
 def _to_columns(accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]) -> Checked:
@@ -314,7 +342,7 @@ def _to_columns(accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Re
 
 
 def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
-    """The accepted events at `rows`, and what was refused, or not."""
+    """Select the accepted events at `rows`, with or without the refusals."""
     columns: list[Any] = [
         checked.bodies,
         checked.rows,
@@ -340,8 +368,9 @@ def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
 
 
 def suspect_rows(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
-    """The rows that their columns do not clear, times aside; no body of theirs is longer than
-    `body_bytes_max`.
+    """Return the rows that the column tests do not clear, times aside.
+
+    No body of theirs is longer than `body_bytes_max`.
     """
     suspects: set[int] = set()
     if fields.type:
@@ -373,12 +402,12 @@ def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
                 )
             if not clear:
                 yield row
-    if "merge" in types:  # rare, and what it names stands among its properties
+    if "merge" in types:  # Merges are rare, and name their target among the properties.
         yield from (row for row, type_ in enumerate(fields.type) if type_ == "merge")
     names: Any = [user for user in users if user is not None] if None in users else users
     if _NEWLINE_ANONYMOUS in "\n" + "\n".join(
         names
-    ):  # cheaper than to ask each; the names are looked at only then
+    ):  # One search over all ids is cheaper than a test per id.
         yield from (
             row
             for row, user in enumerate(users)
@@ -409,10 +438,16 @@ def _bad_answers(fields: Fields, types: set[str]) -> Iterable[int]:
     ):
         if type_ == "answer":
             propensities = () if answer is None else answer.propensities
-            is_complete = answer is not None and items is not None and fields.request_id[row] is not None
+            is_complete = (
+                answer is not None and items is not None and fields.request_id[row] is not None
+            )
             if not is_complete or (
                 propensities
-                and not (len(propensities) == len(items or ()) and min(propensities) > 0.0 and max(propensities) <= 1.0)
+                and not (
+                    len(propensities) == len(items or ())
+                    and min(propensities) > 0.0
+                    and max(propensities) <= 1.0
+                )
             ):
                 yield row
 
@@ -447,7 +482,10 @@ def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int
         integers = [
             value for value in chain.from_iterable(map(dict.values, nonempty)) if type(value) is int
         ]
-        alarm = alarm or not -contract.INTEGER_BOUND < min(integers) <= max(integers) < contract.INTEGER_BOUND
+        alarm = (
+            alarm
+            or not -contract.INTEGER_BOUND < min(integers) <= max(integers) < contract.INTEGER_BOUND
+        )
     for name in names & _COLUMNS:
         values = [value for properties in nonempty if (value := properties.get(name)) is not None]
         alarm = alarm or (bool(values) and not _fits(name, values))
@@ -480,7 +518,8 @@ def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]
     rows = [row for row, each in enumerate(fields.type) if each == type_]
     property_rows = [fields.properties[row] or {} for row in rows]
     if not all(
-        all_keep(rule, [properties.get(rule.name) for properties in property_rows]) for rule in rules
+        all_satisfy(rule, [properties.get(rule.name) for properties in property_rows])
+        for rule in rules
     ):
         yield from (
             row
@@ -490,7 +529,10 @@ def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]
 
 
 def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[int | None]:
-    """A column of times as microseconds; rows whose time is not good get None, and are doubted."""
+    """Convert a column of times to microseconds.
+
+    Rows with an invalid time get None and are added to `doubted`.
+    """
     if str not in set(map(type, column)):
         return column  # type: ignore[return-value]  # the decoder has held integers to their bounds
     texts = {row: value for row, value in enumerate(column) if type(value) is str}
@@ -507,8 +549,9 @@ def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[
 
 
 def _usual_times(texts: list[str]) -> Sequence[int | None]:
-    """The times that stand in texts of the usual forms, by Arrow; None where one has to be looked
-    at by itself.
+    """Parse texts of the usual time formats with Arrow.
+
+    An entry is None where it has to be parsed on its own.
     """
     if not _TEXT_TIMES.issuperset(map(len, texts)):
         return [None] * len(texts)

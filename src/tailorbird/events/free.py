@@ -1,5 +1,7 @@
-"""What people and sites wrote into an event, as against what says what it is; and an event, or a
-JSON value, without some of that.
+"""Free text and site-made ids in events, and redaction of what they say about a user.
+
+The modules that call this one decide whether a text mentions a user: `privacy.mention` compares
+ids, `events.erased` compares keyed hashes.
 
 Whether a text mentions somebody, others decide: `privacy.mention`, which knows ids, and
 `events.erased`, which knows keyed hashes.
@@ -13,29 +15,30 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-CONTEXT = ("page", "referrer", "user_agent")  # what of an event's context is free text
-THINGS = (
-    "event_id",
-    "session_id",
-    "request_id",
-)  # ids that a site makes, and may make of somebody's
-WITHIN_MIN = 6  # characters from which on an id is looked for within texts
-CANDIDATE_LENGTH_MAX = 256  # of what is taken for an id
-WORD = r"[\w\u0300-\u036f-]"  # what words and ids are made of
+CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
+THINGS = ("event_id", "session_id", "request_id")  # ids made by the site, possibly from a user's id
+WITHIN_MIN = 6  # minimum length of ids searched within texts
+CANDIDATE_LENGTH_MAX = 256  # maximum length of a candidate id
+WORD = r"[\w\u0300-\u036f-]"  # characters of words and ids
 NO_DIGIT_BEFORE, NO_DIGIT_BEHIND = r"(?<![0-9])(?<![0-9]\.)", r"(?![0-9]|\.[0-9])"
 _WORDS = re.compile(f"{WORD}+")
-_NUMBERS = re.compile(f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{CANDIDATE_LENGTH_MAX}}}{NO_DIGIT_BEHIND}")
+_NUMBERS = re.compile(
+    f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{CANDIDATE_LENGTH_MAX}}}{NO_DIGIT_BEHIND}"
+)
 
 NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
     "user|anonymous|visitor|customer", re.IGNORECASE
-)  # names of fields that say who somebody is, ours and foreign ones
+)  # names of identifying fields, native and foreign
 
-MentionTest = Callable[[str, object], bool]  # whether the value of a field, by its name, mentions somebody
+# Whether a field, given its name and value, mentions a subject.
+MentionTest = Callable[[str, object], bool]
 
 
 def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
-    """What may be an id in a text. `words`: of how many words ids are made.
+    """Yield the parts of a text that may be an id.
+
+    `words` holds the word counts that ids have.
 
     >>> sorted(candidates("by user-12", {1}))
     ['by user-12', 'user-12']
@@ -51,19 +54,19 @@ def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
 
 
 def is_number(id_: str) -> bool:
-    """Whether an id is digits alone."""
+    """Return whether an id consists of digits only."""
     return id_.isascii() and id_.isdigit()
 
 
 def words_of(text: str) -> int:
-    """How many words a text has."""
+    """Return the number of words in a text."""
     return len(_WORDS.findall(text))
 
 
-def without(value: object, mentions: MentionTest, is_name: Callable[[str], bool], name: str = "") -> object:
-    """A JSON value with null in place of each text and number that mentions somebody, and without
-    fields whose names do.
-    """
+def without(
+    value: object, mentions: MentionTest, is_name: Callable[[str], bool], name: str = ""
+) -> object:
+    """Replace all values that mention a subject by null, and drop fields named after one."""
     if isinstance(value, list):
         return [without(one, mentions, is_name, name) for one in value]
     if isinstance(value, dict):
@@ -78,9 +81,7 @@ def without(value: object, mentions: MentionTest, is_name: Callable[[str], bool]
 def of_another(
     event: Mapping[str, Any], mentions: MentionTest, is_name: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """An event that was accepted, as it came in, without what it says of somebody else than whose
-    it is.
-    """
+    """Return an accepted event without what it says about anyone but its own subject."""
     redacted = dict(event)
     for part, names in (("context", CONTEXT), ("answer", ("query",))):
         if isinstance(fields := event.get(part), dict):
@@ -94,26 +95,27 @@ def of_another(
 
 
 def texts_in(value: object) -> Iterable[str]:
-    """All texts in a JSON value, the names of fields left out."""
+    """Yield all texts in a JSON value, field names excluded."""
     return (one for name, one in leaves(value) if isinstance(one, str) and name != NAME)
 
 
 def who_said(value: object) -> Iterator[str]:
-    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields
-    that say who somebody is.
+    """Yield all texts in a JSON value that may be an id.
+
+    These are texts, field names, and numbers in fields that identify a user.
     """
     return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
 
 
 def said(name: str, value: object) -> str | None:
-    """The text that may be an id of one of the `leaves`."""
+    """Return the text of a leaf that may be an id, or None."""
     if isinstance(value, str):
         return value
     return as_text(value) if _WHO.search(name) else None
 
 
 def leaves(value: object) -> Iterator[tuple[str, object]]:
-    """Each value of a JSON value with the name of its field, and each name as the value of `NAME`."""
+    """Yield each value of a JSON document with its field name, and each field name under `NAME`."""
     stack: list[tuple[str, object]] = [("", value)]
     while stack:
         name, one = stack.pop()
@@ -129,8 +131,8 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
 
 
 def as_text(value: object) -> str | None:
-    """A whole number as an id that is a text; None for anything else."""
+    """Return a whole number as id text, or None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    # Longer ones are nobody's id, and Python writes none of more than 4,300 digits.
+    # No id is longer, and Python refuses to format more than 4,300 digits.
     return str(value) if type(value) is int and abs(value) < 10**CANDIDATE_LENGTH_MAX else None

@@ -1,5 +1,8 @@
-"""The clock of a project whose log ended long ago: it goes on from there, in all roles and
-commands, until the site is live.
+"""The clock of a project whose log ended long ago: it continues from there until the site is live.
+
+Users, counts and trends of an old log mean nothing as of today, since every window is empty. So
+`up` writes the lag of the log into a file, and every role and command subtracts it from the
+machine's time. The first event with today's time, or `up --live`, ends it.
 
 People, counts and trends of an old log say nothing as of today: every window is empty. So `up`
 writes into a file how far the log lies back, and each role goes by the machine's clock less that.
@@ -17,7 +20,9 @@ FILE = "clock.json"
 
 
 class LogClock:
-    """The machine's clock, set back by what a file says; without one, the machine's clock.
+    """The machine's clock minus the lag that a file states.
+
+    Without the file, the machine's clock.
 
     Every reader of the file changes to today's time within the call that follows the change.
 
@@ -43,7 +48,7 @@ class LogClock:
 
     @property
     def behind(self) -> int:
-        """Microseconds by which this clock is behind the machine's; 0 where the project is live."""
+        """The lag behind the machine's clock in microseconds; 0 where the project is live."""
         current_stamp = stamp(self._file)
         if current_stamp != self._stamp:
             self._lag_us = 0 if current_stamp is None else self._read()
@@ -52,15 +57,15 @@ class LogClock:
 
     @property
     def was_live(self) -> bool:
-        """Whether the project went live once, after which an old log is a pause."""
+        """True if the project went live once, after which an old log is only a pause."""
         return self._file.exists() and not self._read()
 
     def set_back(self, lag_us: int) -> None:
-        """Go by a log that lies so many microseconds back."""
+        """Set the lag of the log in microseconds."""
         write_whole(self._file, json.dumps({"behind_us": lag_us}).encode())
 
     def go_live(self) -> None:
-        """Go by today's time from now on."""
+        """Use the machine's time from now on."""
         write_whole(self._file, json.dumps({"behind_us": 0}).encode())
 
     def _read(self) -> int:

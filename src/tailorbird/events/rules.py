@@ -1,5 +1,6 @@
-"""Rules that a project declares for the properties of its events, as plain data in the route plan,
-and their check.
+"""Property rules that a project declares for its events, as plain data, and their validation.
+
+Pure, and identical in collector and router. `events.contract` calls it for types that have rules.
 
 Pure, and the same at the door and in the router, so that both decide alike; `events.contract` calls
 it for types that have rules.
@@ -18,7 +19,7 @@ _SHOWN_MAX = 60
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one property of one type of event must be.
+    """A constraint on one property of one event type.
 
     Attributes:
         required: an event without it is refused; null counts as absent.
@@ -38,7 +39,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 def violation(
     rules: Sequence[Rule], properties: Mapping[str, Any] | None
 ) -> tuple[str, str, str] | None:
-    """The first rule that the properties break: code, path and sentence; None if they keep all."""
+    """Return the code, path and message of the first rule that the properties break, or None."""
     values = properties or {}
     for rule in rules:
         value = values.get(rule.name)
@@ -54,9 +55,10 @@ def violation(
     return None
 
 
-def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
-    """Whether each value keeps the rule, None for an absent one; decided over the column. False may
-    be a false alarm.
+def all_satisfy(rule: Rule, values: Sequence[Any]) -> bool:
+    """Return whether all values of a column satisfy the rule; None is an absent value.
+
+    False may be a false alarm.
     """
     present = [value for value in values if value is not None]
     if len(present) < len(values) and rule.required:
@@ -94,18 +96,26 @@ def _satisfies(rule: Rule, value: Any) -> bool:
 
 
 def _describe_violation(rule: Rule, value: Any) -> tuple[str, str, str]:
-    """Which part of the rule the value breaks."""
+    """Return the code, path and message of the part of the rule that the value breaks."""
     path = f"$.properties.{rule.name}"
     if not _satisfies(Rule(rule.name, kind=rule.kind), value):
-        return "wrong_type", path, f"expected {_KIND_NAMES[rule.kind]}, got {show(value)}"
+        return "wrong_type", path, f"expected {_KIND_NAMES[rule.kind]}, got {format_value(value)}"
     if not _satisfies(Rule(rule.name, low=rule.low), value):
-        return "number_out_of_range", path, f"expected at least {rule.low:g}, got {show(value)}"
+        return (
+            "number_out_of_range",
+            path,
+            f"expected at least {rule.low:g}, got {format_value(value)}",
+        )
     if not _satisfies(Rule(rule.name, high=rule.high), value):
-        return "number_out_of_range", path, f"expected at most {rule.high:g}, got {show(value)}"
+        return (
+            "number_out_of_range",
+            path,
+            f"expected at most {rule.high:g}, got {format_value(value)}",
+        )
     return (
         "not_allowed",
         path,
-        f"expected one of {', '.join(map(str, rule.one_of))}, got {show(value)}",
+        f"expected one of {', '.join(map(str, rule.one_of))}, got {format_value(value)}",
     )
 
 
@@ -124,8 +134,8 @@ _KIND_NAMES = {
 }
 
 
-def show(value: object) -> str:
-    """A value as it stands in a message: JSON, cut to 60 characters."""
+def format_value(value: object) -> str:
+    """Format a value for a message: JSON, cut to 60 characters."""
     try:
         text = msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError):

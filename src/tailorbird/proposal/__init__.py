@@ -1,5 +1,4 @@
-"""Declarations proposed from data: what `tailorbird init --from DATA` writes into its files, and
-why.
+"""Declarations proposed from data: what `tailorbird init --from DATA` writes, and why.
 
 files ──► columns (events.guess.sources) ──► facts ──► features.py, slots.py, [train] of
                                                 tailorbird.toml ▲ figures of the log (statistics):
@@ -24,20 +23,20 @@ from tailorbird.events.guess import (
     guess_files,
     try_mapping,
 )
-from tailorbird.events.guess.quoting import quoted
-from tailorbird.proposal.facts import Reasons, facts_of, usual_person
+from tailorbird.events.guess.quoting import toml_string
+from tailorbird.proposal.facts import Reasons, facts_of, typical_user
 from tailorbird.proposal.features import features_text
-from tailorbird.proposal.known import facts_of_known
+from tailorbird.proposal.known import facts_from_adapter
 from tailorbird.proposal.slots import slots_text, train_window
 
 _FILES_LISTED_MAX = 5
-_TABLES = (None, "mapping", "movielens")  # read by a mapping, whose columns say what there is
+_TABLES = (None, "mapping", "movielens")  # formats read by a mapping, whose columns are described
 _REFUSED_MAX = 0.5  # share of the rows that may be refused where a project is made all the same
 
 
 @dataclass
 class Proposal:
-    """What was found in the data and what is proposed from it.
+    """The declarations proposed from the data.
 
     Attributes:
         types: event types of the data that are not built in, for `[events] types`.
@@ -61,8 +60,9 @@ class Proposal:
 
 
 def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
-    """Read the CSV, JSON or Parquet files at `data` and propose declarations. `now` is in
-    microseconds.
+    """Read the CSV, JSON or Parquet files at `data` and propose declarations.
+
+    `now` is in microseconds.
 
     Raises:
         InputError: no file holds events that could be used.
@@ -107,7 +107,9 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     mapping += "\n".join(guess.toml for guess in chosen)
     if len(same_layout) > 1:
         pattern = _pattern([guess.file.name for guess in same_layout])
-        mapping = mapping.replace(f"file = {quoted(main.file.name)}", f"file = {quoted(pattern)}")
+        mapping = mapping.replace(
+            f"file = {toml_string(main.file.name)}", f"file = {toml_string(pattern)}"
+        )
         reasons.append(
             (
                 pattern,
@@ -122,7 +124,8 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
         fix = "write the mapping by hand: docs/how-to/import.md"
         raise InputError(f"hardly a row could be used\n{trial.warning}", where=str(data), fix=fix)
     reasons += [
-        (name, "event type", "not built in, so it is declared in tailorbird.toml") for name in custom_types
+        (name, "event type", "not built in, so it is declared in tailorbird.toml")
+        for name in custom_types
     ]
     slots = slots_text(facts, reasons)
     features = features_text(facts, reasons)
@@ -132,7 +135,7 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
         slots,
         custom_types,
         train_window(facts, reasons),
-        usual_person(_events_by_user(main)),
+        typical_user(_events_by_user(main)),
         trial,
         "mapping",
         reasons,
@@ -141,12 +144,13 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
 
 def _propose_from_adapter(format_: str, data: Path, now: int) -> Proposal:
     """Propose from files that an adapter reads, without a mapping."""
-    facts, custom_types, user = facts_of_known(format_, data, now)
+    facts, custom_types, user = facts_from_adapter(format_, data, now)
     reasons: Reasons = [
         (data.name, format_, "its columns or records are those of this format: it needs no mapping")
     ]
     reasons += [
-        (name, "event type", "not built in, so it is declared in tailorbird.toml") for name in custom_types
+        (name, "event type", "not built in, so it is declared in tailorbird.toml")
+        for name in custom_types
     ]
     slots, features = slots_text(facts, reasons), features_text(facts, reasons)
     return Proposal(
@@ -163,7 +167,7 @@ def _propose_from_adapter(format_: str, data: Path, now: int) -> Proposal:
 
 
 def _events_by_user(main: SourceGuess) -> dict[str, int]:
-    """Return how many events each user has in the sample."""
+    """Count the events of each user in the sample."""
     column = next((column.column for column in main.columns if column.role == "user_id"), "")
     if not column:
         return {}
@@ -175,24 +179,24 @@ def _events_by_user(main: SourceGuess) -> dict[str, int]:
 
 
 def _without_name(guess: SourceGuess) -> str:
-    return guess.toml.replace(f"file = {quoted(guess.file.name)}", "", 1)
+    return guess.toml.replace(f"file = {toml_string(guess.file.name)}", "", 1)
 
 
 def _pattern(names: list[str]) -> str:
-    """Return a pattern that fits names with a part in common at their begin or end."""
+    """Return a pattern that matches names with a common prefix or suffix."""
     begin = _common_prefix(names)
     end = _common_prefix([name[len(begin) :][::-1] for name in names])[::-1]
     return f"{begin}*{end}"
 
 
 def _common_prefix(names: list[str]) -> str:
-    """Return the letters that all names begin with."""
+    """Return the common prefix of all names."""
     pairs = zip(min(names), max(names), strict=False)
     return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _describe_files(files: list[Path], guesses: list[SourceGuess], reasons: Reasons) -> str:
-    """What each file was taken for instead, with its columns."""
+    """Describe what each file was classified as, with its columns."""
     taken = {
         guess.file.name: f"holds {guess.kind} by its columns "
         f"{', '.join(column.column for column in guess.columns if column.column)}"

@@ -1,4 +1,4 @@
-"""Which candidate sources a site's slot gets, how long the past is that it learns from, and why."""
+"""The slot proposed for a site: candidate sources and training window, with reasons."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from tailorbird.events import DAY
 from tailorbird.proposal.facts import Facts, Reasons
 from tailorbird.proposal.statistics import WINDOWS
 
-_SESSION_EVENTS_MIN = 1.5  # events of a session, as a mean, from which on sessions are worth comparing
+_SESSION_EVENTS_MIN = 1.5  # minimum mean length for session-based sources
 _NEW_ITEMS_SHARE_MIN = 0.01
-_REPEAT_SHARE_HIGH = 0.2  # share of repeats from which on most of a list may be what the person had
+_REPEAT_SHARE_HIGH = 0.2  # share of repeats from which past items may fill most of a slate
 _WINDOW_SHARE_MIN = 0.75  # a window that tells nearly as much as the best is worth a column
 _TRAIN_WINDOWS = (28, 84, 182, 365)  # days
 _LONG_WINDOWS = (730, 1825, 3650, 7300)  # of sites where a year holds next to nothing
-_VISITS_ENOUGH = 40_000  # from so many visits on, a longer past teaches little more
+_VISITS_ENOUGH = 40_000  # visits beyond which a longer past adds little
 _FEW_VISITS = 5_000  # a year with fewer is too little to learn from
 
 
@@ -63,7 +63,7 @@ home = Slot(
 
 def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
     boards = _board_windows(facts)
-    window_shares = facts.log.found or {}
+    window_shares = facts.log.window_shares or {}
     for window in boards[:2]:
         reason = (
             f"the 20 most popular items of {window_text(window)} have {window_shares[window]:.0%} of "
@@ -80,7 +80,7 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
         )
     short, long = f"popular:{window_text(boards[0])}", f"popular:{window_text(boards[1])}"
     sources: dict[str, int] = {}
-    if facts.again:
+    if facts.has_repeats:
         sources["repeat"] = 200 if facts.log.repeats >= _REPEAT_SHARE_HIGH else 60
         reasons.append(
             (
@@ -120,10 +120,8 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
 
 
 def _board_windows(facts: Facts) -> list[int]:
-    """Return windows of leaderboards: the best, one about ten times as long, and others that tell
-    nearly as much.
-    """
-    window_shares = facts.log.found or {}
+    """Return leaderboard windows: the best one, one about ten times as long, and close runners-up."""
+    window_shares = facts.log.window_shares or {}
     best = facts.log.best_window
     longer = [
         window
@@ -131,14 +129,18 @@ def _board_windows(facts: Facts) -> list[int]:
         if 10 * best < window <= max(facts.log.span_days * DAY, 365 * DAY)
     ]
     long_window = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
-    near = [window for window, share in window_shares.items() if share >= _WINDOW_SHARE_MIN * window_shares[best]]
+    near = [
+        window
+        for window, share in window_shares.items()
+        if share >= _WINDOW_SHARE_MIN * window_shares[best]
+    ]
     return list(dict.fromkeys([best, long_window, *near]))
 
 
 def _columns(
     facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons
 ) -> Iterator[str]:
-    """Yield the sources that add no candidates, though the ranker sees them."""
+    """Yield the sources whose rank and score the ranker reads, though they add no candidates."""
     named = [f"popular:{window_text(window)}" for window in boards[2:]]
     if named:
         reasons.append(
@@ -156,7 +158,7 @@ def _columns(
     for segment in facts.context:
         best = boards[0]
         yield f"popular:{window_text(best)}:{segment}"
-        if facts.fast:
+        if facts.is_fast_moving:
             yield f"popular:{window_text(next(window for window in WINDOWS if window > best))}:{segment}"
         reasons.append(
             (
@@ -171,7 +173,7 @@ def _hidden_types(facts: Facts, reasons: Reasons) -> list[str]:
     """Return the event types whose items are not shown again."""
     if facts.type != "purchase" and "purchase" in facts.types:
         return ["purchase"]
-    if facts.again:
+    if facts.has_repeats:
         return []
     share = f"{facts.log.repeats:.1%} of the events are about an item that the person had before"
     reasons.append(("hide_seen", facts.type, f"{share}: what somebody had is not shown again"))
@@ -179,7 +181,7 @@ def _hidden_types(facts: Facts, reasons: Reasons) -> list[str]:
 
 
 def train_window(facts: Facts, reasons: Reasons) -> str:
-    """Return how much of the past is learned from: what holds enough visits."""
+    """Return the training window: the shortest that holds enough visits."""
     visits = facts.log.visits_a_day
     if not visits or facts.log.span_days <= _TRAIN_WINDOWS[0]:
         return f"{_TRAIN_WINDOWS[0]}d"

@@ -1,5 +1,4 @@
-"""What a file of events says about its site: how fast tastes move, how often people come back, how
-long sessions are.
+"""Statistics of an event log: how fast tastes move, repeat consumption, session lengths.
 
 `init` chooses candidate sources and windows by these figures, and prints them as its reasons.
 """
@@ -16,12 +15,12 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.events.guess import SourceGuess
 from tailorbird.events.tables.columns import read_columns
-from tailorbird.events.tables.times import moment_of, parse_times
+from tailorbird.events.tables.times import parse_iso_time, parse_times
 
 Ints = npt.NDArray[np.int64]
 
-ROWS_MAX = 3_000_000  # of larger files, whole people are drawn until about so many rows are left
-GAP = 30 * MINUTE  # between sessions, where the file names none
+ROWS_MAX = 3_000_000  # larger files are sampled by user to about this many rows
+SESSION_GAP = 30 * MINUTE  # between sessions, where the file names none
 WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
 _TIE_SHARE = 0.97  # of two windows that tell about as much, the longer moves less
 UNKNOWN_SPAN = 30.0  # days, of times that are text
@@ -31,7 +30,7 @@ _US = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 @dataclass(frozen=True)
 class LogStatistics:
-    """Figures of a file of events.
+    """Statistics of a file of events.
 
     Attributes:
         events, people, items: how many there are; events may be of a sample of the people.
@@ -54,18 +53,18 @@ class LogStatistics:
     session_events: float = 1.0
     person_events: int = 1
     new_items: float = 0.0
-    found: dict[int, float] | None = None
+    window_shares: dict[int, float] | None = None
     visits_a_day: float = 0.0
 
     @property
     def best_window(self) -> int:
-        """The window whose most popular items are best at telling what comes next; a week where
-        that is not known.
-        """
-        if not self.found:
+        """The window whose most popular items best predict the next events; a week by default."""
+        if not self.window_shares:
             return 7 * DAY
-        best = max(self.found.values())
-        return max(window for window, share in self.found.items() if share >= _TIE_SHARE * best)
+        best = max(self.window_shares.values())
+        return max(
+            window for window, share in self.window_shares.items() if share >= _TIE_SHARE * best
+        )
 
 
 def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
@@ -100,7 +99,7 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
 def statistics_of(
     ts: Ints, users: Ints, items: Ints, sessions: Ints | None, sample_every: int = 1
 ) -> LogStatistics:
-    """Return the figures of events.
+    """Compute the statistics of events.
 
     Args:
         ts, who, what: (n,): times in microseconds, codes of people and items.
@@ -123,7 +122,7 @@ def statistics_of(
         session_events=len(ts) / visits,
         person_events=int(np.quantile(user_events[user_events > 0], 0.9)),
         new_items=_new_items(ts, items),
-        found=_window_shares(ts, items),
+        window_shares=_window_shares(ts, items),
         visits_a_day=visits * sample_every / max(span, 1.0),
     )
 
@@ -131,7 +130,7 @@ def statistics_of(
 def _read(
     guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]
 ) -> tuple[Ints, list[Ints]]:
-    """Return times and codes of the other columns, for the events of a sample of the people."""
+    """Return times and column codes for the events of a sample of users."""
     sample_every = _sampling_interval(guess)
     rows = list(_read_sample(guess, names, type_, values, sample_every))
     if not rows:
@@ -148,7 +147,11 @@ def _read(
 
 
 def _read_sample(
-    guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str], sample_every: int
+    guess: SourceGuess,
+    names: list[str],
+    type_: str | None,
+    values: Sequence[str],
+    sample_every: int,
 ) -> Iterator[pa.RecordBatch]:
     selected = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
     for batch in read_columns(
@@ -158,7 +161,9 @@ def _read_sample(
             batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
         if sample_every > 1:
             people = batch.column(names[1]).cast(pa.string()).dictionary_encode()
-            drawn = np.append(hash64s(people.dictionary.to_pylist()) % np.uint64(sample_every) == 0, False)
+            drawn = np.append(
+                hash64s(people.dictionary.to_pylist()) % np.uint64(sample_every) == 0, False
+            )
             batch = batch.filter(
                 pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()])
             )
@@ -168,7 +173,7 @@ def _read_sample(
 
 
 def _sampling_interval(guess: SourceGuess) -> int:
-    """Return of how many people one is read, by the size of the file."""
+    """Return the sampling interval, by the size of the file: one user in so many is read."""
     file, sample = guess.file, guess.sample
     if file.name.endswith(".parquet"):
         import pyarrow.parquet as pq
@@ -180,7 +185,7 @@ def _sampling_interval(guess: SourceGuess) -> int:
 
 
 def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
-    """Return times as microseconds; None where they are text of an unknown form."""
+    """Convert times to microseconds; None where their format is unknown."""
     if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
         return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(
             pa.int64()
@@ -194,7 +199,7 @@ def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | Non
             [parse_times(chunk, guess.ts_format, "UTC") for chunk in times.chunks], pa.int64()
         )
     return pa.chunked_array(
-        [pa.array([_elapsed(moment_of(text, UTC)) for text in times.to_pylist()], pa.int64())]
+        [pa.array([_elapsed(parse_iso_time(text, UTC)) for text in times.to_pylist()], pa.int64())]
     )
 
 
@@ -203,15 +208,15 @@ def _elapsed(moment: datetime | None) -> int | None:
 
 
 def codes_of(column: pa.ChunkedArray) -> Ints:
-    """Return values as codes, by their first appearance."""
+    """Encode values as codes in order of first appearance."""
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def _split_sessions(ts: Ints, users: Ints) -> Ints:
-    """Number the sessions by pauses."""
+    """Number sessions that end at pauses."""
     order = np.lexsort((np.arange(len(ts)), users))
     begins = np.ones(len(ts), bool)
-    begins[1:] = (np.diff(users[order]) != 0) | (np.diff(ts[order]) > GAP)
+    begins[1:] = (np.diff(users[order]) != 0) | (np.diff(ts[order]) > SESSION_GAP)
     sessions = np.empty(len(ts), np.int64)
     sessions[order] = np.cumsum(begins)
     return sessions
@@ -225,9 +230,7 @@ def _new_items(ts: Ints, items: Ints) -> float:
 
 
 def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:
-    """Return how well the most popular items of each window that the file fills tell the next
-    events.
-    """
+    """Measure how well the top items of each window predict the next events."""
     span, kinds = int(ts[-1] - ts[0]), int(items.max()) + 1
     ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBES).astype(np.int64))
     by_window: dict[int, float] = {}

@@ -1,5 +1,7 @@
-"""From a bundle and features to an ordered answer with known propensities: pure functions, used by
-serving and by evaluation.
+"""Ranking: from a bundle and features to a slate with known propensities.
+
+Pure functions, shared by serving and evaluation. `ranking.bundle` (ONNX Runtime) and
+`ranking.encoders` are imported by their own names, so that declaring slots needs neither.
 
 `ranking.bundle` (ONNX Runtime) and `ranking.encoders` are imported by their own names, so that
 declaring slots needs neither.

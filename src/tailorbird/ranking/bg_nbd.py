@@ -1,6 +1,4 @@
-"""Expected purchases by BG/NBD, over NumPy alone, as a churn bundle computes them; fitting is
-`models.btyd`'s.
-"""
+"""Expected purchases by BG/NBD in NumPy, for churn bundles; `models.btyd` fits the model."""
 
 from collections.abc import Callable
 
@@ -21,15 +19,12 @@ _PROBABILITY_MIN = 1e-200  # a chance that is none
 _LOG_DENSITY_RANGE, _LOG_ODDS_RANGE = (
     40.0,
     60.0,
-    # logarithms: what is so far under the highest point is nothing; beyond it log-odds of p are
-    # straight lines
+    # in logarithms: densities further below the maximum are negligible; log-odds beyond are linear
 )
 
 
 class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fitted model, in days, and the places in a matrix of: seconds since the last purchase,
-    purchases, seconds since the first.
-    """
+    """A fitted model, in days, and the matrix columns of recency, frequency and age."""
 
     r: float
     alpha: float
@@ -40,24 +35,26 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age: int
 
     def purchases(self, matrix: npt.NDArray[np.float32], start: float, stop: float) -> Floats:
-        """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing
-        is known.
+        """Return the expected purchases from `start` to `stop` days from now, shape (n,).
+
+        It is 0 for users without a history.
         """
         return purchases_between(
             matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
         )
 
     def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
-        """Equation 10 of Fader, Hardie, Lee (2005), its series after Euler's transformation: as
-        printed it overflows.
+        """Evaluate equation 10 of Fader, Hardie, Lee (2005), after Euler's transformation.
+
+        The series as printed overflows.
         """
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
         z = span / (alpha + age + span)
         series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             expectation = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
-        expectation = kept(expectation, r + x, alpha + age, a, b + x, span)
-        with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
+        expectation = replace_overflow(expectation, r + x, alpha + age, a, b + x, span)
+        with np.errstate(over="ignore"):  # Many purchases and a long pause mean certain churn.
             odds = np.where(
                 x > 0,
                 a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
@@ -72,8 +69,9 @@ def purchases_between(
     stop: float,
     expected: Callable[[Floats, Floats, Floats, float], Floats],
 ) -> Floats:
-    """Return the purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is
-    known.
+    """Return the purchases from `start` to `stop` days from now, shape (n,).
+
+    It is 0 for users without a history.
 
     Args:
         history: (n, 3): seconds since the last purchase, purchases, seconds since the first.
@@ -84,12 +82,16 @@ def purchases_between(
     is_complete = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
     since, count, age = (np.where(is_complete, each, 0.0) for each in (since, count, age))
     x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
-    purchases = expected(x, recency, days, stop) - (expected(x, recency, days, start) if start else 0.0)
+    purchases = expected(x, recency, days, stop) - (
+        expected(x, recency, days, start) if start else 0.0
+    )
     return np.where(is_complete, purchases, 0.0)
 
 
 def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -> Floats:
-    """₂F₁(a, b; c; z) for 0 ≤ z < 1, by its series, until the last term changes nothing.
+    """Evaluate ₂F₁(a, b; c; z) for 0 ≤ z < 1 by its series, until the last term changes nothing.
+
+    The value is NaN where terms overflow, or cancel so much that few digits are left.
 
     NaN where terms overflow, or take away so much of each other that few digits are left.
     """
@@ -97,7 +99,7 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
     total, largest = term.copy(), term.copy()
     with np.errstate(
         over="ignore", invalid="ignore"
-    ):  # what overflows is no finite number, see `kept`
+    ):  # Overflow gives a value that is not finite, see `replace_overflow`.
         for n in range(TERMS_MAX):
             term = term * (a + n) * (b + n) / ((c + n) * (n + 1)) * z
             total += term
@@ -107,23 +109,27 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
         return np.where(largest <= _LARGEST * np.abs(total), total, np.nan)
 
 
-def kept(expectation: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """Expected purchases of those who are alive, by the series where it gave what can be, else by
-    `integrated`.
+def replace_overflow(
+    expectation: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float
+) -> Floats:
+    """Replace impossible expectations of the series by `integrated`.
 
-    Between 0 and all of their rate is what can be. At the ends of what is fitted (everybody at the
-    same rate, say) the series overflows.
+    A possible expectation lies between 0 and the full purchase rate. At the limits of the fit (all
+    users at the same rate, say) the series overflows.
     """
     is_invalid = ~((expectation >= 0) & (expectation <= shape / scale * span * (1 + 1e-6)))
     if is_invalid.any():
         expectation = expectation.copy()
-        expectation[is_invalid] = integrated(shape[is_invalid], scale[is_invalid], a, b[is_invalid], span)
+        expectation[is_invalid] = integrated(
+            shape[is_invalid], scale[is_invalid], a, b[is_invalid], span
+        )
     return expectation
 
 
 def integrated(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """The same expectation, shape (n,), as an integral over the chance p of staying away after a
-    purchase, which is beta (a, b).
+    """Compute the same expectation, shape (n,), as an integral over the dropout probability p.
+
+    After a purchase p is beta (a, b) distributed.
 
     E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p:
     of values of p from where its density falls away to where it does.
@@ -140,7 +146,10 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
 
     top = np.log(a) - np.log(b)
     highest, ends = height(top, b), []
-    for far in (top - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(top), top + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(top)):
+    for far in (
+        top - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(top),
+        top + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(top),
+    ):
         inside, outside = top, far
         for _ in range(60):
             middle = (inside + outside) / 2
@@ -160,7 +169,9 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
     shape, each = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         bought = np.where(
-            p > _PROBABILITY_MIN, -np.expm1(-shape * np.log1p(each)) / p, shape * (span / scale)[:, None]
+            p > _PROBABILITY_MIN,
+            -np.expm1(-shape * np.log1p(each)) / p,
+            shape * (span / scale)[:, None],
         )
     value = weight * bought
     width = np.diff(u, axis=1)

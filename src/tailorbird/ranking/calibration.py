@@ -1,5 +1,6 @@
-"""Calibration: from a model's raw output to a probability, or an amount, that is right on average.
-Monotone, stored as small JSON tables.
+"""Calibration of raw model outputs to probabilities or amounts that are right on average.
+
+Maps are monotone and stored as small JSON tables.
 
 The `fit_…` are for training; `Calibration.apply` runs in every answer. Which of them is taken, and
 whether any, is decided by `training.calibrate`. `Beta` and `Temperature` take probabilities, the
@@ -16,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 BLOCKS_MAX = 500  # of an isotonic table; each has two knots
 _TILT = 1e-7
-_EDGE = 1e-7  # probabilities are kept this far away from 0 and 1 before their logarithm is taken
+_EDGE = 1e-7  # distance of probabilities from 0 and 1 before the logarithm
 
 
 class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
@@ -32,28 +33,31 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
     y: list[float]
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,). Where the table is flat, as it is within each block, a tilt of at
-        most 1e-7 keeps the order of the model.
+        """Return probabilities (n,).
+
+        A tilt of at most 1e-7 keeps the model's order where the table is flat, as it is within each
+        block.
         """
         p = np.interp(raw, self.x, self.y)
         return np.clip(p + _TILT * raw / (1.0 + np.abs(raw)), 0.0, 1.0)
 
 
 class Platt(msgspec.Struct, frozen=True, tag="platt"):
-    """1 / (1 + exp(-(slope * raw + intercept))), after Platt (1999)."""
+    """Platt scaling: 1 / (1 + exp(-(slope * raw + intercept))), after Platt (1999)."""
 
     name: ClassVar[str] = "platt"
     slope: float
     intercept: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,)."""
+        """Return probabilities (n,)."""
         return 1.0 / (1.0 + np.exp(-np.clip(self.slope * raw + self.intercept, -700.0, 700.0)))
 
 
 class Beta(msgspec.Struct, frozen=True, tag="beta"):
-    """1 / (1 + exp(-(a * ln p - b * ln(1 - p) + c))), of a probability p; Kull, Silva Filho, Flach,
-    AISTATS 2017.
+    """Beta calibration: 1 / (1 + exp(-(a * ln p - b * ln(1 - p) + c))) of a probability p.
+
+    Source: Kull, Silva Filho, Flach, AISTATS 2017.
 
     Its two slopes bend the low and the high end apart, which Platt's curve cannot; a = b = 1, c = 0
     changes nothing.
@@ -65,42 +69,43 @@ class Beta(msgspec.Struct, frozen=True, tag="beta"):
     c: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,)."""
+        """Return probabilities (n,)."""
         p = np.clip(raw, _EDGE, 1 - _EDGE)
         return _sigmoid(self.a * np.log(p) - self.b * np.log1p(-p) + self.c)
 
 
 class Temperature(msgspec.Struct, frozen=True, tag="temperature"):
-    """1 / (1 + exp(-logit(p) / temperature)), of a probability p: sharper below 1, softer above;
-    Guo et al., ICML 2017.
+    """Temperature scaling: 1 / (1 + exp(-logit(p) / temperature)) of a probability p.
+
+    Sharper below 1, softer above. Source: Guo et al., ICML 2017.
     """
 
     name: ClassVar[str] = "temperature"
     temperature: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,)."""
+        """Return probabilities (n,)."""
         return _sigmoid(_logit(raw) / self.temperature)
 
 
 class Scale(msgspec.Struct, frozen=True, tag="scale"):
-    """factor · raw, of an expected amount: right on average, and never below 0."""
+    """Scaling of an expected amount by a factor: right on average, and never below 0."""
 
     name: ClassVar[str] = "scale"
     factor: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Amounts (n,)."""
+        """Return amounts (n,)."""
         return np.maximum(self.factor * raw, 0.0)
 
 
 class Identity(msgspec.Struct, frozen=True, tag="none"):
-    """The output as the model gave it."""
+    """The identity: the output as the model gave it."""
 
     name: ClassVar[str] = "none"
 
     def apply(self, raw: Floats) -> Floats:
-        """The same values."""
+        """Return the values unchanged."""
         return raw
 
 
@@ -108,8 +113,9 @@ Calibration = Isotonic | Platt | Beta | Temperature | Scale | Identity
 
 
 def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scale:
-    """The factor by which all that was expected amounts to all that there was; 1 where nothing was
-    expected.
+    """Fit the factor that makes the expected total match the observed one.
+
+    1 if nothing was expected.
     """
     weight = np.ones(raw.size) if weight is None else weight
     expected = float(weight @ raw)
@@ -117,8 +123,7 @@ def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scal
 
 
 def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Isotonic:
-    """The monotone least-squares fit (pool adjacent violators): level within each block, a line
-    from one block to the next.
+    """Fit a monotone least-squares table (pool adjacent violators), linear between blocks.
 
     A block has a knot at either end, so that what is said of its rows is what happened to them on
     average. Lines between the centres of blocks pull a large one towards its neighbours. The order
@@ -147,7 +152,10 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
 
 
 def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
-    """Where each block of the isotonic fit starts. Offline, hence a plain loop: O(n)."""
+    """Return the start of each block of the isotonic fit.
+
+    A plain loop, O(n), since it runs offline.
+    """
     starts: list[int] = []
     sums: list[float] = []
     masses: list[float] = []
@@ -164,7 +172,9 @@ def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
 
 
 def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt:
-    """Logistic regression on one input, with Platt's smoothed targets.
+    """Fit a logistic regression on one input, with Platt's smoothed targets.
+
+    All items get the mean where a higher score would mean less, or all scores are equal.
 
     Where a higher score would mean less, or all scores are alike, everybody gets the mean.
     """
@@ -182,8 +192,9 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt
 
 
 def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
-    """The curve of most likelihood; a slope below 0 is set to 0 and the rest fitted again, as its
-    authors do.
+    """Fit the curve of maximum likelihood.
+
+    As its authors do, a slope below 0 is set to 0 and the rest fitted again.
     """
     p = np.clip(raw, _EDGE, 1 - _EDGE)
     columns = [np.log(p), -np.log1p(-p)]
@@ -201,8 +212,9 @@ def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
 
 
 def fit_temperature(raw: Floats, label: Floats, weight: Floats | None = None) -> Temperature:
-    """The temperature of most likelihood, at most 1,000: a model whose order is no better than
-    chance is made flat, not turned round.
+    """Fit the temperature of maximum likelihood, at most 1,000.
+
+    A model whose order is no better than chance is flattened, not reversed.
     """
     slope = _logistic([_logit(raw)], label, weight, intercept=False)[0]
     return Temperature(1.0 / max(float(slope), 1e-3))
@@ -216,9 +228,10 @@ def _logistic(
     intercept: bool = True,
     steps: int = 60,
 ) -> Floats:
-    """Coefficients of most likelihood of a logistic regression, that of the constant last: Newton's
-    method, whose steps are halved until they gain something: where a few outliers tell nearly all,
-    whole steps go farther and farther away.
+    """Fit a logistic regression by Newton's method; the constant's coefficient is last.
+
+    Steps are halved until they reduce the loss, since full steps diverge where a few outliers
+    dominate.
 
     Args:
         label: (n,), from 0 to 1.

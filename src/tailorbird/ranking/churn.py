@@ -1,5 +1,4 @@
-"""Churn: who is asked about, and when a person counts as gone, as a project declares it in
-`churn.py`.
+"""The declaration of a churn model in `churn.py`: the population and the definition of churn.
 
 from tailorbird.ranking import Churn, Contact
 
@@ -28,7 +27,7 @@ PER = ("day", "event")
 
 @dataclass(frozen=True)
 class Contact:
-    """What it costs and brings to contact somebody who would leave, such as with a voucher.
+    """The costs and benefits of contacting a user at risk, such as with a voucher.
 
     Args:
         cost: of one contact, whoever gets it.
@@ -51,7 +50,7 @@ class Contact:
 
 @dataclass(frozen=True)
 class Churn:
-    """When a person counts as gone, and whom to ask about.
+    """The definition of churn, and the population to score.
 
     Args:
         name: of the model in the registry, and what `tailorbird train NAME` takes.
@@ -66,11 +65,12 @@ class Churn:
         period: the step of the hazard; "" takes a twelfth of the window.
         trust: columns that may read profiles without a time, or of one imported time alone. Such a
             profile may know what came later.
-        leave_out: columns that the model must not see. recency, frequency, age, amount: numeric
-        columns that say how many seconds ago a person last bought, how often they did, how many
-        seconds ago first, and for how much in all. Where they are named, BG/NBD and a regression on
-        these four alone are learned and blended too; both are strong where little is known.
-        contact: what contacting somebody costs and brings, for the report.
+        leave_out: columns that the model must not see.
+        recency, frequency, age, amount: numeric columns with the seconds since a user's last
+            purchase, the number of purchases, the seconds since the first, and the total amount.
+            With them, BG/NBD and a regression on these four are learned and blended too; both are
+            strong where data is scarce.
+        contact: costs and benefits of contacting a user, for the report.
     """
 
     name: str = "churn"
@@ -123,8 +123,9 @@ class Churn:
 
     @property
     def rfm(self) -> tuple[str, ...]:
-        """The columns named as recency, frequency, age and, where it is known, amount; none unless
-        the first three are there.
+        """The columns named as recency, frequency, age and optionally amount.
+
+        Empty unless declared.
         """
         three = (self.recency, self.frequency, self.age)
         return (*three, *((self.amount,) if self.amount else ())) if all(three) else ()
@@ -139,7 +140,7 @@ class Churn:
 
     @cached_property
     def active_us(self) -> int:
-        """0 for ever."""
+        """The activity window in microseconds, 0 for unlimited."""
         return duration(self.active) if self.active else 0
 
     @cached_property
@@ -148,11 +149,11 @@ class Churn:
 
     @property
     def periods(self) -> int:
-        """Of the window."""
+        """The number of periods in the window."""
         return max(1, round(self.window_us / self.period_us))
 
     def told(self) -> str:
-        """A sentence."""
+        """Describe the definition in a sentence."""
         population = f"with any within {self.active}" if self.active else "who ever had one"
         after = f", from {self.gap} after the moment of asking" if self.gap else ""
         window = show_duration(self.window_us) or self.window

@@ -1,5 +1,7 @@
-"""Which columns of features.py a churn model reads: those about a person alone, and among them
-those that churn.py names; and what is in seconds, for those who tell a value.
+"""Selection of the feature columns that a churn model reads.
+
+These are the columns about a user alone, including those that churn.py names, and the durations
+among them.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from tailorbird.features.layout import Step
 from tailorbird.ranking.churn import Churn
 from tailorbird.registry import Columns
 
-# They need an item or a request, or look at the session of one.
+# Operations that need an item, a request or a session.
 _OF_REQUESTS = frozenset(
     ("context", "match", "seen", "session", "length", "depth", "duration", "refinements")
 )
@@ -21,7 +23,7 @@ _ALIKE = 0.85  # a name so much like a known one is a slip of the pen; any other
 
 
 def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
-    """The columns that are about a person alone.
+    """Return the columns that are about a user alone.
 
     Raises:
         NotReadyError: there is none.
@@ -32,7 +34,9 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
     def about(step: Step) -> bool:
         if step.name not in is_user_column:
             if step.expression is not None:
-                is_user_column[step.name] = all(about(steps[name]) for name, _ in step.expression.names)
+                is_user_column[step.name] = all(
+                    about(steps[name]) for name, _ in step.expression.names
+                )
             else:
                 fields = [
                     features.layout.entities[spot.entity].entity.fields for spot in step.spots
@@ -60,15 +64,16 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
 
 
 def in_seconds(features: FeatureSet | None) -> frozenset[str]:
-    """The columns that hold a span of time; none where no declarations are known. What is
-    calculated of such holds whatever it says.
+    """Return the columns that hold a duration; empty without declarations.
+
+    Derived columns are not included, whatever they contain.
     """
     steps = () if features is None else features.layout.steps
     return frozenset(step.name for step in steps if step.operation in _OF_SECONDS)
 
 
 def columns_for(churn: Churn, features: FeatureSet) -> Columns:
-    """What a churn model may read.
+    """Return the columns that a churn model may read.
 
     Raises:
         NotReadyError: features.py has nothing about a person alone.
@@ -103,7 +108,7 @@ def columns_for(churn: Churn, features: FeatureSet) -> Columns:
 
 
 def _declaration(churn: Churn, role: str, name: str) -> str:
-    """A line of features.py that gives the column its role wants."""
+    """Return a line of features.py that declares the column of a role."""
     what = (
         f'"{churn.types[0]}"'
         if len(churn.types) == 1

@@ -1,4 +1,4 @@
-"""Why somebody is likely to leave, in words: the columns that move a churn score most."""
+"""Reasons for a churn score, in words: the columns that move it most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from tailorbird.ranking.churn_bundle import VECTOR, ChurnBundle, log_odds
 from tailorbird.ranking.churn_columns import in_seconds
 from tailorbird.ranking.encoders import Keys, Matrix
 
-LEAST = 0.05  # of log-odds: what moves them less is no reason
-DIGITS_MAX = 5  # behind the point of a percentage, where fewer would tell no difference
+EFFECT_MIN = 0.05  # minimum effect in log-odds
+DIGITS_MAX = 5  # maximum decimals of a percentage
 _SPANS = (
     (2 * 86_400, 86_400, "day"),
     (2 * 3_600, 3_600, "h"),
@@ -21,8 +21,9 @@ _SPANS = (
 
 @dataclass(frozen=True)
 class ChurnReason:
-    """A column that speaks for leaving or for staying. `effect` is in log-odds, above 0 for
-    leaving.
+    """A column that speaks for leaving or staying.
+
+    `effect` is in log-odds, above 0 for leaving.
     """
 
     column: str
@@ -33,7 +34,7 @@ class ChurnReason:
 def churn_reasons(
     bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], limit: int = 3
 ) -> list[list[ChurnReason]]:
-    """For each person the columns that move the score most, the strongest first.
+    """Return the columns that move each user's score most, strongest first.
 
     Args:
         rows: as for `ChurnBundle.score`.
@@ -45,7 +46,7 @@ def churn_reasons(
     )
     without = 1 / (
         1 + np.exp(effects - log_odds(churn_probability)[:, None])
-    )  # P(gone) with no part of the column in it
+    )  # P(churn) without the column's effect
     names, codes, seconds = (
         bundle.encoder.names,
         set(bundle.encoder.categorical_names),
@@ -53,14 +54,18 @@ def churn_reasons(
     )
     vector_positions = {
         at for at, name in enumerate(names) if name.startswith(VECTOR)
-    }  # a coordinate says nothing to anybody
+    }  # single coordinates of a vector have no meaning
     reasons_by_user = []
-    for row, values, counterfactuals, chance in zip(effects, matrix, without, churn_probability, strict=True):
+    for row, values, counterfactuals, chance in zip(
+        effects, matrix, without, churn_probability, strict=True
+    ):
         strongest = [
-            at for at in np.argsort(-np.abs(row), kind="stable").tolist() if at not in vector_positions
+            at
+            for at in np.argsort(-np.abs(row), kind="stable").tolist()
+            if at not in vector_positions
         ][:limit]
         reasons = []
-        for at in (at for at in strongest if abs(row[at]) >= LEAST):
+        for at in (at for at in strongest if abs(row[at]) >= EFFECT_MIN):
             name = names[at]
             subject = (
                 name
@@ -69,7 +74,9 @@ def churn_reasons(
             )
             reasons.append(
                 ChurnReason(
-                    name, float(row[at]), f"{subject}: {_describe_change(float(counterfactuals[at]), float(chance))}"
+                    name,
+                    float(row[at]),
+                    f"{subject}: {_describe_change(float(counterfactuals[at]), float(chance))}",
                 )
             )
         reasons_by_user.append(reasons)
@@ -77,7 +84,7 @@ def churn_reasons(
 
 
 def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
-    """A value of a column as people read it; one of seconds in the unit that suits it.
+    """Format the value of a column; a duration in a suitable unit.
 
     Args:
         digits: more of them, to tell one from another.
@@ -96,9 +103,7 @@ def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
 
 
 def _describe_change(without: float, chance: float) -> str:
-    """From which chance of leaving to which, with as many digits as it takes to see that they
-    differ and are not certain.
-    """
+    """Describe the change of the churn probability with as many digits as it takes to see it."""
     for digits in range(DIGITS_MAX + 1):
         old, new = (f"{each:.{digits}%}" for each in (without, chance))
         if old != new and not {old, new} & {f"{each:.{digits}%}" for each in (0.0, 1.0)}:

@@ -1,5 +1,7 @@
-"""The columns that every model may see: made from the items and the person's recent sequence, see
-`COMPUTED`.
+"""Columns computed from the items and the user's recent sequence, see `COMPUTED`.
+
+`ranking.encoders` puts them into a matrix. Columns read live from candidate sources are in
+`ranking.live`.
 
 How they get into a matrix stands in `ranking.encoders`; what is read live from candidate sources,
 in `ranking.live`.
@@ -31,8 +33,9 @@ assert tuple(COMPUTED) == COMPUTED_NAMES
 
 
 class RaggedLike(Protocol):
-    """The sequences of many requests, one after the other: `features.RaggedSequence`; request r has
-    offsets[r]:offsets[r + 1].
+    """The concatenated sequences of many requests: `features.RaggedSequence`.
+
+    Request r has offsets[r]:offsets[r + 1].
     """
 
     @property
@@ -51,8 +54,9 @@ def computed_columns(
     t: Times,
     index: Index,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """The computed columns, each (n,). One step for each age of the recent items, ten in all; no
-    loop over rows.
+    """Compute the columns, each (n,).
+
+    One vectorised step per age of the ten recent items, without a loop over rows.
     """
     row = index.find(item_keys)
     is_indexed = row >= 0
@@ -85,9 +89,7 @@ def computed_columns(
 
 
 def recent_at(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
-    """For each request the key of its item `age` places before the newest, and whether there is
-    one.
-    """
+    """Return each request's item key `age` positions before the newest, and whether it exists."""
     at = sequence.offsets[1:] - 1 - age
     there = at >= sequence.offsets[:-1]
     return sequence.item[np.where(there, at, 0)], there

@@ -1,5 +1,6 @@
-"""Whether what a project declared is of the kinds that a declaration says: Python checks none of
-it, and a request would find out.
+"""Runtime type checks of a project's declarations.
+
+Python does not check annotations, so that an error would surface at a request.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,9 +15,8 @@ from tailorbird.errors import DeclarationError
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
 
 
-def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> None:
-    """Refuse a declaration, a dataclass, of which a field holds something else than its annotation
-    says.
+def require_types(declared: Any, where: str, *, exclude: Collection[str] = ()) -> None:
+    """Raise unless every field of a declaration (a dataclass) matches its annotation.
 
     Args:
         where: how errors call it.
@@ -26,9 +26,10 @@ def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> No
     """
     for name, kind in _field_types(type(declared)).items():
         value = getattr(declared, name)
-        if name in but or _is_of_type(value, kind):
+        if name in exclude or _is_of_type(value, kind):
             continue
-        if isinstance(value, str) and get_args(kind) == (str,):  # as which ("purchase") is read
+        # ("purchase") is a string, not a tuple.
+        if isinstance(value, str) and get_args(kind) == (str,):
             raise DeclarationError(
                 f"expected a list, got {value[:80]!r}",
                 where=f"{where}, {name}",
@@ -53,7 +54,8 @@ def _is_of_type(value: object, kind: Any) -> bool:
         return any(_is_of_type(value, one) for one in arguments)
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
-            _is_of_type(key, arguments[0]) and _is_of_type(one, arguments[1]) for key, one in value.items()
+            _is_of_type(key, arguments[0]) and _is_of_type(one, arguments[1])
+            for key, one in value.items()
         )
     if origin is not None:
         return (

@@ -1,5 +1,6 @@
-"""What shapes an answer: quotas, promotions and pins, maximal marginal relevance, a determinantal
-point process.
+"""Slate constraints and diversification: quotas, promotions, pins, MMR and a DPP.
+
+All of them reorder; none leaves anything out.
 
 All reorder; none leaves anything out.
 """
@@ -17,12 +18,11 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-# what of an item is its own even where all attributes agree, so that a kernel of equals can be
-# inverted
-OWN = 0.1
+# Share of the kernel's diagonal that is an item's own, so that identical items stay invertible.
+SELF_SIMILARITY = 0.1
 
 
-def keep_to(
+def apply_constraints(
     codes: Sequence[Codes],
     quotas: Sequence[Quota],
     size: int,
@@ -32,12 +32,11 @@ def keep_to(
     promoted: Sequence[Mask] = (),
     n: int = 0,
 ) -> Rows:
-    """Places of ordered items such that the first `size` have the pinned ones where they belong and
-    keep to quotas and promotions.
+    """Order items so that the first `size` positions satisfy pins, quotas and promotions.
 
-    In their order otherwise. Each position takes its pin, else the best item left that no quota
-    forbids there, of those that a promotion wants there if it lacks some; where no item is left
-    that quotas allow, the best item left: a short answer helps nobody. O(size * n * quotas).
+    The order is otherwise unchanged. Each position takes its pin, else the best remaining item that
+    no quota forbids there, preferring those of a promotion that is short. Where quotas leave no
+    item, the best remaining one is taken, since a short slate helps nobody. O(size * n * quotas).
 
     Args:
         codes: of each quota (n,): what the items are, best first; below 0 is nothing.
@@ -50,9 +49,7 @@ def keep_to(
     pins = {position: place for position, place in (pins or {}).items() if position < min(size, n)}
     reserved = np.zeros(n, bool)
     reserved[list(pins.values())] = True
-    exhausted = [
-        np.zeros(n, bool) for _ in quotas
-    ]  # of each quota: the items of which there are as many as may be
+    exhausted = [np.zeros(n, bool) for _ in quotas]  # per quota, the items whose kind is exhausted
     answer: list[int] = []
     pinned_ahead = [
         [
@@ -80,7 +77,9 @@ def keep_to(
                 )
             elif (
                 code[place] >= 0
-                and np.count_nonzero(code[[*dict.fromkeys((*answer, *pinned_ahead[at]))]] == code[place])
+                and np.count_nonzero(
+                    code[[*dict.fromkeys((*answer, *pinned_ahead[at]))]] == code[place]
+                )
                 >= quota.most
             ):
                 exhausted[at] |= code == code[place]
@@ -96,7 +95,7 @@ def _best(
     promoted: Sequence[Mask],
     answer: Sequence[int],
 ) -> int:
-    """The place of the item that comes at a position."""
+    """Return the index of the item for a position."""
     allowed = remaining.copy()
     for quota, taken in zip(quotas, full, strict=True):
         if not quota.first or position < quota.first:
@@ -104,7 +103,7 @@ def _best(
     allowed = allowed if allowed.any() else remaining
     for promotion, those in zip(promotions, promoted, strict=True):
         if (
-            np.count_nonzero(those[list(answer)]) < promotion.least(position + 1)
+            np.count_nonzero(those[list(answer)]) < promotion.required_count(position + 1)
             and (promoted_remaining := allowed & those).any()
         ):
             allowed = promoted_remaining
@@ -112,9 +111,10 @@ def _best(
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """What an answer keeps to, for whoever changes it afterwards: quotas and promotions over all
-    candidates, and positions that stay.
+class SlateConstraints:
+    """The constraints of a slate: quotas and promotions over all candidates, and fixed positions.
+
+    Whoever changes the slate afterwards respects them.
 
     Attributes:
         codes, promoted: as for `keep_to`, (n,) by candidate.
@@ -128,18 +128,19 @@ class Bounds:
     fixed: frozenset[int] = frozenset()
 
     @property
-    def free(self) -> bool:
-        """Whether anything may be changed."""
+    def is_unconstrained(self) -> bool:
+        """True if there is no quota and no promotion."""
         return not self.quotas and not self.promotions
 
     @property
-    def widest(self) -> int:
-        """Of the windows of quotas, 0 without any."""
+    def window_max(self) -> int:
+        """The longest window of any quota, 0 without one."""
         return max((quota.window for quota in self.quotas), default=0)
 
-    def broken(self, answer: Rows) -> int:
-        """How often an answer (candidates, in order) breaks a quota or a promotion: 0 wherever
-        there were candidates enough.
+    def count_violations(self, answer: Rows) -> int:
+        """Count the violations of quotas and promotions by a slate (candidates, in order).
+
+        The count is 0 wherever there were enough candidates.
         """
         violations = 0
         for quota, code in zip(self.quotas, self.codes, strict=True):
@@ -158,12 +159,13 @@ class Bounds:
             there = 0
             for positions, has in enumerate(those[answer].tolist(), 1):
                 there += has
-                violations += max(0, promotion.least(positions) - there)
+                violations += max(0, promotion.required_count(positions) - there)
         return violations
 
-    def added(self, answer: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
-        """By how much `broken` grows (m,) where another item stands at a position, for each of
-        `items`; below 0 where it shrinks.
+    def added_violations(self, answer: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
+        """Return the change of `broken` (m,) if each of `items` takes a position.
+
+        It is below 0 where the number of violations shrinks.
         """
         increase = np.zeros(items.size, np.int64)
         own = np.array([answer[at]])
@@ -181,15 +183,16 @@ class Bounds:
                 for sign, those in (
                     (1, items),
                     (-1, own),
-                ):  # one more of a kind of which there are enough is one too many
+                ):  # An item of an exhausted kind is a violation.
                     candidate_kinds = code[those]
                     crowded = (candidate_kinds >= 0) & (
-                        np.count_nonzero(other_kinds[:, None] == candidate_kinds, axis=0) >= quota.most
+                        np.count_nonzero(other_kinds[:, None] == candidate_kinds, axis=0)
+                        >= quota.most
                     )
                     increase += sign * crowded
         for promotion, those in zip(self.promotions, self.promoted, strict=True):
             lacking = (
-                np.array([promotion.least(n) for n in range(at + 1, answer.size + 1)])
+                np.array([promotion.required_count(n) for n in range(at + 1, answer.size + 1)])
                 - np.cumsum(those[answer])[at:]
             )
             lacks = {gained: int(np.maximum(0, lacking - gained).sum()) for gained in (-1, 0, 1)}
@@ -199,14 +202,15 @@ class Bounds:
 
 
 def _exhausted_items(code: Codes, near: Sequence[int], most: int) -> npt.NDArray[np.bool_]:
-    """The items of whose kind there are `most` among those near."""
+    """Return the items whose kind occurs `most` times among the nearby ones."""
     kinds, counts = np.unique(code[list(near)], return_counts=True)
     return np.isin(code, kinds[(counts >= most) & (kinds >= 0)])
 
 
-def likeness(codes: Sequence[Codes]) -> Floats:
-    """How alike items are, (n, n) in [0, 1]: the share of the attributes in which two agree.
-    Missing agrees with nothing but itself.
+def attribute_similarity(codes: Sequence[Codes]) -> Floats:
+    """Return the similarity of items, (n, n) in [0, 1]: the share of attributes on which two agree.
+
+    A missing value agrees only with itself.
     """
     n = codes[0].size
     similarity = np.zeros((n, n))
@@ -220,8 +224,9 @@ def likeness(codes: Sequence[Codes]) -> Floats:
 def dpp(
     values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7
 ) -> Rows:
-    """An order by a determinantal point process: each next item adds most to the log-determinant of
-    the kernel of those chosen.
+    """Order items by a determinantal point process.
+
+    Each next item adds most to the log-determinant of the kernel of those chosen.
 
     The kernel is diag(q) S diag(q), with q = exp(a * value), a = balance / (2 (1 - balance)) and
     values scaled to [0, 1]; of S, a tenth is each item's own, so that equals can both be chosen.
@@ -239,9 +244,9 @@ def dpp(
     quality = (
         balance / max(1.0 - balance, 1e-9) * scaled
     )  # of the kernel's determinant, as a logarithm
-    kernel = (1.0 - OWN) * similarity + OWN * np.eye(n)
+    kernel = (1.0 - SELF_SIMILARITY) * similarity + SELF_SIMILARITY * np.eye(n)
     factors = np.zeros((min(size, n), n))
-    gain = np.ones(n)  # of the determinant of S, when an item joins those chosen
+    gain = np.ones(n)  # gain of the determinant of S if an item is added
     left = np.ones(n, bool)
     chosen: list[int] = []
     for step in range(min(size, n)):
@@ -258,8 +263,9 @@ def dpp(
 def mmr(
     values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7
 ) -> Rows:
-    """An order by maximal marginal relevance: each next item maximises balance * value - (1 -
-    balance) * likeness to those before.
+    """Order items by maximal marginal relevance.
+
+    Each next item maximises balance * value - (1 - balance) * similarity to those before.
 
     Source: Carbonell and Goldstein, SIGIR 1998. Values are scaled to [0, 1] first, so that
     `balance` means the same for every slot. O(size * n).

@@ -1,19 +1,18 @@
-"""From features to the matrix of a model: one function for training, in bulk, and for serving, one
-request at a time.
+"""The encoder: from features to the matrix of a model, identical in training and serving.
 
 The columns of the matrix, in this order:
 
     numeric        float32 as read; NaN is missing
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
-    computed       from the items and the person's recent sequence, see `COMPUTED`; by vectors, see `ranking.tower`; and what is read
-                   live: rank and score in candidate sources, and declared similarities, see `ranking.live`
-    position       where the item was shown in training, 1 in serving; only if the model was trained with it
-    transformed    made of any of these by what was learned in training, see `ranking.transforms`
+    computed       from the items and the user's recent sequence (`COMPUTED`), by vectors
+                   (`ranking.tower`), and live: rank and score in candidate sources and declared
+                   similarities (`ranking.live`)
+    position       the position shown in training, 1 in serving; only if trained with it
+    transformed    computed from any of these by learned steps, see `ranking.transforms`
     for nets       the candidate, the newest items and words as codes, see `ranking.history`
 
-Each row depends on nothing but its own request, and sums run in a fixed order, so that rows come
-out bit for bit the same however many are encoded at once; columns by vectors alone may differ in
-their last digits.
+Each row depends only on its own request, and sums run in a fixed order, so rows are bit-identical
+for any batch size. Only columns by vectors may differ in their last digits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from tailorbird.ranking.history import History
 from tailorbird.ranking.live import LiveColumns
 from tailorbird.ranking.similarities import Similarity, kept
 from tailorbird.ranking.steps import MISSING
-from tailorbird.ranking.together import Together, together
+from tailorbird.ranking.together import TransformBlock, group_transforms
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Asked, Space, no_columns
 from tailorbird.ranking.transforms import Column, Output
 from tailorbird.ranking.vocabulary import Vocabulary
@@ -47,13 +46,13 @@ Floats = npt.NDArray[np.float64]
 
 NO_CANDIDATE_COLUMNS = CandidateColumns()
 FORMAT = 7  # of encoder.json; another one is not read
-OF_ITEMS = (
+ITEM_COLUMNS = (
     COMPUTED | VECTOR_COLUMNS
-)  # columns that nobody declares, beside those of candidate sources, and what each is
+)  # computed columns, besides those of candidate sources, with descriptions
 
 
 class SequenceLike(Protocol):
-    """One person's sequence, oldest first: `features.Sequence`."""
+    """One user's sequence, oldest first: `features.Sequence`."""
 
     @property
     def item(self) -> Keys: ...
@@ -76,17 +75,17 @@ class RowsLike(Protocol):
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences by request, where the caller has no such thing of its own."""
+    """A plain implementation of `RaggedLike`."""
 
     offsets: Times
     item: Keys
     ts: Times = field(
         default_factory=lambda: np.zeros(0, np.int64)
-    )  # only columns for nets look at it
+    )  # read only by columns for nets
 
 
 class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """How a matrix is made; `encoder.json` of the bundle.
+    """The recipe of a matrix; `encoder.json` of the bundle.
 
     Attributes:
         columns: the columns of the feature set, in the order in which they are read.
@@ -96,9 +95,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             uses as they are.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
-        transforms: further columns, made of any of these by learned steps. candidates,
-        similarities: columns that are read live, that it uses or transforms. history, words:
-        columns for nets, after all others.
+        transforms: further columns, computed from any of these by learned steps.
+        candidates, similarities: live columns that it uses or transforms.
+        history, words: columns for nets, after all others.
         format: of the file.
     """
 
@@ -117,7 +116,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
-        made = (*OF_ITEMS, *self.live.names)
+        made = (*ITEM_COLUMNS, *self.live.names)
         for names, available in (
             (self.numeric, self.columns.numeric),
             (categorical, self.columns.categorical),
@@ -128,7 +127,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         for sequence in (*self._sequences, *(one.of for one in self.similarities)):
             if sequence not in self.columns.sequences:
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
-        feature_names = {*OF_ITEMS, *self.columns.numeric, *self.columns.categorical}
+        feature_names = {*ITEM_COLUMNS, *self.columns.numeric, *self.columns.categorical}
         if len(set(self.live.names)) < len(self.live.names) or feature_names & set(self.live.names):
             raise BundleError(
                 "a column of the encoder that is read live is called like another of its columns"
@@ -155,7 +154,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def _sequences(self) -> tuple[str, ...]:
-        """The sequences that any column is made of."""
+        """The sequences that any column is computed from."""
         history = self.history.sequence if self.history else ""
         return tuple(dict.fromkeys(name for name in (self.sequence, history) if name))
 
@@ -188,18 +187,19 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Of each column that holds codes, how many there are, 0 (missing) and 1 (unknown)
-        included: the rows of an embedding.
+        """The number of codes of each column with codes, 0 (missing) and 1 (unknown) included.
+
+        These are the rows of an embedding.
         """
         made = {output.name: output.size for output in self.transforms if output.size}
         return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | made
 
     @cached_property
     def absent(self) -> Matrix:
-        """What each column of the matrix, shape (width,), holds where there is nothing."""
+        """The value of each column of the matrix where everything is missing, shape (width,)."""
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
-        computed = dict.fromkeys((*OF_ITEMS, *self.live.names), np.full(1, np.nan, np.float32))
+        computed = dict.fromkeys((*ITEM_COLUMNS, *self.live.names), np.full(1, np.nan, np.float32))
         matrix = self._fill_matrix(numeric, categorical, computed, np.full(1, np.nan), {})
         no_item, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         if self.history:
@@ -208,41 +208,41 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return matrix[0]
 
     def warm_up(self) -> None:
-        """Sort all tables now, which the first request would wait for."""
+        """Build all lookup tables ahead of the first request."""
         assert self.absent.shape == (len(self.names),)
 
     def told(self) -> dict[str, str]:
-        """What each column of the matrix is, in words."""
+        """Describe each column of the matrix."""
         descriptions = dict.fromkeys(self.names, "as read")
         descriptions |= {
             vocabulary.name: f"codes of {len(vocabulary.keys):,} values"
             for vocabulary in self.vocabularies
         }
-        made = OF_ITEMS | self.live.told()
+        made = ITEM_COLUMNS | self.live.describe_columns()
         descriptions |= {name: made[name] for name in self.computed}
         descriptions |= {
-            name: f"{output.column}: {output.told()}"
+            name: f"{output.column}: {output.describe()}"
             for output in self.transforms
             for name in output.names
         }
-        descriptions |= {
-            name: text
-            for one in (*((self.history,) if self.history else ()), *self.words)
-            for name, text in one.told().items()
-        }
+        if self.history:
+            descriptions |= self.history.describe_columns()
+        for words in self.words:
+            descriptions |= words.told()
+
         return descriptions
 
     def _check(self, output: Output) -> None:
         name = output.column
         if name in self.columns.categorical:
-            right = output.of_keys or output.either
+            right = output.is_categorical or output.is_missing_indicator
         elif (
             name in self.columns.numeric
-            or name in OF_ITEMS
+            or name in ITEM_COLUMNS
             or name in self.live.names
             or name == POSITION
         ):
-            right = not output.of_keys
+            right = not output.is_categorical
         else:
             raise BundleError(f"the encoder uses a column {name!r} that does not exist")
         if not right:
@@ -268,10 +268,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         position: npt.NDArray[np.generic] | None = None,
         learned: Mapping[str, Floats] | None = None,
         space: Space | None = None,
-        asked: Asked | None = None,
+        user_query: Asked | None = None,
         live: Mapping[str, npt.NDArray[np.generic]] | None = None,
     ) -> Matrix:
-        """The matrix (n, len(names)) of n rows that belong to some requests.
+        """Encode n rows of some requests as a matrix (n, len(names)).
 
         Args:
             numeric, categorical: (n, F) and (n, C), all columns of the feature set.
@@ -291,13 +291,20 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """
         computed_names, vector_names, live_names = self._required_columns
         columns = (
-            computed_columns(computed_names, item_keys, request, sequences.get(self.sequence), t, index)
+            computed_columns(
+                computed_names, item_keys, request, sequences.get(self.sequence), t, index
+            )
             if computed_names
             else {}
         )
         if vector_names and space is not None and len(space.index):
             columns |= space.columns(
-                vector_names, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked
+                vector_names,
+                item_keys,
+                request,
+                sequences.get(space.tower.plan.sequence),
+                len(t),
+                user_query,
             )
         elif vector_names:
             columns |= no_columns(vector_names, item_keys.size)
@@ -317,9 +324,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def _required_columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """The computed columns that any column of the matrix needs, those by vectors, and those
-        that are read live.
-        """
+        """The computed, vector and live columns that any column of the matrix needs."""
         sources = {*self.computed, *(output.column for output in self.transforms)}
         by_items, near, live = (
             tuple(name for name in names if name in sources)
@@ -363,11 +368,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return matrix
 
     @cached_property
-    def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[Together, Rows]]]:
-        """The transforms that are applied alone, and those together, with their columns among all
-        that transforms give.
-        """
-        blocks = together(self.transforms)
+    def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, Rows]]]:
+        """The transforms that are applied singly, and those in blocks, with their column offsets."""
+        blocks = group_transforms(self.transforms)
         widths = [output.width for output in self.transforms]
         starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
         grouped = {place for block in blocks for place in block.places}
@@ -393,9 +396,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return (position if name == POSITION else computed[name]).astype(np.float32)
 
     def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
-        """The matrix of rows that are about people alone, by an encoder without computed columns
-        and position.
-        """
+        """Encode rows about users alone, by an encoder without computed columns and position."""
         return self._fill_matrix(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
 
     def encode_request(
@@ -407,7 +408,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         user_query: Asked | None = None,
         live: Matrix | None = None,
     ) -> Matrix:
-        """The matrix of one request's candidates; `live`: their columns of `self.live`."""
+        """Encode one request's candidates; `live` holds their columns of `self.live`."""
         ragged: dict[str, RaggedLike] = {}
         read = () if space is None else (space.tower.plan.sequence,)
         for name in (*self._sequences, *read):
@@ -434,17 +435,17 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             t,
             index,
             space=space,
-            asked=user_query,
+            user_query=user_query,
             live=columns,
         )
 
     def read_live(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
-        """The columns of one request's candidates that are read live, (n, columns)."""
+        """Read the live columns of one request's candidates, (n, columns)."""
         return self.live.matrix(lists, rows.sequences, item_keys)
 
 
 def read_encoder(data: bytes, *, where: str) -> Encoder:
-    """The encoder of a bundle's `encoder.json`.
+    """Decode a bundle's `encoder.json`.
 
     Raises:
         BundleError: it cannot be read, contradicts itself, or was written by another version.

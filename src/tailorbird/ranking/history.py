@@ -1,5 +1,4 @@
-"""Columns that only nets can use: the candidate and the person's newest items as codes of one set,
-and how long ago each was.
+"""Columns for neural nets: the candidate and the user's newest items as codes, and their ages.
 
     item_code                     the candidate
     recent_item_1 … _L            the newest items, newest first; 0 where there is none
@@ -30,7 +29,7 @@ LENGTH_MAX = 64
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """The candidate beside the newest items of who asks.
+    """The candidate and the newest items of the user as codes.
 
     Attributes:
         sequence: which sequence the items are of.
@@ -60,7 +59,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @property
     def size(self) -> int:
-        """How many codes there are, missing and unknown included."""
+        """The number of codes, missing and unknown included."""
         return len(self.keys) + 2 + self.buckets
 
     @cached_property
@@ -68,7 +67,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return Codes(self.keys)
 
     def codes(self, keys: Keys) -> Matrix:
-        """Codes of items, of any shape."""
+        """Encode item keys of any shape."""
         flat = keys.ravel()
         code = self._codes.apply(flat)
         if self.buckets:
@@ -79,7 +78,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def columns(
         self, item_keys: Keys, request: Rows, sequence: RaggedLike | None, t: Times
     ) -> Matrix:
-        """The columns (n, len(names)) of n rows.
+        """Return the columns (n, len(names)) of n rows.
 
         Args:
             request: (n,): which request a row belongs to.
@@ -102,8 +101,8 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         out[:, 1 + self.length :] = gaps.astype(np.float32)[request]
         return out
 
-    def told(self) -> dict[str, str]:
-        """What each column is, in words."""
+    def describe_columns(self) -> dict[str, str]:
+        """Describe each column."""
         descriptions = {"item_code": f"the candidate, codes of {len(self.keys):,} items"}
         descriptions |= dict.fromkeys(
             self.names[1 : 1 + self.length],

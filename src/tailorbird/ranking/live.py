@@ -1,5 +1,7 @@
-"""Columns that are read live, from the candidate sources: rank and score of a candidate in each,
-and declared similarities.
+"""Columns read live from candidate sources: ranks, scores and declared similarities.
+
+A server reads them from published tables at the request, training from a replay of the log at each
+row's time: by the same function.
 
 A server reads them from published tables at the request, training from a replay of the log at each
 row's moment: by this one function.
@@ -20,8 +22,8 @@ Keys = npt.NDArray[np.uint64]
 Matrix = npt.NDArray[np.float32]
 
 
-class HasItems(Protocol):
-    """A person's sequence, oldest first."""
+class ItemSequence(Protocol):
+    """A user's sequence, oldest first."""
 
     @property
     def item(self) -> Keys: ...
@@ -29,7 +31,7 @@ class HasItems(Protocol):
 
 @dataclass(frozen=True)
 class LiveColumns:
-    """Which columns are read live.
+    """The columns that are read live.
 
     Attributes:
         candidates: of the sources.
@@ -54,11 +56,15 @@ class LiveColumns:
         )
         return (*self.candidates.sources, *further)
 
-    def told(self) -> dict[str, str]:
-        """What each column is, in words."""
-        return self.candidates.told() | {one.name: one.told() for one in self.similarities}
+    def describe_columns(self) -> dict[str, str]:
+        """Describe each column."""
+        return self.candidates.describe_columns() | {
+            one.name: one.describe() for one in self.similarities
+        }
 
-    def matrix(self, lists: RequestLists, sequences: Mapping[str, HasItems], keys: Keys) -> Matrix:
+    def matrix(
+        self, lists: RequestLists, sequences: Mapping[str, ItemSequence], keys: Keys
+    ) -> Matrix:
         """Return the columns of one request's candidates, (n, columns)."""
         parts = [self.candidates.matrix(lists, keys)]
         for one in self.similarities:

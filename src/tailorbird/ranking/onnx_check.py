@@ -1,5 +1,6 @@
-"""What an ONNX file must be before ONNX Runtime may see it. Walks the protobuf itself, so that
-serving needs no `onnx` package.
+"""Validation of an ONNX file before ONNX Runtime sees it.
+
+It walks the protobuf itself, so that serving needs no `onnx` package.
 
 Refused: tensors whose data lie in another file, by whichever route (ONNX Runtime reads such a file
 from the current directory even when it loads from bytes); ORT's own format; operators of foreign
@@ -18,7 +19,7 @@ DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Message → field number → message. Field numbers are from onnx.proto of ONNX 1.20; those of 1.23
-# that are not here hold no tensor.
+# that are absent here hold no tensor.
 _CHILDREN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -98,8 +99,9 @@ class _Walk:
             self.defined.add((domain, name))
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(number, wire type, begin, end) of each field but plain floats; of a varint the value
-        stands for `begin`.
+        """Yield (number, wire type, begin, end) of each field except plain floats.
+
+        For a varint, `begin` is its value.
         """
         data, at = self.data, start
         while at < end:
@@ -111,10 +113,7 @@ class _Walk:
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise ValueError("field 0")
-            if wire in (
-                _FIXED32,
-                _FIXED64,
-            ):  # the thresholds of a forest: most of a file, and no field that is asked for
+            if wire in (_FIXED32, _FIXED64):  # Mostly thresholds of forests, which need no check.
                 at += 4 if wire == _FIXED32 else 8
             elif wire == _VARINT:
                 value, at = self._varint(at, end)

@@ -37,19 +37,19 @@ from tailorbird.ranking.rule_columns import (
     Mask,
     Request,
     Value,
+    all_of,
+    any_of,
     arithmetic,
-    both,
-    compared,
+    compare,
     contains,
-    either,
     equal,
+    is_missing,
     item_field,
-    missing,
-    negated,
-    number,
+    negate,
     scalar,
     seen_mask,
-    truth,
+    to_booleans,
+    to_numbers,
 )
 from tailorbird.ranking.slot import Slot
 
@@ -68,7 +68,7 @@ CONTEXT_FIELDS: Mapping[str, "Kind"] = {
     "local_hour": "number",
 }
 _SPAN_US = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
-# Texts and comments, in which nothing is changed, or the time in `seen(30d)`.
+# Strings and comments, which stay unchanged, or the time in `seen(30d)`.
 _SPAN = re.compile(
     r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)|(?<=\bseen\()(\s*)(\d{1,5})([mhdw])(?=\s*\))"""
 )
@@ -80,16 +80,19 @@ Kind = Literal["number", "text", "truth", "any"]
 
 @dataclass(frozen=True)
 class Rule:
-    """A compiled rule. `everybody` is whether it looks at nothing but attributes of items."""
+    """A compiled rule.
+
+    `everybody` is whether it reads nothing but attributes of items.
+    """
 
     text: str
     compiled: Compiled
-    everybody: bool
+    is_item_only: bool
     item_fields: frozenset[str]
 
     def mask(self, request: Request) -> Mask:
-        """Which items satisfy it, (n,)."""
-        return truth(self.compiled(request), request.rows.size)
+        """Return a mask of the items that satisfy it, (n,)."""
+        return to_booleans(self.compiled(request), request.rows.size)
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,20 @@ class Rules:
 
     @property
     def item_fields(self) -> frozenset[str]:
-        """What items are asked for."""
+        """The item fields that the rules read."""
         return frozenset().union(*(rule.item_fields for rule in self.rules))
 
     @property
     def for_everybody(self) -> "Rules":
-        """Those that look at nothing but attributes of items."""
-        return Rules(tuple(rule for rule in self.rules if rule.everybody))
+        """The rules that read nothing but attributes of items."""
+        return Rules(tuple(rule for rule in self.rules if rule.is_item_only))
 
     def without(self, place: int) -> "Rules":
-        """All but one."""
+        """Return the rules without the one at a position."""
         return Rules((*self.rules[:place], *self.rules[place + 1 :]))
 
     def mask(self, request: Request) -> Mask:
-        """Which items satisfy all rules, (n,)."""
+        """Return a mask of the items that satisfy all rules, (n,)."""
         satisfied = np.ones(request.rows.size, bool)
         for rule in self.rules:
             satisfied &= rule.mask(request)
@@ -143,16 +146,20 @@ def compile_rules(
 
 
 class _Parser:
-    """One rule. Each `_on_…` turns a node of the syntax tree into a function of the request."""
+    """A parser of one rule, which compiles syntax nodes to functions of the request."""
 
     def __init__(
-        self, text: str, where: str, item_fields: Collection[str] | None, user_fields: Collection[str] | None
+        self,
+        text: str,
+        where: str,
+        item_fields: Collection[str] | None,
+        user_fields: Collection[str] | None,
     ) -> None:
         self.text = text
         self.where = f"{where}, rule {text[:80]!r}" if where else f"rule {text[:80]!r}"
-        self.known, self.of_user = item_fields, user_fields
+        self.allowed_item_fields, self.allowed_user_fields = item_fields, user_fields
         self.item_fields: set[str] = set()
-        self.everybody = True
+        self.is_item_only = True
         self.nodes = 0
 
     def rule(self) -> Rule:
@@ -160,7 +167,7 @@ class _Parser:
         return Rule(
             self.text,
             compiled,
-            self.everybody and "age_days" not in self.item_fields,
+            self.is_item_only and "age_days" not in self.item_fields,
             frozenset(self.item_fields),
         )
 
@@ -171,8 +178,8 @@ class _Parser:
                 where=self.where,
                 fix="split it into several rules",
             )
-        # `30d` is no Python: it is read as the name `d30`, which is as long, so that columns stay.
-        # In brackets, so that lines may end.
+        # `30d` is not valid Python, so it is parsed as the name `d30`, which has the same length
+        # and keeps columns. Brackets allow line breaks.
         source = _SPAN.sub(lambda match: match[1] or match[2] + match[4] + match[3], self.text)
         try:
             tree = ast.parse(f"(\n{source}\n)", mode="eval").body
@@ -196,14 +203,15 @@ class _Parser:
                 raise self._error(node, "the number is too large")
         try:
             return self._compile(tree, 0)
-        except RecursionError:  # of telling what is not allowed
+        except RecursionError:  # raised by unparse
             raise DeclarationError(
                 "is nested too deeply", where=self.where, fix="split it into several rules"
             ) from None
 
     def _position_text(self, line: int, column: int) -> str:
-        """Where something stands in the text, from 1; `line` counts our bracket's too, `column`
-        letters from 0.
+        """Return a position in the text, from 1.
+
+        `line` counts the added bracket's line too; `column` counts characters from 0.
         """
         lines = len(_LINE_END.split(self.text))
         if not 2 <= line <= lines + 1:
@@ -222,7 +230,7 @@ class _Parser:
         return _LINE_END.split(self.text)[line - 2]
 
     def _source_text(self, node: ast.expr) -> str:
-        """A name as it stands in the text."""
+        """Return the source text of a name."""
         start = len(self._line(node.lineno).encode()[: node.col_offset].decode())
         return self._line(node.lineno)[start : start + (node.end_col_offset or 0) - node.col_offset]
 
@@ -235,13 +243,13 @@ class _Parser:
         match node:
             case ast.BoolOp(op=op, values=values):
                 parts = [self._compile(value, depth + 1) for value in values]
-                return both(parts) if isinstance(op, ast.And) else either(parts)
+                return all_of(parts) if isinstance(op, ast.And) else any_of(parts)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 inner = self._compile(operand, depth + 1)
-                return lambda request: ~truth(inner(request), request.rows.size)
+                return lambda request: ~to_booleans(inner(request), request.rows.size)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 inner = self._compile(operand, depth + 1)
-                return lambda request: -number(inner(request))
+                return lambda request: -to_numbers(inner(request))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
                 for side in (left, right):
                     if self._kind(side) == "text":
@@ -267,7 +275,7 @@ class _Parser:
             case ast.Attribute(value=ast.Name(id=owner), attr=name):
                 return self._field(node, owner, name)
             case ast.Name(id="seen"):
-                self.everybody = False
+                self.is_item_only = False
                 return lambda request: seen_mask(request.index, request.rows, request.recent)
             case ast.Call(
                 func=ast.Name(id="seen"), args=[ast.Constant(value=str(span))], keywords=[]
@@ -276,7 +284,7 @@ class _Parser:
             case ast.Call(func=ast.Name(id="seen"), args=[ast.Name() as name], keywords=[]):
                 return self._seen_within(node, self._source_text(name))
             case ast.Call(func=ast.Name(id="missing"), args=[of], keywords=[]):
-                return missing(self._compile(of, depth + 1))
+                return is_missing(self._compile(of, depth + 1))
         raise self._error(
             node,
             f"{ast.unparse(node)[:40]!r} is not allowed in a rule",
@@ -290,14 +298,18 @@ class _Parser:
 
     def _field(self, node: ast.expr, owner: str, name: str) -> Compiled:
         if owner == "item":
-            if self.known is not None and name not in self.known and name not in ITEM_FIELDS:
-                fix = nearest(name, (*self.known, *ITEM_FIELDS), "", owner="item.")
+            if (
+                self.allowed_item_fields is not None
+                and name not in self.allowed_item_fields
+                and name not in ITEM_FIELDS
+            ):
+                fix = nearest(name, (*self.allowed_item_fields, *ITEM_FIELDS), "", owner="item.")
                 raise self._error(node, f"items have no attribute {name!r}", fix)
             self.item_fields.add(name)
             return lambda request: item_field(request, name)
         if owner in ("user", "context"):
-            self.everybody = False
-            fields = CONTEXT_FIELDS if owner == "context" else self.of_user
+            self.is_item_only = False
+            fields = CONTEXT_FIELDS if owner == "context" else self.allowed_user_fields
             if fields is not None and name not in fields:
                 fix = nearest(
                     name,
@@ -316,7 +328,7 @@ class _Parser:
         match = re.fullmatch(r"(\d{1,5})([mhdw])", span)
         if not match:
             raise self._error(node, f"expected a time such as 30d, got {span!r}")
-        self.everybody = False
+        self.is_item_only = False
         within = int(match[1]) * _SPAN_US[match[2]]
         return lambda request: seen_mask(
             request.index, request.rows, request.recent, since=request.now - within
@@ -332,23 +344,25 @@ class _Parser:
                     raise self._error(
                         right_node, "only None comes after `is` and `is not`", "use =="
                     )
-                steps.append(negated(missing(left)) if isinstance(op, ast.IsNot) else missing(left))
+                steps.append(
+                    negate(is_missing(left)) if isinstance(op, ast.IsNot) else is_missing(left)
+                )
             elif isinstance(op, (ast.In, ast.NotIn)):
                 self._check_country(left_node, getattr(right_node, "elts", []))
                 step = self._membership(left_node, left, right_node, depth)
-                steps.append(negated(step) if isinstance(op, ast.NotIn) else step)
+                steps.append(negate(step) if isinstance(op, ast.NotIn) else step)
             elif type(op) in COMPARE:
                 self._check_kinds(op, left_node, right_node)
                 self._check_country(left_node, [right_node])
                 self._check_country(right_node, [left_node])
-                steps.append(compared(type(op), left, self._compile(right_node, depth + 1)))
+                steps.append(compare(type(op), left, self._compile(right_node, depth + 1)))
             else:
                 raise self._error(node, "only < <= > >= == != in, not in and `is None` compare")
             left_node = right_node
-        return both(steps) if len(steps) > 1 else steps[0]
+        return all_of(steps) if len(steps) > 1 else steps[0]
 
     def _kind(self, node: ast.expr) -> Kind:
-        """What is known of an expression before it is computed."""
+        """Return the statically known kind of an expression."""
         match node:
             case ast.Constant(value=bool()):
                 return "truth"
@@ -385,7 +399,7 @@ class _Parser:
             )
 
     def _check_country(self, field: ast.expr, values: Sequence[ast.expr]) -> None:
-        """Refuse what a country never is, rather than have a rule that holds for nobody."""
+        """Refuse an impossible country code, instead of a rule that never holds."""
         match field:
             case ast.Attribute(value=ast.Name(id="context"), attr="country"):
                 for each in values:
@@ -421,9 +435,7 @@ class _Parser:
             raise self._none_error(nothing)
         self.nodes += len(right.elts)
         if self.nodes > NODES_MAX:
-            raise self._error(
-                right, f"expected a list of at most {NODES_MAX} constants after `in`"
-            )
+            raise self._error(right, f"expected a list of at most {NODES_MAX} constants after `in`")
         values = [self._member(left_node, element) for element in right.elts]
 
         def matches_any(request: Request) -> Mask:
@@ -436,7 +448,7 @@ class _Parser:
         return matches_any
 
     def _member(self, field: ast.expr, element: ast.expr) -> Value:
-        """A constant of a list after `in`."""
+        """Return a constant of a list after `in`."""
         match element:
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 constant = scalar(value)
@@ -454,9 +466,7 @@ class _Parser:
         return constant
 
     def _check_part(self, part: ast.expr, text: ast.expr) -> None:
-        """Refuse to look for what is never a part of a text, rather than have a rule that holds for
-        nothing.
-        """
+        """Refuse a search for what is never part of a text, instead of a rule that never holds."""
         of_context = (
             isinstance(part, ast.Attribute)
             and isinstance(part.value, ast.Name)
@@ -478,7 +488,7 @@ class _Parser:
 
 
 def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collection[str]) -> None:
-    """Read all that a slot says in this language, and hold it against what is declared.
+    """Compile all rules of a slot and check it against the declarations.
 
     Args:
         user_fields: the columns about the person, see `features.FeatureSet.columns`.
@@ -499,4 +509,6 @@ def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collectio
                 "features.py declares it"
             )
             message = f"a cap looks at a sequence {cap.sequence!r}, which is not declared"
-            raise DeclarationError(message, where=where, fix=nearest(cap.sequence, sequences, declare))
+            raise DeclarationError(
+                message, where=where, fix=nearest(cap.sequence, sequences, declare)
+            )

@@ -1,4 +1,4 @@
-"""What is scored as events come in, as a project declares it in `scores.py`.
+"""Streaming scores that a project declares in `scores.py`, computed as events arrive.
 
 from tailorbird.ranking import ChurnScore, NextBest
 
@@ -21,7 +21,7 @@ SIZE_MAX = 200
 
 @dataclass(frozen=True)
 class ChurnScore:
-    """Tells when a person's risk of leaving goes over a threshold, and when it comes back.
+    """A trigger on a user's churn risk: when it exceeds a threshold, and when it recovers.
 
     Args:
         model: of churn.py.
@@ -53,7 +53,7 @@ class ChurnScore:
 
 @dataclass(frozen=True)
 class NextBest:
-    """The items that a slot would show a person now, without exploration and experiment.
+    """A trigger that recomputes a user's slate of a slot, without exploration and experiment.
 
     Args:
         slot: of slots.py.
@@ -75,7 +75,12 @@ class NextBest:
             is_valid = duration(self.every) > 0
         except TailorbirdError:
             is_valid = False
-        if not is_valid or not 0 <= self.size <= SIZE_MAX or not self.on or isinstance(self.on, str):
+        if (
+            not is_valid
+            or not 0 <= self.size <= SIZE_MAX
+            or not self.on
+            or isinstance(self.on, str)
+        ):
             message = f"expected event types, at most {SIZE_MAX} items and a time such as 10m"
             raise DeclarationError(message, where=f"NextBest {self.name}")
 

@@ -1,7 +1,6 @@
-"""How much a candidate goes with the last items of a sequence: `features.similarity` as it is
-computed.
+"""Similarity of a candidate to the last items of a sequence: `features.similarity` at run time.
 
-    value = Σ over the last items i, the newest first, of decay**age · M[i, candidate]        or the largest of these
+    value = Σ (or max) over the last items i, newest first, of decay**age · M[i, candidate]
 
 M is the co-occurrence of items that candidates are found by (`candidates.item_knn`), as it is at
 the request. Missing where none of the items goes with anything yet; 0 for a candidate that goes
@@ -25,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A column, as the encoder keeps it; the fields are those of the declaration."""
+    """A similarity column as the encoder stores it, with the fields of the declaration."""
 
     name: str
     of: str
@@ -45,8 +44,8 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 fix="tailorbird train",
             )
 
-    def told(self) -> str:
-        """In words, for cards and reports."""
+    def describe(self) -> str:
+        """Describe the column, for cards and reports."""
         kind = "largest" if self.how == "max" else "sum"
         return (
             f"{kind} of what goes with the last {self.length} items of {self.of}, times "
@@ -66,12 +65,12 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return np.full(len(candidates), np.nan)
         value = np.zeros(len(candidates))
         for age in range(len(recent)):
-            weight = neighbours.of(age).scores_of(candidates) * self.decay**age
+            weight = neighbours.list_for(age).scores_of(candidates) * self.decay**age
             value = np.maximum(value, weight) if self.how == "max" else value + weight
         return value
 
 
 def kept(declared: declare.Similarity) -> Similarity:
-    """Return a declared similarity as an encoder keeps it."""
+    """Convert a declared similarity to the form that an encoder stores."""
     one = declared
     return Similarity(one.name, one.of, one.table, one.how, one.length, one.decay)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Slots: the places of a site that show something, as a project declares them in `slots.py`.
+"""Slots: the placements of a site that show items, declared in `slots.py`.
 
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Explore, Slot
@@ -22,8 +22,8 @@ from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import duration
 from tailorbird.events.contract import ITEMS_MAX
 from tailorbird.experiments.assign import Experiment
-from tailorbird.ranking.declared import require_kinds
-from tailorbird.ranking.formula import checked, parse_formula, require_items
+from tailorbird.ranking.declared import require_types
+from tailorbird.ranking.formula import parse_formula, require_items, validate_weights
 from tailorbird.retrieval.synonyms import Synonyms
 
 ARM_POLICIES = ("model", "popular", "recent", "random")
@@ -34,8 +34,9 @@ SOURCES = {"item_knn": 150, "trending": 150, "popular": 150, "new_items": 50}
 
 @dataclass(frozen=True)
 class Explore:
-    """Exploration with a known propensity, on the positions from `first` on. What each method does
-    stands in `ranking.exploration`.
+    """Exploration with known propensities, from position `first` on.
+
+    `ranking.exploration` explains each method.
 
     Args:
         method: `item`: with probability `rate` one position shows an item drawn evenly from the
@@ -56,7 +57,7 @@ class Explore:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Explore")
+        require_types(self, "Explore")
         if self.method not in EXPLORATIONS:
             raise DeclarationError(
                 f"unknown method {self.method!r}",
@@ -77,8 +78,7 @@ class Explore:
 
 @dataclass(frozen=True)
 class Quota:
-    """At most `most` items with the same value of an attribute, such as 3 of a brand among the
-    first 10.
+    """A quota: at most `most` items with one attribute value, such as 3 of a brand in the top 10.
 
     Where too few candidates keep to it, the best of the others fill the answer.
 
@@ -94,7 +94,7 @@ class Quota:
     window: int = 0
 
     def __post_init__(self) -> None:
-        require_kinds(self, f"Quota {self.by}")
+        require_types(self, f"Quota {self.by}")
         if self.most < 1 or self.first < 0 or self.window < 0 or (self.first and self.window):
             fix = 'such as Quota("brand", 3, first=10) or Quota("category", 1, window=2)'
             raise DeclarationError(
@@ -106,8 +106,9 @@ class Quota:
 
 @dataclass(frozen=True)
 class Boost:
-    """Multiplies the value of items by `factor` where `when`, an expression as rules are, holds:
-    1.2 lifts, 0.5 lowers.
+    """A boost: multiplies the value of items by `factor` where `when` holds.
+
+    `when` is a rule expression. 1.2 raises, 0.5 lowers.
 
     A negative value moves by the same share in the same direction.
     """
@@ -116,7 +117,7 @@ class Boost:
     factor: float
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Boost")
+        require_types(self, "Boost")
         if not 0 < self.factor <= 1_000:
             raise DeclarationError(
                 f"expected a factor above 0 and at most 1,000, got {self.factor!r}",
@@ -126,7 +127,7 @@ class Boost:
 
 @dataclass(frozen=True)
 class Pin:
-    """Puts an item at a position (from 1) where `when` holds; always, unless told.
+    """A pin: puts an item at a position (from 1) where `when` holds, by default always.
 
     Of several that hold for one position or one item, the first declared stands. What rules forbid,
     the person has hidden, or the query excludes, no pin shows. Quotas, diversity and promotions
@@ -138,7 +139,7 @@ class Pin:
     when: str = ""
 
     def __post_init__(self) -> None:
-        require_kinds(self, f"Pin {self.item!r}")
+        require_types(self, f"Pin {self.item!r}")
         if self.position < 1 or not self.item:
             raise DeclarationError(
                 f"expected an item and a position from 1 on, got {self.position!r}",
@@ -148,8 +149,9 @@ class Pin:
 
 @dataclass(frozen=True)
 class Promotion:
-    """At least a share of each beginning of an answer has items for which `when` holds, as far as
-    candidates and quotas allow.
+    """A promotion: a minimum share of items for which `when` holds in every prefix of a slate.
+
+    It holds as far as candidates and quotas allow.
 
     Of the first m positions these are at least ⌊share * m⌋, the best of them by value: at 0.25 one
     of the first 4, two of the first 8.
@@ -159,22 +161,23 @@ class Promotion:
     share: float
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Promotion")
+        require_types(self, "Promotion")
         if not 0 < self.share <= 1:
             raise DeclarationError(
                 f"expected a share above 0 and at most 1, got {self.share!r}",
                 where=f"Promotion {self.when[:60]!r}",
             )
 
-    def least(self, positions: int) -> int:
-        """How many of the first positions are promoted, at least."""
+    def required_count(self, positions: int) -> int:
+        """Return the minimum number of promoted items among the first positions."""
         return int(self.share * positions + 1e-9)
 
 
 @dataclass(frozen=True)
 class Cap:
-    """An item that a sequence of the person has `most` times within a time is not shown:
-    `Cap("shown", 3, within="7d")`.
+    """A frequency cap: hides an item that a sequence of the user has `most` times within a time.
+
+    For example `Cap("shown", 3, within="7d")`.
 
     The sequence is declared in features.py, such as `sequence("shown", user, ["impression"],
     length=200)`; it forgets what is older than its length, and so does the cap.
@@ -185,7 +188,7 @@ class Cap:
     within: str = "7d"
 
     def __post_init__(self) -> None:
-        require_kinds(self, f"Cap {self.sequence}")
+        require_types(self, f"Cap {self.sequence}")
         try:
             is_valid = duration(self.within) > 0 and self.most >= 1
         except (ValueError, TailorbirdError):
@@ -199,8 +202,9 @@ class Cap:
 
 @dataclass(frozen=True)
 class Diversity:
-    """How much an answer's items may be alike, by attributes that they share. See
-    `ranking.diversity`.
+    """Diversification of a slate by attributes that items share.
+
+    See `ranking.diversity`.
 
     Args:
         by: attributes; two items are as alike as the share of these in which they agree.
@@ -216,7 +220,7 @@ class Diversity:
     among: int = 100
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Diversity", but=("by",))
+        require_types(self, "Diversity", exclude=("by",))
         if self.method not in DIVERSITIES:
             raise DeclarationError(
                 f"unknown method {self.method!r}",
@@ -234,7 +238,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place that shows items.
+    """A placement that shows items.
 
     Args:
         name: as requests name it.
@@ -251,8 +255,8 @@ class Slot:
         columns: further live sources whose rank and score of a candidate the ranker sees, though
             they add no candidates, such as `popular:1h:device`.
         rules: expressions over `item.*`, `user.*` and `context.*` that an item must satisfy to be
-        shown. boosts, pins, promotions, caps: what else the shop wants, see `Boost`, `Pin`,
-        `Promotion`, `Cap`.
+            shown.
+        boosts, pins, promotions, caps: merchandising, see `Boost`, `Pin`, `Promotion`, `Cap`.
         allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is
             not shown, whatever else is said.
         synonyms: groups of phrases that mean the same to who searches: `[["tv", "television"],
@@ -297,12 +301,12 @@ class Slot:
 
     def __post_init__(self) -> None:
         where = f"slot {self.name}"
-        require_kinds(
-            self, where, but=("objective", "synonyms")
-        )  # which say themselves what is wrong
+        require_types(self, where, exclude=("objective", "synonyms"))  # validated separately
         if self.formula:
             object.__setattr__(self, "objective", parse_formula(self.formula, where=where))
-        object.__setattr__(self, "objective", checked(self.objective, where=f"{where}, objective"))
+        object.__setattr__(
+            self, "objective", validate_weights(self.objective, where=f"{where}, objective")
+        )
         try:
             Synonyms.of(self.synonyms)
         except ValueError as error:

@@ -1,5 +1,4 @@
-"""Transforms of many numbers at once: outputs whose steps are of the same kinds go through them as
-one block.
+"""Block transforms: outputs with the same kinds of steps go through them as one block.
 
 A model for which every number is scaled and filled in has dozens of such outputs, and at a request
 each step on each of them costs more than its arithmetic. What comes out is, bit for bit, what
@@ -25,15 +24,16 @@ from tailorbird.ranking.steps import (
 )
 from tailorbird.ranking.transforms import Column, Output
 
-ROWS_AT_ONCE = 4_096  # of training: what lies between the steps stays in the cache
+ROWS_AT_ONCE = 4_096  # rows per block in training, so that intermediate results stay in cache
 
 BlockStep = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
-class Together:
-    """Outputs of one shape: `places` among all outputs, the columns that they are made from, and
-    their steps, each on a block (k, n).
+class TransformBlock:
+    """A block of outputs with the same kinds of steps, each applied to an array (k, n).
+
+    `places` are the positions among all outputs, `columns` their input columns.
     """
 
     places: tuple[int, ...]
@@ -41,7 +41,7 @@ class Together:
     steps: tuple[BlockStep, ...]
 
     def apply(self, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
-        """What the matrix holds, (k, n), for their columns, k of (n,)."""
+        """Return the values, (k, n), for k columns of shape (n,)."""
         out = np.empty((len(columns), len(columns[0])), np.float32)
         for start in range(0, out.shape[1], ROWS_AT_ONCE):
             here = slice(start, start + ROWS_AT_ONCE)
@@ -55,8 +55,8 @@ class Together:
         return out
 
 
-def together(outputs: Sequence[Output]) -> tuple[Together, ...]:
-    """Groups of two or more of the outputs; those in none go alone."""
+def group_transforms(outputs: Sequence[Output]) -> tuple[TransformBlock, ...]:
+    """Group outputs into blocks of two or more; the rest are applied singly."""
     groups: dict[tuple[type, ...], list[int]] = {}
     for place, output in enumerate(outputs):
         if output.steps and all(isinstance(step, NumericStep) for step in output.steps):
@@ -68,15 +68,16 @@ def together(outputs: Sequence[Output]) -> tuple[Together, ...]:
     )
 
 
-def _make_block(outputs: list[Output], places: list[int]) -> Together:
+def _make_block(outputs: list[Output], places: list[int]) -> TransformBlock:
     steps = [
-        _block_step(list(of_all)) for of_all in zip(*(output.steps for output in outputs), strict=True)
+        _block_step(list(of_all))
+        for of_all in zip(*(output.steps for output in outputs), strict=True)
     ]
-    return Together(tuple(places), tuple(output.column for output in outputs), tuple(steps))
+    return TransformBlock(tuple(places), tuple(output.column for output in outputs), tuple(steps))
 
 
 def _block_step(steps: list) -> BlockStep:
-    """One step of each output as one step of the block."""
+    """Combine one step of each output into one step of the block."""
     match steps[0]:
         case Log():
             return steps[0].apply
@@ -99,8 +100,10 @@ def _column(steps: list[NumericStep], name: str) -> Floats:
 
 
 def _quantile_step(steps: list[Quantile]) -> BlockStep:
-    """Their tables lie one after the other, so that each operation is one for all; see
-    `Quantile.apply`.
+    """Combine quantile steps by concatenating their tables; see `Quantile.apply`.
+
+    The search halves all tables in lockstep, without a branch that a processor could mispredict:
+    four times as fast as one by one.
 
     The search halves the tables of all in step, without a branch that a processor could mispredict:
     four times as fast as one by one.

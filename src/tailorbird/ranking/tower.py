@@ -1,19 +1,19 @@
-"""A vector for everybody, and how near items are to it: what retrieval, ranking, churn and segments
-ask alike.
+"""User vectors and their similarity to items, shared by retrieval, ranking, churn and segments.
 
-    space = bundle.space                       # None: the bundle has no tower
-    space.users(sequences, requests)           # float32 (requests, width), from the newest items of each
-    space.ask(sequence)                        # one person's vector, and its product with every item
-    space.columns(…)                           # VECTOR_COLUMNS of candidates
+    space = bundle.space                 # None: the bundle has no tower
+    space.users(sequences, requests)     # float32 (requests, width), from each user's newest items
+    space.query(sequence)                # a user's vector, and its product with every item
+    space.columns(…)                     # VECTOR_COLUMNS of candidates
 
-A tower is a net that reads the vectors of the newest items and gives the person's; an index has the
-items' (`retrieval.vectors`). Somebody without any item has the vector of a beginning: what is first
-done. In a bundle:
+A tower is a network that maps the vectors of the newest items to the user vector. The index has the
+item vectors (`retrieval.vectors`). A user without items has the start vector. In a bundle:
 
     tower/plan.json       TowerPlan
-    tower/user.onnx       vectors float32 (n, length, width), there bool, gap int64 (n, length) → float32 (n, width)
-    tower/edges.npy       float32 (2, width): of padding, of the start
-    tower/golden_row.npy, golden_gap.npy, golden_user.npy    windows of drawn items, and what the net made of them when it was written
+    tower/user.onnx       vectors float32 (n, length, width), there bool and gap int64
+                          (n, length) → float32 (n, width)
+    tower/edges.npy       float32 (2, width): vectors of padding and of the start
+    tower/golden_row.npy, golden_gap.npy, golden_user.npy
+                          sampled windows, and the network's output at the time of writing
 
 Values are float32 sums in the order of a matrix product, so that a row may differ in the last
 digits with how many are asked for at once: TOLERANCE bounds it, and tests hold it.
@@ -43,19 +43,19 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 FOLDER = "tower"
-TOLERANCE = 1e-4  # between the trained tower, its export, and what a server gives
+TOLERANCE = 1e-4  # between the trained tower, its export and a server
 WIDTH_MAX, LENGTH_MAX = 1024, 512
 VECTOR_COLUMNS = {
     "vector_score": "log of the chance, by the tower, that it is the person's next among all items",
     "vector_cosine": "cosine of the person's vector and the item's",
 }
 assert tuple(VECTOR_COLUMNS) == VECTOR_NAMES
-SHOWN_FEW = 4  # times as many items as are wanted must be looked at, of those that may be shown
-_PEOPLE = 256  # at once, of whom the products with all items are made
+PROBE_FACTOR_MIN = 4  # minimum number of eligible items to probe, as a multiple of the limit
+_PEOPLE = 256  # users per matrix product with all items
 
 
 class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tower reads and how it is asked.
+    """The settings of a tower.
 
     Attributes:
         sequence: of the feature set, whose items it reads.
@@ -85,15 +85,16 @@ class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Net(Protocol):
-    """What makes vectors of people from windows of vectors; ONNX Runtime in a server, torch in
-    training.
+    """A network that maps windows of item vectors to user vectors.
+
+    ONNX Runtime in a server, torch in training.
     """
 
     def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix: ...
 
 
 class SequenceLike(Protocol):
-    """One person's sequence, oldest first."""
+    """One user's sequence, oldest first."""
 
     @property
     def item(self) -> Keys: ...
@@ -103,14 +104,14 @@ class SequenceLike(Protocol):
 
 @dataclass(frozen=True)
 class Tower:
-    """A net and what it needs beside an index."""
+    """A network with its settings and edge vectors."""
 
     plan: TowerPlan
     edges: Matrix
     net: Net
 
     def read(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
-        """Vectors (n, width) of windows of rows (n, length)."""
+        """Return user vectors (n, width) of windows of item rows (n, length)."""
         inputs = vectors.vectors[np.maximum(row, 0)]
         inputs[row == PAD] = self.edges[0]
         inputs[row == START] = self.edges[1]
@@ -119,36 +120,36 @@ class Tower:
 
 @dataclass(frozen=True)
 class Asked:
-    """One person: the sequence that was read, the vector, its product with every item of `among`,
-    and log Σ exp of these.
+    """A user's query: the sequence read, the user vector, products with all items, and log Σ exp.
 
     Where `among` has an inverted file, `looked` is what that found, instead of all products.
     """
 
-    among: ItemVectors
+    item_vectors: ItemVectors
     sequence: SequenceLike | None
     user: Matrix
     products: Matrix
     total: float
-    looked: Looked | None = None
+    probe: Looked | None = None
 
     def product(self, rows: Rows) -> Matrix:
-        """How near some items are, (n,): of an item the same, whichever others are asked for."""
-        if self.looked is None:
+        """Return the score of some items, (n,), independent of which others are requested."""
+        if self.probe is None:
             return self.products[rows]
-        # Not a matrix product: the last digits of its rows hang on how many there are, so that an
-        # answer's few would differ from the candidates that they were among.
+        # Not a matrix product: the last digits of its rows depend on the batch size, so the scores
+        # of a slate would differ from those of the candidates.
         return np.einsum(
             "ij,ij->i",
-            self.among.vectors[rows],
+            self.item_vectors.vectors[rows],
             np.broadcast_to(self.user, (len(rows), self.user.size)),
         )
 
     def of(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
-        """Whether this was asked of that very sequence, in that very space: another version has
-        another tower.
+        """Return whether this query is of that very sequence in that very space.
+
+        Another version has another tower.
         """
-        if self.among is not item_vectors:
+        if self.item_vectors is not item_vectors:
             return False
         mine = self.sequence
         if mine is None or sequence is None:
@@ -169,7 +170,7 @@ class Space:
         return self.index.vectors
 
     def users(self, sequences: RaggedLike | None, requests: int) -> Matrix:
-        """Vectors of people, (requests, width), by their sequences."""
+        """Return user vectors, (requests, width), by sequence."""
         plan = self.tower.plan
         offsets, item, ts = (
             np.zeros(requests + 1, np.int64),
@@ -194,26 +195,25 @@ class Space:
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
     def ask(self, sequence: SequenceLike | None) -> Asked:
-        """One person's vector, and how near every item is to it."""
+        """Return a user's vector and its product with every item."""
         user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
             probe = self.vectors.inverted.look(user, self.vectors.vectors)
-            return Asked(
-                self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe
-            )
+            return Asked(self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe)
         products = self.vectors.products(user)
         return Asked(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
     def nearest(self, query: Asked, n: int) -> Found:
-        """The items nearest to a person, of those that the index shows; without those of the
-        sequence, unless people choose the same item again.
+        """Return the nearest items that the index shows.
+
+        Items of the sequence are left out unless users repeat items.
         """
         excluded = np.zeros(0, np.intp)
         if not self.tower.plan.repeats and query.sequence is not None:
             excluded = self.index.find(query.sequence.item)
             excluded = excluded[excluded >= 0]
-        if query.looked is not None:
-            return self._nearest_inverted(query, query.looked, excluded, n)
+        if query.probe is not None:
+            return self._nearest_inverted(query, query.probe, excluded, n)
         values = query.products
         if excluded.size:
             values = values.copy()
@@ -225,8 +225,10 @@ class Space:
         return Found(rows, values[rows].astype(np.float64) - query.total)
 
     def _nearest_inverted(self, query: Asked, probe: Looked, excluded: Rows, n: int) -> Found:
-        """The same by an inverted file: in more lists where few of what they hold may be shown, and
-        without them where that is little.
+        """Return the nearest items by an inverted file.
+
+        It probes more lists where few of their items may be shown, and scans all items where those
+        are few.
         """
         shown = (
             np.ones(len(self.index), np.bool_)
@@ -236,11 +238,11 @@ class Space:
         shown[excluded] = False
         visible, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
         assert inverted is not None
-        if visible <= max(probe.rows.size, SHOWN_FEW * n):
+        if visible <= max(probe.rows.size, PROBE_FACTOR_MIN * n):
             rows = np.flatnonzero(shown)
             products = self.vectors.vectors[rows] @ query.user
         else:
-            enough = max(SHOWN_FEW * n, visible * inverted.measured.share / 2)
+            enough = max(PROBE_FACTOR_MIN * n, visible * inverted.measured.share / 2)
             rows, products = _shown_items(probe, shown)
             while (
                 rows.size < enough and (further := inverted.further(probe, query.user)) is not None
@@ -259,7 +261,7 @@ class Space:
         requests: int,
         query: Asked | None = None,
     ) -> dict[str, Matrix]:
-        """`VECTOR_COLUMNS` of rows, (n,) each; NaN for an item that has no vector.
+        """Return `VECTOR_COLUMNS` of rows, (n,) each; NaN for an item without a vector.
 
         Args:
             asked: of the one person of a request, where that is known already.
@@ -301,9 +303,9 @@ def _shown_items(probe: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Mat
 
 
 def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
-    """Return the sources of a slot where people have vectors: as many candidates, a share of them
-    by `sequence`, unless the slot says how many. A slot that does not ask for what goes with a
-    person's items is left as it is.
+    """Add the `sequence` source to a slot's sources, at a share of the same total.
+
+    Unchanged if the slot names it, or has no item-kNN source.
     """
     if "sequence" in sources or not any(reads_neighbours(name) for name in sources):
         return dict(sources)
@@ -315,14 +317,14 @@ def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
 
 
 def no_columns(names: Sequence[str], rows: int) -> dict[str, Matrix]:
-    """`VECTOR_COLUMNS` without a tower."""
+    """Return `VECTOR_COLUMNS` without a tower: all missing."""
     return dict.fromkeys(names, np.full(rows, np.nan, np.float32))
 
 
 def read_tower(
     files: Mapping[str, bytes], vectors: ItemVectors | None, *, where: str
 ) -> Tower | None:
-    """The tower of a bundle, None where it has none.
+    """Read the tower of a bundle, or return None.
 
     Args:
         files: below `tower/`.
@@ -396,7 +398,10 @@ class OnnxNet:
     where: str
 
     def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix:
-        """Raises BundleError if it gives anything but finite vectors."""
+        """Run the network.
+
+        Run the network. || Raises BundleError if it returns anything but finite vectors.
+        """
         try:
             (made,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
         except Exception as error:  # as in `onnx_session`
@@ -419,25 +424,25 @@ class OnnxNet:
 
 @dataclass(frozen=True)
 class _SingleRequest:
-    """One person's sequence as sequences of one request."""
+    """One user's sequence as the sequences of one request."""
 
-    of: SequenceLike
+    sequence: SequenceLike
 
     @property
     def offsets(self) -> Times:
-        return np.array([0, self.of.item.size], np.int64)
+        return np.array([0, self.sequence.item.size], np.int64)
 
     @property
     def item(self) -> Keys:
-        return self.of.item
+        return self.sequence.item
 
     @property
     def ts(self) -> Times:
-        return self.of.ts
+        return self.sequence.ts
 
 
 def _log_sum(products: Matrix) -> Matrix:
-    """log Σ exp by row, (n,)."""
+    """Return log Σ exp by row, (n,)."""
     if not products.shape[1]:
         return np.zeros(len(products), np.float32)
     most = products.max(axis=1, keepdims=True)

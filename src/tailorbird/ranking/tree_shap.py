@@ -1,5 +1,4 @@
-"""Exact contributions of columns to the score of a forest: Shapley values of the path-dependent
-expectation (TreeSHAP), without LightGBM.
+"""Exact Shapley values of a forest (path-dependent TreeSHAP), without LightGBM.
 
     trees/HEAD.msgpack of a bundle: `Trees`, written by `training.trees` beside the head's ONNX
     file, which holds no covers
@@ -34,12 +33,12 @@ Mask = npt.NDArray[np.bool_]
 FOLDER, SUFFIX = "trees", ".msgpack"
 LEAF = -1
 SET, MISSING_LEFT, NAN_MISSING, ZERO_MISSING = 1, 2, 4, 8  # bits of `kind`
-_ZERO = 1e-35  # LightGBM's kZeroThreshold: what it takes for 0
+_ZERO = 1e-35  # LightGBM's kZeroThreshold: values that count as 0
 _ELEMENTS = 2_000_000  # rows × path elements × quadrature nodes at a time: some 16 MB a temporary
 
 
 class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
-    """A forest as flat lists over all nodes, children behind their parents.
+    """A forest as flat lists over all nodes, children after their parents.
 
     Attributes:
         columns: of the matrix.
@@ -47,8 +46,8 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
             amount) or `identity` (an order score).
         roots: the first node of each tree.
         feature: the column that a node asks, -1 for a leaf.
-        threshold: left if the value is not above it; of a node that asks for a set, the set's place
-        in `sets`. left, right: children.
+        threshold: left if the value is not above it; for a node with a set, the index in `sets`.
+        left, right: children.
         kind: bits, see above.
         cover: training rows that reached the node.
         value: of a leaf.
@@ -89,14 +88,15 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return _paths_of(self)
 
     def raw(self, matrix: npt.NDArray[np.floating]) -> Floats:
-        """The raw score of each row, (n,): what the model says before its link."""
+        """Return the raw score of each row, (n,), before the link."""
         paths = self._paths
-        reached = paths.reached(_goes_left(self, paths, matrix))
+        reached = paths.reaches_leaf(_goes_left(self, paths, matrix))
         return reached @ paths.leaf_value + paths.constant
 
     def contributions(self, matrix: npt.NDArray[np.floating]) -> tuple[Floats, float]:
-        """What each column adds to the raw score of each row, (n, columns), and the mean without
-        any: together the score.
+        """Return the contributions to each row's raw score, (n, columns), and the base value.
+
+        They add up to `through(score) - through(base)`.
         """
         paths = self._paths
         values = np.zeros((len(matrix), self.columns))
@@ -107,7 +107,7 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return values, paths.expected
 
     def linked(self, raw: Floats) -> Floats:
-        """The head's output of raw scores."""
+        """Apply the link to raw scores."""
         if self.link == "identity":
             return raw
         return (
@@ -119,12 +119,12 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class _Paths:
-    """All paths to all leaves, cut into elements: a leaf with one of the columns that its path
-    asks.
+    """All root-to-leaf paths, as elements: a leaf with one of the columns on its path.
 
     Attributes:
-        nodes: the inner nodes, (N,). step_node, step_left: of each step of each path, its place in
-        `nodes` and which way it goes; sorted by element.
+        nodes: the inner nodes, (N,).
+        step_node, step_left: the index in `nodes` and the direction of each step of each path,
+            sorted by element.
         element_starts: where an element's steps begin; elements are sorted by leaf.
         leaf_starts: where a leaf's elements begin.
         leaf: of each element.
@@ -133,7 +133,8 @@ class _Paths:
             `features` begins.
         leaf_value: (L,), of leaves below a root that is none.
         constant: the sum of trees that are one leaf.
-        expected: the mean over training rows. at, weight: Gauss-Legendre nodes over (0, 1).
+        expected: the mean over training rows.
+        at, weight: Gauss-Legendre nodes over (0, 1).
     """
 
     nodes: Places
@@ -152,8 +153,8 @@ class _Paths:
     at: Floats
     weight: Floats
 
-    def followed(self, lefts: Mask) -> Mask:
-        """Whether a row goes an element's way, (n, E)."""
+    def follows_path(self, lefts: Mask) -> Mask:
+        """Return whether each row follows each element, (n, E)."""
         steps = lefts[:, self.step_node] == self.step_left
         return (
             np.logical_and.reduceat(steps, self.element_starts, axis=1)
@@ -161,17 +162,17 @@ class _Paths:
             else np.zeros((len(lefts), 0), bool)
         )
 
-    def reached(self, lefts: Mask) -> Mask:
-        """Whether a row ends in a leaf, (n, L)."""
+    def reaches_leaf(self, lefts: Mask) -> Mask:
+        """Return whether each row ends in each leaf, (n, L)."""
         if not self.z.size:
             return np.zeros((len(lefts), 0), bool)
-        return np.logical_and.reduceat(self.followed(lefts), self.leaf_starts, axis=1)
+        return np.logical_and.reduceat(self.follows_path(lefts), self.leaf_starts, axis=1)
 
     def shapley(self, lefts: Mask, columns: int) -> Floats:
         contributions = np.zeros((len(lefts), columns))
         if not self.z.size:
             return contributions
-        one = self.followed(lefts).astype(np.float64)
+        one = self.follows_path(lefts).astype(np.float64)
         factor = one[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
         remaining = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
         share = (remaining @ self.weight) * (one - self.z) * self.leaf_value[self.leaf]
@@ -182,7 +183,7 @@ class _Paths:
 
 
 def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) -> Mask:
-    """Whether each row goes left at each inner node, (n, N), as LightGBM decides."""
+    """Return whether each row goes left at each inner node, (n, N), as LightGBM decides."""
     x = matrix[:, np.array(trees.feature, np.intp)[paths.nodes]].astype(np.float64)
     kind = np.array(trees.kind, np.int64)[paths.nodes]
     threshold = np.array(trees.threshold)[paths.nodes]
@@ -236,7 +237,9 @@ def _paths_of(trees: Trees) -> _Paths:
     depth = max(np.diff([*leaf_starts, len(z)]), default=1)
     x, weight = np.polynomial.legendre.leggauss(max(1, (int(depth) + 1) // 2))
     by_feature = np.argsort(np.array(element_features, np.intp), kind="stable")
-    features, feature_starts = np.unique(np.array(element_features, np.intp)[by_feature], return_index=True)
+    features, feature_starts = np.unique(
+        np.array(element_features, np.intp)[by_feature], return_index=True
+    )
     return _Paths(
         nodes=nodes,
         step_node=np.array([node for node, _ in steps], np.intp),
@@ -257,8 +260,10 @@ def _paths_of(trees: Trees) -> _Paths:
 
 
 def share_out(contributions: Floats, base: float, transform: Callable[[Floats], Floats]) -> Floats:
-    """Contributions to a raw score as contributions to a function of it: each keeps its share of
-    the way from the base to the row's score.
+    """Rescale contributions to a raw score into contributions to a function of it.
+
+    Each keeps its share of the difference between the base and the row's score. They add up to
+    `through(score) - through(base)`.
 
     They add up to `through(score) - through(base)`.
 
@@ -280,7 +285,10 @@ def encode_trees(trees: Trees) -> bytes:
 
 
 def decode_trees(data: bytes, *, where: str) -> Trees:
-    """Trees from their file. Raises BundleError."""
+    """Decode trees from their file.
+
+    Raises BundleError.
+    """
     try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -13,10 +13,10 @@ NOW = 1_800_000_000_000_000
 def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
     """What the adapter passes on, one document an event."""
     read, patterns = FORMATS[format_]
-    found = digest_files(find_files(path, patterns))
+    files = digest_files(find_files(path, patterns))
     return [
         line
-        for batch in read(found, AdapterOptions(root=str(path), **options))
+        for batch in read(files, AdapterOptions(root=str(path), **options))
         for line in batch.lines
     ]
 

@@ -36,7 +36,7 @@ def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None
     }
 
 
-def test_what_our_event_says_itself_stands(tmp_path: Path) -> None:
+def test_fields_of_native_data_take_precedence(tmp_path: Path) -> None:
     (made,) = _made(
         tmp_path, {**ENVELOPE, "data": {**OURS, "event_id": "e1", "ts": "2018-04-05T17:00:00Z"}}
     )
@@ -44,8 +44,8 @@ def test_what_our_event_says_itself_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("said", ["view", "item", "user", "merge", "identify", "answer", 7, None])
-def test_of_what_type_it_is_the_envelope_says(tmp_path: Path, said: Any) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "type": said}})
+def test_the_envelope_decides_the_event_type(tmp_path: Path, data_type: Any) -> None:
+    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "type": data_type}})
     assert made["type"] == "click"
 
 
@@ -100,7 +100,7 @@ def test_data_in_anothers_shape_make_no_profile_login_or_merge_that_the_envelope
     )
 
 
-def test_nor_another_type_than_the_envelope_says(tmp_path: Path) -> None:
+def test_data_of_another_type_than_the_envelope_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "type": "shop.click", "data": TRACK}))
     accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
     assert (accepted, [(code, path) for code, path, _, _ in refused]) == (
@@ -200,10 +200,10 @@ def test_a_very_long_identity_is_hashed(tmp_path: Path) -> None:
         ({"data": {"user_id": "u"}}, "missing", "$.item_id"),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "data": OURS, **change}))
     accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

@@ -78,7 +78,7 @@ def _made(folder: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
     return events("ga4", folder / "e.json")
 
 
-def test_a_whole_row(tmp_path: Path) -> None:
+def test_a_complete_row(tmp_path: Path) -> None:
     (made,) = _made(
         tmp_path,
         _row(
@@ -158,7 +158,7 @@ def test_rows_numbered_in_their_batch_have_the_same_id_in_every_export(tmp_path:
     assert first["event_id"] == again["event_id"] != other["event_id"]
 
 
-def test_what_says_nothing_about_items_is_left_out(tmp_path: Path) -> None:
+def test_events_without_items_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(
         "\n".join(
             json.dumps(_row(name))
@@ -203,10 +203,10 @@ def test_a_table_of_something_else(tmp_path: Path) -> None:
         ({"event_name": "begin_checkout"}, "unknown_type", "$.type"),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "e.json").write_text(json.dumps({**_row("view_item", items=[TEE]), **change}))
     accepted, refused = refusals("ga4", tmp_path / "e.json")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

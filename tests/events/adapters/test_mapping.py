@@ -49,7 +49,7 @@ def test_zones_of_text(tmp_path: Path, written: str, zone: str, expected: int) -
     assert _one(tmp_path, written, f'ts_zone = "{zone}"') == expected
 
 
-def test_when_a_row_came_in_is_read_as_its_time_is(tmp_path: Path) -> None:
+def test_received_at_is_parsed_like_ts(tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text(
         "who,since,exported\nu,2017-07-14 04:40:00,2026-11-01 12:00:00\nv,2017-07-14 04:40:00,\n"
     )
@@ -57,9 +57,9 @@ def test_when_a_row_came_in_is_read_as_its_time_is(tmp_path: Path) -> None:
         'file = "users.csv"\nkind = "users"\nuser_id = "who"\nts = "since"\nts_zone = '
         '"Europe/Oslo"\nreceived_at = "exported"\n'
     )
-    known, unknown = mapped(tmp_path, f"[[source]]\n{source}")
-    assert (known["ts"], known["received_at"]) == (TS - 250_000, 1_793_530_800_000_000)
-    assert "received_at" not in unknown
+    dated, undated = mapped(tmp_path, f"[[source]]\n{source}")
+    assert (dated["ts"], dated["received_at"]) == (TS - 250_000, 1_793_530_800_000_000)
+    assert "received_at" not in undated
 
 
 def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
@@ -111,14 +111,14 @@ def test_ids_are_taken_as_they_are_written(tmp_path: Path) -> None:
     ]
 
 
-def test_whole_numbers_that_were_written_as_fractions(tmp_path: Path) -> None:
+def test_integers_written_as_fractions(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\n7.0,1,1500000000\n,2,1500000001\n")
     first, second = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     assert b'"user_id":"7"' in first
     assert b"user_id" not in second
 
 
-def test_whole_numbers_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
+def test_integer_columns_with_gaps_stay_integers(tmp_path: Path) -> None:
     pq.write_table(
         pa.table(
             {
@@ -227,7 +227,7 @@ STRAY = {
 
 @pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
 @pytest.mark.parametrize("delimiter", [",", "\t"])
-def test_a_quote_that_is_not_closed_takes_no_other_row_along(
+def test_an_unclosed_quote_spoils_only_its_own_row(
     rows: list[str], delimiter: str, tmp_path: Path
 ) -> None:
     rows = [row.replace(",", delimiter) for row in rows]
@@ -252,8 +252,10 @@ def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) ->
         "u4,i4,1500000000,t",
     ]
     (tmp_path / "c.csv").write_text('\n"who",what,when,"the\ntitle"\n' + "\r\n".join(rows) + "\r\n")
-    found = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\ntitle = "the\\ntitle"\n')
-    assert [(one["user_id"], one["item_id"], one["properties"]["title"]) for one in found] == [
+    events = mapped(
+        tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\ntitle = "the\\ntitle"\n'
+    )
+    assert [(one["user_id"], one["item_id"], one["properties"]["title"]) for one in events] == [
         ("u1", "i1", 'of "two"\nlines, and\n\nmore'),
         ("u2", '5" pipe', "t"),
         ("u3", "i3", "t"),
@@ -261,7 +263,7 @@ def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) ->
     ]
 
 
-def test_rows_of_another_width_are_passed_on_whole(tmp_path: Path) -> None:
+def test_rows_of_another_width_are_passed_on_unchanged(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(
         "who,what,when\nu,i,1500000000\nu,i\nu,j,1500000001,extra\nu,k,1500000002\n"
     )

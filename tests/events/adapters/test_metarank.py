@@ -145,7 +145,7 @@ def test_a_session_stands_for_a_person_without_a_user(tmp_path: Path) -> None:
     assert (made["anonymous_id"], made["ts"]) == ("s9", "2020-09-06T11:24:27Z")
 
 
-def test_what_cannot_be_read_is_kept_with_the_reason(tmp_path: Path) -> None:
+def test_unreadable_records_are_quarantined_with_the_reason(tmp_path: Path) -> None:
     wrong = [
         b'{"event": "item"}',
         b'{"event": "item", "id": "x", "timestamp": "soon"}',

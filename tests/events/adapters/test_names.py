@@ -84,7 +84,7 @@ def test_an_event_that_is_called_like_a_profile_is_something_that_was_done(
     assert [one["type"].lower() for one in made] == [f"{name.lower()}_event"]
 
 
-def test_a_mapping_takes_a_name_for_a_profile_only_where_it_says_so(tmp_path: Path) -> None:
+def test_a_mapping_needs_an_explicit_translation_to_a_profile_type(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("event,user,item\nItem,u,i1\nitem,u,i1\nclick,u,i1\n")
     mapping = (
         '[[source]]\nfile = "e.csv"\ntype = { column = "event", values = { Item = "item" } '

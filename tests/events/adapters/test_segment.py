@@ -278,7 +278,7 @@ def test_what_was_done_is_believed_at_its_time_as_in_any_file(tmp_path: Path) ->
     )
 
 
-def test_a_client_cannot_say_when_its_traits_came_in() -> None:
+def test_a_client_cannot_set_the_arrival_time_of_traits() -> None:
     message = {**COMMON, **TRAITS, "context": {}}
     for body in (message, [message], {"batch": [message], "receivedAt": "2001-01-01T00:00:00Z"}):
         (_, profile), refused = check(
@@ -371,13 +371,13 @@ def test_a_name_of_the_sites_own_is_a_type_to_declare(tmp_path: Path) -> None:
         ({"type": None}, "missing", "$.type"),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **change}))
     accepted, refused = refusals("segment", tmp_path / "s.jsonl")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]
     assert refused[0][3]["record"]["channel"] == "browser"
 
 

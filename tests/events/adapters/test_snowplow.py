@@ -282,10 +282,10 @@ def test_pings_and_totals_are_left_out(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, row: str, code: str, path: str
 ) -> None:
     (tmp_path / "e.tsv").write_text(row)
     accepted, refused = refusals("snowplow", tmp_path / "e.tsv")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

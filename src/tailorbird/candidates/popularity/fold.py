@@ -1,4 +1,4 @@
-"""Counts of items by window and segment, from which leaderboards are read.
+"""Counts of items by window and segment, the basis of leaderboards.
 
 A window of length W is twelve tiles of W / 12 and the partial one at t, as the windows of features
 are: an event counts at t if its tile is among these thirteen. Counts are integers, so that order
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.contract import Board
-from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.protocol import BoardTable, Keys, RankedList
 from tailorbird.events.keys import combine
 
@@ -28,7 +28,7 @@ _CHUNKS_MAX = 64  # of a tile, before they are put together
 
 @dataclass
 class _Window:
-    """Counts of one window: `count` by slot, and what each tile added to it."""
+    """Counts of one window: `count` by slot, and the contribution of each tile."""
 
     window_us: int
     count: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -41,7 +41,7 @@ class _Window:
 
     def add(self, slot: Int64s, ts: Int64s, slots: int) -> Int64s:
         """Count events, and return the slots whose count changed."""
-        self.count = grown(self.count, slots)
+        self.count = grow_array(self.count, slots)
         tile = ts // self.hop_us
         counted = tile >= self.now - TILES
         tile, slot = tile[counted], slot[counted]
@@ -65,8 +65,8 @@ class _Window:
                 changed.append(slot)
         return np.concatenate(changed)
 
-    def moved(self, rows: Int64s, slots: int) -> None:
-        """Number slots anew: the new one of each old slot, −1 where it goes."""
+    def renumber(self, rows: Int64s, slots: int) -> None:
+        """Renumber slots: `rows` holds the new number of each old slot, −1 to drop it."""
         count = np.zeros(slots, np.int64)
         here = np.flatnonzero(rows[: len(self.count)] >= 0)
         count[rows[here]] = self.count[here]
@@ -116,6 +116,9 @@ def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
 class PopularityFold:
     """Counts for all boards of a contract.
 
+    `items` is the item table that all folds share. A slot of the overall counts is an item's row
+    there.
+
     `items`: the table of items that all folds share; a slot of everybody's counts is an item's row
     there.
     """
@@ -134,9 +137,7 @@ class PopularityFold:
         return tuple(self._windows)
 
     def update(self, item: Int64s, ts: Int64s, segments: Mapping[str, Keys]) -> None:
-        """Count interests: rows of the items, their times, and the key of each segment's value (0:
-        none).
-        """
+        """Count interests: item rows, their times, and the key of each segment's value (0: none)."""
         if not len(item):
             return
         for name, own in self._fields.items():
@@ -144,7 +145,9 @@ class PopularityFold:
                 self._add(name, item, ts, self._items.count)
                 continue
             present = np.flatnonzero(segments[name] != 0)
-            slot = own.slots(segments[name][present], item[present], self._items.keys[item[present]])
+            slot = own.slots(
+                segments[name][present], item[present], self._items.keys[item[present]]
+            )
             self._add(name, slot, ts[present], own.pairs.count)
 
     def _add(self, name: str, slot: Int64s, ts: Int64s, slots: int) -> None:
@@ -160,20 +163,20 @@ class PopularityFold:
             )
 
     def advance(self, t: int) -> None:
-        """Let windows end at `t`; one before an earlier one moves nothing."""
+        """Advance the end of all windows to `t`; an earlier time changes nothing."""
         for board, window in self._windows.items():
             self._mark_changed(board, window.advance(t))
 
     def changed(self) -> list[tuple[Board, int]]:
-        """Return the boards and segments whose counts changed since this was last asked."""
+        """Return the boards and segments whose counts changed since the last call."""
         changes = [
             (board, value) for board in self._windows for value in self._pending(board).tolist()
         ]
         self._changed = {board: [] for board in self._windows}
         return changes
 
-    def every(self) -> list[tuple[Board, int]]:
-        """Return all boards and segments that there are."""
+    def all_segments(self) -> list[tuple[Board, int]]:
+        """Return all boards and segments."""
         fields = {
             name: [0] if own is None else np.unique(own.value[: own.pairs.count]).tolist()
             for name, own in self._fields.items()
@@ -184,22 +187,18 @@ class PopularityFold:
         return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
 
     def table(self, board: Board, segment: int = 0) -> BoardTable:
-        """Return the leaderboard: by count, then by the count of the field's longest window, then
-        by key.
-        """
+        """Return a leaderboard, ordered by count, then count in the longest window, then key."""
         window, own = self._windows[board], self._fields[board.segment]
         if own is None:
             slots, rows, most = np.flatnonzero(window.count), None, SIZE
         else:
-            slots, most = own.of(segment), SEGMENT_SIZE
+            slots, most = own.slots_of(segment), SEGMENT_SIZE
             slots = slots[slots < len(window.count)]
             slots = slots[window.count[slots] > 0]
             rows = own.item[slots]
         count = window.count[slots]
         total = int(count.sum())
-        if (
-            len(count) > most
-        ):  # what may be among the first: all that reach the count of the last of them
+        if len(count) > most:  # Preselect all items that reach the count of the last one listed.
             best = np.flatnonzero(
                 count >= np.partition(count, len(count) - most)[len(count) - most]
             )
@@ -215,12 +214,15 @@ class PopularityFold:
         return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
     def move_items(self, row_map: Int64s, items: int) -> None:
-        """Number items anew: the new row of each old one, −1 where it goes. Pairs that count
-        nothing go too.
+        """Renumber items: `moved` holds the new row of each old one, −1 to drop it.
+
+        Pairs with a count of zero are dropped too.
         """
         for board, window in self._windows.items():
             own, counted = self._fields[board.segment], np.flatnonzero(window.count)
-            self._mark_changed(board, counted[row_map[counted if own is None else own.item[counted]] < 0])
+            self._mark_changed(
+                board, counted[row_map[counted if own is None else own.item[counted]] < 0]
+            )
         for name, own in self._fields.items():
             windows = [window for board, window in self._windows.items() if board.segment == name]
             if own is None:
@@ -229,10 +231,10 @@ class PopularityFold:
                 live = np.zeros(own.pairs.count, bool)
                 for window in windows:
                     live[np.flatnonzero(window.count[: len(live)])] = True
-                slots, count = own.keep(live & (row_map[own.item[: len(live)]] >= 0), row_map)
+                slots, count = own.retain(live & (row_map[own.item[: len(live)]] >= 0), row_map)
             for window in windows:
-                window.count = grown(window.count, len(slots))
-                window.moved(slots, count)
+                window.count = grow_array(window.count, len(slots))
+                window.renumber(slots, count)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         state: dict[str, npt.NDArray] = {}
@@ -266,7 +268,7 @@ class PopularityFold:
 
 
 class _SegmentPairs:
-    """The pairs of a segment's values and items: a slot each, in the order in which they came."""
+    """Pairs of a segment's value and an item: a slot each, in order of first appearance."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -279,16 +281,16 @@ class _SegmentPairs:
         self._listed = 0
 
     def slots(self, value: Keys, item: Int64s, key: Keys) -> Int64s:
-        """Return the slot of each pair, new ones the next."""
+        """Return the slot of each pair, adding new pairs."""
         slot = self.pairs.assign(combine(value, key))
         self.value, self.item = (
-            grown(self.value, self.pairs.count),
-            grown(self.item, self.pairs.count),
+            grow_array(self.value, self.pairs.count),
+            grow_array(self.item, self.pairs.count),
         )
         self.value[slot], self.item[slot] = value, item
         return slot
 
-    def of(self, value: int) -> Int64s:
+    def slots_of(self, value: int) -> Int64s:
         """Return the slots of one value."""
         count = self.pairs.count
         if self._listed < count:
@@ -303,12 +305,13 @@ class _SegmentPairs:
             parts = self._of[value] = [np.concatenate(parts)]
         return parts[0] if parts else np.zeros(0, np.int64)
 
-    def keep(self, retained: npt.NDArray[np.bool_], row_map: Int64s) -> tuple[Int64s, int]:
-        """Keep some pairs, whose items are numbered anew; the new slot of each old one, and how
-        many there are.
+    def retain(self, retained: npt.NDArray[np.bool_], row_map: Int64s) -> tuple[Int64s, int]:
+        """Drop all pairs but the selected ones and renumber their items.
+
+        Returns the new slot of each old one, and the number of slots.
         """
         count = self.pairs.count
         value, item = self.value[:count][retained], row_map[self.item[:count][retained]]
-        slots = self.pairs.keep(retained)
+        slots = self.pairs.retain(retained)
         self.value, self.item, self._of, self._listed = value, item, {}, 0
         return slots, self.pairs.count

@@ -1,5 +1,4 @@
-"""The newest sessions of everybody, and what people who did the like went on to: V-SkNN and STAN
-(see `similarity`).
+"""A table of the newest sessions, and its search by V-SkNN and STAN (see `similarity`).
 
 A session is a run of one person's events without a pause of more than `gap_us`, with at least two
 items. A table numbers sessions by the time of their last event. It holds neither whose they are nor
@@ -39,13 +38,14 @@ Rows = npt.NDArray[np.intp]
 V_SKNN = VSkNN(k=500, sample=500, weighting="quadratic", weighting_score="quadratic")
 S_TAN = STAN(k=500, sample=500)
 SEARCHES = {"session_knn": V_SKNN.search(), "stan": S_TAN.search()}
-_AT_ONCE = 200  # questions, which bounds what is spread out
+_AT_ONCE = 200  # contexts per step, which bounds memory
 
 
 @dataclass(frozen=True)
-class Near:
-    """What similar sessions went on to, without what a question's own context has; sorted by
-    question and key.
+class SimilarItems:
+    """Continuations of similar sessions, without a context's own items.
+
+    Sorted by context and key.
 
     Attributes:
         offsets: (questions + 1,): question q has the entries offsets[q]:offsets[q + 1].
@@ -60,7 +60,9 @@ class Near:
 
 @dataclass(frozen=True)
 class Sessions:
-    """The newest sessions. It never changes, and may be asked from several threads.
+    """The newest sessions.
+
+    Immutable, and safe to query from several threads.
 
     Attributes:
         keys, starts, item, place, fade: see the module.
@@ -73,14 +75,16 @@ class Sessions:
     place: Int32s
     fade: Floats
     gap_us: int
-    _last: dict[str, tuple[bytes, Near]] = field(default_factory=dict, compare=False, repr=False)
+    _last: dict[str, tuple[bytes, SimilarItems]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.fade)
 
     @cached_property
     def postings(self) -> tuple[Ints, Int32s]:
-        """For each item the sessions that hold it, ascending: where its list begins, and the lists."""
+        """The sessions that hold each item, ascending: list offsets, and the lists."""
         lists = np.concatenate(
             ([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))
         ).astype(np.int64)
@@ -89,20 +93,24 @@ class Sessions:
 
     @cached_property
     def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
-        """Source → its tables: of the search, of rare items, and of distances within a session."""
+        """The tables by source: search settings, idf factors, and decays by distance."""
         session_counts = np.diff(self.postings[0])
         distances = np.arange(int(self.place.max(initial=0)) + 1)
         return {
-            name: (how, how.lift(session_counts, len(self)), np.exp(-distances / how.closeness))
+            name: (
+                how,
+                how.idf_factors(session_counts, len(self)),
+                np.exp(-distances / how.closeness),
+            )
             for name, how in SEARCHES.items()
         }
 
     def prepare(self) -> None:
-        """Compute what the first question would wait for."""
+        """Compute the tables that the first query would wait for."""
         assert self._searches is not None
 
-    def near(self, source: str, offsets: Ints, keys: Keys, ts: Ints) -> Near:
-        """Find what sessions like the newest run of each sequence went on to.
+    def find_similar(self, source: str, offsets: Ints, keys: Keys, ts: Ints) -> SimilarItems:
+        """Find the continuations of sessions similar to the newest run of each sequence.
 
         Args:
             source: `session_knn` or `stan`.
@@ -114,22 +122,20 @@ class Sessions:
         row = self._rows(keys[at])
         if len(offsets) > 2:
             parts = [
-                self._ask(source, offsets[low : low + _AT_ONCE + 1], row)
+                self._query(source, offsets[low : low + _AT_ONCE + 1], row)
                 for low in range(0, len(offsets) - 1, _AT_ONCE)
             ]
             sizes = np.concatenate([np.diff(part.offsets) for part in parts])
             joined = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-            return Near(
+            return SimilarItems(
                 joined,
                 np.concatenate([part.keys for part in parts]),
                 np.concatenate([part.gain for part in parts]),
             )
-        cache_key = (
-            row.tobytes()
-        )  # of one person, whose candidates are asked for before their columns are
+        cache_key = row.tobytes()  # A request needs the same result for candidates and columns.
         cached = self._last.get(source)
         if cached is None or cached[0] != cache_key:
-            cached = self._last[source] = cache_key, self._ask(source, offsets, row)
+            cached = self._last[source] = cache_key, self._query(source, offsets, row)
         return cached[1]
 
     def _rows(self, keys: Keys) -> Ints:
@@ -138,7 +144,7 @@ class Sessions:
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where((self.keys[at] == keys) & (keys != 0), at, -1)
 
-    def _ask(self, source: str, offsets: Ints, row: Ints) -> Near:
+    def _query(self, source: str, offsets: Ints, row: Ints) -> SimilarItems:
         search, lift, distance_decay = self._searches[source]
         offsets = np.asarray(offsets)
         base = int(offsets[0])
@@ -146,7 +152,9 @@ class Sessions:
         questions, items = len(offsets) - 1, max(len(self.keys), 1)
         context = _context_items(offsets, row, search, items)
         if not len(context.row) or not len(self):
-            return Near(np.zeros(questions + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0))
+            return SimilarItems(
+                np.zeros(questions + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
+            )
         owner, session, gain = self._neighbours(context, search, questions)
         size = self.starts[session + 1] - self.starts[session]
         at, nth = spread(self.starts[session], size)
@@ -159,8 +167,8 @@ class Sessions:
             gain = gain * distance_decay[np.abs(self.place[at] - star[nth])]
         return self._sum_gains(item, np.where(is_own, 0.0, gain * lift[item]), ends)
 
-    def _sum_gains(self, item: Int32s, gain: Floats, ends: Ints) -> Near:
-        """The sum of each question's gains by item, in the order of the entries."""
+    def _sum_gains(self, item: Int32s, gain: Floats, ends: Ints) -> SimilarItems:
+        """Sum each context's gains by item, in the order of the entries."""
         rows, sums = [], []
         for low, high in pairwise(ends.tolist()):
             total = np.bincount(
@@ -169,18 +177,21 @@ class Sessions:
             rows.append(np.flatnonzero(total > 0))
             sums.append(total[rows[-1]])
         offsets = np.concatenate(([0], np.cumsum([len(each) for each in rows]))).astype(np.int64)
-        return Near(
+        return SimilarItems(
             offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
         )
 
-    def _neighbours(self, context: "_ContextItems", search: Search, questions: int) -> tuple[Ints, Ints, Floats]:
-        """The nearest sessions of each question, the newest first or, where there are more than k,
-        the nearest: who asks, which, and what each of its items gains.
+    def _neighbours(
+        self, context: "_ContextItems", search: Search, questions: int
+    ) -> tuple[Ints, Ints, Floats]:
+        """Find the nearest sessions of each context: context, session, and gain of its items.
+
+        They are ordered by recency, or by similarity where there are more than k.
         """
         lists, holder = self.postings
         low = np.maximum(
             lists[context.row], lists[context.row + 1] - search.sample
-        )  # none of the newest with any item lies before
+        )  # No older session can be among the newest `sample`.
         at, nth = spread(low, lists[context.row + 1] - low)
         count = max(len(self), 1)
         key = context.owner[nth] * count + (count - 1 - holder[at])
@@ -192,10 +203,12 @@ class Sessions:
         place, nth = place[inside], nth[inside]
         similarity = np.bincount(place, context.weight[nth], len(distinct))
         steps_back = np.zeros(len(distinct), np.int64)
-        steps_back[place[::-1]] = context.back[nth[::-1]]  # newest first, of which the first is to stay
+        steps_back[place[::-1]] = context.steps_back[nth[::-1]]  # Reversed, so that the newest item wins.
         item_counts = np.bincount(context.owner, minlength=questions)
         if search.cosine:
-            norm = np.sqrt(np.maximum(np.bincount(context.owner, context.weight**2, questions), 1e-300))
+            norm = np.sqrt(
+                np.maximum(np.bincount(context.owner, context.weight**2, questions), 1e-300)
+            )
             similarity = similarity / norm[owner] / np.sqrt(np.diff(self.starts)[session])
         else:
             similarity = similarity / item_counts[owner]
@@ -208,8 +221,7 @@ class Sessions:
 
 
 def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints, Rows]:
-    """Return the newest run of each sequence, of at most `length` entries: offsets, and where its
-    entries stand.
+    """Return the newest run of each sequence, at most `length` entries: offsets and positions.
 
     Args:
         offsets: (sequences + 1,).
@@ -229,18 +241,18 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
 
 @dataclass(frozen=True)
 class _ContextItems:
-    """The different known items of some contexts, of each the newest first: who asks, row, steps
-    back from the end, weight.
-    """
+    """The distinct indexed items of some contexts, newest first: context, row, steps back, weight."""
 
     owner: Ints
     row: Rows
-    back: Ints
+    steps_back: Ints
     weight: Floats
 
 
-def _is_in_context(context: _ContextItems, item: Int32s, ends: Ints, items: int) -> npt.NDArray[np.bool_]:
-    """Whether each entry of a session is of an item of the context that it is compared with."""
+def _is_in_context(
+    context: _ContextItems, item: Int32s, ends: Ints, items: int
+) -> npt.NDArray[np.bool_]:
+    """Return whether the item of each session entry is in the context it is compared with."""
     in_context, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
     for (low, high), (first, last) in zip(
         pairwise(ends.tolist()),
@@ -263,11 +275,13 @@ def _context_items(offsets: Ints, row: Rows, search: Search, items: int) -> _Con
     positions = positions[np.sort(first)]
     at, owner = at[positions], owner[positions]
     steps_back = offsets[owner + 1] - 1 - at
-    return _ContextItems(owner, row[at], steps_back, search.weight[size[owner], size[owner] - 1 - steps_back])
+    return _ContextItems(
+        owner, row[at], steps_back, search.weight[size[owner], size[owner] - 1 - steps_back]
+    )
 
 
 def _distinct(key: Ints) -> Ints:
-    """Each key once, ascending: several times as fast as `np.unique`, which hashes."""
+    """Return the distinct keys, ascending; several times as fast as `np.unique`, which hashes."""
     ordered = np.sort(key)
     return ordered[np.diff(ordered, prepend=-1) != 0]  # no key is negative
 
@@ -283,5 +297,5 @@ def _stable_order(number: Int32s, below: int) -> Rows:
 
 
 def _rank(owner: Sequence[int] | Ints) -> Ints:
-    """The place of each entry among those of its owner, who ascend, from 0."""
+    """Return the position of each entry among those of its owner, from 0; owners ascend."""
     return np.arange(len(owner)) - np.searchsorted(owner, owner)

@@ -1,5 +1,4 @@
-"""Nearest sessions: V-SkNN and STAN. What similar sessions, the newest of them, went on to is what
-is recommended.
+"""Nearest-session methods V-SkNN and STAN, which recommend the continuations of similar sessions.
 
 Both take the `sample` newest sessions that share an item with the context s, keep the `k` most
 similar and add up what these hold:
@@ -43,7 +42,7 @@ CONTEXT_MAX = 50
 
 @dataclass(frozen=True)
 class Search:
-    """What the two have in common.
+    """The common form of both methods.
 
     Attributes:
         k, sample: as in `VSkNN`.
@@ -65,8 +64,8 @@ class Search:
     closeness: float
     idf_weight: float = 0.0
 
-    def lift(self, holders: Ints, sessions: int) -> Floats:
-        """How much rare items are lifted, (items,), by how many of the sessions hold each."""
+    def idf_factors(self, holders: Ints, sessions: int) -> Floats:
+        """Return the factors that lift rare items, (items,), by the number of sessions with each."""
         if not self.idf_weight:
             return np.ones(len(holders))
         return 1 + self.idf_weight * np.log(max(sessions, 1) / np.maximum(holders, 1))

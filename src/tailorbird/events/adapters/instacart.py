@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, to_batches
 from tailorbird.events.adapters.record import unread_row, unread_rows
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.envelope import Event
@@ -44,27 +44,28 @@ Ints = npt.NDArray[np.int64]
 
 
 def is_instacart(columns: list[str]) -> bool:
-    """Whether a table is one of this format, by the names of its columns."""
+    """Return whether a table is of this format, by its column names."""
     return any(names <= set(columns) for names in _TABLE_COLUMNS)
 
 
 @dataclass(frozen=True)
 class _Orders:
-    """Orders by ascending id: whose, and when, in microseconds."""
+    """Orders by ascending id, with their user and time in microseconds."""
 
     id: Ints
     user: Ints
     ts: Ints
 
     def rows_of(self, order: Ints) -> Ints:
-        """Return where each order stands, −1 where it is not there."""
+        """Return the row of each order, or −1."""
         at = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
         return np.where(self.id[at] == order, at, -1)
 
 
 def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn the products of orders into purchases, and the products into profiles; a row that cannot
-    be read is kept whole.
+    """Convert the products of orders to purchases and the products to profiles.
+
+    A row that cannot be read is kept with the reason.
 
     Raises:
         InputError: `orders.csv` is missing, or a file cannot be read.
@@ -79,15 +80,16 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
         )
     orders = _orders(by_name["orders.csv"]) if order_products else None
     for file in order_products:
-        yield from in_batches(str(file), _purchases(file, files[file][:12], orders))
+        yield from to_batches(str(file), _purchases(file, files[file][:12], orders))
     if "products.csv" in by_name:
         file = by_name["products.csv"]
-        yield from in_batches(str(file), _products(file, files[file][:12], by_name))
+        yield from to_batches(str(file), _products(file, files[file][:12], by_name))
 
 
 def _orders(file: Path) -> _Orders | None:
-    """Return the orders, None where there is none. Products of a row that cannot be read are
-    products of an order that is not there.
+    """Return the orders, or None without any.
+
+    Products of an order row that cannot be read count as products of a missing order.
     """
     names = [
         "order_id",
@@ -142,7 +144,12 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
         )
         at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
         for number, row, *record in zip(
-            range(rows_before + 1, rows_before + 1 + len(order)), at, order, product, place, strict=True
+            range(rows_before + 1, rows_before + 1 + len(order)),
+            at,
+            order,
+            product,
+            place,
+            strict=True,
         ):
             if orders is None or row < 0:
                 yield (
@@ -173,7 +180,9 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
     }
     available = {to: each for to, each in lists.items() if each[0] in by_name}
     form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in available.values()))
-    attributes = {"title": "product_name"} | {to: column for to, (_, _, column) in available.items()}
+    attributes = {"title": "product_name"} | {
+        to: column for to, (_, _, column) in available.items()
+    }
     columns = ["product_id", *attributes.values()]
     rows_before = 0
     broken: list[str] = []

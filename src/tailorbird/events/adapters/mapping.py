@@ -1,4 +1,6 @@
-"""Any CSV, JSON or Parquet by a short mapping file, which `tailorbird import --guess` proposes.
+"""Import of any CSV, JSON or Parquet file by a mapping file.
+
+`tailorbird import --guess` proposes one.
 
 [[source]]
 file = "clicks.parquet"     # or a pattern, "*.csv.gz"
@@ -8,13 +10,13 @@ ts = "clicked_at"           # a column of times; for numbers say ts_unit = "s", 
 ts_zone = "Europe/Oslo"     # of times that name no zone; UTC unless said
 ts_format = "%d.%m.%Y %H:%M"  # of times that are not ISO 8601, as strptime has it
 delimiter = ";"             # of a CSV file; a comma unless said, in .tsv a tab
-decimal = ","               # of its numbers, whose thousands points are left out then; a point unless said
+decimal = ","               # of its numbers, which may then group thousands by points; default "."
 columns = ["visitor", "article_id"]  # names of its columns, where its first line does not have them
-# distinct = true           # of profiles without a time: one for each item or user, with what most of its rows say
-received_at = "exported_at" # when the row came in, a time as `ts`; of a profile, before which nobody knew what it says
+# distinct = true           # one timeless profile per item or user, with the most frequent values
+received_at = "exported_at" # arrival time, as `ts`; a profile was not known before it
 user_id = "visitor"
 item_id = "article_id"
-[[source.join]]             # a table beside it, whose columns are named here like its own; several are joined one after another
+[[source.join]]             # a table whose columns are added; several are joined in order
 file = "orders.csv"
 on = "order_id"
 [source.context]            # device, country, page, referrer, user_agent: column names
@@ -43,19 +45,24 @@ from tailorbird.events.adapters.batch import (
     AdapterOptions,
     Batch,
     encode_event,
-    in_batches,
-    known_by_content,
+    to_batches,
+    with_content_id,
 )
-from tailorbird.events.adapters.fields import done_type
+from tailorbird.events.adapters.fields import safe_event_type
 from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
-from tailorbird.events.tables.columns import column_names, mostly, read_columns, read_sample
+from tailorbird.events.tables.columns import (
+    column_names,
+    prevailing_type,
+    read_columns,
+    read_sample,
+)
 from tailorbird.events.tables.files import BATCH_ROWS
 from tailorbird.events.tables.forms import Join, TableForm
-from tailorbird.events.tables.most_said import MostSaid
+from tailorbird.events.tables.most_said import MostFrequentValues
 from tailorbird.events.tables.records import is_json
-from tailorbird.events.tables.times import moment_of, parse_times
+from tailorbird.events.tables.times import parse_iso_time, parse_times
 
 PATTERNS = ("*.csv", "*.tsv", "*.parquet", "*.json", "*.jsonl", "*.ndjson")
 UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -76,7 +83,7 @@ class JoinSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the rows of some files become events or profiles."""
+    """A mapping from the rows of some files to events or profiles."""
 
     file: str
     kind: str = "events"
@@ -108,7 +115,7 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse_mapping(text: str, name: str) -> Mapping:
-    """A mapping file, checked as far as that goes without the data.
+    """Parse and validate a mapping file without the data.
 
     Raises:
         InputError: it is no TOML, or a key or value cannot be used; names the path in the file.
@@ -208,28 +215,33 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
     rows_before = 0
     broken: list[str] = []
     try:
-        for batch in read_columns(file, required_columns, texts=_texts_of(source), broken=broken, form=form):
+        for batch in read_columns(
+            file, required_columns, texts=_texts_of(source), broken=broken, form=form
+        ):
             yield from _batches(file, batch, rows_before, digest, source)
             rows_before += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(
             f"a column cannot be used as the mapping says: {error}", where=str(file)
         ) from None
-    yield from in_batches(
+    yield from to_batches(
         str(file),
-        unread_rows("mapping", digest, broken, rows_before, NO_RECORD if is_json(file) else WRONG_ROW),
+        unread_rows(
+            "mapping", digest, broken, rows_before, NO_RECORD if is_json(file) else WRONG_ROW
+        ),
     )
 
 
 def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> Iterator[Batch]:
-    """One profile for each item or user of a file whose rows repeat what they are: of each
-    attribute what most of them say.
+    """Yield one profile per item or user of a repetitive file, with the most frequent values.
+
+    Unreadable rows are left to the source of the events, which reads them too.
 
     Rows that cannot be read are left to the source of the events, which reads them too.
     """
     owner = source.item_id if source.kind == "items" else source.user_id
     assert owner is not None  # `parse_mapping` saw to it
-    most_frequent = MostSaid(owner, list(source.properties.values()))
+    most_frequent = MostFrequentValues(owner, list(source.properties.values()))
     try:
         for batch in read_columns(
             file, _columns_of(source), texts=_texts_of(source), broken=[], form=form
@@ -248,12 +260,12 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
 def _batches(
     file: Path, rows: pa.RecordBatch, rows_before: int, digest: str, source: Source
 ) -> Iterator[Batch]:
-    """The events of rows, of which `done` stand before them in the file; nothing for none."""
+    """Convert rows to batches of events; `done` rows precede them in the file."""
     lines = (
         (rows_before + row, encode_event(event))
         for row, event in enumerate(_events(rows, rows_before, digest, source), 1)
     )
-    yield from in_batches(str(file), lines)
+    yield from to_batches(str(file), lines)
 
 
 def _columns_of(source: Source) -> list[str]:
@@ -281,7 +293,7 @@ def _ids_of(source: Source) -> tuple[str | None, ...]:
 
 
 def sample_lines(file: Path, source: Source) -> list[bytes]:
-    """Return what the mapping makes of rows from all over a file, as `read_sample` draws them.
+    """Return the lines that the mapping makes of rows sampled from a file by `read_sample`.
 
     Raises:
         InputError: the file cannot be read, or not as the mapping says.
@@ -298,8 +310,9 @@ def sample_lines(file: Path, source: Source) -> list[bytes]:
 
 
 def form_of(source: Source, file: Path) -> TableForm:
-    """Return how a file of a source is written. Raises InputError where a table that is joined to
-    it is not beside it.
+    """Return how a file of a source is written.
+
+    Raises InputError where a joined table is missing.
     """
     joins = tuple(Join(file.parent / each.file, each.on) for each in source.join)
     for join in joins:
@@ -325,7 +338,8 @@ def _events(batch: pa.RecordBatch, rows_before: int, digest: str, source: Source
     timeless = source.kind != "events" and source.ts is None
     events = (
         Event(
-            event_id=event_id or (f"{digest}:{rows_before + row}" if source.kind != "events" else ""),
+            event_id=event_id
+            or (f"{digest}:{rows_before + row}" if source.kind != "events" else ""),
             type=kind or "",
             ts=ts,
             user_id=user,
@@ -354,13 +368,17 @@ def _events(batch: pa.RecordBatch, rows_before: int, digest: str, source: Source
             zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
         )
     )
-    identified = (event if event.event_id else known_by_content("mapping", event) for event in events)
+    identified = (
+        event if event.event_id else with_content_id("mapping", event) for event in events
+    )
     if (
         source.kind == "events"
         and source.ts is not None
         and pa.types.is_date(batch.column(source.ts).type)
     ):
-        identified = (_with_row_offset(event, rows_before + row) for row, event in enumerate(identified))
+        identified = (
+            _with_row_offset(event, rows_before + row) for row, event in enumerate(identified)
+        )
     return list(identified)
 
 
@@ -393,7 +411,8 @@ def _types(batch: pa.RecordBatch, source: Source) -> Any:
         return repeat(source.type, batch.num_rows)
     values = source.type.values
     return [
-        values.get(text) or (text and done_type(text)) for text in _texts(batch, source.type.column)
+        values.get(text) or (text and safe_event_type(text))
+        for text in _texts(batch, source.type.column)
     ]
 
 
@@ -432,8 +451,9 @@ def _microseconds(value: float | Decimal | None, unit: int) -> int | None:
 
 
 def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
-    """A time that stands in text, in the zone that the mapping says where it names none; what is no
-    time is left to the contract.
+    """Convert a time in text, in the mapping's zone where it names none.
+
+    Text that is no time is left to the contract.
     """
     if text is None:
         return None
@@ -441,7 +461,7 @@ def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
         return _microseconds(Decimal(text), unit)
     except InvalidOperation:
         pass
-    moment = moment_of(text, zone)
+    moment = parse_iso_time(text, zone)
     return text if moment is None else moment.isoformat()
 
 
@@ -465,25 +485,29 @@ def _properties(batch: pa.RecordBatch, source: Source) -> Any:
         _values(batch, column, number=name in NUMBERS) for name, column in source.properties.items()
     ]
     return [
-        {name: _to_json_value(value) for name, value in zip(names, row, strict=True) if value is not None}
+        {
+            name: _to_json_value(value)
+            for name, value in zip(names, row, strict=True)
+            if value is not None
+        }
         or None
         for row in zip(*columns, strict=True)
     ]
 
 
 def _values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list[Any]:
-    """A column's values; of one that has to hold a `number` each by itself, so that an odd one does
-    not make texts of the others.
+    """Return a column's values.
+
+    A column that has to hold a `number` is converted value by value, so that an odd one does not
+    turn the others into text.
     """
     values = batch.column(column).to_pylist()
-    kind = mostly(batch.schema.field(column))
+    kind = prevailing_type(batch.schema.field(column))
     return [_number(value) for value in values] if number or kind in ("int64", "double") else values
 
 
 def _number(text: Any) -> Any:
-    """The number that a text holds; one that holds none stays text, for the contract to judge, and
-    what is no text stays as it is.
-    """
+    """Convert text to a number if it holds one; leave anything else for the contract to judge."""
     if not isinstance(text, str):
         return text
     for convert in (int, float):
@@ -495,7 +519,7 @@ def _number(text: Any) -> Any:
 
 
 def _to_json_value(value: Any) -> Any:
-    """A value that JSON can hold."""
+    """Convert a value to one that JSON can hold."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
     if isinstance(value, date):

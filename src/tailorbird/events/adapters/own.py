@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, in_batches
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, to_batches
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import bare_suffix, parquet_batches, read_lines
 
@@ -21,7 +21,7 @@ def read_own(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]
         if bare_suffix(file) == ".parquet":
             yield from _read_parquet(file)
         else:
-            yield from in_batches(str(file), read_lines(file))
+            yield from to_batches(str(file), read_lines(file))
 
 
 def _read_parquet(file: Path) -> Iterator[Batch]:
@@ -53,7 +53,7 @@ def _read_parquet(file: Path) -> Iterator[Batch]:
 
 
 def _times_to_micros(batch: pa.RecordBatch) -> pa.Table:
-    """Times as microseconds, which is what the wire format takes."""
+    """Convert times to microseconds, as the wire format takes them."""
     table = pa.Table.from_batches([batch])
     for index, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):

@@ -1,6 +1,4 @@
-"""Which format files are in, by their names and their first records: what `tailorbird import auto`
-and `--guess` ask.
-"""
+"""Recognition of file formats by file names and first records, for `tailorbird import`."""
 
 import csv
 from pathlib import Path
@@ -41,8 +39,7 @@ _METARANK = ("item", "user", "ranking", "interaction")
 
 
 def recognise(files: list[Path]) -> str | None:
-    """The one format that all of the files are in, `mapping` for tables that no adapter knows; None
-    if there is no such one.
+    """Return the format that all of the files share, `mapping` for unknown tables, or None.
 
     Raises:
         InputError: a file cannot be read.
@@ -68,7 +65,7 @@ def _format_of(file: Path) -> str | None:
         format_ = _format_of_columns(name, _csv_columns(file))
         return (
             format_ if format_ in ("movielens", "personalize", "instacart") else "mapping"
-        )  # the others are read from JSON and Parquet alone
+        )  # Other formats have no CSV form.
     return _format_of_records(file)
 
 
@@ -135,7 +132,7 @@ def _parquet_columns(file: Path) -> list[str]:
 
 
 def look_in(path: Path) -> list[Path]:
-    """The files at `path` that any format might read.
+    """Return the files at `path` that any format might read.
 
     Raises:
         InputError: there is nothing there.
@@ -161,12 +158,13 @@ def _might_be_read(file: Path) -> bool:
 
 
 def _is_export(file: Path) -> bool:
-    """Whether a file whose name says nothing is in a format whose files come so; others may lie in
-    a folder of data.
+    """Return whether a file without a telling name is in a format whose exports have none.
+
+    Other files may lie in the same folder.
     """
     try:
         with open_file(file) as stream:
             head = stream.read(_HEAD)
     except DAMAGED:
-        return True  # by its name it was packed: whoever reads it says what is wrong
+        return True  # The reader of the file reports the damage.
     return b"\x00" not in head and _format_of(file) in ("ga4", "segment", "snowplow")

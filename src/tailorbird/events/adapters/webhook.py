@@ -1,6 +1,4 @@
-"""Bodies that other systems post, turned into bodies of our own: what `POST /v1/events?format=…`
-takes.
-"""
+"""Conversion of bodies that other systems post, for `POST /v1/events?format=…`."""
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -21,11 +19,11 @@ WEBHOOKS: dict[str, Convert] = {
     "metarank": metarank.convert,
 }
 _COPIES_BYTES_MAX = 1 << 22
-_GROWTH_MAX = 4  # times what came in, and that
+_GROWTH_MAX = 4  # times the body's size, plus the constant above
 
 
 class _BatchEnvelope(msgspec.Struct):
-    """A batch as far as its messages can be counted, none of which is decoded."""
+    """A batch whose messages can be counted without decoding them."""
 
     batch: list[msgspec.Raw]
     messageId: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -40,8 +38,9 @@ def lines_of_body(
     headers: Mapping[str, str] | None = None,
     on_row_count: Callable[[int], None] = lambda _: None,
 ) -> list[bytes]:
-    """The events of a body, one a line; what cannot be read stands there as such, to be refused
-    with its reason.
+    """Convert a posted body to event lines.
+
+    Unreadable records stay, to be refused with a reason.
 
     A list, one a line, one alone, Segment's `{"batch": [...]}`, and a CloudEvent whose attributes
     are `headers` are taken. The same body gives the same ids.
@@ -59,7 +58,7 @@ def lines_of_body(
             fix=f"one of {', '.join(WEBHOOKS)}, or none for our own events",
         )
     if format_ == "cloudevents" and headers is not None and cloudevents.is_binary(headers):
-        body = cloudevents.in_envelope(headers, body)
+        body = cloudevents.to_structured_mode(headers, body)
     place, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
     lines: list[bytes] = []
     size = 0
@@ -79,8 +78,9 @@ def lines_of_body(
 
 
 def _require_room(events: list[Event], bytes_left: int) -> None:
-    """Raise UsageError where events of one record take more than is left, before all of them are
-    written.
+    """Raise UsageError if the events of one record take more bytes than are left.
+
+    This is checked before all of them are encoded.
     """
     for event in events:
         bytes_left -= len(encode_event(event))
@@ -111,7 +111,7 @@ def _messages(batch: Record) -> list[bytes]:
     copies = len(batch["batch"]) * len(
         msgspec.json.encode([batch.get("context"), batch.get("sentAt")])
     )
-    if copies > _COPIES_BYTES_MAX:  # or a small body would become a very large one
+    if copies > _COPIES_BYTES_MAX:  # Limits the expansion of a small body.
         message = (
             f"what it says of all, written to each of its {len(batch['batch']):,} messages, "
             f"takes {copies:,} bytes"

@@ -1,6 +1,4 @@
-"""What the contract would say of a proposed mapping, tried on rows from all over the files before
-anything is written.
-"""
+"""A dry run of a proposed mapping against the contract, on rows sampled from the files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +32,7 @@ _FIXES = {
 
 @dataclass(frozen=True)
 class Reason:
-    """Why some rows of a sample would be refused."""
+    """A reason for which rows of a sample would be refused."""
 
     rows: int
     message: str
@@ -44,7 +42,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a sample of rows.
+    """The result of a dry run on sampled rows.
 
     Attributes:
         rows: how many were tried.
@@ -60,12 +58,12 @@ class Trial:
 
     @property
     def share(self) -> float:
-        """Share of the rows that would be refused."""
+        """The share of the rows that would be refused."""
         return self.refused / self.rows if self.rows else 0.0
 
     @property
     def warning(self) -> str:
-        """Return what to tell of it, "" where hardly a row is refused."""
+        """The warning to show, "" where hardly any row is refused."""
         if self.share <= SHARE_MAX:
             return ""
         lines = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]

@@ -1,5 +1,6 @@
-"""CSV, TSV, JSON and Parquet files in batches of columns. How columns become events stands in
-`adapters.mapping`.
+"""Reading of CSV, TSV, JSON and Parquet files in batches of columns.
+
+`adapters.mapping` turns the columns into events.
 
 The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its
 row: it is passed on as text, for the contract to judge. Rows of another width than the header or
@@ -20,23 +21,25 @@ import pyarrow.parquet as pq
 from tailorbird.errors import InputError
 from tailorbird.events.tables.encodings import open_table
 from tailorbird.events.tables.files import BATCH_ROWS, DAMAGED, bare_suffix, parquet_batches
-from tailorbird.events.tables.forms import PLAIN, TableForm
+from tailorbird.events.tables.forms import DEFAULT_FORM, TableForm
 from tailorbird.events.tables.quotes import without_broken_lines
 from tailorbird.events.tables.records import is_json, json_names, read_json
 
 SAMPLE_ROWS = 20_000
 _PREVAILING_TYPE = b"mostly"
-_DRAWN = 400  # rows of a batch behind the first one
+_DRAWN = 400  # sampled rows per batch after the first one
 _COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
 
 
-def column_names(file: Path, form: TableForm = PLAIN) -> list[str]:
+def column_names(file: Path, form: TableForm = DEFAULT_FORM) -> list[str]:
     """Return the names of a file's columns, and of the tables that are joined to it."""
     if form.joins:
         joined_names = [column_names(join.file, _without_joins(form)) for join in form.joins]
         return list(
             dict.fromkeys(
-                name for names in (column_names(file, _without_joins(form)), *joined_names) for name in names
+                name
+                for names in (column_names(file, _without_joins(form)), *joined_names)
+                for name in names
             )
         )
     return json_names(file) if is_json(file) else _schema(file, form).names
@@ -48,7 +51,7 @@ def read_columns(
     *,
     texts: frozenset[str] = frozenset(),
     broken: list[str] | None = None,
-    form: TableForm = PLAIN,
+    form: TableForm = DEFAULT_FORM,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file in batches.
 
@@ -93,12 +96,12 @@ def _read_joined(
     broken: list[str] | None,
     form: TableForm,
 ) -> Iterator[pa.RecordBatch]:
-    """Read a file whose rows get columns of the last table that is joined to it, and before that of
-    the others.
-    """
+    """Read a file joined to the last of its tables, and before that to the others."""
     before, join = replace(form, joins=form.joins[:-1]), form.joins[-1]
     left_names = column_names(file, before)
-    right_names = [name for name in column_names(join.file, _without_joins(form)) if name not in left_names]
+    right_names = [
+        name for name in column_names(join.file, _without_joins(form)) if name not in left_names
+    ]
     selected = columns if columns is not None else [*left_names, *right_names]
     right_selected = [name for name in selected if name in right_names]
     left_selected = [name for name in selected if name not in right_names]
@@ -107,39 +110,48 @@ def _read_joined(
         return
     keyed = texts | {join.on}
     right_batches = list(
-        read_columns(join.file, [join.on, *right_selected], texts=keyed, broken=[], form=_without_joins(form))
+        read_columns(
+            join.file, [join.on, *right_selected], texts=keyed, broken=[], form=_without_joins(form)
+        )
     )
-    right_columns = {name: _concatenate([batch.column(name) for batch in right_batches]) for name in (join.on, *right_selected)}
+    right_columns = {
+        name: _concatenate([batch.column(name) for batch in right_batches])
+        for name in (join.on, *right_selected)
+    }
     keys = _as_key(right_columns[join.on])
     for batch in read_columns(
-        file, list(dict.fromkeys((*left_selected, join.on))), texts=keyed, broken=broken, form=before
+        file,
+        list(dict.fromkeys((*left_selected, join.on))),
+        texts=keyed,
+        broken=broken,
+        form=before,
     ):
         rows = pc.index_in(_as_key(batch.column(join.on)), value_set=keys)
         columns_by_name = {
-            name: right_columns[name].take(rows) if name in right_names else batch.column(name) for name in selected
+            name: right_columns[name].take(rows) if name in right_names else batch.column(name)
+            for name in selected
         }
         yield pa.record_batch(list(columns_by_name.values()), list(columns_by_name))
 
 
 def _as_key(column: pa.Array) -> pa.Array:
-    """Return the values as texts, so that 7 of one file is 7 of another that also has letters."""
+    """Convert keys to text, so that 7 in one file matches 7 in another that also has letters."""
     return _strip_zero_fraction(column.cast(pa.string()))
 
 
 def _strip_zero_fraction(texts: pa.Array) -> pa.Array:
-    """Return 7.0 as 7."""
+    """Strip the fraction of whole numbers: 7.0 becomes 7."""
     return pc.replace_substring_regex(texts, r"^(\d+)\.0$", r"\1")
 
 
 def read_sample(
     file: Path,
-    form: TableForm = PLAIN,
+    form: TableForm = DEFAULT_FORM,
     columns: list[str] | None = None,
     *,
     texts: frozenset[str] = frozenset(),
 ) -> pa.RecordBatch:
-    """Return the first rows of a file, in their order, and behind them rows drawn from all over the
-    rest, always the same ones.
+    """Return the first rows of a file in order, then a deterministic sample of the rest.
 
     A column of which some rows are text and others numbers is text.
     """
@@ -158,7 +170,10 @@ def read_sample(
     if rest > SAMPLE_ROWS:
         drawn = [batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // rest)) for batch in drawn]
     return pa.record_batch(
-        [_concatenate([batch.column(name) for batch in (head, *drawn)]) for name in head.schema.names],
+        [
+            _concatenate([batch.column(name) for batch in (head, *drawn)])
+            for name in head.schema.names
+        ],
         head.schema.names,
     )
 
@@ -201,9 +216,7 @@ def _schema(file: Path, form: TableForm) -> pa.Schema:
 
 
 def writes_decimal_comma(column: pa.Array) -> bool:
-    """Whether all texts of a column are numbers with a decimal comma, and thousands points where
-    there are any.
-    """
+    """Return whether all texts of a column are numbers with a decimal comma."""
     if not pa.types.is_string(column.type) or column.null_count == len(column):
         return False
     texts = column.drop_null()
@@ -245,7 +258,7 @@ def _csv(
     stream = open_table(file)
     read = pacsv.ReadOptions(
         use_threads=False, column_names=list(form.columns)
-    )  # with threads the handler would not see rows in order
+    )  # With threads the handler would not see rows in order.
     return pacsv.open_csv(
         pa.PythonFile(
             stream if broken is None else without_broken_lines(stream, delimiter, broken), mode="r"
@@ -256,8 +269,8 @@ def _csv(
     )
 
 
-def mostly(field: pa.Field) -> str:
-    """For a text column whose other batches hold numbers: which type those have; else ""."""
+def prevailing_type(field: pa.Field) -> str:
+    """Return the prevailing type of a text column whose other batches hold numbers, else ""."""
     return (field.metadata or {}).get(_PREVAILING_TYPE, b"").decode()
 
 

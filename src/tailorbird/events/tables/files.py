@@ -1,6 +1,4 @@
-"""Files to import: found in folders, decompressed while read, checked against a `SHA256SUMS` beside
-them, identified by content.
-"""
+"""Files to import: discovery, decompression, verification against `SHA256SUMS`, digests."""
 
 import codecs
 import gzip
@@ -24,8 +22,8 @@ DAMAGED = (
     EOFError,
     zlib.error,
     pa.ArrowException,
-)  # what reading a file may end with, of whatever compression
-NO_SUFFIX = "*"  # among patterns: files whose name has none, but for what commonly lies beside data
+)  # errors of reading a damaged file, for any compression
+NO_SUFFIX = "*"  # a pattern for files without a suffix, except companions of data
 _COMPANION_NAMES = (
     "readme",
     "license",
@@ -47,8 +45,7 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files at `path`: itself, or those in the folder that match a pattern, compressed or not,
-    sorted by name.
+    """Return the files at `path` that match a pattern, compressed or not, sorted by name.
 
     Raises:
         InputError: there is nothing there, or nothing that matches, or a link that leads out of the
@@ -81,8 +78,9 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def has_no_suffix(file: Path) -> bool:
-    """Whether a name has no suffix but that of its compression, and is none of what commonly lies
-    beside data (`_SUCCESS`, `LICENSE`).
+    """Return whether a name has no suffix but that of its compression.
+
+    Names that commonly accompany data, such as `_SUCCESS` and `LICENSE`, are excluded.
     """
     return (
         not bare_suffix(file)
@@ -92,18 +90,18 @@ def has_no_suffix(file: Path) -> bool:
 
 
 def bare_name(file: Path) -> str:
-    """`a.csv` for `a.csv`, `a.csv.gz` and `a.csv.zst`."""
+    """Return the name without a compression suffix: `a.csv` for `a.csv.gz` and `a.csv.zst`."""
     return file.name.removesuffix(".gz").removesuffix(".zst")
 
 
 def bare_suffix(file: Path) -> str:
-    """`.csv` for `a.csv`, `a.csv.gz` and `a.csv.zst`."""
+    """Return the suffix without that of the compression: `.csv` for `a.csv.gz`."""
     suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSED]
     return suffixes[-1].lower() if suffixes else ""
 
 
 def open_file(file: Path) -> BinaryIO:
-    """A file opened for reading, decompressed by its ending.
+    """Open a file for reading, decompressed by its suffix.
 
     Raises:
         InputError: it cannot be opened; says why.
@@ -121,7 +119,7 @@ def open_file(file: Path) -> BinaryIO:
 def parquet_batches(
     source: pq.ParquetFile, file: Path, rows: int, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file in batches.
+    """Yield the rows of a Parquet file in batches.
 
     Raises:
         InputError: a text is no UTF-8; names its column and about where it stands.
@@ -143,7 +141,7 @@ def parquet_batches(
 
 
 def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Each line that is not blank, with its number from 1.
+    """Yield each line that is not blank, with its number from 1.
 
     Args:
         strip: take spaces and tabs off both ends as well, not only the end of the line.
@@ -164,13 +162,18 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
 
 
 def _read_bounded_lines(stream: BinaryIO, file: Path) -> Iterator[bytes]:
-    """Yield lines. A line is one record, but for a list of records, which `read_records` splits."""
+    """Yield lines of bounded length.
+
+    A line is one record, except for a list of records, which `read_records` splits.
+    """
     number = 0
     while line := stream.readline(_LINE_BYTES_MAX):
         number += 1
         while len(line) >= _LINE_BYTES_MAX and line[-1:] != b"\n":
             if line.lstrip(codecs.BOM_UTF8)[:1] != b"[" or len(line) > _LIST_BYTES_MAX:
-                message = f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
+                message = (
+                    f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
+                )
                 raise InputError(message, where=str(file), fix="write one event a line")
             continuation = stream.readline(_LINE_BYTES_MAX)
             if not continuation:
@@ -180,8 +183,7 @@ def _read_bounded_lines(stream: BinaryIO, file: Path) -> Iterator[bytes]:
 
 
 def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Each JSON document of a file with one a line, or each element of a file that is one list,
-    numbered from 1.
+    """Yield each JSON document of a file, one per line or per element of a list, numbered from 1.
 
     Raises:
         InputError: the compression is damaged, or a list is so large that it has to be rewritten
@@ -208,8 +210,9 @@ def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def split_records(body: bytes) -> list[bytes]:
-    """The records of a body: those of a list, or one a line, or the one that it is. What cannot be
-    split is one.
+    """Split a body into records: the elements of a list, the lines, or the body itself.
+
+    A body that cannot be split is one record.
     """
     if body.lstrip()[:1] == b"[":
         try:
@@ -225,9 +228,7 @@ def split_records(body: bytes) -> list[bytes]:
 
 
 def count_records(body: bytes) -> int:
-    """How many records `split_records` gives. None is decoded or copied, so that too many cost
-    little.
-    """
+    """Count the records that `split_records` would return, without decoding or copying any."""
     if body.lstrip()[:1] == b"[":
         try:
             return len(_elements(body))
@@ -245,8 +246,7 @@ def count_records(body: bytes) -> int:
 def digest_files(
     files: list[Path], progress: Callable[[int], None] = lambda _: None
 ) -> dict[Path, str]:
-    """The SHA-256 of each file in hexadecimal, verified against `SHA256SUMS` beside it where there
-    is one.
+    """Return the hexadecimal SHA-256 of each file, verified against `SHA256SUMS` beside it if any.
 
     Raises:
         DamageError: a file does not match its line in SHA256SUMS.

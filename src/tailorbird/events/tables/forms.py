@@ -1,6 +1,4 @@
-"""How a CSV file is written: its delimiter, whether its first line names the columns, the sign of
-its decimals.
-"""
+"""The form of a CSV file: its delimiter, header and decimal sign."""
 
 import csv
 import tempfile
@@ -17,7 +15,7 @@ _HEAD = 256 << 10
 
 @dataclass(frozen=True)
 class Join:
-    """Another table, whose columns each row gets by a key that both have.
+    """Another table whose columns each row gets by a shared key.
 
     Attributes:
         file: the other table, written as the first one; it is held in memory as far as its columns
@@ -32,8 +30,7 @@ class Join:
 
 @dataclass(frozen=True)
 class TableForm:
-    """How a CSV file is written, as far as its name does not tell, and which tables are joined to
-    it.
+    """The form of a CSV file, and the tables that are joined to it.
 
     Attributes:
         delimiter: between values; "" takes a tab for `.tsv` and a comma for the rest.
@@ -52,12 +49,11 @@ class TableForm:
         return self.delimiter or ("\t" if bare_suffix(file) == ".tsv" else ",")
 
 
-PLAIN = TableForm()
+DEFAULT_FORM = TableForm()
 
 
 def sniff_delimiter(file: Path) -> str:
-    """Return the delimiter of a text file, by DuckDB's sniffer: "" where it is the one that the
-    file's name tells.
+    """Detect the delimiter with DuckDB's sniffer; "" for the one that the file name implies.
 
     Raises:
         InputError: the file cannot be read.
@@ -74,8 +70,9 @@ def sniff_delimiter(file: Path) -> str:
 
 
 def has_header(file: Path, form: TableForm) -> bool:
-    """Whether the first line of a text file names its columns: none of its values is empty but the
-    first, a number or a time.
+    """Return whether the first line names the columns.
+
+    None of its values may be a number or a time, and only the first may be empty.
     """
     return not any(_is_value(text, place) for place, text in enumerate(first_row(file, form)))
 
@@ -100,7 +97,7 @@ def _is_value(text: str, place: int) -> bool:
 
 
 def _head(file: Path) -> str:
-    """Return whole lines of the begin of a file."""
+    """Return the complete lines at the start of a file."""
     try:
         with open_table(file) as stream:
             head = stream.read(_HEAD)
@@ -126,6 +123,6 @@ def _sniffed(head: str) -> str:
                 row = connection.execute(
                     "SELECT Delimiter FROM sniff_csv(?, quote = '\"')", [scratch.name]
                 ).fetchone()
-        except duckdb.Error:  # no table that it knows
+        except duckdb.Error:  # DuckDB does not recognise a table.
             return ""
     return "" if row is None else row[0]

@@ -1,6 +1,4 @@
-"""What most rows say of an owner, column by column: attributes of items that stand with every
-event, and now and then wrongly.
-"""
+"""The most frequent value of each column per owner: attributes repeated on every event."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,11 +6,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_PARTS = 32  # of counts, after which they are added up
+_PARTS = 32  # number of partial counts before they are merged
 
 
-class MostSaid:
-    """Counts values by owner, batch by batch, in memory for what is different only.
+class MostFrequentValues:
+    """Counts of values by owner, batch by batch, in memory for distinct values only.
 
     Args:
         owner: the column of ids.
@@ -27,14 +25,14 @@ class MostSaid:
         self._nested: set[str] = set()
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take up the rows of a batch."""
+        """Count the rows of a batch."""
         owner = batch.column(self._owner)
         self._owners = _append_counts(
             self._owners, pa.table({"owner": owner, "count": pa.repeat(1, len(owner))}), ["owner"]
         )
         for name, parts in self._counts.items():
             column = batch.column(name)
-            if pa.types.is_nested(column.type):  # which cannot be grouped by
+            if pa.types.is_nested(column.type):  # Nested values cannot be grouped.
                 self._nested.add(name)
                 column = pa.array(
                     [

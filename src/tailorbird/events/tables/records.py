@@ -1,5 +1,6 @@
-"""JSON files as tables: one document a line, or a list of them. Objects within become columns
-(`user.id`), a list of objects rows.
+"""JSON files as tables: one document per line, or a list of them.
+
+Nested objects become columns (`user.id`), a list of objects becomes rows.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pyarrow as pa
 from tailorbird.events.tables.files import BATCH_ROWS, bare_suffix, read_records
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
-_SNIFF_RECORDS = 2_000  # records by which the columns are known
+_SNIFF_RECORDS = 2_000  # number of records that determine the columns
 _DEPTH = 4
 _decode = msgspec.json.Decoder().decode
 
@@ -21,7 +22,7 @@ Row = dict[str, Any]
 
 
 def is_json(file: Path) -> bool:
-    """Whether a file's name says that it holds JSON."""
+    """Return whether a file's suffix is one of JSON."""
     return bare_suffix(file) in SUFFIXES
 
 
@@ -68,9 +69,7 @@ def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
 
 
 def _unnest(record: Row) -> Iterator[Row]:
-    """Yield a record as one row, or as one for each object of the longest list of objects in it, as
-    the items of an order are.
-    """
+    """Yield a record as one row, or as one row per object of its longest list of objects."""
     row: Row = {}
     lists: dict[str, list[Row]] = {}
     _flatten(record, "", row, lists, 0)
@@ -96,7 +95,7 @@ def _flatten(record: Row, prefix: str, row: Row, lists: dict[str, list[Row]], de
 
 
 def _column(values: list[Any], *, as_text: bool) -> pa.Array:
-    """Return values as an array of their type; of several types, as text."""
+    """Return values as an array of their common type, or as text."""
     kind = None if as_text else _type_of(values)
     if kind is not None:
         try:
@@ -110,7 +109,7 @@ def _column(values: list[Any], *, as_text: bool) -> pa.Array:
 
 
 def _type_of(values: list[Any]) -> pa.DataType | None:
-    """Return the type of a column whose values are alike; None for one that is text."""
+    """Return the common type of values, or None for text."""
     kinds = {type(value) for value in values if value is not None}
     if not kinds:
         return pa.null()
@@ -126,9 +125,7 @@ def _type_of(values: list[Any]) -> pa.DataType | None:
 
 
 def _text(value: Any) -> str:
-    """Return a value as it would be written; a whole number that JSON has as a fraction, without
-    it.
-    """
+    """Encode a value as text; a whole number loses its fraction."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return msgspec.json.encode(value).decode()

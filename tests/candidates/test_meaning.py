@@ -83,11 +83,11 @@ def v_sknn(reference: ReferenceTables, asker: UserContext, how: VSkNN) -> Scored
     last_place = {item: place for place, item in enumerate(context, 1)}
     sessions = [items for _, items in reference.sessions()]
     session_items = {item for items in sessions for item in items}
-    known = [item for item in last_place if item in session_items]
+    shared = [item for item in last_place if item in session_items]
     scores: dict[int, float] = defaultdict(float)
-    for items in [items for items in reversed(sessions) if set(items) & set(known)][: how.sample]:
-        common = [item for item in known if item in items]
-        alike = sum((last_place[item] / len(context)) ** 2 for item in common) / len(known)
+    for items in [items for items in reversed(sessions) if set(items) & set(shared)][: how.sample]:
+        common = [item for item in shared if item in items]
+        alike = sum((last_place[item] / len(context)) ** 2 for item in common) / len(shared)
         back = len(context) - max(last_place[item] for item in common)
         for item in set(items) - set(context):
             scores[item] += alike / (back + 1) ** 2

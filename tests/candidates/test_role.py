@@ -70,7 +70,7 @@ def records(folder: Path) -> dict[bytes, bytes]:
 
 
 def check_published(project: Project, tmp_path: Path) -> None:
-    """What is published are the records that a fold over the lake writes, byte by byte."""
+    """Assert that published records equal those of a fold over the lake, byte by byte."""
     contract = current_contract(project.paths.candidates)
     assert contract == wanted_contract(project)
     events = Lake(project.paths.lake).table("events", COLUMNS).sort_by("p")

@@ -48,7 +48,7 @@ ids = st.sampled_from(
     ]
 ) | st.integers(0, 3)
 usual_id = st.sampled_from([f"u{n}" for n in range(5)])
-whole = st.integers(NOW - 3 * DAY, NOW + MINUTE)
+valid_times = st.integers(NOW - 3 * DAY, NOW + MINUTE)
 odd_times = st.sampled_from(
     [
         None,
@@ -89,8 +89,8 @@ usual_times = st.tuples(
     st.sampled_from(["Z", "+01:00", "-08:30", "+0100", ""]),
 ).map(lambda parts: parts[0].isoformat(timespec=parts[1]) + parts[2])
 times = st.one_of(
-    whole,
-    whole,
+    valid_times,
+    valid_times,
     odd_times,
     usual_times,
     st.sampled_from(["2025-11-25T11:00:00Z", "2025-11-25T11:00:00.123Z"]),
@@ -183,7 +183,7 @@ usual = st.fixed_dictionaries(
         "item_id": usual_id,
     },
     optional={
-        "ts": whole,
+        "ts": valid_times,
         "context": st.just({"device": "phone", "country": "NO"}),
         "properties": good,
     },
@@ -390,9 +390,7 @@ def test_columns_have_the_fields_of_events_in_their_order():
 
 
 def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> None:
-    """How deep can be decoded depends on how many calls stand above: not as many where columns fail
-    and the contract is asked.
-    """
+    """The decodable depth depends on the call stack, which differs between the two code paths."""
 
     def body(levels: int) -> bytes:
         deep = b'{"d":' * levels + b"1" + b"}" * levels

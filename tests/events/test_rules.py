@@ -1,4 +1,4 @@
-"""What a project declares of its events is checked at the door and in the router alike."""
+"""Declared property rules are checked identically in collector and router."""
 
 import json
 

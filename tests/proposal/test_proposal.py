@@ -1,6 +1,4 @@
-"""What `init --from` proposes: declarations that load, of what the data has, by how fast tastes
-move and whether people come back.
-"""
+"""`init --from` proposes declarations that load and fit the statistics of the data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -193,7 +191,7 @@ def test_a_site_of_news_gets_short_windows_sessions_and_nothing_again(news: Site
     assert "user_item_ever" not in news.columns
     assert "the 20 most popular items" in news.why(sources[0])
     assert "3.0 events" in news.why("session_knn")
-    assert news.found.train_window == "28d"
+    assert news.proposal.train_window == "28d"
 
 
 def test_repeat_consumption_comes_first(supermarket: Site) -> None:
@@ -209,7 +207,7 @@ def test_repeat_consumption_comes_first(supermarket: Site) -> None:
 
 
 def test_a_window_is_long_enough_to_hold_visits_to_learn_from(supermarket: Site) -> None:
-    assert supermarket.found.train_window in ("182d", "365d")
+    assert supermarket.proposal.train_window in ("182d", "365d")
     assert (
         supermarket.why("train.window")
         == "24 visits a day: fewer days would hold too few to learn from"
@@ -218,7 +216,7 @@ def test_a_window_is_long_enough_to_hold_visits_to_learn_from(supermarket: Site)
 
 def test_of_many_events_a_person_has_more_are_kept(supermarket: Site) -> None:
     length = next(
-        line for line in supermarket.found.features.splitlines() if line.startswith("recent = ")
+        line for line in supermarket.proposal.features.splitlines() if line.startswith("recent = ")
     )
     assert "length=128" in length
     assert "one person of ten has 108 events or more" in supermarket.why("recent")
@@ -226,7 +224,7 @@ def test_of_many_events_a_person_has_more_are_kept(supermarket: Site) -> None:
 
 def test_reasons_are_figures_of_the_log(news: Site, supermarket: Site) -> None:
     for site in (news, supermarket):
-        named = {what for what, kind, _ in site.found.reasons if kind == "source"}
+        named = {what for what, kind, _ in site.proposal.reasons if kind == "source"}
         assert named <= {*site.home.sources, *site.home.columns}
         assert len(named) >= 3
 

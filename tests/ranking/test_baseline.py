@@ -25,7 +25,7 @@ def test_a_board_orders_by_its_share_and_leaves_out_nothing(tables):
 
 
 def test_the_first_source_that_knows_an_item_decides():
-    """What the person had twice, then what they had once, then what is popular."""
+    """Items seen twice come first, then those seen once, then popular ones."""
     lists = world.lists_of(world.make_tables("popular:28d"), [30, 7, 30])
     baseline = Baseline.parse("repeat+popular:28d")
     assert str(baseline) == "repeat+popular:28d"

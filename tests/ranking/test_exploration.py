@@ -29,7 +29,7 @@ def test_without_exploration_the_best_are_shown_for_sure():
 
 
 def frequencies(draw, n, size, draws):
-    """How often each item stood at each position, and the propensity that was logged when it did."""
+    """Count each item at each position, and collect the propensity logged with it."""
     count, logged = np.zeros((size, n)), np.full((size, n), np.nan)
     for _ in range(draws):
         choice = draw()

@@ -441,7 +441,7 @@ def test_a_damaged_or_inconsistent_file_is_refused(data, message):
 
 
 def leaves(value, path=()):
-    """Where each value of a document stands."""
+    """Yield the path of each value of a document."""
     if isinstance(value, dict | list) and value:
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(each, (*path, key))

@@ -190,7 +190,7 @@ def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) 
 
 
 def _segment(name: str, value: str) -> str:
-    """Return the segment of a context field: the host of a referring page, else the value itself."""
+    """Return the segment of a context field: a referrer's host, else the value itself."""
     return _HOST.sub(r"\1", value).lower() if name == "referrer" else value
 
 

@@ -50,7 +50,7 @@ _LIST = re.compile(r"[\w.-]{1,60}")
 
 
 class Board(msgspec.Struct, frozen=True, order=True):
-    """A leaderboard: items by their events within `window_us`, overall or per value of a segment."""
+    """A leaderboard: items by their events in a window, overall or per value of a segment."""
 
     window_us: int
     segment: str = ""

@@ -165,7 +165,8 @@ class CandidatesRole:
         temporary = self._folder / f".state-{os.getpid()}.npz"
         try:
             with temporary.open("wb") as file:
-                np.savez(file, **self.fold.arrays())  # type: ignore[arg-type]  # no array is called as an argument is
+                # No array has the name of a parameter.
+                np.savez(file, **self.fold.arrays())  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
             faults.at("candidates.before_snapshot")

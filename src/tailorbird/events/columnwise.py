@@ -168,9 +168,8 @@ class _Decoders:
             forbidden_types.update(
                 SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
             )
-        types: Any = Literal[
-            tuple(type_ for type_ in plan.event_types if type_ not in forbidden_types)
-        ]  # pyrefly: ignore
+        names = tuple(name for name in plan.event_types if name not in forbidden_types)
+        types: Any = Literal[names]  # pyrefly: ignore
         fields = [
             ("event_id", _Id),
             ("type", types),

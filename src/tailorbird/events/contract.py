@@ -288,7 +288,8 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
         raise Breach(
             "ts_in_future",
             "$.ts",
-            f"expected a time before {to_iso(received_at)}, when it arrived, got {format_value(event.ts)}",
+            f"expected a time before {to_iso(received_at)}, when it arrived, "
+            f"got {format_value(event.ts)}",
         )
     if ts <= 0:
         raise Breach(
@@ -611,7 +612,8 @@ def to_micros(value: int | str, path: str) -> int:
         raise Breach(
             "bad_time",
             path,
-            f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {format_value(value)}",
+            "expected a time with its zone, such as 2026-11-25T12:00:00Z, "
+            f"got {format_value(value)}",
         )
     naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
     if naive is None:

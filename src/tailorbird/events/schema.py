@@ -74,7 +74,7 @@ QUARANTINE = pa.schema(
         (
             "source",
             pa.string(),
-            # "door", "browser", "browser+identify", "import" or "server": see events.contract.Receipt
+            # one of the sources of events.contract.Receipt
         ),
         ("code", pa.string()),
         ("path", pa.string()),

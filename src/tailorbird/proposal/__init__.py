@@ -114,7 +114,8 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
             (
                 pattern,
                 "events",
-                f"{len(same_layout)} files with the same columns; figures below are of {main.file.name}",
+                f"{len(same_layout)} files with the same columns; figures below are of "
+                f"{main.file.name}",
             )
         )
     facts = facts_of(main, chosen)

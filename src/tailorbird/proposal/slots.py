@@ -42,7 +42,7 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
     )
     hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
     worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
-    return f'''"""The places of the site that show something, proposed from the data; `tailorbird check` says whether it loads."""
+    return f'''"""The slots of the site, proposed from the data; `tailorbird check` validates them."""
 
 from tailorbird.ranking import Explore, Slot
 
@@ -55,8 +55,9 @@ home = Slot(
     hide_seen=({hidden}),  # as far as the sequences of features.py reach
     denominator="answer",
     explore=Explore(rate=0.1, pool=50),
-    # To see by experiment what the model brings, half of the people get what is popular:
-    # experiment=Experiment("home-model", arms={{"popular": 0.5, "model": 0.5}}),  # from tailorbird.experiments
+    # To measure the model's effect, show popular items to half of the users:
+    # from tailorbird.experiments import Experiment
+    # experiment=Experiment("home-model", arms={{"popular": 0.5, "model": 0.5}}),
 )
 '''
 
@@ -66,8 +67,8 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
     window_shares = facts.log.window_shares or {}
     for window in boards[:2]:
         reason = (
-            f"the 20 most popular items of {window_text(window)} have {window_shares[window]:.0%} of "
-            "the next events"
+            f"the 20 most popular items of {window_text(window)} have "
+            f"{window_shares[window]:.0%} of the next events"
             if window in window_shares
             else ""
         )
@@ -120,7 +121,7 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
 
 
 def _board_windows(facts: Facts) -> list[int]:
-    """Return leaderboard windows: the best one, one about ten times as long, and close runners-up."""
+    """Return leaderboard windows: the best, one about ten times as long, and close runners-up."""
     window_shares = facts.log.window_shares or {}
     best = facts.log.best_window
     longer = [
@@ -159,7 +160,8 @@ def _columns(
         best = boards[0]
         yield f"popular:{window_text(best)}:{segment}"
         if facts.is_fast_moving:
-            yield f"popular:{window_text(next(window for window in WINDOWS if window > best))}:{segment}"
+            longer = next(window for window in WINDOWS if window > best)
+            yield f"popular:{window_text(longer)}:{segment}"
         reasons.append(
             (
                 f"popular:{window_text(best)}:{segment}",

@@ -228,7 +228,7 @@ class ChurnBundle:
         )
 
     def numeric(self, numeric: Matrix, sequence: SequenceLike | None) -> Matrix:
-        """Append the user vector to the numeric columns (1, F) of one user, as `score` takes them."""
+        """Append the user vector to the numeric columns (1, F) of one user, for `score`."""
         return (
             numeric
             if self.space is None
@@ -321,7 +321,7 @@ class ChurnBundle:
         )
 
     def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
-        """Return P(churn) by the matrices at each time, and the outputs of the heads at the first."""
+        """Return P(churn) by the matrix at each time, and the heads' outputs at the first."""
         raw = self._raw(matrices[0])
         logs = {
             part.head: np.zeros(len(matrices[0]))

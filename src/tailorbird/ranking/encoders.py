@@ -369,7 +369,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, Rows]]]:
-        """The transforms that are applied singly, and those in blocks, with their column offsets."""
+        """The transforms applied singly, and those in blocks, with their column offsets."""
         blocks = group_transforms(self.transforms)
         widths = [output.width for output in self.transforms]
         starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)

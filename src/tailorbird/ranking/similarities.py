@@ -72,5 +72,5 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def kept(declared: declare.Similarity) -> Similarity:
     """Convert a declared similarity to the form that an encoder stores."""
-    one = declared
-    return Similarity(one.name, one.of, one.table, one.how, one.length, one.decay)  # type: ignore[arg-type]
+    names = Similarity.__struct_fields__
+    return Similarity(*(getattr(declared, name) for name in names))

@@ -117,7 +117,7 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
 
     @cached_property
     def tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """The cuts, and per number of cuts below x: segment start, value, slope, value at the cut."""
+        """Cuts, and per number of cuts below x: segment start, value, slope, value at the cut."""
         cuts, values = np.array(self.cuts), np.array(self.values)
         begin, value = np.concatenate((cuts[:1], cuts)), np.concatenate((values[:1], values))
         width = np.diff(cuts)

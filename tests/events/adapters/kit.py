@@ -11,7 +11,7 @@ NOW = 1_800_000_000_000_000
 
 
 def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
-    """What the adapter passes on, one document an event."""
+    """Return the lines that the adapter yields, one document per event."""
     read, patterns = FORMATS[format_]
     files = digest_files(find_files(path, patterns))
     return [
@@ -37,9 +37,7 @@ def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
 def refusals(
     format_: str, path: Path, **options: Any
 ) -> tuple[int, list[tuple[str, str, str, Any]]]:
-    """How many lines keep the contract, and of the others: code, path, message and what an adapter
-    said of it, if one did.
-    """
+    """Count the accepted lines, and return code, path, message and adapter record of the others."""
     accepted, refused = check(
         b"\n".join(lines(format_, path, **options)), Receipt(NOW, "import", "ndjson"), RoutePlan()
     )

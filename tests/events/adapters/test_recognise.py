@@ -1,4 +1,4 @@
-"""Which format files are in."""
+"""Recognition of file formats."""
 
 import gzip
 import json

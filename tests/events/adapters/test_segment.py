@@ -234,7 +234,7 @@ RECEIVED = TS + 17_000
 
 
 def _stored(folder: Path, *messages: dict[str, Any]) -> list[Accepted]:
-    """As the router takes what was imported."""
+    """Return the events as the router accepts them from an import."""
     (folder / "s.jsonl").write_text(
         "\n".join(json.dumps({**COMMON, **message}) for message in messages)
     )

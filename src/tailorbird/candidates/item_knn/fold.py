@@ -7,8 +7,9 @@
 
 Weights grow with time instead of fading (forward decay: Cormode et al., ICDE 2009), so that no
 entry is rewritten. A row keeps at most `neighbours` entries; beyond that the weakest is evicted,
-and its successor inherits its weight (Space-Saving: Metwally et al., ICDT 2005). The damping of 10 events
-keeps rows with few events small. A published row is a function of the log alone, not of the hour.
+and its successor inherits its weight (Space-Saving: Metwally et al., ICDT 2005). The damping of 10
+events keeps rows with few events small. A published row is a function of the log alone, not of the
+current time.
 """
 
 from collections.abc import Mapping

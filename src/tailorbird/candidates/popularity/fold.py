@@ -137,7 +137,7 @@ class PopularityFold:
         return tuple(self._windows)
 
     def update(self, item: Int64s, ts: Int64s, segments: Mapping[str, Keys]) -> None:
-        """Count interests: item rows, their times, and the key of each segment's value (0: none)."""
+        """Count interests: item rows, times, and the key of each segment's value (0: none)."""
         if not len(item):
             return
         for name, own in self._fields.items():

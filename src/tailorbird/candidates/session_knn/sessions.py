@@ -203,7 +203,8 @@ class Sessions:
         place, nth = place[inside], nth[inside]
         similarity = np.bincount(place, context.weight[nth], len(distinct))
         steps_back = np.zeros(len(distinct), np.int64)
-        steps_back[place[::-1]] = context.steps_back[nth[::-1]]  # Reversed, so that the newest item wins.
+        # Reversed, so that the newest item wins.
+        steps_back[place[::-1]] = context.steps_back[nth[::-1]]
         item_counts = np.bincount(context.owner, minlength=questions)
         if search.cosine:
             norm = np.sqrt(
@@ -241,7 +242,7 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
 
 @dataclass(frozen=True)
 class _ContextItems:
-    """The distinct indexed items of some contexts, newest first: context, row, steps back, weight."""
+    """Distinct indexed items of contexts, newest first: context, row, steps back, weight."""
 
     owner: Ints
     row: Rows

@@ -65,7 +65,7 @@ class Search:
     idf_weight: float = 0.0
 
     def idf_factors(self, holders: Ints, sessions: int) -> Floats:
-        """Return the factors that lift rare items, (items,), by the number of sessions with each."""
+        """Return factors that lift rare items, (items,), by the number of sessions with each."""
         if not self.idf_weight:
             return np.ones(len(holders))
         return 1 + self.idf_weight * np.log(max(sessions, 1) / np.maximum(holders, 1))

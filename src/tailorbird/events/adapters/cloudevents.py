@@ -71,7 +71,7 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 
 
 def to_structured_mode(headers: Mapping[str, str], body: bytes) -> bytes:
-    """Convert an event in binary mode to the JSON format: headers are attributes, the body is data."""
+    """Convert an event in binary mode to the JSON format, from headers and body."""
     envelope: Record = {
         name.removeprefix(_HEADER): _attribute(one)
         for name, one in headers.items()

@@ -39,7 +39,7 @@ def _varies(column: pa.Array) -> bool:
 def _same_within(
     sample: pa.RecordBatch, owner: str, names: list[str], *, titles: bool
 ) -> list[str]:
-    """Return the columns whose values are constant within all rows of an owner, empty ones aside."""
+    """Return the columns that are constant within all rows of an owner, empty values aside."""
     if not names:
         return []
     columns = {name: _comparable(sample.column(name)) for name in names}

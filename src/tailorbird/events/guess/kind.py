@@ -70,11 +70,31 @@ VALID_FROM_NAMES = (
     "month",
     "week",
 )
+# Since when a user or an item exists.
 _CREATED_NAMES = frozenset(
-    ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
-     "registered_at", "registration_date", "joined_at", "join_date", "date_joined", "member_since", "first_seen", "updated_at",
-     "added_at", "launch_date", "release_date", "published_at"),
-)  # fmt: skip  # since when there is somebody, or something
+    (
+        "created_at",
+        "created",
+        "created_on",
+        "creation_date",
+        "date_created",
+        "signup_date",
+        "sign_up_date",
+        "signed_up_at",
+        "registered_at",
+        "registration_date",
+        "joined_at",
+        "join_date",
+        "date_joined",
+        "member_since",
+        "first_seen",
+        "updated_at",
+        "added_at",
+        "launch_date",
+        "release_date",
+        "published_at",
+    )
+)
 _ACTION_DETAIL_COLUMNS = frozenset(
     (
         "quantity",
@@ -286,8 +306,8 @@ def _explain_unique(entity: str, ts: str | None) -> str:
 
 def _explain_versions(entity: str, valid_from: str) -> str:
     explanation = (
-        f"several rows of one {entity}: each replaces the one before whole, from {valid_from} on, and "
-        "must have been known then"
+        f"several rows of one {entity}: each replaces the one before whole, from {valid_from} on, "
+        "and must have been known then"
     )
     return f'{explanation}; if each is something that was done: kind = "events", type = "…"'
 

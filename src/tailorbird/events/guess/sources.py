@@ -166,8 +166,8 @@ def _guess_file(
                 ColumnGuess(
                     name,
                     "",
-                    f"the same in all events of {_WITH_ARTICLE[attribute_owners[name]]}: an attribute, read as "
-                    "a profile",
+                    f"the same in all events of {_WITH_ARTICLE[attribute_owners[name]]}: "
+                    "an attribute, read as a profile",
                 )
             )
         else:

@@ -60,7 +60,8 @@ def source_text(
         if chosen:
             lines.append(f"[source.{section}]")
             lines += [
-                f"{toml_key(entry.role.partition('.')[2])} = {toml_string(entry.column)}  # {entry.why}"
+                f"{toml_key(entry.role.partition('.')[2])} = {toml_string(entry.column)}"
+                f"  # {entry.why}"
                 for entry in chosen
             ]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import pyarrow as pa
@@ -110,7 +110,8 @@ def open_file(file: Path) -> BinaryIO:
         if file.suffix == ".gz":
             return gzip.open(file, "rb")  # type: ignore[return-value]
         if file.suffix == ".zst":
-            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(file), "rb"), "zstd"))  # type: ignore[arg-type]
+            raw: Any = pa.CompressedInputStream(pa.OSFile(str(file), "rb"), "zstd")
+            return io.BufferedReader(raw)
         return file.open("rb")
     except OSError as error:
         raise InputError(f"cannot be opened: {error.strerror or error}", where=str(file)) from None

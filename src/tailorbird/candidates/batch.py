@@ -45,10 +45,10 @@ class EventBatch:
         p: position of the event in the routed log, ascending.
         ts: when it happened; of a timeless profile 0.
         kind: INTEREST (a person showed interest in the item), SHOWN or PROFILE.
-        person: key of the person; 0 where nobody is known. Only interests have one.
+        person: key of the user; 0 if unknown. Only interests have one.
         item: key of the item.
         category: of a profile, the key of its category; 0 without one.
-        segments: context field → key of its value; 0 where there is none. Only interests have any.
+        segments: context field → key of its value; 0 without one. Only interests have any.
         ids: the items' ids.
         end: the events of the log up to this position are in this batch or before it.
     """
@@ -68,15 +68,15 @@ class EventBatch:
 
     def slice(self, low: int, high: int, end: int) -> "EventBatch":
         """Return the rows from `low` to `high` as a batch that ends at a given position."""
-        here = slice(low, high)
-        segments = {name: keys[here] for name, keys in self.segments.items()}
+        rows = slice(low, high)
+        segments = {name: keys[rows] for name, keys in self.segments.items()}
         arrays = (
-            self.p[here],
-            self.ts[here],
-            self.kind[here],
-            self.person[here],
-            self.item[here],
-            self.category[here],
+            self.p[rows],
+            self.ts[rows],
+            self.kind[rows],
+            self.person[rows],
+            self.item[rows],
+            self.category[rows],
         )
         return EventBatch(*arrays, segments, self.ids.slice(low, high - low), end)
 

@@ -65,12 +65,12 @@ class ItemKnn(msgspec.Struct, frozen=True):
     """Co-occurrence of items within `distance` events of each other in users' histories.
 
     Attributes:
-        distance: of how many of a person's items before it an event goes with, each with the weight
-            1 / steps.
+        distance: the maximum number of events between two co-occurring items; the weight is 1 /
+            steps.
         gap_us: a longer pause cuts a person's sequence.
-        backward: weight of what came before an item, where what comes after it has 1.
+        backward: weight of preceding items, relative to following ones.
         half_life_us: after which an event counts half; 0: never.
-        neighbours: of an item, at most; past it the weakest gives way (Space-Saving).
+        neighbours: the maximum per item; beyond it the weakest is evicted (Space-Saving).
     """
 
     distance: int = 10
@@ -101,11 +101,11 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         boards: sorted.
-        item_knn, session_knn: None where no source asks for them.
+        item_knn, session_knn: None where no source needs them.
         event_types: which events show interest in an item.
         shown: which event says that an item was shown: `impression` or `answer`.
         new_within_us: how long an item is new.
-        items_max, people_max: past so many, those idle longest are dropped, and counted.
+        items_max, people_max: limits beyond which those idle longest are evicted, and counted.
     """
 
     boards: tuple[Board, ...]

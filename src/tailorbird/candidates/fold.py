@@ -80,9 +80,9 @@ class CandidateFold:
         """The longest idle time after which a user still differs from a new one."""
         return max(
             (
-                one.gap_us
-                for one in (self.contract.item_knn, self.contract.session_knn)
-                if one is not None
+                settings.gap_us
+                for settings in (self.contract.item_knn, self.contract.session_knn)
+                if settings is not None
             ),
             default=0,
         )
@@ -291,7 +291,7 @@ class CandidateFold:
         """Rebuild a fold from the arrays of another one of the same contract."""
         fold = cls(contract)
         fold.p, fold.newest, fold.evicted["items"], fold.evicted["people"] = (
-            int(each) for each in arrays["position"]
+            int(number) for number in arrays["position"]
         )
         fold._touched, fold._evicted_keys = [arrays["touched"]], [arrays["gone"]]
         fold.items.assign(arrays["items/keys"])

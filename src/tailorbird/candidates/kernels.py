@@ -36,7 +36,7 @@ def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) 
     Args:
         keys: (n,): 0 has no row, which is −1.
         table: open addressing, a power of two, at least twice the rows; −1 is empty.
-        known: keys by row, with room for all that may be new.
+        row_keys: keys by row, with room for all new ones.
         rows: (n,), written.
     """
     mask = np.uint64(len(table) - 1)
@@ -174,16 +174,16 @@ def cooccur(
     """
     distance = recent.shape[1]
     for i in range(begin, len(item)):
-        who, what, t = person[i], item[i], ts[i]
-        if who < 0:
+        user, current, t = person[i], item[i], ts[i]
+        if user < 0:
             continue
         if free[0] + 2 * distance * cap > len(items):
             return i
-        count = recent_count[who]
-        if count and (t - recent_ts[who] > gap or newest[i] - recent_ts[who] > gap):
+        count = recent_count[user]
+        if count and (t - recent_ts[user] > gap or newest[i] - recent_ts[user] > gap):
             count = 0
-        if count and recent[who, count - 1] == what:
-            recent_ts[who], recent_count[who] = t, count
+        if count and recent[user, count - 1] == current:
+            recent_ts[user], recent_count[user] = t, count
             continue
         unit = 1.0
         if half_life:
@@ -198,19 +198,29 @@ def cooccur(
             if steps < -1000 * 64:
                 steps = -1000 * 64
             unit = powers[steps & 63] * math.ldexp(1.0, steps >> 6)
-        for back in range(1, count + 1):
-            other = recent[who, count - back]
-            if other == what:
+        for steps_back in range(1, count + 1):
+            other = recent[user, count - steps_back]
+            if other == current:
                 continue
             evicted[0] += _add(
-                other, what, unit / back, cap, start, room, size, total, items, weights, free
+                other,
+                current,
+                unit / steps_back,
+                cap,
+                start,
+                room,
+                size,
+                total,
+                items,
+                weights,
+                free,
             )
             dirty[other] = 1
             if backward > 0.0:
                 evicted[0] += _add(
-                    what,
+                    current,
                     other,
-                    backward * unit / back,
+                    backward * unit / steps_back,
                     cap,
                     start,
                     room,
@@ -220,14 +230,14 @@ def cooccur(
                     weights,
                     free,
                 )
-                dirty[what] = 1
+                dirty[current] = 1
         if count == distance:
-            for place in range(1, distance):
-                recent[who, place - 1] = recent[who, place]
+            for position in range(1, distance):
+                recent[user, position - 1] = recent[user, position]
             count -= 1
-        recent[who, count] = what
-        recent_count[who] = count + 1
-        recent_ts[who] = t
+        recent[user, count] = current
+        recent_count[user] = count + 1
+        recent_ts[user] = t
     return len(item)
 
 
@@ -257,19 +267,19 @@ def sessions(
     """
     length = entries.shape[1]
     for i in range(len(item)):
-        who, t = person[i], ts[i]
-        if who < 0:
+        user, t = person[i], ts[i]
+        if user < 0:
             continue
-        at = current[who]
-        if at < 0 or owner[at] != who or t - last_ts[at] > gap or newest[i] - last_ts[at] > gap:
+        at = current[user]
+        if at < 0 or owner[at] != user or t - last_ts[at] > gap or newest[i] - last_ts[at] > gap:
             at = head[0] % len(owner)
             head[0] += 1
-            owner[at], size[at], last_ts[at] = who, 0, t
-            current[who] = at
+            owner[at], size[at], last_ts[at] = user, 0, t
+            current[user] = at
         count = size[at]
         if count == length:
-            for place in range(1, length):
-                entries[at, place - 1] = entries[at, place]
+            for position in range(1, length):
+                entries[at, position - 1] = entries[at, position]
             count -= 1
         entries[at, count] = item[i]
         size[at] = count + 1

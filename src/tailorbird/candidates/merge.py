@@ -33,7 +33,7 @@ class Merged:
         rows: numbers of the items.
         source: index into `names` of the first source that gave the item.
         score: its score there; comparable within a source only.
-        names: of the sources that were asked.
+        names: the requested sources.
     """
 
     rows: Rows

@@ -2,9 +2,6 @@
 
 A response logs a checksum of each live list that it read, and the position of its tables in the
 routed log. `tailorbird features verify` prints the report.
-
-A response logs, of each live list that it read, a checksum of the items in their order and the
-position in the routed log that the tables had. `tailorbird features verify` prints the report.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +43,7 @@ class ListReport:
     Attributes:
         responses, lists: compared.
         unequal: by source, lists with other items or another order.
-        pending: responses whose tables are of later than the events that are there.
+        pending: responses whose tables are newer than the available events.
         examples: some of the unequal lists.
     """
 
@@ -56,11 +53,11 @@ class ListReport:
     unequal: dict[str, int] = field(default_factory=dict)
     examples: list[UnequalList] = field(default_factory=list)
 
-    def add_unequal(self, one: UnequalList) -> None:
+    def add_unequal(self, unequal: UnequalList) -> None:
         """Record an unequal list."""
-        self.unequal[one.source] = self.unequal.get(one.source, 0) + 1
+        self.unequal[unequal.source] = self.unequal.get(unequal.source, 0) + 1
         if len(self.examples) < EXAMPLES_MAX:
-            self.examples.append(one)
+            self.examples.append(unequal)
 
 
 def compare_lists(
@@ -80,7 +77,7 @@ def compare_lists(
         answers: rows of the lake's `answers` with the columns `LOGGED`.
         recent: of each, keys and times of the person's newest items as they were logged, oldest
             first.
-        known: the position up to which the events are complete.
+        complete_until: the position up to which the events are complete.
     """
     report = ListReport()
     columns = {name: answers[name].to_pylist() for name in LOGGED}
@@ -108,7 +105,8 @@ def compare_lists(
         )
     )
     replay = Questions(
-        requests, {group: np.array([one[group] for one in epochs], np.int64) for group in GROUPS}
+        requests,
+        {group: np.array([epoch[group] for epoch in epochs], np.int64) for group in GROUPS},
     )
     for indices, lists in (
         replayed(contract, events, replay, sources, progress=progress) if compared else ()

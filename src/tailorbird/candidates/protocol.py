@@ -135,8 +135,8 @@ class Neighbours:
 
     def list_for(self, item: int) -> RankedList:
         """Return the neighbours of the item at a position, strongest first."""
-        here = slice(self.offsets[item], self.offsets[item + 1])
-        return RankedList(self.keys[here], self.weights[here].astype(np.float64))
+        entries = slice(self.offsets[item], self.offsets[item + 1])
+        return RankedList(self.keys[entries], self.weights[entries].astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,7 @@ class ItemFacts:
     """Facts of some items from the log; arrays of shape (n,).
 
     Attributes:
-        first_seen: when the item came: its first event or profile, microseconds; 0 where it is not
-            known.
+        first_seen: time of the item's first event or profile, microseconds; 0 if unknown.
         category: key of its newest category; 0 without one.
     """
 

@@ -135,5 +135,5 @@ def _neighbours(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[byte
         return
     rows = fold.item_knn.rows_with_neighbours() if everything else fold.item_knn.changed_rows()
     for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
-        yield from tables.neighbour_records(fold.items.keys[some], fold.item_knn.table(some))
+        chunk = rows[start : start + _AT_ONCE]
+        yield from tables.neighbour_records(fold.items.keys[chunk], fold.item_knn.table(chunk))

@@ -136,9 +136,9 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
         return tuple(
-            f"{source_of(name).column}_{what}"
+            f"{source_of(name).column}_{suffix}"
             for name in self.sources
-            for what in ("rank", "score")
+            for suffix in ("rank", "score")
         )
 
     def describe_columns(self) -> dict[str, str]:
@@ -154,10 +154,10 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
     def matrix(self, lists: RequestLists, keys: Keys) -> Matrix:
         """Return the columns of a request's candidates, (n, columns)."""
         columns = np.zeros((len(keys), len(self.names)), np.float32)
-        for place, name in enumerate(self.sources):
+        for index, name in enumerate(self.sources):
             listed = lists.of(name)
             rank = listed.ranks(keys)
-            there = rank >= 0
-            columns[:, 2 * place] = np.where(there, rank, np.nan)
-            columns[there, 2 * place + 1] = listed.scores[rank[there]]
+            is_listed = rank >= 0
+            columns[:, 2 * index] = np.where(is_listed, rank, np.nan)
+            columns[is_listed, 2 * index + 1] = listed.scores[rank[is_listed]]
         return columns

@@ -2,10 +2,6 @@
 
 It keeps all events of the log and recomputes each list. Nothing is evicted here: unless the
 contract's limits are exceeded, evicted state never affects a list.
-
-It keeps all events of the log, and computes each list anew. Nothing is forgotten here; what the
-folds forget is beyond what any list looks at, unless there are more items or people than the
-contract allows.
 """
 
 import math
@@ -104,8 +100,10 @@ class ReferenceTables:
         """
         counts = self.counts(board, segment)
         longest = max(other for other in self.contract.boards if other.segment == board.segment)
-        further = self.counts(longest, segment)
-        order = sorted(counts.items(), key=lambda pair: (-pair[1], -further[pair[0]], pair[0]))
+        longest_counts = self.counts(longest, segment)
+        order = sorted(
+            counts.items(), key=lambda pair: (-pair[1], -longest_counts[pair[0]], pair[0])
+        )
         return order[: SEGMENT_SIZE if board.segment else BOARD_SIZE], counts.total()
 
     def popular(self, user: UserContext, board: Board) -> ScoredItems:
@@ -125,8 +123,8 @@ class ReferenceTables:
                 weights[self.category[item]] += 0.95**age
         scores = defaultdict(float)
         for value in sorted(weights, key=lambda value: (-weights[value], value))[:CATEGORIES_MAX]:
-            for place, (item, _) in enumerate(self.board(board, value)[0], 1):
-                scores[item] += weights[value] / place
+            for rank, (item, _) in enumerate(self.board(board, value)[0], 1):
+                scores[item] += weights[value] / rank
         return ranked(scores, LIST_SIZE)
 
     # Items and users
@@ -158,7 +156,7 @@ class ReferenceTables:
     def repeat(self, user: UserContext) -> ScoredItems:
         """List the user's past items, most frequent first, ties by recency."""
         counts = Counter(item for item in user.recent if item)
-        last = {item: place for place, item in enumerate(user.recent)}
+        last = {item: position for position, item in enumerate(user.recent)}
         return [
             (item, float(counts[item]))
             for item in sorted(counts, key=lambda item: (-counts[item], -last[item]))[:LIST_SIZE]
@@ -179,10 +177,10 @@ class ReferenceTables:
             row = rows[item]
             totals[item] += weight
             if other not in row and len(row) >= settings.neighbours:
-                place = min(
+                position = min(
                     range(len(row)), key=list(row.values()).__getitem__
                 )  # of equal ones the first
-                least = list(row)[place]
+                least = list(row)[position]
                 rows[item] = {(other if key == least else key): value for key, value in row.items()}
                 row = rows[item]
             row[other] = row.get(other, 0.0) + weight
@@ -201,10 +199,10 @@ class ReferenceTables:
             if sequence and sequence[-1] == event.item:
                 last[event.person] = sequence
                 continue
-            for back, other in enumerate(reversed(sequence), 1):
+            for steps_back, other in enumerate(reversed(sequence), 1):
                 if other != event.item:
-                    add(other, event.item, 1.0 / back)
-                    add(event.item, other, settings.backward / back)
+                    add(other, event.item, 1.0 / steps_back)
+                    add(event.item, other, settings.backward / steps_back)
             last[event.person] = [*sequence, event.item][-settings.distance :]
         return {
             item: {
@@ -256,10 +254,10 @@ class ReferenceTables:
         return sorted(eligible, key=lambda session: session[0])
 
 
-def ranked(scores: Mapping[int, float], most: int) -> ScoredItems:
+def ranked(scores: Mapping[int, float], limit: int) -> ScoredItems:
     """Return the items with a positive score, best first, ties by key."""
     order = sorted(
         (item for item, score in scores.items() if score > 0),
         key=lambda item: (-scores[item], item),
     )
-    return [(item, scores[item]) for item in order[:most]]
+    return [(item, scores[item]) for item in order[:limit]]

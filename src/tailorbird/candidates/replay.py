@@ -50,8 +50,8 @@ class Questions:
 def regular_epochs(log_p: Int64s, log_ts: Int64s, p: Int64s, every_us: int) -> Int64s:
     """Return the epoch positions, (n,), of requests in a log that recorded none.
 
-    The k-th epoch ends before the first event at which the log's time, which never goes back,
-    reaches k · every_us.
+    The k-th epoch ends before the first event at which the log's monotonic time reaches k ·
+    every_us.
 
     Args:
         log_p, log_ts: positions, ascending, and times of the log's events.
@@ -72,8 +72,12 @@ def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
     at = np.searchsorted(log_p, p, side="right") - 1
     request_ts = log_ts[at[at >= 0]] if len(log_p) else log_ts
     span = int(request_ts.max() - request_ts.min()) if len(request_ts) else 0
-    every = {group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()}
-    return {group: regular_epochs(log_p, log_ts, p, each) for group, each in every.items()}
+    intervals = {
+        group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()
+    }
+    return {
+        group: regular_epochs(log_p, log_ts, p, interval) for group, interval in intervals.items()
+    }
 
 
 def replayed(
@@ -136,17 +140,17 @@ def _stops(replay: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str,
     Leaderboards come last at each position.
     """
     stops: list[tuple[int, int, Int64s]] = []
-    for place, group in enumerate(groups):
+    for group_index, group in enumerate(groups):
         epochs = replay.epochs[group]
         order = np.argsort(epochs, kind="stable")
         cuts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
         parts = np.split(order, cuts[1:])
         stops += [
-            (int(epochs[order[cut]]), place, indices)
+            (int(epochs[order[cut]]), group_index, indices)
             for cut, indices in zip(cuts, parts, strict=True)
         ]
-    for p, place, indices in sorted(stops, key=lambda stop: stop[:2]):
-        yield p, groups[place], np.sort(indices)
+    for p, group_index, indices in sorted(stops, key=lambda stop: stop[:2]):
+        yield p, groups[group_index], np.sort(indices)
 
 
 def _query_sessions(
@@ -164,9 +168,11 @@ def _query_sessions(
         if group_of(name) != SESSIONS:
             continue
         similar = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
-        for place, lists in enumerate(request_lists):
-            here = slice(similar.offsets[place], similar.offsets[place + 1])
-            lists.asked[name] = rank_items(similar.keys[here], similar.gain[here], SESSION_SIZE)
+        for index, lists in enumerate(request_lists):
+            entries = slice(similar.offsets[index], similar.offsets[index + 1])
+            lists.asked[name] = rank_items(
+                similar.keys[entries], similar.gain[entries], SESSION_SIZE
+            )
 
 
 class _Batches:

@@ -156,8 +156,8 @@ def _board_key(number: int, segment: int) -> bytes:
 
 def _item_keys(kind: bytes, keys: Keys) -> list[bytes]:
     return [
-        kind + each
-        for each in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))
+        kind + key
+        for key in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))
     ]
 
 
@@ -327,9 +327,9 @@ class PublishedTables:
         joined, sizes = self._snapshot.get_sized(_item_keys(b"i", keys))
         first, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
         begin = 0
-        for place, size in enumerate(sizes):
+        for index, size in enumerate(sizes):
             if size:
-                first[place], category[place] = _FACTS.unpack_from(joined, begin)
+                first[index], category[index] = _FACTS.unpack_from(joined, begin)
             begin += size
         return ItemFacts(first, category)
 
@@ -353,5 +353,5 @@ def _sessions(data: bytes) -> Sessions:
         (size,) = struct.unpack_from("<q", data, at)
         arrays.append(np.frombuffer(data, kind, size // np.dtype(kind).itemsize, at + 8))
         at += 8 + size
-    keys, starts, item, place, fade = arrays
-    return Sessions(keys, starts, item, place, fade, gap_us)
+    keys, starts, item, position, fade = arrays
+    return Sessions(keys, starts, item, position, fade, gap_us)

@@ -1,9 +1,9 @@
 """The response log record: the features, scores and propensities behind one response.
 
-One record is one answer. A block of kind "answers" in `answers-<producer>.db` is the MessagePack of
-a list of records; the lake turns them into rows of its `answers` table, whose columns are these
-fields plus `producer` and `offset`. The answer's event, which everybody else reads, goes through
-the raw log; its columns are in `events.schema`.
+One record is one response. A block of kind "answers" in `answers-<producer>.db` is the MessagePack
+of a list of records. The lake turns them into rows of its `answers` table, whose columns are these
+fields plus `producer` and `offset`. The response's event goes through the raw log; its columns are
+in `events.schema`.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,8 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     position over all parts that the state had reached, `commit` the worker's number for it. Lists
     by item are in display order, best first.
 
-    `ts` is the t of the features and the answer's own time (int64 µs, UTC); `p` is the routed
-    position that the state had reached, the newest one of all parts, `commit` the worker's number
-    for it. Lists by item run in the order shown, best first.
-
-    `array_like`, so that names are not repeated in each record: fields may only be added at the
-    end, with a default.
+    `array_like`, so that names are not repeated in each record. New fields go at the end and need a
+    default.
     """
 
     request_id: str

@@ -25,7 +25,7 @@ SET_BACK = (
 class Clock(Protocol):
     """A source of the current time in microseconds since 1970, UTC.
 
-    It steps back by more than `SET_BACK`, or not at all.
+    It steps back by more than `BACKWARD_TOLERANCE`, or not at all.
     """
 
     def now(self) -> int: ...

@@ -142,8 +142,8 @@ class Contract:
     def _check_row_by_row(self, body: bytes, receipt: Receipt) -> Checked:
         accepted, refused = check(body, receipt, self._plan)
         return _to_columns(
-            [(0, one.row, _flatten_accepted(one)) for one in accepted],
-            [(0, one) for one in refused],
+            [(0, event.row, _flatten_accepted(event)) for event in accepted],
+            [(0, refusal) for refusal in refused],
         )
 
 
@@ -287,7 +287,7 @@ class _Batch:
     def _times(self, fields: Fields, suspects: set[int]) -> "_EventTimes":
         """Resolve ts, ts_original, sent_at and received_at of each row.
 
-        Rows without a valid time are added to `doubted`.
+        Rows without a valid time are added to `suspects`.
         """
         ts_original, sent_at, stated_received_at = (
             _micros(column, suspects) for column in (fields.ts, fields.sent_at, fields.received_at)
@@ -301,8 +301,8 @@ class _Batch:
                 ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
             )
             moments = [
-                resolve(at, sent, own, receipt, timeless=timeless)
-                for at, sent, own, receipt, timeless in rows
+                resolve(at, sent, stated, receipt, timeless=timeless)
+                for at, sent, stated, receipt, timeless in rows
             ]
             ts, received_at = [at for at, _ in moments], [arrival for _, arrival in moments]
         skew_us = self._plan.skew_us
@@ -514,7 +514,7 @@ def _is_bad(properties: dict[str, Any]) -> bool:
 
 def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]:
     rules = plan.rules[type_]
-    rows = [row for row, each in enumerate(fields.type) if each == type_]
+    rows = [row for row, event_type in enumerate(fields.type) if event_type == type_]
     property_rows = [fields.properties[row] or {} for row in rows]
     if not all(
         all_satisfy(rule, [properties.get(rule.name) for properties in property_rows])
@@ -530,7 +530,7 @@ def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]
 def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[int | None]:
     """Convert a column of times to microseconds.
 
-    Rows with an invalid time get None and are added to `doubted`.
+    Rows with an invalid time get None and are added to `suspects`.
     """
     if str not in set(map(type, column)):
         return column  # type: ignore[return-value]  # the decoder has held integers to their bounds

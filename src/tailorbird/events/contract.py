@@ -75,13 +75,13 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         received_at: microseconds.
-        source: "door" (a client), "browser" (one whose key is public, so that it sends neither
-            profiles nor `identify`), "browser+identify" (such a key that may send `identify`),
-            "import" (an operator's files) or "server" (our own answers). Only the last two may set
-            server-owned fields.
+        source: "door" (a client), "browser" (a public key, which may send neither profiles nor
+            `identify`), "browser+identify" (a public key that may send `identify`), "import" (an
+            operator's files) or "server" (responses). Only the last two may set server-owned
+            fields.
         encoding: "json" (one event or a list) or "ndjson" (one event a line).
-        format: from which format the lines were made; "" for our own, as it came in.
-        origins: of a replay, for each row where it stood when it was refused.
+        format: the source format of the lines; "" for native events, stored as received.
+        origins: for a replay, the original row of each refused row.
     """
 
     received_at: int
@@ -118,8 +118,8 @@ class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Only adapters write it.
 
     Attributes:
-        place: where it stood; ids of profiles are made from it where the record has none.
-        record: the record, whole.
+        place: its position, from which ids of profiles are made where the record has none.
+        record: the complete record.
     """
 
     format: str
@@ -313,11 +313,8 @@ def resolve(
 ) -> tuple[int, int]:
     """Resolve the event time and the arrival time from the times that an event states.
 
-    `said` is the event's own `received_at`. A file that does not state arrival times says nothing
+    `stated_received_at` is the event's own `received_at`. A file that does not state arrival times says nothing
     about the offset of its senders' clocks, so their times are taken as they are.
-
-    Of a file that does not say when its events came in nobody knows how its senders' clocks stood
-    to ours: they are believed.
     """
     received_at = receipt.received_at if stated_received_at is None else stated_received_at
     if timeless:

@@ -3,12 +3,9 @@
 The modules that call this one decide whether a text mentions a user: `privacy.mention` compares
 ids, `events.erased` compares keyed hashes.
 
-Whether a text mentions somebody, others decide: `privacy.mention`, which knows ids, and
-`events.erased`, which knows keyed hashes.
-
-A text is taken apart into what may be an id within it (`candidates`): the text itself, runs of
-digits, and stretches of words, of as many as ids have. "from user-12 (ord-417650)" may mention
-"user-12", "ord-417650" and "417650".
+`id_candidates` splits a text into parts that may be an id: the text itself, runs of digits, and
+runs of as many words as ids have. "from user-12 (ord-417650)" may mention "user-12", "ord-417650"
+and "417650".
 """
 
 import re
@@ -38,7 +35,7 @@ MentionTest = Callable[[str, object], bool]
 def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
     """Yield the parts of a text that may be an id.
 
-    `words` holds the word counts that ids have.
+    `word_counts` holds the word counts that ids have.
 
     >>> sorted(candidates("by user-12", {1}))
     ['by user-12', 'user-12']
@@ -68,11 +65,11 @@ def without(
 ) -> object:
     """Replace all values that mention a subject by null, and drop fields named after one."""
     if isinstance(value, list):
-        return [without(one, mentions, is_name, name) for one in value]
+        return [without(element, mentions, is_name, name) for element in value]
     if isinstance(value, dict):
         return {
-            name: without(one, mentions, is_name, name)
-            for name, one in value.items()
+            name: without(member, mentions, is_name, name)
+            for name, member in value.items()
             if not is_name(name)
         }
     return None if mentions(name, value) else value
@@ -86,8 +83,10 @@ def of_another(
     for part, names in (("context", CONTEXT), ("answer", ("query",))):
         if isinstance(fields := event.get(part), dict):
             redacted[part] = {
-                name: None if name in names and isinstance(one, str) and mentions("", one) else one
-                for name, one in fields.items()
+                name: None
+                if name in names and isinstance(member, str) and mentions("", member)
+                else member
+                for name, member in fields.items()
             }
     if "properties" in event:
         redacted["properties"] = without(event["properties"], mentions, is_name)
@@ -96,7 +95,7 @@ def of_another(
 
 def texts_in(value: object) -> Iterable[str]:
     """Yield all texts in a JSON value, field names excluded."""
-    return (one for name, one in leaves(value) if isinstance(one, str) and name != NAME)
+    return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != NAME)
 
 
 def who_said(value: object) -> Iterator[str]:
@@ -104,7 +103,7 @@ def who_said(value: object) -> Iterator[str]:
 
     These are texts, field names, and numbers in fields that identify a user.
     """
-    return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
+    return (text for name, leaf in leaves(value) if (text := said(name, leaf)) is not None)
 
 
 def said(name: str, value: object) -> str | None:
@@ -118,16 +117,16 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
     """Yield each value of a JSON document with its field name, and each field name under `NAME`."""
     stack: list[tuple[str, object]] = [("", value)]
     while stack:
-        name, one = stack.pop()
-        if isinstance(one, dict):
-            stack.extend((NAME, each) for each in one)
+        name, node = stack.pop()
+        if isinstance(node, dict):
+            stack.extend((NAME, field) for field in node)
             stack.extend(
-                (name if _WHO.search(name) else each, inner) for each, inner in one.items()
+                (name if _WHO.search(name) else field, inner) for field, inner in node.items()
             )
-        elif isinstance(one, list):
-            stack.extend((name, inner) for inner in one)
+        elif isinstance(node, list):
+            stack.extend((name, inner) for inner in node)
         else:
-            yield name, one
+            yield name, node
 
 
 def as_text(value: object) -> str | None:

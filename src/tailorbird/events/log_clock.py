@@ -3,10 +3,6 @@
 Users, counts and trends of an old log mean nothing as of today, since every window is empty. So
 `up` writes the lag of the log into a file, and every role and command subtracts it from the
 machine's time. The first event with today's time, or `up --live`, ends it.
-
-People, counts and trends of an old log say nothing as of today: every window is empty. So `up`
-writes into a file how far the log lies back, and each role goes by the machine's clock less that.
-The first event that says today's time, or `up --live`, ends it.
 """
 
 import json
@@ -24,7 +20,7 @@ class LogClock:
 
     Without the file, the machine's clock.
 
-    Every reader of the file changes to today's time within the call that follows the change.
+    Readers of the file switch to the machine's time on the first call after a change.
 
     Args:
         folder: the project's data folder.

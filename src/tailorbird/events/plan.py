@@ -1,8 +1,8 @@
 """The route plan: what collector and router need of a project's declarations, as plain data.
 
-`config` compiles it from `tailorbird.toml`, `features.py` and `slots.py`, so that neither the door
-nor the router imports the project's Python. It is stored beside the logs, and its `version` (a hash
-of its content) stands in each routed block.
+`config` compiles it from `tailorbird.toml`, `features.py` and `slots.py`, so that neither collector
+nor router imports the project's Python. It is stored with the logs, and each routed block names its
+`version` (a hash of its content).
 """
 
 from hashlib import blake2b

@@ -106,10 +106,6 @@ class Pseudonyms:
         `foreign` rows come from an adapter, whose event ids are plain hashes of records that name
         users, so these ids are hashed with the key as well. `types` are the event types that the
         project declares.
-
-        `foreign` rows come from an adapter, which makes ids of events by a plain hash of records
-        with people in them: these are hashed with the key, too. `types` are those that the project
-        knows.
         """
         parts = [bytes(part) for part in split(body, encoding)]
         rows = [self.line(part, foreign=foreign, types=types) for part in parts]
@@ -125,14 +121,14 @@ class Pseudonyms:
         """Pseudonymise one event in the wire format."""
         unread = unread_of(raw)
         if unread is not None:
-            place, message = (
+            location, message = (
                 self._hash("place", unread.place),
                 unread.message.partition(", got ")[0],
             )
             return _encode(
                 {
                     "unread": msgspec.structs.replace(
-                        unread, place=place, message=message, record=None
+                        unread, place=location, message=message, record=None
                     )
                 }
             )
@@ -168,7 +164,7 @@ class Pseudonyms:
     ) -> Batch:
         """Pseudonymise a batch that an adapter read.
 
-        `foreign` is as in `body`. Ids made from a row's content are hashed in any case.
+        `foreign` is as in `pseudonymise_body`. Ids made from a row's content are hashed in any case.
         """
         return Batch(
             batch.file,
@@ -186,7 +182,11 @@ class Pseudonyms:
         typed = _drop_untyped_fields(name, fields)
         return _encode(
             typed
-            | {each: self._sanitise(each, typed[each]) for each in ("country",) if each in typed}
+            | {
+                field: self._sanitise(field, typed[field])
+                for field in ("country",)
+                if field in typed
+            }
         )
 
     def _hash_merge_target(self, raw: msgspec.Raw) -> msgspec.Raw:
@@ -220,8 +220,8 @@ class Pseudonyms:
             return self._hide(name, value)
         return min(10 ** (len(str(value)) - 1), _TIME_BEYOND_MAX) if value > 0 else 0
 
-    def _hide(self, what: str, text: str) -> str:
-        return f"hidden-{self._hash(what, text)}" if text else text
+    def _hide(self, purpose: str, text: str) -> str:
+        return f"hidden-{self._hash(purpose, text)}" if text else text
 
     def _hash_subject(self, name: str, raw: bytes) -> object:
         """Hash an id.
@@ -242,9 +242,12 @@ class Pseudonyms:
             else hashed
         )
 
-    def _hash(self, what: str, text: str) -> str:
+    def _hash(self, purpose: str, text: str) -> str:
         return blake2b(
-            text.encode(errors="surrogatepass"), digest_size=16, key=self._key, person=what.encode()
+            text.encode(errors="surrogatepass"),
+            digest_size=16,
+            key=self._key,
+            person=purpose.encode(),
         ).hexdigest()
 
 

@@ -2,9 +2,6 @@
 
 Pure, and identical in collector and router. `events.contract` calls it for types that have rules.
 
-Pure, and the same at the door and in the router, so that both decide alike; `events.contract` calls
-it for types that have rules.
-
 >>> violation((Rule("price", required=True, kind="number", low=0.0),), {"price": "12"})
 ('wrong_type', '$.properties.price', 'expected a number, got "12"')
 """

@@ -97,9 +97,6 @@ def numbered(events: pa.Table, first: int) -> pa.Table:
 
     A router numbers its rows as it writes them. With several routers, only the order over all of
     their logs says where a block stands.
-
-    A router numbers its rows as it writes them. Where there are several routers, the order over all
-    of their logs says where a block stands, and only then is it known.
     """
     if not len(events) or events["p"][0].as_py() == first:
         return events

@@ -42,7 +42,7 @@ class Proposal:
         types: event types of the data that are not built in, for `[events] types`.
         train_window: for `[train] window`.
         format: to import as; `mapping` is by the mapping.
-        user: somebody who did much, to try it with; "" where nobody has an id.
+        user: an active user to try it with; "" without user ids.
         trial: what the contract says of rows from all over the files.
         reasons: (column, feature or source, taken or left out, why), in the order in which they
             were decided.
@@ -175,7 +175,7 @@ def _events_by_user(main: SourceGuess) -> dict[str, int]:
     counts = pc.value_counts(main.sample.column(column).drop_null()).to_pylist()
     return {
         f"{user:.15g}" if isinstance(user, float) else str(user): count
-        for user, count in (each.values() for each in counts)
+        for user, count in (entry.values() for entry in counts)
     }
 
 
@@ -193,7 +193,7 @@ def _pattern(names: list[str]) -> str:
 def _common_prefix(names: list[str]) -> str:
     """Return the common prefix of all names."""
     pairs = zip(min(names), max(names), strict=False)
-    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _describe_files(files: list[Path], guesses: list[SourceGuess], reasons: Reasons) -> str:

@@ -120,12 +120,14 @@ def attribute_fields(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str
     """Return the attribute fields of `Facts`.
 
     Args:
-        found: (`items` or `users`, attribute) → `numeric`, `categorical` or `other`.
+        attribute_kinds: (`items` or `users`, attribute) → `numeric`, `categorical` or `other`.
     """
 
     def names_of(of: str, kind: str) -> tuple[str, ...]:
         return tuple(
-            name for (owner, name), what in attribute_kinds.items() if (owner, what) == (of, kind)
+            name
+            for (owner, name), attribute_kind in attribute_kinds.items()
+            if (owner, attribute_kind) == (of, kind)
         )
 
     categorical = names_of("items", "categorical")

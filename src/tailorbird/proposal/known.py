@@ -65,10 +65,10 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
     facts = Facts(
         type=kind,
         types=tuple(shown),
-        log=_statistics([each for each in site.interactions if each.event.type == kind]),
+        log=_statistics([event for event in site.interactions if event.event.type == kind]),
         has_price="price" in site.properties,
         has_quantity="quantity" in site.properties,
-        has_session=any(each.event.session_id for each in site.interactions[:1_000]),
+        has_session=any(row.event.session_id for row in site.interactions[:1_000]),
         has_search="search" in site.types,
         context=tuple(name for name in CONTEXT if name in site.context),
         **attribute_fields(attribute_kinds),
@@ -83,7 +83,7 @@ def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
         dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))
     ):
         rows, refused = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
-        if any(one.code == "unknown_type" for one in refused):
+        if any(refusal.code == "unknown_type" for refusal in refused):
             plan = RoutePlan(event_types=(*EVENT_TYPES, *_types(batch.lines)))
             rows, _ = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
         yield from rows
@@ -113,22 +113,22 @@ def _add_event(site: _Site, row: Accepted) -> None:
 
 def _statistics(interactions: list[Accepted]) -> LogStatistics:
     usable = [
-        each
-        for each in interactions
-        if each.event.item_id and (each.event.user_id or each.event.anonymous_id)
+        row
+        for row in interactions
+        if row.event.item_id and (row.event.user_id or row.event.anonymous_id)
     ]
     if not usable:
         return LogStatistics()
     users = codes_of(
         pa.chunked_array(
-            [[each.event.user_id or each.event.anonymous_id for each in usable]], pa.string()
+            [[row.event.user_id or row.event.anonymous_id for row in usable]], pa.string()
         )
     )
-    items = codes_of(pa.chunked_array([[each.event.item_id for each in usable]], pa.string()))
-    sessions = [each.event.session_id for each in usable]
+    items = codes_of(pa.chunked_array([[row.event.item_id for row in usable]], pa.string()))
+    sessions = [row.event.session_id for row in usable]
     session_codes = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None
     return statistics_of(
-        np.array([each.ts for each in usable], np.int64), users, items, session_codes
+        np.array([row.ts for row in usable], np.int64), users, items, session_codes
     )
 
 

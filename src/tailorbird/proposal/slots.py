@@ -91,14 +91,14 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
                 "had before",
             )
         )
-    near = "item_knn:2" if facts.type in ("click", "view") else "item_knn:10"
-    sources |= {short: 160, near: 100}
+    knn_source = "item_knn:2" if facts.type in ("click", "view") else "item_knn:10"
+    sources |= {short: 160, knn_source: 100}
     reason = (
         "of the last two items: a click follows the one before"
-        if near == "item_knn:2"
+        if knn_source == "item_knn:2"
         else "of the last ten items of a person"
     )
-    reasons.append((near, "source", f"what goes with each {reason}"))
+    reasons.append((knn_source, "source", f"what goes with each {reason}"))
     if facts.log.session_events >= _SESSION_EVENTS_MIN:
         sources["session_knn"] = 60
         reasons.append(
@@ -130,12 +130,12 @@ def _board_windows(facts: Facts) -> list[int]:
         if 10 * best < window <= max(facts.log.span_days * DAY, 365 * DAY)
     ]
     long_window = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
-    near = [
+    close_windows = [
         window
         for window, share in window_shares.items()
         if share >= _WINDOW_SHARE_MIN * window_shares[best]
     ]
-    return list(dict.fromkeys([best, long_window, *near]))
+    return list(dict.fromkeys([best, long_window, *close_windows]))
 
 
 def _columns(
@@ -196,12 +196,12 @@ def train_window(facts: Facts, reasons: Reasons) -> str:
         _TRAIN_WINDOWS[-1],
     )
     if days == _TRAIN_WINDOWS[-1] and days * visits < _FEW_VISITS:
-        enough = (
+        sufficient = (
             days
             for days in _LONG_WINDOWS
             if days * visits >= _FEW_VISITS or days >= facts.log.span_days
         )
-        days = next(enough, _LONG_WINDOWS[-1])
+        days = next(sufficient, _LONG_WINDOWS[-1])
     if days > _TRAIN_WINDOWS[0]:
         reasons.append(
             (

@@ -34,14 +34,13 @@ class LogStatistics:
 
     Attributes:
         events, people, items: how many there are; events may be of a sample of the people.
-        span_days: how many days the events cover; 0 where that cannot be told.
-        repeats: share of the events whose person had the item before.
+        span_days: the days that the events cover; 0 if unknown.
+        repeats: share of the events whose user had the item before.
         session_events: events of a session, as a mean.
         person_events: events of a person, exceeded by one of ten.
-        new_items: share of the events of the last fifth of the time that are about items which came
-            in that fifth.
-        found: window → share of the next events that are about the twenty items which had most in
+        new_items: share of the events in the last fifth of the time about items that first occur in
             it.
+        window_shares: window → share of the next events about its twenty most popular items.
         visits_a_day: sessions of all people, per day.
     """
 
@@ -72,7 +71,7 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
 
     Args:
         guess: what its columns are.
-        values: of its column of types, those that count; empty takes all rows.
+        values: the values of its type column that count; empty for all rows.
     """
     roles = {
         column.role: column.column for column in guess.columns if column.column
@@ -102,9 +101,9 @@ def statistics_of(
     """Compute the statistics of events.
 
     Args:
-        ts, who, what: (n,): times in microseconds, codes of people and items.
-        sitting: codes of sessions; None takes pauses for their ends.
-        every: of how many people one is among them.
+        ts, users, items: (n,): times in microseconds, codes of users and items.
+        sessions: session codes; None splits sessions at pauses.
+        sample_every: one user in so many is included.
     """
     order = np.argsort(ts, kind="stable")
     ts, users, items = ts[order], users[order], items[order]
@@ -142,7 +141,7 @@ def _read(
     is_complete = pc.is_valid(ts)
     for column in range(1, len(names)):
         is_complete = pc.and_(is_complete, pc.is_valid(table.column(column)))
-    codes = [codes_of(table.column(place).filter(is_complete)) for place in range(1, len(names))]
+    codes = [codes_of(table.column(column).filter(is_complete)) for column in range(1, len(names))]
     return pc.filter(ts, is_complete).to_numpy().astype(np.int64), codes
 
 
@@ -168,7 +167,7 @@ def _read_sample(
                 pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()])
             )
         yield pa.record_batch(
-            [batch.column(name) for name in names], [str(place) for place in range(len(names))]
+            [batch.column(name) for name in names], [str(column) for column in range(len(names))]
         )
 
 

@@ -2,9 +2,6 @@
 
 Pure functions, shared by serving and evaluation. `ranking.bundle` (ONNX Runtime) and
 `ranking.encoders` are imported by their own names, so that declaring slots needs neither.
-
-`ranking.bundle` (ONNX Runtime) and `ranking.encoders` are imported by their own names, so that
-declaring slots needs neither.
 """
 
 from tailorbird.ranking.churn import Churn, Contact

@@ -67,8 +67,8 @@ class Baseline:
         """Return the first source that scores each item, or ""."""
         has_score = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
         return [
-            next((name for name, there in has_score if there[place]), "")
-            for place in range(len(keys))
+            next((name for name, is_scored in has_score if is_scored[index]), "")
+            for index in range(len(keys))
         ]
 
     def top(self, lists: RequestLists, without: Keys, limit: int) -> Keys:

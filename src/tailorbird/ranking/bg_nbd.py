@@ -80,7 +80,7 @@ def purchases_between(
     """
     since, count, age = history.astype(np.float64).T
     is_complete = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
-    since, count, age = (np.where(is_complete, each, 0.0) for each in (since, count, age))
+    since, count, age = (np.where(is_complete, column, 0.0) for column in (since, count, age))
     x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
     purchases = expected(x, recency, days, stop) - (
         expected(x, recency, days, start) if start else 0.0
@@ -92,8 +92,6 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
     """Evaluate ₂F₁(a, b; c; z) for 0 ≤ z < 1 by its series, until the last term changes nothing.
 
     The value is NaN where terms overflow, or cancel so much that few digits are left.
-
-    NaN where terms overflow, or take away so much of each other that few digits are left.
     """
     term = np.ones(np.broadcast_shapes(np.shape(a), np.shape(b), np.shape(c), np.shape(z)))
     total, largest = term.copy(), term.copy()
@@ -131,8 +129,8 @@ def integrated(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -
 
     After a purchase p is beta (a, b) distributed.
 
-    E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p:
-    of values of p from where its density falls away to where it does.
+    E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p,
+    over the range where its density is not negligible.
     """
     pieces = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
     return np.concatenate(
@@ -146,15 +144,18 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
 
     top = np.log(a) - np.log(b)
     highest, ends = height(top, b), []
-    for far in (
+    for limit in (
         top - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(top),
         top + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(top),
     ):
-        inside, outside = top, far
+        inside, outside = top, limit
         for _ in range(60):
             middle = (inside + outside) / 2
-            enough = height(middle, b) > highest - _LOG_DENSITY_RANGE
-            inside, outside = np.where(enough, middle, inside), np.where(enough, outside, middle)
+            is_inside = height(middle, b) > highest - _LOG_DENSITY_RANGE
+            inside, outside = (
+                np.where(is_inside, middle, inside),
+                np.where(is_inside, outside, middle),
+            )
         ends.append(outside[:, None])
     steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(top[:, None], *ends)
     middle = np.clip(_LOG_ODDS_RANGE * (2 * steps - 1), low, high)
@@ -166,11 +167,11 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
     )
     weight = np.exp(height(u, b[:, None]) - highest[:, None])
     p = np.exp(-np.logaddexp(0, -u))
-    shape, each = shape[:, None], p * (span / scale)[:, None]
+    shape, rate = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         bought = np.where(
             p > _PROBABILITY_MIN,
-            -np.expm1(-shape * np.log1p(each)) / p,
+            -np.expm1(-shape * np.log1p(rate)) / p,
             shape * (span / scale)[:, None],
         )
     value = weight * bought

@@ -200,7 +200,7 @@ class Bundle:
             rows: the features of n items.
             item_keys: uint64 (n,).
             objective: head → weight, as a slot has it; the manifest's formula by default.
-            asked: the person's vector, where retrieval asked for it; made anew if it is of another
+            user_query: the user's query, if retrieval made it; recomputed if it is of another
                 sequence than the rows hold.
             live: their columns of `encoder.live`; missing without them.
         Raises:
@@ -377,7 +377,7 @@ def read_features(files: Mapping[str, bytes], schema_hash: str, *, where: str) -
 
 
 def write_trees(folder: Path, trees: Mapping[str, Trees]) -> None:
-    """Write the files that `trees_in` reads."""
+    """Write the files that `read_trees` reads."""
     for head, forest in trees.items():
         (folder / TREES).mkdir(exist_ok=True)
         (folder / f"{TREES}/{head}{SUFFIX}").write_bytes(encode_trees(forest))
@@ -393,7 +393,7 @@ def read_trees(
 ) -> dict[str, Trees]:
     """Read the trees of a bundle, which must reproduce its golden rows."""
     forests: dict[str, Trees] = {}
-    for place, head in enumerate(heads):
+    for index, head in enumerate(heads):
         name = f"{TREES}/{head.name}{SUFFIX}"
         if name not in files:
             continue
@@ -402,7 +402,7 @@ def read_trees(
         if (
             trees.columns != width
             or raw.ndim != 2
-            or raw.shape[1] <= place
+            or raw.shape[1] <= index
             or matrix.ndim != 2
             or matrix.shape[1] != width
         ):
@@ -413,7 +413,7 @@ def read_trees(
             )
         if not np.allclose(
             trees.linked(trees.raw(matrix)),
-            raw[:, place],
+            raw[:, index],
             rtol=TREES_TOLERANCE,
             atol=TREES_TOLERANCE,
         ):

@@ -2,8 +2,8 @@
 
 Maps are monotone and stored as small JSON tables.
 
-The `fit_…` are for training; `Calibration.apply` runs in every answer. Which of them is taken, and
-whether any, is decided by `training.calibrate`. `Beta` and `Temperature` take probabilities, the
+The `fit_…` functions are for training; `Calibration.apply` runs in every response.
+`training.calibrate` chooses the method, if any. `Beta` and `Temperature` take probabilities, the
 others any score.
 """
 
@@ -59,8 +59,8 @@ class Beta(msgspec.Struct, frozen=True, tag="beta"):
 
     Source: Kull, Silva Filho, Flach, AISTATS 2017.
 
-    Its two slopes bend the low and the high end apart, which Platt's curve cannot; a = b = 1, c = 0
-    changes nothing.
+    Its two slopes bend the low and the high end separately, unlike Platt's curve. a = b = 1, c = 0
+    is the identity.
     """
 
     name: ClassVar[str] = "beta"
@@ -125,11 +125,11 @@ def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scal
 def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Isotonic:
     """Fit a monotone least-squares table (pool adjacent violators), linear between blocks.
 
-    A block has a knot at either end, so that what is said of its rows is what happened to them on
-    average. Lines between the centres of blocks pull a large one towards its neighbours. The order
-    of two items within a block is kept by the tilt of `Isotonic.apply`. Where nothing, or
-    everything, happened in a block, half a row more is taken to have gone the other way: nothing
-    becomes certain. Labels are in [0, 1].
+    Each block has a knot at either end, so that its prediction equals the observed mean. Lines
+    between block centres would pull a large block towards its neighbours. The tilt of
+    `Isotonic.apply` keeps the order of items within a block. A block without, or only with,
+    positives gets half a row of the other kind, so that nothing becomes certain. Labels are in [0,
+    1].
     """
     weight = np.ones(raw.size) if weight is None else weight
     x, position = np.unique(raw, return_inverse=True)
@@ -140,10 +140,10 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
         starts = starts[np.linspace(0, starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)]
     total = np.add.reduceat(mass, starts)
     level = np.maximum.accumulate(np.add.reduceat(mass * y, starts) / total)
-    least, most = 0.5 / (total + 1), (total + 0.5) / (total + 1)
+    low, high = 0.5 / (total + 1), (total + 0.5) / (total + 1)
     if level.size > 1:
-        least[0], most[-1] = min(least[0], level[1]), max(most[-1], level[-2])
-    level = np.where(level <= 0, least, np.where(level >= 1, most, level))
+        low[0], high[-1] = min(low[0], level[1]), max(high[-1], level[-2])
+    level = np.where(level <= 0, low, np.where(level >= 1, high, level))
     first, last = x[starts], x[np.append(starts[1:], x.size) - 1]
     single = first == last
     knots = np.column_stack([first, last]).ravel()
@@ -175,8 +175,6 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt
     """Fit a logistic regression on one input, with Platt's smoothed targets.
 
     All items get the mean where a higher score would mean less, or all scores are equal.
-
-    Where a higher score would mean less, or all scores are alike, everybody gets the mean.
     """
     weight = np.ones(raw.size) if weight is None else weight
     positive, negative = float(np.sum(weight * label)), float(np.sum(weight * (1 - label)))
@@ -200,7 +198,7 @@ def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
     columns = [np.log(p), -np.log1p(-p)]
     used = [0, 1]
     while used:
-        coefficients = _logistic([columns[place] for place in used], label, weight)
+        coefficients = _logistic([columns[index] for index in used], label, weight)
         worst = int(np.argmin(coefficients[:-1]))
         if coefficients[worst] >= 0:
             break

@@ -9,8 +9,8 @@ success=0.1))
     ──┼────────────┼──────────────────────────────┼──►      gone: none of `types` within the window
       │ features look back from here, and labels forward from the end of the gap
 
-What a trained answer is made of stands in `ranking.churn_bundle`; labels and models in
-`training.churn` and `models`.
+`ranking.churn_bundle` describes trained models; labels and models are in `training.churn` and
+`models`.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,8 @@ class Contact:
 
     Args:
         cost: of one contact, whoever gets it.
-        value: of one person who stays.
-        success: the share of those who would leave that a contact keeps; measure it by an
-            experiment, nothing else knows it.
+        value: of one retained user.
+        success: the share of leavers that a contact retains; measure it by an experiment.
     """
 
     cost: float = 1.0
@@ -55,16 +54,15 @@ class Churn:
     Args:
         name: of the model in the registry, and what `tailorbird train NAME` takes.
         types: events that show that a person is still there.
-        window: a person without any of them for so long is gone.
-        gap: from the moment of asking to the window's beginning: the time that it takes to act. ""
-            for none.
-        active: only people with such an event within this long before are asked about; "" takes all
-            who ever had one.
+        window: a user without any of them for so long has churned.
+        gap: from the time of scoring to the start of the window, as the time to act; "" for none.
+        active: the population: users with such an event within this time; "" for all who ever had
+            one.
         per: "day" counts several events of a UTC day as one purchase, "event" counts each. A day
-            that is cut in two by a moment counts on either side where there is one.
+            split by a cut counts on either side with events.
         period: the step of the hazard; "" takes a twelfth of the window.
-        trust: columns that may read profiles without a time, or of one imported time alone. Such a
-            profile may know what came later.
+        trust: columns that may read profiles without a time, or all of one import time. Such a
+            profile may contain later knowledge.
         leave_out: columns that the model must not see.
         recency, frequency, age, amount: numeric columns with the seconds since a user's last
             purchase, the number of purchases, the seconds since the first, and the total amount.

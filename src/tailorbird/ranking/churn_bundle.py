@@ -246,14 +246,14 @@ class ChurnBundle:
             rows: for each of `moments`, the numeric (n, F) and categorical (n, C) columns of the
                 same n people.
         """
-        matrices = [self.encoder.encode_people(*each) for each in rows]
+        matrices = [self.encoder.encode_people(*columns) for columns in rows]
         churn_probability, raw = self._churn_probability(matrices)
         counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
         start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
         counts += [
-            each.purchases(matrices[0], start, stop)
-            for each in (self.plan.bg_nbd, self.plan.pareto_nbd)
-            if each is not None
+            model.purchases(matrices[0], start, stop)
+            for model in (self.plan.bg_nbd, self.plan.pareto_nbd)
+            if model is not None
         ]
         purchases = (
             np.mean(counts, axis=0) * self.plan.scale
@@ -267,16 +267,15 @@ class ChurnBundle:
 
         Columns are those of `encoder.names`. An effect above 0 makes churn likelier.
 
-        Where all that says P(gone) are forests of the whole window, exact Shapley values
-        (`ranking.tree_shap`), which add up to how far the person's log-odds are from those of the
-        mean. Else the mean, over some usual people that the bundle brings, of how the log-odds fall
-        when the column is as it is with them and all else stays (occlusion by a background); these
-        need not add up.
+        If only forests for the whole window determine P(churn), these are exact Shapley values
+        (`ranking.tree_shap`), which sum to the difference between the user's log-odds and the base
+        value. Otherwise each is the mean decrease of the log-odds when the column takes the values
+        of background users (occlusion); these need not sum to the difference.
 
         Args:
             rows: as for `score`.
         """
-        matrices = [self.encoder.encode_people(*each) for each in rows]
+        matrices = [self.encoder.encode_people(*columns) for columns in rows]
         if (forests := self._forests) is not None:
             return self._shapley(forests, matrices[0])
         n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.background)
@@ -313,8 +312,8 @@ class ChurnBundle:
         """
         contributions = [forest.contributions(matrix) for forest in forests]
         effects, base = (
-            -np.mean([each for each, _ in contributions], axis=0),
-            -float(np.mean([each for _, each in contributions])),
+            -np.mean([effect for effect, _ in contributions], axis=0),
+            -float(np.mean([offset for _, offset in contributions])),
         )
         return share_out(
             effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
@@ -334,7 +333,7 @@ class ChurnBundle:
                 logs[head] += np.log1p(-np.minimum(outputs[head], 1 - _EDGE))
         probabilities = [
             1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
-        ] + [np.exp(each) for each in logs.values()]
+        ] + [np.exp(log) for log in logs.values()]
         return self.calibration.apply(together(probabilities)), raw
 
     def _raw(self, matrix: Matrix) -> dict[str, Floats]:
@@ -366,7 +365,7 @@ class ChurnBundle:
 
 def vector_names(plan: TowerPlan) -> tuple[str, ...]:
     """Return the names of the columns of the user vector."""
-    return tuple(f"{VECTOR}{place}" for place in range(1, plan.width + 1))
+    return tuple(f"{VECTOR}{index}" for index in range(1, plan.width + 1))
 
 
 def with_vectors(columns: Columns, plan: TowerPlan) -> Columns:
@@ -402,7 +401,7 @@ def together(probabilities: Sequence[Floats]) -> Floats:
     """Average probabilities in log-odds; a single one is returned unchanged."""
     if len(probabilities) == 1:
         return probabilities[0]
-    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(each) for each in probabilities], axis=0)))
+    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(p) for p in probabilities], axis=0)))
 
 
 def log_odds(p: Floats) -> Floats:

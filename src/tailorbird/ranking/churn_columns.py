@@ -109,10 +109,10 @@ def columns_for(churn: Churn, features: FeatureSet) -> Columns:
 
 def _declaration(churn: Churn, role: str, name: str) -> str:
     """Return a line of features.py that declares the column of a role."""
-    what = (
+    types = (
         f'"{churn.types[0]}"'
         if len(churn.types) == 1
-        else "[" + ", ".join(f'"{one}"' for one in churn.types) + "]"
+        else "[" + ", ".join(f'"{type_}"' for type_ in churn.types) + "]"
     )
     function = {
         "recency": "time_since",
@@ -121,7 +121,7 @@ def _declaration(churn: Churn, role: str, name: str) -> str:
         "amount": "total",
     }[role]
     extra = ', of="price"' if role == "amount" else ""
-    return f'{name} = {function}("{name}", entity("user"), {what}{extra})'
+    return f'{name} = {function}("{name}", entity("user"), {types}{extra})'
 
 
 def _of_user(fields: tuple[str, ...]) -> bool:

@@ -105,7 +105,7 @@ def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
 def _describe_change(without: float, chance: float) -> str:
     """Describe the change of the churn probability with as many digits as it takes to see it."""
     for digits in range(DIGITS_MAX + 1):
-        old, new = (f"{each:.{digits}%}" for each in (without, chance))
-        if old != new and not {old, new} & {f"{each:.{digits}%}" for each in (0.0, 1.0)}:
+        old, new = (f"{p:.{digits}%}" for p in (without, chance))
+        if old != new and not {old, new} & {f"{p:.{digits}%}" for p in (0.0, 1.0)}:
             break
     return f"{'raises' if chance > without else 'lowers'} the chance of leaving from {old} to {new}"

@@ -2,9 +2,6 @@
 
 `ranking.encoders` puts them into a matrix. Columns read live from candidate sources are in
 `ranking.live`.
-
-How they get into a matrix stands in `ranking.encoders`; what is read live from candidate sources,
-in `ranking.live`.
 """
 
 from collections.abc import Sequence
@@ -72,14 +69,14 @@ def computed_columns(
     age_of_item = np.full(item_keys.size, np.nan)
     for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
         assert sequence is not None
-        recent_key, there = recent_at(sequence, age)
-        recent_row = np.where(there, index.find(recent_key), -1)
+        recent_key, is_present = recent_at(sequence, age)
+        recent_row = np.where(is_present, index.find(recent_key), -1)
         recent_category = np.where(
             recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1
         )[request]
         any_category += recent_category >= 0
         same += (recent_category >= 0) & (recent_category == category)
-        is_item = there[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
+        is_item = is_present[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
         age_of_item[is_item] = age
     columns["recent_age"] = age_of_item
     columns["category_share"] = np.divide(
@@ -91,5 +88,5 @@ def computed_columns(
 def recent_at(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
     """Return each request's item key `age` positions before the newest, and whether it exists."""
     at = sequence.offsets[1:] - 1 - age
-    there = at >= sequence.offsets[:-1]
-    return sequence.item[np.where(there, at, 0)], there
+    is_present = at >= sequence.offsets[:-1]
+    return sequence.item[np.where(is_present, at, 0)], is_present

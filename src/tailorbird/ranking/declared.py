@@ -20,7 +20,7 @@ def require_types(declared: Any, where: str, *, exclude: Collection[str] = ()) -
 
     Args:
         where: how errors call it.
-        but: fields that are checked elsewhere.
+        exclude: fields that are validated elsewhere.
     Raises:
         DeclarationError: names the field, what it holds, and what was expected.
     """
@@ -43,7 +43,7 @@ def require_types(declared: Any, where: str, *, exclude: Collection[str] = ()) -
 @cache
 def _field_types(of: type) -> dict[str, Any]:
     hints = get_type_hints(of)
-    return {one.name: hints[one.name] for one in fields(of)}
+    return {field.name: hints[field.name] for field in fields(of)}
 
 
 def _is_of_type(value: object, kind: Any) -> bool:
@@ -51,17 +51,17 @@ def _is_of_type(value: object, kind: Any) -> bool:
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if origin is UnionType:
-        return any(_is_of_type(value, one) for one in arguments)
+        return any(_is_of_type(value, alternative) for alternative in arguments)
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
-            _is_of_type(key, arguments[0]) and _is_of_type(one, arguments[1])
-            for key, one in value.items()
+            _is_of_type(key, arguments[0]) and _is_of_type(item, arguments[1])
+            for key, item in value.items()
         )
     if origin is not None:
         return (
             isinstance(value, Collection)
             and not isinstance(value, str | Mapping)
-            and all(_is_of_type(one, arguments[0]) for one in value)
+            and all(_is_of_type(item, arguments[0]) for item in value)
         )
     return isinstance(value, kind)
 

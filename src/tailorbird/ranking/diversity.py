@@ -1,8 +1,6 @@
 """Slate constraints and diversification: quotas, promotions, pins, MMR and a DPP.
 
 All of them reorder; none leaves anything out.
-
-All reorder; none leaves anything out.
 """
 
 from collections import Counter
@@ -45,16 +43,16 @@ def apply_constraints(
         n: how many items there are, where nothing else tells.
     """
     n = codes[0].size if codes else promoted[0].size if promoted else n
-    left = np.ones(n, bool)
-    pins = {position: place for position, place in (pins or {}).items() if position < min(size, n)}
+    remaining = np.ones(n, bool)
+    pins = {position: item for position, item in (pins or {}).items() if position < min(size, n)}
     reserved = np.zeros(n, bool)
     reserved[list(pins.values())] = True
     exhausted = [np.zeros(n, bool) for _ in quotas]  # per quota, the items whose kind is exhausted
     answer: list[int] = []
     pinned_ahead = [
         [
-            place
-            for at, place in pins.items()
+            item
+            for at, item in pins.items()
             if not quota.window and (not quota.first or at < quota.first)
         ]
         for quota in quotas
@@ -63,27 +61,29 @@ def apply_constraints(
         kinds, counts = np.unique(code[ahead], return_counts=True)
         taken |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
     for position in range(min(size, n)):
-        place = (
+        item = (
             pins[position]
             if position in pins
-            else _best(left & ~reserved, position, quotas, exhausted, promotions, promoted, answer)
+            else _best(
+                remaining & ~reserved, position, quotas, exhausted, promotions, promoted, answer
+            )
         )
-        answer.append(place)
-        left[place] = False
+        answer.append(item)
+        remaining[item] = False
         for at, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
             if quota.window:
                 exhausted[at] = _exhausted_items(
                     code, answer[-quota.window + 1 :] if quota.window > 1 else [], quota.most
                 )
             elif (
-                code[place] >= 0
+                code[item] >= 0
                 and np.count_nonzero(
-                    code[[*dict.fromkeys((*answer, *pinned_ahead[at]))]] == code[place]
+                    code[[*dict.fromkeys((*answer, *pinned_ahead[at]))]] == code[item]
                 )
                 >= quota.most
             ):
-                exhausted[at] |= code == code[place]
-    return np.concatenate([np.array(answer, np.intp), np.flatnonzero(left)])
+                exhausted[at] |= code == code[item]
+    return np.concatenate([np.array(answer, np.intp), np.flatnonzero(remaining)])
 
 
 def _best(
@@ -101,10 +101,10 @@ def _best(
         if not quota.first or position < quota.first:
             allowed &= ~taken
     allowed = allowed if allowed.any() else remaining
-    for promotion, those in zip(promotions, promoted, strict=True):
+    for promotion, is_promoted in zip(promotions, promoted, strict=True):
         if (
-            np.count_nonzero(those[list(answer)]) < promotion.required_count(position + 1)
-            and (promoted_remaining := allowed & those).any()
+            np.count_nonzero(is_promoted[list(answer)]) < promotion.required_count(position + 1)
+            and (promoted_remaining := allowed & is_promoted).any()
         ):
             allowed = promoted_remaining
     return int(np.argmax(allowed))
@@ -117,7 +117,7 @@ class SlateConstraints:
     Whoever changes the slate afterwards respects them.
 
     Attributes:
-        codes, promoted: as for `keep_to`, (n,) by candidate.
+        codes, promoted: as for `apply_constraints`, (n,) by candidate.
         fixed: positions, from 0, that a pin holds.
     """
 
@@ -155,20 +155,20 @@ class SlateConstraints:
                 violations += sum(
                     max(0, count - quota.most) for kind, count in Counter(span).items() if kind >= 0
                 )
-        for promotion, those in zip(self.promotions, self.promoted, strict=True):
-            there = 0
-            for positions, has in enumerate(those[answer].tolist(), 1):
-                there += has
-                violations += max(0, promotion.required_count(positions) - there)
+        for promotion, is_promoted in zip(self.promotions, self.promoted, strict=True):
+            count_ = 0
+            for positions, has in enumerate(is_promoted[answer].tolist(), 1):
+                count_ += has
+                violations += max(0, promotion.required_count(positions) - count_)
         return violations
 
     def added_violations(self, answer: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
-        """Return the change of `broken` (m,) if each of `items` takes a position.
+        """Return the change in violations (m,) if each of `items` takes a position.
 
         It is below 0 where the number of violations shrinks.
         """
         increase = np.zeros(items.size, np.int64)
-        own = np.array([answer[at]])
+        current = np.array([answer[at]])
         for quota, code in zip(self.quotas, self.codes, strict=True):
             kinds = code[answer]
             spans = [(0, quota.first or answer.size)]
@@ -180,31 +180,31 @@ class SlateConstraints:
                 if not start <= at < end:
                     continue
                 other_kinds = np.delete(kinds[start:end], at - start)
-                for sign, those in (
+                for sign, items_ in (
                     (1, items),
-                    (-1, own),
+                    (-1, current),
                 ):  # An item of an exhausted kind is a violation.
-                    candidate_kinds = code[those]
+                    candidate_kinds = code[items_]
                     crowded = (candidate_kinds >= 0) & (
                         np.count_nonzero(other_kinds[:, None] == candidate_kinds, axis=0)
                         >= quota.most
                     )
                     increase += sign * crowded
-        for promotion, those in zip(self.promotions, self.promoted, strict=True):
+        for promotion, items_ in zip(self.promotions, self.promoted, strict=True):
             lacking = (
                 np.array([promotion.required_count(n) for n in range(at + 1, answer.size + 1)])
-                - np.cumsum(those[answer])[at:]
+                - np.cumsum(items_[answer])[at:]
             )
             lacks = {gained: int(np.maximum(0, lacking - gained).sum()) for gained in (-1, 0, 1)}
-            gained = those[items].astype(int) - int(those[answer[at]])
-            increase += np.array([lacks[each] - lacks[0] for each in gained.tolist()], np.int64)
+            gained = items_[items].astype(int) - int(items_[answer[at]])
+            increase += np.array([lacks[change] - lacks[0] for change in gained.tolist()], np.int64)
         return increase
 
 
-def _exhausted_items(code: Codes, near: Sequence[int], most: int) -> npt.NDArray[np.bool_]:
+def _exhausted_items(code: Codes, nearby: Sequence[int], limit: int) -> npt.NDArray[np.bool_]:
     """Return the items whose kind occurs `most` times among the nearby ones."""
-    kinds, counts = np.unique(code[list(near)], return_counts=True)
-    return np.isin(code, kinds[(counts >= most) & (kinds >= 0)])
+    kinds, counts = np.unique(code[list(nearby)], return_counts=True)
+    return np.isin(code, kinds[(counts >= limit) & (kinds >= 0)])
 
 
 def attribute_similarity(codes: Sequence[Codes]) -> Floats:
@@ -229,13 +229,13 @@ def dpp(
     Each next item adds most to the log-determinant of the kernel of those chosen.
 
     The kernel is diag(q) S diag(q), with q = exp(a * value), a = balance / (2 (1 - balance)) and
-    values scaled to [0, 1]; of S, a tenth is each item's own, so that equals can both be chosen.
-    Greedy, by updating a Cholesky factor: O(size² * n). Source: Chen, Zhang and Zhou, NeurIPS 2018,
-    algorithm 1 and eq. 14.
+    values scaled to [0, 1]. A tenth of S is the identity, so that identical items can both be
+    chosen. Greedy, by updating a Cholesky factor: O(size² * n). Source: Chen, Zhang and Zhou,
+    NeurIPS 2018, algorithm 1 and eq. 14.
 
     Args:
         values: (n,).
-        similarity: (n, n), positive semidefinite with ones on the diagonal, such as `likeness`.
+        similarity: (n, n), positive semidefinite with ones on the diagonal, such as `attribute_similarity`.
         size: how many places are chosen so; the rest follows by value.
     """
     n = values.size
@@ -247,17 +247,19 @@ def dpp(
     kernel = (1.0 - SELF_SIMILARITY) * similarity + SELF_SIMILARITY * np.eye(n)
     factors = np.zeros((min(size, n), n))
     gain = np.ones(n)  # gain of the determinant of S if an item is added
-    left = np.ones(n, bool)
+    remaining = np.ones(n, bool)
     chosen: list[int] = []
     for step in range(min(size, n)):
-        best = int(np.argmax(np.where(left, quality + np.log(np.maximum(gain, 1e-12)), -np.inf)))
+        best = int(
+            np.argmax(np.where(remaining, quality + np.log(np.maximum(gain, 1e-12)), -np.inf))
+        )
         chosen.append(best)
-        left[best] = False
+        remaining[best] = False
         if gain[best] > 1e-12:
             new = (kernel[best] - factors[:step, best] @ factors[:step]) / np.sqrt(gain[best])
             factors[step] = new
             gain = gain - new * new
-    return _then_by_value(chosen, left, values)
+    return _then_by_value(chosen, remaining, values)
 
 
 def mmr(
@@ -278,17 +280,17 @@ def mmr(
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
     nearest = np.zeros(values.size)
-    left = np.ones(values.size, bool)
+    remaining = np.ones(values.size, bool)
     chosen: list[int] = []
     for _ in range(min(size, values.size)):
         gain = balance * scaled - (1.0 - balance) * nearest
-        best = int(np.argmax(np.where(left, gain, -np.inf)))
+        best = int(np.argmax(np.where(remaining, gain, -np.inf)))
         chosen.append(best)
-        left[best] = False
+        remaining[best] = False
         nearest = np.maximum(nearest, similarity[best])
-    return _then_by_value(chosen, left, values)
+    return _then_by_value(chosen, remaining, values)
 
 
-def _then_by_value(chosen: Sequence[int], left: npt.NDArray[np.bool_], values: Floats) -> Rows:
+def _then_by_value(chosen: Sequence[int], remaining: npt.NDArray[np.bool_], values: Floats) -> Rows:
     rest = np.argsort(-values, kind="stable")
-    return np.concatenate([np.array(chosen, np.intp), rest[left[rest]]])
+    return np.concatenate([np.array(chosen, np.intp), rest[remaining[rest]]])

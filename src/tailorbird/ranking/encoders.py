@@ -91,8 +91,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         columns: the columns of the feature set, in the order in which they are read.
         numeric: the numeric columns that the model uses.
         vocabularies: of the categorical columns that the model uses.
-        computed: which of `COMPUTED`, of the vectors' columns and of those that are read live it
-            uses as they are.
+        computed: the names among `COMPUTED`, vector and live columns that it uses untransformed.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
         transforms: further columns, computed from any of these by learned steps.
@@ -116,15 +115,15 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
-        made = (*ITEM_COLUMNS, *self.live.names)
+        computed = (*ITEM_COLUMNS, *self.live.names)
         for names, available in (
             (self.numeric, self.columns.numeric),
             (categorical, self.columns.categorical),
-            (self.computed, made),
+            (self.computed, computed),
         ):
             if unknown := [name for name in names if name not in available]:
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
-        for sequence in (*self._sequences, *(one.of for one in self.similarities)):
+        for sequence in (*self._sequences, *(similarity.of for similarity in self.similarities)):
             if sequence not in self.columns.sequences:
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
         feature_names = {*ITEM_COLUMNS, *self.columns.numeric, *self.columns.categorical}
@@ -134,16 +133,16 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             )
         for output in self.transforms:
             self._check(output)
-        made = [name for output in self.transforms for name in output.names]
-        untransformed = self.names[: len(self.names) - len(made) - len(self._net_columns)]
-        if len(set(made)) != len(made) or set(made) & set(untransformed):
+        computed = [name for output in self.transforms for name in output.names]
+        untransformed = self.names[: len(self.names) - len(computed) - len(self._net_columns)]
+        if len(set(computed)) != len(computed) or set(computed) & set(untransformed):
             raise BundleError(
                 "a transform of the encoder is called like another of its columns",
                 fix="give it a name=",
             )
-        if twice := sorted(set(self._net_columns) & {*untransformed, *made}):
+        if duplicates := sorted(set(self._net_columns) & {*untransformed, *computed}):
             raise BundleError(
-                f"{twice[0]!r} is the name of a column for nets and of another",
+                f"{duplicates[0]!r} is the name of a column for nets and of another",
                 fix="give the feature another name",
             )
 
@@ -163,20 +162,20 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """Names of the columns for nets."""
         return (
             *(self.history.names if self.history else ()),
-            *(name for one in self.words for name in one.names),
+            *(name for words in self.words for name in words.names),
         )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the matrix's columns."""
         categorical = tuple(vocabulary.name for vocabulary in self.vocabularies)
-        made = (name for output in self.transforms for name in output.names)
+        transformed = (name for output in self.transforms for name in output.names)
         return (
             *self.numeric,
             *categorical,
             *self.computed,
             *((POSITION,) if self.position else ()),
-            *made,
+            *transformed,
             *self._net_columns,
         )
 
@@ -191,8 +190,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
         These are the rows of an embedding.
         """
-        made = {output.name: output.size for output in self.transforms if output.size}
-        return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | made
+        transformed = {output.name: output.size for output in self.transforms if output.size}
+        return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | transformed
 
     @cached_property
     def absent(self) -> Matrix:
@@ -218,8 +217,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             vocabulary.name: f"codes of {len(vocabulary.keys):,} values"
             for vocabulary in self.vocabularies
         }
-        made = ITEM_COLUMNS | self.live.describe_columns()
-        descriptions |= {name: made[name] for name in self.computed}
+        column_texts = ITEM_COLUMNS | self.live.describe_columns()
+        descriptions |= {name: column_texts[name] for name in self.computed}
         descriptions |= {
             name: f"{output.column}: {output.describe()}"
             for output in self.transforms
@@ -252,7 +251,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def _column_indices(self) -> tuple[Rows, Rows]:
         numeric = np.array([self.columns.numeric.index(name) for name in self.numeric], np.intp)
         categorical = np.array(
-            [self.columns.categorical.index(each.name) for each in self.vocabularies], np.intp
+            [self.columns.categorical.index(vocabulary.name) for vocabulary in self.vocabularies],
+            np.intp,
         )
         return numeric, categorical
 
@@ -282,11 +282,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             index: for the computed columns; in training, one whose `as_of` is not after the first
                 t.
             position: (n,), from 1; None in serving, which scores every item as if it stood first.
-            learned: of training rows, name of a transform → (n,): what its target encoding was as
-                of each row's time.
+            learned: for training rows, name of a transform → (n,): its target encoding as of each
+                row's time.
             space: for the columns by vectors, which are missing without it; in training, one that
                 is as old as the index.
-            asked: of a single request, the person's vector, if it is known already.
+            user_query: the query of a single request's user, if already computed.
             live: column that is read live → (n,); all are missing without it.
         """
         computed_names, vector_names, live_names = self._required_columns
@@ -314,23 +314,27 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         matrix = self._fill_matrix(numeric, categorical, columns, shown, learned or {})
         at = matrix.shape[1] - len(self._net_columns)
         if self.history:
-            mine = self.history.columns(item_keys, request, sequences.get(self.history.sequence), t)
-            matrix[:, at : at + mine.shape[1]] = mine
-            at += mine.shape[1]
-        for one in self.words:
-            matrix[:, at : at + one.width] = one.columns(index.attributes, index.find(item_keys))
-            at += one.width
+            history = self.history.columns(
+                item_keys, request, sequences.get(self.history.sequence), t
+            )
+            matrix[:, at : at + history.shape[1]] = history
+            at += history.shape[1]
+        for words in self.words:
+            matrix[:, at : at + words.width] = words.columns(
+                index.attributes, index.find(item_keys)
+            )
+            at += words.width
         return matrix
 
     @cached_property
     def _required_columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """The computed, vector and live columns that any column of the matrix needs."""
         sources = {*self.computed, *(output.column for output in self.transforms)}
-        by_items, near, live = (
+        by_items, vectors, live = (
             tuple(name for name in names if name in sources)
             for names in (COMPUTED, VECTOR_COLUMNS, self.live.names)
         )
-        return by_items, near, live
+        return by_items, vectors, live
 
     def _fill_matrix(
         self,
@@ -345,8 +349,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         numeric_at, categorical_at = self._column_indices
         matrix[:, : numeric_at.size] = numeric[:, numeric_at]
         at = numeric_at.size
-        for vocabulary, place in zip(self.vocabularies, categorical_at, strict=True):
-            matrix[:, at] = vocabulary.encode(categorical[:, place])
+        for vocabulary, source_index in zip(self.vocabularies, categorical_at, strict=True):
+            matrix[:, at] = vocabulary.encode(categorical[:, source_index])
             at += 1
         for name in self.computed:
             matrix[:, at] = computed[name]
@@ -356,13 +360,13 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             at += 1
         sources = numeric, categorical, computed, position
         singles, blocks = self._parts
-        for place, output in singles:
-            made = output.apply(self._source(output.column, *sources), learned.get(output.name))
-            matrix[:, at + place : at + place + output.width] = made.reshape(
+        for source_index, output in singles:
+            values = output.apply(self._source(output.column, *sources), learned.get(output.name))
+            matrix[:, at + source_index : at + source_index + output.width] = values.reshape(
                 len(matrix), output.width
             )
-        for block, places in blocks:
-            matrix[:, at + places] = block.apply(
+        for block, offsets in blocks:
+            matrix[:, at + offsets] = block.apply(
                 [self._source(column, *sources) for column in block.columns]
             ).T
         return matrix
@@ -373,11 +377,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         blocks = group_transforms(self.transforms)
         widths = [output.width for output in self.transforms]
         starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
-        grouped = {place for block in blocks for place in block.places}
+        grouped = {index for block in blocks for index in block.places}
         singles = [
-            (int(starts[place]), output)
-            for place, output in enumerate(self.transforms)
-            if place not in grouped
+            (int(starts[index]), output)
+            for index, output in enumerate(self.transforms)
+            if index not in grouped
         ]
         return singles, [(block, starts[list(block.places)]) for block in blocks]
 
@@ -501,10 +505,10 @@ def fit_encoder(
         candidates: columns of candidate sources, likewise.
     """
     vocabularies: list[Vocabulary] = []
-    for place, name in enumerate(columns.categorical):
+    for index, name in enumerate(columns.categorical):
         if name in leave_out:
             continue
-        keys, counts = np.unique(categorical[:, place], return_counts=True)
+        keys, counts = np.unique(categorical[:, index], return_counts=True)
         often = (keys != 0) & (counts >= count_min)
         keys, counts = keys[often], counts[often]
         order = np.lexsort((keys, -counts))[:size_max]
@@ -512,10 +516,10 @@ def fit_encoder(
     used = tuple(
         name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
     )
-    similar = tuple(kept(one) for one in similarities)
+    similar = tuple(kept(similarity) for similarity in similarities)
     chosen = tuple(
         name
-        for name in (*computed, *candidates.names, *(one.name for one in similar))
+        for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))
         if name not in leave_out
     )
     sequence = columns.sequences[0] if columns.sequences else ""

@@ -1,7 +1,7 @@
 """Exploration: a partly randomised slate, with the propensity of each item at its position.
 
-The probability is that of showing this item at this position, given the request and the order of
-the candidates. Over what could be shown at a position it sums to 1, and a million draws agree with
+The propensity is the probability of this item at this position, given the request and the order of
+the candidates. Over all eligible items of a position it sums to 1, and a million draws agree with
 it (`tests/ranking/test_exploration.py`). As declared in `slot.Explore`:
 
 - `item`: one position is drawn evenly among the m explorable ones, at which something of the pool
@@ -61,15 +61,13 @@ def choose(
     values: Floats | None = None,
     constraints: SlateConstraints = UNCONSTRAINED,
 ) -> Choice:
-    """Draw a slate from an order of all candidates, best first, as `policy.arranged` makes it.
+    """Draw a slate from an order of all candidates, best first, as `policy.arrange_slate` makes it.
 
     The exploration pool is the candidates right after the slate.
 
-    The pool is the candidates that come right after the answer.
-
     Args:
-        values: (n,) of the candidates, in their own order; only `plackett_luce` asks.
-        bounds: what holds in the order, and shall in the answer.
+        values: (n,) of the candidates, in their own order; only for `plackett_luce`.
+        constraints: constraints that the order satisfies and the slate must satisfy.
     """
     shown = order[:size].copy()
     if explore is None or explore.rate <= 0 or rng is None or shown.size < explore.first:
@@ -132,15 +130,15 @@ def _explore_swaps(
     """
     start = explore.first - 1
     reach = min(order.size, shown.size + (shown.size - start) % 2)
-    left = start + 2 * np.arange((reach - start) // 2)
-    left = np.array(_swappable_pairs(order, shown.size, left.tolist(), constraints), np.intp)
-    swaps = rng.random(left.size) < explore.rate
+    pairs = start + 2 * np.arange((reach - start) // 2)
+    pairs = np.array(_swappable_pairs(order, shown.size, pairs.tolist(), constraints), np.intp)
+    swaps = rng.random(pairs.size) < explore.rate
     moved = order[:reach].copy()
-    there = left[swaps]
-    moved[there], moved[there + 1] = order[there + 1], order[there]
+    swapped = pairs[swaps]
+    moved[swapped], moved[swapped + 1] = order[swapped + 1], order[swapped]
     propensities = np.ones(reach)
-    own = np.where(swaps, explore.rate, 1.0 - explore.rate)
-    propensities[left], propensities[left + 1] = own, own
+    probability = np.where(swaps, explore.rate, 1.0 - explore.rate)
+    propensities[pairs], propensities[pairs + 1] = probability, probability
     explored = (shown.size,) if moved[shown.size - 1] not in shown else ()
     return Choice(moved[: shown.size], propensities[: shown.size], explored)
 
@@ -157,7 +155,7 @@ def _swappable_pairs(
     pairs = [at for at in pairs if at not in constraints.fixed and at + 1 not in constraints.fixed]
     if constraints.is_unconstrained:
         return pairs
-    most = constraints.count_violations(order[:size])
+    allowed = constraints.count_violations(order[:size])
     swappable: list[int] = []
     for at in pairs:
         swapped = order.copy()
@@ -168,7 +166,7 @@ def _swappable_pairs(
             and at - (swappable[-1] + 1) < constraints.window_max - 1
         ):
             continue
-        if constraints.count_violations(swapped[:size]) <= most:
+        if constraints.count_violations(swapped[:size]) <= allowed:
             swappable.append(at)
     return swappable
 
@@ -181,14 +179,14 @@ def _draw_plackett_luce(
     pool = order[start : end if end < size else size + explore.pool]
     strengths = _strengths(values[pool], explore.temperature)
     # Gumbel noise: the order of log-strength + noise is a draw of the model (Yellott 1977).
-    places = np.argsort(-(np.log(strengths) + rng.gumbel(size=pool.size)), kind="stable")[
+    drawn = np.argsort(-(np.log(strengths) + rng.gumbel(size=pool.size)), kind="stable")[
         : end - start
     ]
-    shown = np.concatenate([order[:start], pool[places], order[end:size]])
+    shown = np.concatenate([order[:start], pool[drawn], order[end:size]])
     propensities = np.concatenate(
-        [np.ones(start), marginals(strengths, places), np.ones(size - end)]
+        [np.ones(start), marginals(strengths, drawn), np.ones(size - end)]
     )
-    explored = tuple((np.flatnonzero(places >= size - start) + start + 1).tolist())
+    explored = tuple((np.flatnonzero(drawn >= size - start) + start + 1).tolist())
     return Choice(shown, propensities, explored)
 
 
@@ -205,10 +203,11 @@ def _strengths(values: Floats, temperature: float) -> Floats:
 def marginals(strengths: Floats, places: Rows) -> Floats:
     """Return the probability (k,) that item `places[j]` of a Plackett-Luce order is at position j.
 
-    Item i comes at a time that is exponential with its strength; it stands at place j if exactly j
-    others come before it: P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the number of
-    the others by t is Poisson-binomial. With u = exp(-s_i t) this is ∫₀¹ Pr[j of the others before
-    −ln(u)/s_i] du, by Gauss-Legendre over pieces of [0, 1]. O(n * k * nodes), all k at once.
+    Item i arrives at an exponential time with its strength as the rate. It is at position j if
+    exactly j others arrive before it: P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the
+    number of the others by t is Poisson-binomial. With u = exp(-s_i t) this is ∫₀¹ Pr[j of the
+    others before −ln(u)/s_i] du, by Gauss-Legendre over pieces of [0, 1]. O(n * k * nodes), all k
+    at once.
 
     Args:
         strengths: (n,), above 0.
@@ -221,14 +220,14 @@ def marginals(strengths: Floats, places: Rows) -> Floats:
         (k, NODES, k)
     )  # ways[i, q, j]: the probability that j of the others processed so far have arrived
     ways[:, :, 0] = 1.0
-    own = np.arange(k)
+    rows = np.arange(k)
     for other in range(strengths.size):
         arrival = -np.expm1(-strengths[other] * time)
-        arrival[own[places == other]] = 0.0  # an item is not its own competitor
+        arrival[rows[places == other]] = 0.0  # an item is not its own competitor
         taken = ways[:, :, :-1] * arrival[:, :, None]
         ways *= 1.0 - arrival[:, :, None]
         ways[:, :, 1:] += taken
-    return np.clip(np.einsum("q,iq->i", weights, ways[own, :, own]), 1e-12, 1.0)
+    return np.clip(np.einsum("q,iq->i", weights, ways[rows, :, rows]), 1e-12, 1.0)
 
 
 @cache

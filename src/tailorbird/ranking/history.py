@@ -4,12 +4,11 @@
     recent_item_1 … _L            the newest items, newest first; 0 where there is none
     recent_gap_1 … _L             hours since each; NaN where there is none
 
-Codes: 0 missing, 1 unknown, 2.. as learned. An item that training did not see has the code of the
-unknown, whose vector was learned: from items of a few rows, which have it too, and from a share of
-all codes (`unknown_share`). With `buckets`, what has no code of its own has one of so many codes
-behind them instead of 1; training does not ask for them any more: of a bucket that no training row
-fell into, a net says what its first weights say, and of one of a few rare items little else. Words
-of the candidate's attributes are in `retrieval.words`.
+Codes: 0 missing, 1 unknown, 2.. as learned. An item unseen in training has the code 1, whose vector
+is learned from rare items and from a share of all codes (`unknown_share`). With `buckets`, unseen
+items share hash buckets instead. Training no longer uses buckets: the net has only initial weights
+for a bucket without training rows, and little more for one with a few rare items. Words of the
+candidate's attributes are in `retrieval.words`.
 """
 
 from functools import cached_property
@@ -50,11 +49,11 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @property
     def names(self) -> tuple[str, ...]:
-        places = range(1, self.length + 1)
+        positions = range(1, self.length + 1)
         return (
             "item_code",
-            *(f"recent_item_{place}" for place in places),
-            *(f"recent_gap_{place}" for place in places),
+            *(f"recent_item_{position}" for position in positions),
+            *(f"recent_gap_{position}" for position in positions),
         )
 
     @property
@@ -91,12 +90,12 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         gaps = np.full((len(t), self.length), np.nan)
         if sequence is not None and sequence.item.size:
             for age in range(self.length):
-                key, there = recent_at(sequence, age)
-                if not there.any():
+                key, is_present = recent_at(sequence, age)
+                if not is_present.any():
                     break
-                ts = sequence.ts[np.where(there, sequence.offsets[1:] - 1 - age, 0)]
-                keys[:, age] = np.where(there, key, np.uint64(0))
-                gaps[:, age] = np.where(there, (t - ts) / HOUR, np.nan)
+                ts = sequence.ts[np.where(is_present, sequence.offsets[1:] - 1 - age, 0)]
+                keys[:, age] = np.where(is_present, key, np.uint64(0))
+                gaps[:, age] = np.where(is_present, (t - ts) / HOUR, np.nan)
         out[:, 1 : 1 + self.length] = self.codes(keys)[request]
         out[:, 1 + self.length :] = gaps.astype(np.float32)[request]
         return out

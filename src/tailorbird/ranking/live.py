@@ -2,9 +2,6 @@
 
 A server reads them from published tables at the request, training from a replay of the log at each
 row's time: by the same function.
-
-A server reads them from published tables at the request, training from a replay of the log at each
-row's moment: by this one function.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,23 +40,23 @@ class LiveColumns:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return (*self.candidates.names, *(one.name for one in self.similarities))
+        return (*self.candidates.names, *(similarity.name for similarity in self.similarities))
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The candidate sources whose tables are read."""
-        further = (
+        implied = (
             ("item_knn",)
             if self.similarities
             and not any(reads_neighbours(name) for name in self.candidates.sources)
             else ()
         )
-        return (*self.candidates.sources, *further)
+        return (*self.candidates.sources, *implied)
 
     def describe_columns(self) -> dict[str, str]:
         """Describe each column."""
         return self.candidates.describe_columns() | {
-            one.name: one.describe() for one in self.similarities
+            similarity.name: similarity.describe() for similarity in self.similarities
         }
 
     def matrix(
@@ -67,14 +64,18 @@ class LiveColumns:
     ) -> Matrix:
         """Return the columns of one request's candidates, (n, columns)."""
         parts = [self.candidates.matrix(lists, keys)]
-        for one in self.similarities:
-            sequence = sequences[one.of].item if one.of in sequences else np.zeros(0, np.uint64)
-            parts.append(one.column(lists, sequence, keys).astype(np.float32)[:, None])
+        for similarity in self.similarities:
+            sequence = (
+                sequences[similarity.of].item
+                if similarity.of in sequences
+                else np.zeros(0, np.uint64)
+            )
+            parts.append(similarity.column(lists, sequence, keys).astype(np.float32)[:, None])
         return np.concatenate(parts, axis=1)
 
     def by_name(self, matrix: Matrix) -> dict[str, Matrix]:
         """Return the columns of such a matrix by name."""
-        return {name: matrix[:, place] for place, name in enumerate(self.names)}
+        return {name: matrix[:, index] for index, name in enumerate(self.names)}
 
 
 NOTHING_LIVE = LiveColumns()

@@ -2,10 +2,10 @@
 
 It walks the protobuf itself, so that serving needs no `onnx` package.
 
-Refused: tensors whose data lie in another file, by whichever route (ONNX Runtime reads such a file
-from the current directory even when it loads from bytes); ORT's own format; operators of foreign
-domains; malformed or deeply nested messages. The walk follows every message that can hold a tensor
-or a graph, subgraphs and functions included.
+Refused are tensors stored in another file by any route (ONNX Runtime reads such a file from the
+current directory even when it loads from bytes), ORT's own format, operators of other domains, and
+malformed or deeply nested messages. The walk follows every message that can hold a tensor or a
+graph, subgraphs and functions included.
 """
 
 from collections.abc import Iterator
@@ -63,7 +63,9 @@ class _Walk:
         self._message("Model", 0, len(self.data), 0)
         if not self.nodes:
             raise BundleError("is no ONNX model: it has no nodes", where=self.where)
-        if foreign := sorted(each for each in self.used - self.defined if each[0] not in DOMAINS):
+        if foreign := sorted(
+            operator for operator in self.used - self.defined if operator[0] not in DOMAINS
+        ):
             domain, name = (text.decode(errors="replace")[:60] for text in foreign[0])
             message = f"uses the operator {name!r} of the domain {domain!r}"
             raise BundleError(message, where=self.where, fix="export with standard operators only")

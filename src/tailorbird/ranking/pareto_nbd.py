@@ -7,8 +7,8 @@ or not; both are gamma distributed over customers, (r, alpha) and (s, beta). Sou
 Morrison, Colombo, "Counting Your Customers", Management Science 33 (1987). With one who is alive λ
 is gamma (r + x, alpha + T), μ is gamma (s, beta + T), and neither says anything of the other.
 
-The paper has the chance of being alive as a hypergeometric function. Here it is the integral which
-that stands for, over the moment u at which the customer left, between the last purchase and now;
+The paper states the probability of being alive as a hypergeometric function. Here it is the
+equivalent integral over the time u at which the customer left, between the last purchase and now;
 see `odds_of_having_left`.
 """
 
@@ -61,11 +61,11 @@ def expected(
     span: float,
 ) -> Floats:
     """Return the expected purchases within `span` from now, shape (n,)."""
-    lasting = np.log1p(span / (beta + age))
+    log_growth = np.log1p(span / (beta + age))
     with np.errstate(divide="ignore", invalid="ignore"):
-        years = np.where(abs(s - 1) < 1e-9, lasting, -np.expm1(-(s - 1) * lasting) / (s - 1)) * (
-            beta + age
-        )
+        years = np.where(
+            abs(s - 1) < 1e-9, log_growth, -np.expm1(-(s - 1) * log_growth) / (s - 1)
+        ) * (beta + age)
     return (
         (r + x)
         / (alpha + age)
@@ -87,7 +87,7 @@ def odds_of_having_left(
     return np.concatenate(
         [
             np.zeros(0),
-            *(_odds(x[each], recency[each], age[each], r, alpha, s, beta) for each in pieces),
+            *(_odds(x[piece], recency[piece], age[piece], r, alpha, s, beta) for piece in pieces),
         ]
     )
 

@@ -5,7 +5,7 @@
     values ─► boosts ─► order by value ─► diversity of the best ─► pins, quotas, promotions ─►
     exploration within these ─► answer
 
-What an item may be shown at all, stands in `ranking.rules`.
+`ranking.rules` decides which items may be shown at all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def arranged(
     Args:
         values: (n,), higher is better; ties keep the candidates' order.
         size: of the answer.
-        bounds: `shape.bounds()`, where they are known already.
+        constraints: `spec.constraints()`, if already computed.
     """
     order = np.argsort(-values, kind="stable")
     if (
@@ -87,9 +87,9 @@ def arranged(
         [code[order] for code in constraints.codes],
         constraints.quotas,
         size,
-        pins={position: int(place_of[place]) for position, place in spec.pins.items()},
+        pins={position: int(place_of[item]) for position, item in spec.pins.items()},
         promotions=constraints.promotions,
-        promoted=[those[order] for those in constraints.promoted],
+        promoted=[mask[order] for mask in constraints.promoted],
         n=order.size,
     )
     return order[constrained_order]
@@ -98,8 +98,8 @@ def arranged(
 def boosted(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
     """Apply boosts: each changes the values of its items by factor - 1 of their magnitude."""
     moved = values.copy()
-    for factor, those in factors:
-        moved[those] += (factor - 1.0) * np.abs(moved[those])
+    for factor, mask in factors:
+        moved[mask] += (factor - 1.0) * np.abs(moved[mask])
     return moved
 
 

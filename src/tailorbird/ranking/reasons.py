@@ -53,7 +53,7 @@ _EVENT_PHRASES = {
     hash64("rating"): ("Because you rated {}", "You rated it"),
     hash64("share"): ("Because you shared {}", "You shared it"),
 }
-_RANK = {kind: place for place, kind in enumerate(_EVENT_PHRASES)}
+_RANK = {kind: rank for rank, kind in enumerate(_EVENT_PHRASES)}
 _DEFAULT_PHRASES = ("Because you looked at {}", "You looked at it before")
 
 
@@ -104,40 +104,40 @@ def reasons(
         lists: of the request.
         recent: the person's recent sequence.
         query: what was searched for.
-        explored: the positions of `exploration.Choice`.
-        otherwise: the reason of an item to which nothing of this led.
+        explored: the positions of `exploration.Slate`.
+        otherwise: the reason of an item without any of these.
     """
     anchors, types, is_related = _anchors(index, rows, lists, recent)
     past_events = _past_events(index.keys[rows], recent)
     explanations: list[Reason] = []
-    for place, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
+    for rank, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
         if source == "pinned":
             explanations.append(Reason("promoted", "A choice of the shop"))
-        elif place + 1 in explored:
+        elif rank + 1 in explored:
             explanations.append(Reason("explore", "Something different"))
         elif source == "search" and query:
             explanations.append(Reason("search", f"Matches “{query[:60]}”"))
-        elif past_events[place]:
+        elif past_events[rank]:
             explanations.append(
-                Reason("again", _EVENT_PHRASES.get(past_events[place], _DEFAULT_PHRASES)[1])
+                Reason("again", _EVENT_PHRASES.get(past_events[rank], _DEFAULT_PHRASES)[1])
             )
         elif source == "repeat":  # longer ago than the sequence reaches
             explanations.append(Reason("again", "You chose it before"))
-        elif anchors[place] >= 0:
-            text = _EVENT_PHRASES.get(types[place], _DEFAULT_PHRASES)[0].format(
-                index.title(int(anchors[place]))
+        elif anchors[rank] >= 0:
+            text = _EVENT_PHRASES.get(types[rank], _DEFAULT_PHRASES)[0].format(
+                index.title(int(anchors[rank]))
             )
-            explanations.append(Reason("related", text, index.ids[anchors[place]]))
+            explanations.append(Reason("related", text, index.ids[anchors[rank]]))
         else:
             explanations.append(
-                _without_anchor(index, row, source, lists, is_related=bool(is_related[place]))
+                _without_anchor(index, row, source, lists, is_related=bool(is_related[rank]))
                 or otherwise
             )
     return explanations
 
 
 def _past_events(keys: Keys, recent: RecentLike | None) -> list[int]:
-    """Return the user's strongest past event with each item, in the order of `_SAID`.
+    """Return the user's strongest past event with each item, in the order of `_EVENT_PHRASES`.
 
     0 for none.
     """
@@ -146,7 +146,7 @@ def _past_events(keys: Keys, recent: RecentLike | None) -> list[int]:
     strongest: dict[int, int] = {}
     for key, kind in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
         strongest[key] = min(
-            strongest.get(key, kind), kind, key=lambda one: _RANK.get(one, len(_RANK))
+            strongest.get(key, kind), kind, key=lambda candidate: _RANK.get(candidate, len(_RANK))
         )
     return [strongest.get(key, 0) for key in keys.tolist()]
 
@@ -156,7 +156,7 @@ def _without_anchor(
 ) -> Reason | None:
     """Return the reason that the item's source gives.
 
-    `goes` is whether it is related to an item that is no longer in the index.
+    `is_related` is whether it is related to an item that is no longer in the index.
     """
     category = index.category.text(row)
     parsed = source_of(source) if source not in ("given", "pinned") else None
@@ -173,7 +173,8 @@ def _without_anchor(
     if parsed.board is None:
         return None
     period = next(
-        (words for most, words in PERIOD_PHRASES if parsed.board.window_us <= most), "of all time"
+        (words for limit_us, words in PERIOD_PHRASES if parsed.board.window_us <= limit_us),
+        "of all time",
     )
     if parsed.board.segment == "category":
         return Reason(
@@ -190,8 +191,8 @@ def _anchors(
 ) -> tuple[Rows, list[int], npt.NDArray[np.bool_]]:
     """Return each shown item's strongest anchor (-1: none), its event type, and a mask of matches.
 
-    What is everywhere comes with everything: an item speaks for another one if that comes with it
-    `LIFT_MIN` times as often as it comes.
+    Ubiquitous items co-occur with everything. So an item anchors another one only if that co-occurs
+    with it `LIFT_MIN` times as often as it occurs.
     """
     if recent is None or not recent.item.size or not rows.size:
         return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)

@@ -2,8 +2,6 @@
 
 The language is `ranking.rules`. A missing value (NaN, code -1, None) equals nothing and compares as
 false.
-
-A missing value (NaN, code -1, None) equals nothing and compares as false.
 """
 
 import ast
@@ -72,7 +70,7 @@ def seen_mask(
         return np.zeros(rows.size, bool)
     matches = np.ones(recent.item.size, bool)
     if types is not None:
-        matches &= np.isin(recent.type, np.array([hash64(each) for each in types], np.uint64))
+        matches &= np.isin(recent.type, np.array([hash64(name) for name in types], np.uint64))
     if since is not None:
         matches &= recent.ts >= since
     return np.isin(index.keys[rows], recent.item[matches])

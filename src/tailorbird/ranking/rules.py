@@ -11,13 +11,13 @@ item. Besides its attributes an item has `id`, `age_days` and `popularity`. A ru
 several lines.
 
 A missing value equals nothing and compares as false, so that `!=` and `not in` hold for it;
-`missing(x)` and `x is None` ask for it. What is a number and what a text is known of context, user
-fields and constants, and of an item where an index is given: comparing one with the other is
-refused when the rule is read.
+`missing(x)` and `x is None` test for it. The kind (number or text) is known of context, user fields
+and constants, and of items where an index is given. Comparing a number with a text is refused when
+the rule is compiled.
 
-Rules that look at nothing but attributes of items are the same for everybody: they are computed
-once for an index, and sources then find only items that satisfy them. All others are computed for
-the candidates of a request.
+Rules that read nothing but attributes of items are the same for all users. They are computed once
+per index, and sources then return only items that satisfy them. All others are computed for the
+candidates of a request.
 """
 
 import ast
@@ -82,7 +82,7 @@ Kind = Literal["number", "text", "truth", "any"]
 class Rule:
     """A compiled rule.
 
-    `everybody` is whether it reads nothing but attributes of items.
+    `is_item_only` is whether it reads nothing but attributes of items.
     """
 
     text: str
@@ -111,9 +111,9 @@ class Rules:
         """The rules that read nothing but attributes of items."""
         return Rules(tuple(rule for rule in self.rules if rule.is_item_only))
 
-    def without(self, place: int) -> "Rules":
+    def without(self, index: int) -> "Rules":
         """Return the rules without the one at a position."""
-        return Rules((*self.rules[:place], *self.rules[place + 1 :]))
+        return Rules((*self.rules[:index], *self.rules[index + 1 :]))
 
     def mask(self, request: Request) -> Mask:
         """Return a mask of the items that satisfy all rules, (n,)."""
@@ -402,22 +402,22 @@ class _Parser:
         """Refuse an impossible country code, instead of a rule that never holds."""
         match field:
             case ast.Attribute(value=ast.Name(id="context"), attr="country"):
-                for each in values:
+                for value in values:
                     if (
-                        isinstance(each, ast.Constant)
-                        and isinstance(each.value, str)
-                        and not _COUNTRY.fullmatch(each.value)
+                        isinstance(value, ast.Constant)
+                        and isinstance(value.value, str)
+                        and not _COUNTRY.fullmatch(value.value)
                     ):
-                        upper = each.value.upper()
+                        upper = value.value.upper()
                         fix = (
                             f"write {upper!r}"
                             if _COUNTRY.fullmatch(upper)
                             else "write its code, such as 'NO'"
                         )
                         raise self._error(
-                            each,
+                            value,
                             "a country is a code of two capital letters, and never "
-                            f"{each.value[:40]!r}",
+                            f"{value.value[:40]!r}",
                             fix,
                         )
 
@@ -429,7 +429,11 @@ class _Parser:
             text = self._compile(right, depth + 1)
             return lambda request: contains(text(request), left(request), request.rows.size)
         if nothing := next(
-            (each for each in right.elts if isinstance(each, ast.Constant) and each.value is None),
+            (
+                element
+                for element in right.elts
+                if isinstance(element, ast.Constant) and element.value is None
+            ),
             None,
         ):
             raise self._none_error(nothing)
@@ -441,8 +445,8 @@ class _Parser:
         def matches_any(request: Request) -> Mask:
             value = left(request)
             mask = np.zeros(request.rows.size, bool)
-            for each in values:
-                mask |= equal(value, each, request.rows.size)
+            for constant in values:
+                mask |= equal(value, constant, request.rows.size)
             return mask
 
         return matches_any
@@ -499,7 +503,7 @@ def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collectio
     where = f"slot {slot.name}"
     texts = [
         *slot.rules,
-        *(one.when for one in (*slot.boosts, *slot.promotions, *slot.pins) if one.when),
+        *(entry.when for entry in (*slot.boosts, *slot.promotions, *slot.pins) if entry.when),
     ]
     compile_rules(texts, user_fields=user_fields, where=where)
     for cap in slot.caps:

@@ -5,8 +5,8 @@ from tailorbird.ranking import ChurnScore, NextBest
 leaving = ChurnScore("churn", above=0.7, on=["view", "purchase"])
 next_home = NextBest("home", size=5, on=["click", "cart"], every="10m")
 
-`tailorbird run score` (and `up`) scores the person of each such event, and appends what came of it
-to a log of its own, see `serving.scoring`.
+`tailorbird run score` (and `up`) scores the user of each such event, and appends the result to a
+log of its own, see `serving.scoring`.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class ChurnScore:
 
     Args:
         model: of churn.py.
-        above: a chance of leaving past which the person is told of, once.
-        below: a chance under which they are told of again, as back; nine tenths of `above` unless
-            told, so that nobody flutters.
+        above: the churn probability above which the user is reported, once.
+        below: the probability below which the user is reported as recovered; by default nine tenths
+            of `above`, as hysteresis.
         on: event types after which a person is scored.
-        name: in the log; the model's unless told.
+        name: in the log; by default the model's.
     """
 
     model: str = "churn"
@@ -60,7 +60,7 @@ class NextBest:
         size: how many items; the slot's own size for 0.
         on: event types after which a person is scored.
         every: not more often than this for one person, by the events' own time.
-        name: in the log; the slot's unless told.
+        name: in the log; by default the slot's.
     """
 
     slot: str

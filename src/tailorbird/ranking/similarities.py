@@ -2,10 +2,10 @@
 
     value = Σ (or max) over the last items i, newest first, of decay**age · M[i, candidate]
 
-M is the co-occurrence of items that candidates are found by (`candidates.item_knn`), as it is at
-the request. Missing where none of the items goes with anything yet; 0 for a candidate that goes
-with none of them. Sums run in float64 in order of age and are rounded once; the meaning in plain
-Python is `features.reference_learned`.
+M is the item co-occurrence used for candidates (`candidates.item_knn`), as of the request. The
+value is missing if none of the items has neighbours yet, and 0 for a candidate that is a neighbour
+of none. Sums run in float64 in order of age and are rounded once; `features.reference_learned` is
+the reference in plain Python.
 """
 
 import math

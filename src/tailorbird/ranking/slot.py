@@ -43,7 +43,7 @@ class Explore:
             pool. `swap`: each pair of neighbours changes places with probability `rate`; the first
             pair begins at `first`. `plackett_luce`: all positions, at most 30, are drawn, by value
             and `temperature`.
-        pool: how many candidates after the answer may come into it.
+        pool: the number of candidates after the slate that may enter it.
         temperature: of `plackett_luce`, as a share of the range of the values: at 0.1 the best of
             two items that are a tenth of the range apart comes first in 73 of 100 draws. To learn
             what a position is worth (`--position weights`), 0.3: at 0.1 weak items never come
@@ -83,9 +83,9 @@ class Quota:
     Where too few candidates keep to it, the best of the others fill the answer.
 
     Args:
-        by: the attribute. An item without it is in nobody's way.
+        by: the attribute. An item without it is unrestricted.
         first: among how many positions from the top; 0 is the whole answer.
-        window: among any so many positions in a row; 0 is no window.
+        window: among any so many consecutive positions; 0 is no window.
     """
 
     by: str
@@ -129,9 +129,9 @@ class Boost:
 class Pin:
     """A pin: puts an item at a position (from 1) where `when` holds, by default always.
 
-    Of several that hold for one position or one item, the first declared stands. What rules forbid,
-    the person has hidden, or the query excludes, no pin shows. Quotas, diversity and promotions
-    give way to it and count it; exploration leaves its position alone.
+    Of several pins for one position or item, the first declared wins. A pin never shows an item
+    that rules forbid, the user has hidden, or the query excludes. Quotas, diversity and promotions
+    yield to pins and count them; exploration leaves their positions unchanged.
     """
 
     item: str
@@ -252,14 +252,14 @@ class Slot:
         sources: candidate source → how many candidates it adds to those of the sources before it;
             see `candidates.contract`. What one lacks, the next gives more. Where training chose
             vectors of people, a share of them comes from `sequence`, unless it is named here.
-        columns: further live sources whose rank and score of a candidate the ranker sees, though
-            they add no candidates, such as `popular:1h:device`.
+        columns: further live sources whose rank and score the ranker reads, though they add no
+            candidates, such as `popular:1h:device`.
         rules: expressions over `item.*`, `user.*` and `context.*` that an item must satisfy to be
             shown.
         boosts, pins, promotions, caps: merchandising, see `Boost`, `Pin`, `Promotion`, `Cap`.
-        allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is
-            not shown, whatever else is said.
-        synonyms: groups of phrases that mean the same to who searches: `[["tv", "television"],
+        allow: ids of the only items that may be shown; empty for no such list. Items of `deny` are
+            never shown.
+        synonyms: groups of phrases with the same meaning in searches: `[["tv", "television"],
             ["hdd", "hard drive"]]`.
         hide_seen: leave out items with which the person had an event of these types, as far as a
             sequence of theirs keeps it.

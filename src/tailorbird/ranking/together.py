@@ -1,8 +1,8 @@
 """Block transforms: outputs with the same kinds of steps go through them as one block.
 
-A model for which every number is scaled and filled in has dozens of such outputs, and at a request
-each step on each of them costs more than its arithmetic. What comes out is, bit for bit, what
-`Output.apply` gives: the same operations on the same numbers.
+A model that scales and imputes every number has dozens of such outputs, and at a request each step
+on each of them costs more than its arithmetic. The result is bit-identical to `Output.apply`: the
+same operations on the same numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,36 +44,36 @@ class TransformBlock:
         """Return the values, (k, n), for k columns of shape (n,)."""
         out = np.empty((len(columns), len(columns[0])), np.float32)
         for start in range(0, out.shape[1], ROWS_AT_ONCE):
-            here = slice(start, start + ROWS_AT_ONCE)
+            rows = slice(start, start + ROWS_AT_ONCE)
             x = np.minimum(
-                np.maximum(np.array([column[here] for column in columns], np.float64), -LARGEST),
+                np.maximum(np.array([column[rows] for column in columns], np.float64), -LARGEST),
                 LARGEST,
             )
             for step in self.steps:
                 x = step(x)
-            out[:, here] = np.minimum(np.maximum(x, -LARGEST), LARGEST)
+            out[:, rows] = np.minimum(np.maximum(x, -LARGEST), LARGEST)
         return out
 
 
 def group_transforms(outputs: Sequence[Output]) -> tuple[TransformBlock, ...]:
     """Group outputs into blocks of two or more; the rest are applied singly."""
     groups: dict[tuple[type, ...], list[int]] = {}
-    for place, output in enumerate(outputs):
+    for index, output in enumerate(outputs):
         if output.steps and all(isinstance(step, NumericStep) for step in output.steps):
-            groups.setdefault(tuple(map(type, output.steps)), []).append(place)
+            groups.setdefault(tuple(map(type, output.steps)), []).append(index)
     return tuple(
-        _make_block([outputs[place] for place in places], places)
-        for places in groups.values()
-        if len(places) > 1
+        _make_block([outputs[index] for index in indices], indices)
+        for indices in groups.values()
+        if len(indices) > 1
     )
 
 
-def _make_block(outputs: list[Output], places: list[int]) -> TransformBlock:
+def _make_block(outputs: list[Output], indices: list[int]) -> TransformBlock:
     steps = [
         _block_step(list(of_all))
         for of_all in zip(*(output.steps for output in outputs), strict=True)
     ]
-    return TransformBlock(tuple(places), tuple(output.column for output in outputs), tuple(steps))
+    return TransformBlock(tuple(indices), tuple(output.column for output in outputs), tuple(steps))
 
 
 def _block_step(steps: list) -> BlockStep:
@@ -104,9 +104,6 @@ def _quantile_step(steps: list[Quantile]) -> BlockStep:
 
     The search halves all tables in lockstep, without a branch that a processor could mispredict:
     four times as fast as one by one.
-
-    The search halves the tables of all in step, without a branch that a processor could mispredict:
-    four times as fast as one by one.
     """
     tables = [step.tables for step in steps]
     begin, value, slope, tied = (
@@ -115,8 +112,8 @@ def _quantile_step(steps: list[Quantile]) -> BlockStep:
     sizes = [len(table[0]) for table in tables]
     halvings = max(sizes).bit_length()
     padded = np.full((len(steps), 1 << halvings), np.inf)
-    for own, (cuts, *_) in zip(padded, tables, strict=True):
-        own[: len(cuts)] = cuts
+    for row_, (cuts, *_) in zip(padded, tables, strict=True):
+        row_[: len(cuts)] = cuts
     flat = padded.ravel()
     row = (np.arange(len(steps)) << halvings)[:, None]
     start = np.cumsum([0, *(size + 1 for size in sizes[:-1])])[:, None]

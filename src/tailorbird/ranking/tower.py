@@ -15,8 +15,8 @@ item vectors (`retrieval.vectors`). A user without items has the start vector. I
     tower/golden_row.npy, golden_gap.npy, golden_user.npy
                           sampled windows, and the network's output at the time of writing
 
-Values are float32 sums in the order of a matrix product, so that a row may differ in the last
-digits with how many are asked for at once: TOLERANCE bounds it, and tests hold it.
+Values are float32 sums in the order of a matrix product, so the last digits of a row may depend on
+the batch size: TOLERANCE bounds the difference, and tests verify it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,11 +58,11 @@ class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of a tower.
 
     Attributes:
-        sequence: of the feature set, whose items it reads.
+        sequence: the sequence of the feature set that it reads.
         length, width: of the windows, and of the vectors.
-        repeats: whether what somebody had lately may be retrieved again.
+        repeats: whether recent items of the user may be retrieved again.
         trained_until: microseconds: it knows no event from then on.
-        share: of a slot's candidates, that it finds.
+        share: the share of a slot's candidates that it retrieves.
     """
 
     sequence: str
@@ -122,7 +122,7 @@ class Tower:
 class Asked:
     """A user's query: the sequence read, the user vector, products with all items, and log Σ exp.
 
-    Where `among` has an inverted file, `looked` is what that found, instead of all products.
+    With an inverted file, `probe` holds the probed items, instead of all products.
     """
 
     item_vectors: ItemVectors
@@ -151,10 +151,12 @@ class Asked:
         """
         if self.item_vectors is not item_vectors:
             return False
-        mine = self.sequence
-        if mine is None or sequence is None:
-            return mine is sequence
-        return np.array_equal(mine.item, sequence.item) and np.array_equal(mine.ts, sequence.ts)
+        own_sequence = self.sequence
+        if own_sequence is None or sequence is None:
+            return own_sequence is sequence
+        return np.array_equal(own_sequence.item, sequence.item) and np.array_equal(
+            own_sequence.ts, sequence.ts
+        )
 
 
 @dataclass(frozen=True)
@@ -242,12 +244,13 @@ class Space:
             rows = np.flatnonzero(shown)
             products = self.vectors.vectors[rows] @ query.user
         else:
-            enough = max(PROBE_FACTOR_MIN * n, visible * inverted.measured.share / 2)
+            required = max(PROBE_FACTOR_MIN * n, visible * inverted.measured.share / 2)
             rows, products = _shown_items(probe, shown)
             while (
-                rows.size < enough and (further := inverted.further(probe, query.user)) is not None
+                rows.size < required
+                and (next_probe := inverted.further(probe, query.user)) is not None
             ):
-                probe = further
+                probe = next_probe
                 rows, products = _shown_items(probe, shown)
         at = largest(products, n)
         return Found(rows[at], products[at].astype(np.float64) - query.total)
@@ -264,7 +267,7 @@ class Space:
         """Return `VECTOR_COLUMNS` of rows, (n,) each; NaN for an item without a vector.
 
         Args:
-            asked: of the one person of a request, where that is known already.
+            asked: the query of a single request's user, if already computed.
         """
         row = self.index.find(item_keys)
         at = np.maximum(row, 0)
@@ -287,7 +290,7 @@ class Space:
         return {name: np.where(row >= 0, columns[name], np.float32(np.nan)) for name in names}
 
     def _totals(self, users: Matrix) -> Matrix:
-        if self.vectors.inverted is not None:  # as `ask` has them
+        if self.vectors.inverted is not None:  # as `query` computes them
             search, all_ = self.vectors.inverted.look, self.vectors.vectors
             return np.array([search(user, all_).total for user in users], np.float32)
         parts = [
@@ -310,9 +313,9 @@ def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
     if "sequence" in sources or not any(reads_neighbours(name) for name in sources):
         return dict(sources)
     total = sum(sources.values())
-    near = int(total * share)
-    return {"sequence": near} | {
-        name: limit * (total - near) // total for name, limit in sources.items()
+    sequence_limit = int(total * share)
+    return {"sequence": sequence_limit} | {
+        name: limit * (total - sequence_limit) // total for name, limit in sources.items()
     }
 
 
@@ -403,23 +406,23 @@ class OnnxNet:
         Run the network. || Raises BundleError if it returns anything but finite vectors.
         """
         try:
-            (made,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
+            (vectors_,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
         except Exception as error:  # as in `onnx_session`
             raise BundleError(
                 f"the tower failed to run ({type(error).__name__})", where=self.where
             ) from error
-        made = np.asarray(made)
+        vectors_ = np.asarray(vectors_)
         if (
-            made.shape != (len(vectors), self.width)
-            or made.dtype != np.float32
-            or not np.isfinite(made).all()
+            vectors_.shape != (len(vectors), self.width)
+            or vectors_.dtype != np.float32
+            or not np.isfinite(vectors_).all()
         ):
             raise BundleError(
                 "the tower gave something that is no vector",
                 where=self.where,
                 fix="tailorbird models rollback",
             )
-        return made
+        return vectors_
 
 
 @dataclass(frozen=True)
@@ -445,6 +448,6 @@ def _log_sum(products: Matrix) -> Matrix:
     """Return log Σ exp by row, (n,)."""
     if not products.shape[1]:
         return np.zeros(len(products), np.float32)
-    most = products.max(axis=1, keepdims=True)
-    shifted = products - most
-    return (most + np.log(np.exp(shifted, out=shifted).sum(axis=1, keepdims=True)))[:, 0]
+    maximum = products.max(axis=1, keepdims=True)
+    shifted = products - maximum
+    return (maximum + np.log(np.exp(shifted, out=shifted).sum(axis=1, keepdims=True)))[:, 0]

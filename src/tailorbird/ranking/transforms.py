@@ -75,7 +75,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     def names(self) -> tuple[str, ...]:
         vectors = any(isinstance(step, Vectors) for step in self.steps)
         return (
-            tuple(f"{self.name}_{place}" for place in range(self.width))
+            tuple(f"{self.name}_{index}" for index in range(self.width))
             if vectors
             else (self.name,)
         )

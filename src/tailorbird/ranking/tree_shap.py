@@ -3,9 +3,9 @@
     trees/HEAD.msgpack of a bundle: `Trees`, written by `training.trees` beside the head's ONNX
     file, which holds no covers
 
-A leaf's path asks d different columns. Of each, let o be 1 where the row goes the path's way at all
-of the column's nodes, else 0, and z the share of training rows that did. Column j then gets from
-the leaf of value v
+A leaf's path tests d different columns. For each, let o be 1 if the row follows the path at all of
+the column's nodes, else 0, and z the share of training rows that do. Column j then gets from a leaf
+of value v
 
     v (o_j - z_j) ∫₀¹ ∏_{k≠j} (t o_k + (1 - t) z_k) dt
 
@@ -45,7 +45,7 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         link: from the raw score to the head's output: `logit` (a probability), `log` (a count, an
             amount) or `identity` (an order score).
         roots: the first node of each tree.
-        feature: the column that a node asks, -1 for a leaf.
+        feature: the column that a node tests, -1 for a leaf.
         threshold: left if the value is not above it; for a node with a set, the index in `sets`.
         left, right: children.
         kind: bits, see above.
@@ -71,7 +71,7 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         lists = (self.threshold, self.left, self.right, self.kind, self.cover, self.value)
         inner = [at for at, feature in enumerate(self.feature) if feature >= 0]
         sound = (
-            all(len(each) == n for each in lists)
+            all(len(values) == n for values in lists)
             and all(0 <= root < n for root in self.roots)
             and all(
                 at < self.left[at] < n and at < self.right[at] < n and self.cover[at] > 0
@@ -96,14 +96,14 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     def contributions(self, matrix: npt.NDArray[np.floating]) -> tuple[Floats, float]:
         """Return the contributions to each row's raw score, (n, columns), and the base value.
 
-        They add up to `through(score) - through(base)`.
+        They add up to `transform(score) - transform(base)`.
         """
         paths = self._paths
         values = np.zeros((len(matrix), self.columns))
         step = max(1, _ELEMENTS // max(1, paths.z.size * paths.at.size))
         for start in range(0, len(matrix), step):
-            here = slice(start, start + step)
-            values[here] = paths.shapley(_goes_left(self, paths, matrix[here]), self.columns)
+            rows = slice(start, start + step)
+            values[rows] = paths.shapley(_goes_left(self, paths, matrix[rows]), self.columns)
         return values, paths.expected
 
     def linked(self, raw: Floats) -> Floats:
@@ -131,7 +131,7 @@ class _Paths:
         z: of each element, the share of training rows that go its way.
         feature: of each element; `by_feature` sorts them, `feature_starts` says where each of
             `features` begins.
-        leaf_value: (L,), of leaves below a root that is none.
+        leaf_value: (L,), of leaves below an inner root.
         constant: the sum of trees that are one leaf.
         expected: the mean over training rows.
         at, weight: Gauss-Legendre nodes over (0, 1).
@@ -172,10 +172,10 @@ class _Paths:
         contributions = np.zeros((len(lefts), columns))
         if not self.z.size:
             return contributions
-        one = self.follows_path(lefts).astype(np.float64)
-        factor = one[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
+        followed = self.follows_path(lefts).astype(np.float64)
+        factor = followed[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
         remaining = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
-        share = (remaining @ self.weight) * (one - self.z) * self.leaf_value[self.leaf]
+        share = (remaining @ self.weight) * (followed - self.z) * self.leaf_value[self.leaf]
         contributions[:, self.features] = np.add.reduceat(
             share[:, self.by_feature], self.feature_starts, axis=1
         )
@@ -191,19 +191,19 @@ def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) ->
     missing = (nan & (kind & NAN_MISSING > 0)) | (
         (nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0)
     )
-    left = np.where(missing, kind & MISSING_LEFT > 0, np.where(nan, 0.0, x) <= threshold)
-    for place in np.flatnonzero(kind & SET).tolist():
-        codes = np.where(nan[:, place] | (x[:, place] < 0), -1, np.nan_to_num(x[:, place])).astype(
+    goes_left = np.where(missing, kind & MISSING_LEFT > 0, np.where(nan, 0.0, x) <= threshold)
+    for node in np.flatnonzero(kind & SET).tolist():
+        codes = np.where(nan[:, node] | (x[:, node] < 0), -1, np.nan_to_num(x[:, node])).astype(
             np.int64
         )
-        left[:, place] = np.isin(codes, trees.sets[int(threshold[place])])
-    return left
+        goes_left[:, node] = np.isin(codes, trees.sets[int(threshold[node])])
+    return goes_left
 
 
 def _paths_of(trees: Trees) -> _Paths:
     feature, cover = trees.feature, np.array(trees.cover)
     nodes = np.array([at for at, column in enumerate(feature) if column >= 0], np.intp)
-    place = {int(at): number for number, at in enumerate(nodes)}
+    node_index = {int(at): number for number, at in enumerate(nodes)}
     steps: list[tuple[int, bool]] = []
     element_starts: list[int] = []
     leaf_starts: list[int] = []
@@ -221,14 +221,14 @@ def _paths_of(trees: Trees) -> _Paths:
             at, path = stack.pop()
             if feature[at] >= 0:
                 before, taken = path.get(feature[at], (1.0, []))
-                for child, left in ((trees.right[at], False), (trees.left[at], True)):
-                    grown = before * cover[child] / cover[at], [*taken, (place[at], left)]
+                for child, is_left in ((trees.right[at], False), (trees.left[at], True)):
+                    grown = before * cover[child] / cover[at], [*taken, (node_index[at], is_left)]
                     stack.append((child, {**path, feature[at]: grown}))
                 continue
             leaf_starts.append(len(z))
-            for column, (share, own) in path.items():
+            for column, (share, path_steps) in path.items():
                 element_starts.append(len(steps))
-                steps += own
+                steps += path_steps
                 z.append(share)
                 element_features.append(column)
                 leaf.append(len(values))
@@ -243,7 +243,7 @@ def _paths_of(trees: Trees) -> _Paths:
     return _Paths(
         nodes=nodes,
         step_node=np.array([node for node, _ in steps], np.intp),
-        step_left=np.array([left for _, left in steps], bool),
+        step_left=np.array([is_left for _, is_left in steps], bool),
         element_starts=np.array(element_starts, np.intp),
         leaf_starts=np.array(leaf_starts, np.intp),
         leaf=np.array(leaf, np.intp),
@@ -263,13 +263,13 @@ def share_out(contributions: Floats, base: float, transform: Callable[[Floats], 
     """Rescale contributions to a raw score into contributions to a function of it.
 
     Each keeps its share of the difference between the base and the row's score. They add up to
-    `through(score) - through(base)`.
+    `transform(score) - transform(base)`.
 
-    They add up to `through(score) - through(base)`.
+    They add up to `transform(score) - transform(base)`.
 
     Args:
         contributions: (n, columns), which with `base` add up to the raw scores.
-        through: from raw scores (n,) to what they are told in.
+        transform: from raw scores (n,) to the target scale.
     """
     moved = contributions.sum(axis=1)
     after = transform(base + moved) - transform(np.full(1, base))

@@ -189,9 +189,9 @@ class ItemKnnFold:
         self._reserve(0, len(row_map))
         at, owner = spread(self._start, self._size.astype(np.int64))
         entry = row_map[self._entry[at]]
-        left = entry >= 0
-        self._dirty[owner[~left]] = 1  # Their published rows still name the dropped item.
-        at, owner, entry = at[left], owner[left], entry[left]
+        is_retained = entry >= 0
+        self._dirty[owner[~is_retained]] = 1  # Their published rows still name the dropped item.
+        at, owner, entry = at[is_retained], owner[is_retained], entry[is_retained]
         size = np.bincount(owner, minlength=len(self._size))
         retained = np.flatnonzero(row_map >= 0)
         at = at[row_map[owner] >= 0]
@@ -216,14 +216,14 @@ class ItemKnnFold:
         """Remove dropped items from the recent items of users."""
         count = self._recent_count.astype(np.int64)
         row = np.repeat(np.arange(len(count)), count)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        item = row_map[self._recent[row, place]]
+        position = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        item = row_map[self._recent[row, position]]
         is_retained = item >= 0
-        left = np.bincount(row[is_retained], minlength=len(count))
-        place = np.arange(int(is_retained.sum())) - np.repeat(np.cumsum(left) - left, left)
+        counts = np.bincount(row[is_retained], minlength=len(count))
+        position = np.arange(int(is_retained.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         self._recent = np.zeros_like(self._recent)
-        self._recent[row[is_retained], place] = item[is_retained]
-        self._recent_count = left.astype(np.uint8)
+        self._recent[row[is_retained], position] = item[is_retained]
+        self._recent_count = counts.astype(np.uint8)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""

@@ -2,9 +2,9 @@
 
 score[j] = Σ over the items i, newest first, of (1 − 1/last) ** age · value[i, j].
 
-With `last` = 1 the newest item alone counts; with 2 each counts half as much as the one after it.
-Where people go from one thing to the next, as in a news site's sessions, few tell most; where they
-gather, as in baskets, many do.
+With `last` = 1 only the newest item counts; with 2 each counts half as much as the next newer one.
+Few items work best where users move from one item to the next, as in news sessions; many where
+items belong together, as in baskets.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Counts of items by window and segment, the basis of leaderboards.
 
-A window of length W is twelve tiles of W / 12 and the partial one at t, as the windows of features
-are: an event counts at t if its tile is among these thirteen. Counts are integers, so that order
-and batches do not matter, and an event that comes late is added to the tile of its time.
+A window of length W is twelve tiles of W / 12 and the partial one at t, as for features: an event
+counts at t if its tile is among these thirteen. Counts are integers, so order and batch sizes do
+not matter, and a late event is added to the tile of its time.
 
     everybody      a count for each item
     a segment      a count for each pair of a segment's value and an item that occurred
@@ -45,13 +45,13 @@ class _Window:
         tile = ts // self.hop_us
         counted = tile >= self.now - TILES
         tile, slot = tile[counted], slot[counted]
-        for each in np.unique(tile).tolist():
-            here, times = np.unique(slot[tile == each], return_counts=True)
-            self.count[here] += times
-            chunks = self.tiles.setdefault(each, [])
-            chunks.append((here, times.astype(np.int64)))
+        for number in np.unique(tile).tolist():
+            slots_, times = np.unique(slot[tile == number], return_counts=True)
+            self.count[slots_] += times
+            chunks = self.tiles.setdefault(number, [])
+            chunks.append((slots_, times.astype(np.int64)))
             if len(chunks) > _CHUNKS_MAX:
-                self.tiles[each] = [_sum_chunks(chunks)]
+                self.tiles[number] = [_sum_chunks(chunks)]
         return slot
 
     def advance(self, t: int) -> Int64s:
@@ -68,8 +68,8 @@ class _Window:
     def renumber(self, rows: Int64s, slots: int) -> None:
         """Renumber slots: `rows` holds the new number of each old slot, −1 to drop it."""
         count = np.zeros(slots, np.int64)
-        here = np.flatnonzero(rows[: len(self.count)] >= 0)
-        count[rows[here]] = self.count[here]
+        retained_slots = np.flatnonzero(rows[: len(self.count)] >= 0)
+        count[rows[retained_slots]] = self.count[retained_slots]
         self.count = count
         for tile, chunks in self.tiles.items():
             slot, times = _sum_chunks(chunks)
@@ -82,7 +82,7 @@ class _Window:
         tile = np.concatenate(
             [
                 np.zeros(0, np.int64),
-                *(np.full(len(slot), each, np.int64) for each, slot, _ in parts),
+                *(np.full(len(slot), number, np.int64) for number, slot, _ in parts),
             ]
         )
         slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in parts)])
@@ -99,9 +99,9 @@ class _Window:
         self.count, self.now = arrays["count"].copy(), int(arrays["now"][0])
         tile = arrays["tile"]
         self.tiles = {}
-        for each in np.unique(tile).tolist():
-            here = tile == each
-            self.tiles[each] = [(arrays["slot"][here], arrays["times"][here])]
+        for number in np.unique(tile).tolist():
+            in_tile = tile == number
+            self.tiles[number] = [(arrays["slot"][in_tile], arrays["times"][in_tile])]
 
 
 def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
@@ -117,9 +117,6 @@ class PopularityFold:
     """Counts for all boards of a contract.
 
     `items` is the item table that all folds share. A slot of the overall counts is an item's row
-    there.
-
-    `items`: the table of items that all folds share; a slot of everybody's counts is an item's row
     there.
     """
 
@@ -140,15 +137,15 @@ class PopularityFold:
         """Count interests: item rows, times, and the key of each segment's value (0: none)."""
         if not len(item):
             return
-        for name, own in self._fields.items():
-            if own is None:
+        for name, pairs in self._fields.items():
+            if pairs is None:
                 self._add(name, item, ts, self._items.count)
                 continue
             present = np.flatnonzero(segments[name] != 0)
-            slot = own.slots(
+            slot = pairs.slots(
                 segments[name][present], item[present], self._items.keys[item[present]]
             )
-            self._add(name, slot, ts[present], own.pairs.count)
+            self._add(name, slot, ts[present], pairs.pairs.count)
 
     def _add(self, name: str, slot: Int64s, ts: Int64s, slots: int) -> None:
         for board, window in self._windows.items():
@@ -157,9 +154,9 @@ class PopularityFold:
 
     def _mark_changed(self, board: Board, slots: Int64s) -> None:
         if len(slots):
-            own = self._fields[board.segment]
+            pairs = self._fields[board.segment]
             self._changed[board].append(
-                np.zeros(1, np.uint64) if own is None else np.unique(own.value[slots])
+                np.zeros(1, np.uint64) if pairs is None else np.unique(pairs.value[slots])
             )
 
     def advance(self, t: int) -> None:
@@ -178,8 +175,8 @@ class PopularityFold:
     def all_segments(self) -> list[tuple[Board, int]]:
         """Return all boards and segments."""
         fields = {
-            name: [0] if own is None else np.unique(own.value[: own.pairs.count]).tolist()
-            for name, own in self._fields.items()
+            name: [0] if pairs is None else np.unique(pairs.value[: pairs.pairs.count]).tolist()
+            for name, pairs in self._fields.items()
         }
         return [(board, value) for board in self._windows for value in fields[board.segment]]
 
@@ -188,19 +185,19 @@ class PopularityFold:
 
     def table(self, board: Board, segment: int = 0) -> BoardTable:
         """Return a leaderboard, ordered by count, then count in the longest window, then key."""
-        window, own = self._windows[board], self._fields[board.segment]
-        if own is None:
-            slots, rows, most = np.flatnonzero(window.count), None, SIZE
+        window, pairs = self._windows[board], self._fields[board.segment]
+        if pairs is None:
+            slots, rows, limit = np.flatnonzero(window.count), None, SIZE
         else:
-            slots, most = own.slots_of(segment), SEGMENT_SIZE
+            slots, limit = pairs.slots_of(segment), SEGMENT_SIZE
             slots = slots[slots < len(window.count)]
             slots = slots[window.count[slots] > 0]
-            rows = own.item[slots]
+            rows = pairs.item[slots]
         count = window.count[slots]
         total = int(count.sum())
-        if len(count) > most:  # Preselect all items that reach the count of the last one listed.
+        if len(count) > limit:  # Preselect all items that reach the count of the last one listed.
             best = np.flatnonzero(
-                count >= np.partition(count, len(count) - most)[len(count) - most]
+                count >= np.partition(count, len(count) - limit)[len(count) - limit]
             )
             slots, count, rows = slots[best], count[best], rows if rows is None else rows[best]
         longest = self._windows[
@@ -210,7 +207,7 @@ class PopularityFold:
             slots < len(longest), longest[np.minimum(slots, max(len(longest) - 1, 0))], 0
         )
         keys = self._items.keys[slots if rows is None else rows]
-        order = np.lexsort((keys, -longest_counts, -count))[:most]
+        order = np.lexsort((keys, -longest_counts, -count))[:limit]
         return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
     def move_items(self, row_map: Int64s, items: int) -> None:
@@ -219,19 +216,19 @@ class PopularityFold:
         Pairs with a count of zero are dropped too.
         """
         for board, window in self._windows.items():
-            own, counted = self._fields[board.segment], np.flatnonzero(window.count)
+            pairs, counted = self._fields[board.segment], np.flatnonzero(window.count)
             self._mark_changed(
-                board, counted[row_map[counted if own is None else own.item[counted]] < 0]
+                board, counted[row_map[counted if pairs is None else pairs.item[counted]] < 0]
             )
-        for name, own in self._fields.items():
+        for name, pairs in self._fields.items():
             windows = [window for board, window in self._windows.items() if board.segment == name]
-            if own is None:
+            if pairs is None:
                 slots, count = row_map, items
             else:
-                live = np.zeros(own.pairs.count, bool)
+                live = np.zeros(pairs.pairs.count, bool)
                 for window in windows:
                     live[np.flatnonzero(window.count[: len(live)])] = True
-                slots, count = own.retain(live & (row_map[own.item[: len(live)]] >= 0), row_map)
+                slots, count = pairs.retain(live & (row_map[pairs.item[: len(live)]] >= 0), row_map)
             for window in windows:
                 window.count = grow_array(window.count, len(slots))
                 window.renumber(slots, count)
@@ -241,13 +238,13 @@ class PopularityFold:
         for board, window in self._windows.items():
             state |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
             state[f"{board.name}/changed"] = self._pending(board)
-        for name, own in self._fields.items():
-            if own is not None:
-                count = own.pairs.count
+        for name, pairs in self._fields.items():
+            if pairs is not None:
+                count = pairs.pairs.count
                 state |= {
-                    f"{name}/pairs": own.pairs.keys,
-                    f"{name}/value": own.value[:count],
-                    f"{name}/item": own.item[:count],
+                    f"{name}/pairs": pairs.pairs.keys,
+                    f"{name}/value": pairs.value[:count],
+                    f"{name}/item": pairs.item[:count],
                 }
         return state
 
@@ -260,9 +257,9 @@ class PopularityFold:
                 }
             )
             self._changed[board] = [arrays[f"{board.name}/changed"]]
-        for name, own in self._fields.items():
-            if own is not None:
-                own.restore(
+        for name, pairs in self._fields.items():
+            if pairs is not None:
+                pairs.restore(
                     arrays[f"{name}/pairs"], arrays[f"{name}/value"], arrays[f"{name}/item"]
                 )
 
@@ -294,11 +291,11 @@ class _SegmentPairs:
         """Return the slots of one value."""
         count = self.pairs.count
         if self._listed < count:
-            fresh = np.arange(self._listed, count)
-            order = fresh[np.argsort(self.value[fresh], kind="stable")]
+            new_slots = np.arange(self._listed, count)
+            order = new_slots[np.argsort(self.value[new_slots], kind="stable")]
             values, first = np.unique(self.value[order], return_index=True)
-            for each, slots in zip(values.tolist(), np.split(order, first[1:]), strict=True):
-                self._of.setdefault(each, []).append(slots)
+            for value_, slots in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+                self._of.setdefault(value_, []).append(slots)
             self._listed = count
         parts = self._of.get(value, [])
         if len(parts) > 1:

@@ -53,9 +53,9 @@ def _popular_in_categories(
     weight = np.bincount(at, CATEGORY_DECAY ** np.flatnonzero(has_category))
     best = np.lexsort((values, -weight))[:CATEGORIES_MAX]
     parts = []
-    for place in best.tolist():
-        items = tables.board(board, int(values[place])).items
-        parts.append(RankedList(items.keys, weight[place] / np.arange(1, len(items) + 1)))
+    for index in best.tolist():
+        items = tables.board(board, int(values[index])).items
+        parts.append(RankedList(items.keys, weight[index] / np.arange(1, len(items) + 1)))
     keys, scores = concatenate_lists(parts)
     distinct, at = np.unique(
         keys, return_inverse=True

@@ -60,20 +60,20 @@ class SessionKnnFold:
 
     def table(self) -> Sessions:
         """Return the current sessions, ordered by the time of their last event."""
-        started, most = int(self._head[0]), self._settings.most
-        at = np.arange(max(started - most, 0), started) % most  # in order of their start
+        started, capacity = int(self._head[0]), self._settings.most
+        at = np.arange(max(started - capacity, 0), started) % capacity  # in order of their start
         newest = int(self._last_ts[at].max(initial=0))
         at = at[(self._size[at] >= 2) & (self._last_ts[at] >= newest - self._settings.within_us)]
         order = at[np.argsort(self._last_ts[at], kind="stable")]
         room = int(self._size[order].sum())
         starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
-        item, place, used = (
+        item, position, used = (
             np.zeros(room, np.int32),
             np.zeros(room, np.int32),
             np.zeros(max(self._items.count, 1), np.int32),
         )
         count, item_count = distinct_entries(
-            order, self._size, self._entries, self._last_ts, starts, ends, item, place, used
+            order, self._size, self._entries, self._last_ts, starts, ends, item, position, used
         )
         entries = int(starts[count])
         by_number = np.zeros(item_count, np.int64)
@@ -88,7 +88,7 @@ class SessionKnnFold:
             keys[by_key],
             starts[: count + 1],
             number[item[:entries]],
-            place[:entries],
+            position[:entries],
             fade,
             self._settings.gap_us,
         )
@@ -111,8 +111,8 @@ class SessionKnnFold:
     def move_items(self, row_map: Int64s, items: int) -> None:
         """Renumber items; a dropped item is removed from its sessions."""
         length = self._settings.length
-        there = np.arange(length)[None, :] < self._size[:, None]
-        item = np.where(there, row_map[np.where(there, self._entries, 0)], -1)
+        is_used = np.arange(length)[None, :] < self._size[:, None]
+        item = np.where(is_used, row_map[np.where(is_used, self._entries, 0)], -1)
         order = np.argsort(item < 0, axis=1, kind="stable")
         self._entries = np.maximum(np.take_along_axis(item, order, axis=1), 0).astype(np.int32)
         self._size = (item >= 0).sum(axis=1).astype(np.int32)

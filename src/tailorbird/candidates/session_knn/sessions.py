@@ -1,8 +1,8 @@
 """A table of the newest sessions, and its search by V-SkNN and STAN (see `similarity`).
 
-A session is a run of one person's events without a pause of more than `gap_us`, with at least two
-items. A table numbers sessions by the time of their last event. It holds neither whose they are nor
-when they were, only how much STAN lets their age count:
+A session is a run of one user's events without a pause of more than `gap_us`, with at least two
+items. A table numbers sessions by the time of their last event. It stores neither users nor times,
+only how much STAN discounts their age:
 
     keys     uint64 (items,)     keys of the items that any session holds, ascending
     starts   int64 (m + 1,)      session s has the entries starts[s]:starts[s + 1]
@@ -10,9 +10,9 @@ when they were, only how much STAN lets their age count:
     place    int32 (entries,)    places, from 1
     fade     float64 (m,)        exp(−(newest event of the table − last event of the session) / λ2)
 
-A context is the newest run of a person's sequence, cut in the same way. Sums run in float64 in a
-fixed order, so a question has the same answer, bit for bit, however many are asked at once: a
-replay asks thousands, a server one.
+A context is the newest run of a user's sequence, split in the same way. Sums run in float64 in a
+fixed order, so the result is bit-identical for any number of simultaneous queries: a replay runs
+thousands, a server one.
 """
 
 import math
@@ -66,7 +66,7 @@ class Sessions:
 
     Attributes:
         keys, starts, item, place, fade: see the module.
-        gap_us: a longer pause cuts the sequence of who asks.
+        gap_us: a longer pause ends a run.
     """
 
     keys: Keys
@@ -98,11 +98,11 @@ class Sessions:
         distances = np.arange(int(self.place.max(initial=0)) + 1)
         return {
             name: (
-                how,
-                how.idf_factors(session_counts, len(self)),
-                np.exp(-distances / how.closeness),
+                search,
+                search.idf_factors(session_counts, len(self)),
+                np.exp(-distances / search.closeness),
             )
-            for name, how in SEARCHES.items()
+            for name, search in SEARCHES.items()
         }
 
     def prepare(self) -> None:
@@ -115,7 +115,7 @@ class Sessions:
         Args:
             source: `session_knn` or `stan`.
             offsets: (questions + 1,): question q has keys[offsets[q]:offsets[q + 1]], oldest first.
-            keys: of items; those that no session holds are skipped, but have their places.
+            keys: item keys; those that no session holds are skipped, but keep their positions.
             ts: their times, microseconds; empty: each sequence is one run.
         """
         offsets, at = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
@@ -176,7 +176,7 @@ class Sessions:
             )  # by item: several times as fast as to sort them
             rows.append(np.flatnonzero(total > 0))
             sums.append(total[rows[-1]])
-        offsets = np.concatenate(([0], np.cumsum([len(each) for each in rows]))).astype(np.int64)
+        offsets = np.concatenate(([0], np.cumsum([len(items) for items in rows]))).astype(np.int64)
         return SimilarItems(
             offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
         )
@@ -198,13 +198,13 @@ class Sessions:
         distinct = _distinct(key)
         distinct = distinct[_rank(distinct // count) < search.sample]
         owner, session = distinct // count, count - 1 - distinct % count
-        place = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
-        inside = distinct[place] == key if len(distinct) else np.zeros(len(key), bool)
-        place, nth = place[inside], nth[inside]
-        similarity = np.bincount(place, context.weight[nth], len(distinct))
+        session_index = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
+        inside = distinct[session_index] == key if len(distinct) else np.zeros(len(key), bool)
+        session_index, nth = session_index[inside], nth[inside]
+        similarity = np.bincount(session_index, context.weight[nth], len(distinct))
         steps_back = np.zeros(len(distinct), np.int64)
         # Reversed, so that the newest item wins.
-        steps_back[place[::-1]] = context.steps_back[nth[::-1]]
+        steps_back[session_index[::-1]] = context.steps_back[nth[::-1]]
         item_counts = np.bincount(context.owner, minlength=questions)
         if search.cosine:
             norm = np.sqrt(

@@ -91,9 +91,9 @@ class VSkNN:
 
     def search(self) -> Search:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
-        places = np.arange(1, CONTEXT_MAX + 1)[None, :]
+        positions = np.arange(1, CONTEXT_MAX + 1)[None, :]
         weight = np.where(
-            places <= lengths, _weights(self.weighting, places, np.maximum(lengths, 1)), 0.0
+            positions <= lengths, _weights(self.weighting, positions, np.maximum(lengths, 1)), 0.0
         )
         decay = _decays(self.weighting_score, np.arange(1, CONTEXT_MAX + 1))
         return Search(
@@ -120,9 +120,9 @@ class STAN:
 
     def search(self) -> Search:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
-        places = np.arange(1, CONTEXT_MAX + 1)[None, :]
+        positions = np.arange(1, CONTEXT_MAX + 1)[None, :]
         weight = np.where(
-            places <= lengths, np.exp(np.minimum(places - lengths, 0) / self.position), 0.0
+            positions <= lengths, np.exp(np.minimum(positions - lengths, 0) / self.position), 0.0
         )
         return Search(
             self.k,
@@ -135,16 +135,16 @@ class STAN:
         )
 
 
-def _weights(name: Weighting, place: Ints, length: Ints) -> Floats:
-    back = length - place
+def _weights(name: Weighting, position: Ints, length: Ints) -> Floats:
+    steps_back = length - position
     if name == "linear":
-        return np.where(place <= 10, 1 - 0.1 * back, 0.0)
+        return np.where(position <= 10, 1 - 0.1 * steps_back, 0.0)
     if name == "log":
-        return 1 / np.log10(np.maximum(back, 0) + 1.7)
+        return 1 / np.log10(np.maximum(steps_back, 0) + 1.7)
     return {
-        "same": np.ones_like(place / length),
-        "div": place / length,
-        "quadratic": (place / length) ** 2,
+        "same": np.ones_like(position / length),
+        "div": position / length,
+        "quadratic": (position / length) ** 2,
     }[name]
 
 

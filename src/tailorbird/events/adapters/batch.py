@@ -2,9 +2,6 @@
 
 An adapter passes on unreadable records as they are. The contract refuses them, and they go to the
 quarantine unchanged.
-
-What an adapter cannot read it passes on as it is: the contract then refuses it, and it goes whole
-to the quarantine.
 """
 
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ A native event gets the envelope's type. Foreign data is refused if it gives ano
 native one that the envelope names, or a profile, a login or a merge that it does not name.
 
 `data_base64` is read where it holds JSON. An event in the binary mode of the HTTP binding, whose
-attributes are headers, is put into the JSON format first (`in_envelope`). Ids that are whole
+attributes are headers, is put into the JSON format first (`to_structured_mode`). Ids that are whole
 numbers are taken as their digits.
 
 Source: CloudEvents specification 1.0.2, "JSON Event Format" and "HTTP Protocol Binding".
@@ -73,8 +73,8 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 def to_structured_mode(headers: Mapping[str, str], body: bytes) -> bytes:
     """Convert an event in binary mode to the JSON format, from headers and body."""
     envelope: Record = {
-        name.removeprefix(_HEADER): _attribute(one)
-        for name, one in headers.items()
+        name.removeprefix(_HEADER): _attribute(value)
+        for name, value in headers.items()
         if name.startswith(_HEADER)
     }
     if "content-type" in headers:

@@ -45,7 +45,7 @@ def records_at(record: Mapping[str, Any], name: str, path: str = "$") -> list[Re
         raise UnreadableError(
             "wrong_type", f"{path}.{name}", f"expected a list, got {format_value(value)}"
         )
-    return [as_record(each, f"{path}.{name}[{index}]") for index, each in enumerate(value)]
+    return [as_record(element, f"{path}.{name}[{index}]") for index, element in enumerate(value)]
 
 
 def text_at(record: Mapping[str, Any], name: str, path: str = "$") -> str | None:
@@ -198,10 +198,6 @@ def safe_event_type(name: str) -> str:
 
     Such a name must not change an item profile or merge two users. A reserved name becomes
     `NAME_event`, which is a type only where it is declared.
-
-    Whoever may name an event as they like, as visitors of a page may, must not change an item's
-    profile by it, or merge two users: such a name gets another, `item_event`, which is a type only
-    where it is declared.
     """
     return f"{name}_event" if name.lower() in _RESERVED_TYPES else name
 

@@ -12,10 +12,10 @@ Parquet.
     session_start, scroll, … (`LEFT_OUT`) → left out and counted; `click` is an outbound link
     any other name, such as begin_checkout → a custom type, to be declared in `[events] types`
 
-The person is `user_id`, the visitor `user_pseudo_id`, the session that and `ga_session_id`. A
-`request_id` among the event's parameters joins it to the answer that it follows. Where a row has
-its place in its batch, ids are made of that, so that a day exported twice is taken once; else of
-file and row.
+`user_id` is the user, `user_pseudo_id` the visitor, both with `ga_session_id` the session. A
+`request_id` among the event's parameters joins it to its answer. Ids are derived from a row's
+position in its batch if known, so that a day exported twice is imported once; otherwise from file
+and row.
 
 Source: Google Analytics Help, "[GA4] BigQuery Export schema"; Google for Developers, "Measure
 ecommerce" and "Recommended events".
@@ -209,9 +209,9 @@ def _parameters(row: Record) -> Record:
             ]
             value = next(
                 (
-                    parse_number(each) if kind != "string_value" else each
-                    for kind, each in typed
-                    if each is not None
+                    parse_number(value) if kind != "string_value" else value
+                    for kind, value in typed
+                    if value is not None
                 ),
                 None,
             )
@@ -228,8 +228,10 @@ def _elements(row: Record, name: str) -> list[Record]:
     value = row.get(name)
     if isinstance(value, dict) and isinstance(value.get("list"), list):
         wrapped = [
-            each.get("element", each.get("item", each)) if isinstance(each, dict) else each
-            for each in value["list"]
+            element.get("element", element.get("item", element))
+            if isinstance(element, dict)
+            else element
+            for element in value["list"]
         ]
         return records_at({name: wrapped}, name)
     return records_at(row, name)

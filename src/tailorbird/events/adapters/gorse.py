@@ -9,7 +9,7 @@ apart by their fields.
         → timeless user profile
 
 Labels may be a list or an object, whose fields become properties. Times are dates, or dates and
-times, UTC unless they say, also as Go prints them: `2020-01-01 01:01:01.000000001 +0000 UTC`.
+times, by default in UTC; also as printed by Go: `2020-01-01 01:01:01.000000001 +0000 UTC`.
 
 Source: Gorse's documentation, "Data Objects" and "RESTful API", and the structs of its REST
 clients.

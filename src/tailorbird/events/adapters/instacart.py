@@ -4,10 +4,10 @@
 order_products → a purchase of each product, by who made the order, with the order as session
 products       → timeless item profiles (title, category: the department, aisle)
 
-The files say no date, only the weekday and hour of an order and the days since the one before. So
-the first order of everybody is put into the first week of 2017, on its weekday, and the others
-follow. Distances between the orders of one person are right to the day; how the orders of two
-people lie to each other is made up. More than thirty days stand in the files as thirty.
+The files have no dates, only the weekday and hour of an order and the days since the previous one.
+So every user's first order is placed on its weekday in the first week of 2017, and the others
+follow. Intervals between a user's orders are exact to the day; those between users are arbitrary.
+The files cap intervals at thirty days.
 
 Source: "The Instacart Online Grocery Shopping Dataset 2017".
 """
@@ -114,8 +114,8 @@ def _orders(file: Path) -> _Orders | None:
     )
     first = np.r_[True, user[1:] != user[:-1]]
     days = np.cumsum(np.where(first, 0, since))
-    at_first = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
-    day = weekday[at_first] + days - days[at_first]
+    first_row = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
+    day = weekday[first_row] + days - days[first_row]
     at = np.argsort(order, kind="stable")
     return _Orders(order[at], user[at], (BEGIN + day * DAY + hour * HOUR)[at])
 
@@ -139,7 +139,7 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
     rows_before = 0
     broken: list[str] = []
     for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
-        order, product, place = (
+        order, product, position = (
             _numbers(batch, name, file) for name in ("order_id", "product_id", "add_to_cart_order")
         )
         at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
@@ -148,7 +148,7 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
             at,
             order,
             product,
-            place,
+            position,
             strict=True,
         ):
             if orders is None or row < 0:
@@ -178,7 +178,7 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
         "category": ("departments.csv", "department_id", "department"),
         "aisle": ("aisles.csv", "aisle_id", "aisle"),
     }
-    available = {to: each for to, each in lists.items() if each[0] in by_name}
+    available = {to: lookup for to, lookup in lists.items() if lookup[0] in by_name}
     form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in available.values()))
     attributes = {"title": "product_name"} | {
         to: column for to, (_, _, column) in available.items()

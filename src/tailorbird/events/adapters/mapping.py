@@ -181,14 +181,14 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
     mapping = parse_mapping(options.mapping, options.mapping_name)
     used = False
     for file, digest in files.items():
-        for place, source in enumerate(mapping.source):
+        for source_index, source in enumerate(mapping.source):
             if fnmatch(file.name, source.file) or fnmatch(str(file), f"*/{source.file}"):
                 used = True
                 # Two sources may read one file, and their events must not pass for repeats of each
                 # other.
                 yield from _read_source(
                     file,
-                    digest[:12] if place == 0 else f"{digest[:12]}.{place}",
+                    digest[:12] if source_index == 0 else f"{digest[:12]}.{source_index}",
                     source,
                     options.mapping_name,
                 )
@@ -236,8 +236,6 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
     """Yield one profile per item or user of a repetitive file, with the most frequent values.
 
     Unreadable rows are left to the source of the events, which reads them too.
-
-    Rows that cannot be read are left to the source of the events, which reads them too.
     """
     owner = source.item_id if source.kind == "items" else source.user_id
     assert owner is not None  # `parse_mapping` saw to it
@@ -314,7 +312,7 @@ def form_of(source: Source, file: Path) -> TableForm:
 
     Raises InputError where a joined table is missing.
     """
-    joins = tuple(Join(file.parent / each.file, each.on) for each in source.join)
+    joins = tuple(Join(file.parent / join.file, join.on) for join in source.join)
     for join in joins:
         if not join.file.exists():
             raise InputError(
@@ -386,8 +384,8 @@ def _with_row_offset(event: Event, row: int) -> Event:
     """Return an event of a day, whose time of day is not known, as many microseconds into it as
     rows stand before it in the file.
 
-    Events of one time would otherwise lose the order that the file has them in. Its id is made
-    before, so that another file with the same event has the same one.
+    Events with equal times would otherwise lose the order of the file. The id is derived before, so
+    that the same event in another file has the same id.
     """
     return msgspec.structs.replace(event, ts=event.ts + row) if isinstance(event.ts, int) else event
 

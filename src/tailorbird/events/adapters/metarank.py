@@ -6,8 +6,8 @@
                    Metarank regards ranked items as seen
     interaction  → an event of its type, with `ranking` as request_id
 
-`tenant` becomes a property; what a ranking says of its items (`relevancy`, `label`, fields) stands
-in the property `of_items`, by id.
+`tenant` becomes a property. Statements of a ranking about its items (`relevancy`, `label`, fields)
+go to the property `of_items`, by id.
 
 Source: Metarank's documentation, "Supported events".
 """
@@ -46,7 +46,7 @@ class _Item(msgspec.Struct, omit_defaults=True):
         """Return the properties that a ranking states about this item, without its id."""
         optional = {"relevancy": self.relevancy, "label": self.label}
         return {name: value for name, value in optional.items() if value is not None} | {
-            one.name: one.value for one in self.fields
+            field.name: field.value for field in self.fields
         }
 
 

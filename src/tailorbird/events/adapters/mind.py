@@ -3,7 +3,7 @@
     behaviors → per row an answer with the news shown, their impression, and the clicks
     news      → timeless item profiles (category, subcategory, title, abstract)
 
-The column of earlier clicks is left out: it says no time. Times name no zone, and are read as UTC.
+The column of earlier clicks has no times and is left out. Times name no zone, and are read as UTC.
 
 Source: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020.
 """

@@ -8,8 +8,8 @@ by their columns.
     ITEM_ID, …                       → item profile, valid from CREATION_TIMESTAMP, else timeless;
                                        exports write 0 for an unknown time
 
-Times are seconds since 1970; `|` joins several values. Other columns become properties in small
-letters.
+Times are seconds since 1970, and `|` separates values. Other columns become properties in lower
+case.
 
 Source: Amazon Personalize Developer Guide, "Item interaction data", "Impressions data", "User
 metadata", "Item metadata" and "Data format guidelines".
@@ -137,7 +137,7 @@ def _interaction(row: Record, place: str) -> list[Event]:
     )
     shown = list(
         dict.fromkeys(
-            each.strip() for each in (text_at(row, "IMPRESSION") or "").split("|") if each.strip()
+            part.strip() for part in (text_at(row, "IMPRESSION") or "").split("|") if part.strip()
         )
     )
     if not shown:

@@ -178,7 +178,7 @@ def unread_rows(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the number and line of each row set aside while a table was read.
 
-    They are numbered after the `done` rows that could be read.
+    They are numbered after the rows that could be read.
     """
     for number, row in enumerate(rows, done + 1):
         yield number, unread_row(format_, f"{digest}:{number}", row, reason)

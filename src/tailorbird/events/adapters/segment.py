@@ -16,9 +16,9 @@ destination sends them.
     batch      → its messages, as in Segment's HTTP API, each with the batch's `context` and
                  `sentAt`
 
-`timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it
-`originalTimestamp` and `sentAt` are. A `request_id` among the properties joins the event to the
-answer that it follows.
+`timestamp` is used unchanged, since Segment has corrected it by the client's clock. Without it,
+`originalTimestamp` and `sentAt` are used. A `request_id` among the properties joins the event to
+its answer.
 
 In an archive `receivedAt` is when traits arrived and became known (`convert_stored`). A posted
 message may not state it (`convert`). Actions keep only their event time, as in any file: a history
@@ -97,7 +97,7 @@ def convert(record: Any, place: str) -> list[Event]:
     """
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
-        return [event for each in messages_of(message) for event in convert(each, place)]
+        return [event for inner in messages_of(message) for event in convert(inner, place)]
     return _convert_message(message)
 
 
@@ -105,7 +105,7 @@ def convert_stored(record: Any, place: str) -> list[Event]:
     """Convert a message, or a batch, of an archive: traits carry the time Segment received them."""
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
-        return [event for each in messages_of(message) for event in convert_stored(each, place)]
+        return [event for inner in messages_of(message) for event in convert_stored(inner, place)]
     events, received = _convert_message(message), message.get("receivedAt")
     if received in (None, "") or not any(event.type == "user" for event in events):
         return events
@@ -164,14 +164,15 @@ def messages_of(batch: Record) -> list[Any]:
     """Return the messages of a batch, each with the batch's `sentAt` and merged context."""
     shared = {name: batch[name] for name in ("sentAt", "context") if batch.get(name) is not None}
     return [
-        _with_shared(each, shared) if isinstance(each, dict) else each for each in batch["batch"]
+        _with_shared(inner, shared) if isinstance(inner, dict) else inner
+        for inner in batch["batch"]
     ]
 
 
 def _with_shared(message: Record, shared: Record) -> Record:
     merged = {**shared, **message}
     contexts = [
-        each["context"] for each in (shared, message) if isinstance(each.get("context"), dict)
+        part["context"] for part in (shared, message) if isinstance(part.get("context"), dict)
     ]
     return {**merged, "context": {**contexts[0], **contexts[1]}} if len(contexts) > 1 else merged
 

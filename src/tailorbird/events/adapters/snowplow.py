@@ -16,8 +16,8 @@
         com.snowplowanalytics.snowplow.ecommerce/product, transaction and user 1-0-*
 
 The time is `derived_tstamp`, which Snowplow has corrected by the client's clock, else
-`collector_tstamp`; the person `user_id`, else the entity `user`; the visitor `domain_userid`, else
-`network_userid`. A type of the site's own must stand in `[events] types`.
+`collector_tstamp`. The user is `user_id`, else the entity `user`; the visitor is `domain_userid`,
+else `network_userid`. Custom types must be declared in `[events] types`.
 
 Source: Snowplow's documentation, "Understanding the enriched TSV format", "Ecommerce events", Iglu
 Central's schemas; the order of the fields is that of its analytics SDKs.

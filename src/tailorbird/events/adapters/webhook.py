@@ -42,12 +42,12 @@ def lines_of_body(
 
     Unreadable records stay, to be refused with a reason.
 
-    A list, one a line, one alone, Segment's `{"batch": [...]}`, and a CloudEvent whose attributes
-    are `headers` are taken. The same body gives the same ids.
+    A body is a list, one record per line, a single record, Segment's `{"batch": [...]}`, or a
+    CloudEvent with attributes in `headers`. The same body gives the same ids.
 
     Args:
-        counted: told how many rows the body has, before anything is made of them, and again where
-            one of them becomes several; raises what says that they are too many.
+        on_row_count: called with the number of rows before any is converted, and again where one of
+            them becomes several; raises if there are too many.
     Raises:
         UsageError: no such format, or a context that is too large for so many messages.
     """
@@ -59,7 +59,7 @@ def lines_of_body(
         )
     if format_ == "cloudevents" and headers is not None and cloudevents.is_binary(headers):
         body = cloudevents.to_structured_mode(headers, body)
-    place, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
+    digest, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
     lines: list[bytes] = []
     size = 0
 
@@ -71,7 +71,7 @@ def lines_of_body(
         return events
 
     for row, raw in enumerate(_records(format_, body, on_row_count)):
-        record_lines = lines_of(format_, raw, f"{place}:{row}", convert, {})
+        record_lines = lines_of(format_, raw, f"{digest}:{row}", convert, {})
         size += sum(map(len, record_lines))
         lines += record_lines
     return lines
@@ -121,4 +121,4 @@ def _messages(batch: Record) -> list[bytes]:
             where="batch",
             fix=f"send fewer at once, so that it is at most {_COPIES_BYTES_MAX:,}",
         )
-    return [msgspec.json.encode(each) for each in segment.messages_of(batch)]
+    return [msgspec.json.encode(message) for message in segment.messages_of(batch)]

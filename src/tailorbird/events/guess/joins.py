@@ -54,8 +54,8 @@ def _order_tables(
     """Return the table that adds user and time to rows with only an item, and the key."""
     own_roles = roles[file]
     missing = {
-        what
-        for what, has in (("person", _has_person(own_roles)), ("ts", "ts" in own_roles))
+        role
+        for role, has in (("person", _has_person(own_roles)), ("ts", "ts" in own_roles))
         if not has
     }
     if "item_id" not in own_roles or not missing:
@@ -63,8 +63,8 @@ def _order_tables(
     for other in inspections:
         other_roles = roles[other]
         provided = {
-            what
-            for what, has in (("person", _has_person(other_roles)), ("ts", "ts" in other_roles))
+            role
+            for role, has in (("person", _has_person(other_roles)), ("ts", "ts" in other_roles))
             if has
         } & missing
         if (
@@ -114,5 +114,5 @@ def _has_person(roles: Mapping[str, str]) -> bool:
 
 def _keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
     """Return the columns that both tables have and that are unique in the second."""
-    both = [name for name in sample.schema.names if name in other.schema.names]
-    return [name for name in both if other.num_rows > 1 and is_unique(other.column(name))]
+    shared = [name for name in sample.schema.names if name in other.schema.names]
+    return [name for name in shared if other.num_rows > 1 and is_unique(other.column(name))]

@@ -88,13 +88,13 @@ def ts_format_of(
         for time_form in fits:
             times = parse_times(batch.column(0), time_form, "UTC")
             fits[time_form] += len(times) - times.null_count
-    best = [one for one, count in fits.items() if count == max(fits.values())]
+    best = [candidate for candidate, count in fits.items() if count == max(fits.values())]
     if len(best) == 1:
         return best[0]
     raise AskError(
         f'day and month of {roles["ts"]} cannot be told apart, as in "{time_forms.example}"',
         where=str(file),
         fix="say which comes first: --ts-format "
-        f"{' or --ts-format '.join(toml_string(one) for one in best)}",
+        f"{' or --ts-format '.join(toml_string(candidate) for candidate in best)}",
         choices=tuple(best),
     )

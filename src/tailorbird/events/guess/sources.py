@@ -1,9 +1,9 @@
 """A mapping proposed for CSV, JSON and Parquet files from column names and values, with reasons.
 
-Rules are few and visible: a name is looked up in a table of usual names (`names`); values decide
-how a time is written, whether a country is a two-letter code, and what is the same in all events of
-an item (`attributes`). Whether a file holds events or profiles stands in `kind`, how its text is
-written in `tables.forms`.
+Rules are few and visible. A name is looked up in a table of usual names (`names`). Values decide
+the time format, whether a country is a two-letter code, and what is constant in all events of an
+item (`attributes`). `kind` separates events from profiles, `tables.forms` detects how text is
+written.
 """
 
 from collections.abc import Collection, Sequence
@@ -58,7 +58,7 @@ def guess_sources(
     the same in all of its rows.
 
     Args:
-        told: `items` or `users` where another file has their profiles, so that events give none.
+        profiled_kinds: `items` or `users` with profiles in another file, so that events give none.
 
     Raises:
         InputError: the file is empty, has neither an item nor a user, or has no header.
@@ -88,13 +88,13 @@ def _guess_file(
     for role in [role for role in ("ts", "type") if role in roles and kind != "events"]:
         name = roles.pop(role)
         columns = [
-            *(one for one in columns if one.column != name),
+            *(guess for guess in columns if guess.column != name),
             ColumnGuess(name, f"properties.{slug_of(name)}", _PROFILE_REASONS[role]),
         ]
     if kind != "events" and row_kind.ts is not None:
         roles["ts"] = row_kind.ts
         columns = [
-            *(one for one in columns if one.column != row_kind.ts),
+            *(guess for guess in columns if guess.column != row_kind.ts),
             ColumnGuess(row_kind.ts, "ts", "from then on the row holds"),
         ]
     if row_kind.why:

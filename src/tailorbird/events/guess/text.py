@@ -76,5 +76,5 @@ def unit_of(column: pa.Array) -> str:
     """Return the unit of times: of numbers by their size, `us` for the rest."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return "us"
-    usual = median_value(column) or 0
-    return "s" if usual < 1e11 else "ms" if usual < 1e14 else "us"
+    median = median_value(column) or 0
+    return "s" if median < 1e11 else "ms" if median < 1e14 else "us"

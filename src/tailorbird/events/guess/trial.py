@@ -93,14 +93,14 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
     first: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
     shown: list[bytes] = []
     for source in parsed.source:
-        for file in (each for each in files if fnmatch(each.name, source.file)):
+        for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
             lines = sample_lines(file, source)
             _, refusals = check(b"\n".join(lines), Receipt(now, "import", "ndjson"), plan)
             rows, refused = rows + len(lines), refused + len(refusals)
-            for one in refusals:
-                counts[one.code, one.path] += 1
-                first.setdefault((one.code, one.path), (one, source.session_id))
-            bad = {one.row for one in refusals}
+            for refusal in refusals:
+                counts[refusal.code, refusal.path] += 1
+                first.setdefault((refusal.code, refusal.path), (refusal, source.session_id))
+            bad = {refusal.row for refusal in refusals}
             if source.kind == "events" or len(parsed.source) == 1:
                 shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][
                     : _SHOWN - len(shown)

@@ -2,9 +2,9 @@
 
 `adapters.mapping` turns the columns into events.
 
-The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its
-row: it is passed on as text, for the contract to judge. Rows of another width than the header or
-that are no UTF-8, and lines whose quote is not closed, are set aside, not dropped.
+The first megabyte decides the type of a CSV column. A later value of another type keeps its row: it
+is passed on as text, for the contract to judge. Rows of another width than the header, rows that
+are not UTF-8 and lines with an unclosed quote are set aside, not dropped.
 """
 
 from collections.abc import Iterator
@@ -58,9 +58,8 @@ def read_columns(
     Args:
         columns: only these.
         texts: columns of a CSV file that are read as they are written, whatever they look like.
-        broken: gets the rows of a CSV file that have another width than its header or are no UTF-8,
-            which without it end the reading, and the lines whose quote is not closed; of a JSON
-            file the lines that are none.
+        broken: receives unreadable rows: those of another width than the header or not in UTF-8,
+            lines with an unclosed quote, and JSON lines that are no object. Without it they raise.
         form: how the values of a CSV file are written.
 
     Raises:
@@ -153,7 +152,7 @@ def read_sample(
 ) -> pa.RecordBatch:
     """Return the first rows of a file in order, then a deterministic sample of the rest.
 
-    A column of which some rows are text and others numbers is text.
+    A column with both text and numbers is text.
     """
     draw = np.random.default_rng(7)
     taken: list[pa.RecordBatch] = []
@@ -183,7 +182,7 @@ def _concatenate(parts: list[pa.Array]) -> pa.Array:
     if len(kinds) > 1:
         kind = (
             pa.float64()
-            if all(pa.types.is_integer(each) or pa.types.is_floating(each) for each in kinds)
+            if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
             else pa.string()
         )
         parts = [part.cast(kind, safe=False) for part in parts]

@@ -18,8 +18,7 @@ class Join:
     """Another table whose columns each row gets by a shared key.
 
     Attributes:
-        file: the other table, written as the first one; it is held in memory as far as its columns
-            are asked for.
+        file: the other table, written in the same form; its requested columns are held in memory.
         on: the column of the key. Of several rows with one key the first counts; a row without a
             match gets nulls.
     """
@@ -74,7 +73,7 @@ def has_header(file: Path, form: TableForm) -> bool:
 
     None of its values may be a number or a time, and only the first may be empty.
     """
-    return not any(_is_value(text, place) for place, text in enumerate(first_row(file, form)))
+    return not any(_is_value(text, column) for column, text in enumerate(first_row(file, form)))
 
 
 def first_row(file: Path, form: TableForm) -> list[str]:
@@ -89,10 +88,10 @@ def first_row(file: Path, form: TableForm) -> list[str]:
     )
 
 
-def _is_value(text: str, place: int) -> bool:
+def _is_value(text: str, column: int) -> bool:
     text = text.strip()
     if not text:
-        return place > 0  # pandas writes no name above its index
+        return column > 0  # pandas writes no name above its index
     return text[:1].isdigit() and (text[-1:].isdigit() or text[-1:] in "ZM")
 
 

@@ -14,8 +14,7 @@ class MostFrequentValues:
 
     Args:
         owner: the column of ids.
-        columns: those whose most frequent value is wanted; of as many, the smallest one counts.
-            Empty values say nothing.
+        columns: the columns to aggregate. Ties go to the smallest value; empty values are ignored.
     """
 
     def __init__(self, owner: str, columns: Sequence[str]) -> None:
@@ -36,8 +35,8 @@ class MostFrequentValues:
                 self._nested.add(name)
                 column = pa.array(
                     [
-                        None if each is None else msgspec.json.encode(each).decode()
-                        for each in column.to_pylist()
+                        None if value is None else msgspec.json.encode(value).decode()
+                        for value in column.to_pylist()
                     ],
                     pa.string(),
                 )
@@ -69,8 +68,8 @@ class MostFrequentValues:
             if name in self._nested:
                 values = pa.array(
                     [
-                        None if each is None else msgspec.json.decode(each)
-                        for each in values.to_pylist()
+                        None if value is None else msgspec.json.decode(value)
+                        for value in values.to_pylist()
                     ]
                 )
             columns[name] = values

@@ -2,9 +2,9 @@
 
 Such a quote would swallow all lines up to the next one.
 
-So a row of several lines has to be of the header's width, and its quotes in their places; else its
-first line alone is set aside, and the others are read again. In `without_broken_lines` rows that
-are no UTF-8 are set aside, too.
+A row of several lines must have the header's width and well-placed quotes. Otherwise its first line
+alone is set aside, and the others are read again. `without_broken_lines` also sets aside rows that
+are not UTF-8.
 """
 
 import csv
@@ -21,11 +21,11 @@ class Lines:
     """The lines of a file for a CSV reader; `next_row` may requeue the later lines of a row.
 
     Attributes:
-        of_row: the lines of the last row; the first alone, where that was set aside.
-        again: whether others of the last row are read again.
-        waiting: those that are.
-        cut: whether the last row was not at its end where the file was.
-        number: of the last line, from 1.
+        row_lines: the lines of the last row, or only the first where that was set aside.
+        has_requeued: whether later lines of the last row are read again.
+        queue: the lines to read again.
+        is_truncated: whether the file ended within the last row.
+        number: the number of the last line, from 1.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -61,7 +61,7 @@ def next_row(
 ) -> list[str] | None:
     """Return the next row of a `csv.reader` over `lines`, or None if it is malformed.
 
-    The first line of a malformed row is set aside in `lines.of_row`.
+    The first line of a malformed row is set aside in `lines.row_lines`.
 
     Raises:
         StopIteration: there is no more.

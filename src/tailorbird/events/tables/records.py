@@ -73,7 +73,7 @@ def _unnest(record: Row) -> Iterator[Row]:
     row: Row = {}
     lists: dict[str, list[Row]] = {}
     _flatten(record, "", row, lists, 0)
-    name = max(lists, key=lambda each: len(lists[each]), default="")
+    name = max(lists, key=lambda field: len(lists[field]), default="")
     if not name:
         yield row
         return
@@ -88,7 +88,11 @@ def _flatten(record: Row, prefix: str, row: Row, lists: dict[str, list[Row]], de
         name = prefix + key
         if isinstance(value, dict) and depth < _DEPTH:
             _flatten(value, f"{name}.", row, lists, depth + 1)
-        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        elif (
+            isinstance(value, list)
+            and value
+            and all(isinstance(element, dict) for element in value)
+        ):
             lists[name] = value
         else:
             row[name] = value
@@ -118,7 +122,7 @@ def _type_of(values: list[Any]) -> pa.DataType | None:
     if kinds == {bool}:
         return pa.bool_()
     if kinds == {list} and all(
-        isinstance(each, str) for value in values if value for each in value
+        isinstance(element, str) for value in values if value for element in value
     ):
         return pa.list_(pa.string())
     return None

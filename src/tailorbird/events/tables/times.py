@@ -2,9 +2,6 @@
 
 ISO 8601 needs no format, nor does a zone after it (`2025-09-01 00:01:25 UTC`, `+02`). Others use
 formats of `strptime`, which DuckDB reads.
-
-ISO 8601 needs no form, nor does a zone behind it (`2025-09-01 00:01:25 UTC`, `+02`). Others are
-forms of `strptime`, which DuckDB reads.
 """
 
 import re
@@ -51,7 +48,7 @@ class TimeForms:
     """The formats that a column of times may have.
 
     Attributes:
-        forms: for `strptime`; "" is ISO 8601. Several where day and month cannot be told apart.
+        forms: formats of `strptime`; "" is ISO 8601. Several where day and month are ambiguous.
         example: a value that reads differently by each of them.
     """
 
@@ -64,9 +61,6 @@ def detect_time_forms(column: pa.Array) -> TimeForms | None:
 
     Among formats that differ only in day and month, the one by which the rows are in time order is
     taken, if there is exactly one.
-
-    Of forms that differ in day and month alone, the one is taken by which the rows are in order of
-    time, where there is one.
     """
     texts = column.drop_null()
     if not len(texts) or not _TIME_LIKE.search(first := texts[0].as_py()):

@@ -130,7 +130,7 @@ def test_a_group_that_is_not_due_stays_as_it_was(tmp_path: Path) -> None:
         assert tables.epochs["boards"].p == lines[-1].p
         assert tables.epochs["neighbours"].p == lines[99].p
         now = lists_of(tables, 2)
-        fresh = lists_of(fold.tables(), 2)
+        current = lists_of(fold.tables(), 2)
     boards = [
         place
         for place in range(len(now))
@@ -141,6 +141,6 @@ def test_a_group_that_is_not_due_stays_as_it_was(tmp_path: Path) -> None:
         for place in range(len(now))
         if NAMES[place % len(NAMES)] in ("item_knn", "session_knn", "stan")
     ]
-    assert [now[place] for place in boards] == [fresh[place] for place in boards]
+    assert [now[place] for place in boards] == [current[place] for place in boards]
     assert [now[place] for place in unaffected] == [then[place] for place in unaffected]
     reader.close()

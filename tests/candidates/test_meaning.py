@@ -70,7 +70,7 @@ def test_lists_equal_those_of_the_reference(seed: int, events: int) -> None:
         )
 
 
-def v_sknn(reference: ReferenceTables, asker: UserContext, how: VSkNN) -> ScoredItems:
+def v_sknn(reference: ReferenceTables, asker: UserContext, settings: VSkNN) -> ScoredItems:
     """V-SkNN of the newest run of who asks (Ludewig and Jannach, 2018), with quadratic weights."""
     run: list[tuple[int, int]] = []
     for item, ts in zip(asker.recent, asker.recent_ts, strict=True):
@@ -85,12 +85,14 @@ def v_sknn(reference: ReferenceTables, asker: UserContext, how: VSkNN) -> Scored
     session_items = {item for items in sessions for item in items}
     shared = [item for item in last_place if item in session_items]
     scores: dict[int, float] = defaultdict(float)
-    for items in [items for items in reversed(sessions) if set(items) & set(shared)][: how.sample]:
+    for items in [items for items in reversed(sessions) if set(items) & set(shared)][
+        : settings.sample
+    ]:
         common = [item for item in shared if item in items]
-        alike = sum((last_place[item] / len(context)) ** 2 for item in common) / len(shared)
-        back = len(context) - max(last_place[item] for item in common)
+        similarity = sum((last_place[item] / len(context)) ** 2 for item in common) / len(shared)
+        steps_back = len(context) - max(last_place[item] for item in common)
         for item in set(items) - set(context):
-            scores[item] += alike / (back + 1) ** 2
+            scores[item] += similarity / (steps_back + 1) ** 2
     return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
 
 

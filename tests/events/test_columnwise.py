@@ -293,26 +293,26 @@ def by_columns(bodies, contract):
     return [(*rest, repr(full(fields))) for *rest, fields in rows], list(checked.refused)
 
 
-def agree(bodies, which):
-    assert by_columns(bodies, CONTRACTS[which]) == by_contract(bodies, PLANS[which])
+def agree(bodies, plan_index):
+    assert by_columns(bodies, CONTRACTS[plan_index]) == by_contract(bodies, PLANS[plan_index])
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(sent(), min_size=1, max_size=4), st.sampled_from([0, 1, 2]))
-def test_columns_and_contract_say_the_same(bodies, which):
-    agree(bodies, which)
+def test_columns_and_contract_say_the_same(bodies, plan_index):
+    agree(bodies, plan_index)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(one_off, st.integers(0, 39), st.sampled_from(SOURCES), st.sampled_from([0, 1]))
-def test_one_odd_row_among_many(event, place, source, which):
+def test_one_odd_row_among_many(event, position, source, plan_index):
     rows = [
         CLICK
         | {"event_id": f"e{number}", "ts": NOW - number, "properties": {"price": 2, "gift": True}}
         for number in range(40)
     ]
-    rows[place] = event
-    agree([(json.dumps(rows).encode(), Receipt(NOW, source))], which)
+    rows[position] = event
+    agree([(json.dumps(rows).encode(), Receipt(NOW, source))], plan_index)
 
 
 @settings(max_examples=300, deadline=None)

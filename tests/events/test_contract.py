@@ -219,8 +219,8 @@ def test_newline_delimited_events_are_decided_line_by_line():
 
 
 def test_without_a_time_an_event_gets_its_arrival_time():
-    one = accepted(CLICK)
-    assert (one.ts, one.ts_original, one.sent_at, one.received_at) == (NOW, None, None, NOW)
+    event = accepted(CLICK)
+    assert (event.ts, event.ts_original, event.sent_at, event.received_at) == (NOW, None, None, NOW)
     assert accepted(click(sent_at=NOW - HOUR)).ts == NOW
 
 
@@ -238,8 +238,8 @@ def test_times_are_text_with_a_zone_or_microseconds(text):
 
 
 def test_the_client_clock_offset_is_subtracted_and_the_original_stored():
-    one = accepted(click(ts=NOW + 3 * DAY, sent_at=NOW + 3 * DAY + 10 * SECOND))
-    assert (one.ts, one.ts_original, one.sent_at) == (
+    event = accepted(click(ts=NOW + 3 * DAY, sent_at=NOW + 3 * DAY + 10 * SECOND))
+    assert (event.ts, event.ts_original, event.sent_at) == (
         NOW - 10 * SECOND,
         NOW + 3 * DAY,
         NOW + 3 * DAY + 10 * SECOND,
@@ -248,13 +248,13 @@ def test_the_client_clock_offset_is_subtracted_and_the_original_stored():
 
 def test_imported_times_without_arrival_times_are_trusted() -> None:
     body = json.dumps(click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR)).encode()
-    (one,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
-    assert (one.ts, one.received_at) == (NOW - 2 * HOUR, NOW - 2 * HOUR)
+    (event,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
+    assert (event.ts, event.received_at) == (NOW - 2 * HOUR, NOW - 2 * HOUR)
     body = json.dumps(
         click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR, received_at=NOW - HOUR + MINUTE)
     ).encode()
-    (one,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
-    assert (one.ts, one.received_at) == (NOW - 2 * HOUR + MINUTE, NOW - HOUR + MINUTE)
+    (event,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
+    assert (event.ts, event.received_at) == (NOW - 2 * HOUR + MINUTE, NOW - HOUR + MINUTE)
 
 
 def test_a_time_within_the_allowed_skew_is_taken():
@@ -275,8 +275,8 @@ def test_a_timeless_profile_is_valid_from_the_beginning():
 
 
 def test_of_the_types_that_are_named_none_is_the_servers_own():
-    _, (one,) = decide(click(type="clack"))
-    message = one.message
+    _, (refusal,) = decide(click(type="clack"))
+    message = refusal.message
     assert "click" in message
     assert "answer" not in message
 

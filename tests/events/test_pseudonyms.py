@@ -77,10 +77,10 @@ def test_an_id_derived_from_a_record_reveals_nothing():
     the same record.
     """
     line = json.dumps({**CLICK, "event_id": "gorse:0123"}).encode()
-    first, again = (
+    first, repeated = (
         msgspec.json.decode(HIDDEN.body(line, "ndjson", foreign=True)) for _ in range(2)
     )
-    assert first == again
+    assert first == repeated
     assert first["event_id"] != "gorse:0123"
     assert msgspec.json.decode(HIDDEN.body(line, "ndjson"))["event_id"] == "gorse:0123"
 
@@ -247,10 +247,10 @@ def test_unvalidated_values_are_hashed_or_dropped():
     ]
     types = (*RoutePlan().event_types, "declared")
     body = HIDDEN.body(json.dumps(sent).encode(), "json", types=types)
-    met, again, other, birthday, seconds, milliseconds, country, right, declared = (
+    met, repeated, other, birthday, seconds, milliseconds, country, right, declared = (
         msgspec.json.decode(body)
     )
-    assert met == again
+    assert met == repeated
     assert len({met["type"], other["type"]}) == 2
     assert all(
         each.startswith("hidden-")

@@ -42,11 +42,11 @@ def test_the_first_source_that_knows_an_item_decides():
 
 def test_without_a_past_popularity_decides(tables):
     new_user, returning_user = world.lists_of(tables), world.lists_of(tables, [4])
-    both, popular = Baseline.parse("item_knn + popular"), Baseline.parse("popular")
-    assert order_of(both.values(new_user, KEYS)) == order_of(popular.values(new_user, KEYS))
-    near = returning_user.of("item_knn").keys
-    assert len(near), "the world's people leave pairs"
-    assert order_of(both.values(returning_user, KEYS)) != order_of(
+    combined, popular = Baseline.parse("item_knn + popular"), Baseline.parse("popular")
+    assert order_of(combined.values(new_user, KEYS)) == order_of(popular.values(new_user, KEYS))
+    neighbours = returning_user.of("item_knn").keys
+    assert len(neighbours), "the world's people leave pairs"
+    assert order_of(combined.values(returning_user, KEYS)) != order_of(
         popular.values(returning_user, KEYS)
     )
 

@@ -82,10 +82,10 @@ def test_a_net_scores_an_item_independently_of_the_batch():
     rows = draw.uniform(1, 1_000, (96, 31)).astype(np.float32)
     all_scores = run_heads(sessions, heads, rows)["click"]
     for many in range(1, 30):
-        some = draw.integers(0, 96, many)
+        sample = draw.integers(0, 96, many)
         assert (
-            run_heads(sessions, heads, np.ascontiguousarray(rows[some]))["click"].tolist()
-            == all_scores[some].tolist()
+            run_heads(sessions, heads, np.ascontiguousarray(rows[sample]))["click"].tolist()
+            == all_scores[sample].tolist()
         ), many
 
 

@@ -162,9 +162,9 @@ def test_beta_is_the_maximum_that_scikit_learn_finds():
     raw, label, _ = probabilities(bend=lambda z: 0.4 * z - 1)
     design = np.column_stack([np.log(raw), -np.log1p(-raw)])
     reference = LogisticRegression(C=1e8, tol=1e-10, max_iter=10_000).fit(design, label)
-    ours = fit_beta(raw, label)
-    np.testing.assert_allclose([ours.a, ours.b], reference.coef_[0], atol=2e-3)
-    np.testing.assert_allclose(ours.c, reference.intercept_[0], atol=2e-3)
+    fitted = fit_beta(raw, label)
+    np.testing.assert_allclose([fitted.a, fitted.b], reference.coef_[0], atol=2e-3)
+    np.testing.assert_allclose(fitted.c, reference.intercept_[0], atol=2e-3)
 
 
 def test_beta_bends_the_two_ends_apart():

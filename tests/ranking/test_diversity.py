@@ -18,15 +18,15 @@ groups = st.lists(st.integers(-1, 4), max_size=30)
 
 
 @given(groups, st.integers(1, 12), st.integers(1, 4))
-def test_one_quota_against_a_loop(codes, size, most):
-    taken, left = [], []
-    for place, code in enumerate(codes):
-        crowded = code >= 0 and sum(codes[each] == code for each in range(place)) >= most
-        (left if crowded or len(taken) == size else taken).append(place)
+def test_one_quota_against_a_loop(codes, size, limit):
+    taken, rest = [], []
+    for item, code in enumerate(codes):
+        crowded = code >= 0 and sum(codes[each] == code for each in range(item)) >= limit
+        (rest if crowded or len(taken) == size else taken).append(item)
     short = min(size, len(codes)) - len(taken)
-    expected = taken + sorted(left)[:short] + sorted(left)[max(short, 0) :]
+    expected = taken + sorted(rest)[:short] + sorted(rest)[max(short, 0) :]
     assert (
-        apply_constraints([np.array(codes, int)], [Quota("category", most)], size).tolist()
+        apply_constraints([np.array(codes, int)], [Quota("category", limit)], size).tolist()
         == expected
     )
 
@@ -44,18 +44,18 @@ def test_several_quotas_against_a_loop(data, size):
     ]
     answer = []
     for position in range(min(size, n)):
-        left = [place for place in range(n) if place not in answer]
+        rest = [place for place in range(n) if place not in answer]
 
-        def fits(place, position=position):
-            near = [answer, answer[max(0, position - quotas[1].window + 1) :]]
+        def fits(item, position=position):
+            windows = [answer, answer[max(0, position - quotas[1].window + 1) :]]
             return all(
-                code[place] < 0
+                code[item] < 0
                 or (quota.first and position >= quota.first)
-                or sum(code[each] == code[place] for each in those) < quota.most
-                for code, quota, those in zip(codes, quotas, near, strict=True)
+                or sum(code[each] == code[item] for each in those) < quota.most
+                for code, quota, those in zip(codes, quotas, windows, strict=True)
             )
 
-        answer.append(next((place for place in left if fits(place)), left[0]))
+        answer.append(next((place for place in rest if fits(place)), rest[0]))
     assert apply_constraints(codes, quotas, size)[: len(answer)].tolist() == answer
     assert sorted(apply_constraints(codes, quotas, size).tolist()) == list(range(n))
 
@@ -71,11 +71,11 @@ def test_mmr_selects_the_second_best_if_it_is_unlike_the_best():
 
 @given(st.lists(st.floats(0, 1), max_size=15), st.integers(1, 20), st.floats(0, 0.99))
 def test_every_item_is_given_once(values, size, balance):
-    alike = attribute_similarity(
+    similarity = attribute_similarity(
         [np.random.default_rng(0).integers(-1, 3, len(values)) for _ in range(2)]
     )
     for method in (mmr, dpp):
-        assert sorted(method(np.array(values), alike, size, balance=balance).tolist()) == list(
+        assert sorted(method(np.array(values), similarity, size, balance=balance).tolist()) == list(
             range(len(values))
         )
 
@@ -83,17 +83,17 @@ def test_every_item_is_given_once(values, size, balance):
 @given(groups.filter(len), groups.filter(len), st.integers(0, 1_000))
 def test_dpp_selects_what_adds_most_to_the_determinant(first, second, seed):
     n = min(len(first), len(second), 8)
-    alike = attribute_similarity([np.array(first[:n]), np.array(second[:n])])
-    assert (np.linalg.eigvalsh(alike) > -1e-9).all()
+    similarity = attribute_similarity([np.array(first[:n]), np.array(second[:n])])
+    assert (np.linalg.eigvalsh(similarity) > -1e-9).all()
     values, balance = np.random.default_rng(seed).random(n), 0.6
     scaled = (values - values.min()) / np.ptp(values) if n > 1 else np.zeros(n)
     quality = np.exp(balance / (2 * (1 - balance)) * scaled)
     kernel = (
         quality[:, None]
-        * ((1 - SELF_SIMILARITY) * alike + SELF_SIMILARITY * np.eye(n))
+        * ((1 - SELF_SIMILARITY) * similarity + SELF_SIMILARITY * np.eye(n))
         * quality[None, :]
     )
-    order = dpp(values, alike, n, balance=balance).tolist()
+    order = dpp(values, similarity, n, balance=balance).tolist()
     for step in range(n):
         determinants = {
             each: np.linalg.det(kernel[np.ix_([*order[:step], each], [*order[:step], each])])

@@ -91,22 +91,24 @@ def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, firs
     assert ((choice.propensities > 0) | (rate == 1)).all()
     m, reachable = choice.items.size - first + 1, min(pool, max(n - size, 0))
     can_explore = m >= 1 and reachable > 0 and rate > 0
-    for place, (item, p) in enumerate(
+    for index, (item, p) in enumerate(
         zip(choice.items.tolist(), choice.propensities.tolist(), strict=True), start=1
     ):
-        if place in choice.explored:
+        if index in choice.explored:
             assert item in order[size : size + pool]
             assert np.isclose(p * reachable + (1 - rate / m), 1.0)
         else:
-            assert item == order[place - 1]
-            assert np.isclose(p + (rate / m if can_explore and place >= first else 0.0), 1.0)
+            assert item == order[index - 1]
+            assert np.isclose(p + (rate / m if can_explore and index >= first else 0.0), 1.0)
 
 
 def test_the_same_seed_gives_the_same_answer():
     order, explore = by_value(np.arange(50.0)), Explore(0.5, 20, 1)
     first = [choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)]
-    again = [choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)]
-    assert first == again
+    redrawn = [
+        choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)
+    ]
+    assert first == redrawn
     assert len({tuple(each) for each in first}) > 1
 
 
@@ -130,24 +132,24 @@ def test_a_million_swaps_agree_with_their_propensities(n):
     assert moved.max() <= 1
 
 
-def by_enumeration(strengths, places):
+def by_enumeration(strengths, items):
     """The marginals from their definition: over all orders."""
-    probabilities = np.zeros(len(places))
+    probabilities = np.zeros(len(items))
     for order in permutations(range(len(strengths))):
-        left, p = strengths.sum(), 1.0
+        remaining, p = strengths.sum(), 1.0
         for item in order:
-            p *= strengths[item] / left
-            left -= strengths[item]
-        probabilities += p * (np.array(order)[: len(places)] == places)
+            p *= strengths[item] / remaining
+            remaining -= strengths[item]
+        probabilities += p * (np.array(order)[: len(items)] == items)
     return probabilities
 
 
 @given(st.lists(st.floats(-10, 0), min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_marginals_are_those_of_the_definition(logs, draw):
     strengths = np.exp(np.array(logs))
-    places = np.array(draw.sample(range(len(logs)), draw.randint(1, len(logs))))
+    items = np.array(draw.sample(range(len(logs)), draw.randint(1, len(logs))))
     np.testing.assert_allclose(
-        marginals(strengths, places), by_enumeration(strengths, places), rtol=1e-3, atol=1e-6
+        marginals(strengths, items), by_enumeration(strengths, items), rtol=1e-3, atol=1e-6
     )
 
 
@@ -182,9 +184,9 @@ def test_a_million_draws_agree_with_their_propensities():
     scaled = (values[pool] - values[pool].min()) / np.ptp(values[pool])
     noisy = (scaled / explore.temperature)[None, :] + rng.gumbel(size=(DRAWS, pool.size))
     drawn = np.argsort(-noisy, axis=1)[:, : size - 1]
-    for place in range(size - 1):
-        often = np.bincount(drawn[:, place], minlength=pool.size) / DRAWS
-        expected = p[place + 1, pool]
+    for index in range(size - 1):
+        often = np.bincount(drawn[:, index], minlength=pool.size) / DRAWS
+        expected = p[index + 1, pool]
         assert (
             np.abs(often - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9
         ).all()

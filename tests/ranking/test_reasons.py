@@ -53,11 +53,12 @@ def test_a_repeated_item_has_only_that_reason(index, tables):
         Reason("again", "You bought it before"),
         Reason("again", "You chose it before"),
     ]
-    both = dataclasses.replace(
+    two_events = dataclasses.replace(
         recent(4, 4), type=np.array([hash64("purchase"), hash64("cart")], np.uint64)
     )
     assert (
-        reasons(index, shown[:1], ["popular"], lists, recent=both)[0].text == "You bought it before"
+        reasons(index, shown[:1], ["popular"], lists, recent=two_events)[0].text
+        == "You bought it before"
     )
 
 
@@ -94,13 +95,13 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
         "New in shoes",
         "Matches “warm”",
     ]
-    more = reasons(
+    later = reasons(
         index,
         rows,
         ["trending", "session_knn", "stan", "repeat", "popular:24h", "popular:24h:device"],
         lists,
     )
-    assert [(each.code, each.item_id) for each in more] == [
+    assert [(each.code, each.item_id) for each in later] == [
         ("popular", ""),
         ("related", ""),
         ("related", ""),
@@ -108,12 +109,12 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
         ("popular", ""),
         ("popular", ""),
     ]
-    assert [more[at].text for at in (0, 4, 5)] == [
+    assert [later[at].text for at in (0, 4, 5)] == [
         "Popular right now",
         "Popular today",
         "Popular today",
     ], "of a device that is not known"
-    assert {each.code for each in (*explanations, *more)} <= set(CODES)
+    assert {each.code for each in (*explanations, *later)} <= set(CODES)
 
 
 def test_nothing_shown_needs_no_reason(index, tables):

@@ -299,8 +299,8 @@ def test_what_cannot_hold_or_names_no_field_is_refused(rule, message):
         ("item.stock > 0  # seen(30d)\n\u2028and order.price > 1", "line 2, column"),
     ],
 )
-def test_errors_say_where_in_the_text_they_are(rule, place):
-    with pytest.raises(DeclarationError, match=f": {place}"):
+def test_errors_say_where_in_the_text_they_are(rule, position):
+    with pytest.raises(DeclarationError, match=f": {position}"):
         compile_rules([rule])
 
 
@@ -317,11 +317,11 @@ def test_a_rule_may_stand_on_several_lines(index):
 
 
 def test_missing_values_can_be_tested(index):
-    fresh = [
+    unseen = [
         NewItem("n1", {"title": "New"}, NOW),
         NewItem("n2", {"category": "hats", "price": 1}, NOW),
     ]
-    later = with_items(index, fresh)
+    later = with_items(index, unseen)
     request = Request(
         later,
         later.find_ids(["n1", "n2"]),

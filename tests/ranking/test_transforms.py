@@ -130,16 +130,16 @@ def test_a_rank_is_linear_between_cut_points_and_the_middle_of_a_tie():
 
 def test_each_categorical_step():
     keys = np.array([0, HATS, COATS, hash64("boats")], np.uint64)
-    made = {output.name: output.apply(keys) for output in CATEGORICAL}
-    np.testing.assert_array_equal(made["category"], [0, 2, 3, 1])
-    np.testing.assert_array_equal(made["filled"], [3, 2, 3, 1])
+    by_name = {output.name: output.apply(keys) for output in CATEGORICAL}
+    np.testing.assert_array_equal(by_name["category"], [0, 2, 3, 1])
+    np.testing.assert_array_equal(by_name["filled"], [3, 2, 3, 1])
     np.testing.assert_array_equal(
-        made["bucket"], [0, *(2 + key % 5 for key in (HATS, COATS, hash64("boats")))]
+        by_name["bucket"], [0, *(2 + key % 5 for key in (HATS, COATS, hash64("boats")))]
     )
-    np.testing.assert_allclose(made["share"], [math.nan, math.log(1.25), 0, 0], rtol=1e-6)
-    np.testing.assert_array_equal(made["rate"], floats32(0.125, 0.5, 0.0625, 0.0625))
-    np.testing.assert_array_equal(made["device_missing"], [1, 0, 0, 0])
-    np.testing.assert_array_equal(made["place"], [[-1, -1], [1, 2], [3, 4], [-1, -1]])
+    np.testing.assert_allclose(by_name["share"], [math.nan, math.log(1.25), 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(by_name["rate"], floats32(0.125, 0.5, 0.0625, 0.0625))
+    np.testing.assert_array_equal(by_name["device_missing"], [1, 0, 0, 0])
+    np.testing.assert_array_equal(by_name["place"], [[-1, -1], [1, 2], [3, 4], [-1, -1]])
 
 
 @given(
@@ -263,8 +263,8 @@ def test_together_in_bulk_they_give_the_bits_that_each_gives_alone():
         for bins, column in zip((3, 100, 126), columns, strict=True)
     ]
     (block,) = group_transforms(outputs)
-    for output, column, made in zip(outputs, columns, block.apply(columns), strict=True):
-        np.testing.assert_array_equal(made.view(np.uint32), output.apply(column).view(np.uint32))
+    for output, column, actual in zip(outputs, columns, block.apply(columns), strict=True):
+        np.testing.assert_array_equal(actual.view(np.uint32), output.apply(column).view(np.uint32))
 
 
 def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
@@ -280,7 +280,7 @@ def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
     rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
     none = {"recent": Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64))}
     learned = np.array([0.1, 0.6])
-    made = encoder.encode(
+    matrix = encoder.encode(
         rows.numeric,
         rows.categorical,
         keys,
@@ -291,7 +291,7 @@ def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
         None,
         {"rate": learned},
     )
-    np.testing.assert_array_equal(made[:, 0], ((learned - 0.1) / 0.5).astype(np.float32))
+    np.testing.assert_array_equal(matrix[:, 0], ((learned - 0.1) / 0.5).astype(np.float32))
 
 
 def test_a_transform_may_be_made_of_the_position(index):
@@ -330,8 +330,8 @@ def test_each_column_is_described():
 
 def test_it_survives_the_file():
     encoder = make_encoder()
-    again = read_encoder(msgspec.json.encode(encoder), where="here")
-    assert again == encoder
+    decoded = read_encoder(msgspec.json.encode(encoder), where="here")
+    assert decoded == encoder
     assert "step" in json.loads(msgspec.json.encode(encoder))["transforms"][0]["steps"][0]
 
 
@@ -443,8 +443,8 @@ def test_a_damaged_or_inconsistent_file_is_refused(data, message):
 def leaves(value, path=()):
     """Yield the path of each value of a document."""
     if isinstance(value, dict | list) and value:
-        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(each, (*path, key))
+        for key, element in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(element, (*path, key))
     yield path
 
 

@@ -87,7 +87,7 @@ class CandidateFold:
             default=0,
         )
 
-    # Taking in
+    # Updates
 
     def update(self, batch: EventBatch) -> None:
         """Apply events that follow those already applied."""
@@ -159,7 +159,7 @@ class CandidateFold:
         category[order[has_profile]] = batch.category[order[last[has_profile]]]
         at = np.flatnonzero(profiles)
         changed = self._category[item[at]] != batch.category[at]
-        self._category[item[at]] = batch.category[at]  # of several the last stays
+        self._category[item[at]] = batch.category[at]  # of several profiles the last one wins
         self._touched.append(item[at[changed]])
         return category
 
@@ -211,7 +211,7 @@ class CandidateFold:
             self.contract.new_within_us,
         )
 
-    # Forgetting
+    # Eviction
 
     def _evict(self) -> None:
         idle = self.newest - self._person_seen[: self._people.count] > self.idle_us

@@ -23,10 +23,10 @@ def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
 
 def events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
     """The same, decoded; every one must keep the contract."""
-    made = lines(format_, path, **options)
-    _, refused = check(b"\n".join(made), Receipt(NOW, "import", "ndjson"), RoutePlan())
+    converted = lines(format_, path, **options)
+    _, refused = check(b"\n".join(converted), Receipt(NOW, "import", "ndjson"), RoutePlan())
     assert refused == []
-    return [json.loads(line) for line in made]
+    return [json.loads(line) for line in converted]
 
 
 def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:

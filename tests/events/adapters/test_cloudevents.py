@@ -21,14 +21,14 @@ ENVELOPE = {
 }
 
 
-def _made(folder: Path, *envelopes: dict[str, Any]) -> list[dict[str, Any]]:
+def _convert(folder: Path, *envelopes: dict[str, Any]) -> list[dict[str, Any]]:
     (folder / "e.jsonl").write_text("\n".join(json.dumps(each) for each in envelopes))
     return events("cloudevents", folder / "e.jsonl")
 
 
 def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "data": OURS})
-    assert made == {
+    (event,) = _convert(tmp_path, {**ENVELOPE, "data": OURS})
+    assert event == {
         "event_id": "/shop#A234-1234-1234",
         "type": "click",
         "ts": 1_522_949_460_000_000,
@@ -37,24 +37,24 @@ def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None
 
 
 def test_fields_of_native_data_take_precedence(tmp_path: Path) -> None:
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path, {**ENVELOPE, "data": {**OURS, "event_id": "e1", "ts": "2018-04-05T17:00:00Z"}}
     )
-    assert (made["event_id"], made["ts"]) == ("e1", "2018-04-05T17:00:00Z")
+    assert (event["event_id"], event["ts"]) == ("e1", "2018-04-05T17:00:00Z")
 
 
 @pytest.mark.parametrize("said", ["view", "item", "user", "merge", "identify", "answer", 7, None])
 def test_the_envelope_decides_the_event_type(tmp_path: Path, data_type: Any) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "type": data_type}})
-    assert made["type"] == "click"
+    (event,) = _convert(tmp_path, {**ENVELOPE, "data": {**OURS, "type": data_type}})
+    assert event["type"] == "click"
 
 
 @pytest.mark.parametrize("name", ["item", "user", "merge", "identify"])
 def test_an_envelope_that_names_a_profile_or_a_merge_is_one(tmp_path: Path, name: str) -> None:
     data = {"user_id": "u", "anonymous_id": "v", "item_id": "i", "properties": {"merged_into": "w"}}
     for type_ in (f"com.example.{name}", f"com.example.{name}.v2", name):
-        (made,) = _made(tmp_path, {**ENVELOPE, "type": type_, "data": data})
-        assert made["type"] == name
+        (event,) = _convert(tmp_path, {**ENVELOPE, "type": type_, "data": data})
+        assert event["type"] == name
 
 
 ALIAS = {
@@ -107,8 +107,8 @@ def test_data_of_another_type_than_the_envelope_is_refused(tmp_path: Path) -> No
         0,
         [("unknown_kind", "$.type")],
     )
-    (made,) = _made(tmp_path, {**ENVELOPE, "type": "shop.view", "data": TRACK})
-    assert made["type"] == "view"
+    (event,) = _convert(tmp_path, {**ENVELOPE, "type": "shop.view", "data": TRACK})
+    assert event["type"] == "view"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_the_envelope_names_is_made(
     tmp_path: Path, named: str, data: dict[str, Any], types: list[str]
 ) -> None:
     assert [
-        made["type"] for made in _made(tmp_path, {**ENVELOPE, "type": named, "data": data})
+        made["type"] for made in _convert(tmp_path, {**ENVELOPE, "type": named, "data": data})
     ] == types
 
 
@@ -152,7 +152,7 @@ def test_around_the_events_of_other_systems(tmp_path: Path) -> None:
         "user_pseudo_id": "v",
         "items": [{"item_id": "i"}],
     }
-    clicked, was_read, viewed = _made(
+    clicked, was_read, viewed = _convert(
         tmp_path,
         *({**ENVELOPE, "type": "shop.message", "data": data} for data in (track, read, row)),
     )
@@ -162,11 +162,11 @@ def test_around_the_events_of_other_systems(tmp_path: Path) -> None:
 
 
 def test_ids_that_are_numbers_are_their_digits(tmp_path: Path) -> None:
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path,
         {**ENVELOPE, "data": {**OURS, "user_id": 42, "item_id": 7.0, "session_id": 2**60 + 1}},
     )
-    assert (made["user_id"], made["item_id"], made["session_id"]) == (
+    assert (event["user_id"], event["item_id"], event["session_id"]) == (
         "42",
         "7",
         "1152921504606846977",
@@ -174,8 +174,8 @@ def test_ids_that_are_numbers_are_their_digits(tmp_path: Path) -> None:
 
 
 def test_a_very_long_identity_is_hashed(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "source": "s" * 300, "data": OURS})
-    assert len(made["event_id"]) == 64
+    (event,) = _convert(tmp_path, {**ENVELOPE, "source": "s" * 300, "data": OURS})
+    assert len(event["event_id"]) == 64
 
 
 @pytest.mark.parametrize(

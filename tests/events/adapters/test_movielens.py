@@ -131,10 +131,10 @@ def test_unreadable_rows_are_passed_on_unchanged(tmp_path: Path) -> None:
 )
 def test_an_unclosed_quote_spoils_only_its_own_row(rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "movies.csv").write_text("\n".join(["movieId,title,genres", *rows]))
-    made = [json.loads(line) for line in lines("movielens", tmp_path)]
+    converted = [json.loads(line) for line in lines("movielens", tmp_path)]
     stray = next(row for row in rows if row[0] == "1")
-    assert [one["unread"]["record"] for one in made if "unread" in one] == [[stray]]
-    assert [one["item_id"] for one in made if "unread" not in one] == [
+    assert [one["unread"]["record"] for one in converted if "unread" in one] == [[stray]]
+    assert [one["item_id"] for one in converted if "unread" not in one] == [
         row[0] for row in rows if row != stray
     ]
 

@@ -44,14 +44,14 @@ def test_a_time_in_milliseconds_is_quoted_in_the_error(tmp_path: Path) -> None:
 
 def test_interactions_with_their_impressions(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(INTERACTIONS)
-    seen, first, again, second, bought, rated, watched = events("personalize", tmp_path)
+    seen, first, repeated, second, bought, rated, watched = events("personalize", tmp_path)
     assert seen["type"] == "impression"
     assert (seen["items"], seen["request_id"], seen["event_id"]) == (
         ["73", "70", "17", "95", "96"],
         "rec-1",
         "rec-1#impression",
     )
-    assert again["event_id"] == seen["event_id"]  # the same list, to be taken once
+    assert repeated["event_id"] == seen["event_id"]  # the same list, to be taken once
     assert (first["type"], first["user_id"], first["item_id"], first["ts"]) == (
         "click",
         "35",
@@ -68,9 +68,9 @@ def test_interactions_with_their_impressions(tmp_path: Path) -> None:
 
 def test_ids_follow_from_content_and_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(INTERACTIONS)
-    made = events("personalize", tmp_path / "a.csv")
+    converted = events("personalize", tmp_path / "a.csv")
     (tmp_path / "renamed.csv").write_text(INTERACTIONS)
-    assert events("personalize", tmp_path / "renamed.csv") == made
+    assert events("personalize", tmp_path / "renamed.csv") == converted
 
 
 def test_users_and_items(tmp_path: Path) -> None:
@@ -139,9 +139,12 @@ STRAY = {
 @pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
 def test_an_unclosed_quote_spoils_only_its_own_row(rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("\n".join(["USER_ID,ITEM_ID,TIMESTAMP,TITLE", *rows]))
-    made = [json.loads(line) for line in lines("personalize", tmp_path)]
-    assert [one.get("user_id") for one in made] == [None, *(row.split(",")[0] for row in rows[1:])]
-    assert (made[0]["unread"]["code"], made[0]["unread"]["record"]) == (
+    converted = [json.loads(line) for line in lines("personalize", tmp_path)]
+    assert [one.get("user_id") for one in converted] == [
+        None,
+        *(row.split(",")[0] for row in rows[1:]),
+    ]
+    assert (converted[0]["unread"]["code"], converted[0]["unread"]["record"]) == (
         "wrong_width",
         {"#row": rows[0].split(",")},
     )

@@ -315,12 +315,10 @@ def test_what_is_the_same_in_all_events_of_an_item_or_a_user_becomes_a_profile(
     assert 'title = "product_name"' in items.toml
     assert 'price = "price"' in items.toml
     assert 'plan = "plan"' in users.toml
-    made = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
-    assert [sum(one["type"] == kind for one in made) for kind in ("click", "item", "user")] == [
-        120,
-        7,
-        9,
-    ]
+    converted = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
+    assert [
+        sum(one["type"] == kind for one in converted) for kind in ("click", "item", "user")
+    ] == [120, 7, 9]
     assert [guess.kind for guess in guess_sources(file, profiled_kinds={"items"})] == [
         "events",
         "users",

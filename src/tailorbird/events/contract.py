@@ -313,8 +313,8 @@ def resolve(
 ) -> tuple[int, int]:
     """Resolve the event time and the arrival time from the times that an event states.
 
-    `stated_received_at` is the event's own `received_at`. A file that does not state arrival times says nothing
-    about the offset of its senders' clocks, so their times are taken as they are.
+    `stated_received_at` is the event's own `received_at`. A file that does not state arrival times
+    says nothing about the offset of its senders' clocks, so their times are taken as they are.
     """
     received_at = receipt.received_at if stated_received_at is None else stated_received_at
     if timeless:

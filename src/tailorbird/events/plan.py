@@ -31,7 +31,7 @@ EVENT_TYPES = (
     "merge",
 )
 PROFILE_TYPES = ("user", "item")
-# Their content affects events of any user, so every router follows them and no browser may send them.
+# Their content affects events of any user: every router follows them, no browser may send them.
 SHARED_TYPES = (*PROFILE_TYPES, "merge")
 MERGED_INTO = "merged_into"  # the property of a `merge` with the new user id
 # set on a merge into an erased user, which now is a merge into itself

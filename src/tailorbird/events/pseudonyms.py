@@ -164,7 +164,7 @@ class Pseudonyms:
     ) -> Batch:
         """Pseudonymise a batch that an adapter read.
 
-        `foreign` is as in `pseudonymise_body`. Ids made from a row's content are hashed in any case.
+        `foreign` is as in `pseudonymise_body`. Ids derived from content are always hashed.
         """
         return Batch(
             batch.file,

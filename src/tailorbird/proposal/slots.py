@@ -42,7 +42,7 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
     )
     hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
     worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
-    return f'''"""The slots of the site, proposed from the data; `tailorbird check` validates them."""
+    return f'''"""The slots of the site, proposed from data; `tailorbird check` validates them."""
 
 from tailorbird.ranking import Explore, Slot
 

@@ -235,7 +235,8 @@ def dpp(
 
     Args:
         values: (n,).
-        similarity: (n, n), positive semidefinite with ones on the diagonal, such as `attribute_similarity`.
+        similarity: (n, n), positive semidefinite with ones on the diagonal, such as that of
+            `attribute_similarity`.
         size: how many places are chosen so; the rest follows by value.
     """
     n = values.size

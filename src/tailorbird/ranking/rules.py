@@ -70,7 +70,8 @@ CONTEXT_FIELDS: Mapping[str, "Kind"] = {
 _SPAN_US = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 # Strings and comments, which stay unchanged, or the time in `seen(30d)`.
 _SPAN = re.compile(
-    r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)|(?<=\bseen\()(\s*)(\d{1,5})([mhdw])(?=\s*\))"""
+    r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)"""
+    r"""|(?<=\bseen\()(\s*)(\d{1,5})([mhdw])(?=\s*\))"""
 )
 _COUNTRY = re.compile("[A-Z]{2}")  # as the router keeps it, and requests read it
 _LINE_END = re.compile(r"\r\n|\r|\n")  # as Python counts lines

@@ -32,7 +32,7 @@ def test_a_name_states_window_and_segment(name: str, board: Board) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("populr", "popular"),
         ("popular:2m", "from 5m"),

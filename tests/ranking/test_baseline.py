@@ -52,7 +52,7 @@ def test_without_a_past_popularity_decides(tables):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [("search", "orders no items"), ("popular+sequence", "orders no items"), ("populr", "popular")],
 )
 def test_what_orders_nothing_is_refused(text, expected):

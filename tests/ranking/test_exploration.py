@@ -296,7 +296,7 @@ def test_a_low_temperature_is_nearly_the_order_by_value():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda: Explore(method="softmax"), "item, swap, plackett_luce"),
         (lambda: Explore(rate=1.5), "a share from 0 to 1"),

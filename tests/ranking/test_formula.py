@@ -34,7 +34,7 @@ def test_a_value_is_the_weighted_sum_and_leaves_out_what_is_not_predicted():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("click + + ) purchase", "column 11: unmatched ')'"),
         ("click * purchase", "column 1: expected a number times a head, got 'click * purchase'"),

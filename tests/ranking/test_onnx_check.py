@@ -95,7 +95,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("location", PLACES)
 def test_an_external_tensor_is_detected_everywhere(location):
     check_onnx(PLACES[location](False).SerializeToString(), where="model")
     with pytest.raises(BundleError, match="model: keeps a tensor in another file"):

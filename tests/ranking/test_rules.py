@@ -287,7 +287,7 @@ def test_what_cannot_hold_or_names_no_field_is_refused(rule, message):
 
 
 @pytest.mark.parametrize(
-    ("rule", "place"),
+    ("rule", "position"),
     [
         ("not seen(30d) and order.price > 1", "column 19"),
         ("not seen(30d) and item.price ><", "column 31"),
@@ -412,7 +412,7 @@ def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(inde
 
 
 @pytest.mark.parametrize(
-    ("declare", "told"),
+    ("declare", "message"),
     [
         (
             lambda: Slot("home", explore={"rate": 0.1}),

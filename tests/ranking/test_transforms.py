@@ -364,7 +364,7 @@ def with_sources(*names):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (with_step({"step": "standardise", "mean": 0, "std": 0}), "deviation"),
         (with_step({"step": "standardise", "mean": 0, "std": None}), "cannot be read"),

@@ -276,7 +276,7 @@ def test_rows_of_another_width_are_passed_on_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [b"", b'u3,i3,10,"of two\nlines"\n'], ids=["plain", "beside quotes"]
+    "extra", [b"", b'u3,i3,10,"of two\nlines"\n'], ids=["plain", "beside quotes"]
 )
 def test_a_row_that_is_no_utf_8_spoils_only_itself(extra: bytes, tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_bytes(

@@ -16,7 +16,7 @@ PIECE = next(
 )  # the last line of the first piece
 
 
-@pytest.mark.parametrize("place", [0, PIECE - 1, PIECE, PIECE + 1, len(ROWS) - 2])
+@pytest.mark.parametrize("position", [0, PIECE - 1, PIECE, PIECE + 1, len(ROWS) - 2])
 def test_a_stray_quote_spoils_only_its_line_and_multi_line_text_stays(position: int) -> None:
     stray, text = b'u,"i,some title\n', b'u,i,"a text\nof two lines"\n'
     for put, lost in (

@@ -274,7 +274,7 @@ def _columns_of(source: Source) -> list[str]:
 
 
 def _texts_of(source: Source) -> frozenset[str]:
-    """Columns that are read as they are written, so that 007 stays 007."""
+    """Return the columns that are read as text, so that 007 stays 007."""
     typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
     return frozenset(column for column in (*_ids_of(source), *typed) if column is not None)
 

@@ -82,7 +82,7 @@ def duration(text: str) -> int:
     Raises:
         UsageError: the text is no such duration, or it is zero, or longer than a hundred years.
 
-    >>> duration("6h") == 6 * HOUR
+    >>> parse_duration("6h") == 6 * HOUR
     True
     """
     match = _DURATION.match(text.strip())

@@ -37,7 +37,7 @@ def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
 
     `word_counts` holds the word counts that ids have.
 
-    >>> sorted(candidates("by user-12", {1}))
+    >>> sorted(id_candidates("by user-12", {1}))
     ['by user-12', 'user-12']
     """
     if len(text) <= CANDIDATE_LENGTH_MAX:

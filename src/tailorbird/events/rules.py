@@ -2,7 +2,7 @@
 
 Pure, and identical in collector and router. `events.contract` calls it for types that have rules.
 
->>> violation((Rule("price", required=True, kind="number", low=0.0),), {"price": "12"})
+>>> find_violation((Rule("price", required=True, kind="number", low=0.0),), {"price": "12"})
 ('wrong_type', '$.properties.price', 'expected a number, got "12"')
 """
 

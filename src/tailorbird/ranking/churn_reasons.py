@@ -87,10 +87,10 @@ def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
     """Format the value of a column; a duration in a suitable unit.
 
     Args:
-        digits: more of them, to tell one from another.
+        digits: additional digits, to distinguish close values.
 
-    >>> told_value(8_100_000, seconds=True), told_value(86_400 * 2.5, seconds=True),
-    told_value(12_345, seconds=False) ('94 days', '2.5 days', '12,345')
+    >>> format_column_value(8_100_000, seconds=True), format_column_value(12_345, seconds=False)
+    ('94 days', '12,345')
     """
     if np.isnan(value):
         return "missing"

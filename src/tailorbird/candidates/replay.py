@@ -109,7 +109,7 @@ def replayed(
         for batch in batches.until(p):
             fold.update(batch)
         tables = fold.tables()
-        request_lists = [pending[index] for index in indices.tolist()]
+        request_lists: list[RequestLists] = [pending[index] for index in indices.tolist()]
         for lists in request_lists:
             lists.tables = tables
         groups_left[indices] -= 1

@@ -43,7 +43,9 @@ def test_fields_of_native_data_take_precedence(tmp_path: Path) -> None:
     assert (event["event_id"], event["ts"]) == ("e1", "2018-04-05T17:00:00Z")
 
 
-@pytest.mark.parametrize("data_type", ["view", "item", "user", "merge", "identify", "answer", 7, None])
+@pytest.mark.parametrize(
+    "data_type", ["view", "item", "user", "merge", "identify", "answer", 7, None]
+)
 def test_the_envelope_decides_the_event_type(tmp_path: Path, data_type: Any) -> None:
     (event,) = _convert(tmp_path, {**ENVELOPE, "data": {**OURS, "type": data_type}})
     assert event["type"] == "click"

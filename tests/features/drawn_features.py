@@ -50,7 +50,7 @@ from tailorbird.features import (
     trend,
     variance,
 )
-from tailorbird.features.checks import belongs
+from tailorbird.features.checks import determines
 
 USER, ITEM = entity("user"), entity("item")
 OF_REQUEST = (
@@ -74,7 +74,7 @@ ENTITIES = (
     entity("item", "weekday"),
     entity("item", "position"),
 )
-RELATED = [(own, group) for own in ENTITIES for group in ENTITIES if belongs(own, group)]
+RELATED = [(own, group) for own in ENTITIES for group in ENTITIES if determines(own, group)]
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
     None,

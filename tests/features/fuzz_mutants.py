@@ -261,7 +261,7 @@ def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
     """What has left a window since the record was written is still counted."""
-    patch.setattr(read._Moment, "_renewed", lambda self: 0)
+    patch.setattr(read._ActiveRead, "_renewed", lambda self: 0)
 
 
 def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         ring = self._ring
         slot = batch.ts // ring.hop % ring.lanes
-        self._join.at(states, (rows, ring.lane + slot), rings.measured(ring.measure, batch.value))
+        self._combine.at(states, (rows, ring.lane + slot), rings.tile_values(ring.measure, batch.value))
 
     patch.setattr(rings.RingSums, "update", update)
 
@@ -292,11 +292,11 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
         with store.snapshot() as snapshot:
             position = read.read_position(snapshot)
         with store.snapshot() as snapshot:
-            begun = read.begin([snapshot], request)
-            moment = read._Moment(
+            begun = read.resolve_request([snapshot], request)
+            moment = read._ActiveRead(
                 self._plan, snapshot, replace(request, person=begun.person), keys, begun.swept
             )
-            return moment.rows_read([position], begun.since)
+            return moment.read_rows([position], begun.alias_ts)
 
     patch.setattr(Reader, "_read", mixed)
 

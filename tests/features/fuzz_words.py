@@ -18,7 +18,7 @@ from tests.features.drawn_features import TRENDS, TYPES
 import tailorbird.features as vocabulary
 from tailorbird.errors import DeclarationError
 from tailorbird.features import Feature, FeatureSet, declare
-from tailorbird.features.checks import belongs
+from tailorbird.features.checks import determines
 from tailorbird.features.declare import CONTEXT_FIELDS
 
 Call = Callable[..., Feature]
@@ -50,7 +50,7 @@ RELATED = sorted(
     (own, group)
     for own, one in _ENTITIES.items()
     for group, other in _ENTITIES.items()
-    if belongs(one, other)
+    if determines(one, other)
 )
 FILTERS = (None, *SOME_FILTERS)  # without one twice as often
 NUMBERS = (

@@ -266,7 +266,7 @@ class World:
         return (
             self.events()
             if self.router is None
-            else AttachedEvents(self.lake(), features).fill(self.events())
+            else AttachedEvents(self.lake(), features).join(self.events())
         )
 
     def differences(self, requests: Sequence[ReadRequest]) -> list[str]:
@@ -390,7 +390,7 @@ def past_differences(
             (features.categorical, made.categorical),
         ):
             for column, name in enumerate(names):
-                expected = reference.value(
+                expected = reference.compute_value(
                     features, name, own[index], item, int(t[index]), int(p[index]), known
                 )
                 if not kit.same(values[row, column], expected):

@@ -519,14 +519,14 @@ def differences(
             (features.categorical, rows.categorical),
         ):
             for column, name in enumerate(names):
-                expected = reference.value(features, name, asked, item, rows.t, rows.p, events)
+                expected = reference.compute_value(features, name, asked, item, rows.t, rows.p, events)
                 if not same(values[row, column], expected):
                     found.append(
                         f"{name} of {item} at t={rows.t - T0} p={rows.p}: "
                         f"{values[row, column]!r}, expected {expected!r}"
                     )
     for name in features.sequences:
-        expected = reference.value(features, name, asked, None, rows.t, rows.p, events)
+        expected = reference.compute_value(features, name, asked, None, rows.t, rows.p, events)
         got = rows.sequences[name]
         bits = [
             [int(np.float64(one).view(np.uint64)) if isinstance(one, float) else one for one in row]

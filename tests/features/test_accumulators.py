@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tailorbird.events import HOUR
 from tailorbird.features import FeatureSet, count, entity, total
 from tailorbird.features.columns import Frame
-from tailorbird.features.finish import recent
+from tailorbird.features.finish import recent_events
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Step
 from tailorbird.features.runs import Runs
 from tailorbird.features.state import Held, Records
@@ -126,7 +126,7 @@ def test_a_session_is_the_one_asked_for_or_the_run_that_ends_now(kit, of_session
     step = Step("clicks", "numeric", "session", text="click")
 
     def clicks(t: int) -> float:
-        columns = recent(t, ts, np.zeros(5, np.int64), types, sessions)
+        columns = recent_events(t, ts, np.zeros(5, np.int64), types, sessions)
         item, type, session = (one.view(np.uint64) for one in columns[1:])
         return Runs(
             np.array([0, len(columns[0])]),

@@ -36,9 +36,9 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
     since = np.minimum(since, t)
     prefixes = [timeline.prefix(value), timeline.prefix(chosen)]
     upper, lower = at.before().sums(prefixes), at.before(since).sums(prefixes)
-    sums, counts = (at.restore(high - low) for high, low in zip(upper, lower, strict=True))
+    sums, counts = (at.to_input_order(high - low) for high, low in zip(upper, lower, strict=True))
     peaks = Peaks(timeline, np.maximum(value, 0)).since(at, since)
-    series = timeline.series(chosen.astype(bool))
+    series = timeline.select(chosen.astype(bool))
     newest, recent = series.newest(at), series.newest(at, since)
     last, last_recent = series.last(at, length), series.last(at, length, since)
     for row in range(len(asked)):
@@ -78,10 +78,10 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
     timeline = Timeline(keys, np.ones(n, np.uint64), ts, p, tie=lambda rows: (rows,))
     at = timeline.at(keys, t, known)
     prefixes = [timeline.prefix(value)]
-    sums = at.restore(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
+    sums = at.to_input_order(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
     peaks = Peaks(timeline, value + 1000).since(at, t - 500)
     chosen = value > 0
-    series = timeline.series(chosen)
+    series = timeline.select(chosen)
     newest, last = series.newest(at), series.last(at, 20)
     for row in range(q):
         counted = (ts < t[row]) & (p <= known[row])

@@ -11,7 +11,7 @@ from tailorbird.features.asof import Timeline
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.kernels import tile_of
-from tailorbird.features.kernels_groups import Numbers, grouped
+from tailorbird.features.kernels_groups import KeyNumbering, group_entries
 from tailorbird.features.sketch import places, summary
 
 WEIGHTS = np.array([1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605, 0.5])
@@ -147,7 +147,7 @@ def test_times_and_positions_at_the_ends_of_int64(extreme):
     key, asked = np.array([7, 7, 7], np.uint64), np.array([7, 7, 9], np.uint64)
     timeline = Timeline(asked, key, np.array([extreme, 0, 5]), np.array([1, extreme, 2]))
     at = timeline.at(asked, np.array([HUGE, 1, HUGE]), np.array([HUGE, 2, HUGE]))
-    counts = at.restore(
+    counts = at.to_input_order(
         at.before().sums([timeline.prefix(np.ones(3, np.int64))])[0] - timeline.starts[at.entity]
     )
     assert counts.tolist() == ([3, 2, 0] if extreme < 0 else [2, 0, 0])
@@ -156,12 +156,12 @@ def test_times_and_positions_at_the_ends_of_int64(extreme):
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 40)), st.lists(st.integers(0, 60)))
 def test_keys_are_numbered_in_order_of_their_first_place(keys, asked):
-    numbers = Numbers(np.array(keys, np.uint64))
+    numbers = KeyNumbering(np.array(keys, np.uint64))
     known = list(dict.fromkeys(keys))
     assert numbers.count == len(known)
     assert numbers.first.tolist() == [keys.index(key) for key in known]
     expected = [known.index(key) if key in known else len(known) for key in asked]
-    assert numbers.of(np.array(asked, np.uint64)).tolist() == expected
+    assert numbers.lookup(np.array(asked, np.uint64)).tolist() == expected
 
 
 @settings(deadline=None)
@@ -169,7 +169,7 @@ def test_keys_are_numbered_in_order_of_their_first_place(keys, asked):
 def test_groups_are_sorted_by_time_and_keep_the_order_of_equals(rows, groups):
     group, times = columns(rows, 2)
     group = np.minimum(group, groups).astype(np.int32)
-    starts, order, found, _ = grouped(group, groups, times, times)
+    starts, order, found, _ = group_entries(group, groups, times, times)
     expected = sorted(
         (row for row in range(len(rows)) if group[row] < groups),
         key=lambda row: (group[row], times[row]),
@@ -188,7 +188,7 @@ def test_many_entries_are_grouped_over_buckets_as_a_stable_sort_does(groups, ske
         np.where(skew & (rng.random(n) < 0.5), rng.integers(0, 3, n), groups),
     ).astype(np.int32)
     times, p = rng.integers(0, 1_000, n) - 500, np.arange(n) * 7
-    starts, order, times_of, p_of = grouped(group, groups, times, p)
+    starts, order, times_of, p_of = group_entries(group, groups, times, p)
     there = np.flatnonzero(group < groups)
     expected = there[np.lexsort((times[there], group[there]))]
     np.testing.assert_array_equal(order, expected)
@@ -200,15 +200,15 @@ def test_many_entries_are_grouped_over_buckets_as_a_stable_sort_does(groups, ske
 def test_keys_are_numbered_by_their_first_place_however_many_there_are():
     rng = np.random.default_rng(5)
     keys = rng.integers(0, 90_000, 200_000).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    numbers = Numbers(keys)
+    numbers = KeyNumbering(keys)
     unique, first, place = np.unique(keys, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     assert numbers.count == len(unique)
     np.testing.assert_array_equal(numbers.first, np.sort(first))
     np.testing.assert_array_equal(numbers.own, rank[place])
-    np.testing.assert_array_equal(numbers.of(keys[::-1].copy()), rank[place][::-1])
-    assert numbers.of(np.array([1, 2], np.uint64)).tolist() == [numbers.count] * 2
-    assert Numbers(np.zeros(0, np.uint64)).of(np.array([1], np.uint64)).tolist() == [0]
+    np.testing.assert_array_equal(numbers.lookup(keys[::-1].copy()), rank[place][::-1])
+    assert numbers.lookup(np.array([1, 2], np.uint64)).tolist() == [numbers.count] * 2
+    assert KeyNumbering(np.zeros(0, np.uint64)).lookup(np.array([1], np.uint64)).tolist() == [0]
 
 
 @settings(max_examples=300, deadline=None)

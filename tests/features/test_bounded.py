@@ -9,7 +9,7 @@ import pytest
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.features.backfill import Requests, backfill, event_columns
-from tailorbird.features.bounded import affordable, read_wanted, spilled
+from tailorbird.features.bounded import affordable_columns, read_wanted, spilled
 from tailorbird.features.sampled import wanted
 from tailorbird.lake import Lake, LakeRole
 
@@ -105,7 +105,7 @@ def test_no_more_is_loaded_than_is_said(lake, requests):
 
 def test_which_groups_are_compared_changes_from_time_to_time(lake, requests):
     found = {
-        tuple(affordable(lake, FEATURES, requests, 75, np.random.default_rng(seed)))
+        tuple(affordable_columns(lake, FEATURES, requests, 75, np.random.default_rng(seed)))
         for seed in range(16)
     }
     narrow = ("shown", "clicked", "recent")

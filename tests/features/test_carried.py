@@ -9,7 +9,7 @@ from tests.features.test_shards import all_of, assert_same, tables
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features.backfill import backfill
-from tailorbird.features.carried import Tiles
+from tailorbird.features.carried import TileSums
 from tailorbird.features.shards import backfill_to
 
 
@@ -47,7 +47,7 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
 
 
 def test_sums_of_tiles_are_those_of_what_was_added():
-    rng, tiles = np.random.default_rng(7), Tiles()
+    rng, tiles = np.random.default_rng(7), TileSums()
     key, tile, value = (
         rng.integers(1, 5, 200).astype(np.uint64),
         rng.integers(-20, 20, 200),

@@ -6,10 +6,10 @@ import pytest
 
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features import FeatureSet, count, entity, last, sequence, total
-from tailorbird.features.applying import HOT_ONE, Hot
+from tailorbird.features.applying import HOT_ONE, HotKeys
 from tailorbird.features.columns import Frame, entity_key
 from tailorbird.features.extracts import extract, extract_profiles
-from tailorbird.features.fields import KnownTexts, text_keys
+from tailorbird.features.fields import TextHashCache, text_keys
 from tailorbird.features.sources import source_of
 from tailorbird.features.tiles import NEVER
 
@@ -178,25 +178,25 @@ def test_a_query_is_the_same_however_it_is_typed_and_is_that_of_the_answer_where
 def test_texts_that_come_again_have_the_keys_that_they_had_however_few_are_kept():
     columns = [["a", "b", None, "a"], ["b", "c"], ["d", "e", "f"], ["a", "f", None]]
     for size_max in (2, 3, 100):
-        known = KnownTexts(size_max)
+        known = TextHashCache(size_max)
         for column in columns:
             array = pa.chunked_array([pa.array(column, pa.string())])
             np.testing.assert_array_equal(known(array), text_keys(array))
 
 
 def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
-    hot = Hot(HOT_ONE)
+    hot = HotKeys(HOT_ONE)
     keys = np.array([1, 2, 3], np.uint64)
     hot.note(keys, np.array([10, 20, NEVER]))
     hot.note(keys[:1], np.array([30]))
     hot.note(keys[1:2], np.array([NEVER]))
-    assert hot.due(20).tolist() == []
+    assert hot.pop_due(20).tolist() == []
     hot.note(keys[2:], np.array([25]))
-    assert hot.due(30).tolist() == [1, 3]
-    assert hot.due(1_000).tolist() == []
+    assert hot.pop_due(30).tolist() == [1, 3]
+    assert hot.pop_due(1_000).tolist() == []
     many = np.arange(5 * HOT_ONE, dtype=np.uint64)
     for some in np.array_split(many, 7):
         hot.note(some, some.astype(np.int64))
     assert (
-        hot.due(10 * HOT_ONE).tolist() == many[-HOT_ONE:].tolist()
+        hot.pop_due(10 * HOT_ONE).tolist() == many[-HOT_ONE:].tolist()
     )  # those of longest ago are renewed when they are read

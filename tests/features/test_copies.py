@@ -12,7 +12,7 @@ from tests.store.servers import needs_valkey, running
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entity, ratio, sequence
-from tailorbird.features.figures import all_figures
+from tailorbird.features.figures import read_all_figures
 from tailorbird.features.keypart import parts_of
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
@@ -185,7 +185,7 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
     kit, tmp_path, features
 ):
     metrics = Metrics()
-    metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
+    metrics.watch_workers(lambda: read_all_figures(tmp_path / "state"))
     with running(tmp_path / "server") as server:
         log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
         with FeatureWorker(

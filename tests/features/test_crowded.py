@@ -175,7 +175,7 @@ def test_what_is_computed_of_a_past_with_many_events_in_flight_is_the_reference(
         request = row // 2
         who = ReadRequest(person=f"u{1 + request % 2}", session_id=[None, "s1"][request % 2])
         for column, name in enumerate(features.numeric):
-            expected = reference.value(
+            expected = reference.compute_value(
                 features, name, who, ITEMS[row % 2], int(t[request]), int(p[request]), events
             )
             assert kit.same(rows.numeric[row, column], expected), (name, row)

@@ -24,7 +24,7 @@ from tailorbird.features import (
 )
 from tailorbird.features.backfill import History
 from tailorbird.features.figures import read_figures
-from tailorbird.features.idle import reach, tallies
+from tailorbird.features.idle import retention_us, tallies
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import Excused, ParityReport
 from tailorbird.features.sampled import Asked, compare, read_sample, requests_of
@@ -134,7 +134,7 @@ def test_profiles_and_first_times_stay_when_the_rest_expires(kit, tmp_path):
             count("of_user", user, "click", window="1h"),
         ]
     )
-    assert [reach(one) for one in features.layout.entities] == [400 * DAY, 65 * MINUTE]
+    assert [retention_us(one) for one in features.layout.entities] == [400 * DAY, 65 * MINUTE]
     log = kit.Log(tmp_path)
     log.append([kit.routed(past(kit))])
     with FeatureWorker(

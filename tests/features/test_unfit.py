@@ -27,7 +27,7 @@ from tailorbird.features import (
     total,
 )
 from tailorbird.features.columns import Frame
-from tailorbird.features.figures import FILE, all_figures
+from tailorbird.features.figures import FILE, read_all_figures
 from tailorbird.features.unfit import Unfit
 from tailorbird.serving.metrics import Metrics
 
@@ -227,7 +227,7 @@ def test_what_a_build_took_in_is_counted_once_even_if_it_is_built_again(kit, tmp
             tmp_path / "routed.db", tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
         ) as worker:
             worker.bootstrap(lambda start: [events.filter(events["p"].to_numpy() > start)], 6)
-        [told] = all_figures(tmp_path / "state")
+        [told] = read_all_figures(tmp_path / "state")
         assert (told.capped, told.rows) == (
             {"properties.depth": 3},
             6,
@@ -256,7 +256,7 @@ def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart
         [total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)]
     )
     metrics = Metrics()
-    metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
+    metrics.watch_workers(lambda: read_all_figures(tmp_path / "state"))
     assert b"tailorbird_worker" not in metrics.text()
     log, schema, told = kit.Log(tmp_path), depth.schema_hash, ""
     for start in (0, 10):
@@ -291,7 +291,7 @@ def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart
         assert line in told
     assert f'tailorbird_state_bytes{{entity="user",schema="{schema}"}} 0.0' not in told
     (tmp_path / "state" / schema / FILE).write_text('{"rows": "many"')
-    assert all_figures(tmp_path / "state") == []
+    assert read_all_figures(tmp_path / "state") == []
 
 
 def test_a_worker_that_runs_tells_by_itself(kit, tmp_path):
@@ -305,7 +305,7 @@ def test_a_worker_that_runs_tells_by_itself(kit, tmp_path):
         thread.start()
         deadline = time.monotonic() + 30
         while told is None and time.monotonic() < deadline:
-            told = next(iter(all_figures(tmp_path / "state")), None)
+            told = next(iter(read_all_figures(tmp_path / "state")), None)
             stop.wait(0.005)
         stop.set()
         thread.join()

@@ -106,7 +106,7 @@ def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> l
         for place, item in enumerate(ITEMS):
 
             def expected(name, person=person, item=item, one=one):
-                return plain.value(
+                return plain.compute_value(
                     features,
                     name,
                     person,

@@ -73,7 +73,7 @@ from tailorbird.features.sources import (
 from tailorbird.features.steps import Finder, step_of
 
 
-class _Draft:
+class _EntityRequirements:
     """What an entity needs, gathered before lanes are given out."""
 
     def __init__(self) -> None:
@@ -109,13 +109,13 @@ def compile_layout(
     features: Sequence[Feature], derived: dict[str, Expression], derived_order: tuple[str, ...]
 ) -> Layout:
     """Lay the records out; `features` have been checked, `derived` holds their expressions by name."""
-    drafts: dict[Entity, _Draft] = {}
+    drafts: dict[Entity, _EntityRequirements] = {}
     for feature in features:
         _gather(feature, drafts)
-    for about in list(drafts):
-        _gather_parts(about, drafts)
+    for entity in list(drafts):
+        _gather_key_attributes(entity, drafts)
     entities = tuple(
-        _entity(index, about, draft) for index, (about, draft) in enumerate(drafts.items())
+        _entity(index, entity, draft) for index, (entity, draft) in enumerate(drafts.items())
     )
     finder = Finder(entities)
     return Layout(
@@ -123,9 +123,9 @@ def compile_layout(
     )
 
 
-def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
-    def draft(about: Entity) -> _Draft:
-        return drafts.setdefault(about, _Draft())
+def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None:
+    def draft(about: Entity) -> _EntityRequirements:
+        return drafts.setdefault(about, _EntityRequirements())
 
     if isinstance(feature, Count):
         draft(feature.entity).window(source_of(feature), "count", feature.window)
@@ -141,18 +141,18 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
     elif isinstance(feature, Distinct):
         draft(feature.entity).distinct(feature)
     elif isinstance(feature, Ratio):
-        for about in [feature.entity] + (
+        for entity in [feature.entity] + (
             [feature.prior] if isinstance(feature.prior, Entity) else []
         ):
             for types in (feature.types, feature.below):
-                draft(about).window(source_of(feature, types, about), "count", feature.window)
+                draft(entity).window(source_of(feature, types, entity), "count", feature.window)
     elif isinstance(feature, Trend):
         for window in (feature.short, feature.long):
             draft(feature.entity).window(source_of(feature), "count", window)
     elif isinstance(feature, Share):
-        for about in (feature.entity, feature.group):
-            draft(about).window(
-                source_of(feature, entity=about), measure_of(feature), feature.window
+        for entity in (feature.entity, feature.group):
+            draft(entity).window(
+                source_of(feature, entity=entity), measure_of(feature), feature.window
             )
     elif isinstance(feature, Decayed):
         draft(feature.entity).decay(source_of(feature), measure_of(feature), feature.window)
@@ -180,66 +180,66 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
             draft(feature.entity).window(source, "count", feature.window)
 
 
-def _gather_parts(about: Entity, drafts: dict[Entity, _Draft]) -> None:
+def _gather_key_attributes(entity: Entity, drafts: dict[Entity, _EntityRequirements]) -> None:
     """An entity such as `item.category` is found at reading by the item's own attribute."""
-    for name in about.fields:
+    for name in entity.fields:
         if "." in name:
             owner, _, attribute = name.partition(".")
-            drafts.setdefault(Entity((owner,)), _Draft()).attributes[attribute, "categorical"] = (
+            drafts.setdefault(Entity((owner,)), _EntityRequirements()).attributes[attribute, "categorical"] = (
                 None
             )
 
 
-def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
+def _entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
     state, reading = STATE_HEADER, READING_HEADER
     rings: list[Ring] = []
-    for (source, measure, hop), tiles in draft.rings.items():
+    for (source, measure, hop), tiles in requirements.rings.items():
         rings.append(Ring(source, measure, hop, tiles, state))
         state += tiles + 1
-    order = {ring: number for number, ring in enumerate(draft.rings)}
+    order = {ring: number for number, ring in enumerate(requirements.rings)}
     windows = []
-    for ring, tiles in draft.windows:
+    for ring, tiles in requirements.windows:
         windows.append(WindowSum(order[ring], tiles, reading))
         reading += 1
     decays = []
-    for ring, tiles in draft.decays:
+    for ring, tiles in requirements.decays:
         decays.append(DecayedSum(order[ring], tiles, reading))
         reading += 1
     lasts = []
-    for source in draft.lasts:
+    for source in requirements.lasts:
         lasts.append(LastValue(source, state, reading))
         state, reading = state + LAST_STATE, reading + LAST_READING
     sketches = []
-    for (source, precision, hop), tiles in draft.sketches.items():
+    for (source, precision, hop), tiles in requirements.sketches.items():
         sketches.append(Sketch(source, precision, hop, tiles, state))
         state += sketches[-1].lanes
-    sketch_order = {sketch: number for number, sketch in enumerate(draft.sketches)}
+    sketch_order = {sketch: number for number, sketch in enumerate(requirements.sketches)}
     distincts = []
-    for sketch, tiles in draft.distincts:
+    for sketch, tiles in requirements.distincts:
         distincts.append(DistinctValues(sketch_order[sketch], tiles, reading))
         reading += 2
     firsts = []
-    for source in draft.firsts:
+    for source in requirements.firsts:
         firsts.append(FirstTime(source, state, reading))
         state, reading = state + 1, reading + 1
     first_values = []
-    for source in draft.first_values:
+    for source in requirements.first_values:
         first_values.append(FirstValue(source, state, reading))
         state, reading = state + LAST_STATE, reading + LAST_READING
     sequences = []
-    for source, length, of in draft.sequences:
-        sequences.append(LastEvents(source, length, state, reading, of))
+    for source, length, further in requirements.sequences:
+        sequences.append(LastEvents(source, length, state, reading, further))
         state, reading = (
             state + sequences[-1].state_columns * length,
             reading + sequences[-1].reading_columns * length,
         )
     profile = None
-    if draft.attributes:
-        profile = Profile(about.fields[0], tuple(draft.attributes), state, reading)
+    if requirements.attributes:
+        profile = Profile(entity.fields[0], tuple(requirements.attributes), state, reading)
         state, reading = (
-            state + PROFILE_HEADER + len(draft.attributes),
-            reading + len(draft.attributes),
+            state + PROFILE_HEADER + len(requirements.attributes),
+            reading + len(requirements.attributes),
         )
-    contents = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
-    later = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts), tuple(first_values))
-    return EntityLayout(index, about, *contents, state, reading, *later)
+    components = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
+    added_components = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts), tuple(first_values))
+    return EntityLayout(index, entity, *components, state, reading, *added_components)

@@ -21,7 +21,7 @@ HOPS_MAX = 64
 HOPS_DEFAULT = 12
 SEQUENCE_LENGTH = 128
 SEQUENCE_LENGTH_MAX = 1_024
-FURTHER_MAX = 8  # values of each event of a sequence besides item, type and time
+FURTHER_VALUES_MAX = 8  # values of each event of a sequence besides item, type and time
 SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
@@ -107,7 +107,7 @@ ENTITY_FIELDS = (
     "weekday",
     "position",
 )
-WHOLE_FIELDS = ("local_hour", "weekday", "position")  # numbers of which each is a value of its own
+INTEGER_FIELDS = ("local_hour", "weekday", "position")  # numbers of which each is a value of its own
 # What calls take, so that editors can offer it.
 Kind = Literal["numeric", "categorical"]
 LearnedTable = Literal["cooccurrence"]
@@ -354,7 +354,7 @@ class OfSession(Feature):
     types: tuple[str, ...]
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def measured_types(self) -> tuple[str, ...]:
         """The types that are looked at."""
         raise NotImplementedError
 
@@ -366,7 +366,7 @@ class SessionCount(OfSession):
     type: str
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def measured_types(self) -> tuple[str, ...]:
         return (self.type,)
 
 
@@ -380,7 +380,7 @@ class SessionMeasure(OfSession):
     only: tuple[str, ...]
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def measured_types(self) -> tuple[str, ...]:
         return self.only
 
 

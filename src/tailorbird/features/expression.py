@@ -28,7 +28,7 @@ from tailorbird.features import series
 
 LENGTH_MAX = 500
 DEPTH_MAX = 30
-SHOWN_MAX = 100  # letters that a message repeats
+QUOTED_MAX = 100  # letters that a message repeats
 
 Array = npt.NDArray
 # Says what a name is: "number", "text", "either" (a profile attribute, decided by what it is
@@ -91,7 +91,7 @@ class Expression:
 
     def numbers(self, column: ColumnOf, rows: int) -> npt.NDArray[np.float64]:
         """Shape (rows,): a truth as 1 or 0; what is not finite is missing."""
-        value = _plain(self.columns(column))
+        value = _to_number(self.columns(column))
         finite = np.isfinite(value)
         return np.broadcast_to(value if finite.all() else np.where(finite, value, np.nan), (rows,))
 
@@ -119,18 +119,18 @@ def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ExpressionError(f"{_shown(text)} is not an expression") from None
+        raise ExpressionError(f"{_quote(text)} is not an expression") from None
     if _depth(tree) > DEPTH_MAX:
         raise ExpressionError(f"nested more than {DEPTH_MAX} levels deep")
     checker = _Checker(kind_of)
     kind = checker.kind(tree, expect)
     if (kind == "text") != (expect == "text") and expect != "either":
-        raise ExpressionError(f"expected a {expect}, {_shown(text)} is a {kind}")
+        raise ExpressionError(f"expected a {expect}, {_quote(text)} is a {kind}")
     return Expression(text.strip(), kind, tuple(sorted(checker.names.items())), tree)
 
 
-def _shown(text: str) -> str:
-    return repr(text) if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]!r}…"
+def _quote(text: str) -> str:
+    return repr(text) if len(text) <= QUOTED_MAX else f"{text[:QUOTED_MAX]!r}…"
 
 
 def dotted(node: ast.expr) -> str | None:
@@ -234,42 +234,42 @@ class _Checker:
             left = right
         return "truth"
 
-    def _pair(self, left: ast.expr, sign: str, right: ast.expr) -> None:
-        if sign in ("is", "is not"):
+    def _pair(self, left: ast.expr, operator: str, right: ast.expr) -> None:
+        if operator in ("is", "is not"):
             if not (isinstance(right, ast.Constant) and right.value is None):
-                raise ExpressionError(f"{sign} is for None only")
+                raise ExpressionError(f"{operator} is for None only")
             self.kind(left, "either")
             return
-        if sign in ("in", "not in"):
+        if operator in ("in", "not in"):
             if not isinstance(right, ast.Tuple | ast.List) or not all(
                 isinstance(e, ast.Constant) for e in right.elts
             ):
                 raise ExpressionError(
-                    f"{sign} needs constants in brackets, such as {sign} ('phone', 'tablet')"
+                    f"{operator} needs constants in brackets, such as {operator} ('phone', 'tablet')"
                 )
             kinds = {self._constant(e) for e in right.elts if isinstance(e, ast.Constant)}
-            if len(kinds) != 1 or kinds != {self._as(left, next(iter(kinds)))}:
-                raise ExpressionError(f"{ast.unparse(left)} {sign} …: numbers and texts are mixed")
+            if len(kinds) != 1 or kinds != {self._kind_as(left, next(iter(kinds)))}:
+                raise ExpressionError(f"{ast.unparse(left)} {operator} …: numbers and texts are mixed")
             return
-        known = [side for side in (left, right) if self._known(side)]
-        if not known:
+        typed_sides = [side for side in (left, right) if self._has_kind(side)]
+        if not typed_sides:
             raise ExpressionError(
-                f"{ast.unparse(left)} {sign} {ast.unparse(right)}: compare a profile "
+                f"{ast.unparse(left)} {operator} {ast.unparse(right)}: compare a profile "
                 "attribute with a constant"
             )
-        expect = self._as(known[0], "number")
-        if self._as(left, expect) != self._as(right, expect):
+        expect = self._kind_as(typed_sides[0], "number")
+        if self._kind_as(left, expect) != self._kind_as(right, expect):
             raise ExpressionError(
-                f"{ast.unparse(left)} {sign} {ast.unparse(right)}: numbers and texts are mixed"
+                f"{ast.unparse(left)} {operator} {ast.unparse(right)}: numbers and texts are mixed"
             )
-        if expect == "text" and sign not in ("==", "!="):
-            raise ExpressionError(f"{sign} is not for texts")
+        if expect == "text" and operator not in ("==", "!="):
+            raise ExpressionError(f"{operator} is not for texts")
 
-    def _known(self, node: ast.expr) -> bool:
+    def _has_kind(self, node: ast.expr) -> bool:
         name = dotted(node)
         return name is None or self._kind_of(name) != "either" or name in self.names
 
-    def _as(self, node: ast.expr, expect: str) -> str:
+    def _kind_as(self, node: ast.expr, expect: str) -> str:
         name = dotted(node)
         if name in self.names:
             return self.names[name]
@@ -328,7 +328,7 @@ class _Columns:
         return result
 
     def _number(self, node: ast.expr) -> Array:
-        return _plain(self.of(node))
+        return _to_number(self.of(node))
 
     def _truth(self, node: ast.expr) -> Array:
         return _truth(self.of(node))
@@ -349,18 +349,18 @@ class _Columns:
         a, b = arguments
         return np.where(b < a, b, a) if node.func.id == "min" else np.where(b > a, b, a)
 
-    def _pair(self, left: ast.expr, sign: str, right: ast.expr) -> Array:
-        if sign in ("is", "is not"):
+    def _pair(self, left: ast.expr, operator: str, right: ast.expr) -> Array:
+        if operator in ("is", "is not"):
             absent = _missing(self.of(left))
-            return absent if sign == "is" else ~absent
-        if sign in ("in", "not in"):
+            return absent if operator == "is" else ~absent
+        if operator in ("in", "not in"):
             assert isinstance(right, ast.Tuple | ast.List)
             a = self.of(left)
-            found = np.zeros(np.shape(a), np.bool_)
+            is_member = np.zeros(np.shape(a), np.bool_)
             for element in right.elts:
-                found = found | (_plain(a) == self.of(element))
-            return found if sign == "in" else ~found
-        a, b = _plain(self.of(left)), _plain(self.of(right))
+                is_member = is_member | (_to_number(a) == self.of(element))
+            return is_member if operator == "in" else ~is_member
+        a, b = _to_number(self.of(left)), _to_number(self.of(right))
         compare = {
             "==": np.equal,
             "!=": np.not_equal,
@@ -369,10 +369,10 @@ class _Columns:
             ">": np.greater,
             ">=": np.greater_equal,
         }
-        return compare[sign](a, b)
+        return compare[operator](a, b)
 
 
-def _plain(value: Array) -> Array:
+def _to_number(value: Array) -> Array:
     return value.astype(np.float64) if value.dtype == np.bool_ else value
 
 

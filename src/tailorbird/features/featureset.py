@@ -34,7 +34,7 @@ from tailorbird.features.declare import (
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout import Layout, Spot
-from tailorbird.features.plain import check_known
+from tailorbird.features.plain import check_computable
 from tailorbird.features.steps import attribute_spot
 from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
 from tailorbird.features.vocabulary_learned import check_similarities
@@ -93,9 +93,9 @@ class FeatureSet:
         features = tuple(f for f in declarations if not isinstance(f, Similarity))
         check_similarities(similarities, features)
         expressions = {
-            f.name: _derived(f, features, similarities) for f in features if isinstance(f, Derived)
+            f.name: _parse_derived(f, features, similarities) for f in features if isinstance(f, Derived)
         }
-        order = _order(features, expressions)
+        order = _derived_order(features, expressions)
         layout = compile_layout(features, expressions, order)
         kinds = {step.name: step.kind for step in layout.steps}
         check_transforms(
@@ -119,16 +119,16 @@ class FeatureSet:
     def columns(self) -> tuple[Column, ...]:
         """Each column with what it is about, in order of declaration; what is learned comes last."""
         steps = zip(self.features, self.layout.steps, strict=True)
-        read = (
-            Column(feature.name, step.kind, _entity_of(feature), feature.description)
+        request_columns = (
+            Column(feature.name, step.kind, _entity_name(feature), feature.description)
             for feature, step in steps
         )
-        about = {feature.name: _entity_of(feature) for feature in self.features}
-        learned = (
-            Column(one.name, "learned", f"{about[one.of]}+item", one.description)
+        entity_names = {feature.name: _entity_name(feature) for feature in self.features}
+        learned_columns = (
+            Column(one.name, "learned", f"{entity_names[one.of]}+item", one.description)
             for one in self.similarities
         )
-        return (*read, *learned)
+        return (*request_columns, *learned_columns)
 
     @cached_property
     def schema_hash(self) -> str:
@@ -137,8 +137,8 @@ class FeatureSet:
         """
         content = {
             "engine": ENGINE_VERSION,
-            "features": [_plain(f) for f in self.features],
-            "layout": _plain(self.layout),
+            "features": [_schema_data(f) for f in self.features],
+            "layout": _schema_data(self.layout),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=6, person=b"tb-schema").hexdigest()
@@ -178,7 +178,7 @@ class FeatureSet:
         """By "user" and "item", the attributes that are taken from events, by entities and
         expressions; others from profiles alone.
         """
-        return {owner: _of_owner(owner, self._carried) for owner in ("user", "item")}
+        return {owner: _attributes_of_owner(owner, self._event_fields) for owner in ("user", "item")}
 
     def _attributes(self, owner: str) -> tuple[str, ...]:
         profiles = {
@@ -186,11 +186,11 @@ class FeatureSet:
             for feature in self.features
             if isinstance(feature, Attribute) and not feature.element
         }
-        return _of_owner(owner, self._carried | profiles)
+        return _attributes_of_owner(owner, self._event_fields | profiles)
 
     @cached_property
-    def _carried(self) -> set[str]:
-        found = {name for one in self.layout.entities for name in one.entity.fields}
+    def _event_fields(self) -> set[str]:
+        fields = {name for one in self.layout.entities for name in one.entity.fields}
         for one in self.layout.entities:
             holders = (
                 *one.rings,
@@ -205,16 +205,16 @@ class FeatureSet:
                     source.where,
                     source.value.of if isinstance(source.value, Amount) else source.value,
                 ):
-                    found.update(
+                    fields.update(
                         () if expression is None else (name for name, _ in expression.names)
                     )
-            found.update(
+            fields.update(
                 name
                 for sequence in one.sequences
                 for expression in sequence.of
                 for name, _ in expression.names
             )
-        return found
+        return fields
 
 
 def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> FeatureSet:
@@ -245,10 +245,10 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
                 f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)
             ) from error
     if not declared and transforms:
-        told = transforms[0]
+        transform = transforms[0]
         raise DeclarationError(
-            f"transforms {told.column!r}, and declares no feature",
-            where=told.place,
+            f"transforms {transform.column!r}, and declares no feature",
+            where=transform.place,
             fix="declare the feature first",
         )
     if not declared:
@@ -268,9 +268,9 @@ def _line_of(error: BaseException, path: Path) -> int | None:
 
 
 def _check_names(declarations: Sequence[Feature]) -> None:
-    seen: dict[str, Feature] = {}
+    first_by_name: dict[str, Feature] = {}
     for feature in declarations:
-        first = seen.setdefault(feature.name, feature)
+        first = first_by_name.setdefault(feature.name, feature)
         if first is not feature:
             raise DeclarationError(
                 f"{feature.name} is declared twice, first at {first.place}", where=feature.place
@@ -283,17 +283,17 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
         if isinstance(feature, Counted):
             types = feature.types + (feature.below if isinstance(feature, Ratio) else ())
         elif isinstance(feature, OfSession):
-            types = feature.asked
+            types = feature.measured_types
         for one in types:
             if one not in event_types:
-                known = ", ".join(event_types)
+                known_types = ", ".join(event_types)
                 raise DeclarationError(
-                    f"{feature.name}: {one!r} is no event type; expected one of {known}",
+                    f"{feature.name}: {one!r} is no event type; expected one of {known_types}",
                     where=feature.place,
                 )
 
 
-def _derived(
+def _parse_derived(
     feature: Derived, declarations: Sequence[Feature], similarities: Sequence[Similarity]
 ) -> Expression:
     numeric = {
@@ -302,11 +302,11 @@ def _derived(
         if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)
     }
     try:
-        found = parse(
+        expression = parse(
             feature.text, lambda name: "number" if name in numeric else None, expect="number"
         )
-        check_known(found)
-        return found
+        check_computable(expression)
+        return expression
     except ExpressionError as error:
         fix = (
             f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}"
@@ -321,30 +321,30 @@ def _derived(
         raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
 
 
-def _order(declarations: Sequence[Feature], expressions: dict[str, Expression]) -> tuple[str, ...]:
+def _derived_order(declarations: Sequence[Feature], expressions: dict[str, Expression]) -> tuple[str, ...]:
     """Derived columns, each after those that it reads."""
-    place = {feature.name: feature.place for feature in declarations}
-    done: dict[str, None] = {}
+    locations = {feature.name: feature.place for feature in declarations}
+    ordered: dict[str, None] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            loop = " → ".join((*path[path.index(name) :], name))
-            raise DeclarationError(f"derived columns go in a circle: {loop}", where=place[name])
-        if name in expressions and name not in done:
+            cycle = " → ".join((*path[path.index(name) :], name))
+            raise DeclarationError(f"derived columns go in a circle: {cycle}", where=locations[name])
+        if name in expressions and name not in ordered:
             for other, _ in expressions[name].names:
                 visit(other, (*path, name))
-            done[name] = None
+            ordered[name] = None
 
     for name in expressions:
         visit(name, ())
-    return tuple(done)
+    return tuple(ordered)
 
 
-def _of_owner(owner: str, names: set[str]) -> tuple[str, ...]:
+def _attributes_of_owner(owner: str, names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(name.partition(".")[2] for name in names if name.startswith(owner + ".")))
 
 
-def _entity_of(feature: Feature) -> str:
+def _entity_name(feature: Feature) -> str:
     if isinstance(feature, OfSession):
         return "user"
     if isinstance(feature, Seen):
@@ -353,20 +353,20 @@ def _entity_of(feature: Feature) -> str:
     return entity.name if isinstance(entity, Entity) else ""
 
 
-def _plain(value: object) -> object:
+def _schema_data(value: object) -> object:
     """Plain data of what decides the schema: places, descriptions and syntax trees are left out."""
     if is_dataclass(value):
-        held = (
+        fields = (
             (name, one, getattr(value, name))
             for name, one in value.__dataclass_fields__.items()
             if one.compare
         )
-        kept = {
-            name: _plain(content)
-            for name, one, content in held
+        included = {
+            name: _schema_data(content)
+            for name, one, content in fields
             if content or "later" not in one.metadata
         }
-        return {"": type(value).__name__, **kept}
+        return {"": type(value).__name__, **included}
     if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
+        return [_schema_data(one) for one in value]
     return value

@@ -45,34 +45,34 @@ class JsonColumn:
         missing = len(self._objects)
         code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
         length = lengths[code]
-        place = offsets[code] + np.where(length >= 0, index, 0)
-        self._place = np.where(
-            (code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place
+        object_index = offsets[code] + np.where(length >= 0, index, 0)
+        self._object_index = np.where(
+            (code == len(parsed)) | ((length >= 0) & (index >= length)), missing, object_index
         )
 
     def values(
-        self, attribute: str, make: "Callable[[object], float]", missing: float
+        self, attribute: str, convert: "Callable[[object], float]", missing: float
     ) -> tuple[npt.NDArray, int, int]:
         """What `make` makes of the attribute in each row; how many rows have one of which it makes
         nothing, and how many have a list or a truth of which it makes a number.
         """
-        given = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
-        made = np.array(
-            [*(missing if one is None else make(one) for one in given), missing],
+        raw = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
+        converted_values = np.array(
+            [*(missing if one is None else convert(one) for one in raw), missing],
             np.uint64 if missing == 0 else np.float64,
         )
-        lost = np.array([*(one is not None and one != [] for one in given), False]) & (
-            np.isnan(made) if missing != 0 else made == 0
+        is_unreadable = np.array([*(one is not None and one != [] for one in raw), False]) & (
+            np.isnan(converted_values) if missing != 0 else converted_values == 0
         )
-        converted = np.zeros(len(made), np.bool_)
+        is_converted = np.zeros(len(converted_values), np.bool_)
         if missing != 0:
-            converted = np.array(
-                [*(isinstance(one, bool | list) for one in given), False]
-            ) & ~np.isnan(made)
-        return made[self._place], self._rows(lost), self._rows(converted)
+            is_converted = np.array(
+                [*(isinstance(one, bool | list) for one in raw), False]
+            ) & ~np.isnan(converted_values)
+        return converted_values[self._object_index], self._count_rows(is_unreadable), self._count_rows(is_converted)
 
-    def _rows(self, objects: Bools) -> int:
-        return int(np.count_nonzero(objects[self._place])) if objects.any() else 0
+    def _count_rows(self, objects: Bools) -> int:
+        return int(np.count_nonzero(objects[self._object_index])) if objects.any() else 0
 
 
 def parsed_json(text: str) -> Any:
@@ -94,22 +94,22 @@ def floats(column: pa.ChunkedArray) -> Floats:
 def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
     """As `plain.weekday`, of many."""
     hours = ts // HOUR
-    known = ~np.isnan(local_hour)
-    ahead = np.where(
-        known, (np.where(known, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0
+    has_hour = ~np.isnan(local_hour)
+    utc_offset = np.where(
+        has_hour, (np.where(has_hour, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0
     )
-    return (((hours + ahead) // 24 + 3) % 7).astype(np.float64)
+    return (((hours + utc_offset) // 24 + 3) % 7).astype(np.float64)
 
 
-def whole_keys(numbers: Floats) -> Keys:
+def integer_keys(numbers: Floats) -> Keys:
     """hash64 of each whole number as text, 0 where it is missing; each different one is hashed
     once.
     """
-    known = ~np.isnan(numbers)
-    unique, place = np.unique(numbers[known].astype(np.int64), return_inverse=True)
-    found = np.zeros(len(numbers), np.uint64)
-    found[known] = hash64s(str(one) for one in unique.tolist())[place]
-    return found
+    is_present = ~np.isnan(numbers)
+    unique, inverse = np.unique(numbers[is_present].astype(np.int64), return_inverse=True)
+    keys = np.zeros(len(numbers), np.uint64)
+    keys[is_present] = hash64s(str(one) for one in unique.tolist())[inverse]
+    return keys
 
 
 def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
@@ -142,7 +142,7 @@ def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
     return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
 
 
-class KnownTexts:
+class TextHashCache:
     """`text_keys` that keeps what it hashed: ids of people, items and sessions come again with most
     events.
 
@@ -152,20 +152,20 @@ class KnownTexts:
 
     def __init__(self, size_max: int = 200_000) -> None:
         self._size_max = size_max
-        self._known: dict[str, int] = {}
+        self._cache: dict[str, int] = {}
 
     def __call__(self, column: pa.ChunkedArray | pa.Array) -> Keys:
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         encoded = array.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
-        keys = [self._known.get(text) for text in texts]
+        keys = [self._cache.get(text) for text in texts]
         if missing := [text for text, key in zip(texts, keys, strict=True) if key is None]:
-            if len(self._known) + len(missing) > self._size_max:
-                self._known = {}
-            made = dict(zip(missing, hash64s(missing).tolist(), strict=True))
-            self._known.update(made)
+            if len(self._cache) + len(missing) > self._size_max:
+                self._cache = {}
+            new_hashes = dict(zip(missing, hash64s(missing).tolist(), strict=True))
+            self._cache.update(new_hashes)
             keys = [
-                made[text] if key is None else key for text, key in zip(texts, keys, strict=True)
+                new_hashes[text] if key is None else key for text, key in zip(texts, keys, strict=True)
             ]
         hashes = np.array([*keys, 0], np.uint64)
         return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]

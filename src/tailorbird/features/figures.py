@@ -94,97 +94,97 @@ def _read(path: Path) -> Figures | None:
         return None
 
 
-def all_figures(state: Path, workers: int = 1) -> list[Figures]:
+def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
     """Of the workers of all states in a folder, sorted by schema."""
     paths = [path for part in parts_of(workers) for path in part.folder(state).glob(f"*/{FILE}")]
-    found = [
+    figures = [
         read_figures(path.parent)
         for path in sorted(paths, key=lambda path: (path.parent.name, path))
     ]
-    return [one for one in found if one is not None]
+    return [one for one in figures if one is not None]
 
 
 def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
     """Of each schema what its workers told together; see `together`."""
     by_schema: dict[str, list[Figures]] = {}
-    for one in all_figures(state, workers):
+    for one in read_all_figures(state, workers):
         by_schema.setdefault(one.schema_hash, []).append(one)
-    return [together(some) for some in by_schema.values()]
+    return [merge_figures(figures) for figures in by_schema.values()]
 
 
 def figures_of(state: Path, schema: str, workers: int = 1) -> Figures | None:
     """What the workers of one schema told together; None where none did yet."""
-    found = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
-    told = [one for one in found if one is not None]
-    return together(told) if told else None
+    figures = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
+    available = [one for one in figures if one is not None]
+    return merge_figures(available) if available else None
 
 
-def together(told: Sequence[Figures]) -> Figures:
+def merge_figures(figures: Sequence[Figures]) -> Figures:
     """The figures of workers that share a schema's entities: what they have adds up, and the last
     of them says how far they are.
 
     An event that concerns several parts is counted by the worker of each.
     """
-    if len(told) == 1:
-        return told[0]
+    if len(figures) == 1:
+        return figures[0]
     kinds = {
         name: Kind(
             **{
-                field: sum(getattr(one.kinds[name], field) for one in told if name in one.kinds)
-                for field in _ADDED
+                field: sum(getattr(one.kinds[name], field) for one in figures if name in one.kinds)
+                for field in _SUMMED_FIELDS
             },
-            dropped_newest=max(one.kinds[name].dropped_newest for one in told if name in one.kinds),
+            dropped_newest=max(one.kinds[name].dropped_newest for one in figures if name in one.kinds),
         )
-        for name in dict.fromkeys(name for one in told for name in one.kinds)
+        for name in dict.fromkeys(name for one in figures for name in one.kinds)
     }
     return Figures(
-        schema_hash=told[0].schema_hash,
-        at=min(one.at for one in told),
-        rows=sum(one.rows for one in told),
-        behind=max(one.behind for one in told),
-        offset=min(one.offset for one in told),
-        capped=_summed(one.capped for one in told),
-        unreadable=_summed(one.unreadable for one in told),
-        converted=_summed(one.converted for one in told),
+        schema_hash=figures[0].schema_hash,
+        at=min(one.at for one in figures),
+        rows=sum(one.rows for one in figures),
+        behind=max(one.behind for one in figures),
+        offset=min(one.offset for one in figures),
+        capped=_sum_counts(one.capped for one in figures),
+        unreadable=_sum_counts(one.unreadable for one in figures),
+        converted=_sum_counts(one.converted for one in figures),
         kinds=kinds,
-        copies=_copied([one.copies for one in told if one.copies is not None]),
+        copies=_merge_copies([one.copies for one in figures if one.copies is not None]),
     )
 
 
-def _copied(told: Sequence[CopiesFigures]) -> CopiesFigures | None:
-    if not told:
+def _merge_copies(copies: Sequence[CopiesFigures]) -> CopiesFigures | None:
+    if not copies:
         return None
     return CopiesFigures(
-        at=min(one.at for one in told),
-        commits=max(one.commits for one in told),
-        records=sum(one.records for one in told),
-        failing=any(one.failing for one in told),
+        at=min(one.at for one in copies),
+        commits=max(one.commits for one in copies),
+        records=sum(one.records for one in copies),
+        failing=any(one.failing for one in copies),
     )
 
 
-def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for one in counts:
         total.update(one)
     return dict(total)
 
 
-_ADDED = ("entities", "state_bytes", "expired", "dropped")
+_SUMMED_FIELDS = ("entities", "state_bytes", "expired", "dropped")
 
 
 def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
     """From where on each worker reads the routed log, as it last told, and each shuffle; by a name
     for people.
     """
-    found = {
+    offsets = {
         " ".join(filter(None, ("worker", one.schema_hash[:8], one.part))): one.offset
-        for one in all_figures(state, workers)
+        for one in read_all_figures(state, workers)
     }
     if workers > 1:
-        told = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
-        found |= {f"shuffle {one.schema_hash[:8]}": one.offset for one in told if one is not None}
-    scored = scored_to(state)
-    return found if scored is None else found | {"score": scored}
+        shuffles = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
+        offsets |= {f"shuffle {one.schema_hash[:8]}": one.offset for one in shuffles if one is not None}
+    score_offset = scored_to(state)
+    return offsets if score_offset is None else offsets | {"score": score_offset}
 
 
 def write_scored(state: Path, figures: Figures) -> None:
@@ -194,8 +194,8 @@ def write_scored(state: Path, figures: Figures) -> None:
 
 def scored_to(state: Path) -> int | None:
     """From where on the score role reads the routed log, as it last told; None where there is none."""
-    told = _read(state / SCORE_FILE)
-    return None if told is None else told.offset
+    figures = _read(state / SCORE_FILE)
+    return None if figures is None else figures.offset
 
 
 def write_figures(folder: Path, figures: Figures) -> None:
@@ -203,6 +203,6 @@ def write_figures(folder: Path, figures: Figures) -> None:
     write_whole(folder / FILE, msgspec.json.encode(figures))
 
 
-def write_shuffle(state: Path, figures: Figures) -> None:
+def write_shuffle_figures(state: Path, figures: Figures) -> None:
     """How far the shuffle of a schema is, beside its declarations; whole or not at all."""
     write_whole(state / figures.schema_hash / SHUFFLE_FILE, msgspec.json.encode(figures))

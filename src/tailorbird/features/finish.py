@@ -60,9 +60,9 @@ class Lanes(Protocol):
 
     def lane(self, spot: Spot) -> Int64s: ...
 
-    def known(self, entity: int) -> Bools: ...
+    def is_present(self, entity: int) -> Bools: ...
 
-    def of_run(self, step: Step) -> npt.NDArray:
+    def run_values(self, step: Step) -> npt.NDArray:
         """What the step makes of the last events of who asks, by `runs.Runs`."""
         ...
 
@@ -116,16 +116,16 @@ def number(step: Step, lanes: Lanes) -> Floats:
     """One numeric column that is not derived, before rounding."""
     if step.operation == "context":
         return lanes.context_number(step.text)
-    known = lanes.known(step.spots[0].entity)
+    is_present = lanes.is_present(step.spots[0].entity)
     if step.operation in OF_RUN:
-        value = lanes.of_run(step)
+        value = lanes.run_values(step)
     elif step.operation == "match":
         value = _match(step, lanes)
     else:
         value = ARITHMETIC[arithmetic_name(step)](
             [lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t
         )
-    return value if known.all() else np.where(known, value, np.nan)
+    return value if is_present.all() else np.where(is_present, value, np.nan)
 
 
 def arithmetic_name(step: Step) -> str:
@@ -140,20 +140,20 @@ def arithmetic_name(step: Step) -> str:
 def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation == "context":
         return lanes.context_key(step.text)
-    known = lanes.known(step.spots[0].entity)
+    is_present = lanes.is_present(step.spots[0].entity)
     if step.operation in OF_RUN:
-        return np.where(known, lanes.of_run(step), np.uint64(0))
+        return np.where(is_present, lanes.run_values(step), np.uint64(0))
     value = lanes.lane(step.spots[-1])
-    if step.operation == "attribute" and known.all():
+    if step.operation == "attribute" and is_present.all():
         return value.view(np.uint64)
     if step.operation == "last":
-        known = known & _recent(lanes.lane(step.spots[0]), lanes.t)
+        is_present = is_present & _is_recent(lanes.lane(step.spots[0]), lanes.t)
     if step.operation == "earliest":
-        known = known & (lanes.lane(step.spots[0]) > 0)
-    return np.where(known, value, 0).astype(np.int64).view(np.uint64)
+        is_present = is_present & (lanes.lane(step.spots[0]) > 0)
+    return np.where(is_present, value, 0).astype(np.int64).view(np.uint64)
 
 
-def recent(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
+def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
     """Times and other columns of a sequence, oldest first, where it has an event within the horizon
     of t.
     """
@@ -161,7 +161,7 @@ def recent(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
     return tuple([column[first:] for column in (ts, *columns)])
 
 
-def values_of(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
+def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
     """The further values of a sequence by their text, as numbers or hashes."""
     return {
         one.text: each.view(np.uint64 if one.kind == "text" else np.float64)
@@ -169,7 +169,7 @@ def values_of(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
     }
 
 
-def _recent(ts: Int64s, t: Int64s) -> Bools:
+def _is_recent(ts: Int64s, t: Int64s) -> Bools:
     return (ts > 0) & (ts >= t - HORIZON)
 
 
@@ -248,7 +248,7 @@ def _decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    return np.where(_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
+    return np.where(_is_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
 
 
 def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
@@ -256,7 +256,7 @@ def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    return np.where(_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
+    return np.where(_is_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
 
 
 def _first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
@@ -273,17 +273,17 @@ def _age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _match(step: Step, lanes: Lanes) -> Floats:
-    asked, words = lanes.query_words(), [lanes.lane(spot).view(np.uint64) for spot in step.spots]
-    found = np.zeros(lanes.rows)
-    for place in range(asked.shape[1]):
-        word = asked[:, place]
+    query_words, words = lanes.query_words(), [lanes.lane(spot).view(np.uint64) for spot in step.spots]
+    matches = np.zeros(lanes.rows)
+    for position in range(query_words.shape[1]):
+        word = query_words[:, position]
         if word.any():
-            hit = np.zeros(lanes.rows, np.bool_)
+            is_match = np.zeros(lanes.rows, np.bool_)
             for other in words:
-                hit |= other == word
-            found += hit & (word != 0)
-    count = np.count_nonzero(asked, axis=1).astype(np.float64)
-    return np.where((count > 0) & (words[0] != 0), found / count, np.nan)
+                is_match |= other == word
+            matches += is_match & (word != 0)
+    count = np.count_nonzero(query_words, axis=1).astype(np.float64)
+    return np.where((count > 0) & (words[0] != 0), matches / count, np.nan)
 
 
 ARITHMETIC: dict[str, Arithmetic] = {

@@ -35,8 +35,8 @@ Bools = npt.NDArray[np.bool_]
 
 SLACK = DAY  # a reader whose clock is behind by less does not notice
 ENTITIES_MAX = 20_000_000
-LOOK_RECORDS = 1_000  # a step of the sweep, while no kind is past its cap
-LOOK_RECORDS_MAX = 20_000
+SWEEP_RECORDS = 1_000  # a step of the sweep, while no kind is past its cap
+SWEEP_RECORDS_MAX = 20_000
 
 _TALLY = struct.Struct("<5q")
 SWEPT_KEY = b"e"
@@ -69,13 +69,13 @@ class Tally:
             self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest
         )
 
-    def after(self, new: int, grown: int) -> "Tally":
-        return replace(self, entities=self.entities + new, state_bytes=self.state_bytes + grown)
+    def adjusted(self, new_entities: int, added_bytes: int) -> "Tally":
+        return replace(self, entities=self.entities + new_entities, state_bytes=self.state_bytes + added_bytes)
 
 
 def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
-    found = snapshot.get(_tally_key(layout))
-    return Tally() if found is None else Tally(*_TALLY.unpack(found))
+    record = snapshot.get(_tally_key(layout))
+    return Tally() if record is None else Tally(*_TALLY.unpack(record))
 
 
 def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
@@ -87,61 +87,61 @@ def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
     """By name of the entity, the sums of the parts of a state."""
     if len(parts) == 1:
         return parts[0]
-    found: dict[str, Tally] = {}
+    merged: dict[str, Tally] = {}
     for name in parts[0]:
-        some = [one[name] for one in parts]
+        tallies_of_kind = [one[name] for one in parts]
         entities, size, expired, dropped, _ = (
-            sum(column) for column in zip(*map(astuple, some), strict=True)
+            sum(column) for column in zip(*map(astuple, tallies_of_kind), strict=True)
         )
-        found[name] = Tally(
-            entities, size, expired, dropped, max(one.dropped_newest for one in some)
+        merged[name] = Tally(
+            entities, size, expired, dropped, max(one.dropped_newest for one in tallies_of_kind)
         )
-    return found
+    return merged
 
 
 def read_swept(snapshot: Snapshot) -> int:
     """Up to when idle entities have expired: no request is read at an earlier time."""
-    return swept_of(snapshot.get(SWEPT_KEY))
+    return decode_swept(snapshot.get(SWEPT_KEY))
 
 
-def swept_of(found: bytes | None) -> int:
+def decode_swept(record: bytes | None) -> int:
     """That time as its record has it."""
-    return int.from_bytes(found, "little") if found else 0
+    return int.from_bytes(record, "little") if record else 0
 
 
-def reach(layout: EntityLayout) -> int:
+def retention_us(layout: EntityLayout) -> int:
     """How long after its newest event an entity may still have a value that is not for good."""
     tiles = [(one.tiles + 1) * one.hop for one in (*layout.rings, *layout.sketches)]
     return max([0, *tiles, *([HORIZON] if layout.lasts or layout.sequences else [])])
 
 
-def lasting_lanes(layout: EntityLayout) -> Bools:
+def permanent_lanes(layout: EntityLayout) -> Bools:
     """The lanes that stay when an entity expires; shape (state lanes,)."""
-    lasting = np.zeros(layout.state_lanes, np.bool_)
+    is_permanent = np.zeros(layout.state_lanes, np.bool_)
     spans = [(one.lane, 1) for one in layout.firsts] + [
         (one.lane, 3) for one in layout.first_values
     ]
     if layout.profile is not None:
         spans.append((layout.profile.lane, PROFILE_HEADER + len(layout.profile.attributes)))
     for lane, lanes in spans:
-        lasting[lane : lane + lanes] = True
-    return lasting
+        is_permanent[lane : lane + lanes] = True
+    return is_permanent
 
 
 @dataclass(frozen=True)
-class Look:
+class SweepBatch:
     """Some records of a kind, as they were found; `end` is whether the kind has none behind them."""
 
     keys: Keys
-    held: Held
-    end: bool
+    stored: Held
+    is_last: bool
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepReport:
     """What a step of the sweep did."""
 
-    looked: int = 0
+    examined: int = 0
     expired: int = 0
     dropped: int = 0
 
@@ -155,59 +155,59 @@ class Sweep:
         self._records = records
         self._entities_max = entities_max
         self._kinds = [_Kind(one) for one in records]
-        self._at, self._after = 0, b""
+        self._kind_index, self._after = 0, b""
 
-    def look(self, snapshot: Snapshot) -> tuple[int, Look]:
+    def next_batch(self, snapshot: Snapshot) -> tuple[int, SweepBatch]:
         """The kind whose turn it is, and its next records."""
-        index, records = self._at, self._records[self._at]
+        index, records = self._kind_index, self._records[self._kind_index]
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
-        count = LOOK_RECORDS_MAX if self.excess(snapshot) else LOOK_RECORDS
-        found = list(islice(snapshot.scan(prefix, after=self._after), count))
-        keys = np.array([int.from_bytes(key[3:], "big") for key, _ in found], np.uint64)
-        held = records.unpacked(
-            b"".join(value for _, value in found),
-            np.array([len(value) for _, value in found], np.int64),
+        count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
+        records_found = list(islice(snapshot.scan(prefix, after=self._after), count))
+        keys = np.array([int.from_bytes(key[3:], "big") for key, _ in records_found], np.uint64)
+        stored = records.unpacked(
+            b"".join(value for _, value in records_found),
+            np.array([len(value) for _, value in records_found], np.int64),
         )
-        end = len(found) < count
-        self._at, self._after = (
-            ((index + 1) % len(self._records), b"") if end else (index, found[-1][0])
+        is_last = len(records_found) < count
+        self._kind_index, self._after = (
+            ((index + 1) % len(self._records), b"") if is_last else (index, records_found[-1][0])
         )
-        return index, Look(keys, held, end)
+        return index, SweepBatch(keys, stored, is_last)
 
-    def excess(self, snapshot: Snapshot) -> bool:
+    def is_over_cap(self, snapshot: Snapshot) -> bool:
         """Whether there are too many of any kind."""
         return any(
             read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records
         )
 
-    def idle(self, index: int, look: Look, until: int, entities: int) -> tuple[Bools, Bools]:
+    def find_idle(self, index: int, batch: SweepBatch, until: int, entities: int) -> tuple[Bools, Bools]:
         """Of the records looked at, which have expired by `until`, and which are to be dropped for
         the cap.
         """
-        kind, states = self._kinds[index], look.held.states
+        kind, states = self._kinds[index], batch.stored.states
         newest = states[:, NEWEST]
         dropped = newest < kind.drop_before
-        nothing_lasts = ~(states[:, kind.lasting] != 0).any(axis=1)
+        is_transient = ~(states[:, kind.permanent] != 0).any(axis=1)
         expired = (
-            (newest + kind.reach < until)
+            (newest + kind.retention_us < until)
             & ~dropped
-            & (nothing_lasts | (states[:, kind.fleeting] != 0).any(axis=1))
+            & (is_transient | (states[:, kind.expiring] != 0).any(axis=1))
         )
-        stay = ~dropped & ~(expired & nothing_lasts)
-        kind.ages.update((newest[stay] // MINUTE).tolist())
-        if look.end:
-            kind.drop_before = _oldest(
-                kind.ages, entities - int(np.count_nonzero(~stay)) - self._entities_max
+        remains = ~dropped & ~(expired & is_transient)
+        kind.ages.update((newest[remains] // MINUTE).tolist())
+        if batch.is_last:
+            kind.drop_before = _drop_before(
+                kind.ages, entities - int(np.count_nonzero(~remains)) - self._entities_max
             )
             kind.ages = Counter()
         return expired, dropped
 
-    def apply(
+    def evict(
         self,
         transaction: Transaction,
         index: int,
-        look: Look,
+        batch: SweepBatch,
         expired: Bools,
         dropped: Bools,
         until: int,
@@ -216,12 +216,12 @@ class Sweep:
         """Let them go, in the worker's transaction; the kind's tally with that."""
         kind, records = self._kinds[index], self._records[index]
         rows = np.flatnonzero(expired)
-        states = np.where(kind.lasting, look.held.states[rows], 0)
-        stays = states.any(axis=1)
-        states[:, NEWEST] = look.held.states[rows, NEWEST]
-        gone = np.concatenate([look.keys[rows[~stays]], look.keys[dropped]])
-        transaction.delete_many(records.keys(b"s", gone) + records.keys(b"r", gone))
-        keys, states = look.keys[rows[stays]], states[stays]
+        states = np.where(kind.permanent, batch.stored.states[rows], 0)
+        is_kept = states.any(axis=1)
+        states[:, NEWEST] = batch.stored.states[rows, NEWEST]
+        deleted_keys = np.concatenate([batch.keys[rows[~is_kept]], batch.keys[dropped]])
+        transaction.delete_many(records.keys(b"s", deleted_keys) + records.keys(b"r", deleted_keys))
+        keys, states = batch.keys[rows[is_kept]], states[is_kept]
         packed = records.packed(states)
         transaction.put_many(zip(records.keys(b"s", keys), packed, strict=True))
         readings = records.finish(
@@ -229,13 +229,13 @@ class Sweep:
         )
         transaction.put_many(records.published(keys, readings))
         tally = read_tally(transaction, records.layout)
-        grown = sum(map(len, packed)) - int(look.held.sizes[expired | dropped].sum())
+        added_bytes = sum(map(len, packed)) - int(batch.stored.sizes[expired | dropped].sum())
         tally = replace(
-            tally.after(-len(gone), grown),
+            tally.adjusted(-len(deleted_keys), added_bytes),
             expired=tally.expired + len(rows),
             dropped=tally.dropped + int(dropped.sum()),
         )
-        newest = int(look.held.states[dropped, NEWEST].max(initial=tally.dropped_newest))
+        newest = int(batch.stored.states[dropped, NEWEST].max(initial=tally.dropped_newest))
         tally = replace(tally, dropped_newest=newest)
         transaction.put_many(
             [
@@ -250,17 +250,17 @@ class _Kind:
     """What the sweep knows of one kind of entity."""
 
     def __init__(self, records: Records) -> None:
-        self.reach = reach(records.layout)
-        self.lasting = lasting_lanes(records.layout)
-        self.fleeting = ~self.lasting
-        self.fleeting[NEWEST] = False  # stays beside what is for good
+        self.retention_us = retention_us(records.layout)
+        self.permanent = permanent_lanes(records.layout)
+        self.expiring = ~self.permanent
+        self.expiring[NEWEST] = False  # stays beside what is for good
         self.ages: Counter[int] = (
             Counter()
         )  # how many were last heard of in each minute, on this way round
         self.drop_before = 0
 
 
-def _oldest(ages: Counter[int], excess: int) -> int:
+def _drop_before(ages: Counter[int], excess: int) -> int:
     """The time before which at least `excess` entities were last heard of; 0 if there is no excess."""
     before = 0
     for minute in sorted(ages) if excess > 0 else ():

@@ -29,20 +29,20 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 THREADS = os.cpu_count() or 1
-_SMALL = 1 << 14  # entries below which a second thread costs more than it brings
+_SHARE_MIN = 1 << 14  # entries below which a second thread costs more than it brings
 
 compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
     nogil=True, cache=True, error_model="numpy"
 )
 
 
-def in_shares(
+def run_parallel(
     loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None
 ) -> list[Any]:
     """`loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, a thread for each
     share.
     """
-    shares = min(THREADS, 1 + count // _SMALL)
+    shares = min(THREADS, 1 + count // _SHARE_MIN)
     cuts = (
         list(bounds)
         if bounds is not None
@@ -52,8 +52,8 @@ def in_shares(
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
     # The caller's thread takes a share too: starting one is dearer than many a loop.
-    others = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
-    return [loop(*spans[0], *arguments), *(one.result() for one in others)]
+    futures = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
+    return [loop(*spans[0], *arguments), *(one.result() for one in futures)]
 
 
 @lru_cache(maxsize=1)
@@ -64,57 +64,57 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process}")
 
 
-def shares_of(starts: Int64s) -> list[int]:
+def share_bounds(starts: Int64s) -> list[int]:
     """Groups at which to cut so that each core has about as many entries."""
-    shares = min(THREADS, 1 + int(starts[-1]) // _SMALL)
+    shares = min(THREADS, 1 + int(starts[-1]) // _SHARE_MIN)
     inner = [
         int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)
     ]
     return [0, *inner, len(starts) - 1]
 
 
-def gathered(values: npt.NDArray, places: Intps) -> npt.NDArray:
+def gather_parallel(values: npt.NDArray, indices: Intps) -> npt.NDArray:
     """`values[places]`, on all cores."""
-    found = np.empty(len(places), values.dtype)
-    in_shares(gather, len(places), np.ascontiguousarray(values), places, found)
-    return found
+    gathered_values = np.empty(len(indices), values.dtype)
+    run_parallel(gather, len(indices), np.ascontiguousarray(values), indices, gathered_values)
+    return gathered_values
 
 
 @compiled
-def tied(starts: Int64s, times: Int64s) -> Bools:
+def find_ties(starts: Int64s, times: Int64s) -> Bools:
     """Of each position, whether another one of the group has its time."""
-    found = np.zeros(len(times), np.bool_)
+    is_tied = np.zeros(len(times), np.bool_)
     for group in range(len(starts) - 1):
         for at in range(starts[group] + 1, starts[group + 1]):
             if times[at - 1] == times[at]:
-                found[at - 1] = found[at] = True
-    return found
+                is_tied[at - 1] = is_tied[at] = True
+    return is_tied
 
 
 @compiled
-def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, known: Int64s) -> None:
+def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, running_p: Int64s) -> None:
     """For each position the largest p of its group so far."""
     for group in range(low, high):
         largest = np.int64(-(2**63))
         for at in range(starts[group], starts[group + 1]):
             largest = max(largest, p[at])
-            known[at] = largest
+            running_p[at] = largest
 
 
 @compiled
-def gather(low: int, high: int, values: Int64s, order: Intps, found: Int64s) -> None:
+def gather(low: int, high: int, values: Int64s, order: Intps, out: Int64s) -> None:
     for at in range(low, high):
-        found[at] = values[order[at]]
+        out[at] = values[order[at]]
 
 
 @compiled
-def count_before(places: Intps, before: Intps) -> None:
+def count_before(positions: Intps, before: Intps) -> None:
     """How many of the ascending places are less than each position."""
-    count, at = len(places), 0
-    for place in range(len(before)):
-        while at < count and places[at] < place:
+    count, at = len(positions), 0
+    for position in range(len(before)):
+        while at < count and positions[at] < position:
             at += 1
-        before[place] = at
+        before[position] = at
 
 
 @compiled
@@ -180,22 +180,22 @@ def edges(
     low: int,
     high: int,
     group: Int32s,
-    at_times: Int64s,
+    cutoffs: Int64s,
     starts: Int64s,
     times: Int64s,
-    found: Intps,
+    out: Intps,
 ) -> None:
     """Of moments in order of (group, t), the first position of the group that is not before a time;
     fast where these rise as well.
     """
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
-        one, time = group[moment], at_times[moment]
-        if one != last_group or time < last_time:
-            at = starts[one]
-        last_group, last_time = one, time
-        at = advance(times, at, starts[one + 1], time)
-        found[moment] = at
+        own_group, time = group[moment], cutoffs[moment]
+        if own_group != last_group or time < last_time:
+            at = starts[own_group]
+        last_group, last_time = own_group, time
+        at = advance(times, at, starts[own_group + 1], time)
+        out[moment] = at
 
 
 @compiled
@@ -208,28 +208,28 @@ def window_edges(
     times: Int64s,
     hop: int,
     length: int,
-    found: Intps,
+    out: Intps,
 ) -> None:
     """As `edges`, of t // hop · hop − length."""
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
-        one, time = group[moment], t[moment] // hop * hop - length
-        if one != last_group or time < last_time:
-            at = starts[one]
-        last_group, last_time = one, time
-        at = advance(times, at, starts[one + 1], time)
-        found[moment] = at
+        own_group, time = group[moment], t[moment] // hop * hop - length
+        if own_group != last_group or time < last_time:
+            at = starts[own_group]
+        last_group, last_time = own_group, time
+        at = advance(times, at, starts[own_group + 1], time)
+        out[moment] = at
 
 
 @compiled
 def in_flight(
-    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, known: Int64s, first: Intps
+    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, running_p: Int64s, first: Intps
 ) -> None:
     """The first position before the edge that was not known at p; the edge itself where all were."""
     for moment in range(low, high):
         stop = edge[moment]
-        if stop > start[moment] and known[stop - 1] > p[moment]:
-            stop = first_above(known, start[moment], stop, p[moment])
+        if stop > start[moment] and running_p[stop - 1] > p[moment]:
+            stop = first_above(running_p, start[moment], stop, p[moment])
         first[moment] = stop
 
 
@@ -244,14 +244,14 @@ def window_sums(
     starts: Int64s,
     times: Int64s,
     event_p: Int64s,
-    known: Int64s,
+    running_p: Int64s,
     prefixes: Int64s,
     hop: Int64s,
     length: Int64s,
     prefix_of: Intps,
     limit: int,
     sums: Int64s,
-    far: Bools,
+    is_deferred: Bools,
 ) -> None:
     """Of moments in order of (group, t), each window's sum over the known events in [t // hop · hop
     − length, t).
@@ -264,28 +264,28 @@ def window_sums(
     at = np.zeros(windows, np.int64)
     stop = last_group = np.int64(-1)
     for moment in range(low, high):
-        one, time, bound, row = group[moment], t[moment], p[moment], order[moment]
-        start, end = starts[one], starts[one + 1]
+        own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
+        start, end = starts[own_group], starts[own_group + 1]
         if start == end:
             for window in range(windows):
                 sums[row, window] = 0
             continue
-        if one != last_group:
-            last_group, stop = one, start
+        if own_group != last_group:
+            last_group, stop = own_group, start
             for window in range(windows):
                 at[window] = start
         stop = advance(times, stop, end, time)
         for window in range(windows):
             since = tile_of(time, hop[window], per_hop[window]) * hop[window] - length[window]
             at[window] = advance(times, at[window], end, since)
-        if stop == start or known[stop - 1] <= bound:
+        if stop == start or running_p[stop - 1] <= bound:
             for window in range(windows):
                 prefix = prefix_of[window]
                 sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, at[window]]
             continue
-        first = first_above(known, start, stop, bound)
+        first = first_above(running_p, start, stop, bound)
         if stop - first > limit:
-            far[row] = True
+            is_deferred[row] = True
             continue
         for window in range(windows):
             prefix = prefix_of[window]

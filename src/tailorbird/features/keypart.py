@@ -39,19 +39,19 @@ class KeyPart:
             )
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return self.count == 1
 
     @property
     def name(self) -> str:
         """ "" of all keys, else such as `part-0-of-3`."""
-        return "" if self.is_whole else f"part-{self.number}-of-{self.count}"
+        return "" if self.is_complete else f"part-{self.number}-of-{self.count}"
 
-    def has(self, keys: Keys) -> Bools:
+    def contains(self, keys: Keys) -> Bools:
         """Which of the keys are in it."""
-        return part_of(keys, self.count) == self.number
+        return part_numbers(keys, self.count) == self.number
 
-    def has_key(self, key: int) -> bool:
+    def contains_key(self, key: int) -> bool:
         return key % self.count == self.number
 
     def folder(self, state: Path) -> Path:
@@ -66,7 +66,7 @@ class KeyPart:
 WHOLE = KeyPart()
 
 
-def part_of(keys: Keys, count: int) -> npt.NDArray[np.intp]:
+def part_numbers(keys: Keys, count: int) -> npt.NDArray[np.intp]:
     """In which of so many parts each key is."""
     return (keys % np.uint64(count)).astype(np.intp)
 

@@ -311,5 +311,5 @@ class Layout:
     steps: tuple[Step, ...]
     derived_order: tuple[str, ...]
 
-    def of(self, entity: Entity) -> EntityLayout | None:
+    def find(self, entity: Entity) -> EntityLayout | None:
         return next((one for one in self.entities if one.entity == entity), None)

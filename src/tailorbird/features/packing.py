@@ -34,8 +34,8 @@ FORMAT = 2
 _CHECK_BITS = 24
 _SECTIONS = 5  # head, top, groups, lanes, bytes
 _BITS = np.array([np.binary_repr(octet).count("1") for octet in range(256)], np.intp)
-_PLAIN, _TIME, _TYPE, _SESSION = range(4)  # what a lane holds; all but the first within sequences
-_SAME = 1
+_RAW, _TIME, _TYPE, _SESSION = range(4)  # what a lane holds; all but the first within sequences
+_SAME_SESSION = 1
 
 
 class Packing:
@@ -50,7 +50,7 @@ class Packing:
         self._top = -(-self._groups // 8)
         counts = "<u2" if width < 1 << 16 else "<u4"
         self._head = np.dtype([("check", "<u4"), ("groups", counts), ("lanes", counts)])
-        self._one_head = struct.Struct("<IHH" if counts == "<u2" else "<III")
+        self._head_struct = struct.Struct("<IHH" if counts == "<u2" else "<III")
         # Of lanes of another record the sum is another.
         self._seed = seed = np.uint64(hash64(f"{layout.entity.name}/{width}"))
         with np.errstate(over="ignore"):
@@ -59,8 +59,8 @@ class Packing:
             ) | np.uint64(1)
         self._kinds = np.zeros(width, np.uint8)
         for one in layout.sequences:
-            for place, kind in ((0, _TIME), (3, _TYPE), (4, _SESSION)):
-                self._kinds[one.lane + place * one.length : one.lane + (place + 1) * one.length] = (
+            for column, kind in ((0, _TIME), (3, _TYPE), (4, _SESSION)):
+                self._kinds[one.lane + column * one.length : one.lane + (column + 1) * one.length] = (
                     kind
                 )
         types = {name for one in layout.sequences for name in one.source.types}
@@ -70,11 +70,11 @@ class Packing:
         """The records of states (n, lanes), whose filled lanes are `filled`."""
         if not len(states):
             return []
-        found = Filled.of(states) if filled is None else filled
-        record, lane, values = found.row, found.lane, found.value.copy()
+        filled_lanes = Filled.of(states) if filled is None else filled
+        record, lane, values = filled_lanes.row, filled_lanes.lane, filled_lanes.value.copy()
         ends = np.searchsorted(record, np.arange(len(states) + 1))
         if len(self._types):
-            self._shrink(values, lane, states[:, NEWEST][record])
+            self._compact(values, lane, states[:, NEWEST][record])
         octets = values.astype("<i8", copy=False).view(np.uint8)
         lane_bits = np.packbits(octets != 0, bitorder="little")
         group = record * self._groups + (lane >> 3)
@@ -90,7 +90,7 @@ class Packing:
         group_ends = np.searchsorted(groups, np.arange(len(states) + 1) * self._groups)
         byte_ends = np.append(0, np.cumsum(_BITS[lane_bits]))[ends]
         heads = np.zeros(len(states), self._head)
-        heads["check"] = self._check(values, lane, ends)
+        heads["check"] = self._checksum(values, lane, ends)
         heads["groups"], heads["lanes"] = np.diff(group_ends), np.diff(ends)
         first = np.concatenate(
             [
@@ -100,9 +100,9 @@ class Packing:
             axis=1,
         )
         sections = (
-            _parts(group_bits, group_ends),
-            _parts(lane_bits, ends),
-            _parts(octets[octets != 0], byte_ends),
+            _split_bytes(group_bits, group_ends),
+            _split_bytes(lane_bits, ends),
+            _split_bytes(octets[octets != 0], byte_ends),
         )
         width, head = first.shape[1], first.tobytes()
         return [
@@ -119,30 +119,30 @@ class Packing:
         """
         if len(sizes) == 1 and joined:
             return self._unpack_one(joined)
-        held, count = np.flatnonzero(sizes), len(sizes)
-        if not len(held):
+        nonempty, count = np.flatnonzero(sizes), len(sizes)
+        if not len(nonempty):
             return Filled.none(count)
-        data, sizes = np.frombuffer(joined, np.uint8), sizes[held]
+        data, sizes = np.frombuffer(joined, np.uint8), sizes[nonempty]
         heads = self._heads(data, sizes)
         sections = self._section_sizes(heads, sizes)
-        top, group_bits, lane_bits, octets = _cut(data, sections)
+        top, group_bits, lane_bits, octets = _split_sections(data, sections)
         in_groups = np.flatnonzero(np.unpackbits(top, bitorder="little"))
         record = in_groups // (8 * self._top)
         group = in_groups - record * (8 * self._top)
-        self._refuse(np.bincount(record, minlength=len(held)) != sections[:, 2])
+        self._refuse(np.bincount(record, minlength=len(nonempty)) != sections[:, 2])
         in_lanes = np.flatnonzero(np.unpackbits(group_bits, bitorder="little"))
-        place = in_lanes >> 3
-        record, lane = record[place], group[place] * 8 + (in_lanes & 7)
-        counts = np.bincount(record, minlength=len(held))
+        group_index = in_lanes >> 3
+        record, lane = record[group_index], group[group_index] * 8 + (in_lanes & 7)
+        counts = np.bincount(record, minlength=len(nonempty))
         self._refuse(counts != sections[:, 3])
-        self._refuse_at(record[lane >= self.width], len(held))
+        self._refuse_records(record[lane >= self.width], len(nonempty))
         ends = np.append(0, np.cumsum(counts))
         self._refuse(np.diff(np.append(0, np.cumsum(_BITS[lane_bits]))[ends]) != sections[:, 4])
         filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
         spread = np.zeros(len(filled), np.uint8)
         spread[filled] = octets
         values = spread.view("<i8").astype(np.int64, copy=False)
-        self._refuse(self._check(values, lane, ends) != heads["check"])
+        self._refuse(self._checksum(values, lane, ends) != heads["check"])
         if len(self._types):
             first = ends[:-1].clip(
                 max=max(0, len(values) - 1)
@@ -150,14 +150,14 @@ class Packing:
             newest = (
                 np.where(lane[first] == NEWEST, values[first], 0)
                 if len(values)
-                else np.zeros(len(held), np.int64)
+                else np.zeros(len(nonempty), np.int64)
             )
-            self._refuse_at(
+            self._refuse_records(
                 record[(self._kinds[lane] == _TYPE) & ((values < 1) | (values > len(self._types)))],
-                len(held),
+                len(nonempty),
             )
             self._restore(values, lane, newest[record])
-        return Filled(count, held[record], lane, values)
+        return Filled(count, nonempty[record], lane, values)
 
     def _unpack_one(self, data: bytes) -> Filled:
         """The same of one record, which a request waits for: where sections lie is a few numbers
@@ -165,37 +165,37 @@ class Packing:
         """
         at = self._head.itemsize + self._top
         check, groups, lanes = (
-            self._one_head.unpack_from(data) if len(data) >= at else (0, 0, len(data))
+            self._head_struct.unpack_from(data) if len(data) >= at else (0, 0, len(data))
         )
-        self._refuse_one(check >> _CHECK_BITS == FORMAT or len(data) < at, "of another format")
+        self._require_valid(check >> _CHECK_BITS == FORMAT or len(data) < at, "of another format")
         bits = np.frombuffer(data, np.uint8)
-        self._refuse_one(at + groups + lanes <= len(data))
+        self._require_valid(at + groups + lanes <= len(data))
         lane_bits, octets = bits[at + groups : at + groups + lanes], bits[at + groups + lanes :]
         group = np.unpackbits(bits[self._head.itemsize : at], bitorder="little").nonzero()[0]
         in_lanes = np.unpackbits(bits[at : at + groups], bitorder="little").nonzero()[0]
         filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
-        self._refuse_one(
+        self._require_valid(
             len(group) == groups
             and len(in_lanes) == lanes
             and np.count_nonzero(filled) == len(octets)
         )
         lane = group[in_lanes >> 3] * 8 + (in_lanes & 7)
-        self._refuse_one(not lanes or bool(lane[-1] < self.width))  # they ascend
+        self._require_valid(not lanes or bool(lane[-1] < self.width))  # they ascend
         spread = np.zeros(len(filled), np.uint8)
         spread[filled] = octets
         values = spread.view("<i8").astype(np.int64, copy=False)
         total = int((values.view(np.uint64) * self._weights[lane]).sum() ^ self._seed)
-        self._refuse_one(total >> 64 - _CHECK_BITS | FORMAT << _CHECK_BITS == check)
+        self._require_valid(total >> 64 - _CHECK_BITS | FORMAT << _CHECK_BITS == check)
         if len(self._types) and lanes:
             newest = values[0] if lane[0] == NEWEST else np.int64(0)
             types = values[self._kinds[lane] == _TYPE]
-            self._refuse_one(
+            self._require_valid(
                 not len(types) or bool(types.min() >= 1 and types.max() <= len(self._types))
             )
             self._restore(values, lane, np.broadcast_to(newest, lanes))
         return Filled(1, np.zeros(lanes, np.intp), lane, values)
 
-    def _shrink(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
+    def _compact(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
         """Make the lanes of sequences small, in place; `newest` is that of each value's record."""
         kind = self._kinds[lane]
         times, types, sessions = (np.flatnonzero(kind == one) for one in (_TIME, _TYPE, _SESSION))
@@ -209,20 +209,20 @@ class Packing:
         )
         values[types] = codes + 1
         same = sessions[1:][(np.diff(sessions) == 1) & (np.diff(lane[sessions]) == 1)]
-        values[same[values[same] == values[same - 1]]] = _SAME
+        values[same[values[same] == values[same - 1]]] = _SAME_SESSION
 
     def _restore(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
         kind = self._kinds[lane]
         times, types, sessions = (np.flatnonzero(kind == one) for one in (_TIME, _TYPE, _SESSION))
         values[times] = newest[times] - values[times] + 1
         values[types] = self._types[values[types] - 1].view(np.int64)
-        told = np.where(values[sessions] == _SAME, 0, np.arange(len(sessions)))
-        values[sessions] = values[sessions][np.maximum.accumulate(told)]
+        run_start = np.where(values[sessions] == _SAME_SESSION, 0, np.arange(len(sessions)))
+        values[sessions] = values[sessions][np.maximum.accumulate(run_start)]
 
     def _heads(self, data: Octets, sizes: Intps) -> npt.NDArray:
         self._refuse(sizes < self._head.itemsize + self._top)
-        places = (np.cumsum(sizes) - sizes)[:, None] + np.arange(self._head.itemsize)
-        return data[places].view(self._head).ravel()
+        head_bytes = (np.cumsum(sizes) - sizes)[:, None] + np.arange(self._head.itemsize)
+        return data[head_bytes].view(self._head).ravel()
 
     def _section_sizes(self, heads: npt.NDArray, sizes: Intps) -> Intps:
         """How long each section of each record is, shape (records, 5)."""
@@ -234,7 +234,7 @@ class Packing:
         self._refuse(sections[:, 4] < 0)
         return sections
 
-    def _check(self, values: Int64s, lane: Intps, ends: Intps) -> npt.NDArray[np.uint32]:
+    def _checksum(self, values: Int64s, lane: Intps, ends: Intps) -> npt.NDArray[np.uint32]:
         """What stands first in each record; its values are those from ends[i] to ends[i + 1]."""
         with np.errstate(over="ignore"):
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))
@@ -243,19 +243,19 @@ class Packing:
             FORMAT << _CHECK_BITS
         )
 
-    def _refuse_one(self, right: bool, what: str = "cut short or damaged") -> None:
-        if not right:
-            self._refuse(np.ones(1, np.bool_), what)
+    def _require_valid(self, is_valid: bool, problem: str = "cut short or damaged") -> None:
+        if not is_valid:
+            self._refuse(np.ones(1, np.bool_), problem)
 
-    def _refuse_at(self, records: Intps, count: int) -> None:
+    def _refuse_records(self, records: Intps, count: int) -> None:
         if len(records):
             self._refuse(np.bincount(records, minlength=count) > 0)
 
-    def _refuse(self, wrong: npt.NDArray[np.bool_], what: str = "cut short or damaged") -> None:
-        if wrong.any():
+    def _refuse(self, is_invalid: npt.NDArray[np.bool_], problem: str = "cut short or damaged") -> None:
+        if is_invalid.any():
             message = (
-                f"{np.count_nonzero(wrong):,} of {len(wrong):,} state records of "
-                f"{self._name} are {what}"
+                f"{np.count_nonzero(is_invalid):,} of {len(is_invalid):,} state records of "
+                f"{self._name} are {problem}"
             )
             raise DamageError(
                 message,
@@ -271,12 +271,12 @@ def _starts(group: Intps) -> Intps:
     return np.flatnonzero(np.append(True, group[1:] != group[:-1]))
 
 
-def _parts(octets: Octets, ends: Intps) -> list[bytes]:
+def _split_bytes(octets: Octets, ends: Intps) -> list[bytes]:
     data, edges = octets.tobytes(), ends.tolist()
     return [data[first:end] for first, end in pairwise(edges)]
 
 
-def _cut(data: Octets, sections: Intps) -> list[Octets]:
+def _split_sections(data: Octets, sections: Intps) -> list[Octets]:
     """The bytes of each section but the head, of all records one after another."""
     if len(sections) == 1:
         edges = np.cumsum(sections[0]).tolist()

@@ -82,26 +82,26 @@ class Folder:
     all that it names.
     """
 
-    def __init__(self, path: Path, asked: Manifest) -> None:
+    def __init__(self, path: Path, expected: Manifest) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        found = read_manifest(path) if (path / "manifest.json").exists() else None
-        if found is not None and (found.format, found.inputs) != (asked.format, asked.inputs):
-            for key in found.groups:
+        existing = read_manifest(path) if (path / "manifest.json").exists() else None
+        if existing is not None and (existing.format, existing.inputs) != (expected.format, expected.inputs):
+            for key in existing.groups:
                 shutil.rmtree(path / key, ignore_errors=True)
-            found = None
+            existing = None
         # A cut that was made under another memory setting stays: parts that are there fit to it.
-        self.manifest = found or asked
+        self.manifest = existing or expected
         self._write()
 
     def begin(self, key: str, columns: Mapping[str, str]) -> None:
         (self.path / key).mkdir(exist_ok=True)
-        self._put(key, Group(dict(columns)))
+        self._set_group(key, Group(dict(columns)))
 
     def end(self, key: str) -> None:
-        self._put(key, msgspec.structs.replace(self.manifest.groups[key], whole=True))
+        self._set_group(key, msgspec.structs.replace(self.manifest.groups[key], whole=True))
 
-    def has(self, key: str, part: int) -> bool:
+    def has_part(self, key: str, part: int) -> bool:
         return all(self._file(key, kind, part).exists() for kind in ("rows", "requests"))
 
     def write(self, key: str, part: int, rows: BackfilledRows) -> None:
@@ -120,20 +120,20 @@ class Folder:
                 "item": one.item,
                 "type": one.type,
                 "ts": one.ts,
-                **{f"of {text}": each for text, each in one.values.items()},
+                **{f"of {text}": column_values for text, column_values in one.values.items()},
             }
             for column, each in columns.items():
                 lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(each))
         for kind, columns in (("rows", numbers | keys), ("requests", lists)):
-            file = self._file(key, kind, part)
-            draft = file.with_suffix(".new")
-            pq.write_table(pa.table(columns), draft, compression="lz4", use_dictionary=False)
-            draft.replace(file)
+            target = self._file(key, kind, part)
+            temporary = target.with_suffix(".new")
+            pq.write_table(pa.table(columns), temporary, compression="lz4", use_dictionary=False)
+            temporary.replace(target)
 
     def _file(self, key: str, kind: str, part: int) -> Path:
         return self.path / key / f"{kind}-{part:05d}.parquet"
 
-    def _put(self, key: str, group: Group) -> None:
+    def _set_group(self, key: str, group: Group) -> None:
         self.manifest = msgspec.structs.replace(
             self.manifest, groups=self.manifest.groups | {key: group}
         )
@@ -175,7 +175,7 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
         NotReadyError: a column is not there, or not wholly.
     """
     manifest = read_manifest(folder)
-    homes: dict[str, list[str]] = {}
+    columns_by_group: dict[str, list[str]] = {}
     for name, definition in columns.items():
         key = manifest.group_of(name, definition)
         if key is None:
@@ -184,13 +184,13 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
                 where=str(folder),
                 fix="tailorbird features backfill",
             )
-        homes.setdefault(key, []).append(name)
+        columns_by_group.setdefault(key, []).append(name)
     for part in range(manifest.parts):
         tables = {
-            kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in homes}
+            kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in columns_by_group}
             for kind in ("rows", "requests")
         }
-        home_of = {name: key for key, names in homes.items() for name in names}
+        group_by_column = {name: key for key, names in columns_by_group.items() for name in names}
         start, stop = manifest.cuts[part : part + 2]
         row_start, row_stop = manifest.row_cuts[part : part + 2]
         yield Part(
@@ -198,45 +198,45 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
             stop,
             row_start,
             row_stop,
-            _rows(list(columns), home_of, tables, row_stop - row_start),
+            _rows(list(columns), group_by_column, tables, row_stop - row_start),
         )
 
 
 def _rows(
     names: Sequence[str],
-    home_of: Mapping[str, str],
+    group_by_column: Mapping[str, str],
     tables: Mapping[str, Mapping[str, pa.Table]],
     rows: int,
 ) -> BackfilledRows:
-    found = {
+    columns_on_disk = {
         name: tables["rows"][key][name]
-        for name, key in home_of.items()
+        for name, key in group_by_column.items()
         if name in tables["rows"][key].column_names
     }
-    numeric = tuple(name for name in names if name in found and found[name].type == pa.float32())
-    categorical = tuple(name for name in names if name in found and found[name].type == pa.uint64())
+    numeric = tuple(name for name in names if name in columns_on_disk and columns_on_disk[name].type == pa.float32())
+    categorical = tuple(name for name in names if name in columns_on_disk and columns_on_disk[name].type == pa.uint64())
     numbers, keys = (
         np.empty((rows, len(numeric)), np.float32),
         np.empty((rows, len(categorical)), np.uint64),
     )
     for table, columns in ((numbers, numeric), (keys, categorical)):
         for place, name in enumerate(columns):
-            table[:, place] = found[name].to_numpy()
+            table[:, place] = columns_on_disk[name].to_numpy()
     sequences = {}
-    for name in (one for one in names if one not in found):
-        table = tables["requests"][home_of[name]]
-        own = [column for column in table.column_names if column.startswith(f"{name}.")]
+    for name in (one for one in names if one not in columns_on_disk):
+        table = tables["requests"][group_by_column[name]]
+        own_columns = [column for column in table.column_names if column.startswith(f"{name}.")]
         columns = {
-            column.removeprefix(f"{name}."): table[column].combine_chunks() for column in own
+            column.removeprefix(f"{name}."): table[column].combine_chunks() for column in own_columns
         }
-        flat = {column: one.flatten().to_numpy() for column, one in columns.items()}
+        flat_columns = {column: one.flatten().to_numpy() for column, one in columns.items()}
         offsets = columns["ts"].offsets.to_numpy()
         values = {
             column.removeprefix("of "): one
-            for column, one in flat.items()
+            for column, one in flat_columns.items()
             if column.startswith("of ")
         }
         sequences[name] = RaggedSequence(
-            offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values
+            offsets - offsets[0], flat_columns["item"], flat_columns["type"], flat_columns["ts"], values
         )
     return BackfilledRows(numbers, keys, sequences, numeric, categorical)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare import WHOLE_FIELDS, WORDS
+from tailorbird.features.declare import INTEGER_FIELDS, WORDS
 from tailorbird.features.expression import Expression, ExpressionError, comparison, constant, dotted
 from tailorbird.features.request import ReadRequest
 from tailorbird.features.series import exp_of_one, log1p_of_one, log_of_one
@@ -57,8 +57,8 @@ def words_of(value: object) -> list[str]:
     case folded.
     """
     texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
-    found = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
-    return list(dict.fromkeys(found))[:WORDS]
+    words = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
+    return list(dict.fromkeys(words))[:WORDS]
 
 
 def time_of(value: object) -> float:
@@ -101,15 +101,15 @@ def weekday(ts: int, local_hour: int | None) -> int:
     where that is unknown.
     """
     hours = ts // HOUR  # the first of them began a Thursday
-    ahead = 0 if local_hour is None else (local_hour - hours + 12) % 24 - 12
-    return ((hours + ahead) // 24 + 3) % 7
+    utc_offset = 0 if local_hour is None else (local_hour - hours + 12) % 24 - 12
+    return ((hours + utc_offset) // 24 + 3) % 7
 
 
-def asked_text(request: ReadRequest, name: str, t: int) -> str | None:
+def request_text(request: ReadRequest, name: str, t: int) -> str | None:
     """What a request that is read at t has of an entity's field, but for items and profiles."""
     if name == "query":
         return query_text(request.query)
-    if name in WHOLE_FIELDS:
+    if name in INTEGER_FIELDS:
         number = weekday(t, request.local_hour) if name == "weekday" else getattr(request, name)
         return None if number is None else str(number)
     return getattr(request, {"user": "person", "session": "session_id"}.get(name, name))
@@ -129,8 +129,8 @@ def category(text: str | None) -> int:
 
 def number(expression: Expression, get: Get) -> float:
     """The expression as a number: a truth is 1 or 0, what is not finite is missing."""
-    found = float(evaluate(expression, get))
-    return found if math.isfinite(found) else math.nan
+    value = float(evaluate(expression, get))
+    return value if math.isfinite(value) else math.nan
 
 
 def truth(expression: Expression, get: Get) -> bool:
@@ -144,7 +144,7 @@ def evaluate(expression: Expression, get: Get) -> Any:
     return _walk(expression.tree, lambda name: get(name, kinds[name]))
 
 
-def check_known(expression: Expression) -> None:
+def check_computable(expression: Expression) -> None:
     """That no part of it is missing whatever the event has: `1 / 0`, `price / 0`, `sqrt(-1)`.
 
     Raises:

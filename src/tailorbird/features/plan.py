@@ -21,8 +21,8 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import SimulatedClock
 from tailorbird.features.attached import AttachedEvents
-from tailorbird.features.checks import spelled
-from tailorbird.features.codec import short_place
+from tailorbird.features.checks import format_duration
+from tailorbird.features.codec import short_location
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
@@ -128,30 +128,30 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     old = {} if before is None else {feature.name: feature for feature in before.features}
     new = {feature.name: feature for feature in after.features}
     changes = [
-        Change(name, "added", _about(one), short_place(one.place), one.description)
+        Change(name, "added", _entity_name(one), short_location(one.place), one.description)
         for name, one in new.items()
         if name not in old
     ]
     changes += [
-        Change(name, "changed", _about(one), short_place(one.place), _differences(old[name], one))
+        Change(name, "changed", _entity_name(one), short_location(one.place), _differences(old[name], one))
         for name, one in new.items()
         if name in old and old[name] != one
     ]
     changes += [
-        Change(name, "removed", _about(one), short_place(one.place), one.description)
+        Change(name, "removed", _entity_name(one), short_location(one.place), one.description)
         for name, one in old.items()
         if name not in new
     ]
     proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
-    attached = set() if before is None else _attached(after) - _attached(before)
-    was = "" if before is None else before.schema_hash
+    new_attributes = set() if before is None else _joined_attributes(after) - _joined_attributes(before)
+    old_hash = "" if before is None else before.schema_hash
     return Comparison(
-        was,
+        old_hash,
         after.schema_hash,
         tuple(changes),
         _records(before, after),
         proofs,
-        tuple(sorted(attached)),
+        tuple(sorted(new_attributes)),
     )
 
 
@@ -159,12 +159,12 @@ def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Ta
     """What the state of a schema has of each entity, as it keeps count; None while there is none,
     or it is being built.
     """
-    found = [_counted(state, features, part) for part in parts_of(workers)]
-    some = [one for one in found if one is not None]
-    return together(some) if len(some) == len(found) else None
+    tallies_by_part = [_read_part_tallies(state, features, part) for part in parts_of(workers)]
+    available = [one for one in tallies_by_part if one is not None]
+    return together(available) if len(available) == len(tallies_by_part) else None
 
 
-def _counted(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
+def _read_part_tallies(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
     try:
         store = open_state(state, features, part)
     except NotReadyError:
@@ -200,17 +200,17 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
                     seconds.append(time.perf_counter() - start)
 
             worker.bootstrap(timed, newest)
-        found = counted(Path(folder), features) or {}
+        sample_tallies = counted(Path(folder), features) or {}
         size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
     rates = np.array(
-        [len(part) / max(took, 1e-9) for part, took in zip(parts, seconds, strict=True)]
+        [len(part) / max(duration_s, 1e-9) for part, duration_s in zip(parts, seconds, strict=True)]
     )
     rates = rates[1:] if len(rates) > 2 else rates  # the first warms up
     return Measured(
         len(sample),
         total,
         (float(rates.min()), float(np.median(rates)), float(rates.max())),
-        found,
+        sample_tallies,
         size,
     )
 
@@ -230,14 +230,14 @@ def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange
         }
     )
     new = {one.entity.name: (one.state_bytes, one.reading_bytes) for one in after.layout.entities}
-    found = []
+    changes = []
     for name in dict.fromkeys((*new, *old)):
         (was_state, was_reading), (state, reading) = old.get(name, (0, 0)), new.get(name, (0, 0))
-        found.append(RecordChange(name, was_state, state, was_reading, reading))
-    return tuple(found)
+        changes.append(RecordChange(name, was_state, state, was_reading, reading))
+    return tuple(changes)
 
 
-def _attached(features: FeatureSet) -> set[str]:
+def _joined_attributes(features: FeatureSet) -> set[str]:
     """The attributes that declarations take from events: of their entities and expressions.
     Profiles are kept whole.
     """
@@ -246,7 +246,7 @@ def _attached(features: FeatureSet) -> set[str]:
     }
 
 
-def _about(feature: Feature) -> str:
+def _entity_name(feature: Feature) -> str:
     entity = getattr(feature, "entity", None)
     return entity.name if isinstance(entity, Entity) else ""
 
@@ -257,13 +257,13 @@ def _differences(old: Feature, new: Feature) -> str:
     compared = [one.name for one in dataclasses.fields(new) if one.compare]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
-        f"{name}: {_told(was)} → {_told(now)}" for name, was, now in pairs if was != now
+        f"{name}: {_describe(was)} → {_describe(now)}" for name, was, now in pairs if was != now
     )
 
 
-def _told(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Window):
-        return f"{spelled(value.length)} by {spelled(value.hop)}"
+        return f"{format_duration(value.length)} by {format_duration(value.hop)}"
     if isinstance(value, Amount):
         return f"{value.of.text} in units of {value.unit:g} up to {value.max:g}"
     if isinstance(value, Expression):
@@ -271,7 +271,7 @@ def _told(value: Any) -> str:
     if isinstance(value, Entity):
         return value.name
     if isinstance(value, tuple):
-        return ", ".join(_told(one) for one in value) or "none"
+        return ", ".join(_describe(one) for one in value) or "none"
     return "none" if value is None else str(value)
 
 
@@ -292,4 +292,4 @@ def _proof(feature: Feature) -> Proof | None:
             LARGEST // ((1 << SQUARE_BITS) - 1),
             LARGEST // max(1, units * units >> SQUARE_BITS),
         )
-    return Proof(feature.name, short_place(feature.place), units, events)
+    return Proof(feature.name, short_location(feature.place), units, events)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.features.keypart import part_of
+from tailorbird.features.keypart import part_numbers
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -35,8 +35,8 @@ def positions_of(answers: pa.Table) -> Int64s:
     widths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     if not widths.any():
         return p
-    found = column.to_pylist()
-    return joined([some if some else int(one) for one, some in zip(p, found, strict=True)])
+    positions_by_answer = column.to_pylist()
+    return joined([some if some else int(one) for one, some in zip(p, positions_by_answer, strict=True)])
 
 
 def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
@@ -54,13 +54,13 @@ def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
 
 def widened(p: Int64s, width: int) -> Int64s:
     """The same positions, by so many parts: a multiple of those they are given by."""
-    given = p if p.ndim == 2 else p[:, None]
-    return given if given.shape[1] == width else np.tile(given, width // given.shape[1])
+    columns = p if p.ndim == 2 else p[:, None]
+    return columns if columns.shape[1] == width else np.tile(columns, width // columns.shape[1])
 
 
-def of_keys(p: Int64s, requests: Intps, keys: Keys) -> Int64s:
+def positions_of_keys(p: Int64s, requests: Intps, keys: Keys) -> Int64s:
     """The positions as of which the entities with these keys are known to these requests."""
-    return p[requests] if p.ndim == 1 else p[requests, part_of(keys, p.shape[1])]
+    return p[requests] if p.ndim == 1 else p[requests, part_numbers(keys, p.shape[1])]
 
 
 def newest(p: Int64s) -> Int64s:

@@ -21,7 +21,7 @@ from tailorbird.stream import Address, Block, Stored
 CHOSEN, LEFT_OUT = "chosen", "left-out"
 
 
-class Kept(msgspec.Struct, frozen=True):
+class BlockReceipt(msgspec.Struct, frozen=True):
     """Of a routed block's receipt, the attributes of users and items that its events carry; None
     where it does not say.
     """
@@ -30,23 +30,23 @@ class Kept(msgspec.Struct, frozen=True):
     item_attributes: tuple[str, ...] | None = None
 
 
-_decode = msgspec.json.Decoder(Kept).decode
+_decode = msgspec.json.Decoder(BlockReceipt).decode
 
 
-def lacks(receipt: bytes, features: FeatureSet) -> bool:
+def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
     """Whether events of a block lack an attribute that the features take from them; not where the
     receipt does not say.
     """
     if not receipt:
         return False
-    kept, needed = _decode(receipt), features.event_attributes
-    pairs = ((kept.user_attributes, needed["user"]), (kept.item_attributes, needed["item"]))
-    return any(names is not None and not set(some) <= set(names) for names, some in pairs)
+    receipt_attributes, needed = _decode(receipt), features.event_attributes
+    pairs = ((receipt_attributes.user_attributes, needed["user"]), (receipt_attributes.item_attributes, needed["item"]))
+    return any(names is not None and not set(needed_names) <= set(names) for names, needed_names in pairs)
 
 
-def only_in_lake(block: Block, features: FeatureSet) -> bool:
+def is_only_in_lake(block: Block, features: FeatureSet) -> bool:
     """Whether a block stands for events that have to be taken from the lake."""
-    return block.kind == LEFT_OUT or (block.kind == "events" and lacks(block.receipt, features))
+    return block.kind == LEFT_OUT or (block.kind == "events" and lacks_attributes(block.receipt, features))
 
 
 def events_of(stored: Stored, start: int, log: Address) -> pa.Table | None:

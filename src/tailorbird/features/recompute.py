@@ -80,16 +80,16 @@ class ParityReport:
     pending: int = 0
     dropped: int = 0
 
-    def look(self, name: str, values: int) -> None:
+    def add_compared(self, name: str, values: int) -> None:
         """So many values of a column are compared."""
         self.compared_by_feature[name] = self.compared_by_feature.get(name, 0) + values
         self.compared += values
 
-    def count(self, name: str, differ: int) -> None:
-        self.by_feature[name] += differ
-        self.unequal += differ
+    def count(self, name: str, unequal_values: int) -> None:
+        self.by_feature[name] += unequal_values
+        self.unequal += unequal_values
 
-    def note(self, difference: Difference, examples: int = EXAMPLES_MAX) -> None:
+    def add_difference(self, difference: Difference, examples: int = EXAMPLES_MAX) -> None:
         """One value that differs."""
         self.count(difference.feature, 1)
         if len(self.examples) < examples:
@@ -148,10 +148,10 @@ def parity(
     return report
 
 
-class Heard(Protocol):
+class ExemptionSource(Protocol):
     """Says which values depend on entities that were heard of; see `History.heard_of`."""
 
-    def heard_of(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
+    def exempt_rows(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
 
 
 class Excused:
@@ -159,12 +159,12 @@ class Excused:
     and the lake does.
     """
 
-    def __init__(self, history: Heard, requests: Requests, dropped: Mapping[str, int]) -> None:
+    def __init__(self, history: ExemptionSource, requests: Requests, dropped: Mapping[str, int]) -> None:
         self._history, self._requests, self._dropped = history, requests, dropped
 
     @cached_property
     def _rows(self) -> dict[str, Bools]:
-        return self._history.heard_of(self._requests, self._dropped)
+        return self._history.exempt_rows(self._requests, self._dropped)
 
     def left(
         self, name: str, rows: npt.NDArray[np.intp], report: ParityReport
@@ -174,11 +174,11 @@ class Excused:
         """
         if not self._dropped or not len(rows):
             return rows
-        excused = self._rows[name][rows]
-        report.dropped += int(np.count_nonzero(excused))
-        return rows[~excused]
+        is_exempt = self._rows[name][rows]
+        report.dropped += int(np.count_nonzero(is_exempt))
+        return rows[~is_exempt]
 
-    def request(self, name: str, index: int, report: ParityReport) -> bool:
+    def is_request_exempt(self, name: str, index: int, report: ParityReport) -> bool:
         """Whether the value of a request, a sequence, has that excuse; then it is counted."""
         rows = np.flatnonzero(np.asarray(self._requests.row_request) == index)[:1]
         return bool(len(rows)) and not len(self.left(name, rows, report))
@@ -190,21 +190,21 @@ def readable(
     """The answers that can be compared with a lake that is complete up to p = `newest`; the others
     are counted.
     """
-    same = pc.equal(answers["schema_hash"], features.schema_hash)
+    has_schema = pc.equal(answers["schema_hash"], features.schema_hash)
     items = pc.list_value_length(answers["items"])
-    read = pc.greater(
+    has_features = pc.greater(
         pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
     )
-    logged = answers.filter(pc.and_(pc.and_(same, read), pc.greater(items, 0)))
+    logged = answers.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
     if "degraded" in logged.column_names and len(logged):
-        changed = pc.list_parent_indices(logged["degraded"]).filter(
+        unlinked = pc.list_parent_indices(logged["degraded"]).filter(
             pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
         )
         logged = logged.filter(
             pc.invert(
                 pc.is_in(
                     pa.array(np.arange(len(logged))),
-                    value_set=changed.combine_chunks().cast(pa.int64()),
+                    value_set=unlinked.combine_chunks().cast(pa.int64()),
                 )
             )
         )
@@ -218,8 +218,8 @@ def _parts(answers: pa.Table) -> Iterator[pa.Table]:
     ends = np.cumsum(pc.list_value_length(answers["items"]).to_numpy())
     start = 0
     while start < answers.num_rows:
-        taken = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, taken + ROWS_MAX, side="right")))
+        rows_before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, rows_before + ROWS_MAX, side="right")))
         yield answers.slice(start, stop - start).combine_chunks()
         start = stop
 
@@ -264,7 +264,7 @@ def compare_answers(
     answers: pa.Table,
     rows: BackfilledRows,
     report: ParityReport,
-    excused: Excused,
+    exemptions: Excused,
 ) -> None:
     """Add to `report` what comes of some answers, whose columns were recomputed as `rows`. Raises
     DamageError as `parity`.
@@ -280,17 +280,17 @@ def compare_answers(
     keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
     keys = keys.reshape(len(owner), len(features.categorical))
     report.answers += answers.num_rows
-    for columns, names, logged, found in (
+    for columns, names, logged, recomputed_table in (
         (features.numeric, rows.numeric_names, numbers, rows.numeric),
         (features.categorical, rows.categorical_names, keys, rows.categorical),
     ):
-        for place, name in enumerate(names):
-            own, recomputed = logged[:, columns.index(name)], found[:, place]
-            differ = unequal(own, recomputed)
-            report.look(name, len(own))
-            wrong = excused.left(name, np.flatnonzero(differ), report)
-            report.count(name, len(wrong))
-            for row in wrong[: EXAMPLES_MAX - len(report.examples)]:
+        for column, name in enumerate(names):
+            own, recomputed = logged[:, columns.index(name)], recomputed_table[:, column]
+            is_unequal = unequal(own, recomputed)
+            report.add_compared(name, len(own))
+            unequal_rows = exemptions.left(name, np.flatnonzero(is_unequal), report)
+            report.count(name, len(unequal_rows))
+            for row in unequal_rows[: EXAMPLES_MAX - len(report.examples)]:
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
                 report.examples.append(
                     _difference(
@@ -303,20 +303,20 @@ def compare_answers(
                     )
                 )
     if rows.sequences:
-        _compare_sequences(answers, rows.sequences, report, excused)
+        _compare_sequences(answers, rows.sequences, report, exemptions)
 
 
 def _compare_sequences(
-    answers: pa.Table, found: dict[str, RaggedSequence], report: ParityReport, excused: Excused
+    answers: pa.Table, sequences: dict[str, RaggedSequence], report: ParityReport, exemptions: Excused
 ) -> None:
-    for name in found:
-        report.look(name, answers.num_rows)
+    for name in sequences:
+        report.add_compared(name, answers.num_rows)
     for index, packed in enumerate(answers["sequences"].to_pylist()):
         logged = unpack_sequences(packed)
-        for name, sequence in found.items():
+        for name, sequence in sequences.items():
             recomputed = sequence.of(index).lists()
-            if logged.get(name) != recomputed and not excused.request(name, index, report):
-                report.note(_difference(answers, index, name, "", logged.get(name), recomputed))
+            if logged.get(name) != recomputed and not exemptions.is_request_exempt(name, index, report):
+                report.add_difference(_difference(answers, index, name, "", logged.get(name), recomputed))
 
 
 def _difference(
@@ -332,12 +332,12 @@ def _difference(
     )
 
 
-def unequal(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> Bools:
+def unequal(values: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Bools:
     """Which values differ in any bit, all NaN being alike."""
     if values.dtype != np.float32:
-        return values != others
-    ours, theirs = (
+        return values != expected
+    value_bits, expected_bits = (
         np.where(np.isnan(each), np.float32(np.nan), each).view(np.uint32)
-        for each in (values, others)
+        for each in (values, expected)
     )
-    return ours != theirs
+    return value_bits != expected_bits

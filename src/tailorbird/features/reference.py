@@ -41,7 +41,7 @@ from tailorbird.features.declare import (
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.plain import (
-    asked_text,
+    request_text,
     category,
     element_of,
     evaluate,
@@ -63,7 +63,7 @@ Event = Mapping[str, Any]
 # (item, type, ts, further values).
 Value = float | int | list[tuple[int | float, ...]]
 SHOWN = ("impression", "answer")
-Known = int | Sequence[int]  # up to which p events are known, or up to which those of each part
+RoutedPositions = int | Sequence[int]  # up to which p events are known, or up to which those of each part
 
 
 def routed_events(table: pa.Table) -> list[Event]:
@@ -74,36 +74,36 @@ def routed_events(table: pa.Table) -> list[Event]:
     return table.cast(pa.schema(fields)).to_pylist()
 
 
-def value(
+def compute_value(
     features: FeatureSet,
     name: str,
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: Known,
+    p: RoutedPositions,
     events: Sequence[Event],
 ) -> Value:
     """The value of one column for `request.person` (already resolved) and `item`, at the two times
     t and p.
     """
-    return moment(features, request, item, t, p, events).value(name)
+    return make_moment(features, request, item, t, p, events).value(name)
 
 
-def moment(
+def make_moment(
     features: FeatureSet,
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: Known,
+    p: RoutedPositions,
     events: Sequence[Event],
 ) -> "Moment":
     positions = (p,) if isinstance(p, int) else tuple(p)
-    known = [
+    known_events = [
         event
         for event in events
         if event["counts"] and event["ts"] < t and event["p"] <= max(positions)
     ]
-    return Moment(features, request, item, t, known, positions)
+    return Moment(features, request, item, t, known_events, positions)
 
 
 @dataclass(frozen=True)
@@ -116,22 +116,22 @@ class Row:
 
     def field(self, name: str, kind: str) -> Any:
         if name in ("user", "item", "session"):
-            return self.part(name)
+            return self.key_field(name)
         owner, _, attribute = name.partition(".")
         if name == "weekday":
-            found = weekday(self.event["ts"], self.event["local_hour"])
+            raw = weekday(self.event["ts"], self.event["local_hour"])
         elif name == "position":
-            found = self.position()
+            raw = self.position()
         elif not attribute:
-            found = self.event.get(name)
+            raw = self.event.get(name)
         elif owner == "properties":
-            found = json.loads(self.event.get("properties") or "{}").get(attribute)
+            raw = json.loads(self.event.get("properties") or "{}").get(attribute)
         else:
             profile = json.loads(self.event.get(f"{owner}_profile") or "{}")
             if isinstance(profile, list):  # one for each of `items`
                 profile = profile[self.index] if self.index < len(profile) else None
-            found = (profile or {}).get(attribute)
-        return number_of(found) if kind == "number" else text_of(found)
+            raw = (profile or {}).get(attribute)
+        return number_of(raw) if kind == "number" else text_of(raw)
 
     def has(self, value: Expression) -> bool:
         if value.kind == "text":
@@ -146,7 +146,7 @@ class Row:
             else number(value, self.field)
         )
 
-    def part(self, name: str) -> str | None:
+    def key_field(self, name: str) -> str | None:
         """A part of an entity's key."""
         if name == "item":
             return self.item
@@ -191,11 +191,11 @@ class Moment:
     def value(self, name: str) -> Value:
         feature = self.features.feature(name)
         if isinstance(feature, ContextValue):
-            asked = asked_text(self.request, feature.field, self.t)
+            context_text = request_text(self.request, feature.field, self.t)
             return (
-                category(asked)
+                category(context_text)
                 if feature.kind == "categorical"
-                else float32(math.nan if asked is None else float(asked))
+                else float32(math.nan if context_text is None else float(context_text))
             )
         if isinstance(feature, Derived):
             expression = next(
@@ -204,10 +204,10 @@ class Moment:
             assert expression is not None
             return float32(number(expression, lambda column, kind: self.value(column)))
         if isinstance(feature, Attribute):
-            found = self.profile(feature.entity.fields[0], feature.attribute)
-            found = element_of(found, max(feature.element, 1))
+            attribute = self.profile(feature.entity.fields[0], feature.attribute)
+            attribute = element_of(attribute, max(feature.element, 1))
             return (
-                float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
+                float32(number_of(attribute)) if feature.kind == "numeric" else category(text_of(attribute))
             )
         if isinstance(feature, Age):
             return float32(
@@ -215,7 +215,7 @@ class Moment:
                 / 1e6
             )
         if isinstance(feature, Match):
-            asked, words = (
+            context_text, words = (
                 words_of(one)
                 for one in (
                     self.request.query,
@@ -223,13 +223,13 @@ class Moment:
                 )
             )
             return float32(
-                float(len(set(asked) & set(words))) / float(len(asked))
-                if asked and words
+                float(len(set(context_text) & set(words))) / float(len(context_text))
+                if context_text and words
                 else math.nan
             )
         assert isinstance(feature, Counted | OfSession)
-        about = feature.entity if isinstance(feature, Counted) else Entity(("user",))
-        if None in self.key(about):
+        entity = feature.entity if isinstance(feature, Counted) else Entity(("user",))
+        if None in self.key(entity):
             return (
                 []
                 if isinstance(feature, SequenceOf)
@@ -256,8 +256,8 @@ class Moment:
         """The current session: what has the request's session_id, else the run of events that ends
         within the gap of t.
         """
-        plain = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
-        rows = self.last_rows(self.rows(plain, per_item=True), SESSION_LENGTH)
+        session_events = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
+        rows = self.last_rows(self.rows(session_events, per_item=True), SESSION_LENGTH)
         if self.request.session_id is not None:
             return [row for row in rows if row.event["session_id"] == self.request.session_id]
         current, edge = [], self.t
@@ -273,38 +273,38 @@ class Moment:
         feature: Counted,
         *,
         types: Sequence[str] = (),
-        about: Entity | None = None,
+        entity: Entity | None = None,
         value: Expression | None = None,
         per_item: bool = False,
     ) -> list[Row]:
         """The events of the entity that the request is about, once for each item where that is
         meant.
         """
-        about = about or feature.entity
+        entity = entity or feature.entity
         names = [
-            *about.fields,
+            *entity.fields,
             *(name for e in (feature.where, value) if e is not None for name, _ in e.names),
         ]
         per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
-        key, found = self.key(about), []
-        known = self.known(
-            entity_key(about, [np.array(hash64(part or ""), np.uint64) for part in key])
+        key, rows = self.key(entity), []
+        known_until = self.known_position(
+            entity_key(entity, [np.array(hash64(part or ""), np.uint64) for part in key])
         )
         for event in self.events:
             if (
-                event["p"] > known
+                event["p"] > known_until
                 or event["type"] not in (types or feature.types)
                 or event["ts"] <= 0
             ):
                 continue
-            for row in expanded(event, per_item):
-                if [row.part(name) for name in about.fields] != key:
+            for row in expand_items(event, per_item):
+                if [row.key_field(name) for name in entity.fields] != key:
                     continue
                 if feature.where is not None and not truth(feature.where, row.field):
                     continue
                 if value is None or row.has(value):
-                    found.append(row)
-        return found
+                    rows.append(row)
+        return rows
 
     def within(self, rows: list[Row], window: Window) -> list[Row]:
         """The tile that t stands in, and the window before it."""
@@ -315,19 +315,19 @@ class Moment:
         recent = [row for row in rows if row.event["ts"] >= self.t - HORIZON]
         return sorted(recent, key=Row.order)[-length:]
 
-    def key(self, about: Entity) -> list[str | None]:
+    def key(self, entity: Entity) -> list[str | None]:
         """The values that the entity has in this request; a part such as item.category is the
         item's own attribute.
         """
-        return [self.part(name) for name in about.fields]
+        return [self.key_field(name) for name in entity.fields]
 
-    def part(self, name: str) -> str | None:
+    def key_field(self, name: str) -> str | None:
         if name in self.request.given:
             return self.request.given[name]
         if "." in name:
             owner, _, attribute = name.partition(".")
             return text_of(self.profile(owner, attribute))
-        return self.item if name == "item" else asked_text(self.request, name, self.t)
+        return self.item if name == "item" else request_text(self.request, name, self.t)
 
     def profile(self, owner: str, attribute: str) -> object:
         """Of the newest profile event; a newer profile replaces the older one whole."""
@@ -344,20 +344,20 @@ class Moment:
         )
         if subject is None:
             return None
-        known = self.known(hash64(subject))
+        known_until = self.known_position(hash64(subject))
         rows = [
             Row(event, None, 0)
             for event in self.events
-            if event["type"] == owner and event[column] == subject and event["p"] <= known
+            if event["type"] == owner and event[column] == subject and event["p"] <= known_until
         ]
         return max(rows, key=Row.order, default=None)
 
-    def known(self, key: int | np.ndarray) -> int:
+    def known_position(self, key: int | np.ndarray) -> int:
         """Up to which p the events of the entity with this key are known."""
         return self.positions[int(key) % len(self.positions)]
 
 
-def expanded(event: Event, per_item: bool) -> Iterator[Row]:
+def expand_items(event: Event, per_item: bool) -> Iterator[Row]:
     items = event.get("items")
     if event["item_id"] is not None or not items:
         yield Row(event, event["item_id"], 0)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailorbird.features.applying import Change, Hot
+from tailorbird.features.applying import Change, HotKeys
 from tailorbird.features.columns import Keys
 from tailorbird.features.layout import NEWEST
 from tailorbird.features.state import Records
@@ -20,34 +20,34 @@ from tailorbird.store import Transaction
 RENEW_MAX = 500  # reading records between two steps: some 5 ms
 
 
-class Renewing:
+class RenewalQueue:
     """Of each kind of entity, by its place in `records`, those that were changed lately (`hot`),
     and those that are due.
     """
 
-    def __init__(self, records: Sequence[Records], hot: Sequence[Hot]) -> None:
+    def __init__(self, records: Sequence[Records], hot: Sequence[HotKeys]) -> None:
         self._records, self._hot = records, hot
         self._due: deque[tuple[int, Keys]] = deque()
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether any was found to be due, and not renewed yet."""
         return bool(self._due)
 
-    def note(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
+    def record_changes(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
         """Keep in mind what a commit changed of each kind."""
-        for hot, some, changed in zip(self._hot, keys, changes, strict=True):
-            hot.note(some, changed.soonest)
+        for hot, changed_keys, changed in zip(self._hot, keys, changes, strict=True):
+            hot.note(changed_keys, changed.next_change)
 
-    def look(self, now: int) -> None:
+    def collect_due(self, now: int) -> None:
         """Find those that are due."""
         for index, hot in enumerate(self._hot):
-            due = hot.due(now)
+            due = hot.pop_due(now)
             self._due += [
                 (index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)
             ]
 
-    def take(self) -> tuple[Records, Keys]:
+    def pop(self) -> tuple[Records, Keys]:
         """Some of those that are due, at most `RENEW_MAX`, with their kind."""
         index, keys = self._due.popleft()
         return self._records[index], keys
@@ -55,11 +55,11 @@ class Renewing:
 
 def renew(transaction: Transaction, records: Records, keys: Keys, now: int, commit: int) -> int:
     """Make the reading records of these entities anew, as of `now`; how many were looked at."""
-    held = records.held(transaction, keys)
-    there = np.flatnonzero(held.sizes)  # others went meanwhile
-    keys, states = keys[there], held.states[there]
+    stored = records.held(transaction, keys)
+    existing = np.flatnonzero(stored.sizes)  # others went meanwhile
+    keys, states = keys[existing], stored.states[existing]
     readings = records.finish(
         states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False
     )
     transaction.put_many(records.published(keys, readings))
-    return len(held.sizes)
+    return len(stored.sizes)

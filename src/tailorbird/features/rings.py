@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.columns import Frame
-from tailorbird.features.extracts import Extract, extract, measured
+from tailorbird.features.extracts import Extract, extract, tile_values
 from tailorbird.features.layout import Ring, Sketch
 from tailorbird.features.sketch import Registers, places
 
@@ -28,7 +28,7 @@ Rows = npt.NDArray[np.intp]
 class RingSums:
     """Tile sums. An empty tile is 0, which `_join` leaves as it is."""
 
-    _join: np.ufunc = np.add
+    _combine: np.ufunc = np.add
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
@@ -40,10 +40,10 @@ class RingSums:
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         ring = self._ring
         tile = batch.ts // ring.hop
-        kept = tile >= new[rows] // ring.hop - ring.tiles
-        value = measured(ring.measure, batch.value)
+        is_current = tile >= new[rows] // ring.hop - ring.tiles
+        value = tile_values(ring.measure, batch.value)
         # Not states[rows, lanes] += value, which keeps one of several equal places.
-        self._join.at(states, (rows[kept], ring.lane + tile[kept] % ring.lanes), value[kept])
+        self._combine.at(states, (rows[is_current], ring.lane + tile[is_current] % ring.lanes), value[is_current])
 
 
 class RingPeaks(RingSums):
@@ -64,9 +64,9 @@ class RingSketches:
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         sketch, tiles = self._sketch, self._tiles(states)
         tile = batch.ts // sketch.hop
-        kept = tile >= new[rows] // sketch.hop - sketch.tiles
-        register, rank = places(batch.value.view(np.uint64)[kept], sketch.precision)
-        np.maximum.at(tiles, (rows[kept], tile[kept] % sketch.slots, register), rank)
+        is_current = tile >= new[rows] // sketch.hop - sketch.tiles
+        register, rank = places(batch.value.view(np.uint64)[is_current], sketch.precision)
+        np.maximum.at(tiles, (rows[is_current], tile[is_current] % sketch.slots, register), rank)
 
     def _tiles(self, states: States) -> Registers:
         """(entities, slots, registers), in place."""

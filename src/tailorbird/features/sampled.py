@@ -229,12 +229,12 @@ def compare(
         values = _chosen(np.concatenate(read), names, kept) if read else made
         differ = unequal(values, made)
         for column, name in enumerate(kept):
-            report.look(name, len(made))
+            report.add_compared(name, len(made))
             wrong = np.flatnonzero(differ[:, column])
             for row in wrong if excused is None else excused.left(name, wrong, report):
                 rows = asked[owner[row]].rows
                 pair = values[row, column].item(), made[row, column].item()
-                report.note(
+                report.add_difference(
                     Difference(
                         name,
                         "",
@@ -249,11 +249,11 @@ def compare(
                 )
     for index, one in enumerate(asked):
         for name, sequence in found.sequences.items():
-            report.look(name, 1)
+            report.add_compared(name, 1)
             read, made = one.rows.sequences[name].lists(), sequence.of(index).lists()
-            if read != made and not (excused is not None and excused.request(name, index, report)):
+            if read != made and not (excused is not None and excused.is_request_exempt(name, index, report)):
                 rows = one.rows
-                report.note(
+                report.add_difference(
                     Difference(
                         name, "", "", read, made, rows.person or "", rows.t, rows.p, rows.positions
                     ),

@@ -30,9 +30,9 @@ import pyarrow.dataset as ds
 from tailorbird.errors import UsageError
 from tailorbird.events.schema import ROUTED
 from tailorbird.features.asof import ragged
-from tailorbird.features.backfill import History, event_columns, finished, needed, subset
+from tailorbird.features.backfill import History, event_columns, finish_columns, relevant_events, subset
 from tailorbird.features.bulk import BackfilledRows, Requests
-from tailorbird.features.carried import Carried
+from tailorbird.features.carried import CompactedHistory
 from tailorbird.features.declare import Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import floats
@@ -40,7 +40,7 @@ from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.lanes import PastLanes, is_by_row
 from tailorbird.features.layout import Spot, Step
 from tailorbird.features.parts import Folder, Manifest, Part, read_manifest, read_parts
-from tailorbird.features.records import Frames, of_plain_texts
+from tailorbird.features.records import Frames, has_text_keys
 from tailorbird.features.runs import OF_RUN
 from tailorbird.features.spill import START, Partition, Spill, buckets_of, partitions
 
@@ -107,7 +107,7 @@ def backfill_to(
     plan = _Plan(
         subset(features, list(missing)), requests, list(missing), memory_bytes, progress or _untold
     )
-    open_ = [part for part in range(place.manifest.parts) if not place.has(key, part)]
+    open_ = [part for part in range(place.manifest.parts) if not place.has_part(key, part)]
     for part, rows in _computed(plan, events, place, key, open_):
         place.write(key, part, _chosen(rows, missing))
         plan.progress("parts", part + 1, place.manifest.parts)
@@ -159,14 +159,14 @@ def _computed(
         held = spill.held("requests", requests) | spill.held("rows", rows)
         by_spot = {one: values for one, values in held.items() if isinstance(one, Spot)}
         of_runs = {one: values for one, values in held.items() if isinstance(one, str)}
-        lanes = PastLanes(plan.features, None, asked, held=by_spot, of_runs=of_runs)
+        lanes = PastLanes(plan.features, None, asked, precomputed=by_spot, run_columns=of_runs)
         steps = enumerate(plan.features.layout.steps)
         sequences = {
             one.name: spill.sequence(step, requests.start, requests.stop)
             for step, one in steps
             if one.kind == "sequence"
         }
-        yield part, finished(plan.features, lanes, sequences, plan.only)
+        yield part, finish_columns(plan.features, lanes, sequences, plan.only)
 
 
 def _read(
@@ -174,7 +174,7 @@ def _read(
 ) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
     """The tables up to what memory holds, and the rest of them, None if there is none."""
     held: list[pa.Table] = []
-    tables = (needed(plan.features.layout, table) for table in _tables(events, plan.columns()))
+    tables = (relevant_events(plan.features.layout, table) for table in _tables(events, plan.columns()))
     size = _row_bytes(plan.features) * rows_of_part
     for table in tables:
         held.append(table)
@@ -231,7 +231,7 @@ def _compute_by_time(
     t, p = requests.t[at], requests.p[at]
     start = secrets.randbits(64)
     empty = ROUTED.empty_table().select(plan.columns())
-    carried = Carried(
+    carried = CompactedHistory(
         [features.layout.entities[one] for one in partition.entities],
         _keys(plan, partition, mine, earlier, start),
         empty,
@@ -271,7 +271,7 @@ def _keys(
     asked, rows, held = _asked_of(plan, partition, mine, earlier)
     nothing = Frames(ROUTED.empty_table().select(plan.columns()), start)
     lanes = PastLanes(
-        plan.features, nothing, plan.requests.some(asked, rows), entities=(), held=held
+        plan.features, nothing, plan.requests.take(asked, rows), entities=(), precomputed=held
     )
     return {entity: lanes.keys_of(entity) for entity in partition.entities}
 
@@ -338,7 +338,7 @@ def _put(
     mine: Intps,
     name: str,
     earlier: Mapping[Spot, npt.NDArray],
-    carried: Carried | None = None,
+    carried: CompactedHistory | None = None,
 ) -> None:
     """The lanes of some requests, or rows, of a shard."""
     features = plan.features
@@ -347,10 +347,10 @@ def _put(
     lanes = PastLanes(
         features,
         frames,
-        plan.requests.some(asked, rows),
+        plan.requests.take(asked, rows),
         entities=partition.entities,
-        held=held,
-        carried=carried,
+        precomputed=held,
+        compacted=carried,
     )
     of_rows: dict[Spot | str, npt.NDArray] = {}
     of_requests: dict[Spot | str, npt.NDArray] = {}
@@ -359,7 +359,7 @@ def _put(
             (of_rows if by_row[entity] else of_requests)[spot] = values
     for step in _steps_of(features, partition):
         if step.operation in OF_RUN:
-            (of_rows if step.operation == "seen" else of_requests)[step.name] = lanes.of_run(step)
+            (of_rows if step.operation == "seen" else of_requests)[step.name] = lanes.run_values(step)
         elif step.kind == "sequence":
             spill.put_sequence(features.layout.steps.index(step), name, asked, lanes.sequence(step))
     for kind, here, columns in (("rows", rows, of_rows), ("requests", asked, of_requests)):
@@ -376,10 +376,10 @@ def _buckets(plan: _Plan, earlier: Mapping[Spot, npt.NDArray], partition: Partit
     layout = features.layout.entities[partition.entities[0]]
     place = layout.entity.fields.index(partition.field)
     keyed = (
-        partial(identities, start=START) if of_plain_texts(Entity((partition.field,))) else hashes
+        partial(identities, start=START) if has_text_keys(Entity((partition.field,))) else hashes
     )
-    lanes = PastLanes(features, None, requests, entities=(), held=dict(earlier))
-    return buckets_of(lanes.part(layout, place, partition.of_rows, keyed))
+    lanes = PastLanes(features, None, requests, entities=(), precomputed=dict(earlier))
+    return buckets_of(lanes.key_field(layout, place, partition.of_rows, keyed))
 
 
 def _requests_of(plan: _Plan, place: Folder, part: int) -> Requests:

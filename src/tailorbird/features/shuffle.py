@@ -33,10 +33,10 @@ from tailorbird.events.schema import ROUTED
 from tailorbird.features.accumulators import Accumulator, accumulators
 from tailorbird.features.columns import Frame
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.fields import KnownTexts
-from tailorbird.features.figures import Figures, write_shuffle
-from tailorbird.features.keypart import part_of
-from tailorbird.features.receipts import CHOSEN, LEFT_OUT, events_of, only_in_lake
+from tailorbird.features.fields import TextHashCache
+from tailorbird.features.figures import Figures, write_shuffle_figures
+from tailorbird.features.keypart import part_numbers
+from tailorbird.features.receipts import CHOSEN, LEFT_OUT, events_of, is_only_in_lake
 from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
 
 Bools = npt.NDArray[np.bool_]
@@ -89,7 +89,7 @@ class Shuffle:
         self._routed, self._addresses, self._first = routed, parts, first
         self._reader: LogReader | None = None
         self._writers: list[LogWriter] = []
-        self._known = KnownTexts()
+        self._known = TextHashCache()
         self._accumulators: list[Accumulator] = [
             one for layout in features.layout.entities for one in accumulators(layout)
         ]
@@ -117,7 +117,7 @@ class Shuffle:
         if not blocks:
             return ShuffleReport(0, (0,) * len(self._addresses), start)
         end, receipt = blocks[-1].end, _receipt(blocks)
-        if only_in_lake(blocks[0].block, self.features):
+        if is_only_in_lake(blocks[0].block, self.features):
             return self._write(ROUTED.empty_table(), end, LEFT_OUT, receipt)
         tables = [
             table
@@ -163,7 +163,7 @@ class Shuffle:
                 stop.wait(POLL_S)
             now = time.monotonic()
             if state is not None and clock is not None and now >= tell_at:
-                write_shuffle(
+                write_shuffle_figures(
                     state,
                     Figures(
                         schema_hash=self.features.schema_hash, at=clock.now(), offset=self.end()
@@ -207,7 +207,7 @@ class Shuffle:
         taken: list[Stored] = []
         rows = 0
         for stored in blocks:
-            left_out = only_in_lake(stored.block, self.features)
+            left_out = is_only_in_lake(stored.block, self.features)
             if taken and (left_out or rows >= rows_max):
                 break
             taken.append(stored)
@@ -246,7 +246,7 @@ class Shuffle:
         for batch in {
             id(batch): batch for batch in taken
         }.values():  # sources that are the same give one extract
-            owned[np.searchsorted(p, batch.p), part_of(batch.key, count)] = True
+            owned[np.searchsorted(p, batch.p), part_numbers(batch.key, count)] = True
         for type_, of in (
             ("identify", "anonymous_id"),
             ("merge", "user_id"),
@@ -255,7 +255,7 @@ class Shuffle:
                 pc.and_(pc.equal(table["type"], type_), pc.is_valid(table[of])).to_numpy()
             )
             if len(told):
-                owned[told, part_of(hash64s(table[of].take(pa.array(told)).to_pylist()), count)] = (
+                owned[told, part_numbers(hash64s(table[of].take(pa.array(told)).to_pylist()), count)] = (
                     True
                 )
         return owned

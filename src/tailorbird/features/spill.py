@@ -300,7 +300,7 @@ def _cut(table: pa.Table, field: str | None) -> Iterator[tuple[int, pa.Table]]:
         yield 0, table
         return
     frame = PastFrame(table, START)
-    keys = frame.part(Entity((field,)), field)
+    keys = frame.key_field(Entity((field,)), field)
     rows = np.flatnonzero(keys)  # without the field an event is nobody's
     bucket = buckets_of(keys[rows])
     order = np.argsort(bucket, kind="stable")

@@ -19,7 +19,7 @@ from tailorbird.errors import UsageError
 from tailorbird.features.checks import is_profile_field
 from tailorbird.features.declare import (
     ENTITY_FIELDS,
-    WHOLE_FIELDS,
+    INTEGER_FIELDS,
     Counted,
     Derived,
     OfSession,
@@ -28,7 +28,7 @@ from tailorbird.features.declare import (
 )
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.plain import query_text
-from tailorbird.features.reference import Event, Known, Row, Value, expanded, moment, routed_events
+from tailorbird.features.reference import Event, RoutedPositions, Row, Value, expand_items, make_moment, routed_events
 from tailorbird.features.request import ReadRequest
 
 ANONYMOUS = "anonymous"
@@ -138,10 +138,10 @@ class Subject:
         return tuple(sorted(found))
 
     def values(
-        self, features: FeatureSet, person: str, t: int, p: Known, events: pa.Table
+        self, features: FeatureSet, person: str, t: int, p: RoutedPositions, events: pa.Table
     ) -> dict[str, Value]:
         """Each column at the two times, by the plain reference."""
-        now = moment(
+        now = make_moment(
             features, self.request(t, person), self.item or None, t, p, routed_events(events)
         )
         return {name: now.value(name) for name in self.columns(features)}
@@ -160,11 +160,11 @@ class Subject:
         for stop in range(events.num_rows, 0, -_PIECE):
             start = max(0, stop - _PIECE)
             for event in reversed(routed_events(events.slice(start, stop - start))):
-                if any(self._is_of(row, person) for row in expanded(event, per_item=True)):
+                if any(self._is_of(row, person) for row in expand_items(event, per_item=True)):
                     yield event
 
     def _is_of(self, row: Row, person: str) -> bool:
-        return all(row.part(field) == value for field, value in self._keys(person).items())
+        return all(row.key_field(field) == value for field, value in self._keys(person).items())
 
     def _keys(self, person: str) -> dict[str, Any]:
         return {
@@ -187,11 +187,11 @@ def _checked(field: str, value: str, text: str, before: Mapping[str, str]) -> st
         raise UsageError(f"expected {field}:VALUE, got {text!r}", fix="name which one")
     if field in before or {field, *before} >= {"user", ANONYMOUS}:
         raise UsageError(f"{field} is asked for twice", fix="keep one")
-    if field in WHOLE_FIELDS and not (value.isdigit() and int(value) in _WHOLE[field]):
+    if field in INTEGER_FIELDS and not (value.isdigit() and int(value) in _WHOLE[field]):
         raise UsageError(
             f"expected {field} of {_WHOLE[field][0]} to {_WHOLE[field][-1]}, got {value!r}"
         )
-    return str(int(value)) if field in WHOLE_FIELDS else value
+    return str(int(value)) if field in INTEGER_FIELDS else value
 
 
 def _fields_of(feature: object) -> tuple[str, ...]:

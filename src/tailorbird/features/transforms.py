@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import SECOND
-from tailorbird.features.checks import named, wrong
+from tailorbird.features.checks import check_name, declaration_error
 from tailorbird.features.declare import RESERVED
 
 NUMBER, KEY, CODE = "a number", "a category", "a code"
@@ -186,11 +186,11 @@ def transform(column: str, *steps: Step, indicator: bool = False, name: str = ""
         name: of the column of the matrix; by default the feature's, or `category_target_click`,
             `category_frequency`, `category_hash`.
     """
-    _, place = named(column)
+    _, place = check_name(column)
     if name:
-        named(name)
+        check_name(name)
     if strange := [step for step in steps if not isinstance(step, Step)]:
-        raise wrong(f"{column}: {strange[0]!r} is no step", fix="call it: log(), not log")
+        raise declaration_error(f"{column}: {strange[0]!r} is no step", fix="call it: log(), not log")
     made = Transform(column, tuple(steps), bool(indicator), name, place)
     declared = _collector.get()
     if declared is not None:
@@ -219,12 +219,12 @@ def clip(
     """
     for border in (low, high):
         if border is not None and not _finite(border):
-            raise wrong(f"clip: expected a number, got {border!r}")
+            raise declaration_error(f"clip: expected a number, got {border!r}")
     if low is not None and high is not None and low > high:
-        raise wrong(f"clip: expected low <= high, got {low:g} and {high:g}")
+        raise declaration_error(f"clip: expected low <= high, got {low:g} and {high:g}")
     ends = tuple(quantiles)
     if len(ends) != 2 or not all(_finite(end) for end in ends) or not 0 <= ends[0] < ends[1] <= 1:
-        raise wrong(f"clip: expected quantiles 0 <= low < high <= 1, got {quantiles!r}")
+        raise declaration_error(f"clip: expected quantiles 0 <= low < high <= 1, got {quantiles!r}")
     return ClipStep(
         None if low is None else float(low),
         None if high is None else float(high),
@@ -247,7 +247,7 @@ def ranks(bins: int = 100, *, normal: bool = False) -> QuantileStep:
             rank of half a bin.
     """
     if not _whole(bins, 2, BINS_MAX):
-        raise wrong(f"ranks: expected 2 to {BINS_MAX} bins, got {bins!r}")
+        raise declaration_error(f"ranks: expected 2 to {BINS_MAX} bins, got {bins!r}")
     return QuantileStep(bins, bool(normal))
 
 
@@ -260,11 +260,11 @@ def impute(how: How, value: float | str | None = None) -> ImputeStep:
         value: the constant: a number, or the text of a category.
     """
     if how not in HOW:
-        raise wrong(f"impute: expected one of {', '.join(HOW)}, got {how!r}")
+        raise declaration_error(f"impute: expected one of {', '.join(HOW)}, got {how!r}")
     if how != "constant" and value is not None:
-        raise wrong(f"impute: {how} takes no value", fix='impute("constant", 0)')
+        raise declaration_error(f"impute: {how} takes no value", fix='impute("constant", 0)')
     if how == "constant" and not (_finite(value) or (isinstance(value, str) and value)):
-        raise wrong(
+        raise declaration_error(
             f"impute: a constant needs a number or a text, got {value!r}",
             fix='impute("constant", 0)',
         )
@@ -290,7 +290,7 @@ def hashing(buckets: int = 1_024) -> HashingStep:
     unknown, 1: a model would say of it what it learned from next to nothing.
     """
     if not _whole(buckets, 2, CODES_MAX - 2):
-        raise wrong(f"hashing: expected 2 to {CODES_MAX - 2:,} buckets, got {buckets!r}")
+        raise declaration_error(f"hashing: expected 2 to {CODES_MAX - 2:,} buckets, got {buckets!r}")
     return HashingStep(buckets)
 
 
@@ -317,9 +317,9 @@ def target(
         or beyond the most frequent ones, is unknown and gets the mean.
     """
     if not isinstance(head, str) or not head:
-        raise wrong(f"target: expected the name of a head such as 'click', got {head!r}")
+        raise declaration_error(f"target: expected the name of a head such as 'click', got {head!r}")
     if not _finite(smoothing) or smoothing < 0:
-        raise wrong(f"target: expected smoothing >= 0, got {smoothing!r}")
+        raise declaration_error(f"target: expected smoothing >= 0, got {smoothing!r}")
     return TargetStep(*_sized("target", count_min, size_max, TABLE_MAX), head, float(smoothing))
 
 
@@ -335,18 +335,18 @@ def vectors(table: dict[str, Sequence[float]], *, trained_until: int) -> Vectors
     try:
         rows = tuple(tuple(float(number) for number in row) for row in table.values())
     except (TypeError, ValueError, AttributeError):
-        raise wrong("vectors: expected text → a list of numbers") from None
+        raise declaration_error("vectors: expected text → a list of numbers") from None
     if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
-        raise wrong("vectors: expected at least one vector, and all of one length")
+        raise declaration_error("vectors: expected at least one vector, and all of one length")
     if not all(_finite(number) for row in rows for number in row):
-        raise wrong("vectors: expected finite numbers")
+        raise declaration_error("vectors: expected finite numbers")
     if len(rows) * len(rows[0]) > TABLE_MAX:
-        raise wrong(
+        raise declaration_error(
             f"vectors: {len(rows):,} of {len(rows[0])} numbers are more than {TABLE_MAX:,}",
             fix="keep the frequent values",
         )
     if not isinstance(trained_until, int) or not 0 <= trained_until < 1 << 40:
-        raise wrong(f"vectors: expected trained_until in seconds since 1970, got {trained_until!r}")
+        raise declaration_error(f"vectors: expected trained_until in seconds since 1970, got {trained_until!r}")
     return VectorsStep(tuple(map(str, table)), rows, trained_until * SECOND)
 
 
@@ -454,9 +454,9 @@ def _check_impute(one: Transform, step: ImputeStep, given: str) -> None:
 
 def _sized(called: str, count_min: int, size_max: int, most: int) -> tuple[int, int]:
     if not _whole(count_min, 1, 1 << 40):
-        raise wrong(f"{called}: expected count_min of at least 1, got {count_min!r}")
+        raise declaration_error(f"{called}: expected count_min of at least 1, got {count_min!r}")
     if not _whole(size_max, 1, most):
-        raise wrong(f"{called}: expected size_max of 1 to {most:,}, got {size_max!r}")
+        raise declaration_error(f"{called}: expected size_max of 1 to {most:,}, got {size_max!r}")
     return count_min, size_max
 
 

@@ -15,22 +15,22 @@ from collections.abc import Sequence
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features.checks import (
-    amount_of,
+    parse_amount,
     check_parent,
-    counted,
-    counts_what,
-    declare,
-    duration,
-    edges_of,
+    check_counted,
+    parse_filter,
+    register,
+    parse_duration,
+    parse_edges,
     expression_of,
     is_profile_field,
-    spelled,
-    told_buckets,
-    told_types,
-    told_window,
-    types_of,
-    window_of,
-    wrong,
+    format_duration,
+    bucket_conditions,
+    format_types,
+    format_window,
+    parse_types,
+    parse_window,
+    declaration_error,
 )
 from tailorbird.features.declare import (
     DECAY_HALF_LIVES,
@@ -69,12 +69,12 @@ def entity(*fields: str) -> Entity:
     """
     for name in fields:
         if name not in ENTITY_FIELDS and not is_profile_field(name):
-            raise wrong(
+            raise declaration_error(
                 f"{name!r} is no field of an entity; expected {', '.join(ENTITY_FIELDS)}, "
                 "item.NAME or user.NAME"
             )
     if len(set(fields)) != len(fields):
-        raise wrong(f"a field is named twice: {', '.join(fields)}")
+        raise declaration_error(f"a field is named twice: {', '.join(fields)}")
     return Entity(tuple(fields))
 
 
@@ -88,14 +88,14 @@ def count(
     where: str | None = None,
 ) -> Count:
     """How many events there were: `count("item_clicks_7d", item, "click", window="7d")`."""
-    base = counted(name, entity, type)
-    span = window_of(window, hop)
-    return declare(
+    base = check_counted(name, entity, type)
+    span = parse_window(window, hop)
+    return register(
         Count(
             *base,
-            f"{told_types(type)} of the {entity.name} in {told_window(span)}",
+            f"{format_types(type)} of the {entity.name} in {format_window(span)}",
             entity,
-            *counts_what(type, where),
+            *parse_filter(type, where),
             span,
         )
     )
@@ -120,10 +120,10 @@ def total(
         unit: what is told apart; sums are whole numbers of it, so that order does not matter.
         max: larger values count as this one.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"sum of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Total(*base, text, entity, *counts_what(type, where), span, amount))
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"sum of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Total(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
 def mean(
@@ -141,10 +141,10 @@ def mean(
     """The mean of a number over the events that have it; missing without any. Arguments as for
     `total`.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"mean of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Mean(*base, text, entity, *counts_what(type, where), span, amount))
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Mean(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
 def variance(
@@ -165,16 +165,16 @@ def variance(
     0 for one event; its root is `derived("x", "sqrt(variance)")`. Arguments as for `total`, with
     max / unit below 2^31.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
     if amount.units_max >= 1 << SQUARE_BITS:
         finest = amount.max / ((1 << SQUARE_BITS) - 1)
-        raise wrong(
+        raise declaration_error(
             f"max / unit = {amount.units_max:,} is too fine: its square does not fit",
             fix=f"unit={finest:.3g} or coarser",
         )
-    text = f"variance of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Variance(*base, text, entity, *counts_what(type, where), span, amount))
+    text = f"variance of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Variance(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
 def minimum(
@@ -192,10 +192,10 @@ def minimum(
     """The smallest value of a number over the events that have it, in whole units; missing without
     any. Arguments as for `total`.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"smallest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, False))
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"smallest {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Extreme(*base, text, entity, *parse_filter(type, where), span, amount, False))
 
 
 def maximum(
@@ -213,10 +213,10 @@ def maximum(
     """The largest value of a number over the events that have it, in whole units; missing without
     any. Arguments as for `total`.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"largest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, True))
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"largest {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Extreme(*base, text, entity, *parse_filter(type, where), span, amount, True))
 
 
 def quantile(
@@ -242,19 +242,19 @@ def quantile(
         of: a number of the event, or an expression over several.
         edges: 2 to 32, ascending; the value is as fine as they are.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     if not (isinstance(q, float) and 0 < q < 1):
-        raise wrong(f"q: expected a number between 0 and 1, got {q!r}")
-    bounds = edges_of(edges)
-    span, expression = window_of(window, hop), expression_of(of, "number")
+        raise declaration_error(f"q: expected a number between 0 and 1, got {q!r}")
+    bounds = parse_edges(edges)
+    span, expression = parse_window(window, hop), expression_of(of, "number")
     text = (
-        f"{q:g}-quantile of {of} over {told_types(type)} of the {entity.name} in "
-        f"{told_window(span)}"
+        f"{q:g}-quantile of {of} over {format_types(type)} of the {entity.name} in "
+        f"{format_window(span)}"
     )
-    buckets = tuple(expression_of(one, "truth") for one in told_buckets(of, bounds, where))
-    return declare(
+    buckets = tuple(expression_of(one, "truth") for one in bucket_conditions(of, bounds, where))
+    return register(
         Quantile(
-            *base, text, entity, *counts_what(type, where), expression, span, q, bounds, buckets
+            *base, text, entity, *parse_filter(type, where), expression, span, q, bounds, buckets
         )
     )
 
@@ -283,13 +283,13 @@ def distinct(
             left out.
         precision: 4 to 8; the state takes up to 2^precision bytes a tile.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     if not isinstance(precision, int) or not PRECISION_MIN <= precision <= PRECISION_MAX:
-        raise wrong(f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}")
-    span, expression = window_of(window, hop), expression_of(of, "text")
-    text = f"different {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(
-        Distinct(*base, text, entity, *counts_what(type, where), expression, span, precision)
+        raise declaration_error(f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}")
+    span, expression = parse_window(window, hop), expression_of(of, "text")
+    text = f"different {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(
+        Distinct(*base, text, entity, *parse_filter(type, where), expression, span, precision)
     )
 
 
@@ -312,23 +312,23 @@ def ratio(
             same time (0 where it has no events), or a number. Without one the ratio is a/b, missing
             where b is 0.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
-        raise wrong(f"weight: expected a number from 0 to 1e9, got {weight!r}")
+        raise declaration_error(f"weight: expected a number from 0 to 1e9, got {weight!r}")
     if isinstance(prior, int | float) and not 0 <= prior <= 1e9:
-        raise wrong(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
+        raise declaration_error(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
     if prior is not None and not isinstance(prior, int | float):
         check_parent("prior", entity, prior)
-    span, rate = window_of(window, hop), float(prior) if isinstance(prior, int | float) else prior
+    span, rate = parse_window(window, hop), float(prior) if isinstance(prior, int | float) else prior
     text = (
-        f"{told_types(type)} for each of {told_types(below)} of the {entity.name} in "
-        f"{told_window(span)}"
+        f"{format_types(type)} for each of {format_types(below)} of the {entity.name} in "
+        f"{format_window(span)}"
     )
     if prior is not None:
         text += f", smoothed by {rate if not isinstance(rate, Entity) else rate.name} × {weight:g}"
-    types, expression = counts_what(type, where)
-    return declare(
-        Ratio(*base, text, entity, types, expression, types_of(below), span, rate, float(weight))
+    types, expression = parse_filter(type, where)
+    return register(
+        Ratio(*base, text, entity, types, expression, parse_types(below), span, rate, float(weight))
     )
 
 
@@ -351,15 +351,15 @@ def trend(
     Args:
         hop: of both windows; without it each has its own, a twelfth of it.
     """
-    base = counted(name, entity, type)
-    near, far = window_of(short, hop), window_of(long, hop)
+    base = check_counted(name, entity, type)
+    near, far = parse_window(short, hop), parse_window(long, hop)
     if near.length >= far.length:
-        raise wrong(f"short: expected less than long, {long}, got {short}")
+        raise declaration_error(f"short: expected less than long, {long}, got {short}")
     text = (
-        f"{told_types(type)} of the {entity.name}: rate in {told_window(near)} for that in "
-        f"{told_window(far)}"
+        f"{format_types(type)} of the {entity.name}: rate in {format_window(near)} for that in "
+        f"{format_window(far)}"
     )
-    return declare(Trend(*base, text, entity, *counts_what(type, where), near, far))
+    return register(Trend(*base, text, entity, *parse_filter(type, where), near, far))
 
 
 def share(
@@ -387,16 +387,16 @@ def share(
             profile, an event in that of the profile that it came with.
         of, unit, max: a number to be summed instead, as for `total`.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     check_parent("within", entity, within)
-    span, amount = window_of(window, hop), None if of is None else amount_of(of, unit, max)
+    span, amount = parse_window(window, hop), None if of is None else parse_amount(of, unit, max)
     text = (
-        f"{told_types(type)} of the {entity.name} among those of its {within.name} in "
-        f"{told_window(span)}"
+        f"{format_types(type)} of the {entity.name} among those of its {within.name} in "
+        f"{format_window(span)}"
     )
     if of is not None:
         text = f"{of} over {text}"
-    return declare(Share(*base, text, entity, *counts_what(type, where), within, span, amount))
+    return register(Share(*base, text, entity, *parse_filter(type, where), within, span, amount))
 
 
 def decayed(
@@ -420,12 +420,12 @@ def decayed(
         half_life: 15s to 50d.
         of, unit, max: a number to be summed instead, as for `total`.
     """
-    base = counted(name, entity, type)
-    length, amount = duration(half_life), None if of is None else amount_of(of, unit, max)
+    base = check_counted(name, entity, type)
+    length, amount = parse_duration(half_life), None if of is None else parse_amount(of, unit, max)
     if not 15 * SECOND <= length <= HORIZON // DECAY_HALF_LIVES:
-        raise wrong(f"half_life: expected 15s to 50d, got {half_life}")
-    text = f"{told_types(type)} of the {entity.name}, worth half after each {spelled(length)}"
+        raise declaration_error(f"half_life: expected 15s to 50d, got {half_life}")
+    text = f"{format_types(type)} of the {entity.name}, worth half after each {format_duration(length)}"
     if of is not None:
         text = f"sum of {of} over {text}"
     span = Window(DECAY_HALF_LIVES * length, length // DECAY_STEPS)
-    return declare(Decayed(*base, text, entity, *counts_what(type, where), span, amount))
+    return register(Decayed(*base, text, entity, *parse_filter(type, where), span, amount))

@@ -6,7 +6,7 @@ What is counted over windows is in `features.vocabulary`, what is made of severa
 
 from collections.abc import Sequence
 
-from tailorbird.features.checks import counted, counts_what, declare, told_types, value_of
+from tailorbird.features.checks import check_counted, parse_filter, register, format_types, parse_value
 from tailorbird.features.declare import Entity, First, Kind, Last, TimeSince, TimeSinceFirst
 
 
@@ -22,10 +22,10 @@ def last(
     """The value of the last event that has it. `kind` (numeric or categorical) is asked for where
     the field can be both.
     """
-    base = counted(name, entity, type)
-    expression, told = value_of(of, kind)
-    text = f"{of} of the last {told_types(type)} of the {entity.name}"
-    return declare(Last(*base, text, entity, *counts_what(type, where), expression, told))
+    base = check_counted(name, entity, type)
+    expression, told = parse_value(of, kind)
+    text = f"{of} of the last {format_types(type)} of the {entity.name}"
+    return register(Last(*base, text, entity, *parse_filter(type, where), expression, told))
 
 
 def first(
@@ -40,23 +40,23 @@ def first(
     """The value of the first event ever that has it: `first("came_by", user, "view",
     of="referrer")`. Arguments as for `last`.
     """
-    base = counted(name, entity, type)
-    expression, told = value_of(of, kind)
-    text = f"{of} of the first {told_types(type)} of the {entity.name}"
-    return declare(First(*base, text, entity, *counts_what(type, where), expression, told))
+    base = check_counted(name, entity, type)
+    expression, told = parse_value(of, kind)
+    text = f"{of} of the first {format_types(type)} of the {entity.name}"
+    return register(First(*base, text, entity, *parse_filter(type, where), expression, told))
 
 
 def time_since(
     name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None
 ) -> TimeSince:
     """Seconds since the last such event; missing without one in the last 400 days."""
-    base = counted(name, entity, type)
-    return declare(
+    base = check_counted(name, entity, type)
+    return register(
         TimeSince(
             *base,
-            f"seconds since the last {told_types(type)} of the {entity.name}",
+            f"seconds since the last {format_types(type)} of the {entity.name}",
             entity,
-            *counts_what(type, where),
+            *parse_filter(type, where),
         )
     )
 
@@ -65,6 +65,6 @@ def time_since_first(
     name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None
 ) -> TimeSinceFirst:
     """Seconds since the first such event ever, at most 400 days; missing without one."""
-    base = counted(name, entity, type)
-    text = f"seconds since the first {told_types(type)} of the {entity.name}"
-    return declare(TimeSinceFirst(*base, text, entity, *counts_what(type, where)))
+    base = check_counted(name, entity, type)
+    text = f"seconds since the first {format_types(type)} of the {entity.name}"
+    return register(TimeSinceFirst(*base, text, entity, *parse_filter(type, where)))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from tailorbird.errors import DeclarationError, nearest
-from tailorbird.features.checks import declare, named, wrong
+from tailorbird.features.checks import register, check_name, declaration_error
 from tailorbird.features.declare import (
     SIMILARITY_LENGTH,
     SIMILARITY_LENGTH_MAX,
@@ -50,26 +50,26 @@ def similarity(
         length: of how many of its last items, 1 to 64, and no more than the sequence keeps.
         decay: what an item weighs beside the one after it, above 0 and at most 1.
     """
-    base = named(name)
+    base = check_name(name)
     for parameter, value, known in (("table", table, TABLES), ("how", how, HOW)):
         if value not in known:
-            raise wrong(f"{parameter}: expected {' or '.join(known)}, got {value!r}")
+            raise declaration_error(f"{parameter}: expected {' or '.join(known)}, got {value!r}")
     if not isinstance(of, str):
-        raise wrong(f"of: expected the name of a sequence, got {of!r}")
+        raise declaration_error(f"of: expected the name of a sequence, got {of!r}")
     if (
         not isinstance(length, int)
         or isinstance(length, bool)
         or not 1 <= length <= SIMILARITY_LENGTH_MAX
     ):
-        raise wrong(f"length: expected 1 to {SIMILARITY_LENGTH_MAX}, got {length!r}")
+        raise declaration_error(f"length: expected 1 to {SIMILARITY_LENGTH_MAX}, got {length!r}")
     if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 < decay <= 1:
-        raise wrong(f"decay: expected above 0 and at most 1, got {decay!r}")
+        raise declaration_error(f"decay: expected above 0 and at most 1, got {decay!r}")
     told = (
         f"the best of the last {length} items of {of}"
         if how == "max"
         else f"the last {length} items of {of}"
     )
-    return declare(
+    return register(
         Similarity(
             *base,
             f"how much the item goes with {told}, by {table}",

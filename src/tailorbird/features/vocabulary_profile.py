@@ -4,7 +4,7 @@ What is counted over windows is in `features.vocabulary`; single events are in
 `features.vocabulary_last`.
 """
 
-from tailorbird.features.checks import attribute_of, declare, named, wrong
+from tailorbird.features.checks import check_attribute, register, check_name, declaration_error
 from tailorbird.features.declare import (
     CONTEXT_FIELDS,
     ELEMENTS_MAX,
@@ -30,7 +30,7 @@ def attribute(
         element: of a list, another one, from 1; missing where there are not as many.
     """
     if element is not None and (not isinstance(element, int) or not 1 <= element <= ELEMENTS_MAX):
-        raise wrong(f"element: expected 1 to {ELEMENTS_MAX}, got {element!r}")
+        raise declaration_error(f"element: expected 1 to {ELEMENTS_MAX}, got {element!r}")
     return _element(name, entity, attribute, kind, element or 0)
 
 
@@ -43,7 +43,7 @@ def attributes(
     A vector is `attributes("embedding", item, "embedding", kind="numeric", length=16)`.
     """
     if not isinstance(length, int) or not 1 <= length <= ELEMENTS_MAX:
-        raise wrong(f"length: expected 1 to {ELEMENTS_MAX}, got {length!r}")
+        raise declaration_error(f"length: expected 1 to {ELEMENTS_MAX}, got {length!r}")
     return tuple(
         _element(f"{name}_{place}", entity, attribute, kind, place)
         for place in range(1, length + 1)
@@ -59,12 +59,12 @@ def match(name: str, entity: Entity, attribute: str) -> Match:
     has no such text.
     """
     base = _of_profile(name, entity)
-    return declare(
+    return register(
         Match(
             *base,
             f"part of the query's words in {attribute} of the {entity.name}",
             entity,
-            attribute_of(attribute),
+            check_attribute(attribute),
         )
     )
 
@@ -81,9 +81,9 @@ def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceF
     base = _of_profile(name, entity)
     if of is None:
         text = f"seconds since the first profile of the {entity.name}"
-        return declare(TimeSinceFirst(*base, text, entity, entity.fields, None))
-    return declare(
-        Age(*base, f"seconds since {of} of the {entity.name}", entity, attribute_of(of, "of"))
+        return register(TimeSinceFirst(*base, text, entity, entity.fields, None))
+    return register(
+        Age(*base, f"seconds since {of} of the {entity.name}", entity, check_attribute(of, "of"))
     )
 
 
@@ -91,35 +91,35 @@ def context(field: ContextField, *, name: str | None = None) -> ContextValue:
     """Something of the request itself: device, country, query (as entities have it), local_hour or
     weekday (0 is Monday).
     """
-    base = named(name or field)
+    base = check_name(name or field)
     if field not in CONTEXT_FIELDS:
-        raise wrong(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")
-    return declare(ContextValue(*base, f"{field} of the request", field, CONTEXT_FIELDS[field]))
+        raise declaration_error(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")
+    return register(ContextValue(*base, f"{field} of the request", field, CONTEXT_FIELDS[field]))
 
 
 def derived(name: str, expression: str) -> Derived:
     """A number made of other numeric columns of the same row: `derived("price_to_habit", "price /
     user_price_30d")`.
     """
-    base = named(name)
-    return declare(Derived(*base, expression, expression))
+    base = check_name(name)
+    return register(Derived(*base, expression, expression))
 
 
 def _of_profile(name: str, entity: Entity) -> tuple[str, str]:
-    base = named(name)
+    base = check_name(name)
     if not isinstance(entity, Entity) or entity.fields not in (("user",), ("item",)):
         told = entity.name if isinstance(entity, Entity) else repr(entity)
-        raise wrong(f"only user and item have profiles, got {told}")
+        raise declaration_error(f"only user and item have profiles, got {told}")
     return base
 
 
 def _element(name: str, entity: Entity, attribute: str, kind: Kind, element: int) -> Attribute:
     base = _of_profile(name, entity)
     if kind not in ("numeric", "categorical"):
-        raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
+        raise declaration_error(f"kind: expected numeric or categorical, got {kind!r}")
     text = f"element {element} of {attribute}" if element else attribute
-    return declare(
+    return register(
         Attribute(
-            *base, f"{text} of the {entity.name}", entity, attribute_of(attribute), kind, element
+            *base, f"{text} of the {entity.name}", entity, check_attribute(attribute), kind, element
         )
     )

@@ -8,18 +8,18 @@ What is counted over windows is in `features.vocabulary`; single events are in
 from collections.abc import Sequence
 
 from tailorbird.features.checks import (
-    counted,
-    counts_what,
-    declare,
+    check_counted,
+    parse_filter,
+    register,
     expression_of,
     is_profile_field,
-    named,
-    told_types,
-    types_of,
-    wrong,
+    check_name,
+    format_types,
+    parse_types,
+    declaration_error,
 )
 from tailorbird.features.declare import (
-    FURTHER_MAX,
+    FURTHER_VALUES_MAX,
     GAP_LENGTH,
     RUN_LENGTH,
     SEQUENCE_LENGTH,
@@ -52,17 +52,17 @@ def sequence(
             "number(item.price)")`. An attribute is a text unless it stands in `number(…)` or in
             arithmetic.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 1)
     _of_request("a sequence", entity)
     further = tuple(expression_of(one, "either") for one in ((of,) if isinstance(of, str) else of))
-    if len(further) > FURTHER_MAX or len({one.text for one in further}) < len(further):
-        raise wrong(
-            f"of: expected at most {FURTHER_MAX} different values, got "
+    if len(further) > FURTHER_VALUES_MAX or len({one.text for one in further}) < len(further):
+        raise declaration_error(
+            f"of: expected at most {FURTHER_VALUES_MAX} different values, got "
             f"{', '.join(one.text for one in further)}"
         )
-    text = f"the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(SequenceOf(*base, text, entity, *counts_what(type, where), length, further))
+    text = f"the last {length} of {format_types(type)} of the {entity.name}"
+    return register(SequenceOf(*base, text, entity, *parse_filter(type, where), length, further))
 
 
 def favourite(
@@ -84,12 +84,12 @@ def favourite(
         of: a text of the event: `item.category`, `item`, `device`, `query`, `properties.colour` …
         length: of how many events.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 1)
     _of_request("a favourite", entity)
-    text = f"most frequent {of} of the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(
-        Favourite(*base, text, entity, *counts_what(type, where), expression_of(of, "text"), length)
+    text = f"most frequent {of} of the last {length} of {format_types(type)} of the {entity.name}"
+    return register(
+        Favourite(*base, text, entity, *parse_filter(type, where), expression_of(of, "text"), length)
     )
 
 
@@ -113,19 +113,19 @@ def seen(
             category (missing where it has none). Events without it are left out.
         length: of how many events.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 1)
     _of_request("what was seen", entity)
     if of != "item" and not (is_profile_field(of) and of.startswith("item.")):
-        raise wrong(
+        raise declaration_error(
             f"of: expected item or an attribute of it, got {of!r}", fix='of="item.category"'
         )
     text = (
-        f"how many of the last {length} of {told_types(type)} of the {entity.name} have the "
+        f"how many of the last {length} of {format_types(type)} of the {entity.name} have the "
         f"candidate's {of}"
     )
-    return declare(
-        Seen(*base, text, entity, *counts_what(type, where), expression_of(of, "text"), length)
+    return register(
+        Seen(*base, text, entity, *parse_filter(type, where), expression_of(of, "text"), length)
     )
 
 
@@ -142,11 +142,11 @@ def gap_mean(
 
     Events of the same time are one: (newest − oldest) / (different times − 1).
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 2)
     _of_request("a gap", entity)
-    text = f"mean seconds between the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(GapMean(*base, text, entity, *counts_what(type, where), length))
+    text = f"mean seconds between the last {length} of {format_types(type)} of the {entity.name}"
+    return register(GapMean(*base, text, entity, *parse_filter(type, where), length))
 
 
 def gap_min(
@@ -216,11 +216,11 @@ def _gap_of(
     measure: str,
     told: str,
 ) -> GapOf:
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 2)
     _of_request("a gap", entity)
-    text = f"{told} between the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(GapOf(*base, text, entity, *counts_what(type, where), length, measure))
+    text = f"{told} between the last {length} of {format_types(type)} of the {entity.name}"
+    return register(GapOf(*base, text, entity, *parse_filter(type, where), length, measure))
 
 
 def session(name: str, type: str) -> SessionCount:
@@ -230,9 +230,9 @@ def session(name: str, type: str) -> SessionCount:
     The session is the request's `session_id`; without one, the run of events that ends within 30
     minutes of now.
     """
-    base = named(name)
-    types = tuple(sorted({*SESSION_TYPES, *types_of(type)}))
-    return declare(SessionCount(*base, f"{type} in the current session", types, type))
+    base = check_name(name)
+    types = tuple(sorted({*SESSION_TYPES, *parse_types(type)}))
+    return register(SessionCount(*base, f"{type} in the current session", types, type))
 
 
 def session_length(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
@@ -275,12 +275,12 @@ def refinements(name: str) -> SessionMeasure:
 
 def _check_length(length: int, least: int) -> None:
     if not isinstance(length, int) or not least <= length <= SEQUENCE_LENGTH_MAX:
-        raise wrong(f"length: expected {least} to {SEQUENCE_LENGTH_MAX}, got {length!r}")
+        raise declaration_error(f"length: expected {least} to {SEQUENCE_LENGTH_MAX}, got {length!r}")
 
 
 def _of_request(what: str, about: Entity) -> None:
     if any(name.partition(".")[0] == "item" for name in about.fields):
-        raise wrong(
+        raise declaration_error(
             f"{what} belongs to who asks, not to each candidate; got {about.name}",
             fix='entity("user")',
         )
@@ -289,12 +289,12 @@ def _of_request(what: str, about: Entity) -> None:
 def _of_session(
     name: str, type: str | Sequence[str] | None, measure: str, told: str
 ) -> SessionMeasure:
-    base = named(name)
-    only = SESSION_TYPES if type is None else types_of(type)
+    base = check_name(name)
+    only = SESSION_TYPES if type is None else parse_types(type)
     types = tuple(sorted({*SESSION_TYPES, *only}))
     text = (
         f"{told} the current session"
         if type is None
-        else f"{told} {told_types(type)} in the current session"
+        else f"{told} {format_types(type)} in the current session"
     )
-    return declare(SessionMeasure(*base, text, types, measure, only))
+    return register(SessionMeasure(*base, text, types, measure, only))

@@ -26,8 +26,8 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.events.schema import TIME
 from tailorbird.features.backfill import subset
-from tailorbird.features.bounded import affordable, read_wanted
-from tailorbird.features.compared import Compared, read_compared, write_compared
+from tailorbird.features.bounded import affordable_columns, read_wanted
+from tailorbird.features.compared import Compared, read_compared, write_parity_totals
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.figures import figures_of
 from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
@@ -75,7 +75,7 @@ def compare_lately(
     requests, only, left_out = requests_of(sample), None, []
     events = read_wanted(lake, features, requests, rows_max=events_max)
     if events is None:
-        only = affordable(lake, features, requests, events_max, rng)
+        only = affordable_columns(lake, features, requests, events_max, rng)
         left_out = [step.name for step in features.layout.steps if step.name not in only]
         events = (
             read_wanted(lake, subset(features, only), requests, rows_max=events_max)
@@ -157,7 +157,7 @@ def look(
             "served features differ from the lake: %s; tailorbird features verify",
             ", ".join(sorted(found.differing)),
         )
-    write_compared(folder, found)
+    write_parity_totals(folder, found)
     return found
 
 

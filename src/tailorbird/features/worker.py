@@ -26,16 +26,16 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError, StorageError, UsageError
 from tailorbird.events.clock import Clock
 from tailorbird.events.schema import ROUTED
-from tailorbird.features.aliases import aliases_of, newer
-from tailorbird.features.applying import HOT_MANY, HOT_ONE, Change, Hot, additions, apply
+from tailorbird.features.aliases import aliases_of, newer_records
+from tailorbird.features.applying import HOT_MANY, HOT_ONE, Change, HotKeys, additions, apply
 from tailorbird.features.columns import Frame
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.fields import KnownTexts
+from tailorbird.features.fields import TextHashCache
 from tailorbird.features.figures import CopiesFigures, Figures, Kind, read_figures, write_figures
-from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tally, tallies
+from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, SweepReport, read_tally, tallies
 from tailorbird.features.keypart import WHOLE, KeyPart
-from tailorbird.features.receipts import events_of, only_in_lake
-from tailorbird.features.renewing import Renewing, renew
+from tailorbird.features.receipts import events_of, is_only_in_lake
+from tailorbird.features.renewing import RenewalQueue, renew
 from tailorbird.features.schemas import keep
 from tailorbird.features.stacks import one_row
 from tailorbird.features.starting import Starting
@@ -127,11 +127,11 @@ class FeatureWorker:
         self._records = all_records(features.layout)
         self._sweep = Sweep(self._records, -(-entities_max // part.count))
         hot = [
-            Hot(HOT_ONE if same else HOT_MANY)
+            HotKeys(HOT_ONE if same else HOT_MANY)
             for same in one_row(features.layout, features.composite_spots)
         ]
-        self._renewing = Renewing(self._records, hot)
-        self._known = KnownTexts()
+        self._renewing = RenewalQueue(self._records, hot)
+        self._known = TextHashCache()
         self._reader: LogReader | None = None
         self._begins_later = self._maybe_ahead = False
         self._unfit = Unfit()
@@ -171,7 +171,7 @@ class FeatureWorker:
         for stored in blocks:
             if rows >= rows_max:
                 break
-            self.waits = only_in_lake(stored.block, self.features)
+            self.waits = is_only_in_lake(stored.block, self.features)
             if self.waits:
                 break
             rows += stored.block.rows
@@ -254,43 +254,43 @@ class FeatureWorker:
         """Renew the reading records, of entities changed lately, that have run out by now; the
         number of them.
         """
-        self._renewing.look(self._clock.now())
+        self._renewing.collect_due(self._clock.now())
         return sum(iter(self._renew_some, 0))
 
     def _renew_some(self) -> int:
         """Renew some of those that are due, not many at once, since events wait meanwhile; 0 when
         there are none.
         """
-        if not self._renewing.waits:
+        if not self._renewing.is_pending:
             return 0
-        records, keys = self._renewing.take()
+        records, keys = self._renewing.pop()
         now = self._clock.now()
         return self._store.write(
             lambda transaction: renew(transaction, records, keys, now, self.position.commit)
         )
 
-    def sweep(self) -> Swept:
+    def sweep(self) -> SweepReport:
         """Look at some more entities, and let those go that are idle for too long or past the cap.
         No other value changes.
         """
         if not self.position.ready:
-            return Swept()
+            return SweepReport()
         with self._store.snapshot() as snapshot:
-            index, look = self._sweep.look(snapshot)
+            index, look = self._sweep.next_batch(snapshot)
             tally = read_tally(snapshot, self._records[index].layout)
         until = max(0, min(self._clock.now(), self.position.newest) - SLACK)
-        expired, dropped = self._sweep.idle(index, look, until, tally.entities)
+        expired, dropped = self._sweep.find_idle(index, look, until, tally.entities)
         if expired.any() or dropped.any():
 
             def change(transaction: Transaction) -> None:
-                self._sweep.apply(
+                self._sweep.evict(
                     transaction, index, look, expired, dropped, until, self.position.commit
                 )
                 faults.at("worker.before_swept")
 
             self._store.write(change)
             faults.at("worker.after_swept")
-        report = Swept(len(look.keys), int(expired.sum()), int(dropped.sum()))
+        report = SweepReport(len(look.keys), int(expired.sum()), int(dropped.sum()))
         if report.dropped:
             name = self._records[index].layout.entity.name
             log.warning(
@@ -333,7 +333,7 @@ class FeatureWorker:
         while excess:
             self.sweep()
             with self._store.snapshot() as snapshot:
-                excess = self._sweep.excess(snapshot)
+                excess = self._sweep.is_over_cap(snapshot)
 
     def run(self, stop: threading.Event) -> None:
         """Step while there is something, else look again every few milliseconds, until `stop` is
@@ -354,13 +354,13 @@ class FeatureWorker:
                 more = self.step().rows > 0
                 if self.waits and not more:
                     return
-            elif not self._renewing.waits:
+            elif not self._renewing.is_pending:
                 stop.wait(POLL_S)
             self._renew_some()
             tell_at = self._tell_at_times(tell_at)
             if time.monotonic() >= refresh_at:
                 self._require_file()
-                self._renewing.look(self._clock.now())
+                self._renewing.collect_due(self._clock.now())
                 self.sweep()
                 self._unfit.tell(time.monotonic())
                 refresh_at = time.monotonic() + REFRESH_S
@@ -406,7 +406,7 @@ class FeatureWorker:
             if reader is None or self._is_ahead(reader)
             else reader.read(self.position.offset, bytes_max=1)
         )
-        return any(only_in_lake(stored.block, self.features) for stored in blocks)
+        return any(is_only_in_lake(stored.block, self.features) for stored in blocks)
 
     def _is_ahead(self, reader: LogReader) -> bool:
         """Whether a shuffle has yet to come to where this state is, which was built of the lake or
@@ -454,12 +454,12 @@ class FeatureWorker:
                 for pair in zip(self._records, batches, strict=True)
             ]
             for records, changed in zip(self._records, changes, strict=True):
-                if changed.new or changed.bytes:
-                    tally = read_tally(transaction, records.layout).after(
-                        changed.new, changed.bytes
+                if changed.new_keys or changed.added_bytes:
+                    tally = read_tally(transaction, records.layout).adjusted(
+                        changed.new_keys, changed.added_bytes
                     )
                     transaction.put_many([tally.encode(records.layout)])
-            transaction.put_many(newer(transaction, aliases))
+            transaction.put_many(newer_records(transaction, aliases))
             transaction.put_many([after.encode(), commit_record(after, written_at)])
             transaction.delete_many(outlived_commits(after))
             faults.at("worker.before_commit")
@@ -468,7 +468,7 @@ class FeatureWorker:
         changes = self._store.write(change)
         faults.at("worker.after_commit")
         self.position = after
-        self._renewing.note([batch.keys for batch in batches], changes)
+        self._renewing.record_changes([batch.keys for batch in batches], changes)
         self._unfit.take(frame)
         self._figures = with_frame(self._figures, frame)
         return frame

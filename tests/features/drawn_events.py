@@ -191,7 +191,7 @@ def posts(draw):
     login, profiles that come late.
     """
     span = draw(st.sampled_from([10 * MINUTE, 5 * HOUR, 3 * DAY]))
-    now, found, sent = START, [], []
+    now, posted, sent = START, [], []
     for _ in range(draw(st.integers(1, 6))):
         now += draw(st.integers(0, 6)) * span // 6
         door, skew = draw(
@@ -218,8 +218,8 @@ def posts(draw):
             session_id=draw(st.sampled_from([None, "s1"])),
             now=now,
         )
-        found.append(Post(door, now + skew, body, request if draw(st.integers(0, 3)) else None))
-    return found
+        posted.append(Post(door, now + skew, body, request if draw(st.integers(0, 3)) else None))
+    return posted
 
 
 @st.composite

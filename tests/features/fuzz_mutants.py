@@ -146,12 +146,12 @@ def between_two_commits(world: World) -> None:
     sound, threads = read.read_position, [threading.Thread(target=world.work)]
 
     def position(snapshot: object) -> object:
-        found = sound(snapshot)  # type: ignore[arg-type]
+        stored_position = sound(snapshot)  # type: ignore[arg-type]
         if threads:
             thread = threads.pop()
             thread.start()
             thread.join()
-        return found
+        return stored_position
 
     with mock.patch.object(read, "read_position", position):
         _read(world, BASE + MINUTE)
@@ -250,12 +250,12 @@ def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(records.Frames, "__init__", init)
 
 
-def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
+def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
     patch.setattr(
         worker,
         "newer",
-        lambda transaction, found: [(key, one.encode()) for key, one in found.items()],
+        lambda transaction, aliases: [(key, one.encode()) for key, one in aliases.items()],
     )
 
 
@@ -281,7 +281,9 @@ def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         ring = self._ring
         slot = batch.ts // ring.hop % ring.lanes
-        self._combine.at(states, (rows, ring.lane + slot), rings.tile_values(ring.measure, batch.value))
+        self._combine.at(
+            states, (rows, ring.lane + slot), rings.tile_values(ring.measure, batch.value)
+        )
 
     patch.setattr(rings.RingSums, "update", update)
 
@@ -292,20 +294,20 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
         with store.snapshot() as snapshot:
             position = read.read_position(snapshot)
         with store.snapshot() as snapshot:
-            begun = read.resolve_request([snapshot], request)
+            resolved = read.resolve_request([snapshot], request)
             moment = read._ActiveRead(
-                self._plan, snapshot, replace(request, person=begun.person), keys, begun.swept
+                self._plan, snapshot, replace(request, person=resolved.person), keys, resolved.swept
             )
-            return moment.read_rows([position], begun.alias_ts)
+            return moment.read_rows([position], resolved.alias_ts)
 
     patch.setattr(Reader, "_read", mixed)
 
 
-def _a_sweep_takes_first_times_too(patch: pytest.MonkeyPatch) -> None:
+def _a_sweep_deletes_first_times(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(idle, "lasting_lanes", lambda layout: np.zeros(layout.state_lanes, np.bool_))
 
 
-def _a_sweep_comes_too_early(patch: pytest.MonkeyPatch) -> None:
+def _a_sweep_runs_too_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(idle, "reach", lambda layout: HORIZON - 3 * DAY)
 
 
@@ -333,13 +335,13 @@ MUTANTS = (
     Mutant(_the_backfill_does_not_know_the_newest, late),
     Mutant(_the_backfill_knows_what_was_in_flight, late),
     Mutant(_the_backfill_counts_what_does_not_count, some_do_not_count),
-    Mutant(_an_identify_that_came_late_wins, two_identifies),
+    Mutant(_the_last_identify_to_arrive_wins, two_identifies),
     Mutant(_a_reading_record_never_runs_out, long_after),
     Mutant(_a_ring_wraps, round_the_ring),
     Mutant(_what_is_too_old_for_a_ring_wraps, round_the_ring),
     Mutant(_a_reader_mixes_two_snapshots, between_two_commits),
-    Mutant(_a_sweep_takes_first_times_too, swept),
-    Mutant(_a_sweep_comes_too_early, swept),
+    Mutant(_a_sweep_deletes_first_times, swept),
+    Mutant(_a_sweep_runs_too_early, swept),
 )
 
 

@@ -270,36 +270,36 @@ def event(type: str, ts: int, **columns: object) -> dict:
 
 def routed(events: Sequence[dict], start: int = 1) -> list[dict]:
     """Drop repeats, number the events and say whose they are, as the router does."""
-    known: dict[str, list[tuple[int, int, str]]] = {}
+    identifies: dict[str, list[tuple[int, int, str]]] = {}
     merges: dict[str, list[Merge]] = {}
     seen: set[tuple[str, str]] = set()
-    found: list[dict] = []
+    numbered_events: list[dict] = []
     for one in events:
         owner = one["user_id"] or one["anonymous_id"] or one["item_id"]
         if (owner, one["event_id"]) in seen:
             continue
         seen.add((owner, one["event_id"]))
-        p, person = start + len(found), one["user_id"]
+        p, person = start + len(numbered_events), one["user_id"]
         if person is None and one["anonymous_id"] is not None:
             before = [
                 identify
-                for identify in known.get(one["anonymous_id"], [])
+                for identify in identifies.get(one["anonymous_id"], [])
                 if identify[0] <= one["ts"]
             ]
             person = max(before)[2] if before else "anon:" + one["anonymous_id"]
         if merges and person is not None and one["type"] not in ("user", "item"):
-            known_then = {
-                user: max((told for told in all_ if told.ts <= one["ts"]), default=None)
+            merges_then = {
+                user: max((merge for merge in all_ if merge.ts <= one["ts"]), default=None)
                 for user, all_ in merges.items()
             }
-            person = survivor(person, known_then.get)[0]
+            person = survivor(person, merges_then.get)[0]
         if one["type"] == "merge":
             person = json.loads(one["properties"])["merged_into"]
             merges.setdefault(one["user_id"], []).append(Merge(one["ts"], p, person))
         if one["type"] == "identify":
-            known.setdefault(one["anonymous_id"], []).append((one["ts"], p, one["user_id"]))
-        found.append({**one, "p": p, "person": person})
-    return found
+            identifies.setdefault(one["anonymous_id"], []).append((one["ts"], p, one["user_id"]))
+        numbered_events.append({**one, "p": p, "person": person})
+    return numbered_events
 
 
 def table(events: Sequence[dict]) -> pa.Table:
@@ -474,7 +474,7 @@ requests = st.builds(
 )
 
 
-def asked(t: np.ndarray, p: np.ndarray, per: np.ndarray) -> "Requests":
+def make_requests(t: np.ndarray, p: np.ndarray, per: np.ndarray) -> "Requests":
     """Requests of a few people, some unknown, each for `per` items: of every kind that an offline
     computation takes.
     """
@@ -512,16 +512,18 @@ def differences(
         request.local_hour,
         query=request.query,
     )
-    found = []
+    different = []
     for row, item in enumerate(items):
         for names, values in (
             (features.numeric, rows.numeric),
             (features.categorical, rows.categorical),
         ):
             for column, name in enumerate(names):
-                expected = reference.compute_value(features, name, asked, item, rows.t, rows.p, events)
+                expected = reference.compute_value(
+                    features, name, asked, item, rows.t, rows.p, events
+                )
                 if not same(values[row, column], expected):
-                    found.append(
+                    different.append(
                         f"{name} of {item} at t={rows.t - T0} p={rows.p}: "
                         f"{values[row, column]!r}, expected {expected!r}"
                     )
@@ -533,8 +535,8 @@ def differences(
             for row in expected
         ]
         if [list(row) for row in zip(*got.lists(), strict=True)] != bits:
-            found.append(f"{name} at t={rows.t - T0} p={rows.p}")
-    return found
+            different.append(f"{name} at t={rows.t - T0} p={rows.p}")
+    return different
 
 
 def same(value: np.generic, expected: object) -> bool:

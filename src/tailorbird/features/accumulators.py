@@ -135,8 +135,7 @@ class Earliest(Newest):
 
 
 class Sequences:
-    """The last L events by (ts, id), oldest first, aligned to the end; a ts of 0 is an empty slot.
-    """
+    """The last L events by (ts, id), oldest first, aligned to the end; a ts of 0 is an empty slot."""
 
     def __init__(self, spot: LastEvents) -> None:
         self._spot = spot
@@ -218,13 +217,17 @@ class Profiles:
         is_empty = (states[:, self._lanes][:, :2] == 0).all(axis=1)
         values = states[:, self._spot.lane + 2 : self._lanes.stop]
         out = self._spot.reading_lane
-        readings[:, out : out + len(self._missing)] = np.where(is_empty[:, None], self._missing, values)
+        readings[:, out : out + len(self._missing)] = np.where(
+            is_empty[:, None], self._missing, values
+        )
 
 
 def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """Return all accumulators of an entity, in the order of its lanes."""
     all_accumulators: list[Accumulator[Any]] = []
-    all_accumulators += [RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings]
+    all_accumulators += [
+        RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings
+    ]
     all_accumulators += [RingSketches(sketch) for sketch in layout.sketches]
     all_accumulators += [Newest(spot) for spot in layout.lasts]
     all_accumulators += [Oldest(spot) for spot in layout.firsts]

@@ -27,7 +27,7 @@ from tailorbird.features.state import (
     Position,
     alias_key,
     merge_key,
-    position_of,
+    decode_position,
     read_alias,
 )
 from tailorbird.store import Snapshot, Transaction
@@ -68,7 +68,9 @@ def _keep_newest(aliases: dict[bytes, Alias], key: bytes, alias: Alias) -> None:
         aliases[key] = alias
 
 
-def newer_records(transaction: Transaction, aliases: dict[bytes, Alias]) -> Sequence[tuple[bytes, bytes]]:
+def newer_records(
+    transaction: Transaction, aliases: dict[bytes, Alias]
+) -> Sequence[tuple[bytes, bytes]]:
     """Return the records of aliases that the state lacks or has an older version of."""
     records = []
     for key, alias in aliases.items():
@@ -118,7 +120,10 @@ def resolve_request(
     )
     keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([own_key] if own_key else [])]
     answers = list(map_parts(lambda part: _get_several(part, keys), parts))
-    positions, swept = [position_of(one[0]) for one in answers], max(decode_swept(one[1]) for one in answers)
+    positions, swept = (
+        [decode_position(one[0]) for one in answers],
+        max(decode_swept(one[1]) for one in answers),
+    )
     has_merges = any(one[2] for one in answers)
     alias = answers[_owner(own_key, len(parts))][3] if own_key else None
 
@@ -138,7 +143,9 @@ def resolve_request(
         identified = Alias.decode(alias)
         person, alias_ts = survivor(identified.user_id, merge_of)
         return ResolvedRequest(positions, swept, person, max(alias_ts, identified.ts))
-    return ResolvedRequest(positions, swept, *(survivor(user, merge_of) if alias is not None else (user, 0)))
+    return ResolvedRequest(
+        positions, swept, *(survivor(user, merge_of) if alias is not None else (user, 0))
+    )
 
 
 def _get_several(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -24,7 +24,7 @@ from tailorbird.features.extracts import Extract
 from tailorbird.features.keypart import WHOLE, KeyPart
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state import Records
-from tailorbird.features.tiles import NEVER, Filled
+from tailorbird.features.tiles import NEVER, FilledLanes
 from tailorbird.store import Transaction
 
 Int64s = npt.NDArray[np.int64]
@@ -59,7 +59,10 @@ class Batch:
             for _, rows, additions in self.parts:
                 if id(additions) not in parts_by_batch:
                     first, last = np.searchsorted(rows, (start, end))
-                    parts_by_batch[id(additions)] = rows[first:last] - start, additions.part(slice(first, last))
+                    parts_by_batch[id(additions)] = (
+                        rows[first:last] - start,
+                        additions.part(slice(first, last)),
+                    )
             parts = [(one, *parts_by_batch[id(added)]) for one, _, added in self.parts]
             yield Batch(self.keys[start:end], self.newest[start:end], parts)
 
@@ -127,19 +130,21 @@ def apply(transaction: Transaction, records: Records, batch: Batch, commit: int)
     keys_max = max(64, PIECE_BYTES // records.layout.state_bytes)
     changes = [_apply(transaction, records, piece, commit) for piece in batch.split(keys_max)]
     next_change = np.concatenate([np.zeros(0, np.int64), *(one.next_change for one in changes)])
-    return Change(next_change, sum(one.new_keys for one in changes), sum(one.added_bytes for one in changes))
+    return Change(
+        next_change, sum(one.new_keys for one in changes), sum(one.added_bytes for one in changes)
+    )
 
 
 def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
-    current = records.held(transaction, batch.keys)
+    current = records.read_states(transaction, batch.keys)
     states = current.states
     new = np.maximum(states[:, NEWEST], batch.newest)
     records.update(current, new, batch.parts)
-    filled = Filled.of(states)
+    filled = FilledLanes.from_states(states)
     readings = records.finish(states, new + 1, commit, sequences=False, filled=filled)
-    packed = records.packed(states, filled)
+    packed = records.pack(states, filled)
     transaction.put_many(zip(records.keys(b"s", batch.keys), packed, strict=True))
-    transaction.put_many(records.published(batch.keys, readings))
+    transaction.put_many(records.reading_records(batch.keys, readings))
     grown = sum(map(len, packed)) - int(current.sizes.sum())
     return Change(readings[:, NEXT_CHANGE], int(np.count_nonzero(current.sizes == 0)), grown)
 

@@ -110,9 +110,13 @@ def requests_of_file(file: Path, newest_p: int) -> Requests:
         for name in dict.fromkeys(names)
         if name in ("person", "item", "ts", "p", "local_hour", *_TEXTS)
     }
-    optional_columns: dict[str, Any] = {name: columns[name].texts() for name in _TEXTS if name in columns}
+    optional_columns: dict[str, Any] = {
+        name: columns[name].texts() for name in _TEXTS if name in columns
+    }
     if "local_hour" in columns:
-        optional_columns["local_hour"] = columns["local_hour"].optional_integers(0, 23, "an hour of the day, 0 to 23")
+        optional_columns["local_hour"] = columns["local_hour"].optional_integers(
+            0, 23, "an hour of the day, 0 to 23"
+        )
     p = (
         columns["p"].required_integers(
             0, newest_p, f"a routed position, 0 to {newest_p:,}, up to which the lake knows"
@@ -144,9 +148,13 @@ class _Column:
     def texts(self, *, required: bool = False) -> pa.ChunkedArray:
         values = self._values
         value_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-        if not (_is_text(value_type) or pa.types.is_integer(value_type) or pa.types.is_null(value_type)):
+        if not (
+            _is_text(value_type) or pa.types.is_integer(value_type) or pa.types.is_null(value_type)
+        ):
             raise UsageError(
-                f"expected texts, got {value_type}", where=self._where, fix="write a column of texts"
+                f"expected texts, got {value_type}",
+                where=self._where,
+                fix="write a column of texts",
             )
         texts = values.cast(pa.string())
         self._require(
@@ -192,7 +200,9 @@ class _Column:
             values = values.cast(pa.int64())
         elif not pa.types.is_integer(values.type):
             raise UsageError(
-                f"expected {expected}, got {values.type}", where=self._where, fix="write whole numbers"
+                f"expected {expected}, got {values.type}",
+                where=self._where,
+                fix="write whole numbers",
             )
         self._require(_within(values, low, high, allow_null=allow_null), expected)
         return values.cast(pa.int64())
@@ -202,7 +212,9 @@ class _Column:
         if len(invalid_rows):
             row = int(invalid_rows[0])
             value = self._values[row].as_py()
-            others_note = f" (and {len(invalid_rows) - 1:,} more rows)" if len(invalid_rows) > 1 else ""
+            others_note = (
+                f" (and {len(invalid_rows) - 1:,} more rows)" if len(invalid_rows) > 1 else ""
+            )
             got = (
                 "nothing"
                 if value is None

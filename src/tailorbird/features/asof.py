@@ -110,7 +110,9 @@ class Timeline:
             # Places of one entity and time lie together, and each of these runs is put in order of
             # the tie-break.
             entity = np.searchsorted(self.starts, tied_positions, side="right")
-            tied_events = tied_events[np.lexsort((*reversed(tie(tied_events)), self.ts[tied_positions], entity))]
+            tied_events = tied_events[
+                np.lexsort((*reversed(tie(tied_events)), self.ts[tied_positions], entity))
+            ]
             self.order[tied_positions], self.p[tied_positions] = tied_events, p[tied_events]
 
 
@@ -145,8 +147,7 @@ class Moments:
         return self.stop if times is None else self._cut(times[self.order])
 
     def window_start(self, hop: int, length: int) -> Intps:
-        """Return the first position at or after t // hop · hop − length, in order of (entity, t).
-        """
+        """Return the first position at or after t // hop · hop − length, in order of (entity, t)."""
         starts = np.empty(len(self), np.intp)
         of_events = (self.timeline.starts, self.timeline.ts)
         kernels.run_parallel(
@@ -203,7 +204,10 @@ class Moments:
         hop, length, prefix_of = (
             np.array([window[place] for window in windows], np.int64) for place in range(3)
         )
-        sums, is_deferred = np.empty((len(self), len(windows)), np.int64), np.zeros(len(self), np.bool_)
+        sums, is_deferred = (
+            np.empty((len(self), len(windows)), np.int64),
+            np.zeros(len(self), np.bool_),
+        )
         of_moments = (self.order, self.entity, self.sorted_t, self.p)
         of_events = (timeline.starts, timeline.ts, timeline.p, timeline.running_p, prefixes)
         kernels.run_parallel(
@@ -223,9 +227,9 @@ class Moments:
             moments = self.take(deferred)
             upper = moments.before().sums(list(prefixes))
             for place, (hop_of, length_of, prefix) in enumerate(windows):
-                lower = moments.before(moments.t // hop_of * hop_of - length_of).sums([prefixes[prefix]])[
-                    0
-                ]
+                lower = moments.before(moments.t // hop_of * hop_of - length_of).sums(
+                    [prefixes[prefix]]
+                )[0]
                 sums[deferred, place] = moments.to_input_order(upper[prefix] - lower)
         return sums
 
@@ -386,7 +390,9 @@ class Series:
         )
         deferred = np.flatnonzero(is_deferred[moments.order])
         if len(deferred):
-            index = self._newest_indices(self._before[moments.stop.edge[deferred]], moments.p[deferred])
+            index = self._newest_indices(
+                self._before[moments.stop.edge[deferred]], moments.p[deferred]
+            )
             is_in_window = index >= self._before[floor[deferred]]
             newest[moments.order[deferred]] = np.where(is_in_window, self.events[index], -1)
         return newest

@@ -83,7 +83,13 @@ class LastRuns:
 
     def __init__(self, series: Series, columns: Columns, moments: Moments, length: int) -> None:
         self._series, self._columns, self._moments, self._length = series, columns, moments, length
-        sorted_moments = (moments.order, moments.start, moments.stop.edge, moments.sorted_t, moments.p)
+        sorted_moments = (
+            moments.order,
+            moments.start,
+            moments.stop.edge,
+            moments.sorted_t,
+            moments.p,
+        )
         self._kernel_args = (*sorted_moments, series.before, series.ts, series.p, length, HORIZON)
 
     @property

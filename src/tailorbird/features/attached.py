@@ -80,9 +80,9 @@ class AttachedEvents:
         for kind, versions in self._versions.items():
             if f"{kind}_profile" in events.column_names:
                 pieces = [
-                    join_profiles(events.slice(start, ROWS_PER_PIECE), kind, versions.names, versions.find)[
-                        f"{kind}_profile"
-                    ]
+                    join_profiles(
+                        events.slice(start, ROWS_PER_PIECE), kind, versions.names, versions.find
+                    )[f"{kind}_profile"]
                     for start in range(0, len(events), ROWS_PER_PIECE)
                 ]
                 filled = pa.chunked_array(
@@ -104,7 +104,9 @@ class AttachedEvents:
         return list(names)
 
 
-def join_profiles(events: pa.Table, kind: str, names: Sequence[str], versions: VersionLookup) -> pa.Table:
+def join_profiles(
+    events: pa.Table, kind: str, names: Sequence[str], versions: VersionLookup
+) -> pa.Table:
     """Add to the stored profiles of one kind, "user" or "item", the missing attributes of `names`.
 
     Args:
@@ -124,7 +126,9 @@ def join_profiles(events: pa.Table, kind: str, names: Sequence[str], versions: V
         return events
     lacking_events = events.take(pa.array(rows))
     has_list = (
-        lacking_events["item_id"].is_null().to_numpy() if kind == "item" else np.zeros(len(rows), np.bool_)
+        lacking_events["item_id"].is_null().to_numpy()
+        if kind == "item"
+        else np.zeros(len(rows), np.bool_)
     )
     single = _Distinct(lacking_events.filter(pa.array(~has_list)), _SUBJECT[kind], kind)
     versions_needed = {(id_, version) for id_, version, _ in single.values}
@@ -134,11 +138,16 @@ def join_profiles(events: pa.Table, kind: str, names: Sequence[str], versions: V
     attributes = versions(versions_needed)
     filled = np.empty(len(rows), object)
     joined_singles = np.array(
-        [_merged(text, attributes.get((id_, version)), needed) for id_, version, text in single.values],
+        [
+            _merged(text, attributes.get((id_, version)), needed)
+            for id_, version, text in single.values
+        ],
         object,
     )
     filled[~has_list] = joined_singles[single.codes] if len(joined_singles) else joined_singles
-    filled[has_list] = [_merged_list(ids, own_profiles, attributes, needed) for ids, own_profiles in profile_lists]
+    filled[has_list] = [
+        _merged_list(ids, own_profiles, attributes, needed) for ids, own_profiles in profile_lists
+    ]
     joined = np.array(
         profile.to_pylist() if len(rows) < len(events) else [None] * len(events), object
     )
@@ -149,8 +158,7 @@ def join_profiles(events: pa.Table, kind: str, names: Sequence[str], versions: V
 
 
 class _Distinct:
-    """The distinct (subject, version, profile) of events, and the index among them of each event.
-    """
+    """The distinct (subject, version, profile) of events, and the index among them of each event."""
 
     def __init__(self, events: pa.Table, subject: str, kind: str) -> None:
         columns = [
@@ -170,8 +178,7 @@ class _Distinct:
 
 
 class _VersionCache:
-    """The versions of one table of profiles, each read on first use, with some of its attributes.
-    """
+    """The versions of one table of profiles, each read on first use, with some of its attributes."""
 
     def __init__(self, lake: Lake, table: str, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -183,7 +190,9 @@ class _VersionCache:
         missing = versions - self._cache.keys()
         if missing and self._lake.exists(self._table):
             if len(self._cache) + len(missing) > VERSIONS_CACHED_MAX:
-                self._cache = {one: attributes for one, attributes in self._cache.items() if one in versions}
+                self._cache = {
+                    one: attributes for one, attributes in self._cache.items() if one in versions
+                }
             self._load(missing)
         return self._cache
 
@@ -225,8 +234,12 @@ def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[At
         strict=True,
     ):
         ids_and_versions = zip(items or [], _versions.decode(versions), strict=False)
-        versions_of_items = [None if version is None else (item, version) for item, version in ids_and_versions]
-        profiles = _profiles.decode(text) if text else [{} if one else None for one in versions_of_items]
+        versions_of_items = [
+            None if version is None else (item, version) for item, version in ids_and_versions
+        ]
+        profiles = (
+            _profiles.decode(text) if text else [{} if one else None for one in versions_of_items]
+        )
         profile_lists.append((versions_of_items, profiles))
     return profile_lists
 
@@ -246,7 +259,11 @@ def _merged_list(
     """Encode a profile or null for each item, as the router does."""
     encoded = []
     for version, profile in zip(versions, profiles, strict=False):
-        encoded.append("null" if version is None else _encoded(profile or {}, attributes.get(version, {}), needed))
+        encoded.append(
+            "null"
+            if version is None
+            else _encoded(profile or {}, attributes.get(version, {}), needed)
+        )
     return f"[{','.join(encoded)}]"
 
 

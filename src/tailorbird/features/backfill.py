@@ -151,7 +151,9 @@ def finish_columns(
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(finish_slice, range(0, lanes.rows, _FINISH_ROWS)))
     # What a derived column is made of was computed too, and is left out unless it was asked for.
-    kept_indices = [index for index, name in enumerate(features.numeric) if only is None or name in only]
+    kept_indices = [
+        index for index, name in enumerate(features.numeric) if only is None or name in only
+    ]
     names = tuple(features.numeric[index] for index in kept_indices)
     return BackfilledRows(
         table[:, kept_indices] if len(kept_indices) < table.shape[1] else table,
@@ -163,8 +165,7 @@ def finish_columns(
 
 
 def event_columns(features: FeatureSet) -> list[str]:
-    """Return the columns of the events table that a backfill reads, so that no others are loaded.
-    """
+    """Return the columns of the events table that a backfill reads, so that no others are loaded."""
     names: set[str] = set()
     for one in features.layout.entities:
         names.update(
@@ -219,7 +220,8 @@ def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
     kept_features = tuple(feature for feature in features.features if feature.name in selected)
     order = tuple(name for name in features.layout.derived_order if name in selected)
     return FeatureSet(
-        kept_features, compile_layout(kept_features, {name: expressions[name] for name in order}, order)
+        kept_features,
+        compile_layout(kept_features, {name: expressions[name] for name in order}, order),
     )
 
 

@@ -71,7 +71,7 @@ def lake_is_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     """
     return (
         not worker.position.ready
-        or worker.is_behind_log()
+        or worker.has_log_gap()
         or read_released(lake.path).of_routed() > max(worker.position.offset, 1)
     )
 
@@ -90,7 +90,7 @@ def follow(
     while True:
         while (report := worker.step()).rows:
             progress("from the log", report.p)
-        if not worker.waits or not lake_is_ahead(worker, lake):
+        if not worker.waits_for_lake or not lake_is_ahead(worker, lake):
             return
         build_from_lake(
             worker,

@@ -23,7 +23,12 @@ from tailorbird.events.schema import ROUTED
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.backfill import Requests, event_columns
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.sampled import depending, is_narrow, texts, wanted_parts
+from tailorbird.features.sampled import (
+    dependent_columns,
+    is_narrow,
+    distinct_texts,
+    required_filters,
+)
 from tailorbird.features.shards import Part, backfill_to, definitions, read_parts
 from tailorbird.lake import Lake
 
@@ -56,8 +61,8 @@ def required_tables(
     lake: Lake, features: FeatureSet, requests: Requests, columns: Sequence[str]
 ) -> Iterator[pa.Table]:
     """Yield the same events table by table; `columns` must have `items`."""
-    events, items = AttachedEvents(lake, features), texts(requests.row_item)
-    single_filter, list_filter = wanted_parts(features, requests)
+    events, items = AttachedEvents(lake, features), distinct_texts(requests.row_item)
+    single_filter, list_filter = required_filters(features, requests)
     yield from events.batches(columns, single_filter)
     if list_filter is not None:
         for table in events.batches(columns, list_filter & ~single_filter):
@@ -77,7 +82,7 @@ def affordable_columns(
     for entity in sorted(drawn, key=lambda one: not is_narrow(one)):
         if _count(lake, features, requests, included | {entity.index}, rows_max) <= rows_max:
             included.add(entity.index)
-    excluded = depending(features, {one.index for one in entities} - included)
+    excluded = dependent_columns(features, {one.index for one in entities} - included)
     return [step.name for step in features.layout.steps if step.name not in excluded]
 
 
@@ -101,8 +106,7 @@ def spilled(
 
 
 class AnyOfKind:
-    """Exemptions where no `History` is in memory: all entities of a kind that lost any are exempt.
-    """
+    """Exemptions where no `History` is in memory: all entities of a kind that lost any are exempt."""
 
     def __init__(self, features: FeatureSet) -> None:
         self._features = features
@@ -114,7 +118,7 @@ class AnyOfKind:
         `History.exempt_rows`.
         """
         kinds = {one.index for one in self._features.layout.entities if one.entity.name in until}
-        names = set(depending(self._features, kinds))
+        names = set(dependent_columns(self._features, kinds))
         return {
             step.name: np.full(len(requests.row_item), step.name in names)
             for step in self._features.layout.steps
@@ -125,10 +129,10 @@ def _count(
     lake: Lake, features: FeatureSet, requests: Requests, entities: Collection[int], limit: int
 ) -> int:
     """Count the events that these entities need, and stop once past `limit`."""
-    single_filter, list_filter = wanted_parts(features, requests, entities)
+    single_filter, list_filter = required_filters(features, requests, entities)
     rows = lake.rows("events", single_filter)
     if list_filter is not None:
-        items = texts(requests.row_item)
+        items = distinct_texts(requests.row_item)
         for batch in lake.batches("events", ["items"], list_filter & ~single_filter):
             if rows > limit:
                 break

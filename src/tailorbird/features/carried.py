@@ -120,7 +120,9 @@ class CompactedHistory:
                 ):
                     retained[frame.event(rows[picked])] = True
             if layout.profile is not None:
-                self._keep_profiles(layout.profile, self._request_keys[layout.index], frames, p, retained)
+                self._keep_profiles(
+                    layout.profile, self._request_keys[layout.index], frames, p, retained
+                )
         for layout, source, extract, own_rows in extracts:
             absorbed = own_rows[~retained[frame.event(extract.rows[own_rows])]]
             rows, value = extract.rows[absorbed], extract.value[absorbed]
@@ -147,9 +149,10 @@ class CompactedHistory:
                 spot = Spot(layout.index, window.reading_lane)
                 values[spot] = values[spot] + tiles.since(key, t // ring.hop - window.tiles)
 
-    def tile_lookup(self, layout: EntityLayout, ring: Ring, key: Keys) -> Callable[[Int64s], Int64s]:
-        """Return a function from tiles to the sum of what was compacted away in a tile of each key.
-        """
+    def tile_lookup(
+        self, layout: EntityLayout, ring: Ring, key: Keys
+    ) -> Callable[[Int64s], Int64s]:
+        """Return a function from tiles to the sum of what was compacted away in a tile of each key."""
         tiles = self._tiles.get((layout.index, ring), TileSums())
         return lambda tile: tiles.at(key, tile)
 
@@ -185,7 +188,9 @@ def _retained_events(
 ) -> list[Intps]:
     """Return the events of a source that a request could select; ties in time are all included."""
     retained = [_newest_events(key, ts, 1) for one in layout.lasts if one.source == source]
-    retained += [_newest_events(key, ts, one.length) for one in layout.sequences if one.source == source]
+    retained += [
+        _newest_events(key, ts, one.length) for one in layout.sequences if one.source == source
+    ]
     retained += [
         _newest_events(key, -ts, 1)
         for one in (*layout.firsts, *layout.first_values)
@@ -196,7 +201,9 @@ def _retained_events(
             reach = max((one.tiles for one in layout.windows if one.ring == place), default=0)
             tile = ts // ring.hop
             late = np.flatnonzero(tile >= t // ring.hop - reach)
-            retained.append(late[_largest_events(tile_values(ring.measure, value[late]), key[late], tile[late])])
+            retained.append(
+                late[_largest_events(tile_values(ring.measure, value[late]), key[late], tile[late])]
+            )
     for number, sketch in enumerate(layout.sketches):
         if sketch.source == source:
             reach = max((one.tiles for one in layout.distincts if one.sketch == number), default=0)
@@ -213,7 +220,9 @@ def _newest_events(key: Keys, ts: Int64s, length: int) -> Intps:
     key = key[order]
     ends = np.flatnonzero(np.append(key[1:] != key[:-1], np.ones(min(len(key), 1), np.bool_)))
     starts = np.append(0, ends + 1)[: len(ends)]
-    oldest_retained = ts[order[np.maximum(ends - length + 1, starts)]] if len(ends) else np.zeros(0, np.int64)
+    oldest_retained = (
+        ts[order[np.maximum(ends - length + 1, starts)]] if len(ends) else np.zeros(0, np.int64)
+    )
     return order[ts[order] >= np.repeat(oldest_retained, ends + 1 - starts)]
 
 

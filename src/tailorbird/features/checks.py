@@ -68,8 +68,7 @@ def is_profile_field(name: str) -> bool:
 
 
 def event_kind(name: str) -> str | None:
-    """Return the kind of a name that an expression over events may use; see `features.expression`.
-    """
+    """Return the kind of a name that an expression over events may use; see `features.expression`."""
     return EVENT_FIELDS.get(name) or ("either" if _ATTRIBUTE.match(name) else None)
 
 
@@ -250,10 +249,14 @@ def parse_value(of: str, kind: str | None) -> tuple[Expression, str]:
 
 def parse_edges(edges: Sequence[float]) -> tuple[float, ...]:
     """Return the edges of buckets, checked to be finite and ascending."""
-    bounds = tuple(float(one) for one in edges if isinstance(one, int | float) and abs(one) <= 1e300)
+    bounds = tuple(
+        float(one) for one in edges if isinstance(one, int | float) and abs(one) <= 1e300
+    )
     ascending = all(low < high for low, high in pairwise(bounds))
     if len(bounds) < len(edges) or not ascending or not 2 <= len(bounds) <= EDGES_MAX:
-        raise declaration_error(f"edges: expected 2 to {EDGES_MAX} numbers, ascending, got {list(edges)!r}")
+        raise declaration_error(
+            f"edges: expected 2 to {EDGES_MAX} numbers, ascending, got {list(edges)!r}"
+        )
     return bounds
 
 

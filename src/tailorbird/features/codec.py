@@ -92,7 +92,9 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
             _object(one, Feature, f"$.features[{place}]")
             for place, one in enumerate(content["features"])
         ]
-        declared_similarities, declared_transforms = (_optional_list(content, name) for name in ("similarities", "transforms"))
+        declared_similarities, declared_transforms = (
+            _optional_list(content, name) for name in ("similarities", "transforms")
+        )
         declared += [
             _object(one, Similarity, f"$.similarities[{place}]")
             for place, one in enumerate(declared_similarities)
@@ -199,8 +201,7 @@ def _to_builtins(value: Any) -> Any:
 
 
 def _is_omitted(field: "dataclasses.Field[Any]", value: object) -> bool:
-    """Return whether a field is not stored: one added later that is empty, as in the schema hash.
-    """
+    """Return whether a field is not stored: one added later that is empty, as in the schema hash."""
     return "later" in field.metadata and not getattr(value, field.name)
 
 
@@ -314,7 +315,10 @@ def _check_bounds(instance: object, path: str) -> None:
         is_valid = instance.table in get_args(LearnedTable) and instance.how in get_args(How)
         if not (is_valid and instance.length <= SIMILARITY_LENGTH_MAX and 0 < instance.decay <= 1):
             raise UnreadableError(f"{path}: is no similarity")
-    length, precision = getattr(instance, "length", 1), getattr(instance, "precision", PRECISION_MIN)
+    length, precision = (
+        getattr(instance, "length", 1),
+        getattr(instance, "precision", PRECISION_MIN),
+    )
     if isinstance(instance, Feature) and not 1 <= length <= SEQUENCE_LENGTH_MAX:
         raise UnreadableError(f"{path}: length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length}")
     if not PRECISION_MIN <= precision <= PRECISION_MAX:

@@ -169,7 +169,11 @@ class Frame:
         if mask is None:
             codes, type_names = self.types
             is_selected = np.array([one in types for one in type_names], np.bool_)
-            mask = np.ones(len(self), np.bool_) if is_selected.all() else is_selected[codes][self._event]
+            mask = (
+                np.ones(len(self), np.bool_)
+                if is_selected.all()
+                else is_selected[codes][self._event]
+            )
             self._masks[types] = mask
         return mask
 
@@ -237,7 +241,11 @@ class Frame:
         unreadable = int(np.count_nonzero(is_unusable)) - self._table[name].null_count
         if unreadable:
             self.unreadable[name] += unreadable
-        return np.where(is_unusable, np.nan, values)[self._event] if is_unusable.any() else values[self._event]
+        return (
+            np.where(is_unusable, np.nan, values)[self._event]
+            if is_unusable.any()
+            else values[self._event]
+        )
 
     def _attribute(
         self, name: str, make: "Callable[[object], float]", missing: float

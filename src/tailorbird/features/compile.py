@@ -1,11 +1,13 @@
-"""From declarations to a layout: what each entity needs is gathered, then given its lanes, then
-each column its steps.
+"""Compilation of declarations into a layout.
 
-    declarations ──_gather──► a draft for each entity ──_entity──► EntityLayout ──step_of──► where
-    each column is finished from
+The requirements of each entity are gathered, then lanes are assigned, then each column gets its
+steps.
 
-What records look like is in `features.layout`, which events a declaration counts in
-`features.sources`, the steps in `features.steps`.
+    declarations ──_gather──► requirements of each entity ──_entity──► EntityLayout
+    ──step_of──► where each column is finished from
+
+`features.layout` describes the records, `features.sources` the events that a declaration counts,
+`features.steps` the steps.
 """
 
 from collections.abc import Sequence
@@ -63,18 +65,18 @@ from tailorbird.features.layout import (
 from tailorbird.features.sources import (
     SQUARES,
     bucket_sources,
-    further_of,
+    sequence_values,
     lane_kinds,
     measure_of,
     peak_of,
     session_source,
     source_of,
 )
-from tailorbird.features.steps import Finder, step_of
+from tailorbird.features.steps import SpotFinder, step_of
 
 
 class _EntityRequirements:
-    """What an entity needs, gathered before lanes are given out."""
+    """What the declarations require of an entity, gathered before lanes are assigned."""
 
     def __init__(self) -> None:
         self.rings: dict[tuple[Source, str, int], int] = {}
@@ -108,7 +110,7 @@ class _EntityRequirements:
 def compile_layout(
     features: Sequence[Feature], derived: dict[str, Expression], derived_order: tuple[str, ...]
 ) -> Layout:
-    """Lay the records out; `features` have been checked, `derived` holds their expressions by name."""
+    """Lay out the records of checked `features`; `derived` holds the parsed expressions by name."""
     drafts: dict[Entity, _EntityRequirements] = {}
     for feature in features:
         _gather(feature, drafts)
@@ -117,7 +119,7 @@ def compile_layout(
     entities = tuple(
         _entity(index, entity, draft) for index, (entity, draft) in enumerate(drafts.items())
     )
-    finder = Finder(entities)
+    finder = SpotFinder(entities)
     return Layout(
         entities, tuple(step_of(feature, finder, derived) for feature in features), derived_order
     )
@@ -163,9 +165,9 @@ def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None
     elif isinstance(feature, TimeSinceFirst):
         draft(feature.entity).firsts[source_of(feature)] = None
     elif isinstance(feature, SequenceOf | GapMean | Favourite | Seen):
-        draft(feature.entity).sequences[source_of(feature), feature.length, further_of(feature)] = (
-            None
-        )
+        draft(feature.entity).sequences[
+            source_of(feature), feature.length, sequence_values(feature)
+        ] = None
         if isinstance(feature, Seen) and feature.of.text != "item":
             draft(Entity(("item",))).attributes[
                 feature.of.text.partition(".")[2], "categorical"
@@ -181,13 +183,13 @@ def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None
 
 
 def _gather_key_attributes(entity: Entity, drafts: dict[Entity, _EntityRequirements]) -> None:
-    """An entity such as `item.category` is found at reading by the item's own attribute."""
+    """Require the attributes by which an entity such as `item.category` is found when it is read."""
     for name in entity.fields:
         if "." in name:
             owner, _, attribute = name.partition(".")
-            drafts.setdefault(Entity((owner,)), _EntityRequirements()).attributes[attribute, "categorical"] = (
-                None
-            )
+            drafts.setdefault(Entity((owner,)), _EntityRequirements()).attributes[
+                attribute, "categorical"
+            ] = None
 
 
 def _entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
@@ -241,5 +243,11 @@ def _entity(index: int, entity: Entity, requirements: _EntityRequirements) -> En
             reading + len(requirements.attributes),
         )
     components = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
-    added_components = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts), tuple(first_values))
+    added_components = (
+        tuple(decays),
+        tuple(firsts),
+        tuple(sketches),
+        tuple(distincts),
+        tuple(first_values),
+    )
     return EntityLayout(index, entity, *components, state, reading, *added_components)

@@ -1,7 +1,7 @@
-"""From hashes back to texts: the dictionary of a backfill's categories and sequences, by reading
-the lake's texts once more.
+"""The dictionary of a backfill's categories and sequences, from hashes to texts.
 
-Only what is looked for is kept, and reading ends when all is found.
+It is built by reading the texts of the lake once more. Only requested texts are kept, and reading
+ends when all are found.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,8 +22,8 @@ _QUERIES = ("query", "answer_query")
 
 
 def texts_of(requested: Keys, requests: Requests, events: Iterable[pa.Table]) -> pa.Table:
-    """Which text each hash is of, in columns `hash` and `text`, ascending; without those of which
-    no text was found.
+    """Return the text of each hash, in columns `hash` and `text`, ascending; unknown hashes are
+    missing.
     """
     remaining, tables = np.unique(requested[requested != 0]), []
     for texts in _texts(requests, events):
@@ -33,7 +33,9 @@ def texts_of(requested: Keys, requests: Requests, events: Iterable[pa.Table]) ->
         is_match = np.isin(keys, remaining)
         if is_match.any():
             tables.append(
-                pa.table({"hash": pa.array(keys[is_match]), "text": texts.filter(pa.array(is_match))})
+                pa.table(
+                    {"hash": pa.array(keys[is_match]), "text": texts.filter(pa.array(is_match))}
+                )
             )
             remaining = np.setdiff1d(remaining, keys[is_match], assume_unique=True)
     empty = pa.table({"hash": pa.array([], pa.uint64()), "text": pa.array([], pa.string())})
@@ -41,7 +43,7 @@ def texts_of(requested: Keys, requests: Requests, events: Iterable[pa.Table]) ->
 
 
 def _texts(requests: Requests, events: Iterable[pa.Table]) -> Iterator[pa.Array]:
-    """Different texts, lot by lot."""
+    """Yield the distinct texts, column by column."""
     for name in ("device", "country", "query"):
         column = getattr(requests, name)
         if column is not None:
@@ -76,16 +78,16 @@ def _column_texts(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array:
 def _distinct_texts(value_groups: Iterable[Iterable[object]]) -> pa.Array:
     return pa.array(
         list(
-            dict.fromkeys(text for lot in value_groups for one in lot if (text := text_of(one)) is not None)
+            dict.fromkeys(
+                text for lot in value_groups for one in lot if (text := text_of(one)) is not None
+            )
         ),
         pa.string(),
     )
 
 
 def _values(parsed: object) -> Iterator[object]:
-    """The attributes of a profile, or of each in a list of them, and the elements of those that are
-    lists.
-    """
+    """Yield the attributes of a profile, or of each profile in a list, and the elements of lists."""
     for profile in parsed if isinstance(parsed, list) else [parsed]:
         for value in profile.values() if isinstance(profile, dict) else ():
             yield from value if isinstance(value, list) else [value]

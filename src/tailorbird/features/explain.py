@@ -1,8 +1,8 @@
-"""Why a feature has its value: the value at (t, p) and the events that made it, by the plain-Python
-reference.
+"""Explanation of a feature's value: the value at (t, p) and the events that it was computed from.
 
-For one value at a time, as `features show` asks; it looks at every event that it is given, so give
-it the person's and the item's. Whole tables are compared by `features.recompute`.
+The plain-Python reference computes one value at a time, for `features show`. It scans every event
+that it is given, so pass only the person's and the item's. `features.recompute` compares entire
+tables.
 """
 
 from collections.abc import Sequence
@@ -46,13 +46,13 @@ from tailorbird.features.request import ReadRequest
 
 @dataclass(frozen=True)
 class Explanation:
-    """A value, the events that it was made of (oldest first), and for a derived column the values
-    that it read.
+    """A value, the events that it was computed from (oldest first), and the values that it reads.
 
     Attributes:
+        reads: explanations of the columns that a derived column reads.
         about: the fields of its entity.
-        lacks: those of them that the request does not say, or whose profile is not known: without
-            them it is missing.
+        lacks: those fields that the request does not have, or whose profile is unknown: without them
+            the value is missing.
     """
 
     name: str
@@ -72,11 +72,10 @@ def explain(
     p: RoutedPositions,
     events: Sequence[Event],
 ) -> Explanation:
-    """The value of a column for `request.person` (already resolved) and `item` at (t, p), with what
-    made it.
+    """Explain the value of a column for `request.person` (already resolved) and `item` at (t, p).
 
     Args:
-        events: as for `reference.value`; those of a parent entity too, if its rate is to be right.
+        events: as for `reference.compute_value`; include those of a parent entity for its rate.
     Raises:
         KeyError: no such column.
     """
@@ -112,7 +111,11 @@ def _rows(moment_: Moment, feature: Feature) -> list[Row]:
         return [] if newest is None else [newest]
     if isinstance(feature, OfSession):
         return (
-            [row for row in moment_.session_rows(feature) if row.event["type"] in feature.measured_types]
+            [
+                row
+                for row in moment_.session_rows(feature)
+                if row.event["type"] in feature.measured_types
+            ]
             if moment_.request.person
             else []
         )
@@ -144,7 +147,9 @@ def _rows(moment_: Moment, feature: Feature) -> list[Row]:
     )
     amount = feature.of if isinstance(feature, Distinct | Quantile) else amount
     if isinstance(feature, Share):
-        groups = [about for about in (feature.entity, feature.group) if None not in moment_.key(about)]
+        groups = [
+            about for about in (feature.entity, feature.group) if None not in moment_.key(about)
+        ]
         per_item = shared_by_item(feature)
         return [
             row
@@ -155,7 +160,9 @@ def _rows(moment_: Moment, feature: Feature) -> list[Row]:
         ]
     if not isinstance(feature, Ratio):
         return moment_.within(moment_.rows(feature, value=amount), window)
-    rated_entities = [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else [])
+    rated_entities = [feature.entity] + (
+        [feature.prior] if isinstance(feature.prior, Entity) else []
+    )
     pairs = [
         (about, types)
         for about in rated_entities

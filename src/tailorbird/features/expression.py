@@ -1,18 +1,19 @@
-"""Expressions of declarations (`where=`, `of=`, `derived`): Python's syntax, a small whitelist,
-column operations.
+"""Expressions of declarations (`where=`, `of=`, `derived`): a whitelist of Python's syntax,
+vectorised.
 
-Nothing is ever handed to `eval`. An expression is parsed once, checked against the columns that it
-may name, and then walked with NumPy over whole columns; `features.reference` walks the same tree
-value by value.
+Nothing is ever passed to `eval`. An expression is parsed once, checked against the columns that it
+may name, and then evaluated with NumPy over entire columns. `features.reference` evaluates the same
+tree value by value.
 
-    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), log(x), log1p(x), exp(x), number(x),
-                                         a if test else b
+    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), log(x),
+                                         log1p(x), exp(x), number(x), a if test else b
     texts:   hash64, missing = 0         == != in not in
-    truths:  bool                        and or not, < <= > >= == != (chained too), missing(x), x is None
+    truths:  bool                        and or not, < <= > >= == != (chained too), missing(x),
+                                         x is None
 
-What is missing equals nothing but None and is never above or below anything: `agent != 'bot'` holds
+A missing value equals nothing but None and is never above or below anything: `agent != 'bot'` holds
 where agent is missing, `price < 5` does not hold where price is. Division by zero is missing, as is
-the root or logarithm of what has none. A truth used as a number is 1 or 0. Logarithms and
+the root or logarithm of a number without one. A truth used as a number is 1 or 0. Logarithms and
 exponentials are those of `features.series`, the same on all machines.
 """
 
@@ -64,7 +65,7 @@ _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 
 class ExpressionError(ValueError):
-    """The expression cannot be used; the message says which part. Declarations add the line."""
+    """An invalid expression; the message says which part. Declarations add the line."""
 
 
 @dataclass(frozen=True)
@@ -84,31 +85,31 @@ class Expression:
     tree: ast.expr = field(compare=False, repr=False)
 
     def columns(self, column: ColumnOf) -> Array:
-        """The value in each row; `column(name, kind)` gives float64 for numbers and uint64 hashes
-        for texts.
+        """Return the value in each row.
+
+        `column(name, kind)` returns float64 for numbers and uint64 hashes for texts.
         """
         return _Columns(column, dict(self.names)).of(self.tree)
 
     def numbers(self, column: ColumnOf, rows: int) -> npt.NDArray[np.float64]:
-        """Shape (rows,): a truth as 1 or 0; what is not finite is missing."""
+        """Return numbers, shape (rows,): a truth as 1 or 0, and missing where not finite."""
         value = _to_number(self.columns(column))
         finite = np.isfinite(value)
         return np.broadcast_to(value if finite.all() else np.where(finite, value, np.nan), (rows,))
 
     def truths(self, column: ColumnOf, rows: int) -> npt.NDArray[np.bool_]:
-        """Shape (rows,): a number holds where it is neither 0 nor missing."""
+        """Return truths, shape (rows,): a number is true where it is neither 0 nor missing."""
         return np.broadcast_to(_truth(self.columns(column)), (rows,))
 
 
 def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
-    """Check `text` and say what it reads.
+    """Check `text` and determine the columns that it reads.
 
     Args:
-        expect: "number" or "truth" (each is also taken for the other), or "text" or "either" (a
-            bare column).
+        expect: "number" or "truth" (each also accepts the other), or "text" or "either" (a bare
+            column).
     Raises:
-        ExpressionError: it is no expression, uses something outside the whitelist, or mixes numbers
-            and texts.
+        ExpressionError: the syntax is invalid or outside the whitelist, or numbers and texts are mixed.
     """
     if not isinstance(text, str):
         raise ExpressionError(
@@ -134,7 +135,7 @@ def _quote(text: str) -> str:
 
 
 def dotted(node: ast.expr) -> str | None:
-    """`item.category` for such a node, `price` for a bare name, None for anything else."""
+    """Return `item.category` for such a node, `price` for a bare name, None for anything else."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -143,7 +144,7 @@ def dotted(node: ast.expr) -> str | None:
 
 
 def constant(node: ast.expr) -> float | str | None:
-    """The value of a constant: numbers and truths as float."""
+    """Return the value of a constant: numbers and truths as float."""
     assert isinstance(node, ast.Constant)
     value = node.value
     assert value is None or isinstance(value, str | int | float)  # what `parse` lets through
@@ -169,7 +170,7 @@ class _Checker:
         self.names: dict[str, str] = {}
 
     def kind(self, node: ast.expr, expect: str) -> str:
-        """The kind of a node, where an attribute of unknown kind becomes what is expected."""
+        """Return the kind of a node; an attribute of undetermined kind becomes the expected one."""
         name = dotted(node)
         if name is not None:
             return self._name(name, expect)
@@ -249,7 +250,9 @@ class _Checker:
                 )
             kinds = {self._constant(e) for e in right.elts if isinstance(e, ast.Constant)}
             if len(kinds) != 1 or kinds != {self._kind_as(left, next(iter(kinds)))}:
-                raise ExpressionError(f"{ast.unparse(left)} {operator} …: numbers and texts are mixed")
+                raise ExpressionError(
+                    f"{ast.unparse(left)} {operator} …: numbers and texts are mixed"
+                )
             return
         typed_sides = [side for side in (left, right) if self._has_kind(side)]
         if not typed_sides:
@@ -277,7 +280,7 @@ class _Checker:
 
 
 class _Columns:
-    """Walks a checked tree over columns. Truths stay bool until a number is wanted."""
+    """Evaluates a checked tree over columns. Truths stay bool until a number is needed."""
 
     def __init__(self, column: ColumnOf, kinds: dict[str, str]) -> None:
         self._column = column

@@ -1,11 +1,10 @@
-"""What accumulators add of a block: the rows of a frame that a source counts, with their entity and
-value, and profiles.
+"""Extracts of a block: the rows of a frame that a source counts, with their entity and value.
 
     extract(source, frame)    entity key, ts, id, p, value; and item, type, session for sequences
-    extract_profiles(…)       who or what it is of, and a value for each attribute
+    extract_profiles(…)       key of the user or item, and a value for each attribute
 
-Columns of the block are made by `features.columns`; `features.reference` says in plain Python which
-events a source has.
+`features.columns` computes the columns of a block. `features.reference` defines in plain Python
+which events a source has.
 """
 
 from dataclasses import dataclass, field
@@ -35,10 +34,10 @@ PEAK_ZERO = 1 << 62  # the code of the value 0
 
 @dataclass(frozen=True)
 class Extract:
-    """What a source takes out of a frame; arrays of shape (n,), in the frame's order.
+    """The rows of a frame that a source counts; arrays of shape (n,), in the frame's order.
 
     Attributes:
-        rows: of the frame, for columns that are made only when asked for.
+        rows: rows of the frame, for columns that are computed on first use.
         value: 1, int64 units, or 64 bits (a float64 or a hash) of the last value; see
             `layout.Source.value`.
     """
@@ -53,7 +52,7 @@ class Extract:
 
     @cached_property
     def key(self) -> Keys:
-        """Of the entity."""
+        """The keys of the entity."""
         return take_rows(self.frame.key(self.source.entity)[0], self.rows)
 
     @cached_property
@@ -61,12 +60,12 @@ class Extract:
         return take_rows(self.frame.ts, self.rows)
 
     def take(self, rows: Some) -> "Extract":
-        """The extract with some of its rows."""
+        """Return the extract with some of its rows."""
         return _PartialExtract(self.frame, self.source, self.rows[rows], self.value[rows])
 
     @property
     def id(self) -> Keys:
-        """Breaks ties in time: no two rows of an entity share ts and id."""
+        """Ids that break ties in time: no two rows of an entity share ts and id."""
         return self.frame.ids(self.rows)
 
     @property
@@ -86,7 +85,7 @@ class Extract:
         return self.frame.text("session")[self.rows]
 
     def of(self, value: Expression) -> Int64s:
-        """A further value of each row, as `Frame.bits` has it."""
+        """Return a further value of each row, encoded as by `Frame.bits`."""
         return self.frame.bits(value)[self.rows]
 
 
@@ -103,7 +102,7 @@ class _PartialExtract(Extract):
 
 
 def extract(source: Source, frame: Frame) -> Extract:
-    """The rows of the frame that the source counts, with their entity and value; made once a frame."""
+    """Return the rows of the frame that the source counts, computed once per frame."""
     extract_ = frame.extracts.get(source)
     if extract_ is None:
         extract_ = frame.extracts[source] = compute_extract(source, frame)
@@ -111,7 +110,7 @@ def extract(source: Source, frame: Frame) -> Extract:
 
 
 def compute_extract(source: Source, frame: Frame) -> Extract:
-    """`extract` without keeping it."""
+    """Compute an extract without caching it in the frame."""
     _, has = frame.key(source.entity)
     mask = frame.counts & frame.of_types(source.types)
     mask &= has
@@ -141,8 +140,9 @@ def compute_extract(source: Source, frame: Frame) -> Extract:
 
 
 def tile_values(measure: str, value: Int64s) -> Int64s:
-    """What events put into a tile of a `layout.Ring`; of a peak, a code above 0 whose largest
-    stays: 0 is an empty tile.
+    """Return what events add to a tile of a `layout.Ring`.
+
+    For a peak this is a code above 0 and the largest one stays: 0 is an empty tile.
     """
     if measure == "count":
         return np.ones(len(value), np.int64)
@@ -157,9 +157,7 @@ def tile_values(measure: str, value: Int64s) -> Int64s:
 
 @dataclass(frozen=True)
 class ProfileExtract:
-    """Profile events: the key of their user or item, ts, id, p, and a column of 64-bit values for
-    each attribute.
-    """
+    """Profile events: key of the user or item, ts, id, p, and 64-bit values of each attribute."""
 
     key: Keys
     ts: Int64s
@@ -168,7 +166,7 @@ class ProfileExtract:
     values: Int64s  # (n, attributes)
 
     def take(self, rows: Some) -> "ProfileExtract":
-        """The extract with some of its profiles."""
+        """Return the extract with some of its profiles."""
         return ProfileExtract(
             self.key[rows], self.ts[rows], self.id[rows], self.p[rows], self.values[rows]
         )
@@ -177,7 +175,7 @@ class ProfileExtract:
 def extract_profiles(
     type: str, attributes: tuple[tuple[str, str], ...], frame: Frame
 ) -> ProfileExtract:
-    """The profiles in the frame: `attributes` are (name, kind) as in `layout.Profile`."""
+    """Return the profiles in the frame; `attributes` are (name, kind) as in `layout.Profile`."""
     table = frame._table
     mask = pc.and_(pc.equal(table["type"], type), table["counts"])
     events = np.flatnonzero(mask.to_numpy())
@@ -197,12 +195,16 @@ def extract_profiles(
     for lane, (name, full_kind) in enumerate(attributes):
         kind, element = kind_and_element(full_kind)
         if kind == "word":
-            values_of_lane = [hash64(one[element - 1]) if len(one) >= element else 0 for one in words[name]]
+            values_of_lane = [
+                hash64(one[element - 1]) if len(one) >= element else 0 for one in words[name]
+            ]
         elif kind == "time":
             values_of_lane = [time_of(one.get(name)) for one in parsed]
         else:
             elements = [element_of(one.get(name), element) for one in parsed]
-            values_of_lane = [(number_of if kind == "numeric" else category_key)(one) for one in elements]
+            values_of_lane = [
+                (number_of if kind == "numeric" else category_key)(one) for one in elements
+            ]
             if kind == "numeric":
                 raw = elements if " " in full_kind else (one.get(name) for one in parsed)
                 pairs = zip(raw, values_of_lane, occurrences, strict=True)
@@ -216,9 +218,15 @@ def extract_profiles(
                 int(count)
                 * (
                     value not in (None, [])
-                    and (converted_value == 0 if kind == "categorical" else converted_value != converted_value)
+                    and (
+                        converted_value == 0
+                        if kind == "categorical"
+                        else converted_value != converted_value
+                    )
                 )
-                for value, converted_value, count in zip(elements, values_of_lane, occurrences, strict=True)
+                for value, converted_value, count in zip(
+                    elements, values_of_lane, occurrences, strict=True
+                )
             )
             if unreadable:
                 frame.unreadable[f"{type}.{name}"] += unreadable
@@ -234,7 +242,11 @@ def extract_profiles(
             values[:0],
         )
     return ProfileExtract(
-        frame.profile_keys(column), frame.ts[first_rows], frame.id[first_rows], frame.p[first_rows], values[codes]
+        frame.profile_keys(column),
+        frame.ts[first_rows],
+        frame.id[first_rows],
+        frame.p[first_rows],
+        values[codes],
     )
 
 

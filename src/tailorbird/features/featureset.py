@@ -1,8 +1,7 @@
-"""A project's declarations as one checked whole, with the schema that everything built from them is
-filed under.
+"""A project's checked declarations, and the schema hash that identifies everything built from them.
 
-`load_features` runs a project's `features.py`, which is the project's own code, and collects what
-it declares. The vocabulary is in `features.vocabulary`; the records that follow from it, in
+`load_features` runs a project's `features.py`, which is the project's own code, and collects its
+declarations. The vocabulary is in `features.vocabulary`; the records that follow from it, in
 `features.layout`.
 """
 
@@ -45,7 +44,7 @@ ENGINE_VERSION = 2
 
 @dataclass(frozen=True)
 class Column:
-    """One column of what a request reads, or (`kind` "learned") of what a model sees beside.
+    """One column of what a request reads, or (`kind` "learned") of what only a model sees.
 
     `kind`: numeric, categorical, sequence or learned; `entity` is "" for request and derived.
     """
@@ -58,11 +57,10 @@ class Column:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Checked declarations, in order, and the layout compiled from them. Made by
-    `from_declarations` or `load_features`.
+    """Checked declarations, in order, and the layout compiled from them.
 
-    `transforms` say what a model sees of the columns, `similarities` what it sees beside them;
-    neither is part of the schema.
+    Created by `from_declarations` or `load_features`. `transforms` say how a model sees the
+    columns, and `similarities` are columns that only the model sees; neither is part of the schema.
     """
 
     features: tuple[Feature, ...]
@@ -93,7 +91,9 @@ class FeatureSet:
         features = tuple(f for f in declarations if not isinstance(f, Similarity))
         check_similarities(similarities, features)
         expressions = {
-            f.name: _parse_derived(f, features, similarities) for f in features if isinstance(f, Derived)
+            f.name: _parse_derived(f, features, similarities)
+            for f in features
+            if isinstance(f, Derived)
         }
         order = _derived_order(features, expressions)
         layout = compile_layout(features, expressions, order)
@@ -117,7 +117,7 @@ class FeatureSet:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """Each column with what it is about, in order of declaration; what is learned comes last."""
+        """Each column with its entity, in order of declaration; learned columns come last."""
         steps = zip(self.features, self.layout.steps, strict=True)
         request_columns = (
             Column(feature.name, step.kind, _entity_name(feature), feature.description)
@@ -132,8 +132,9 @@ class FeatureSet:
 
     @cached_property
     def schema_hash(self) -> str:
-        """Twelve hexadecimal digits over everything that decides the records and the columns; names
-        the state's folder.
+        """Twelve hexadecimal digits over everything that determines records and columns.
+
+        It names the state's folder.
         """
         content = {
             "engine": ENGINE_VERSION,
@@ -145,7 +146,7 @@ class FeatureSet:
 
     @cached_property
     def user_attributes(self) -> tuple[str, ...]:
-        """Profile attributes of users that declarations name; the router keeps them with each
+        """Profile attributes of users that declarations name; the router stores them with each
         event.
         """
         return self._attributes("user")
@@ -156,8 +157,8 @@ class FeatureSet:
 
     @cached_property
     def composite_spots(self) -> dict[tuple[int, int], Spot]:
-        """(entity, part) → the lane of the user's or item's record that holds this part of the
-        entity's key.
+        """(entity, part) → the lane of the user's or item's record with this part of the entity's
+        key.
         """
         return {
             (one.index, part): attribute_spot(self.layout, name)
@@ -167,7 +168,7 @@ class FeatureSet:
         }
 
     def feature(self, name: str) -> Feature:
-        """The declaration of a column; raises KeyError for an unknown name."""
+        """Return the declaration of a column; raises KeyError for an unknown name."""
         for one in self.features:
             if one.name == name:
                 return one
@@ -175,10 +176,13 @@ class FeatureSet:
 
     @cached_property
     def event_attributes(self) -> dict[str, tuple[str, ...]]:
-        """By "user" and "item", the attributes that are taken from events, by entities and
-        expressions; others from profiles alone.
+        """By "user" and "item", the attributes that entities and expressions take from events.
+
+        Other attributes are read from profiles only.
         """
-        return {owner: _attributes_of_owner(owner, self._event_fields) for owner in ("user", "item")}
+        return {
+            owner: _attributes_of_owner(owner, self._event_fields) for owner in ("user", "item")
+        }
 
     def _attributes(self, owner: str) -> tuple[str, ...]:
         profiles = {
@@ -321,15 +325,19 @@ def _parse_derived(
         raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
 
 
-def _derived_order(declarations: Sequence[Feature], expressions: dict[str, Expression]) -> tuple[str, ...]:
-    """Derived columns, each after those that it reads."""
+def _derived_order(
+    declarations: Sequence[Feature], expressions: dict[str, Expression]
+) -> tuple[str, ...]:
+    """Return the derived columns, each after those that it reads."""
     locations = {feature.name: feature.place for feature in declarations}
     ordered: dict[str, None] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             cycle = " → ".join((*path[path.index(name) :], name))
-            raise DeclarationError(f"derived columns go in a circle: {cycle}", where=locations[name])
+            raise DeclarationError(
+                f"derived columns go in a circle: {cycle}", where=locations[name]
+            )
         if name in expressions and name not in ordered:
             for other, _ in expressions[name].names:
                 visit(other, (*path, name))
@@ -354,7 +362,9 @@ def _entity_name(feature: Feature) -> str:
 
 
 def _schema_data(value: object) -> object:
-    """Plain data of what decides the schema: places, descriptions and syntax trees are left out."""
+    """Return plain data of what determines the schema, without locations, descriptions and syntax
+    trees.
+    """
     if is_dataclass(value):
         fields = (
             (name, one, getattr(value, name))

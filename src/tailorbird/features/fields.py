@@ -1,7 +1,7 @@
-"""Fields of events as columns of numbers and hashes: texts, whole numbers, queries and their words,
-weekdays, attributes in JSON.
+"""Fields of events as columns of numbers and hashes.
 
-What each is of one value, `features.plain` says.
+Covers texts, integers, queries and their words, weekdays, and attributes in JSON. `features.plain`
+defines the same conversions for one value.
 """
 
 import json
@@ -28,8 +28,8 @@ Some = Rows | slice
 
 
 class JsonColumn:
-    """A column of JSON objects, or of lists with one object for each of an event's `items`; each
-    text is read once.
+    """A column of JSON objects, or lists with one object per item; each distinct text is parsed
+    once.
     """
 
     def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
@@ -53,8 +53,11 @@ class JsonColumn:
     def values(
         self, attribute: str, convert: "Callable[[object], float]", missing: float
     ) -> tuple[npt.NDArray, int, int]:
-        """What `make` makes of the attribute in each row; how many rows have one of which it makes
-        nothing, and how many have a list or a truth of which it makes a number.
+        """Convert the attribute in each row.
+
+        Returns:
+            The values, the number of rows whose value cannot be converted, and the number of rows whose
+            list or truth was converted to a number.
         """
         raw = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
         converted_values = np.array(
@@ -69,7 +72,11 @@ class JsonColumn:
             is_converted = np.array(
                 [*(isinstance(one, bool | list) for one in raw), False]
             ) & ~np.isnan(converted_values)
-        return converted_values[self._object_index], self._count_rows(is_unreadable), self._count_rows(is_converted)
+        return (
+            converted_values[self._object_index],
+            self._count_rows(is_unreadable),
+            self._count_rows(is_converted),
+        )
 
     def _count_rows(self, objects: Bools) -> int:
         return int(np.count_nonzero(objects[self._object_index])) if objects.any() else 0
@@ -92,7 +99,7 @@ def floats(column: pa.ChunkedArray) -> Floats:
 
 
 def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
-    """As `plain.weekday`, of many."""
+    """Return `plain.weekday` for arrays."""
     hours = ts // HOUR
     has_hour = ~np.isnan(local_hour)
     utc_offset = np.where(
@@ -102,9 +109,7 @@ def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
 
 
 def integer_keys(numbers: Floats) -> Keys:
-    """hash64 of each whole number as text, 0 where it is missing; each different one is hashed
-    once.
-    """
+    """Return hash64 of each integer as text, 0 where missing; each distinct one is hashed once."""
     is_present = ~np.isnan(numbers)
     unique, inverse = np.unique(numbers[is_present].astype(np.int64), return_inverse=True)
     keys = np.zeros(len(numbers), np.uint64)
@@ -113,9 +118,7 @@ def integer_keys(numbers: Floats) -> Keys:
 
 
 def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """hash64 of each query as `plain.query_text` has it, 0 for none; each different one is made
-    once.
-    """
+    """Return hash64 of each query normalised by `plain.query_text`, 0 for none."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
@@ -124,7 +127,7 @@ def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
 
 
 def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """The hashes of the first different words of each query, 0 where there are no more; (n, WORDS)."""
+    """Return the hashes of the first distinct words of each query, padded with 0; shape (n, WORDS)."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)
@@ -135,7 +138,7 @@ def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
 
 
 def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """hash64 of each text, each different one hashed once; 0 for null."""
+    """Return hash64 of each text, 0 for null; each distinct text is hashed once."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
@@ -143,11 +146,10 @@ def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
 
 
 class TextHashCache:
-    """`text_keys` that keeps what it hashed: ids of people, items and sessions come again with most
-    events.
+    """`text_keys` with a cache: ids of people, items and sessions recur in most events.
 
-    Past `size_max` it begins anew: that costs a hash for each text that comes again, and needs no
-    account of which are old.
+    Past `size_max` entries the cache is cleared. That costs one hash per recurring text, and needs
+    no bookkeeping of ages.
     """
 
     def __init__(self, size_max: int = 200_000) -> None:
@@ -165,7 +167,8 @@ class TextHashCache:
             new_hashes = dict(zip(missing, hash64s(missing).tolist(), strict=True))
             self._cache.update(new_hashes)
             keys = [
-                new_hashes[text] if key is None else key for text, key in zip(texts, keys, strict=True)
+                new_hashes[text] if key is None else key
+                for text, key in zip(texts, keys, strict=True)
             ]
         hashes = np.array([*keys, 0], np.uint64)
         return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]

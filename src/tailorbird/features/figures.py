@@ -1,8 +1,7 @@
-"""What a worker has taken in and what its state holds, in a small file beside the state: for
-`/metrics` and comparisons.
+"""Progress of a worker and size of its state, in a small file beside the state.
 
-The file is written whole and renamed into place, every few seconds and at once when a cap dropped
-something. Its counters go on after a restart and are gone with the state.
+The file serves `/metrics` and comparisons. It is written atomically, every few seconds and at once
+when a cap dropped entities. Its counters survive a restart and are deleted with the state.
 """
 
 from collections import Counter
@@ -30,9 +29,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the copies for readers elsewhere are behind the state; see
-    `store.published.Publishing`.
-    """
+    """The lag of the copies for remote readers behind the state; see `store.published.Publishing`."""
 
     at: int = 0
     commits: int = 0
@@ -44,17 +41,16 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one worker.
 
     Attributes:
-        at: when they were taken, microseconds.
-        rows: of the routed log that were taken in, since the state was begun.
-        behind: rows of the routed log that were not yet taken in.
-        offset: from where on it reads the routed log.
-        capped: values that were cut off at the maximum that is declared for them, by what is
-            summed.
+        at: when they were measured, microseconds.
+        rows: rows of the routed log applied since the state was created.
+        behind: rows of the routed log not applied yet.
+        offset: the next row of the routed log to read.
+        capped: values clipped at their declared maximum, by the summed expression.
         unreadable: values that are no number or text as declared, by field.
-        converted: truths and lists that were taken as numbers, by field.
+        converted: truths and lists that were used as numbers, by field.
         kinds: by name of the entity.
         copies: None where nothing is copied.
-        part: of the entities, where several workers share them: such as "part-0-of-3".
+        part: the part of the entities, where several workers share them, such as "part-0-of-3".
     """
 
     schema_hash: str
@@ -71,9 +67,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dropped(self) -> dict[str, int]:
-        """The kinds of which a cap has dropped any, and the newest time that one of these was last
-        heard of.
-        """
+        """The kinds with entities dropped by a cap, and the newest event time among these entities."""
         return {name: kind.dropped_newest for name, kind in self.kinds.items() if kind.dropped}
 
 
@@ -81,9 +75,7 @@ _decoder = msgspec.json.Decoder(Figures)
 
 
 def read_figures(folder: Path) -> Figures | None:
-    """What the worker of the state in `folder` told; None where none did yet or the file cannot be
-    read.
-    """
+    """Return the worker's figures in `folder`, or None if there are none or the file is unreadable."""
     return _read(folder / FILE)
 
 
@@ -95,7 +87,7 @@ def _read(path: Path) -> Figures | None:
 
 
 def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
-    """Of the workers of all states in a folder, sorted by schema."""
+    """Return the figures of the workers of all states in a folder, sorted by schema."""
     paths = [path for part in parts_of(workers) for path in part.folder(state).glob(f"*/{FILE}")]
     figures = [
         read_figures(path.parent)
@@ -105,7 +97,7 @@ def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
 
 
 def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
-    """Of each schema what its workers told together; see `together`."""
+    """Return the merged figures of each schema; see `merge_figures`."""
     by_schema: dict[str, list[Figures]] = {}
     for one in read_all_figures(state, workers):
         by_schema.setdefault(one.schema_hash, []).append(one)
@@ -113,17 +105,17 @@ def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
 
 
 def figures_of(state: Path, schema: str, workers: int = 1) -> Figures | None:
-    """What the workers of one schema told together; None where none did yet."""
+    """Return the merged figures of one schema's workers, or None if there are none."""
     figures = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
     available = [one for one in figures if one is not None]
     return merge_figures(available) if available else None
 
 
 def merge_figures(figures: Sequence[Figures]) -> Figures:
-    """The figures of workers that share a schema's entities: what they have adds up, and the last
-    of them says how far they are.
+    """Merge the figures of workers that share a schema's entities.
 
-    An event that concerns several parts is counted by the worker of each.
+    Sizes are added, and positions are those of the slowest worker. An event that concerns several
+    parts is counted by the worker of each.
     """
     if len(figures) == 1:
         return figures[0]
@@ -133,7 +125,9 @@ def merge_figures(figures: Sequence[Figures]) -> Figures:
                 field: sum(getattr(one.kinds[name], field) for one in figures if name in one.kinds)
                 for field in _SUMMED_FIELDS
             },
-            dropped_newest=max(one.kinds[name].dropped_newest for one in figures if name in one.kinds),
+            dropped_newest=max(
+                one.kinds[name].dropped_newest for one in figures if name in one.kinds
+            ),
         )
         for name in dict.fromkeys(name for one in figures for name in one.kinds)
     }
@@ -173,8 +167,8 @@ _SUMMED_FIELDS = ("entities", "state_bytes", "expired", "dropped")
 
 
 def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
-    """From where on each worker reads the routed log, as it last told, and each shuffle; by a name
-    for people.
+    """Return the last reported read offset in the routed log of each worker and shuffle, by display
+    name.
     """
     offsets = {
         " ".join(filter(None, ("worker", one.schema_hash[:8], one.part))): one.offset
@@ -182,27 +176,29 @@ def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
     }
     if workers > 1:
         shuffles = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
-        offsets |= {f"shuffle {one.schema_hash[:8]}": one.offset for one in shuffles if one is not None}
+        offsets |= {
+            f"shuffle {one.schema_hash[:8]}": one.offset for one in shuffles if one is not None
+        }
     score_offset = scored_to(state)
     return offsets if score_offset is None else offsets | {"score": score_offset}
 
 
 def write_scored(state: Path, figures: Figures) -> None:
-    """How far the score role is, beside the states; whole or not at all."""
+    """Write the progress of the score role, atomically, beside the states."""
     write_whole(state / SCORE_FILE, msgspec.json.encode(figures))
 
 
 def scored_to(state: Path) -> int | None:
-    """From where on the score role reads the routed log, as it last told; None where there is none."""
+    """Return the last reported read offset of the score role in the routed log, or None."""
     figures = _read(state / SCORE_FILE)
     return None if figures is None else figures.offset
 
 
 def write_figures(folder: Path, figures: Figures) -> None:
-    """Whole or not at all."""
+    """Write the figures atomically."""
     write_whole(folder / FILE, msgspec.json.encode(figures))
 
 
 def write_shuffle_figures(state: Path, figures: Figures) -> None:
-    """How far the shuffle of a schema is, beside its declarations; whole or not at all."""
+    """Write the progress of a schema's shuffle, atomically, beside its declarations."""
     write_whole(state / figures.schema_hash / SHUFFLE_FILE, msgspec.json.encode(figures))

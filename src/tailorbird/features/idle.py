@@ -1,17 +1,15 @@
-"""Entities that nobody has heard of for long: they expire without a change of any value, and a cap
-drops the idle longest.
+"""Eviction of idle entities: expiry changes no value, and a cap drops the longest idle.
 
-    newest ts ────── reach: the longest that any of its features looks back ──────► from here on all
-    of it reads as empty
+    newest ts ────── retention: the longest look-back of its features ──────► reads as empty
 
-Expiry: an idle entity's record goes, but for what is for good: profile, first time, first value. A
-state tells up to when it was swept, and requests are read at no earlier time, so each value is what
-it was, and what the lake says.
+Expiry deletes an idle entity's record except what is permanent: profile, first time, first value. A
+state records the time up to which it was swept, and requests are read at no earlier time, so each
+value stays what it was, and equals that of the lake.
 
-The cap is for floods of ids: past `entities_max` of a kind the entities idle longest are dropped
-whole, profile included, and read as if there had never been any. The lake knows better, so a drop
-is counted and leaves its mark in the kind's tally: values of entities last heard of up to
-`dropped_newest` may differ from those that are computed from the lake.
+The cap protects against floods of ids: past `entities_max` of a kind, the longest idle entities are
+dropped completely, profile included, and read as if they had never existed. The lake still has
+them, so a drop is counted and marked in the kind's tally: values of entities with a last event up
+to `dropped_newest` may differ from those computed from the lake.
 """
 
 import struct
@@ -27,7 +25,7 @@ from tailorbird.events.clock import DAY, MINUTE
 from tailorbird.features.columns import Keys
 from tailorbird.features.declare import HORIZON
 from tailorbird.features.layout import NEWEST, PROFILE_HEADER, EntityLayout, Layout
-from tailorbird.features.state import Held, Records
+from tailorbird.features.state import StateBatch, Records
 from tailorbird.store import Snapshot, Transaction
 
 Int64s = npt.NDArray[np.int64]
@@ -44,13 +42,13 @@ SWEPT_KEY = b"e"
 
 @dataclass(frozen=True)
 class Tally:
-    """How much there is of one kind of entity.
+    """The size of one kind of entity.
 
     Attributes:
-        entities: that have records.
-        state_bytes: of their state records; a reading record has a fixed width.
-        expired: how many were let go because nothing of them could be read any more.
-        dropped: how many were let go to stay within the cap.
+        entities: number of entities with records.
+        state_bytes: size of their state records; a reading record has a fixed width.
+        expired: number evicted because nothing of them could be read any more.
+        dropped: number evicted to stay within the cap.
         dropped_newest: the newest ts of any that was dropped.
     """
 
@@ -70,7 +68,9 @@ class Tally:
         )
 
     def adjusted(self, new_entities: int, added_bytes: int) -> "Tally":
-        return replace(self, entities=self.entities + new_entities, state_bytes=self.state_bytes + added_bytes)
+        return replace(
+            self, entities=self.entities + new_entities, state_bytes=self.state_bytes + added_bytes
+        )
 
 
 def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
@@ -79,12 +79,12 @@ def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
 
 
 def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
-    """By name of the entity."""
+    """Return the tallies by name of the entity."""
     return {one.entity.name: read_tally(snapshot, one) for one in layout.entities}
 
 
 def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
-    """By name of the entity, the sums of the parts of a state."""
+    """Return the sums over the parts of a state, by name of the entity."""
     if len(parts) == 1:
         return parts[0]
     merged: dict[str, Tally] = {}
@@ -100,23 +100,25 @@ def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
 
 
 def read_swept(snapshot: Snapshot) -> int:
-    """Up to when idle entities have expired: no request is read at an earlier time."""
+    """Return the time up to which idle entities have expired: no request is read at an earlier
+    time.
+    """
     return decode_swept(snapshot.get(SWEPT_KEY))
 
 
 def decode_swept(record: bytes | None) -> int:
-    """That time as its record has it."""
+    """Decode that time from its record."""
     return int.from_bytes(record, "little") if record else 0
 
 
 def retention_us(layout: EntityLayout) -> int:
-    """How long after its newest event an entity may still have a value that is not for good."""
+    """Return how long after its newest event an entity may have a value that is not permanent."""
     tiles = [(one.tiles + 1) * one.hop for one in (*layout.rings, *layout.sketches)]
     return max([0, *tiles, *([HORIZON] if layout.lasts or layout.sequences else [])])
 
 
 def permanent_lanes(layout: EntityLayout) -> Bools:
-    """The lanes that stay when an entity expires; shape (state lanes,)."""
+    """Return the lanes that stay when an entity expires; shape (state lanes,)."""
     is_permanent = np.zeros(layout.state_lanes, np.bool_)
     spans = [(one.lane, 1) for one in layout.firsts] + [
         (one.lane, 3) for one in layout.first_values
@@ -130,16 +132,16 @@ def permanent_lanes(layout: EntityLayout) -> Bools:
 
 @dataclass(frozen=True)
 class SweepBatch:
-    """Some records of a kind, as they were found; `end` is whether the kind has none behind them."""
+    """Some records of a kind as they were read; `is_last` means that the kind has none after them."""
 
     keys: Keys
-    stored: Held
+    stored: StateBatch
     is_last: bool
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a step of the sweep did."""
+    """The result of a step of the sweep."""
 
     examined: int = 0
     expired: int = 0
@@ -147,8 +149,9 @@ class SweepReport:
 
 
 class Sweep:
-    """Goes round all entities of all kinds, some at a time. Where it is, is nothing to keep: it may
-    begin anywhere.
+    """Cycles through the entities of all kinds, some at a time.
+
+    Its position need not be stored: it may start anywhere.
     """
 
     def __init__(self, records: list[Records], entities_max: int) -> None:
@@ -158,14 +161,14 @@ class Sweep:
         self._kind_index, self._after = 0, b""
 
     def next_batch(self, snapshot: Snapshot) -> tuple[int, SweepBatch]:
-        """The kind whose turn it is, and its next records."""
+        """Return the kind whose turn it is, and its next records."""
         index, records = self._kind_index, self._records[self._kind_index]
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
         count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
         records_found = list(islice(snapshot.scan(prefix, after=self._after), count))
         keys = np.array([int.from_bytes(key[3:], "big") for key, _ in records_found], np.uint64)
-        stored = records.unpacked(
+        stored = records.unpack(
             b"".join(value for _, value in records_found),
             np.array([len(value) for _, value in records_found], np.int64),
         )
@@ -176,15 +179,15 @@ class Sweep:
         return index, SweepBatch(keys, stored, is_last)
 
     def is_over_cap(self, snapshot: Snapshot) -> bool:
-        """Whether there are too many of any kind."""
+        """Return whether any kind has too many entities."""
         return any(
             read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records
         )
 
-    def find_idle(self, index: int, batch: SweepBatch, until: int, entities: int) -> tuple[Bools, Bools]:
-        """Of the records looked at, which have expired by `until`, and which are to be dropped for
-        the cap.
-        """
+    def find_idle(
+        self, index: int, batch: SweepBatch, until: int, entities: int
+    ) -> tuple[Bools, Bools]:
+        """Return which records have expired by `until`, and which are dropped for the cap."""
         kind, states = self._kinds[index], batch.stored.states
         newest = states[:, NEWEST]
         dropped = newest < kind.drop_before
@@ -213,7 +216,7 @@ class Sweep:
         until: int,
         commit: int,
     ) -> Tally:
-        """Let them go, in the worker's transaction; the kind's tally with that."""
+        """Evict these entities in the worker's transaction, and return the kind's updated tally."""
         kind, records = self._kinds[index], self._records[index]
         rows = np.flatnonzero(expired)
         states = np.where(kind.permanent, batch.stored.states[rows], 0)
@@ -222,12 +225,12 @@ class Sweep:
         deleted_keys = np.concatenate([batch.keys[rows[~is_kept]], batch.keys[dropped]])
         transaction.delete_many(records.keys(b"s", deleted_keys) + records.keys(b"r", deleted_keys))
         keys, states = batch.keys[rows[is_kept]], states[is_kept]
-        packed = records.packed(states)
+        packed = records.pack(states)
         transaction.put_many(zip(records.keys(b"s", keys), packed, strict=True))
         readings = records.finish(
             states, np.maximum(states[:, NEWEST] + 1, until), commit, sequences=False
         )
-        transaction.put_many(records.published(keys, readings))
+        transaction.put_many(records.reading_records(keys, readings))
         tally = read_tally(transaction, records.layout)
         added_bytes = sum(map(len, packed)) - int(batch.stored.sizes[expired | dropped].sum())
         tally = replace(
@@ -247,7 +250,7 @@ class Sweep:
 
 
 class _Kind:
-    """What the sweep knows of one kind of entity."""
+    """The sweep's data about one kind of entity."""
 
     def __init__(self, records: Records) -> None:
         self.retention_us = retention_us(records.layout)
@@ -261,7 +264,9 @@ class _Kind:
 
 
 def _drop_before(ages: Counter[int], excess: int) -> int:
-    """The time before which at least `excess` entities were last heard of; 0 if there is no excess."""
+    """Return the time before which at least `excess` entities had their last event; 0 without
+    excess.
+    """
     before = 0
     for minute in sorted(ages) if excess > 0 else ():
         if excess <= 0:

@@ -1,13 +1,13 @@
-"""Loops of the backfill, compiled by Numba: edges by pointers that only move on, window sums, and
-what runs them on all cores.
+"""Loops of the backfill, compiled by Numba: window edges, window sums, and a thread pool for them.
 
-Nothing but the offline half imports this module; what the loops mean is told in `features.asof`.
-How keys become groups, and entries come to lie in them, is in `features.kernels_groups`. Each runs
-over a range of groups or of moments without the interpreter's lock, so that `in_shares` has one on
-each core. They are compiled at their first use and kept on disk. Integers wrap around as NumPy's
-do, and no float operation is fused or reordered.
+Only the offline half imports this module; `features.asof` explains what the loops compute, and
+`features.kernels_groups` groups keys and sorts entries into groups. Each loop covers a range of
+groups or of moments without the interpreter's lock, so that `run_parallel` runs one on each core.
+They are compiled at first use and cached on disk. Integers wrap around like NumPy's, and no float
+operation is fused or reordered.
 
-    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in order of ts
+    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in
+order of ts
 """
 
 import os
@@ -39,9 +39,7 @@ compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
 def run_parallel(
     loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None
 ) -> list[Any]:
-    """`loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, a thread for each
-    share.
-    """
+    """Run `loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, on all cores."""
     shares = min(THREADS, 1 + count // _SHARE_MIN)
     cuts = (
         list(bounds)
@@ -58,14 +56,14 @@ def run_parallel(
 
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process for loops that wait for nothing, so that they cannot wait for each
+    """Return this process's threads for loops that never block, so that they cannot wait for each
     other.
     """
     return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process}")
 
 
 def share_bounds(starts: Int64s) -> list[int]:
-    """Groups at which to cut so that each core has about as many entries."""
+    """Return the groups at which to split so that each core has about as many entries."""
     shares = min(THREADS, 1 + int(starts[-1]) // _SHARE_MIN)
     inner = [
         int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)
@@ -74,7 +72,7 @@ def share_bounds(starts: Int64s) -> list[int]:
 
 
 def gather_parallel(values: npt.NDArray, indices: Intps) -> npt.NDArray:
-    """`values[places]`, on all cores."""
+    """Return `values[indices]`, computed on all cores."""
     gathered_values = np.empty(len(indices), values.dtype)
     run_parallel(gather, len(indices), np.ascontiguousarray(values), indices, gathered_values)
     return gathered_values
@@ -82,7 +80,7 @@ def gather_parallel(values: npt.NDArray, indices: Intps) -> npt.NDArray:
 
 @compiled
 def find_ties(starts: Int64s, times: Int64s) -> Bools:
-    """Of each position, whether another one of the group has its time."""
+    """Return for each position whether another one of the group has its time."""
     is_tied = np.zeros(len(times), np.bool_)
     for group in range(len(starts) - 1):
         for at in range(starts[group] + 1, starts[group + 1]):
@@ -93,7 +91,7 @@ def find_ties(starts: Int64s, times: Int64s) -> Bools:
 
 @compiled
 def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, running_p: Int64s) -> None:
-    """For each position the largest p of its group so far."""
+    """Write for each position the largest p of its group so far."""
     for group in range(low, high):
         largest = np.int64(-(2**63))
         for at in range(starts[group], starts[group + 1]):
@@ -109,7 +107,7 @@ def gather(low: int, high: int, values: Int64s, order: Intps, out: Int64s) -> No
 
 @compiled
 def count_before(positions: Intps, before: Intps) -> None:
-    """How many of the ascending places are less than each position."""
+    """Write how many of the ascending positions are less than each position."""
     count, at = len(positions), 0
     for position in range(len(before)):
         while at < count and positions[at] < position:
@@ -125,8 +123,9 @@ def accumulate(sums: Int64s) -> None:
 
 @compiled
 def advance(times: Int64s, at: int, stop: int, time: int) -> int:
-    """The first position from `at` on, at most `stop`, whose time is not before `time`: by some
-    steps, by steps that double, by halves.
+    """Return the first position in [at, stop] whose time is not before `time`.
+
+    Searches by single steps, then by doubling steps, then by bisection.
     """
     for _ in range(
         4
@@ -150,8 +149,9 @@ def advance(times: Int64s, at: int, stop: int, time: int) -> int:
 
 @compiled
 def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
-    """time // hop; `per_hop` is 1 / hop: a product that may be a hop off, and is put right, takes a
-    fraction of a division.
+    """Return time // hop, where `per_hop` is 1 / hop.
+
+    A product that may be one hop off, then corrected, takes a fraction of the time of a division.
     """
     if not -(1 << 53) < time < 1 << 53:
         return time // hop
@@ -165,7 +165,7 @@ def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
 
 @compiled
 def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
-    """The first position of [low, high), where values do not fall, that is above the bound."""
+    """Return the first position of [low, high) above the bound, where values do not decrease."""
     while low < high:
         middle = (low + high) >> 1
         if values[middle] > bound:
@@ -177,16 +177,12 @@ def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
 
 @compiled
 def edges(
-    low: int,
-    high: int,
-    group: Int32s,
-    cutoffs: Int64s,
-    starts: Int64s,
-    times: Int64s,
-    out: Intps,
+    low: int, high: int, group: Int32s, cutoffs: Int64s, starts: Int64s, times: Int64s, out: Intps
 ) -> None:
-    """Of moments in order of (group, t), the first position of the group that is not before a time;
-    fast where these rise as well.
+    """Write the first position of the group that is not before a cutoff, moments in order of
+    (group, t).
+
+    Fast where the cutoffs increase as well.
     """
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
@@ -210,7 +206,7 @@ def window_edges(
     length: int,
     out: Intps,
 ) -> None:
-    """As `edges`, of t // hop · hop − length."""
+    """Write the `edges` of t // hop · hop − length."""
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
         own_group, time = group[moment], t[moment] // hop * hop - length
@@ -225,7 +221,7 @@ def window_edges(
 def in_flight(
     low: int, high: int, start: Int64s, edge: Intps, p: Int64s, running_p: Int64s, first: Intps
 ) -> None:
-    """The first position before the edge that was not known at p; the edge itself where all were."""
+    """Write the first position before the edge that was not known at p, or the edge itself."""
     for moment in range(low, high):
         stop = edge[moment]
         if stop > start[moment] and running_p[stop - 1] > p[moment]:
@@ -253,11 +249,10 @@ def window_sums(
     sums: Int64s,
     is_deferred: Bools,
 ) -> None:
-    """Of moments in order of (group, t), each window's sum over the known events in [t // hop · hop
-    − length, t).
+    """Write each window's sum over the known events in [t // hop · hop − length, t).
 
-    `sums` (q, windows) and `far` (q,) are in the order in which moments came in. Stretches in
-    flight longer than `limit` are left to the caller: `far`.
+    Moments come in order of (group, t), while `sums` (q, windows) and `is_deferred` (q,) are in
+    input order. Stretches in flight longer than `limit` are deferred to the caller.
     """
     windows = len(hop)
     per_hop = 1.0 / hop

@@ -1,9 +1,8 @@
-"""Loops of the backfill that put entries into groups: keys to numbers, and entries sorted by
-(group, time). As `features.kernels`.
+"""Loops of the backfill that group entries: keys to numbers, and entries sorted by (group, time).
 
-Many entries of many groups are first dealt out to buckets of neighbouring groups, and then put in
-place bucket by bucket: written one by one they would each go to another line of memory, which costs
-more than all else.
+They follow the rules of `features.kernels`. Many entries of many groups are first distributed to
+buckets of neighbouring groups, and then sorted bucket by bucket. Writing them one by one would
+touch another cache line for each, which costs more than everything else.
 
     entries ──by share, in order──► buckets of groups ──in the cache──► group 0: ts ts … | group 1:
     ts ts …
@@ -33,22 +32,22 @@ Slots = npt.NDArray[
 
 
 class KeyNumbering:
-    """Different keys, numbered from 0 in order of their first place.
+    """Distinct keys, numbered from 0 in order of first occurrence.
 
     Attributes:
-        count: how many there are.
-        first: shape (count,), the first place of each.
-        own: shape (n,), the number of each of the keys that were numbered.
+        count: number of distinct keys.
+        first: shape (count,), the first index of each.
+        numbers: shape (n,), the number of each of the input keys.
     """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self.own: Int32s = np.empty(len(keys), np.int32)
+        self.numbers: Int32s = np.empty(len(keys), np.int32)
         bits, count, row = 12, 0, 0
         first = np.empty(1 << 11, np.int64)
         slots = np.zeros((1 << bits, 2), np.uint64)
         while row < len(keys):
-            row, count = _number_keys(keys, slots, first, self.own, row, count)
+            row, count = _number_keys(keys, slots, first, self.numbers, row, count)
             if row < len(keys):
                 bits += 2 if bits < 16 else 1
                 first = np.concatenate((first, np.empty((1 << (bits - 1)) - len(first), np.int64)))
@@ -57,9 +56,9 @@ class KeyNumbering:
         self._slots, self.count, self.first = slots, int(count), first[:count].copy()
 
     def lookup(self, keys: Keys) -> Int32s:
-        """The number of each key; `count` for one that is not known."""
+        """Return the number of each key, or `count` for an unknown one."""
         if keys is self._keys:
-            return self.own
+            return self.numbers
         numbers = np.empty(len(keys), np.int32)
         run_parallel(_find_keys, len(keys), keys, self._slots, self.count, numbers)
         return numbers
@@ -67,7 +66,7 @@ class KeyNumbering:
 
 @compiled
 def _find_slot(key: np.uint64, slots: Slots) -> np.int64:
-    """Where a key stands, or may be put."""
+    """Return the slot of a key, or the empty slot where it belongs."""
     mask = len(slots) - 1
     slot = np.int64(key ^ (key >> np.uint64(32))) & mask
     while slots[slot, 1] != 0 and slots[slot, 0] != key:
@@ -79,8 +78,9 @@ def _find_slot(key: np.uint64, slots: Slots) -> np.int64:
 def _number_keys(
     keys: Keys, slots: Slots, first: Int64s, numbers: Int32s, row: int, count: int
 ) -> tuple[int, int]:
-    """Number the keys from `row` on; up to which, and how many different ones there are: it stops
-    where the slots are too few.
+    """Number the keys from `row` on, until the slots run out.
+
+    Returns the next row and the number of distinct keys.
     """
     while row < len(keys):
         slot = _find_slot(keys[row], slots)
@@ -106,7 +106,9 @@ def _fill_slots(keys: Keys, slots: Slots, first: Int64s, count: int) -> None:
 
 
 @compiled
-def _find_keys(low: int, high: int, keys: Keys, slots: Slots, missing: int, numbers: Int32s) -> None:
+def _find_keys(
+    low: int, high: int, keys: Keys, slots: Slots, missing: int, numbers: Int32s
+) -> None:
     for row in range(low, high):
         number = np.int64(slots[_find_slot(keys[row], slots), 1])
         numbers[row] = number - 1 if number > 0 else missing
@@ -115,10 +117,9 @@ def _find_keys(low: int, high: int, keys: Keys, slots: Slots, missing: int, numb
 def group_entries(
     group: Int32s, groups: int, times: Int64s, p: Int64s
 ) -> tuple[Int64s, Intps, Int64s, Int64s]:
-    """Entries sorted by (group, time), equal ones in the order in which they came; those of no
-    group, `groups`, are left out.
+    """Sort entries by (group, time), stably, and drop those of the group `groups`.
 
-    Returns: starts (groups + 1,), and of each position (m,) which entry stands there, its time and
+    Returns: starts (groups + 1,), and for each position (m,) the index of its entry, its time and
     its p.
     """
     if len(group) >= _BUCKETED_MIN and groups >= _GROUPS_MIN:
@@ -147,7 +148,9 @@ def _grouped_by_buckets(
     buckets = ((groups - 1) >> shift) + 1
     cuts = [len(group) * share // THREADS for share in range(THREADS + 1)]
     counts = np.zeros((THREADS, buckets), np.int64)
-    run_parallel(_count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts)
+    run_parallel(
+        _count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts
+    )
     ends = np.cumsum(counts.T.ravel())  # of bucket 0 the entries of each share, of bucket 1 …
     size = int(ends[-1])
     next_slots = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
@@ -211,8 +214,8 @@ def _distribute(
     next_slots: Int64s,
     bucketed: Int64s,
 ) -> None:
-    """Entries, as (group and row, time, p), to the places of this share in their buckets, in the
-    order in which they came.
+    """Copy entries, as (group and row, time, p), into the slots of this share in their buckets, in
+    order.
     """
     own_slots = next_slots[np.searchsorted(cuts, low, side="right") - 1]
     for row in range(low, high):
@@ -238,7 +241,7 @@ def _sort_buckets(
     times_of: Int64s,
     p_of: Int64s,
 ) -> None:
-    """Put the entries of some buckets in order of (group, time)."""
+    """Sort the entries of some buckets by (group, time)."""
     next_slots = np.empty(1 << shift, np.int64)
     for bucket in range(low, high):
         first, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
@@ -294,7 +297,7 @@ def _scatter(
 def _sort_groups(
     low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s
 ) -> None:
-    """Stable; what comes in order of time, as a lake's events nearly do, costs one look."""
+    """Sort each group stably; entries in order of time, as a lake's nearly are, cost one pass."""
     for group in range(low, high):
         start, stop = starts[group], starts[group + 1]
         unsorted = False

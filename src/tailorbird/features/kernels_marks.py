@@ -1,8 +1,9 @@
-"""Loops of the backfill over marks: which sources count which event, a bit for each. As
-`features.kernels`.
+"""Loops of the backfill over marks: a bit for each source that counts an event.
 
-row      0     1     2        a timeline's marks are those of its rows in its order, gathered once for all its sources;
-marks    001   110   000      what a source adds is looked up only where its bit is set
+They follow the rules of `features.kernels`.
+
+row      0     1     2        a timeline's marks are gathered once for all its sources marks    001
+110   000      the values of a source are looked up only where its bit is set
 """
 
 from itertools import pairwise
@@ -44,7 +45,7 @@ def marked_positions(marks: Marks, bit: np.uint16) -> Intps:
 
 @compiled
 def prefix_counts(marks: Marks, bit: np.uint16, sums: Int64s) -> None:
-    """How many marked events lie before each position."""
+    """Write how many marked events lie before each position."""
     count = 0
     sums[0] = 0
     for position in range(len(marks)):
@@ -53,8 +54,8 @@ def prefix_counts(marks: Marks, bit: np.uint16, sums: Int64s) -> None:
 
 
 def prefix_sums(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
-    """The sum of the values of the marked events before each position; of other events `values` are
-    not looked at.
+    """Write the sum of the values of the marked events before each position; other values are not
+    read.
     """
     sums[0] = 0
     cuts = [len(marks) * share // THREADS for share in range(THREADS + 1)]
@@ -86,7 +87,9 @@ def registers_of(
     register: Registers,
     rank: Registers,
 ) -> None:
-    """`sketch.places` of the chosen events, in the timeline's order; rank 0 for others."""
+    """Write `sketch.registers_and_ranks` of the chosen events, in timeline order; rank 0 for
+    others.
+    """
     for at in range(low, high):
         row = order[at]
         if not chosen[row]:

@@ -1,8 +1,7 @@
-"""Loops of the backfill beside window sums: decays, peaks, unions of sketches. As
-`features.kernels`.
+"""Further loops of the backfill: decays, peaks, unions of sketches.
 
-All go over moments in order of (group, t), from `low` to `high`; `order` says which moment came in
-where, and what is found is put there.
+They follow the rules of `features.kernels`. All iterate over moments in order of (group, t), from
+`low` to `high`; `order` gives the input index of each moment, where its result is written.
 """
 
 import numpy as np
@@ -45,11 +44,10 @@ def decayed_sums(
     totals: Floats,
     is_deferred: Bools,
 ) -> None:
-    """The sum of tiles with their weights, by age, the oldest first. What is in flight beyond
-    `limit` events is `far`.
+    """Write the sum of tiles times their weights by age, oldest first.
 
-    A tile without events adds 0.0, which changes no bit, so that few events are gone through one by
-    one.
+    Moments with more than `limit` events in flight are deferred. A tile without events adds 0.0,
+    which changes no bit, so short windows are scanned event by event.
     """
     tiles = len(weights) - 1
     per_hop = 1.0 / hop
@@ -103,9 +101,7 @@ def decayed_sums(
 
 @compiled
 def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
-    """Over the positions [low, high) of the lowest level of a tree of maxima, 0 for none: on each
-    level the ends, then up.
-    """
+    """Return the largest value of the positions [low, high) in a tree of maxima, 0 for none."""
     best = np.int64(0)
     level = 0
     while low < high:
@@ -136,7 +132,9 @@ def peaks(
     levels: Int64s,
     out: Int64s,
 ) -> None:
-    """The largest value of the known events of [begin, edge); `first` is the first one in flight."""
+    """Write the largest value of the known events of [begin, edge); `first` is the first one in
+    flight.
+    """
     for moment in range(low, high):
         start, stop, bound = begin[moment], edge[moment], p[moment]
         settled_stop = max(first[moment], start)
@@ -167,8 +165,9 @@ def unions(
     empty: Int64s,
     weight: Int64s,
 ) -> None:
-    """The summary of the union of the known events of [begin, edge): `sketch.summary`. `flat`
-    (blocks, registers) is a tree of unions.
+    """Write the `sketch.summary` of the union of the known events of [begin, edge).
+
+    `flat` (blocks, registers) is a tree of unions.
     """
     registers = flat.shape[1]
     union = np.zeros(registers, np.uint8)
@@ -228,7 +227,7 @@ def unions(
 def union_of_blocks(
     low: int, high: int, register: Registers, rank: Registers, flat: Registers
 ) -> None:
-    """The registers of each whole block of events."""
+    """Write the registers of each complete block of events."""
     for block in range(low, high):
         for event in range(block * BLOCK, (block + 1) * BLOCK):
             flat[block, register[event]] = max(flat[block, register[event]], rank[event])

@@ -1,11 +1,11 @@
-"""Loops of the backfill over the last events of who asks: sequences, sessions, gaps, the newest
-event. As `features.kernels`.
+"""Loops of the backfill over last events: sequences, sessions, gaps, the newest event.
 
-Each moment walks back from its edge over the events of a series (`asof.Series`, in order of entity
-and time), passing over what was not known yet. A walk that passes over more than `PASSED_MAX` is
-given up, and the moment left to the caller.
+They follow the rules of `features.kernels`. Each moment walks back from its edge over the events of
+a series (`asof.Series`, in order of entity and time) and skips what was not known yet. A walk that
+skips more than `PASSED_MAX` events gives up, and the moment is left to the caller.
 
-    series   … a b c d | e        edge | , 2 events: c d, where p is early enough; before[edge]: how many of the series lie before it
+    series   … a b c d | e      edge |, 2 events: c d, where p is early enough
+                                before[edge]: number of events of the series before it
 """
 
 import numpy as np
@@ -24,8 +24,10 @@ SEARCHES = (
 def walk(
     floor: int, stop: int, since: int, bound: int, times: Int64s, p: Int64s, run: Intps
 ) -> int:
-    """The newest known places of [floor, stop) at or after `since`, the newest first, as many as
-    `run` holds; −1 if given up.
+    """Write the newest known positions of [floor, stop) at or after `since` into `run`, newest
+    first.
+
+    Returns their number, or −1 if the walk gave up.
     """
     count = passed = 0
     position = stop
@@ -57,7 +59,7 @@ def newest(
     out: Intps,
     is_deferred: Bools,
 ) -> None:
-    """The event of the newest known place of each moment, −1 without one."""
+    """Write the event at the newest known position of each moment, −1 without one."""
     for moment in range(low, high):
         row, least, position = order[moment], before[floor[moment]], before[edge[moment]] - 1
         last = max(least, position - PASSED_MAX)
@@ -83,7 +85,7 @@ def run_sizes(
     horizon: int,
     sizes: Int64s,
 ) -> None:
-    """How many events the run of each moment has; −1 if given up."""
+    """Write how many events the run of each moment has; −1 if the walk gave up."""
     run = np.empty(length, np.intp)
     for moment in range(low, high):
         least, stop = before[floor[moment]], before[edge[moment]]
@@ -112,7 +114,7 @@ def run_events(
     of_item: Keys,
     of_type: Keys,
 ) -> None:
-    """The places of each run, the oldest first, from its offset on, with what is asked of each
+    """Write the positions of each run, oldest first, from its offset on, with the columns of each
     event.
     """
     run = np.empty(length, np.intp)
@@ -151,8 +153,9 @@ def run_columns(
     out: Floats,
     is_deferred: Bools,
 ) -> None:
-    """What each operation makes of a run: `runs.Runs`. `asked` is in the order of moments, `found`
-    (q, operations).
+    """Write the value of each operation over a run, as defined by `runs.Runs`.
+
+    `request_session` is in the order of moments, `out` (q, operations).
     """
     run = np.empty(length, np.intp)
     of_session = np.empty(length, np.intp)
@@ -212,7 +215,7 @@ def _session_measure(
     step_bits: Keys,
     items: Keys,
 ) -> float:
-    """Places are those of the current session, the newest first."""
+    """Return a measure of the current session, whose positions are given newest first."""
     count = 0
     oldest = np.int64(-1)
     for position in positions:

@@ -1,9 +1,8 @@
-"""The lanes of reading records as they were at each of many past (t, p), computed from all events
-instead of kept.
+"""The lanes of reading records at each of many past (t, p), computed from all events.
 
-What belongs to the request (user, session, everyone) is computed once a request, what belongs to
-the item once a row. The events of an entity are one `asof.Timeline`, which all its windows, lasts
-and sequences share.
+Lanes of the request (user, session, everyone) are computed once a request, lanes of the item once a
+row. The events of an entity are one `asof.Timeline`, which all its windows, lasts and sequences
+share.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -28,7 +27,13 @@ from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS
 from tailorbird.features.layout import EntityLayout, LastEvents, Profile, Spot, Step, missing_bits
 from tailorbird.features.positions import positions_of_keys
-from tailorbird.features.records import Frames, AllRunEvents, EntityHistory, has_text_keys, sources_of
+from tailorbird.features.records import (
+    Frames,
+    AllRunEvents,
+    EntityHistory,
+    has_text_keys,
+    sources_of,
+)
 from tailorbird.features.runs import OF_RUN
 
 Int64s = npt.NDArray[np.int64]
@@ -42,7 +47,9 @@ _RUNS_CHUNK = 1 << 13  # moments; each has up to a hundred events and more
 
 
 class PastLanes:
-    """The lanes of all entities for the rows of many requests, which are finished some at a time."""
+    """The lanes of all entities for the rows of many requests, whose columns are finished in
+    chunks.
+    """
 
     def __init__(
         self,
@@ -55,10 +62,12 @@ class PastLanes:
         run_columns: Mapping[str, npt.NDArray] | None = None,
         compacted: CompactedHistory | None = None,
     ) -> None:
-        """Without frames, all lanes are `held`; else those of `entities` are computed, by default
-        all, and some others may be held.
+        """Compute the lanes.
 
-        Where there is something `carried`, the frames have what is kept of earlier events.
+        Args:
+            frames: the events; None if all lanes are `precomputed`.
+            entities: compute only these, by default all; other lanes may be precomputed.
+            compacted: the sums of earlier events, whose retained ones are in the frames.
         """
         self._compacted = compacted
         self._features = features
@@ -81,8 +90,12 @@ class PastLanes:
         self._by_row = [is_by_row(one) for one in features.layout.entities]
         composite = {entity for entity, _ in features.composite_spots}
         # What was seen is compared with the item's own category, which then has to be there.
-        seen_entities = {step.spots[0].entity for step in features.layout.steps if step.operation == "seen"}
-        stages = [(one.index in composite, one.index in seen_entities) for one in features.layout.entities]
+        seen_entities = {
+            step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
+        }
+        stages = [
+            (one.index in composite, one.index in seen_entities) for one in features.layout.entities
+        ]
         for stage in sorted(set(stages)):
             stage_entities = [one for one in features.layout.entities if stages[one.index] == stage]
             if frames is None and entities is None:
@@ -112,13 +125,13 @@ class PastLanes:
         return values if by_row or self._has_one_row_each else values[self._row_request]
 
     def context_numbers(self, name: str) -> Floats:
-        """A number of each request, NaN where it is unknown."""
+        """Return a number of each request, NaN where it is unknown."""
         if name not in self._numbers:
             self._numbers[name] = self._context_number(name)
         return self._numbers[name]
 
     def context_keys(self, name: str) -> Keys:
-        """A text of each request, hashed."""
+        """Return the hashed text of each request."""
         if name not in self._contexts:
             self._contexts[name] = self._context_text(name)
         return self._contexts[name]
@@ -134,7 +147,7 @@ class PastLanes:
         )
 
     def _context_number(self, name: str) -> Floats:
-        """A number of each request, NaN where it is unknown."""
+        """Compute a number of each request, NaN where it is unknown."""
         if name == "weekday":
             return weekdays(self._times[0], self.context_numbers("local_hour"))
         column = getattr(self._requests, name)
@@ -144,7 +157,7 @@ class PastLanes:
         return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
 
     def _context_text(self, name: str, keyed: Callable[[pa.Array], Keys] = hashes) -> Keys:
-        """A text of each request as a key."""
+        """Compute a text of each request as a key."""
         if name in INTEGER_FIELDS:
             return integer_keys(self.context_numbers(name))
         if name == "query":
@@ -158,7 +171,7 @@ class PastLanes:
         return _keys(getattr(self._requests, column), len(self._times[0]), keyed)
 
     def _compute_entity(self, layout: EntityLayout, frames: Frames) -> None:
-        """All lanes of one entity, at its requests or rows."""
+        """Compute all lanes of one entity, at its requests or rows."""
         by_row = self._by_row[layout.index]
         key, is_present = self._entity_keys(layout, by_row)
         self._present[layout.index] = is_present
@@ -214,7 +227,7 @@ class PastLanes:
         steps: list[Step],
         t: Int64s,
     ) -> None:
-        """Columns that are made of each run as it is walked through."""
+        """Compute the columns that compiled loops derive from each run."""
         if not steps:
             return
         request_session = self._context_text("session", partial(identities, start=self._start))
@@ -238,9 +251,7 @@ class PastLanes:
         steps: list[Step],
         t: Int64s,
     ) -> None:
-        """What steps make of the last events, for some moments at a time: all runs at once may be a
-        hundred events a request.
-        """
+        """Compute other columns over last events, chunk by chunk: a run may have a hundred events."""
         if not steps:
             return
         request_session = self._context_text("session", partial(identities, start=self._start))
@@ -269,27 +280,30 @@ class PastLanes:
                 picks, offsets = ragged(np.append(0, ends)[rows], ends[rows])
                 candidate_rows = by_request[picks]
                 request = np.repeat(np.arange(len(rows)), np.diff(offsets))
-                self._run_columns[step.name][candidate_rows] = runs.seen(request, candidates[step.name][candidate_rows])
+                self._run_columns[step.name][candidate_rows] = runs.seen(
+                    request, candidates[step.name][candidate_rows]
+                )
 
         cuts = range(_RUNS_CHUNK, len(t), _RUNS_CHUNK)
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(compute_rows, np.split(moments.order, list(cuts))))
 
     def _candidate_values(self, step: Step) -> Keys:
-        """What each row's item has of what is looked for among the last events."""
+        """Return the value of each row's item that is compared with the last events."""
         if len(step.spots) == 1:
             return _keys(self._requests.row_item, self.rows, hashes)
         return self._values[step.spots[1]].view(np.uint64)
 
     def keys_of(self, entity: int) -> Keys:
-        """The keys of an entity, at its requests or rows."""
+        """Return the keys of an entity, at its requests or rows."""
         return self._entity_keys(self._features.layout.entities[entity], self._by_row[entity])[0]
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
         keyed = partial(identities, start=self._start) if has_text_keys(layout.entity) else hashes
         parts = [
-            self.key_field(layout, index, by_row, keyed) for index in range(len(layout.entity.fields))
+            self.key_field(layout, index, by_row, keyed)
+            for index in range(len(layout.entity.fields))
         ]
         is_present = np.ones(count, np.bool_)
         for part in parts:
@@ -299,22 +313,26 @@ class PastLanes:
         ), is_present
 
     def _known_position(self, layout: EntityLayout, by_row: bool) -> Int64s:
-        """Up to which p the entity was known to each of its requests, or rows: that of its part,
-        where several workers kept the state.
+        """Return the p up to which the entity was known to each of its requests or rows.
+
+        Where several workers kept the state, this is the p of the entity's part.
         """
         p = self._times[1]
         if p.ndim == 1:
             return self._to_rows(p, not by_row)
         parts = [
-            self.key_field(layout, index, by_row, hashes) for index in range(len(layout.entity.fields))
+            self.key_field(layout, index, by_row, hashes)
+            for index in range(len(layout.entity.fields))
         ]
         request_of = self._row_request if by_row else np.arange(len(p))
-        return positions_of_keys(p, request_of, np.broadcast_to(entity_key(layout.entity, parts), request_of.shape))
+        return positions_of_keys(
+            p, request_of, np.broadcast_to(entity_key(layout.entity, parts), request_of.shape)
+        )
 
     def key_field(
         self, layout: EntityLayout, index: int, by_row: bool, keyed: Callable[[pa.Array], Keys]
     ) -> Keys:
-        """A part of the entity's key, at its requests or rows; 0 where it is missing."""
+        """Return a field of the entity's key, at its requests or rows; 0 where it is missing."""
         name = layout.entity.fields[index]
         if name == "item":
             return _keys(self._requests.row_item, self.rows, keyed)
@@ -327,9 +345,7 @@ class PastLanes:
         return self._to_rows(self._context_text(name, keyed), not by_row)
 
     def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
-        """Of each row, whether anything of its entity happened up to `until`, and was known at the
-        row's (t, p).
-        """
+        """Return the rows whose entity has a known event at or before `until`."""
         assert self._frames is not None
         by_row = self._by_row[layout.index]
         key, _ = self._entity_keys(layout, by_row)
@@ -338,7 +354,9 @@ class PastLanes:
             self._known_position(layout, by_row),
         )
         t, has_events = np.minimum(t, until + 1), np.zeros(len(key), np.bool_)
-        timelines = [EntityHistory(layout, self._frames, key).timeline] if sources_of(layout) else []
+        timelines = (
+            [EntityHistory(layout, self._frames, key).timeline] if sources_of(layout) else []
+        )
         if layout.profile is not None:
             profiles = self._frames.profiles(layout.profile)
             timelines.append(Timeline(key, profiles.key, profiles.ts, profiles.p))
@@ -347,13 +365,11 @@ class PastLanes:
         return has_events if by_row else has_events[self._row_request]
 
     def lanes_of(self, entity: int) -> dict[Spot, Int64s]:
-        """What was computed of an entity, at its requests or rows."""
+        """Return the computed lanes of an entity, at its requests or rows."""
         return {spot: values for spot, values in self._values.items() if spot.entity == entity}
 
     def run_values(self, step: Step) -> npt.NDArray:
-        """What the step makes of the last events, of each request; of each row, where it has to do
-        with the item (`seen`).
-        """
+        """Return a step's values over the last events, by request, or by row for `seen`."""
         return self._run_columns[step.name]
 
     def _profile(
@@ -366,8 +382,12 @@ class PastLanes:
         p: Int64s,
     ) -> None:
         profiles = frames.profiles(profile)
-        timeline = Timeline(key, profiles.key, profiles.ts, profiles.p, tie=lambda rows: (profiles.id[rows],))
-        newest = timeline.select(np.ones(len(profiles.key), np.bool_)).newest(timeline.at(key, t, p))
+        timeline = Timeline(
+            key, profiles.key, profiles.ts, profiles.p, tie=lambda rows: (profiles.id[rows],)
+        )
+        newest = timeline.select(np.ones(len(profiles.key), np.bool_)).newest(
+            timeline.at(key, t, p)
+        )
         for index, (_, kind) in enumerate(profile.attributes):
             values = np.append(profiles.values[:, index], missing_bits(kind))[
                 newest
@@ -380,9 +400,7 @@ def is_by_row(layout: EntityLayout) -> bool:
 
 
 class LanesOfRows:
-    """Some rows of `PastLanes`; implements `finish.Lanes`. Columns of few rows at a time are
-    finished within the cache.
-    """
+    """Some rows of `PastLanes`; implements `finish.Lanes`. Columns of few rows fit into the cache."""
 
     def __init__(self, all_rows: PastLanes, rows_slice: slice) -> None:
         self._all, self._slice = all_rows, rows_slice
@@ -431,5 +449,5 @@ def _array(texts: Texts) -> pa.Array:
 
 
 def _keys(texts: Texts | None, count: int, keyed: Callable[[pa.Array], Keys]) -> Keys:
-    """A key of each text, 0 for None."""
+    """Return a key of each text, 0 for None."""
     return np.zeros(count, np.uint64) if texts is None else keyed(_array(texts))

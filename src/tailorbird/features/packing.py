@@ -1,17 +1,16 @@
-"""State records as bytes: many at once, without their zeros. A record is an array of 64-bit lanes,
-of which few are filled.
+"""State records as bytes: batches of arrays of 64-bit lanes, without their zeros.
 
-    check u32         high 8 bits: FORMAT; the rest: a sum over the lanes, so that what is cut or damaged is not misread
-    groups, lanes     u16 each (u32 where a record has 65,536 lanes or more): how many there are of what follows
+    check u32         high 8 bits: FORMAT; the rest: a sum over the lanes, to detect damage
+    groups, lanes     u16 each (u32 where a record has 65,536 lanes or more): counts of the following
     top               a bit for each group of 8 lanes: has it any that is not 0?
     group     u8 …    of each such group, a bit for each lane: is it not 0?
     lane      u8 …    of each such lane, a bit for each of its 8 bytes: is it not 0?
     byte      u8 …    those bytes, the lowest of a lane first
 
-A count of 3 takes two bytes, an empty ring none, and a sketch its filled registers. Before, what
-sequences hold is made small: a time becomes an age before the entity's newest, a type its number
-among those declared, and a session becomes 1 where it is that of the event before (1 is the hash of
-no session that anybody will see). Which lane is what stands in `features.layout`.
+A count of 3 takes two bytes, an empty ring none, and a sketch its filled registers. Sequences are
+compacted first: a time becomes an age relative to the entity's newest event, a type its number
+among the declared ones, and a session becomes 1 where it is that of the previous event (1 is the
+hash of no real session). `features.layout` assigns the lanes.
 """
 
 import struct
@@ -23,7 +22,7 @@ import numpy.typing as npt
 from tailorbird.errors import DamageError
 from tailorbird.events.keys import hash64
 from tailorbird.features.layout import NEWEST, EntityLayout
-from tailorbird.features.tiles import Filled
+from tailorbird.features.tiles import FilledLanes
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -39,9 +38,7 @@ _SAME_SESSION = 1
 
 
 class Packing:
-    """The encoding of one entity's state records: `pack` and `unpack` are each other's inverse, on
-    whole batches.
-    """
+    """The encoding of one entity's state records in batches: `pack` and `unpack` are inverse."""
 
     def __init__(self, layout: EntityLayout) -> None:
         self._name = layout.entity.name
@@ -60,17 +57,17 @@ class Packing:
         self._kinds = np.zeros(width, np.uint8)
         for one in layout.sequences:
             for column, kind in ((0, _TIME), (3, _TYPE), (4, _SESSION)):
-                self._kinds[one.lane + column * one.length : one.lane + (column + 1) * one.length] = (
-                    kind
-                )
+                self._kinds[
+                    one.lane + column * one.length : one.lane + (column + 1) * one.length
+                ] = kind
         types = {name for one in layout.sequences for name in one.source.types}
         self._types = np.sort(np.array([hash64(one) for one in types], np.uint64))
 
-    def pack(self, states: Int64s, filled: Filled | None = None) -> list[bytes]:
-        """The records of states (n, lanes), whose filled lanes are `filled`."""
+    def pack(self, states: Int64s, filled: FilledLanes | None = None) -> list[bytes]:
+        """Return the records of states (n, lanes), whose non-zero lanes are `filled`."""
         if not len(states):
             return []
-        filled_lanes = Filled.of(states) if filled is None else filled
+        filled_lanes = FilledLanes.from_states(states) if filled is None else filled
         record, lane, values = filled_lanes.row, filled_lanes.lane, filled_lanes.value.copy()
         ends = np.searchsorted(record, np.arange(len(states) + 1))
         if len(self._types):
@@ -110,9 +107,9 @@ class Packing:
             for at, a, b, c in zip(range(0, len(head), width), *sections, strict=True)
         ]
 
-    def unpack(self, joined: bytes, sizes: Intps) -> Filled:
-        """The states of records that lie one after another, each of so many bytes; one without any
-        has nothing filled.
+    def unpack(self, joined: bytes, sizes: Intps) -> FilledLanes:
+        """Return the states of concatenated records with the given sizes; a size of 0 is an empty
+        state.
 
         Raises:
             DamageError: a record is cut, damaged or of another format.
@@ -121,7 +118,7 @@ class Packing:
             return self._unpack_one(joined)
         nonempty, count = np.flatnonzero(sizes), len(sizes)
         if not len(nonempty):
-            return Filled.none(count)
+            return FilledLanes.empty(count)
         data, sizes = np.frombuffer(joined, np.uint8), sizes[nonempty]
         heads = self._heads(data, sizes)
         sections = self._section_sizes(heads, sizes)
@@ -157,12 +154,10 @@ class Packing:
                 len(nonempty),
             )
             self._restore(values, lane, newest[record])
-        return Filled(count, nonempty[record], lane, values)
+        return FilledLanes(count, nonempty[record], lane, values)
 
-    def _unpack_one(self, data: bytes) -> Filled:
-        """The same of one record, which a request waits for: where sections lie is a few numbers
-        then, not arrays of them.
-        """
+    def _unpack_one(self, data: bytes) -> FilledLanes:
+        """Unpack one record, for a waiting request: section bounds are scalars instead of arrays."""
         at = self._head.itemsize + self._top
         check, groups, lanes = (
             self._head_struct.unpack_from(data) if len(data) >= at else (0, 0, len(data))
@@ -193,10 +188,10 @@ class Packing:
                 not len(types) or bool(types.min() >= 1 and types.max() <= len(self._types))
             )
             self._restore(values, lane, np.broadcast_to(newest, lanes))
-        return Filled(1, np.zeros(lanes, np.intp), lane, values)
+        return FilledLanes(1, np.zeros(lanes, np.intp), lane, values)
 
     def _compact(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
-        """Make the lanes of sequences small, in place; `newest` is that of each value's record."""
+        """Compact the lanes of sequences, in place; `newest` is that of each value's record."""
         kind = self._kinds[lane]
         times, types, sessions = (np.flatnonzero(kind == one) for one in (_TIME, _TYPE, _SESSION))
         # Never 0 where there is an event: none is newer than the newest.
@@ -225,7 +220,7 @@ class Packing:
         return data[head_bytes].view(self._head).ravel()
 
     def _section_sizes(self, heads: npt.NDArray, sizes: Intps) -> Intps:
-        """How long each section of each record is, shape (records, 5)."""
+        """Return the size of each section of each record, shape (records, 5)."""
         self._refuse(heads["check"] >> _CHECK_BITS != FORMAT, "of another format")
         sections = np.empty((len(sizes), _SECTIONS), np.intp)
         sections[:, 0], sections[:, 1] = self._head.itemsize, self._top
@@ -235,7 +230,7 @@ class Packing:
         return sections
 
     def _checksum(self, values: Int64s, lane: Intps, ends: Intps) -> npt.NDArray[np.uint32]:
-        """What stands first in each record; its values are those from ends[i] to ends[i + 1]."""
+        """Return the check word of each record; its values are those from ends[i] to ends[i + 1]."""
         with np.errstate(over="ignore"):
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))
             total = (sums[ends[1:]] - sums[ends[:-1]]) ^ self._seed
@@ -251,7 +246,9 @@ class Packing:
         if len(records):
             self._refuse(np.bincount(records, minlength=count) > 0)
 
-    def _refuse(self, is_invalid: npt.NDArray[np.bool_], problem: str = "cut short or damaged") -> None:
+    def _refuse(
+        self, is_invalid: npt.NDArray[np.bool_], problem: str = "cut short or damaged"
+    ) -> None:
         if is_invalid.any():
             message = (
                 f"{np.count_nonzero(is_invalid):,} of {len(is_invalid):,} state records of "
@@ -265,7 +262,7 @@ class Packing:
 
 
 def _starts(group: Intps) -> Intps:
-    """Where each run of equal values begins."""
+    """Return where each run of equal values begins."""
     if not len(group):
         return np.zeros(0, np.intp)
     return np.flatnonzero(np.append(True, group[1:] != group[:-1]))
@@ -277,7 +274,7 @@ def _split_bytes(octets: Octets, ends: Intps) -> list[bytes]:
 
 
 def _split_sections(data: Octets, sections: Intps) -> list[Octets]:
-    """The bytes of each section but the head, of all records one after another."""
+    """Return the bytes of each section except the head, concatenated over all records."""
     if len(sections) == 1:
         edges = np.cumsum(sections[0]).tolist()
         return [data[first:end] for first, end in pairwise(edges)]

@@ -1,9 +1,8 @@
-"""One snapshot over the states of several workers: each record comes from the part that its key
-belongs to.
+"""A single snapshot over the states of several workers, which reads each record from its part.
 
-Each part is as of its own commit, so a request knows an entity up to the p of its part;
-`features.positions` has these beside the answer. What is the worker's own in a state (position,
-tallies) is read of each part by itself.
+Each part is read as of its own commit, so a request knows an entity up to the p of its part;
+`features.positions` has these beside the response. The worker's own records (position, tallies) are
+read from each part separately.
 """
 
 import heapq
@@ -18,21 +17,24 @@ from tailorbird.store import Snapshot
 
 
 class PartedSnapshot:
-    """Implements `store.Snapshot` over those of all parts, in their order; for keys that end in an
-    entity's hash.
+    """A `store.Snapshot` over the snapshots of all parts, for keys that end in an entity's hash.
 
     Args:
-        each: how the parts are asked: `map` one after another, that of a pool all at once.
+        map_parts: applies a function to the parts: `map` in sequence, a pool's `map` concurrently.
     """
 
-    def __init__(self, parts: Sequence[Snapshot], map_parts: Callable[..., Iterable[Any]] = map) -> None:
+    def __init__(
+        self, parts: Sequence[Snapshot], map_parts: Callable[..., Iterable[Any]] = map
+    ) -> None:
         self._parts, self._map_parts = parts, map_parts
 
     def get(self, key: bytes) -> bytes | None:
         return self._parts[int.from_bytes(key[-8:], "big") % len(self._parts)].get(key)
 
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
-        """As promised; and nothing at all where a record is not as long as the default."""
+        """Return the values as `Snapshot` promises, or b"" if a record differs in size from the
+        default.
+        """
         shares = list(self._share_keys(keys))
         values = np.empty((len(keys), len(default)), np.uint8)
         for (_, indices, part_keys), data in zip(
@@ -63,7 +65,7 @@ class PartedSnapshot:
     def _share_keys(
         self, keys: Sequence[bytes]
     ) -> Iterator[tuple[Snapshot, npt.NDArray[np.intp], list[bytes]]]:
-        """The parts that some of the keys belong to, with the places of these and the keys."""
+        """Yield the parts that own some of the keys, with the indices of these and the keys."""
         hashes = np.frombuffer(b"".join([key[-8:] for key in keys]), ">u8").astype(np.uint64)
         owner = part_numbers(hashes, len(self._parts))
         for number, part in enumerate(self._parts):

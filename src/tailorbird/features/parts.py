@@ -1,14 +1,13 @@
-"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest that
-says what they answer.
+"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest.
 
-    folder/manifest.json         what was asked; where the requests are cut; which group holds which column
-    folder/<group>/rows-00003.parquet       a row for each item asked about: numbers as float32, categories as hash64
-    folder/<group>/requests-00003.parquet   a row for each request: of each sequence, lists of item, type and ts
+    folder/manifest.json         inputs, ranges of requests, and the group of each column
+    folder/<group>/rows-00003.parquet       a row per item: numbers as float32, categories as hash64
+    folder/<group>/requests-00003.parquet   a row per request: lists of item, type, ts per sequence
 
-A group is what one run computed. A part is named once it is whole, so what is there is never
-computed again. A column belongs to its definition (the schema hash of a set of it alone): changed,
-it is another column. Other events or requests make the folder begin anew. All of it can be made
-again from the lake, so nothing is synced.
+A group is what one run computed. A part is renamed into place once complete, so existing parts are
+never recomputed. A column belongs to its definition (the schema hash of a set of it alone): once
+changed, it is another column. Other events or requests reset the folder. Everything can be
+recomputed from the lake, so nothing is synced.
 """
 
 import shutil
@@ -28,20 +27,18 @@ FORMAT = 1
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Columns that were computed together; `columns` maps each to its definition. Whole once every
-    part is there.
-    """
+    """Columns computed together, mapped to their definitions; `whole` once every part is complete."""
 
     columns: dict[str, str]
     whole: bool = False
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a folder answers.
+    """The content of a folder.
 
     Attributes:
         inputs: hash of the requests and the name of the events.
-        cuts: request at which each part begins, and the number of requests; as `row_cuts`, of rows.
+        cuts: first request of each part, and the number of requests; likewise `row_cuts` for rows.
     """
 
     inputs: str
@@ -55,7 +52,7 @@ class Manifest(msgspec.Struct, frozen=True):
         return len(self.cuts) - 1
 
     def group_of(self, name: str, definition: str) -> str | None:
-        """The whole group that has the column as it is defined."""
+        """Return the complete group that has the column with this definition."""
         return next(
             (
                 key
@@ -78,15 +75,16 @@ class Part:
 
 
 class Folder:
-    """A folder of parts, opened for what is asked; a manifest about something else is dropped with
-    all that it names.
-    """
+    """A folder of parts for given inputs; the groups of a manifest with other inputs are deleted."""
 
     def __init__(self, path: Path, expected: Manifest) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         existing = read_manifest(path) if (path / "manifest.json").exists() else None
-        if existing is not None and (existing.format, existing.inputs) != (expected.format, expected.inputs):
+        if existing is not None and (existing.format, existing.inputs) != (
+            expected.format,
+            expected.inputs,
+        ):
             for key in existing.groups:
                 shutil.rmtree(path / key, ignore_errors=True)
             existing = None
@@ -146,7 +144,7 @@ class Folder:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a folder holds.
+    """Read the manifest of a folder.
 
     Raises:
         NotReadyError: there is no backfill in the folder.
@@ -168,11 +166,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
-    """The columns (name → definition, as `shards.definitions` gives them) part by part, in order of
-    the requests.
+    """Yield the columns (name → definition, from `shards.definitions`) part by part, in request
+    order.
 
     Raises:
-        NotReadyError: a column is not there, or not wholly.
+        NotReadyError: a column is missing or incomplete.
     """
     manifest = read_manifest(folder)
     columns_by_group: dict[str, list[str]] = {}
@@ -187,7 +185,10 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
         columns_by_group.setdefault(key, []).append(name)
     for part in range(manifest.parts):
         tables = {
-            kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in columns_by_group}
+            kind: {
+                key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet")
+                for key in columns_by_group
+            }
             for kind in ("rows", "requests")
         }
         group_by_column = {name: key for key, names in columns_by_group.items() for name in names}
@@ -213,8 +214,16 @@ def _rows(
         for name, key in group_by_column.items()
         if name in tables["rows"][key].column_names
     }
-    numeric = tuple(name for name in names if name in columns_on_disk and columns_on_disk[name].type == pa.float32())
-    categorical = tuple(name for name in names if name in columns_on_disk and columns_on_disk[name].type == pa.uint64())
+    numeric = tuple(
+        name
+        for name in names
+        if name in columns_on_disk and columns_on_disk[name].type == pa.float32()
+    )
+    categorical = tuple(
+        name
+        for name in names
+        if name in columns_on_disk and columns_on_disk[name].type == pa.uint64()
+    )
     numbers, keys = (
         np.empty((rows, len(numeric)), np.float32),
         np.empty((rows, len(categorical)), np.uint64),
@@ -227,7 +236,8 @@ def _rows(
         table = tables["requests"][group_by_column[name]]
         own_columns = [column for column in table.column_names if column.startswith(f"{name}.")]
         columns = {
-            column.removeprefix(f"{name}."): table[column].combine_chunks() for column in own_columns
+            column.removeprefix(f"{name}."): table[column].combine_chunks()
+            for column in own_columns
         }
         flat_columns = {column: one.flatten().to_numpy() for column, one in columns.items()}
         offsets = columns["ts"].offsets.to_numpy()
@@ -237,6 +247,10 @@ def _rows(
             if column.startswith("of ")
         }
         sequences[name] = RaggedSequence(
-            offsets - offsets[0], flat_columns["item"], flat_columns["type"], flat_columns["ts"], values
+            offsets - offsets[0],
+            flat_columns["item"],
+            flat_columns["type"],
+            flat_columns["ts"],
+            values,
         )
     return BackfilledRows(numbers, keys, sequences, numeric, categorical)

@@ -1,9 +1,8 @@
-"""What a change of the declarations comes to, before it is made: columns, records and their bytes,
-proofs, and how long it takes.
+"""The plan of a change of declarations: columns, record sizes, overflow proofs and duration.
 
-`compare` looks at two feature sets alone. `measure` takes a sample of the lake into a state of the
-new set, in a folder that is thrown away, and tells how fast this machine does it now, how many
-entities there were and what their records took; `counted` says so of a state that is there.
+`compare_sets` needs two feature sets only. `measure` applies a sample of the lake to a state of the
+new set in a temporary folder, and reports the speed on this machine, the number of entities and the
+size of their records; `read_tallies` reports the latter of an existing state.
 """
 
 import dataclasses
@@ -39,9 +38,7 @@ LARGEST = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Change:
-    """A column that is "added", "changed" or "removed"; `place` is its line, `what` the fields that
-    differ.
-    """
+    """A column that is "added", "changed" or "removed"; `what` are the fields that differ."""
 
     name: str
     change: str
@@ -52,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True)
 class RecordChange:
-    """The records of an entity, in bytes of each; 0 where it has none."""
+    """The records of an entity, in bytes each; 0 where it has none."""
 
     entity: str
     state_before: int
@@ -71,7 +68,7 @@ class RecordChange:
 
 @dataclass(frozen=True)
 class Proof:
-    """That a sum cannot overflow: of events of the largest value, `events` fit into 64 bits."""
+    """A bound against overflow of a sum: `events` events of the largest value fit into 64 bits."""
 
     name: str
     place: str
@@ -81,12 +78,12 @@ class Proof:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two sets.
+    """The differences between two sets.
 
     Attributes:
         before: the schema hash, "" where there was none.
-        attached: attributes of users and items that events are to carry from the change on; for
-            those routed before they are looked up in the versions of the profiles.
+        attached: attributes of users and items that events store from the change on; for earlier
+            events they are looked up in the versions of the profiles.
     """
 
     before: str
@@ -99,15 +96,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """A sample that was taken in.
+    """The measurements on a sample.
 
     Attributes:
         rows: of the sample.
         rows_total: in the lake.
-        per_second: rows taken in a second, of the slowest, the middle and the fastest part of the
-            sample.
-        tallies: entity → how many there were in the sample, and what their state records took.
-        state_bytes: of the sample's store on the disk.
+        per_second: rows per second of the slowest, the middle and the fastest part of the sample.
+        tallies: entity → their number in the sample, and the size of their state records.
+        state_bytes: size of the sample's store on disk.
     """
 
     rows: int
@@ -118,13 +114,13 @@ class Measured:
 
     @property
     def seconds(self) -> tuple[float, float, float]:
-        """How long it takes to build a state of all rows: least, likely, most."""
+        """The time to build a state of all rows: least, likely, most."""
         slow, middle, fast = self.per_second
         return self.rows_total / fast, self.rows_total / middle, self.rows_total / slow
 
 
 def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
-    """What changes from one set to another."""
+    """Return what changes from one set to another."""
     old = {} if before is None else {feature.name: feature for feature in before.features}
     new = {feature.name: feature for feature in after.features}
     changes = [
@@ -133,7 +129,13 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
         if name not in old
     ]
     changes += [
-        Change(name, "changed", _entity_name(one), short_location(one.place), _differences(old[name], one))
+        Change(
+            name,
+            "changed",
+            _entity_name(one),
+            short_location(one.place),
+            _differences(old[name], one),
+        )
         for name, one in new.items()
         if name in old and old[name] != one
     ]
@@ -143,7 +145,9 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
         if name not in new
     ]
     proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
-    new_attributes = set() if before is None else _joined_attributes(after) - _joined_attributes(before)
+    new_attributes = (
+        set() if before is None else _joined_attributes(after) - _joined_attributes(before)
+    )
     old_hash = "" if before is None else before.schema_hash
     return Comparison(
         old_hash,
@@ -156,9 +160,7 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
 
 
 def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
-    """What the state of a schema has of each entity, as it keeps count; None while there is none,
-    or it is being built.
-    """
+    """Return the tallies of a schema's state, or None if there is no state or it is being built."""
     tallies_by_part = [_read_part_tallies(state, features, part) for part in parts_of(workers)]
     available = [one for one in tallies_by_part if one is not None]
     return together(available) if len(available) == len(tallies_by_part) else None
@@ -179,9 +181,7 @@ def _read_part_tallies(state: Path, features: FeatureSet, part: KeyPart) -> dict
 
 
 def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Measured | None:
-    """Build a state of a sample of the lake's newest rows, and throw it away; None where the lake
-    has no rows.
-    """
+    """Build a temporary state of the lake's newest rows; None if the lake has no rows."""
     if not lake.exists("events") or not (total := lake.count("events")):
         return None
     newest = lake.newest_p()
@@ -238,9 +238,7 @@ def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange
 
 
 def _joined_attributes(features: FeatureSet) -> set[str]:
-    """The attributes that declarations take from events: of their entities and expressions.
-    Profiles are kept whole.
-    """
+    """Return the attributes that entities and expressions take from events."""
     return {
         f"{owner}.{name}" for owner, names in features.event_attributes.items() for name in names
     }
@@ -276,7 +274,7 @@ def _describe(value: Any) -> str:
 
 
 def _proof(feature: Feature) -> Proof | None:
-    """Of a feature that sums amounts; counts add 1, and fit for longer than there are events."""
+    """Return the overflow bound of a feature that sums amounts; counts cannot overflow in practice."""
     amounts = [
         value
         for one in dataclasses.fields(feature)

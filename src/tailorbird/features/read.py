@@ -1,12 +1,11 @@
-"""Reading: the features of one person and many items, at a request, from one snapshot of the state,
-or one of each of its parts.
+"""Online reading: the features of one person and many items from a snapshot of the state.
 
-    hashes → reading records of person, session, items (what needs no attribute) → categories of the
-           items → the rest → t = max(now, 1 + newest ts of all) → state of those whose reading
-           record has run out → columns
+    hashes → reading records of person, session, items (keys without attributes) → categories of
+             the items → the rest → t = max(now, 1 + newest ts of all) → state of those whose
+             reading record is out of date → columns
 
-All records of an entity come as one array; nothing is done item by item but the look-up of its
-bytes. What the records hold is in `features.layout`, the arithmetic in `features.finish`.
+All records of an entity come as one array; only the look-up of bytes is done item by item.
+`features.layout` describes the records, `features.finish` the arithmetic.
 """
 
 from collections.abc import Sequence as Ids
@@ -40,7 +39,7 @@ from tailorbird.features.parted import PartedSnapshot
 from tailorbird.features.plain import request_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import OneRun, Runs
-from tailorbird.features.stacks import Entries, Stacks, one_row
+from tailorbird.features.stacks import Entries, Stacks, find_one_row_entities
 from tailorbird.features.state import Position, all_records, open_state, read_position
 from tailorbird.features.tiles import NEVER
 from tailorbird.store import EmbeddedStore, Snapshot
@@ -57,16 +56,15 @@ ATTEMPTS = 5  # to read copies that are written meanwhile
 
 
 class Reader:
-    """Reads the features of a schema from the state that its worker keeps. Safe to use from several
-    threads.
+    """Reads the features of a schema from its worker's state. Thread-safe.
 
     Args:
         state: the folder of all states; the one of this schema is below it.
-        copies: a Valkey, to read from what the worker copied there instead.
-        breaker: of the server of the copies, which all who read from it share.
-        workers: how many share the entities.
+        copies: a Valkey to read the worker's copies from instead.
+        breaker: circuit breaker of the copies' server, shared by all its readers.
+        workers: number of workers that share the entities.
     Raises:
-        NotReadyError: there is none yet, or a part of it is not there.
+        NotReadyError: the state, or a part of it, does not exist yet.
     """
 
     def __init__(
@@ -100,19 +98,20 @@ class Reader:
         self._plan = _ReadPlan(features)
 
     def read(self, request: ReadRequest, items: Ids[str], *, item_keys: Keys | None = None) -> Rows:
-        """The features of `items` for the request, all of one commit and one time.
+        """Return the features of `items` for the request, all of one commit and one time.
 
         Args:
-            item_keys: hash64 of each item, where the caller has them; else they are made.
+            item_keys: hash64 of each item, if the caller has them.
         Raises:
             NotReadyError: the state is still being built.
-            MovedError: copies were written again and again while they were read.
+            MovedError: copies were rewritten repeatedly while they were read.
         """
         return self._read_with_retries(request, hash64s(items) if item_keys is None else item_keys)
 
     def person(self, request: ReadRequest) -> Rows:
-        """What is known of who asks before there are items: one row, in which whatever is about an
-        item is missing. Raises as `read`.
+        """Return one row with the features of the person, where everything about items is missing.
+
+        Raises as `read`.
         """
         return self._read_with_retries(request, None)
 
@@ -128,7 +127,9 @@ class Reader:
     def _read(self, request: ReadRequest, keys: Keys | None) -> Rows:
         map_parts = map if self._pool is None else self._pool.map
         with ExitStack() as stack:
-            parts = list(map_parts(stack.enter_context, [store.snapshot() for store in self._stores]))
+            parts = list(
+                map_parts(stack.enter_context, [store.snapshot() for store in self._stores])
+            )
             resolved = resolve_request(parts, request, map_parts)
             if not all(position.ready for position in resolved.positions):
                 raise NotReadyError(
@@ -136,17 +137,19 @@ class Reader:
                 )
             snapshot = parts[0] if len(parts) == 1 else PartedSnapshot(parts, map_parts)
             resolved_request = (
-                request if resolved.person == request.person else replace(request, person=resolved.person)
+                request
+                if resolved.person == request.person
+                else replace(request, person=resolved.person)
             )
-            rows = _ActiveRead(self._plan, snapshot, resolved_request, keys, resolved.swept).read_rows(
-                resolved.positions, resolved.alias_ts
-            )
+            rows = _ActiveRead(
+                self._plan, snapshot, resolved_request, keys, resolved.swept
+            ).read_rows(resolved.positions, resolved.alias_ts)
             published_at = [part.published_at for part in parts if isinstance(part, CopiedSnapshot)]
             return replace(rows, published_at=min(published_at)) if published_at else rows
 
     def position(self) -> Position:
-        """How far the state is that the next read would see; of several parts, how far all of them
-        are.
+        """Return the position of the state that the next read would see; the oldest one of several
+        parts.
         """
         positions = []
         for store in self._stores:
@@ -162,14 +165,12 @@ class Reader:
 
 
 def breaker_for(workers: int) -> Breaker:
-    """Of a server from which the parts of a state are read at once: one lost moment is a failure of
-    each of them.
-    """
+    """Return a breaker for a server with several parts: one outage is a failure of each of them."""
     return Breaker(failures=FAILURES * workers)
 
 
 def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
-    """How far the copy of a state, or of a part of it, is. Raises NotReadyError, StorageError."""
+    """Return the position of the copy of a state or part. Raises NotReadyError, StorageError."""
     store = CopiedStore(copies.open(part.copies(schema)))
     try:
         with store.snapshot() as snapshot:
@@ -179,22 +180,22 @@ def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
 
 
 class _ReadPlan:
-    """What a layout's requests have in common, made once a reader."""
+    """What all requests of a layout share, computed once per reader."""
 
     def __init__(self, features: FeatureSet) -> None:
         layout = self.layout = features.layout
         self.records = all_records(layout)
         self.composite_spots = features.composite_spots
         composite = {entity for entity, _ in self.composite_spots}
-        self.weekday_entities = [one.index for one in layout.entities if "weekday" in one.entity.fields]
+        self.weekday_entities = [
+            one.index for one in layout.entities if "weekday" in one.entity.fields
+        ]
         other_entities = sorted(
             set(range(len(layout.entities))).difference(self.weekday_entities),
             key=lambda index: index in composite,
         )
-        self.fetch_order = (
-            other_entities  # those whose keys need no record come before those that are found by one
-        )
-        self.one_row = one_row(layout, self.composite_spots)
+        self.fetch_order = other_entities  # those whose keys need no record come before those that are found by one
+        self.one_row = find_one_row_entities(layout, self.composite_spots)
         self.stacks = Stacks(layout, self.one_row)
         self.sequences = [step for step in layout.steps if step.kind == "sequence"]
         self.empty_entries = [
@@ -205,19 +206,22 @@ class _ReadPlan:
 
 
 def _unknown_entry(lanes: int) -> Entries:
-    """The one row of an entity that is not known, and does not run out."""
+    """Return the single row of an unknown entity, which never goes out of date."""
     readings = np.zeros((1, lanes), np.int64)
     readings[:, NEXT_CHANGE] = NEVER
     return Entries(readings, None, np.zeros(1, np.bool_), False)
 
 
 class _ActiveRead:
-    """One request while it is read, of items or (None) of the person alone; implements
-    `finish.Lanes`.
-    """
+    """One request being read, for items or (None) for the person alone; implements `finish.Lanes`."""
 
     def __init__(
-        self, plan: _ReadPlan, snapshot: Snapshot, request: ReadRequest, items: Keys | None, swept: int
+        self,
+        plan: _ReadPlan,
+        snapshot: Snapshot,
+        request: ReadRequest,
+        items: Keys | None,
+        swept: int,
     ) -> None:
         self._plan = plan
         self._snapshot = snapshot
@@ -225,7 +229,9 @@ class _ActiveRead:
         self._is_person_only = items is None
         self._items = items = np.zeros(1, np.uint64) if items is None else items
         self._unique: list[Keys] = [items] * len(plan.records)  # keys that were read, each once
-        self._entries = (plan.unknown_entries if self._is_person_only else plan.empty_entries).copy()
+        self._entries = (
+            plan.unknown_entries if self._is_person_only else plan.empty_entries
+        ).copy()
         self._context: dict[str, Keys] = {}
         self._distinct_values: dict[Spot, tuple[Keys, npt.NDArray[np.intp]]] = {}
         self._runs: dict[Spot, Runs] = {}
@@ -262,14 +268,14 @@ class _ActiveRead:
     def _numeric(self) -> npt.NDArray[np.float32]:
         with np.errstate(all="ignore"):
             table = self._plan.stacks.table(self._entries, self.t, self.rows)
-            for column, step in self._plan.stacks.rest:
+            for column, step in self._plan.stacks.unstacked:
                 table[column] = finish.number(step, self)
             table = np.ascontiguousarray(table.T)
             finish.derive(self._plan.layout, table)
         return table
 
     def _advance_time(self, alias_ts: int) -> int:
-        """The clock, or just after the newest of what was read so far; never before what has
+        """Return the clock, or just after the newest event read so far; never before what has
         expired.
         """
         heads = np.concatenate(
@@ -288,7 +294,7 @@ class _ActiveRead:
         return self._entries[spot.entity].lane(spot.lane)
 
     def is_present(self, entity: int) -> Bools:
-        return self._entries[entity].known
+        return self._entries[entity].present
 
     def run_values(self, step: Step) -> npt.NDArray:
         run = self._get_run(step)
@@ -298,10 +304,12 @@ class _ActiveRead:
         return run.seen(np.zeros(len(candidate), np.intp), candidate)
 
     def _get_run(self, step: Step) -> Runs:
-        """The last events that a step looks at; made once for all steps that look at them."""
+        """Return the last events that a step uses, computed once for all steps over them."""
         run = self._runs.get(step.spots[0])
         if run is None:
-            ts, item, types, sessions, *further = finish.recent_events(int(self.t[0]), *self._events(step))
+            ts, item, types, sessions, *further = finish.recent_events(
+                int(self.t[0]), *self._events(step)
+            )
             session_id = self._request.session_id
             request_session = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
             item, types, sessions = (
@@ -310,7 +318,9 @@ class _ActiveRead:
                 sessions.view(np.uint64),
             )
             value = further[0].view(np.uint64) if further else item
-            run = OneRun(np.array([0, len(ts)]), ts, item, types, sessions, self.t, request_session, value)
+            run = OneRun(
+                np.array([0, len(ts)]), ts, item, types, sessions, self.t, request_session, value
+            )
             self._runs[step.spots[0]] = run
         return run
 
@@ -327,7 +337,7 @@ class _ActiveRead:
 
     def _sequence(self, step: Step) -> Sequence:
         events = self._events(step)
-        if not self._entries[step.spots[0].entity].all_known:
+        if not self._entries[step.spots[0].entity].all_present:
             events = np.zeros_like(events)
         ts, item, types, _, *bits = finish.recent_events(int(self.t[0]), *events)
         return Sequence(
@@ -335,7 +345,9 @@ class _ActiveRead:
         )
 
     def _events(self, step: Step) -> Int64s:
-        """Columns of the last events: ts, item, type, session, further values; (columns, length)."""
+        """Return columns of the last events (columns, length): ts, item, type, session, further
+        values.
+        """
         spot, columns = step.spots[0], SEQUENCE_READING + len(step.of)
         return (
             self._entries[spot.entity]
@@ -351,12 +363,13 @@ class _ActiveRead:
         entity = records.layout.entity
         parts, inverse = self._key_parts(index)
         key = np.atleast_1d(entity_key(entity, parts))
-        present, all_present = self._plan.empty_entries[index].known, True
+        present, all_present = self._plan.empty_entries[index].present, True
         for part in parts:
             if not part.all():
                 has_part = part != 0
                 present, all_present = (
-                    present & (has_part if inverse is None or len(part) == 1 else has_part[inverse]),
+                    present
+                    & (has_part if inverse is None or len(part) == 1 else has_part[inverse]),
                     False,
                 )
         if inverse is None and not self._plan.one_row[index] and "item" not in entity.fields:
@@ -367,8 +380,9 @@ class _ActiveRead:
         )
 
     def _key_parts(self, index: int) -> tuple[list[Keys], npt.NDArray[np.intp] | None]:
-        """The parts of an entity's key; of its different ones only, with each row's place among
-        them, where one attribute has them.
+        """Return the fields of an entity's key, and each row's index among the distinct keys.
+
+        Keys are deduplicated where a single attribute varies between rows.
         """
         fields = self._plan.records[index].layout.entity.fields
         spots = [self._plan.composite_spots.get((index, index)) for index in range(len(fields))]
@@ -381,11 +395,17 @@ class _ActiveRead:
                 self._key_part(name, spot) if key is None else key
                 for name, spot, key in zip(fields, spots, keys, strict=True)
             ], None
-        row_spots = [spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]]
+        row_spots = [
+            spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]
+        ]
         if len(row_spots) != 1 or "item" in fields:
-            return [self._key_part(name, spot) for name, spot in zip(fields, spots, strict=True)], None
+            return [
+                self._key_part(name, spot) for name, spot in zip(fields, spots, strict=True)
+            ], None
         if row_spots[0] not in self._distinct_values:
-            self._distinct_values[row_spots[0]] = np.unique(self._key_part("", row_spots[0]), return_inverse=True)
+            self._distinct_values[row_spots[0]] = np.unique(
+                self._key_part("", row_spots[0]), return_inverse=True
+            )
         unique, inverse = self._distinct_values[row_spots[0]]
         return [
             unique if spot == row_spots[0] else self._key_part(name, spot)
@@ -404,9 +424,7 @@ class _ActiveRead:
         return self._context[name]
 
     def _refresh_stale(self) -> int:
-        """Finish from the state what has changed since its reading record was written; the number
-        of such records.
-        """
+        """Recompute from the state the records that are out of date, and return their number."""
         count, t = 0, self.t[0]
         valid_from, next_change = self._validity
         if valid_from <= t < next_change:

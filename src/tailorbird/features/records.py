@@ -1,6 +1,7 @@
-"""The events of each entity made ready for questions about the past: one `asof.Timeline` an entity,
-which all its windows, lasts, sequences share. Which moments are asked, and where the lanes go, is
-in `features.lanes`.
+"""The events of each entity as one `asof.Timeline`, prepared for queries about the past.
+
+All windows, lasts and sequences of an entity share the timeline. `features.lanes` decides which
+moments are queried, and where the lanes go.
 """
 
 import secrets
@@ -72,9 +73,7 @@ _PROFILE_COLUMNS = (
 
 
 class PastFrame(Frame):
-    """A frame whose entities that are made of plain texts have identities for keys: nothing but
-    grouping looks at them.
-    """
+    """A frame that uses identities as keys of entities made of texts only, since keys only group."""
 
     def __init__(self, events: pa.Table, start: int) -> None:
         super().__init__(events, hashes)
@@ -101,10 +100,12 @@ class PastFrame(Frame):
         return self.identity(name)
 
     def identity(self, name: str) -> Keys:
-        """A column of text as identities."""
+        """Return a column of text as identities."""
         with self.lock:
             if name not in self._identities:
-                self._identities[name] = self.text_column(name, partial(identities, start=self._start))
+                self._identities[name] = self.text_column(
+                    name, partial(identities, start=self._start)
+                )
             return self._identities[name]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
@@ -112,10 +113,10 @@ class PastFrame(Frame):
 
 
 class Frames:
-    """The events with what has been taken out of them so far."""
+    """The events, with cached extracts."""
 
     def __init__(self, events: pa.Table, start: int | None = None) -> None:
-        """Frames with the same `start` have the same identities."""
+        """Prepare a frame; frames with the same `start` have the same identities."""
         self.events = events
         self.start = secrets.randbits(64) if start is None else start
         self.frame = PastFrame(events, self.start)
@@ -132,15 +133,15 @@ class Frames:
         if profile not in self._profiles:
             columns = [name for name in _PROFILE_COLUMNS if name in self.events.column_names]
             codes, type_names = self.frame.types
-            is_profile = pa.array(np.array([name == profile.type for name in type_names], np.bool_)[codes])
+            is_profile = pa.array(
+                np.array([name == profile.type for name in type_names], np.bool_)[codes]
+            )
             frame = PastFrame(self.events.select(columns).filter(is_profile), self.start)
             self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
         return self._profiles[profile]
 
     def ids(self, rows: Intps) -> Keys:
-        """What breaks ties in time. Hashing ids is dear, so only those of the rows that are tied
-        are hashed.
-        """
+        """Return tie-breaking ids. Hashing is expensive, so only rows with ties are hashed."""
         event = self.frame.event(rows)
         unique, inverse = np.unique(event, return_inverse=True)
         tied_events = Frame(self.events.take(pa.array(unique)), hashes)
@@ -150,16 +151,16 @@ class Frames:
 
 
 class EntityHistory:
-    """The lanes of one entity: the rows of the frame that any of its sources counts, as one
-    timeline.
-    """
+    """The lanes of one entity: the rows that any of its sources counts, as one timeline."""
 
     def __init__(self, layout: EntityLayout, frames: Frames, entity_keys: Keys) -> None:
         self._layout = layout
         self._frame = frame = frames.frame
         self._extracts = {source: frames.extract(source) for source in sources_of(layout)}
         self._all_series: dict[Source, Series] = {}
-        self._rows, self._row_index = _union_rows([taken.rows for taken in self._extracts.values()], len(frame))
+        self._rows, self._row_index = _union_rows(
+            [taken.rows for taken in self._extracts.values()], len(frame)
+        )
         # Sums do not depend on the order of ties.
         tie = (
             (lambda tied: (frames.ids(self._rows[tied]),))
@@ -174,8 +175,9 @@ class EntityHistory:
     def values(
         self, moments: Moments, t: Int64s, compacted: CompactedTiles | None = None
     ) -> list[tuple[Spot, Int64s]]:
-        """Every lane that is one number; what has `passed` of a tile of a ring is added where it
-        decays.
+        """Return every lane that is a single number.
+
+        `compacted` returns what to add to each tile of a ring that decays.
         """
         over_tiles = (
             *self.windows(moments),
@@ -186,7 +188,7 @@ class EntityHistory:
         return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
 
     def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
-        """The sum of each window at its spot."""
+        """Return the sum of each window at its spot."""
         layout = self._layout
         windows = [
             (one, layout.rings[one.ring])
@@ -194,7 +196,11 @@ class EntityHistory:
             if layout.rings[one.ring].measure not in PEAKS
         ]
         window_specs = [
-            (ring.hop, ring.hop * one.tiles, self._summed_measures.index((ring.source, ring.measure)))
+            (
+                ring.hop,
+                ring.hop * one.tiles,
+                self._summed_measures.index((ring.source, ring.measure)),
+            )
             for one, ring in windows
         ]
         sums = moments.window_sums(self._prefixes, window_specs)
@@ -205,7 +211,7 @@ class EntityHistory:
 
     @cached_property
     def _summed_measures(self) -> list[tuple[Source, str]]:
-        """What is summed up: rings that differ in nothing but their hop have one prefix sum."""
+        """The sources and measures to sum: rings that differ only in their hop share a prefix sum."""
         layout = self._layout
         rings = [layout.rings[one.ring] for one in (*layout.windows, *layout.decays)]
         return list(
@@ -216,7 +222,7 @@ class EntityHistory:
 
     @cached_property
     def _prefixes(self) -> Int64s:
-        """A prefix sum of each of `_summed`."""
+        """A prefix sum of each of `_summed_measures`."""
         sums = np.empty((len(self._summed_measures), len(self.timeline) + 1), np.int64)
 
         def add(index: int) -> None:
@@ -234,7 +240,7 @@ class EntityHistory:
         return sums
 
     def _mark_sources(self) -> list[kernels_marks.Marks]:
-        """A bit for each source, 16 in an array, of each event of the timeline."""
+        """Return a bit for each source, 16 in an array, of each event of the timeline."""
         sources, all_marks = list(self._extracts), []
         if len(sources) == 1:  # then it has all that there are
             return [np.ones(len(self.timeline), np.uint16)]
@@ -254,14 +260,12 @@ class EntityHistory:
         return all_marks
 
     def _source_mark(self, source: Source) -> tuple[kernels_marks.Marks, np.uint16]:
-        """The marks in which a source has its bit, and that bit."""
+        """Return the marks that contain a source's bit, and that bit."""
         word, bit = divmod(list(self._extracts).index(source), 16)
         return self._source_marks[word], np.uint16(1 << bit)
 
     def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
-        """The code of the largest or smallest value of each window that asks for one, and of each
-        first time.
-        """
+        """Return the code of the peak of each window that has one, and of each first time."""
         lanes = []
         trees: dict[tuple[Source, str], Peaks] = {}
         for window in self._layout.windows:
@@ -291,11 +295,13 @@ class EntityHistory:
         return lanes
 
     def distincts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
-        """The summary of each window that counts different values."""
+        """Return the summary of each window that counts different values."""
         lanes = []
         for number, sketch in enumerate(self._layout.sketches):
             hashes = self._tile_values(sketch.source, "sum").view(np.uint64)
-            unions = Unions(self.timeline, hashes, self._is_counted(sketch.source), sketch.precision)
+            unions = Unions(
+                self.timeline, hashes, self._is_counted(sketch.source), sketch.precision
+            )
             for window in (one for one in self._layout.distincts if one.sketch == number):
                 summary = unions.from_positions(
                     moments, moments.window_start(sketch.hop, sketch.hop * window.tiles)
@@ -306,8 +312,10 @@ class EntityHistory:
                 ]
         return lanes
 
-    def decays(self, moments: Moments, compacted: CompactedTiles | None) -> list[tuple[Spot, Int64s]]:
-        """The weighted sum of each decay at its spot: its tiles one after another, from the oldest."""
+    def decays(
+        self, moments: Moments, compacted: CompactedTiles | None
+    ) -> list[tuple[Spot, Int64s]]:
+        """Return the weighted sum of each decay at its spot, added tile by tile from the oldest."""
         lanes = []
         for decay in self._layout.decays:
             ring = self._layout.rings[decay.ring]
@@ -321,7 +329,7 @@ class EntityHistory:
         return lanes
 
     def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
-        """Time and value of the newest event of each source, 0 without one."""
+        """Return time and value of the newest event of each source, 0 without one."""
         lanes = []
         for one in self._layout.lasts:
             extract = self._extracts[one.source]
@@ -340,7 +348,7 @@ class EntityHistory:
         return lanes
 
     def first_values(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
-        """Coded time and value of the first event of each source, 0 without one."""
+        """Return coded time and value of the first event of each source, 0 without one."""
         lanes: list[tuple[Spot, Int64s]] = []
         order = self.timeline.order
         for one in self._layout.first_values:
@@ -359,7 +367,7 @@ class EntityHistory:
         return lanes
 
     def last_runs(self, moments: Moments, sequence: LastEvents) -> LastRuns:
-        """The last events of each moment, for what is made of them without laying them out."""
+        """Return the last events of each moment, without materialising them."""
         series, frame = self._series_of(sequence.source), self._frame
         rows = gather_parallel(self._rows, series.events)
         columns = Columns(
@@ -378,7 +386,7 @@ class EntityHistory:
         return ChunkRuns(self._frame, run, self._rows[run.events])
 
     def prepare_columns(self, sequence: LastEvents) -> None:
-        """Make what `RunsOfEvents.runs` reads, before threads ask for it."""
+        """Compute the columns that `ChunkRuns.runs` reads, before threads use them."""
         self._series_of(sequence.source)
         self._frame.text("item"), self._frame.text("type"), self._frame.identity("session")
         for one in sequence.of:
@@ -392,13 +400,13 @@ class EntityHistory:
         return self._all_series[source]
 
     def _is_counted(self, source: Source) -> Bools:
-        """Which of the entity's events the source counts."""
+        """Return which of the entity's events the source counts."""
         chosen = np.zeros(len(self._rows), np.bool_)
         chosen[self._positions(source)] = True
         return chosen
 
     def _tile_values(self, source: Source, measure: str) -> Int64s:
-        """What each of the entity's events adds; 0 where the source does not count it."""
+        """Return what each of the entity's events adds; 0 where the source does not count it."""
         counted_values = tile_values(measure, self._extracts[source].value)
         if len(counted_values) == len(self._rows):
             return counted_values
@@ -407,7 +415,7 @@ class EntityHistory:
         return values
 
     def _positions(self, source: Source) -> Intps | slice:
-        """Where the source's events stand among the entity's."""
+        """Return the indices of the source's events among the entity's."""
         extract = self._extracts[source]
         return (
             slice(None)
@@ -418,9 +426,7 @@ class EntityHistory:
 
 @dataclass(frozen=True)
 class AllRunEvents:
-    """The last events of all requests, one after another; `rows` are those of the frame of each
-    event of the series.
-    """
+    """The concatenated last events of all requests; `rows` map events of the series to the frame."""
 
     frame: PastFrame
     events: RunEvents
@@ -435,16 +441,14 @@ class AllRunEvents:
 
 @dataclass(frozen=True)
 class ChunkRuns:
-    """The last events of each request, as rows of the frame."""
+    """The last events of each request of a chunk, as rows of the frame."""
 
     frame: PastFrame
     run: Ragged
     rows: Intps
 
     def runs(self, sequence: LastEvents, t: Int64s, request_session: Keys) -> Runs:
-        """Of requests at t (m,) that name the sessions `asked` (m,), identities, 0 where none was
-        named.
-        """
+        """Return the runs of requests at t (m,) with session identities (m,), 0 without a session."""
         frame, rows = self.frame, self.rows
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
         value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
@@ -461,25 +465,27 @@ class ChunkRuns:
 
 
 def _tile_by_tile(
-    moments: Moments, prefix: Int64s, hop: int, weights: Floats, compacted: Callable[[Int64s], Int64s]
+    moments: Moments,
+    prefix: Int64s,
+    hop: int,
+    weights: Floats,
+    compacted: Callable[[Int64s], Int64s],
 ) -> Floats:
-    """As `Moments.decayed_sums`, with what has passed added to each tile."""
+    """Compute `Moments.decayed_sums` with the compacted sum added to each tile."""
     tile, total = moments.t // hop, np.zeros(len(moments))
     below = moments.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
     for age in range(len(weights) - 1, -1, -1):
         edge = moments.before((tile - age + 1) * hop) if age else moments.before()
         above = edge.sums([prefix])[0]
-        total += (moments.to_input_order(above - below) + compacted(tile - age)).astype(np.float64) * weights[
-            age
-        ]
+        total += (moments.to_input_order(above - below) + compacted(tile - age)).astype(
+            np.float64
+        ) * weights[age]
         below = above
     return total
 
 
 def _union_rows(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
-    """The rows that are in any part, in order, and where each row of the frame stands among them;
-    None where that is not needed.
-    """
+    """Return the sorted union of the rows, and the index in it of each row of the frame if needed."""
     longest = max(parts, key=len)
     if len(parts) == 1 or len(longest) == size:
         return longest, None if len(parts) == 1 else np.arange(size)
@@ -490,7 +496,7 @@ def _union_rows(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
 
 
 def sources_of(layout: EntityLayout) -> list[Source]:
-    """Each source of an entity once."""
+    """Return the distinct sources of an entity."""
     holders = (
         *layout.rings,
         *layout.sketches,
@@ -503,9 +509,7 @@ def sources_of(layout: EntityLayout) -> list[Source]:
 
 
 def has_text_keys(entity: Entity) -> bool:
-    """Whether all parts are columns of text as they are, so that no stated hash is needed to
-    compare events with requests.
-    """
+    """Return whether all fields are plain columns of text, so that identities can serve as keys."""
     return bool(entity.fields) and all(
         name in ("user", "item", "session", "device", "country") for name in entity.fields
     )

@@ -1,14 +1,13 @@
-"""What every feature is, in plain Python: the oracle that stream, reading and backfill are held
-against, bit for bit.
+"""The definition of every feature in plain Python: the oracle for stream, reading and backfill.
 
-Slow and obviously right: it looks at all events for each value. `value(features, name, request,
-item, t, p, events)` is the value that a request would read at time t from a worker that has applied
-everything routed up to p.
+Slow and obviously right: it scans all events for each value. `compute_value(features, name,
+request, item, t, p, events)` is the value that a request would read at time t from a worker that
+has applied everything routed up to p.
 
 An event is a dict of the columns of `events.schema.ROUTED`, times in integer microseconds
 (`routed_events` makes them from a table). It is counted if `counts`, ts < t and its p is at or
 before p; where several workers keep the state, p is one number for each part of the entities' keys,
-and that of the entity's part decides. One without an item_id but with `items` is taken once for
+and that of the entity's part decides. An event without an item_id but with `items` counts once for
 each of them if it is an impression or an answer, or if the feature is about the item.
 """
 
@@ -63,11 +62,13 @@ Event = Mapping[str, Any]
 # (item, type, ts, further values).
 Value = float | int | list[tuple[int | float, ...]]
 SHOWN = ("impression", "answer")
-RoutedPositions = int | Sequence[int]  # up to which p events are known, or up to which those of each part
+RoutedPositions = (
+    int | Sequence[int]
+)  # up to which p events are known, or up to which those of each part
 
 
 def routed_events(table: pa.Table) -> list[Event]:
-    """The rows of a table of routed events, times as integers."""
+    """Return the rows of a table of routed events, times as integers."""
     fields = [
         pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in table.schema
     ]
@@ -83,8 +84,8 @@ def compute_value(
     p: RoutedPositions,
     events: Sequence[Event],
 ) -> Value:
-    """The value of one column for `request.person` (already resolved) and `item`, at the two times
-    t and p.
+    """Return the value of one column for `request.person` (already resolved) and `item`, at t and
+    p.
     """
     return make_moment(features, request, item, t, p, events).value(name)
 
@@ -108,7 +109,7 @@ def make_moment(
 
 @dataclass(frozen=True)
 class Row:
-    """An event as it counts for one item; `index` is the item's place in `items`."""
+    """An event as it counts for one item; `index` is the item's index in `items`."""
 
     event: Event
     item: str | None
@@ -139,7 +140,7 @@ class Row:
         return not math.isnan(number(value, self.field))
 
     def value(self, value: Expression) -> float | int:
-        """A number, or a text as a category."""
+        """Return a number, or a text as a category."""
         return (
             category(evaluate(value, self.field))
             if value.kind == "text"
@@ -147,7 +148,7 @@ class Row:
         )
 
     def key_field(self, name: str) -> str | None:
-        """A part of an entity's key."""
+        """Return a field of an entity's key."""
         if name == "item":
             return self.item
         if name == "query":
@@ -156,15 +157,16 @@ class Row:
         return self.field(column, "text")
 
     def position(self) -> int | None:
-        """Where the item was shown, from 1: as the answer had it; of what was shown at once, its
-        place.
+        """Return the position at which the item was shown, from 1.
+
+        The event's own position, or the index among items that were shown at once.
         """
         event = self.event
         at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN
         return self.index + 1 if event["position"] is None and at_once else event["position"]
 
     def order(self) -> tuple[int, int]:
-        """By time; ties by a hash of the event's id and its owner, then by the item's place in
+        """Return a sort key: time, then a hash of event id and owner plus the item's index in
         `items`.
         """
         event = self.event
@@ -175,10 +177,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Moment:
-    """A request at t, with the events that were known then; `rows` and what follows it say which of
-    them a feature counts.
+    """A request at t, with the events that were known then.
 
-    `positions`: up to which p those of each part of the keys are known.
+    `positions`: the p up to which events of each part of the keys are known.
     """
 
     features: FeatureSet
@@ -207,7 +208,9 @@ class Moment:
             attribute = self.profile(feature.entity.fields[0], feature.attribute)
             attribute = element_of(attribute, max(feature.element, 1))
             return (
-                float32(number_of(attribute)) if feature.kind == "numeric" else category(text_of(attribute))
+                float32(number_of(attribute))
+                if feature.kind == "numeric"
+                else category(text_of(attribute))
             )
         if isinstance(feature, Age):
             return float32(
@@ -253,8 +256,10 @@ class Moment:
         return counted(self, feature)
 
     def session_rows(self, feature: OfSession) -> list[Row]:
-        """The current session: what has the request's session_id, else the run of events that ends
-        within the gap of t.
+        """Return the events of the current session.
+
+        These are the events with the request's session_id, or without one the run of events that
+        ends within the gap of t.
         """
         session_events = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
         rows = self.last_rows(self.rows(session_events, per_item=True), SESSION_LENGTH)
@@ -277,9 +282,7 @@ class Moment:
         value: Expression | None = None,
         per_item: bool = False,
     ) -> list[Row]:
-        """The events of the entity that the request is about, once for each item where that is
-        meant.
-        """
+        """Return the events of the entity of the request, once per item where required."""
         entity = entity or feature.entity
         names = [
             *entity.fields,
@@ -307,7 +310,7 @@ class Moment:
         return rows
 
     def within(self, rows: list[Row], window: Window) -> list[Row]:
-        """The tile that t stands in, and the window before it."""
+        """Return the rows in the tile of t and in the window before it."""
         since = self.t // window.hop * window.hop - window.length
         return [row for row in rows if row.event["ts"] >= since]
 
@@ -316,8 +319,9 @@ class Moment:
         return sorted(recent, key=Row.order)[-length:]
 
     def key(self, entity: Entity) -> list[str | None]:
-        """The values that the entity has in this request; a part such as item.category is the
-        item's own attribute.
+        """Return the values of the entity's fields in this request.
+
+        A field such as item.category is the item's own attribute.
         """
         return [self.key_field(name) for name in entity.fields]
 
@@ -330,7 +334,9 @@ class Moment:
         return self.item if name == "item" else request_text(self.request, name, self.t)
 
     def profile(self, owner: str, attribute: str) -> object:
-        """Of the newest profile event; a newer profile replaces the older one whole."""
+        """Return an attribute of the newest profile event; a newer profile replaces the older one
+        completely.
+        """
         newest = self.profile_row(owner)
         return (
             None
@@ -353,7 +359,7 @@ class Moment:
         return max(rows, key=Row.order, default=None)
 
     def known_position(self, key: int | np.ndarray) -> int:
-        """Up to which p the events of the entity with this key are known."""
+        """Return the p up to which the events of the entity with this key are known."""
         return self.positions[int(key) % len(self.positions)]
 
 

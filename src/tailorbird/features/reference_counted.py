@@ -1,9 +1,7 @@
-"""What each feature made of events is: the second half of the reference, one function for each
-kind.
+"""The definition of each feature computed from events: one function per kind, for the reference.
 
-`counted(now, feature)` gets a moment of `features.reference`, which says which events there are;
-here stands what is made of them. Sums of floats go in the order written, so that their last bit is
-defined.
+`counted(moment, feature)` gets a moment of `features.reference`, which selects the events. Sums of
+floats are evaluated in the order written, so that their last bit is defined.
 """
 
 import math
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def counted(moment: "Moment", feature: Counted) -> float | int:
-    """The value, rounded to float32, or a category; of an entity that the request has."""
+    """Return the value, rounded to float32, or a category, of an entity that the request has."""
     if isinstance(feature, Last | First):
         return last_or_first(moment, feature)
     if isinstance(feature, Favourite):
@@ -102,8 +100,9 @@ def mean(moment: "Moment", feature: Mean) -> float:
 
 
 def variance(moment: "Moment", feature: Variance) -> float:
-    """Mean of the squares less the square of the mean, in units, not below 0. Squares are summed in
-    two limbs of 31 bits.
+    """Return the mean of the squares less the square of the mean, in units, not below 0.
+
+    Squares are summed in two limbs of 31 bits.
     """
     rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
     if not rows:
@@ -127,8 +126,9 @@ def extreme(moment: "Moment", feature: Extreme) -> float:
 
 
 def quantile(moment: "Moment", feature: Quantile) -> float:
-    """Of the values up to 1e300: in the first bucket that has events and with which q of all are
-    reached, on the line between its edges, which the first and the last bucket have only one of.
+    """Interpolate between the edges of the first bucket with which q of all values are reached.
+
+    Values up to 1e300 count. The first and the last bucket have only one edge.
     """
     rows = moment.within(moment.rows(feature, value=feature.of), feature.window)
     values = [
@@ -146,16 +146,14 @@ def quantile(moment: "Moment", feature: Quantile) -> float:
 
 
 def favourite(moment: "Moment", feature: Favourite) -> int:
-    """The most frequent value among the last events that have one; of several, the one that came
-    last.
-    """
+    """Return the most frequent value among the last events that have one; ties go to the latest."""
     rows = moment.last_rows(moment.rows(feature, value=feature.of), feature.length)
     values = [category(evaluate(feature.of, row.field)) for row in rows]
     return max(reversed(values), key=values.count, default=0)
 
 
 def seen(moment: "Moment", feature: Seen) -> float:
-    """How many of the last events that have a value have the candidate's."""
+    """Return how many of the last events with a value have the candidate's."""
     candidate = moment.key_field(feature.of.text)
     rows = moment.last_rows(moment.rows(feature, value=feature.of), feature.length)
     return (
@@ -166,8 +164,8 @@ def seen(moment: "Moment", feature: Seen) -> float:
 
 
 def distinct(moment: "Moment", feature: Distinct) -> float:
-    """HyperLogLog: the largest rank of each register, then the estimate, for few values by the
-    registers left empty.
+    """Estimate by HyperLogLog: the largest rank of each register, with linear counting for few
+    values.
     """
     bits, registers = feature.precision, [0] * 2**feature.precision
     for row in moment.within(moment.rows(feature, value=feature.of), feature.window):
@@ -192,27 +190,37 @@ def ratio(moment: "Moment", feature: Ratio) -> float:
         return a / b if b else math.nan
     rate = feature.prior
     if isinstance(rate, Entity):
-        above, below = rate_counts(moment, feature, rate) if None not in moment.key(rate) else (0.0, 0.0)
+        above, below = (
+            rate_counts(moment, feature, rate) if None not in moment.key(rate) else (0.0, 0.0)
+        )
         rate = above / below if below else 0.0
     return (a + feature.weight * rate) / (b + feature.weight) if b + feature.weight else math.nan
 
 
 def rate_counts(moment: "Moment", feature: Ratio, about: Entity) -> tuple[float, float]:
-    """Numerator and denominator of an entity."""
-    counted_rows = (moment.rows(feature, types=types, entity=about) for types in (feature.types, feature.below))
+    """Return numerator and denominator of an entity."""
+    counted_rows = (
+        moment.rows(feature, types=types, entity=about) for types in (feature.types, feature.below)
+    )
     a, b = (float(len(moment.within(rows, feature.window))) for rows in counted_rows)
     return a, b
 
 
 def trend(moment: "Moment", feature: Trend) -> float:
-    """The rate in the short window for that in the long one, missing where the long one is empty."""
+    """Return the rate in the short window divided by that in the long one, missing if the latter is
+    empty.
+    """
     rows = moment.rows(feature)
-    short, long = (float(len(moment.within(rows, window))) for window in (feature.short, feature.long))
+    short, long = (
+        float(len(moment.within(rows, window))) for window in (feature.short, feature.long)
+    )
     return short / long * (feature.long.length / feature.short.length) if long else math.nan
 
 
 def share(moment: "Moment", feature: Share) -> float:
-    """Own sum for the group's, missing where the group is not known or its sum is not above 0."""
+    """Return the own sum divided by the group's, missing where the group is unknown or its sum not
+    above 0.
+    """
     if None in moment.key(feature.group):
         return math.nan
     value = feature.amount.of if feature.amount else None
@@ -230,7 +238,7 @@ def share(moment: "Moment", feature: Share) -> float:
 
 
 def shared_by_item(feature: Share) -> bool:
-    """Whether both sums take an event of several items once for each of them."""
+    """Return whether both sums count an event of several items once for each of them."""
     return any(
         name.partition(".")[0] == "item"
         for about in (feature.entity, feature.group)
@@ -239,8 +247,9 @@ def shared_by_item(feature: Share) -> bool:
 
 
 def decayed(moment: "Moment", feature: Decayed) -> float:
-    """Each quarter of a half-life counts 2^(−k/4), k of them before the one that t lies in; added
-    up from the oldest.
+    """Return the decayed sum, added from the oldest tile.
+
+    An event counts 2^(−k/4), k quarters of a half-life before the one that contains t.
     """
     rows = moment.rows(feature, value=feature.amount.of if feature.amount else None)
     hop, result = feature.window.hop, 0.0
@@ -259,7 +268,7 @@ DECAY_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.594603557501360
 
 
 def last_or_first(moment: "Moment", feature: Last | First) -> float | int:
-    """The last one within the horizon, the first one ever."""
+    """Return the last value within the horizon, or the first one ever."""
     rows = moment.rows(feature, value=feature.of)
     rows = (
         moment.last_rows(rows, 1)
@@ -279,22 +288,27 @@ def time_since(moment: "Moment", feature: TimeSince) -> float:
 
 
 def time_since_first(moment: "Moment", feature: TimeSinceFirst) -> float:
-    """Of the first event ever, and at most the horizon."""
+    """Return the time since the first event ever, at most the horizon."""
     times = [row.event["ts"] for row in moment.rows(feature)]
     return float(min(moment.t - min(times), HORIZON)) / 1e6 if times else math.nan
 
 
 def gap_mean(moment: "Moment", feature: GapMean) -> float:
-    """Over the last events; those of the same time are one."""
-    times = sorted({row.event["ts"] for row in moment.last_rows(moment.rows(feature), feature.length)})
+    """Return the mean gap over the last events; those of the same time are one."""
+    times = sorted(
+        {row.event["ts"] for row in moment.last_rows(moment.rows(feature), feature.length)}
+    )
     return float(times[-1] - times[0]) / 1e6 / float(len(times) - 1) if len(times) > 1 else math.nan
 
 
 def gap_of(moment: "Moment", feature: GapOf) -> float:
-    """Of the same gaps; the deviation is the root of the mean square of what each differs from
-    `gap_mean`, added up from the oldest.
+    """Return another measure of the same gaps.
+
+    The deviation is the root of the mean squared difference from `gap_mean`, added from the oldest.
     """
-    times = sorted({row.event["ts"] for row in moment.last_rows(moment.rows(feature), feature.length)})
+    times = sorted(
+        {row.event["ts"] for row in moment.last_rows(moment.rows(feature), feature.length)}
+    )
     gaps = [float(later - earlier) / 1e6 for earlier, later in pairwise(times)]
     if not gaps:
         return math.nan
@@ -307,25 +321,29 @@ def gap_of(moment: "Moment", feature: GapOf) -> float:
 
 
 def of_session(moment: "Moment", feature: OfSession) -> float:
-    """Of the events in the current session that are of the types asked for."""
-    rows = [row for row in moment.session_rows(feature) if row.event["type"] in feature.measured_types]
+    """Return the measure over the current session's events of the measured types."""
+    rows = [
+        row for row in moment.session_rows(feature) if row.event["type"] in feature.measured_types
+    ]
     measure = feature.measure if isinstance(feature, SessionMeasure) else "length"
     if measure == "depth":
         return float(len({row.item for row in rows if row.item is not None}))
     if measure == "refinements":
         other_orders = [row.order() for row in rows if row.event["type"] != "search"]
-        return float(sum(row.order() > max(other_orders) for row in rows) if other_orders else len(rows))
+        return float(
+            sum(row.order() > max(other_orders) for row in rows) if other_orders else len(rows)
+        )
     if measure == "duration":
         return float(moment.t - min(row.event["ts"] for row in rows)) / 1e6 if rows else math.nan
     return float(len(rows))
 
 
 def sum_units(rows: "list[Row]", amount: Amount | None) -> float:
-    """Whole units, or events."""
+    """Return the sum in whole units, or the number of events."""
     return float(len(rows) if amount is None else sum(units(row, amount) for row in rows))
 
 
 def units(row: "Row", amount: Amount) -> int:
-    """Whole units, rounded half to even, cut off at the declared maximum."""
+    """Return whole units, rounded half to even, clipped at the declared maximum."""
     limit = float(amount.units_max)
     return round(min(max(number(amount.of, row.field) / amount.unit, -limit), limit))

@@ -1,6 +1,6 @@
-"""What a similarity is, in plain Python: the meaning that `ranking.similarities` is tested against.
+"""The definition of a similarity in plain Python, against which `ranking.similarities` is tested.
 
-It shares nothing with what it checks: a table is a dictionary of dictionaries, a sequence a list.
+It shares no code with what it checks: a table is a dictionary of dictionaries, a sequence a list.
 """
 
 import struct

@@ -1,13 +1,12 @@
-"""Rings of tiles within an entity's state: how events come into the sums, peaks and sketches of the
-last tiles.
+"""Rings of tiles within an entity's state: how events update sums, peaks and sketches.
 
-    tile of ts = floor(ts / H)      slot = tile mod (tiles + 1)      the ring of 3 tiles at head 7:  slot 0 1 2 3
-                                                                                                     tile 4 5 6 7
+    tile of ts = floor(ts / H)     slot = tile mod (tiles + 1)
+    a ring of 3 tiles at head 7:   slot 0 1 2 3
+                                   tile 4 5 6 7
 
 A ring's head is the tile of the entity's newest event. A tile older than head − tiles can be in no
-window that is read after the newest event, and is dropped. How tiles are cleared and read is in
-`features.tiles`, of all rings at once; the other accumulators, and what all of them promise, in
-`features.accumulators`.
+window that is read after the newest event, and is dropped. `features.tiles` clears and reads the
+tiles of all rings at once; the other accumulators are in `features.accumulators`.
 """
 
 import numpy as np
@@ -26,7 +25,7 @@ Rows = npt.NDArray[np.intp]
 
 
 class RingSums:
-    """Tile sums. An empty tile is 0, which `_join` leaves as it is."""
+    """Tile sums. An empty tile is 0, the neutral element of `_combine`."""
 
     _combine: np.ufunc = np.add
 
@@ -43,7 +42,9 @@ class RingSums:
         is_current = tile >= new[rows] // ring.hop - ring.tiles
         value = tile_values(ring.measure, batch.value)
         # Not states[rows, lanes] += value, which keeps one of several equal places.
-        self._combine.at(states, (rows[is_current], ring.lane + tile[is_current] % ring.lanes), value[is_current])
+        self._combine.at(
+            states, (rows[is_current], ring.lane + tile[is_current] % ring.lanes), value[is_current]
+        )
 
 
 class RingPeaks(RingSums):
@@ -69,7 +70,7 @@ class RingSketches:
         np.maximum.at(tiles, (rows[is_current], tile[is_current] % sketch.slots, register), rank)
 
     def _tiles(self, states: States) -> Registers:
-        """(entities, slots, registers), in place."""
+        """Return a view of the tiles, shape (entities, slots, registers)."""
         sketch = self._sketch
         lanes = states[:, sketch.lane : sketch.lane + sketch.lanes]
         return lanes.view(np.uint8).reshape(len(states), sketch.slots, sketch.registers)

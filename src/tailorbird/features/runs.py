@@ -1,11 +1,11 @@
-"""What is made of the last events of who asks: the current session, and the gaps between events.
+"""Measures over a person's last events: the current session, and the gaps between events.
 
-A run is a person's sequence within the horizon, oldest first; many runs, of one request each, lie
-one after the other. Reading has one of them, a backfill all of its requests'.
+A run is a person's sequence within the horizon, oldest first; the runs of many requests are
+concatenated. Reading has a single run, a backfill those of all its requests.
 
     ts        10 20 | 5 | | 7 8 9        offsets  0 2 3 3 6
 
-The current session is what has the request's session id; without one, the run of events that ends
+The current session has the request's session id; without one, it is the run of events that ends
 within 30 minutes of t.
 """
 
@@ -45,11 +45,11 @@ class Runs:
     """Runs of m requests with n events in all.
 
     Attributes:
-        offsets: shape (m + 1,), where each run begins and the last ends. ts, item, type, session:
-        shape (n,), hashes where they are texts, 0 where missing.
-        t: shape (m,), when each request reads.
-        asked: shape (m,), the hash of each request's session id, 0 without one.
-        value: shape (n,), what `favourite` and `seen` look at; the item, unless the step asks for
+        offsets: shape (m + 1,), the bounds of each run.
+        ts, item, type, session: shape (n,), hashes of texts, 0 where missing.
+        t: shape (m,), the time of each request.
+        request_session: shape (m,), the hash of each request's session id, 0 without one.
+        value: shape (n,), what `favourite` and `seen` compare; the item, unless the step asks for
             another.
     """
 
@@ -63,7 +63,7 @@ class Runs:
     value: Keys
 
     def column(self, step: Step) -> Floats | Keys:
-        """The column of a step, shape (m,); but `seen` has one for each candidate."""
+        """Return the column of a step, shape (m,); `seen` has one for each candidate instead."""
         if step.operation == "gap":
             return self.gap_mean()
         if step.operation in GAPS:
@@ -90,11 +90,15 @@ class Runs:
         np.maximum.at(last_break, self._owner[breaks], breaks)
         own_session = self.request_session[self._owner]
         return np.where(
-            own_session != 0, self.session == own_session, np.arange(len(self.ts)) > last_break[self._owner]
+            own_session != 0,
+            self.session == own_session,
+            np.arange(len(self.ts)) > last_break[self._owner],
         )
 
     def gap_mean(self) -> Floats:
-        """(newest − oldest) / (different times − 1) in seconds, missing with fewer than two times."""
+        """Return (newest − oldest) / (different times − 1) in seconds, missing with fewer than two
+        times.
+        """
         is_new_time = np.ones(len(self.ts), np.bool_)
         is_new_time[1:] = (self.ts[1:] != self.ts[:-1]) | (self._owner[1:] != self._owner[:-1])
         times = np.bincount(self._owner[is_new_time], minlength=len(self.t)).astype(np.float64)
@@ -105,7 +109,7 @@ class Runs:
         return gap_means
 
     def gap_of(self, operation: str) -> Floats:
-        """Of the gaps between different times, in seconds; missing without any."""
+        """Return a measure of the gaps between different times, in seconds; missing without any."""
         column = np.full(len(self.t), np.nan)
         later = (
             np.flatnonzero((self.ts[1:] != self.ts[:-1]) & (self._owner[1:] == self._owner[:-1]))
@@ -121,7 +125,9 @@ class Runs:
         if operation == "gap_deviation":
             deviations = gap - self.gap_mean()[owner]
             # Added up one after another, as they come: `np.add.reduceat` adds in pairs.
-            squares = np.bincount(owner, weights=deviations * deviations, minlength=len(self.t))[owner[first]]
+            squares = np.bincount(owner, weights=deviations * deviations, minlength=len(self.t))[
+                owner[first]
+            ]
             column[owner[first]] = np.sqrt(
                 squares / np.diff(np.append(first, len(gap))).astype(np.float64)
             )
@@ -134,7 +140,7 @@ class Runs:
         return column
 
     def favourite(self) -> Keys:
-        """The most frequent value, of several the one that came last; 0 without any."""
+        """Return the most frequent value; ties go to the latest; 0 without any."""
         events = np.flatnonzero(self.value)
         owner, value = self._owner[events], self.value[events]
         order = np.lexsort((value, owner))  # stable, so the events of a value stay in order of time
@@ -148,12 +154,15 @@ class Runs:
         count, newest = np.diff(ends, prepend=-1), events[order[ends]]
         best = np.lexsort((newest, count, owner[ends]))
         favourites = np.zeros(len(self.t), np.uint64)
-        favourites[owner[ends[best]]] = value[ends[best]]  # of equal places the last assignment stays
+        favourites[owner[ends[best]]] = value[
+            ends[best]
+        ]  # of equal places the last assignment stays
         return favourites
 
     def seen(self, request: Intps, candidate: Keys) -> Floats:
-        """How many events have the value of each candidate (rows,), in the run of its request;
-        missing where it has none.
+        """Return how many events of its request's run have the value of each candidate (rows,).
+
+        Missing where the candidate has no value.
         """
         unique, value = np.unique(self.value, return_inverse=True)
         index = np.searchsorted(unique, candidate)
@@ -171,7 +180,7 @@ class Runs:
         return np.repeat(np.arange(len(self.t)), np.diff(self.offsets))
 
     def _trailing_searches(self, events: Intps) -> Intps:
-        """Those of `events` that are searches and have nothing else after them."""
+        """Return the searches among `events` with nothing else after them."""
         search = self.type[events] == np.uint64(hash64("search"))
         last_other = np.full(len(self.t), -1, np.int64)
         np.maximum.at(last_other, self._owner[events[~search]], events[~search])
@@ -194,7 +203,7 @@ class Runs:
 
 
 class OneRun(Runs):
-    """The run of a single request: the same columns with fewer steps to them."""
+    """The run of a single request: the same columns in fewer operations."""
 
     def column(self, step: Step) -> Floats | Keys:
         if step.operation not in ("session", "length", "depth"):
@@ -224,7 +233,7 @@ class OneRun(Runs):
 
 
 def _has_type(type: Keys, names: tuple[str, ...]) -> Bools:
-    """Which have one of these types; there are few."""
+    """Return which events have one of these types; there are few."""
     first, *other_masks = [type == one for one in _hashes(names)]
     for mask in other_masks:
         first |= mask

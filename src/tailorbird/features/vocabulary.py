@@ -1,14 +1,12 @@
-"""The vocabulary of `features.py`: each call declares one feature, is checked on the spot, and
-knows its line.
+"""The vocabulary of `features.py`: each call declares one feature and is checked immediately.
 
     user = entity("user"); item = entity("item"); category = entity("item.category")
     count("item_clicks_7d", item, "click", window="7d", where="agent != 'bot'")
     ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20)
 
-Here are entities and what is counted over windows; what is known of single events is in
-`features.vocabulary_last`, of the last ones and of sessions in `features.vocabulary_run`, of
-profiles and of the request in `features.vocabulary_profile`. What a window is, and the values that
-come of these calls: `features.declare`.
+This module has entities and aggregates over windows. `features.vocabulary_last` has single events,
+`features.vocabulary_run` last events and sessions, `features.vocabulary_profile` profiles and the
+request. `features.declare` defines windows and the returned values.
 """
 
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from tailorbird.features.checks import (
     register,
     parse_duration,
     parse_edges,
-    expression_of,
+    parse_expression,
     is_profile_field,
     format_duration,
     bucket_conditions,
@@ -57,15 +55,15 @@ from tailorbird.features.declare import (
 
 
 def entity(*fields: str) -> Entity:
-    """What features are about.
+    """Declare what features are about.
 
     Args:
         fields: none (everyone together) or some of user, item, session, device, country, query,
-            local_hour, weekday, position, `item.NAME`, `user.NAME`. `query` is what is searched
-            for, in lower case and with single spaces: of an event its own, else that of the answer
-            that it follows. `weekday` is 0 (Monday) to 6, where the person is if the local hour is
-            known, else in UTC. `position` is where the item was shown, from 1; of a request 1, as
-            if it were to be shown first.
+            local_hour, weekday, position, `item.NAME`, `user.NAME`. `query` is the search query, in
+            lower case and with single spaces: an event's own, else that of the answer that it
+            follows. `weekday` is 0 (Monday) to 6, local if the local hour is known, else in UTC.
+            `position` is where the item was shown, from 1; of a request 1, as if it were to be shown
+            first.
     """
     for name in fields:
         if name not in ENTITY_FIELDS and not is_profile_field(name):
@@ -87,7 +85,7 @@ def count(
     hop: str | None = None,
     where: str | None = None,
 ) -> Count:
-    """How many events there were: `count("item_clicks_7d", item, "click", window="7d")`."""
+    """Count events: `count("item_clicks_7d", item, "click", window="7d")`."""
     base = check_counted(name, entity, type)
     span = parse_window(window, hop)
     return register(
@@ -113,11 +111,11 @@ def total(
     hop: str | None = None,
     where: str | None = None,
 ) -> Total:
-    """The sum of a number of the events that have it.
+    """Sum a number over the events that have it.
 
     Args:
         of: a number of the event, or an expression over several: `price * quantity`.
-        unit: what is told apart; sums are whole numbers of it, so that order does not matter.
+        unit: the resolution; sums are integer multiples of it, so that order does not matter.
         max: larger values count as this one.
     """
     base = check_counted(name, entity, type)
@@ -138,9 +136,7 @@ def mean(
     hop: str | None = None,
     where: str | None = None,
 ) -> Mean:
-    """The mean of a number over the events that have it; missing without any. Arguments as for
-    `total`.
-    """
+    """Average a number over the events that have it; missing without any. Arguments as for `total`."""
     base = check_counted(name, entity, type)
     span, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
@@ -159,11 +155,10 @@ def variance(
     hop: str | None = None,
     where: str | None = None,
 ) -> Variance:
-    """The variance of a number over the events that have it (mean of squares − square of the mean);
-    missing without any.
+    """Compute the variance of a number over the events that have it; missing without any.
 
-    0 for one event; its root is `derived("x", "sqrt(variance)")`. Arguments as for `total`, with
-    max / unit below 2^31.
+    It is the mean of squares − square of the mean, 0 for one event; its root is `derived("x",
+    "sqrt(variance)")`. Arguments as for `total`, with max / unit below 2^31.
     """
     base = check_counted(name, entity, type)
     span, amount = parse_window(window, hop), parse_amount(of, unit, max)
@@ -173,7 +168,9 @@ def variance(
             f"max / unit = {amount.units_max:,} is too fine: its square does not fit",
             fix=f"unit={finest:.3g} or coarser",
         )
-    text = f"variance of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    text = (
+        f"variance of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    )
     return register(Variance(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
@@ -189,8 +186,9 @@ def minimum(
     hop: str | None = None,
     where: str | None = None,
 ) -> Extreme:
-    """The smallest value of a number over the events that have it, in whole units; missing without
-    any. Arguments as for `total`.
+    """Return the smallest value of a number over the events that have it, in whole units.
+
+    Missing without any. Arguments as for `total`.
     """
     base = check_counted(name, entity, type)
     span, amount = parse_window(window, hop), parse_amount(of, unit, max)
@@ -210,8 +208,9 @@ def maximum(
     hop: str | None = None,
     where: str | None = None,
 ) -> Extreme:
-    """The largest value of a number over the events that have it, in whole units; missing without
-    any. Arguments as for `total`.
+    """Return the largest value of a number over the events that have it, in whole units.
+
+    Missing without any. Arguments as for `total`.
     """
     base = check_counted(name, entity, type)
     span, amount = parse_window(window, hop), parse_amount(of, unit, max)
@@ -231,12 +230,12 @@ def quantile(
     hop: str | None = None,
     where: str | None = None,
 ) -> Quantile:
-    """About the q-quantile of a number over the events that have it; missing without any.
+    """Estimate the q-quantile of a number over the events that have it; missing without any.
 
     The median: `quantile("usual_price", user, "purchase", of="price", edges=[5, 10, 20, 50, 100],
-    window="90d")`. Events are counted in buckets between the edges; within the bucket that the
-    quantile falls into, values are taken to lie evenly. Below the first edge it is that edge, above
-    the last the last. Quantiles over the same buckets share their counts.
+    window="90d")`. Events are counted in buckets between the edges, and the quantile is
+    interpolated linearly within its bucket. Below the first edge it is that edge, above the last
+    the last. Quantiles over the same buckets share their counts.
 
     Args:
         of: a number of the event, or an expression over several.
@@ -246,12 +245,12 @@ def quantile(
     if not (isinstance(q, float) and 0 < q < 1):
         raise declaration_error(f"q: expected a number between 0 and 1, got {q!r}")
     bounds = parse_edges(edges)
-    span, expression = parse_window(window, hop), expression_of(of, "number")
+    span, expression = parse_window(window, hop), parse_expression(of, "number")
     text = (
         f"{q:g}-quantile of {of} over {format_types(type)} of the {entity.name} in "
         f"{format_window(span)}"
     )
-    buckets = tuple(expression_of(one, "truth") for one in bucket_conditions(of, bounds, where))
+    buckets = tuple(parse_expression(one, "truth") for one in bucket_conditions(of, bounds, where))
     return register(
         Quantile(
             *base, text, entity, *parse_filter(type, where), expression, span, q, bounds, buckets
@@ -270,13 +269,12 @@ def distinct(
     hop: str | None = None,
     where: str | None = None,
 ) -> Distinct:
-    """About how many different values of a text the events have: `distinct("reach", item, "view",
-    of="user", window="7d")`.
+    """Estimate the number of distinct values of a text, by HyperLogLog.
 
-    HyperLogLog, in whole numbers. With precision 6, of 3 different values 96 % of the answers are
-    right, of 6 79 %, of 12 41 %; they are off by 7 to 9 % (standard deviation) up to two dozen, by
-    13 % from a hundred on. With 8: 99 %, 95 %, 77 %; off by 4 %, and by 5 to 6.5 % from a hundred
-    on.
+    `distinct("reach", item, "view", of="user", window="7d")`. The result is an integer. With precision 6,
+    of 3 different values 96 % of the answers are right, of 6 79 %, of 12 41 %; they are off by 7 to 9 %
+    (standard deviation) up to two dozen, by 13 % from a hundred on. With 8: 99 %, 95 %, 77 %; off by 4 %,
+    and by 5 to 6.5 % from a hundred on.
 
     Args:
         of: a text of the event: `user`, `item`, `query`, `item.category` …; events without it are
@@ -285,8 +283,10 @@ def distinct(
     """
     base = check_counted(name, entity, type)
     if not isinstance(precision, int) or not PRECISION_MIN <= precision <= PRECISION_MAX:
-        raise declaration_error(f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}")
-    span, expression = parse_window(window, hop), expression_of(of, "text")
+        raise declaration_error(
+            f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}"
+        )
+    span, expression = parse_window(window, hop), parse_expression(of, "text")
     text = f"different {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
     return register(
         Distinct(*base, text, entity, *parse_filter(type, where), expression, span, precision)
@@ -305,12 +305,12 @@ def ratio(
     weight: float = 20,
     where: str | None = None,
 ) -> Ratio:
-    """Events of `type` for each of `below`, smoothed: (a + weight·rate)/(b + weight).
+    """Divide events of `type` by those of `below`, smoothed: (a + weight·rate)/(b + weight).
 
     Args:
-        prior: whose rate: that of an entity that this one belongs to (as for `share`), read at the
-            same time (0 where it has no events), or a number. Without one the ratio is a/b, missing
-            where b is 0.
+        prior: the rate: that of an entity that this one belongs to (as for `share`), read at the same
+            time (0 where it has no events), or a number. Without one the ratio is a/b, missing where
+            b is 0.
     """
     base = check_counted(name, entity, type)
     if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
@@ -319,7 +319,10 @@ def ratio(
         raise declaration_error(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
     if prior is not None and not isinstance(prior, int | float):
         check_parent("prior", entity, prior)
-    span, rate = parse_window(window, hop), float(prior) if isinstance(prior, int | float) else prior
+    span, rate = (
+        parse_window(window, hop),
+        float(prior) if isinstance(prior, int | float) else prior,
+    )
     text = (
         f"{format_types(type)} for each of {format_types(below)} of the {entity.name} in "
         f"{format_window(span)}"
@@ -342,24 +345,25 @@ def trend(
     hop: str | None = None,
     where: str | None = None,
 ) -> Trend:
-    """Events a day in the short window for those in the long one: 1 is steady, 2 is twice the
-    usual; missing without any in the long.
+    """Divide the event rate in the short window by that in the long one: 1 is steady, 2 is doubled.
 
     (events in short / events in long) · (long / short), with the lengths of the windows as
-    declared.
+    declared. Missing without any events in the long window.
 
     Args:
-        hop: of both windows; without it each has its own, a twelfth of it.
+        hop: of both windows; by default a twelfth of each.
     """
     base = check_counted(name, entity, type)
-    near, far = parse_window(short, hop), parse_window(long, hop)
-    if near.length >= far.length:
+    short_window, long_window = parse_window(short, hop), parse_window(long, hop)
+    if short_window.length >= long_window.length:
         raise declaration_error(f"short: expected less than long, {long}, got {short}")
     text = (
-        f"{format_types(type)} of the {entity.name}: rate in {format_window(near)} for that in "
-        f"{format_window(far)}"
+        f"{format_types(type)} of the {entity.name}: rate in {format_window(short_window)} for that in "
+        f"{format_window(long_window)}"
     )
-    return register(Trend(*base, text, entity, *parse_filter(type, where), near, far))
+    return register(
+        Trend(*base, text, entity, *parse_filter(type, where), short_window, long_window)
+    )
 
 
 def share(
@@ -375,11 +379,10 @@ def share(
     hop: str | None = None,
     where: str | None = None,
 ) -> Share:
-    """The entity's events as a part of those of its group, at the same time: an item's clicks among
-    its category's.
+    """Divide the entity's events by those of its group: an item's clicks among its category's.
 
-    own / group's; missing where the group has none. An event of several items counts once for each
-    of them in both, if either is about the item.
+    Missing where the group has none. An event of several items counts once for each of them in
+    both, if either is about the item.
 
     Args:
         within: the group that the entity belongs to: some of its own fields, an attribute of its
@@ -410,11 +413,10 @@ def decayed(
     max: float = 1e6,
     where: str | None = None,
 ) -> Decayed:
-    """How many events there were, or the sum of a number of them, each worth half as much after
-    every half-life.
+    """Count events, or sum a number of them, with weights that halve every half-life.
 
-    Time is cut into quarters of a half-life: an event in the k-th quarter before the one that now
-    lies in counts 2^(−k/4); what is older than 8 half-lives (1/256) is forgotten.
+    Time is divided into quarters of a half-life: an event in the k-th quarter before the current
+    one counts 2^(−k/4); events older than 8 half-lives (1/256) are dropped.
 
     Args:
         half_life: 15s to 50d.

@@ -150,7 +150,7 @@ def _is_new(row: dict, seen: set[tuple[str, str]]) -> bool:
 @st.composite
 def steps(draw):
     span = draw(st.sampled_from([20 * SECOND, 50 * MINUTE, 30 * HOUR, 9 * DAY, 390 * DAY]))
-    found = []
+    drawn = []
     seen: set[tuple[str, str]] = set()
     for _ in range(draw(st.integers(1, 4))):
         events = [one for one in draw(st.lists(event(span), max_size=12)) if _is_new(one, seen)]
@@ -169,8 +169,8 @@ def steps(draw):
             now=now,
             position=draw(st.sampled_from([1, 1, 2])),
         )
-        found.append(Step(events, draw(st.booleans()), request))
-    return found
+        drawn.append(Step(events, draw(st.booleans()), request))
+    return drawn
 
 
 @dataclass(frozen=True)

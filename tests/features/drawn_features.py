@@ -358,7 +358,9 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
         declared = KINDS[kind](draw, f"f{number}")
         features += declared if isinstance(declared, tuple) else [declared]
     numbers = [
-        one.name for one in features if one.name in FeatureSet.from_declarations(features).numeric
+        feature.name
+        for feature in features
+        if feature.name in FeatureSet.from_declarations(features).numeric
     ]
     if numbers:
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))

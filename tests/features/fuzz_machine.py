@@ -1,4 +1,4 @@
-"""What Hypothesis does to the site of `fuzz_world`: its rules are what can happen, each drawn at
+"""Hypothesis rules that act on the site of `fuzz_world`: what can happen, each drawn at
 any time and in any order.
 
 `test_fuzz.py` runs it shortly; `python -m tests.features.fuzz` for as long as there is time.
@@ -327,11 +327,11 @@ class Site(RuleBasedStateMachine):
         if len(site.sets) > 2:
             return
         not_derived = [line for line in self.lines if not line.startswith("derived")]
-        kept_lines = data.draw(
+        retained_lines = data.draw(
             st.lists(st.sampled_from(not_derived), unique=True, max_size=3), label="kept"
         )
         new = data.draw(words.declarations(3, "ghi"[len(site.sets) - 1]), label="new")
-        self.lines = (*kept_lines, *new)
+        self.lines = (*retained_lines, *new)
         site.change(self.lines)
         self._count(new)
         self.happened("other declarations")
@@ -365,10 +365,12 @@ class Site(RuleBasedStateMachine):
         return request
 
     def _soon(self) -> st.SearchStrategy[int]:
-        """Just after an event that is known, or a window, a session's gap or the horizon after it."""
-        times = [ts for one in self.site.routed_blocks for ts in micros(one["ts"]).tolist()][
-            -40:
-        ] or [BASE]
+        """Draw a time just after an event, or a window, session gap or horizon after it."""
+        times = [
+            ts
+            for routed_block in self.site.routed_blocks
+            for ts in micros(routed_block["ts"]).tolist()
+        ][-40:] or [BASE]
         later = st.one_of(
             st.sampled_from([0, 0, 1, 2, 12, 13]).map(lambda steps: steps * self.unit),
             st.sampled_from(EDGES),
@@ -382,7 +384,11 @@ class Site(RuleBasedStateMachine):
 
     def _newest(self) -> int:
         return max(
-            (int(micros(one["ts"]).max()) for one in self.site.routed_blocks if one.num_rows),
+            (
+                int(micros(routed_block["ts"]).max())
+                for routed_block in self.site.routed_blocks
+                if routed_block.num_rows
+            ),
             default=BASE,
         )
 

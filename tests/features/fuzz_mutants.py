@@ -101,7 +101,7 @@ def around(far: int) -> Scene:
 
 
 def late(world: World) -> None:
-    """What happened first comes last, and was asked for before and after."""
+    """Deliver the earliest event last, with reads before and after."""
     _come(world, _click(BASE + MINUTE))
     _read(world, BASE + 2 * MINUTE)
     _come(world, _click(BASE + SECOND))
@@ -131,7 +131,7 @@ def some_do_not_count(world: World) -> None:
 
 
 def round_the_ring(world: World) -> None:
-    """A ring's length apart: what was in the slot has gone, and what comes for it late is too old."""
+    """Play events a ring's length apart: the slot was reused, and late events are too old."""
     for ring in (70 * MINUTE, 17 * 25 * DAY):
         for ts in (BASE, BASE + ring, BASE + ring + HOUR, BASE + HOUR - ring):
             _come(world, _click(ts + 1))
@@ -139,7 +139,7 @@ def round_the_ring(world: World) -> None:
 
 
 def between_two_commits(world: World) -> None:
-    """Someone else's commit comes between what a reader looks at first and what it looks at next."""
+    """Commit from another process between two reads of a reader."""
     _come(world, _click(BASE))
     _read(world, BASE + MINUTE)
     world.append([_click(BASE + SECOND, device="phone")])
@@ -260,7 +260,7 @@ def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
-    """What has left a window since the record was written is still counted."""
+    """Events that have left a window since the record was written still count."""
     patch.setattr(read._ActiveRead, "_renewed", lambda self: 0)
 
 
@@ -353,7 +353,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
 
 
 def differences(scene: Scene, folder: Path) -> list[str]:
-    """What is not equal in a scene."""
+    """Return the differences in a scene."""
     world = World(folder, AIMED, doors=False)
     try:
         scene(world)

@@ -125,7 +125,11 @@ class World:
         expired.
         """
         newest = max(
-            (int(micros(one["ts"]).max()) for one in self.routed_blocks if one.num_rows),
+            (
+                int(micros(routed_block["ts"]).max())
+                for routed_block in self.routed_blocks
+                if routed_block.num_rows
+            ),
             default=BASE,
         )
         self.clock.advance_to(max(self.clock.now(), newest))
@@ -273,7 +277,7 @@ class World:
         )
 
     def differences(self, requests: Sequence[ReadRequest]) -> list[str]:
-        """What is not equal, after the given requests were read of the state as it is, and of one
+        """Return the differences, after the given requests were read from the state, and from one
         built from nothing.
         """
         self.settle()
@@ -347,7 +351,7 @@ class World:
 
 
 def mistaken(read: Asked, events: pa.Table) -> list[str]:
-    """Whether the person of a request is not the user of the newest identify that was known then."""
+    """List requests whose person is not the user of the newest identify known then."""
     request, rows = read.request, read.rows
     expected = request.person
     if expected is None and request.anonymous_id is not None:
@@ -367,8 +371,8 @@ def mistaken(read: Asked, events: pa.Table) -> list[str]:
 def past_differences(
     features: FeatureSet, events: pa.Table, requests_at: Sequence[tuple[ReadRequest, int]]
 ) -> list[str]:
-    """What reference and backfill say otherwise at any (t, p): a reader's t is always behind what
-    it read, these need not be.
+    """Return differences of reference and backfill at any (t, p): a reader's t is always behind
+    what it read, these need not be.
     """
     if not requests_at:
         return []
@@ -387,7 +391,7 @@ def past_differences(
             t=t, p=p, row_request=rows, row_item=list(ITEMS) * count, position=position, **texts
         ),
     )
-    different, events_known = [], reference.routed_events(events)
+    different, routed = [], reference.routed_events(events)
     for row, index in enumerate(rows.tolist()):
         item = ITEMS[row % len(ITEMS)]
         for names, values in (
@@ -396,7 +400,7 @@ def past_differences(
         ):
             for column, name in enumerate(names):
                 expected = reference.compute_value(
-                    features, name, own[index], item, int(t[index]), int(p[index]), events_known
+                    features, name, own[index], item, int(t[index]), int(p[index]), routed
                 )
                 if not kit.same(values[row, column], expected):
                     different.append(

@@ -1,5 +1,5 @@
-"""What the tests of features share: a set of every kind, events that collide on every edge, a log,
-and the comparison.
+"""Shared helpers of the feature tests: a set of every kind, events that collide on every edge, a
+log, and the comparison.
 
 `conftest.py` hands it out as the fixture `kit`. Run as a program it is a worker that a test can
 kill:
@@ -452,7 +452,7 @@ def _details(draw: st.DrawFn, type: str) -> dict:
     if type in ("impression", "answer") or (type == "purchase" and draw(st.booleans())):
         shown = draw(st.lists(_items, max_size=4))
         profiles = draw(st.lists(_profile, max_size=4))
-        attached = "[" + ",".join(one or "null" for one in profiles) + "]"
+        attached = "[" + ",".join(profile or "null" for profile in profiles) + "]"
         return columns | {"items": shown, "item_profile": draw(st.sampled_from([None, attached]))}
     columns["query" if type == "search" else "answer_query"] = draw(
         st.sampled_from([None, "Red  Shoes", "red shoes", " ", "ﬁt"])
@@ -503,7 +503,7 @@ def differences(
     events: Sequence[dict],
 ) -> list[str]:
     """Each value of the rows whose bits are not those of the reference at the rows' (t, p)."""
-    asked = ReadRequest(
+    own_request = ReadRequest(
         rows.person,
         None,
         request.session_id,
@@ -520,7 +520,7 @@ def differences(
         ):
             for column, name in enumerate(names):
                 expected = reference.compute_value(
-                    features, name, asked, item, rows.t, rows.p, events
+                    features, name, own_request, item, rows.t, rows.p, events
                 )
                 if not same(values[row, column], expected):
                     different.append(
@@ -528,7 +528,9 @@ def differences(
                         f"{values[row, column]!r}, expected {expected!r}"
                     )
     for name in features.sequences:
-        expected = reference.compute_value(features, name, asked, None, rows.t, rows.p, events)
+        expected = reference.compute_value(
+            features, name, own_request, None, rows.t, rows.p, events
+        )
         got = rows.sequences[name]
         bits = [
             [int(np.float64(one).view(np.uint64)) if isinstance(one, float) else one for one in row]

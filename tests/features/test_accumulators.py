@@ -13,7 +13,7 @@ from tailorbird.features.columns import Frame
 from tailorbird.features.finish import recent_events
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Step
 from tailorbird.features.runs import Runs
-from tailorbird.features.state import StateBatch, Records
+from tailorbird.features.state import Records, StateBatch
 from tailorbird.features.tiles import NEVER, FilledLanes
 
 item = entity("item")
@@ -26,7 +26,7 @@ def absorbed(kit, records: Records, keys: np.ndarray, batches: list[list[dict]])
     sizes = np.zeros(len(keys), np.int64)
     for batch in batches:
         frame = Frame(kit.table(batch))
-        taken = [(one, one.take(frame)) for one in records.accumulators]
+        taken = [(accumulator, accumulator.take(frame)) for accumulator in records.accumulators]
         new = states[:, NEWEST].copy()
         for _, added in taken:
             np.maximum.at(new, np.searchsorted(keys, added.key), added.ts)
@@ -36,7 +36,9 @@ def absorbed(kit, records: Records, keys: np.ndarray, batches: list[list[dict]])
 
 
 def all_keys(records: Records, frame: Frame) -> np.ndarray:
-    return np.unique(np.concatenate([one.take(frame).key for one in records.accumulators]))
+    return np.unique(
+        np.concatenate([accumulator.take(frame).key for accumulator in records.accumulators])
+    )
 
 
 @pytest.mark.slow
@@ -127,7 +129,7 @@ def test_a_session_is_the_requested_one_or_the_run_that_ends_now(kit, of_session
 
     def clicks(t: int) -> float:
         columns = recent_events(t, ts, np.zeros(5, np.int64), types, sessions)
-        item, type, session = (one.view(np.uint64) for one in columns[1:])
+        item, type, session = (column.view(np.uint64) for column in columns[1:])
         return Runs(
             np.array([0, len(columns[0])]),
             columns[0],

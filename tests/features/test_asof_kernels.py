@@ -35,7 +35,7 @@ def columns(rows, width):
 
 def wrapped(values):
     """A sum that wraps around as int64 does."""
-    return (sum(int(one) for one in values) + (1 << 63)) % (1 << 64) - (1 << 63)
+    return (sum(int(value) for value in values) + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def timeline_of(entity_keys, key, ts, p):
@@ -51,9 +51,9 @@ def timeline_of(entity_keys, key, ts, p):
 )
 def test_window_sums_and_decays_are_those_of_a_loop(events, moments, windows, in_flight_max):
     key, ts, p, value = columns(events, 4)
-    keys, t, p_known = columns(moments, 3)
+    keys, t, p_limit = columns(moments, 3)
     timeline = timeline_of(keys, key, ts, p)
-    at = timeline.at(keys.astype(np.uint64), t, p_known)
+    at = timeline.at(keys.astype(np.uint64), t, p_limit)
     ones = np.ones(len(key), np.int64)
     spans = [(hop, hop * tiles, which) for hop, tiles, which in windows]
     sums = at.window_sums(timeline.prefixes([value, ones]), spans, in_flight_max=in_flight_max)
@@ -63,7 +63,7 @@ def test_window_sums_and_decays_are_those_of_a_loop(events, moments, windows, in
         counted = [
             i
             for i in range(len(key))
-            if key[i] == keys[row] and ts[i] < t[row] and p[i] <= p_known[row]
+            if key[i] == keys[row] and ts[i] < t[row] and p[i] <= p_limit[row]
         ]
         for place, (hop, length, which) in enumerate(spans):
             inside = [i for i in counted if ts[i] >= t[row] // hop * hop - length]
@@ -81,16 +81,16 @@ def test_window_sums_and_decays_are_those_of_a_loop(events, moments, windows, in
 @given(st.lists(EVENT, max_size=60), st.lists(MOMENT, max_size=20), st.integers(0, 2**32))
 def test_peaks_and_unions_are_those_of_a_loop(events, moments, seed):
     key, ts, p, _ = columns(events, 4)
-    keys, t, p_known = columns(moments, 3)
+    keys, t, p_limit = columns(moments, 3)
     rng = np.random.default_rng(seed)
     value, chosen = rng.integers(0, HUGE, len(key)), rng.random(len(key)) < 0.7
     hashes = rng.integers(0, 1 << 63, len(key)).astype(np.uint64) * np.uint64(2)
     timeline = timeline_of(keys, key, ts, p)
-    at = timeline.at(keys.astype(np.uint64), t, p_known)
+    at = timeline.at(keys.astype(np.uint64), t, p_limit)
     peaks = Peaks(timeline, value).since(at, t - 30)
     empty, weight = Unions(timeline, hashes, chosen, 4).since(at, t - 30)
     for row in range(len(keys)):
-        inside = (key == keys[row]) & (ts < t[row]) & (p <= p_known[row]) & (ts >= t[row] - 30)
+        inside = (key == keys[row]) & (ts < t[row]) & (p <= p_limit[row]) & (ts >= t[row] - 30)
         assert peaks[row] == value[inside].max(initial=0)
         assert (empty[row], weight[row]) == union_of(hashes[inside & chosen], 4)
 
@@ -119,16 +119,16 @@ def test_a_single_crowded_entity(late):
         rng.integers(0, 1 << 63, n).astype(np.uint64) * np.uint64(2),
     )
     keys, t = np.ones(q, np.int64), rng.integers(0, 21_000, q)
-    p_known = np.clip(t * n // 20_000 + rng.integers(-900, 900, q), 0, n)
+    p_limit = np.clip(t * n // 20_000 + rng.integers(-900, 900, q), 0, n)
     timeline = timeline_of(keys, key, ts, p)
-    at = timeline.at(keys.astype(np.uint64), t, p_known)
+    at = timeline.at(keys.astype(np.uint64), t, p_limit)
     prefix = timeline.prefix(value)
     sums = at.window_sums(timeline.prefixes([value]), [(100, 700, 0), (1000, 12_000, 0)])
     faded = at.decayed_sums(prefix, 1000, WEIGHTS)
     peaks = Peaks(timeline, value).since(at, t - 5_000)
     summaries = Unions(timeline, hashes, np.ones(n, np.bool_), 6).since(at, t - 5_000)
     for row in range(q):
-        counted = (key == 1) & (ts < t[row]) & (p <= p_known[row])
+        counted = (key == 1) & (ts < t[row]) & (p <= p_limit[row])
         assert sums[row, 0] == value[counted & (ts >= t[row] // 100 * 100 - 700)].sum()
         assert sums[row, 1] == value[counted & (ts >= t[row] // 1000 * 1000 - 12_000)].sum()
         total = 0.0

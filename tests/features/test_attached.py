@@ -147,7 +147,7 @@ def drawn(first, number):
 
 @pytest.fixture
 def sites(tmp_path):
-    """What was declared from the start, and what was declared late: the lake has a part, the log
+    """Two sites, declared from the start and late: the lake has a part, the log
     lacks in a second, has all in a third.
     """
     always, late = Site(tmp_path / "always", AFTER), Site(tmp_path / "late", BEFORE)

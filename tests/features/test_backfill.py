@@ -1,4 +1,4 @@
-"""What a backfill takes and refuses; that its values are right is held by test_equality."""
+"""Inputs that a backfill accepts and refuses; test_equality checks its values."""
 
 import numpy as np
 import pyarrow as pa

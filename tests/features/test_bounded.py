@@ -78,7 +78,9 @@ def requests(kit):
 
 
 def of(*names: str) -> FeatureSet:
-    return FeatureSet.from_declarations([one for one in FEATURES.features if one.name in names])
+    return FeatureSet.from_declarations(
+        [feature for feature in FEATURES.features if feature.name in names]
+    )
 
 
 def test_an_event_that_shows_several_items_is_loaded_for_the_requested_ones(lake, requests):

@@ -84,8 +84,8 @@ def test_what_does_not_count_or_has_no_time_is_left_out(kit):
 def test_events_without_the_value_are_left_out(kit):
     profiles = (None, "{}", '{"category":5}')
     clicks = [
-        kit.event("click", kit.T0 + n, item_id="i1", user_id="u1", item_profile=one)
-        for n, one in enumerate(profiles)
+        kit.event("click", kit.T0 + n, item_id="i1", user_id="u1", item_profile=profile)
+        for n, profile in enumerate(profiles)
     ]
     assert taken(
         kit, last("l", user, "click", of="item.category", kind="categorical"), *clicks

@@ -161,7 +161,7 @@ def test_what_is_computed_of_a_past_with_many_events_in_flight_is_the_reference(
     features, events, rng = windows(), crowd(kit, seed), np.random.default_rng(seed)
     t = kit.T0 + rng.integers(0, 700, 14) * SECOND
     # What has come by then, and what had come a little before.
-    p = np.array([sum(one["ts"] < moment for one in events) for moment in t]) - rng.integers(
+    p = np.array([sum(event["ts"] < moment for event in events) for moment in t]) - rng.integers(
         0, 40, 14
     )
     requests = Requests(

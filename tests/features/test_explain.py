@@ -27,7 +27,7 @@ def test_a_count_names_the_events_within_its_window(kit):
         9,
         events,
     )
-    assert (explanation.value, [one["p"] for one in explanation.events]) == (1.0, [2])
+    assert (explanation.value, [event["p"] for event in explanation.events]) == (1.0, [2])
 
 
 def test_a_derived_column_shows_what_it_read(kit):
@@ -37,14 +37,14 @@ def test_a_derived_column_shows_what_it_read(kit):
     explanation = explain(
         kit.every_kind(), "habit", ReadRequest(person="u1"), "i1", kit.T0 + 1, 9, events
     )
-    assert [one.name for one in explanation.reads] == [
+    assert [read.name for read in explanation.reads] == [
         "age",
         "clicks_2m",
         "price_mean",
         "spend",
         "stock",
     ]
-    assert {one.name: one.value for one in explanation.reads}["spend"] == 40.0
+    assert {read.name: read.value for read in explanation.reads}["spend"] == 40.0
 
 
 def test_what_a_missing_value_lacks_is_reported(kit):
@@ -83,11 +83,11 @@ def test_the_named_events_alone_give_the_same_value(kit, data):
         device="phone",
         local_hour=3,
     )
-    profiles = [one for one in events if one["type"] in ("item", "user")]
+    profiles = [event for event in events if event["type"] in ("item", "user")]
     t = kit.T0 + 60 * SECOND
     for name in (*features.numeric, *features.categorical, *features.sequences):
         explanation = explain(features, name, request, "i1", t, len(events), events)
         if not explanation.reads and not name.startswith("session"):
-            alone = [*(one for one in explanation.events if one not in profiles), *profiles]
+            alone = [*(event for event in explanation.events if event not in profiles), *profiles]
             again = explain(features, name, request, "i1", t, len(events), alone)
             assert again.value == explanation.value or again.value != again.value

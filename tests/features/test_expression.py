@@ -73,9 +73,9 @@ def test_columns_and_values_agree_in_every_bit(text, rows):
     def column(name, kind):
         if kind == "text":
             return np.array(
-                [0 if one[name] is None else hash64(one[name]) for one in values], np.uint64
+                [0 if value[name] is None else hash64(value[name]) for value in values], np.uint64
             )
-        return np.array([one[name] for one in values], np.float64)
+        return np.array([value[name] for value in values], np.float64)
 
     expected = np.array(
         [number(expression, lambda name, kind, one=one: one[name]) for one in values]

@@ -47,7 +47,7 @@ def scan_keys(snapshot, layout) -> set[int]:
 def swept(worker: FeatureWorker) -> tuple[int, int]:
     """Once round all kinds: how many expired, how many were dropped."""
     reports = [worker.sweep() for _ in range(len(worker.features.layout.entities))]
-    return sum(one.expired for one in reports), sum(one.dropped for one in reports)
+    return sum(report.expired for report in reports), sum(report.dropped for report in reports)
 
 
 def past(kit) -> list[dict]:
@@ -255,8 +255,8 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
         0,
         10 + 10 + 10,
     )  # the clicks, the sequence, and what is made of the clicks
-    for one in reads:
-        one.rows.numeric[0] += 5
+    for read in reads:
+        read.rows.numeric[0] += 5
     report = compared(reads)
     assert report.by_feature == {"clicks": 20, "shown": 30, "recent": 0, "more": 20}
     assert compare(features, reads, history.rows(requests_of(reads))).by_feature["clicks"] == 30

@@ -68,7 +68,7 @@ def states(draw: st.DrawFn, layout: EntityLayout) -> np.ndarray:
 
 
 def unpacked(packing: Packing, records: list[bytes]) -> np.ndarray:
-    sizes = np.array([len(one) for one in records], np.int64)
+    sizes = np.array([len(record) for record in records], np.int64)
     return packing.unpack(b"".join(records), sizes).states(packing.width)
 
 
@@ -82,7 +82,7 @@ def test_packed_states_round_trip(layout, data):
     records = packing.pack(drawn)
     np.testing.assert_array_equal(drawn, before)
     np.testing.assert_array_equal(unpacked(packing, records), drawn)
-    gaps = [piece for one in records for piece in (b"", one)]  # keys that are not there
+    gaps = [piece for record in records for piece in (b"", record)]  # keys that are not there
     np.testing.assert_array_equal(unpacked(packing, gaps)[1::2], drawn)
     assert not unpacked(packing, gaps)[::2].any()
     for row, one in zip(drawn, records, strict=True):  # a record alone goes a way of its own

@@ -48,15 +48,15 @@ def test_reference_backfill_and_three_workers_are_equal_to_the_bit(shuffled: boo
         with tempfile.TemporaryDirectory() as folder:
             events, reads = stream(Path(folder), features, script, 3, shuffled=shuffled)
             assert differences(features, events, reads) == []
-        apart += sum(len(set(one.rows.positions)) > 1 for one in reads)
+        apart += sum(len(set(read.rows.positions)) > 1 for read in reads)
 
     run()
     assert apart > 20, "the parts were as far as each other in nearly all requests"
 
 
 def records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes, bytes]:
-    """What a state has of entities and anonymous ids; of a reading record, without the commit that
-    it was written by.
+    """Return a state's records of entities and anonymous ids; reading records without the commit
+    that it was written by.
     """
     store = open_state(state, features, part)
     with store.snapshot() as snapshot:

@@ -23,11 +23,11 @@ from tailorbird.features.backfill import History, event_columns
 from tailorbird.features.compared import FILE, read_compared
 from tailorbird.features.read import Reader
 from tailorbird.features.sampled import (
-    unselective_columns,
     compare,
     draw_sample,
     read_sample,
     requests_of,
+    unselective_columns,
     wanted,
 )
 from tailorbird.features.worker import FeatureWorker
@@ -189,7 +189,7 @@ def test_a_state_that_is_wrong_is_noticed_and_the_value_named(kit, shop, tmp_pat
     reader.close()
     assert report.by_feature["mine"] > 0
     assert report.by_feature["recent"] > 0
-    assert all(one.p == 63 and one.person.startswith("u") for one in report.examples)
+    assert all(example.p == 63 and example.person.startswith("u") for example in report.examples)
 
 
 def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):

@@ -1,4 +1,4 @@
-"""Which schema is applied, which were before, and what is kept of each."""
+"""The applied schema, earlier ones, and their stored declarations."""
 
 import pytest
 

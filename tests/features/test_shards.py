@@ -211,7 +211,7 @@ def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
     )
     entities, lanes = (
         FEATURES.layout.entities,
-        sum(one.reading_lanes for one in FEATURES.layout.entities),
+        sum(entity.reading_lanes for entity in FEATURES.layout.entities),
     )
     size = sum(of_requests.values()) + sum(of_rows.values())
     assert size < 8 * rows * (lanes + len(FEATURES.layout.steps) + len(entities)) + 40_000 * len(

@@ -43,7 +43,7 @@ def shuffled(folder: Path, fault: str = "") -> int:
 
 
 def written(folder: Path) -> list[list[tuple[int, str]]]:
-    """Of each part the events, with their p, in the order of the log, of which no row is missing."""
+    """Return the events of each part with their p, in the order of the log."""
     tables = []
     for path in logs(folder):
         events = []

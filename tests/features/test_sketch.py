@@ -47,19 +47,23 @@ def test_a_union_contains_the_routed_events_of_its_window(seed, delay, precision
     p = np.empty(n, np.int64)
     p[np.argsort(ts + rng.integers(0, delay + 1, n), kind="stable")] = np.arange(n)
     hashes, chosen = rng.integers(0, 2**64, n, dtype=np.uint64), rng.random(n) < 0.8
-    asked, t, p_known = (
+    entity_keys, t, p_limit = (
         rng.integers(0, 3, q).astype(np.uint64),
         rng.integers(0, 1100, q),
         rng.integers(0, n, q),
     )
     since = t - rng.integers(0, 600, q)
-    timeline = Timeline(asked, keys, ts, p)
+    timeline = Timeline(entity_keys, keys, ts, p)
     empty, weight = Unions(timeline, hashes, chosen, precision).since(
-        timeline.at(asked, t, p_known), since
+        timeline.at(entity_keys, t, p_limit), since
     )
     for row in range(q):
         counted = (
-            chosen & (keys == asked[row]) & (ts >= since[row]) & (ts < t[row]) & (p <= p_known[row])
+            chosen
+            & (keys == entity_keys[row])
+            & (ts >= since[row])
+            & (ts < t[row])
+            & (p <= p_limit[row])
         )
         expected = summary(sketched(hashes[counted], precision))
         assert (empty[row], weight[row]) == (expected[0][0], expected[1][0])

@@ -69,7 +69,7 @@ def test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash(project, caplog):
 
 
 def test_a_file_that_ends_before_its_last_page_is_detected(project):
-    """As when a disk swallowed the write that made it longer: every record can be read, and who
+    """Simulate a disk that lost the write which extended it: every record can be read, and who
     writes dies.
     """
     folder = project.paths.state / project.features.schema_hash
@@ -80,7 +80,7 @@ def test_a_file_that_ends_before_its_last_page_is_detected(project):
 
 
 def test_a_damaged_list_of_free_pages_is_detected(project):
-    """Who only reads records never looks at it; who writes dies of it."""
+    """Readers never use the list of free pages; a writer crashes on it."""
     folder = project.paths.state / project.features.schema_hash
     data = folder / "data.mdb"
     pages = data.read_bytes()

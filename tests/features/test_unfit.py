@@ -198,7 +198,7 @@ def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_conv
     )
     assert differences(features, *reads) == []
     log = kit.Log(tmp_path)
-    log.append([[one | {"p": place} for place, one in enumerate(rows)]])
+    log.append([[row | {"p": place} for place, row in enumerate(rows)]])
     with kit.FeatureWorker(
         log.path, tmp_path / "state", features, clock=kit.SimulatedClock(START)
     ) as worker:
@@ -265,7 +265,7 @@ def test_a_workers_counters_are_exposed_and_survive_a_restart(kit, tmp_path):
             kit.event("view", kit.T0 + start + n, user_id=f"u{n}", person=f"u{n}", properties=text)
             for n, text in enumerate(texts)
         ]
-        log.append([[one] for one in views])
+        log.append([[view] for view in views])
         with kit.FeatureWorker(
             log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
         ) as worker:

@@ -135,7 +135,7 @@ class Earliest(Newest):
 
 
 class Sequences:
-    """The last L events by (ts, id), oldest first, aligned to the end; a ts of 0 is an empty slot."""
+    """The last L events by (ts, id), oldest first, aligned to the end; ts 0 is empty."""
 
     def __init__(self, spot: LastEvents) -> None:
         self._spot = spot

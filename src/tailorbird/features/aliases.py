@@ -26,8 +26,8 @@ from tailorbird.features.state import (
     Alias,
     Position,
     alias_key,
-    merge_key,
     decode_position,
+    merge_key,
     read_alias,
 )
 from tailorbird.store import Snapshot, Transaction
@@ -121,10 +121,10 @@ def resolve_request(
     keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([own_key] if own_key else [])]
     answers = list(map_parts(lambda part: _get_several(part, keys), parts))
     positions, swept = (
-        [decode_position(one[0]) for one in answers],
-        max(decode_swept(one[1]) for one in answers),
+        [decode_position(answer[0]) for answer in answers],
+        max(decode_swept(answer[1]) for answer in answers),
     )
-    has_merges = any(one[2] for one in answers)
+    has_merges = any(answer[2] for answer in answers)
     alias = answers[_owner(own_key, len(parts))][3] if own_key else None
 
     def merge_of(user_id: str) -> Merge | None:

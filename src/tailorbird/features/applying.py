@@ -44,7 +44,8 @@ class Batch:
 
     Attributes:
         newest: shape (keys,), the newest ts of the batch.
-        parts: accumulator, the index among the keys of each of its events, ascending, and the events.
+        parts: accumulator, the index among the keys of each of its events, ascending, and the
+            events.
     """
 
     keys: Keys
@@ -115,7 +116,7 @@ def _extracts(
     records: Records, frame: Frame, part: KeyPart
 ) -> list[tuple[Accumulator[Any], Additions]]:
     """Return the extract of each accumulator; identical sources share one extract."""
-    extracts = [(one, one.take(frame)) for one in records.accumulators]
+    extracts = [(accumulator, accumulator.take(frame)) for accumulator in records.accumulators]
     if part.is_complete:
         return extracts
     own_extracts = {
@@ -129,9 +130,13 @@ def apply(transaction: Transaction, records: Records, batch: Batch, commit: int)
     """Bring the states of the batch's keys up to date and publish their readings."""
     keys_max = max(64, PIECE_BYTES // records.layout.state_bytes)
     changes = [_apply(transaction, records, piece, commit) for piece in batch.split(keys_max)]
-    next_change = np.concatenate([np.zeros(0, np.int64), *(one.next_change for one in changes)])
+    next_change = np.concatenate(
+        [np.zeros(0, np.int64), *(change.next_change for change in changes)]
+    )
     return Change(
-        next_change, sum(one.new_keys for one in changes), sum(one.added_bytes for one in changes)
+        next_change,
+        sum(change.new_keys for change in changes),
+        sum(change.added_bytes for change in changes),
     )
 
 

@@ -212,7 +212,7 @@ class _Column:
         if len(invalid_rows):
             row = int(invalid_rows[0])
             value = self._values[row].as_py()
-            others_note = (
+            remainder = (
                 f" (and {len(invalid_rows) - 1:,} more rows)" if len(invalid_rows) > 1 else ""
             )
             got = (
@@ -223,7 +223,7 @@ class _Column:
                 else str(value)
             )
             raise UsageError(
-                f"expected {expected}, got {got} in row {row + 1:,}{others_note}",
+                f"expected {expected}, got {got} in row {row + 1:,}{remainder}",
                 where=self._where,
                 fix=fix or "correct the row",
             )

@@ -1,4 +1,4 @@
-"""What was known at (t, p): sums, newest events and last L events for many moments at once.
+"""Point-in-time queries at (t, p): sums, newest events and last L events, for many moments.
 
 A moment asks about the events of one entity with ts < t that were routed at or before p. Events are
 sorted once by (entity, ts, id). A window's edge is then a position in that order, found by binary
@@ -48,10 +48,9 @@ class Timeline:
         tie: orders the events of one entity with equal ts; called only for those.
 
     Attributes:
-        order: shape (m,), the index among the n events of each position.
-        ts, p: shape (m,).
-        starts: shape (entities + 2,), the first position of each entity; the last but one stands for
-            unknown entities, which have no events.
+        order: shape (m,), the index among the n events of each position. ts, p: shape (m,).
+        starts: shape (entities + 2,), the first position of each entity; the last but one stands
+            for unknown entities, which have no events.
         running_p: shape (m,), the largest p of the entity up to each position.
     """
 
@@ -147,7 +146,7 @@ class Moments:
         return self.stop if times is None else self._cut(times[self.order])
 
     def window_start(self, hop: int, length: int) -> Intps:
-        """Return the first position at or after t // hop · hop − length, in order of (entity, t)."""
+        """Return the first position from t // hop · hop − length, in order of (entity, t)."""
         starts = np.empty(len(self), np.intp)
         of_events = (self.timeline.starts, self.timeline.ts)
         kernels.run_parallel(
@@ -197,8 +196,8 @@ class Moments:
         Args:
             prefixes: from `Timeline.prefixes`.
             windows: (hop, length, index of the prefix): the events since t // hop · hop − length.
-            in_flight_max: moments with more events in flight are answered by a wavelet matrix, whose time
-                does not grow with them.
+            in_flight_max: moments with more events in flight are answered by a wavelet matrix,
+                whose time does not grow with them.
         """
         timeline = self.timeline
         hop, length, prefix_of = (
@@ -486,8 +485,8 @@ class Series:
                 start = np.maximum(stop[chunk] - reach, floor[chunk])
                 picks, offsets = ragged(start, stop[chunk])
                 owner = np.repeat(np.arange(len(chunk)), np.diff(offsets))
-                is_known = self._p[picks] <= bound[chunk][owner]
-                picks, owner = picks[is_known], owner[is_known]
+                is_routed = self._p[picks] <= bound[chunk][owner]
+                picks, owner = picks[is_routed], owner[is_routed]
                 count = np.bincount(owner, minlength=len(chunk))
                 is_done = (count >= length) | (start == floor[chunk])
                 from_end = np.cumsum(count)[owner] - np.arange(len(owner))  # 1 for the newest

@@ -111,7 +111,7 @@ class LastRuns:
             # A gap looks at times alone.
             item, session = (
                 (step_bits,) * 2
-                if all(one == kernels_runs.GAP for one in operations)
+                if all(operation == kernels_runs.GAP for operation in operations)
                 else self._item_and_session()
             )
             of_events = (candidates, item, session, step_bits)

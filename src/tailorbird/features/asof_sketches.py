@@ -59,7 +59,7 @@ class Unions:
         return self.from_positions(moments, moments.before(since).edge)
 
     def from_positions(self, moments: Moments, start: Intps) -> tuple[Int64s, Int64s]:
-        """Return the same for the first position of each window, moments in order of (entity, t)."""
+        """Return the same from each window's first position, in order of (entity, t)."""
         cut = moments.stop
         empty, weight = np.empty(len(moments), np.int64), np.empty(len(moments), np.int64)
         of_moments = (moments.order, start, cut.edge, cut.first_in_flight(), moments.p)

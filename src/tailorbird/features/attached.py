@@ -51,7 +51,9 @@ class AttachedEvents:
     def __init__(self, lake: Lake, *features: FeatureSet) -> None:
         self._lake = lake
         needed = {
-            kind: tuple(sorted({name for one in features for name in one.event_attributes[kind]}))
+            kind: tuple(
+                sorted({name for feature in features for name in feature.event_attributes[kind]})
+            )
             for kind in _SUBJECT
         }
         self._versions = {
@@ -111,7 +113,8 @@ def join_profiles(
 
     Args:
         events: with the profile, version and subject of the kind, and for items `items`.
-        versions: returns the known ones of the given versions, with at least the attributes `names`.
+        versions: returns the known ones of the given versions, with at least the attributes
+            `names`.
     """
     column = f"{kind}_profile"
     profile = events[column].combine_chunks()
@@ -134,7 +137,7 @@ def join_profiles(
     versions_needed = {(id_, version) for id_, version, _ in single.values}
     list_events = lacking_events.filter(pa.array(has_list))
     profile_lists = _profile_lists(list_events) if len(list_events) else []
-    versions_needed.update(one for ids, _ in profile_lists for one in ids if one is not None)
+    versions_needed.update(id_ for ids, _ in profile_lists for id_ in ids if id_ is not None)
     attributes = versions(versions_needed)
     filled = np.empty(len(rows), object)
     joined_singles = np.array(
@@ -158,7 +161,7 @@ def join_profiles(
 
 
 class _Distinct:
-    """The distinct (subject, version, profile) of events, and the index among them of each event."""
+    """The distinct (subject, version, profile) of events, and each event's index in them."""
 
     def __init__(self, events: pa.Table, subject: str, kind: str) -> None:
         columns = [
@@ -173,12 +176,12 @@ class _Distinct:
             _, first, self.codes = np.unique(pairs, return_index=True, return_inverse=True)
         first_rows = pa.array(first)
         self.values: list[tuple[str, str, str | None]] = list(
-            zip(*(one.take(first_rows).to_pylist() for one in columns), strict=True)
+            zip(*(column.take(first_rows).to_pylist() for column in columns), strict=True)
         )
 
 
 class _VersionCache:
-    """The versions of one table of profiles, each read on first use, with some of its attributes."""
+    """The versions of one table of profiles, read on first use, with some attributes."""
 
     def __init__(self, lake: Lake, table: str, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -238,7 +241,9 @@ def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[At
             None if version is None else (item, version) for item, version in ids_and_versions
         ]
         profiles = (
-            _profiles.decode(text) if text else [{} if one else None for one in versions_of_items]
+            _profiles.decode(text)
+            if text
+            else [{} if versions_of_item else None for versions_of_item in versions_of_items]
         )
         profile_lists.append((versions_of_items, profiles))
     return profile_lists

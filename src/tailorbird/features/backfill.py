@@ -105,9 +105,9 @@ class History:
         features = self._features
         lanes = PastLanes(features, self._frames, requests)
         kinds = {
-            one.index: lanes.exempt_rows(one, until[one.entity.name])
-            for one in features.layout.entities
-            if one.entity.name in until
+            entity.index: lanes.exempt_rows(entity, until[entity.entity.name])
+            for entity in features.layout.entities
+            if entity.entity.name in until
         }
         exempt: dict[str, npt.NDArray[np.bool_]] = {}
         for step in _dependency_order(features.layout):
@@ -151,12 +151,12 @@ def finish_columns(
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(finish_slice, range(0, lanes.rows, _FINISH_ROWS)))
     # What a derived column is made of was computed too, and is left out unless it was asked for.
-    kept_indices = [
+    returned_indices = [
         index for index, name in enumerate(features.numeric) if only is None or name in only
     ]
-    names = tuple(features.numeric[index] for index in kept_indices)
+    names = tuple(features.numeric[index] for index in returned_indices)
     return BackfilledRows(
-        table[:, kept_indices] if len(kept_indices) < table.shape[1] else table,
+        table[:, returned_indices] if len(returned_indices) < table.shape[1] else table,
         categories,
         sequences,
         names,
@@ -165,23 +165,25 @@ def finish_columns(
 
 
 def event_columns(features: FeatureSet) -> list[str]:
-    """Return the columns of the events table that a backfill reads, so that no others are loaded."""
+    """Return the columns of the events table that a backfill needs to load."""
     names: set[str] = set()
-    for one in features.layout.entities:
+    for entity in features.layout.entities:
         names.update(
             "session_id" if name == "session" else name
-            for name in one.entity.fields
+            for name in entity.entity.fields
             if name not in ("user", "item")
         )
-        names.update(["answer_query"] if "query" in one.entity.fields else [])
-        names.update(["properties"] if one.profile else [], ["session_id"] if one.sequences else [])
-        for source in sources_of(one):
+        names.update(["answer_query"] if "query" in entity.entity.fields else [])
+        names.update(
+            ["properties"] if entity.profile else [], ["session_id"] if entity.sequences else []
+        )
+        for source in sources_of(entity):
             value = source.value.of if isinstance(source.value, Amount) else source.value
             for expression in (source.where, value):
                 names.update(() if expression is None else (name for name, _ in expression.names))
         names.update(
             name
-            for sequence in one.sequences
+            for sequence in entity.sequences
             for expression in sequence.of
             for name, _ in expression.names
         )
@@ -217,18 +219,20 @@ def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
         selected[name] = by_name[name]
         if isinstance(by_name[name], Derived):
             pending += [other for other, _ in expressions[name].names if other not in selected]
-    kept_features = tuple(feature for feature in features.features if feature.name in selected)
+    selected_features = tuple(feature for feature in features.features if feature.name in selected)
     order = tuple(name for name in features.layout.derived_order if name in selected)
     return FeatureSet(
-        kept_features,
-        compile_layout(kept_features, {name: expressions[name] for name in order}, order),
+        selected_features,
+        compile_layout(selected_features, {name: expressions[name] for name in order}, order),
     )
 
 
 def relevant_events(layout: Layout, events: pa.Table) -> pa.Table:
     """Return the events of the types that any feature uses."""
-    types = {name for one in layout.entities for source in sources_of(one) for name in source.types}
-    types.update(one.profile.type for one in layout.entities if one.profile)
+    types = {
+        name for entity in layout.entities for source in sources_of(entity) for name in source.types
+    }
+    types.update(entity.profile.type for entity in layout.entities if entity.profile)
     column = events["type"]
     coded = pa.types.is_dictionary(column.type)
     present_types = (

@@ -25,8 +25,8 @@ from tailorbird.features.backfill import Requests, event_columns
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.sampled import (
     dependent_columns,
-    is_narrow,
     distinct_texts,
+    is_narrow,
     required_filters,
 )
 from tailorbird.features.shards import Part, backfill_to, definitions, read_parts
@@ -82,7 +82,7 @@ def affordable_columns(
     for entity in sorted(drawn, key=lambda one: not is_narrow(one)):
         if _count(lake, features, requests, included | {entity.index}, rows_max) <= rows_max:
             included.add(entity.index)
-    excluded = dependent_columns(features, {one.index for one in entities} - included)
+    excluded = dependent_columns(features, {entity.index for entity in entities} - included)
     return [step.name for step in features.layout.steps if step.name not in excluded]
 
 
@@ -106,7 +106,7 @@ def spilled(
 
 
 class AnyOfKind:
-    """Exemptions where no `History` is in memory: all entities of a kind that lost any are exempt."""
+    """Exemptions without a `History` in memory: all entities of an affected kind."""
 
     def __init__(self, features: FeatureSet) -> None:
         self._features = features
@@ -117,7 +117,9 @@ class AnyOfKind:
         """Return by column the rows that may depend on a dropped entity, like
         `History.exempt_rows`.
         """
-        kinds = {one.index for one in self._features.layout.entities if one.entity.name in until}
+        kinds = {
+            entity.index for entity in self._features.layout.entities if entity.entity.name in until
+        }
         names = set(dependent_columns(self._features, kinds))
         return {
             step.name: np.full(len(requests.row_item), step.name in names)

@@ -1,4 +1,4 @@
-"""Many past requests at once, and their features, as columns. `features.request` has one request."""
+"""Many past requests and their features, as columns; `features.request` has one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields

@@ -2,7 +2,7 @@
 
     events before c ─┬─ in flight (p above that of a later request)       ─► retained
                      ├─ could still be selected individually               ─► retained
-                     └─ the rest: known to all later requests              ─► added to their tiles' sums
+                     └─ the rest: known to all later requests              ─► added to tile sums
 
 Events are retained individually, for each key and source, if a request could select them: the
 newest events, the first ones, the largest or smallest of each tile, one event for each register of
@@ -152,7 +152,7 @@ class CompactedHistory:
     def tile_lookup(
         self, layout: EntityLayout, ring: Ring, key: Keys
     ) -> Callable[[Int64s], Int64s]:
-        """Return a function from tiles to the sum of what was compacted away in a tile of each key."""
+        """Return a function from a tile to each key's compacted sum in that tile."""
         tiles = self._tiles.get((layout.index, ring), TileSums())
         return lambda tile: tiles.at(key, tile)
 
@@ -187,9 +187,11 @@ def _retained_events(
     layout: EntityLayout, source: Source, key: Keys, ts: Int64s, value: Int64s, t: int
 ) -> list[Intps]:
     """Return the events of a source that a request could select; ties in time are all included."""
-    retained = [_newest_events(key, ts, 1) for one in layout.lasts if one.source == source]
+    retained = [_newest_events(key, ts, 1) for last in layout.lasts if last.source == source]
     retained += [
-        _newest_events(key, ts, one.length) for one in layout.sequences if one.source == source
+        _newest_events(key, ts, sequence.length)
+        for sequence in layout.sequences
+        if sequence.source == source
     ]
     retained += [
         _newest_events(key, -ts, 1)
@@ -198,7 +200,9 @@ def _retained_events(
     ]
     for place, ring in enumerate(layout.rings):
         if ring.source == source and ring.measure in PEAKS:
-            reach = max((one.tiles for one in layout.windows if one.ring == place), default=0)
+            reach = max(
+                (window.tiles for window in layout.windows if window.ring == place), default=0
+            )
             tile = ts // ring.hop
             late = np.flatnonzero(tile >= t // ring.hop - reach)
             retained.append(
@@ -206,7 +210,10 @@ def _retained_events(
             )
     for number, sketch in enumerate(layout.sketches):
         if sketch.source == source:
-            reach = max((one.tiles for one in layout.distincts if one.sketch == number), default=0)
+            reach = max(
+                (distinct.tiles for distinct in layout.distincts if distinct.sketch == number),
+                default=0,
+            )
             tile = ts // sketch.hop
             late = np.flatnonzero(tile >= t // sketch.hop - reach)
             register, rank = places(value[late].view(np.uint64), sketch.precision)
@@ -237,7 +244,7 @@ def _largest_events(value: npt.NDArray, *of: npt.NDArray) -> Intps:
 def _changes(*columns: npt.NDArray) -> Bools:
     """Return where a row differs from the one before it."""
     differs = np.ones(len(columns[0]), np.bool_)
-    differs[1:] = np.logical_or.reduce([one[1:] != one[:-1] for one in columns])
+    differs[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     return differs
 
 

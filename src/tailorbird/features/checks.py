@@ -68,7 +68,7 @@ def is_profile_field(name: str) -> bool:
 
 
 def event_kind(name: str) -> str | None:
-    """Return the kind of a name that an expression over events may use; see `features.expression`."""
+    """Return the kind of a name in expressions over events; see `features.expression`."""
     return EVENT_FIELDS.get(name) or ("either" if _ATTRIBUTE.match(name) else None)
 
 
@@ -177,8 +177,10 @@ def determines(entity: Entity, parent: Entity) -> bool:
 
 
 def _determined(name: str, entity: Entity) -> bool:
-    known_fields = {*entity.fields, *(_OF_SESSION if "session" in entity.fields else ())}
-    return name in known_fields or ("." in name and name.partition(".")[0] in known_fields)
+    determined_fields = {*entity.fields, *(_OF_SESSION if "session" in entity.fields else ())}
+    return name in determined_fields or (
+        "." in name and name.partition(".")[0] in determined_fields
+    )
 
 
 def parse_types(type: str | Sequence[str]) -> tuple[str, ...]:
@@ -187,7 +189,7 @@ def parse_types(type: str | Sequence[str]) -> tuple[str, ...]:
     FeatureSet, which knows the project's own types, checks that they exist.
     """
     types = (type,) if isinstance(type, str) else tuple(type)
-    if not types or not all(isinstance(one, str) and one for one in types):
+    if not types or not all(isinstance(type_, str) and type_ for type_ in types):
         raise declaration_error(f"expected an event type or several, got {type!r}")
     return tuple(sorted(set(types)))
 
@@ -250,7 +252,7 @@ def parse_value(of: str, kind: str | None) -> tuple[Expression, str]:
 def parse_edges(edges: Sequence[float]) -> tuple[float, ...]:
     """Return the edges of buckets, checked to be finite and ascending."""
     bounds = tuple(
-        float(one) for one in edges if isinstance(one, int | float) and abs(one) <= 1e300
+        float(edge) for edge in edges if isinstance(edge, int | float) and abs(edge) <= 1e300
     )
     ascending = all(low < high for low, high in pairwise(bounds))
     if len(bounds) < len(edges) or not ascending or not 2 <= len(bounds) <= EDGES_MAX:
@@ -285,7 +287,8 @@ def parse_amount(of: str, unit: float, max: float) -> Amount:
     amount = Amount(parse_expression(of, "number"), float(unit), float(max))
     if amount.units_max * EVENTS_MAX >= 1 << 63:
         raise declaration_error(
-            f"max / unit = {_format_integer(amount.units_max)} is too fine: {EVENTS_MAX:,} such events "
+            f"max / unit = {_format_integer(amount.units_max)} is too fine: "
+            f"{EVENTS_MAX:,} such events "
             "do not fit into 64 bits",
             fix=f"unit={2 * amount.max * EVENTS_MAX / (1 << 63):.3g} or coarser, or a smaller max",
         )

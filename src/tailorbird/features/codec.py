@@ -60,11 +60,11 @@ def encode_features(features: FeatureSet) -> bytes:
         "format": FORMAT,
         "engine": ENGINE_VERSION,
         "schema_hash": features.schema_hash,
-        "features": [_to_builtins(one) for one in features.features],
-        "transforms": [_to_builtins(one) for one in features.transforms],
+        "features": [_to_builtins(feature) for feature in features.features],
+        "transforms": [_to_builtins(transform) for transform in features.transforms],
     }
     if features.similarities:
-        content["similarities"] = [_to_builtins(one) for one in features.similarities]
+        content["similarities"] = [_to_builtins(similarity) for similarity in features.similarities]
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
 
@@ -96,12 +96,12 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
             _optional_list(content, name) for name in ("similarities", "transforms")
         )
         declared += [
-            _object(one, Similarity, f"$.similarities[{place}]")
-            for place, one in enumerate(declared_similarities)
+            _object(declared_similarity, Similarity, f"$.similarities[{place}]")
+            for place, declared_similarity in enumerate(declared_similarities)
         ]
         decoded_transforms = [
-            _object(one, transforms.Transform, f"$.transforms[{place}]")
-            for place, one in enumerate(declared_transforms)
+            _object(declared_transform, transforms.Transform, f"$.transforms[{place}]")
+            for place, declared_transform in enumerate(declared_transforms)
         ]
         features = FeatureSet.from_declarations(
             declared, event_types=_event_types(declared), transforms=decoded_transforms
@@ -183,9 +183,9 @@ def _to_builtins(value: Any) -> Any:
         }
     if dataclasses.is_dataclass(value):
         fields = {
-            one.name: _to_builtins(getattr(value, one.name))
-            for one in dataclasses.fields(value)
-            if not _is_omitted(one, value)
+            field.name: _to_builtins(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not _is_omitted(field, value)
         }
         if "place" in fields:
             fields["place"] = short_location(fields["place"])
@@ -201,7 +201,7 @@ def _to_builtins(value: Any) -> Any:
 
 
 def _is_omitted(field: "dataclasses.Field[Any]", value: object) -> bool:
-    """Return whether a field is not stored: one added later that is empty, as in the schema hash."""
+    """Return whether a later field is omitted because it is empty, as in the schema hash."""
     return "later" in field.metadata and not getattr(value, field.name)
 
 
@@ -215,7 +215,7 @@ def _object(value: Any, base: type, path: str) -> Any:
     kind = _kinds().get(name) if isinstance(name, str) else None
     if kind is None or not issubclass(kind, base):
         raise UnreadableError(f"{path}: {name!r} is no kind of {base.__name__}")
-    fields = {one.name: one for one in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := value.keys() - fields.keys() - {"is"}:
         raise UnreadableError(f"{path}: a {kind.__name__} has no {min(unknown)!r}")
     hints = _hints(kind)

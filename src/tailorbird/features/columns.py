@@ -23,10 +23,10 @@ from tailorbird.features.fields import (
     JsonColumn,
     category_key,
     floats,
+    integer_keys,
     query_keys,
     text_keys,
     weekdays,
-    integer_keys,
 )
 from tailorbird.features.layout import Source
 from tailorbird.features.plain import number_of
@@ -117,7 +117,7 @@ class Frame:
 
     @property
     def is_expanded(self) -> bool:
-        """Whether any event has a row for each of several items."""
+        """True if any event has a row for each of several items."""
         return self._expanded
 
     def event(self, rows: Rows) -> Rows:
@@ -168,7 +168,7 @@ class Frame:
         mask = self._masks.get(types)
         if mask is None:
             codes, type_names = self.types
-            is_selected = np.array([one in types for one in type_names], np.bool_)
+            is_selected = np.array([type_name in types for type_name in type_names], np.bool_)
             mask = (
                 np.ones(len(self), np.bool_)
                 if is_selected.all()

@@ -19,8 +19,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         at: when the last one ended, microseconds; 0 before the first.
         answers: number of responses compared. compared, unequal: number of values, by feature.
-        dropped: values that differ because a cap on entities may have dropped what they depend on; not
-            counted as unequal.
+        dropped: values that differ because a cap on entities may have dropped what they depend on;
+            not counted as unequal.
         examples: descriptions of the last values that differed.
         left_out: columns that were too expensive to compare the last time.
         error: why the last comparison failed, "" if it did not.

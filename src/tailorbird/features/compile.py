@@ -65,10 +65,10 @@ from tailorbird.features.layout import (
 from tailorbird.features.sources import (
     SQUARES,
     bucket_sources,
-    sequence_values,
     lane_kinds,
     measure_of,
     peak_of,
+    sequence_values,
     session_source,
     source_of,
 )
@@ -76,7 +76,7 @@ from tailorbird.features.steps import SpotFinder, step_of
 
 
 class _EntityRequirements:
-    """What the declarations require of an entity, gathered before lanes are assigned."""
+    """The requirements of declarations on an entity, gathered before lanes are assigned."""
 
     def __init__(self) -> None:
         self.rings: dict[tuple[Source, str, int], int] = {}
@@ -183,7 +183,7 @@ def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None
 
 
 def _gather_key_attributes(entity: Entity, drafts: dict[Entity, _EntityRequirements]) -> None:
-    """Require the attributes by which an entity such as `item.category` is found when it is read."""
+    """Require the attributes by which entities such as `item.category` are looked up."""
     for name in entity.fields:
         if "." in name:
             owner, _, attribute = name.partition(".")

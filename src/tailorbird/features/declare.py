@@ -153,7 +153,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Amount:
-    """A number of an event to sum, in whole `unit`s (rounded half to even) and clipped to ±`max`."""
+    """A number to sum, in whole `unit`s (rounded half to even) and clipped to ±`max`."""
 
     of: Expression
     unit: float
@@ -221,8 +221,8 @@ class Extreme(Counted):
 class Quantile(Counted):
     """A quantile over bucket counts.
 
-    `buckets` are the conditions for values up to the first edge, between two edges, and above the last
-    edge, each including `where`.
+    `buckets` are the conditions for values up to the first edge, between two edges, and above the
+    last edge, each including `where`.
     """
 
     of: Expression
@@ -341,7 +341,7 @@ class Favourite(Counted):
 
 @dataclass(frozen=True)
 class Seen(Counted):
-    """The number of the last `length` events whose `of`, item or attribute, equals the candidate's."""
+    """The number of the last `length` events whose `of` equals the candidate's."""
 
     of: Expression
     length: int
@@ -377,8 +377,8 @@ class SessionCount(OfSession):
 class SessionMeasure(OfSession):
     """A measure over the events of the `only` types.
 
-    `measure` is "length" (events), "depth" (different items), "duration" (seconds since the first) or
-    "refinements" (how many events at the end are searches).
+    `measure` is "length" (events), "depth" (different items), "duration" (seconds since the first)
+    or "refinements" (how many events at the end are searches).
     """
 
     measure: str

@@ -87,7 +87,7 @@ def _distinct_texts(value_groups: Iterable[Iterable[object]]) -> pa.Array:
 
 
 def _values(parsed: object) -> Iterator[object]:
-    """Yield the attributes of a profile, or of each profile in a list, and the elements of lists."""
+    """Yield the attributes of one or several profiles, and the elements of lists."""
     for profile in parsed if isinstance(parsed, list) else [parsed]:
         for value in profile.values() if isinstance(profile, dict) else ():
             yield from value if isinstance(value, list) else [value]

@@ -39,7 +39,7 @@ from tailorbird.features.declare import (
     Window,
 )
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference import Event, RoutedPositions, Moment, Row, Value, make_moment
+from tailorbird.features.reference import Event, Moment, RoutedPositions, Row, Value, make_moment
 from tailorbird.features.reference_counted import shared_by_item
 from tailorbird.features.request import ReadRequest
 
@@ -51,8 +51,8 @@ class Explanation:
     Attributes:
         reads: explanations of the columns that a derived column reads.
         about: the fields of its entity.
-        lacks: those fields that the request does not have, or whose profile is unknown: without them
-            the value is missing.
+        lacks: those fields that the request does not have, or whose profile is unknown: without
+            them the value is missing.
     """
 
     name: str

@@ -109,7 +109,8 @@ def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
         expect: "number" or "truth" (each also accepts the other), or "text" or "either" (a bare
             column).
     Raises:
-        ExpressionError: the syntax is invalid or outside the whitelist, or numbers and texts are mixed.
+        ExpressionError: the syntax is invalid or outside the whitelist, or numbers and texts are
+            mixed.
     """
     if not isinstance(text, str):
         raise ExpressionError(
@@ -246,7 +247,8 @@ class _Checker:
                 isinstance(e, ast.Constant) for e in right.elts
             ):
                 raise ExpressionError(
-                    f"{operator} needs constants in brackets, such as {operator} ('phone', 'tablet')"
+                    f"{operator} needs constants in brackets, "
+                    f"such as {operator} ('phone', 'tablet')"
                 )
             kinds = {self._constant(e) for e in right.elts if isinstance(e, ast.Constant)}
             if len(kinds) != 1 or kinds != {self._kind_as(left, next(iter(kinds)))}:

@@ -196,14 +196,14 @@ def extract_profiles(
         kind, element = kind_and_element(full_kind)
         if kind == "word":
             values_of_lane = [
-                hash64(one[element - 1]) if len(one) >= element else 0 for one in words[name]
+                hash64(word[element - 1]) if len(word) >= element else 0 for word in words[name]
             ]
         elif kind == "time":
             values_of_lane = [time_of(one.get(name)) for one in parsed]
         else:
             elements = [element_of(one.get(name), element) for one in parsed]
             values_of_lane = [
-                (number_of if kind == "numeric" else category_key)(one) for one in elements
+                (number_of if kind == "numeric" else category_key)(element) for element in elements
             ]
             if kind == "numeric":
                 raw = elements if " " in full_kind else (one.get(name) for one in parsed)

@@ -99,7 +99,8 @@ class FeatureSet:
         layout = compile_layout(features, expressions, order)
         kinds = {step.name: step.kind for step in layout.steps}
         check_transforms(
-            transforms, kinds | dict.fromkeys((one.name for one in similarities), "numeric")
+            transforms,
+            kinds | dict.fromkeys((similarity.name for similarity in similarities), "numeric"),
         )
         return cls(features, layout, tuple(transforms), similarities)
 
@@ -125,8 +126,13 @@ class FeatureSet:
         )
         entity_names = {feature.name: _entity_name(feature) for feature in self.features}
         learned_columns = (
-            Column(one.name, "learned", f"{entity_names[one.of]}+item", one.description)
-            for one in self.similarities
+            Column(
+                similarity.name,
+                "learned",
+                f"{entity_names[similarity.of]}+item",
+                similarity.description,
+            )
+            for similarity in self.similarities
         )
         return (*request_columns, *learned_columns)
 
@@ -161,17 +167,17 @@ class FeatureSet:
         key.
         """
         return {
-            (one.index, part): attribute_spot(self.layout, name)
-            for one in self.layout.entities
-            for part, name in enumerate(one.entity.fields)
+            (entity.index, part): attribute_spot(self.layout, name)
+            for entity in self.layout.entities
+            for part, name in enumerate(entity.entity.fields)
             if "." in name
         }
 
     def feature(self, name: str) -> Feature:
         """Return the declaration of a column; raises KeyError for an unknown name."""
-        for one in self.features:
-            if one.name == name:
-                return one
+        for feature in self.features:
+            if feature.name == name:
+                return feature
         raise KeyError(name)
 
     @cached_property
@@ -194,15 +200,15 @@ class FeatureSet:
 
     @cached_property
     def _event_fields(self) -> set[str]:
-        fields = {name for one in self.layout.entities for name in one.entity.fields}
-        for one in self.layout.entities:
+        fields = {name for entity in self.layout.entities for name in entity.entity.fields}
+        for entity in self.layout.entities:
             holders = (
-                *one.rings,
-                *one.sketches,
-                *one.lasts,
-                *one.firsts,
-                *one.first_values,
-                *one.sequences,
+                *entity.rings,
+                *entity.sketches,
+                *entity.lasts,
+                *entity.firsts,
+                *entity.first_values,
+                *entity.sequences,
             )
             for source in (holder.source for holder in holders):
                 for expression in (
@@ -214,7 +220,7 @@ class FeatureSet:
                     )
             fields.update(
                 name
-                for sequence in one.sequences
+                for sequence in entity.sequences
                 for expression in sequence.of
                 for name, _ in expression.names
             )
@@ -288,11 +294,11 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
             types = feature.types + (feature.below if isinstance(feature, Ratio) else ())
         elif isinstance(feature, OfSession):
             types = feature.measured_types
-        for one in types:
-            if one not in event_types:
-                known_types = ", ".join(event_types)
+        for type_ in types:
+            if type_ not in event_types:
+                valid_types = ", ".join(event_types)
                 raise DeclarationError(
-                    f"{feature.name}: {one!r} is no event type; expected one of {known_types}",
+                    f"{feature.name}: {type_!r} is no event type; expected one of {valid_types}",
                     where=feature.place,
                 )
 
@@ -317,7 +323,7 @@ def _parse_derived(
             if "no field" in str(error)
             else ""
         )
-        if any(str(error) == f"{one.name} is no field" for one in similarities):
+        if any(str(error) == f"{similarity.name} is no field" for similarity in similarities):
             fix = (
                 "a similarity is known to the model alone, which brings its table: leave it out "
                 "here"

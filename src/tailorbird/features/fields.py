@@ -56,10 +56,13 @@ class JsonColumn:
         """Convert the attribute in each row.
 
         Returns:
-            The values, the number of rows whose value cannot be converted, and the number of rows whose
-            list or truth was converted to a number.
+            The values, the number of rows whose value cannot be converted, and the number of rows
+            whose list or truth was converted to a number.
         """
-        raw = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
+        raw = [
+            object_.get(attribute) if isinstance(object_, dict) else None
+            for object_ in self._objects
+        ]
         converted_values = np.array(
             [*(missing if one is None else convert(one) for one in raw), missing],
             np.uint64 if missing == 0 else np.float64,
@@ -122,12 +125,12 @@ def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
-    hashes = np.array([*(0 if one is None else hash64(one) for one in texts), 0], np.uint64)
+    hashes = np.array([*(0 if text is None else hash64(text) for text in texts), 0], np.uint64)
     return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
 
 
 def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """Return the hashes of the first distinct words of each query, padded with 0; shape (n, WORDS)."""
+    """Return the hashes of each query's first distinct words, 0-padded; shape (n, WORDS)."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)

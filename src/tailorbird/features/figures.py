@@ -29,7 +29,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The lag of the copies for remote readers behind the state; see `store.published.Publishing`."""
+    """The lag of the copies behind the state; see `store.published.Publishing`."""
 
     at: int = 0
     commits: int = 0
@@ -67,7 +67,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dropped(self) -> dict[str, int]:
-        """The kinds with entities dropped by a cap, and the newest event time among these entities."""
+        """The kinds with entities dropped by a cap, and the newest event time of these."""
         return {name: kind.dropped_newest for name, kind in self.kinds.items() if kind.dropped}
 
 
@@ -75,7 +75,7 @@ _decoder = msgspec.json.Decoder(Figures)
 
 
 def read_figures(folder: Path) -> Figures | None:
-    """Return the worker's figures in `folder`, or None if there are none or the file is unreadable."""
+    """Return the worker's figures in `folder`, or None if missing or unreadable."""
     return _read(folder / FILE)
 
 
@@ -93,7 +93,7 @@ def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
         read_figures(path.parent)
         for path in sorted(paths, key=lambda path: (path.parent.name, path))
     ]
-    return [one for one in figures if one is not None]
+    return [figure for figure in figures if figure is not None]
 
 
 def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
@@ -107,7 +107,7 @@ def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
 def figures_of(state: Path, schema: str, workers: int = 1) -> Figures | None:
     """Return the merged figures of one schema's workers, or None if there are none."""
     figures = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
-    available = [one for one in figures if one is not None]
+    available = [figure for figure in figures if figure is not None]
     return merge_figures(available) if available else None
 
 
@@ -122,26 +122,28 @@ def merge_figures(figures: Sequence[Figures]) -> Figures:
     kinds = {
         name: Kind(
             **{
-                field: sum(getattr(one.kinds[name], field) for one in figures if name in one.kinds)
+                field: sum(
+                    getattr(figure.kinds[name], field) for figure in figures if name in figure.kinds
+                )
                 for field in _SUMMED_FIELDS
             },
             dropped_newest=max(
-                one.kinds[name].dropped_newest for one in figures if name in one.kinds
+                figure.kinds[name].dropped_newest for figure in figures if name in figure.kinds
             ),
         )
-        for name in dict.fromkeys(name for one in figures for name in one.kinds)
+        for name in dict.fromkeys(name for figure in figures for name in figure.kinds)
     }
     return Figures(
         schema_hash=figures[0].schema_hash,
-        at=min(one.at for one in figures),
-        rows=sum(one.rows for one in figures),
-        behind=max(one.behind for one in figures),
-        offset=min(one.offset for one in figures),
-        capped=_sum_counts(one.capped for one in figures),
-        unreadable=_sum_counts(one.unreadable for one in figures),
-        converted=_sum_counts(one.converted for one in figures),
+        at=min(figure.at for figure in figures),
+        rows=sum(figure.rows for figure in figures),
+        behind=max(figure.behind for figure in figures),
+        offset=min(figure.offset for figure in figures),
+        capped=_sum_counts(figure.capped for figure in figures),
+        unreadable=_sum_counts(figure.unreadable for figure in figures),
+        converted=_sum_counts(figure.converted for figure in figures),
         kinds=kinds,
-        copies=_merge_copies([one.copies for one in figures if one.copies is not None]),
+        copies=_merge_copies([figure.copies for figure in figures if figure.copies is not None]),
     )
 
 
@@ -149,17 +151,17 @@ def _merge_copies(copies: Sequence[CopiesFigures]) -> CopiesFigures | None:
     if not copies:
         return None
     return CopiesFigures(
-        at=min(one.at for one in copies),
-        commits=max(one.commits for one in copies),
-        records=sum(one.records for one in copies),
-        failing=any(one.failing for one in copies),
+        at=min(copy.at for copy in copies),
+        commits=max(copy.commits for copy in copies),
+        records=sum(copy.records for copy in copies),
+        failing=any(copy.failing for copy in copies),
     )
 
 
 def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
+    for count in counts:
+        total.update(count)
     return dict(total)
 
 
@@ -177,7 +179,9 @@ def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
     if workers > 1:
         shuffles = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
         offsets |= {
-            f"shuffle {one.schema_hash[:8]}": one.offset for one in shuffles if one is not None
+            f"shuffle {shuffle.schema_hash[:8]}": shuffle.offset
+            for shuffle in shuffles
+            if shuffle is not None
         }
     score_offset = scored_to(state)
     return offsets if score_offset is None else offsets | {"score": score_offset}

@@ -25,7 +25,7 @@ from tailorbird.events.clock import DAY, MINUTE
 from tailorbird.features.columns import Keys
 from tailorbird.features.declare import HORIZON
 from tailorbird.features.layout import NEWEST, PROFILE_HEADER, EntityLayout, Layout
-from tailorbird.features.state import StateBatch, Records
+from tailorbird.features.state import Records, StateBatch
 from tailorbird.store import Snapshot, Transaction
 
 Int64s = npt.NDArray[np.int64]
@@ -80,7 +80,7 @@ def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
 
 def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
     """Return the tallies by name of the entity."""
-    return {one.entity.name: read_tally(snapshot, one) for one in layout.entities}
+    return {entity.entity.name: read_tally(snapshot, entity) for entity in layout.entities}
 
 
 def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
@@ -89,7 +89,7 @@ def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
         return parts[0]
     merged: dict[str, Tally] = {}
     for name in parts[0]:
-        tallies_of_kind = [one[name] for one in parts]
+        tallies_of_kind = [part[name] for part in parts]
         entities, size, expired, dropped, _ = (
             sum(column) for column in zip(*map(astuple, tallies_of_kind), strict=True)
         )
@@ -120,8 +120,8 @@ def retention_us(layout: EntityLayout) -> int:
 def permanent_lanes(layout: EntityLayout) -> Bools:
     """Return the lanes that stay when an entity expires; shape (state lanes,)."""
     is_permanent = np.zeros(layout.state_lanes, np.bool_)
-    spans = [(one.lane, 1) for one in layout.firsts] + [
-        (one.lane, 3) for one in layout.first_values
+    spans = [(first.lane, 1) for first in layout.firsts] + [
+        (first_value.lane, 3) for first_value in layout.first_values
     ]
     if layout.profile is not None:
         spans.append((layout.profile.lane, PROFILE_HEADER + len(layout.profile.attributes)))
@@ -132,7 +132,7 @@ def permanent_lanes(layout: EntityLayout) -> Bools:
 
 @dataclass(frozen=True)
 class SweepBatch:
-    """Some records of a kind as they were read; `is_last` means that the kind has none after them."""
+    """Some records of a kind as read; `is_last` means that the kind has none after them."""
 
     keys: Keys
     stored: StateBatch
@@ -157,7 +157,7 @@ class Sweep:
     def __init__(self, records: list[Records], entities_max: int) -> None:
         self._records = records
         self._entities_max = entities_max
-        self._kinds = [_Kind(one) for one in records]
+        self._kinds = [_Kind(record) for record in records]
         self._kind_index, self._after = 0, b""
 
     def next_batch(self, snapshot: Snapshot) -> tuple[int, SweepBatch]:
@@ -166,22 +166,23 @@ class Sweep:
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
         count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
-        records_found = list(islice(snapshot.scan(prefix, after=self._after), count))
-        keys = np.array([int.from_bytes(key[3:], "big") for key, _ in records_found], np.uint64)
+        entries = list(islice(snapshot.scan(prefix, after=self._after), count))
+        keys = np.array([int.from_bytes(key[3:], "big") for key, _ in entries], np.uint64)
         stored = records.unpack(
-            b"".join(value for _, value in records_found),
-            np.array([len(value) for _, value in records_found], np.int64),
+            b"".join(value for _, value in entries),
+            np.array([len(value) for _, value in entries], np.int64),
         )
-        is_last = len(records_found) < count
+        is_last = len(entries) < count
         self._kind_index, self._after = (
-            ((index + 1) % len(self._records), b"") if is_last else (index, records_found[-1][0])
+            ((index + 1) % len(self._records), b"") if is_last else (index, entries[-1][0])
         )
         return index, SweepBatch(keys, stored, is_last)
 
     def is_over_cap(self, snapshot: Snapshot) -> bool:
         """Return whether any kind has too many entities."""
         return any(
-            read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records
+            read_tally(snapshot, record.layout).entities > self._entities_max
+            for record in self._records
         )
 
     def find_idle(
@@ -220,11 +221,11 @@ class Sweep:
         kind, records = self._kinds[index], self._records[index]
         rows = np.flatnonzero(expired)
         states = np.where(kind.permanent, batch.stored.states[rows], 0)
-        is_kept = states.any(axis=1)
+        is_permanent = states.any(axis=1)
         states[:, NEWEST] = batch.stored.states[rows, NEWEST]
-        deleted_keys = np.concatenate([batch.keys[rows[~is_kept]], batch.keys[dropped]])
+        deleted_keys = np.concatenate([batch.keys[rows[~is_permanent]], batch.keys[dropped]])
         transaction.delete_many(records.keys(b"s", deleted_keys) + records.keys(b"r", deleted_keys))
-        keys, states = batch.keys[rows[is_kept]], states[is_kept]
+        keys, states = batch.keys[rows[is_permanent]], states[is_permanent]
         packed = records.pack(states)
         transaction.put_many(zip(records.keys(b"s", keys), packed, strict=True))
         readings = records.finish(

@@ -39,7 +39,7 @@ compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
 def run_parallel(
     loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None
 ) -> list[Any]:
-    """Run `loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, on all cores."""
+    """Run `loop(low, high, *arguments)` over 0 to `count`, or the `bounds`, on all cores."""
     shares = min(THREADS, 1 + count // _SHARE_MIN)
     cuts = (
         list(bounds)
@@ -51,7 +51,7 @@ def run_parallel(
         return [loop(low, high, *arguments) for low, high in spans]
     # The caller's thread takes a share too: starting one is dearer than many a loop.
     futures = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
-    return [loop(*spans[0], *arguments), *(one.result() for one in futures)]
+    return [loop(*spans[0], *arguments), *(future.result() for future in futures)]
 
 
 @lru_cache(maxsize=1)

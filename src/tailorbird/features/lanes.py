@@ -22,15 +22,15 @@ from tailorbird.features.carried import CompactedHistory
 from tailorbird.features.columns import entity_key
 from tailorbird.features.declare import INTEGER_FIELDS, WORDS
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.fields import query_keys, query_words, weekdays, integer_keys
+from tailorbird.features.fields import integer_keys, query_keys, query_words, weekdays
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS
 from tailorbird.features.layout import EntityLayout, LastEvents, Profile, Spot, Step, missing_bits
 from tailorbird.features.positions import positions_of_keys
 from tailorbird.features.records import (
-    Frames,
     AllRunEvents,
     EntityHistory,
+    Frames,
     has_text_keys,
     sources_of,
 )
@@ -87,29 +87,34 @@ class PastLanes:
         self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
         self._numbers: dict[str, Floats] = {}
         self._contexts: dict[str, Keys] = {}
-        self._by_row = [is_by_row(one) for one in features.layout.entities]
+        self._by_row = [is_by_row(entity) for entity in features.layout.entities]
         composite = {entity for entity, _ in features.composite_spots}
         # What was seen is compared with the item's own category, which then has to be there.
         seen_entities = {
             step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
         }
         stages = [
-            (one.index in composite, one.index in seen_entities) for one in features.layout.entities
+            (entity.index in composite, entity.index in seen_entities)
+            for entity in features.layout.entities
         ]
         for stage in sorted(set(stages)):
-            stage_entities = [one for one in features.layout.entities if stages[one.index] == stage]
+            stage_entities = [
+                entity for entity in features.layout.entities if stages[entity.index] == stage
+            ]
             if frames is None and entities is None:
-                for one in stage_entities:
-                    self._present[one.index] = self._entity_keys(one, self._by_row[one.index])[1]
+                for stage_entity in stage_entities:
+                    self._present[stage_entity.index] = self._entity_keys(
+                        stage_entity, self._by_row[stage_entity.index]
+                    )[1]
             elif frames is not None and entities is None:
                 # What cannot be shared out of one entity's work is done while the other's goes on.
                 with ThreadPoolExecutor(THREADS) as pool:
                     list(pool.map(partial(self._compute_entity, frames=frames), stage_entities))
             elif frames is not None and entities is not None:
                 # Little memory: one after another.
-                for one in stage_entities:
-                    if one.index in entities:
-                        self._compute_entity(one, frames)
+                for stage_entity in stage_entities:
+                    if stage_entity.index in entities:
+                        self._compute_entity(stage_entity, frames)
 
     @property
     def rows(self) -> int:
@@ -175,7 +180,7 @@ class PastLanes:
         by_row = self._by_row[layout.index]
         key, is_present = self._entity_keys(layout, by_row)
         self._present[layout.index] = is_present
-        t, p = self._to_rows(self._times[0], not by_row), self._known_position(layout, by_row)
+        t, p = self._to_rows(self._times[0], not by_row), self._position_of(layout, by_row)
         if layout.profile is not None:
             self._profile(layout, layout.profile, frames, key, t, p)
         if not sources_of(layout):
@@ -191,23 +196,23 @@ class PastLanes:
             )
             compacted.add_compacted_sums(layout, key, t, values)
             self._values.update(values)
-        for one in layout.sequences:
+        for sequence in layout.sequences:
             if by_row:
                 message = (
                     "a sequence belongs to the request: it is about user, session, device "
                     "or country"
                 )
                 raise UsageError(message, where=f"entity {layout.entity.name}")
-            spot = Spot(layout.index, one.reading_lane)
+            spot = Spot(layout.index, sequence.reading_lane)
             steps = [step for step in self._features.layout.steps if spot in step.spots[:1]]
-            runs = history.last_runs(moments, one)
+            runs = history.last_runs(moments, sequence)
             if any(step.kind == "sequence" for step in steps):
                 self._runs[spot] = history.run_events(runs)
             self._compute_compiled(
                 history,
                 runs,
                 moments,
-                one,
+                sequence,
                 [step for step in steps if step.operation in COMPILED],
                 t,
             )
@@ -216,7 +221,7 @@ class PastLanes:
                 for step in steps
                 if step.operation in OF_RUN and step.operation not in COMPILED
             ]
-            self._compute_runs(history, moments, one, other_steps, t)
+            self._compute_runs(history, moments, sequence, other_steps, t)
 
     def _compute_compiled(
         self,
@@ -251,7 +256,7 @@ class PastLanes:
         steps: list[Step],
         t: Int64s,
     ) -> None:
-        """Compute other columns over last events, chunk by chunk: a run may have a hundred events."""
+        """Compute other columns over last events, in chunks: a run may have 100 events."""
         if not steps:
             return
         request_session = self._context_text("session", partial(identities, start=self._start))
@@ -312,7 +317,7 @@ class PastLanes:
             np.broadcast_to(entity_key(layout.entity, parts), (count,))
         ), is_present
 
-    def _known_position(self, layout: EntityLayout, by_row: bool) -> Int64s:
+    def _position_of(self, layout: EntityLayout, by_row: bool) -> Int64s:
         """Return the p up to which the entity was known to each of its requests or rows.
 
         Where several workers kept the state, this is the p of the entity's part.
@@ -351,7 +356,7 @@ class PastLanes:
         key, _ = self._entity_keys(layout, by_row)
         t, p = (
             self._times[0][self._row_request] if by_row else self._times[0],
-            self._known_position(layout, by_row),
+            self._position_of(layout, by_row),
         )
         t, has_events = np.minimum(t, until + 1), np.zeros(len(key), np.bool_)
         timelines = (
@@ -360,8 +365,10 @@ class PastLanes:
         if layout.profile is not None:
             profiles = self._frames.profiles(layout.profile)
             timelines.append(Timeline(key, profiles.key, profiles.ts, profiles.p))
-        for one in timelines:
-            has_events |= Series(one, np.arange(len(one))).newest(one.at(key, t, p)) >= 0
+        for timeline in timelines:
+            has_events |= (
+                Series(timeline, np.arange(len(timeline))).newest(timeline.at(key, t, p)) >= 0
+            )
         return has_events if by_row else has_events[self._row_request]
 
     def lanes_of(self, entity: int) -> dict[Spot, Int64s]:
@@ -400,7 +407,7 @@ def is_by_row(layout: EntityLayout) -> bool:
 
 
 class LanesOfRows:
-    """Some rows of `PastLanes`; implements `finish.Lanes`. Columns of few rows fit into the cache."""
+    """Some rows of `PastLanes`, few enough for the cache; implements `finish.Lanes`."""
 
     def __init__(self, all_rows: PastLanes, rows_slice: slice) -> None:
         self._all, self._slice = all_rows, rows_slice

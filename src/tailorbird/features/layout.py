@@ -132,7 +132,7 @@ class WindowSum:
 
 @dataclass(frozen=True)
 class DecayedSum:
-    """The sum of a ring's tile of t and the `tiles` before it, weighted by `finish.DECAY_WEIGHTS`."""
+    """The sum of a ring's tile of t and `tiles` before it, with `finish.DECAY_WEIGHTS`."""
 
     ring: int
     tiles: int
@@ -245,7 +245,8 @@ class EntityLayout:
     def reading_bytes(self) -> int:
         """Size of a stored reading record, without sequences, which are read from the state."""
         return 8 * (
-            self.reading_lanes - sum(one.reading_columns * one.length for one in self.sequences)
+            self.reading_lanes
+            - sum(sequence.reading_columns * sequence.length for sequence in self.sequences)
         )
 
 

@@ -1,7 +1,7 @@
 """State records as bytes: batches of arrays of 64-bit lanes, without their zeros.
 
     check u32         high 8 bits: FORMAT; the rest: a sum over the lanes, to detect damage
-    groups, lanes     u16 each (u32 where a record has 65,536 lanes or more): counts of the following
+    groups, lanes     u16 each (u32 from 65,536 lanes in a record on): counts of the following
     top               a bit for each group of 8 lanes: has it any that is not 0?
     group     u8 …    of each such group, a bit for each lane: is it not 0?
     lane      u8 …    of each such lane, a bit for each of its 8 bytes: is it not 0?
@@ -55,13 +55,14 @@ class Packing:
                 np.arange(1, width + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
             ) | np.uint64(1)
         self._kinds = np.zeros(width, np.uint8)
-        for one in layout.sequences:
+        for sequence in layout.sequences:
             for column, kind in ((0, _TIME), (3, _TYPE), (4, _SESSION)):
                 self._kinds[
-                    one.lane + column * one.length : one.lane + (column + 1) * one.length
+                    sequence.lane + column * sequence.length : sequence.lane
+                    + (column + 1) * sequence.length
                 ] = kind
-        types = {name for one in layout.sequences for name in one.source.types}
-        self._types = np.sort(np.array([hash64(one) for one in types], np.uint64))
+        types = {name for sequence in layout.sequences for name in sequence.source.types}
+        self._types = np.sort(np.array([hash64(type_) for type_ in types], np.uint64))
 
     def pack(self, states: Int64s, filled: FilledLanes | None = None) -> list[bytes]:
         """Return the records of states (n, lanes), whose non-zero lanes are `filled`."""
@@ -157,7 +158,7 @@ class Packing:
         return FilledLanes(count, nonempty[record], lane, values)
 
     def _unpack_one(self, data: bytes) -> FilledLanes:
-        """Unpack one record, for a waiting request: section bounds are scalars instead of arrays."""
+        """Unpack one record, for a waiting request, with scalar section bounds."""
         at = self._head.itemsize + self._top
         check, groups, lanes = (
             self._head_struct.unpack_from(data) if len(data) >= at else (0, 0, len(data))
@@ -230,7 +231,7 @@ class Packing:
         return sections
 
     def _checksum(self, values: Int64s, lane: Intps, ends: Intps) -> npt.NDArray[np.uint32]:
-        """Return the check word of each record; its values are those from ends[i] to ends[i + 1]."""
+        """Return each record's check word; its values are from ends[i] to ends[i + 1]."""
         with np.errstate(over="ignore"):
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))
             total = (sums[ends[1:]] - sums[ends[:-1]]) ^ self._seed

@@ -27,7 +27,7 @@ FORMAT = 1
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Columns computed together, mapped to their definitions; `whole` once every part is complete."""
+    """Columns computed together, by definition; `whole` once every part is complete."""
 
     columns: dict[str, str]
     whole: bool = False
@@ -75,7 +75,7 @@ class Part:
 
 
 class Folder:
-    """A folder of parts for given inputs; the groups of a manifest with other inputs are deleted."""
+    """A folder of parts for given inputs; groups of other inputs are deleted."""
 
     def __init__(self, path: Path, expected: Manifest) -> None:
         self.path = path
@@ -232,7 +232,7 @@ def _rows(
         for place, name in enumerate(columns):
             table[:, place] = columns_on_disk[name].to_numpy()
     sequences = {}
-    for name in (one for one in names if one not in columns_on_disk):
+    for name in (name for name in names if name not in columns_on_disk):
         table = tables["requests"][group_by_column[name]]
         own_columns = [column for column in table.column_names if column.startswith(f"{name}.")]
         columns = {

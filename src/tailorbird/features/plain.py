@@ -23,7 +23,7 @@ Get = Callable[[str, str], Any]
 
 
 def text_of(value: object) -> str | None:
-    """Return a profile's value as a category; the first element of a list; None for other values."""
+    """Return a profile's value as a category; a list's first element; else None."""
     if isinstance(value, list):
         return text_of(value[0]) if value else None
     if isinstance(value, bool):

@@ -226,10 +226,14 @@ def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange
         {}
         if before is None
         else {
-            one.entity.name: (one.state_bytes, one.reading_bytes) for one in before.layout.entities
+            entity.entity.name: (entity.state_bytes, entity.reading_bytes)
+            for entity in before.layout.entities
         }
     )
-    new = {one.entity.name: (one.state_bytes, one.reading_bytes) for one in after.layout.entities}
+    new = {
+        entity.entity.name: (entity.state_bytes, entity.reading_bytes)
+        for entity in after.layout.entities
+    }
     changes = []
     for name in dict.fromkeys((*new, *old)):
         (was_state, was_reading), (state, reading) = old.get(name, (0, 0)), new.get(name, (0, 0))
@@ -252,7 +256,7 @@ def _entity_name(feature: Feature) -> str:
 def _differences(old: Feature, new: Feature) -> str:
     if type(old) is not type(new):
         return f"{type(old).__name__} → {type(new).__name__}"
-    compared = [one.name for one in dataclasses.fields(new) if one.compare]
+    compared = [field.name for field in dataclasses.fields(new) if field.compare]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
         f"{name}: {_describe(was)} → {_describe(now)}" for name, was, now in pairs if was != now
@@ -274,11 +278,11 @@ def _describe(value: Any) -> str:
 
 
 def _proof(feature: Feature) -> Proof | None:
-    """Return the overflow bound of a feature that sums amounts; counts cannot overflow in practice."""
+    """Return the overflow bound of a feature that sums amounts; None for counts."""
     amounts = [
         value
-        for one in dataclasses.fields(feature)
-        if isinstance(value := getattr(feature, one.name), Amount)
+        for field in dataclasses.fields(feature)
+        if isinstance(value := getattr(feature, field.name), Amount)
     ]
     if not amounts:
         return None

@@ -43,7 +43,7 @@ def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
 
     >>> stack_positions([7, [4, 5]]).tolist() [[7, 7], [4, 5]]
     """
-    rows = [(one,) if isinstance(one, int) else tuple(one) for one in positions]
+    rows = [(position,) if isinstance(position, int) else tuple(position) for position in positions]
     width = math.lcm(*(len(row) for row in rows)) if rows else 1
     if width == 1:
         return np.array([row[0] for row in rows], np.int64)
@@ -62,5 +62,5 @@ def positions_of_keys(p: Int64s, requests: Intps, keys: Keys) -> Int64s:
 
 
 def newest(p: Int64s) -> Int64s:
-    """Return each request's newest position of any part, which a lake must contain to reproduce it."""
+    """Return each request's newest position of any part, which the lake must have reached."""
     return p if p.ndim == 1 else p.max(axis=1)

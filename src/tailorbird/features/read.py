@@ -180,7 +180,7 @@ def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
 
 
 class _ReadPlan:
-    """What all requests of a layout share, computed once per reader."""
+    """The data that all requests of a layout share, computed once per reader."""
 
     def __init__(self, features: FeatureSet) -> None:
         layout = self.layout = features.layout
@@ -188,21 +188,22 @@ class _ReadPlan:
         self.composite_spots = features.composite_spots
         composite = {entity for entity, _ in self.composite_spots}
         self.weekday_entities = [
-            one.index for one in layout.entities if "weekday" in one.entity.fields
+            entity.index for entity in layout.entities if "weekday" in entity.entity.fields
         ]
         other_entities = sorted(
             set(range(len(layout.entities))).difference(self.weekday_entities),
             key=lambda index: index in composite,
         )
-        self.fetch_order = other_entities  # those whose keys need no record come before those that are found by one
+        # those whose keys need no record come before those that are found by one
+        self.fetch_order = other_entities
         self.one_row = find_one_row_entities(layout, self.composite_spots)
         self.stacks = Stacks(layout, self.one_row)
         self.sequences = [step for step in layout.steps if step.kind == "sequence"]
         self.empty_entries = [
-            Entries(np.zeros((0, one.reading_lanes), np.int64), None, np.ones(1, np.bool_), True)
-            for one in layout.entities
+            Entries(np.zeros((0, entity.reading_lanes), np.int64), None, np.ones(1, np.bool_), True)
+            for entity in layout.entities
         ]
-        self.unknown_entries = [_unknown_entry(one.reading_lanes) for one in layout.entities]
+        self.unknown_entries = [_unknown_entry(entity.reading_lanes) for entity in layout.entities]
 
 
 def _unknown_entry(lanes: int) -> Entries:
@@ -213,7 +214,7 @@ def _unknown_entry(lanes: int) -> Entries:
 
 
 class _ActiveRead:
-    """One request being read, for items or (None) for the person alone; implements `finish.Lanes`."""
+    """One request being read, for items or the person alone; implements `finish.Lanes`."""
 
     def __init__(
         self,
@@ -259,10 +260,10 @@ class _ActiveRead:
             categorical=finish.categorical(plan.layout, self),
             sequences={step.name: self._sequence(step) for step in plan.sequences},
             t=t,
-            commit=max(one.commit for one in positions),
-            p=max(one.p for one in positions),
+            commit=max(position.commit for position in positions),
+            p=max(position.p for position in positions),
             person=self._request.person,
-            positions=tuple(one.p for one in positions) if len(positions) > 1 else (),
+            positions=tuple(position.p for position in positions) if len(positions) > 1 else (),
         )
 
     def _numeric(self) -> npt.NDArray[np.float32]:
@@ -279,7 +280,10 @@ class _ActiveRead:
         expired.
         """
         heads = np.concatenate(
-            [np.zeros((0, COMMIT), np.int64), *(one.readings[:, :COMMIT] for one in self._entries)]
+            [
+                np.zeros((0, COMMIT), np.int64),
+                *(entry.readings[:, :COMMIT] for entry in self._entries),
+            ]
         )
         newest = int(heads[:, NEWEST].max(initial=0))
         self._validity = (
@@ -429,14 +433,14 @@ class _ActiveRead:
         valid_from, next_change = self._validity
         if valid_from <= t < next_change:
             return 0
-        for index, one in enumerate(self._entries):
-            readings = one.readings
+        for index, entry in enumerate(self._entries):
+            readings = entry.readings
             stale = np.flatnonzero((t < readings[:, VALID_FROM]) | (t >= readings[:, NEXT_CHANGE]))
             if not len(stale):
                 continue
             states = self._plan.records[index].states(self._snapshot, self._unique[index][stale])
             readings = readings.copy()
             readings[stale] = self._plan.records[index].finish(states, np.full(len(stale), t))
-            self._entries[index] = replace(one, readings=readings)
+            self._entries[index] = replace(entry, readings=readings)
             count += len(stale)
         return count

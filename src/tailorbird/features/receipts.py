@@ -31,7 +31,7 @@ _decode = msgspec.json.Decoder(BlockReceipt).decode
 
 
 def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
-    """Return whether a block's receipt states that its events lack an attribute that features need."""
+    """Return whether a receipt states that events lack an attribute that features need."""
     if not receipt:
         return False
     receipt_attributes, needed = _decode(receipt), features.event_attributes

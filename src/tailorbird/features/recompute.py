@@ -35,8 +35,9 @@ UNLINKED = "erased"
 class Difference:
     """A logged or read value that differs from the recomputed one.
 
-    `item` is "" for a sequence, which belongs to the request. `person`, `t` and `p`, or the `positions`
-    of all parts, are arguments for `features show … --why`; `request_id` is "" for a sample.
+    `item` is "" for a sequence, which belongs to the request. `person`, `t` and `p`, or the
+    `positions` of all parts, are arguments for `features show … --why`; `request_id` is "" for a
+    sample.
     """
 
     feature: str
@@ -56,7 +57,8 @@ class ParityReport:
 
     Attributes:
         answers: number of responses compared.
-        compared: values compared: a number and a category of each item, a sequence of each response.
+        compared: values compared: a number and a category of each item, a sequence of each
+            response.
         unequal: values that differ in any bit (NaN equals NaN).
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
@@ -113,8 +115,8 @@ def parity(
     """Recompute the features of logged responses and compare them bit for bit.
 
     Args:
-        events: the lake's events, at least `backfill.event_columns`; all that the responses may have
-            counted.
+        events: the lake's events, at least `backfill.event_columns`; all that the responses may
+            have counted.
         answers: rows of the lake's `answers`.
         complete_to: the p up to which the events are complete; by default the newest of them.
         only: compare these columns only.

@@ -18,7 +18,7 @@ import pyarrow as pa
 from tailorbird.features import kernels_marks
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
 from tailorbird.features.asof_peaks import Peaks
-from tailorbird.features.asof_runs import Columns, RunEvents, LastRuns
+from tailorbird.features.asof_runs import Columns, LastRuns, RunEvents
 from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.bulk import RaggedSequence
 from tailorbird.features.columns import Frame, take_rows
@@ -28,8 +28,8 @@ from tailorbird.features.extracts import (
     PEAK_ZERO,
     Extract,
     ProfileExtract,
-    extract_profiles,
     compute_extract,
+    extract_profiles,
     tile_values,
 )
 from tailorbird.features.finish import DECAY_WEIGHTS, further_values
@@ -73,7 +73,7 @@ _PROFILE_COLUMNS = (
 
 
 class PastFrame(Frame):
-    """A frame that uses identities as keys of entities made of texts only, since keys only group."""
+    """A frame that uses identities as keys of text entities, since keys only group."""
 
     def __init__(self, events: pa.Table, start: int) -> None:
         super().__init__(events, hashes)
@@ -191,9 +191,9 @@ class EntityHistory:
         """Return the sum of each window at its spot."""
         layout = self._layout
         windows = [
-            (one, layout.rings[one.ring])
-            for one in layout.windows
-            if layout.rings[one.ring].measure not in PEAKS
+            (window, layout.rings[window.ring])
+            for window in layout.windows
+            if layout.rings[window.ring].measure not in PEAKS
         ]
         window_specs = [
             (
@@ -211,7 +211,7 @@ class EntityHistory:
 
     @cached_property
     def _summed_measures(self) -> list[tuple[Source, str]]:
-        """The sources and measures to sum: rings that differ only in their hop share a prefix sum."""
+        """The sources and measures to sum; rings that differ only in hop share a prefix sum."""
         layout = self._layout
         rings = [layout.rings[one.ring] for one in (*layout.windows, *layout.decays)]
         return list(
@@ -282,13 +282,13 @@ class EntityHistory:
                         trees[ring.source, ring.measure].since(moments, since),
                     )
                 )
-        for one in self._layout.firsts:
+        for first in self._layout.firsts:
             # The code of an earlier time is larger.
             codes = np.zeros(len(self._frame), np.int64)
-            codes[self._extracts[one.source].rows] = PEAK_ZERO - self._extracts[one.source].ts
+            codes[self._extracts[first.source].rows] = PEAK_ZERO - self._extracts[first.source].ts
             lanes.append(
                 (
-                    Spot(self._layout.index, one.reading_lane),
+                    Spot(self._layout.index, first.reading_lane),
                     Peaks(self.timeline, codes[self._rows]).since(moments, t * 0),
                 )
             )
@@ -302,7 +302,9 @@ class EntityHistory:
             unions = Unions(
                 self.timeline, hashes, self._is_counted(sketch.source), sketch.precision
             )
-            for window in (one for one in self._layout.distincts if one.sketch == number):
+            for window in (
+                distinct for distinct in self._layout.distincts if distinct.sketch == number
+            ):
                 summary = unions.from_positions(
                     moments, moments.window_start(sketch.hop, sketch.hop * window.tiles)
                 )
@@ -331,12 +333,12 @@ class EntityHistory:
     def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
         """Return time and value of the newest event of each source, 0 without one."""
         lanes = []
-        for one in self._layout.lasts:
-            extract = self._extracts[one.source]
-            newest = self._series_of(one.source).newest(moments)
-            value = self._tile_values(one.source, "sum")
+        for last in self._layout.lasts:
+            extract = self._extracts[last.source]
+            newest = self._series_of(last.source).newest(moments)
+            value = self._tile_values(last.source, "sum")
             for lane, column in enumerate((self._frame.ts[self._rows], value)):
-                spot = Spot(self._layout.index, one.reading_lane + lane)
+                spot = Spot(self._layout.index, last.reading_lane + lane)
                 lanes.append(
                     (
                         spot,
@@ -351,18 +353,24 @@ class EntityHistory:
         """Return coded time and value of the first event of each source, 0 without one."""
         lanes: list[tuple[Spot, Int64s]] = []
         order = self.timeline.order
-        for one in self._layout.first_values:
+        for first_value in self._layout.first_values:
             ranks = np.zeros(len(self._rows), np.int64)
             ranks[order] = np.arange(len(order), 0, -1)  # earlier is larger
-            best = Peaks(self.timeline, np.where(self._is_counted(one.source), ranks, 0)).since(
-                moments, np.zeros_like(moments.t)
-            )
+            best = Peaks(
+                self.timeline, np.where(self._is_counted(first_value.source), ranks, 0)
+            ).since(moments, np.zeros_like(moments.t))
             event = np.append(order, -1)[len(order) - best]  # −1: none yet
             for lane, column in enumerate(
-                (PEAK_ZERO - self._frame.ts[self._rows], self._tile_values(one.source, "sum"))
+                (
+                    PEAK_ZERO - self._frame.ts[self._rows],
+                    self._tile_values(first_value.source, "sum"),
+                )
             ):
                 lanes.append(
-                    (Spot(self._layout.index, one.reading_lane + lane), np.append(column, 0)[event])
+                    (
+                        Spot(self._layout.index, first_value.reading_lane + lane),
+                        np.append(column, 0)[event],
+                    )
                 )
         return lanes
 
@@ -426,7 +434,7 @@ class EntityHistory:
 
 @dataclass(frozen=True)
 class AllRunEvents:
-    """The concatenated last events of all requests; `rows` map events of the series to the frame."""
+    """The concatenated last events of all requests; `rows` map the series to the frame."""
 
     frame: PastFrame
     events: RunEvents
@@ -448,7 +456,7 @@ class ChunkRuns:
     rows: Intps
 
     def runs(self, sequence: LastEvents, t: Int64s, request_session: Keys) -> Runs:
-        """Return the runs of requests at t (m,) with session identities (m,), 0 without a session."""
+        """Return the runs of requests at t (m,) with session identities (m,), 0 if none."""
         frame, rows = self.frame, self.rows
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
         value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
@@ -485,7 +493,7 @@ def _tile_by_tile(
 
 
 def _union_rows(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
-    """Return the sorted union of the rows, and the index in it of each row of the frame if needed."""
+    """Return the sorted union of the rows, and each frame row's index in it if needed."""
     longest = max(parts, key=len)
     if len(parts) == 1 or len(longest) == size:
         return longest, None if len(parts) == 1 else np.arange(size)
@@ -505,7 +513,7 @@ def sources_of(layout: EntityLayout) -> list[Source]:
         *layout.first_values,
         *layout.sequences,
     )
-    return list(dict.fromkeys(one.source for one in holders))
+    return list(dict.fromkeys(holder.source for holder in holders))
 
 
 def has_text_keys(entity: Entity) -> bool:

@@ -40,7 +40,6 @@ from tailorbird.features.declare import (
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.plain import (
-    request_text,
     category,
     element_of,
     evaluate,
@@ -48,6 +47,7 @@ from tailorbird.features.plain import (
     number,
     number_of,
     query_text,
+    request_text,
     text_of,
     time_of,
     truth,
@@ -99,12 +99,12 @@ def make_moment(
     events: Sequence[Event],
 ) -> "Moment":
     positions = (p,) if isinstance(p, int) else tuple(p)
-    known_events = [
+    visible_events = [
         event
         for event in events
         if event["counts"] and event["ts"] < t and event["p"] <= max(positions)
     ]
-    return Moment(features, request, item, t, known_events, positions)
+    return Moment(features, request, item, t, visible_events, positions)
 
 
 @dataclass(frozen=True)
@@ -290,12 +290,12 @@ class Moment:
         ]
         per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
         key, rows = self.key(entity), []
-        known_until = self.known_position(
+        limit = self.position_of(
             entity_key(entity, [np.array(hash64(part or ""), np.uint64) for part in key])
         )
         for event in self.events:
             if (
-                event["p"] > known_until
+                event["p"] > limit
                 or event["type"] not in (types or feature.types)
                 or event["ts"] <= 0
             ):
@@ -350,15 +350,15 @@ class Moment:
         )
         if subject is None:
             return None
-        known_until = self.known_position(hash64(subject))
+        limit = self.position_of(hash64(subject))
         rows = [
             Row(event, None, 0)
             for event in self.events
-            if event["type"] == owner and event[column] == subject and event["p"] <= known_until
+            if event["type"] == owner and event[column] == subject and event["p"] <= limit
         ]
         return max(rows, key=Row.order, default=None)
 
-    def known_position(self, key: int | np.ndarray) -> int:
+    def position_of(self, key: int | np.ndarray) -> int:
         """Return the p up to which the events of the entity with this key are known."""
         return self.positions[int(key) % len(self.positions)]
 

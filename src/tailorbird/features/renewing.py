@@ -30,7 +30,7 @@ class RenewalQueue:
 
     @property
     def is_pending(self) -> bool:
-        """Whether any key is due and not renewed yet."""
+        """True if any key is due and not renewed yet."""
         return bool(self._due)
 
     def record_changes(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
@@ -53,7 +53,7 @@ class RenewalQueue:
 
 
 def renew(transaction: Transaction, records: Records, keys: Keys, now: int, commit: int) -> int:
-    """Rewrite the reading records of these entities as of `now`, and return how many were examined."""
+    """Rewrite these reading records as of `now`, and return how many were examined."""
     stored = records.read_states(transaction, keys)
     existing = np.flatnonzero(stored.sizes)  # others went meanwhile
     keys, states = keys[existing], stored.states[existing]

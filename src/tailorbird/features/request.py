@@ -56,7 +56,7 @@ class Sequence:
 
     def lists(self) -> list[list[int]]:
         """Return items, types, times and the bits of each further value, as logged and compared."""
-        values = (one.view(np.uint64).tolist() for one in self.values.values())
+        values = (value.view(np.uint64).tolist() for value in self.values.values())
         return [self.item.tolist(), self.type.tolist(), self.ts.tolist(), *values]
 
 
@@ -78,8 +78,8 @@ class Rows:
         numeric: float32, shape (n, len(features.numeric)); missing is NaN.
         categorical: hash64 of the text, shape (n, len(features.categorical)); 0 is missing.
         sequences: by name.
-        t: values are those just before this time; the response's own `ts`.
-        commit, p: of the state that was read; the newest of all parts, where several workers keep it.
+        t: values are those just before this time; the response's own `ts`. commit, p: of the state
+        that was read; the newest of all parts, where several workers keep it.
         positions: by part, the p that was read; empty where one worker keeps the state.
         person: as resolved, `anon:…` for an unknown person, None without any id.
         stale: rows whose reading record was out of date, so that the state was read; for metrics.

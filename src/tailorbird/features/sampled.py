@@ -82,7 +82,7 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
     where = ds.field("p").isin(pa.array(np.unique(drawn_positions))) & ds.field("person").is_valid()
     rows = lake.table("events", columns, where).slice(0, count).to_pylist()
     first_items = [row["item_id"] or (row["items"] or [None])[0] for row in rows]
-    known_items = [item for item in first_items if item is not None] or ["-"]
+    other_items = [item for item in first_items if item is not None] or ["-"]
     requests = [
         ReadRequest(
             row["person"],
@@ -97,7 +97,7 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
         for row in rows
     ]
     items = [
-        tuple(dict.fromkeys((item or known_items[0], known_items[index % len(known_items)])))
+        tuple(dict.fromkeys((item or other_items[0], other_items[index % len(other_items)])))
         for index, item in enumerate(reversed(first_items))
     ]
     return Sample(requests, items)
@@ -148,34 +148,34 @@ def required_filters(
     is_routed = ds.field("p") <= int(requests.p.max(initial=0))
     single_filters: list[ds.Expression] = []
     list_filters: list[ds.Expression] = []
-    for one in features.layout.entities:
-        if entities is not None and one.index not in entities:
+    for entity in features.layout.entities:
+        if entities is not None and entity.index not in entities:
             continue
-        entity_filter = _entity_filter(one, requested_values)
-        look_back_us = _look_back_us(one)
-        if look_back_us is not None and len(requests.t):
+        entity_filter = _entity_filter(entity, requested_values)
+        history_us = _history_us(entity)
+        if history_us is not None and len(requests.t):
             entity_filter = entity_filter & (
-                ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - look_back_us), TIME)
+                ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - history_us), TIME)
             )
-        if "item" in one.entity.fields:
+        if "item" in entity.entity.fields:
             list_filters.append(entity_filter & ds.field("items").is_valid())
             entity_filter = entity_filter & ds.field("item_id").isin(items)
         single_filters.append(entity_filter)
-        if one.profile is not None:
+        if entity.profile is not None:
             subject = (
                 ds.field("item_id").isin(items)
-                if one.profile.type == "item"
+                if entity.profile.type == "item"
                 else ds.field("user_id").isin(people)
             )
-            single_filters.append((ds.field("type") == one.profile.type) & subject)
+            single_filters.append((ds.field("type") == entity.profile.type) & subject)
     single_filter = is_routed & reduce(or_, single_filters) if single_filters else is_routed
     return single_filter, is_routed & reduce(or_, list_filters) if list_filters else None
 
 
 def unselective_columns(features: FeatureSet) -> list[str]:
-    """Return the columns that depend on everybody's events, which a huge lake makes unaffordable."""
+    """Return the columns that depend on everybody's events, too expensive on a huge lake."""
     return dependent_columns(
-        features, {one.index for one in features.layout.entities if not is_narrow(one)}
+        features, {entity.index for entity in features.layout.entities if not is_narrow(entity)}
     )
 
 
@@ -216,7 +216,7 @@ def compare(
     report.answers += len(reads)
     owner = np.repeat(np.arange(len(reads)), [len(read.items) for read in reads])
     items = [item for read in reads for item in read.items]
-    for names, kept_names, table, read_tables in (
+    for names, column_names, table, read_tables in (
         (
             features.numeric,
             recomputed.numeric_names,
@@ -231,12 +231,12 @@ def compare(
         ),
     ):
         values = (
-            _select_columns(np.concatenate(read_tables), names, kept_names)
+            _select_columns(np.concatenate(read_tables), names, column_names)
             if read_tables
             else table
         )
         is_unequal = unequal(values, table)
-        for column, name in enumerate(kept_names):
+        for column, name in enumerate(column_names):
             report.add_compared(name, len(table))
             unequal_rows = np.flatnonzero(is_unequal[:, column])
             for row in (
@@ -282,11 +282,11 @@ def compare(
     return report
 
 
-def _select_columns(values: np.ndarray, names: Ids[str], kept_names: Ids[str]) -> np.ndarray:
+def _select_columns(values: np.ndarray, names: Ids[str], column_names: Ids[str]) -> np.ndarray:
     return (
         values
-        if tuple(names) == tuple(kept_names)
-        else values[:, [list(names).index(name) for name in kept_names]]
+        if tuple(names) == tuple(column_names)
+        else values[:, [list(names).index(name) for name in column_names]]
     )
 
 
@@ -303,7 +303,7 @@ def distinct_texts(column: object) -> pa.Array:
 
 
 def is_narrow(layout: EntityLayout) -> bool:
-    """Return whether an entity is about a person, an item or a session, so that it has few events."""
+    """Return whether an entity is about a person, item or session, with few events."""
     return bool({"user", "item", "session"} & set(layout.entity.fields))
 
 
@@ -320,7 +320,7 @@ def _entity_filter(layout: EntityLayout, requested_values: dict[str, pa.Array]) 
     return condition
 
 
-def _look_back_us(layout: EntityLayout) -> int | None:
+def _history_us(layout: EntityLayout) -> int | None:
     """Return how far back, in microseconds, events can count; None: to the beginning."""
     if layout.lasts or layout.sequences or layout.firsts or layout.first_values:
         return None

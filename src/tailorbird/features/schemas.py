@@ -87,8 +87,8 @@ def keep(state: Path, features: FeatureSet, *, overwrite: bool = False) -> None:
     """Write the declarations beside the state that is, or will be, built by them.
 
     Args:
-        overwrite: replace existing declarations: locations, descriptions and transforms are no part of
-            the schema, and may have changed.
+        overwrite: replace existing declarations: locations, descriptions and transforms are no part
+            of the schema, and may have changed.
     """
     path = state / features.schema_hash / FILE
     data = encode_features(features)
@@ -174,7 +174,7 @@ def prune(state: Path, retained: Collection[str], *, workers: int = 1) -> dict[s
 
 
 def _remove(folder: Path, *, declarations: bool) -> int:
-    """Remove a state, and its declarations if requested; return its bytes, 0 if a worker holds it."""
+    """Remove a state, optionally its declarations; return its bytes, 0 if it is locked."""
     try:
         lock = FileLock(folder / "worker")
     except LockedError:
@@ -210,10 +210,10 @@ def _write_applied(state: Path, applied: Applied) -> None:
 
 @contextmanager
 def _lock_applied(state: Path) -> Iterator[None]:
-    """Serialise changes of the applied schema between processes; changes are short, so others wait."""
+    """Serialise changes of the applied schema between processes; they are short."""
     try:
         state.mkdir(parents=True, exist_ok=True)
-        lock = open(state / f"{APPLIED}.lock", "a")  # noqa: SIM115, it is closed, and so unlocked, below
+        lock = open(state / f"{APPLIED}.lock", "a")  # noqa: SIM115, closed below
     except OSError as error:
         raise StorageError(
             f"the applied schema cannot be changed: {error.strerror}", where=str(state)

@@ -130,7 +130,7 @@ def backfill_to(
 
 @dataclass(frozen=True)
 class _BackfillPlan:
-    """What to compute; `features` are the missing columns and those that they are derived from."""
+    """A backfill to run; `features` are the missing columns and those that they derive from."""
 
     features: FeatureSet
     requests: Requests
@@ -191,17 +191,17 @@ def _read_events(
     plan: _BackfillPlan, events: Events, rows_of_part: int
 ) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
     """Return the tables that fit into memory, and the remaining ones, or None if there are none."""
-    held: list[pa.Table] = []
+    loaded: list[pa.Table] = []
     tables = (
         relevant_events(plan.features.layout, table) for table in _tables(events, plan.columns())
     )
     size = _row_bytes(plan.features) * rows_of_part
     for table in tables:
-        held.append(table)
+        loaded.append(table)
         size += _EVENT_FACTOR * table.nbytes
         if size > plan.memory_bytes:
-            return held, tables
-    return held or [ROUTED.empty_table().select(plan.columns())], None
+            return loaded, tables
+    return loaded or [ROUTED.empty_table().select(plan.columns())], None
 
 
 def _compute_partition(
@@ -326,7 +326,7 @@ def _select_requests(
             np.searchsorted(requests.row_request, own_rows, side="right"),
         )
         rows, request_rows = ragged(first, last)[0], own_rows
-    by_row = [is_by_row(one) for one in plan.features.layout.entities]
+    by_row = [is_by_row(entity) for entity in plan.features.layout.entities]
     return (
         request_rows,
         rows,
@@ -383,7 +383,7 @@ def _write_piece(
     """Compute and write the lanes of some requests or rows of a shard."""
     features = plan.features
     request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
-    by_row = [is_by_row(one) for one in features.layout.entities]
+    by_row = [is_by_row(entity) for entity in features.layout.entities]
     lanes = PastLanes(
         features,
         frames,
@@ -442,7 +442,9 @@ def _row_bytes(features: FeatureSet, entities: Sequence[int] | None = None) -> i
     """Estimate the memory of a row while it is computed: lanes, the longest sequence, columns."""
     layout = features.layout
     lanes = sum(
-        one.reading_lanes for one in layout.entities if entities is None or one.index in entities
+        entity.reading_lanes
+        for entity in layout.entities
+        if entities is None or entity.index in entities
     )
     return 16 * (lanes + len(layout.steps) + 16)
 
@@ -452,18 +454,18 @@ def _no_progress(stage: str, done: int, total: int | None) -> None:
 
 
 def definitions(features: FeatureSet, only: Sequence[str] | None = None) -> dict[str, str]:
-    """Return each column with its definition: the schema hash of it and of what it is derived from."""
+    """Return each column's definition: the schema hash of it and of what it derives from."""
     names = [feature.name for feature in features.features] if only is None else only
     return {name: subset(features, [name]).schema_hash for name in names}
 
 
 def _select_columns(rows: BackfilledRows, names: Mapping[str, str]) -> BackfilledRows:
     """Return the rows without sequences and categories that only served a derived column."""
-    kept_indices = [index for index, name in enumerate(rows.categorical_names) if name in names]
+    own_indices = [index for index, name in enumerate(rows.categorical_names) if name in names]
     return replace(
         rows,
-        categorical=rows.categorical[:, kept_indices],
-        categorical_names=tuple(rows.categorical_names[index] for index in kept_indices),
+        categorical=rows.categorical[:, own_indices],
+        categorical_names=tuple(rows.categorical_names[index] for index in own_indices),
         sequences={name: one for name, one in rows.sequences.items() if name in names},
     )
 
@@ -489,7 +491,7 @@ def _make_manifest(requests: Requests, events: Events, version: str, rows_max: i
 
 
 def inputs_of(requests: Requests, version: str) -> str:
-    """Return a hash of the requests and the name of the events, which identifies a folder's inputs."""
+    """Return a hash of the requests and events' name, which identifies a folder's inputs."""
     return _hash(version, *_request_bytes(requests))
 
 

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 class _ReceivedAt(msgspec.Struct, frozen=True):
-    """When a routed block came in, from its receipt, to measure the lag of workers."""
+    """The arrival time of a routed block, from its receipt, to measure the lag of workers."""
 
     received_at: int = 0
 
@@ -150,7 +150,8 @@ class Shuffle:
         """Step until `stop` is set; while there is nothing, poll every few milliseconds.
 
         Args:
-            needed_from: returns the row from which each worker needs its log; earlier blocks are pruned.
+            needed_from: returns the row from which each worker needs its log; earlier blocks are
+                pruned.
             state: the folder of all states, where the progress is written.
         """
         has_more, figures_due, prune_due = True, 0.0, time.monotonic() + PRUNE_INTERVAL_S
@@ -200,7 +201,7 @@ class Shuffle:
         return self._reader
 
     def _take_step(self, blocks: Sequence[Stored], rows_max: int) -> list[Stored]:
-        """Return the blocks of one step; one whose events have to be read from the lake is alone."""
+        """Return the blocks of one step; one whose events are only in the lake is alone."""
         step_blocks: list[Stored] = []
         rows = 0
         for stored in blocks:
@@ -239,7 +240,7 @@ class Shuffle:
         if not table.num_rows:
             return part_masks
         frame, p = Frame(table, repeated=self._text_hashes), table["p"].to_numpy()
-        extracts = [one.take(frame) for one in self._accumulators]
+        extracts = [accumulator.take(frame) for accumulator in self._accumulators]
         for batch in {
             id(batch): batch for batch in extracts
         }.values():  # sources that are the same give one extract
@@ -262,7 +263,8 @@ class Shuffle:
 
 
 def _writer(address: Address, number: int, first: int) -> LogWriter:
-    return open_writer(address, partition=f"part-{number}", first=first)  # type: ignore[arg-type]  # never several partitions
+    # A part is never split into several partitions.
+    return open_writer(address, partition=f"part-{number}", first=first)  # type: ignore[arg-type]
 
 
 def _encode_table(table: pa.Table) -> bytes:

@@ -74,4 +74,4 @@ def linear_counts(precision: int) -> Floats:
         context.multiply(count, context.ln(context.divide(count, Decimal(empty))))
         for empty in range(1, (1 << precision) + 1)
     ]
-    return np.array([0.0, *(float(one) for one in logs)])
+    return np.array([0.0, *(float(log) for log in logs)])

@@ -56,7 +56,7 @@ class Partition:
 
     @property
     def is_by_row(self) -> bool:
-        """Whether the field differs between the rows of a request."""
+        """True if the field differs between the rows of a request."""
         return self.field is not None and self.field.partition(".")[0] == "item"
 
 

@@ -152,7 +152,7 @@ def decode_position(record: bytes | None) -> Position:
 
 
 def position_in(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Position:
-    """Return the position of the state on this machine. Raises NotReadyError where there is none."""
+    """Return the position of the state on this machine. Raises NotReadyError."""
     store = open_state(state, features, part)
     try:
         with store.snapshot() as snapshot:
@@ -231,7 +231,9 @@ class Records:
         self._tiles = Tiles(layout)
         self._index = layout.index.to_bytes(2, "big")
         self._stored_lanes = stored_lanes(layout)
-        readable = [one for one in self.accumulators if isinstance(one, Readable)]
+        readable = [
+            accumulator for accumulator in self.accumulators if isinstance(accumulator, Readable)
+        ]
         self.readable = frozenset(
             map(id, readable)
         )  # asked for at each step, and asking what a protocol has is slow
@@ -256,7 +258,7 @@ class Records:
         return StateBatch(filled.states(self.layout.state_lanes), filled, sizes)
 
     def update(self, batch: StateBatch, new: Int64s, parts: Sequence[Part]) -> None:
-        """Apply events in place; `new_newest` (n,) is the newest ts of each state including them."""
+        """Apply events in place; `new_newest` (n,) is each state's newest ts with them."""
         states, old = batch.states, batch.states[:, NEWEST].copy()
         self._tiles.advance(states, batch.filled, old, new)
         for accumulator, rows, additions_ in parts:
@@ -354,14 +356,17 @@ class Records:
 
 def all_records(layout: Layout) -> list[Records]:
     """Return the records of each entity, by index."""
-    return [Records(one) for one in layout.entities]
+    return [Records(entity) for entity in layout.entities]
 
 
 def stored_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     """Return the lanes of a reading that are stored: all but those of sequences."""
     is_stored = np.ones(layout.reading_lanes, np.bool_)
-    for one in layout.sequences:
-        is_stored[one.reading_lane : one.reading_lane + one.reading_columns * one.length] = False
+    for sequence in layout.sequences:
+        is_stored[
+            sequence.reading_lane : sequence.reading_lane
+            + sequence.reading_columns * sequence.length
+        ] = False
     return np.flatnonzero(is_stored)
 
 
@@ -370,8 +375,11 @@ def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     0.
     """
     reading_lanes = np.zeros(layout.state_lanes, np.intp)
-    for one in layout.sequences:
-        for index, column in enumerate((0, *range(2, one.state_columns))):  # without the id
-            from_, to = one.lane + column * one.length, one.reading_lane + index * one.length
-            reading_lanes[from_ : from_ + one.length] = np.arange(to, to + one.length)
+    for sequence in layout.sequences:
+        for index, column in enumerate((0, *range(2, sequence.state_columns))):  # without the id
+            from_, to = (
+                sequence.lane + column * sequence.length,
+                sequence.reading_lane + index * sequence.length,
+            )
+            reading_lanes[from_ : from_ + sequence.length] = np.arange(to, to + sequence.length)
     return reading_lanes

@@ -51,10 +51,10 @@ from tailorbird.features.layout import (
 from tailorbird.features.sources import (
     SQUARES,
     bucket_sources,
-    sequence_values,
     lane_kinds,
     measure_of,
     peak_of,
+    sequence_values,
     session_source,
     source_of,
 )
@@ -64,7 +64,7 @@ class SpotFinder:
     """Finds the spots of a feature's numbers."""
 
     def __init__(self, entities: tuple[EntityLayout, ...]) -> None:
-        self._by_entity = {one.entity: one for one in entities}
+        self._by_entity = {entity.entity: entity for entity in entities}
 
     def window(self, source: Source, measure: str, window: Window) -> Spot:
         return self._over_ring(self._by_entity[source.entity].windows, source, measure, window)
@@ -80,20 +80,20 @@ class SpotFinder:
         window: Window,
     ) -> Spot:
         layout = self._by_entity[source.entity]
-        for one in candidates:
-            ring = layout.rings[one.ring]
-            if (ring.source, ring.measure, ring.hop, one.tiles) == (
+        for candidate in candidates:
+            ring = layout.rings[candidate.ring]
+            if (ring.source, ring.measure, ring.hop, candidate.tiles) == (
                 source,
                 measure,
                 window.hop,
                 window.tiles,
             ):
-                return Spot(layout.index, one.reading_lane)
+                return Spot(layout.index, candidate.reading_lane)
         raise KeyError(source)
 
     def last(self, source: Source) -> tuple[Spot, Spot]:
         layout = self._by_entity[source.entity]
-        lane = next(one.reading_lane for one in layout.lasts if one.source == source)
+        lane = next(last.reading_lane for last in layout.lasts if last.source == source)
         return Spot(layout.index, lane), Spot(layout.index, lane + 1)
 
     def distinct(self, feature: Distinct) -> tuple[Spot, Spot]:
@@ -104,31 +104,36 @@ class SpotFinder:
             feature.window.hop,
             feature.window.tiles,
         )
-        for one in layout.distincts:
-            sketch = layout.sketches[one.sketch]
-            if (sketch.source, sketch.precision, sketch.hop, one.tiles) == sketch_spec:
-                return Spot(layout.index, one.reading_lane), Spot(
-                    layout.index, one.reading_lane + 1
+        for distinct in layout.distincts:
+            sketch = layout.sketches[distinct.sketch]
+            if (sketch.source, sketch.precision, sketch.hop, distinct.tiles) == sketch_spec:
+                return Spot(layout.index, distinct.reading_lane), Spot(
+                    layout.index, distinct.reading_lane + 1
                 )
         raise KeyError(feature.name)
 
     def first(self, source: Source) -> Spot:
         layout = self._by_entity[source.entity]
         return Spot(
-            layout.index, next(one.reading_lane for one in layout.firsts if one.source == source)
+            layout.index,
+            next(first.reading_lane for first in layout.firsts if first.source == source),
         )
 
     def earliest(self, source: Source) -> tuple[Spot, Spot]:
         layout = self._by_entity[source.entity]
-        lane = next(one.reading_lane for one in layout.first_values if one.source == source)
+        lane = next(
+            first_value.reading_lane
+            for first_value in layout.first_values
+            if first_value.source == source
+        )
         return Spot(layout.index, lane), Spot(layout.index, lane + 1)
 
     def sequence(self, source: Source, length: int, of: tuple[Expression, ...] = ()) -> Spot:
         layout = self._by_entity[source.entity]
         events = next(
-            one
-            for one in layout.sequences
-            if (one.source, one.length, one.of) == (source, length, of)
+            sequence
+            for sequence in layout.sequences
+            if (sequence.source, sequence.length, sequence.of) == (source, length, of)
         )
         return Spot(layout.index, events.reading_lane)
 

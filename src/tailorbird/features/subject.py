@@ -56,7 +56,8 @@ class Subject:
         """Parse `FIELD:VALUE` texts.
 
         Raises:
-            UsageError: a text is invalid, a field comes twice, or no feature is about any part of it.
+            UsageError: a text is invalid, a field comes twice, or no feature is about any part of
+                it.
         """
         parts: dict[str, str] = {}
         for text in texts:
@@ -76,7 +77,7 @@ class Subject:
         subject = cls(parts)
         if not subject.columns(features):
             about = sorted(
-                {one.entity.name for one in features.layout.entities if one.entity.fields}
+                {entity.entity.name for entity in features.layout.entities if entity.entity.fields}
             )
             raise UsageError(
                 f"features.py declares nothing about {' and '.join(parts)}",
@@ -135,9 +136,10 @@ class Subject:
 
     def _covers(self, fields: Sequence[str]) -> bool:
         """Return whether the parts determine an entity of these fields."""
-        known_fields = {"user" if field == ANONYMOUS else field for field in self.parts}
+        determined_fields = {"user" if field == ANONYMOUS else field for field in self.parts}
         return bool(fields) and all(
-            name in known_fields or ("." in name and name.partition(".")[0] in known_fields)
+            name in determined_fields
+            or ("." in name and name.partition(".")[0] in determined_fields)
             for name in fields
         )
 
@@ -202,7 +204,8 @@ def _check_value(field: str, value: str, text: str, parts: Mapping[str, str]) ->
         raise UsageError(f"{field} is asked for twice", fix="keep one")
     if field in INTEGER_FIELDS and not (value.isdigit() and int(value) in _INTEGER_RANGES[field]):
         raise UsageError(
-            f"expected {field} of {_INTEGER_RANGES[field][0]} to {_INTEGER_RANGES[field][-1]}, got {value!r}"
+            f"expected {field} of {_INTEGER_RANGES[field][0]} to {_INTEGER_RANGES[field][-1]}, "
+            f"got {value!r}"
         )
     return str(int(value)) if field in INTEGER_FIELDS else value
 

@@ -77,7 +77,8 @@ class Tiles:
         self._layout = layout
         tile_spans = [(ring.lane, ring.lanes, ring.hop, ring.lanes, 1) for ring in layout.rings]
         tile_spans += [
-            (one.lane, one.lanes, one.hop, one.slots, one.registers // 8) for one in layout.sketches
+            (sketch.lane, sketch.lanes, sketch.hop, sketch.slots, sketch.registers // 8)
+            for sketch in layout.sketches
         ]
         self._hops = np.array(sorted({hop for _, _, hop, _, _ in tile_spans}), np.int64)
         width = layout.state_lanes
@@ -98,10 +99,10 @@ class Tiles:
         for number, sketch in enumerate(layout.sketches):
             self._sketch[sketch.lane : sketch.lane + sketch.lanes] = number
         self._windows = self._plan_passes(
-            [(one.ring, one.tiles, one.reading_lane) for one in layout.windows]
+            [(window.ring, window.tiles, window.reading_lane) for window in layout.windows]
         )
         self._decays = self._plan_passes(
-            [(one.ring, one.tiles, one.reading_lane) for one in layout.decays]
+            [(decay.ring, decay.tiles, decay.reading_lane) for decay in layout.decays]
         )
         self._weights = np.array(DECAY_WEIGHTS)
         # What is read of no event at all.

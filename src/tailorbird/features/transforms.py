@@ -314,9 +314,8 @@ def target(
 
     Args:
         head: a target of a slot, such as `click`.
-        smoothing: s, the weight of the mean in rows.
-        count_min, size_max: rarer values, or those beyond the most frequent ones, are unknown and get
-            the mean.
+        smoothing: s, the weight of the mean in rows. count_min, size_max: rarer values, or those
+        beyond the most frequent ones, are unknown and get the mean.
     """
     if not isinstance(head, str) or not head:
         raise declaration_error(
@@ -415,13 +414,13 @@ def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
     Raises:
         DeclarationError: names the line.
     """
-    known_heads = sorted(set(heads))
+    valid_heads = sorted(set(heads))
     for one in transforms:
         for head in one.heads:
-            if head not in known_heads:
+            if head not in valid_heads:
                 message = f"transform: {head!r} is no head of any slot's objective"
                 raise DeclarationError(
-                    message, where=one.place, fix=f"use one of {', '.join(known_heads)}"
+                    message, where=one.place, fix=f"use one of {', '.join(valid_heads)}"
                 )
 
 
@@ -439,7 +438,8 @@ def _check_chain(transform_: Transform, kind: str) -> None:
                     else "leave it out, or put it before"
                 )
             raise DeclarationError(
-                f"transform: {call_name} takes {input_kind}, and {transform_.column} is {kind} there",
+                f"transform: {call_name} takes {input_kind}, "
+                f"and {transform_.column} is {kind} there",
                 where=transform_.place,
                 fix=fix,
             )

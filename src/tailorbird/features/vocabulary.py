@@ -13,22 +13,22 @@ from collections.abc import Sequence
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features.checks import (
-    parse_amount,
-    check_parent,
+    bucket_conditions,
     check_counted,
-    parse_filter,
-    register,
+    check_parent,
+    declaration_error,
+    format_duration,
+    format_types,
+    format_window,
+    is_profile_field,
+    parse_amount,
     parse_duration,
     parse_edges,
     parse_expression,
-    is_profile_field,
-    format_duration,
-    bucket_conditions,
-    format_types,
-    format_window,
+    parse_filter,
     parse_types,
     parse_window,
-    declaration_error,
+    register,
 )
 from tailorbird.features.declare import (
     DECAY_HALF_LIVES,
@@ -62,8 +62,8 @@ def entity(*fields: str) -> Entity:
             local_hour, weekday, position, `item.NAME`, `user.NAME`. `query` is the search query, in
             lower case and with single spaces: an event's own, else that of the answer that it
             follows. `weekday` is 0 (Monday) to 6, local if the local hour is known, else in UTC.
-            `position` is where the item was shown, from 1; of a request 1, as if it were to be shown
-            first.
+            `position` is where the item was shown, from 1; of a request 1, as if it were to be
+            shown first.
     """
     for name in fields:
         if name not in ENTITY_FIELDS and not is_profile_field(name):
@@ -136,7 +136,7 @@ def mean(
     hop: str | None = None,
     where: str | None = None,
 ) -> Mean:
-    """Average a number over the events that have it; missing without any. Arguments as for `total`."""
+    """Average a number over its events; missing without any. Arguments as for `total`."""
     base = check_counted(name, entity, type)
     span, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
@@ -271,10 +271,10 @@ def distinct(
 ) -> Distinct:
     """Estimate the number of distinct values of a text, by HyperLogLog.
 
-    `distinct("reach", item, "view", of="user", window="7d")`. The result is an integer. With precision 6,
-    of 3 different values 96 % of the answers are right, of 6 79 %, of 12 41 %; they are off by 7 to 9 %
-    (standard deviation) up to two dozen, by 13 % from a hundred on. With 8: 99 %, 95 %, 77 %; off by 4 %,
-    and by 5 to 6.5 % from a hundred on.
+    `distinct("reach", item, "view", of="user", window="7d")`. The result is an integer. With
+    precision 6, of 3 different values 96 % of the answers are right, of 6 79 %, of 12 41 %; they
+    are off by 7 to 9 % (standard deviation) up to two dozen, by 13 % from a hundred on. With 8: 99
+    %, 95 %, 77 %; off by 4 %, and by 5 to 6.5 % from a hundred on.
 
     Args:
         of: a text of the event: `user`, `item`, `query`, `item.category` …; events without it are
@@ -308,9 +308,9 @@ def ratio(
     """Divide events of `type` by those of `below`, smoothed: (a + weight·rate)/(b + weight).
 
     Args:
-        prior: the rate: that of an entity that this one belongs to (as for `share`), read at the same
-            time (0 where it has no events), or a number. Without one the ratio is a/b, missing where
-            b is 0.
+        prior: the rate: that of an entity that this one belongs to (as for `share`), read at the
+            same time (0 where it has no events), or a number. Without one the ratio is a/b, missing
+            where b is 0.
     """
     base = check_counted(name, entity, type)
     if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
@@ -358,7 +358,8 @@ def trend(
     if short_window.length >= long_window.length:
         raise declaration_error(f"short: expected less than long, {long}, got {short}")
     text = (
-        f"{format_types(type)} of the {entity.name}: rate in {format_window(short_window)} for that in "
+        f"{format_types(type)} of the {entity.name}: rate in {format_window(short_window)} "
+        "for that in "
         f"{format_window(long_window)}"
     )
     return register(
@@ -426,7 +427,10 @@ def decayed(
     length, amount = parse_duration(half_life), None if of is None else parse_amount(of, unit, max)
     if not 15 * SECOND <= length <= HORIZON // DECAY_HALF_LIVES:
         raise declaration_error(f"half_life: expected 15s to 50d, got {half_life}")
-    text = f"{format_types(type)} of the {entity.name}, worth half after each {format_duration(length)}"
+    text = (
+        f"{format_types(type)} of the {entity.name}, "
+        f"worth half after each {format_duration(length)}"
+    )
     if of is not None:
         text = f"sum of {of} over {text}"
     span = Window(DECAY_HALF_LIVES * length, length // DECAY_STEPS)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from tailorbird.features.checks import (
     check_counted,
-    parse_filter,
-    register,
     format_types,
+    parse_filter,
     parse_value,
+    register,
 )
 from tailorbird.features.declare import Entity, First, Kind, Last, TimeSince, TimeSinceFirst
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from tailorbird.errors import DeclarationError, nearest
-from tailorbird.features.checks import register, check_name, declaration_error
+from tailorbird.features.checks import check_name, declaration_error, register
 from tailorbird.features.declare import (
     SIMILARITY_LENGTH,
     SIMILARITY_LENGTH_MAX,
@@ -87,8 +87,8 @@ def check_similarities(similarities: Sequence[Similarity], features: Sequence[Fe
     Raises:
         DeclarationError: names the line.
     """
-    sequences = {one.name: one for one in features if isinstance(one, SequenceOf)}
-    declared = {one.name for one in features}
+    sequences = {feature.name: feature for feature in features if isinstance(feature, SequenceOf)}
+    declared = {feature.name for feature in features}
     for one in similarities:
         sequence = sequences.get(one.of)
         if sequence is None:

@@ -4,7 +4,7 @@ Aggregates over windows are in `features.vocabulary`; single events are in
 `features.vocabulary_last`.
 """
 
-from tailorbird.features.checks import check_attribute, register, check_name, declaration_error
+from tailorbird.features.checks import check_attribute, check_name, declaration_error, register
 from tailorbird.features.declare import (
     CONTEXT_FIELDS,
     ELEMENTS_MAX,
@@ -40,8 +40,8 @@ def attributes(
 ) -> tuple[Attribute, ...]:
     """Declare a column for each element of a list.
 
-    `attributes("tag", item, "tags", kind="categorical", length=4)` declares tag_1 to tag_4. A vector is
-    `attributes("embedding", item, "embedding", kind="numeric", length=16)`.
+    `attributes("tag", item, "tags", kind="categorical", length=4)` declares tag_1 to tag_4. A
+    vector is `attributes("embedding", item, "embedding", kind="numeric", length=16)`.
     """
     if not isinstance(length, int) or not 1 <= length <= ELEMENTS_MAX:
         raise declaration_error(f"length: expected 1 to {ELEMENTS_MAX}, got {length!r}")
@@ -54,9 +54,9 @@ def attributes(
 def match(name: str, entity: Entity, attribute: str) -> Match:
     """Return the share of the words of the request's query that occur in a text of the item.
 
-    `match("title_match", item, "title")`. Words are runs of letters and digits, case-insensitive; the
-    first 16 distinct ones of both are compared. Of a list of texts, all of them. Missing without a query,
-    or where the item has no such text.
+    `match("title_match", item, "title")`. Words are runs of letters and digits, case-insensitive;
+    the first 16 distinct ones of both are compared. Of a list of texts, all of them. Missing
+    without a query, or where the item has no such text.
     """
     identity = _check_profile_entity(name, entity)
     return register(
@@ -74,7 +74,8 @@ def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceF
     400 days.
 
     Args:
-        of: since the time in this attribute of the newest profile instead, negative for a future time:
+        of: since the time in this attribute of the newest profile instead, negative for a future
+            time:
             ISO 8601 (UTC unless it says otherwise), or a number of seconds, milliseconds or
             microseconds since 1970, distinguished by its size.
     """
@@ -90,7 +91,7 @@ def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceF
 
 
 def context(field: ContextField, *, name: str | None = None) -> ContextValue:
-    """Return a field of the request: device, country, query, local_hour or weekday (0 is Monday)."""
+    """Return the request's device, country, query, local_hour or weekday (0 is Monday)."""
     identity = check_name(name or field)
     if field not in CONTEXT_FIELDS:
         raise declaration_error(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")

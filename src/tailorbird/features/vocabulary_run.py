@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from tailorbird.features.checks import (
     check_counted,
-    parse_filter,
-    register,
-    parse_expression,
-    is_profile_field,
     check_name,
-    format_types,
-    parse_types,
     declaration_error,
+    format_types,
+    is_profile_field,
+    parse_expression,
+    parse_filter,
+    parse_types,
+    register,
 )
 from tailorbird.features.declare import (
     FURTHER_VALUES_MAX,
@@ -57,10 +57,10 @@ def sequence(
     values = tuple(
         parse_expression(one, "either") for one in ((of,) if isinstance(of, str) else of)
     )
-    if len(values) > FURTHER_VALUES_MAX or len({one.text for one in values}) < len(values):
+    if len(values) > FURTHER_VALUES_MAX or len({value.text for value in values}) < len(values):
         raise declaration_error(
             f"of: expected at most {FURTHER_VALUES_MAX} different values, got "
-            f"{', '.join(one.text for one in values)}"
+            f"{', '.join(value.text for value in values)}"
         )
     text = f"the last {length} of {format_types(type)} of the {entity.name}"
     return register(SequenceOf(*base, text, entity, *parse_filter(type, where), length, values))
@@ -248,7 +248,7 @@ def session_length(name: str, type: str | Sequence[str] | None = None) -> Sessio
 
 
 def session_depth(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
-    """Count the distinct items in the person's current session. Arguments as for `session_length`."""
+    """Count the distinct items of the current session. Arguments as for `session_length`."""
     return _declare_session(name, type, "depth", "different items of")
 
 

@@ -1,8 +1,8 @@
 """Continuous parity check: every minute a few recent responses are recomputed from the lake.
 
 `run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. The
-result is in the file of `features.compared`, which serve processes show at `/metrics` and `tailorbird
-doctor` reports.
+result is in the file of `features.compared`, which serve processes show at `/metrics` and
+`tailorbird doctor` reports.
 
 The cost is bounded: a few responses, at most `EVENTS_MAX` events in memory (else some columns are
 skipped, starting with those about everybody, at random), and a pause of `REST_FACTOR` times the
@@ -98,10 +98,11 @@ def add_report(
         before = Compared(schema_hash=features.schema_hash)
     names = (*features.numeric, *features.categorical, *features.sequences)
     examples = [
-        f"{one.feature} of {one.person or 'nobody'}{' and ' + one.item if one.item else ''} "
-        f"at t={one.t} p={one.p}: "
-        f"read {one.logged}, the lake says {one.recomputed}"
-        for one in report.examples
+        f"{example.feature} of {example.person or 'nobody'}"
+        f"{' and ' + example.item if example.item else ''} "
+        f"at t={example.t} p={example.p}: "
+        f"read {example.logged}, the lake says {example.recomputed}"
+        for example in report.examples
     ]
     return Compared(
         schema_hash=features.schema_hash,

@@ -43,8 +43,8 @@ from tailorbird.features.state import (
     Position,
     all_records,
     commit_record,
-    open_state,
     expired_commit_keys,
+    open_state,
     read_position,
     schema_record,
     state_folder,
@@ -342,8 +342,8 @@ class FeatureWorker:
         ends, and no event should wait for all.
 
         Raises:
-            StorageError: as `step`, or the state's file was removed or replaced, so that no reader would
-                see further writes.
+            StorageError: as `step`, or the state's file was removed or replaced, so that no reader
+                would see further writes.
         """
         refresh_at = time.monotonic() + REFRESH_INTERVAL_S
         has_more, figures_due = True, 0.0

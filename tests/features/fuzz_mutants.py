@@ -254,14 +254,14 @@ def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
     patch.setattr(
         worker,
-        "newer",
+        "newer_records",
         lambda transaction, aliases: [(key, one.encode()) for key, one in aliases.items()],
     )
 
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
     """Events that have left a window since the record was written still count."""
-    patch.setattr(read._ActiveRead, "_renewed", lambda self: 0)
+    patch.setattr(read._ActiveRead, "_refresh_stale", lambda self: 0)
 
 
 def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
@@ -304,11 +304,11 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_sweep_deletes_first_times(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(idle, "lasting_lanes", lambda layout: np.zeros(layout.state_lanes, np.bool_))
+    patch.setattr(idle, "permanent_lanes", lambda layout: np.zeros(layout.state_lanes, np.bool_))
 
 
 def _a_sweep_runs_too_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(idle, "reach", lambda layout: HORIZON - 3 * DAY)
+    patch.setattr(idle, "retention_us", lambda layout: HORIZON - 3 * DAY)
 
 
 @dataclass(frozen=True)

@@ -216,18 +216,18 @@ def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(
     with always.worker() as worker:
         assert not worker.needs_history()
         follow(worker, always.lake())
-        assert (worker.position.p, worker.waits) == (320, False)
+        assert (worker.position.p, worker.waits_for_lake) == (320, False)
     with late.worker() as worker:
         assert worker.needs_history(), "the log begins with events that lack brand and plan"
         follow(worker, late.lake())
-        assert (worker.position.p, worker.waits) == (200, True), (
+        assert (worker.position.p, worker.waits_for_lake) == (200, True), (
             "what the lake has, and not what the log lacks"
         )
         assert not lake_is_ahead(worker, late.lake())
         worker.run(threading.Event())  # returns, to wait
         late.load()
         follow(worker, late.lake())
-        assert (worker.position.p, worker.waits) == (320, False)
+        assert (worker.position.p, worker.waits_for_lake) == (320, False)
     assert late.records() == always.records()
     reads = []
     for site in sites:
@@ -252,7 +252,7 @@ def test_after_the_change_the_log_is_enough(sites):
         assert not worker.needs_history()
         while worker.step().rows:
             pass
-        assert (worker.position.p, worker.waits) == (320, False)
+        assert (worker.position.p, worker.waits_for_lake) == (320, False)
 
 
 def late_end(site):

@@ -14,7 +14,7 @@ from tailorbird.features.shards import backfill_to
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("known", ["all", "as they came"])
+@pytest.mark.parametrize("arrival", ["all", "as they came"])
 def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
     kit, tmp_path, arrival
 ):

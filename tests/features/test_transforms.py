@@ -68,7 +68,7 @@ def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('transform("colour", log())', "there is no column 'colour'"),
         ('transform("recent", log())', "recent is a sequence"),

@@ -50,7 +50,7 @@ class Additions(Protocol):
     @property
     def ts(self) -> Int64s: ...
 
-    def part(self, some: Rows | slice, /) -> "Additions": ...
+    def take(self, rows: Rows | slice, /) -> "Additions": ...
 
 
 B = TypeVar("B", bound=Additions)
@@ -72,9 +72,7 @@ class Accumulator(Protocol[B]):
         ...
 
 
-Part = tuple[
-    Accumulator[Any], Rows, Any
-]  # of a batch: whose events, of which entity each, and they
+Part = tuple[Accumulator[Any], Rows, Any]  # accumulator, entity row of each event, events
 
 
 @runtime_checkable
@@ -150,7 +148,7 @@ class Sequences:
             batch.item,
             batch.type,
             batch.session,
-            *(batch.of(one) for one in self._spot.of),
+            *(batch.of(value) for value in self._spot.of),
         )
         self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
 
@@ -181,7 +179,7 @@ class Sequences:
         all_events = np.concatenate([view[occupied_row, :, occupied_slot], events])
         order = np.lexsort((all_events[:, 1].view(np.uint64), all_events[:, 0], row))
         row, all_events = row[order], all_events[order]
-        # Place from the end: L − 1 for a row's newest event.
+        # The slot counts from the end: L − 1 for a row's newest event.
         ends = np.cumsum(np.bincount(row, minlength=len(touched)))
         slot = length - ends[row] + np.arange(len(row))
         is_recent = slot >= 0

@@ -30,11 +30,11 @@ from tailorbird.store import Transaction
 Int64s = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
-PIECE_BYTES = 4 << 20  # of unpacked states at a time
-# Entities of a kind whose reading records are renewed when they run out, rather than finished by
-# each request that finds them so:
-HOT_ONE = 20_000  # of a kind of which a request reads one
-HOT_MANY = 200_000  # of a kind of which it reads hundreds
+PIECE_BYTES = 4 << 20  # unpacked states per chunk
+# Number of entities of a kind whose reading records are renewed in time, rather than finished by
+# each request that finds them out of date:
+HOT_ONE = 20_000  # a request reads one entity of the kind
+HOT_MANY = 200_000  # a request reads hundreds of the kind
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Batch:
                     first, last = np.searchsorted(rows, (start, end))
                     parts_by_batch[id(additions)] = (
                         rows[first:last] - start,
-                        additions.part(slice(first, last)),
+                        additions.take(slice(first, last)),
                     )
             parts = [(one, *parts_by_batch[id(added)]) for one, _, added in self.parts]
             yield Batch(self.keys[start:end], self.newest[start:end], parts)
@@ -92,24 +92,26 @@ def additions(records: Records, frame: Frame, part: KeyPart = WHOLE) -> Batch:
     )
     newest = np.zeros(len(keys), np.int64)
     ordered: dict[int, tuple[Rows, Additions]] = {}
-    for one, batch in extracts:
-        if id(one) in records.readable and isinstance(batch, Extract) and len(batch):
+    for accumulator, batch in extracts:
+        if id(accumulator) in records.readable and isinstance(batch, Extract) and len(batch):
             batch.frame.ids(
                 batch.rows
-            )  # they keep ids: hashed for the batch, not for each piece of it
+            )  # These store ids: hash them for the batch, not for each chunk.
     start = 0
     for name, batch in distinct.items():
         rows = places[start : start + len(batch.key)]
         start += len(batch.key)
         order = np.argsort(rows, kind="stable")
-        rows, batch = rows[order], batch.part(order)
+        rows, batch = rows[order], batch.take(order)
         ordered[name] = rows, batch
         if len(rows):
             first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
             newest[rows[first]] = np.maximum(
                 newest[rows[first]], np.maximum.reduceat(batch.ts, first)
             )
-    return Batch(keys, newest, [(one, *ordered[id(batch)]) for one, batch in extracts])
+    return Batch(
+        keys, newest, [(accumulator, *ordered[id(batch)]) for accumulator, batch in extracts]
+    )
 
 
 def _extracts(
@@ -120,10 +122,10 @@ def _extracts(
     if part.is_complete:
         return extracts
     own_extracts = {
-        id(batch): batch.part(np.flatnonzero(part.contains(batch.key)))
+        id(batch): batch.take(np.flatnonzero(part.contains(batch.key)))
         for batch in {id(batch): batch for _, batch in extracts}.values()
     }
-    return [(one, own_extracts[id(batch)]) for one, batch in extracts]
+    return [(accumulator, own_extracts[id(batch)]) for accumulator, batch in extracts]
 
 
 def apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:

@@ -57,9 +57,9 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
     except FileNotFoundError:
         other_files = (
             sorted(
-                one.name
-                for one in folder.iterdir()
-                if one.name != lock and not one.name.startswith(f".{FILE}.")
+                path.name
+                for path in folder.iterdir()
+                if path.name != lock and not path.name.startswith(f".{FILE}.")
             )
             if folder.is_dir()
             else []
@@ -191,9 +191,7 @@ class _Column:
 
     def _integers(self, low: int, high: int, expected: str, *, allow_null: bool) -> pa.ChunkedArray:
         values = self._values
-        if pa.types.is_floating(
-            values.type
-        ):  # how some writers keep whole numbers of which some are missing
+        if pa.types.is_floating(values.type):  # Some writers store nullable integers as floats.
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
             self._require(pc.fill_null(pc.equal(values, pc.floor(values)), allow_null), expected)
         elif pa.types.is_null(values.type):

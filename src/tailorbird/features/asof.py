@@ -34,8 +34,8 @@ TieBreak = Callable[
     [Intps], Sequence[npt.NDArray]
 ]  # positions of events → sort keys, the most significant first
 
-_RAGGED_MAX = 1 << 22  # entries of a ragged intermediate that are held at a time
-IN_FLIGHT_MAX = 256  # events in flight that are looked at one by one
+_RAGGED_MAX = 1 << 22  # entries of a ragged intermediate in memory
+IN_FLIGHT_MAX = 256  # events in flight that are scanned one by one
 
 
 class Timeline:
@@ -106,7 +106,7 @@ class Timeline:
         tied_positions = np.flatnonzero(kernels.find_ties(self.starts, self.ts))
         if len(tied_positions):
             tied_events = self.order[tied_positions]
-            # Places of one entity and time lie together, and each of these runs is put in order of
+            # Tied positions of one entity and time are adjacent, and each run is sorted by
             # the tie-break.
             entity = np.searchsorted(self.starts, tied_positions, side="right")
             tied_events = tied_events[
@@ -329,7 +329,7 @@ def _stretch_sums(
         zeros_before = np.concatenate(([0], np.cumsum(~ones)))
         below = (
             limit >> bit
-        ) & 1 == 1  # the zeros of this level are below the limit whole; go on among the ones
+        ) & 1 == 1  # All zeros of this level are below the limit; continue among the ones.
         for index, column in enumerate(values):
             partial = np.concatenate(([0], np.cumsum(np.where(ones, 0, column))))
             sums[index] += np.where(below, partial[high] - partial[low], 0)
@@ -359,7 +359,7 @@ class Series:
         self._places = positions  # position in the timeline of each event of the series
         self.p = self._p = timeline.p[positions]
         self._minima: list[Int64s] = []
-        # How many of the series come before each position of the timeline.
+        # Number of events of the series before each position of the timeline.
         self.before = self._before = np.empty(len(timeline) + 1, np.intp)
         kernels.count_before(positions, self.before)
 
@@ -474,7 +474,7 @@ class Series:
         """
         stop = np.maximum(
             self._newest_indices(stop, bound) + 1, floor
-        )  # what follows the newest known one is skipped whole
+        )  # Skip everything after the newest known event.
         sizes = np.zeros(len(stop), np.intp)
         picked: list[tuple[Intps, Intps]] = []
         reach = 2 * length

@@ -32,7 +32,7 @@ _OPERATIONS = {
     "refinements": kernels_runs.REFINEMENTS,
     "gap": kernels_runs.GAP,
 }
-COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are done here
+COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are computed here
 
 
 class Columns:
@@ -108,7 +108,7 @@ class LastRuns:
             batch = steps[start : start + kernels_runs.SEARCHES]
             operations = np.array([_OPERATIONS[step.operation] for step in batch], np.int64)
             step_bits = self._step_bits(batch)
-            # A gap looks at times alone.
+            # A gap needs times only.
             item, session = (
                 (step_bits,) * 2
                 if all(operation == kernels_runs.GAP for operation in operations)

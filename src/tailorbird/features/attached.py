@@ -28,7 +28,7 @@ from tailorbird.lake import Lake
 
 ROWS_PER_PIECE = 100_000
 VERSIONS_CACHED_MAX = (
-    100_000  # of each kind, some 50 MB; more than that only while one piece of events needs them
+    100_000  # per kind, about 50 MB; exceeded only while one piece of events needs more
 )
 
 Version = tuple[str, str]  # id of the user or item, id of the version
@@ -122,7 +122,7 @@ def join_profiles(
     needed = frozenset(names)
     is_lacking = np.array(
         [*(_lacks_any(text, needed) for text in texts.dictionary.to_pylist()), True]
-    )  # the last: none at all
+    )  # The last entry stands for no profile.
     codes = texts.indices.fill_null(len(is_lacking) - 1).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(is_lacking[codes] & events[f"{kind}_version"].is_valid().to_numpy())
     if not len(rows):
@@ -194,7 +194,9 @@ class _VersionCache:
         if missing and self._lake.exists(self._table):
             if len(self._cache) + len(missing) > VERSIONS_CACHED_MAX:
                 self._cache = {
-                    one: attributes for one, attributes in self._cache.items() if one in versions
+                    version: attributes
+                    for version, attributes in self._cache.items()
+                    if version in versions
                 }
             self._load(missing)
         return self._cache
@@ -225,7 +227,10 @@ def _lacks_any(text: str | None, needed: frozenset[str]) -> bool:
     if text is None:
         return True
     if text.startswith("["):
-        return any(one is not None and not needed <= one.keys() for one in _profiles.decode(text))
+        return any(
+            profile is not None and not needed <= profile.keys()
+            for profile in _profiles.decode(text)
+        )
     return not needed <= _profile.decode(text).keys()
 
 

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _CODED_MIN = 1 << 16  # events
-_FINISH_ROWS = 1 << 14  # rows: what is between lane and column stays in the cache
+_FINISH_ROWS = 1 << 14  # rows, so that intermediates stay in the cache
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
 _BASE_COLUMNS = (
@@ -150,7 +150,7 @@ def finish_columns(
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(finish_slice, range(0, lanes.rows, _FINISH_ROWS)))
-    # What a derived column is made of was computed too, and is left out unless it was asked for.
+    # Columns computed only for derived ones are left out unless requested.
     returned_indices = [
         index for index, name in enumerate(features.numeric) if only is None or name in only
     ]
@@ -236,7 +236,7 @@ def relevant_events(layout: Layout, events: pa.Table) -> pa.Table:
     column = events["type"]
     coded = pa.types.is_dictionary(column.type)
     present_types = (
-        {one for chunk in column.chunks for one in chunk.dictionary.to_pylist()}
+        {type_name for chunk in column.chunks for type_name in chunk.dictionary.to_pylist()}
         if coded
         else set(pc.unique(column).to_pylist())
     )

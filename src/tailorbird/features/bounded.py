@@ -32,7 +32,7 @@ from tailorbird.features.sampled import (
 from tailorbird.features.shards import Part, backfill_to, definitions, read_parts
 from tailorbird.lake import Lake
 
-_EVENT_FACTOR = 4  # bytes that an event's bytes take while they are computed with
+_EVENT_FACTOR = 4  # memory of the computation per byte of events
 
 
 def read_wanted(

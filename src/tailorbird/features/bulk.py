@@ -78,9 +78,9 @@ class Requests:
     def part(self, start: int, stop: int, rows: slice) -> "Requests":
         """Return the requests [start, stop) with their rows, which are contiguous."""
         columns: dict[str, Any] = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if not one.name.startswith("row_")
+            field_.name: getattr(self, field_.name)
+            for field_ in fields(self)
+            if not field_.name.startswith("row_")
         }
         cut: dict[str, Any] = {
             name: None if column is None else column[start:stop] for name, column in columns.items()
@@ -92,9 +92,9 @@ class Requests:
     def take(self, requests: Intps, rows: Intps) -> "Requests":
         """Return the given requests, in ascending order, with the given rows."""
         columns: dict[str, Any] = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if not one.name.startswith("row_")
+            field_.name: getattr(self, field_.name)
+            for field_ in fields(self)
+            if not field_.name.startswith("row_")
         }
         taken_columns: dict[str, Any] = {
             name: None if column is None else _take(column, requests)
@@ -135,7 +135,7 @@ class RaggedSequence:
             self.item[here],
             self.type[here],
             self.ts[here],
-            {name: one[here] for name, one in self.values.items()},
+            {name: column[here] for name, column in self.values.items()},
         )
 
 

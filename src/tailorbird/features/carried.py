@@ -176,10 +176,10 @@ class CompactedHistory:
 def _summed_rings(layout: EntityLayout) -> dict[Ring, int]:
     """Return the rings that are summed, with the number of tiles that they are read back."""
     tiles_by_ring: dict[Ring, int] = {}
-    for one in (*layout.windows, *layout.decays):
-        ring = layout.rings[one.ring]
+    for window in (*layout.windows, *layout.decays):
+        ring = layout.rings[window.ring]
         if ring.measure not in PEAKS:
-            tiles_by_ring[ring] = max(tiles_by_ring.get(ring, 0), one.tiles)
+            tiles_by_ring[ring] = max(tiles_by_ring.get(ring, 0), window.tiles)
     return tiles_by_ring
 
 
@@ -195,8 +195,8 @@ def _retained_events(
     ]
     retained += [
         _newest_events(key, -ts, 1)
-        for one in (*layout.firsts, *layout.first_values)
-        if one.source == source
+        for first_ in (*layout.firsts, *layout.first_values)
+        if first_.source == source
     ]
     for place, ring in enumerate(layout.rings):
         if ring.source == source and ring.measure in PEAKS:
@@ -237,7 +237,9 @@ def _largest_events(value: npt.NDArray, *of: npt.NDArray) -> Intps:
     """Return one event with the largest value of each group."""
     order = np.lexsort((value, *of))
     return order[
-        np.append(_changes(*(one[order] for one in of))[1:], np.ones(min(len(order), 1), np.bool_))
+        np.append(
+            _changes(*(group[order] for group in of))[1:], np.ones(min(len(order), 1), np.bool_)
+        )
     ]
 
 

@@ -38,11 +38,11 @@ _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)\Z")
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 
-NAME_MAX = 100  # letters of the name of a feature or of an attribute
-VALUE_MAX = 1e15  # of a number that is summed
-QUOTED_MAX = 100  # letters of a wrong value that a message repeats
+NAME_MAX = 100  # letters in the name of a feature or attribute
+VALUE_MAX = 1e15  # largest value of a summed number
+QUOTED_MAX = 100  # letters of an invalid value quoted in a message
 
-_OF_SESSION = ("user", "device", "country")  # a session is one person's, on one device
+_OF_SESSION = ("user", "device", "country")  # fields that a session determines
 
 F = TypeVar("F", bound=Feature)
 _HERE = str(Path(__file__).parent)
@@ -208,7 +208,7 @@ def _parse_condition(where: str) -> Expression:
     expression = parse_expression(where, "truth")
     if (
         expression.kind == "number" and event_kind(expression.text) != "either"
-    ):  # an attribute of its own may be true or false
+    ):  # A bare attribute may be a truth.
         raise declaration_error(
             f"where: {quote(where)} is a number, not a test",
             fix=f"where={f'({expression.text}) > 0'!r}, or what else is meant",

@@ -47,7 +47,7 @@ FILE = "features.json"
 FORMAT = 1
 BYTES_MAX = 64 << 20
 FEATURES_MAX = 10_000
-LENGTH_MAX = 1 << 20  # of a text or a list in a declaration
+LENGTH_MAX = 1 << 20  # longest text or list in a declaration
 
 
 class UnreadableError(ValueError):
@@ -89,8 +89,8 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
                 fix="tailorbird features apply builds a new state; then train anew",
             )
         declared = [
-            _object(one, Feature, f"$.features[{place}]")
-            for place, one in enumerate(content["features"])
+            _object(item, Feature, f"$.features[{place}]")
+            for place, item in enumerate(content["features"])
         ]
         declared_similarities, declared_transforms = (
             _optional_list(content, name) for name in ("similarities", "transforms")
@@ -135,9 +135,9 @@ def kinds() -> dict[str, type]:
     """Return every dataclass that declarations are made of, by name."""
     named = vars(declare) | vars(transforms)
     return {
-        name: one
-        for name, one in named.items()
-        if isinstance(one, type) and dataclasses.is_dataclass(one)
+        name: kind
+        for name, kind in named.items()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     }
 
 
@@ -191,7 +191,7 @@ def _to_builtins(value: Any) -> Any:
             fields["place"] = short_location(fields["place"])
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
-        return [_to_builtins(one) for one in value]
+        return [_to_builtins(item) for item in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(
@@ -258,7 +258,7 @@ def _one_of(value: Any, hints: tuple[Any, ...], path: str) -> Any:
         str,
         int,
         float,
-    )  # an integer stays one where both may stand; what is told is why the last did not fit
+    )  # An integer stays one in a union with float; the last mismatch is reported.
     exact = sorted(hints, key=lambda hint: order.index(hint) if hint in order else len(order))
     for hint in exact:
         try:
@@ -331,13 +331,13 @@ def _event_types(declared: list[Any]) -> tuple[str, ...]:
     """Return the event types that the declarations name: those of the project at the time."""
 
     def named() -> Iterator[str]:
-        for one in declared:
-            if isinstance(one, Counted):
-                yield from one.types
-            if isinstance(one, Ratio):
-                yield from one.below
-            if isinstance(one, OfSession):
-                yield from one.measured_types
+        for feature in declared:
+            if isinstance(feature, Counted):
+                yield from feature.types
+            if isinstance(feature, Ratio):
+                yield from feature.below
+            if isinstance(feature, OfSession):
+                yield from feature.measured_types
 
     return tuple(dict.fromkeys((*EVENT_TYPES, *named())))
 

@@ -42,7 +42,7 @@ Rows = npt.NDArray[np.intp]
 Some = Rows | slice
 
 SHOWN_TYPES = ("answer", "impression")
-NUMBER_MAX = 1.7e308  # as `plain.number_of` has it
+NUMBER_MAX = 1.7e308  # the limit of `plain.number_of`
 _JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "properties"}
 
 
@@ -87,13 +87,11 @@ class Frame:
         self.extracts: dict[Source, Extract] = {}
         self.capped: Counter[str] = (
             Counter()
-        )  # by what is summed: values that were cut off at their declared maximum
+        )  # values clipped at their declared maximum, by the summed expression
         self.unreadable: Counter[str] = (
             Counter()
-        )  # by field: values that are there but are no number or text as asked for
-        self.converted: Counter[str] = (
-            Counter()
-        )  # by field: truths and lists that were taken as numbers
+        )  # present values that are no number or text as required, by field
+        self.converted: Counter[str] = Counter()  # truths and lists used as numbers, by field
         count = self._table.num_rows
         lengths = np.zeros(count, np.int64)
         if self._table["items"].null_count < count:
@@ -105,7 +103,7 @@ class Frame:
         # Which event each row is; columns of events that are not expanded are taken as they are,
         # not copied.
         self._event: Rows | slice = slice(None)
-        # The place in `items`; 0 where an event is not expanded.
+        # The index in `items`; 0 where an event is not expanded.
         self.index: Int64s = np.zeros(count, np.int64)
         if self._expanded:
             copies = np.maximum(lengths, 1)
@@ -218,7 +216,7 @@ class Frame:
                 values = weekdays(self.ts, self.number("local_hour"))
             else:
                 values = self._finite(name)
-            if name == "position":  # of what was shown at once, its place in it
+            if name == "position":  # Items shown at once have their index as position.
                 values = np.where(
                     np.isnan(values) & self.of_types(SHOWN_TYPES) & self._is_expanded_row(),
                     self.index + 1.0,
@@ -234,7 +232,7 @@ class Frame:
         values = floats(self._table[name])
         if (
             len(values) and values.max() <= NUMBER_MAX and values.min() >= -NUMBER_MAX
-        ):  # neither holds where there is any NaN
+        ):  # Both comparisons are False if there is any NaN.
             return values[self._event]
         with np.errstate(invalid="ignore"):
             is_unusable = ~(np.abs(values) <= NUMBER_MAX)

@@ -21,11 +21,11 @@ HOPS_MAX = 64
 HOPS_DEFAULT = 12
 SEQUENCE_LENGTH = 128
 SEQUENCE_LENGTH_MAX = 1_024
-FURTHER_VALUES_MAX = 8  # values of each event of a sequence besides item, type and time
+FURTHER_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
 SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
-RUN_LENGTH = 64  # of favourites and of what was seen
+RUN_LENGTH = 64  # events of `favourite` and `seen`
 SESSION_TYPES = (
     "cart",
     "click",
@@ -48,13 +48,13 @@ PRECISION_MIN, PRECISION_MAX = 4, 8
 RANK_MAX = 40
 # A sum must hold this many events of the largest value.
 EVENTS_MAX = 1 << 30
-EDGES_MAX = 32  # of a quantile's buckets
-WORDS = 16  # of a text or a query that are compared
-ELEMENTS_MAX = 256  # columns made of one list
+EDGES_MAX = 32  # edges of a quantile's buckets
+WORDS = 16  # words of a text or query that are compared
+ELEMENTS_MAX = 256  # columns of one list
 SIMILARITY_LENGTH = 10
-SIMILARITY_LENGTH_MAX = 64  # of the last items that a similarity looks at
+SIMILARITY_LENGTH_MAX = 64  # items that a similarity compares with
 
-# What a model sees besides the features, see `ranking.computed`: no feature is called so.
+# Columns that a model sees besides the features, see `ranking.computed`; reserved names.
 COMPUTED_NAMES = ("recent_age", "category_share", "age_days")
 POSITION = "position"
 VECTOR_NAMES = ("vector_score", "vector_cosine")
@@ -63,11 +63,11 @@ RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION)
 OF_CANDIDATES = re.compile(
     r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)"
 )
-# What stands beside the features in the rows of a backfill: no feature is called so either.
+# Columns beside the features in the rows of a backfill; reserved names too.
 ASKED_NAMES = ("request_id", "person", "ts", "p", "item")
 
-# A field that came later is no part of the schema where it is empty, so that states without the new
-# kind stay as they are.
+# A field added later is no part of the schema where it is empty, so that states without the new
+# kind stay valid.
 LATER = {"later": True}
 
 # Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
@@ -107,12 +107,8 @@ ENTITY_FIELDS = (
     "weekday",
     "position",
 )
-INTEGER_FIELDS = (
-    "local_hour",
-    "weekday",
-    "position",
-)  # numbers of which each is a value of its own
-# What calls take, so that editors can offer it.
+INTEGER_FIELDS = ("local_hour", "weekday", "position")  # numbers that are used as categories
+# Argument types, so that editors can offer the values.
 Kind = Literal["numeric", "categorical"]
 LearnedTable = Literal["cooccurrence"]
 How = Literal["sum", "max"]

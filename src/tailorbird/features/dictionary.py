@@ -79,7 +79,7 @@ def _distinct_texts(value_groups: Iterable[Iterable[object]]) -> pa.Array:
     return pa.array(
         list(
             dict.fromkeys(
-                text for lot in value_groups for one in lot if (text := text_of(one)) is not None
+                text for lot in value_groups for item in lot if (text := text_of(item)) is not None
             )
         ),
         pa.string(),

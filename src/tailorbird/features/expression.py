@@ -29,7 +29,7 @@ from tailorbird.features import series
 
 LENGTH_MAX = 500
 DEPTH_MAX = 30
-QUOTED_MAX = 100  # letters that a message repeats
+QUOTED_MAX = 100  # letters quoted in a message
 
 Array = npt.NDArray
 # Says what a name is: "number", "text", "either" (a profile attribute, decided by what it is
@@ -148,7 +148,7 @@ def constant(node: ast.expr) -> float | str | None:
     """Return the value of a constant: numbers and truths as float."""
     assert isinstance(node, ast.Constant)
     value = node.value
-    assert value is None or isinstance(value, str | int | float)  # what `parse` lets through
+    assert value is None or isinstance(value, str | int | float)  # `parse` admits nothing else.
     return value if isinstance(value, str) or value is None else float(value)
 
 

@@ -181,14 +181,14 @@ def extract_profiles(
     events = np.flatnonzero(mask.to_numpy())
     first_rows = np.flatnonzero(frame.index == 0)[events]  # the frame's row of each event
     column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
-    # Profiles come again unchanged, and many are alike: each different text is read once.
+    # Profiles recur and many are alike, so each distinct text is parsed once.
     encoded = table["properties"].take(pa.array(events)).combine_chunks().dictionary_encode()
     parsed = [*(parsed_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
     codes = pc.fill_null(encoded.indices, len(parsed) - 1).to_numpy()
     occurrences = np.bincount(codes, minlength=len(parsed))
     values = np.zeros((len(parsed), len(attributes)), np.int64)
     words = {
-        name: [words_of(one.get(name)) for one in parsed]
+        name: [words_of(profile.get(name)) for profile in parsed]
         for name, kind in attributes
         if kind == "word 1"
     }
@@ -199,14 +199,14 @@ def extract_profiles(
                 hash64(word[element - 1]) if len(word) >= element else 0 for word in words[name]
             ]
         elif kind == "time":
-            values_of_lane = [time_of(one.get(name)) for one in parsed]
+            values_of_lane = [time_of(profile.get(name)) for profile in parsed]
         else:
-            elements = [element_of(one.get(name), element) for one in parsed]
+            elements = [element_of(profile.get(name), element) for profile in parsed]
             values_of_lane = [
                 (number_of if kind == "numeric" else category_key)(element) for element in elements
             ]
             if kind == "numeric":
-                raw = elements if " " in full_kind else (one.get(name) for one in parsed)
+                raw = elements if " " in full_kind else (profile.get(name) for profile in parsed)
                 pairs = zip(raw, values_of_lane, occurrences, strict=True)
                 if converted := sum(
                     int(count)
@@ -250,7 +250,7 @@ def extract_profiles(
     )
 
 
-_UNITS_CHUNK = 1 << 15  # so that what is between stays in the cache
+_UNITS_CHUNK = 1 << 15  # rows, so that intermediates stay in the cache
 
 
 def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:

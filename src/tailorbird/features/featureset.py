@@ -243,7 +243,7 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
             runpy.run_path(str(path))
         except DeclarationError:
             raise
-        except SystemExit as end:  # else its status would be the command's, without a word
+        except SystemExit as end:  # Otherwise the command would exit silently.
             line = _line_of(end, path)
             message = f"ends the program ({end.code!r}) before all is declared"
             raise DeclarationError(
@@ -373,16 +373,16 @@ def _schema_data(value: object) -> object:
     """
     if is_dataclass(value):
         fields = (
-            (name, one, getattr(value, name))
-            for name, one in value.__dataclass_fields__.items()
-            if one.compare
+            (name, field_, getattr(value, name))
+            for name, field_ in value.__dataclass_fields__.items()
+            if field_.compare
         )
         included = {
             name: _schema_data(content)
-            for name, one, content in fields
-            if content or "later" not in one.metadata
+            for name, field_, content in fields
+            if content or "later" not in field_.metadata
         }
         return {"": type(value).__name__, **included}
     if isinstance(value, tuple | list):
-        return [_schema_data(one) for one in value]
+        return [_schema_data(item) for item in value]
     return value

@@ -38,10 +38,10 @@ class JsonColumn:
         parsed = [parsed_json(text) for text in codes.dictionary.to_pylist()]
         self._objects: list[dict | None] = []
         offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
-        for code, one in enumerate(parsed):
+        for code, value in enumerate(parsed):
             offsets[code] = len(self._objects)
-            lengths[code] = len(one) if isinstance(one, list) else -1
-            self._objects += one if isinstance(one, list) else [one]
+            lengths[code] = len(value) if isinstance(value, list) else -1
+            self._objects += value if isinstance(value, list) else [value]
         missing = len(self._objects)
         code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
         length = lengths[code]
@@ -64,16 +64,16 @@ class JsonColumn:
             for object_ in self._objects
         ]
         converted_values = np.array(
-            [*(missing if one is None else convert(one) for one in raw), missing],
+            [*(missing if item is None else convert(item) for item in raw), missing],
             np.uint64 if missing == 0 else np.float64,
         )
-        is_unreadable = np.array([*(one is not None and one != [] for one in raw), False]) & (
+        is_unreadable = np.array([*(item is not None and item != [] for item in raw), False]) & (
             np.isnan(converted_values) if missing != 0 else converted_values == 0
         )
         is_converted = np.zeros(len(converted_values), np.bool_)
         if missing != 0:
             is_converted = np.array(
-                [*(isinstance(one, bool | list) for one in raw), False]
+                [*(isinstance(item, bool | list) for item in raw), False]
             ) & ~np.isnan(converted_values)
         return (
             converted_values[self._object_index],
@@ -116,7 +116,7 @@ def integer_keys(numbers: Floats) -> Keys:
     is_present = ~np.isnan(numbers)
     unique, inverse = np.unique(numbers[is_present].astype(np.int64), return_inverse=True)
     keys = np.zeros(len(numbers), np.uint64)
-    keys[is_present] = hash64s(str(one) for one in unique.tolist())[inverse]
+    keys[is_present] = hash64s(str(number) for number in unique.tolist())[inverse]
     return keys
 
 
@@ -124,7 +124,7 @@ def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
     """Return hash64 of each query normalised by `plain.query_text`, 0 for none."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
-    texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
+    texts = [query_text(query) for query in encoded.dictionary.to_pylist()]
     hashes = np.array([*(0 if text is None else hash64(text) for text in texts), 0], np.uint64)
     return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
 

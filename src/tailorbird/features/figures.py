@@ -173,8 +173,8 @@ def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
     name.
     """
     offsets = {
-        " ".join(filter(None, ("worker", one.schema_hash[:8], one.part))): one.offset
-        for one in read_all_figures(state, workers)
+        " ".join(filter(None, ("worker", figures.schema_hash[:8], figures.part))): figures.offset
+        for figures in read_all_figures(state, workers)
     }
     if workers > 1:
         shuffles = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]

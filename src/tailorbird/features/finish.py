@@ -160,8 +160,8 @@ def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
 def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
     """Return the further values of a sequence by their text, as numbers or hashes."""
     return {
-        one.text: each.view(np.uint64 if one.kind == "text" else np.float64)
-        for one, each in zip(step.of, bits, strict=True)
+        expression.text: lane.view(np.uint64 if expression.kind == "text" else np.float64)
+        for expression, lane in zip(step.of, bits, strict=True)
     }
 
 

@@ -111,7 +111,7 @@ def hashes(column: pa.ChunkedArray | pa.Array) -> Keys:
     run_parallel(
         _hash, numbering.count, texts.offsets, texts.data, texts.valid, numbering.first, keys
     )
-    keys_by_row = identities_  # is not needed any more
+    keys_by_row = identities_  # Reuse the buffer.
     run_parallel(_gather_keys, len(array), keys, numbering.numbers, keys_by_row)
     return keys_by_row
 

@@ -31,9 +31,9 @@ from tailorbird.store import Snapshot, Transaction
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-SLACK = DAY  # a reader whose clock is behind by less does not notice
+SLACK = DAY  # tolerated clock lag of a reader
 ENTITIES_MAX = 20_000_000
-SWEEP_RECORDS = 1_000  # a step of the sweep, while no kind is past its cap
+SWEEP_RECORDS = 1_000  # records per step while no kind is past its cap
 SWEEP_RECORDS_MAX = 20_000
 
 _TALLY = struct.Struct("<5q")
@@ -94,7 +94,7 @@ def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
             sum(column) for column in zip(*map(astuple, tallies_of_kind), strict=True)
         )
         merged[name] = Tally(
-            entities, size, expired, dropped, max(one.dropped_newest for one in tallies_of_kind)
+            entities, size, expired, dropped, max(tally.dropped_newest for tally in tallies_of_kind)
         )
     return merged
 
@@ -113,7 +113,7 @@ def decode_swept(record: bytes | None) -> int:
 
 def retention_us(layout: EntityLayout) -> int:
     """Return how long after its newest event an entity may have a value that is not permanent."""
-    tiles = [(one.tiles + 1) * one.hop for one in (*layout.rings, *layout.sketches)]
+    tiles = [(ring.tiles + 1) * ring.hop for ring in (*layout.rings, *layout.sketches)]
     return max([0, *tiles, *([HORIZON] if layout.lasts or layout.sequences else [])])
 
 
@@ -257,10 +257,10 @@ class _Kind:
         self.retention_us = retention_us(records.layout)
         self.permanent = permanent_lanes(records.layout)
         self.expiring = ~self.permanent
-        self.expiring[NEWEST] = False  # stays beside what is for good
+        self.expiring[NEWEST] = False  # It stays with the permanent lanes.
         self.ages: Counter[int] = (
             Counter()
-        )  # how many were last heard of in each minute, on this way round
+        )  # number of entities by minute of their last event, in this cycle
         self.drop_before = 0
 
 

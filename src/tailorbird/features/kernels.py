@@ -29,7 +29,7 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 THREADS = os.cpu_count() or 1
-_SHARE_MIN = 1 << 14  # entries below which a second thread costs more than it brings
+_SHARE_MIN = 1 << 14  # entries below which a second thread does not pay
 
 compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
     nogil=True, cache=True, error_model="numpy"
@@ -49,7 +49,7 @@ def run_parallel(
     spans = [(low, high) for low, high in pairwise(cuts) if low < high]
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
-    # The caller's thread takes a share too: starting one is dearer than many a loop.
+    # The caller's thread takes a share too: starting a thread costs more than a short loop.
     futures = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
     return [loop(*spans[0], *arguments), *(future.result() for future in futures)]
 
@@ -129,7 +129,7 @@ def advance(times: Int64s, at: int, stop: int, time: int) -> int:
     """
     for _ in range(
         4
-    ):  # mostly it is near, and a branch that is taken as often as not costs more than a step
+    ):  # The target is mostly near, and an unpredictable branch costs more than a step.
         if at == stop or times[at] >= time:
             return at
         at += 1

@@ -22,13 +22,13 @@ from tailorbird.features.kernels import (
     share_bounds,
 )
 
-_BUCKETED_MIN = 1 << 16  # entries from which on the way over buckets pays
+_BUCKETED_MIN = 1 << 16  # entries from which buckets pay
 _GROUPS_MIN = 1 << 12
 _BUCKET_BITS = 9
 
 Slots = npt.NDArray[
     np.uint64
-]  # (slots, 2): a key and its number + 1, which lie in one line of memory; 0 is empty
+]  # (slots, 2): a key and its number + 1, in one cache line; 0 is empty
 
 
 class KeyNumbering:
@@ -151,7 +151,7 @@ def _grouped_by_buckets(
     run_parallel(
         _count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts
     )
-    ends = np.cumsum(counts.T.ravel())  # of bucket 0 the entries of each share, of bucket 1 …
+    ends = np.cumsum(counts.T.ravel())  # ordered by bucket, then share
     size = int(ends[-1])
     next_slots = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
     bounds = np.append(next_slots[0], size)

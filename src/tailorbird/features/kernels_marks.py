@@ -96,7 +96,7 @@ def registers_of(
             register[at] = rank[at] = 0
             continue
         register[at] = hashes[row] >> np.uint64(64 - precision)
-        # The rest, of which a sketch looks at 53 bits.
+        # A sketch uses 53 of the remaining bits.
         rest = (hashes[row] << np.uint64(precision)) >> np.uint64(11)
         rank_, bit = 1, np.uint64(1) << np.uint64(52)
         while rank_ < rank_max and rest & bit == 0:

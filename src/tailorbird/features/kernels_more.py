@@ -20,9 +20,9 @@ from tailorbird.features.kernels import (
 
 Registers = npt.NDArray[np.uint8]
 
-_SCAN_MAX = 256  # events of a window that are looked at one by one where a tree would do
-_DECAY_SCAN_MAX = 32  # events of a decay that are gone through where its tiles would do
-BLOCK = 64  # events: about as many as a union of registers costs
+_SCAN_MAX = 256  # events of a window that are scanned instead of using the tree
+_DECAY_SCAN_MAX = 32  # events of a decay that are scanned instead of using tiles
+BLOCK = 64  # events; a scan of so many costs about as much as a union of registers
 
 
 @compiled
@@ -85,7 +85,7 @@ def decayed_sums(
             elif slow:
                 is_deferred[row] = True
             else:
-                # Tiles of a moment are those of the one before it, but for what time has moved on.
+                # A moment reuses the tiles of the previous one and adds those since.
                 if own_group != ring_group or tile - newest > tiles:
                     ring_group, newest, filled = own_group, tile - tiles - 1, at
                 while newest < tile - 1:
@@ -139,7 +139,7 @@ def peaks(
         start, stop, bound = begin[moment], edge[moment], p[moment]
         settled_stop = max(first[moment], start)
         best = largest(flat, levels, start, min(settled_stop, stop))
-        # Known or not, the others may be no larger.
+        # Scan only if any of the others, known or not, is larger.
         if settled_stop < stop and largest(flat, levels, settled_stop, stop) > best:
             for event in range(settled_stop, stop):
                 if event_p[event] <= bound:

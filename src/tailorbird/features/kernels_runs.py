@@ -13,11 +13,9 @@ import numpy.typing as npt
 
 from tailorbird.features.kernels import Bools, Floats, Int64s, Intps, Keys, compiled
 
-PASSED_MAX = 256  # events in flight that are passed over one by one
-SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # what `run_columns` makes of a run
-SEARCHES = (
-    62  # the bit of events that are searches; those below say which steps look at an event's type
-)
+PASSED_MAX = 256  # events in flight that are skipped one by one
+SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # operations of `run_columns`
+SEARCHES = 62  # the bit of searches; lower bits mark the steps that use an event's type
 
 
 @compiled

@@ -43,7 +43,7 @@ Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
 
-_RUNS_CHUNK = 1 << 13  # moments; each has up to a hundred events and more
+_RUNS_CHUNK = 1 << 13  # moments, each with a hundred events or more
 
 
 class PastLanes:
@@ -76,7 +76,7 @@ class PastLanes:
         self._requests = requests
         self._row_request = np.asarray(requests.row_request, np.intp)
         count = len(requests.t)
-        # Then nothing has to be looked up from request to row.
+        # Then request and row indices are the same.
         self._has_one_row_each = len(self._row_request) == count and bool(
             (self._row_request == np.arange(count)).all()
         )
@@ -89,7 +89,7 @@ class PastLanes:
         self._contexts: dict[str, Keys] = {}
         self._by_row = [is_by_row(entity) for entity in features.layout.entities]
         composite = {entity for entity, _ in features.composite_spots}
-        # What was seen is compared with the item's own category, which then has to be there.
+        # `seen` compares with the item's own category, which has to be computed before.
         seen_entities = {
             step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
         }
@@ -107,11 +107,11 @@ class PastLanes:
                         stage_entity, self._by_row[stage_entity.index]
                     )[1]
             elif frames is not None and entities is None:
-                # What cannot be shared out of one entity's work is done while the other's goes on.
+                # Serial work of one entity overlaps with that of another.
                 with ThreadPoolExecutor(THREADS) as pool:
                     list(pool.map(partial(self._compute_entity, frames=frames), stage_entities))
             elif frames is not None and entities is not None:
-                # Little memory: one after another.
+                # Save memory by computing one after another.
                 for stage_entity in stage_entities:
                     if stage_entity.index in entities:
                         self._compute_entity(stage_entity, frames)
@@ -398,7 +398,7 @@ class PastLanes:
         for index, (_, kind) in enumerate(profile.attributes):
             values = np.append(profiles.values[:, index], missing_bits(kind))[
                 newest
-            ]  # −1, no profile, is the last
+            ]  # −1 (no profile) selects the last entry.
             self._values[Spot(layout.index, profile.reading_lane + index)] = values
 
 

@@ -308,4 +308,4 @@ class Layout:
     derived_order: tuple[str, ...]
 
     def find(self, entity: Entity) -> EntityLayout | None:
-        return next((one for one in self.entities if one.entity == entity), None)
+        return next((layout for layout in self.entities if layout.entity == entity), None)

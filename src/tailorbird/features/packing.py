@@ -33,7 +33,7 @@ FORMAT = 2
 _CHECK_BITS = 24
 _SECTIONS = 5  # head, top, groups, lanes, bytes
 _BITS = np.array([np.binary_repr(octet).count("1") for octet in range(256)], np.intp)
-_RAW, _TIME, _TYPE, _SESSION = range(4)  # what a lane holds; all but the first within sequences
+_RAW, _TIME, _TYPE, _SESSION = range(4)  # content of a lane; all but the first are in sequences
 _SAME_SESSION = 1
 
 
@@ -48,7 +48,7 @@ class Packing:
         counts = "<u2" if width < 1 << 16 else "<u4"
         self._head = np.dtype([("check", "<u4"), ("groups", counts), ("lanes", counts)])
         self._head_struct = struct.Struct("<IHH" if counts == "<u2" else "<III")
-        # Of lanes of another record the sum is another.
+        # The seed makes checksums of other records differ.
         self._seed = seed = np.uint64(hash64(f"{layout.entity.name}/{width}"))
         with np.errstate(over="ignore"):
             self._weights = (
@@ -144,7 +144,7 @@ class Packing:
         if len(self._types):
             first = ends[:-1].clip(
                 max=max(0, len(values) - 1)
-            )  # the newest ts, unless there is none
+            )  # The first lane is the newest ts, if any.
             newest = (
                 np.where(lane[first] == NEWEST, values[first], 0)
                 if len(values)
@@ -176,7 +176,7 @@ class Packing:
             and np.count_nonzero(filled) == len(octets)
         )
         lane = group[in_lanes >> 3] * 8 + (in_lanes & 7)
-        self._require_valid(not lanes or bool(lane[-1] < self.width))  # they ascend
+        self._require_valid(not lanes or bool(lane[-1] < self.width))  # Lanes are ascending.
         spread = np.zeros(len(filled), np.uint8)
         spread[filled] = octets
         values = spread.view("<i8").astype(np.int64, copy=False)
@@ -194,7 +194,9 @@ class Packing:
     def _compact(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
         """Compact the lanes of sequences, in place; `newest` is that of each value's record."""
         kind = self._kinds[lane]
-        times, types, sessions = (np.flatnonzero(kind == one) for one in (_TIME, _TYPE, _SESSION))
+        times, types, sessions = (
+            np.flatnonzero(kind == content) for content in (_TIME, _TYPE, _SESSION)
+        )
         # Never 0 where there is an event: none is newer than the newest.
         values[times] = newest[times] - values[times] + 1
         codes = np.searchsorted(self._types, values[types].view(np.uint64)).clip(
@@ -209,7 +211,9 @@ class Packing:
 
     def _restore(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
         kind = self._kinds[lane]
-        times, types, sessions = (np.flatnonzero(kind == one) for one in (_TIME, _TYPE, _SESSION))
+        times, types, sessions = (
+            np.flatnonzero(kind == content) for content in (_TIME, _TYPE, _SESSION)
+        )
         values[times] = newest[times] - values[times] + 1
         values[types] = self._types[values[types] - 1].view(np.int64)
         run_start = np.where(values[sessions] == _SAME_SESSION, 0, np.arange(len(sessions)))
@@ -280,4 +284,4 @@ def _split_sections(data: Octets, sections: Intps) -> list[Octets]:
         edges = np.cumsum(sections[0]).tolist()
         return [data[first:end] for first, end in pairwise(edges)]
     kind = np.repeat(np.tile(np.arange(_SECTIONS, dtype=np.uint8), len(sections)), sections.ravel())
-    return [data[kind == one] for one in range(1, _SECTIONS)]
+    return [data[kind == section] for section in range(1, _SECTIONS)]

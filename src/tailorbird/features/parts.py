@@ -56,8 +56,8 @@ class Manifest(msgspec.Struct, frozen=True):
         return next(
             (
                 key
-                for key, one in self.groups.items()
-                if one.whole and one.columns.get(name) == definition
+                for key, group in self.groups.items()
+                if group.whole and group.columns.get(name) == definition
             ),
             None,
         )
@@ -88,7 +88,7 @@ class Folder:
             for key in existing.groups:
                 shutil.rmtree(path / key, ignore_errors=True)
             existing = None
-        # A cut that was made under another memory setting stays: parts that are there fit to it.
+        # Existing bounds stay, whatever the memory setting: existing parts match them.
         self.manifest = existing or expected
         self._write()
 
@@ -112,16 +112,16 @@ class Folder:
             for i, name in enumerate(rows.categorical_names)
         }
         lists = {}
-        for name, one in rows.sequences.items():
-            offsets = pa.array(one.offsets)
+        for name, sequence in rows.sequences.items():
+            offsets = pa.array(sequence.offsets)
             columns = {
-                "item": one.item,
-                "type": one.type,
-                "ts": one.ts,
-                **{f"of {text}": column_values for text, column_values in one.values.items()},
+                "item": sequence.item,
+                "type": sequence.type,
+                "ts": sequence.ts,
+                **{f"of {text}": column_values for text, column_values in sequence.values.items()},
             }
-            for column, each in columns.items():
-                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(each))
+            for column, values in columns.items():
+                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(values))
         for kind, columns in (("rows", numbers | keys), ("requests", lists)):
             target = self._file(key, kind, part)
             temporary = target.with_suffix(".new")
@@ -239,11 +239,11 @@ def _rows(
             column.removeprefix(f"{name}."): table[column].combine_chunks()
             for column in own_columns
         }
-        flat_columns = {column: one.flatten().to_numpy() for column, one in columns.items()}
+        flat_columns = {column: lists_.flatten().to_numpy() for column, lists_ in columns.items()}
         offsets = columns["ts"].offsets.to_numpy()
         values = {
-            column.removeprefix("of "): one
-            for column, one in flat_columns.items()
+            column.removeprefix("of "): values
+            for column, values in flat_columns.items()
             if column.startswith("of ")
         }
         sequences[name] = RaggedSequence(

@@ -56,7 +56,9 @@ def words_of(value: object) -> list[str]:
     """Return the first distinct words of a text, or of a list of texts: case-folded letters and
     digits.
     """
-    texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+    texts = [
+        text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+    ]
     words = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
     return list(dict.fromkeys(words))[:WORDS]
 
@@ -99,7 +101,7 @@ def weekday(ts: int, local_hour: int | None) -> int:
 
     The weekday is that of UTC where the hour is unknown.
     """
-    hours = ts // HOUR  # the first of them began a Thursday
+    hours = ts // HOUR  # Hour 0 is on a Thursday.
     utc_offset = 0 if local_hour is None else (local_hour - hours + 12) % 24 - 12
     return ((hours + utc_offset) // 24 + 3) % 7
 

@@ -124,24 +124,32 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     old = {} if before is None else {feature.name: feature for feature in before.features}
     new = {feature.name: feature for feature in after.features}
     changes = [
-        Change(name, "added", _entity_name(one), short_location(one.place), one.description)
-        for name, one in new.items()
+        Change(
+            name, "added", _entity_name(feature), short_location(feature.place), feature.description
+        )
+        for name, feature in new.items()
         if name not in old
     ]
     changes += [
         Change(
             name,
             "changed",
-            _entity_name(one),
-            short_location(one.place),
-            _differences(old[name], one),
+            _entity_name(feature),
+            short_location(feature.place),
+            _differences(old[name], feature),
         )
-        for name, one in new.items()
-        if name in old and old[name] != one
+        for name, feature in new.items()
+        if name in old and old[name] != feature
     ]
     changes += [
-        Change(name, "removed", _entity_name(one), short_location(one.place), one.description)
-        for name, one in old.items()
+        Change(
+            name,
+            "removed",
+            _entity_name(feature),
+            short_location(feature.place),
+            feature.description,
+        )
+        for name, feature in old.items()
         if name not in new
     ]
     proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
@@ -162,7 +170,7 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
 def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
     """Return the tallies of a schema's state, or None if there is no state or it is being built."""
     tallies_by_part = [_read_part_tallies(state, features, part) for part in parts_of(workers)]
-    available = [one for one in tallies_by_part if one is not None]
+    available = [tallies_ for tallies_ in tallies_by_part if tallies_ is not None]
     return together(available) if len(available) == len(tallies_by_part) else None
 
 
@@ -205,7 +213,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
     rates = np.array(
         [len(part) / max(duration_s, 1e-9) for part, duration_s in zip(parts, seconds, strict=True)]
     )
-    rates = rates[1:] if len(rates) > 2 else rates  # the first warms up
+    rates = rates[1:] if len(rates) > 2 else rates  # The first part is a warm-up.
     return Measured(
         len(sample),
         total,
@@ -273,7 +281,7 @@ def _describe(value: Any) -> str:
     if isinstance(value, Entity):
         return value.name
     if isinstance(value, tuple):
-        return ", ".join(_describe(one) for one in value) or "none"
+        return ", ".join(_describe(item) for item in value) or "none"
     return "none" if value is None else str(value)
 
 

@@ -26,7 +26,7 @@ Keys = npt.NDArray[np.uint64]
 def positions_of(answers: pa.Table) -> Int64s:
     """Return the p of logged responses, rows of the lake's `answers`: (m,) or (m, count)."""
     p = answers["p"].to_numpy().astype(np.int64)
-    if "positions" not in answers.column_names:  # written before there were parts
+    if "positions" not in answers.column_names:  # The table was written before there were parts.
         return p
     column = answers["positions"]
     widths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
@@ -34,7 +34,10 @@ def positions_of(answers: pa.Table) -> Int64s:
         return p
     positions_by_answer = column.to_pylist()
     return joined(
-        [some if some else int(one) for one, some in zip(p, positions_by_answer, strict=True)]
+        [
+            part_positions if part_positions else int(position)
+            for position, part_positions in zip(p, positions_by_answer, strict=True)
+        ]
     )
 
 

@@ -52,7 +52,7 @@ Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-ATTEMPTS = 5  # to read copies that are written meanwhile
+ATTEMPTS = 5  # of reading copies that are being rewritten
 
 
 class Reader:
@@ -78,7 +78,7 @@ class Reader:
     ) -> None:
         self.features = features
         self._stores: list[CopiedStore | EmbeddedStore] = []
-        # Copies of several parts are asked at once, so that a request takes no more round trips
+        # Copies of several parts are read concurrently, so that a request takes no more round trips
         # than with one.
         self._pool = (
             ThreadPoolExecutor(2 * workers, "parts") if copies is not None and workers > 1 else None
@@ -194,7 +194,7 @@ class _ReadPlan:
             set(range(len(layout.entities))).difference(self.weekday_entities),
             key=lambda index: index in composite,
         )
-        # those whose keys need no record come before those that are found by one
+        # Entities whose keys need no record come before those whose keys do.
         self.fetch_order = other_entities
         self.one_row = find_one_row_entities(layout, self.composite_spots)
         self.stacks = Stacks(layout, self.one_row)
@@ -229,14 +229,14 @@ class _ActiveRead:
         self._request = request
         self._is_person_only = items is None
         self._items = items = np.zeros(1, np.uint64) if items is None else items
-        self._unique: list[Keys] = [items] * len(plan.records)  # keys that were read, each once
+        self._unique: list[Keys] = [items] * len(plan.records)  # distinct keys that were read
         self._entries = (
             plan.unknown_entries if self._is_person_only else plan.empty_entries
         ).copy()
         self._context: dict[str, Keys] = {}
         self._distinct_values: dict[Spot, tuple[Keys, npt.NDArray[np.intp]]] = {}
         self._runs: dict[Spot, Runs] = {}
-        self._validity = 0, NEVER  # from when to when no record runs out
+        self._validity = 0, NEVER  # interval in which all records are valid
         self.rows = len(items)
         self.t: Int64s = np.full(1, swept, np.int64)
 
@@ -247,7 +247,7 @@ class _ActiveRead:
         t = self._advance_time(alias_ts)
         while (
             plan.weekday_entities
-        ):  # the day decides what is read, and what is read may move t into another day
+        ):  # The weekday selects records, and these may move t into another day.
             day = weekday(t, self._request.local_hour)
             for index in plan.weekday_entities:
                 self._fetch_entity(index)
@@ -421,7 +421,7 @@ class _ActiveRead:
             return self.lane(spot).view(np.uint64)
         if name == "item":
             return self._items
-        if name == "weekday":  # follows t
+        if name == "weekday":  # It depends on t.
             return self.context_key(name)
         if name not in self._context:
             self._context[name] = self.context_key(name)

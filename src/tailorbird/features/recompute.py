@@ -24,9 +24,9 @@ from tailorbird.features.request import unpack_sequences
 
 Bools = npt.NDArray[np.bool_]
 
-ROWS_MAX = 200_000  # rows (items of answers) that are recomputed at a time
+ROWS_MAX = 200_000  # rows (items of responses) recomputed at a time
 EXAMPLES_MAX = 20
-# in `degraded`: what the answer's features were made of was taken out of the lake since, see
+# Mark in `degraded`: events behind the response's features were erased from the lake since, see
 # `privacy.rows`
 UNLINKED = "erased"
 
@@ -344,7 +344,7 @@ def unequal(values: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Bools:
     if values.dtype != np.float32:
         return values != expected
     value_bits, expected_bits = (
-        np.where(np.isnan(each), np.float32(np.nan), each).view(np.uint32)
-        for each in (values, expected)
+        np.where(np.isnan(side), np.float32(np.nan), side).view(np.uint32)
+        for side in (values, expected)
     )
     return value_bits != expected_bits

@@ -54,10 +54,10 @@ Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 CompactedTiles = Callable[
     [Ring], Callable[[Int64s], Int64s]
-]  # of a ring, then of a tile of each moment's entity: a sum
+]  # ring → tile of each moment's entity → sum
 
 
-# Columns of an event that says what somebody or something is.
+# Columns of profile events.
 _PROFILE_COLUMNS = (
     "p",
     "event_id",
@@ -79,7 +79,7 @@ class PastFrame(Frame):
         super().__init__(events, hashes)
         self._start = start
         self._identities: dict[str, Keys] = {}
-        # Entities are computed side by side, and each column is to be made once.
+        # Entities are computed concurrently, and each column is computed once.
         self.lock = RLock()
 
     def text(self, name: str) -> Keys:
@@ -198,10 +198,10 @@ class EntityHistory:
         window_specs = [
             (
                 ring.hop,
-                ring.hop * one.tiles,
+                ring.hop * window.tiles,
                 self._summed_measures.index((ring.source, ring.measure)),
             )
-            for one, ring in windows
+            for window, ring in windows
         ]
         sums = moments.window_sums(self._prefixes, window_specs)
         return [
@@ -213,7 +213,7 @@ class EntityHistory:
     def _summed_measures(self) -> list[tuple[Source, str]]:
         """The sources and measures to sum; rings that differ only in hop share a prefix sum."""
         layout = self._layout
-        rings = [layout.rings[one.ring] for one in (*layout.windows, *layout.decays)]
+        rings = [layout.rings[window.ring] for window in (*layout.windows, *layout.decays)]
         return list(
             dict.fromkeys(
                 (ring.source, ring.measure) for ring in rings if ring.measure not in PEAKS
@@ -242,7 +242,7 @@ class EntityHistory:
     def _mark_sources(self) -> list[kernels_marks.Marks]:
         """Return a bit for each source, 16 in an array, of each event of the timeline."""
         sources, all_marks = list(self._extracts), []
-        if len(sources) == 1:  # then it has all that there are
+        if len(sources) == 1:  # Then it counts every event.
             return [np.ones(len(self.timeline), np.uint16)]
         for start in range(0, len(sources), 16):
             marks = np.zeros(len(self._frame), np.uint16)
@@ -397,8 +397,8 @@ class EntityHistory:
         """Compute the columns that `ChunkRuns.runs` reads, before threads use them."""
         self._series_of(sequence.source)
         self._frame.text("item"), self._frame.text("type"), self._frame.identity("session")
-        for one in sequence.of:
-            self._frame.bits(one)
+        for expression in sequence.of:
+            self._frame.bits(expression)
 
     def _series_of(self, source: Source) -> Series:
         if source not in self._all_series:
@@ -443,7 +443,7 @@ class AllRunEvents:
     def sequence(self, step: Step) -> RaggedSequence:
         events = self.events
         rows = self.rows[events.indices] if step.of else self.rows
-        values = further_values(step, (self.frame.bits(one)[rows] for one in step.of))
+        values = further_values(step, (self.frame.bits(expression)[rows] for expression in step.of))
         return RaggedSequence(events.offsets, events.item, events.type, events.ts, values)
 
 

@@ -62,9 +62,7 @@ Event = Mapping[str, Any]
 # (item, type, ts, further values).
 Value = float | int | list[tuple[int | float, ...]]
 SHOWN = ("impression", "answer")
-RoutedPositions = (
-    int | Sequence[int]
-)  # up to which p events are known, or up to which those of each part
+RoutedPositions = int | Sequence[int]  # the p up to which events are known, or one for each part
 
 
 def routed_events(table: pa.Table) -> list[Event]:
@@ -219,8 +217,8 @@ class Moment:
             )
         if isinstance(feature, Match):
             context_text, words = (
-                words_of(one)
-                for one in (
+                words_of(text)
+                for text in (
                     self.request.query,
                     self.profile(feature.entity.fields[0], feature.attribute),
                 )

@@ -16,7 +16,7 @@ from tailorbird.features.layout import NEWEST
 from tailorbird.features.state import Records
 from tailorbird.store import Transaction
 
-RENEW_MAX = 500  # reading records between two steps: some 5 ms
+RENEW_MAX = 500  # reading records between two steps: about 5 ms
 
 
 class RenewalQueue:
@@ -55,7 +55,7 @@ class RenewalQueue:
 def renew(transaction: Transaction, records: Records, keys: Keys, now: int, commit: int) -> int:
     """Rewrite these reading records as of `now`, and return how many were examined."""
     stored = records.read_states(transaction, keys)
-    existing = np.flatnonzero(stored.sizes)  # others went meanwhile
+    existing = np.flatnonzero(stored.sizes)  # Others were deleted meanwhile.
     keys, states = keys[existing], stored.states[existing]
     readings = records.finish(
         states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False

@@ -41,7 +41,7 @@ class RingSums:
         tile = batch.ts // ring.hop
         is_current = tile >= new[rows] // ring.hop - ring.tiles
         value = tile_values(ring.measure, batch.value)
-        # Not states[rows, lanes] += value, which keeps one of several equal places.
+        # states[rows, lanes] += value would apply only one of several equal indices.
         self._combine.at(
             states, (rows[is_current], ring.lane + tile[is_current] % ring.lanes), value[is_current]
         )

@@ -124,7 +124,7 @@ class Runs:
         first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
         if operation == "gap_deviation":
             deviations = gap - self.gap_mean()[owner]
-            # Added up one after another, as they come: `np.add.reduceat` adds in pairs.
+            # `bincount` adds in order, whereas `np.add.reduceat` adds in pairs.
             squares = np.bincount(owner, weights=deviations * deviations, minlength=len(self.t))[
                 owner[first]
             ]
@@ -132,7 +132,7 @@ class Runs:
                 squares / np.diff(np.append(first, len(gap))).astype(np.float64)
             )
         elif operation == "gap_last":
-            column[owner] = gap  # the last assignment stays
+            column[owner] = gap  # The last assignment wins.
         else:
             column[owner[first]] = (np.minimum if operation == "gap_min" else np.maximum).reduceat(
                 gap, first
@@ -154,9 +154,7 @@ class Runs:
         count, newest = np.diff(ends, prepend=-1), events[order[ends]]
         best = np.lexsort((newest, count, owner[ends]))
         favourites = np.zeros(len(self.t), np.uint64)
-        favourites[owner[ends[best]]] = value[
-            ends[best]
-        ]  # of equal places the last assignment stays
+        favourites[owner[ends[best]]] = value[ends[best]]  # The last assignment to an index wins.
         return favourites
 
     def seen(self, request: Intps, candidate: Keys) -> Floats:
@@ -234,7 +232,7 @@ class OneRun(Runs):
 
 def _has_type(type: Keys, names: tuple[str, ...]) -> Bools:
     """Return which events have one of these types; there are few."""
-    first, *other_masks = [type == one for one in _hashes(names)]
+    first, *other_masks = [type == type_hash for type_hash in _hashes(names)]
     for mask in other_masks:
         first |= mask
     return first

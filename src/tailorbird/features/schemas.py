@@ -198,7 +198,7 @@ def _remove(folder: Path, *, declarations: bool) -> int:
 
 
 def _with_schema(before: Applied, schema: str, at: int, left: tuple[str, ...]) -> Applied:
-    history = [one for one in before.before if one != schema]
+    history = [earlier for earlier in before.before if earlier != schema]
     if before.schema and before.schema != schema:
         history.append(before.schema)
     return Applied(schema, at, tuple(history[-_HISTORY_MAX:]), left)

@@ -20,11 +20,11 @@ _LN2 = 0.6931471805599453
 _LN2_HIGH, _LN2_LOW = (
     0.693147180369123816490,
     1.90821492927058770002e-10,
-)  # the high part times k is exact
+)  # The high part times k is exact.
 _LOG_TERMS, _EXP_TERMS = (
     14,
     14,
-)  # of the logarithm's in s², s² < 0.03: what is left out is below 1e-22
+)  # For s² < 0.03 the truncation error of the logarithm is below 1e-22.
 _EXP_LARGEST, _EXP_SMALLEST = 709.7, -708.0  # beyond: infinite, 0
 
 
@@ -41,9 +41,7 @@ def log1p(x: Floats) -> Floats:
     m, e = np.frexp(1.0 + x)
     is_below = m < _SQRT_HALF
     m, e = np.where(is_below, 2.0 * m, m), np.where(is_below, e - 1, e)
-    s = np.where(
-        e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0)
-    )  # 1 + x would forget what a small x is
+    s = np.where(e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0))  # 1 + x would round a small x away.
     return np.where(x > -1, _log_series(e.astype(np.float64), s), np.nan)
 
 

@@ -58,7 +58,7 @@ __all__ = [
     "read_parts",
 ]
 
-# The events of a lake: a dataset, or a function from the names of columns to the events with those,
+# The events of a lake: a dataset, or a function from column names to the events with these,
 # in any order, table by table. It is called more than once, and gives the same events each time.
 Events = ds.Dataset | Callable[[Sequence[str]], Iterator[pa.Table]]
 Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
@@ -66,7 +66,7 @@ Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
 Intps = npt.NDArray[np.intp]
 
 MEMORY_BYTES = 2 << 30
-_EVENT_FACTOR = 4  # bytes that an event's bytes take while they are computed with
+_EVENT_FACTOR = 4  # memory of the computation per byte of events
 
 
 def backfill_to(
@@ -161,7 +161,7 @@ def _compute_parts(
             return
         spill = Spill(folder, plan.memory_bytes)
         spill.write_buckets(
-            {one.field for one in partitions(plan.features)}, chain(tables, remaining)
+            {partition_.field for partition_ in partitions(plan.features)}, chain(tables, remaining)
         )
         del tables
     for number, partition in enumerate(partitions(plan.features)):
@@ -173,16 +173,16 @@ def _compute_parts(
             slice(*parts_folder.manifest.row_cuts[part : part + 2]),
         )
         tables = spill.read_lanes("requests", requests) | spill.read_lanes("rows", rows)
-        by_spot = {one: values for one, values in tables.items() if isinstance(one, Spot)}
-        run_columns = {one: values for one, values in tables.items() if isinstance(one, str)}
+        by_spot = {spot: values for spot, values in tables.items() if isinstance(spot, Spot)}
+        run_columns = {name: values for name, values in tables.items() if isinstance(name, str)}
         lanes = PastLanes(
             plan.features, None, part_requests, precomputed=by_spot, run_columns=run_columns
         )
         steps = enumerate(plan.features.layout.steps)
         sequences = {
-            one.name: spill.read_sequence(index, requests.start, requests.stop)
-            for index, one in steps
-            if one.kind == "sequence"
+            layout_step.name: spill.read_sequence(index, requests.start, requests.stop)
+            for index, layout_step in steps
+            if layout_step.kind == "sequence"
         }
         yield part, finish_columns(plan.features, lanes, sequences, plan.only)
 
@@ -466,7 +466,7 @@ def _select_columns(rows: BackfilledRows, names: Mapping[str, str]) -> Backfille
         rows,
         categorical=rows.categorical[:, own_indices],
         categorical_names=tuple(rows.categorical_names[index] for index in own_indices),
-        sequences={name: one for name, one in rows.sequences.items() if name in names},
+        sequences={name: sequence for name, sequence in rows.sequences.items() if name in names},
     )
 
 
@@ -501,7 +501,7 @@ def _request_bytes(requests: Requests) -> Iterator[bytes]:
         yield f"{field.name}:{0 if value is None else len(value)}".encode()
         if isinstance(value, np.ndarray):
             yield value.tobytes()
-        elif value is not None:  # by value: the same rows come in other buffers out of other files
+        elif value is not None:  # Hash by value: buffers of equal rows differ between files.
             array = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value)
             numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
             yield (

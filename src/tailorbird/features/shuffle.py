@@ -42,7 +42,7 @@ from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open
 Bools = npt.NDArray[np.bool_]
 
 ROWS_MAX = 20_000
-ROW_BYTES = 300  # about what an event takes in a block
+ROW_BYTES = 300  # approximate size of an event in a block
 POLL_S = 0.003
 FIGURES_INTERVAL_S = 5.0
 PRUNE_INTERVAL_S = 30.0
@@ -92,7 +92,9 @@ class Shuffle:
         self._writers: list[LogWriter] = []
         self._text_hashes = TextHashCache()
         self._accumulators: list[Accumulator] = [
-            one for layout in features.layout.entities for one in accumulators(layout)
+            accumulator
+            for layout in features.layout.entities
+            for accumulator in accumulators(layout)
         ]
 
     def step(self, rows_max: int = ROWS_MAX) -> ShuffleReport:
@@ -193,7 +195,7 @@ class Shuffle:
         if self._reader is None:
             try:
                 self._reader = open_reader(self._routed)
-            except NotReadyError:  # there is no router yet, or it is just making it
+            except NotReadyError:  # There is no router yet, or it is creating the log.
                 return None
             first = max(1, self._first, self._reader.start())
             for number, address in enumerate(self._addresses):
@@ -243,12 +245,12 @@ class Shuffle:
         extracts = [accumulator.take(frame) for accumulator in self._accumulators]
         for batch in {
             id(batch): batch for batch in extracts
-        }.values():  # sources that are the same give one extract
+        }.values():  # Identical sources share one extract.
             part_masks[np.searchsorted(p, batch.p), part_numbers(batch.key, count)] = True
         for type_, id_column in (
             ("identify", "anonymous_id"),
             ("merge", "user_id"),
-        ):  # say who somebody is, see `features.aliases`
+        ):  # These resolve people, see `features.aliases`.
             identity_rows = np.flatnonzero(
                 pc.and_(pc.equal(table["type"], type_), pc.is_valid(table[id_column])).to_numpy()
             )

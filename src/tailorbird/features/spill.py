@@ -39,12 +39,12 @@ Keys = npt.NDArray[np.uint64]
 
 FORMAT = 3
 BUCKETS = 64
-# files that are written at a time; a bucket of more than 16 times the memory setting has longer
+# Files written at a time; a bucket of more than 16 times the memory setting has longer
 # ones
 STRETCHES_MAX = 256
 _BATCH_ROWS = 1 << 14
-IDENTITY_SEED = 0  # of the identities that buckets are chosen by, the same in every run
-_PREFERRED_FIELDS = ("user", "session", "query", "item")  # fields of many values
+IDENTITY_SEED = 0  # seed of the identities that choose buckets, the same in every run
+_PREFERRED_FIELDS = ("user", "session", "query", "item")  # high-cardinality fields
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Spill:
             ExitStack() as stack,
         ):
             batches = range(reader.num_record_batches)
-            # Copies: a view would hold all columns of its batch.
+            # Copy, since a view would keep all columns of its batch alive.
             times = np.sort(
                 np.concatenate(
                     [micros(reader.get_batch(index)["ts"])[::step].copy() for index in batches]
@@ -197,7 +197,7 @@ class Spill:
         """Write a piece's lanes and run columns for ascending "requests" or "rows", once and
         sequentially.
         """
-        lane_arrays = {_column_name(one): pa.array(values) for one, values in columns.items()}
+        lane_arrays = {_column_name(column): pa.array(values) for column, values in columns.items()}
         batch = pa.record_batch({"at": pa.array(at.astype(np.int64)), **lane_arrays})
         with pa.ipc.new_file(self.folder / kind / f"{piece}.arrow", batch.schema) as writer:
             writer.write_batch(batch)
@@ -229,7 +229,7 @@ class Spill:
             "item": sequence.item,
             "type": sequence.type,
             "ts": sequence.ts,
-            **{f"of {text}": each for text, each in sequence.values.items()},
+            **{f"of {text}": sequence_values for text, sequence_values in sequence.values.items()},
         }
         lists = {
             name: pa.LargeListArray.from_arrays(pa.array(sequence.offsets), pa.array(values))
@@ -256,11 +256,11 @@ class Spill:
         lists = {
             name: table[name].combine_chunks() for name in table.column_names if name != "request"
         }
-        flat_columns = {name: one.flatten().to_numpy() for name, one in lists.items()}
+        flat_columns = {name: lists_.flatten().to_numpy() for name, lists_ in lists.items()}
         offsets = lists["ts"].offsets.to_numpy()
         values = {
-            name.removeprefix("of "): one
-            for name, one in flat_columns.items()
+            name.removeprefix("of "): flat
+            for name, flat in flat_columns.items()
             if name.startswith("of ")
         }
         return RaggedSequence(
@@ -299,7 +299,7 @@ def _column_name(column: Spot | str) -> str:
 
 def _parse_column(name: str) -> Spot | str:
     kind, _, label = name.partition(" ")
-    return Spot(*(int(one) for one in label.split())) if kind == "lane" else label
+    return Spot(*(int(part) for part in label.split())) if kind == "lane" else label
 
 
 def _take_requests(batch: pa.RecordBatch, start: int, stop: int) -> pa.Table:
@@ -315,7 +315,7 @@ def _split_by_bucket(table: pa.Table, field: str | None) -> Iterator[tuple[int, 
         return
     frame = PastFrame(table, IDENTITY_SEED)
     keys = frame.key_field(Entity((field,)), field)
-    rows = np.flatnonzero(keys)  # without the field an event is nobody's
+    rows = np.flatnonzero(keys)  # An event without the field belongs to no entity.
     bucket = assign_buckets(keys[rows])
     order = np.argsort(bucket, kind="stable")
     ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS))

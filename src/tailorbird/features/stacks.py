@@ -25,7 +25,7 @@ Bools = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
 Numbers = tuple[float, ...]
 
-# What is the same to the bit as another arithmetic with a unit of 1, and so finished with it.
+# Operations that are bit for bit equal to another arithmetic with a unit of 1.
 _EQUIVALENTS: dict[str, tuple[str, Numbers]] = {
     "count": ("total", (1.0,)),
     "attribute": ("decayed", (1.0,)),
@@ -69,7 +69,7 @@ class Stacks:
                     name, (name, step.numbers if name != "bare ratio" else ())
                 )
                 is_one_row = all(one_row[spot.entity] for spot in step.spots)
-                # A sketch's precision chooses a table, so it is one for all.
+                # A sketch's precision chooses a table, so a stack has a single one.
                 groups.setdefault(
                     (is_one_row, name, len(step.spots), numbers if name == "distinct" else ()), []
                 ).append((column, numbers))
@@ -114,7 +114,8 @@ class _StackGroup:
                 operand_slices.append(slice(len(spots), len(spots) + len(stack_steps)))
                 spots += [step.spots[operand] for step in stack_steps]
             numbers = [
-                _merge_numbers(each) for each in zip(*(each for _, each in members), strict=True)
+                _merge_numbers(numbers_)
+                for numbers_ in zip(*(each for _, each in members), strict=True)
             ]
             entities = [step.spots[0].entity for step in stack_steps]
             self._stacks.append(
@@ -125,7 +126,7 @@ class _StackGroup:
         self._operands = len(spots)
         self._gather_plan: list[
             tuple[int, Intps, Intps]
-        ] = []  # entity, its lanes, the places of these among the operands
+        ] = []  # entity, its lanes, their rows among the operands
         for entity in dict.fromkeys(spot.entity for spot in spots):
             operand_rows = [row for row, spot in enumerate(spots) if spot.entity == entity]
             self._gather_plan.append(

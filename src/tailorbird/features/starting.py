@@ -46,7 +46,7 @@ class StartMarker:
         (self._folder / "data.mdb").replace(damaged_file)
         (self._folder / "lock.mdb").unlink(
             missing_ok=True
-        )  # readers of the old file keep theirs, and notice that there is a new one
+        )  # Readers of the old file keep their lock, and notice the new file.
         log.critical(
             "%s: the state is damaged; it was moved to %s and is built anew from lake and "
             "log. Look at the disk",

@@ -45,10 +45,8 @@ Int64s = npt.NDArray[np.int64]
 LANE = np.dtype("<i8")
 
 TAGS = np.dtype("<u2")
-TAG_BITS = 16  # of a reading record's commit, the highest
-COMMITS_MAX = (
-    100_000  # answers carry commit and p themselves; the table is for looking back a day or so
-)
+TAG_BITS = 16  # highest bits of a reading record's commit
+COMMITS_MAX = 100_000  # enough for about a day; responses carry commit and p themselves
 
 _POSITION = struct.Struct("<6q")
 _COMMIT = struct.Struct("<2q")
@@ -58,7 +56,7 @@ COMMITS = b"c"
 ALIASES = b"a"
 MERGES = b"u"
 ANY_MERGES_KEY = b"g"
-_RECORD_KEY = np.dtype("V11")  # a list of these is one of bytes
+_RECORD_KEY = np.dtype("V11")  # `tolist` gives bytes
 _SCHEMA_KEY = b"h"
 
 
@@ -236,10 +234,14 @@ class Records:
         ]
         self.readable = frozenset(
             map(id, readable)
-        )  # asked for at each step, and asking what a protocol has is slow
-        self._sequences = [one for one in readable if isinstance(one, Sequences)]
+        )  # Cached because `isinstance` with a protocol is slow.
+        self._sequences = [
+            accumulator for accumulator in readable if isinstance(accumulator, Sequences)
+        ]
         self._sequence_lanes = sequence_lanes(layout)
-        self._read_directly = [one for one in readable if not isinstance(one, Sequences)]
+        self._read_directly = [
+            accumulator for accumulator in readable if not isinstance(accumulator, Sequences)
+        ]
         self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
         self._no_reading = self._stored(none).tobytes()
@@ -322,10 +324,10 @@ class Records:
         readings[:, NEXT_CHANGE] = self._tiles.finish(
             FilledLanes.from_states(states) if filled is None else filled, newest, t, readings
         )
-        for one in self._read_directly:
-            one.finish(states, readings)
-        for one in self._sequences if sequences else ():
-            one.finish(states, readings)
+        for accumulator in self._read_directly:
+            accumulator.finish(states, readings)
+        for accumulator in self._sequences if sequences else ():
+            accumulator.finish(states, readings)
         return readings
 
     def pack(self, states: Int64s, filled: FilledLanes | None = None) -> list[bytes]:

@@ -262,8 +262,8 @@ def _run_step(feature: Favourite | Seen, finder: SpotFinder) -> Step:
             feature.name, "categorical", "favourite", (spot,), length=feature.length, of=further
         )
     candidate_spots = [
-        finder.attribute(Entity(("item",)), one.text.partition(".")[2], "categorical")
-        for one in further
+        finder.attribute(Entity(("item",)), expression.text.partition(".")[2], "categorical")
+        for expression in further
     ]
     return Step(
         feature.name, "numeric", "seen", (spot, *candidate_spots), length=feature.length, of=further

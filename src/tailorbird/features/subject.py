@@ -41,7 +41,7 @@ from tailorbird.features.request import ReadRequest
 
 ANONYMOUS = "anonymous"
 _PROFILES = ("user", "item", "identify", "merge")
-_CHUNK_ROWS = 2_000  # events that are looked at in one go, the newest first
+_CHUNK_ROWS = 2_000  # events scanned at a time, newest first
 _INTEGER_RANGES = {"local_hour": range(24), "weekday": range(7), "position": range(1, 10_001)}
 
 
@@ -224,9 +224,9 @@ def _types_of(features: FeatureSet, name: str) -> set[str]:
     if isinstance(feature, Derived):
         step = next(step for step in features.layout.steps if step.name == name)
         return {
-            one
+            type_name
             for other, _ in (step.expression.names if step.expression else ())
-            for one in _types_of(features, other)
+            for type_name in _types_of(features, other)
         }
     if isinstance(feature, OfSession):
         return set(feature.types)

@@ -40,7 +40,7 @@ class FilledLanes:
     @classmethod
     def from_states(cls, states: Int64s) -> "FilledLanes":
         count, width = states.shape
-        flat = np.flatnonzero(states != 0)  # twice as fast as of the numbers themselves
+        flat = np.flatnonzero(states != 0)  # twice as fast as on the numbers themselves
         row = np.repeat(
             np.arange(count), np.diff(np.searchsorted(flat, np.arange(count + 1) * width))
         )
@@ -105,7 +105,7 @@ class Tiles:
             [(decay.ring, decay.tiles, decay.reading_lane) for decay in layout.decays]
         )
         self._weights = np.array(DECAY_WEIGHTS)
-        # What is read of no event at all.
+        # The readings without any event.
         self._none = [
             (window, summary(np.zeros((1, layout.sketches[window.sketch].registers), np.uint8)))
             for window in layout.distincts
@@ -190,11 +190,11 @@ class Tiles:
         sums, deciding_age = (
             np.add.reduceat(value, first),
             np.maximum.reduceat(age, first),
-        )  # of sums, the oldest tile
+        )  # For sums, the oldest tile decides.
         peaks = self._peak[lane[first]]
         if peaks.any():
             peak = np.maximum.reduceat(value, first)
-            # The youngest tile that holds the peak: when it goes, another is the peak.
+            # The peak changes when the youngest tile that contains it expires.
             is_peak = value == np.repeat(peak, np.diff(np.append(first, len(value))))
             sums = np.where(peaks, peak, sums)
             deciding_age = np.where(
@@ -223,7 +223,7 @@ class Tiles:
         row, lane, age = tile_lanes.row[in_window], tile_lanes.lane[in_window], age[in_window]
         first = _run_starts(row * readings.shape[1] + decays.reading[lane])
         group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(row))))
-        # One tile after another from the oldest: the order decides the last bit. bincount adds in
+        # Add tile by tile from the oldest, since the order decides the last bit; bincount adds in
         # order.
         order = np.argsort(group * 1_024 - age, kind="stable")
         weighted = tile_lanes.value[in_window].astype(np.float64) * self._weights[age]
@@ -282,8 +282,8 @@ class _Entries:
         rows = row[first]
         summaries = summary(union.reshape(-1, self.sketch.registers))
         readings[rows, window.reading_lane], readings[rows, window.reading_lane + 1] = summaries
-        # A register changes when the youngest tile that holds its peak leaves; the first of all
-        # registers counts.
+        # A register changes when the youngest tile with its maximum expires. The first change of
+        # any register counts.
         is_peak = rank == union[register_index]
         youngest = np.full(len(union), 255, np.uint8)
         np.minimum.at(youngest, register_index[is_peak], age[is_peak].astype(np.uint8))

@@ -22,11 +22,11 @@ from tailorbird.features.checks import check_name, declaration_error
 from tailorbird.features.declare import RESERVED
 
 NUMBER, KEY, CODE = "a number", "a category", "a code"
-CODES_MAX = (1 << 24) - 2  # float32 holds every whole number up to here
-HASHED_MIN = 5  # training rows of a bucket for it to have a code
+CODES_MAX = (1 << 24) - 2  # float32 represents every integer up to here
+HASHED_MIN = 5  # training rows that a bucket needs for a code
 TABLE_MAX = 1_000_000
 BINS_MAX = 10_000
-LARGEST = 3.4028234663852886e38  # of float32
+LARGEST = 3.4028234663852886e38  # largest float32
 _KIND_OF_COLUMN = {"numeric": NUMBER, "categorical": KEY}
 How = Literal["mean", "median", "mode", "constant"]
 HOW = get_args(How)
@@ -40,7 +40,7 @@ class Step:
 
     takes = NUMBER
     gives = NUMBER
-    call_name = ""  # where its call is not called as it is
+    call_name = ""  # if it differs from the class name
 
 
 @dataclass(frozen=True)
@@ -376,7 +376,7 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
     Raises:
         DeclarationError: names the line.
     """
-    transformed = {one.column for one in transforms}
+    transformed = {transform_.column for transform_ in transforms}
     locations = dict.fromkeys(RESERVED, "") | {
         name: "" for name in kinds if name not in transformed
     }
@@ -415,12 +415,12 @@ def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
         DeclarationError: names the line.
     """
     valid_heads = sorted(set(heads))
-    for one in transforms:
-        for head in one.heads:
+    for transform_ in transforms:
+        for head in transform_.heads:
             if head not in valid_heads:
                 message = f"transform: {head!r} is no head of any slot's objective"
                 raise DeclarationError(
-                    message, where=one.place, fix=f"use one of {', '.join(valid_heads)}"
+                    message, where=transform_.place, fix=f"use one of {', '.join(valid_heads)}"
                 )
 
 

@@ -250,7 +250,9 @@ def quantile(
         f"{q:g}-quantile of {of} over {format_types(type)} of the {entity.name} in "
         f"{format_window(span)}"
     )
-    buckets = tuple(parse_expression(one, "truth") for one in bucket_conditions(of, bounds, where))
+    buckets = tuple(
+        parse_expression(condition, "truth") for condition in bucket_conditions(of, bounds, where)
+    )
     return register(
         Quantile(
             *base, text, entity, *parse_filter(type, where), expression, span, q, bounds, buckets

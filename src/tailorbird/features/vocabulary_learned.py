@@ -89,23 +89,26 @@ def check_similarities(similarities: Sequence[Similarity], features: Sequence[Fe
     """
     sequences = {feature.name: feature for feature in features if isinstance(feature, SequenceOf)}
     declared = {feature.name for feature in features}
-    for one in similarities:
-        sequence = sequences.get(one.of)
+    for similarity_ in similarities:
+        sequence = sequences.get(similarity_.of)
         if sequence is None:
             problem = (
-                f"{one.of!r} is no sequence"
-                if one.of in declared
-                else f"there is no sequence {one.of!r}"
+                f"{similarity_.of!r} is no sequence"
+                if similarity_.of in declared
+                else f"there is no sequence {similarity_.of!r}"
             )
             fix = nearest(
-                one.of,
+                similarity_.of,
                 sequences,
                 f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}",
             )
-            raise DeclarationError(f"{one.name}: of: {problem}", where=one.place, fix=fix)
-        if one.length > sequence.length:
             raise DeclarationError(
-                f"{one.name}: length: {one.of} keeps {sequence.length} events, not {one.length}",
-                where=one.place,
+                f"{similarity_.name}: of: {problem}", where=similarity_.place, fix=fix
+            )
+        if similarity_.length > sequence.length:
+            raise DeclarationError(
+                f"{similarity_.name}: length: {similarity_.of} keeps {sequence.length} events, "
+                f"not {similarity_.length}",
+                where=similarity_.place,
                 fix=f"length={sequence.length}, or a longer sequence",
             )

@@ -55,7 +55,8 @@ def sequence(
     _check_length(length, 1)
     _check_not_item("a sequence", entity)
     values = tuple(
-        parse_expression(one, "either") for one in ((of,) if isinstance(of, str) else of)
+        parse_expression(expression, "either")
+        for expression in ((of,) if isinstance(of, str) else of)
     )
     if len(values) > FURTHER_VALUES_MAX or len({value.text for value in values}) < len(values):
         raise declaration_error(

@@ -34,7 +34,7 @@ from tailorbird.places import Place
 from tailorbird.stream import read_released
 
 INTERVAL_US = 1 * MINUTE
-LATELY_US = 10 * MINUTE  # answers that are looked among
+LATELY_US = 10 * MINUTE  # age of the responses that are sampled
 ANSWERS = 20
 EVENTS_MAX = 1_000_000
 REST_FACTOR = 20
@@ -140,7 +140,7 @@ def run_comparison(
             features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max
         )
         totals = add_report(before, features, report, left_out, now)
-    except NotReadyError:  # no table yet
+    except NotReadyError:  # There is no table yet.
         return before or Compared(schema_hash=features.schema_hash)
     except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
         log.warning("logged features could not be compared: %s", error)

@@ -58,7 +58,7 @@ from tailorbird.stream import Address, LogReader, is_made_of_another, open_reade
 log = logging.getLogger(__name__)
 
 ROWS_MAX = 20_000
-ROW_BYTES = 300  # about what an event takes in a block: how much of the log a step reads
+ROW_BYTES = 300  # approximate size of an event in a block, to bound a step's read
 POLL_S = 0.003
 REFRESH_INTERVAL_S = 1.0
 FIGURES_INTERVAL_S = 5.0
@@ -133,8 +133,8 @@ class FeatureWorker:
         self._reader: LogReader | None = None
         self._is_log_truncated = self._maybe_ahead = False
         self._misfits = MisfitCounter()
-        # the log goes on with events that lack an attribute, or begins further on: the lake has
-        # them
+        # The log continues with events that lack an attribute, or was pruned: only the lake has
+        # them.
         self.waits_for_lake = False
         figures = read_figures(folder)
         self._figures = self._empty_figures() if figures is None else figures
@@ -423,7 +423,7 @@ class FeatureWorker:
                     self.has_log_gap(),
                     is_made_of_another(self._routed),
                 )
-            except NotReadyError:  # there is no router yet, or it is just making its file
+            except NotReadyError:  # There is no router yet, or it is creating its file.
                 return None
         return self._reader
 

@@ -75,7 +75,7 @@ def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
         ]
         for request in requests[::2]:
             world.read(request)
-        ever = [one.rows.numeric[0, 0] for _, one in world.asked]
+        ever = [one.rows.numeric[0, 0] for _, one in world.reads]
         world.rebuild(3, 1, stop_after=1)
         different = world.differences(requests)
     finally:

@@ -389,7 +389,10 @@ class _ActiveRead:
         Keys are deduplicated where a single attribute varies between rows.
         """
         fields = self._plan.records[index].layout.entity.fields
-        spots = [self._plan.composite_spots.get((index, index)) for index in range(len(fields))]
+        spots = [
+            self._plan.composite_spots.get((index, field_index))
+            for field_index in range(len(fields))
+        ]
         if given := self._request.given:
             keys = (
                 np.full(1, hash64(given[name]), np.uint64) if name in given else None

@@ -50,7 +50,7 @@ class RingSums:
 class RingPeaks(RingSums):
     """The largest code of each tile; see `extracts.measured`."""
 
-    _join = np.maximum
+    _combine = np.maximum
 
 
 class RingSketches:

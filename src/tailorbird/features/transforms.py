@@ -66,7 +66,7 @@ class StandardiseStep(Step):
 class QuantileStep(Step):
     bins: int
     normal: bool
-    called = "ranks"
+    call_name = "ranks"
 
 
 @dataclass(frozen=True)

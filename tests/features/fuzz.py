@@ -1,7 +1,7 @@
 """A night of `test_fuzz.py`: example after example until the time is up, and what they covered.
 
     python -m tests.features.fuzz --minutes 480
-    python -m tests.features.fuzz --mutants         whether engines that are wrong in one thing are found, by chance alone
+    python -m tests.features.fuzz --mutants         checks that random examples find broken engines
 
 Each failing example is shrunk, printed, and kept in `fuzz-failures/` as it is printed; Hypothesis
 keeps it in `.hypothesis/` besides and tries it first the next time. Exit status 1 if there was any.

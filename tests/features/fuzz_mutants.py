@@ -1,8 +1,7 @@
-"""Engines that are wrong in one thing, each with a scene in which that shows: whether `fuzz_world`
-would notice.
+"""Engines with one bug each, and a scene that shows it, to check that `fuzz_world` would notice.
 
     mutant     patches the engine
-    scene      plays a site by hand: what came, and when it was read; `World.differences` says what is not equal
+    scene      plays events and reads by hand; `World.differences` lists the differences
 
 A scene is of a sound engine without a difference. `test_fuzz.py` plays them; `python -m
 tests.features.fuzz --mutants` looks for each of them at random, as for a fault that nobody knows
@@ -199,7 +198,8 @@ def _late_events_are_lost(patch: pytest.MonkeyPatch) -> None:
     def commit(self: FeatureWorker, table: pa.Table, position: object) -> object:
         ts, before = micros(table["ts"]), newest.get(id(self), 0)
         newest[id(self)] = max(before, int(ts.max(initial=0)))
-        return sound(self, table.filter(pa.array((ts >= before) | (ts == 0))), position)  # type: ignore[arg-type]
+        in_order = table.filter(pa.array((ts >= before) | (ts == 0)))
+        return sound(self, in_order, position)  # type: ignore[arg-type]
 
     patch.setattr(FeatureWorker, "_commit", commit)
 

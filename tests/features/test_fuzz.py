@@ -67,7 +67,7 @@ def test_every_call_can_be_drawn(call: str) -> None:
 
 
 @pytest.mark.slow
-def test_all_readings_are_equal_whatever_happens() -> None:
+def test_all_readings_are_equal_after_any_history() -> None:
     Site.drawn.clear()
     run_state_machine_as_test(Site, settings=profile(EXAMPLES, phases=[Phase.generate]))
     # Hypothesis draws by the constants that it finds in all loaded modules; that each call can be

@@ -230,10 +230,15 @@ from tailorbird.features.backfill import Requests
 from tailorbird.features.shards import backfill_to
 
 user, item = entity("user"), entity("item")
-many = [count("clicks", user, "click", window="1d"), ratio("ctr", item, "click", "view", window="1d")]
+many = [
+    count("clicks", user, "click", window="1d"),
+    ratio("ctr", item, "click", "view", window="1d"),
+]
 of_all = [
-    count("all", entity(), "click", window="1d"), decayed("fading", entity(), "click", half_life="1h"),
-    distinct("people", entity(), "click", of="user", window="1d"), last("last", entity(), "click", of="item"),
+    count("all", entity(), "click", window="1d"),
+    decayed("fading", entity(), "click", half_life="1h"),
+    distinct("people", entity(), "click", of="user", window="1d"),
+    last("last", entity(), "click", of="item"),
 ]
 millions, memory, items = float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 features = FeatureSet.from_declarations(many if items > 1 else [*of_all, *many])
@@ -244,23 +249,33 @@ def pieces_of(columns):
     for piece in range(pieces):
         rng = np.random.default_rng(piece)
         who = pa.array([f"u{one}" for one in rng.integers(0, 20_000, size)])
-        held = {
-            "p": np.arange(piece * size, (piece + 1) * size), "event_id": pa.array([f"e{piece}-{row}" for row in range(size)]),
-            "type": pa.array(["click", "view"]).take(pa.array(rng.integers(0, 2, size))), "user_id": who, "person": who,
-            "ts": pa.array(start + np.sort(rng.integers(0, 10**11, size))).cast(ROUTED.field("ts").type),
-            "item_id": pa.array([f"i{one}" for one in rng.integers(0, items, size)]), "counts": pa.array(np.ones(size, bool)),
+        ts = pa.array(start + np.sort(rng.integers(0, 10**11, size)))
+        values = {
+            "p": np.arange(piece * size, (piece + 1) * size),
+            "event_id": pa.array([f"e{piece}-{row}" for row in range(size)]),
+            "type": pa.array(["click", "view"]).take(pa.array(rng.integers(0, 2, size))),
+            "user_id": who,
+            "person": who,
+            "ts": ts.cast(ROUTED.field("ts").type),
+            "item_id": pa.array([f"i{number}" for number in rng.integers(0, items, size)]),
+            "counts": pa.array(np.ones(size, bool)),
         }
-        yield pa.table({name: held.get(name, pa.nulls(size, ROUTED.field(name).type)) for name in columns})
+        nulls = {name: pa.nulls(size, ROUTED.field(name).type) for name in columns}
+        yield pa.table({name: values.get(name, nulls[name]) for name in columns})
 
 m = 20_000
 rng = np.random.default_rng(7)
 asked = Requests(
-    start + rng.integers(0, 10**11, m), np.full(m, 1 << 40), pa.array([f"u{one}" for one in rng.integers(0, 20_000, m)]), np.arange(m),
-    pa.array([f"i{one}" for one in rng.integers(0, items, m)]),
+    start + rng.integers(0, 10**11, m),
+    np.full(m, 1 << 40),
+    pa.array([f"u{number}" for number in rng.integers(0, 20_000, m)]),
+    np.arange(m),
+    pa.array([f"i{number}" for number in rng.integers(0, items, m)]),
 )
 def most():
-    # In kB. ru_maxrss would begin with what the process held that started this one.
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    # In kB. ru_maxrss would include the memory of the parent process.
+    status = open("/proc/self/status")
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 few = lambda columns: (piece.slice(0, 10) for piece in pieces_of(columns))
 backfill_to(features, few, asked.part(0, 9, slice(0, 9)), Path(sys.argv[1]) / "0")

@@ -1,7 +1,8 @@
-"""The shuffle: what it writes for each part, killed anywhere and begun again; what it does not
-have, and a second one beside it.
+"""The shuffle: its output for each part, kills at any point, gaps in the log, and a second shuffle.
 
-Run as a program it shuffles until it is killed or done:    python -m tests.features.test_shuffle FOLDER
+Run as a program it shuffles until it is killed or done:
+
+    python -m tests.features.test_shuffle FOLDER
 """
 
 import os

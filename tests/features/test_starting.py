@@ -96,7 +96,7 @@ def test_a_damaged_list_of_free_pages_is_detected(project):
     assert not whole(folder)
 
 
-def test_an_intact_state_survives_whatever_crashed_the_last_start(project):
+def test_an_intact_state_survives_any_crash_of_the_last_start(project):
     folder = project.paths.state / project.features.schema_hash
     (folder / "starting").touch()
     with worker(project) as second:
@@ -107,7 +107,7 @@ def test_an_intact_state_survives_whatever_crashed_the_last_start(project):
     assert not (folder / "data.mdb.damaged").exists()
 
 
-def test_a_worker_whose_state_is_removed_ends_so_that_the_next_rebuilds_it(project):
+def test_a_worker_whose_state_is_removed_ends_and_the_next_rebuilds_it(project):
     """It would write on into a file that nobody else can open, and every answer would go without
     features for ever.
     """

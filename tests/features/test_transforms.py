@@ -14,7 +14,8 @@ from tailorbird.features.transforms import Transform, check_heads, log, target, 
 HEAD = """
 from tailorbird.features import attribute, context, count, entity, sequence
 from tailorbird.features.transforms import (
-    clip, frequency, hashing, impute, log, ranks, standardise, target, transform, vectors, vocabulary,
+    clip, frequency, hashing, impute, log, ranks, standardise, target, transform, vectors,
+    vocabulary,
 )
 item, user = entity("item"), entity("user")
 attribute("price", item, "price", kind="numeric")

@@ -39,7 +39,7 @@ HOT_MANY = 200_000  # a request reads hundreds of the kind
 
 @dataclass(frozen=True)
 class Batch:
-    """What a frame adds to one entity kind: distinct ascending keys, and the events of each
+    """The additions of a frame to one entity kind: distinct ascending keys, and events per
     accumulator.
 
     Attributes:

@@ -124,7 +124,7 @@ CONTEXT_FIELDS = {
 
 @dataclass(frozen=True)
 class Entity:
-    """What a feature is about: one or several fields (`entity("user", "item.category")`), or
+    """The subject of a feature: one or several fields (`entity("user", "item.category")`), or
     everyone.
     """
 

@@ -54,11 +54,11 @@ class KeyPart:
         return key % self.count == self.number
 
     def folder(self, state: Path) -> Path:
-        """Below which the worker has its states, in the folder of all states."""
+        """Return the folder that holds the worker's states, below the folder of all states."""
         return state / self.name if self.name else state
 
     def copies(self, schema: str) -> str:
-        """Under which name the copies of a schema's state stand in a Valkey."""
+        """Return the name of the copies of a schema's state in a Valkey."""
         return f"{schema}.{self.name}" if self.name else schema
 
 

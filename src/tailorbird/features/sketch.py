@@ -35,8 +35,8 @@ _ALPHA = {
 }
 
 
-def places(hashes: Keys, precision: int) -> tuple[Intps, Registers]:
-    """Register and rank of each hash."""
+def registers_and_ranks(hashes: Keys, precision: int) -> tuple[Intps, Registers]:
+    """Return the register and rank of each hash."""
     register = (hashes >> np.uint64(64 - precision)).astype(np.intp)
     # The 53 bits that a float64 holds exactly: its exponent tells how many of them lead with 0.
     low_bits = (hashes << np.uint64(precision)) >> np.uint64(11)

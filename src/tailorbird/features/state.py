@@ -260,7 +260,7 @@ class Records:
         return StateBatch(filled.states(self.layout.state_lanes), filled, sizes)
 
     def update(self, batch: StateBatch, new: Int64s, parts: Sequence[Part]) -> None:
-        """Apply events in place; `new_newest` (n,) is each state's newest ts with them."""
+        """Apply events in place; `new` (n,) is each state's newest ts with them."""
         states, old = batch.states, batch.states[:, NEWEST].copy()
         self._tiles.advance(states, batch.filled, old, new)
         for accumulator, rows, additions_ in parts:

@@ -87,7 +87,7 @@ def registers_of(
     register: Registers,
     rank: Registers,
 ) -> None:
-    """Write `sketch.registers_and_ranks` of the chosen events, in timeline order; rank 0 for
+    """Write `sketch.places` of the chosen events, in timeline order; rank 0 for
     others.
     """
     for at in range(low, high):

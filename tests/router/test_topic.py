@@ -129,6 +129,6 @@ def test_an_index_of_another_topic_is_refused(topics, servers):
     fill(topics)
     topics.route()
     with pytest.raises(
-        DamageError, match=r"this index is of kafka://.*\n.*begin-anew, which needs this file"
+        DamageError, match=r"this index is of kafka://.*\n.*lost for good: docs/how-to/kafka\.md"
     ):
         other.router()

@@ -55,13 +55,8 @@ def sum_up(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
                 error,
             )
             continue
-        sum_up_rows(connection, rows)
-
-
-def sum_up_rows(connection: apsw.Connection, rows: pa.Table) -> None:
-    """Add what routed events say to the tables."""
-    _keep_items(connection, rows.filter(pc.equal(rows["type"], "item")))
-    _count_interests(connection, rows.filter(pc.not_equal(rows["type"], "item")))
+        _keep_items(connection, rows.filter(pc.equal(rows["type"], "item")))
+        _count_interests(connection, rows.filter(pc.not_equal(rows["type"], "item")))
 
 
 def _keep_items(connection: apsw.Connection, rows: pa.Table) -> None:

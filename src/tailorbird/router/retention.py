@@ -12,11 +12,10 @@ that are gone.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
-import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
@@ -196,31 +195,6 @@ def unsay(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
 def publish(stream: KafkaStream) -> None:
     """Put the summary into its topic as it is here."""
     take(stream.folder / FILE, stream.items, _position)
-
-
-def sum_up_rows(stream: KafkaStream, rows: Callable[[int], Iterator[pa.Table]], end: int) -> None:
-    """As `sum_up`, where the log is lost: what it said of items up to `end` is asked of the lake.
-
-    Args:
-        rows: given a p, the lake's events from it on, as `events.ROUTED` has them.
-    """
-    file = stream.folder / FILE
-    connection, newest = _brought_up(stream)
-    try:
-        position = _position(connection)[0]
-        if position < end:
-            with (
-                sqlite.errors(file),
-                connection,
-            ):  # all of it or nothing: what was counted once is not counted again
-                for table in rows(position):
-                    pruned.sum_up_rows(connection, table)
-                connection.execute("UPDATE summed SET p = ?", (end,))
-        sqlite.checkpoint(connection, file)
-    finally:
-        connection.close()
-    if newest is None or newest.position < end:
-        take(file, stream.items, _position)
 
 
 def _brought_up(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:

@@ -313,7 +313,7 @@ class Router:
         """
         there = raw_addresses(self._stream)
         for source in self._sources.values():
-            if source.reader is not None and source.producer not in there:  # retired
+            if source.reader is not None and source.producer not in there:  # its topic was deleted
                 source.reader.close()
                 source.reader = None
         for producer, path in there.items():

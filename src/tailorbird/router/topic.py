@@ -15,7 +15,7 @@ begins with the snapshot.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import apsw
@@ -132,7 +132,7 @@ class RoutedTopic:
                 f"ends at {self._topic.end()}",
                 where=str(self.path),
                 fix="is stream.url right? Bring the topic back; if it is lost for good: "
-                "tailorbird stream begin-anew, which needs this file"
+                'docs/how-to/kafka.md, "When topics are lost for good"'
                 if lost
                 else (
                     "if the topic is the right one, move the file away: the index is made anew "
@@ -181,12 +181,9 @@ class RoutedTopic:
                 self._roll_back()
                 raise
 
-    def put_snapshot(self, address: KafkaLog, *, newer_than: int = 0) -> None:
-        """Put a snapshot of the tables as they are into a topic that has none, or none of this
-        position.
-        """
-        newest = Newest(address).look()
-        if newest is None or newest.position < newer_than:
+    def put_snapshot(self, address: KafkaLog) -> None:
+        """Put a snapshot of the tables as they are into a topic that has none."""
+        if Newest(address).look() is None:
             take(self.path, address, _position)
 
     def begin_anew(self) -> None:
@@ -269,12 +266,6 @@ class RoutedTopic:
         self._topic.close()
         self.connection.close()
         self._lock.release()
-
-
-def index_end(file: Path) -> int | None:
-    """Up to where the topic is applied in a file; None in one that was only begun."""
-    with closing(sqlite.connect_reader(file)) as connection:
-        return connection.execute("SELECT offset FROM routed_position").get
 
 
 def name_topic(connection: apsw.Connection, address: KafkaLog) -> None:

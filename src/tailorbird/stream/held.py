@@ -7,7 +7,7 @@ So writers ask here before they open.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import apsw
@@ -16,7 +16,7 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.places import Place
 from tailorbird.stream import sqlite
 from tailorbird.stream.partitions import Stream, answers_address, index_paths, raw_path
-from tailorbird.stream.released import Released, known_released
+from tailorbird.stream.released import known_released
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +56,7 @@ def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]
             error,
         )
         routers = []
-    return held_by(stream, producer, routers, None if lake is None else known_released(lake))
-
-
-def held_by(
-    stream: Stream, producer: str, routers: Iterable[Mapping[str, int]], lake_has: Released | None
-) -> Mapping[str, int]:
-    """As `held`, from what was read of routers and lake."""
+    lake_has = None if lake is None else known_released(lake)
     raw = {raw_path(stream, producer).stem: producer} if isinstance(stream, Path) else {}
     if not isinstance(stream, Path):
         raw = {part.stem: part.partition for part in stream.raw_parts(producer)}

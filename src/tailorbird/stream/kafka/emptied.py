@@ -1,5 +1,5 @@
 """Emptying topics: deleted, and made anew with positions that go on where the old ones ended. For
-an erasure, and for what was lost (`stream.kafka.anew`).
+an erasure.
 
 A record cannot be taken out of a topic, and what was deleted up to an offset stays on the broker's
 disk as long as its segment does. So a topic goes as a whole, once all that it holds is in the lake:
@@ -92,22 +92,19 @@ def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
     return Emptying(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
-def empty(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
+def empty(logs: list[KafkaLog], was: Emptying) -> None:
     """Delete a topic, unless it is emptied already, and make it again; its only writers are the
     caller's, and closed.
 
-    Args:
-        anew: it was lost, so that readers that are not at its beginning yet go on there rather than
-            ask for what nobody has.
     Raises:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
     if _is_there(logs[0]) and not _is_empty(logs, was):
         delete(logs[0].cluster, logs[0].name)
-    begin(logs, was, anew=anew)
+    begin(logs, was)
 
 
-def begin(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
+def begin(logs: list[KafkaLog], was: Emptying) -> None:
     """Make a topic that was deleted, or its partitions that nobody has begun; what is there stays."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):
@@ -120,7 +117,7 @@ def begin(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
                 cluster.timeout_s
             )
     for log, end in zip(logs, was.ends, strict=True):
-        KafkaWriter(log, first=end, anew=anew).close()
+        KafkaWriter(log, first=end).close()
 
 
 def erasures(cluster: Cluster) -> KafkaLog:

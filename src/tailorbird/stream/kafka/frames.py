@@ -28,7 +28,6 @@ from tailorbird.errors import DamageError
 from tailorbird.stream.protocol import Block, Stored
 
 OPENED = "opened"  # the kind of the message with which a writer begins; it says who writes
-BEGUN_ANEW = "begun-anew"  # likewise, as the first of a topic in the place of one that was lost
 Headers = list[tuple[str, bytes]]
 
 

@@ -3,7 +3,6 @@ router decided.
 
     raw.PRODUCER   routed          as many partitions as the project has, each a log of its own: raw-PRODUCER.2, routed.2
     index                          as many, snapshots of the routers' tables, see `stream.kafka.snapshots`
-    retired                        names that are never used again, see `stream.kafka.retire`
     scores                         one partition: what is scored as events come in, for consumers
     answers.PRODUCER   order       one partition; `order` only where the others have several, see `stream.kafka.merged`
     shuffled.SCHEMA-3              a partition for each worker of a schema, where several share its entities: shuffled-SCHEMA-3.0
@@ -17,11 +16,9 @@ import socket
 import time
 from pathlib import Path
 
-from tailorbird.errors import NotReadyError
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, topics
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
-from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.partitions import PAST, checked, raw_logs
 
 _LOOK_S = 1.0  # between looks at which topics there are
@@ -114,26 +111,9 @@ class KafkaStream:
         """Where what deleted rows said of items is summed up, see `router.retention`."""
         return items_of(self.routed)
 
-    @property
-    def retirement(self) -> KafkaLog:
-        """Where names stand that are never used again, see `stream.kafka.retire`."""
-        return KafkaLog(self.cluster, "retired", "retired", self.folder)
-
     def producers(self) -> list[str]:
         """Of whom there are topics, looked up now, in order."""
         return sorted({*topics(self.cluster, "raw"), *topics(self.cluster, "answers")})
-
-    def retired(self) -> frozenset[str]:
-        """The names that are never used again."""
-        try:
-            with KafkaReader(self.retirement) as reader:
-                position, found = reader.start(), []
-                while stored := reader.read(position):
-                    found += [one.block.payload.decode() for one in stored]
-                    position = stored[-1].end
-        except NotReadyError:
-            return frozenset()
-        return frozenset(found)
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs there are, each partition by itself, by name, in the order of their names."""

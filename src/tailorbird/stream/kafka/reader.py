@@ -56,7 +56,7 @@ class KafkaReader:
                 "rows were lost",
                 where=str(self.address),
                 fix="was the topic deleted, or an unclean leader elected? See `doctor`; "
-                "if it is lost for good: tailorbird stream begin-anew",
+                'if it is lost for good: docs/how-to/kafka.md, "When topics are lost for good"',
             )
         blocks: list[Stored] = []
         for stored in self._buffer:

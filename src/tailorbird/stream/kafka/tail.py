@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tailorbird.errors import DamageError, InputError, StorageError
 from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
 from tailorbird.stream.kafka.cluster import KafkaLog, check_there, errors, storage_error
-from tailorbird.stream.kafka.frames import BEGUN_ANEW, Piece, piece_of
+from tailorbird.stream.kafka.frames import Piece, piece_of
 
 _AGAIN_S = 0.05
 _BACK_MAX = 10_000  # messages that do not count, at the end, before we give up
@@ -149,7 +149,7 @@ class Tail:
         pruned = (
             low > 0 or first.base > 1
         )  # positions begin at 0 or 1; a log that was emptied, later
-        if position < first.base and pruned and first.kind != BEGUN_ANEW:
+        if position < first.base and pruned:
             raise InputError(
                 f"rows before {first.base} were pruned, asked for {position}",
                 where=str(self.address),
@@ -204,13 +204,6 @@ class Tail:
         if message.error() is not None:
             raise storage_error(message.error(), self.address)
         return message
-
-    def written_at(self) -> int:
-        """When the last message came in, by the broker or its writer, in microseconds; 0 where
-        there is none, or it does not say.
-        """
-        low, high = self.watermarks()
-        return 0 if low == high else max(0, self._message(high - 1).timestamp()[1]) * 1_000
 
     def close(self) -> None:
         if self._own:

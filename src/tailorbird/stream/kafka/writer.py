@@ -19,7 +19,7 @@ from tailorbird.errors import DamageError, InputError, LockedError, StorageError
 from tailorbird.lock import FileLock
 from tailorbird.stream.kafka.client import Producer
 from tailorbird.stream.kafka.cluster import KafkaLog, ensure, errors
-from tailorbird.stream.kafka.frames import BEGUN_ANEW, OPENED, Piece, pieces
+from tailorbird.stream.kafka.frames import OPENED, Piece, pieces
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
 from tailorbird.stream.protocol import Block
@@ -33,8 +33,6 @@ class KafkaWriter:
     Args:
         first: the position of the first row, if the log begins now.
         held: the highest position that a reader holds, see `stream.held`.
-        anew: the topic was lost before, and begins now: readers that are behind its first row go on
-            with that.
     Raises:
         LockedError: another writer of this machine has it.
         ConfigError: the topic is there, but cannot be a log.
@@ -42,9 +40,7 @@ class KafkaWriter:
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(
-        self, address: KafkaLog, *, first: int = 0, held: int = 0, anew: bool = False
-    ) -> None:
+    def __init__(self, address: KafkaLog, *, first: int = 0, held: int = 0) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
@@ -63,7 +59,7 @@ class KafkaWriter:
                 address, self._producer
             ):  # else the first message waits for a second until the client knows where to
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
-            self._begin(first, held, BEGUN_ANEW if anew else OPENED)
+            self._begin(first, held)
         except BaseException:
             self.close()
             raise
@@ -82,7 +78,7 @@ class KafkaWriter:
             compression_type="none",  # what is routed is packed already
         )
 
-    def _begin(self, first: int, held: int, kind: str) -> None:
+    def _begin(self, first: int, held: int) -> None:
         """Take the log's end: from here on, whatever another writer still has under way stands at
         the wrong place.
         """
@@ -98,22 +94,9 @@ class KafkaWriter:
                     where=str(self.address),
                     fix="see stream.url and the broker's disk, and bring the topics back; "
                     "nothing is taken until then. "
-                    "If they are lost for good: tailorbird stream begin-anew, see "
-                    "docs/how-to/kafka.md",
+                    'If they are lost for good: docs/how-to/kafka.md, "When topics are lost for good"',
                 )
-            opened = Piece(
-                tip.offset,
-                end,
-                0,
-                1,
-                False,
-                0,
-                self._name,
-                kind if tip.end is None else OPENED,
-                0,
-                who,
-                b"",
-            )
+            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
             stands = self._send([opened])
             if self._stand([opened], stands):
                 self._next, self._end = stands[0] + 1, end

@@ -125,7 +125,7 @@ def test_many_entries_are_found_again_and_others_are_not(connection):
     assert connection.execute("SELECT count(*) FROM dedup_run").get == 0
     assert connection.execute("SELECT count(*) FROM dedup_segment").get == 4
     order = random.permutation(5_000)
-    repeats = index.repeats(made[order])
+    repeats = index.find_duplicates(made[order])
     assert sorted(order[list(repeats)].tolist()) == list(range(4_000))
 
 

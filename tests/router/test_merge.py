@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.events import HOUR, SECOND, Receipt
-from tailorbird.router.merge import Run, merged
+from tailorbird.router.merge import LogBatch, merge_by_receipt
 from tailorbird.stream import Block, EmbeddedReader, Stored
 
 NOW = 1_764_072_000_000_000
@@ -188,10 +188,10 @@ def test_the_order_holds_across_steps_and_every_step_gets_on(logs, limits):
     while any(positions[producer] < len(blocks) for producer, blocks in stored.items()):
         limit = limits[len(routed) % len(limits)]
         runs = [
-            Run(producer, blocks[at : at + limit], len(blocks), at + limit < len(blocks))
+            LogBatch(producer, blocks[at : at + limit], len(blocks), at + limit < len(blocks))
             for (producer, blocks), at in zip(stored.items(), positions.values(), strict=True)
         ]
-        step = merged(runs)
+        step = merge_by_receipt(runs)
         assert step
         for body in step:
             assert body.stored.offset == positions[body.producer], (

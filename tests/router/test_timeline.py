@@ -6,7 +6,7 @@ import apsw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailorbird.router.timeline import KEPT, KEY_BYTES, VALUE_BYTES, Timeline
+from tailorbird.router.timeline import CACHED_VALUES, KEY_BYTES, VALUE_BYTES, Timeline
 
 PUTS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5)), max_size=40)
 SAVE = ("", -1)
@@ -48,7 +48,7 @@ def test_what_held_at_a_time_is_the_newest_put_at_or_before_it(steps, key, ts, b
         else:
             kept.put(*step, number)
     if ready:
-        kept.timeline.ready(["a", key])
+        kept.timeline.preload(["a", key])
     before = [(when, number) for number, (at, when) in enumerate(steps) if at == key and when <= ts]
     assert kept.timeline.at(key, ts) == (max(before)[1] if before else None)
 
@@ -63,6 +63,6 @@ def test_memory_holds_the_newest_values_of_the_keys_asked_for_lately():
             kept.save()
             assert kept.timeline.bytes <= bytes_max
             assert len(kept.timeline) <= 20
-    assert kept.timeline.values("often") == list(range(1_000 - KEPT, 1_000))
+    assert kept.timeline.values("often") == list(range(1_000 - CACHED_VALUES, 1_000))
     assert kept.timeline.at("often", 5) == 5
     assert kept.timeline.at("k7", 0) == 7

@@ -21,17 +21,17 @@ CREATE TABLE IF NOT EXISTS profile(
     PRIMARY KEY (kind, id, ts, p)
 ) STRICT, WITHOUT ROWID;
 """
-_decode = msgspec.json.Decoder(dict[str, Any])
+_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-class Profile(msgspec.Struct, frozen=True, gc=False):
+class ProfileVersion(msgspec.Struct, frozen=True, gc=False):
     """One version: its id, and the declared attributes as JSON with sorted keys."""
 
     version: str
     attributes: str
 
 
-class Catalogue:
+class ProfileHistory:
     """The versions of one kind of profile: those not yet saved, and the table `profile`, of which
     memory holds `bytes_max`.
 
@@ -43,16 +43,16 @@ class Catalogue:
         self,
         connection: apsw.Connection,
         kind: Literal["user", "item"],
-        declared: Sequence[str],
+        attributes: Sequence[str],
         bytes_max: int,
     ) -> None:
         self._kind = kind
-        self._declared = tuple(sorted(declared))
+        self._declared_attributes = tuple(sorted(attributes))
         select = f"SELECT ts, version, properties FROM profile WHERE kind = '{kind}' AND id = ?1"
-        self.timeline: Timeline[Profile] = Timeline(
-            connection, select, self._stored, _size, bytes_max=bytes_max
+        self.timeline: Timeline[ProfileVersion] = Timeline(
+            connection, select, self._from_row, _text_bytes, bytes_max=bytes_max
         )
-        self._new: list[tuple[str, str, int, int, str, str]] = []
+        self._unsaved: list[tuple[str, str, int, int, str, str]] = []
 
     @property
     def bytes(self) -> int:
@@ -63,37 +63,39 @@ class Catalogue:
         self, id_: str, ts: int, p: int, version: str, properties: dict[str, Any], text: str
     ) -> None:
         """From `ts` on, the profile of `id_` is this version; `text` is its properties as JSON."""
-        self.timeline.put(id_, ts, Profile(version, self._attributes(properties)))
-        self._new.append((self._kind, id_, ts, p, version, text))
+        self.timeline.put(id_, ts, ProfileVersion(version, self._encode_attributes(properties)))
+        self._unsaved.append((self._kind, id_, ts, p, version, text))
 
-    def of_each(self, ids: Sequence[str], ts: int) -> Profile | None:
+    def list_versions(self, ids: Sequence[str], ts: int) -> ProfileVersion | None:
         """The versions of several that apply at `ts`, each column a JSON list in the order of
         `ids`; None if none has one.
         """
-        found = [self.timeline.at(id_, ts) for id_ in ids]
-        if not any(found):
+        profiles = [self.timeline.at(id_, ts) for id_ in ids]
+        if not any(profiles):
             return None
-        versions = msgspec.json.encode([profile and profile.version for profile in found]).decode()
-        return Profile(
+        versions = msgspec.json.encode(
+            [profile and profile.version for profile in profiles]
+        ).decode()
+        return ProfileVersion(
             versions,
-            f"[{','.join(profile.attributes if profile else 'null' for profile in found)}]",
+            f"[{','.join(profile.attributes if profile else 'null' for profile in profiles)}]",
         )
 
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last time."""
-        if self._new:
-            connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._new)
-            self._new = []
+        if self._unsaved:
+            connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._unsaved)
+            self._unsaved = []
         self.timeline.saved()
 
-    def _stored(self, version: str, properties: str) -> Profile:
-        return Profile(version, self._attributes(_decode.decode(properties)))
+    def _from_row(self, version: str, properties: str) -> ProfileVersion:
+        return ProfileVersion(version, self._encode_attributes(_decoder.decode(properties)))
 
-    def _attributes(self, properties: dict[str, Any]) -> str:
+    def _encode_attributes(self, properties: dict[str, Any]) -> str:
         return msgspec.json.encode(
-            {name: properties[name] for name in self._declared if name in properties}
+            {name: properties[name] for name in self._declared_attributes if name in properties}
         ).decode()
 
 
-def _size(profile: Profile) -> int:
+def _text_bytes(profile: ProfileVersion) -> int:
     return len(profile.version) + len(profile.attributes)

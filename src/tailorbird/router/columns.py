@@ -32,7 +32,7 @@ DUPLICATES = pa.schema(
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
-class Decided(msgspec.Struct, frozen=True):
+class RoutedReceipt(msgspec.Struct, frozen=True):
     """The receipt of a routed block; `received_at` is when the newest body came in that the step
     took.
     """
@@ -44,7 +44,7 @@ class Decided(msgspec.Struct, frozen=True):
     received_at: int = 0
 
 
-class Refused(msgspec.Struct, frozen=True):
+class RefusedRow(msgspec.Struct, frozen=True):
     """A refusal, and where its row stands."""
 
     refusal: Refusal
@@ -54,15 +54,15 @@ class Refused(msgspec.Struct, frozen=True):
     offset: int
 
 
-def block(kind: str, batch: pa.RecordBatch, decided: Decided) -> Block:
+def to_block(kind: str, batch: pa.RecordBatch, receipt: RoutedReceipt) -> Block:
     """A batch as a block of the routed log."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_LZ4) as writer:
         writer.write_batch(batch)
-    return Block(kind, batch.num_rows, sink.getvalue().to_pybytes(), msgspec.json.encode(decided))
+    return Block(kind, batch.num_rows, sink.getvalue().to_pybytes(), msgspec.json.encode(receipt))
 
 
-class Taken(msgspec.Struct, frozen=True):
+class SharedProgress(msgspec.Struct, frozen=True):
     """How far router `partition`, of `count`, has taken the logs that all of them share, by name."""
 
     partition: int
@@ -70,9 +70,9 @@ class Taken(msgspec.Struct, frozen=True):
     offsets: dict[str, int]
 
 
-def taken_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
+def progress_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
     """A block of kind "taken"; the lake reads it."""
-    return Block("taken", 1, msgspec.json.encode(Taken(partition, count, offsets)))
+    return Block("taken", 1, msgspec.json.encode(SharedProgress(partition, count, offsets)))
 
 
 def table(block: Block) -> pa.Table:
@@ -80,18 +80,18 @@ def table(block: Block) -> pa.Table:
     return pa.ipc.open_stream(block.payload).read_all()
 
 
-def quarantine_batch(refused: Sequence[Refused]) -> pa.RecordBatch:
+def quarantine_batch(rows: Sequence[RefusedRow]) -> pa.RecordBatch:
     """Refused rows as events.QUARANTINE."""
     columns = {
-        "received_at": [one.received_at for one in refused],
-        "source": [one.source for one in refused],
-        "code": [one.refusal.code for one in refused],
-        "path": [one.refusal.path for one in refused],
-        "message": [one.refusal.message for one in refused],
-        "body": [one.refusal.body for one in refused],
-        "raw_partition": [one.partition for one in refused],
-        "raw_offset": [one.offset for one in refused],
-        "raw_row": [one.refusal.row for one in refused],
+        "received_at": [one.received_at for one in rows],
+        "source": [one.source for one in rows],
+        "code": [one.refusal.code for one in rows],
+        "path": [one.refusal.path for one in rows],
+        "message": [one.refusal.message for one in rows],
+        "body": [one.refusal.body for one in rows],
+        "raw_partition": [one.partition for one in rows],
+        "raw_offset": [one.offset for one in rows],
+        "raw_row": [one.refusal.row for one in rows],
     }
     return pa.RecordBatch.from_arrays(
         [pa.array(columns[column.name], column.type) for column in QUARANTINE], schema=QUARANTINE

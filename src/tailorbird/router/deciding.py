@@ -20,10 +20,10 @@ from tailorbird.events import RoutePlan
 from tailorbird.lock import FileLock
 
 
-def decides(plan: RoutePlan) -> str:
+def digest_rules(plan: RoutePlan) -> str:
     """A hash of that in a plan by which events are accepted or refused."""
-    said = (plan.event_types, plan.skew_us, plan.rules)
-    return blake2b(msgspec.json.encode(said, order="sorted"), digest_size=6).hexdigest()
+    rules = (plan.event_types, plan.skew_us, plan.rules)
+    return blake2b(msgspec.json.encode(rules, order="sorted"), digest_size=6).hexdigest()
 
 
 @contextmanager
@@ -32,30 +32,30 @@ def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
     path = folder / f"router-{os.getpid()}.plan"
     lock = FileLock(path)
     try:
-        path.write_text(decides(plan))
+        path.write_text(digest_rules(plan))
         yield
     finally:
-        _forget(path, lock)
+        _remove(path, lock)
 
 
 def deciding_otherwise(folder: Path, plan: RoutePlan) -> list[int]:
     """The processes that route here by declarations that accept or refuse other events than this
     plan's.
     """
-    found: list[int] = []
+    process_ids: list[int] = []
     for path in sorted(folder.glob("router-*.plan")):
         try:
             lock = FileLock(path)
         except LockedError:
             with suppress(FileNotFoundError):  # it is just ending
-                if path.read_text() not in ("", decides(plan)):
-                    found.append(int(path.stem.removeprefix("router-")))
+                if path.read_text() not in ("", digest_rules(plan)):
+                    process_ids.append(int(path.stem.removeprefix("router-")))
         else:
-            _forget(path, lock)  # it died
-    return found
+            _remove(path, lock)  # it died
+    return process_ids
 
 
-def _forget(path: Path, lock: FileLock) -> None:
+def _remove(path: Path, lock: FileLock) -> None:
     path.unlink(missing_ok=True)
     lock.path.unlink(missing_ok=True)
     lock.release()

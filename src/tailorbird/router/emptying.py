@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 from tailorbird import faults
 from tailorbird.errors import BehindError
 from tailorbird.events import Clock
-from tailorbird.router.erase import Forgotten, Mentions, forget, unsay_items
-from tailorbird.router.group import member_folder
-from tailorbird.router.order import restart
+from tailorbird.router.erase import Forgotten, Mentions, erase_from_tables, remove_item_mentions
+from tailorbird.router.group import lock_member_folder
+from tailorbird.router.order import restart_order
 from tailorbird.router.retention import publish, sum_up, unsay
 from tailorbird.router.router import FIRST_P, make_tables
 from tailorbird.router.topic import RoutedTopic
@@ -62,7 +62,7 @@ class RoutedTopics:
         assert isinstance(self.stream.routed, MergedLog)
         with open_reader(self.stream.routed.order) as reader:
             end = reader.end()
-            known = (
+            ordered_ends = (
                 list(run_of(reader.read(end - 1)[-1].block).ends)
                 if end > reader.start()
                 else [FIRST_P] * len(self.topics)
@@ -71,8 +71,8 @@ class RoutedTopics:
             topic.connection.execute("SELECT offset FROM followed").get or 0
             for topic in self.topics[1:]
         ]
-        unfollowed = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
-        if known != self.ends or unfollowed:
+        is_profile_pending = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
+        if ordered_ends != self.ends or is_profile_pending:
             raise BehindError(
                 "rows of the routed log are not in order yet",
                 where=str(self.stream),
@@ -83,14 +83,14 @@ class RoutedTopics:
     def describe(self) -> list[Emptying]:
         """The topics as they are, once all is summed up that is to be."""
         sum_up(self.stream)
-        found = [emptied.describe(list(self.stream.routed_parts), self.ends)]
-        if (items := _ends([self.stream.items])) is not None:
-            found.append(emptied.describe([self.stream.items], items))
-        if (index := _ends(self.stream.snapshots())) is not None:
-            found.append(emptied.describe(list(self.stream.snapshots()), index))
+        topics = [emptied.describe(list(self.stream.routed_parts), self.ends)]
+        if (items := _topic_ends([self.stream.items])) is not None:
+            topics.append(emptied.describe([self.stream.items], items))
+        if (index := _topic_ends(self.stream.snapshots())) is not None:
+            topics.append(emptied.describe(list(self.stream.snapshots()), index))
         if self.order is not None:
-            found.append(emptied.describe([self.stream.order(self.folder)], [self.order.end()]))
-        return found
+            topics.append(emptied.describe([self.stream.order(self.folder)], [self.order.end()]))
+        return topics
 
     def forget(
         self,
@@ -102,13 +102,13 @@ class RoutedTopics:
         mentions: Mentions,
     ) -> list[Forgotten]:
         """Sum up what the log says of items, and take people out of the tables."""
-        found: list[Forgotten] = [
-            Forgotten(mentions=unsay(self.stream, partial(unsay_items, mentions=mentions)))
+        counts: list[Forgotten] = [
+            Forgotten(mentions=unsay(self.stream, partial(remove_item_mentions, mentions=mentions)))
         ]
         for topic in self.topics:
             with topic.tables() as connection:
-                found.append(
-                    forget(
+                counts.append(
+                    erase_from_tables(
                         connection,
                         users=users,
                         visitors=visitors,
@@ -119,7 +119,7 @@ class RoutedTopics:
                 )
             topic.shrink()
             faults.at("erase.routed_file")
-        return found
+        return counts
 
     def empty(
         self,
@@ -155,10 +155,10 @@ class RoutedTopics:
                 topic.shrink()
                 ends.append(topic.end())
         if order is not None:
-            where = self.stream.order(self.folder)
-            emptied.empty([where], order)
+            order_log = self.stream.order(self.folder)
+            emptied.empty([order_log], order)
             faults.at("erase.order_topic")
-            restart(where, routed.ends, ends, clock)
+            restart_order(order_log, routed.ends, ends, clock)
 
     def close(self) -> None:
         """Let go of all topics."""
@@ -181,22 +181,22 @@ def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
         folder = (
             stream.folder
             if stream.count == 1
-            else stack.enter_context(member_folder(stream.folder, alone=True))
+            else stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
         )
-        held = RoutedTopics(stream, folder, [], None)
-        stack.callback(held.close)
+        topics = RoutedTopics(stream, folder, [], None)
+        stack.callback(topics.close)
         for number in range(stream.count):
-            held.topics.append(_opened(stream, number, folder))
+            topics.topics.append(_open_topic(stream, number, folder))
         if stream.count > 1:
-            held.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
+            topics.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
         for path in stream.index_paths():
             if path.parent != folder:  # made anew from the topic by who needs it
                 for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
                     each.unlink(missing_ok=True)
-        yield held
+        yield topics
 
 
-def _opened(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
+def _open_topic(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
     share = stream.share(number, folder)
     return RoutedTopic(
         share.routed, share.index, make_tables, first=FIRST_P, snapshots=share.snapshots
@@ -206,14 +206,14 @@ def _opened(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
 @contextmanager
 def open_routed(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
     """One partition of what the routers write, for one writer. Raises LockedError."""
-    topic = _opened(stream, number, folder)
+    topic = _open_topic(stream, number, folder)
     try:
         yield topic
     finally:
         topic.close()
 
 
-def _ends(logs: Sequence[KafkaLog]) -> list[int] | None:
+def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
     """Where the partitions of a topic end; None where it is not there."""
     there = emptied.topics_of(logs[0].cluster)
     return [emptied.end_of(log, there) for log in logs] if logs[0].name in there else None

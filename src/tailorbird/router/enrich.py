@@ -17,13 +17,13 @@ _BOT = re.compile(
     r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http|java/|axios|node-fetch",
     re.IGNORECASE,
 )
-COLUMNS = frozenset(
+PROPERTY_COLUMNS = frozenset(
     ("query", "dwell_ms", "price", "quantity", "rating")
 )  # properties that have a column of their own
 
 
 @lru_cache(maxsize=4096)
-def agent_class(user_agent: str | None) -> str:
+def classify_agent(user_agent: str | None) -> str:
     """ "bot" or "person", from what the client calls itself; one that says nothing counts as a
     person.
     """
@@ -37,12 +37,12 @@ def local_hour(ts: int, utc_offset_min: int | None) -> int:
     return (ts + (utc_offset_min or 0) * MINUTE) // HOUR % 24
 
 
-def as_text(properties: dict[str, Any]) -> str:
+def encode_properties(properties: dict[str, Any]) -> str:
     """All properties as JSON with sorted keys."""
     return msgspec.json.encode(properties, order="sorted").decode()
 
 
-def rest_as_text(properties: dict[str, Any]) -> str | None:
+def encode_other_properties(properties: dict[str, Any]) -> str | None:
     """The properties without a column of their own as JSON with sorted keys; None without any."""
-    rest = {name: value for name, value in properties.items() if name not in COLUMNS}
-    return as_text(rest) if rest else None
+    others = {name: value for name, value in properties.items() if name not in PROPERTY_COLUMNS}
+    return encode_properties(others) if others else None

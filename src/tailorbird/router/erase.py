@@ -20,7 +20,7 @@ from tailorbird.router import attribution, dedup, pruned
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
 from tailorbird.stream import EmbeddedWriter
 
-_answers = msgspec.msgpack.Decoder(list[attribution.Given]).decode
+_decode_responses = msgspec.msgpack.Decoder(list[attribution.RememberedResponse]).decode
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -73,11 +73,11 @@ def erase(
         mentions: what profiles of items, and of others, lose.
     """
     blocks = 0
-    while some := log.prune_some(before, last_look=partial(pruned.sum_up, log.connection)):
-        blocks += some
+    while count := log.prune_some(before, last_look=partial(pruned.sum_up, log.connection)):
+        blocks += count
         faults.at("erase.routed_blocks")
     with log.transaction() as connection:
-        found = forget(
+        counts = erase_from_tables(
             connection,
             users=users,
             visitors=visitors,
@@ -88,10 +88,10 @@ def erase(
         faults.at("erase.routed_tables")
     log.shrink()
     faults.at("erase.routed_file")
-    return msgspec.structs.replace(found, blocks=blocks)
+    return msgspec.structs.replace(counts, blocks=blocks)
 
 
-def forget(
+def erase_from_tables(
     connection: apsw.Connection,
     *,
     users: Collection[str],
@@ -101,7 +101,7 @@ def forget(
     mentions: Mentions,
 ) -> Forgotten:
     """As `erase`, of the tables alone, within a transaction."""
-    repeats = _forget_repeats(connection, _prints(events))
+    dedup_entries = _delete_dedup_entries(connection, _fingerprint_entries(events))
     identities = _delete(connection, "identity", "user_id", users) + _delete(
         connection, "identity", "anonymous_id", visitors
     )
@@ -110,35 +110,39 @@ def forget(
         "UPDATE merge SET merged_into = user_id WHERE merged_into = ?", [(user,) for user in users]
     )
     profiles = _delete(connection, "profile", "kind = 'user' AND id", users)
-    answers = _forget_answers(connection, frozenset(requests))
-    unsaid = _unsay(
+    responses = _delete_responses(connection, frozenset(requests))
+    mentions_removed = _remove_mentions(
         connection, "profile", ("kind", "id", "ts", "p"), mentions.rewritten
-    ) + unsay_items(connection, mentions)
-    unsaid += _rename_versions(connection, mentions) + _unsay_answers(connection, mentions)
-    return Forgotten(0, repeats, identities, profiles, answers, unsaid)
+    ) + remove_item_mentions(connection, mentions)
+    mentions_removed += _rename_profile_versions(connection, mentions) + _remove_response_mentions(
+        connection, mentions
+    )
+    return Forgotten(0, dedup_entries, identities, profiles, responses, mentions_removed)
 
 
-def unsay_items(connection: apsw.Connection, mentions: Mentions) -> int:
+def remove_item_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
     """Take mentions out of what the log said of items (`router.pruned`), within a transaction; how
     many items had some.
     """
-    return _unsay(connection, "pruned_item", ("item_id",), mentions.rewritten)
+    return _remove_mentions(connection, "pruned_item", ("item_id",), mentions.rewritten)
 
 
-def _unsay(
+def _remove_mentions(
     connection: apsw.Connection,
     table: str,
     key: tuple[str, ...],
-    rewritten: Callable[[str], str | None],
+    rewrite: Callable[[str], str | None],
 ) -> int:
     rows = connection.execute(f"SELECT properties, {', '.join(key)} FROM {table}")
-    changed = [(found, *place) for text, *place in rows if (found := rewritten(text)) is not None]
+    changed = [
+        (new_text, *place) for text, *place in rows if (new_text := rewrite(text)) is not None
+    ]
     where = " AND ".join(f"{name} = ?" for name in key)
     connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where}", changed)
     return len(changed)
 
 
-def _rename_versions(connection: apsw.Connection, mentions: Mentions) -> int:
+def _rename_profile_versions(connection: apsw.Connection, mentions: Mentions) -> int:
     """Give versions of profiles, which are ids of events, new names where they mention somebody."""
     rows = connection.execute("SELECT DISTINCT version FROM profile").fetchall()
     changed = [(new, old) for (old,) in rows if (new := mentions.renamed(old)) != old]
@@ -146,39 +150,44 @@ def _rename_versions(connection: apsw.Connection, mentions: Mentions) -> int:
     return len(changed)
 
 
-def _unsay_answers(connection: apsw.Connection, mentions: Mentions) -> int:
+def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
-        answers = _answers(data)
-        kept = [_unsaid(one, mentions) for one in answers]
-        if changed := sum(new != old for new, old in zip(kept, answers, strict=True)):
+        responses = _decode_responses(data)
+        rewritten = [_without_mentions(one, mentions) for one in responses]
+        if changed := sum(new != old for new, old in zip(rewritten, responses, strict=True)):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
-                (msgspec.msgpack.encode(kept), id_),
+                (msgspec.msgpack.encode(rewritten), id_),
             )
             count += changed
     return count
 
 
-def _unsaid(answer: attribution.Given, mentions: Mentions) -> attribution.Given:
-    query = None if answer.query and mentions.in_text(answer.query) else answer.query
+def _without_mentions(
+    response: attribution.RememberedResponse, mentions: Mentions
+) -> attribution.RememberedResponse:
+    query = None if response.query and mentions.in_text(response.query) else response.query
     return msgspec.structs.replace(
-        answer, query=query, request_id=mentions.renamed(answer.request_id)
+        response, query=query, request_id=mentions.renamed(response.request_id)
     )
 
 
-def _prints(events: Collection[tuple[str, str, str]]) -> Entries:
+def _fingerprint_entries(events: Collection[tuple[str, str, str]]) -> Entries:
     subjects = [
         Event(
-            id_, "", user_id=who if mark == "u" else None, anonymous_id=who if mark == "a" else None
+            id_,
+            "",
+            user_id=subject_id if mark == "u" else None,
+            anonymous_id=subject_id if mark == "a" else None,
         )
-        for mark, who, id_ in events
+        for mark, subject_id, id_ in events
     ]
-    found = np.zeros(len(subjects), ENTRY)
+    entries = np.zeros(len(subjects), ENTRY)
     if subjects:
-        prints = fingerprints(subjects)
-        found["key"], found["check"] = prints[:, 0], prints[:, 1]
-    return found
+        hashes = fingerprints(subjects)
+        entries["key"], entries["check"] = hashes[:, 0], hashes[:, 1]
+    return entries
 
 
 def _delete(connection: apsw.Connection, table: str, column: str, values: Collection[str]) -> int:
@@ -189,16 +198,16 @@ def _delete(connection: apsw.Connection, table: str, column: str, values: Collec
     return connection.total_changes() - before
 
 
-def _forget_repeats(connection: apsw.Connection, gone: Entries) -> int:
+def _delete_dedup_entries(connection: apsw.Connection, erased: Entries) -> int:
     count = 0
     for id_, data in connection.execute("SELECT id, entries FROM dedup_run").fetchall():
         entries = np.frombuffer(data, ENTRY)
-        kept = entries[~_among(entries, gone)]
-        if len(kept) < len(entries):
+        retained = entries[~_is_among(entries, erased)]
+        if len(retained) < len(entries):
             connection.execute(
-                "UPDATE dedup_run SET entries = ? WHERE id = ?", (kept.tobytes(), id_)
+                "UPDATE dedup_run SET entries = ? WHERE id = ?", (retained.tobytes(), id_)
             )
-            count += len(entries) - len(kept)
+            count += len(entries) - len(retained)
     for (segment,) in connection.execute("SELECT id FROM dedup_segment").fetchall():
         pages = connection.execute(
             "SELECT entries FROM dedup_page WHERE segment = ? ORDER BY page", (segment,)
@@ -214,30 +223,32 @@ def _forget_repeats(connection: apsw.Connection, gone: Entries) -> int:
                 fix=fix,
             )
         entries = np.concatenate([np.frombuffer(data, ENTRY) for (data,) in pages])
-        kept = entries[~_among(entries, gone)]
-        if len(kept) < len(entries):
-            dedup.rewrite_segment(connection, segment, kept)
-            count += len(entries) - len(kept)
+        retained = entries[~_is_among(entries, erased)]
+        if len(retained) < len(entries):
+            dedup.rewrite_segment(connection, segment, retained)
+            count += len(entries) - len(retained)
     return count
 
 
-def _among(entries: Entries, gone: Entries) -> np.ndarray:
-    found = np.isin(entries["key"], gone["key"])
-    if found.any():
-        checks = {(one[0], one[1]) for one in gone.tolist()}
-        found[found] = [(one[0], one[1]) in checks for one in entries[found].tolist()]
-    return found
+def _is_among(entries: Entries, erased: Entries) -> np.ndarray:
+    is_erased = np.isin(entries["key"], erased["key"])
+    if is_erased.any():
+        fingerprints = {(one[0], one[1]) for one in erased.tolist()}
+        is_erased[is_erased] = [
+            (one[0], one[1]) in fingerprints for one in entries[is_erased].tolist()
+        ]
+    return is_erased
 
 
-def _forget_answers(connection: apsw.Connection, requests: frozenset[str]) -> int:
+def _delete_responses(connection: apsw.Connection, requests: frozenset[str]) -> int:
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
-        answers = _answers(data)
-        kept = [one for one in answers if one.request_id not in requests]
-        if len(kept) < len(answers):
+        responses = _decode_responses(data)
+        retained = [one for one in responses if one.request_id not in requests]
+        if len(retained) < len(responses):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
-                (msgspec.msgpack.encode(kept), id_),
+                (msgspec.msgpack.encode(retained), id_),
             )
-            count += len(answers) - len(kept)
+            count += len(responses) - len(retained)
     return count

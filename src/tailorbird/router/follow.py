@@ -31,19 +31,21 @@ CREATE TABLE IF NOT EXISTS followed(
 ) STRICT;
 """
 _NAMES = ("type", "ts", "event_id", "user_id", "item_id", "person", "properties")
-_ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _NAMES])
+_READ_OPTIONS = pa.ipc.IpcReadOptions(
+    included_fields=[ROUTED.get_field_index(name) for name in _NAMES]
+)
 _BYTES_MAX = 16 << 20  # of partition 0 a step
 _decode = msgspec.json.Decoder(dict).decode
 
 
-class Profiles:
+class ProfileFollower:
     """Follows partition 0 for one router."""
 
     def __init__(self, share: "KafkaShare", connection: apsw.Connection) -> None:
         self._log, self._order = share.profiles
         self._log_reader: LogReader | None = None
         self._order_reader: LogReader | None = None
-        self._position = self._until = 0
+        self._position = self._limit = 0
         self.load(connection)
 
     def load(self, connection: apsw.Connection) -> None:
@@ -59,24 +61,24 @@ class Profiles:
 
     def follow(self, memory: Memory) -> int:
         """Apply what is new; how many rows of partition 0 were looked at."""
-        self._look()
-        begun, size = self._position, 0
-        while self._log_reader is not None and self._position < self._until and size < _BYTES_MAX:
+        self._refresh_limit()
+        start, size = self._position, 0
+        while self._log_reader is not None and self._position < self._limit and size < _BYTES_MAX:
             for stored in self._log_reader.read(self._position, bytes_max=_BYTES_MAX):
-                if stored.end > self._until:
-                    return self._position - begun
+                if stored.end > self._limit:
+                    return self._position - start
                 if stored.block.kind == "events":
                     _apply(memory, stored.block.payload, stored.offset)
                 size += len(stored.block.payload)
                 self._position = stored.end
-        return self._position - begun
+        return self._position - start
 
     def changed(self) -> bool:
         """Whether there is something to follow."""
-        self._look()
-        return self._position < self._until
+        self._refresh_limit()
+        return self._position < self._limit
 
-    def _look(self) -> None:
+    def _refresh_limit(self) -> None:
         """Up to which row of partition 0 the order has come."""
         try:
             if self._log_reader is None:
@@ -85,14 +87,14 @@ class Profiles:
                 self._order_reader = open_reader(self._order)
         except NotReadyError:
             return
-        if self._order_reader.changed() or not self._until:
+        if self._order_reader.changed() or not self._limit:
             from tailorbird.stream.kafka.merged import (
                 run_of,
             )  # only where the client of Kafka is loaded anyway
 
             end = self._order_reader.end()
             if end > self._order_reader.start():
-                self._until = run_of(self._order_reader.read(end - 1)[-1].block).ends[0]
+                self._limit = run_of(self._order_reader.read(end - 1)[-1].block).ends[0]
 
     def close(self) -> None:
         for reader in (self._log_reader, self._order_reader):
@@ -101,7 +103,7 @@ class Profiles:
 
 
 def _apply(memory: Memory, payload: bytes, first: int) -> None:
-    with pa.ipc.open_stream(payload, options=_ONLY) as stream:
+    with pa.ipc.open_stream(payload, options=_READ_OPTIONS) as stream:
         rows = stream.read_all()
     rows = rows.append_column("p", pa.array(range(first, first + len(rows)), pa.int64()))
     rows = rows.filter(pc.is_in(rows["type"], pa.array(SHARED_TYPES)))
@@ -115,5 +117,5 @@ def _apply(memory: Memory, payload: bytes, first: int) -> None:
         if type_ == "merge":
             memory.merges.apply(user_id, ts, p, person)
             continue
-        known, id_ = (memory.items, item_id) if type_ == "item" else (memory.users, user_id)
-        known.apply(id_ or "", ts, p, version, _decode(text or "{}"), text or "{}")
+        history, id_ = (memory.items, item_id) if type_ == "item" else (memory.users, user_id)
+        history.apply(id_ or "", ts, p, version, _decode(text or "{}"), text or "{}")

@@ -55,7 +55,7 @@ class Identity:
         self.timeline.saved()
 
 
-class Merges:
+class MergeHistory:
     """The merges applied so far, kept as identifies are.
 
     Attributes:
@@ -67,8 +67,8 @@ class Merges:
         self._timeline: Timeline[Merge] = Timeline(
             connection, select, Merge, lambda one: len(one.into), bytes_max=bytes_max
         )
-        self._new: list[tuple[str, int, int, str]] = []
-        self.any = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
+        self._unsaved: list[tuple[str, int, int, str]] = []
+        self.has_merges = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
 
     @property
     def bytes(self) -> int:
@@ -78,13 +78,13 @@ class Merges:
     def apply(self, user_id: str, ts: int, p: int, into: str) -> None:
         """From `ts` on, `user_id` is `into`."""
         self._timeline.put(user_id, ts, Merge(ts, p, into))
-        self._new.append((user_id, ts, p, into))
-        self.any = True
+        self._unsaved.append((user_id, ts, p, into))
+        self.has_merges = True
 
-    def known(self, users: Iterable[str]) -> set[str]:
+    def find_merged(self, users: Iterable[str]) -> set[str]:
         """Those of the users of whom there are merges, of whatever time."""
         users = list(users)
-        self._timeline.ready(users)
+        self._timeline.preload(users)
         return {user for user in users if self._timeline.values(user)}
 
     def at(self, user_id: str, ts: int) -> str:
@@ -93,7 +93,7 @@ class Merges:
 
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last time."""
-        if self._new:
-            connection.executemany("INSERT INTO merge VALUES (?, ?, ?, ?)", self._new)
-            self._new = []
+        if self._unsaved:
+            connection.executemany("INSERT INTO merge VALUES (?, ?, ?, ?)", self._unsaved)
+            self._unsaved = []
         self._timeline.saved()

@@ -26,7 +26,7 @@ _decode = msgspec.json.Decoder(Receipt).decode
 
 
 @dataclass(frozen=True)
-class Run:
+class LogBatch:
     """What a step read of one raw log.
 
     Attributes:
@@ -37,12 +37,12 @@ class Run:
 
     producer: str
     bodies: list[Stored]
-    seen_end: int
-    more: bool
+    initial_end: int
+    has_more: bool
 
 
 @dataclass(frozen=True)
-class Body:
+class QueuedBody:
     """A body in line; `receipt` is None if the block is none that can be routed."""
 
     producer: str
@@ -50,28 +50,28 @@ class Body:
     receipt: Receipt | None
 
 
-def merged(runs: Sequence[Run]) -> list[Body]:
+def merge_by_receipt(batches: Sequence[LogBatch]) -> list[QueuedBody]:
     """The bodies to route now, in order; `runs` are in order of name. What is left out is read
     again by the next step.
 
     Never empty when something was there before the step began to read.
     """
-    line: list[tuple[int, Body]] = []
-    until: list[int] = []  # where the merge must stop
-    seen = 0
-    for run in runs:
-        moment = 0
-        for stored in run.bodies:
+    queue: list[tuple[int, QueuedBody]] = []
+    limits: list[int] = []  # where the merge must stop
+    newest_initial = 0
+    for batch in batches:
+        received_at = 0
+        for stored in batch.bodies:
             receipt = _decode(stored.block.receipt) if stored.block.kind == "body" else None
-            moment = moment if receipt is None else max(moment, receipt.received_at)
-            line.append((moment, Body(run.producer, stored, receipt)))
-            if stored.offset < run.seen_end:
-                seen = max(seen, moment)
-        if run.more and run.bodies and run.producer not in PAST:
-            until.append(moment)
+            received_at = received_at if receipt is None else max(received_at, receipt.received_at)
+            queue.append((received_at, QueuedBody(batch.producer, stored, receipt)))
+            if stored.offset < batch.initial_end:
+                newest_initial = max(newest_initial, received_at)
+        if batch.has_more and batch.bodies and batch.producer not in PAST:
+            limits.append(received_at)
     # Logs are read one after the other. What one got meanwhile may follow from what another, read
     # before it, got meanwhile too; so nothing is taken that is newer than all that was there
     # before. The rest has its turn a moment later.
-    end = min([seen, *until])
-    line.sort(key=lambda entry: entry[0])
-    return [body for moment, body in line if moment <= end or body.producer in PAST]
+    limit = min([newest_initial, *limits])
+    queue.sort(key=lambda entry: entry[0])
+    return [body for moment, body in queue if moment <= limit or body.producer in PAST]

@@ -30,4 +30,6 @@ def open_router(
         return Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
     from tailorbird.router.whole import WholeRouter
 
-    return WholeRouter(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
+    return WholeRouter(
+        stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
+    )

@@ -35,7 +35,7 @@ FIRST_P = 1
 POLL_S = 0.005
 
 
-class _Ordered(msgspec.Struct, frozen=True):
+class _OrderReceipt(msgspec.Struct, frozen=True):
     """The receipt of a block of the order: when it was written."""
 
     received_at: int
@@ -58,12 +58,12 @@ class Sequencer:
         self._readers: dict[int, LogReader] = {}
         self._writer = open_writer(stream.order(folder), partition="order", first=FIRST_P)
         try:
-            self._ends = self._known(routed)
+            self._ends = self._load_ends(routed)
         except BaseException:
             self.close()
             raise
 
-    def _known(self, routed: MergedLog) -> list[int]:
+    def _load_ends(self, routed: MergedLog) -> list[int]:
         with open_reader(routed.order) as reader:
             end = reader.end()
             if end <= reader.start():
@@ -93,7 +93,7 @@ class Sequencer:
         return count
 
     def _block(self, number: int, first: int, ends: list[int]) -> Block:
-        receipt = msgspec.json.encode(_Ordered(self._clock.now()))
+        receipt = msgspec.json.encode(_OrderReceipt(self._clock.now()))
         return block_of(Run(number, first, tuple(ends)), ends[number] - first, receipt)
 
     def _end(self, number: int) -> int:
@@ -122,7 +122,9 @@ class Sequencer:
         self.close()
 
 
-def restart(order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: Clock) -> None:
+def restart_order(
+    order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: Clock
+) -> None:
     """Begin an order that was emptied: with the rows of each partition from where it begins now,
     unless that was done before.
     """
@@ -132,11 +134,11 @@ def restart(order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: 
     ):
         if writer.end() > reader.start():
             return
-        reached, blocks = list(starts), []
+        ends_so_far, blocks = list(starts), []
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            reached[number] = end
-            receipt = msgspec.json.encode(_Ordered(clock.now()))
-            blocks.append(block_of(Run(number, start, tuple(reached)), end - start, receipt))
+            ends_so_far[number] = end
+            receipt = msgspec.json.encode(_OrderReceipt(clock.now()))
+            blocks.append(block_of(Run(number, start, tuple(ends_so_far)), end - start, receipt))
         writer.append(blocks)
 
 

@@ -27,7 +27,9 @@ CREATE TABLE IF NOT EXISTS pruned_interest(
 ) STRICT, WITHOUT ROWID;
 """
 _NAMES = ("type", "ts", "received_at", "item_id", "properties", "timeless")
-_ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _NAMES])
+_READ_OPTIONS = pa.ipc.IpcReadOptions(
+    included_fields=[ROUTED.get_field_index(name) for name in _NAMES]
+)
 _PUT_ITEM = """
 INSERT INTO pruned_item VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT DO UPDATE SET properties = ?2, valid_from = ?3, known_since = ?4 WHERE (?3, ?4) >= (valid_from, known_since)
@@ -46,7 +48,7 @@ def sum_up(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
         if stored.block.kind != "events":
             continue
         try:
-            with pa.ipc.open_stream(stored.block.payload, options=_ONLY) as stream:
+            with pa.ipc.open_stream(stored.block.payload, options=_READ_OPTIONS) as stream:
                 rows = stream.read_all()
         except (pa.ArrowException, OSError) as error:
             log.error(
@@ -55,32 +57,34 @@ def sum_up(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
                 error,
             )
             continue
-        _keep_items(connection, rows.filter(pc.equal(rows["type"], "item")))
-        _count_interests(connection, rows.filter(pc.not_equal(rows["type"], "item")))
+        _upsert_items(connection, rows.filter(pc.equal(rows["type"], "item")))
+        _count_item_events(connection, rows.filter(pc.not_equal(rows["type"], "item")))
 
 
-def _keep_items(connection: apsw.Connection, rows: pa.Table) -> None:
+def _upsert_items(connection: apsw.Connection, rows: pa.Table) -> None:
     times = zip(
         micros(rows["ts"]).tolist(),
         micros(rows["received_at"]).tolist(),
         rows["timeless"].to_pylist(),
         strict=True,
     )
-    spans = [(0 if timeless else ts, max(ts, at)) for ts, at, timeless in times]
+    validity = [
+        (0 if timeless else ts, max(ts, received_at)) for ts, received_at, timeless in times
+    ]
     texts = zip(rows["item_id"].to_pylist(), rows["properties"].to_pylist(), strict=True)
     connection.executemany(
         _PUT_ITEM,
-        [(id_, text or "{}", *span) for (id_, text), span in zip(texts, spans, strict=True)],
+        [(id_, text or "{}", *span) for (id_, text), span in zip(texts, validity, strict=True)],
     )
 
 
-def _count_interests(connection: apsw.Connection, rows: pa.Table) -> None:
-    shown = (
+def _count_item_events(connection: apsw.Connection, rows: pa.Table) -> None:
+    item_counts = (
         rows.filter(pc.is_valid(rows["item_id"]))
         .group_by(["type", "item_id"])
         .aggregate([([], "count_all")])
     )
     counts = zip(
-        *(shown[name].to_pylist() for name in ("type", "item_id", "count_all")), strict=True
+        *(item_counts[name].to_pylist() for name in ("type", "item_id", "count_all")), strict=True
     )
     connection.executemany(_ADD_INTEREST, list(counts))

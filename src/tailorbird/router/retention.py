@@ -31,7 +31,7 @@ FILE = "routed-items.db"
 EVERY_S = 60.0
 KEEP_ROWS = 200_000  # stay in any case: followers without a say, such as servers, have as much time
 ROWS_MIN = 50_000  # that can go, before any do: the summary is written anew each time
-_TABLE = (
+_POSITION_TABLE = (
     "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT "
     "NULL) STRICT"
 )
@@ -75,7 +75,7 @@ class Retention:
         """
         try:
             with open_reader(self._routed) as reader:
-                return self._look(reader)
+                return self._prune(reader)
         except NotReadyError:
             return 0
 
@@ -87,36 +87,38 @@ class Retention:
         except TailorbirdError as error:
             log.warning("nothing routed is deleted: %s", error)
 
-    def _look(self, reader: LogReader) -> int:
+    def _prune(self, reader: LogReader) -> int:
         snapshots = [newest.look() for newest in self._newest]
         begin = reader.start()
-        wanted = min(self._released(), reader.end() - self._keep_rows)
+        target = min(self._released(), reader.end() - self._keep_rows)
         if len(self._parts) == 1:
-            wanted = min(wanted, 0 if snapshots[0] is None else snapshots[0].position)
-        if wanted - begin >= self._rows_min:
-            begin = self._summed_up(reader, wanted)
+            target = min(target, 0 if snapshots[0] is None else snapshots[0].position)
+        if target - begin >= self._rows_min:
+            begin = self._summarize_until(reader, target)
             faults.at("retention.before_order")
         # Where nothing is new, what a broker refused to delete, or a kill prevented, is deleted
         # now.
         return self._delete(reader, begin, snapshots)
 
-    def _delete(self, reader: LogReader, before: int, snapshots: list[Snapshot | None]) -> int:
+    def _delete(
+        self, reader: LogReader, order_before: int, snapshots: list[Snapshot | None]
+    ) -> int:
         if isinstance(self._routed, MergedLog):
-            count = _deleted(self._routed.order, before)
+            count = _delete_records(self._routed.order, order_before)
             ends = self._ends(self._routed)
             faults.at("retention.before_routed")
         else:
-            ends, count = [before], 0
-        followed = [0 if each is None else each.followed for each in snapshots[1:]]
+            ends, count = [order_before], 0
+        followed_positions = [0 if each is None else each.followed for each in snapshots[1:]]
         for number, (address, end, snapshot) in enumerate(
             zip(self._parts, ends, snapshots, strict=True)
         ):
             least = min(
                 end,
                 0 if snapshot is None else snapshot.position,
-                *(followed if number == 0 else ()),
+                *(followed_positions if number == 0 else ()),
             )
-            count += _deleted(address, least) if least > 1 else 0
+            count += _delete_records(address, least) if least > 1 else 0
         return count
 
     def _ends(self, routed: MergedLog) -> list[int]:
@@ -132,23 +134,23 @@ class Retention:
         ends[run.partition] = run.first
         return ends
 
-    def _summed_up(self, reader: LogReader, wanted: int) -> int:
+    def _summarize_until(self, reader: LogReader, target: int) -> int:
         """Sum up what the rows up to `wanted` say of items, whole blocks, and publish it; up to
         where that is.
         """
         file = self._stream.folder / FILE
-        connection, newest = _brought_up(self._stream)
+        connection, newest = _open_newest(self._stream)
         try:
-            position = _position(connection)[0]
+            position = _summary_position(connection)[0]
             if position < reader.start():
                 raise DamageError(
                     f"items are summed up to {position}, and the log begins at {reader.start()}",
                     where=str(file),
                     fix="put the file back, or the topic `items`; until then nothing is deleted",
                 )
-            while position < wanted:
+            while position < target:
                 stored = [
-                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= wanted
+                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= target
                 ]
                 if not stored:
                     break
@@ -160,14 +162,14 @@ class Retention:
         finally:
             connection.close()
         if newest is None or newest.position < position:
-            take(file, self._stream.items, _position)
+            take(file, self._stream.items, _summary_position)
         return position
 
 
 def sum_up(stream: KafkaStream) -> None:
     """Sum up what all rows that are there say of items, and publish it: for who empties the topics."""
     with open_reader(stream.routed) as reader:
-        Retention(stream, lambda: 0)._summed_up(reader, reader.end())
+        Retention(stream, lambda: 0)._summarize_until(reader, reader.end())
     file = stream.folder / FILE
     connection = _open(file)
     sqlite.checkpoint(connection, file, truncate=True)
@@ -194,10 +196,10 @@ def unsay(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
 
 def publish(stream: KafkaStream) -> None:
     """Put the summary into its topic as it is here."""
-    take(stream.folder / FILE, stream.items, _position)
+    take(stream.folder / FILE, stream.items, _summary_position)
 
 
-def _brought_up(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
+def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
     """The summary on this machine, or the newest in its topic where that is further; and that
     newest.
     """
@@ -205,7 +207,7 @@ def _brought_up(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     newest = Newest(stream.items).look()
     connection = _open(file)
-    if newest is not None and _position(connection)[0] < newest.position:
+    if newest is not None and _summary_position(connection)[0] < newest.position:
         connection.close()
         restore(stream.items, newest, file)
         connection = _open(file)
@@ -217,17 +219,17 @@ def _open(file: Path) -> apsw.Connection:
         connection = sqlite.connect_writer(file)
         sqlite.settle(connection, file)
         connection.execute(pruned.TABLES)
-        connection.execute(_TABLE)
+        connection.execute(_POSITION_TABLE)
         connection.execute("INSERT OR IGNORE INTO summed VALUES (1, 1)")
     return connection
 
 
-def _position(connection: apsw.Connection) -> tuple[int, int]:
+def _summary_position(connection: apsw.Connection) -> tuple[int, int]:
     (position,) = sqlite.one_row(connection, "SELECT p FROM summed")
     return position, 0
 
 
-def _deleted(address: KafkaLog, before: int) -> int:
+def _delete_records(address: KafkaLog, before: int) -> int:
     deleter = Deleter(address)
     try:
         return deleter.delete(before)

@@ -50,18 +50,18 @@ def run(
         starts it again or tells the operator.
     """
     with Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes) as router:
-        pruning = None if released is None else _Pruning(router, released, keep_rows, prune_every_s)
-        more = False
+        pruning = None if released is None else _Pruner(router, released, keep_rows, prune_every_s)
+        has_more = False
         while not stop.is_set():
-            if more or router.changed():
-                more = router.step(ROWS_MAX).more
+            if has_more or router.changed():
+                has_more = router.step(ROWS_MAX).more
             else:
                 stop.wait(POLL_S)
             if pruning is not None:
-                pruning.look()
+                pruning.tick()
 
 
-class _Pruning:
+class _Pruner:
     """Asks now and then what was released, and deletes it piece by piece, so that routing never
     waits long.
 
@@ -77,27 +77,31 @@ class _Pruning:
             keep_rows,
             every_s,
         )
-        self._before = 0
+        self._prune_before = 0
         self._due = time.monotonic()
-        self._asking: threading.Thread | None = None
-        self._told = 0
+        self._request: threading.Thread | None = None
+        self._released_row = 0
 
-    def look(self) -> None:
-        if self._before:
-            if not self._router.prune_some(self._before):
-                self._before = 0
-        elif self._asking is not None:
-            if not self._asking.is_alive():
-                self._asking = None
-                self._before = max(0, min(self._told, self._router.end() - self._keep_rows))
+    def tick(self) -> None:
+        if self._prune_before:
+            if not self._router.prune_some(self._prune_before):
+                self._prune_before = 0
+        elif self._request is not None:
+            if not self._request.is_alive():
+                self._request = None
+                self._prune_before = max(
+                    0, min(self._released_row, self._router.end() - self._keep_rows)
+                )
         elif time.monotonic() >= self._due:
             self._due = time.monotonic() + self._every_s
-            self._asking = threading.Thread(target=self._ask, name="released", daemon=True)
-            self._asking.start()
+            self._request = threading.Thread(
+                target=self._request_released, name="released", daemon=True
+            )
+            self._request.start()
 
-    def _ask(self) -> None:
+    def _request_released(self) -> None:
         try:
-            self._told = self._released()
+            self._released_row = self._released()
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
-            self._told = 0
+            self._released_row = 0

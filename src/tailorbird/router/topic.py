@@ -35,7 +35,7 @@ EMPTIED = "emptied"  # of the block with which a topic begins that was emptied
 _POSITION = """
 CREATE TABLE IF NOT EXISTS routed_position(id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL) STRICT;
 """
-_OWN = "routed_position"  # is about this file, and never in a patch set
+_POSITION_TABLE = "routed_position"  # is about this file, and never in a patch set
 _CODEC = "zstd"
 log = logging.getLogger(__name__)
 
@@ -66,23 +66,23 @@ class RoutedTopic:
         snapshot_rows: int = SNAPSHOT_ROWS,
     ) -> None:
         self.address, self.path = address, file
-        self._failed = ""
+        self._failure = ""
         self._lock = FileLock(file)
-        with ExitStack() as undone:
-            undone.callback(self._lock.release)
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
             self.connection = self._open(make_tables, first)
             self._topic = open_writer(
                 address, partition="routed", first=first
             )  # from here on, no other router's steps count
-            undone.callback(self._topic.close)
+            stack.callback(self._topic.close)
             newest = Newest(snapshots).look()
-            self._begin_with(newest, snapshots, make_tables, first)
+            self._restore_snapshot(newest, snapshots, make_tables, first)
             self._catch_up()
             at = first if newest is None else newest.position
             self._snapshots = SnapshotThread(
                 file, snapshots, _position, at=at, every_rows=snapshot_rows
             )
-            undone.pop_all()
+            stack.pop_all()
 
     def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
         with sqlite.errors(self.path):
@@ -95,7 +95,7 @@ class RoutedTopic:
             )
         return connection
 
-    def _begin_with(
+    def _restore_snapshot(
         self,
         newest: Snapshot | None,
         snapshots: KafkaLog,
@@ -126,26 +126,26 @@ class RoutedTopic:
             self.connection, "SELECT topic, offset FROM routed_position"
         )
         if topic != str(self.address) or position > self._topic.end():
-            lost = position > self._topic.end()
+            has_lost_rows = position > self._topic.end()
             raise DamageError(
                 f"this index is of {topic} up to {position}, and the topic {self.address} "
                 f"ends at {self._topic.end()}",
                 where=str(self.path),
                 fix="is stream.url right? Bring the topic back; if it is lost for good: "
                 'docs/how-to/kafka.md, "When topics are lost for good"'
-                if lost
+                if has_lost_rows
                 else (
                     "if the topic is the right one, move the file away: the index is made anew "
                     "from the topic"
                 ),
             )
-        began = position
+        start = position
         with open_reader(self.address) as reader:
             while position < self._topic.end() and (stored := reader.read(position)):
                 self._apply(stored)
                 position = stored[-1].end
-        if position > began:
-            log.info("brought the index up from %d to %d", began, position)
+        if position > start:
+            log.info("brought the index up from %d to %d", start, position)
 
     def _apply(self, stored: list[Stored]) -> None:
         with sqlite.errors(self.path):
@@ -153,8 +153,8 @@ class RoutedTopic:
             try:
                 for one in stored:
                     if one.block.kind == INDEX:
-                        apsw.Changeset.apply(_unpacked(one.block), self.connection)
-                self._move_to(stored[-1].end)
+                        apsw.Changeset.apply(_unpack(one.block), self.connection)
+                self._set_position(stored[-1].end)
             except apsw.AbortError as error:
                 self._roll_back()
                 raise DamageError(
@@ -190,7 +190,7 @@ class RoutedTopic:
         """Write the first row of a topic that was emptied."""
         self._topic.append([Block(EMPTIED, 1, b"")])
         with sqlite.errors(self.path):
-            self._move_to(self._topic.end())
+            self._set_position(self._topic.end())
 
     def shrink(self) -> None:
         """Write the file anew, without free pages and WAL."""
@@ -205,34 +205,34 @@ class RoutedTopic:
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
         """Everything within, blocks and tables, becomes durable as one, first in the topic."""
-        if self._failed:
+        if self._failure:
             raise StorageError(
-                f"an earlier step failed: {self._failed}",
+                f"an earlier step failed: {self._failure}",
                 where=str(self.path),
                 fix="start the router again",
             )
-        sent = False
+        is_sent = False
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
         try:
             with self._topic.transaction():
                 session = apsw.Session(self.connection, "main")
-                session.table_filter(lambda table: table != _OWN)
+                session.table_filter(lambda table: table != _POSITION_TABLE)
                 session.attach()
                 yield self.connection
                 patch = session.patchset()
                 session.close()
                 if patch:
-                    self._topic.append([_packed(patch)])
+                    self._topic.append([_pack(patch)])
                 faults.at("router.before_topic")
-            sent = True
+            is_sent = True
             faults.at("router.between_topic_and_index")
             with sqlite.errors(self.path):
-                self._move_to(self._topic.end())
+                self._set_position(self._topic.end())
                 self.connection.execute("COMMIT")
         except BaseException as error:
-            if sent:  # the step is decided, and this file does not know of it
-                self._failed = str(error) or type(error).__name__
+            if is_sent:  # the step is decided, and this file does not know of it
+                self._failure = str(error) or type(error).__name__
             self._roll_back()
             raise
         self._snapshots.look(self._topic.end())
@@ -240,7 +240,7 @@ class RoutedTopic:
             with sqlite.errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
 
-    def _move_to(self, position: int) -> None:
+    def _set_position(self, position: int) -> None:
         self.connection.execute("UPDATE routed_position SET offset = ?", (position,))
 
     def _roll_back(self) -> None:
@@ -279,11 +279,11 @@ def _position(connection: apsw.Connection) -> tuple[int, int]:
     return position, connection.execute("SELECT offset FROM followed").get or 0
 
 
-def _packed(patch: bytes) -> Block:
+def _pack(patch: bytes) -> Block:
     return Block(INDEX, 1, pa.compress(patch, codec=_CODEC, asbytes=True), b"%d" % len(patch))
 
 
-def _unpacked(block: Block) -> bytes:
+def _unpack(block: Block) -> bytes:
     return pa.decompress(
         block.payload, decompressed_size=int(block.receipt), codec=_CODEC, asbytes=True
     )

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
-from tailorbird.router.group import member_folder
+from tailorbird.router.group import lock_member_folder
 from tailorbird.router.order import Sequencer
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router, RouteReport
@@ -26,16 +26,18 @@ class WholeRouter:
         plan: RoutePlan,
         *,
         clock: Clock,
-        stopped: StopList | None = None,
+        suppression_list: StopList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         memory_bytes //= stream.count
         self._stack = ExitStack()
         try:
-            folder = self._stack.enter_context(member_folder(stream.folder, alone=True))
+            folder = self._stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
             shares = [stream.share(number, folder) for number in range(stream.count)]
             routers = (
-                Router(share, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
+                Router(
+                    share, plan, clock=clock, stopped=suppression_list, memory_bytes=memory_bytes
+                )
                 for share in shares
             )
             self.routers = [self._stack.enter_context(router) for router in routers]

@@ -91,29 +91,29 @@ class EmbeddedWriter:
     ) -> None:
         self.path = path
         self._lock = lock
-        self._failed = ""
+        self._failure = ""
         self._checkpoint_failed = self._unsettled = False
-        self._inside = False
+        self._in_transaction = False
         self.set_aside: list[Path] = []
         with sqlite.errors(path):
             if held > first and not path.exists():
-                self._tell_lost(first, held, msgspec.msgpack.encode([]))
+                self._report_lost(first, held, msgspec.msgpack.encode([]))
                 first = held
             self._connect(partition, first, damaged_tail)
             if self._end < held:
-                self._begin_anew(partition, held)
+                self._replace_lost_log(partition, held)
 
     def _connect(self, partition: str, first: int, damaged_tail: str) -> None:
         self.connection = sqlite.connect_writer(self.path)
         try:
             self._settle()
-            self._make(partition, first)
+            self._create_tables(partition, first)
             self._open(partition, damaged_tail)
         except BaseException:
             self.connection.close()
             raise
 
-    def _begin_anew(self, partition: str, held: int) -> None:
+    def _replace_lost_log(self, partition: str, expected_end: int) -> None:
         """Move a log that ends before what its readers hold out of the way, whole, and begin a new
         one behind that.
         """
@@ -121,17 +121,17 @@ class EmbeddedWriter:
         self.connection.close()
         if sqlite.wal_bytes(self.path):
             raise StorageError(
-                f"the log ends at {self._end}, was read up to {held} before, and cannot be "
+                f"the log ends at {self._end}, was read up to {expected_end} before, and cannot be "
                 "moved out of the way: a reader holds it",
                 where=str(self.path),
                 fix="stop all roles, then start again",
             )
-        self._tell_lost(self._end, held, None)
+        self._report_lost(self._end, expected_end, None)
         for leftover in ("-wal", "-shm"):  # whose content is in the file
             self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
-        self._connect(partition, held, "set_aside")
+        self._connect(partition, expected_end, "set_aside")
 
-    def _tell_lost(self, end: int, held: int, note: bytes | None) -> None:
+    def _report_lost(self, end: int, expected_end: int, note: bytes | None) -> None:
         """Leave a file of the lost log beside the new one: itself, or a note where nothing is left
         of it.
         """
@@ -153,8 +153,8 @@ class EmbeddedWriter:
             "tailorbird lake verify; look at the disk",
             self.path,
             f"ends at {end}" if note is None else "is not there",
-            held,
-            held,
+            expected_end,
+            expected_end,
             aside,
         )
 
@@ -164,7 +164,7 @@ class EmbeddedWriter:
         except apsw.FullError:
             self._checkpoint_failed = self._unsettled = True  # tried again before the first write
 
-    def _make(self, partition: str, first: int) -> None:
+    def _create_tables(self, partition: str, first: int) -> None:
         with self.connection:
             self.connection.execute(TABLES)
             row = (FORMAT, partition, first, chain.origin(partition), first, first)
@@ -179,11 +179,11 @@ class EmbeddedWriter:
                 where=str(self.path),
                 fix="give each producer its own file",
             )
-        bad = self._damaged_tail()
-        if bad is not None:
+        damaged_from = self._find_damaged_tail()
+        if damaged_from is not None:
             if damaged_tail == "stop":
-                raise damaged(self.path, bad)
-            self._cut_tail(bad)
+                raise damaged(self.path, damaged_from)
+            self._cut_tail(damaged_from)
         self._check_head(damaged_tail)
         end, self._crc = last_of(self.connection)
         self._end = max(end, log_row(self.connection)[5])
@@ -205,12 +205,12 @@ class EmbeddedWriter:
                 self.path,
             )
         with self.connection:
-            self._note(*last_of(self.connection))
+            self._write_head(*last_of(self.connection))
 
-    def _note(self, end: int, crc: int) -> None:
+    def _write_head(self, end: int, crc: int) -> None:
         self.connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
 
-    def _damaged_tail(self) -> int | None:
+    def _find_damaged_tail(self) -> int | None:
         """The offset from which on every block is damaged, if any; raises DamageError for a damaged
         block with a whole one behind it.
         """
@@ -224,15 +224,15 @@ class EmbeddedWriter:
             previous = rows.pop(0)[3]
         else:
             previous = log_row(self.connection)[3]
-        bad: int | None = None
+        damaged_from: int | None = None
         for row in rows:
-            whole = fitting(row, previous) is not None
+            is_intact = fitting(row, previous) is not None
             previous = row[3]
-            if whole and bad is not None:
-                raise damaged(self.path, bad)
-            if not whole and bad is None:
-                bad = row[0]
-        return bad
+            if is_intact and damaged_from is not None:
+                raise damaged(self.path, damaged_from)
+            if not is_intact and damaged_from is None:
+                damaged_from = row[0]
+        return damaged_from
 
     def _cut_tail(self, offset: int) -> None:
         """Move what there is from `offset` on into a file beside the log; the offsets are not given
@@ -252,7 +252,7 @@ class EmbeddedWriter:
         with self.connection:
             self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
             self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
-            self._note(*last_of(self.connection))
+            self._write_head(*last_of(self.connection))
         self.set_aside.append(aside)
         log.critical(
             "%s: the blocks at %d to %d do not match their checksums, or are gone; what "
@@ -273,7 +273,7 @@ class EmbeddedWriter:
         if self._checkpoint_failed:
             self._retry_checkpoint()
         before = self._end, self._crc
-        self._inside = True
+        self._in_transaction = True
         try:
             with sqlite.errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
@@ -283,7 +283,7 @@ class EmbeddedWriter:
             self._roll_back()
             raise
         finally:
-            self._inside = False
+            self._in_transaction = False
         self._commit(before)
 
     def _commit(self, before: tuple[int, int]) -> None:
@@ -309,7 +309,7 @@ class EmbeddedWriter:
                 self._end, self._crc = before
                 self._roll_back()
             if committed or not _is_full(error):
-                self._failed = str(error) or type(error).__name__
+                self._failure = str(error) or type(error).__name__
             if isinstance(error, OSError):
                 raise StorageError(
                     f"writing failed: {error}",
@@ -338,12 +338,12 @@ class EmbeddedWriter:
             self._checkpoint_if_due()
         except Exception as error:
             if not _is_full(error):
-                self._failed = str(error)
+                self._failure = str(error)
             raise
 
     def append(self, blocks: Iterable[Block]) -> int:
         """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
-        if self._inside:
+        if self._in_transaction:
             return self._insert(blocks)
         with self.transaction():
             return self._insert(blocks)
@@ -364,7 +364,7 @@ class EmbeddedWriter:
             self.connection.executemany(
                 f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
-            self._note(self._end, self._crc)
+            self._write_head(self._end, self._crc)
         faults.at("stream.after_append")
         return first
 
@@ -373,7 +373,7 @@ class EmbeddedWriter:
 
     def skip_to(self, offset: int) -> None:
         """Leave a hole: the next block begins at `offset` or behind. Only within `transaction()`."""
-        if not self._inside:
+        if not self._in_transaction:
             raise ValueError("skip_to is part of a transaction")
         if offset > self._end:
             self.connection.execute("UPDATE log SET end_min = ?", (offset,))
@@ -407,13 +407,13 @@ class EmbeddedWriter:
             if rows:
                 offset, count, crc, _ = rows[-1]
                 if last_look is not None:
-                    gone = connection.execute(
+                    deleted_rows = connection.execute(
                         f"SELECT {COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,)
                     )
                     last_look(
                         [
-                            Stored(at, Block(kind, n, payload, receipt))
-                            for at, kind, n, _, receipt, payload in gone.fetchall()
+                            Stored(block_offset, Block(kind, row_count, payload, receipt))
+                            for block_offset, kind, row_count, _, receipt, payload in deleted_rows.fetchall()
                         ]
                     )
                 connection.execute("DELETE FROM block WHERE offset <= ?", (offset,))
@@ -436,25 +436,25 @@ class EmbeddedWriter:
                     )  # or the WAL keeps all of it beside the file
         except BaseException as error:
             if not _is_full(error):
-                self._failed = (
+                self._failure = (
                     str(error) or type(error).__name__
                 )  # closing must not checkpoint on top of a failed sync
             raise
 
     def _check_usable(self) -> None:
-        if self._failed:
+        if self._failure:
             raise StorageError(
-                f"an earlier write failed and its outcome is unknown: {self._failed}",
+                f"an earlier write failed and its outcome is unknown: {self._failure}",
                 where=str(self.path),
                 fix="start this process again",
             )
-        if self._inside:
+        if self._in_transaction:
             raise ValueError("a transaction is open already")
 
     def close(self) -> None:
         """Checkpoint, close the file and let the next writer in."""
         try:
-            if not self._failed:
+            if not self._failure:
                 with sqlite.errors(self.path):
                     sqlite.checkpoint(self.connection, self.path, truncate=True)
         except StorageError as error:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def router_positions(stream: Stream) -> list[dict[str, int]]:
     """How far each router whose tables are on this machine took the raw logs, by their names."""
-    parts: dict[
+    positions_by_index: dict[
         str, dict[str, int]
     ] = {}  # by partition: of several files of one, left by its routers so far, the newest counts
     for path in index_paths(stream):
@@ -37,10 +37,10 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
             continue
         finally:
             connection.close()
-        part = parts.setdefault(path.name, {})
+        positions = positions_by_index.setdefault(path.name, {})
         for producer, offset in rows:
-            part[producer] = max(offset, part.get(producer, 0))
-    return list(parts.values())
+            positions[producer] = max(offset, positions.get(producer, 0))
+    return list(positions_by_index.values())
 
 
 def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]:

@@ -122,23 +122,23 @@ def import_files(
     read, patterns = FORMATS[format_]
     files = find_files(path, patterns)
     size = sum(file.stat().st_size for file in files)
-    seen = 0
+    digested_bytes = 0
 
-    def digested(count: int) -> None:
-        nonlocal seen
-        seen += count
-        progress("checksums", seen, size)
+    def report_digested(count: int) -> None:
+        nonlocal digested_bytes
+        digested_bytes += count
+        progress("checksums", digested_bytes, size)
 
     options = options or AdapterOptions(root=str(path))
-    digests = digest_files(files, digested)
+    digests = digest_files(files, report_digested)
     report = ImportReport([str(file) for file in files])
     writer = _open_log(stream, lake)
     folder = stream / "import-runs"  # one import at a time: the writer's lock is held
     try:
         report.set_aside = [str(aside) for aside in writer.set_aside]
-        hiding = "" if pseudonyms is None else pseudonyms.fingerprint
+        pseudonym_key_id = "" if pseudonyms is None else pseudonyms.fingerprint
         log = _Progress(
-            writer, _key(format_, options, digests), path, format_, clock.now(), plan, hiding
+            writer, _key(format_, options, digests), path, format_, clock.now(), plan, pseudonym_key_id
         )
         if log.finished:
             report.already = True
@@ -150,11 +150,11 @@ def import_files(
         hide = None
         if pseudonyms is not None:
             hide = partial(pseudonyms.line, foreign=format_ == "gorse", types=log.plan.event_types)
-        collect = _Collecting(
+        collect = _Collector(
             receipt,
             log.plan,
             hide,
-            log.in_order_of(hiding),
+            log.in_order_of(pseudonym_key_id),
             stopped if stopped else None,
             runs,
             refused,
@@ -164,14 +164,14 @@ def import_files(
             collect.add(batch)
             progress("read and check", report.rows, None)
         if report.rows == 0:
-            found = (
+            content = (
                 "only records that say nothing about people and items: "
                 f"{', '.join(report.left_out)}"
                 if report.left_out
                 else "no row"
             )
             raise InputError(
-                f"{found} was found in it",
+                f"{content} was found in it",
                 where=str(path),
                 fix="look at the file, or choose another format",
             )
@@ -202,14 +202,14 @@ def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
     left.
     """
     path = raw_path(stream, PRODUCER)
-    until = time.monotonic() + LOCK_S
+    deadline = time.monotonic() + LOCK_S
     while True:
         try:
             return open_writer(
                 path, partition=PRODUCER, held=held(stream, PRODUCER, lake)[path.stem]
             )
         except LockedError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
@@ -220,7 +220,7 @@ def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str
 
 
 @dataclass(frozen=True)
-class _Collecting:
+class _Collector:
     """Checks batches, gives what is accepted to `runs` and what is not to `refused`; both hidden,
     and without what is kept out.
 
@@ -271,9 +271,9 @@ class _Collecting:
 def _check_length(batch: Batch) -> None:
     for number, line in zip(batch.numbers, batch.lines, strict=True):
         if len(line) > ROW_BYTES_MAX:
-            found = f"a row of {len(line):,} bytes, and {ROW_BYTES_MAX:,} can be kept"
+            message = f"a row of {len(line):,} bytes, and {ROW_BYTES_MAX:,} can be kept"
             raise InputError(
-                found,
+                message,
                 where=f"{batch.file}:{number}",
                 fix="take the row out of the file, or choose another format",
             )
@@ -342,9 +342,9 @@ class _Progress:
             # repeats
             if writer.set_aside:
                 connection.execute("DELETE FROM import")
-            begun = (key, "", format_, now, msgspec.json.encode(plan), hiding)
+            row_values = (key, "", format_, now, msgspec.json.encode(plan), hiding)
             connection.execute(
-                "INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", begun
+                "INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", row_values
             )
             query = (
                 "SELECT began_at, plan, rows_done, finished_at IS NOT NULL, pseudonyms FROM "

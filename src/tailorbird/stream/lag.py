@@ -112,59 +112,59 @@ class LagMeter:
         """As of now, by reader and log; a reader of which nothing is known here is left out. Raises
         StorageError, DamageError.
         """
-        found: list[Lag] = []
+        lags: list[Lag] = []
         routed = routed_address(self._stream)
-        raw, answers = self._doors()
-        taken = _taken_by_router(self._stream)
-        if taken is not None:
+        raw, responses = self._collector_logs()
+        routed_positions = _router_positions(self._stream)
+        if routed_positions is not None:
             if isinstance(self._stream, Path):
-                found += [
+                lags += [
                     Lag("router", raw_path(self._stream, name).stem, 0, 0, 0, at)
-                    for name, at in taken.items()
+                    for name, at in routed_positions.items()
                     if at and name not in raw
                 ]
-            found += self._behind(
-                "router", ((name, address, taken.get(name, 0)) for name, address in raw.items())
+            lags += self._measure_logs(
+                "router", ((name, address, routed_positions.get(name, 0)) for name, address in raw.items())
             )
         lake = known_released(self._lake)
         if lake is not None:
             archived = (
                 (name, address, lake.archive.get(address.stem, 0)) for name, address in raw.items()
             )
-            found += self._behind("lake", archived)
-            for address in answers.values():
+            lags += self._measure_logs("lake", archived)
+            for address in responses.values():
                 position = lake.tables.get("answers", {}).get(address.stem, 0)
-                found += self._behind("lake", [(address.stem, address, position)])
-            reached = [logs[_ROUTED] for logs in lake.tables.values() if _ROUTED in logs]
-            found += self._behind("lake", [(_ROUTED, routed, min(reached, default=0))])
+                lags += self._measure_logs("lake", [(address.stem, address, position)])
+            table_positions = [logs[_ROUTED] for logs in lake.tables.values() if _ROUTED in logs]
+            lags += self._measure_logs("lake", [(_ROUTED, routed, min(table_positions, default=0))])
         for reader, position in self._told().items():
-            found += self._behind(reader, [(_ROUTED, routed, position)])
-        return found
+            lags += self._measure_logs(reader, [(_ROUTED, routed, position)])
+        return lags
 
-    def _behind(
+    def _measure_logs(
         self,
         reader: str,
         logs: "Iterator[tuple[str, Address, int]] | Sequence[tuple[str, Address, int]]",
     ) -> Iterator[Lag]:
         for _, address, position in logs:
             try:
-                log_ = self._readers.get(address) or self._open(address)
+                log_reader = self._readers.get(address) or self._open(address)
             except NotReadyError:  # its writer is just making it; or it was there, and was lost
                 if position > _FIRST:
                     yield Lag(reader, address.stem, 0, 0, 0, position)
                 continue
-            self._readers[address] = log_
-            waiting = log_.waiting(position)
+            self._readers[address] = log_reader
+            waiting = log_reader.waiting(position)
             yield Lag(
                 reader,
                 address.stem,
                 waiting.rows,
                 waiting.blocks,
-                _since(waiting.receipts),
+                _first_received_at(waiting.receipts),
                 waiting.beyond,
             )
 
-    def _doors(self) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
+    def _collector_logs(self) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
         if isinstance(self._stream, Path) or not self._producer:
             return raw_addresses(self._stream), answers_addresses(self._stream)
         raw = {log.partition: log for log in self._stream.raw_parts(self._producer)}
@@ -227,7 +227,7 @@ class LagWatch:
             self._meter.close()  # a topic or a file that was made anew is opened anew
 
 
-def _since(receipts: Sequence[bytes]) -> int:
+def _first_received_at(receipts: Sequence[bytes]) -> int:
     return next(filter(None, map(_received_at, receipts)), 0)
 
 
@@ -240,17 +240,17 @@ def _received_at(receipt: bytes) -> int:
         return 0
 
 
-def _taken_by_router(stream: Stream) -> dict[str, int] | None:
+def _router_positions(stream: Stream) -> dict[str, int] | None:
     """How far each raw log was routed, by its name; None where no router has its tables on this
     machine.
     """
-    parts = router_positions(stream)
-    if not parts:
+    positions_by_router = router_positions(stream)
+    if not positions_by_router:
         return None
-    found: dict[str, int] = {}
-    for part in (
-        parts
+    slowest: dict[str, int] = {}
+    for positions in (
+        positions_by_router
     ):  # all of them take from the logs of imports, and are behind by what the last one lacks
-        for producer, offset in part.items():
-            found[producer] = min(offset, found.get(producer, offset))
-    return found
+        for producer, offset in positions.items():
+            slowest[producer] = min(offset, slowest.get(producer, offset))
+    return slowest

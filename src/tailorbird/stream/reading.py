@@ -56,7 +56,7 @@ class EmbeddedReader:
         path = self.path
         self._version = -1
         with sqlite.errors(path):
-            self._file = _file_at(path)
+            self._file = _file_identity(path)
             self.connection = sqlite.connect_reader(path)
             try:
                 format_, self.partition, *_ = log_row(self.connection)
@@ -87,16 +87,16 @@ class EmbeddedReader:
                     where=str(self.path),
                     fix="see `doctor`",
                 )
-            found = self.connection.execute(
+            query = self.connection.execute(
                 "SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2",
                 (start,),
             )
-            below = [_numbers(row) for row in found.fetchall()]
-            if below and below[0][0] + below[0][1] > start:  # `start` lies within this block
-                start = below.pop(0)[0]
-            if below:
-                previous = below[0][2]
-            blocks = self._checked(start, previous, bytes_max)
+            preceding = [_numbers(row) for row in query.fetchall()]
+            if preceding and preceding[0][0] + preceding[0][1] > start:  # `start` lies within this block
+                start = preceding.pop(0)[0]
+            if preceding:
+                previous = preceding[0][2]
+            blocks = self._read_checked(start, previous, bytes_max)
         return blocks
 
     @contextmanager
@@ -104,7 +104,7 @@ class EmbeddedReader:
         """One state of the file for all that is read within: where the log begins, and its owner's
         tables.
         """
-        self._follow()
+        self._reopen_if_replaced()
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN")
             try:
@@ -114,7 +114,7 @@ class EmbeddedReader:
             finally:
                 self.connection.execute("COMMIT")
 
-    def _checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
+    def _read_checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
         blocks: list[Stored] = []
         for row in self.connection.execute(
             f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)
@@ -173,15 +173,15 @@ class EmbeddedReader:
             )
         return waiting
 
-    def _follow(self) -> None:
+    def _reopen_if_replaced(self) -> None:
         """Open the file that stands there now, where the writer began the log anew."""
-        now = _file_at(self.path)
+        now = _file_identity(self.path)
         if now is not None and now != self._file:
             self.connection.close()
             self._connect()
 
     def changed(self) -> bool:
-        self._follow()
+        self._reopen_if_replaced()
         with sqlite.errors(self.path):
             version = self.connection.execute("PRAGMA data_version").get
         changed = version != self._version
@@ -198,12 +198,12 @@ class EmbeddedReader:
         self.close()
 
 
-def _file_at(path: Path) -> tuple[int, int] | None:
+def _file_identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def damaged(path: Path, offset: int) -> DamageError:
@@ -272,7 +272,7 @@ def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
         row = connection.execute("SELECT last, crc FROM head").fetchone()
     except apsw.SQLError:
         return None
-    return None if row is None else _two(row)
+    return None if row is None else _number_pair(row)
 
 
 def last_of(connection: apsw.Connection) -> tuple[int, int]:
@@ -280,10 +280,10 @@ def last_of(connection: apsw.Connection) -> tuple[int, int]:
     last = connection.execute(
         "SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1"
     ).fetchone()
-    return _two(last) if last is not None else log_row(connection)[2:4]
+    return _number_pair(last) if last is not None else log_row(connection)[2:4]
 
 
-def _two(row: tuple) -> tuple[int, int]:
+def _number_pair(row: tuple) -> tuple[int, int]:
     first, second = _numbers(row)
     return first, second
 

@@ -73,7 +73,7 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def _released(data: bytes) -> Released:
+def _decode(data: bytes) -> Released:
     return msgspec.convert(unsealed(data), Released)
 
 
@@ -82,7 +82,7 @@ def known_released(lake: Place) -> Released | None:
     sense.
     """
     try:
-        return _released((lake / FILE).read_bytes())
+        return _decode((lake / FILE).read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -115,7 +115,7 @@ def read_released(lake: Place) -> Released:
     """
     path = lake / FILE
     try:
-        return _released(path.read_bytes())
+        return _decode(path.read_bytes())
     except FileNotFoundError:
         return Released()
     except UnreachableError:

@@ -78,7 +78,7 @@ class Runs:
     def _spill(self) -> None:
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"run-{len(self._runs)}.arrow"
-        run = _in_order(pa.Table.from_batches(self._batches))
+        run = _sort(pa.Table.from_batches(self._batches))
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
             writer.write_table(run)
         self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
@@ -86,38 +86,38 @@ class Runs:
 
     def lines(self) -> Iterator[bytes]:
         """The lines, in order."""
-        for piece in self._merged():
+        for piece in self._merge_slices():
             for start in range(0, len(piece), _SLICE_ROWS):
                 yield from piece.slice(start, _SLICE_ROWS).to_pylist()
 
-    def _merged(self) -> Iterator[pa.ChunkedArray]:
+    def _merge_slices(self) -> Iterator[pa.ChunkedArray]:
         runs = [*self._runs]
         if self._batches:
-            runs.append(_in_order(pa.Table.from_batches(self._batches)))
+            runs.append(_sort(pa.Table.from_batches(self._batches)))
         if len(runs) == 1:
-            yield _numbered(runs[0])
+            yield _disambiguate(runs[0])
             return
         times = [run["ts"].to_numpy() for run in runs]
-        every = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
+        sorted_ts = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
         step = max(1, max((len(run) for run in runs), default=0) // 2)
-        edges = [*np.unique(every[step::step]), np.iinfo(np.int64).max]
+        slice_ends = [*np.unique(sorted_ts[step::step]), np.iinfo(np.int64).max]
         starts = [0] * len(runs)
-        for edge in edges:
+        for edge in slice_ends:
             ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
             parts = [
                 run.slice(start, end - start)
                 for run, start, end in zip(runs, starts, ends, strict=True)
             ]
             if parts:
-                yield _numbered(_in_order(pa.concat_tables(parts)))
+                yield _disambiguate(_sort(pa.concat_tables(parts)))
             starts = ends
 
 
-def _in_order(rows: pa.Table) -> pa.Table:
+def _sort(rows: pa.Table) -> pa.Table:
     return rows.sort_by([("ts", "ascending"), ("id", "ascending")])
 
 
-def _numbered(rows: pa.Table) -> pa.ChunkedArray:
+def _disambiguate(rows: pa.Table) -> pa.ChunkedArray:
     """The lines of rows that are in order, equal ones of a file told apart."""
     if len(rows) < 2:
         return rows["line"]

@@ -34,7 +34,7 @@ def connect_writer(path: Path) -> apsw.Connection:
     """
     _check_version(path)
     if not path.exists():
-        with _refusals():
+        with _as_sqlite_errors():
             path.touch()
             sync_folder(path.parent)
     connection = apsw.Connection(
@@ -49,17 +49,17 @@ def connect_writer(path: Path) -> apsw.Connection:
         ("mmap_size", 0),
     ):
         connection.execute(f"PRAGMA {setting} = {value}").fetchall()
-        found = connection.execute(f"PRAGMA {setting}").get
-        if found != value:
+        actual = connection.execute(f"PRAGMA {setting}").get
+        if actual != value:
             connection.close()
             raise StorageError(
-                f"expected {setting} = {value}, SQLite says {found}",
+                f"expected {setting} = {value}, SQLite says {actual}",
                 where=str(path),
                 fix="put the data on a local disk (no network share)",
             )
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # which makes the WAL
-        with _refusals():
+        with _as_sqlite_errors():
             sync_folder(path.parent)
     except BaseException:
         connection.close()
@@ -105,7 +105,7 @@ def settle(connection: apsw.Connection, path: Path) -> None:
     """
     if not wal_bytes(path):
         return
-    with _refusals():
+    with _as_sqlite_errors():
         _write_anew(Path(f"{path}-wal"))
     checkpoint(connection, path)
 
@@ -113,9 +113,9 @@ def settle(connection: apsw.Connection, path: Path) -> None:
 def _write_anew(path: Path) -> None:
     """Write what a file has over itself, and sync it. Who reads it meanwhile sees the same bytes."""
     with path.open("r+b", buffering=0) as file:
-        at = 0
-        while data := os.pread(file.fileno(), _CHUNK, at):
-            at += os.pwrite(file.fileno(), data, at)
+        offset = 0
+        while data := os.pread(file.fileno(), _CHUNK, offset):
+            offset += os.pwrite(file.fileno(), data, offset)
         os.fsync(file.fileno())
 
 
@@ -190,7 +190,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _as_sqlite_errors() -> Iterator[None]:
     """Turn what the disk refuses to us into what SQLite says when it is refused the same."""
     try:
         yield

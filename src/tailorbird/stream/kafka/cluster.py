@@ -61,8 +61,8 @@ class Heard:
         """
         for client in clients:
             client.poll(0)
-        found, self._refusal = self._refusal, None
-        return found
+        refusal, self._refusal = self._refusal, None
+        return refusal
 
 
 @dataclass(frozen=True)
@@ -105,24 +105,24 @@ class Cluster:
             "socket.timeout.ms": max(1000, timeout_ms),
         }
         base |= {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000}
-        own = {
+        client_settings = {
             "error_cb": self.heard,
             **{name.replace("_", "."): value for name, value in settings.items()},
         }
-        return {**base, **self.options, **own}
+        return {**base, **self.options, **client_settings}
 
     def client(self, make: Callable[[dict[str, Any]], Any], conf: dict[str, Any]) -> Any:
         """A client with these settings. Raises ConfigError where one of them cannot be."""
         try:
             return make(conf)
         except (KafkaException, ValueError, TypeError) as error:
-            told = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+            reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
             fix = (
                 "see [stream] of tailorbird.toml: client, ca_file, cert_file, key_file, and the "
                 "password of the key"
             )
             raise ConfigError(
-                f"the client of Kafka refuses its settings: {told}", where="stream", fix=fix
+                f"the client of Kafka refuses its settings: {reason}", where="stream", fix=fix
             ) from None
 
     def __str__(self) -> str:
@@ -216,21 +216,21 @@ def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
 
 def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> TailorbirdError:
     """The error of the client as one of ours."""
-    silent = (
+    unreachable = (
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._TIMED_OUT,
         KafkaError._MSG_TIMED_OUT,
     )
-    if error.code() in silent:
+    if error.code() in unreachable:
         cluster = where if isinstance(where, Cluster) else where.cluster
         error = cluster.heard.take(clients) or error
-    refused = (
+    unauthorized = (
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.SASL_AUTHENTICATION_FAILED,
     )
-    if error.code() in (*refused, KafkaError._AUTHENTICATION):
+    if error.code() in (*unauthorized, KafkaError._AUTHENTICATION):
         fix = (
             "see stream.sasl_user, the password in TAILORBIRD_STREAM__SASL_PASSWORD, and what "
             "this user may do at the broker"
@@ -240,7 +240,7 @@ def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> Tai
             "see stream.tls, stream.ca_file, stream.cert_file and stream.key_file, and the name "
             "in the broker's certificate"
         )
-    elif error.code() in silent:
+    elif error.code() in unreachable:
         fix = "is the broker running, and is its advertised address reachable from here?"
     else:
         fix = "look at the broker's log"
@@ -252,10 +252,10 @@ def topics(cluster: Cluster, kind: str) -> list[str]:
     order.
     """
     admin = cluster.admin()
-    begin = f"{cluster.prefix}.{kind}."
+    name_prefix = f"{cluster.prefix}.{kind}."
     with errors(cluster, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s).topics
-    return sorted(name[len(begin) :] for name in found if name.startswith(begin))
+        names = admin.list_topics(timeout=cluster.timeout_s).topics
+    return sorted(name[len(name_prefix) :] for name in names if name.startswith(name_prefix))
 
 
 def check_there(consumer: Any, address: KafkaLog) -> None:
@@ -263,12 +263,12 @@ def check_there(consumer: Any, address: KafkaLog) -> None:
     partitions.
     """
     with errors(address, consumer):
-        found = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
-    if found is None:
+        topic = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
+    if topic is None:
         raise NotReadyError(
             "there is no such topic", where=str(address), fix="start its writer first"
         )
-    _check_count(found, address)
+    _check_count(topic, address)
 
 
 def ensure(address: KafkaLog) -> int:
@@ -288,8 +288,8 @@ def ensure(address: KafkaLog) -> int:
         config=topic_settings(cluster.replication),
     )
     with errors(address, admin):
-        there = admin.list_topics(timeout=cluster.timeout_s).topics
-        if cluster.marker in there and not cluster.erasing:
+        topics_by_name = admin.list_topics(timeout=cluster.timeout_s).topics
+        if cluster.marker in topics_by_name and not cluster.erasing:
             raise NotReadyError(
                 "people are being erased, or their erasure was cut short, and nothing may be "
                 "written meanwhile",
@@ -297,8 +297,8 @@ def ensure(address: KafkaLog) -> int:
                 fix="tailorbird lake erase --yes, on the machine where it was begun, brings it "
                 "to its end",
             )
-        found = there.get(address.name)
-        if found is None:
+        topic = topics_by_name.get(address.name)
+        if topic is None:
             try:
                 admin.create_topics([new], operation_timeout=cluster.timeout_s)[
                     address.name
@@ -307,7 +307,7 @@ def ensure(address: KafkaLog) -> int:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
         else:
-            _check_count(found, address)
+            _check_count(topic, address)
     return _bytes_max(admin, address)
 
 
@@ -324,10 +324,10 @@ def topic_settings(replication: int) -> dict[str, str]:
     }
 
 
-def _check_count(found: Any, address: KafkaLog) -> None:
-    if len(found.partitions) != address.count:
+def _check_count(topic: Any, address: KafkaLog) -> None:
+    if len(topic.partitions) != address.count:
         raise ConfigError(
-            f"the topic has {len(found.partitions)} partitions, expected {address.count}; "
+            f"the topic has {len(topic.partitions)} partitions, expected {address.count}; "
             "the number is fixed when a topic is made",
             where=f"{address.cluster}: {address.name}",
             fix="set stream.partitions back; or delete the topic if it is not ours, or give the "

@@ -34,8 +34,8 @@ from tailorbird.stream.kafka.tail import consumer_of
 from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
 
-_LOOK_S = 0.05
-_OF_THE_TOPIC = 1  # where a setting comes from that was made for the topic alone
+_POLL_S = 0.05
+_TOPIC_SOURCE = 1  # where a setting comes from that was made for the topic alone
 _KIND = "erased"
 
 
@@ -70,7 +70,7 @@ def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()
     with errors(cluster, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s).topics[name]
+        topic = admin.list_topics(timeout=cluster.timeout_s).topics[name]
         resource = ConfigResource("topic", name)
         try:
             entries = admin.describe_configs([resource], request_timeout=cluster.timeout_s)[
@@ -81,12 +81,12 @@ def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
     own = {
         key: entry.value
         for key, entry in entries.items()
-        if entry.value is not None and entry.source == _OF_THE_TOPIC
+        if entry.value is not None and entry.source == _TOPIC_SOURCE
     }
     copies = max(
         1,
         min(
-            (len(each.replicas) for each in found.partitions.values()), default=cluster.replication
+            (len(each.replicas) for each in topic.partitions.values()), default=cluster.replication
         ),
     )
     return Emptying(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
@@ -128,9 +128,9 @@ def erasures(cluster: Cluster) -> KafkaLog:
 def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     """Add an erasure to the log of them."""
     with KafkaWriter(erasures(cluster), first=1) as writer:
-        done = Erasure(writer.end(), stop, key)
-        writer.append([Block(_KIND, 1, msgspec.msgpack.encode(done))])
-    return done
+        erasure = Erasure(writer.end(), stop, key)
+        writer.append([Block(_KIND, 1, msgspec.msgpack.encode(erasure))])
+    return erasure
 
 
 def last(cluster: Cluster) -> Erasure | None:
@@ -194,27 +194,27 @@ def messages(
     """
     log = KafkaLog(cluster, name.removeprefix(f"{cluster.prefix}."), "")
     consumer = consumer_of(log)
-    place = TopicPartition(name, partition)
+    topic_partition = TopicPartition(name, partition)
     try:
         with errors(cluster, consumer):
-            low, high = consumer.get_watermark_offsets(place, timeout=cluster.timeout_s)
+            low, high = consumer.get_watermark_offsets(topic_partition, timeout=cluster.timeout_s)
             consumer.assign([TopicPartition(name, partition, low)])
         deadline = time.monotonic() + cluster.timeout_s
-        at = low
-        while at < high:
+        offset = low
+        while offset < high:
             with errors(cluster, consumer):
-                found = consumer.consume(64, timeout=0.1)
-            for message in found:
+                batch = consumer.consume(64, timeout=0.1)
+            for message in batch:
                 if message.error() is not None:
                     raise storage_error(message.error(), cluster)
-                at = message.offset() + 1
+                offset = message.offset() + 1
                 deadline = time.monotonic() + cluster.timeout_s
                 yield (
                     message.offset(),
                     {**dict(message.headers() or ()), "": message.key() or b""},
                     message.value() or b"",
                 )
-            if not found and time.monotonic() > deadline:
+            if not batch and time.monotonic() > deadline:
                 raise StorageError(
                     f"nothing came in {cluster.timeout_s:g} s",
                     where=name,
@@ -262,4 +262,4 @@ def delete(cluster: Cluster, name: str) -> None:
                 fix="do the brokers have delete.topic.enable=false, or may this user not delete "
                 "topics? Erase again, it goes on",
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)

@@ -74,32 +74,32 @@ class Piece(msgspec.Struct, frozen=True):
         pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
         if self.receipt:
             pairs.append(("receipt", self.receipt))
-        return [*pairs, ("crc", b"%d" % _sum(pairs, self.payload))]
+        return [*pairs, ("crc", b"%d" % _checksum(pairs, self.payload))]
 
 
 def pieces(
     blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int
 ) -> list[Piece]:
     """The messages of a run, of at most `bytes_max` of payload each."""
-    cut = [
+    chunks = [
         (block, start)
         for block in blocks
         for start in range(0, max(1, len(block.payload)), bytes_max)
     ]
-    made: list[Piece] = []
+    result: list[Piece] = []
     total = sum(block.rows for block in blocks)
-    for index, (block, start) in enumerate(cut):
+    for index, (block, start) in enumerate(chunks):
         more = start + bytes_max < len(block.payload)
         payload = (
             block.payload if start == 0 and not more else block.payload[start : start + bytes_max]
         )
         receipt = block.receipt if start == 0 else b""
-        made.append(
+        result.append(
             Piece(
                 at + index,
                 base,
                 index,
-                len(cut),
+                len(chunks),
                 more,
                 total,
                 writer,
@@ -109,22 +109,22 @@ def pieces(
                 payload,
             )
         )
-    return made
+    return result
 
 
 def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
     """A message as a piece; None if it is not one of ours. Raises DamageError if it is not what was
     written.
     """
-    found = dict(headers or ())
-    if "place" not in found or "crc" not in found:
+    header_values = dict(headers or ())
+    if "place" not in header_values or "crc" not in header_values:
         return None
     pairs = [(name, value) for name, value in headers or () if name != "crc"]
     try:
-        *numbers, writer = found["place"].split()
+        *numbers, writer = header_values["place"].split()
         at, base, index, count, more, total = map(int, numbers)
-        if int(found["crc"]) == _sum(pairs, payload):
-            kind, receipt = found["kind"].decode(), found.get("receipt", b"")
+        if int(header_values["crc"]) == _checksum(pairs, payload):
+            kind, receipt = header_values["kind"].decode(), header_values.get("receipt", b"")
             return Piece(
                 at,
                 base,
@@ -134,7 +134,7 @@ def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | Non
                 total,
                 writer.decode(),
                 kind,
-                int(found["rows"]),
+                int(header_values["rows"]),
                 receipt,
                 payload,
             )
@@ -147,7 +147,7 @@ def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | Non
     )
 
 
-def _sum(pairs: Headers, payload: bytes) -> int:
+def _checksum(pairs: Headers, payload: bytes) -> int:
     total = 0
     for name, value in pairs:
         total = crc32(value, crc32(b"%s %d " % (name.encode(), len(value)), total))
@@ -198,13 +198,13 @@ class Assembly:
 
 def _blocks(run: Sequence[Piece]) -> Iterator[Stored]:
     position = run[0].base
-    held: list[Piece] = []
+    block_pieces: list[Piece] = []
     for piece in run:
         if piece.rows == 0:
             continue
-        held.append(piece)
+        block_pieces.append(piece)
         if not piece.more:
-            payload = held[0].payload if len(held) == 1 else b"".join(each.payload for each in held)
-            yield Stored(position, Block(piece.kind, piece.rows, payload, held[0].receipt))
+            payload = block_pieces[0].payload if len(block_pieces) == 1 else b"".join(each.payload for each in block_pieces)
+            yield Stored(position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt))
             position += piece.rows
-            held = []
+            block_pieces = []

@@ -53,15 +53,15 @@ class KeyedWriter:
         self._pool = ThreadPoolExecutor(len(address.logs), thread_name_prefix="partition")
         self._writers: list[KafkaWriter] = []
         try:
-            opened = [
+            openers = [
                 partial(KafkaWriter, log, held=(held or {}).get(log.stem, 0))
                 for log in address.logs
             ]
-            self._writers.append(opened[0]())  # alone at first: it says whether another has the log
-            opening = [self._pool.submit(each) for each in opened[1:]]
-            errors = [done.exception() for done in opening]
+            self._writers.append(openers[0]())  # alone at first: it says whether another has the log
+            openings = [self._pool.submit(each) for each in openers[1:]]
+            errors = [done.exception() for done in openings]
             self._writers += [
-                done.result() for done, error in zip(opening, errors, strict=True) if error is None
+                done.result() for done, error in zip(openings, errors, strict=True) if error is None
             ]
             for error in errors:
                 if error is not None:

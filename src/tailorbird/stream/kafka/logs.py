@@ -21,7 +21,7 @@ from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.partitions import PAST, checked, raw_logs
 
-_LOOK_S = 1.0  # between looks at which topics there are
+_REFRESH_S = 1.0  # between looks at which topics there are
 _INDEX = "routed-index"
 SHUFFLED = "shuffled"
 SNAPSHOT_ROWS = 500_000
@@ -89,10 +89,10 @@ class KafkaStream:
 
     def shuffled_logs(self) -> list[KafkaLog]:
         """All that shuffles made, of any schema and number of workers."""
-        found = [name.rpartition("-") for name in topics(self.cluster, SHUFFLED)]
+        shuffles = [name.rpartition("-") for name in topics(self.cluster, SHUFFLED)]
         return [
             log
-            for schema, _, count in found
+            for schema, _, count in shuffles
             if count.isdigit()
             for log in self.shuffled(schema, int(count))
         ]
@@ -117,10 +117,10 @@ class KafkaStream:
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs there are, each partition by itself, by name, in the order of their names."""
-        found: dict[str, KafkaLog | Path] = {
+        logs: dict[str, KafkaLog | Path] = {
             log.partition: log for name in self._producers("raw") for log in self.raw_parts(name)
         }
-        return dict(sorted({**found, **self._past()}.items()))
+        return dict(sorted({**logs, **self._historical_logs()}.items()))
 
     def answer_logs(self) -> dict[str, KafkaLog]:
         """The answer logs there are, by producer, in the order of their names."""
@@ -152,17 +152,17 @@ class KafkaStream:
             for number in range(self.count)
         )
 
-    def _past(self) -> dict[str, Path]:
+    def _historical_logs(self) -> dict[str, Path]:
         return {
             producer: path for producer, path in raw_logs(self.folder).items() if producer in PAST
         }
 
     def _producers(self, kind: str) -> list[str]:
-        looked, found = self._found.get(kind, (0.0, []))
-        if not looked or time.monotonic() - looked >= _LOOK_S:
-            found = topics(self.cluster, kind)
-            self._found[kind] = (time.monotonic(), found)
-        return found
+        listed_at, names = self._found.get(kind, (0.0, []))
+        if not listed_at or time.monotonic() - listed_at >= _REFRESH_S:
+            names = topics(self.cluster, kind)
+            self._found[kind] = (time.monotonic(), names)
+        return names
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.cluster.prefix}"
@@ -206,11 +206,11 @@ class KafkaShare:
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs of this partition, by name, in the order of their names."""
-        found: dict[str, KafkaLog | Path] = {}
+        logs: dict[str, KafkaLog | Path] = {}
         for producer in self._whole._producers("raw"):
             log = self._whole.raw_parts(producer)[self.number]
-            found[log.partition] = log
-        return dict(sorted({**found, **self._whole._past()}.items()))
+            logs[log.partition] = log
+        return dict(sorted({**logs, **self._whole._historical_logs()}.items()))
 
     def __str__(self) -> str:
         return f"{self._whole}[{self.number}]"

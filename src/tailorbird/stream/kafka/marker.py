@@ -42,7 +42,7 @@ def mark(cluster: Cluster, owner: str) -> None:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise storage_error(error.args[0], cluster, admin) from error
     faults.at("erase.marker")
-    if not _is_of(cluster, owner):
+    if not _is_owned_by(cluster, owner):
         raise NotReadyError(
             "another erasure is at work, or was cut short",
             where=str(cluster),
@@ -56,30 +56,30 @@ def unmark(cluster: Cluster, owner: str) -> bool:
     """Let writers in again, unless the marker is another erasure's. Whether there was one of
     `owner`.
     """
-    if cluster.marker not in topics_of(cluster) or not _is_of(cluster, owner):
+    if cluster.marker not in topics_of(cluster) or not _is_owned_by(cluster, owner):
         return False
     delete(cluster, cluster.marker)
     return True
 
 
-def _is_of(cluster: Cluster, owner: str) -> bool:
+def _is_owned_by(cluster: Cluster, owner: str) -> bool:
     """Whether the marker is `owner`'s. One that nobody's is, since who made it died before it said
     so, is theirs from now on.
     """
-    standing = _owner(cluster)
-    if standing is None:
-        _say(cluster, owner)
-        standing = _owner(cluster)
-    return standing == owner
+    current = _owner(cluster)
+    if current is None:
+        _claim(cluster, owner)
+        current = _owner(cluster)
+    return current == owner
 
 
 def _owner(cluster: Cluster) -> str | None:
-    with closing(messages(cluster, cluster.marker, 0)) as found:
-        first = next(found, None)
+    with closing(messages(cluster, cluster.marker, 0)) as stored_messages:
+        first = next(stored_messages, None)
     return None if first is None else first[2].decode(errors="replace")
 
 
-def _say(cluster: Cluster, owner: str) -> None:
+def _claim(cluster: Cluster, owner: str) -> None:
     """Add a message; several at once stand in one order, and the first counts."""
     failures: list[Any] = []
     timeout_ms = int(cluster.timeout_s * 1000)
@@ -96,11 +96,11 @@ def _say(cluster: Cluster, owner: str) -> None:
             on_delivery=lambda error, _: failures.append(error) if error else None,
         )
     deadline = time.monotonic() + cluster.timeout_s + 1
-    while (waiting := producer.flush(0.05)) and time.monotonic() < deadline:
+    while (pending := producer.flush(0.05)) and time.monotonic() < deadline:
         pass
     if failures:
         raise storage_error(failures[0], where, producer)
-    if waiting:
+    if pending:
         raise StorageError(
             "Kafka did not acknowledge the marker of an erasure",
             where=str(where),

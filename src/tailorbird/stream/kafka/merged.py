@@ -80,19 +80,19 @@ class MergedReader:
         blocks: list[Stored] = []
         for entry in self._order.read(start, bytes_max=_ORDER_BYTES):
             run = run_of(entry.block)
-            local, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
-            while local < end:
-                found = self._part(run.partition).between(local, end, bytes_max=max(1, bytes_max))
+            position, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
+            while position < end:
+                blocks_of_part = self._part(run.partition).between(position, end, bytes_max=max(1, bytes_max))
                 if (
-                    not found
+                    not blocks_of_part
                 ):  # a broker that was elected since has yet to know that they are written
                     return blocks
-                for stored in found:
+                for stored in blocks_of_part:
                     bytes_max -= len(stored.block.payload)
                     if blocks and bytes_max < 0:
                         return blocks
                     blocks.append(Stored(entry.offset + stored.offset - run.first, stored.block))
-                    local = stored.end
+                    position = stored.end
         return blocks
 
     def _part(self, number: int) -> KafkaReader:

@@ -12,7 +12,7 @@ from tailorbird.stream.kafka.client import KafkaException, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.tail import Tail
 
-_LEAVE_S = 0.5  # to wait for the thread at the end
+_JOIN_S = 0.5  # to wait for the thread at the end
 log = logging.getLogger(__name__)
 
 
@@ -123,4 +123,4 @@ class DeletingThread:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(_LEAVE_S)
+            self._thread.join(_JOIN_S)

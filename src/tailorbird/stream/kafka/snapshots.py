@@ -121,7 +121,7 @@ def take(
             connection.close()
         faults.at("snapshot.before_pieces")
         with open_writer(address, partition=address.partition) as writer:
-            before = Newest(address).look()
+            previous = Newest(address).look()
             digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _chunks(copy):
                 digest.update(chunk)
@@ -136,10 +136,10 @@ def take(
                         )
                     ]
                 )
-            made = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
-            for _ in _read(address, made):  # as it will be read when it is needed
+            snapshot = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
+            for _ in _read(address, snapshot):  # as it will be read when it is needed
                 pass
-            newest = made if before is None or made.position >= before.position else before
+            newest = snapshot if previous is None or snapshot.position >= previous.position else previous
             faults.at("snapshot.before_whole")
             writer.append([Block(WHOLE, 1, msgspec.json.encode(newest))])
             faults.at("snapshot.before_delete")
@@ -157,16 +157,16 @@ def restore(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
     """Put the file of a snapshot in the place of `file`, which nobody has open. Raises DamageError,
     StorageError.
     """
-    fresh = file.with_name(f"{file.name}.fresh")
+    temporary = file.with_name(f"{file.name}.fresh")
     with sqlite.errors(file):
-        with fresh.open("wb") as out:
+        with temporary.open("wb") as out:
             for chunk in _read(address, snapshot):
                 out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
         for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
             name.unlink(missing_ok=True)
-        fresh.rename(file)
+        temporary.rename(file)
         sqlite.sync_folder(file.parent)
 
 

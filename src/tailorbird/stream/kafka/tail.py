@@ -13,8 +13,8 @@ from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
 from tailorbird.stream.kafka.cluster import KafkaLog, check_there, errors, storage_error
 from tailorbird.stream.kafka.frames import Piece, piece_of
 
-_AGAIN_S = 0.05
-_BACK_MAX = 10_000  # messages that do not count, at the end, before we give up
+_RETRY_S = 0.05
+_SCAN_MAX = 10_000  # messages that do not count, at the end, before we give up
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Tail:
             try:
                 left_s = max(deadline - time.monotonic(), min(1.0, self._timeout_s / 4))
                 with errors(self.address, self._consumer):
-                    found = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
-                if found is not None:
-                    return found
+                    marks = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
+                if marks is not None:
+                    return marks
                 raise StorageError(
                     f"no answer in {self._timeout_s:g} s",
                     where=str(self.address),
@@ -98,19 +98,19 @@ class Tail:
                     time.monotonic() > deadline and tries > 1
                 ):  # a process that stood still meanwhile has not waited for the broker
                     raise
-                time.sleep(_AGAIN_S)
+                time.sleep(_RETRY_S)
 
     def tip(self) -> Tip:
         """Where the log ends. What is not whole at the end does not count."""
         low, high = self.watermarks()
-        for offset in range(high - 1, max(low, high - _BACK_MAX) - 1, -1):
+        for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
                 return Tip(high, piece.end)
         if high == 0:
             return Tip(0, None)
         raise DamageError(
-            f"none of the messages {max(low, high - _BACK_MAX)} to {high} is one of this log's",
+            f"none of the messages {max(low, high - _SCAN_MAX)} to {high} is one of this log's",
             where=str(self.address),
             fix="did the topic's retention delete it, or does somebody else write here? Give the "
             "project another prefix",
@@ -119,7 +119,7 @@ class Tail:
     def last(self) -> int:
         """The offset at which the last run begins that is known of; 0 where there is none."""
         low, high = self.watermarks()
-        for offset in range(high - 1, max(low, high - _BACK_MAX) - 1, -1):
+        for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
                 return piece.at - piece.index
@@ -128,8 +128,8 @@ class Tail:
     def start(self) -> int:
         """The position of the first row that was not pruned."""
         low, high = self.watermarks()
-        found = self._counting(low, high)
-        return 0 if found is None else found.base + self._pruned_rows(found, low)
+        first = self._first_counted(low, high)
+        return 0 if first is None else first.base + self._pruned_rows(first, low)
 
     def _pruned_rows(self, piece: Piece, low: int) -> int:
         if piece.index == 0 or piece.at > low:
@@ -143,7 +143,7 @@ class Tail:
     def find(self, position: int) -> int:
         """The offset of the first message of the run that holds `position`, or will."""
         low, high = self.watermarks()
-        first = self._counting(low, high)
+        first = self._first_counted(low, high)
         if first is None:
             return high
         pruned = (
@@ -158,7 +158,7 @@ class Tail:
         best, left, right = first, first.at + 1, high
         while left < right:
             middle = (left + right) // 2
-            piece = self._counting(middle, right)
+            piece = self._first_counted(middle, right)
             if piece is None:
                 right = middle
             elif piece.base <= position:
@@ -167,7 +167,7 @@ class Tail:
                 right = middle
         return best.at - best.index
 
-    def _counting(self, low: int, high: int) -> Piece | None:
+    def _first_counted(self, low: int, high: int) -> Piece | None:
         """The first message from `low` on that stands where it must."""
         for offset in range(low, high):
             piece = self.piece(offset)

@@ -45,30 +45,30 @@ class LogWaits:
     def waiting(self, position: int) -> Waiting:
         """See `LogReader.waiting`."""
         high, end = self._tail.watermarks()[1], self._tail.tip().end or 0
-        asked, position = position, max(position, self._tail.start())
+        requested, position = position, max(position, self._tail.start())
         if position >= end:
-            return Waiting(0, 0, beyond=max(0, asked - end))
+            return Waiting(0, 0, beyond=max(0, requested - end))
         first = self._tail.find(position)
         return Waiting(end - position, high - first, self._receipts(first, high, position))
 
     def _receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
         """Of the first blocks from `position` on."""
-        found: list[bytes] = []
-        at, goes_on = 0, False
+        receipts: list[bytes] = []
+        block_end, is_continued = 0, False
         for offset in range(first, min(high, first + 16 * RECEIPTS)):
             piece = self._tail.piece(offset)
             if piece is None or piece.at != offset:
                 continue
             if piece.index == 0:
-                at, goes_on = piece.base, False
-            if not goes_on and piece.rows:
-                at += piece.rows
-                if at > position:
-                    found.append(piece.receipt)
-            goes_on = piece.more
-            if len(found) == RECEIPTS:
+                block_end, is_continued = piece.base, False
+            if not is_continued and piece.rows:
+                block_end += piece.rows
+                if block_end > position:
+                    receipts.append(piece.receipt)
+            is_continued = piece.more
+            if len(receipts) == RECEIPTS:
                 break
-        return tuple(found)
+        return tuple(receipts)
 
     def close(self) -> None:
         """Nothing: the client is another's."""

@@ -44,10 +44,10 @@ class KafkaWriter:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
-        self._failed = ""
-        self._lost = False
-        self._waiting: list[Block] | None = None
-        self._deleting = DeletingThread(address)
+        self._failure = ""
+        self._is_fenced = False
+        self._pending: list[Block] | None = None
+        self._deleter = DeletingThread(address)
         self._lock = None if address.folder is None else FileLock(address.folder / address.stem)
         self._tail: Tail | None = None
         self._producer: Any = None
@@ -78,7 +78,7 @@ class KafkaWriter:
             compression_type="none",  # what is routed is packed already
         )
 
-    def _begin(self, first: int, held: int) -> None:
+    def _begin(self, first: int, expected_end: int) -> None:
         """Take the log's end: from here on, whatever another writer still has under way stands at
         the wrong place.
         """
@@ -87,9 +87,9 @@ class KafkaWriter:
         for _ in range(_TRIES):
             tip = self._tail.tip()
             end = first if tip.end is None else tip.end
-            if end < held:
+            if end < expected_end:
                 raise DamageError(
-                    f"the topic ends at {end}, but was read up to {held} before: it was "
+                    f"the topic ends at {end}, but was read up to {expected_end} before: it was "
                     "lost, or this is another cluster",
                     where=str(self.address),
                     fix="see stream.url and the broker's disk, and bring the topics back; "
@@ -97,9 +97,9 @@ class KafkaWriter:
                     'If they are lost for good: docs/how-to/kafka.md, "When topics are lost for good"',
                 )
             opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
-            stands = self._send([opened])
-            if self._stand([opened], stands):
-                self._next, self._end = stands[0] + 1, end
+            offsets = self._send([opened])
+            if self._is_in_place([opened], offsets):
+                self._next, self._end = offsets[0] + 1, end
                 return
         raise LockedError(
             "others begin to write at the same time",
@@ -112,27 +112,27 @@ class KafkaWriter:
         """All appends within become durable when it ends, as one; nothing is sent before."""
         self._check_usable()
         before = self._end
-        self._waiting = []
+        self._pending = []
         try:
             yield
         except BaseException:
             self._end = before
-            self._waiting = None
+            self._pending = None
             raise
-        blocks, self._waiting = self._waiting, None
+        blocks, self._pending = self._pending, None
         self._end = before
         self._commit(blocks)
 
     def append(self, blocks: Iterable[Block]) -> int:
         """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
-        if self._waiting is None:
+        if self._pending is None:
             with self.transaction():
-                return self._put(blocks)
-        return self._put(blocks)
+                return self._buffer(blocks)
+        return self._buffer(blocks)
 
-    def _put(self, blocks: Iterable[Block]) -> int:
+    def _buffer(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
-        assert self._waiting is not None
+        assert self._pending is not None
         first = self._end
         for block in blocks:
             if block.rows < 1:
@@ -142,7 +142,7 @@ class KafkaWriter:
                     f"a receipt of {len(block.receipt)} bytes does not fit into a message",
                     where=str(self.address),
                 )
-            self._waiting.append(block)
+            self._pending.append(block)
             self._end += block.rows
         faults.at("stream.after_append")
         return first
@@ -152,10 +152,10 @@ class KafkaWriter:
             return
         try:
             faults.at("stream.before_commit")
-            stands = self._place(blocks)
+            last_offset = self._send_run(blocks)
             faults.at("stream.after_commit")
         except BaseException as error:
-            self._failed = (
+            self._failure = (
                 error.message
                 if isinstance(error, TailorbirdError)
                 else f"{type(error).__name__}: {error}"
@@ -165,53 +165,53 @@ class KafkaWriter:
                     f"writing failed: {error}", where=str(self.address), fix="start again"
                 ) from error
             raise
-        self._next = stands + 1
+        self._next = last_offset + 1
         self._end += sum(block.rows for block in blocks)
 
-    def _place(self, blocks: Sequence[Block]) -> int:
+    def _send_run(self, blocks: Sequence[Block]) -> int:
         """Send a run until it stands where it must; the offset of its last message."""
         for _ in range(_TRIES):
             run = pieces(
                 blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max
             )
-            stands = self._send(run)
-            if self._stand(run, stands):
-                return stands[-1]
-            self._move_on()
+            offsets = self._send(run)
+            if self._is_in_place(run, offsets):
+                return offsets[-1]
+            self._skip_uncounted()
         raise StorageError(
             "others write in between again and again",
             where=str(self.address),
             fix="stop those that were told to stop",
         )
 
-    def _move_on(self) -> None:
+    def _skip_uncounted(self) -> None:
         """To the end, if what came in between does not count, as of a writer that was stopped
         before. Raises LockedError if it does.
         """
         assert self._tail is not None
         _, high = self._tail.watermarks()
         if high < self._next:  # the topic was deleted and made again, see `stream.kafka.emptied`
-            self._lost = True
-            raise self._locked()
+            self._is_fenced = True
+            raise self._fenced_error()
         for offset in range(self._next, high):
             piece = self._tail.piece(offset)
             if piece is not None and piece.at == offset and piece.writer != self._name:
-                self._lost = True
-                raise self._locked()
+                self._is_fenced = True
+                raise self._fenced_error()
         self._next = high
 
-    def _stand(self, run: Sequence[Piece], stands: Sequence[int]) -> bool:
+    def _is_in_place(self, run: Sequence[Piece], offsets: Sequence[int]) -> bool:
         """Whether every message of the run stands where it must.
 
         A broker that took one twice, after a retry whose first try it had acknowledged in vain,
         tells of the second.
         """
         assert self._tail is not None
-        for piece, offset in zip(run, stands, strict=True):
+        for piece, offset in zip(run, offsets, strict=True):
             if offset == piece.at:
                 continue
-            found = self._tail.piece(piece.at) if offset > piece.at else None
-            if found is None or (found.at, found.writer, found.index) != (
+            stored = self._tail.piece(piece.at) if offset > piece.at else None
+            if stored is None or (stored.at, stored.writer, stored.index) != (
                 piece.at,
                 self._name,
                 piece.index,
@@ -223,25 +223,25 @@ class KafkaWriter:
         """Where the messages stand, once all replicas in sync have them, or they can be read.
         Raises StorageError if that is not known.
         """
-        stands: dict[int, int] = {}
+        offsets: dict[int, int] = {}
         failures: list[Any] = []
 
         def report(error: Any, message: Any, index: int) -> None:
             if error is not None:
                 failures.append(error)
             else:
-                stands[index] = message.offset()
+                offsets[index] = message.offset()
 
         deadline = time.monotonic() + self._timeout_s + 1
         for index, piece in enumerate(run):
             self._produce(
                 piece, lambda error, message, index=index: report(error, message, index), deadline
             )
-        while len(stands) + len(failures) < len(run) and time.monotonic() < deadline:
+        while len(offsets) + len(failures) < len(run) and time.monotonic() < deadline:
             self._producer.poll(0.05)
-        if len(stands) == len(run):
-            return [stands[index] for index in range(len(run))]
-        if self._there(run, deadline):
+        if len(offsets) == len(run):
+            return [offsets[index] for index in range(len(run))]
+        if self._is_stored(run, deadline):
             return [piece.at for piece in run]
         reason = (
             f"{failures[0].str()} ({failures[0].name()})"
@@ -255,7 +255,7 @@ class KafkaWriter:
             "asks for?",
         )
 
-    def _there(self, run: Sequence[Piece], deadline: float) -> bool:
+    def _is_stored(self, run: Sequence[Piece], deadline: float) -> bool:
         """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it
         may still be under way.
 
@@ -266,11 +266,11 @@ class KafkaWriter:
         try:
             if self._tail.watermarks(deadline)[1] <= run[-1].at:
                 return False
-            found = [self._tail.piece(piece.at) for piece in run]
+            stored = [self._tail.piece(piece.at) for piece in run]
         except TailorbirdError:
             return False
-        mine = [None if piece is None else (piece.at, piece.writer, piece.index) for piece in found]
-        return mine == [(piece.at, self._name, piece.index) for piece in run]
+        identities = [None if piece is None else (piece.at, piece.writer, piece.index) for piece in stored]
+        return identities == [(piece.at, self._name, piece.index) for piece in run]
 
     def _produce(self, piece: Piece, report: Any, deadline: float) -> None:
         while True:
@@ -299,7 +299,7 @@ class KafkaWriter:
     def check_alone(self) -> None:
         """Raise LockedError if another writer has come since this one did."""
         self._check_usable()
-        self._move_on()
+        self._skip_uncounted()
 
     def prune(self, before: int) -> int:
         """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which
@@ -317,10 +317,10 @@ class KafkaWriter:
         nothing is to be waited for.
         """
         self._check_usable()
-        self._deleting.ask(before)
+        self._deleter.ask(before)
         return 0
 
-    def _locked(self) -> LockedError:
+    def _fenced_error(self) -> LockedError:
         return LockedError(
             f"{self._successor()} writes this log now; it can have one writer",
             where=str(self.address),
@@ -341,20 +341,20 @@ class KafkaWriter:
         return "another process"
 
     def _check_usable(self) -> None:
-        if self._lost:
-            raise self._locked()
-        if self._failed:
+        if self._is_fenced:
+            raise self._fenced_error()
+        if self._failure:
             raise StorageError(
-                f"an earlier write failed and its outcome is unknown: {self._failed}",
+                f"an earlier write failed and its outcome is unknown: {self._failure}",
                 where=str(self.address),
                 fix="start this process again",
             )
-        if self._waiting is not None:
+        if self._pending is not None:
             raise ValueError("a transaction is open already")
 
     def close(self) -> None:
         """Let go of the broker, and let the next writer in."""
-        self._deleting.close()
+        self._deleter.close()
         if self._producer is not None:
             self._producer.purge()
             self._producer.flush(0)

@@ -36,33 +36,33 @@ class Breaker:
     ) -> None:
         self._failures, self._open_s, self._now = failures, open_s, now
         self._lock = threading.Lock()
-        self._in_a_row = 0
-        self._again_at = 0.0
+        self._failure_count = 0
+        self._retry_at = 0.0
         self.opened = 0
 
     @property
     def open(self) -> bool:
         """Whether it is left alone."""
-        return self._in_a_row >= self._failures
+        return self._failure_count >= self._failures
 
     def lets(self) -> bool:
         """Whether to ask now."""
         with self._lock:
-            if self._in_a_row < self._failures:
+            if self._failure_count < self._failures:
                 return True
-            if self._now() < self._again_at:
+            if self._now() < self._retry_at:
                 return False
-            self._again_at = self._now() + self._open_s
+            self._retry_at = self._now() + self._open_s
             return True
 
     def answered(self) -> None:
         """It answers, whatever the answer was."""
         with self._lock:
-            self._in_a_row = 0
+            self._failure_count = 0
 
     def failed(self) -> None:
         """It could not be reached, or took too long."""
         with self._lock:
-            self._in_a_row += 1
-            self.opened += self._in_a_row == self._failures
-            self._again_at = self._now() + self._open_s
+            self._failure_count += 1
+            self.opened += self._failure_count == self._failures
+            self._retry_at = self._now() + self._open_s

@@ -75,8 +75,8 @@ class _Environment:
 
 # The environments of each process, by process and path: LMDB's locks break when one is opened twice
 # or after a fork.
-_open: dict[tuple[int, str], _Environment] = {}
-_open_lock = threading.Lock()
+_environments: dict[tuple[int, str], _Environment] = {}
+_environments_lock = threading.Lock()
 
 
 class EmbeddedSnapshot:
@@ -86,8 +86,8 @@ class EmbeddedSnapshot:
         self._transaction = transaction
 
     def get(self, key: bytes) -> bytes | None:
-        found = self._transaction.get(key)
-        return None if found is None else bytes(found)
+        value = self._transaction.get(key)
+        return None if value is None else bytes(value)
 
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
         get = self._transaction.get
@@ -95,17 +95,17 @@ class EmbeddedSnapshot:
 
     def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         get = self._transaction.get
-        found = [get(key, b"") for key in keys]
-        return b"".join(found), [len(one) for one in found]
+        values = [get(key, b"") for key in keys]
+        return b"".join(values), [len(one) for one in values]
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with self._transaction.cursor() as cursor:
-            found = cursor.set_range(max(prefix, after))
-            if found and after and bytes(cursor.key()) == after:
-                found = cursor.next()
-            while found and bytes(cursor.key()).startswith(prefix):
+            has_record = cursor.set_range(max(prefix, after))
+            if has_record and after and bytes(cursor.key()) == after:
+                has_record = cursor.next()
+            while has_record and bytes(cursor.key()).startswith(prefix):
                 yield bytes(cursor.key()), bytes(cursor.value())
-                found = cursor.next()
+                has_record = cursor.next()
 
     def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         with self._transaction.cursor() as cursor:
@@ -126,7 +126,7 @@ class EmbeddedStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[EmbeddedSnapshot]:
-        environment = self._ready()
+        environment = self._require_open()
         environment.enter()
         try:
             transaction = self._begin(environment)
@@ -138,7 +138,7 @@ class EmbeddedStore:
             environment.leave()
 
     def write(self, change: Callable[[Transaction], T]) -> T:
-        environment = self._ready()
+        environment = self._require_open()
         while True:
             try:
                 with environment.lmdb.begin(write=True, buffers=True) as transaction:
@@ -171,13 +171,13 @@ class EmbeddedStore:
         if self._environment is None:
             return
         environment, self._environment = self._environment, None
-        with _open_lock:
+        with _environments_lock:
             environment.stores -= 1
             if environment.stores == 0 and self._key[0] == os.getpid():
-                del _open[self._key]
+                del _environments[self._key]
                 environment.lmdb.close()
 
-    def _ready(self) -> _Environment:
+    def _require_open(self) -> _Environment:
         if self._environment is None:
             raise StorageError("the store is closed", where=str(self.path))
         if self._key[0] != os.getpid():
@@ -239,21 +239,21 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
             "no records yet", where=str(path), fix="start the worker: tailorbird run worker"
         )
     key = (os.getpid(), os.path.realpath(path))
-    with _open_lock:
-        known = _open.get(key)
-        if known is not None:
-            known.stores += 1
-            return EmbeddedStore(path, known)
+    with _environments_lock:
+        environment = _environments.get(key)
+        if environment is not None:
+            environment.stores += 1
+            return EmbeddedStore(path, environment)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            environment = lmdb.open(
+            lmdb_environment = lmdb.open(
                 str(path), map_size=map_bytes, max_readers=READERS_MAX, readahead=False
             )
-            environment.reader_check()
+            lmdb_environment.reader_check()
         except (lmdb.Error, OSError) as error:
             fix = "check the folder's permissions and the disk"
             raise StorageError(
                 f"cannot open the store: {error}", where=str(path), fix=fix
             ) from error
-        opened = _open[key] = _Environment(environment)
+        opened = _environments[key] = _Environment(lmdb_environment)
     return EmbeddedStore(path, opened)

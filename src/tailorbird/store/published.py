@@ -63,7 +63,7 @@ class Publishing:
 
 
 @dataclass
-class _Waiting:
+class _PendingChanges:
     """What has changed since the head: each key with what it was then, as far as that is known.
     `all`: copy everything.
     """
@@ -99,7 +99,7 @@ class PublishedStore:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._local, self._copies, self._skip = local, copies, (*skip, OURS)
-        self._gate = (
+        self._commit_lock = (
             threading.Lock()
         )  # held while a commit and what waits of it are made, so that both agree
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -107,29 +107,29 @@ class PublishedStore:
         self._token = os.urandom(8)
         self._servers: tuple[str, ...] = ()
         self._head: Head | None = None
-        self._waiting = _Waiting({}, all=True)
+        self._pending = _PendingChanges({}, all=True)
         self.problem = ""
         self._now = now
-        self._fresh_at = now()
+        self._current_at = now()
         with local.snapshot() as snapshot:
-            found = snapshot.get(_COMMIT_KEY)
-        if found is None:
-            found = _STATE.pack(_new_epoch(), 0)
-            local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, found)]))
-        self._epoch, self._sequence = _STATE.unpack(found)
+            packed_state = snapshot.get(_COMMIT_KEY)
+        if packed_state is None:
+            packed_state = _STATE.pack(_new_epoch(), 0)
+            local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, packed_state)]))
+        self._epoch, self._sequence = _STATE.unpack(packed_state)
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self._thread.start()
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         with self._local.snapshot() as snapshot:
-            yield _Visible(snapshot)
+            yield _PublicSnapshot(snapshot)
 
     def write(self, change: Callable[[Transaction], T]) -> T:
-        with self._gate:
+        with self._commit_lock:
 
-            def recorded(transaction: Transaction) -> tuple[T, _Recording]:
-                recording = _Recording(transaction, self._skip)
+            def write_recorded(transaction: Transaction) -> tuple[T, _RecordingTransaction]:
+                recording = _RecordingTransaction(transaction, self._skip)
                 result = change(recording)
                 keys = list(recording.old)
                 sequence = self._sequence + 1
@@ -149,10 +149,10 @@ class PublishedStore:
                 )
                 return result, recording
 
-            result, recording = self._local.write(recorded)
+            result, recording = self._local.write(write_recorded)
             self._sequence += 1
             for key, old in recording.old.items():
-                self._waiting.add(key, True, old)
+                self._pending.add(key, True, old)
         self._wake.set()
         return result
 
@@ -163,24 +163,24 @@ class PublishedStore:
     def publishing(self) -> Publishing:
         """How it goes, for figures."""
         return Publishing(
-            int(self._fresh_at * 1e6), self.behind(), len(self._waiting.old), self.problem
+            int(self._current_at * 1e6), self.behind(), len(self._pending.old), self.problem
         )
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until the copies have what has been written by now; whether they have."""
-        wanted = self._sequence
+        target = self._sequence
 
-        def there() -> bool:
+        def is_copied() -> bool:
             return (
                 self._head is not None
                 and self._head.epoch == self._epoch
-                and self._head.sequence >= wanted
+                and self._head.sequence >= target
                 and not self.problem
             )
 
         with self._settled:
             self._wake.set()
-            return self._settled.wait_for(there, timeout_s)
+            return self._settled.wait_for(is_copied, timeout_s)
 
     def republish(self, progress: Progress | None = None) -> int:
         """Copy everything anew, now; the number of records. `progress` is told how many are there.
@@ -191,8 +191,8 @@ class PublishedStore:
         """
         self._stop()
         self._claim()
-        with self._gate:
-            self._waiting = _Waiting({}, all=True)
+        with self._commit_lock:
+            self._pending = _PendingChanges({}, all=True)
         copied = self._copy_all(progress)
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
@@ -221,7 +221,7 @@ class PublishedStore:
                 return
             try:
                 self._claim()
-                self._compare()
+                self._reconcile()
                 self._push()
                 self.problem = ""
             # whatever it is: a thread that ended would leave copies that look fresh for ever
@@ -246,7 +246,7 @@ class PublishedStore:
                 fix="run one worker a schema",
             )
 
-    def _compare(self) -> None:
+    def _reconcile(self) -> None:
         """See what the server has. It may have lost all of it, or be another process, which may
         have lost some.
         """
@@ -256,36 +256,36 @@ class PublishedStore:
             self._copies.check()
         head = self._copies.head()
         if restarted or head is None or head.epoch != self._epoch or head.sequence > self._sequence:
-            with self._gate:
-                self._waiting, self._head = _Waiting({}, all=True), None
+            with self._commit_lock:
+                self._pending, self._head = _PendingChanges({}, all=True), None
         elif head != self._head:
-            with self._gate:
-                self._waiting, self._head = self._since(head.sequence), head
+            with self._commit_lock:
+                self._pending, self._head = self._since(head.sequence), head
         self._servers = servers
 
-    def _since(self, sequence: int) -> _Waiting:
+    def _since(self, sequence: int) -> _PendingChanges:
         """The keys that the commits after `sequence` changed, by what the local store remembers."""
-        waiting = _Waiting({}, all=sequence < self._sequence - COMMITS_KEPT)
+        waiting = _PendingChanges({}, all=sequence < self._sequence - COMMITS_KEPT)
         with self._local.snapshot() as snapshot:
-            for one in range(sequence + 1, self._sequence + 1):
-                packed = snapshot.get(_changed_key(one))
+            for changed_sequence in range(sequence + 1, self._sequence + 1):
+                packed = snapshot.get(_changed_key(changed_sequence))
                 if packed is None or packed == b"*":
-                    return _Waiting({}, all=True)
-                for key in _unpacked(packed):
+                    return _PendingChanges({}, all=True)
+                for key in _unpack_keys(packed):
                     waiting.add(key, False, None)
         return waiting
 
     def _push(self) -> None:
-        if self._waiting.all:
+        if self._pending.all:
             self._copy_all(None)
             return
-        at = self._now()
+        started_at = self._now()
         waiting, sequence, changes = self._take()
         head = self._head
         if head is not None and sequence == head.sequence:
-            if at - head.at / 1e6 >= RENEW_S:
-                self._set_head(sequence, at)
-            self._fresh_at = at
+            if started_at - head.at / 1e6 >= RENEW_S:
+                self._set_head(sequence, started_at)
+            self._current_at = started_at
             return
         try:
             faults.at("publish.before_records")
@@ -293,20 +293,20 @@ class PublishedStore:
                 changes, self._epoch, sequence, 0 if head is None else head.sequence
             )
             faults.at("publish.before_head")
-            self._set_head(sequence, at)
-            self._fresh_at = at
+            self._set_head(sequence, started_at)
+            self._current_at = started_at
         except BaseException:
-            with self._gate:
-                newer, self._waiting = self._waiting, waiting
-                for key, (known, old) in newer.old.items():
-                    self._waiting.add(key, known, old)
-                self._waiting.all |= newer.all
+            with self._commit_lock:
+                newer, self._pending = self._pending, waiting
+                for key, (is_old_known, old) in newer.old.items():
+                    self._pending.add(key, is_old_known, old)
+                self._pending.all |= newer.all
             raise
 
-    def _take(self) -> tuple[_Waiting, int, list[Change]]:
+    def _take(self) -> tuple[_PendingChanges, int, list[Change]]:
         """What waits, the commit that it is as of, and the records as they are then."""
-        with self._gate:
-            waiting, self._waiting = self._waiting, _Waiting({})
+        with self._commit_lock:
+            waiting, self._pending = self._pending, _PendingChanges({})
             with self._local.snapshot() as snapshot:
                 return (
                     waiting,
@@ -327,20 +327,20 @@ class PublishedStore:
         """
         epoch = _new_epoch()
         self._copies.drop_head()
-        with self._gate:
+        with self._commit_lock:
             self._local.write(
                 lambda transaction: transaction.put_many(
                     [(_COMMIT_KEY, _STATE.pack(epoch, self._sequence))]
                 )
             )
-            self._epoch, self._head, self._waiting = epoch, None, _Waiting({})
+            self._epoch, self._head, self._pending = epoch, None, _PendingChanges({})
             sequence = self._sequence
         copied, after = 0, b""
         try:
-            while some := self._piece(after):
-                after = some[-1][0]
+            while records := self._read_chunk(after):
+                after = records[-1][0]
                 changes = [
-                    Change(key, value) for key, value in some if not key.startswith(self._skip)
+                    Change(key, value) for key, value in records if not key.startswith(self._skip)
                 ]
                 self._claim()
                 self._copies.publish(changes, epoch, sequence, 0)
@@ -349,13 +349,13 @@ class PublishedStore:
                     progress(copied)
             self._push()
         except BaseException:
-            with self._gate:
-                self._waiting = _Waiting({}, all=True)
+            with self._commit_lock:
+                self._pending = _PendingChanges({}, all=True)
             raise
         self._copies.drop_foreign(epoch)
         return copied
 
-    def _piece(self, after: bytes) -> list[tuple[bytes, bytes]]:
+    def _read_chunk(self, after: bytes) -> list[tuple[bytes, bytes]]:
         with self._local.snapshot() as snapshot:
             return list(islice(snapshot.scan(b"", after=after), CHUNK))
 
@@ -366,7 +366,7 @@ class PublishedStore:
         self._head = head
 
 
-class _Visible:
+class _PublicSnapshot:
     """A snapshot without the records of this module."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -389,7 +389,7 @@ class _Visible:
         )
 
 
-class _Recording(_Visible):
+class _RecordingTransaction(_PublicSnapshot):
     """A transaction that remembers what the records were that it changes."""
 
     def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
@@ -421,9 +421,9 @@ def _changed_key(sequence: int) -> bytes:
     return _CHANGED + sequence.to_bytes(8, "big")
 
 
-def _unpacked(packed: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(packed):
-        length = int.from_bytes(packed[at : at + 2], "big")
-        yield packed[at + 2 : at + 2 + length]
-        at += 2 + length
+def _unpack_keys(packed: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(packed):
+        length = int.from_bytes(packed[start : start + 2], "big")
+        yield packed[start + 2 : start + 2 + length]
+        start += 2 + length

@@ -103,42 +103,43 @@ class Copies:
         self._owner_key = self._prefix + b"+"
 
     def head(self) -> Head | None:
-        with self._told():
-            return head_of(self._asked([self._head_key], None)[0])
+        with self._guarded():
+            return head_of(self._read_values([self._head_key], None)[0])
 
     def publish(self, changes: Sequence[Change], epoch: int, sequence: int, before: int) -> None:
         """Write the records, in chunks. They are read once `set_head` says that all are there."""
-        with self._told():
+        with self._guarded():
             for start in range(0, len(changes), CHUNK):
-                some = changes[start : start + CHUNK]
+                chunk = changes[start : start + CHUNK]
                 records = {
-                    self.key(one.key): encode_versions(one, epoch, sequence, before) for one in some
+                    self.key(one.key): encode_versions(one, epoch, sequence, before)
+                    for one in chunk
                 }
-                lifetimes = {self.key(one.key): TOMBSTONE_MS for one in some if one.new is None}
+                lifetimes = {self.key(one.key): TOMBSTONE_MS for one in chunk if one.new is None}
                 self._client.write(records, lifetimes)
 
     def set_head(self, head: Head) -> None:
-        with self._told():
+        with self._guarded():
             self._client.write({self._head_key: encode_head(head)})
 
     def drop_head(self) -> None:
         """Readers are told that nothing is there, until there is a head again."""
-        with self._told():
+        with self._guarded():
             self._client.delete([self._head_key])
 
     def drop_foreign(self, epoch: int) -> int:
         """Delete the records of other epochs; the number of them."""
         dropped = 0
-        with self._told():
+        with self._guarded():
             for keys in self._client.keys(self._prefix + b"."):
                 values = self._client.read(keys)
-                gone = [
+                stale = [
                     key
                     for key, value in zip(keys, values, strict=True)
                     if value is None or not of_epoch(value, epoch)
                 ]
-                self._client.delete(gone)
-                dropped += len(gone)
+                self._client.delete(stale)
+                dropped += len(stale)
         return dropped
 
     def wipe(self) -> int:
@@ -147,7 +148,7 @@ class Copies:
         """
         self.drop_head()
         dropped = 0
-        with self._told():
+        with self._guarded():
             for keys in self._client.keys(self._prefix + b"."):
                 self._client.delete(keys)
                 dropped += len(keys)
@@ -157,61 +158,61 @@ class Copies:
         """See `CopiesAt.prune`. Looks through all keys of the server that begin like ours, piece by
         piece.
         """
-        gone: dict[str, int] = {}
+        deleted: dict[str, int] = {}
         live: dict[bytes, bool] = {}
-        with self._told():
+        with self._guarded():
             for keys in self._client.keys(b"tb:" if unnamed else f"tb:{project}:".encode()):
                 dead: list[bytes] = []
                 for key in keys:
-                    schema, begin = _schema_of(key, project.encode())
+                    schema, prefix = _schema_of(key, project.encode())
                     if (
                         schema is None
                         or (not unnamed and schema.startswith("tb:"))
                         or schema in keep
                     ):
                         continue
-                    if begin not in live:
-                        live[begin] = self._client.read([begin + b"+"])[0] is not None
-                    if not live[begin]:
+                    if prefix not in live:
+                        live[prefix] = self._client.read([prefix + b"+"])[0] is not None
+                    if not live[prefix]:
                         dead.append(key)
-                        if key[len(begin) :].startswith(b"."):
-                            gone[schema] = gone.get(schema, 0) + 1
+                        if key[len(prefix) :].startswith(b"."):
+                            deleted[schema] = deleted.get(schema, 0) + 1
                         else:
-                            gone.setdefault(schema, 0)
+                            deleted.setdefault(schema, 0)
                 self._client.delete(dead)
-        return gone
+        return deleted
 
     def names(self, project: str) -> list[str]:
         """The names under which anything of a project is there: its schemas, or the parts of these."""
-        begin = f"tb:{project}:".encode()
-        with self._told():
-            keys = [key for some in self._client.keys(begin) for key in some]
+        prefix = f"tb:{project}:".encode()
+        with self._guarded():
+            keys = [key for chunk in self._client.keys(prefix) for key in chunk]
         return sorted(
-            {key[len(begin) :].partition(b":")[0].decode(errors="replace") for key in keys}
+            {key[len(prefix) :].partition(b":")[0].decode(errors="replace") for key in keys}
         )
 
     def claimed(self) -> bool:
         """Whether somebody publishes these records."""
-        with self._told():
+        with self._guarded():
             return self._client.read([self._owner_key])[0] is not None
 
     def claim(self, token: bytes, lifetime_ms: int) -> bool:
-        with self._told():
+        with self._guarded():
             return self._client.claim(self._owner_key, token, lifetime_ms)
 
     def release(self, token: bytes) -> None:
-        with self._told():
+        with self._guarded():
             self._client.release(self._owner_key, token)
 
     def servers(self) -> tuple[str, ...]:
-        with self._told():
+        with self._guarded():
             return self._client.servers()
 
     def check(self) -> None:
         """Raises StorageError where a server drops records when it is full: they would look as if
         nothing had happened.
         """
-        with self._told():
+        with self._guarded():
             settings = self._client.memory()
         for one in settings:
             policy = one.get("maxmemory_policy", "noeviction")
@@ -226,36 +227,38 @@ class Copies:
         """What is stored under each key, versions and all; a replica is asked too if `head` says
         how far it must be.
         """
-        found: list[bytes | None] = []
-        with self._told():
+        values: list[bytes | None] = []
+        with self._guarded():
             for start in range(0, len(keys), CHUNK):
-                found += self._asked([self.key(key) for key in keys[start : start + CHUNK]], head)
-        return found
+                values += self._read_values(
+                    [self.key(key) for key in keys[start : start + CHUNK]], head
+                )
+        return values
 
-    def _asked(self, keys: list[bytes], head: Head | None) -> list[bytes | None]:
+    def _read_values(self, keys: list[bytes], head: Head | None) -> list[bytes | None]:
         if self._hedge is None:
             return self._client.read(keys)
         if self._replica is None or head is None:
             return self._client.read_hedged(keys, self._hedge)
 
-        def whole(values: list[bytes | None]) -> list[bytes | None] | None:
+        def accept_if_current(values: list[bytes | None]) -> list[bytes | None] | None:
             # What a primary wrote reaches a replica in that order: with the head, all records of
             # its commit are there.
-            theirs = head_of(values[0])
+            replica_head = head_of(values[0])
             return (
                 values[1:]
-                if theirs is not None
-                and theirs.epoch == head.epoch
-                and theirs.sequence >= head.sequence
+                if replica_head is not None
+                and replica_head.epoch == head.epoch
+                and replica_head.sequence >= head.sequence
                 else None
             )
 
         return self._client.read_hedged(
-            keys, self._hedge, Second(self._replica, [self._head_key, *keys], whole)
+            keys, self._hedge, Second(self._replica, [self._head_key, *keys], accept_if_current)
         )
 
     def all_keys(self, prefix: bytes) -> list[bytes]:
-        with self._told():
+        with self._guarded():
             length = len(self.key(b""))
             return sorted(
                 {key[length:] for keys in self._client.keys(self.key(prefix)) for key in keys}
@@ -267,7 +270,7 @@ class Copies:
             self._replica.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[None]:
         import redis
 
         if self._breaker is not None and not self._breaker.lets():
@@ -297,10 +300,10 @@ class Copies:
         ) as error:
             if self._breaker is not None:
                 self._breaker.failed()
-            strange = "CERTIFICATE_VERIFY_FAILED" in str(error)
+            is_untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
             fix = (
                 "its certificate must be for this host, and by ssl_ca_certs of store.url"
-                if strange
+                if is_untrusted
                 else "is the server up, and store.url right?"
             )
             raise StorageError(
@@ -318,7 +321,7 @@ class CopiedSnapshot:
     def __init__(self, copies: Copies, head: Head) -> None:
         self._copies, self._head = copies, head
         self.published_at = head.at
-        self._until = time.monotonic() + SNAPSHOT_S
+        self._deadline = time.monotonic() + SNAPSHOT_S
 
     def get(self, key: bytes) -> bytes | None:
         return self._versions([key])[0]
@@ -334,13 +337,13 @@ class CopiedSnapshot:
         """Slow: it looks through all keys of the server. Meant for tools."""
         keys = [key for key in self._copies.all_keys(prefix) if key > after]
         for start in range(0, len(keys), CHUNK):
-            some = keys[start : start + CHUNK]
-            for key, value in zip(some, self._versions(some), strict=True):
+            chunk = keys[start : start + CHUNK]
+            for key, value in zip(chunk, self._versions(chunk), strict=True):
                 if value is not None:
                     yield key, value
 
     def _versions(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        if time.monotonic() > self._until:
+        if time.monotonic() > self._deadline:
             raise MovedError(f"a snapshot is good for {SNAPSHOT_S:g} s")
         head = self._head
         return [
@@ -455,8 +458,10 @@ def open_copies(
             where="store.url",
             fix="pip install 'tailorbird[valkey]'",
         ) from error
-    beside = connect(replica, timeout_s, password) if replica and hedge is not None else None
-    return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, beside)
+    replica_client = (
+        connect(replica, timeout_s, password) if replica and hedge is not None else None
+    )
+    return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, replica_client)
 
 
 def server_named(url: str, setting: str = "store.url") -> str:
@@ -483,7 +488,7 @@ def _schema_of(key: bytes, project: bytes) -> tuple[str | None, bytes]:
     """The schema of a key of the project, `tb:SCHEMA` where the key names no project, None for any
     other; and what the key begins with.
     """
-    found = _OURS.match(key)
-    if found is None or found[1] not in (None, project):
+    match = _OURS.match(key)
+    if match is None or match[1] not in (None, project):
         return None, b""
-    return found[2].decode() if found[1] is not None else f"tb:{found[2].decode()}", found[0]
+    return match[2].decode() if match[1] is not None else f"tb:{match[2].decode()}", match[0]

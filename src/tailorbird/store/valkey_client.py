@@ -17,10 +17,10 @@ from tailorbird.store.hedge import Hedge, Second
 
 _SCAN = 1_000
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TURN_S = 0.0002  # of waiting for one of two answers
+_POLL_S = 0.0002  # of waiting for one of two answers
 
 
-class _Question:
+class _Request:
     """One MGET on a connection of its own; a connection whose answer nobody waited for is closed,
     lest another read it.
     """
@@ -28,7 +28,7 @@ class _Question:
     def __init__(self, pool: Any, keys: Sequence[bytes]) -> None:
         self._pool, self._keys, self._read = pool, keys, False
 
-    def __enter__(self) -> "_Question":
+    def __enter__(self) -> "_Request":
         self._connection = self._pool.get_connection()
         try:
             self._connection.send_command("MGET", *self._keys)
@@ -42,9 +42,9 @@ class _Question:
         return self._connection.can_read(max(0.0, wait_s))
 
     def values(self) -> list[bytes | None]:
-        found = self._connection.read_response()
+        response = self._connection.read_response()
         self._read = True
-        return found
+        return response
 
     def __exit__(self, *_: object) -> None:
         self._leave()
@@ -55,15 +55,15 @@ class _Question:
         self._pool.release(self._connection)
 
 
-def _sooner(first: _Question, second: Second, until: float) -> list[bytes | None] | None:
+def _race(first: _Request, second: Second, until: float) -> list[bytes | None] | None:
     """The second question's values, if they come before the first one's; None where the first is to
     be read.
     """
-    with _Question(second.asked.pool, second.keys) as other:
+    with _Request(second.asked.pool, second.keys) as other:
         while time.monotonic() < until:
-            if first.answered(_TURN_S):
+            if first.answered(_POLL_S):
                 return None
-            if other.answered(_TURN_S):
+            if other.answered(_POLL_S):
                 return second.accepts(other.values())
     return None
 
@@ -98,20 +98,20 @@ class ValkeyClient:
         """
         if self._cluster or not keys:
             return self.read(keys)
-        wait_s, began = hedge.wait_s(), time.monotonic()
-        with _Question(self.pool, keys) as first:
+        wait_s, started_at = hedge.wait_s(), time.monotonic()
+        with _Request(self.pool, keys) as first:
             if wait_s is None or first.answered(wait_s) or not hedge.may():
                 values = first.values()
-                hedge.took(time.monotonic() - began)
+                hedge.took(time.monotonic() - started_at)
                 return values
             if second is None:
                 second = Second(self, keys, lambda values: values)
             try:
-                found = _sooner(first, second, until=began + self._timeout_s)
+                second_values = _race(first, second, until=started_at + self._timeout_s)
             except (redis.exceptions.RedisError, OSError):
-                found = None  # whatever befell the second question, the first is still open
-            values = first.values() if found is None else found
-            hedge.took(time.monotonic() - began, won=found is not None)
+                second_values = None  # whatever befell the second question, the first is still open
+            values = first.values() if second_values is None else second_values
+            hedge.took(time.monotonic() - started_at, won=second_values is not None)
             return values
 
     def write(
@@ -141,14 +141,14 @@ class ValkeyClient:
             )
             + b"*"
         )
-        found: list[bytes] = []
+        page: list[bytes] = []
         for key in self._client.scan_iter(match=pattern, count=_SCAN):
-            found.append(key)
-            if len(found) == _SCAN:
-                yield found
-                found = []
-        if found:
-            yield found
+            page.append(key)
+            if len(page) == _SCAN:
+                yield page
+                page = []
+        if page:
+            yield page
 
     def delete(self, keys: Sequence[bytes]) -> None:
         if not keys:
@@ -164,17 +164,17 @@ class ValkeyClient:
             pipeline.execute()
 
     def servers(self) -> tuple[str, ...]:
-        return tuple(sorted(info["run_id"] for info in self._infos("server")))
+        return tuple(sorted(info["run_id"] for info in self._info_by_primary("server")))
 
     def memory(self) -> list[Mapping[str, Any]]:
         """What each primary says of its memory."""
-        return self._infos("memory")
+        return self._info_by_primary("memory")
 
     def close(self) -> None:
         if "_client" in self.__dict__:
             self._client.close()
 
-    def _infos(self, section: str) -> list[Mapping[str, Any]]:
+    def _info_by_primary(self, section: str) -> list[Mapping[str, Any]]:
         if not self._cluster:
             return [self._client.info(section)]
         return [
@@ -192,7 +192,7 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
             is not there.
     """
     cluster = "+cluster" in url.partition("://")[0]
-    plain = (
+    plain_url = (
         url.replace("+cluster", "", 1)
         .replace("valkeys://", "rediss://", 1)
         .replace("valkey://", "redis://", 1)
@@ -205,14 +205,14 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     own = {"password": password} if password else {}
     try:
         if password:
-            plain = _without_password(plain)
-        single = redis.Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options, **own)
+            plain_url = _without_password(plain_url)
+        single = redis.Redis.from_url(plain_url, retry=Retry(NoBackoff(), 0), **options, **own)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
     _require_options(single.connection_pool)
     if cluster:
         return ValkeyClient(
-            lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options, **own),
+            lambda: RedisCluster.from_url(plain_url, retry=Retry(NoBackoff(), 1), **options, **own),
             cluster=True,
         )
     return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)
@@ -225,9 +225,9 @@ def _require_options(pool: Any) -> None:
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:
-        found = f"has an option that the client does not know: {str(error).rpartition(' ')[2]}"
+        message = f"has an option that the client does not know: {str(error).rpartition(' ')[2]}"
         raise ConfigError(
-            found, where="store.url", fix=f"for TLS there are {', '.join(_TLS_FILES)}"
+            message, where="store.url", fix=f"for TLS there are {', '.join(_TLS_FILES)}"
         ) from None
     for option in _TLS_FILES:
         if (file := pool.connection_kwargs.get(option)) and not Path(file).is_file():

@@ -15,7 +15,7 @@ from tailorbird.store.protocol import MovedError
 
 _HEAD = struct.Struct("<3Q")
 _VERSIONS = struct.Struct("<3Q2i")
-_GONE, _UNKNOWN = -1, -2  # lengths: the record was not there; nobody knows whether it was
+_ABSENT, _UNKNOWN = -1, -2  # lengths: the record was not there; nobody knows whether it was
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Change:
 def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> bytes:
     """The two versions of a record as they are stored."""
     new, old = change.new or b"", (change.old or b"") if change.known else b""
-    new_length = _GONE if change.new is None else len(new)
-    old_length = _UNKNOWN if not change.known else _GONE if change.old is None else len(old)
+    new_length = _ABSENT if change.new is None else len(new)
+    old_length = _UNKNOWN if not change.known else _ABSENT if change.old is None else len(old)
     return _VERSIONS.pack(epoch, sequence, before, new_length, old_length) + new + old
 
 
@@ -65,12 +65,12 @@ def version_at(stored: bytes, head: Head) -> bytes | None:
         )
     epoch, sequence, before, new, old = _VERSIONS.unpack_from(stored)
     start = _VERSIONS.size
-    if len(stored) != start + max(new, 0) + max(old, 0) or new < _GONE or old < _UNKNOWN:
+    if len(stored) != start + max(new, 0) + max(old, 0) or new < _ABSENT or old < _UNKNOWN:
         raise DamageError("a record is cut short", fix="tailorbird run worker publishes it anew")
     if epoch == head.epoch and sequence <= head.sequence:
-        return None if new == _GONE else stored[start : start + new]
+        return None if new == _ABSENT else stored[start : start + new]
     if epoch == head.epoch and old != _UNKNOWN and before <= head.sequence:
-        return None if old == _GONE else stored[start + max(new, 0) :]
+        return None if old == _ABSENT else stored[start + max(new, 0) :]
     raise MovedError("the record was written again while it was read")
 
 

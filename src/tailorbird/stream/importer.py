@@ -138,7 +138,13 @@ def import_files(
         report.set_aside = [str(aside) for aside in writer.set_aside]
         pseudonym_key_id = "" if pseudonyms is None else pseudonyms.fingerprint
         log = _Progress(
-            writer, _key(format_, options, digests), path, format_, clock.now(), plan, pseudonym_key_id
+            writer,
+            _key(format_, options, digests),
+            path,
+            format_,
+            clock.now(),
+            plan,
+            pseudonym_key_id,
         )
         if log.finished:
             report.already = True

@@ -124,7 +124,8 @@ class LagMeter:
                     if at and name not in raw
                 ]
             lags += self._measure_logs(
-                "router", ((name, address, routed_positions.get(name, 0)) for name, address in raw.items())
+                "router",
+                ((name, address, routed_positions.get(name, 0)) for name, address in raw.items()),
             )
         lake = known_released(self._lake)
         if lake is not None:
@@ -164,7 +165,9 @@ class LagMeter:
                 waiting.beyond,
             )
 
-    def _collector_logs(self) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
+    def _collector_logs(
+        self,
+    ) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
         if isinstance(self._stream, Path) or not self._producer:
             return raw_addresses(self._stream), answers_addresses(self._stream)
         raw = {log.partition: log for log in self._stream.raw_parts(self._producer)}

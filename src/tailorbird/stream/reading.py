@@ -92,7 +92,9 @@ class EmbeddedReader:
                 (start,),
             )
             preceding = [_numbers(row) for row in query.fetchall()]
-            if preceding and preceding[0][0] + preceding[0][1] > start:  # `start` lies within this block
+            if (
+                preceding and preceding[0][0] + preceding[0][1] > start
+            ):  # `start` lies within this block
                 start = preceding.pop(0)[0]
             if preceding:
                 previous = preceding[0][2]

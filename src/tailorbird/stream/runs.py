@@ -86,9 +86,9 @@ class Runs:
 
     def lines(self) -> Iterator[bytes]:
         """The lines, in order."""
-        for piece in self._merge_slices():
-            for start in range(0, len(piece), _SLICE_ROWS):
-                yield from piece.slice(start, _SLICE_ROWS).to_pylist()
+        for sorted_lines in self._merge_slices():
+            for start in range(0, len(sorted_lines), _SLICE_ROWS):
+                yield from sorted_lines.slice(start, _SLICE_ROWS).to_pylist()
 
     def _merge_slices(self) -> Iterator[pa.ChunkedArray]:
         runs = [*self._runs]

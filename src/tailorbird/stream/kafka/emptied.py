@@ -167,10 +167,10 @@ def topics_of(cluster: Cluster) -> dict[str, int]:
     """All topics that begin with the project's prefix, with how many partitions each has."""
     admin = cluster.admin()
     with errors(cluster, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s).topics
+        topics = admin.list_topics(timeout=cluster.timeout_s).topics
     return {
         name: len(topic.partitions)
-        for name, topic in sorted(found.items())
+        for name, topic in sorted(topics.items())
         if name.startswith(f"{cluster.prefix}.")
     }
 

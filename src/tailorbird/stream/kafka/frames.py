@@ -204,7 +204,11 @@ def _blocks(run: Sequence[Piece]) -> Iterator[Stored]:
             continue
         block_pieces.append(piece)
         if not piece.more:
-            payload = block_pieces[0].payload if len(block_pieces) == 1 else b"".join(each.payload for each in block_pieces)
+            payload = (
+                block_pieces[0].payload
+                if len(block_pieces) == 1
+                else b"".join(each.payload for each in block_pieces)
+            )
             yield Stored(position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt))
             position += piece.rows
             block_pieces = []

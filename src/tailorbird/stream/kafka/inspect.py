@@ -55,7 +55,9 @@ def look(cluster: Cluster) -> ClusterState:
     brokers = tuple(sorted(f"{each.host}:{each.port}" for each in metadata.brokers.values()))
     names = sorted(name for name in metadata.topics if name.startswith(f"{cluster.prefix}."))
     resources = [ConfigResource("topic", name) for name in names]
-    descriptions = admin.describe_configs(resources, request_timeout=cluster.timeout_s) if names else {}
+    descriptions = (
+        admin.describe_configs(resources, request_timeout=cluster.timeout_s) if names else {}
+    )
     states = []
     for name, resource in zip(names, resources, strict=True):
         parts = metadata.topics[name].partitions.values()

@@ -57,7 +57,9 @@ class KeyedWriter:
                 partial(KafkaWriter, log, held=(held or {}).get(log.stem, 0))
                 for log in address.logs
             ]
-            self._writers.append(openers[0]())  # alone at first: it says whether another has the log
+            self._writers.append(
+                openers[0]()
+            )  # alone at first: it says whether another has the log
             openings = [self._pool.submit(each) for each in openers[1:]]
             errors = [done.exception() for done in openings]
             self._writers += [

@@ -82,7 +82,9 @@ class MergedReader:
             run = run_of(entry.block)
             position, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
             while position < end:
-                blocks_of_part = self._part(run.partition).between(position, end, bytes_max=max(1, bytes_max))
+                blocks_of_part = self._part(run.partition).between(
+                    position, end, bytes_max=max(1, bytes_max)
+                )
                 if (
                     not blocks_of_part
                 ):  # a broker that was elected since has yet to know that they are written

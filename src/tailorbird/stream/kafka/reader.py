@@ -30,7 +30,9 @@ class KafkaReader:
         self._consumer: Any = None
         self._buffer: deque[Stored] = deque()
         self._bytes = 0
-        self._buffer_start = -1  # the position from which on the buffer has everything; -1: it has nothing
+        self._buffer_start = (
+            -1
+        )  # the position from which on the buffer has everything; -1: it has nothing
         self._offset = 0  # of the next message to take
         self._assembly = Assembly(0)
         self._seen = -1
@@ -103,7 +105,9 @@ class KafkaReader:
         deadline = time.monotonic() + self.address.cluster.timeout_s
         while self._offset < high and (self._bytes < bytes_max or not self._buffer):
             with errors(self.address):
-                messages = self._consumer.consume(min(high - self._offset, _BATCH_MESSAGES), timeout=0.05)
+                messages = self._consumer.consume(
+                    min(high - self._offset, _BATCH_MESSAGES), timeout=0.05
+                )
             for message in messages:
                 if message.error() is not None:
                     self._raise_error(message.error(), start)

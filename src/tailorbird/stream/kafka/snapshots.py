@@ -139,7 +139,9 @@ def take(
             snapshot = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
             for _ in _read(address, snapshot):  # as it will be read when it is needed
                 pass
-            newest = snapshot if previous is None or snapshot.position >= previous.position else previous
+            newest = (
+                snapshot if previous is None or snapshot.position >= previous.position else previous
+            )
             faults.at("snapshot.before_whole")
             writer.append([Block(WHOLE, 1, msgspec.json.encode(newest))])
             faults.at("snapshot.before_delete")

@@ -269,7 +269,9 @@ class KafkaWriter:
             stored = [self._tail.piece(piece.at) for piece in run]
         except TailorbirdError:
             return False
-        identities = [None if piece is None else (piece.at, piece.writer, piece.index) for piece in stored]
+        identities = [
+            None if piece is None else (piece.at, piece.writer, piece.index) for piece in stored
+        ]
         return identities == [(piece.at, self._name, piece.index) for piece in run]
 
     def _produce(self, piece: Piece, report: Any, deadline: float) -> None:

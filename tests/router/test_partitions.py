@@ -37,12 +37,12 @@ class Parted(Topics):
         )
 
     def router(self):
-        self.stream._found.clear()
+        self.stream._listed_producers.clear()
         return open_router(self.stream, PLAN, clock=SimulatedClock(NOW))
 
     def share(self, number):
         """The router of one partition, on a machine of its own."""
-        self.stream._found.clear()
+        self.stream._listed_producers.clear()
         folder = self.folder / f"machine-{uuid4().hex[:6]}"
         folder.mkdir()
         return Router(self.stream.share(number, folder), PLAN, clock=SimulatedClock(NOW))

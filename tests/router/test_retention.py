@@ -57,7 +57,7 @@ def step_and_delete(site, times=60, keep_rows=3, rows=50):
         site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
         with closing(open_router(site.stream, PLAN, clock=SimulatedClock(NOW))) as router:
             more = router.step(rows).more
-        retention(site, keep_rows=keep_rows).look()
+        retention(site, keep_rows=keep_rows).prune()
         if not more:
             return
     raise AssertionError(f"not done after {times} steps")
@@ -129,7 +129,7 @@ def test_a_server_that_starts_later_knows_all_items(topics):
     assert whole[0]
     follower = Catalogue(topics.stream.routed)
     follower.refresh()
-    assert retention(topics).look() > 0
+    assert retention(topics).prune() > 0
     assert span(topics)[0] > 30
     assert catalogue(topics) == whole
     topics.post(
@@ -142,7 +142,7 @@ def test_a_server_that_starts_later_knows_all_items(topics):
         }
     )
     topics.route()
-    assert retention(topics).look() > 0
+    assert retention(topics).prune() > 0
     assert catalogue(topics)[0].keys() == whole[0].keys() | {"i-new"}
     follower.refresh()  # one that was left behind begins anew
     follower.stop()
@@ -157,16 +157,16 @@ def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, dele
     with bare.router() as router:
         while router.step(50).rows:
             pass
-    assert retention(topics).look() == 0
+    assert retention(topics).prune() == 0
     assert span(topics)[0] == 1
     topics.post({"event_id": "x", "type": "click", "user_id": "u1", "item_id": "i1"})
     topics.route()
     end = span(topics)[1]
-    assert retention(topics, keep_rows=end).look() == 0
-    assert retention(topics, rows_min=end).look() == 0
+    assert retention(topics, keep_rows=end).prune() == 0
+    assert retention(topics, rows_min=end).prune() == 0
     from tailorbird.router.retention import Retention
 
-    assert Retention(topics.stream, lambda: 20, keep_rows=0, rows_min=1).look() > 0
+    assert Retention(topics.stream, lambda: 20, keep_rows=0, rows_min=1).prune() > 0
     assert 1 < span(topics)[0] <= 20
     bare.close()
 
@@ -182,7 +182,7 @@ def test_an_index_that_ends_before_the_topic_begins_is_replaced_and_without_a_sn
     with elsewhere.router() as router:
         router.step(20)
     topics.route(rows_max=20)
-    retention(topics).look()
+    retention(topics).prune()
     begin, end = span(topics)
     with monkeypatch.context() as patched:
         patched.setattr(snapshots.Newest, "look", lambda self: None)

@@ -42,7 +42,7 @@ class Topics(Stream):
         )
 
     def router(self):
-        self.stream._found.clear()  # rather than wait until it looks again
+        self.stream._listed_producers.clear()  # rather than wait until it looks again
         return Router(self.stream, PLAN, clock=SimulatedClock(NOW))
 
     def blocks(self):

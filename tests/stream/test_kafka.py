@@ -16,7 +16,7 @@ from tests.stream.brokers import log_at, needs_kafka
 from tailorbird.errors import ConfigError, DamageError, LockedError, NotReadyError, StorageError
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka.client import KafkaError, KafkaException
-from tailorbird.stream.kafka.cluster import topics
+from tailorbird.stream.kafka.cluster import list_topic_suffixes
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 
@@ -48,7 +48,7 @@ def test_of_two_machines_the_newer_writer_goes_on_and_the_older_is_told_who_it_i
 
 
 def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers):
-    from tailorbird.stream.kafka.frames import pieces
+    from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
     writers = []
@@ -59,7 +59,7 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
             with pytest.raises(LockedError):
                 zombie.append([Block("body", 7, b"zombie")])
     writers[0]._send(
-        pieces(
+        split_run(
             [Block("body", 7, b"late")],
             at=writers[0]._next,
             base=2,
@@ -82,12 +82,12 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
 
 
 def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_again(kafka_servers):
-    from tailorbird.stream.kafka.frames import pieces
+    from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
     with open_writer(address, partition="door") as writer:
         writer.append([body(0, 3)])
-        run = pieces(
+        run = split_run(
             [body(number, 50) for number in range(4)],
             at=writer._next,
             base=3,
@@ -162,11 +162,11 @@ def test_a_topic_that_was_deleted_and_made_again_is_noticed(kafka_servers):
 def test_a_changed_message_is_not_given_out(kafka_servers):
     from confluent_kafka import Producer
 
-    from tailorbird.stream.kafka.frames import pieces
+    from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
     with open_writer(address, partition="door") as writer:
-        (piece,) = pieces([body(0)], at=writer._next, base=0, writer="x", bytes_max=1000)
+        (piece,) = split_run([body(0)], at=writer._next, base=0, writer="x", bytes_max=1000)
     producer = Producer(address.cluster.conf(acks="all"))
     producer.produce(address.name, b"payload X", partition=0, headers=piece.headers())
     producer.produce(address.name, b"of somebody else", partition=0)
@@ -383,8 +383,8 @@ def poll(there):
 def test_looking_for_topics_makes_no_client_each_time(kafka_servers):
     address = log_at(kafka_servers)
     open_writer(address, partition="door").close()
-    topics(address.cluster, "raw")
+    list_topic_suffixes(address.cluster, "raw")
     threads = len(os.listdir("/proc/self/task"))
     for _ in range(20):
-        assert topics(address.cluster, "raw") == ["door"]
+        assert list_topic_suffixes(address.cluster, "raw") == ["door"]
     assert len(os.listdir("/proc/self/task")) <= threads

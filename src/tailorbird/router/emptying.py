@@ -25,13 +25,13 @@ from tailorbird.events import Clock
 from tailorbird.router.erase import Forgotten, Mentions, erase_from_tables, remove_item_mentions
 from tailorbird.router.group import lock_member_folder
 from tailorbird.router.order import restart_order
-from tailorbird.router.retention import publish, sum_up, unsay
+from tailorbird.router.retention import publish_summary, summarize, rewrite_summary
 from tailorbird.router.router import FIRST_P, make_tables
 from tailorbird.router.topic import RoutedTopic
 from tailorbird.stream import open_reader, open_writer
 from tailorbird.stream.kafka import KafkaLog, MergedLog, emptied
 from tailorbird.stream.kafka.emptied import Emptying
-from tailorbird.stream.kafka.merged import run_of
+from tailorbird.stream.kafka.merged import decode_entry
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
@@ -63,7 +63,7 @@ class RoutedTopics:
         with open_reader(self.stream.routed.order) as reader:
             end = reader.end()
             ordered_ends = (
-                list(run_of(reader.read(end - 1)[-1].block).ends)
+                list(decode_entry(reader.read(end - 1)[-1].block).ends)
                 if end > reader.start()
                 else [FIRST_P] * len(self.topics)
             )
@@ -82,7 +82,7 @@ class RoutedTopics:
 
     def describe(self) -> list[Emptying]:
         """The topics as they are, once all is summed up that is to be."""
-        sum_up(self.stream)
+        summarize(self.stream)
         topics = [emptied.describe(list(self.stream.routed_parts), self.ends)]
         if (items := _topic_ends([self.stream.items])) is not None:
             topics.append(emptied.describe([self.stream.items], items))
@@ -103,7 +103,7 @@ class RoutedTopics:
     ) -> list[Forgotten]:
         """Sum up what the log says of items, and take people out of the tables."""
         counts: list[Forgotten] = [
-            Forgotten(mentions=unsay(self.stream, partial(remove_item_mentions, mentions=mentions)))
+            Forgotten(mentions=rewrite_summary(self.stream, partial(remove_item_mentions, mentions=mentions)))
         ]
         for topic in self.topics:
             with topic.tables() as connection:
@@ -132,11 +132,11 @@ class RoutedTopics:
         """Empty the topics, behind snapshots; what was done before is not done again."""
         snapshots = list(self.stream.snapshots())
         for topic in self.topics:
-            topic.check_alone()
+            topic.check_sole_writer()
         if items is not None:
             emptied.empty([self.stream.items], items)
             faults.at("erase.items_topic")
-            publish(self.stream)
+            publish_summary(self.stream)
         if index is not None:
             emptied.empty(snapshots, index)
         for topic, address in zip(self.topics, snapshots, strict=True):
@@ -148,10 +148,10 @@ class RoutedTopics:
         faults.at("erase.routed_topic")
         ends: list[int] = []
         for number, log in enumerate(logs):
-            with open_routed(self.stream, number, self.folder) as topic:
+            with open_partition(self.stream, number, self.folder) as topic:
                 with open_reader(log) as reader:
                     if topic.end() == reader.start():
-                        topic.begin_anew()
+                        topic.append_first_row()
                 topic.shrink()
                 ends.append(topic.end())
         if order is not None:
@@ -204,7 +204,7 @@ def _open_topic(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic
 
 
 @contextmanager
-def open_routed(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
+def open_partition(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
     """One partition of what the routers write, for one writer. Raises LockedError."""
     topic = _open_topic(stream, number, folder)
     try:
@@ -216,4 +216,4 @@ def open_routed(stream: "KafkaStream", number: int, folder: Path) -> Iterator[Ro
 def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
     """Where the partitions of a topic end; None where it is not there."""
     there = emptied.topics_of(logs[0].cluster)
-    return [emptied.end_of(log, there) for log in logs] if logs[0].name in there else None
+    return [emptied.log_end(log, there) for log in logs] if logs[0].name in there else None

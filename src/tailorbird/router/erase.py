@@ -73,7 +73,7 @@ def erase(
         mentions: what profiles of items, and of others, lose.
     """
     blocks = 0
-    while count := log.prune_some(before, last_look=partial(pruned.sum_up, log.connection)):
+    while count := log.prune_some(before, before_delete=partial(pruned.summarize_blocks, log.connection)):
         blocks += count
         faults.at("erase.routed_blocks")
     with log.transaction() as connection:

@@ -23,7 +23,7 @@ from tailorbird.router.route import Memory
 from tailorbird.stream import LogReader, open_reader
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka.logs import KafkaShare
+    from tailorbird.stream.kafka.logs import KafkaPartition
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS followed(
@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(dict).decode
 class ProfileFollower:
     """Follows partition 0 for one router."""
 
-    def __init__(self, share: "KafkaShare", connection: apsw.Connection) -> None:
+    def __init__(self, share: "KafkaPartition", connection: apsw.Connection) -> None:
         self._log, self._order = share.profiles
         self._log_reader: LogReader | None = None
         self._order_reader: LogReader | None = None
@@ -89,12 +89,12 @@ class ProfileFollower:
             return
         if self._order_reader.changed() or not self._limit:
             from tailorbird.stream.kafka.merged import (
-                run_of,
+                decode_entry,
             )  # only where the client of Kafka is loaded anyway
 
             end = self._order_reader.end()
             if end > self._order_reader.start():
-                self._limit = run_of(self._order_reader.read(end - 1)[-1].block).ends[0]
+                self._limit = decode_entry(self._order_reader.read(end - 1)[-1].block).ends[0]
 
     def close(self) -> None:
         for reader in (self._log_reader, self._order_reader):

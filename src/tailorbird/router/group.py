@@ -26,7 +26,7 @@ from tailorbird.router.order import SequencerThread
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream.kafka.client import OFFSET_END, Consumer
-from tailorbird.stream.kafka.cluster import ensure
+from tailorbird.stream.kafka.cluster import ensure_topic
 from tailorbird.stream.kafka.logs import KafkaStream
 
 POLL_S = 0.005
@@ -68,7 +68,7 @@ class GroupMember:
         self._retry_at: dict[int, float] = {}
         self._backlogged: set[int] = set()
         cluster, topic = stream.cluster, stream.share(0, folder).routed
-        ensure(topic)
+        ensure_topic(topic)
         conf = cluster.conf(
             group_id=f"{cluster.prefix}.router",
             partition_assignment_strategy="cooperative-sticky",
@@ -145,7 +145,7 @@ class GroupMember:
                 share,
                 self._plan,
                 clock=self._clock,
-                stopped=self._suppression_list,
+                suppression_list=self._suppression_list,
                 memory_bytes=memory,
             )
             self._backlogged.add(number)

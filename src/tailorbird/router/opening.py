@@ -27,7 +27,7 @@ def open_router(
     router is at work on this machine.
     """
     if isinstance(stream, Path) or stream.count == 1:
-        return Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
+        return Router(stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes)
     from tailorbird.router.whole import WholeRouter
 
     return WholeRouter(

@@ -22,7 +22,7 @@ from tailorbird.errors import ConfigError, NotReadyError, StorageError, Tailorbi
 from tailorbird.events import Clock
 from tailorbird.stream import Block, LogReader, open_reader, open_writer
 from tailorbird.stream.kafka import KafkaLog
-from tailorbird.stream.kafka.merged import MergedLog, Run, block_of, run_of
+from tailorbird.stream.kafka.merged import MergedLog, OrderEntry, encode_entry, decode_entry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ class Sequencer:
             end = reader.end()
             if end <= reader.start():
                 return [FIRST_P] * len(self._parts)
-            ends = run_of(reader.read(end - 1)[-1].block).ends
+            ends = decode_entry(reader.read(end - 1)[-1].block).ends
         if len(ends) != len(self._parts):
             raise ConfigError(
                 f"the order is of {len(ends)} partitions, stream.partitions says "
@@ -94,7 +94,7 @@ class Sequencer:
 
     def _block(self, number: int, first: int, ends: list[int]) -> Block:
         receipt = msgspec.json.encode(_OrderReceipt(self._clock.now()))
-        return block_of(Run(number, first, tuple(ends)), ends[number] - first, receipt)
+        return encode_entry(OrderEntry(number, first, tuple(ends)), ends[number] - first, receipt)
 
     def _end(self, number: int) -> int:
         if number not in self._readers:
@@ -138,7 +138,7 @@ def restart_order(
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
             ends_so_far[number] = end
             receipt = msgspec.json.encode(_OrderReceipt(clock.now()))
-            blocks.append(block_of(Run(number, start, tuple(ends_so_far)), end - start, receipt))
+            blocks.append(encode_entry(OrderEntry(number, start, tuple(ends_so_far)), end - start, receipt))
         writer.append(blocks)
 
 

@@ -40,7 +40,7 @@ _ADD_INTEREST = (
 log = logging.getLogger(__name__)
 
 
-def sum_up(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
+def summarize_blocks(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
     """Add what `blocks` say to the tables. A block that cannot be read is gone anyway: it is told,
     and left out.
     """

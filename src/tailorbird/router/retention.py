@@ -23,13 +23,13 @@ from tailorbird.router import pruned
 from tailorbird.stream import LogReader, open_reader, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import KafkaStream
-from tailorbird.stream.kafka.merged import MergedLog, run_of
+from tailorbird.stream.kafka.merged import MergedLog, decode_entry
 from tailorbird.stream.kafka.pruning import Deleter
-from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore, take
+from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore_snapshot, take_snapshot
 
 FILE = "routed-items.db"
 EVERY_S = 60.0
-KEEP_ROWS = 200_000  # stay in any case: followers without a say, such as servers, have as much time
+RETAINED_ROWS = 200_000  # stay in any case: followers without a say, such as servers, have as much time
 ROWS_MIN = 50_000  # that can go, before any do: the summary is written anew each time
 _POSITION_TABLE = (
     "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT "
@@ -53,7 +53,7 @@ class Retention:
         stream: KafkaStream,
         released: Callable[[], int],
         *,
-        keep_rows: int = KEEP_ROWS,
+        keep_rows: int = RETAINED_ROWS,
         rows_min: int = ROWS_MIN,
     ) -> None:
         self._stream, self._released, self._keep_rows, self._rows_min = (
@@ -66,7 +66,7 @@ class Retention:
         self._routed = stream.routed
         self._parts = stream.routed_parts
 
-    def look(self) -> int:
+    def prune(self) -> int:
         """Delete what may go; how many messages that were.
 
         Raises:
@@ -82,7 +82,7 @@ class Retention:
     def tend(self) -> None:
         """Look, and tell what came of it; what fails is tried again with the next look."""
         try:
-            if count := self.look():
+            if count := self.prune():
                 log.info("deleted %d messages of what was routed", count)
         except TailorbirdError as error:
             log.warning("nothing routed is deleted: %s", error)
@@ -129,7 +129,7 @@ class Retention:
             start, end = order.start(), order.end()
             if end <= start:
                 return [1] * len(self._parts)
-            run = run_of(order.read(start)[0].block)
+            run = decode_entry(order.read(start)[0].block)
         ends = list(run.ends)
         ends[run.partition] = run.first
         return ends
@@ -155,18 +155,18 @@ class Retention:
                 if not stored:
                     break
                 with sqlite.errors(file), connection:
-                    pruned.sum_up(connection, stored)
+                    pruned.summarize_blocks(connection, stored)
                     connection.execute("UPDATE summed SET p = ?", (stored[-1].end,))
                 position = stored[-1].end
             sqlite.checkpoint(connection, file)
         finally:
             connection.close()
         if newest is None or newest.position < position:
-            take(file, self._stream.items, _summary_position)
+            take_snapshot(file, self._stream.items, _summary_position)
         return position
 
 
-def sum_up(stream: KafkaStream) -> None:
+def summarize(stream: KafkaStream) -> None:
     """Sum up what all rows that are there say of items, and publish it: for who empties the topics."""
     with open_reader(stream.routed) as reader:
         Retention(stream, lambda: 0)._summarize_until(reader, reader.end())
@@ -176,11 +176,11 @@ def sum_up(stream: KafkaStream) -> None:
     connection.close()
 
 
-def unsay(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
+def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
     """Sum up, and let `change` take something out of the summary, in the file alone; what it says
     it changed.
     """
-    sum_up(stream)
+    summarize(stream)
     file = stream.folder / FILE
     connection = _open(file)
     try:
@@ -194,9 +194,9 @@ def unsay(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
     return count
 
 
-def publish(stream: KafkaStream) -> None:
+def publish_summary(stream: KafkaStream) -> None:
     """Put the summary into its topic as it is here."""
-    take(stream.folder / FILE, stream.items, _summary_position)
+    take_snapshot(stream.folder / FILE, stream.items, _summary_position)
 
 
 def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
@@ -209,7 +209,7 @@ def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]
     connection = _open(file)
     if newest is not None and _summary_position(connection)[0] < newest.position:
         connection.close()
-        restore(stream.items, newest, file)
+        restore_snapshot(stream.items, newest, file)
         connection = _open(file)
     return connection, newest
 

@@ -49,7 +49,7 @@ def run(
         LockedError, DamageError, StorageError: as `Router` and `Router.step`; whoever runs the role
         starts it again or tells the operator.
     """
-    with Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes) as router:
+    with Router(stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes) as router:
         pruning = None if released is None else _Pruner(router, released, keep_rows, prune_every_s)
         has_more = False
         while not stop.is_set():

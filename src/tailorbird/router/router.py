@@ -49,7 +49,7 @@ from tailorbird.stream import (
     open_writer,
     raw_addresses,
     routed_path,
-    share_of,
+    router_share,
     sqlite,
 )
 
@@ -118,16 +118,16 @@ class Router:
         plan: RoutePlan,
         *,
         clock: Clock,
-        stopped: StopList | None = None,
+        suppression_list: StopList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._stream = stream = share_of(stream)
+        self._stream = stream = router_share(stream)
         self._number, self._count = (
             (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
         )
         self._plan, self._suppression_list, self._memory_bytes = (
             plan,
-            stopped or StopList(b""),
+            suppression_list or StopList(b""),
             memory_bytes,
         )
         self._clock, self._contract = clock, Contract(plan)
@@ -265,7 +265,7 @@ class Router:
         """A piece of `prune`, in one transaction; 0 when nothing is left. What they said of items
         stays, see `router.pruned`.
         """
-        return self._log.prune_some(before, last_look=partial(pruned.sum_up, self._log.connection))
+        return self._log.prune_some(before, before_delete=partial(pruned.summarize_blocks, self._log.connection))
 
     def changed(self) -> bool:
         """Whether any raw log has grown since this was last asked; cheap enough to poll."""

@@ -27,7 +27,7 @@ from tailorbird.lock import FileLock
 from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
-from tailorbird.stream.kafka.snapshots import Newest, Snapshot, SnapshotThread, restore, take
+from tailorbird.stream.kafka.snapshots import Newest, Snapshot, SnapshotThread, restore_snapshot, take_snapshot
 from tailorbird.stream.protocol import Stored
 
 INDEX = "index"  # the kind of the block that carries a step's changes to the tables
@@ -80,7 +80,7 @@ class RoutedTopic:
             self._catch_up()
             at = first if newest is None else newest.position
             self._snapshots = SnapshotThread(
-                file, snapshots, _position, at=at, every_rows=snapshot_rows
+                file, snapshots, _position, last_position=at, every_rows=snapshot_rows
             )
             stack.pop_all()
 
@@ -116,9 +116,9 @@ class RoutedTopic:
                 )
             return
         self.connection.close()
-        restore(snapshots, newest, self.path)
+        restore_snapshot(snapshots, newest, self.path)
         self.connection = self._open(make_tables, first)
-        name_topic(self.connection, self.address)
+        set_topic_name(self.connection, self.address)
         log.info("began the index with the snapshot at %d", newest.position)
 
     def _catch_up(self) -> None:
@@ -184,9 +184,9 @@ class RoutedTopic:
     def put_snapshot(self, address: KafkaLog) -> None:
         """Put a snapshot of the tables as they are into a topic that has none."""
         if Newest(address).look() is None:
-            take(self.path, address, _position)
+            take_snapshot(self.path, address, _position)
 
-    def begin_anew(self) -> None:
+    def append_first_row(self) -> None:
         """Write the first row of a topic that was emptied."""
         self._topic.append([Block(EMPTIED, 1, b"")])
         with sqlite.errors(self.path):
@@ -198,7 +198,7 @@ class RoutedTopic:
             self.connection.execute("VACUUM")
             sqlite.checkpoint(self.connection, self.path, truncate=True)
 
-    def check_alone(self) -> None:
+    def check_sole_writer(self) -> None:
         """Raise LockedError if another router has come since this one did."""
         self._topic.check_alone()
 
@@ -235,7 +235,7 @@ class RoutedTopic:
                 self._failure = str(error) or type(error).__name__
             self._roll_back()
             raise
-        self._snapshots.look(self._topic.end())
+        self._snapshots.tick(self._topic.end())
         if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             with sqlite.errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
@@ -255,7 +255,7 @@ class RoutedTopic:
         return self._topic.end()
 
     def prune_some(
-        self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None
+        self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
     ) -> int:
         """Nothing: `router.retention` deletes, in the process that knows what all others need."""
         return 0
@@ -268,7 +268,7 @@ class RoutedTopic:
         self._lock.release()
 
 
-def name_topic(connection: apsw.Connection, address: KafkaLog) -> None:
+def set_topic_name(connection: apsw.Connection, address: KafkaLog) -> None:
     """Say of which topic a file is, where the brokers may have other names than when it was made."""
     connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
 

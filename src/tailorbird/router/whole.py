@@ -36,7 +36,7 @@ class WholeRouter:
             shares = [stream.share(number, folder) for number in range(stream.count)]
             routers = (
                 Router(
-                    share, plan, clock=clock, stopped=suppression_list, memory_bytes=memory_bytes
+                    share, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
                 )
                 for share in shares
             )

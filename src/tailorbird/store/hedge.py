@@ -16,8 +16,8 @@ from typing import Any
 SHARE = 0.05
 QUANTILE = 0.95
 READS_MIN = 100  # before there is an idea of how long a read takes
-READS_KEPT = 1_000
-RENEWED_EVERY = 50
+READS_MAX = 1_000
+REFRESH_READS = 50
 WAIT_MIN_S = 0.0005  # below it a second question costs more than it saves
 CREDIT_MAX = 10.0  # second questions that may be saved up
 
@@ -39,7 +39,7 @@ class Hedge:
 
     def __init__(self, share: float = SHARE) -> None:
         self._share = share
-        self._seconds: deque[float] = deque(maxlen=READS_KEPT)
+        self._seconds: deque[float] = deque(maxlen=READS_MAX)
         self._wait_s: float | None = None
         self._credit = 0.0
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class Hedge:
         """After how long to ask a second time; None while nobody knows."""
         return self._wait_s
 
-    def may(self) -> bool:
+    def try_hedge(self) -> bool:
         """Whether a second question may be asked now; it counts as asked."""
         with self._lock:
             if self._credit < 1:
@@ -58,25 +58,25 @@ class Hedge:
             self.asked_twice += 1
             return True
 
-    def took(self, seconds: float, *, won: bool = False) -> None:
+    def record(self, seconds: float, *, won: bool = False) -> None:
         """A read was answered after so long; `won`: by the second question."""
         with self._lock:
             self.reads += 1
             self.won += won
             self._credit = min(CREDIT_MAX, self._credit + self._share)
             self._seconds.append(seconds)
-            if self.reads % RENEWED_EVERY == 0 and len(self._seconds) >= READS_MIN:
+            if self.reads % REFRESH_READS == 0 and len(self._seconds) >= READS_MIN:
                 self._wait_s = max(
                     WAIT_MIN_S, sorted(self._seconds)[int(QUANTILE * len(self._seconds))]
                 )
 
 
 @dataclass(frozen=True)
-class Second:
+class HedgeRequest:
     """What is asked the second time, perhaps of a replica, which may lag: `accepts` gives the
     values, or None where they are too old.
     """
 
-    asked: Any
+    client: Any
     keys: Sequence[bytes]
     accepts: Callable[[list[bytes | None]], list[bytes | None] | None]

@@ -37,7 +37,7 @@ OURS = b"\xff"  # keys of the local store that begin so are this module's
 _COMMIT_KEY = OURS + b"n"
 _CHANGED = OURS + b"k"
 _STATE = struct.Struct("<2Q")  # epoch, sequence
-COMMITS_KEPT = 1_000
+COMMITS_RETAINED = 1_000
 KEYS_MAX = 200_000  # of a commit, or waiting: beyond, everything is copied
 OLD_BYTES_MAX = 64 << 20
 CLAIM_MS = 10_000
@@ -46,7 +46,7 @@ RENEW_S = 1.0
 
 
 @dataclass(frozen=True)
-class Publishing:
+class PublishStatus:
     """How it goes.
 
     Attributes:
@@ -145,7 +145,7 @@ class PublishedStore:
                     ]
                 )
                 transaction.delete_many(
-                    [_changed_key(sequence - COMMITS_KEPT)] if sequence > COMMITS_KEPT else []
+                    [_changed_key(sequence - COMMITS_RETAINED)] if sequence > COMMITS_RETAINED else []
                 )
                 return result, recording
 
@@ -156,14 +156,14 @@ class PublishedStore:
         self._wake.set()
         return result
 
-    def behind(self) -> int:
+    def commits_behind(self) -> int:
         """How many commits the copies are behind."""
         return self._sequence - (0 if self._head is None else self._head.sequence)
 
-    def publishing(self) -> Publishing:
+    def publishing(self) -> PublishStatus:
         """How it goes, for figures."""
-        return Publishing(
-            int(self._current_at * 1e6), self.behind(), len(self._pending.old), self.problem
+        return PublishStatus(
+            int(self._current_at * 1e6), self.commits_behind(), len(self._pending.old), self.problem
         )
 
     def settle(self, timeout_s: float) -> bool:
@@ -265,7 +265,7 @@ class PublishedStore:
 
     def _since(self, sequence: int) -> _PendingChanges:
         """The keys that the commits after `sequence` changed, by what the local store remembers."""
-        waiting = _PendingChanges({}, all=sequence < self._sequence - COMMITS_KEPT)
+        waiting = _PendingChanges({}, all=sequence < self._sequence - COMMITS_RETAINED)
         with self._local.snapshot() as snapshot:
             for changed_sequence in range(sequence + 1, self._sequence + 1):
                 packed = snapshot.get(_changed_key(changed_sequence))
@@ -352,7 +352,7 @@ class PublishedStore:
             with self._commit_lock:
                 self._pending = _PendingChanges({}, all=True)
             raise
-        self._copies.drop_foreign(epoch)
+        self._copies.drop_other_epochs(epoch)
         return copied
 
     def _read_chunk(self, after: bytes) -> list[tuple[bytes, bytes]]:

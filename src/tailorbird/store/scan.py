@@ -27,7 +27,7 @@ def whole(folder: Path) -> bool:
     )
 
 
-def scan(folder: Path) -> int:
+def count_records(folder: Path) -> int:
     """How many records there are, each of which was looked at."""
     with (
         lmdb.open(str(folder), readonly=True, lock=False) as environment,
@@ -57,4 +57,4 @@ def _check_size(folder: Path, environment: lmdb.Environment) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if scan(Path(sys.argv[1])) >= 0 else 1)
+    sys.exit(0 if count_records(Path(sys.argv[1])) >= 0 else 1)

@@ -22,15 +22,15 @@ from urllib.parse import urlsplit
 
 from tailorbird.errors import ConfigError, NotReadyError, StorageError
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.hedge import Hedge, Second
+from tailorbird.store.hedge import Hedge, HedgeRequest
 from tailorbird.store.protocol import MovedError
 from tailorbird.store.versions import (
     Change,
     Head,
     encode_head,
     encode_versions,
-    head_of,
-    of_epoch,
+    decode_head,
+    is_of_epoch,
     version_at,
 )
 
@@ -50,7 +50,7 @@ class Client(Protocol):
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
     def read_hedged(
-        self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None
+        self, keys: Sequence[bytes], hedge: Hedge, second: HedgeRequest | None = None
     ) -> list[bytes | None]:
         """As `read`, asked a second time where it takes long; see `store.hedge`."""
         ...
@@ -104,7 +104,7 @@ class Copies:
 
     def head(self) -> Head | None:
         with self._guarded():
-            return head_of(self._read_values([self._head_key], None)[0])
+            return decode_head(self._read_values([self._head_key], None)[0])
 
     def publish(self, changes: Sequence[Change], epoch: int, sequence: int, before: int) -> None:
         """Write the records, in chunks. They are read once `set_head` says that all are there."""
@@ -127,7 +127,7 @@ class Copies:
         with self._guarded():
             self._client.delete([self._head_key])
 
-    def drop_foreign(self, epoch: int) -> int:
+    def drop_other_epochs(self, epoch: int) -> int:
         """Delete the records of other epochs; the number of them."""
         dropped = 0
         with self._guarded():
@@ -136,7 +136,7 @@ class Copies:
                 stale = [
                     key
                     for key, value in zip(keys, values, strict=True)
-                    if value is None or not of_epoch(value, epoch)
+                    if value is None or not is_of_epoch(value, epoch)
                 ]
                 self._client.delete(stale)
                 dropped += len(stale)
@@ -244,7 +244,7 @@ class Copies:
         def accept_if_current(values: list[bytes | None]) -> list[bytes | None] | None:
             # What a primary wrote reaches a replica in that order: with the head, all records of
             # its commit are there.
-            replica_head = head_of(values[0])
+            replica_head = decode_head(values[0])
             return (
                 values[1:]
                 if replica_head is not None
@@ -254,7 +254,7 @@ class Copies:
             )
 
         return self._client.read_hedged(
-            keys, self._hedge, Second(self._replica, [self._head_key, *keys], accept_if_current)
+            keys, self._hedge, HedgeRequest(self._replica, [self._head_key, *keys], accept_if_current)
         )
 
     def all_keys(self, prefix: bytes) -> list[bytes]:

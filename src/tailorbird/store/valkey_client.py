@@ -13,7 +13,7 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 
 from tailorbird.errors import ConfigError
-from tailorbird.store.hedge import Hedge, Second
+from tailorbird.store.hedge import Hedge, HedgeRequest
 
 _SCAN = 1_000
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -55,11 +55,11 @@ class _Request:
         self._pool.release(self._connection)
 
 
-def _race(first: _Request, second: Second, until: float) -> list[bytes | None] | None:
+def _race(first: _Request, second: HedgeRequest, until: float) -> list[bytes | None] | None:
     """The second question's values, if they come before the first one's; None where the first is to
     be read.
     """
-    with _Request(second.asked.pool, second.keys) as other:
+    with _Request(second.client.pool, second.keys) as other:
         while time.monotonic() < until:
             if first.answered(_POLL_S):
                 return None
@@ -71,8 +71,8 @@ def _race(first: _Request, second: Second, until: float) -> list[bytes | None] |
 class ValkeyClient:
     """Implements `store.valkey.Client`."""
 
-    def __init__(self, made: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
-        self._made, self._cluster, self._timeout_s = made, cluster, timeout_s
+    def __init__(self, make: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
+        self._made, self._cluster, self._timeout_s = make, cluster, timeout_s
 
     @cached_property
     def _client(self) -> Any:
@@ -91,7 +91,7 @@ class ValkeyClient:
         return self._client.mget_nonatomic(keys) if self._cluster else self._client.mget(keys)
 
     def read_hedged(
-        self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None
+        self, keys: Sequence[bytes], hedge: Hedge, second: HedgeRequest | None = None
     ) -> list[bytes | None]:
         """As `read`, asked a second time after a while: over another connection, or as `second`
         says. Of a cluster, asked once.
@@ -100,18 +100,18 @@ class ValkeyClient:
             return self.read(keys)
         wait_s, started_at = hedge.wait_s(), time.monotonic()
         with _Request(self.pool, keys) as first:
-            if wait_s is None or first.answered(wait_s) or not hedge.may():
+            if wait_s is None or first.answered(wait_s) or not hedge.try_hedge():
                 values = first.values()
-                hedge.took(time.monotonic() - started_at)
+                hedge.record(time.monotonic() - started_at)
                 return values
             if second is None:
-                second = Second(self, keys, lambda values: values)
+                second = HedgeRequest(self, keys, lambda values: values)
             try:
                 second_values = _race(first, second, until=started_at + self._timeout_s)
             except (redis.exceptions.RedisError, OSError):
                 second_values = None  # whatever befell the second question, the first is still open
             values = first.values() if second_values is None else second_values
-            hedge.took(time.monotonic() - started_at, won=second_values is not None)
+            hedge.record(time.monotonic() - started_at, won=second_values is not None)
             return values
 
     def write(

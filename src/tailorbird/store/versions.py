@@ -40,14 +40,14 @@ class Change:
     key: bytes
     new: bytes | None
     old: bytes | None = None
-    known: bool = False
+    is_old_known: bool = False
 
 
 def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> bytes:
     """The two versions of a record as they are stored."""
-    new, old = change.new or b"", (change.old or b"") if change.known else b""
+    new, old = change.new or b"", (change.old or b"") if change.is_old_known else b""
     new_length = _ABSENT if change.new is None else len(new)
-    old_length = _UNKNOWN if not change.known else _ABSENT if change.old is None else len(old)
+    old_length = _UNKNOWN if not change.is_old_known else _ABSENT if change.old is None else len(old)
     return _VERSIONS.pack(epoch, sequence, before, new_length, old_length) + new + old
 
 
@@ -79,11 +79,11 @@ def encode_head(head: Head) -> bytes:
     return _HEAD.pack(head.epoch, head.sequence, head.at)
 
 
-def head_of(stored: bytes | None) -> Head | None:
+def decode_head(stored: bytes | None) -> Head | None:
     """The head that is stored; None if nothing of ours is."""
     return None if stored is None or len(stored) != _HEAD.size else Head(*_HEAD.unpack(stored))
 
 
-def of_epoch(stored: bytes, epoch: int) -> bool:
+def is_of_epoch(stored: bytes, epoch: int) -> bool:
     """Whether a record was written by this copying."""
     return len(stored) >= 8 and int.from_bytes(stored[:8], "little") == epoch

@@ -27,7 +27,7 @@ from tailorbird.stream.partitions import (
     routed_path,
     scores_path,
     set_aside_files,
-    share_of,
+    router_share,
 )
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, Stored
 from tailorbird.stream.reading import EmbeddedReader
@@ -67,5 +67,5 @@ __all__ = [
     "routed_path",
     "scores_path",
     "set_aside_files",
-    "share_of",
+    "router_share",
 ]

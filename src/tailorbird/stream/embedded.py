@@ -31,12 +31,12 @@ from tailorbird.stream.reading import (
     FORMAT,
     TABLES,
     check_format,
-    damaged,
+    damaged_block_error,
     fitting,
     head_row,
-    last_of,
+    last_block,
     log_row,
-    lost,
+    lost_tail_error,
 )
 
 log = logging.getLogger(__name__)
@@ -182,21 +182,21 @@ class EmbeddedWriter:
         damaged_from = self._find_damaged_tail()
         if damaged_from is not None:
             if damaged_tail == "stop":
-                raise damaged(self.path, damaged_from)
+                raise damaged_block_error(self.path, damaged_from)
             self._cut_tail(damaged_from)
         self._check_head(damaged_tail)
-        end, self._crc = last_of(self.connection)
+        end, self._crc = last_block(self.connection)
         self._end = max(end, log_row(self.connection)[5])
 
     def _check_head(self, damaged_tail: str) -> None:
         """Hold the last block against the note of it."""
-        end, crc = last_of(self.connection)
+        end, crc = last_block(self.connection)
         head = head_row(self.connection)
         if head == (end, crc):
             return
         if head is not None and head[0] > end:
             if damaged_tail == "stop":
-                raise lost(self.path, end, head[0])
+                raise lost_tail_error(self.path, end, head[0])
             self._cut_tail(end)
         elif head is not None:  # the chain holds beyond it: what is stale is the note
             log.critical(
@@ -205,7 +205,7 @@ class EmbeddedWriter:
                 self.path,
             )
         with self.connection:
-            self._write_head(*last_of(self.connection))
+            self._write_head(*last_block(self.connection))
 
     def _write_head(self, end: int, crc: int) -> None:
         self.connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
@@ -229,7 +229,7 @@ class EmbeddedWriter:
             is_intact = fitting(row, previous) is not None
             previous = row[3]
             if is_intact and damaged_from is not None:
-                raise damaged(self.path, damaged_from)
+                raise damaged_block_error(self.path, damaged_from)
             if not is_intact and damaged_from is None:
                 damaged_from = row[0]
         return damaged_from
@@ -252,7 +252,7 @@ class EmbeddedWriter:
         with self.connection:
             self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
             self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
-            self._write_head(*last_of(self.connection))
+            self._write_head(*last_block(self.connection))
         self.set_aside.append(aside)
         log.critical(
             "%s: the blocks at %d to %d do not match their checksums, or are gone; what "
@@ -387,7 +387,7 @@ class EmbeddedWriter:
         return count
 
     def prune_some(
-        self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None
+        self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
     ) -> int:
         """One transaction's worth of `prune`, for those who have other things to do in between; 0
         if nothing is left.
@@ -406,11 +406,11 @@ class EmbeddedWriter:
             rows = rows[: max(1, bisect_right(sizes, _PRUNE_BYTES))]
             if rows:
                 offset, count, crc, _ = rows[-1]
-                if last_look is not None:
+                if before_delete is not None:
                     deleted_rows = connection.execute(
                         f"SELECT {COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,)
                     )
-                    last_look(
+                    before_delete(
                         [
                             Stored(block_offset, Block(kind, row_count, payload, receipt))
                             for block_offset, kind, row_count, _, receipt, payload in deleted_rows.fetchall()

@@ -16,7 +16,7 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.places import Place
 from tailorbird.stream import sqlite
 from tailorbird.stream.partitions import Stream, answers_address, index_paths, raw_path
-from tailorbird.stream.released import known_released
+from tailorbird.stream.released import try_read_released
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]
             error,
         )
         routers = []
-    lake_has = None if lake is None else known_released(lake)
+    lake_has = None if lake is None else try_read_released(lake)
     raw = {raw_path(stream, producer).stem: producer} if isinstance(stream, Path) else {}
     if not isinstance(stream, Path):
         raw = {part.stem: part.partition for part in stream.raw_parts(producer)}

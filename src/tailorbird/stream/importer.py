@@ -37,7 +37,7 @@ from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.held import held
 from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
-from tailorbird.stream.runs import Refused, Runs
+from tailorbird.stream.runs import RefusedLines, ExternalSort
 
 PRODUCER = IMPORTS
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
@@ -151,7 +151,7 @@ def import_files(
             return report
         report.resumed_at = log.rows_done
         shutil.rmtree(folder, ignore_errors=True)  # of an import that died
-        runs, refused = Runs(folder, run_rows), Refused(folder)
+        runs, refused = ExternalSort(folder, run_rows), RefusedLines(folder)
         receipt = Receipt(log.began_at, "import", "ndjson")
         hide = None
         if pseudonyms is not None:
@@ -160,7 +160,7 @@ def import_files(
             receipt,
             log.plan,
             hide,
-            log.in_order_of(pseudonym_key_id),
+            log.is_ordered_by(pseudonym_key_id),
             stopped if stopped else None,
             runs,
             refused,
@@ -241,8 +241,8 @@ class _Collector:
     hide: Callable[[bytes], bytes] | None
     ordered_hidden: bool
     stopped: StopList | None
-    runs: Runs
-    refused: Refused
+    runs: ExternalSort
+    refused: RefusedLines
     report: ImportReport
 
     def add(self, batch: Batch) -> None:
@@ -286,7 +286,7 @@ def _check_length(batch: Batch) -> None:
 
 
 def _append(
-    log: "_Progress", runs: Runs, refused: Refused, receipt: Receipt, rows: int, progress: Progress
+    log: "_Progress", runs: ExternalSort, refused: RefusedLines, receipt: Receipt, rows: int, progress: Progress
 ) -> None:
     pending: list[Block] = []
     done = size = 0
@@ -307,7 +307,7 @@ def _append(
     progress("append", done, rows)
 
 
-def _bodies(runs: Runs, refused: Refused) -> Iterator[list[bytes]]:
+def _bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[bytes]]:
     """All rows in their order, in bodies that a block can take."""
     body: list[bytes] = []
     size = 0
@@ -364,7 +364,7 @@ class _Progress:
         self._hiding: str | None = row[4]
         self._path = path
 
-    def in_order_of(self, hiding: str) -> bool:
+    def is_ordered_by(self, hiding: str) -> bool:
         """Whether rows are in the order that they have under this key of pseudonyms ("" is none);
         else in that of no key.
 

@@ -29,12 +29,12 @@ from tailorbird.stream.partitions import (
     raw_path,
     routed_address,
 )
-from tailorbird.stream.protocol import Waiting
-from tailorbird.stream.released import known_released
+from tailorbird.stream.protocol import Backlog
+from tailorbird.stream.released import try_read_released
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
-    from tailorbird.stream.kafka.waits import Waits
+    from tailorbird.stream.kafka.waits import BacklogClient
 
 EVERY_S = 10.0
 _ROUTED = "routed"
@@ -80,7 +80,7 @@ _receipt = msgspec.json.Decoder(_Receipt).decode
 class _Waits(Protocol):
     """Of `LogReader`, what is asked here."""
 
-    def waiting(self, position: int) -> Waiting: ...
+    def waiting(self, position: int) -> Backlog: ...
 
     def close(self) -> None: ...
 
@@ -100,13 +100,13 @@ class LagMeter:
         self,
         stream: Stream,
         lake: Place,
-        told: Callable[[], Mapping[str, int]],
+        reader_positions: Callable[[], Mapping[str, int]],
         *,
         producer: str = "",
     ) -> None:
-        self._stream, self._lake, self._told, self._producer = stream, lake, told, producer
+        self._stream, self._lake, self._told, self._producer = stream, lake, reader_positions, producer
         self._readers: dict[Address, _Waits] = {}
-        self._client: Waits | None = None
+        self._client: BacklogClient | None = None
 
     def measure(self) -> list[Lag]:
         """As of now, by reader and log; a reader of which nothing is known here is left out. Raises
@@ -127,7 +127,7 @@ class LagMeter:
                 "router",
                 ((name, address, routed_positions.get(name, 0)) for name, address in raw.items()),
             )
-        lake = known_released(self._lake)
+        lake = try_read_released(self._lake)
         if lake is not None:
             archived = (
                 (name, address, lake.archive.get(address.stem, 0)) for name, address in raw.items()
@@ -176,10 +176,10 @@ class LagMeter:
     def _open(self, address: Address) -> "_Waits":
         if isinstance(address, Path):
             return open_reader(address)
-        from tailorbird.stream.kafka.waits import Waits
+        from tailorbird.stream.kafka.waits import BacklogClient
 
         if self._client is None:
-            self._client = Waits()
+            self._client = BacklogClient()
         return self._client.of(address)
 
     def close(self) -> None:

@@ -24,10 +24,10 @@ PAST = (
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog, KeyedLog, MergedLog
-    from tailorbird.stream.kafka.logs import KafkaShare, KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaPartition, KafkaStream
 
 Stream: TypeAlias = "Path | KafkaStream"  # where the logs of a project are
-Share: TypeAlias = "Path | KafkaShare"  # the part of them that one router has
+Share: TypeAlias = "Path | KafkaPartition"  # the part of them that one router has
 Address: TypeAlias = "Path | KafkaLog | MergedLog"  # of a log, for those who read it
 RawAddress: TypeAlias = "Path | KafkaLog | KeyedLog"  # of a door's log, for the door
 _PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
@@ -35,12 +35,12 @@ _PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 def raw_path(stream: Path, producer: str) -> Path:
     """Where `producer` writes the bodies that it takes."""
-    return stream / f"raw-{checked(producer)}.db"
+    return stream / f"raw-{check_producer_name(producer)}.db"
 
 
 def answers_path(stream: Path, producer: str) -> Path:
     """Where the serve process `producer` writes what its answers read."""
-    return stream / f"answers-{checked(producer)}.db"
+    return stream / f"answers-{check_producer_name(producer)}.db"
 
 
 def routed_path(stream: Path) -> Path:
@@ -73,7 +73,7 @@ def _logs(stream: Path, prefix: str) -> dict[str, Path]:
     }
 
 
-def share_of(stream: "Stream | Share") -> Share:
+def router_share(stream: "Stream | Share") -> Share:
     """What a router has of the logs: all, or the partition that it was given."""
     if isinstance(stream, Path):
         return stream
@@ -135,7 +135,7 @@ def folder_of(stream: Stream) -> Path:
     return stream if isinstance(stream, Path) else stream.folder
 
 
-def checked(producer: str) -> str:
+def check_producer_name(producer: str) -> str:
     """A producer's name. Raises UsageError if it cannot be one.
 
     >>> checked("serve-1")

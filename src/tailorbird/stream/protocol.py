@@ -47,7 +47,7 @@ class Stored(msgspec.Struct, frozen=True):
 RECEIPTS = 4  # that `LogReader.waiting` shows
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class Backlog(msgspec.Struct, frozen=True):
     """What lies behind a position: rows, the blocks (messages) that hold them, and the receipts of
     the first few blocks.
 
@@ -101,7 +101,7 @@ class LogReader(Protocol):
         """
         ...
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         """What a reader that stands at `position` has yet to take; of what was pruned, nothing."""
         ...
 

@@ -14,7 +14,7 @@ import apsw
 
 from tailorbird.errors import DamageError, InputError, NotReadyError
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.protocol import RECEIPTS, Block, Stored, Waiting
+from tailorbird.stream.protocol import RECEIPTS, Block, Stored, Backlog
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS log(
@@ -123,7 +123,7 @@ class EmbeddedReader:
         ):
             block = fitting(row, previous)
             if block is None:
-                raise damaged(self.path, row[0])
+                raise damaged_block_error(self.path, row[0])
             bytes_max -= len(block.payload)
             if blocks and bytes_max < 0:
                 break
@@ -132,10 +132,10 @@ class EmbeddedReader:
         return blocks
 
     def _last_end(self) -> int:
-        end, _ = last_of(self.connection)
+        end, _ = last_block(self.connection)
         head = head_row(self.connection)
         if head is not None and head[0] > end:
-            raise lost(self.path, end, head[0])
+            raise lost_tail_error(self.path, end, head[0])
         return max(log_row(self.connection)[5], end)
 
     def start(self) -> int:
@@ -152,7 +152,7 @@ class EmbeddedReader:
             end = self._last_end()
         return end
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         with self.snapshot() as connection:
             end = self._last_end()
             below = connection.execute(
@@ -170,7 +170,7 @@ class EmbeddedReader:
                 (first, RECEIPTS),
             )
             rows = max(0, end - max(position, log_row(connection)[2]))
-            waiting = Waiting(
+            waiting = Backlog(
                 rows, blocks, tuple(receipt for (receipt,) in receipts), max(0, position - end)
             )
         return waiting
@@ -208,7 +208,7 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def damaged(path: Path, offset: int) -> DamageError:
+def damaged_block_error(path: Path, offset: int) -> DamageError:
     """The error for a block that is not what was written."""
     return DamageError(
         f"the block at offset {offset} does not match its checksum",
@@ -218,7 +218,7 @@ def damaged(path: Path, offset: int) -> DamageError:
     )
 
 
-def lost(path: Path, end: int, head: int) -> DamageError:
+def lost_tail_error(path: Path, end: int, head: int) -> DamageError:
     """The error for last blocks that are not there any more."""
     return DamageError(
         f"the log ends at {end}, but was written up to {head}: the disk lost the rows between",
@@ -228,11 +228,11 @@ def lost(path: Path, end: int, head: int) -> DamageError:
     )
 
 
-def check_format(path: Path, found: int) -> None:
+def check_format(path: Path, version: int) -> None:
     """Raise InputError if the file is of another version."""
-    if found != FORMAT:
+    if version != FORMAT:
         raise InputError(
-            f"expected a log of format {FORMAT}, got {found}",
+            f"expected a log of format {FORMAT}, got {version}",
             where=str(path),
             fix="use the version that wrote it",
         )
@@ -277,7 +277,7 @@ def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
     return None if row is None else _number_pair(row)
 
 
-def last_of(connection: apsw.Connection) -> tuple[int, int]:
+def last_block(connection: apsw.Connection) -> tuple[int, int]:
     """Behind the last block that is there, and its sum."""
     last = connection.execute(
         "SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1"

@@ -77,7 +77,7 @@ def _decode(data: bytes) -> Released:
     return msgspec.convert(unsealed(data), Released)
 
 
-def known_released(lake: Place) -> Released | None:
+def try_read_released(lake: Place) -> Released | None:
     """The same where it can be read; None where the lake has said nothing, or nothing that makes
     sense.
     """

@@ -17,7 +17,7 @@ _RUN_BYTES, _REFUSED_BYTES = 1 << 30, 64 << 20  # held in memory
 _SLICE_ROWS = 2_000
 
 
-class Refused:
+class RefusedLines:
     """Lines in the order in which they were added, in memory up to a bound and beyond that in a
     file.
     """
@@ -42,7 +42,7 @@ class Refused:
         yield from self._lines
 
 
-class Runs:
+class ExternalSort:
     """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files,
     a slice of time at once.
 

@@ -40,7 +40,7 @@ _TOPIC = {
 }  # a log is pruned, it never expires
 
 
-class Heard:
+class BrokerErrors:
     """Why brokers refuse us, as their connections say it: a call that waits for them only learns
     that its time is over.
     """
@@ -55,7 +55,7 @@ class Heard:
         ):
             self._refusal = error
 
-    def take(self, clients: Sequence[Any] = ()) -> Any:
+    def pop(self, clients: Sequence[Any] = ()) -> Any:
         """The last refusal, once; None if there was none. Clients tell what they heard when they
         are polled.
         """
@@ -87,7 +87,7 @@ class Cluster:
     replication: int = 1
     partitions: int = 1
     timeout_s: float = TIMEOUT_S
-    heard: Heard = field(default_factory=Heard, repr=False, compare=False)
+    broker_errors: BrokerErrors = field(default_factory=BrokerErrors, repr=False, compare=False)
     erasing: bool = False
 
     @property
@@ -106,7 +106,7 @@ class Cluster:
         }
         base |= {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000}
         client_settings = {
-            "error_cb": self.heard,
+            "error_cb": self.broker_errors,
             **{name.replace("_", "."): value for name, value in settings.items()},
         }
         return {**base, **self.options, **client_settings}
@@ -224,7 +224,7 @@ def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> Tai
     )
     if error.code() in unreachable:
         cluster = where if isinstance(where, Cluster) else where.cluster
-        error = cluster.heard.take(clients) or error
+        error = cluster.broker_errors.pop(clients) or error
     unauthorized = (
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -247,7 +247,7 @@ def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> Tai
     return StorageError(f"Kafka: {error.str()} ({error.name()})", where=str(where), fix=fix)
 
 
-def topics(cluster: Cluster, kind: str) -> list[str]:
+def list_topic_suffixes(cluster: Cluster, kind: str) -> list[str]:
     """The topics there are of a kind, `raw` or `answers`, by what follows it in their names, in
     order.
     """
@@ -258,7 +258,7 @@ def topics(cluster: Cluster, kind: str) -> list[str]:
     return sorted(name[len(name_prefix) :] for name in names if name.startswith(name_prefix))
 
 
-def check_there(consumer: Any, address: KafkaLog) -> None:
+def check_topic_exists(consumer: Any, address: KafkaLog) -> None:
     """Raise NotReadyError if there is no such topic, ConfigError if it has another number of
     partitions.
     """
@@ -271,7 +271,7 @@ def check_there(consumer: Any, address: KafkaLog) -> None:
     _check_count(topic, address)
 
 
-def ensure(address: KafkaLog) -> int:
+def ensure_topic(address: KafkaLog) -> int:
     """Make the topic if it is not there; the bytes of payload that a message may have.
 
     Raises:

@@ -120,14 +120,14 @@ def begin(logs: list[KafkaLog], was: Emptying) -> None:
         KafkaWriter(log, first=end).close()
 
 
-def erasures(cluster: Cluster) -> KafkaLog:
+def erasure_log(cluster: Cluster) -> KafkaLog:
     """The log of the erasures."""
     return KafkaLog(cluster, _KIND, _KIND)
 
 
 def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     """Add an erasure to the log of them."""
-    with KafkaWriter(erasures(cluster), first=1) as writer:
+    with KafkaWriter(erasure_log(cluster), first=1) as writer:
         erasure = Erasure(writer.end(), stop, key)
         writer.append([Block(_KIND, 1, msgspec.msgpack.encode(erasure))])
     return erasure
@@ -140,7 +140,7 @@ def last(cluster: Cluster) -> Erasure | None:
     admin = cluster.admin()
     with errors(cluster, admin):
         there = admin.list_topics(timeout=cluster.timeout_s).topics
-    log = erasures(cluster)
+    log = erasure_log(cluster)
     if cluster.marker in there:
         raise NotReadyError(
             "people are being erased, or their erasure was cut short",
@@ -175,7 +175,7 @@ def topics_of(cluster: Cluster) -> dict[str, int]:
     }
 
 
-def end_of(log: KafkaLog, there: Collection[str]) -> int:
+def log_end(log: KafkaLog, there: Collection[str]) -> int:
     """Where a log ends; 0 if its topic is not there, or was not begun. `there`: see `topics_of`."""
     if log.name not in there:
         return 0

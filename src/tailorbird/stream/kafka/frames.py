@@ -47,7 +47,7 @@ class Piece(msgspec.Struct, frozen=True):
     base: int
     index: int
     count: int
-    more: bool
+    is_continued: bool
     total: int
     writer: str
     kind: str
@@ -68,7 +68,7 @@ class Piece(msgspec.Struct, frozen=True):
     def headers(self) -> Headers:
         """The message's headers."""
         place = (
-            f"{self.at} {self.base} {self.index} {self.count} {int(self.more)} {self.total} "
+            f"{self.at} {self.base} {self.index} {self.count} {int(self.is_continued)} {self.total} "
             f"{self.writer}"
         ).encode()
         pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
@@ -77,7 +77,7 @@ class Piece(msgspec.Struct, frozen=True):
         return [*pairs, ("crc", b"%d" % _checksum(pairs, self.payload))]
 
 
-def pieces(
+def split_run(
     blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int
 ) -> list[Piece]:
     """The messages of a run, of at most `bytes_max` of payload each."""
@@ -112,7 +112,7 @@ def pieces(
     return result
 
 
-def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
+def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
     """A message as a piece; None if it is not one of ours. Raises DamageError if it is not what was
     written.
     """
@@ -154,7 +154,7 @@ def _checksum(pairs: Headers, payload: bytes) -> int:
     return crc32(payload, total)
 
 
-class Assembly:
+class RunAssembler:
     """Puts messages, fed in order of their offsets, together to blocks; drops what does not count.
     Begins with a run that counts.
 
@@ -203,7 +203,7 @@ def _blocks(run: Sequence[Piece]) -> Iterator[Stored]:
         if piece.rows == 0:
             continue
         block_pieces.append(piece)
-        if not piece.more:
+        if not piece.is_continued:
             payload = (
                 block_pieces[0].payload
                 if len(block_pieces) == 1

@@ -47,14 +47,14 @@ class KeyedWriter:
         LockedError, ConfigError, StorageError: as `KafkaWriter`.
     """
 
-    def __init__(self, address: KeyedLog, held: Mapping[str, int] | None = None) -> None:
+    def __init__(self, address: KeyedLog, expected_ends: Mapping[str, int] | None = None) -> None:
         self.address = address
         self._waiting: list[Block] | None = None
         self._pool = ThreadPoolExecutor(len(address.logs), thread_name_prefix="partition")
         self._writers: list[KafkaWriter] = []
         try:
             openers = [
-                partial(KafkaWriter, log, held=(held or {}).get(log.stem, 0))
+                partial(KafkaWriter, log, held=(expected_ends or {}).get(log.stem, 0))
                 for log in address.logs
             ]
             self._writers.append(

@@ -16,10 +16,10 @@ import socket
 import time
 from pathlib import Path
 
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, topics
+from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, list_topic_suffixes
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
-from tailorbird.stream.partitions import PAST, checked, raw_logs
+from tailorbird.stream.partitions import PAST, check_producer_name, raw_logs
 
 _REFRESH_S = 1.0  # between looks at which topics there are
 _INDEX = "routed-index"
@@ -45,7 +45,7 @@ class KafkaStream:
         self.cluster, self.folder, self.snapshot_rows = cluster, folder, snapshot_rows
         self.count = cluster.partitions
         self.host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()).strip("-")[:40] or "host"
-        self._found: dict[str, tuple[float, list[str]]] = {}
+        self._listed_producers: dict[str, tuple[float, list[str]]] = {}
 
     def raw(self, producer: str) -> KafkaLog | KeyedLog:
         """Where `producer` writes the bodies that it takes."""
@@ -54,11 +54,11 @@ class KafkaStream:
 
     def raw_parts(self, producer: str) -> tuple[KafkaLog, ...]:
         """The partitions of what `producer` writes."""
-        return self._parts(f"raw.{checked(producer)}", producer, self.folder)
+        return self._parts(f"raw.{check_producer_name(producer)}", producer, self.folder)
 
     def answers(self, producer: str) -> KafkaLog:
         """Where the serve process `producer` writes what its answers read."""
-        return KafkaLog(self.cluster, f"answers.{checked(producer)}", producer, self.folder)
+        return KafkaLog(self.cluster, f"answers.{check_producer_name(producer)}", producer, self.folder)
 
     @property
     def routed(self) -> KafkaLog | MergedLog:
@@ -89,7 +89,7 @@ class KafkaStream:
 
     def shuffled_logs(self) -> list[KafkaLog]:
         """All that shuffles made, of any schema and number of workers."""
-        shuffles = [name.rpartition("-") for name in topics(self.cluster, SHUFFLED)]
+        shuffles = [name.rpartition("-") for name in list_topic_suffixes(self.cluster, SHUFFLED)]
         return [
             log
             for schema, _, count in shuffles
@@ -113,7 +113,7 @@ class KafkaStream:
 
     def producers(self) -> list[str]:
         """Of whom there are topics, looked up now, in order."""
-        return sorted({*topics(self.cluster, "raw"), *topics(self.cluster, "answers")})
+        return sorted({*list_topic_suffixes(self.cluster, "raw"), *list_topic_suffixes(self.cluster, "answers")})
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs there are, each partition by itself, by name, in the order of their names."""
@@ -126,11 +126,11 @@ class KafkaStream:
         """The answer logs there are, by producer, in the order of their names."""
         return {producer: self.answers(producer) for producer in self._producers("answers")}
 
-    def share(self, number: int, folder: Path) -> "KafkaShare":
+    def share(self, number: int, folder: Path) -> "KafkaPartition":
         """One partition of all, as its router sees it; `folder` holds the index, and is locked by
         whoever runs the router.
         """
-        return KafkaShare(self, number, folder)
+        return KafkaPartition(self, number, folder)
 
     def index_paths(self) -> list[Path]:
         """Where routers on this machine keep their tables."""
@@ -158,10 +158,10 @@ class KafkaStream:
         }
 
     def _producers(self, kind: str) -> list[str]:
-        listed_at, names = self._found.get(kind, (0.0, []))
+        listed_at, names = self._listed_producers.get(kind, (0.0, []))
         if not listed_at or time.monotonic() - listed_at >= _REFRESH_S:
-            names = topics(self.cluster, kind)
-            self._found[kind] = (time.monotonic(), names)
+            names = list_topic_suffixes(self.cluster, kind)
+            self._listed_producers[kind] = (time.monotonic(), names)
         return names
 
     def __str__(self) -> str:
@@ -174,7 +174,7 @@ def items_of(routed: KafkaLog | MergedLog) -> KafkaLog:
     return KafkaLog(cluster, "items", "items")
 
 
-class KafkaShare:
+class KafkaPartition:
     """What the router of one partition reads and writes, as `KafkaStream` is to the router of all.
 
     Attributes:
@@ -183,34 +183,34 @@ class KafkaShare:
     """
 
     def __init__(self, whole: KafkaStream, number: int, folder: Path) -> None:
-        self._whole, self.number, self.count = whole, number, whole.count
+        self._stream, self.number, self.count = whole, number, whole.count
         self.folder, self.snapshot_rows = folder, whole.snapshot_rows
         self.index = folder / (f"{_INDEX}.db" if whole.count == 1 else f"{_INDEX}.{number}.db")
 
     @property
     def routed(self) -> KafkaLog:
         """Where this router writes."""
-        return self._whole._parts("routed", "routed", self.folder)[self.number]
+        return self._stream._parts("routed", "routed", self.folder)[self.number]
 
     @property
     def snapshots(self) -> KafkaLog:
         """Where this router puts snapshots of its tables."""
-        return self._whole.snapshots()[self.number]
+        return self._stream.snapshots()[self.number]
 
     @property
     def profiles(self) -> tuple[KafkaLog, KafkaLog]:
         """Where the profiles of users and items are routed, and the order up to which they may be
         taken from there.
         """
-        return self._whole._parts("routed", "routed", None)[0], self._whole.order(None)
+        return self._stream._parts("routed", "routed", None)[0], self._stream.order(None)
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs of this partition, by name, in the order of their names."""
         logs: dict[str, KafkaLog | Path] = {}
-        for producer in self._whole._producers("raw"):
-            log = self._whole.raw_parts(producer)[self.number]
+        for producer in self._stream._producers("raw"):
+            log = self._stream.raw_parts(producer)[self.number]
             logs[log.partition] = log
-        return dict(sorted({**logs, **self._whole._historical_logs()}.items()))
+        return dict(sorted({**logs, **self._stream._historical_logs()}.items()))
 
     def __str__(self) -> str:
-        return f"{self._whole}[{self.number}]"
+        return f"{self._stream}[{self.number}]"

@@ -16,13 +16,13 @@ import msgspec
 
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.protocol import Block, Stored, Waiting
+from tailorbird.stream.protocol import Block, Stored, Backlog
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
 ORDER = "order"  # the kind of the blocks of the order log
 
 
-class Run(msgspec.Struct, frozen=True, array_like=True):
+class OrderEntry(msgspec.Struct, frozen=True, array_like=True):
     """What a block of the order log says.
 
     Attributes:
@@ -36,15 +36,15 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     ends: tuple[int, ...]
 
 
-_decode = msgspec.json.Decoder(Run).decode
+_decode = msgspec.json.Decoder(OrderEntry).decode
 
 
-def run_of(block: Block) -> Run:
+def decode_entry(block: Block) -> OrderEntry:
     """What a block of the order log says."""
     return _decode(block.payload)
 
 
-def block_of(run: Run, rows: int, receipt: bytes = b"") -> Block:
+def encode_entry(run: OrderEntry, rows: int, receipt: bytes = b"") -> Block:
     """A block of the order log."""
     return Block(ORDER, rows, msgspec.json.encode(run), receipt)
 
@@ -79,7 +79,7 @@ class MergedReader:
         """See `LogReader.read`."""
         blocks: list[Stored] = []
         for entry in self._order.read(start, bytes_max=_ORDER_BYTES):
-            run = run_of(entry.block)
+            run = decode_entry(entry.block)
             position, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
             while position < end:
                 blocks_of_part = self._part(run.partition).between(
@@ -107,7 +107,7 @@ class MergedReader:
         end = self._order.end()
         if end <= self._order.start():
             return ()
-        return run_of(self._order.read(end - 1)[-1].block).ends
+        return decode_entry(self._order.read(end - 1)[-1].block).ends
 
     def start(self) -> int:
         return self._order.start()
@@ -121,7 +121,7 @@ class MergedReader:
     def changed(self) -> bool:
         return self._order.changed()
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         return self._order.waiting(position)
 
     def close(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog, errors, storage_error
-from tailorbird.stream.kafka.frames import Assembly, piece_of
+from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
 from tailorbird.stream.kafka.tail import Tail, consumer_of
-from tailorbird.stream.protocol import RECEIPTS, Stored, Waiting
+from tailorbird.stream.protocol import RECEIPTS, Stored, Backlog
 
 _BATCH_MESSAGES = 64  # messages; one may have a megabyte
 
@@ -34,8 +34,8 @@ class KafkaReader:
             -1
         )  # the position from which on the buffer has everything; -1: it has nothing
         self._offset = 0  # of the next message to take
-        self._assembly = Assembly(0)
-        self._seen = -1
+        self._assembly = RunAssembler(0)
+        self._last_high = -1
         try:
             if self._tail.watermarks()[1] == 0:
                 raise NotReadyError(
@@ -89,7 +89,7 @@ class KafkaReader:
         self._buffer.clear()
         self._bytes = 0
         self._offset = offset
-        self._assembly = Assembly(first.base if first is not None else start, str(self.address))
+        self._assembly = RunAssembler(first.base if first is not None else start, str(self.address))
         self._buffer_start = start
         with errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
@@ -113,7 +113,7 @@ class KafkaReader:
                     self._raise_error(message.error(), start)
                     continue
                 self._offset = message.offset() + 1
-                piece = piece_of(
+                piece = decode_piece(
                     message.headers(), message.value() or b"", f"{self.address}@{message.offset()}"
                 )
                 for stored in self._assembly.feed(message.offset(), piece):
@@ -156,13 +156,13 @@ class KafkaReader:
             return self._assembly.end
         return self._tail.tip().end or 0
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         high, end = self._tail.watermarks()[1], self.end()
         requested, position = position, max(position, self.start())
         if position >= end:
-            return Waiting(0, 0, beyond=max(0, requested - end))
+            return Backlog(0, 0, beyond=max(0, requested - end))
         first = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
-        return Waiting(
+        return Backlog(
             end - position,
             high - self._tail.find(position),
             tuple(each.block.receipt for each in first),
@@ -170,8 +170,8 @@ class KafkaReader:
 
     def changed(self) -> bool:
         high = self._tail.watermarks()[1]
-        changed = high != self._seen
-        self._seen = high
+        changed = high != self._last_high
+        self._last_high = high
         return changed
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from tailorbird.stream.kafka.pruning import Deleter
 from tailorbird.stream.opening import open_reader, open_writer
 from tailorbird.stream.protocol import Block
 
-PIECE, WHOLE = "piece", "snapshot"
+PIECE, SNAPSHOT = "piece", "snapshot"
 PIECE_BYTES = 4 << 20
 AGE_S = 3600.0  # or after which one is made for fewer
 _CODEC = "zstd"
@@ -66,7 +66,7 @@ class Newest:
     def __init__(self, address: KafkaLog) -> None:
         self._address = address
         self._end = -1
-        self._found: Snapshot | None = None
+        self._latest: Snapshot | None = None
 
     def look(self) -> Snapshot | None:
         """The newest there is; None where there is none."""
@@ -74,30 +74,30 @@ class Newest:
             with open_reader(self._address) as reader:
                 end, start = reader.end(), reader.start()
                 if end == self._end or end <= start:
-                    return self._found
+                    return self._latest
                 last = reader.read(end - 1)[-1].block
-                if last.kind == WHOLE:
-                    self._found, self._end = _decode(last.payload), end
-                elif self._found is None:  # one is being made, or was cut short
+                if last.kind == SNAPSHOT:
+                    self._latest, self._end = _decode(last.payload), end
+                elif self._latest is None:  # one is being made, or was cut short
                     position = start
                     while position < end and (
                         stored := reader.read(position, bytes_max=_READ_BYTES)
                     ):
-                        self._found = next(
+                        self._latest = next(
                             (
                                 _decode(one.block.payload)
                                 for one in reversed(stored)
-                                if one.block.kind == WHOLE
+                                if one.block.kind == SNAPSHOT
                             ),
-                            self._found,
+                            self._latest,
                         )
                         position = stored[-1].end
         except NotReadyError:
             return None
-        return self._found
+        return self._latest
 
 
-def take(
+def take_snapshot(
     file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]]
 ) -> Snapshot:
     """Put a snapshot of the SQLite file into the topic, which is made if it is not there; the
@@ -143,7 +143,7 @@ def take(
                 snapshot if previous is None or snapshot.position >= previous.position else previous
             )
             faults.at("snapshot.before_whole")
-            writer.append([Block(WHOLE, 1, msgspec.json.encode(newest))])
+            writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest))])
             faults.at("snapshot.before_delete")
         deleter = Deleter(address)
         try:
@@ -155,7 +155,7 @@ def take(
         copy.unlink(missing_ok=True)
 
 
-def restore(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
+def restore_snapshot(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
     """Put the file of a snapshot in the place of `file`, which nobody has open. Raises DamageError,
     StorageError.
     """
@@ -250,16 +250,16 @@ class SnapshotThread:
         address: KafkaLog,
         position_of: Callable[[apsw.Connection], tuple[int, int]],
         *,
-        at: int,
+        last_position: int,
         every_rows: int = SNAPSHOT_ROWS,
         age_s: float = AGE_S,
     ) -> None:
         self._file, self._address, self._position_of = file, address, position_of
-        self._at, self._every_rows, self._age_s = at, every_rows, age_s
-        self._since, self._end = time.monotonic(), at
+        self._at, self._every_rows, self._age_s = last_position, every_rows, age_s
+        self._since, self._end = time.monotonic(), last_position
         self._thread: threading.Thread | None = None
 
-    def look(self, end: int) -> None:
+    def tick(self, end: int) -> None:
         """Begin one if it is time, the log having come to `end`."""
         self._end = end
         if self._due() and (self._thread is None or not self._thread.is_alive()):
@@ -276,7 +276,7 @@ class SnapshotThread:
         while self._due():
             self._since, end = time.monotonic(), self._end
             try:
-                self._at = max(end, take(self._file, self._address, self._position_of).position)
+                self._at = max(end, take_snapshot(self._file, self._address, self._position_of).position)
             except TailorbirdError as error:
                 self._at = end  # after as many rows again
                 log.error(

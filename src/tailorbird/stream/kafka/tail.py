@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from tailorbird.errors import DamageError, InputError, StorageError
 from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
-from tailorbird.stream.kafka.cluster import KafkaLog, check_there, errors, storage_error
-from tailorbird.stream.kafka.frames import Piece, piece_of
+from tailorbird.stream.kafka.cluster import KafkaLog, check_topic_exists, errors, storage_error
+from tailorbird.stream.kafka.frames import Piece, decode_piece
 
 _RETRY_S = 0.05
 _SCAN_MAX = 10_000  # messages that do not count, at the end, before we give up
@@ -64,9 +64,9 @@ class Tail:
         self._timeout_s = address.cluster.timeout_s
         self._consumer = tail_consumer(address) if consumer is None else consumer
         self._partition = TopicPartition(address.name, address.number)
-        self._held: dict[int, Piece | None] = {}
+        self._cache: dict[int, Piece | None] = {}
         try:
-            check_there(self._consumer, address)
+            check_topic_exists(self._consumer, address)
         except BaseException:
             self.close()
             raise
@@ -177,17 +177,17 @@ class Tail:
 
     def piece(self, offset: int) -> Piece | None:
         """The message at an offset, without its payload; None if it is not one of ours."""
-        if offset not in self._held:
-            if len(self._held) > 64:
-                self._held.clear()
-            self._held[offset] = self._fetch(offset)
-        return self._held[offset]
+        if offset not in self._cache:
+            if len(self._cache) > 64:
+                self._cache.clear()
+            self._cache[offset] = self._fetch(offset)
+        return self._cache[offset]
 
     def _fetch(self, offset: int) -> Piece | None:
         message = self._message(offset)
         if message.offset() != offset:  # a hole, left by a transaction of somebody else
             return None
-        piece = piece_of(message.headers(), message.value() or b"", f"{self.address}@{offset}")
+        piece = decode_piece(message.headers(), message.value() or b"", f"{self.address}@{offset}")
         return piece and replace(piece, payload=b"")
 
     def _message(self, offset: int) -> Any:

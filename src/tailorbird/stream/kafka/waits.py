@@ -8,23 +8,23 @@ from tailorbird.errors import NotReadyError
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.kafka.tail import Tail, tail_consumer
-from tailorbird.stream.protocol import RECEIPTS, Waiting
+from tailorbird.stream.protocol import RECEIPTS, Backlog
 
 
-class Waits:
+class BacklogClient:
     """One client, and what it looks at. One thread at a time."""
 
     def __init__(self) -> None:
         self._consumer: Any = None
 
-    def of(self, address: KafkaLog | MergedLog) -> "LogWaits":
+    def of(self, address: KafkaLog | MergedLog) -> "LogBacklog":
         """Of one log; of several partitions, by their order. Raises NotReadyError where there is
         none yet.
         """
         log = address.order if isinstance(address, MergedLog) else address
         if self._consumer is None:
             self._consumer = tail_consumer(log)
-        return LogWaits(Tail(log, self._consumer))
+        return LogBacklog(Tail(log, self._consumer))
 
     def close(self) -> None:
         if self._consumer is not None:
@@ -32,7 +32,7 @@ class Waits:
             self._consumer = None
 
 
-class LogWaits:
+class LogBacklog:
     """What `LogReader.waiting` tells, of one log."""
 
     def __init__(self, tail: Tail) -> None:
@@ -42,14 +42,14 @@ class LogWaits:
                 "this topic holds no log yet", where=str(tail.address), fix="start its writer first"
             )
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         """See `LogReader.waiting`."""
         high, end = self._tail.watermarks()[1], self._tail.tip().end or 0
         requested, position = position, max(position, self._tail.start())
         if position >= end:
-            return Waiting(0, 0, beyond=max(0, requested - end))
+            return Backlog(0, 0, beyond=max(0, requested - end))
         first = self._tail.find(position)
-        return Waiting(end - position, high - first, self._receipts(first, high, position))
+        return Backlog(end - position, high - first, self._receipts(first, high, position))
 
     def _receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
         """Of the first blocks from `position` on."""
@@ -65,7 +65,7 @@ class LogWaits:
                 block_end += piece.rows
                 if block_end > position:
                     receipts.append(piece.receipt)
-            is_continued = piece.more
+            is_continued = piece.is_continued
             if len(receipts) == RECEIPTS:
                 break
         return tuple(receipts)

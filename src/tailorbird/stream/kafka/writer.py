@@ -18,8 +18,8 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
 from tailorbird.lock import FileLock
 from tailorbird.stream.kafka.client import Producer
-from tailorbird.stream.kafka.cluster import KafkaLog, ensure, errors
-from tailorbird.stream.kafka.frames import OPENED, Piece, pieces
+from tailorbird.stream.kafka.cluster import KafkaLog, ensure_topic, errors
+from tailorbird.stream.kafka.frames import OPENED, Piece, split_run
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
 from tailorbird.stream.protocol import Block
@@ -52,7 +52,7 @@ class KafkaWriter:
         self._tail: Tail | None = None
         self._producer: Any = None
         try:
-            self._bytes_max = ensure(address)
+            self._bytes_max = ensure_topic(address)
             self._tail = Tail(address)
             self._producer = address.cluster.client(Producer, self._conf())
             with errors(
@@ -171,7 +171,7 @@ class KafkaWriter:
     def _send_run(self, blocks: Sequence[Block]) -> int:
         """Send a run until it stands where it must; the offset of its last message."""
         for _ in range(_TRIES):
-            run = pieces(
+            run = split_run(
                 blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max
             )
             offsets = self._send(run)

@@ -1,12 +1,12 @@
-"""Accepted events on their way through the router: what they say themselves, as columns, and where
-each stands in the raw logs.
+"""Accepted events on their way through the router: their own fields as columns, and where each
+stands in the raw logs.
 
-Bodies are checked and turned into columns some hundred events at a time, so that the objects of one
-piece are gone before the next is read: that is several times as fast as to keep the objects of a
-whole step. What is decided of the events stands in `router.route`.
+Bodies are checked and turned into columns a few hundred events at a time. The Python objects of one
+chunk are freed before the next is read, which is several times faster than keeping the objects of a
+whole step. `router.route` decides on the events.
 
-    bodies ──contract──► columns of Python values ──► piece of Arrow columns ──┬──► Arrivals of the step
-                              └─► fingerprints, profiles, answers ─────────────┘
+    bodies ──contract──► Python columns ──► chunk of Arrow columns ──┬──► Arrivals of the step
+                              └─► fingerprints, profiles, responses ─┘
 """
 
 from collections.abc import Sequence
@@ -48,11 +48,11 @@ EVENT_COLUMNS = (
     "properties",
     "timeless",
 )
-"""The columns of ROUTED that an event brings along."""
+"""The columns of ROUTED that come from the event itself."""
 
 
 class Body(NamedTuple):
-    """A body to check, and where it stands."""
+    """A body to check and its place in the raw log."""
 
     payload: bytes
     receipt: Receipt
@@ -63,7 +63,7 @@ class Body(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """A profile among the events: `row` is its place, `text` its properties as JSON."""
+    """A profile among the events; `text` holds its properties as JSON."""
 
     row: int
     type: str
@@ -73,7 +73,7 @@ class ProfileRow:
 
 @dataclass(frozen=True, slots=True)
 class ResponseRow:
-    """An answer of ours among the events."""
+    """A response of ours among the events."""
 
     row: int
     response: Answer
@@ -82,18 +82,17 @@ class ResponseRow:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Accepted events in the order in which they are routed. All columns are of length n.
+    """Accepted events in routing order; all columns have length n.
 
     Attributes:
-        said: the columns `SAID`.
-        entries: where each stands and came in, and its fingerprint, as the index of repeats knows
-            it.
-        ts: when it happened, as far as it knows itself.
-        utc_offset_min: of the client's clock, 0 where it did not say. profiles, answers,
-        identifies: those among them that teach something about what comes after, by row, ascending.
-        merges: likewise, each with whom its user is from then on.
-        producers: their names, by the number that `entries` has.
-        refused: what was not accepted.
+        columns: the columns named in `EVENT_COLUMNS`.
+        entries: position, time of receipt and fingerprint of each event, for the dedup index.
+        ts: event time before attribution, in microseconds.
+        utc_offset_min: offset of the client's clock, 0 where unknown.
+        profiles, responses, identifies: events that affect later ones, by ascending row.
+        merges: rows of merge events and the user that each user is merged into.
+        producers: producer names by the number used in `entries`.
+        refused: rows that the contract refused.
     """
 
     columns: dict[str, pa.Array]
@@ -112,7 +111,7 @@ class Arrivals:
         return self.entries["received_at"]
 
     def without(self, rows: Sequence[int]) -> "Arrivals":
-        """These but for the given rows."""
+        """Return the arrivals except the given rows."""
         is_retained = np.ones(len(self), bool)
         is_retained[rows] = False
         arrow_mask, new_rows = pa.array(is_retained), np.cumsum(is_retained) - 1
@@ -141,12 +140,12 @@ class Arrivals:
 
 
 class ArrivalsBuilder:
-    """Bodies, in their order, become the Arrivals of a step.
+    """Builder of the Arrivals of a step from bodies in routing order.
 
     Args:
-        numbers: of the producers, as the index of repeats knows them.
-        share: (number, count) of this router; of logs that all routers read it takes what is its
-            own, see `events.parts`.
+        producer_ids: the producers' numbers in the dedup index.
+        partition: (number, count) of this router, which takes only its own rows of logs that all
+            routers read; see `events.parts`.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class ArrivalsBuilder:
         self._refused: list[RefusedRow] = []
 
     def add(self, body: Body, *, shared: bool = False) -> None:
-        """The next body; `shared` if it is for all routers."""
+        """Add the next body; `shared` marks one that all routers read."""
         if shared and self._partition[1] > 1:
             self._flush()
             self._check([body], *self._partition)
@@ -171,7 +170,7 @@ class ArrivalsBuilder:
             self._flush()
 
     def build(self) -> Arrivals:
-        """All that was added."""
+        """Return the arrivals built from all added bodies."""
         self._flush()
         chunks = self._chunks
         producers = {number: name for name, number in self._producer_ids.items()}
@@ -230,7 +229,7 @@ class ArrivalsBuilder:
 def _to_arrivals(
     checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
 ) -> Arrivals:
-    """Some checked events as columns; rows are counted from `first`."""
+    """Turn checked events into columns, with rows counted from `first`."""
     fields = checked.fields
     types = set(fields.type)
     profiles: list[ProfileRow] = []
@@ -287,7 +286,7 @@ def _to_arrivals(
 
 
 def _context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int64s]:
-    """Device, country, page, referrer and agent; and the client's offset from UTC."""
+    """Return the context columns and the clients' offsets from UTC in minutes."""
     filled = [context or _NO_CONTEXT for context in contexts] if None in contexts else contexts
     device, country, page, referrer, user_agent, offset = zip(
         *map(msgspec.structs.astuple, filled), strict=True
@@ -312,8 +311,9 @@ def _context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int6
 def _property_columns(
     column: Sequence[dict[str, Any] | None], profiles: Sequence[ProfileRow]
 ) -> dict[str, pa.Array]:
-    """The properties that have a column of their own, and the others as text; a profile keeps all
-    of them there.
+    """Return the properties with columns of their own and the others as JSON text.
+
+    A profile keeps all of its properties in the text.
     """
     texts: list[str | None] = [None] * len(column)
     properties_by_row: list[dict[str, Any]] = [properties or {} for properties in column]
@@ -336,7 +336,7 @@ def _property_columns(
 
 
 def _entries(checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int]) -> Entries:
-    """The events as the index of repeats knows them, shape (n,)."""
+    """Return the dedup index entries of the events, shape (n,)."""
     entries = np.empty(len(checked), ENTRY)
     fields = checked.fields
     fingerprints = fingerprint_columns(

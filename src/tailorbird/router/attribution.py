@@ -1,8 +1,8 @@
-"""Answers kept for a while, so that what names a `request_id` gets what the answer knew: slot,
-query, arm, position, propensity.
+"""Recent responses, so that an event that names a `request_id` gets the slot, query, arm, position
+and propensity of the response.
 
-An answer is found by events received up to `answer_us` after it. Answers are saved one blob a step
-and partition, and forgotten once their partition's newest event is further ahead than that.
+A response is matched by events received within the attribution window after it. Each step saves one
+blob per partition. A blob is deleted once the newest event of its partition is past the window.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS answer_run(
 
 
 class RememberedResponse(msgspec.Struct, frozen=True, array_like=True):
-    """An answer as it is remembered."""
+    """A response as it is stored for attribution."""
 
     request_id: str
     ts: int
@@ -32,9 +32,7 @@ class RememberedResponse(msgspec.Struct, frozen=True, array_like=True):
     propensities: list[float]
 
     def find_item(self, item_id: str) -> tuple[int | None, float | None]:
-        """The item's position, from 1, and its propensity; None where the answer did not show it or
-        did not say.
-        """
+        """Return the item's position, from 1, and propensity; None where unknown or not shown."""
         try:
             index = self.items.index(item_id)
         except ValueError:
@@ -50,7 +48,7 @@ class _Batch(msgspec.Struct):
 
 
 class ResponseMemory:
-    """The answers that may still be named, in memory, and in the table `answer_run` once saved."""
+    """Responses within the attribution window, in memory and in the table `answer_run`."""
 
     def __init__(self, connection: apsw.Connection, attribution_window_us: int) -> None:
         self._window_us = attribution_window_us
@@ -65,23 +63,19 @@ class ResponseMemory:
             self._remember(_Batch(id_, producer, newest, decode(encoded)))
 
     def put(self, producer: int, response: RememberedResponse) -> None:
-        """Remember an answer, which came in from `producer`; a later one with the same request
-        takes its place.
-        """
+        """Add a response of `producer`, which replaces an earlier one of the same request."""
         self._by_request[response.request_id] = response
         self._unsaved.setdefault(producer, []).append(response)
 
     def get(self, request_id: str, received_at: int) -> RememberedResponse | None:
-        """The answer that an event received at `received_at` may still name."""
+        """Return the response, if an event received at `received_at` is within its window."""
         response = self._by_request.get(request_id)
         if response is None or received_at - response.received_at > self._window_us:
             return None
         return response
 
     def save(self, connection: apsw.Connection, newest: dict[int, int]) -> None:
-        """Write what is new and forget what is too old; `newest` is each partition's newest time of
-        receipt so far.
-        """
+        """Write new responses and evict old ones; `newest` has the newest receipt by partition."""
         for producer, responses in self._unsaved.items():
             batch = _Batch(
                 self._last_batch_id + 1,

@@ -1,10 +1,9 @@
-"""Profiles of users and items, as versions: an event carries the version at or before its time,
-among those applied.
+"""Versions of user and item profiles; an event carries the latest version at or before its time.
 
-A version is the `event_id` of the profile event, which holds the whole profile. One without a time
-("timeless") has been valid from the beginning. The table keeps all versions with all their
-properties, so that an attribute that is declared later is attached to the events routed from then
-on; memory has the declared ones of what was asked for lately, see `router.timeline`.
+A version is the `event_id` of the profile event, which holds the whole profile. A "timeless" profile
+is valid from the beginning. The table keeps all properties of all versions, so that an attribute
+that is declared later is attached to events from then on. Memory caches the declared attributes of
+recently requested keys, see `router.timeline`.
 """
 
 from collections.abc import Sequence
@@ -32,8 +31,8 @@ class ProfileVersion(msgspec.Struct, frozen=True, gc=False):
 
 
 class ProfileHistory:
-    """The versions of one kind of profile: those not yet saved, and the table `profile`, of which
-    memory holds `bytes_max`.
+    """Profile versions of one kind: unsaved ones, and the table `profile` with a cache of at most
+    `bytes_max`.
 
     Attributes:
         timeline: the version of each id.
@@ -56,19 +55,20 @@ class ProfileHistory:
 
     @property
     def bytes(self) -> int:
-        """About what memory holds."""
+        """Return the approximate size of the cache."""
         return self.timeline.bytes
 
     def apply(
         self, id_: str, ts: int, p: int, version: str, properties: dict[str, Any], text: str
     ) -> None:
-        """From `ts` on, the profile of `id_` is this version; `text` is its properties as JSON."""
+        """Make this version the profile of `id_` from `ts` on; `text` is its properties as JSON."""
         self.timeline.put(id_, ts, ProfileVersion(version, self._encode_attributes(properties)))
         self._unsaved.append((self._kind, id_, ts, p, version, text))
 
     def list_versions(self, ids: Sequence[str], ts: int) -> ProfileVersion | None:
-        """The versions of several that apply at `ts`, each column a JSON list in the order of
-        `ids`; None if none has one.
+        """Return the versions of several ids at `ts`, as JSON lists in the order of `ids`.
+
+        Returns None if no id has a version.
         """
         profiles = [self.timeline.at(id_, ts) for id_ in ids]
         if not any(profiles):
@@ -82,7 +82,7 @@ class ProfileHistory:
         )
 
     def save(self, connection: apsw.Connection) -> None:
-        """Write what was applied since the last time."""
+        """Write the versions applied since the last save."""
         if self._unsaved:
             connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._unsaved)
             self._unsaved = []

@@ -1,13 +1,13 @@
-"""The blocks that the router writes: columns of repeats, and tables to and from bytes.
+"""Blocks that the router writes: the columns of duplicates, and conversion of tables to bytes.
 
     kind "events"       Arrow IPC of events.ROUTED; row i of the block has p = offset + i
     kind "quarantine"   Arrow IPC of events.QUARANTINE
     kind "duplicates"   Arrow IPC of DUPLICATES
-    kind "taken"        JSON of Taken, where there are several routers
+    kind "taken"        JSON of SharedProgress, where there are several routers
 
 All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt
-is JSON: the versions of the plan and of the contract that decided, and the attributes of profiles
-that events carry.
+is JSON: the versions of the plan and of the contract that decided, and the profile attributes that
+events carry.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,7 @@ _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class RoutedReceipt(msgspec.Struct, frozen=True):
-    """The receipt of a routed block; `received_at` is when the newest body came in that the step
-    took.
-    """
+    """The receipt of a routed block; `received_at` is when the newest body of the step came in."""
 
     plan: str
     contract: int
@@ -45,7 +43,7 @@ class RoutedReceipt(msgspec.Struct, frozen=True):
 
 
 class RefusedRow(msgspec.Struct, frozen=True):
-    """A refusal, and where its row stands."""
+    """A refusal and the position of its row."""
 
     refusal: Refusal
     received_at: int
@@ -55,7 +53,7 @@ class RefusedRow(msgspec.Struct, frozen=True):
 
 
 def to_block(kind: str, batch: pa.RecordBatch, receipt: RoutedReceipt) -> Block:
-    """A batch as a block of the routed log."""
+    """Encode a batch as a block of the routed log."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_LZ4) as writer:
         writer.write_batch(batch)
@@ -63,7 +61,7 @@ def to_block(kind: str, batch: pa.RecordBatch, receipt: RoutedReceipt) -> Block:
 
 
 class SharedProgress(msgspec.Struct, frozen=True):
-    """How far router `partition`, of `count`, has taken the logs that all of them share, by name."""
+    """Offsets up to which router `partition` of `count` has read the logs that all routers share."""
 
     partition: int
     count: int
@@ -71,17 +69,17 @@ class SharedProgress(msgspec.Struct, frozen=True):
 
 
 def progress_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
-    """A block of kind "taken"; the lake reads it."""
+    """Encode a block of kind "taken", which the lake reads."""
     return Block("taken", 1, msgspec.json.encode(SharedProgress(partition, count, offsets)))
 
 
 def table(block: Block) -> pa.Table:
-    """The rows of a routed block."""
+    """Decode the rows of a routed block."""
     return pa.ipc.open_stream(block.payload).read_all()
 
 
 def quarantine_batch(rows: Sequence[RefusedRow]) -> pa.RecordBatch:
-    """Refused rows as events.QUARANTINE."""
+    """Convert refused rows to events.QUARANTINE."""
     columns = {
         "received_at": [one.received_at for one in rows],
         "source": [one.source for one in rows],

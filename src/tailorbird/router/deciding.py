@@ -1,10 +1,9 @@
-"""By which declarations the routers of this machine decide: each notes it while it runs, under a
-lock that dies with it.
+"""A registry of the declarations that the running routers of this machine decide by.
 
-    run/router-<process>.plan   what `decides` says of its plan
+    run/router-<process>.plan   the digest of its plan, under a lock that ends with the process
 
-Who sends refused events again asks first: a router that was started before the declarations were
-mended refuses them once more.
+A replay of refused events checks it first: a router that was started before the declarations were
+fixed would refuse the events again.
 """
 
 import os
@@ -21,14 +20,14 @@ from tailorbird.lock import FileLock
 
 
 def digest_rules(plan: RoutePlan) -> str:
-    """A hash of that in a plan by which events are accepted or refused."""
+    """Return a hash of the parts of a plan that decide whether events are accepted."""
     rules = (plan.event_types, plan.skew_us, plan.rules)
     return blake2b(msgspec.json.encode(rules, order="sorted"), digest_size=6).hexdigest()
 
 
 @contextmanager
 def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
-    """While within, this process is known as a router of this plan."""
+    """Register this process as a router of this plan for the duration of the block."""
     path = folder / f"router-{os.getpid()}.plan"
     lock = FileLock(path)
     try:
@@ -39,9 +38,7 @@ def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
 
 
 def deciding_otherwise(folder: Path, plan: RoutePlan) -> list[int]:
-    """The processes that route here by declarations that accept or refuse other events than this
-    plan's.
-    """
+    """Return the ids of processes that route here and accept other events than this plan."""
     process_ids: list[int] = []
     for path in sorted(folder.glob("router-*.plan")):
         try:

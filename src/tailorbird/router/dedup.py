@@ -1,16 +1,17 @@
-"""Which events were accepted before: an index of fingerprints that needs no random writes and
-little memory.
+"""An index of the fingerprints of accepted events, with no random writes and little memory.
 
-    fingerprint = 128 bits of BLAKE2b over kind of subject, subject, event_id;  split into `key` and `check`, 64 bits each
-    open run    the newest entries: in memory by key, in the table `dedup_run` one blob a step
-    segment     2**18 entries, sealed: sorted by key, in `dedup_page` by 256; in memory a Bloom filter (16 bits an entry,
-                six probes: about one false alarm in a thousand) and the first key of each page
+    fingerprint   128 bits of BLAKE2b over kind of subject, subject and event_id, split into `key`
+                  and `check` of 64 bits each
+    open run      the newest entries: in memory by key, and one blob per step in `dedup_run`
+    segment       2**18 sealed entries, sorted by key, in pages of 256 in `dedup_page`; in memory a
+                  Bloom filter (16 bits per entry, six probes, about 0.1 % false positives) and
+                  the first key of each page
 
-An event is a repeat if an accepted one has its fingerprint and came at most the horizon before or
-after it. Segments that lie wholly behind the horizon are dropped, except the newest few, and except
-those with imported events: histories that overlap may be imported a year apart, and what they
-repeat has the same time of receipt. A segment is only looked into by events of about its time, so
-old ones cost live traffic nothing; on disk they take 40 bytes an event, in memory two.
+An event is a duplicate if an accepted one has the same fingerprint and was received within the dedup
+window before or after it. Segments that are wholly behind the window are dropped, except the newest
+few and those with imported events: overlapping histories may be imported a year apart, and their
+duplicates have the same time of receipt. Only events of about its time search a segment, so old
+segments cost live traffic nothing. They take 40 bytes per event on disk and two in memory.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ CREATE TABLE IF NOT EXISTS dedup_segment(
 CREATE TABLE IF NOT EXISTS dedup_page(
     segment INTEGER NOT NULL, page INTEGER NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (segment, page)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS dedup_lasting(segment INTEGER PRIMARY KEY) STRICT; -- segments that are never dropped
+CREATE TABLE IF NOT EXISTS dedup_lasting(segment INTEGER PRIMARY KEY) STRICT; -- never dropped
 """
 
 ENTRY = np.dtype(
@@ -53,8 +54,9 @@ _SEGMENTS_MIN = 16
 
 
 def fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
-    """Shape (n, 2): key and check of each event. The subject is its user, else its anonymous id,
-    else its item.
+    """Return key and check of each event, shape (n, 2).
+
+    The subject is the user, else the anonymous id, else the item.
     """
     ids = ([event.user_id, event.anonymous_id, event.item_id, event.event_id] for event in events)
     return fingerprint_columns(*(zip(*ids, strict=True) if events else [()] * 4))
@@ -66,7 +68,7 @@ def fingerprint_columns(
     items: Sequence[str | None],
     ids: Sequence[str],
 ) -> npt.NDArray[np.uint64]:
-    """The same of columns."""
+    """Return the fingerprints of events given as columns, shape (n, 2)."""
     if None in users:
         named = zip(users, visitors, items, ids, strict=True)
         texts = [
@@ -84,7 +86,7 @@ def fingerprint_columns(
 
 
 class _Segment:
-    """What memory holds of a sealed segment."""
+    """The in-memory part of a sealed segment."""
 
     def __init__(self, id_: int, oldest: int, newest: int, bloom: bytes, first_keys: bytes) -> None:
         self.id, self.oldest, self.newest = id_, oldest, newest
@@ -93,7 +95,7 @@ class _Segment:
 
 
 class DedupIndex:
-    """The index. `repeats` and `add` per step, then `save` within the step's transaction."""
+    """The dedup index; each step calls `find_duplicates`, `add`, then `save` in its transaction."""
 
     def __init__(
         self, connection: apsw.Connection, dedup_us: int, *, segment_rows: int = 1 << 18
@@ -123,12 +125,13 @@ class DedupIndex:
         self._open_entries = np.empty(0, ENTRY)
         self._open_rows = 0
         self._unsaved: list[Entries] = []
-        self._row_by_key: dict[int, int] = {}  # where the first entry with a key stands in `_open`
-        self._more_rows: dict[int, list[int]] = {}  # and the others, if any
+        self._row_by_key: dict[int, int] = {}  # row of the first entry of a key in `_open_entries`
+        self._more_rows: dict[int, list[int]] = {}  # rows of its other entries
 
     def find_duplicates(self, entries: Entries) -> dict[int, tuple]:
-        """For each row that repeats an accepted event, or an earlier row of these: the entry it
-        repeats, as a tuple of ENTRY.
+        """Return, by row, the earlier entry that the row duplicates, as a tuple of ENTRY.
+
+        The earlier entry is an accepted event or an earlier row of `entries`.
         """
         keys = entries["key"]
         is_candidate = _find_repeated(keys)
@@ -174,7 +177,7 @@ class DedupIndex:
     def _search_segments(
         self, entries: Entries, is_candidate: npt.NDArray[np.bool_]
     ) -> dict[int, list[tuple]]:
-        """What the segments hold under the keys of `entries`, by row; sets the rows in `suspect`."""
+        """Return segment entries with the same keys, by row, and mark these rows as candidates."""
         matches: dict[int, list[tuple]] = {}
         if not self._segments or not len(entries):
             return matches
@@ -205,7 +208,7 @@ class DedupIndex:
         return matches
 
     def add(self, entries: Entries) -> None:
-        """Take accepted events into the index."""
+        """Add accepted events to the index."""
         if not len(entries):
             return
         start, end = self._open_rows, self._open_rows + len(entries)
@@ -227,11 +230,10 @@ class DedupIndex:
                 self._more_rows.setdefault(key, []).append(row)
 
     def save(self, connection: apsw.Connection, permanent_producers: Sequence[int] = ()) -> None:
-        """Write what was added, seal the open entries if they are many, and drop what lies behind
-        the horizon.
+        """Write added entries, seal a full open run, and drop segments behind the window.
 
         Args:
-            lasting: the producers of whose entries none is dropped.
+            permanent_producers: producers whose entries are never dropped.
         """
         for entries in self._unsaved:
             connection.execute("INSERT INTO dedup_run(entries) VALUES (?)", (entries.tobytes(),))
@@ -269,7 +271,7 @@ class DedupIndex:
 
 
 def _write_segment(connection: apsw.Connection, id_: int, entries: Entries) -> tuple[bytes, bytes]:
-    """Write the pages of sorted entries; the segment's filter and first keys."""
+    """Write the pages of sorted entries and return the segment's Bloom filter and first keys."""
     pages = (
         (id_, page, entries[start : start + _PAGE_ROWS].tobytes())
         for page, start in enumerate(range(0, len(entries), _PAGE_ROWS))
@@ -281,7 +283,7 @@ def _write_segment(connection: apsw.Connection, id_: int, entries: Entries) -> t
 
 
 def rewrite_segment(connection: apsw.Connection, id_: int, entries: Entries) -> None:
-    """Put some of a segment's entries, in their order, in the place of all; one without any goes."""
+    """Replace the entries of a segment, and delete the segment if none are left."""
     connection.execute("DELETE FROM dedup_page WHERE segment = ?", (id_,))
     if len(entries):
         update = "UPDATE dedup_segment SET bloom = ?, first_keys = ? WHERE id = ?"
@@ -292,7 +294,7 @@ def rewrite_segment(connection: apsw.Connection, id_: int, entries: Entries) -> 
 
 
 def _find_repeated(keys: Keys) -> npt.NDArray[np.bool_]:
-    """Which keys stand more than once in `keys`."""
+    """Return a mask of the keys that occur more than once."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     same = ordered[1:] == ordered[:-1]
@@ -303,7 +305,7 @@ def _find_repeated(keys: Keys) -> npt.NDArray[np.bool_]:
 
 
 def _bits(key: Keys, check: Keys, probe: int, bits: int) -> npt.NDArray[np.intp]:
-    """The `probe`-th bit of each entry (double hashing); `bits` is a power of two."""
+    """Return the `probe`-th bit of each entry by double hashing; `bits` is a power of two."""
     return ((key + np.uint64(probe) * (check | np.uint64(1))) & np.uint64(bits - 1)).astype(np.intp)
 
 
@@ -316,7 +318,10 @@ def _build_bloom(key: Keys, check: Keys) -> npt.NDArray[np.uint8]:
 
 
 def _query_bloom(bloom: npt.NDArray[np.uint8], key: Keys, check: Keys) -> npt.NDArray[np.bool_]:
-    """Which entries may be in; those ruled out by one probe are not looked at by the next."""
+    """Return a mask of the entries that the filter may contain.
+
+    Each probe looks only at the entries that the previous probes did not rule out.
+    """
     rows = np.arange(len(key))
     for probe in range(_PROBES):
         bits = _bits(key[rows], check[rows], probe, len(bloom) * 8)

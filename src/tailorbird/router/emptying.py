@@ -1,15 +1,15 @@
-"""An erasure where the routed log is in topics: the routers' tables without some people, the topics
-emptied, a snapshot in each.
+"""Erasure where the routed log is in topics: erase people from the routers' tables and reset the
+topics, with a snapshot in each.
 
-    sum up      what the log says of items is in the topic `items`, as where it is pruned (`router.retention`)
-    forget      people go from the tables, and what is said of them, in the files alone
-    items       the topic is emptied, and gets the summary as it is now
-    index       the topic of snapshots is emptied (`stream.kafka.emptied`), and gets one of the tables as they are now
-    routed      is emptied; a row without meaning begins it
-    order       likewise, where there are several partitions; it begins with where these rows stand
+    summarize   the items of the log go into the topic `items`, as in pruning (`router.retention`)
+    erase       people and mentions of them are deleted from the local files
+    items       the topic is reset (`stream.kafka.emptied`) and gets the current summary
+    index       the topic of snapshots is reset and gets one of the current tables
+    routed      is reset; a row without content begins it
+    order       likewise, where there are several partitions; it begins with the places of these rows
 
-Positions go on, so whoever had read to the end goes on, and a router of another machine takes its
-tables from the snapshot.
+Positions continue, so readers that had read to the end go on, and a router of another machine takes
+its tables from the snapshot.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +25,7 @@ from tailorbird.events import Clock
 from tailorbird.router.erase import Forgotten, Mentions, erase_from_tables, remove_item_mentions
 from tailorbird.router.group import lock_member_folder
 from tailorbird.router.order import restart_order
-from tailorbird.router.retention import publish_summary, summarize, rewrite_summary
+from tailorbird.router.retention import publish_summary, rewrite_summary, summarize
 from tailorbird.router.router import FIRST_P, make_tables
 from tailorbird.router.topic import RoutedTopic
 from tailorbird.stream import open_reader, open_writer
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class RoutedTopics:
-    """The writers of all that routers write; every other router is fenced. `ends`: behind the last
-    row of each partition.
+    """Writers of all topics of the routers; every other router is fenced.
+
+    `ends` has the position after the last row of each partition.
     """
 
     stream: "KafkaStream"
@@ -54,8 +55,10 @@ class RoutedTopics:
         return [topic.end() for topic in self.topics]
 
     def end(self) -> int:
-        """Behind the last row of the whole. Raises BehindError where rows are in no order yet, or
-        profiles not with all routers.
+        """Return the position after the last ordered row.
+
+        Raises:
+            BehindError: rows are not ordered yet, or a router lacks profiles.
         """
         if self.order is None:
             return self.ends[0]
@@ -81,7 +84,7 @@ class RoutedTopics:
         return end
 
     def describe(self) -> list[Emptying]:
-        """The topics as they are, once all is summed up that is to be."""
+        """Summarize the items, then return the specs of the topics."""
         summarize(self.stream)
         topics = [emptied.describe(list(self.stream.routed_parts), self.ends)]
         if (items := _topic_ends([self.stream.items])) is not None:
@@ -101,9 +104,13 @@ class RoutedTopics:
         requests: Collection[str],
         mentions: Mentions,
     ) -> list[Forgotten]:
-        """Sum up what the log says of items, and take people out of the tables."""
+        """Summarize the items of the log, and erase people from summary and tables."""
         counts: list[Forgotten] = [
-            Forgotten(mentions=rewrite_summary(self.stream, partial(remove_item_mentions, mentions=mentions)))
+            Forgotten(
+                mentions=rewrite_summary(
+                    self.stream, partial(remove_item_mentions, mentions=mentions)
+                )
+            )
         ]
         for topic in self.topics:
             with topic.tables() as connection:
@@ -129,7 +136,7 @@ class RoutedTopics:
         items: Emptying | None,
         clock: Clock,
     ) -> None:
-        """Empty the topics, behind snapshots; what was done before is not done again."""
+        """Reset the topics after their snapshots; steps that were done before are skipped."""
         snapshots = list(self.stream.snapshots())
         for topic in self.topics:
             topic.check_sole_writer()
@@ -161,7 +168,7 @@ class RoutedTopics:
             restart_order(order_log, routed.ends, ends, clock)
 
     def close(self) -> None:
-        """Let go of all topics."""
+        """Close all topics."""
         for topic in self.topics:
             topic.close()
         self.topics.clear()
@@ -171,8 +178,9 @@ class RoutedTopics:
 
 @contextmanager
 def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
-    """All that routers write, for one writer; their tables are brought up, and those of other
-    routers of this machine deleted.
+    """Open all topics of the routers as their only writer.
+
+    Brings the tables up to date, and deletes those of other router processes of this machine.
 
     Raises:
         LockedError: a router runs on this machine.
@@ -190,7 +198,7 @@ def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
         if stream.count > 1:
             topics.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
         for path in stream.index_paths():
-            if path.parent != folder:  # made anew from the topic by who needs it
+            if path.parent != folder:  # rebuilt from the topic when needed
                 for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
                     each.unlink(missing_ok=True)
         yield topics
@@ -205,7 +213,7 @@ def _open_topic(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic
 
 @contextmanager
 def open_partition(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
-    """One partition of what the routers write, for one writer. Raises LockedError."""
+    """Open one partition of the routed topic as its only writer. Raises LockedError."""
     topic = _open_topic(stream, number, folder)
     try:
         yield topic
@@ -214,6 +222,6 @@ def open_partition(stream: "KafkaStream", number: int, folder: Path) -> Iterator
 
 
 def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
-    """Where the partitions of a topic end; None where it is not there."""
+    """Return the ends of a topic's partitions; None where it does not exist."""
     there = emptied.topics_of(logs[0].cluster)
     return [emptied.log_end(log, there) for log in logs] if logs[0].name in there else None

@@ -1,8 +1,7 @@
-"""What the router's file holds of people, taken out: the index of repeats, who an anonymous id is,
-profiles, answers.
+"""Erasure from the router's file: dedup index, identities, profiles and responses.
 
-The log's blocks are deleted before, which their readers have all taken in; then the file is written
-anew, so that neither free pages nor the WAL keep anything. With topics, see `router.emptying`.
+The log's blocks are deleted first, once all readers have applied them. Then the file is rewritten, so
+that neither free pages nor the WAL keep anything. For topics see `router.emptying`.
 """
 
 from collections.abc import Callable, Collection
@@ -24,7 +23,7 @@ _decode_responses = msgspec.msgpack.Decoder(list[attribution.RememberedResponse]
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """What was taken out of the router's tables."""
+    """Counts of what was erased from the router's tables."""
 
     blocks: int = 0
     repeats: int = 0
@@ -35,20 +34,18 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 
 class Mentions(Protocol):
-    """What mentions these people, in profiles of items and of others, and in what others looked
-    for.
-    """
+    """Mentions of the erased people in profiles and queries of others."""
 
     def in_text(self, text: str) -> bool:
-        """Whether a text does."""
+        """Return whether a text mentions one of them."""
         ...
 
     def rewritten(self, text: str) -> str | None:
-        """A JSON object without what does; None where nothing does."""
+        """Return a JSON object without the mentions; None where there are none."""
         ...
 
     def renamed(self, id_: str) -> str:
-        """The id of an event or of a request of others; another where it does."""
+        """Return a new id for an event or request id that mentions one of them, else the id."""
         ...
 
 
@@ -62,18 +59,20 @@ def erase(
     requests: Collection[str],
     mentions: Mentions,
 ) -> Forgotten:
-    """Take people out of the router's file, whose writer is `log`.
+    """Erase people from the router's file, whose writer is `log`.
 
     Args:
-        before: every block ends at or before it, and nobody needs one any more. users, visitors:
-        whose identity and profiles go; anonymous ids that are somebody else's, too, are not among
-        the visitors.
-        events: mark of the subject ("u" or "a"), subject, event id.
-        requests: the answers that are forgotten.
-        mentions: what profiles of items, and of others, lose.
+        before: every block ends at or before it, and no reader needs one.
+        users, visitors: user ids and anonymous ids whose identities and profiles are deleted;
+            anonymous ids that somebody else used too are not among them.
+        events: kind of subject ("u" or "a"), subject, event id.
+        requests: request ids of the responses to delete.
+        mentions: removed from profiles of items and of others.
     """
     blocks = 0
-    while count := log.prune_some(before, before_delete=partial(pruned.summarize_blocks, log.connection)):
+    while count := log.prune_some(
+        before, before_delete=partial(pruned.summarize_blocks, log.connection)
+    ):
         blocks += count
         faults.at("erase.routed_blocks")
     with log.transaction() as connection:
@@ -100,7 +99,7 @@ def erase_from_tables(
     requests: Collection[str],
     mentions: Mentions,
 ) -> Forgotten:
-    """As `erase`, of the tables alone, within a transaction."""
+    """Erase people from the tables alone, within a transaction; see `erase`."""
     dedup_entries = _delete_dedup_entries(connection, _fingerprint_entries(events))
     identities = _delete(connection, "identity", "user_id", users) + _delete(
         connection, "identity", "anonymous_id", visitors
@@ -121,9 +120,7 @@ def erase_from_tables(
 
 
 def remove_item_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
-    """Take mentions out of what the log said of items (`router.pruned`), within a transaction; how
-    many items had some.
-    """
+    """Remove mentions from the item summary (`router.pruned`) and return how many items had some."""
     return _remove_mentions(connection, "pruned_item", ("item_id",), mentions.rewritten)
 
 
@@ -143,7 +140,7 @@ def _remove_mentions(
 
 
 def _rename_profile_versions(connection: apsw.Connection, mentions: Mentions) -> int:
-    """Give versions of profiles, which are ids of events, new names where they mention somebody."""
+    """Rename profile versions, which are event ids, where they mention an erased person."""
     rows = connection.execute("SELECT DISTINCT version FROM profile").fetchall()
     changed = [(new, old) for (old,) in rows if (new := mentions.renamed(old)) != old]
     connection.executemany("UPDATE profile SET version = ? WHERE version = ?", changed)

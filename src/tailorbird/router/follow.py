@@ -1,12 +1,11 @@
-"""Profiles of users and items, and merges of users, for the routers that do not route them: they
-are in partition 0, and any event may name any of them.
+"""Profiles and merges for the routers of other partitions: they are routed in partition 0, and any
+event may refer to any of them.
 
-A router takes one only once the order log has it, so its events, which carry the profile's version
-and the person, come behind it for everybody. What it took, and up to where, is saved with its step:
-its index stays a function of its own topic.
+A router applies one only once the order log names it. Its events, which carry the profile's version
+and the person, then come after it for every reader. The applied profiles and their position are
+saved with the step, so the router's index stays a function of its own topic.
 
-    routed[0] ──► profiles up to where the order names rows of partition 0 ──► this router's
-    catalogue
+    routed[0] ──► profiles up to the rows that the order names ──► this router's profile history
 """
 
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS followed(
-    id INTEGER PRIMARY KEY CHECK (id = 1), offset INTEGER NOT NULL  -- the next row of partition 0 to look at
+    id INTEGER PRIMARY KEY CHECK (id = 1), offset INTEGER NOT NULL  -- next row of partition 0
 ) STRICT;
 """
 _NAMES = ("type", "ts", "event_id", "user_id", "item_id", "person", "properties")
@@ -39,7 +38,7 @@ _decode = msgspec.json.Decoder(dict).decode
 
 
 class ProfileFollower:
-    """Follows partition 0 for one router."""
+    """A follower of partition 0 for one router."""
 
     def __init__(self, share: "KafkaPartition", connection: apsw.Connection) -> None:
         self._log, self._order = share.profiles
@@ -49,18 +48,18 @@ class ProfileFollower:
         self.load(connection)
 
     def load(self, connection: apsw.Connection) -> None:
-        """Go on where the last saved step was."""
+        """Load the position of the last saved step."""
         self._position = connection.execute("SELECT offset FROM followed").get or 0
 
     def save(self, connection: apsw.Connection) -> None:
-        """Note how far the profiles are that the router's tables have."""
+        """Save the position up to which profiles are in the router's tables."""
         connection.execute(
             "INSERT INTO followed VALUES (1, ?1) ON CONFLICT DO UPDATE SET offset = ?1",
             (self._position,),
         )
 
     def follow(self, memory: Memory) -> int:
-        """Apply what is new; how many rows of partition 0 were looked at."""
+        """Apply new profiles and merges, and return how many rows of partition 0 were read."""
         self._refresh_limit()
         start, size = self._position, 0
         while self._log_reader is not None and self._position < self._limit and size < _BYTES_MAX:
@@ -74,12 +73,12 @@ class ProfileFollower:
         return self._position - start
 
     def changed(self) -> bool:
-        """Whether there is something to follow."""
+        """Return whether partition 0 has rows to follow."""
         self._refresh_limit()
         return self._position < self._limit
 
     def _refresh_limit(self) -> None:
-        """Up to which row of partition 0 the order has come."""
+        """Refresh the row of partition 0 up to which the order has come."""
         try:
             if self._log_reader is None:
                 self._log_reader = open_reader(self._log)
@@ -90,7 +89,7 @@ class ProfileFollower:
         if self._order_reader.changed() or not self._limit:
             from tailorbird.stream.kafka.merged import (
                 decode_entry,
-            )  # only where the client of Kafka is loaded anyway
+            )  # The Kafka client is loaded only where it is used.
 
             end = self._order_reader.end()
             if end > self._order_reader.start():

@@ -1,13 +1,11 @@
-"""Routers that share the partitions: each process takes some, and gives them up when others come,
-go or are dead.
+"""Routers that share the partitions through a consumer group of the cluster.
 
-A consumer group of the cluster deals the partitions out (nobody reads by it: positions are in each
-router's own tables). What it says is when to begin and when to stop, and it may be late: a process
-that stood still wakes up and does not know yet that it was replaced. That such a one writes nothing
-that counts is the matter of the log itself, see `stream.kafka.frames`: its next write stands at
-another place than it says, and it is told who writes there now. Why so: decision 10.
+The group only assigns partitions to processes; each router keeps its positions in its own tables.
+An assignment may be late: a stalled process wakes up and does not know yet that it was replaced. The
+log itself fences such a process, see `stream.kafka.frames`: its next write stands at another offset
+than it expects, and it learns who writes there now. Decision 10 gives the reasons.
 
-    routers/1/    what this process locks, and the index of each partition that it ever had: routed-index.3.db
+    routers/1/    locked by this process, with the index of each partition it had: routed-index.3.db
 """
 
 import logging
@@ -32,20 +30,18 @@ from tailorbird.stream.kafka.logs import KafkaStream
 POLL_S = 0.005
 ROWS_MAX = 20_000
 SESSION_S = 10.0
-UNASSIGNED_WARNING_S = 60.0  # how often a process without a partition says so
-# after which a partition is begun anew that somebody else wrote, if it is still dealt to us
+UNASSIGNED_WARNING_S = 60.0  # interval of the warning of a process without partitions
+# delay before a partition that another process wrote is tried again, if it is still assigned
 RETRY_S = 3.0
-_POLL_MAX_S = (
-    600.0  # a step, or making an index anew, may take so long before others get the partition
-)
+_POLL_MAX_S = 600.0  # bounds a step or the rebuild of an index before the partition is reassigned
 log = logging.getLogger(__name__)
 
 
 class GroupMember:
-    """One process of the group.
+    """One process of the consumer group.
 
     Attributes:
-        routers: by partition, those at work here.
+        routers: the running routers, by partition.
     """
 
     def __init__(
@@ -102,7 +98,7 @@ class GroupMember:
         log.info("gave up partitions %s", sorted(each.partition for each in partitions))
 
     def step(self) -> bool:
-        """See what is dealt to us, and route what there is; whether there was anything."""
+        """Take up assigned partitions, run a step of each router, and return whether any has more."""
         self._consumer.poll(0)
         if not self._assigned:
             self._warn_unassigned()
@@ -122,8 +118,10 @@ class GroupMember:
         return has_backlog
 
     def _warn_unassigned(self) -> None:
-        """Where others have all partitions this is as it should be; where nobody has, nothing is
-        routed, and nobody else says so.
+        """Warn now and then that this process has no partition.
+
+        That is normal where others have all of them. Where nobody has, nothing is routed, and no
+        other process would say so.
         """
         if time.monotonic() - self._warned_at < UNASSIGNED_WARNING_S:
             return
@@ -155,8 +153,9 @@ class GroupMember:
             self._give_up(number, error)
 
     def _give_up(self, number: int, error: TailorbirdError) -> None:
-        """Stop a router whose partition somebody else writes; only the group can say who is right,
-        so look again later.
+        """Stop a router whose partition another process writes, and retry later.
+
+        Only the group can decide which of the two is right.
         """
         if not isinstance(error, LockedError):
             raise error
@@ -174,7 +173,7 @@ class GroupMember:
         self._backlogged.discard(number)
 
     def close(self) -> None:
-        """Leave the group; others get what was ours at once."""
+        """Leave the group, which reassigns the partitions at once."""
         for number in list(self.routers):
             self._stop_router(number)
         self._consumer.close()
@@ -196,12 +195,12 @@ def run_member(
     stopped: StopList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
-    """Route what is dealt to this process until `stop` is set; the step under way is finished
-    first.
+    """Route the assigned partitions until `stop` is set; a running step is finished first.
 
     Args:
-        session_s: after how long without a sign of life others get what was dealt to us.
-        stopped: see `Router`; as `memory_bytes`, which all partitions share evenly.
+        session_s: time without a heartbeat after which the partitions are reassigned.
+        suppression_list: see `Router`.
+        memory_bytes: see `Router`; shared evenly by all partitions.
     Raises:
         DamageError, StorageError, ConfigError: whoever runs the role starts it again or tells the
         operator.
@@ -225,8 +224,9 @@ def run_member(
 
 @contextmanager
 def lock_member_folder(stream: Path, *, exclusive: bool = False) -> Iterator[Path]:
-    """The first folder below `routers/` that no process of this machine has; with `alone`, none may
-    have any. Raises LockedError.
+    """Lock and yield the first free folder below `routers/`.
+
+    With `exclusive`, raise LockedError if any process of this machine has one.
     """
     locks: list[FileLock] = []
     try:

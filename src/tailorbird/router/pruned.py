@@ -1,11 +1,10 @@
-"""What the routed log said of items in the blocks that were deleted: all that a server needs which
-starts after that.
+"""Item summary of pruned blocks of the routed log, for servers that start later.
 
-    pruned_item       the newest profile of each item: its properties, from when it holds, and when we got it
-    pruned_interest   how many events of each type each item had
+    pruned_item       newest profile of each item: properties, valid from, known since
+    pruned_interest   number of events of each type and item
 
-Blocks are summed up in the transaction that deletes them, so that these tables and the log together
-always say what the whole log would. `serving.catalogue` reads both in one snapshot.
+Blocks are summarized in the transaction that deletes them, so these tables and the log together
+always equal the full log. `serving.catalogue` reads both in one snapshot.
 """
 
 import logging
@@ -41,8 +40,9 @@ log = logging.getLogger(__name__)
 
 
 def summarize_blocks(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
-    """Add what `blocks` say to the tables. A block that cannot be read is gone anyway: it is told,
-    and left out.
+    """Add the items of `blocks` to the tables.
+
+    A block that cannot be read is logged and skipped, since it is deleted anyway.
     """
     for stored in blocks:
         if stored.block.kind != "events":

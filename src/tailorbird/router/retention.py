@@ -1,14 +1,15 @@
-"""Deleting from the topics of what was routed: `routed`, and `order` where that has several
-partitions. From files, the router deletes.
+"""Retention of the topics of routed rows: `routed`, and `order` where there are several partitions.
 
-    released (lake, workers) ─┐ snapshots of the indexes ─┼─► up to where ─► what it says of items,
-    summed up in topic `items` ─► order ─► routed newest rows, kept anyhow ─┘
+The router itself prunes files.
 
-One process does it, which knows how far all others are: the lake role's. A row is deleted once the
-lake has verified it, each worker has applied it, a snapshot of its router's index has what it
-changed there, each router that follows its profiles has a snapshot behind it, and the summary of
-items that servers begin with has been read back. The order goes first: then nobody is sent to rows
-that are gone.
+    released (lake, workers) ─┐
+    snapshots of the indexes ─┼─► limit ─► items summarized in topic `items` ─► order ─► routed
+    newest rows, retained ────┘
+
+The lake role runs it, since it knows the positions of all readers. A row is deleted once the lake
+has verified it, each worker has applied it, a snapshot of its router's index contains its changes,
+each router that follows its profiles has a later snapshot, and the item summary that servers start
+from has been read back. The order is pruned first, so that no reader is sent to deleted rows.
 """
 
 import logging
@@ -29,8 +30,8 @@ from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore_snapshot
 
 FILE = "routed-items.db"
 EVERY_S = 60.0
-RETAINED_ROWS = 200_000  # stay in any case: followers without a say, such as servers, have as much time
-ROWS_MIN = 50_000  # that can go, before any do: the summary is written anew each time
+RETAINED_ROWS = 200_000  # time for readers without a tracked position, such as servers
+ROWS_MIN = 50_000  # fewer are not worth a rewrite of the summary
 _POSITION_TABLE = (
     "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT "
     "NULL) STRICT"
@@ -40,12 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Deletes what nobody needs of what was routed.
+    """Pruning of routed rows that no reader needs.
 
     Args:
-        released: says below which row neither the lake nor a worker needs it.
-        keep_rows: the newest rows, which stay.
-        rows_min: how many can go before any do.
+        released: returns the row before which neither the lake nor a worker needs the log.
+        retained_rows: number of newest rows that stay.
+        rows_min: number of rows from which on a deletion is worthwhile.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class Retention:
         self._parts = stream.routed_parts
 
     def prune(self) -> int:
-        """Delete what may go; how many messages that were.
+        """Delete rows that may go and return the number of messages.
 
         Raises:
-            StorageError, DamageError: broker or disk; nothing is deleted that is needed, and it can
-            be tried again.
+            StorageError, DamageError: broker or disk; needed rows are safe, and it can be tried
+                again.
         """
         try:
             with open_reader(self._routed) as reader:
@@ -80,7 +81,7 @@ class Retention:
             return 0
 
     def tend(self) -> None:
-        """Look, and tell what came of it; what fails is tried again with the next look."""
+        """Prune and log the outcome; a failure is retried with the next tick."""
         try:
             if count := self.prune():
                 log.info("deleted %d messages of what was routed", count)
@@ -96,8 +97,7 @@ class Retention:
         if target - begin >= self._rows_min:
             begin = self._summarize_until(reader, target)
             faults.at("retention.before_order")
-        # Where nothing is new, what a broker refused to delete, or a kill prevented, is deleted
-        # now.
+        # Without new rows this still deletes what a broker refused or a kill prevented before.
         return self._delete(reader, begin, snapshots)
 
     def _delete(
@@ -122,8 +122,9 @@ class Retention:
         return count
 
     def _ends(self, routed: MergedLog) -> list[int]:
-        """Behind which row of each partition the rows stop that the order does not name any more;
-        it is deleted by whole runs.
+        """Return the end of each partition's rows that the order no longer names.
+
+        The order is deleted by whole runs.
         """
         with open_reader(routed.order) as order:
             start, end = order.start(), order.end()
@@ -135,9 +136,7 @@ class Retention:
         return ends
 
     def _summarize_until(self, reader: LogReader, target: int) -> int:
-        """Sum up what the rows up to `wanted` say of items, whole blocks, and publish it; up to
-        where that is.
-        """
+        """Summarize the items of whole blocks up to `target`, publish, and return the end."""
         file = self._stream.folder / FILE
         connection, newest = _open_newest(self._stream)
         try:
@@ -167,7 +166,7 @@ class Retention:
 
 
 def summarize(stream: KafkaStream) -> None:
-    """Sum up what all rows that are there say of items, and publish it: for who empties the topics."""
+    """Summarize the items of all rows and publish the summary, before the topics are reset."""
     with open_reader(stream.routed) as reader:
         Retention(stream, lambda: 0)._summarize_until(reader, reader.end())
     file = stream.folder / FILE
@@ -177,9 +176,7 @@ def summarize(stream: KafkaStream) -> None:
 
 
 def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
-    """Sum up, and let `change` take something out of the summary, in the file alone; what it says
-    it changed.
-    """
+    """Summarize all rows, apply `change` to the summary file, and return its count."""
     summarize(stream)
     file = stream.folder / FILE
     connection = _open(file)
@@ -187,7 +184,7 @@ def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int
         with sqlite.errors(file):
             with connection:
                 count = change(connection)
-            connection.execute("VACUUM")  # or free pages keep what it was
+            connection.execute("VACUUM")  # free pages would keep the old content
         sqlite.checkpoint(connection, file, truncate=True)
     finally:
         connection.close()
@@ -195,14 +192,12 @@ def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int
 
 
 def publish_summary(stream: KafkaStream) -> None:
-    """Put the summary into its topic as it is here."""
+    """Publish the local summary to its topic."""
     take_snapshot(stream.folder / FILE, stream.items, _summary_position)
 
 
 def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
-    """The summary on this machine, or the newest in its topic where that is further; and that
-    newest.
-    """
+    """Open the local summary, restored from the topic's newest if that is further; return both."""
     file = stream.folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     newest = Newest(stream.items).look()

@@ -1,14 +1,12 @@
-"""The decision on each event, once: what is attached to it, and what it teaches about the events
-behind it.
+"""The decision on each event: what is attached to it, and what it changes for later events.
 
-The decision depends on the events before it and on the plan, on nothing else: a click finds the
-answer that stands before it in the same step. It is made column by column, in an order in which no
-column needs a later one. Whatever holds for all events of a person or an item in the step is looked
-up once; one by one are taken only those about whom the step itself learns something, in their
-order. Files, positions and transactions are in `router.router`.
+The decision depends only on the plan and on the events before: a click finds a response that stands
+before it in the same step. It is made column by column, in an order in which no column needs a later
+one. A value that holds for all events of a person or item in the step is looked up once. Row by row
+are only those whose values the step itself changes. `router.router` has files and transactions.
 
-    Arrivals (accepted, not repeated) ──► answer → ts ──► person ──► profiles ──► one Arrow batch of events.ROUTED
-                                            └─► answer, identify, profile: applied to what comes after
+    Arrivals without duplicates ──► response → ts ──► person ──► profiles ──► batch of events.ROUTED
+                                       └─► response, identify, profile: applied to later events
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,12 +31,10 @@ _ANONYMOUS = "anon:"
 
 
 class Memory:
-    """What the router knows from the events it has applied. Read from its tables; saved within a
-    step's transaction.
+    """State of the router from applied events, read from its tables and saved with each step.
 
     Args:
-        bytes_max: of identities and profiles that are held in memory, about; all of them stand in
-            the tables.
+        bytes_max: approximate bound of the caches of identities and profiles.
     """
 
     def __init__(
@@ -60,8 +56,11 @@ class Memory:
     def save(
         self, connection: apsw.Connection, newest: dict[int, int], import_producers: Sequence[int]
     ) -> None:
-        """Write all that changed; `newest` is each producer's newest time of receipt, `past` the
-        producers of imports and replays.
+        """Write all changes.
+
+        Args:
+            newest: newest time of receipt by producer.
+            import_producers: the producers of imports and replays.
         """
         self.seen.save(connection, import_producers)
         self.identity.save(connection)
@@ -72,15 +71,13 @@ class Memory:
 
 
 class DictionaryColumn(NamedTuple, Generic[V]):
-    """A column of which few values are different: `codes`, shape (n,), are places in `values`; -1
-    is null.
-    """
+    """A dictionary-encoded column: `codes`, shape (n,), index into `values`; -1 is null."""
 
     values: list[V]
     codes: Codes
 
     def to_arrow(self, type_: pa.DataType, get: Callable[[V], Any]) -> pa.Array:
-        """`of` of each value, as Arrow."""
+        """Return `get` of each value as an Arrow array."""
         if not self.values:
             return pa.nulls(len(self.codes), type_)
         return pa.array([get(value) for value in self.values], type_).take(
@@ -89,11 +86,9 @@ class DictionaryColumn(NamedTuple, Generic[V]):
 
 
 def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> pa.RecordBatch:
-    """Decide on each event and apply it; the rows of events.ROUTED, shape (n,), with p from
-    `first_p` on.
-    """
+    """Decide on each event, apply it, and return n rows of events.ROUTED with p from `first_p` on."""
     event_columns, rows = arrivals.columns, len(arrivals)
-    is_profile = np.zeros(rows, bool)  # nothing is attached to one, and it always counts
+    is_profile = np.zeros(rows, bool)  # profiles get nothing attached and always count
     is_profile[[one.row for one in arrivals.profiles]] = True
     attributed = _attribute(arrivals, memory.responses, is_profile)
     ts = attributed.ts
@@ -140,7 +135,7 @@ def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> 
 
 
 def _raw_log_names(arrivals: Arrivals) -> pa.Array:
-    """The raw log of each event."""
+    """Return the name of each event's raw log."""
     numbers, codes = np.unique(arrivals.entries["producer"], return_inverse=True)
     return DictionaryColumn(
         [arrivals.producers[number] for number in numbers.tolist()], codes.astype(np.int32)
@@ -148,7 +143,7 @@ def _raw_log_names(arrivals: Arrivals) -> pa.Array:
 
 
 class _Attributed(NamedTuple):
-    """What events get of the answers that they name, and when they happened by that."""
+    """Columns taken from the responses that events name, and corrected event times."""
 
     ts: Int64s
     columns: dict[str, pa.Array]
@@ -157,7 +152,7 @@ class _Attributed(NamedTuple):
 def _attribute(
     arrivals: Arrivals, memory: attribution.ResponseMemory, is_profile: Bools
 ) -> _Attributed:
-    """Join what names a request to its answer, in order; an answer is kept for what comes after it."""
+    """Join events to the responses they name, in order, and add responses for later events."""
     event_columns, rows, ts = arrivals.columns, len(arrivals), arrivals.ts.copy()
     responses: dict[int, attribution.RememberedResponse] = {}
     propensities: dict[int, list[float]] = {}
@@ -194,7 +189,7 @@ def _attribute(
             responses[row] = remembered
             if (
                 event_ts <= remembered.ts
-                # nothing follows from an answer before it is given, whatever the client's clock says
+                # A client whose clock is behind cannot react before the response was given.
             ):
                 ts[row] = remembered.ts + 1
             if item_id is not None:
@@ -214,7 +209,7 @@ def _attribute(
 
 
 def _encode_by_identity(values_by_row: dict[int, V], rows: int) -> DictionaryColumn[V]:
-    """Values by row."""
+    """Encode values given by row, sharing codes of identical objects."""
     values: list[V] = []
     codes, code_by_id = np.full(rows, -1, np.int32), dict[int, int]()
     for row, value in values_by_row.items():
@@ -225,7 +220,7 @@ def _encode_by_identity(values_by_row: dict[int, V], rows: int) -> DictionaryCol
 
 
 def _scatter(values_by_row: dict[int, Any], rows: int, type_: pa.DataType) -> pa.Array:
-    """Values by row, null elsewhere."""
+    """Return an Arrow array of values given by row, null elsewhere."""
     return (
         pa.array([values_by_row.get(row) for row in range(rows)], type_)
         if values_by_row
@@ -236,10 +231,10 @@ def _scatter(values_by_row: dict[int, Any], rows: int, type_: pa.DataType) -> pa
 def _resolve_persons(
     arrivals: Arrivals, memory: Memory, is_profile: Bools, ts: Int64s, first_p: int
 ) -> pa.Array:
-    """Its user, else the one whom an identify named for its anonymous id, as merges have them; else
-    that id itself.
+    """Return the person of each event and apply identifies and merges.
 
-    A profile belongs to its user alone, and a merge to the user that it names.
+    That is its user, else the identified user of its anonymous id, both after merges; else the
+    anonymous id. A profile belongs to its user alone, and a merge to the user that it names.
     """
     event_columns, history = arrivals.columns, memory.identity
     users, visitors = event_columns["user_id"], event_columns["anonymous_id"]
@@ -279,9 +274,7 @@ def _apply_merges(
     ts: Int64s,
     first_p: int,
 ) -> pa.Array:
-    """Whom users are at the times of their events, with the merges of the rows before; all merges
-    are applied.
-    """
+    """Return the merged users at the times of their events, and apply all merges in order."""
     if not history.has_merges and not arrivals.merges:
         return users
     merged_into = dict(arrivals.merges)
@@ -304,9 +297,7 @@ def _apply_merges(
 
 
 class _Update(NamedTuple):
-    """What the event at `row` says of `key`: `apply` puts it into its timeline, for what comes
-    after.
-    """
+    """A change of `key` by the event at `row`, which `apply` puts into its timeline."""
 
     row: int
     key: str
@@ -316,7 +307,7 @@ class _Update(NamedTuple):
 def _profile_updates(
     arrivals: Arrivals, history: catalogue.ProfileHistory, kind: str, key: str, first_p: int
 ) -> list[_Update]:
-    """The profiles of one kind."""
+    """Return the profile updates of one kind."""
     ids, versions = arrivals.columns[key], arrivals.columns["event_id"]
     profiles = {one.row: one for one in arrivals.profiles if one.type == kind}
 
@@ -341,11 +332,12 @@ def _look_up(
     updates: Sequence[_Update],
     overrides: Mapping[int, Callable[[int], V | None]] | None = None,
 ) -> DictionaryColumn[V]:
-    """What held for each key, null for none, at its time, with what the rows before it put;
-    everything is put.
+    """Return the value of each key at its time, after the updates of earlier rows.
+
+    All updates are applied. A null key has a null value.
 
     Args:
-        others: by row, what to ask in place of the key; what they need is ready.
+        overrides: functions to call instead of the lookup, by row.
     """
     encoded = keys.dictionary_encode()
     names = encoded.dictionary.to_pylist()
@@ -353,7 +345,7 @@ def _look_up(
     updated_keys = {put.key for put in updates}
     first, last = (int(ts.min()), int(ts.max())) if len(ts) else (0, 0)
     values: list[V] = []
-    code_of = np.full(len(names) + 1, -1, np.int32)  # the last is of no key
+    code_of = np.full(len(names) + 1, -1, np.int32)  # the last entry stands for a null key
     for index, value in enumerate(timeline.find_constant(names, first, last)):
         if value is VARIES or names[index] in updated_keys:
             code_of[index] = -2
@@ -391,7 +383,7 @@ def _look_up_item_profiles(
     first_p: int,
     is_profile: Bools,
 ) -> DictionaryColumn[catalogue.ProfileVersion]:
-    """The version of the item; of an event about several and not about one, that of each."""
+    """Return the item profile of each event; that of each item for an event about several."""
     updates = _profile_updates(arrivals, history, "item", "item_id", first_p)
     item_lists = arrivals.columns["items"]
     if item_lists.null_count == len(item_lists):

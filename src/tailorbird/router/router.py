@@ -1,11 +1,10 @@
-"""The router: reads the raw logs, decides on each event once, and writes the routed log. It alone
-writes `routed.db`.
+"""The router: reads the raw logs, decides on each event once, and writes the routed log.
 
-A step is one transaction: blocks, dedup index, answers, identity, catalogue, and how far each raw
-log was read. So a kill at any point leaves all of a step or none of it. What is decided depends on
-the raw logs, the plan and the order of the steps, never on the clock. With Kafka the log is a
-topic, see `router.topic`. In which order logs are taken stands in `router.merge`; the decision
-itself in `router.route`; the loop that calls `step`, in `router.role`.
+It alone writes `routed.db`. A step is one transaction over blocks, dedup index, responses,
+identities, profiles and raw positions, so a kill at any point leaves all of a step or none of it.
+Decisions depend on the raw logs, the plan and the order of the steps, never on the clock. With Kafka
+the log is a topic, see `router.topic`. `router.merge` orders the logs, `router.route` decides, and
+`router.role` is the loop that calls `step`.
 """
 
 from collections.abc import Sequence
@@ -68,12 +67,12 @@ CREATE TABLE IF NOT EXISTS raw_position(
 
 
 class RouteReport(msgspec.Struct, frozen=True):
-    """What a step did.
+    """Report of a step.
 
     Attributes:
-        positions: for each producer, how far its raw log has been routed, this step included.
-        lag_us: how long ago the newest event of the step came in; 0 if there was none.
-        more: whether there was anything to take, so that the next step may find more.
+        positions: position up to which each producer's raw log has been routed, with this step.
+        lag_us: age of the newest event of the step; 0 if there was none.
+        has_more: whether the step routed anything, so that the next may find more.
     """
 
     accepted: int = 0
@@ -85,12 +84,12 @@ class RouteReport(msgspec.Struct, frozen=True):
 
     @property
     def rows(self) -> int:
-        """All rows that were taken from the raw logs."""
+        """The number of rows that were read from the raw logs."""
         return self.accepted + self.duplicates + self.quarantined
 
 
 class _Source(msgspec.Struct):
-    """A raw log and how far it was routed."""
+    """A raw log and the position up to which it was routed."""
 
     id: int
     producer: str
@@ -100,15 +99,13 @@ class _Source(msgspec.Struct):
 
 
 class Router:
-    """Routes what stands in the raw logs under `stream`, a folder, or one partition of a cluster's
-    topics.
+    """The router of the raw logs of `stream`: a folder, or one partition of a cluster's topics.
 
     Args:
-        stopped: of whom nothing old is taken again, see `events.erased`.
-        memory_bytes: of identities and profiles that are held in memory, about; the rest is read
-            from its file.
+        suppression_list: erased people, whose earlier events are dropped, see `events.erased`.
+        memory_bytes: approximate bound of the caches of identities and profiles.
     Raises:
-        LockedError: another router is at work here.
+        LockedError: another router runs here.
         DamageError: a log does not match its checksums; nothing is routed past the damage.
     """
 
@@ -142,7 +139,7 @@ class Router:
         self._load()
 
     def _load(self) -> None:
-        """Take up what the last committed step left."""
+        """Load the state of the last committed step."""
         connection = self._log.connection
         for source in self._sources.values():
             if source.reader is not None:
@@ -160,18 +157,17 @@ class Router:
                 self._profile_follower.load(connection)
 
     def step(self, rows_max: int = 20_000) -> RouteReport:
-        """Route about `rows_max` rows of what is there (whole bodies), durably; a report of zeros
-        if there is nothing.
+        """Route about `rows_max` rows in whole bodies, durably, and return a report.
 
         Raises:
             DamageError: a raw log is damaged, or lost rows that were routed.
-            StorageError: the disk refused; what was committed before is safe, and a new router goes
-                on from there.
+            StorageError: the disk refused; earlier steps are safe, and a new router continues
+                after them.
         """
         try:
             return self._step(rows_max)
         except BaseException:
-            self._load()  # memory may hold what was not committed
+            self._load()  # memory may have changes that were not committed
             raise
 
     def _step(self, rows_max: int) -> RouteReport:
@@ -235,7 +231,7 @@ class Router:
         )
 
     def _save_profiles(self) -> None:
-        """Keep what others' profiles taught, where there is nothing to route."""
+        """Save followed profiles where there is nothing to route."""
         assert self._profile_follower is not None
         with self._log.transaction() as connection:
             self._memory.save(connection, {}, [])
@@ -243,18 +239,17 @@ class Router:
 
     @property
     def positions(self) -> dict[str, int]:
-        """For each producer, the next row of its raw log to be routed; what stands before may be
-        pruned once it is archived.
-        """
+        """The next row to route by producer; rows before it may be pruned once archived."""
         return {source.producer: source.offset for source in self._sources.values()}
 
     def end(self) -> int:
-        """The position behind the last routed row."""
+        """Return the position after the last routed row."""
         return self._log.end()
 
     def prune(self, before: int) -> int:
-        """Delete routed blocks that end at or before `before`, when lake and workers have them; how
-        many.
+        """Delete routed blocks that end at or before `before` and return how many there were.
+
+        The caller knows that lake and workers have them.
         """
         count = 0
         while deleted := self.prune_some(before):
@@ -262,13 +257,16 @@ class Router:
         return count
 
     def prune_some(self, before: int) -> int:
-        """A piece of `prune`, in one transaction; 0 when nothing is left. What they said of items
-        stays, see `router.pruned`.
+        """Delete some blocks in one transaction and return how many; 0 when none are left.
+
+        A summary of their items stays, see `router.pruned`.
         """
-        return self._log.prune_some(before, before_delete=partial(pruned.summarize_blocks, self._log.connection))
+        return self._log.prune_some(
+            before, before_delete=partial(pruned.summarize_blocks, self._log.connection)
+        )
 
     def changed(self) -> bool:
-        """Whether any raw log has grown since this was last asked; cheap enough to poll."""
+        """Return whether any raw log has grown since the last call; cheap enough to poll."""
         if self._profile_follower is not None and self._profile_follower.changed():
             return True
         return any(
@@ -276,8 +274,8 @@ class Router:
         )
 
     def _read(self, rows_max: int) -> tuple[Arrivals, dict[str, int], int]:
-        """Checked events, in order of receipt; how far each log is routed with them; and when the
-        newest body came in.
+        """Return checked events in order of receipt, the new offset of each log, and the newest
+        time of receipt.
         """
         newest = 0
         offsets: dict[str, int] = {}
@@ -298,7 +296,7 @@ class Router:
         return builder.build(), offsets, newest
 
     def _read_batches(self, rows_max: int) -> list[LogBatch]:
-        """What each raw log has next, whole bodies, about `rows_max` rows in all."""
+        """Read the next whole bodies of each raw log, about `rows_max` rows in all."""
         readers = [
             (source, source.reader) for source in self._find_sources() if source.reader is not None
         ]
@@ -308,7 +306,7 @@ class Router:
         for index, (source, reader) in enumerate(readers):
             rows_left = max(
                 1, (rows_max - rows_read) // (len(readers) - index)
-            )  # what others leave is for those behind
+            )  # logs further on get what earlier ones left
             bodies: list[Stored] = []
             for stored in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
                 bodies.append(stored)
@@ -321,8 +319,9 @@ class Router:
         return batches
 
     def _find_sources(self) -> list[_Source]:
-        """The raw logs there are, in order of name; a new one gets its number at once, for the
-        dedup index refers to it.
+        """Return the raw logs in order of name.
+
+        A new log gets its number at once, since the dedup index refers to it.
         """
         addresses = raw_addresses(self._stream)
         for source in self._sources.values():
@@ -343,12 +342,11 @@ class Router:
                 try:
                     source.reader = open_reader(path)
                 except NotReadyError:
-                    continue  # its writer is just making it
+                    continue  # its writer is creating it
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
 
     def _duplicates(self, arrivals: Arrivals, first_entries: dict[int, tuple]) -> pa.RecordBatch:
-        # An event that stands where the index says it stood is itself, read again: not even a
-        # repeat.
+        # An event at the position that the index has for it was read again; it is no duplicate.
         pairs = {
             row: (first, arrivals.entries[row].item())
             for row, first in sorted(first_entries.items())
@@ -381,8 +379,9 @@ class Router:
         return [to_block(kind, rows, receipt) for kind, rows in batches if rows.num_rows]
 
     def _progress_blocks(self, offsets: dict[str, int]) -> list[Block]:
-        """How far the logs that all routers share were taken by this one: the rows do not tell,
-        since others have some of them.
+        """Return a block with the progress in the logs that all routers share.
+
+        The rows do not tell it, since other routers have some of them.
         """
         shared = {name: offset for name, offset in offsets.items() if name in PAST}
         return (
@@ -392,7 +391,7 @@ class Router:
         )
 
     def close(self) -> None:
-        """Close all logs; another router may start."""
+        """Close all logs and release the lock."""
         if self._profile_follower is not None:
             self._profile_follower.close()
         for source in self._sources.values():
@@ -419,8 +418,8 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
             snapshots=stream.snapshots,
             snapshot_rows=stream.snapshot_rows,
         )
-    # A damaged tail stops: its positions are committed with it, so setting it aside would lose
-    # events without a word.
+    # A damaged tail stops the router: its positions are committed with it, so setting it aside
+    # would lose events silently.
     log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
     with log.transaction() as connection:
         make_tables(connection)
@@ -428,7 +427,7 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
 
 
 def make_tables(connection: apsw.Connection) -> None:
-    """All tables that a router has, where they are not there yet."""
+    """Create the router's tables where they do not exist."""
     Memory.make_tables(connection)
     connection.execute(_TABLE)
     connection.execute(follow.TABLE)
@@ -436,7 +435,7 @@ def make_tables(connection: apsw.Connection) -> None:
 
 
 def _location_columns(entries: Sequence[tuple], producers: dict[int, str]) -> list[pa.Array]:
-    """Partition, offset and row of entries of the index of repeats."""
+    """Return the columns partition, offset and row of dedup index entries."""
     columns = [
         [producers[entry[4]] for entry in entries],
         [entry[3] for entry in entries],
@@ -449,7 +448,7 @@ def _location_columns(entries: Sequence[tuple], producers: dict[int, str]) -> li
 
 
 def _newest_receipts(arrivals: Arrivals) -> dict[int, int]:
-    """By producer, the newest time of receipt among the accepted events."""
+    """Return the newest time of receipt among the accepted events, by producer."""
     producers, received_at = arrivals.entries["producer"], arrivals.received_at
     return {
         number: int(received_at[producers == number].max())

@@ -1,12 +1,10 @@
-"""What was known when: per key, values with the time from which each holds. Identity and catalogue
-are timelines.
+"""Timelines: values per key with the time from which each holds, for identities and profiles.
 
 at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
 
-The truth is a table with rows (key, ts, p, value …), which keeps all of it. Memory has the newest
-values of the keys that were asked for lately, up to a number of bytes, and what was put since the
-last save; anything else is read where it is asked for. So what memory holds changes no answer, only
-how fast it comes.
+A table with rows (key, ts, p, value …) is the source of truth. Memory caches the newest values of
+recently requested keys, up to a number of bytes, and everything put since the last save. Other values
+are read on demand, so the cache changes the speed of a lookup and never its result.
 """
 
 from bisect import bisect_right, insort_right
@@ -19,45 +17,39 @@ import apsw
 import msgspec
 
 V = TypeVar("V")
-CACHED_VALUES = 8  # newest values of a key that memory holds
-KEY_BYTES = 350  # about what a key costs beside its text and its values
-VALUE_BYTES = 150  # and a value beside its texts
+CACHED_VALUES = 8  # newest values of a key that are cached
+KEY_BYTES = 350  # approximate cost of a key beside its text and its values
+VALUE_BYTES = 150  # approximate cost of a value beside its texts
 _get_ts = itemgetter(0)
 
 
 class _CachedKey(Generic[V]):
-    """What memory has of a key: its newest values by time; `late`, those put since the last save
-    that are older than all of these.
-    """
+    """The cached values of a key: the newest by time, and in `late` unsaved values older than them."""
 
     __slots__ = ("is_complete", "late", "size", "values")
 
     def __init__(self, values: list[tuple[int, V]], is_complete: bool) -> None:
         self.values = values
-        self.is_complete = is_complete  # nothing of the key is older than `values`
+        self.is_complete = is_complete  # the table has no older values
         self.late: list[tuple[int, V]] = []
         self.size = 0
 
 
-VARIES: Any = (
-    object()
-)  # says `through`: more than one value holds within the span, or memory does not know
+VARIES: Any = object()  # returned by `find_constant` where several values may hold within the span
 
 
 class Timeline(Generic[V]):
-    """Values by key and time, over a table of `connection`. The result depends on the order of
-    `put` only where times are equal.
+    """Values by key and time, cached from a table of `connection`.
 
-    What is put must be written to the table, with ascending `p`, before `saved` is called; and
-    nobody else may write to it.
+    The result depends on the order of `put` only where times are equal. The caller writes what it
+    puts to the table, with ascending `p`, before it calls `mark_saved`; nobody else writes to it.
 
     Args:
-        select: a query of the columns ts and those that `make` takes, of the rows of key ?1,
+        select: query of the rows of key ?1, with the columns ts and those that `make` takes,
             without an order.
-        make: a value from the columns behind ts.
-        size: the bytes of a value's texts.
-        bytes_max: how much memory may hold from one save to the next; what a step asks for and puts
-            comes on top.
+        make: makes a value from the columns after ts.
+        size: returns the bytes of a value's texts.
+        bytes_max: bound of the cache between steps; what a step reads and puts comes on top.
     """
 
     def __init__(
@@ -85,14 +77,12 @@ class Timeline(Generic[V]):
         self._cache: OrderedDict[str, _CachedKey[V]] = OrderedDict()
         self._absent: _CachedKey[V] = _CachedKey(
             [], is_complete=True
-        )  # stands for each key of which there is nothing
+        )  # shared by all keys without values
         self._updated_keys: set[str] = set()
         self.bytes = 0
 
     def preload(self, keys: Iterable[str]) -> None:
-        """Have `keys` in memory, which are about to be asked for: read in one go, and let go of
-        after all others.
-        """
+        """Load `keys` into the cache in one transaction and mark them as most recently used."""
         cache, missing = self._cache, []
         for key in dict.fromkeys(keys):
             if key in cache:
@@ -103,7 +93,7 @@ class Timeline(Generic[V]):
             return
         owns_transaction = not self._connection.in_transaction
         if owns_transaction:
-            self._connection.execute("BEGIN")  # one look at the file, rather than one a key
+            self._connection.execute("BEGIN")  # one read transaction instead of one per key
         try:
             present = {
                 key
@@ -117,11 +107,13 @@ class Timeline(Generic[V]):
             for key in present:
                 self._read(key)
         finally:
-            if owns_transaction and self._connection.in_transaction:  # an error may have ended it
+            if (
+                owns_transaction and self._connection.in_transaction
+            ):  # an error may have ended the transaction
                 self._connection.execute("COMMIT")
 
     def put(self, key: str, ts: int, value: V) -> None:
-        """From `ts` on (and until the next time of the key), the value is this."""
+        """Set the value from `ts` on, until the next time of the key."""
         cached = self._get(key)
         if cached is self._absent:
             cached = self._cache[key] = _CachedKey([], is_complete=True)
@@ -136,7 +128,7 @@ class Timeline(Generic[V]):
             insort_right(values, (ts, value), key=_get_ts)
 
     def at(self, key: str, ts: int) -> V | None:
-        """What held for `key` at `ts`; None before its first time."""
+        """Return the value of `key` at `ts`; None before its first time."""
         cached = self._get(key)
         values = cached.values
         if values and values[0][0] <= ts:
@@ -149,8 +141,9 @@ class Timeline(Generic[V]):
         return None if cached.is_complete else self._read_older(key, cached, ts)
 
     def find_constant(self, keys: Sequence[str], first: int, last: int) -> list[V | None]:
-        """For each key, what holds at every time from `first` to `last`; `SEVERAL` where `at` has
-        to be asked for each.
+        """Return the value of each key that holds from `first` to `last`.
+
+        It is `VARIES` where the value may change in between and needs a lookup by time.
         """
         constants: list[V | None] = []
         for key in keys:
@@ -163,11 +156,11 @@ class Timeline(Generic[V]):
         return constants
 
     def values(self, key: str) -> list[V]:
-        """The newest values of `key`, oldest first: what `at` is likely to say."""
+        """Return the newest values of `key`, oldest first."""
         return [value for _, value in self._get(key).values]
 
     def saved(self) -> None:
-        """All that was put stands in the table now: memory goes back to what it may hold."""
+        """Note that the table has all that was put, and shrink the cache to its bound."""
         for key in self._updated_keys:
             cached = self._cache[key]
             if len(cached.values) > CACHED_VALUES:

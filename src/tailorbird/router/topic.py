@@ -1,16 +1,16 @@
 """The routed log in a topic, and the router's index in a file beside it, kept as one.
 
-A step is a run of messages: its blocks, and one of kind "index" with what the step changed in the
-router's tables (dedup index, answers, identity, catalogue, raw positions), as a patch set of
-SQLite. The topic is first: only when all of the run is acknowledged is the change committed to the
-file. So the file is a function of the topic; whatever it lacks after a kill, or on another machine,
-is applied from there before the first decision.
+A step is a run of messages: its blocks, and one of kind "index" with the changes of the router's
+tables (dedup index, responses, identities, profiles, raw positions) as an SQLite patch set. The
+change is committed to the file only once the whole run is acknowledged. So the file is a function of
+the topic: what it lacks after a kill, or on another machine, is applied before the first decision.
 
-    topic   ─ events │ quarantine │ index ─ events │ index ─ …        position in the file: how much of it is applied
+    topic   ─ events │ quarantine │ index ─ events │ index ─ …
+    file    the position up to which the topic is applied
 
-Now and then a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`). What
-lies before it may be deleted (`router.retention`); a file that ends before that, or is not there,
-begins with the snapshot.
+From time to time a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`). Rows
+before it may be deleted (`router.retention`). A missing file, or one that ends before the retained
+rows, starts from the snapshot.
 """
 
 import logging
@@ -27,32 +27,38 @@ from tailorbird.lock import FileLock
 from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
-from tailorbird.stream.kafka.snapshots import Newest, Snapshot, SnapshotThread, restore_snapshot, take_snapshot
+from tailorbird.stream.kafka.snapshots import (
+    Newest,
+    Snapshot,
+    SnapshotThread,
+    restore_snapshot,
+    take_snapshot,
+)
 from tailorbird.stream.protocol import Stored
 
-INDEX = "index"  # the kind of the block that carries a step's changes to the tables
-EMPTIED = "emptied"  # of the block with which a topic begins that was emptied
+INDEX = "index"  # kind of the block with a step's changes of the tables
+EMPTIED = "emptied"  # kind of the first block of a topic that was reset
 _POSITION = """
 CREATE TABLE IF NOT EXISTS routed_position(id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL) STRICT;
 """
-_POSITION_TABLE = "routed_position"  # is about this file, and never in a patch set
+_POSITION_TABLE = "routed_position"  # describes this file and is never in a patch set
 _CODEC = "zstd"
 log = logging.getLogger(__name__)
 
 
 class RoutedTopic:
-    """What `EmbeddedWriter` is to the router, on a topic.
+    """The router's writer on a topic, with the interface of `EmbeddedWriter`.
 
     Args:
-        file: of the index.
-        make_tables: makes the router's tables, where they are not there yet.
-        first: the position of the first row, if the log begins now.
-        snapshots: where snapshots of the file are put, after `snapshot_rows` rows each.
+        file: path of the index.
+        make_tables: creates the router's tables where they do not exist.
+        first: position of the first row of a new log.
+        snapshots: topic of snapshots of the file, one for each `snapshot_rows` rows.
     Attributes:
-        connection: of the index; change its tables only within `transaction()`.
+        connection: connection to the index; change its tables only within `transaction()`.
     Raises:
-        LockedError: another router is at work on this machine.
-        DamageError: the file knows of more than the topic has, or does not fit.
+        LockedError: another router runs on this machine.
+        DamageError: the file has more than the topic, or does not match it.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class RoutedTopic:
             self.connection = self._open(make_tables, first)
             self._topic = open_writer(
                 address, partition="routed", first=first
-            )  # from here on, no other router's steps count
+            )  # from here on, other routers are fenced
             stack.callback(self._topic.close)
             newest = Newest(snapshots).look()
             self._restore_snapshot(newest, snapshots, make_tables, first)
@@ -102,7 +108,7 @@ class RoutedTopic:
         make_tables: Callable[[apsw.Connection], None],
         first: int,
     ) -> None:
-        """Take the newest snapshot for the file where this is new, or ends before the topic begins."""
+        """Restore the newest snapshot where the file is new or ends before the topic begins."""
         (position,) = sqlite.one_row(self.connection, "SELECT offset FROM routed_position")
         with open_reader(self.address) as reader:
             start = reader.start()
@@ -169,8 +175,9 @@ class RoutedTopic:
 
     @contextmanager
     def tables(self) -> Iterator[apsw.Connection]:
-        """A change of the tables that the topic is not told: only for who then puts a snapshot and
-        empties it, see `router.emptying`.
+        """Change the tables without a block in the topic.
+
+        The caller must put a snapshot and reset the topic afterwards, see `router.emptying`.
         """
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
@@ -182,29 +189,29 @@ class RoutedTopic:
                 raise
 
     def put_snapshot(self, address: KafkaLog) -> None:
-        """Put a snapshot of the tables as they are into a topic that has none."""
+        """Put a snapshot of the current tables into a topic that has none."""
         if Newest(address).look() is None:
             take_snapshot(self.path, address, _position)
 
     def append_first_row(self) -> None:
-        """Write the first row of a topic that was emptied."""
+        """Append the first row of a topic that was reset."""
         self._topic.append([Block(EMPTIED, 1, b"")])
         with sqlite.errors(self.path):
             self._set_position(self._topic.end())
 
     def shrink(self) -> None:
-        """Write the file anew, without free pages and WAL."""
+        """Rewrite the file without free pages and WAL."""
         with sqlite.errors(self.path):
             self.connection.execute("VACUUM")
             sqlite.checkpoint(self.connection, self.path, truncate=True)
 
     def check_sole_writer(self) -> None:
-        """Raise LockedError if another router has come since this one did."""
+        """Raise LockedError if another router has taken over the topic."""
         self._topic.check_alone()
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Everything within, blocks and tables, becomes durable as one, first in the topic."""
+        """Commit blocks and table changes as one, first in the topic and then in the file."""
         if self._failure:
             raise StorageError(
                 f"an earlier step failed: {self._failure}",
@@ -231,7 +238,7 @@ class RoutedTopic:
                 self._set_position(self._topic.end())
                 self.connection.execute("COMMIT")
         except BaseException as error:
-            if is_sent:  # the step is decided, and this file does not know of it
+            if is_sent:  # the topic has the step, and the file does not
                 self._failure = str(error) or type(error).__name__
             self._roll_back()
             raise
@@ -248,7 +255,7 @@ class RoutedTopic:
             self.connection.execute("ROLLBACK")
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """Append blocks within `transaction()`; the position of the first."""
+        """Append blocks within `transaction()` and return the position of the first."""
         return self._topic.append(blocks)
 
     def end(self) -> int:
@@ -257,11 +264,11 @@ class RoutedTopic:
     def prune_some(
         self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
     ) -> int:
-        """Nothing: `router.retention` deletes, in the process that knows what all others need."""
+        """Return 0: `router.retention` prunes topics."""
         return 0
 
     def close(self) -> None:
-        """Let go of topic and file, and let the next router in."""
+        """Close topic and file, and release the lock."""
         self._snapshots.close()
         self._topic.close()
         self.connection.close()
@@ -269,12 +276,12 @@ class RoutedTopic:
 
 
 def set_topic_name(connection: apsw.Connection, address: KafkaLog) -> None:
-    """Say of which topic a file is, where the brokers may have other names than when it was made."""
+    """Set the topic of a file, since the brokers' addresses may have changed."""
     connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
 
 
 def _position(connection: apsw.Connection) -> tuple[int, int]:
-    """Up to where the topic is applied in a file, and up to where partition 0 was followed."""
+    """Return the applied position of a file, and its position in partition 0."""
     (position,) = sqlite.one_row(connection, "SELECT offset FROM routed_position")
     return position, connection.execute("SELECT offset FROM followed").get or 0
 

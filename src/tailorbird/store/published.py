@@ -145,7 +145,9 @@ class PublishedStore:
                     ]
                 )
                 transaction.delete_many(
-                    [_changed_key(sequence - COMMITS_RETAINED)] if sequence > COMMITS_RETAINED else []
+                    [_changed_key(sequence - COMMITS_RETAINED)]
+                    if sequence > COMMITS_RETAINED
+                    else []
                 )
                 return result, recording
 

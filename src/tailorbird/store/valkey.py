@@ -27,9 +27,9 @@ from tailorbird.store.protocol import MovedError
 from tailorbird.store.versions import (
     Change,
     Head,
+    decode_head,
     encode_head,
     encode_versions,
-    decode_head,
     is_of_epoch,
     version_at,
 )
@@ -254,7 +254,9 @@ class Copies:
             )
 
         return self._client.read_hedged(
-            keys, self._hedge, HedgeRequest(self._replica, [self._head_key, *keys], accept_if_current)
+            keys,
+            self._hedge,
+            HedgeRequest(self._replica, [self._head_key, *keys], accept_if_current),
         )
 
     def all_keys(self, prefix: bytes) -> list[bytes]:

@@ -47,7 +47,9 @@ def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> b
     """The two versions of a record as they are stored."""
     new, old = change.new or b"", (change.old or b"") if change.is_old_known else b""
     new_length = _ABSENT if change.new is None else len(new)
-    old_length = _UNKNOWN if not change.is_old_known else _ABSENT if change.old is None else len(old)
+    old_length = (
+        _UNKNOWN if not change.is_old_known else _ABSENT if change.old is None else len(old)
+    )
     return _VERSIONS.pack(epoch, sequence, before, new_length, old_length) + new + old
 
 

@@ -1,14 +1,13 @@
-"""The writer of a log in one SQLite file (WAL, synced at each commit), with a checksum chain of our
-own over its blocks.
+"""The writer of a log in one SQLite file (WAL, synced at each commit) with a checksum chain.
 
-SQLite drops a torn tail by itself: what was not synced was not acknowledged. What it does not see
-is a lost or a flipped page, hence the chain, and a note of where it ends. Damaged last blocks are
-set aside in a file beside the log when the writer opens (or stop it, as its owner chooses), and so
-are last blocks that are gone; damage in the middle always stops, and names the offset.
+SQLite drops a torn tail by itself, which was not acknowledged. It does not detect a lost or flipped
+page; the chain and a record of its end do. Damaged or missing last blocks are set aside in a file
+beside the log when the writer opens, or stop it, as its owner chooses. Damage in the middle always
+stops the writer and names the offset.
 
-Checkpoints are run here and their results are checked, since automatic ones swallow a failed sync.
-Readers never checkpoint. The promises are in `stream.protocol`; tables and reader in
-`stream.reading`; opening and checkpoints of the file itself in `stream.sqlite`.
+The writer runs checkpoints itself and checks their results, since automatic ones swallow a failed
+sync. Readers never checkpoint. `stream.protocol` has the guarantees, `stream.reading` the tables and
+the reader, `stream.sqlite` opening and checkpoints of the file.
 """
 
 import logging
@@ -40,24 +39,27 @@ from tailorbird.stream.reading import (
 )
 
 log = logging.getLogger(__name__)
-_TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
-_PRUNE_BLOCKS, _PRUNE_BYTES = 256, 64 << 20  # at once, so that a prune never holds the file long
+_TAIL_BLOCKS = 64  # last blocks that a writer checks when it opens
+_PRUNE_BLOCKS, _PRUNE_BYTES = (
+    256,
+    64 << 20,
+)  # in one transaction, so that pruning never holds the file long
 
 
 def open_writer(
     path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: int = 0
 ) -> "EmbeddedWriter":
-    """Open or make the log at `path` as its only writer.
+    """Open or create the log at `path` as its only writer.
 
     Args:
-        partition: its name; a log keeps the one it was made with.
-        first: the offset of the first row, if the log is made now.
-        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and goes on,
+        partition: name of the log, fixed at its creation.
+        first: offset of the first row of a new log.
+        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and continues,
             "stop" raises DamageError.
-        held: the highest position that a reader holds; a log that ends before it was lost, and a
-            new one is begun there, see `stream.held`.
+        held: highest position that a reader has read; a log that ends before it was lost, and a
+            new one begins there, see `stream.held`.
     Raises:
-        LockedError: another writer has it.
+        LockedError: another writer has the log.
         DamageError: a block does not match its checksum, or the file is no log.
         StorageError: the disk refuses.
     """
@@ -114,9 +116,7 @@ class EmbeddedWriter:
             raise
 
     def _replace_lost_log(self, partition: str, expected_end: int) -> None:
-        """Move a log that ends before what its readers hold out of the way, whole, and begin a new
-        one behind that.
-        """
+        """Set aside a log that ends before what readers have read, and begin a new one there."""
         sqlite.checkpoint(self.connection, self.path, truncate=True)
         self.connection.close()
         if sqlite.wal_bytes(self.path):
@@ -127,14 +127,12 @@ class EmbeddedWriter:
                 fix="stop all roles, then start again",
             )
         self._report_lost(self._end, expected_end, None)
-        for leftover in ("-wal", "-shm"):  # whose content is in the file
+        for leftover in ("-wal", "-shm"):  # their content is in the file
             self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
         self._connect(partition, expected_end, "set_aside")
 
     def _report_lost(self, end: int, expected_end: int, note: bytes | None) -> None:
-        """Leave a file of the lost log beside the new one: itself, or a note where nothing is left
-        of it.
-        """
+        """Set aside the lost log, or a note where nothing is left of it, and log the loss."""
         number = end
         while (
             aside := self.path.with_name(f"{self.path.name}.damaged-{number}")
@@ -162,7 +160,7 @@ class EmbeddedWriter:
         try:
             sqlite.settle(self.connection, self.path)
         except apsw.FullError:
-            self._checkpoint_failed = self._unsettled = True  # tried again before the first write
+            self._checkpoint_failed = self._unsettled = True  # retried before the first write
 
     def _create_tables(self, partition: str, first: int) -> None:
         with self.connection:
@@ -189,7 +187,7 @@ class EmbeddedWriter:
         self._end = max(end, log_row(self.connection)[5])
 
     def _check_head(self, damaged_tail: str) -> None:
-        """Hold the last block against the note of it."""
+        """Compare the last block with the record of it."""
         end, crc = last_block(self.connection)
         head = head_row(self.connection)
         if head == (end, crc):
@@ -198,7 +196,7 @@ class EmbeddedWriter:
             if damaged_tail == "stop":
                 raise lost_tail_error(self.path, end, head[0])
             self._cut_tail(end)
-        elif head is not None:  # the chain holds beyond it: what is stale is the note
+        elif head is not None:  # the chain is intact beyond it, so the record is stale
             log.critical(
                 "%s: the note of the last block was not what was written, the blocks are: "
                 "look at the disk",
@@ -211,8 +209,10 @@ class EmbeddedWriter:
         self.connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
 
     def _find_damaged_tail(self) -> int | None:
-        """The offset from which on every block is damaged, if any; raises DamageError for a damaged
-        block with a whole one behind it.
+        """Return the offset from which all blocks are damaged, if any.
+
+        Raises:
+            DamageError: an intact block follows a damaged one.
         """
         rows = self.connection.execute(
             f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)
@@ -235,9 +235,7 @@ class EmbeddedWriter:
         return damaged_from
 
     def _cut_tail(self, offset: int) -> None:
-        """Move what there is from `offset` on into a file beside the log; the offsets are not given
-        again.
-        """
+        """Move blocks from `offset` on into a file beside the log, and never reuse their offsets."""
         rows = self.connection.execute(
             f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
         ).fetchall()
@@ -266,9 +264,7 @@ class EmbeddedWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Everything within, the owner's own tables included, is committed and synced as one, or
-        not at all.
-        """
+        """Commit and sync all appends and the owner's own tables as one, or roll back."""
         self._check_usable()
         if self._checkpoint_failed:
             self._retry_checkpoint()
@@ -297,15 +293,15 @@ class EmbeddedWriter:
             self._checkpoint_if_due()
         except BaseException as error:
             if committed and _is_full(error):
-                # What was appended is durable in the WAL. The next transaction tries again before
-                # it writes anything.
+                # The appended blocks are durable in the WAL. The next transaction retries the
+                # checkpoint before it writes.
                 log.warning(
                     "%s: the disk is full; nothing is lost, but nothing more may fit: free "
                     "some space",
                     self.path,
                 )
                 return
-            if not committed:  # else the blocks are there, and their offsets are taken
+            if not committed:  # committed blocks keep their offsets
                 self._end, self._crc = before
                 self._roll_back()
             if committed or not _is_full(error):
@@ -342,7 +338,7 @@ class EmbeddedWriter:
             raise
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
+        """Append blocks, see `LogWriter.append`; within `transaction()` they are committed with it."""
         if self._in_transaction:
             return self._insert(blocks)
         with self.transaction():
@@ -372,7 +368,7 @@ class EmbeddedWriter:
         return self._end
 
     def skip_to(self, offset: int) -> None:
-        """Leave a hole: the next block begins at `offset` or behind. Only within `transaction()`."""
+        """Skip to `offset`, where the next block begins. Only within `transaction()`."""
         if not self._in_transaction:
             raise ValueError("skip_to is part of a transaction")
         if offset > self._end:
@@ -380,7 +376,7 @@ class EmbeddedWriter:
             self._end = offset
 
     def prune(self, before: int) -> int:
-        """See `LogWriter.prune`. The room is used again by later blocks; the file does not shrink."""
+        """Prune blocks, see `LogWriter.prune`; later blocks reuse the space."""
         count = 0
         while chunk := self.prune_some(before):
             count += chunk
@@ -389,12 +385,11 @@ class EmbeddedWriter:
     def prune_some(
         self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
     ) -> int:
-        """One transaction's worth of `prune`, for those who have other things to do in between; 0
-        if nothing is left.
+        """Prune some blocks in one transaction and return how many; 0 if none are left.
 
         Args:
-            last_look: gets the blocks that go, unchecked, within the transaction; what it writes is
-                committed with it.
+            before_delete: gets the blocks, unchecked, within the transaction; its writes are
+                committed with the deletion.
         """
         with self.transaction() as connection:
             select = (
@@ -423,9 +418,7 @@ class EmbeddedWriter:
         return len(rows)
 
     def shrink(self) -> None:
-        """Give the room of a log without blocks back to the disk; harmless, and cheap, when there
-        are some.
-        """
+        """Return the disk space of a log without blocks; cheap and without effect if it has some."""
         self._check_usable()
         try:
             with sqlite.errors(self.path):
@@ -433,12 +426,12 @@ class EmbeddedWriter:
                     self.connection.execute("VACUUM")
                     sqlite.checkpoint(
                         self.connection, self.path, truncate=True
-                    )  # or the WAL keeps all of it beside the file
+                    )  # the WAL would keep all of it
         except BaseException as error:
             if not _is_full(error):
                 self._failure = (
                     str(error) or type(error).__name__
-                )  # closing must not checkpoint on top of a failed sync
+                )  # close() must not checkpoint after a failed sync
             raise
 
     def _check_usable(self) -> None:
@@ -452,7 +445,7 @@ class EmbeddedWriter:
             raise ValueError("a transaction is open already")
 
     def close(self) -> None:
-        """Checkpoint, close the file and let the next writer in."""
+        """Checkpoint, close the file and release the lock."""
         try:
             if not self._failure:
                 with sqlite.errors(self.path):

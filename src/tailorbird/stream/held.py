@@ -1,9 +1,7 @@
-"""How far router and lake hold the logs of a door, an import or a replay: no log may end before
-that, or be begun anew below it.
+"""Expected ends of a producer's logs: router and lake have read that far, so no log may end before.
 
-A lost or an older file that began again at 0 would give out positions that were taken already:
-whatever came in until it had grown beyond them would be skipped, though it had been acknowledged.
-So writers ask here before they open.
+A lost or older file that began again at 0 would give out positions a second time. Acknowledged rows
+would be skipped until the file had grown past the expected end. So writers check it before they open.
 """
 
 import logging
@@ -22,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def router_positions(stream: Stream) -> list[dict[str, int]]:
-    """How far each router whose tables are on this machine took the raw logs, by their names."""
+    """Return the raw positions of each router whose tables are on this machine, by log name."""
     positions_by_index: dict[
         str, dict[str, int]
-    ] = {}  # by partition: of several files of one, left by its routers so far, the newest counts
+    ] = {}  # by partition; of several files that routers left of one, the newest counts
     for path in index_paths(stream):
         try:
             connection = sqlite.connect_reader(path)
@@ -33,7 +31,7 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
             continue
         try:
             rows = connection.execute("SELECT producer, offset FROM raw_position").fetchall()
-        except apsw.SQLError:  # it is just being made
+        except apsw.SQLError:  # the file is being created
             continue
         finally:
             connection.close()
@@ -44,8 +42,9 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
 
 
 def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]:
-    """The highest position that router or lake hold in each log of `producer`, by its stem; without
-    those of whom cannot be read.
+    """Return the highest position that router or lake have read of each log of `producer`, by stem.
+
+    Positions that cannot be read are left out.
     """
     try:
         routers = router_positions(stream)

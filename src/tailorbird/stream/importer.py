@@ -1,16 +1,13 @@
-"""Import: files of any known format, checked, put in order of time and appended to the raw log of
-the producer `import`.
+"""Import of files in any known format: check, sort by time and append to the raw log `import`.
 
-    files ──adapter──► JSON lines ──contract──► sorted by (ts, event_id) ──► raw-import.db, and how
-    far it got, in one transaction
+    files ──adapter──► JSON lines ──contract──► sorted by (ts, event_id) ──► raw-import.db and
+                                                                 progress, in one transaction
 
-An import that was killed goes on where it was: the order is a function of the files, of the time at
-which the import began, and of the plan and the key of pseudonyms that it began with, which are kept
-beside its position. Sorting needs the memory of one run; longer histories are sorted in runs on
-disk and merged by slices of time. What the contract refuses is appended behind the rest, so that
-the router puts it whole into the quarantine. A row that is kept out because somebody was erased
-stands where the row would: people may be erased between two parts of one import, and the position
-counts rows.
+A killed import resumes where it was. Its order is a function of the files, its start time, the plan
+and the pseudonym key, all stored beside its position. Sorting takes the memory of one run; longer
+histories are sorted in runs on disk and merged by slices of time. Refused rows are appended last, so
+that the router puts them whole into the quarantine. A row of an erased person is replaced by a
+placeholder: people may be erased between two parts of one import, and the position counts rows.
 """
 
 import shutil
@@ -37,20 +34,20 @@ from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.held import held
 from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
-from tailorbird.stream.runs import RefusedLines, ExternalSort
+from tailorbird.stream.runs import ExternalSort, RefusedLines
 
 PRODUCER = IMPORTS
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
 BODY_ROWS, BODY_BYTES = 2_000, 4 << 20
 COMMIT_BODIES, COMMIT_BYTES = 25, 64 << 20
-ROW_BYTES_MAX = 256 << 20  # beyond what a block takes; no event comes near
-LOCK_S = 3.0  # how long an import waits for its log
+ROW_BYTES_MAX = 256 << 20  # bound of a block; no event comes near
+LOCK_S = 3.0  # time that an import waits for its log
 _EXAMPLES = 5
 
 Progress = Callable[[str, int, int | None], None]
 
-# `path` is empty: a file may be called after somebody, and is known by its content. Earlier
-# versions wrote it: see `forget_paths`.
+# `path` is empty, since a file may be named after somebody and is identified by its content.
+# Earlier versions wrote it, see `erase_paths`.
 _IMPORTS = """
 CREATE TABLE IF NOT EXISTS import(
     key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL, plan BLOB NOT NULL,
@@ -61,18 +58,17 @@ CREATE TABLE IF NOT EXISTS import(
 
 @dataclass
 class ImportReport:
-    """What an import did.
+    """Report of an import.
 
     Attributes:
         rows: events and profiles in the files; accepted + refused.
         refused: reason code → rows, all of which go to the quarantine.
-        left_out: kind of record → how many were left out, since they say nothing about people and
-            items.
-        examples: a sentence for each of the first refused rows, with file and line.
-        resumed_at: how many rows an earlier, interrupted import of the same files had done.
-        already: whether these files had been imported before, so that nothing was to do.
-        set_aside: files into which a damaged end of the log, or one that lost rows, was moved; rows
-            of earlier imports may be missing.
+        left_out: kind of record → number of skipped records, which concern no users or items.
+        examples: messages for the first refused rows, with file and line.
+        resumed_at: number of rows done by an earlier, interrupted import of the same files.
+        already: whether these files were imported before.
+        set_aside: files with a damaged end of the log, or a log that lost rows; rows of earlier
+            imports may be missing.
     """
 
     files: list[str]
@@ -103,17 +99,16 @@ def import_files(
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
-        pseudonyms: hides the people of every row before it is checked and written.
-        stopped: of whom nothing old is taken again, see `events.erased`.
-        lake: which says how far it has the log; a lost one is begun anew behind that, see
+        pseudonyms: replaces ids of people in every row before it is checked and written.
+        stopped: suppression list of erased people, see `events.erased`.
+        lake: has the position up to which the log was loaded; a lost log begins again there, see
             `stream.held`.
-        run_rows: how many rows are sorted in memory at once; the order does not depend on it.
+        run_rows: number of rows sorted in memory at once; the order does not depend on it.
 
     Raises:
         UsageError: no such format.
-        InputError: nothing there, no row in it, a row of hundreds of megabytes, or a file that
-            cannot be read.
-        ConfigError: it was cut short, and began with another key of pseudonyms.
+        InputError: no file, no row, a row of hundreds of megabytes, or an unreadable file.
+        ConfigError: it was interrupted and began with another pseudonym key.
         DamageError: a file does not match SHA256SUMS.
         LockedError: another import is running.
     """
@@ -133,7 +128,7 @@ def import_files(
     digests = digest_files(files, report_digested)
     report = ImportReport([str(file) for file in files])
     writer = _open_log(stream, lake)
-    folder = stream / "import-runs"  # one import at a time: the writer's lock is held
+    folder = stream / "import-runs"  # the writer's lock allows one import at a time
     try:
         report.set_aside = [str(aside) for aside in writer.set_aside]
         pseudonym_key_id = "" if pseudonyms is None else pseudonyms.fingerprint
@@ -150,7 +145,7 @@ def import_files(
             report.already = True
             return report
         report.resumed_at = log.rows_done
-        shutil.rmtree(folder, ignore_errors=True)  # of an import that died
+        shutil.rmtree(folder, ignore_errors=True)  # left by an import that died
         runs, refused = ExternalSort(folder, run_rows), RefusedLines(folder)
         receipt = Receipt(log.began_at, "import", "ndjson")
         hide = None
@@ -190,9 +185,7 @@ def import_files(
 
 
 def forget_paths(log: EmbeddedWriter) -> None:
-    """Forget where the files of imports stood, which earlier versions kept: a path may say who
-    somebody is.
-    """
+    """Erase the paths of imported files, which earlier versions kept and which may name people."""
     with log.transaction() as connection:
         if (
             connection.execute(
@@ -204,9 +197,7 @@ def forget_paths(log: EmbeddedWriter) -> None:
 
 
 def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
-    """The log of imports; the lake role may hold it for a second, to prune what earlier imports
-    left.
-    """
+    """Open the log of imports; wait while the lake role prunes it."""
     path = raw_path(stream, PRODUCER)
     deadline = time.monotonic() + LOCK_S
     while True:
@@ -227,13 +218,12 @@ def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str
 
 @dataclass(frozen=True)
 class _Collector:
-    """Checks batches, gives what is accepted to `runs` and what is not to `refused`; both hidden,
-    and without what is kept out.
+    """Checks batches and passes pseudonymised rows to `runs` or `refused`, without erased people.
 
     Attributes:
-        ordered_hidden: whether rows are in order of what they are once their people are hidden. Of
-            an import that began without a key of pseudonyms they are in order of what they were
-            before: the order must be that of the part that is done.
+        ordered_hidden: whether rows are ordered by their pseudonymised content. An import that
+            began without a pseudonym key keeps the order of the original content, since the order
+            must match the part that is done.
     """
 
     receipt: Receipt
@@ -255,12 +245,11 @@ class _Collector:
             if self.stopped is None
             else [self.stopped.line(line, self.receipt, self.plan) for line in hidden]
         )
-        # Checked on a receipt with its own time; `ts` of an accepted row is what the router will
-        # find again.
+        # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]
         self.runs.add(times, ids, [lines[row.row] for row in accepted], batch.file)
         self.refused.add([lines[refusal.row] for refusal in refusals])
-        if lines != checked:  # what the router will say of them
+        if lines != checked:  # as the router will see them
             accepted, refusals = check(b"\n".join(lines), self.receipt, self.plan)
         report = self.report
         for refusal in refusals:
@@ -286,7 +275,12 @@ def _check_length(batch: Batch) -> None:
 
 
 def _append(
-    log: "_Progress", runs: ExternalSort, refused: RefusedLines, receipt: Receipt, rows: int, progress: Progress
+    log: "_Progress",
+    runs: ExternalSort,
+    refused: RefusedLines,
+    receipt: Receipt,
+    rows: int,
+    progress: Progress,
 ) -> None:
     pending: list[Block] = []
     done = size = 0
@@ -308,7 +302,7 @@ def _append(
 
 
 def _bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[bytes]]:
-    """All rows in their order, in bodies that a block can take."""
+    """Yield all rows in order, in bodies that fit into a block."""
     body: list[bytes] = []
     size = 0
     for line in chain(runs.lines(), refused):
@@ -322,9 +316,7 @@ def _bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[bytes]]:
 
 
 class _Progress:
-    """How far an import got, kept in the file that it appends to and committed with what it
-    appends.
-    """
+    """Progress of an import, stored in the file that it appends to and committed with it."""
 
     def __init__(
         self,
@@ -342,10 +334,10 @@ class _Progress:
             connection.execute(_IMPORTS)
             if "pseudonyms" not in [
                 name for _, name, *_ in connection.execute("PRAGMA table_info(import)")
-            ]:  # of an earlier version
+            ]:  # the table of an earlier version
                 connection.execute("ALTER TABLE import ADD COLUMN pseudonyms TEXT")
-            # whose rows they were is not known: files given again are taken again, the router drops
-            # repeats
+            # The imports of the lost rows are unknown. Files that are given again are read again,
+            # and the router drops duplicates.
             if writer.set_aside:
                 connection.execute("DELETE FROM import")
             row_values = (key, "", format_, now, msgspec.json.encode(plan), hiding)
@@ -365,11 +357,10 @@ class _Progress:
         self._path = path
 
     def is_ordered_by(self, hiding: str) -> bool:
-        """Whether rows are in the order that they have under this key of pseudonyms ("" is none);
-        else in that of no key.
+        """Return whether rows are ordered under this pseudonym key ("" is none), else under no key.
 
         Raises:
-            ConfigError: they are in that of another key, which only its holder can make again.
+            ConfigError: they are ordered under another key.
         """
         if self._hiding in (None, hiding):
             return True

@@ -1,9 +1,8 @@
-"""What a log looks like in its SQLite file, and reading it; its writer is `stream.embedded`.
+"""Tables of a log in a SQLite file, and its reader; `stream.embedded` is the writer.
 
-Every block carries a sum over itself and the sum before it. What a reader gives out was checked
-against that chain. A chain does not tell where it should end, so the last block's end and sum stand
-in a table of their own, on another page: of blocks whose page a disk never wrote, it is what is
-left.
+Every block carries a sum over itself and the sum before it, and a reader checks this chain. A chain
+does not tell where it should end, so a table of its own, on another page, records the last block's
+end and sum. It reveals last blocks whose page the disk never wrote.
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import apsw
 
 from tailorbird.errors import DamageError, InputError, NotReadyError
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.protocol import RECEIPTS, Block, Stored, Backlog
+from tailorbird.stream.protocol import RECEIPTS, Backlog, Block, Stored
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS log(
@@ -44,8 +43,9 @@ def open_reader(path: Path) -> "EmbeddedReader":
 
 
 class EmbeddedReader:
-    """A reader of a log in a SQLite file; holds no lock between calls, so that it never keeps the
-    writer's WAL from shrinking.
+    """A reader of a log in a SQLite file.
+
+    It holds no lock between calls, so it never keeps the writer's WAL from shrinking.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class EmbeddedReader:
             try:
                 format_, self.partition, *_ = log_row(self.connection)
                 check_format(path, format_)
-            except apsw.SQLError:  # its writer has just made the file
+            except apsw.SQLError:  # its writer has just created the file
                 self.connection.close()
                 raise NotReadyError(
                     "this file holds no log yet", where=str(path), fix="start its writer first"
@@ -71,7 +71,7 @@ class EmbeddedReader:
                 raise
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """See `LogReader.read`."""
+        """Read blocks, see `LogReader.read`."""
         with self.snapshot():
             _, _, first, previous, origin, _ = log_row(self.connection)
             if start < first and first > origin:
@@ -103,9 +103,7 @@ class EmbeddedReader:
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
-        """One state of the file for all that is read within: where the log begins, and its owner's
-        tables.
-        """
+        """Read the log and its owner's tables as of one moment within the block."""
         self._reopen_if_replaced()
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN")
@@ -176,7 +174,7 @@ class EmbeddedReader:
         return waiting
 
     def _reopen_if_replaced(self) -> None:
-        """Open the file that stands there now, where the writer began the log anew."""
+        """Reopen the file where the writer replaced the log."""
         now = _file_identity(self.path)
         if now is not None and now != self._file:
             self.connection.close()
@@ -209,7 +207,7 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
 
 
 def damaged_block_error(path: Path, offset: int) -> DamageError:
-    """The error for a block that is not what was written."""
+    """Return the error for a block that does not match its checksum."""
     return DamageError(
         f"the block at offset {offset} does not match its checksum",
         where=str(path),
@@ -219,7 +217,7 @@ def damaged_block_error(path: Path, offset: int) -> DamageError:
 
 
 def lost_tail_error(path: Path, end: int, head: int) -> DamageError:
-    """The error for last blocks that are not there any more."""
+    """Return the error for last blocks that are missing."""
     return DamageError(
         f"the log ends at {end}, but was written up to {head}: the disk lost the rows between",
         where=str(path),
@@ -229,7 +227,7 @@ def lost_tail_error(path: Path, end: int, head: int) -> DamageError:
 
 
 def check_format(path: Path, version: int) -> None:
-    """Raise InputError if the file is of another version."""
+    """Raise InputError if the file has another format version."""
     if version != FORMAT:
         raise InputError(
             f"expected a log of format {FORMAT}, got {version}",
@@ -239,8 +237,9 @@ def check_format(path: Path, version: int) -> None:
 
 
 def fitting(row: tuple, previous: int) -> Block | None:
-    """The block in a row of `COLUMNS`, if it fits behind one whose sum is `previous`; flipped bits
-    may change even types.
+    """Decode a row of `COLUMNS`; None if it does not match the chain after the sum `previous`.
+
+    Flipped bits may change even the types of values.
     """
     offset, kind, rows, crc, receipt, payload = row
     if not (
@@ -257,7 +256,7 @@ def fitting(row: tuple, previous: int) -> Block | None:
 
 
 def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
-    """format, partition, first, first_crc, origin, end_min"""
+    """Return format, partition, first, first_crc, origin and end_min."""
     row = sqlite.one_row(
         connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log"
     )
@@ -267,9 +266,7 @@ def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
 
 
 def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
-    """Behind the last block, and its sum, as its writer noted them; None in a log of an earlier
-    version.
-    """
+    """Return the recorded end and sum of the last block; None in a log of an earlier version."""
     try:
         row = connection.execute("SELECT last, crc FROM head").fetchone()
     except apsw.SQLError:
@@ -278,7 +275,7 @@ def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
 
 
 def last_block(connection: apsw.Connection) -> tuple[int, int]:
-    """Behind the last block that is there, and its sum."""
+    """Return the end and sum of the last existing block."""
     last = connection.execute(
         "SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1"
     ).fetchone()
@@ -291,7 +288,7 @@ def _number_pair(row: tuple) -> tuple[int, int]:
 
 
 def _numbers(row: tuple) -> tuple[int, ...]:
-    """The row, if it is of numbers: where a page holds another's content, it may be of anything."""
+    """Return the row if it holds integers; on a misplaced page it may hold anything."""
     if any(type(value) is not int for value in row):
         raise apsw.CorruptError("a row of the log's tables is not what was written")
     return row

@@ -1,6 +1,4 @@
-"""The rows of an import while it puts them in order, in memory and beyond a bound in files of a
-folder that goes with it.
-"""
+"""External sort of an import's rows: in memory, and beyond a bound in files of a temporary folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +16,7 @@ _SLICE_ROWS = 2_000
 
 
 class RefusedLines:
-    """Lines in the order in which they were added, in memory up to a bound and beyond that in a
-    file.
-    """
+    """Refused lines in order of arrival, in memory up to a bound and beyond that in a file."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._lines = folder / "refused", list[bytes]()
@@ -43,12 +39,10 @@ class RefusedLines:
 
 
 class ExternalSort:
-    """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files,
-    a slice of time at once.
+    """Rows sorted by (ts, event_id): in memory up to `run_rows`, beyond that in runs on disk.
 
-    Rows that are equal in both keep the order in which they were added. Of the rows of one file
-    that have no id of their own and are equal, the second gets an id that ends in `~2`, and so on:
-    none of them repeats another.
+    The sort is stable. Equal rows of one file without ids of their own get ids that end in `~2`,
+    `~3` and so on, so that none is a duplicate of another.
     """
 
     def __init__(self, folder: Path, run_rows: int) -> None:
@@ -85,7 +79,7 @@ class ExternalSort:
         self._batches, self._rows, self._size = [], 0, 0
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, in order."""
+        """Yield the lines in order."""
         for sorted_lines in self._merge_slices():
             for start in range(0, len(sorted_lines), _SLICE_ROWS):
                 yield from sorted_lines.slice(start, _SLICE_ROWS).to_pylist()
@@ -118,7 +112,7 @@ def _sort(rows: pa.Table) -> pa.Table:
 
 
 def _disambiguate(rows: pa.Table) -> pa.ChunkedArray:
-    """The lines of rows that are in order, equal ones of a file told apart."""
+    """Return the lines of sorted rows, with distinct ids for equal rows of a file."""
     if len(rows) < 2:
         return rows["line"]
     (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1

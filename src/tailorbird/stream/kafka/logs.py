@@ -58,7 +58,9 @@ class KafkaStream:
 
     def answers(self, producer: str) -> KafkaLog:
         """Where the serve process `producer` writes what its answers read."""
-        return KafkaLog(self.cluster, f"answers.{check_producer_name(producer)}", producer, self.folder)
+        return KafkaLog(
+            self.cluster, f"answers.{check_producer_name(producer)}", producer, self.folder
+        )
 
     @property
     def routed(self) -> KafkaLog | MergedLog:
@@ -113,7 +115,12 @@ class KafkaStream:
 
     def producers(self) -> list[str]:
         """Of whom there are topics, looked up now, in order."""
-        return sorted({*list_topic_suffixes(self.cluster, "raw"), *list_topic_suffixes(self.cluster, "answers")})
+        return sorted(
+            {
+                *list_topic_suffixes(self.cluster, "raw"),
+                *list_topic_suffixes(self.cluster, "answers"),
+            }
+        )
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs there are, each partition by itself, by name, in the order of their names."""

@@ -16,7 +16,7 @@ import msgspec
 
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.protocol import Block, Stored, Backlog
+from tailorbird.stream.protocol import Backlog, Block, Stored
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
 ORDER = "order"  # the kind of the blocks of the order log

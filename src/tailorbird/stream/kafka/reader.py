@@ -11,7 +11,7 @@ from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog, errors, storage_error
 from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
 from tailorbird.stream.kafka.tail import Tail, consumer_of
-from tailorbird.stream.protocol import RECEIPTS, Stored, Backlog
+from tailorbird.stream.protocol import RECEIPTS, Backlog, Stored
 
 _BATCH_MESSAGES = 64  # messages; one may have a megabyte
 

@@ -276,7 +276,9 @@ class SnapshotThread:
         while self._due():
             self._since, end = time.monotonic(), self._end
             try:
-                self._at = max(end, take_snapshot(self._file, self._address, self._position_of).position)
+                self._at = max(
+                    end, take_snapshot(self._file, self._address, self._position_of).position
+                )
             except TailorbirdError as error:
                 self._at = end  # after as many rows again
                 log.error(

@@ -35,7 +35,7 @@ def entries(*rows):
 
 def take(index, connection, batch, lasting=()):
     """A step of the router: the rows that are repeats; the others are added and saved."""
-    repeats = index.repeats(batch)
+    repeats = index.find_duplicates(batch)
     mask = np.ones(len(batch), bool)
     mask[list(repeats)] = False
     index.add(batch[mask])

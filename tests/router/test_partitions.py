@@ -215,8 +215,8 @@ def test_each_row_has_one_number_for_all_who_read_in_whatever_pieces(parted):
         assert end == blocks[-1].end
         for start in (2, end // 3, end // 2, end - 1):
             with open_reader(parted.stream.routed) as fresh:
-                found = fresh.read(start, bytes_max=1)
-            assert found == [one for one in blocks if one.offset <= start < one.end]
+                stored_blocks = fresh.read(start, bytes_max=1)
+            assert stored_blocks == [one for one in blocks if one.offset <= start < one.end]
         position, pieces = 1, []
         while more := reader.read(position, bytes_max=5_000):
             pieces += more
@@ -355,17 +355,17 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
     receipt = Receipt(NOW, encoding=encoding)
     accepted, refused = check(body, receipt, PLAN)
     parts = cut(body, receipt, count)
-    found_accepted, found_refused = [], []
+    part_accepted, part_refused = [], []
     for number, (part, rows) in parts.items():
         taken, left = check(part, receipt, PLAN)
         assert len(taken) + len(left) == rows
         fields = Fields.of([msgspec.structs.astuple(one.event) for one in taken])
         assert own_rows(fields, number, count) == list(range(len(taken)))
-        found_accepted += [one.event for one in taken]
-        found_refused += [(one.code, one.path, one.message, one.body) for one in left]
+        part_accepted += [one.event for one in taken]
+        part_refused += [(one.code, one.path, one.message, one.body) for one in left]
     key = repr
-    assert sorted(found_accepted, key=key) == sorted((one.event for one in accepted), key=key)
-    assert sorted(found_refused, key=key) == sorted(
+    assert sorted(part_accepted, key=key) == sorted((one.event for one in accepted), key=key)
+    assert sorted(part_refused, key=key) == sorted(
         ((one.code, one.path, one.message, one.body) for one in refused), key=key
     )
 

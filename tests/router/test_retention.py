@@ -69,11 +69,11 @@ def span(site):
 
 
 def catalogue(site):
-    found = Catalogue(site.stream.routed)
-    found.refresh()
-    found.stop()
-    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, set(
-        found._seen.ids
+    served = Catalogue(site.stream.routed)
+    served.refresh()
+    served.stop()
+    return {id_: (one.attributes, one.valid_from) for id_, one in served._items.items()}, set(
+        served._seen.ids
     )
 
 
@@ -125,13 +125,13 @@ def test_a_server_that_starts_later_knows_all_items(topics):
     with topics.router() as router:
         while router.step(50).rows:
             pass
-    whole = catalogue(topics)
-    assert whole[0]
+    expected = catalogue(topics)
+    assert expected[0]
     follower = Catalogue(topics.stream.routed)
     follower.refresh()
     assert retention(topics).prune() > 0
     assert span(topics)[0] > 30
-    assert catalogue(topics) == whole
+    assert catalogue(topics) == expected
     topics.post(
         {
             "event_id": "p-new",
@@ -143,10 +143,10 @@ def test_a_server_that_starts_later_knows_all_items(topics):
     )
     topics.route()
     assert retention(topics).prune() > 0
-    assert catalogue(topics)[0].keys() == whole[0].keys() | {"i-new"}
+    assert catalogue(topics)[0].keys() == expected[0].keys() | {"i-new"}
     follower.refresh()  # one that was left behind begins anew
     follower.stop()
-    assert follower._items.keys() == whole[0].keys() | {"i-new"}
+    assert follower._items.keys() == expected[0].keys() | {"i-new"}
 
 
 def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, deleting_servers):
@@ -209,7 +209,7 @@ PLACES = {
 def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
     prefix = f"test-{uuid4().hex[:12]}"
     made = site(tmp_path / "one", deleting_servers, prefix, count)
-    whole = site(tmp_path / "two", deleting_servers, f"{prefix}-whole", count)
+    undisturbed = site(tmp_path / "two", deleting_servers, f"{prefix}-whole", count)
     try:
         child = [
             sys.executable,
@@ -221,7 +221,7 @@ def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
             str(count),
         ]
         for number, place in enumerate(PLACES[count]):
-            for each in (made, whole):
+            for each in (made, undisturbed):
                 fill_some(each, count, number)
             environment = {**os.environ, "TAILORBIRD_FAULTS": f"{place}=kill@1"}
             done = subprocess.run(
@@ -229,17 +229,17 @@ def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
             )
             assert done.returncode == -signal.SIGKILL, (place, done.stderr)
         step_and_delete(made, rows=400)
-        with open_router(whole.stream, PLAN, clock=SimulatedClock(NOW)) as router:
+        with open_router(undisturbed.stream, PLAN, clock=SimulatedClock(NOW)) as router:
             while router.step(100).more:
                 pass
-        assert catalogue(made) == catalogue(whole)
+        assert catalogue(made) == catalogue(undisturbed)
         assert span(made)[0] > 1
         ids = [row["event_id"] for row in made.events()]
         assert len(ids) == len(set(ids))
-        assert facts(made).items() <= facts(whole).items()
+        assert facts(made).items() <= facts(undisturbed).items()
     finally:
         made.close()
-        whole.close()
+        undisturbed.close()
 
 
 def fill_some(site, count, number):

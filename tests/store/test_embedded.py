@@ -138,8 +138,8 @@ with open_store(Path(sys.argv[1])).snapshot() as snapshot:
     assert reader.stdout.readline() == b"reading\n"
     reader.kill()
     reader.wait()
-    held = rewrite()
-    assert rewrite() > held, "its slot keeps every page that it might read"
+    rewritten = rewrite()
+    assert rewrite() > rewritten, "its slot keeps every page that it might read"
     monkeypatch.setattr(embedded, "READER_CHECK_S", 0.0)
     settled = rewrite()
     assert rewrite() == settled

@@ -126,9 +126,9 @@ def test_a_reader_finds_any_position_among_many(kafka_servers):
         end = writer.end()
     for start in (0, 1, end // 3, end // 2, end - 1, end):
         with open_reader(address) as reader:
-            found = reader.read(start)
-            assert not found if start == end else found[0].offset <= start < found[0].end
-            assert sum(one.block.rows for one in found) >= end - start
+            blocks = reader.read(start)
+            assert not blocks if start == end else blocks[0].offset <= start < blocks[0].end
+            assert sum(one.block.rows for one in blocks) >= end - start
 
 
 def test_a_topic_with_other_partitions_is_refused(kafka_servers):
@@ -180,11 +180,11 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
 
 def test_a_broker_that_is_not_there_is_told_in_time(tmp_path):
     address = log_at("127.0.0.1:1", timeout_s=1)
-    began = time.monotonic()
+    started_at = time.monotonic()
     for opening in (lambda: open_writer(address, partition="door"), lambda: open_reader(address)):
         with pytest.raises(StorageError, match=r"kafka://127.0.0.1:1/(.|\n)*is the broker running"):
             opening()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started_at < 10
 
 
 CHILD = """
@@ -301,10 +301,10 @@ def test_a_delivery_that_times_out_is_unknown_and_the_writer_stops_until_it_is_o
         ):
             writer.append([body(2)])
     with open_writer(address, partition="door") as writer:  # the client sends the event again
-        known = written(address)
+        blocks = written(address)
         writer.append([body(1)])
-    assert known in ([b"payload 0"], [b"payload 0", b"payload 1"])
-    assert written(address) == [*known, b"payload 1"]
+    assert blocks in ([b"payload 0"], [b"payload 0", b"payload 1"])
+    assert written(address) == [*blocks, b"payload 1"]
 
 
 @pytest.mark.parametrize("error", [47, 90], ids=["invalid_producer_epoch", "producer_fenced"])

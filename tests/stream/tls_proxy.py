@@ -109,10 +109,10 @@ def tls_proxy(
     def accept() -> None:
         while True:
             try:
-                plain, _ = listener.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=serve, args=(plain,), daemon=True).start()
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
 
     def serve(plain: socket.socket) -> None:
         with (
@@ -120,7 +120,7 @@ def tls_proxy(
             context.wrap_socket(plain, server_side=True) as client,
             socket.create_connection(("127.0.0.1", target)) as broker,
         ):
-            if not password or _let_in(client, broker, password):
+            if not password or _authenticate(client, broker, password):
                 threading.Thread(target=_copy, args=(broker, client), daemon=True).start()
                 _copy(client, broker)
 
@@ -134,7 +134,7 @@ def tls_proxy(
         thread.join(5)
 
 
-def _let_in(client: socket.socket, broker: socket.socket, password: str) -> bool:
+def _authenticate(client: socket.socket, broker: socket.socket, password: str) -> bool:
     """Whether this client gives the password; until then it may only ask what the broker speaks."""
     while True:
         frame = _frame(client)
@@ -146,11 +146,11 @@ def _let_in(client: socket.socket, broker: socket.socket, password: str) -> bool
             client.sendall(_framed(struct.pack(">ihih", correlation, 0, 1, 5) + b"PLAIN"))
         elif api == _AUTHENTICATE:
             right = frame.endswith(b"\0shop\0" + password.encode())
-            said = b"" if right else b"wrong user or password"
+            reply = b"" if right else b"wrong user or password"
             client.sendall(
                 _framed(
-                    struct.pack(">ihh", correlation, 0 if right else _REFUSED, len(said))
-                    + said
+                    struct.pack(">ihh", correlation, 0 if right else _REFUSED, len(reply))
+                    + reply
                     + struct.pack(">iq", 0, 0)
                 )
             )

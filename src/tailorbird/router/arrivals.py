@@ -117,7 +117,7 @@ class Arrivals:
         arrow_mask, new_rows = pa.array(is_retained), np.cumsum(is_retained) - 1
         return replace(
             self,
-            said={name: column.filter(arrow_mask) for name, column in self.columns.items()},
+            columns={name: column.filter(arrow_mask) for name, column in self.columns.items()},
             entries=self.entries[is_retained],
             ts=self.ts[is_retained],
             utc_offset_min=self.utc_offset_min[is_retained],
@@ -126,7 +126,7 @@ class Arrivals:
                 for one in self.profiles
                 if is_retained[one.row]
             ],
-            answers=[
+            responses=[
                 replace(one, row=int(new_rows[one.row]))
                 for one in self.responses
                 if is_retained[one.row]

@@ -139,7 +139,7 @@ class RoutedTopics:
         """Reset the topics after their snapshots; steps that were done before are skipped."""
         snapshots = list(self.stream.snapshots())
         for topic in self.topics:
-            topic.check_sole_writer()
+            topic.check_alone()
         if items is not None:
             emptied.empty([self.stream.items], items)
             faults.at("erase.items_topic")

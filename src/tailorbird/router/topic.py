@@ -205,7 +205,7 @@ class RoutedTopic:
             self.connection.execute("VACUUM")
             sqlite.checkpoint(self.connection, self.path, truncate=True)
 
-    def check_sole_writer(self) -> None:
+    def check_alone(self) -> None:
         """Raise LockedError if another router has taken over the topic."""
         self._topic.check_alone()
 

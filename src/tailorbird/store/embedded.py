@@ -1,10 +1,10 @@
 """The store in LMDB: a memory-mapped B-tree in one folder, one writer, readers that never wait.
 
-What the defaults do not do, and is done here: an environment is opened once a process and path
-(LMDB forbids twice) and refused after a fork; slots of dead readers are cleared at opening and on a
-timer, since one stops the reuse of pages; values are copied out, since they live only as long as
-their transaction; the map grows when it is full, and follows when another process grew it. Never
-WRITEMAP: on a full disk it kills the process. See docs/decisions/0003-lmdb.md.
+Beyond the defaults, an environment is opened once per process and path, as LMDB requires, and
+refused after a fork. Slots of dead readers are cleared at opening and on a timer, since they block
+the reuse of pages. Values are copied out, since they live only as long as their transaction. The map
+grows when it is full, and follows when another process grew it. WRITEMAP is never used: on a full
+disk it kills the process. See docs/decisions/0003-lmdb.md.
 """
 
 import os
@@ -29,9 +29,7 @@ READER_CHECK_S = 30.0
 
 
 class _Environment:
-    """An open environment, shared by its stores in this process, with the gate that growing the map
-    needs.
-    """
+    """An open environment shared by its stores in this process, with a lock for growing the map."""
 
     def __init__(self, lmdb_environment: lmdb.Environment) -> None:
         self.lmdb = lmdb_environment
@@ -54,9 +52,7 @@ class _Environment:
                 self._gate.notify_all()
 
     def resize(self, size: int) -> None:
-        """Set how far the map reaches (0: as another process set it), once no snapshot of this
-        process is open.
-        """
+        """Set the map size (0: as another process set it) once no snapshot is open here."""
         with self._gate:
             self._growing = True
             try:
@@ -67,20 +63,19 @@ class _Environment:
                 self._gate.notify_all()
 
     def check_readers(self) -> None:
-        """Now and then, clear the slots of readers that died: each holds back the reuse of pages."""
+        """Clear the slots of dead readers from time to time; each blocks the reuse of pages."""
         if time.monotonic() - self._checked > READER_CHECK_S:
             self._checked = time.monotonic()
             self.lmdb.reader_check()
 
 
-# The environments of each process, by process and path: LMDB's locks break when one is opened twice
-# or after a fork.
+# Environments by process and path: LMDB's locks break when one is opened twice or after a fork.
 _environments: dict[tuple[int, str], _Environment] = {}
 _environments_lock = threading.Lock()
 
 
 class EmbeddedSnapshot:
-    """Implements `store.Snapshot`, and with a writing transaction `store.Transaction`."""
+    """A `store.Snapshot`, and with a writing transaction a `store.Transaction`."""
 
     def __init__(self, transaction: lmdb.Transaction) -> None:
         self._transaction = transaction
@@ -117,7 +112,7 @@ class EmbeddedSnapshot:
 
 
 class EmbeddedStore:
-    """Implements `store.Store` in a folder; made by `open_store`."""
+    """A `store.Store` in a folder; created by `open_store`."""
 
     def __init__(self, path: Path, environment: _Environment) -> None:
         self.path = path
@@ -161,13 +156,11 @@ class EmbeddedStore:
                 ) from error
 
     def size_bytes(self) -> int:
-        """How much of the disk the records take, free pages included."""
+        """Return the disk space of the records, including free pages."""
         return (self.path / "data.mdb").stat().st_size
 
     def close(self) -> None:
-        """Harmless when already closed. The environment goes when its last store in this process is
-        closed.
-        """
+        """Close the store, and its environment with the last store of this process. Idempotent."""
         if self._environment is None:
             return
         environment, self._environment = self._environment, None
@@ -214,8 +207,9 @@ class EmbeddedStore:
 
 
 def inode(path: Path) -> int:
-    """Of the file of the store in a folder, 0 if there is none: who has it open does not notice
-    that it was removed or replaced.
+    """Return the inode of a store's file, 0 if there is none.
+
+    It tells that the file was removed or replaced, which its open readers do not notice.
     """
     try:
         return (path / "data.mdb").stat().st_ino
@@ -227,9 +221,8 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
     """Open the store in the folder `path`.
 
     Args:
-        create: make it if it is not there; readers leave that to the writer.
-        map_bytes: how far the map reaches at first; it grows by itself and takes no disk before it
-            is used.
+        create: create the store if it does not exist; only for the writer.
+        map_bytes: initial size of the map, which grows by itself and takes no disk before use.
     Raises:
         NotReadyError: there is none.
         StorageError: the folder cannot be used.

@@ -1,14 +1,14 @@
 """A store whose commits are copied to Valkey in the background, for readers on other machines.
 
-    write ──► the local store, and in the same transaction which keys commit n changed
-                  └──► a thread ──► copies: records as of n, with what they were at the head before ──► head n
+    write ──► the local store, with the changed keys of commit n in the same transaction
+                  └──► thread ──► copies: records as of n, and as of the head before ──► head n
 
-The local store is the truth: nothing waits for the server, and nothing of it is ever read back but
-its head. A head that is behind is caught up with by the keys of the commits since; where these are
-no longer known, or where the server's process is another (it may have lost what it had), everything
-is copied anew under another epoch. Two that publish under one name are kept apart by a claim that
-has to be renewed. The head says too when it was last known to be the newest commit, and is renewed
-when nothing is written, so that a reader sees that nobody publishes any more.
+The local store is the source of truth: nothing waits for the server, and only its head is read back.
+A head that is behind catches up by the changed keys of the commits since. If these are no longer
+known, or the server's process is another and may have lost data, everything is copied again under a
+new epoch. A claim with an expiry keeps two publishers of one name apart. The head also has the time
+at which it was last known to be newest, renewed without writes too, so that readers notice a dead
+publisher.
 """
 
 import logging
@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
-OURS = b"\xff"  # keys of the local store that begin so are this module's
+OURS = b"\xff"  # prefix of this module's own keys in the local store
 _COMMIT_KEY = OURS + b"n"
 _CHANGED = OURS + b"k"
 _STATE = struct.Struct("<2Q")  # epoch, sequence
 COMMITS_RETAINED = 1_000
-KEYS_MAX = 200_000  # of a commit, or waiting: beyond, everything is copied
+KEYS_MAX = 200_000  # of a commit, or pending; beyond it everything is copied
 OLD_BYTES_MAX = 64 << 20
 CLAIM_MS = 10_000
 RETRY_S = 1.0
@@ -47,13 +47,14 @@ RENEW_S = 1.0
 
 @dataclass(frozen=True)
 class PublishStatus:
-    """How it goes.
+    """The state of publishing.
 
     Attributes:
-        at: when the copies were last known to have everything, in microseconds; before that ever
-        was, when the publisher began. commits, records: that they are behind; `records` is 0 where
-        all are to be copied.
-        problem: why they are not renewed; "" where they are.
+        at: time at which the copies were last known to be current, else of the start, in
+            microseconds.
+        commits, records: number by which the copies are behind; `records` is 0 where all are to be
+            copied.
+        problem: why they are not renewed; "" if they are.
     """
 
     at: int
@@ -64,9 +65,7 @@ class PublishStatus:
 
 @dataclass
 class _PendingChanges:
-    """What has changed since the head: each key with what it was then, as far as that is known.
-    `all`: copy everything.
-    """
+    """Keys changed since the head, with their old values as far as known; `all` copies everything."""
 
     old: dict[bytes, tuple[bool, bytes | None]]
     held_bytes: int = 0
@@ -83,11 +82,11 @@ class _PendingChanges:
 
 
 class PublishedStore:
-    """Implements `store.Store`: the local store, copied.
+    """A `store.Store` that copies the local store.
 
     Args:
-        skip: keys that begin so are not copied.
-        now: the time of day in seconds, which readers compare with their own.
+        skip: prefixes of keys that are not copied.
+        now: wall clock in seconds, which readers compare with their own.
     """
 
     def __init__(
@@ -99,9 +98,7 @@ class PublishedStore:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._local, self._copies, self._skip = local, copies, (*skip, OURS)
-        self._commit_lock = (
-            threading.Lock()
-        )  # held while a commit and what waits of it are made, so that both agree
+        self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._settled = threading.Condition()
         self._token = os.urandom(8)
@@ -159,17 +156,17 @@ class PublishedStore:
         return result
 
     def commits_behind(self) -> int:
-        """How many commits the copies are behind."""
+        """Return the number of commits that the copies are behind."""
         return self._sequence - (0 if self._head is None else self._head.sequence)
 
     def publishing(self) -> PublishStatus:
-        """How it goes, for figures."""
+        """Return the state of publishing, for metrics."""
         return PublishStatus(
             int(self._current_at * 1e6), self.commits_behind(), len(self._pending.old), self.problem
         )
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until the copies have what has been written by now; whether they have."""
+        """Wait until the copies have everything written so far, and return whether they have."""
         target = self._sequence
 
         def is_copied() -> bool:
@@ -185,7 +182,7 @@ class PublishedStore:
             return self._settled.wait_for(is_copied, timeout_s)
 
     def republish(self, progress: Progress | None = None) -> int:
-        """Copy everything anew, now; the number of records. `progress` is told how many are there.
+        """Copy everything again and return the number of records; `progress` gets it meanwhile.
 
         Raises:
             StorageError: the server cannot be reached, or another process publishes under this
@@ -205,7 +202,7 @@ class PublishedStore:
         self._stop()
         try:
             self._copies.release(self._token)
-        except StorageError:  # the claim ends by itself
+        except StorageError:  # the claim expires
             self.problem = "closed without letting go of the claim"
         self._copies.close()
         self._local.close()
@@ -226,7 +223,7 @@ class PublishedStore:
                 self._reconcile()
                 self._push()
                 self.problem = ""
-            # whatever it is: a thread that ended would leave copies that look fresh for ever
+            # A dead thread would leave copies that look current, so every error is retried.
             except Exception as error:
                 if str(error) != self.problem:
                     log.error(
@@ -249,8 +246,9 @@ class PublishedStore:
             )
 
     def _reconcile(self) -> None:
-        """See what the server has. It may have lost all of it, or be another process, which may
-        have lost some.
+        """Compare the server's head with the local store and set the pending changes.
+
+        A restarted server may have lost some or all records.
         """
         servers = self._copies.servers()
         restarted = bool(self._servers) and servers != self._servers
@@ -266,7 +264,7 @@ class PublishedStore:
         self._servers = servers
 
     def _since(self, sequence: int) -> _PendingChanges:
-        """The keys that the commits after `sequence` changed, by what the local store remembers."""
+        """Return the keys changed by the commits after `sequence`, as recorded locally."""
         waiting = _PendingChanges({}, all=sequence < self._sequence - COMMITS_RETAINED)
         with self._local.snapshot() as snapshot:
             for changed_sequence in range(sequence + 1, self._sequence + 1):
@@ -306,7 +304,7 @@ class PublishedStore:
             raise
 
     def _take(self) -> tuple[_PendingChanges, int, list[Change]]:
-        """What waits, the commit that it is as of, and the records as they are then."""
+        """Take the pending changes; return them, their commit, and the records as of it."""
         with self._commit_lock:
             waiting, self._pending = self._pending, _PendingChanges({})
             with self._local.snapshot() as snapshot:
@@ -320,12 +318,10 @@ class PublishedStore:
                 )
 
     def _copy_all(self, progress: Progress | None) -> int:
-        """Under a new epoch, so that nothing older can be taken for new; readers wait until all is
-        there.
+        """Copy everything under a new epoch; readers wait until it is complete.
 
-        Records are read piece by piece, each piece as of its own time, so that no snapshot is held
-        for long; what changes meanwhile waits and is copied again at the end, before there is a
-        head.
+        Records are read in chunks, each as of its own time, so that no snapshot is held for long.
+        Records that change meanwhile are copied again at the end, before the head is set.
         """
         epoch = _new_epoch()
         self._copies.drop_head()
@@ -369,7 +365,7 @@ class PublishedStore:
 
 
 class _PublicSnapshot:
-    """A snapshot without the records of this module."""
+    """A snapshot without this module's own records."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -392,7 +388,7 @@ class _PublicSnapshot:
 
 
 class _RecordingTransaction(_PublicSnapshot):
-    """A transaction that remembers what the records were that it changes."""
+    """A transaction that records the old values of the records it changes."""
 
     def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
         super().__init__(transaction)

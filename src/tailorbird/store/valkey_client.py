@@ -1,4 +1,4 @@
-"""The connection to Valkey or Redis, one server or a cluster, by `redis` (which speaks to both)."""
+"""Connections to Valkey or Redis, one server or a cluster, through the `redis` library."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +17,11 @@ from tailorbird.store.hedge import Hedge, HedgeRequest
 
 _SCAN = 1_000
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_POLL_S = 0.0002  # of waiting for one of two answers
+_POLL_S = 0.0002  # alternating wait for one of two responses
 
 
 class _Request:
-    """One MGET on a connection of its own; a connection whose answer nobody waited for is closed,
-    lest another read it.
-    """
+    """One MGET on a connection of its own, which is closed if its response was not read."""
 
     def __init__(self, pool: Any, keys: Sequence[bytes]) -> None:
         self._pool, self._keys, self._read = pool, keys, False
@@ -38,7 +36,7 @@ class _Request:
         return self
 
     def answered(self, wait_s: float) -> bool:
-        """Whether an answer is there, or comes within so many seconds."""
+        """Return whether a response arrives within `wait_s` seconds."""
         return self._connection.can_read(max(0.0, wait_s))
 
     def values(self) -> list[bytes | None]:
@@ -56,9 +54,7 @@ class _Request:
 
 
 def _race(first: _Request, second: HedgeRequest, until: float) -> list[bytes | None] | None:
-    """The second question's values, if they come before the first one's; None where the first is to
-    be read.
-    """
+    """Return the second request's values if they come first; None if the first is to be read."""
     with _Request(second.client.pool, second.keys) as other:
         while time.monotonic() < until:
             if first.answered(_POLL_S):
@@ -69,20 +65,18 @@ def _race(first: _Request, second: HedgeRequest, until: float) -> list[bytes | N
 
 
 class ValkeyClient:
-    """Implements `store.valkey.Client`."""
+    """A `store.valkey.Client`."""
 
     def __init__(self, make: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
         self._made, self._cluster, self._timeout_s = make, cluster, timeout_s
 
     @cached_property
     def _client(self) -> Any:
-        return (
-            self._made()
-        )  # a client of a cluster asks for its slots at once: not before the first question
+        return self._made()  # a cluster client connects at once, so create it lazily
 
     @property
     def pool(self) -> Any:
-        """Its connections."""
+        """The connection pool."""
         return self._client.connection_pool
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -93,8 +87,9 @@ class ValkeyClient:
     def read_hedged(
         self, keys: Sequence[bytes], hedge: Hedge, second: HedgeRequest | None = None
     ) -> list[bytes | None]:
-        """As `read`, asked a second time after a while: over another connection, or as `second`
-        says. Of a cluster, asked once.
+        """Read with a second request after a delay: over another connection, or as `second`.
+
+        A cluster is not hedged.
         """
         if self._cluster or not keys:
             return self.read(keys)
@@ -109,7 +104,7 @@ class ValkeyClient:
             try:
                 second_values = _race(first, second, until=started_at + self._timeout_s)
             except (redis.exceptions.RedisError, OSError):
-                second_values = None  # whatever befell the second question, the first is still open
+                second_values = None  # the first request is still open
             values = first.values() if second_values is None else second_values
             hedge.record(time.monotonic() - started_at, won=second_values is not None)
             return values
@@ -158,7 +153,7 @@ class ValkeyClient:
             return
         with (
             self._client.pipeline() as pipeline
-        ):  # one command has keys of one slot; a round trip has as many commands as it likes
+        ):  # a command has keys of one slot, a pipeline has many commands
             for key in keys:
                 pipeline.execute_command("UNLINK", key)
             pipeline.execute()
@@ -167,7 +162,7 @@ class ValkeyClient:
         return tuple(sorted(info["run_id"] for info in self._info_by_primary("server")))
 
     def memory(self) -> list[Mapping[str, Any]]:
-        """What each primary says of its memory."""
+        """Return the memory section of INFO of each primary."""
         return self._info_by_primary("memory")
 
     def close(self) -> None:
@@ -184,12 +179,12 @@ class ValkeyClient:
 
 
 def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
-    """A client; it connects at the first question, gives up after `timeout_s`, and tries again by
-    itself only in a cluster, once, since another node may have the slots by then.
+    """Create a client that connects with its first request and gives up after `timeout_s`.
+
+    It retries only in a cluster, once, since another node may have the slots by then.
 
     Raises:
-        ConfigError: the URL cannot be read, has an option that there is not, or names a file that
-            is not there.
+        ConfigError: the URL is invalid, has an unknown option, or names a missing file.
     """
     cluster = "+cluster" in url.partition("://")[0]
     plain_url = (
@@ -219,9 +214,7 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
 
 
 def _require_options(pool: Any) -> None:
-    """A client takes any option of its URL, and says what is wrong with it with its first
-    connection alone.
-    """
+    """Check the options of a URL, which a client would check only with its first connection."""
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:
@@ -237,7 +230,7 @@ def _require_options(pool: Any) -> None:
 
 
 def _without_password(url: str) -> str:
-    """What stands in a URL wins over what is said beside it, so a password there is left out."""
+    """Remove the password from a URL, where it would override the given one."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}"))

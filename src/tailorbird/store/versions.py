@@ -1,10 +1,10 @@
-"""How a record is copied: with the version before it, so that who read the head a moment ago still
-finds what belongs to it.
+"""The format of copied records: each with its previous version, for readers of the previous head.
 
     head      epoch u64 | sequence u64 | at u64
-    record    epoch u64 | sequence u64 | before u64 | two lengths i32 | value as of `sequence` | value between `before` and `sequence`
+    record    epoch u64 | sequence u64 | before u64 | two lengths i32
+              | value as of `sequence` | value between `before` and `sequence`
 
-`store.valkey` keeps them under keys; `store.published` makes them.
+`store.published` creates them, and `store.valkey` stores them.
 """
 
 import struct
@@ -15,15 +15,14 @@ from tailorbird.store.protocol import MovedError
 
 _HEAD = struct.Struct("<3Q")
 _VERSIONS = struct.Struct("<3Q2i")
-_ABSENT, _UNKNOWN = -1, -2  # lengths: the record was not there; nobody knows whether it was
+_ABSENT, _UNKNOWN = -1, -2  # lengths: the record was absent; it is unknown
 
 
 @dataclass(frozen=True)
 class Head:
-    """The newest commit that is there whole. Another epoch is another copying: sequences of two do
-    not compare.
+    """The newest complete commit. Sequences of different epochs are not comparable.
 
-    `at`: when there was nothing newer yet, by the publisher's clock, in microseconds.
+    `at` is when it was last known to be newest, by the publisher's clock, in microseconds.
     """
 
     epoch: int
@@ -33,9 +32,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Change:
-    """A record as it is now, and as it was at the head before; None: it is not there. `known`:
-    whether `old` is known.
-    """
+    """A record now and as of the previous head; None where it is absent."""
 
     key: bytes
     new: bytes | None
@@ -44,7 +41,7 @@ class Change:
 
 
 def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> bytes:
-    """The two versions of a record as they are stored."""
+    """Encode the two versions of a record."""
     new, old = change.new or b"", (change.old or b"") if change.is_old_known else b""
     new_length = _ABSENT if change.new is None else len(new)
     old_length = (
@@ -54,7 +51,7 @@ def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> b
 
 
 def version_at(stored: bytes, head: Head) -> bytes | None:
-    """The record as of the head.
+    """Return the record as of the head.
 
     Raises:
         MovedError: it is known only as of a later commit.
@@ -77,15 +74,15 @@ def version_at(stored: bytes, head: Head) -> bytes | None:
 
 
 def encode_head(head: Head) -> bytes:
-    """The head as it is stored."""
+    """Encode the head."""
     return _HEAD.pack(head.epoch, head.sequence, head.at)
 
 
 def decode_head(stored: bytes | None) -> Head | None:
-    """The head that is stored; None if nothing of ours is."""
+    """Decode a stored head; None if it is absent or not one of ours."""
     return None if stored is None or len(stored) != _HEAD.size else Head(*_HEAD.unpack(stored))
 
 
 def is_of_epoch(stored: bytes, epoch: int) -> bool:
-    """Whether a record was written by this copying."""
+    """Return whether a record was written under this epoch."""
     return len(stored) >= 8 and int.from_bytes(stored[:8], "little") == epoch

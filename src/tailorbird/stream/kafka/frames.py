@@ -1,22 +1,19 @@
-"""What a log's messages look like, and which of them count. Pure functions; nothing here knows a
-broker.
+"""The message format of a log, and which messages count. Pure functions without a broker.
 
-A block is one message, or several where it is larger than the broker takes; what is committed as
-one is a run of messages.
+A block is one message, or several if it exceeds the broker's limit. A commit is a run of messages.
 
     key      none, since a log is one partition
-    headers  place    AT BASE INDEX COUNT MORE TOTAL WRITER    all decimal but the last, a name drawn by the writer
+    headers  place    AT BASE INDEX COUNT MORE TOTAL WRITER    decimal; WRITER is a random name
              kind     of the block
-             rows     positions that the block takes; 0 in the message with which a writer begins
+             rows     positions of the block; 0 in the message with which a writer begins
              receipt  of the block, with its first message
              crc      CRC-32 of all these and the value
     value    the payload, or a piece of it
 
-AT is the offset at which the writer expected the message to stand. One that stands elsewhere does
-not count: somebody else wrote in between, and his message counts. So of two writers one goes on,
-whatever the broker knows of them, and a retry that comes late changes nothing. A run counts when
-all of its COUNT messages stand in a row. BASE is the position of the run's first row, TOTAL its
-rows: positions are numbers of rows, without holes, as in a file.
+AT is the offset at which the writer expected the message. A message at another offset does not
+count: another writer came in between. So one of two writers continues, and a late retry changes
+nothing, whatever the broker knows of them. A run counts if all COUNT messages stand in a row. BASE is
+the position of the run's first row, TOTAL its number of rows: positions count rows, without gaps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +24,7 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.stream.protocol import Block, Stored
 
-OPENED = "opened"  # the kind of the message with which a writer begins; it says who writes
+OPENED = "opened"  # kind of the first message of a writer, which names it
 Headers = list[tuple[str, bytes]]
 
 
@@ -35,12 +32,12 @@ class Piece(msgspec.Struct, frozen=True):
     """One message.
 
     Attributes:
-        at: the offset where it must stand.
-        base: the position of the first row of its run.
-        index, count: which message of the run it is, and how many there are.
-        more: whether its block goes on in the next message.
-        total: the rows of the run.
-        writer: who wrote it, see `KafkaWriter`.
+        at: offset at which it must stand.
+        base: position of the first row of its run.
+        index, count: number of the message in the run, and of all its messages.
+        is_continued: whether its block continues in the next message.
+        total: number of rows of the run.
+        writer: name of the writer, see `KafkaWriter`.
     """
 
     at: int
@@ -57,16 +54,16 @@ class Piece(msgspec.Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """Where the log ends with this message: behind its run, if that is whole with it."""
+        """The end of the log with this message: that of its run, if it completes it."""
         return self.base + self.total if self.last else self.base
 
     @property
     def last(self) -> bool:
-        """Whether its run is whole with it."""
+        """True if the message completes its run."""
         return self.index + 1 == self.count
 
     def headers(self) -> Headers:
-        """The message's headers."""
+        """Encode the message's headers."""
         place = (
             f"{self.at} {self.base} {self.index} {self.count} {int(self.is_continued)} {self.total} "
             f"{self.writer}"
@@ -80,7 +77,7 @@ class Piece(msgspec.Struct, frozen=True):
 def split_run(
     blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int
 ) -> list[Piece]:
-    """The messages of a run, of at most `bytes_max` of payload each."""
+    """Split a run into messages of at most `bytes_max` of payload."""
     chunks = [
         (block, start)
         for block in blocks
@@ -113,8 +110,10 @@ def split_run(
 
 
 def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
-    """A message as a piece; None if it is not one of ours. Raises DamageError if it is not what was
-    written.
+    """Decode a message; None if it is not one of ours.
+
+    Raises:
+        DamageError: it does not match its checksum.
     """
     header_values = dict(headers or ())
     if "place" not in header_values or "crc" not in header_values:
@@ -155,14 +154,13 @@ def _checksum(pairs: Headers, payload: bytes) -> int:
 
 
 class RunAssembler:
-    """Puts messages, fed in order of their offsets, together to blocks; drops what does not count.
-    Begins with a run that counts.
+    """Assembles messages, fed by ascending offset, into blocks, without messages that do not count.
 
     Args:
-        end: the position at which the first message begins.
-        where: the log, for errors.
+        end: position at which the first message begins.
+        where: name of the log for errors.
     Attributes:
-        end: the position behind the last row of the runs that were whole.
+        end: position after the last row of the completed runs.
     """
 
     def __init__(self, end: int, where: str = "") -> None:
@@ -170,8 +168,10 @@ class RunAssembler:
         self._run: list[Piece] = []
 
     def feed(self, offset: int, piece: Piece | None) -> list[Stored]:
-        """The blocks of the run that this message completes, if it does. Raises DamageError if rows
-        before it are missing.
+        """Return the blocks of the run that this message completes, if any.
+
+        Raises:
+            DamageError: rows before it are missing.
         """
         if piece is None or piece.at != offset:
             return []

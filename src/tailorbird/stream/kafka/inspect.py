@@ -1,6 +1,4 @@
-"""What a cluster says of itself and of our topics, held against what the project asks for. It
-changes nothing; `doctor` shows it.
-"""
+"""Inspection of a cluster and our topics against the project's settings, for `doctor`. Read-only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +12,10 @@ class TopicState:
     """A topic of ours.
 
     Attributes:
-        name: whole, with the prefix.
-        partitions: how many it has.
-        replication: how many copies the partition with the fewest has; `in_sync` are up to date.
-        settings: as far as the broker says: "min.insync.replicas", "retention.ms",
-            "unclean.leader.election.enable".
+        name: full name with the prefix.
+        partitions: number of partitions.
+        replication, in_sync: fewest replicas, and in-sync replicas, of any partition.
+        settings: settings that the broker tells, such as "min.insync.replicas".
     """
 
     name: str
@@ -46,8 +43,11 @@ _SETTINGS = (
 
 
 def look(cluster: Cluster) -> ClusterState:
-    """Ask the cluster. Raises StorageError where it cannot be reached or refuses us, ConfigError
-    for settings that cannot be.
+    """Inspect the cluster.
+
+    Raises:
+        StorageError: it cannot be reached, or refuses.
+        ConfigError: client settings are invalid.
     """
     admin = cluster.admin()
     with errors(cluster, admin):
@@ -79,9 +79,7 @@ def look(cluster: Cluster) -> ClusterState:
 
 
 def faults(topic: TopicState, cluster: Cluster, partitions: int) -> Iterator[tuple[str, str]]:
-    """What of a topic is not as it should be, and what to do; `partitions` is how many it should
-    have.
-    """
+    """Yield problems of a topic and their fixes; `partitions` is the expected number."""
     if topic.partitions != partitions:
         yield (
             f"{topic.partitions} partitions, {partitions} configured",

@@ -1,5 +1,6 @@
-"""Reading a log in a topic: by `assign`, from a position that the reader's owner keeps. What counts
-is in `stream.kafka.frames`.
+"""The reader of a log in a topic, by `assign`, from a position that its consumer keeps.
+
+`stream.kafka.frames` decides which messages count.
 """
 
 import time
@@ -17,11 +18,10 @@ _BATCH_MESSAGES = 64  # messages; one may have a megabyte
 
 
 class KafkaReader:
-    """A reader of a log in a topic. What it has read ahead stays in memory until it is asked for
-    what comes behind it.
+    """A reader of a log in a topic, with a buffer of blocks read ahead.
 
     Raises:
-        NotReadyError: there is no such topic, or its writer has just made it.
+        NotReadyError: there is no such topic, or it is still empty.
     """
 
     def __init__(self, address: KafkaLog) -> None:
@@ -47,7 +47,7 @@ class KafkaReader:
             raise
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """See `LogReader.read`."""
+        """Read blocks, see `LogReader.read`."""
         high = self._tail.watermarks()[1]
         if self._buffer_start < 0 or not self._buffer_start <= start <= self._assembly.end:
             self._seek(start)
@@ -69,9 +69,7 @@ class KafkaReader:
         return blocks
 
     def between(self, start: int, end: int, *, bytes_max: int) -> list[Stored]:
-        """As `read`, but no block from `end` on; rows that are known to be there are not asked for
-        at the broker again.
-        """
+        """Read blocks before `end`, without asking the broker for buffered rows."""
         if not 0 <= self._buffer_start <= start < self._assembly.end:
             self.read(start, bytes_max=bytes_max)
         self._discard_before(start)
@@ -100,7 +98,7 @@ class KafkaReader:
         self._buffer_start = max(self._buffer_start, start)
 
     def _fill(self, high: int, start: int, bytes_max: int) -> None:
-        """Take messages until the buffer has `bytes_max` behind `start`, or all there are."""
+        """Fill the buffer up to `bytes_max` after `start`, or with all there is."""
         self._discard_before(start)
         deadline = time.monotonic() + self.address.cluster.timeout_s
         while self._offset < high and (self._bytes < bytes_max or not self._buffer):
@@ -135,7 +133,7 @@ class KafkaReader:
             code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT)
             or error.retriable()
         ):
-            return  # the client tries again by itself; the deadline is ours
+            return  # the client retries, and the caller has the deadline
         self._buffer_start = -1
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise InputError(

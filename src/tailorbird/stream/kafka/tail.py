@@ -1,6 +1,4 @@
-"""Looking at single messages of a topic: where it begins and ends, and where a position is. What a
-writer and a reader share.
-"""
+"""Access to single messages of a topic: its start and end, and the offset of a position."""
 
 import time
 from dataclasses import dataclass
@@ -14,19 +12,19 @@ from tailorbird.stream.kafka.cluster import KafkaLog, check_topic_exists, errors
 from tailorbird.stream.kafka.frames import Piece, decode_piece
 
 _RETRY_S = 0.05
-_SCAN_MAX = 10_000  # messages that do not count, at the end, before we give up
+_SCAN_MAX = 10_000  # bound of the search for a message that counts at the end
 
 
 @dataclass(frozen=True)
 class Tip:
-    """The end of a topic: the next offset, and the position behind the last row that counts."""
+    """The end of a topic: the next offset, and the position after the last row that counts."""
 
     offset: int
     end: int | None  # None: the topic is empty
 
 
 def consumer_of(address: KafkaLog, **settings: Any) -> Any:
-    """A consumer that is assigned by hand and commits nothing: positions are its owner's."""
+    """Create a consumer with manual assignment that commits nothing."""
     need_client()
     conf = address.cluster.conf(
         group_id="tailorbird",  # never joined
@@ -43,18 +41,17 @@ def consumer_of(address: KafkaLog, **settings: Any) -> Any:
 
 
 def tail_consumer(address: KafkaLog) -> Any:
-    """A consumer that jumps."""
+    """Create a consumer for single messages at random offsets."""
     return consumer_of(
         address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1
     )
 
 
 class Tail:
-    """Reads single messages of a topic. One thread at a time.
+    """A reader of single messages of a topic. One thread at a time.
 
     Args:
-        consumer: that several share, which look in turn; its owner closes it. None for one of its
-            own.
+        consumer: shared by several in turn, and closed by its owner; None creates one.
     Raises:
         NotReadyError: there is no such topic.
     """
@@ -72,12 +69,11 @@ class Tail:
             raise
 
     def watermarks(self, until: float = 0.0) -> tuple[int, int]:
-        """The first offset there is, and the next that will be given. A broker that is away for a
-        moment is waited for.
+        """Return the first offset and the next one, and wait for a broker that is briefly away.
 
         Args:
-            until: by the monotonic clock, for how long at most; two short tries are made in any
-                case. 0: for the cluster's timeout.
+            until: deadline by the monotonic clock, with at least two short attempts; 0 is the
+                cluster's timeout.
         """
         deadline, tries = until or time.monotonic() + self._timeout_s, 0
         while True:
@@ -96,12 +92,12 @@ class Tail:
             except StorageError:
                 if (
                     time.monotonic() > deadline and tries > 1
-                ):  # a process that stood still meanwhile has not waited for the broker
+                ):  # a process that was suspended has not waited for the broker
                     raise
                 time.sleep(_RETRY_S)
 
     def tip(self) -> Tip:
-        """Where the log ends. What is not whole at the end does not count."""
+        """Return the end of the log, without an incomplete run."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
@@ -117,7 +113,7 @@ class Tail:
         )
 
     def last(self) -> int:
-        """The offset at which the last run begins that is known of; 0 where there is none."""
+        """Return the offset at which the last run begins."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
@@ -126,7 +122,7 @@ class Tail:
         return low
 
     def start(self) -> int:
-        """The position of the first row that was not pruned."""
+        """Return the position of the first row that was not pruned."""
         low, high = self.watermarks()
         first = self._first_counted(low, high)
         return 0 if first is None else first.base + self._pruned_rows(first, low)
@@ -141,14 +137,14 @@ class Tail:
         )
 
     def find(self, position: int) -> int:
-        """The offset of the first message of the run that holds `position`, or will."""
+        """Return the offset of the first message of the run that holds `position`, or will."""
         low, high = self.watermarks()
         first = self._first_counted(low, high)
         if first is None:
             return high
         pruned = (
             low > 0 or first.base > 1
-        )  # positions begin at 0 or 1; a log that was emptied, later
+        )  # positions begin at 0 or 1, and later in a log that was reset
         if position < first.base and pruned:
             raise InputError(
                 f"rows before {first.base} were pruned, asked for {position}",
@@ -168,7 +164,7 @@ class Tail:
         return best.at - best.index
 
     def _first_counted(self, low: int, high: int) -> Piece | None:
-        """The first message from `low` on that stands where it must."""
+        """Return the first message from `low` on that stands at its expected offset."""
         for offset in range(low, high):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
@@ -176,7 +172,7 @@ class Tail:
         return None
 
     def piece(self, offset: int) -> Piece | None:
-        """The message at an offset, without its payload; None if it is not one of ours."""
+        """Return the message at an offset without its payload; None if it is not one of ours."""
         if offset not in self._cache:
             if len(self._cache) > 64:
                 self._cache.clear()
@@ -185,7 +181,7 @@ class Tail:
 
     def _fetch(self, offset: int) -> Piece | None:
         message = self._message(offset)
-        if message.offset() != offset:  # a hole, left by a transaction of somebody else
+        if message.offset() != offset:  # a gap left by a foreign transaction
             return None
         piece = decode_piece(message.headers(), message.value() or b"", f"{self.address}@{offset}")
         return piece and replace(piece, payload=b"")

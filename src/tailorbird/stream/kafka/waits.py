@@ -1,6 +1,4 @@
-"""How much of many topics is yet to be read, asked by one client for all of them: a reader each
-would be two clients for each log.
-"""
+"""The backlog of many topics through one client; a reader each would need two clients per log."""
 
 from typing import Any
 
@@ -12,14 +10,16 @@ from tailorbird.stream.protocol import RECEIPTS, Backlog
 
 
 class BacklogClient:
-    """One client, and what it looks at. One thread at a time."""
+    """A client shared by the backlogs of several logs. One thread at a time."""
 
     def __init__(self) -> None:
         self._consumer: Any = None
 
     def of(self, address: KafkaLog | MergedLog) -> "LogBacklog":
-        """Of one log; of several partitions, by their order. Raises NotReadyError where there is
-        none yet.
+        """Return the backlog of a log; of several partitions, that of their order.
+
+        Raises:
+            NotReadyError: there is no such topic yet.
         """
         log = address.order if isinstance(address, MergedLog) else address
         if self._consumer is None:
@@ -33,7 +33,7 @@ class BacklogClient:
 
 
 class LogBacklog:
-    """What `LogReader.waiting` tells, of one log."""
+    """The backlog of one log."""
 
     def __init__(self, tail: Tail) -> None:
         self._tail = tail
@@ -43,7 +43,7 @@ class LogBacklog:
             )
 
     def waiting(self, position: int) -> Backlog:
-        """See `LogReader.waiting`."""
+        """Return the backlog after a position, see `LogReader.waiting`."""
         high, end = self._tail.watermarks()[1], self._tail.tip().end or 0
         requested, position = position, max(position, self._tail.start())
         if position >= end:
@@ -52,7 +52,7 @@ class LogBacklog:
         return Backlog(end - position, high - first, self._receipts(first, high, position))
 
     def _receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
-        """Of the first blocks from `position` on."""
+        """Return the receipts of the first blocks from `position` on."""
         receipts: list[bytes] = []
         block_end, is_continued = 0, False
         for offset in range(first, min(high, first + 16 * RECEIPTS)):
@@ -71,4 +71,4 @@ class LogBacklog:
         return tuple(receipts)
 
     def close(self) -> None:
-        """Nothing: the client is another's."""
+        """Do nothing, since the client is shared."""

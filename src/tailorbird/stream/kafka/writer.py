@@ -1,9 +1,8 @@
-"""Writing a log in a topic: an idempotent producer, acknowledged by all replicas that are in sync,
-and one writer at a time.
+"""The writer of a log in a topic: an idempotent producer, acknowledged by all in-sync replicas.
 
-A writer begins with a message that says who it is. Every message says at which offset it must stand
-(`stream.kafka.frames`), so a writer whose place another took learns of it with its next message,
-before it acknowledges anything, and stops.
+A writer begins with a message that names it. Every message carries the offset at which it must stand
+(`stream.kafka.frames`), so a replaced writer learns of it with its next message, before it
+acknowledges anything, and stops.
 """
 
 import os
@@ -31,11 +30,11 @@ class KafkaWriter:
     """The one writer of a log in a topic.
 
     Args:
-        first: the position of the first row, if the log begins now.
-        held: the highest position that a reader holds, see `stream.held`.
+        first: position of the first row of a new log.
+        held: highest position that a reader has read, see `stream.held`.
     Raises:
         LockedError: another writer of this machine has it.
-        ConfigError: the topic is there, but cannot be a log.
+        ConfigError: the topic exists and cannot be a log.
         DamageError: the log ends before `held`; nothing is written to it.
         StorageError: the broker cannot be reached.
     """
@@ -57,7 +56,7 @@ class KafkaWriter:
             self._producer = address.cluster.client(Producer, self._conf())
             with errors(
                 address, self._producer
-            ):  # else the first message waits for a second until the client knows where to
+            ):  # else the first message waits a second for metadata
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
             self._begin(first, held)
         except BaseException:
@@ -68,20 +67,18 @@ class KafkaWriter:
         return self.address.cluster.conf(
             enable_idempotence=True,
             acks="all",
-            # a run's messages stand in a row, whatever the broker makes of two requests at once
+            # keeps a run's messages in a row
             max_in_flight_requests_per_connection=1,
             linger_ms=0,
             message_timeout_ms=int(self._timeout_s * 1000),
             request_timeout_ms=int(self._timeout_s * 1000),
             message_max_bytes=self._bytes_max + 16_384,
             batch_size=self._bytes_max,
-            compression_type="none",  # what is routed is packed already
+            compression_type="none",  # routed blocks are compressed already
         )
 
     def _begin(self, first: int, expected_end: int) -> None:
-        """Take the log's end: from here on, whatever another writer still has under way stands at
-        the wrong place.
-        """
+        """Write the opening message, which fences messages of other writers in flight."""
         assert self._tail is not None
         who = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_TRIES):
@@ -109,7 +106,7 @@ class KafkaWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All appends within become durable when it ends, as one; nothing is sent before."""
+        """Send all appends as one run when the block ends."""
         self._check_usable()
         before = self._end
         self._pending = []
@@ -124,7 +121,7 @@ class KafkaWriter:
         self._commit(blocks)
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
+        """Append blocks, see `LogWriter.append`; within `transaction()` they are sent with it."""
         if self._pending is None:
             with self.transaction():
                 return self._buffer(blocks)
@@ -169,7 +166,7 @@ class KafkaWriter:
         self._end += sum(block.rows for block in blocks)
 
     def _send_run(self, blocks: Sequence[Block]) -> int:
-        """Send a run until it stands where it must; the offset of its last message."""
+        """Send a run until it is in place, and return the offset of its last message."""
         for _ in range(_TRIES):
             run = split_run(
                 blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max
@@ -185,12 +182,14 @@ class KafkaWriter:
         )
 
     def _skip_uncounted(self) -> None:
-        """To the end, if what came in between does not count, as of a writer that was stopped
-        before. Raises LockedError if it does.
+        """Move to the end of the topic if the messages in between do not count.
+
+        Raises:
+            LockedError: another writer's messages count.
         """
         assert self._tail is not None
         _, high = self._tail.watermarks()
-        if high < self._next:  # the topic was deleted and made again, see `stream.kafka.emptied`
+        if high < self._next:  # the topic was deleted and created again, see `stream.kafka.emptied`
             self._is_fenced = True
             raise self._fenced_error()
         for offset in range(self._next, high):
@@ -201,10 +200,9 @@ class KafkaWriter:
         self._next = high
 
     def _is_in_place(self, run: Sequence[Piece], offsets: Sequence[int]) -> bool:
-        """Whether every message of the run stands where it must.
+        """Return whether every message of the run stands at its expected offset.
 
-        A broker that took one twice, after a retry whose first try it had acknowledged in vain,
-        tells of the second.
+        A broker that stored a message twice, after a retry, reports the second offset.
         """
         assert self._tail is not None
         for piece, offset in zip(run, offsets, strict=True):
@@ -220,8 +218,10 @@ class KafkaWriter:
         return True
 
     def _send(self, run: Sequence[Piece]) -> list[int]:
-        """Where the messages stand, once all replicas in sync have them, or they can be read.
-        Raises StorageError if that is not known.
+        """Send messages and return their offsets once all in-sync replicas have them.
+
+        Raises:
+            StorageError: the outcome is unknown.
         """
         offsets: dict[int, int] = {}
         failures: list[Any] = []
@@ -256,11 +256,9 @@ class KafkaWriter:
         )
 
     def _is_stored(self, run: Sequence[Piece], deadline: float) -> bool:
-        """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it
-        may still be under way.
+        """Return whether an unacknowledged run is stored; if not, it may still be in flight.
 
-        Sending and looking share one deadline, so that whoever waits for a dead broker does not
-        wait twice.
+        Sending and checking share one deadline, so that a dead broker is not waited for twice.
         """
         assert self._tail is not None
         try:
@@ -286,7 +284,7 @@ class KafkaWriter:
                         on_delivery=report,
                     )
                 return
-            except BufferError:  # the client's queue is full: wait for reports, not for ever
+            except BufferError:  # the client's queue is full: wait for reports until the deadline
                 if time.monotonic() > deadline:
                     raise StorageError(
                         "the client's queue stays full",
@@ -299,13 +297,14 @@ class KafkaWriter:
         return self._end
 
     def check_alone(self) -> None:
-        """Raise LockedError if another writer has come since this one did."""
+        """Raise LockedError if another writer has taken over."""
         self._check_usable()
         self._skip_uncounted()
 
     def prune(self, before: int) -> int:
-        """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which
-        is logged.
+        """Prune the log, see `LogWriter.prune`, and return the number of messages.
+
+        Returns 0 from a broker that cannot delete records, which is logged.
         """
         self._check_usable()
         deleter = Deleter(self.address)
@@ -315,9 +314,7 @@ class KafkaWriter:
             deleter.close()
 
     def prune_some(self, before: int) -> int:
-        """Have deleted, by a thread, what lies before the run that holds row `before`; 0, since
-        nothing is to be waited for.
-        """
+        """Request deletion before the run that holds row `before` from a thread, and return 0."""
         self._check_usable()
         self._deleter.ask(before)
         return 0
@@ -330,7 +327,7 @@ class KafkaWriter:
         )
 
     def _successor(self) -> str:
-        """Who wrote at our place, as far as the last messages say."""
+        """Return the writer that took over, according to the last messages."""
         assert self._tail is not None
         try:
             _, high = self._tail.watermarks()
@@ -355,7 +352,7 @@ class KafkaWriter:
             raise ValueError("a transaction is open already")
 
     def close(self) -> None:
-        """Let go of the broker, and let the next writer in."""
+        """Close the producer and release the lock."""
         self._deleter.close()
         if self._producer is not None:
             self._producer.purge()

@@ -41,7 +41,7 @@ def send_views(project: Project, producer: str, event_ids: list[str]) -> None:
 
 
 def drain(project: Project) -> None:
-    with Roles(project, CLOCK) as roles:
+    with Roles(open_project(project.root), CLOCK) as roles:  # a fresh listing of topics
         roles.drain()
 
 

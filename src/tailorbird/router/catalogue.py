@@ -1,9 +1,9 @@
 """Versions of user and item profiles; an event carries the latest version at or before its time.
 
-A version is the `event_id` of the profile event, which holds the whole profile. A "timeless" profile
-is valid from the beginning. The table keeps all properties of all versions, so that an attribute
-that is declared later is attached to events from then on. Memory caches the declared attributes of
-recently requested keys, see `router.timeline`.
+A version is the `event_id` of the profile event, which holds the whole profile. A "timeless"
+profile is valid from the beginning. The table keeps all properties of all versions, so that an
+attribute that is declared later is attached to events from then on. Memory caches the declared
+attributes of recently requested keys, see `router.timeline`.
 """
 
 from collections.abc import Sequence

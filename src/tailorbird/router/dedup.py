@@ -7,11 +7,11 @@
                   Bloom filter (16 bits per entry, six probes, about 0.1 % false positives) and
                   the first key of each page
 
-An event is a duplicate if an accepted one has the same fingerprint and was received within the dedup
-window before or after it. Segments that are wholly behind the window are dropped, except the newest
-few and those with imported events: overlapping histories may be imported a year apart, and their
-duplicates have the same time of receipt. Only events of about its time search a segment, so old
-segments cost live traffic nothing. They take 40 bytes per event on disk and two in memory.
+An event is a duplicate if an accepted one has the same fingerprint and was received within the
+dedup window before or after it. Segments that are wholly behind the window are dropped, except the
+newest few and those with imported events: overlapping histories may be imported a year apart, and
+their duplicates have the same time of receipt. Only events of about its time search a segment, so
+old segments cost live traffic nothing. They take 40 bytes per event on disk and two in memory.
 """
 
 from collections.abc import Sequence

@@ -38,5 +38,5 @@ def encode_properties(properties: dict[str, Any]) -> str:
 
 def encode_other_properties(properties: dict[str, Any]) -> str | None:
     """Encode the properties without a column of their own as JSON; None if there are none."""
-    others = {name: value for name, value in properties.items() if name not in PROPERTY_COLUMNS}
-    return encode_properties(others) if others else None
+    remaining = {name: value for name, value in properties.items() if name not in PROPERTY_COLUMNS}
+    return encode_properties(remaining) if remaining else None

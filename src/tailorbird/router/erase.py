@@ -1,7 +1,7 @@
 """Erasure from the router's file: dedup index, identities, profiles and responses.
 
-The log's blocks are deleted first, once all readers have applied them. Then the file is rewritten, so
-that neither free pages nor the WAL keep anything. For topics see `router.emptying`.
+The log's blocks are deleted first, once all readers have applied them. Then the file is rewritten,
+so that neither free pages nor the WAL keep anything. For topics see `router.emptying`.
 """
 
 from collections.abc import Callable, Collection

@@ -1,9 +1,9 @@
 """Routers that share the partitions through a consumer group of the cluster.
 
 The group only assigns partitions to processes; each router keeps its positions in its own tables.
-An assignment may be late: a stalled process wakes up and does not know yet that it was replaced. The
-log itself fences such a process, see `stream.kafka.frames`: its next write stands at another offset
-than it expects, and it learns who writes there now. Decision 10 gives the reasons.
+An assignment may be late: a stalled process wakes up and does not know yet that it was replaced.
+The log itself fences such a process, see `stream.kafka.frames`: its next write stands at another
+offset than it expects, and it learns who writes there now. Decision 10 gives the reasons.
 
     routers/1/    locked by this process, with the index of each partition it had: routed-index.3.db
 """

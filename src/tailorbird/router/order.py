@@ -6,8 +6,8 @@ come next for all readers.
     routed[2] ─┘
 
 It reads no events, only where partitions end. The process with partition 0 runs it. The log has one
-writer like any other (`stream.kafka.frames`), so that of two rivals one continues. Each row is named
-once, in the order of its partition: a new writer continues after the last block of the order.
+writer like any other (`stream.kafka.frames`), so that of two rivals one continues. Each row is
+named once, in the order of its partition: a new writer continues after the last block of the order.
 """
 
 import logging

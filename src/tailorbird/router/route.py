@@ -1,9 +1,10 @@
 """The decision on each event: what is attached to it, and what it changes for later events.
 
 The decision depends only on the plan and on the events before: a click finds a response that stands
-before it in the same step. It is made column by column, in an order in which no column needs a later
-one. A value that holds for all events of a person or item in the step is looked up once. Row by row
-are only those whose values the step itself changes. `router.router` has files and transactions.
+before it in the same step. It is made column by column, in an order in which no column needs a
+later one. A value that holds for all events of a person or item in the step is looked up once. Row
+by row are only those whose values the step itself changes. `router.router` has files and
+transactions.
 
     Arrivals without duplicates ──► response → ts ──► person ──► profiles ──► batch of events.ROUTED
                                        └─► response, identify, profile: applied to later events
@@ -365,11 +366,11 @@ def _look_up(
         if value is not None:
             values.append(value)
 
-    look_ups = [
+    lookups = [
         (row, look_up) for row in (*np.flatnonzero(codes == -2).tolist(), *(overrides or ()))
     ]
     for row, action in sorted(
-        [*look_ups, *((put.row, put.apply) for put in updates)], key=itemgetter(0)
+        [*lookups, *((put.row, put.apply) for put in updates)], key=itemgetter(0)
     ):
         action(row)
     return DictionaryColumn(values, codes)

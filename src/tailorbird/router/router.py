@@ -2,9 +2,9 @@
 
 It alone writes `routed.db`. A step is one transaction over blocks, dedup index, responses,
 identities, profiles and raw positions, so a kill at any point leaves all of a step or none of it.
-Decisions depend on the raw logs, the plan and the order of the steps, never on the clock. With Kafka
-the log is a topic, see `router.topic`. `router.merge` orders the logs, `router.route` decides, and
-`router.role` is the loop that calls `step`.
+Decisions depend on the raw logs, the plan and the order of the steps, never on the clock. With
+Kafka the log is a topic, see `router.topic`. `router.merge` orders the logs, `router.route`
+decides, and `router.role` is the loop that calls `step`.
 """
 
 from collections.abc import Sequence

@@ -2,15 +2,16 @@
 
 A step is a run of messages: its blocks, and one of kind "index" with the changes of the router's
 tables (dedup index, responses, identities, profiles, raw positions) as an SQLite patch set. The
-change is committed to the file only once the whole run is acknowledged. So the file is a function of
-the topic: what it lacks after a kill, or on another machine, is applied before the first decision.
+change is committed to the file only once the whole run is acknowledged. So the file is a function
+of the topic: what it lacks after a kill, or on another machine, is applied before the first
+decision.
 
     topic   ─ events │ quarantine │ index ─ events │ index ─ …
     file    the position up to which the topic is applied
 
-From time to time a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`). Rows
-before it may be deleted (`router.retention`). A missing file, or one that ends before the retained
-rows, starts from the snapshot.
+From time to time a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`).
+Rows before it may be deleted (`router.retention`). A missing file, or one that ends before the
+retained rows, starts from the snapshot.
 """
 
 import logging

@@ -2,9 +2,9 @@
 
 Beyond the defaults, an environment is opened once per process and path, as LMDB requires, and
 refused after a fork. Slots of dead readers are cleared at opening and on a timer, since they block
-the reuse of pages. Values are copied out, since they live only as long as their transaction. The map
-grows when it is full, and follows when another process grew it. WRITEMAP is never used: on a full
-disk it kills the process. See docs/decisions/0003-lmdb.md.
+the reuse of pages. Values are copied out, since they live only as long as their transaction. The
+map grows when it is full, and follows when another process grew it. WRITEMAP is never used: on a
+full disk it kills the process. See docs/decisions/0003-lmdb.md.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Protocols of a store. `store.embedded` implements them in LMDB, `store.valkey` for remote readers.
+"""Protocols of a store. `store.embedded` implements them in LMDB, `store.valkey` for remote
+readers.
 
 Keys and values are opaque bytes; a key has at most 511.
 """

@@ -3,12 +3,12 @@
     write ──► the local store, with the changed keys of commit n in the same transaction
                   └──► thread ──► copies: records as of n, and as of the head before ──► head n
 
-The local store is the source of truth: nothing waits for the server, and only its head is read back.
-A head that is behind catches up by the changed keys of the commits since. If these are no longer
-known, or the server's process is another and may have lost data, everything is copied again under a
-new epoch. A claim with an expiry keeps two publishers of one name apart. The head also has the time
-at which it was last known to be newest, renewed without writes too, so that readers notice a dead
-publisher.
+The local store is the source of truth: nothing waits for the server, and only its head is read
+back. A head that is behind catches up by the changed keys of the commits since. If these are no
+longer known, or the server's process is another and may have lost data, everything is copied again
+under a new epoch. A claim with an expiry keeps two publishers of one name apart. The head also has
+the time at which it was last known to be newest, renewed without writes too, so that readers notice
+a dead publisher.
 """
 
 import logging
@@ -68,15 +68,15 @@ class _PendingChanges:
     """Keys changed since the head, with their old values as far as known; `all` copies everything."""
 
     old: dict[bytes, tuple[bool, bytes | None]]
-    held_bytes: int = 0
+    old_bytes: int = 0
     all: bool = False
 
-    def add(self, key: bytes, known: bool, old: bytes | None) -> None:
+    def add(self, key: bytes, has_old: bool, old: bytes | None) -> None:
         if self.all or key in self.old:
             return
-        known = known and self.held_bytes < OLD_BYTES_MAX
-        self.old[key] = known, old if known else None
-        self.held_bytes += len(old or b"") if known else 0
+        has_old = has_old and self.old_bytes < OLD_BYTES_MAX
+        self.old[key] = has_old, old if has_old else None
+        self.old_bytes += len(old or b"") if has_old else 0
         if len(self.old) > KEYS_MAX:
             self.old, self.all = {}, True
 
@@ -298,8 +298,8 @@ class PublishedStore:
         except BaseException:
             with self._commit_lock:
                 newer, self._pending = self._pending, waiting
-                for key, (is_old_known, old) in newer.old.items():
-                    self._pending.add(key, is_old_known, old)
+                for key, (has_old, old) in newer.old.items():
+                    self._pending.add(key, has_old, old)
                 self._pending.all |= newer.all
             raise
 

@@ -187,7 +187,7 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
         ConfigError: the URL is invalid, has an unknown option, or names a missing file.
     """
     cluster = "+cluster" in url.partition("://")[0]
-    plain_url = (
+    base_url = (
         url.replace("+cluster", "", 1)
         .replace("valkeys://", "rediss://", 1)
         .replace("valkey://", "redis://", 1)
@@ -200,14 +200,14 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     own = {"password": password} if password else {}
     try:
         if password:
-            plain_url = _without_password(plain_url)
-        single = redis.Redis.from_url(plain_url, retry=Retry(NoBackoff(), 0), **options, **own)
+            base_url = _without_password(base_url)
+        single = redis.Redis.from_url(base_url, retry=Retry(NoBackoff(), 0), **options, **own)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
     _require_options(single.connection_pool)
     if cluster:
         return ValkeyClient(
-            lambda: RedisCluster.from_url(plain_url, retry=Retry(NoBackoff(), 1), **options, **own),
+            lambda: RedisCluster.from_url(base_url, retry=Retry(NoBackoff(), 1), **options, **own),
             cluster=True,
         )
     return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)

@@ -37,16 +37,14 @@ class Change:
     key: bytes
     new: bytes | None
     old: bytes | None = None
-    is_old_known: bool = False
+    has_old: bool = False
 
 
 def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> bytes:
     """Encode the two versions of a record."""
-    new, old = change.new or b"", (change.old or b"") if change.is_old_known else b""
+    new, old = change.new or b"", (change.old or b"") if change.has_old else b""
     new_length = _ABSENT if change.new is None else len(new)
-    old_length = (
-        _UNKNOWN if not change.is_old_known else _ABSENT if change.old is None else len(old)
-    )
+    old_length = _UNKNOWN if not change.has_old else _ABSENT if change.old is None else len(old)
     return _VERSIONS.pack(epoch, sequence, before, new_length, old_length) + new + old
 
 

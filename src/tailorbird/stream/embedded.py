@@ -6,8 +6,8 @@ beside the log when the writer opens, or stop it, as its owner chooses. Damage i
 stops the writer and names the offset.
 
 The writer runs checkpoints itself and checks their results, since automatic ones swallow a failed
-sync. Readers never checkpoint. `stream.protocol` has the guarantees, `stream.reading` the tables and
-the reader, `stream.sqlite` opening and checkpoints of the file.
+sync. Readers never checkpoint. `stream.protocol` has the guarantees, `stream.reading` the tables
+and the reader, `stream.sqlite` opening and checkpoints of the file.
 """
 
 import logging
@@ -47,17 +47,22 @@ _PRUNE_BLOCKS, _PRUNE_BYTES = (
 
 
 def open_writer(
-    path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: int = 0
+    path: Path,
+    *,
+    partition: str,
+    first: int = 0,
+    damaged_tail: str = "set_aside",
+    expected_end: int = 0,
 ) -> "EmbeddedWriter":
     """Open or create the log at `path` as its only writer.
 
     Args:
         partition: name of the log, fixed at its creation.
         first: offset of the first row of a new log.
-        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and continues,
-            "stop" raises DamageError.
-        held: highest position that a reader has read; a log that ends before it was lost, and a
-            new one begins there, see `stream.held`.
+        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and
+            continues, "stop" raises DamageError.
+        expected_end: highest position that a reader has read; a log that ends before it was lost,
+            and a new one begins there, see `stream.held`.
     Raises:
         LockedError: another writer has the log.
         DamageError: a block does not match its checksum, or the file is no log.
@@ -66,7 +71,7 @@ def open_writer(
     path = Path(path)
     lock = FileLock(path)
     try:
-        return EmbeddedWriter(path, lock, partition, first, damaged_tail, held)
+        return EmbeddedWriter(path, lock, partition, first, damaged_tail, expected_end)
     except BaseException:
         lock.release()
         raise
@@ -89,7 +94,7 @@ class EmbeddedWriter:
         partition: str,
         first: int,
         damaged_tail: str,
-        held: int = 0,
+        expected_end: int = 0,
     ) -> None:
         self.path = path
         self._lock = lock
@@ -98,12 +103,12 @@ class EmbeddedWriter:
         self._in_transaction = False
         self.set_aside: list[Path] = []
         with sqlite.errors(path):
-            if held > first and not path.exists():
-                self._report_lost(first, held, msgspec.msgpack.encode([]))
-                first = held
+            if expected_end > first and not path.exists():
+                self._report_lost(first, expected_end, msgspec.msgpack.encode([]))
+                first = expected_end
             self._connect(partition, first, damaged_tail)
-            if self._end < held:
-                self._replace_lost_log(partition, held)
+            if self._end < expected_end:
+                self._replace_lost_log(partition, expected_end)
 
     def _connect(self, partition: str, first: int, damaged_tail: str) -> None:
         self.connection = sqlite.connect_writer(self.path)

@@ -1,7 +1,8 @@
 """Expected ends of a producer's logs: router and lake have read that far, so no log may end before.
 
 A lost or older file that began again at 0 would give out positions a second time. Acknowledged rows
-would be skipped until the file had grown past the expected end. So writers check it before they open.
+would be skipped until the file had grown past the expected end. So writers check it before they
+open.
 """
 
 import logging
@@ -60,14 +61,14 @@ def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]
     if not isinstance(stream, Path):
         raw = {part.stem: part.partition for part in stream.raw_parts(producer)}
     answers = answers_address(stream, producer).stem
-    found = dict.fromkeys([*raw, answers], 0)
+    ends = dict.fromkeys([*raw, answers], 0)
     for part in routers:
         for stem, name in raw.items():
-            found[stem] = max(found[stem], part.get(name, 0))
+            ends[stem] = max(ends[stem], part.get(name, 0))
     if lake_has is not None:
         for stem, name in raw.items():
-            found[stem] = max(
-                found[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
+            ends[stem] = max(
+                ends[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
             )
-        found[answers] = max(found[answers], lake_has.tables.get("answers", {}).get(answers, 0))
-    return found
+        ends[answers] = max(ends[answers], lake_has.tables.get("answers", {}).get(answers, 0))
+    return ends

@@ -5,8 +5,8 @@
 
 A killed import resumes where it was. Its order is a function of the files, its start time, the plan
 and the pseudonym key, all stored beside its position. Sorting takes the memory of one run; longer
-histories are sorted in runs on disk and merged by slices of time. Refused rows are appended last, so
-that the router puts them whole into the quarantine. A row of an erased person is replaced by a
+histories are sorted in runs on disk and merged by slices of time. Refused rows are appended last,
+so that the router puts them whole into the quarantine. A row of an erased person is replaced by a
 placeholder: people may be erased between two parts of one import, and the position counts rows.
 """
 
@@ -147,7 +147,7 @@ def import_files(
         report.resumed_at = log.rows_done
         shutil.rmtree(folder, ignore_errors=True)  # left by an import that died
         runs, refused = ExternalSort(folder, run_rows), RefusedLines(folder)
-        receipt = Receipt(log.began_at, "import", "ndjson")
+        receipt = Receipt(log.started_at, "import", "ndjson")
         hide = None
         if pseudonyms is not None:
             hide = partial(pseudonyms.line, foreign=format_ == "gorse", types=log.plan.event_types)
@@ -203,7 +203,7 @@ def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
     while True:
         try:
             return open_writer(
-                path, partition=PRODUCER, held=held(stream, PRODUCER, lake)[path.stem]
+                path, partition=PRODUCER, expected_end=held(stream, PRODUCER, lake)[path.stem]
             )
         except LockedError:
             if time.monotonic() > deadline:
@@ -349,7 +349,7 @@ class _Progress:
                 "import WHERE key = ?"
             )
             row: tuple[Any, ...] = next(iter(connection.execute(query, (key,))))
-        self.began_at: int = row[0]
+        self.started_at: int = row[0]
         self.plan = msgspec.json.decode(row[1], type=RoutePlan)
         self.rows_done: int = row[2]
         self.finished = bool(row[3])
@@ -365,11 +365,11 @@ class _Progress:
         if self._hiding in (None, hiding):
             return True
         if self._hiding:
-            found = (
+            message = (
                 f"the import of {self._path} was cut short, and began with another key of "
                 "pseudonyms"
             )
-            raise ConfigError(found, where=SETTING, fix="set that one until it is through")
+            raise ConfigError(message, where=SETTING, fix="set that one until it is through")
         return False
 
     def append(self, blocks: list[Block], rows_done: int) -> None:

@@ -109,10 +109,10 @@ def open_writer(
             partition=partition,
             first=first,
             damaged_tail=damaged_tail,
-            held=(held or {}).get(Path(address).stem, 0),
+            expected_end=(held or {}).get(Path(address).stem, 0),
         )
     from tailorbird.stream.kafka import KafkaWriter, KeyedLog, KeyedWriter
 
     if isinstance(address, KeyedLog):
         return KeyedWriter(address, held)
-    return KafkaWriter(address, first=first, held=(held or {}).get(address.stem, 0))
+    return KafkaWriter(address, first=first, expected_end=(held or {}).get(address.stem, 0))

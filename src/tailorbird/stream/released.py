@@ -6,9 +6,10 @@ The lake writes them (`lake.positions`), and the writer of a log prunes by them.
                       "routed": {"serve-1": 900}, …}
 
 Rows of a log before `safe` were committed, synced and read back. Raw rows before `routed`, by
-producer, are routed and in the tables. So a raw row before both has been archived, routed and loaded.
-`tables` and `archive` have the positions reached, safe or not. `checksum` is the SHA-256 of all else:
-a position with a flipped bit would have rows deleted or skipped. Files of older releases have none.
+producer, are routed and in the tables. So a raw row before both has been archived, routed and
+loaded. `tables` and `archive` have the positions reached, safe or not. `checksum` is the SHA-256 of
+all else: a position with a flipped bit would have rows deleted or skipped. Files of older releases
+have none.
 """
 
 import hashlib

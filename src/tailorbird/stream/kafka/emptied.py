@@ -1,7 +1,7 @@
 """Reset of topics for an erasure: delete them and create them again with continued positions.
 
-A record cannot be removed from a topic, and records deleted up to an offset stay on the broker's disk
-as long as their segment. So a topic is deleted as a whole once the lake has all of it:
+A record cannot be removed from a topic, and records deleted up to an offset stay on the broker's
+disk as long as their segment. So a topic is deleted as a whole once the lake has all of it:
 
     raw.serve-1     1 ─────────────────► 812 │ deleted
     raw.serve-1                          812 ──► …        same name, settings and replication

@@ -12,8 +12,9 @@ A block is one message, or several if it exceeds the broker's limit. A commit is
 
 AT is the offset at which the writer expected the message. A message at another offset does not
 count: another writer came in between. So one of two writers continues, and a late retry changes
-nothing, whatever the broker knows of them. A run counts if all COUNT messages stand in a row. BASE is
-the position of the run's first row, TOTAL its number of rows: positions count rows, without gaps.
+nothing, whatever the broker knows of them. A run counts if all COUNT messages stand in a row. BASE
+is the position of the run's first row, TOTAL its number of rows: positions count rows, without
+gaps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,8 @@ class Piece(msgspec.Struct, frozen=True):
     def headers(self) -> Headers:
         """Encode the message's headers."""
         place = (
-            f"{self.at} {self.base} {self.index} {self.count} {int(self.is_continued)} {self.total} "
+            f"{self.at} {self.base} {self.index} {self.count} {int(self.is_continued)} "
+            f"{self.total} "
             f"{self.writer}"
         ).encode()
         pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]

@@ -3,8 +3,8 @@
     append ──► split (events.parts) ──► raw.PRODUCER[0], [1], …: written concurrently
 
 An append is acknowledged once all partitions have acknowledged. It is atomic in each partition, not
-over all: after a failure some may have their part. The collector then acknowledges nothing, the client
-sends the body again, to the same partitions, and each router drops duplicates.
+over all: after a failure some may have their part. The collector then acknowledges nothing, the
+client sends the body again, to the same partitions, and each router drops duplicates.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ class KeyedWriter:
         self._writers: list[KafkaWriter] = []
         try:
             openers = [
-                partial(KafkaWriter, log, held=(expected_ends or {}).get(log.stem, 0))
+                partial(KafkaWriter, log, expected_end=(expected_ends or {}).get(log.stem, 0))
                 for log in address.logs
             ]
             self._writers.append(

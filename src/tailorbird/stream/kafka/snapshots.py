@@ -2,9 +2,9 @@
 
     index[2]   piece │ piece │ … │ snapshot ─ piece │ piece │ … │ snapshot     one partition per router
 
-The last block names the newest snapshot by position. It is written once all pieces were read back and
-match the file. So an interrupted snapshot does not count, nor does one of a late writer that was
-replaced. Everything before the pieces of the newest is deleted.
+The last block names the newest snapshot by position. It is written once all pieces were read back
+and match the file. So an interrupted snapshot does not count, nor does one of a late writer that
+was replaced. Everything before the pieces of the newest is deleted.
 """
 
 import hashlib

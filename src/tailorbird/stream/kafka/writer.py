@@ -1,7 +1,7 @@
 """The writer of a log in a topic: an idempotent producer, acknowledged by all in-sync replicas.
 
-A writer begins with a message that names it. Every message carries the offset at which it must stand
-(`stream.kafka.frames`), so a replaced writer learns of it with its next message, before it
+A writer begins with a message that names it. Every message carries the offset at which it must
+stand (`stream.kafka.frames`), so a replaced writer learns of it with its next message, before it
 acknowledges anything, and stops.
 """
 
@@ -31,15 +31,15 @@ class KafkaWriter:
 
     Args:
         first: position of the first row of a new log.
-        held: highest position that a reader has read, see `stream.held`.
+        expected_end: highest position that a reader has read, see `stream.held`.
     Raises:
         LockedError: another writer of this machine has it.
         ConfigError: the topic exists and cannot be a log.
-        DamageError: the log ends before `held`; nothing is written to it.
+        DamageError: the log ends before `expected_end`; nothing is written to it.
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(self, address: KafkaLog, *, first: int = 0, held: int = 0) -> None:
+    def __init__(self, address: KafkaLog, *, first: int = 0, expected_end: int = 0) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
@@ -58,7 +58,7 @@ class KafkaWriter:
                 address, self._producer
             ):  # else the first message waits a second for metadata
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
-            self._begin(first, held)
+            self._begin(first, expected_end)
         except BaseException:
             self.close()
             raise
@@ -91,7 +91,8 @@ class KafkaWriter:
                     where=str(self.address),
                     fix="see stream.url and the broker's disk, and bring the topics back; "
                     "nothing is taken until then. "
-                    'If they are lost for good: docs/how-to/kafka.md, "When topics are lost for good"',
+                    'If they are lost for good: docs/how-to/kafka.md, "When topics are lost '
+                    'for good"',
                 )
             opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
             offsets = self._send([opened])

@@ -12,7 +12,8 @@ import msgspec
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer_run(
-    id INTEGER PRIMARY KEY, producer INTEGER NOT NULL, newest INTEGER NOT NULL, answers BLOB NOT NULL
+    id INTEGER PRIMARY KEY, producer INTEGER NOT NULL, newest INTEGER NOT NULL,
+    answers BLOB NOT NULL
 ) STRICT;
 """
 

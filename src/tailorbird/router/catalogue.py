@@ -16,7 +16,8 @@ from tailorbird.router.timeline import Timeline
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS profile(
-    kind TEXT NOT NULL, id TEXT NOT NULL, ts INTEGER NOT NULL, p INTEGER NOT NULL, version TEXT NOT NULL, properties TEXT NOT NULL,
+    kind TEXT NOT NULL, id TEXT NOT NULL, ts INTEGER NOT NULL, p INTEGER NOT NULL,
+    version TEXT NOT NULL, properties TEXT NOT NULL,
     PRIMARY KEY (kind, id, ts, p)
 ) STRICT, WITHOUT ROWID;
 """

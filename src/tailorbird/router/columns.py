@@ -61,7 +61,7 @@ def to_block(kind: str, batch: pa.RecordBatch, receipt: RoutedReceipt) -> Block:
 
 
 class SharedProgress(msgspec.Struct, frozen=True):
-    """Offsets up to which router `partition` of `count` has read the logs that all routers share."""
+    """Progress of router `partition` of `count` in the logs that all routers share."""
 
     partition: int
     count: int

@@ -26,10 +26,12 @@ from tailorbird.events import Event
 TABLE = """
 CREATE TABLE IF NOT EXISTS dedup_run(id INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS dedup_segment(
-    id INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL, bloom BLOB NOT NULL, first_keys BLOB NOT NULL
+    id INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL,
+    bloom BLOB NOT NULL, first_keys BLOB NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS dedup_page(
-    segment INTEGER NOT NULL, page INTEGER NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (segment, page)
+    segment INTEGER NOT NULL, page INTEGER NOT NULL, entries BLOB NOT NULL,
+    PRIMARY KEY (segment, page)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS dedup_lasting(segment INTEGER PRIMARY KEY) STRICT; -- never dropped
 """

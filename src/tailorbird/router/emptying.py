@@ -6,7 +6,7 @@ topics, with a snapshot in each.
     items       the topic is reset (`stream.kafka.emptied`) and gets the current summary
     index       the topic of snapshots is reset and gets one of the current tables
     routed      is reset; a row without content begins it
-    order       likewise, where there are several partitions; it begins with the places of these rows
+    order       likewise, for several partitions; it begins with the places of these rows
 
 Positions continue, so readers that had read to the end go on, and a router of another machine takes
 its tables from the snapshot.

@@ -11,8 +11,10 @@ from tailorbird.events import HOUR, MINUTE
 # User agents of crawlers, monitors and HTTP libraries (a Cubot is a phone). Bots are marked, never
 # dropped.
 _BOT = re.compile(
-    r"(?<!cu)bot(?:\b|_)|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright|lighthouse|pingdom|uptime|monitor"
-    r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http|java/|axios|node-fetch",
+    r"(?<!cu)bot(?:\b|_)|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright"
+    r"|lighthouse|pingdom|uptime|monitor"
+    r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http"
+    r"|java/|axios|node-fetch",
     re.IGNORECASE,
 )
 PROPERTY_COLUMNS = frozenset(

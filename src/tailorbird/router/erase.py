@@ -120,7 +120,7 @@ def erase_from_tables(
 
 
 def remove_item_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
-    """Remove mentions from the item summary (`router.pruned`) and return how many items had some."""
+    """Remove mentions from the item summary and return how many items had some."""
     return _remove_mentions(connection, "pruned_item", ("item_id",), mentions.rewritten)
 
 

@@ -98,7 +98,7 @@ class GroupMember:
         log.info("gave up partitions %s", sorted(each.partition for each in partitions))
 
     def step(self) -> bool:
-        """Take up assigned partitions, run a step of each router, and return whether any has more."""
+        """Run a step of each assigned router and return whether any has more."""
         self._consumer.poll(0)
         if not self._assigned:
             self._warn_unassigned()

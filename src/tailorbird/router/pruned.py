@@ -19,7 +19,8 @@ from tailorbird.stream import Stored
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS pruned_item(
-    item_id TEXT PRIMARY KEY, properties TEXT NOT NULL, valid_from INTEGER NOT NULL, known_since INTEGER NOT NULL
+    item_id TEXT PRIMARY KEY, properties TEXT NOT NULL,
+    valid_from INTEGER NOT NULL, known_since INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pruned_interest(
     type TEXT NOT NULL, item_id TEXT NOT NULL, events INTEGER NOT NULL, PRIMARY KEY (type, item_id)
@@ -31,7 +32,8 @@ _READ_OPTIONS = pa.ipc.IpcReadOptions(
 )
 _PUT_ITEM = """
 INSERT INTO pruned_item VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT DO UPDATE SET properties = ?2, valid_from = ?3, known_since = ?4 WHERE (?3, ?4) >= (valid_from, known_since)
+ON CONFLICT DO UPDATE SET properties = ?2, valid_from = ?3, known_since = ?4
+WHERE (?3, ?4) >= (valid_from, known_since)
 """
 _ADD_INTEREST = (
     "INSERT INTO pruned_interest VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET events = events + ?3"

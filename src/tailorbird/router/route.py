@@ -87,7 +87,7 @@ class DictionaryColumn(NamedTuple, Generic[V]):
 
 
 def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> pa.RecordBatch:
-    """Decide on each event, apply it, and return n rows of events.ROUTED with p from `first_p` on."""
+    """Decide on and apply each event; return n rows of events.ROUTED with p from `first_p` on."""
     event_columns, rows = arrivals.columns, len(arrivals)
     is_profile = np.zeros(rows, bool)  # profiles get nothing attached and always count
     is_profile[[one.row for one in arrivals.profiles]] = True

@@ -24,7 +24,7 @@ _get_ts = itemgetter(0)
 
 
 class _CachedKey(Generic[V]):
-    """The cached values of a key: the newest by time, and in `late` unsaved values older than them."""
+    """Cached values of a key: the newest by time, and in `late` unsaved values older than them."""
 
     __slots__ = ("is_complete", "late", "size", "values")
 

@@ -40,7 +40,9 @@ from tailorbird.stream.protocol import Stored
 INDEX = "index"  # kind of the block with a step's changes of the tables
 EMPTIED = "emptied"  # kind of the first block of a topic that was reset
 _POSITION = """
-CREATE TABLE IF NOT EXISTS routed_position(id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS routed_position(
+    id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL
+) STRICT;
 """
 _POSITION_TABLE = "routed_position"  # describes this file and is never in a patch set
 _CODEC = "zstd"

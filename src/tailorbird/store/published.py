@@ -65,7 +65,7 @@ class PublishStatus:
 
 @dataclass
 class _PendingChanges:
-    """Keys changed since the head, with their old values as far as known; `all` copies everything."""
+    """Keys changed since the head, with old values as far as known; `all` copies everything."""
 
     old: dict[bytes, tuple[bool, bytes | None]]
     old_bytes: int = 0

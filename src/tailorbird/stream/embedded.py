@@ -240,7 +240,7 @@ class EmbeddedWriter:
         return damaged_from
 
     def _cut_tail(self, offset: int) -> None:
-        """Move blocks from `offset` on into a file beside the log, and never reuse their offsets."""
+        """Move blocks from `offset` on into a file beside the log; never reuse their offsets."""
         rows = self.connection.execute(
             f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
         ).fetchall()
@@ -343,7 +343,7 @@ class EmbeddedWriter:
             raise
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """Append blocks, see `LogWriter.append`; within `transaction()` they are committed with it."""
+        """Append blocks, see `LogWriter.append`; `transaction()` commits them together."""
         if self._in_transaction:
             return self._insert(blocks)
         with self.transaction():
@@ -413,7 +413,7 @@ class EmbeddedWriter:
                     before_delete(
                         [
                             Stored(block_offset, Block(kind, row_count, payload, receipt))
-                            for block_offset, kind, row_count, _, receipt, payload in deleted_rows.fetchall()
+                            for block_offset, kind, row_count, _, receipt, payload in deleted_rows
                         ]
                     )
                 connection.execute("DELETE FROM block WHERE offset <= ?", (offset,))
@@ -423,7 +423,7 @@ class EmbeddedWriter:
         return len(rows)
 
     def shrink(self) -> None:
-        """Return the disk space of a log without blocks; cheap and without effect if it has some."""
+        """Return the disk space of a log without blocks; without effect if it has some."""
         self._check_usable()
         try:
             with sqlite.errors(self.path):

@@ -50,7 +50,8 @@ Progress = Callable[[str, int, int | None], None]
 # Earlier versions wrote it, see `erase_paths`.
 _IMPORTS = """
 CREATE TABLE IF NOT EXISTS import(
-    key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL, plan BLOB NOT NULL,
+    key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL,
+    plan BLOB NOT NULL,
     rows_done INTEGER NOT NULL, finished_at INTEGER, pseudonyms TEXT
 ) STRICT
 """

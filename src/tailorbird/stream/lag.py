@@ -246,7 +246,7 @@ def _received_at(receipt: bytes) -> int:
 
 
 def _router_positions(stream: Stream) -> dict[str, int] | None:
-    """Return the routed position of each raw log; None where no router tables are on this machine."""
+    """Return the routed position of each raw log; None without router tables on this machine."""
     positions_by_router = router_positions(stream)
     if not positions_by_router:
         return None

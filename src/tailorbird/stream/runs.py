@@ -1,4 +1,4 @@
-"""External sort of an import's rows: in memory, and beyond a bound in files of a temporary folder."""
+"""External sort of an import's rows: in memory, and beyond a bound in temporary files."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -66,7 +66,7 @@ def connect_writer(path: Path) -> apsw.Connection:
 
 
 def connect_reader(path: Path) -> apsw.Connection:
-    """Open a connection that only reads and never checkpoints. Raises NotReadyError without a file."""
+    """Open a connection that never writes or checkpoints. Raises NotReadyError without a file."""
     _check_version(path)
     if not path.exists():
         raise NotReadyError("there is no such log", where=str(path), fix="start its writer first")

@@ -1,4 +1,4 @@
-"""Inspection of a cluster and our topics against the project's settings, for `doctor`. Read-only."""
+"""Read-only inspection of a cluster and our topics against the settings, for `doctor`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Snapshots of a SQLite file in a topic, so that the topic it is built from can be pruned.
 
-    index[2]   piece │ piece │ … │ snapshot ─ piece │ piece │ … │ snapshot     one partition per router
+    index[2]   piece │ piece │ … │ snapshot ─ piece │ piece │ … │ snapshot  one partition per router
 
 The last block names the newest snapshot by position. It is written once all pieces were read back
 and match the file. So an interrupted snapshot does not count, nor does one of a late writer that

@@ -1,4 +1,4 @@
-"""What is added to an event from itself alone."""
+"""Enrichment of an event from its own fields."""
 
 import pytest
 

@@ -1,6 +1,4 @@
-"""How far router, lake and worker are behind each log, on files and on topics; whoever has read all
-waits for nothing.
-"""
+"""Lag of router, lake and worker in each log, on files and on topics."""
 
 from uuid import uuid4
 

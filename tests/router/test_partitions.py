@@ -56,7 +56,7 @@ def parted(servers, tmp_path):
 
 
 def profiles():
-    """What any event may name: items, users, and that u0 is u1, who is u2, who is u3."""
+    """Return profiles that any event may refer to: items, users, and merges of u0 to u3."""
     items = [
         {
             "event_id": f"i{n}",
@@ -90,9 +90,7 @@ def profiles():
 
 
 def traffic(number):
-    """What some visitors do: an answer, who they are, clicks with and without a user, a repeat, and
-    rubbish.
-    """
+    """Return events of some visitors: a response, identifies, clicks, a duplicate and invalid rows."""
     events = []
     for index, anonymous_id in enumerate(PEOPLE):
         visitor = {"anonymous_id": anonymous_id}

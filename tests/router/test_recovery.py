@@ -87,7 +87,7 @@ def fill(stream):
 
 
 def stored_rows(stream):
-    """What an undisturbed router writes, for comparison."""
+    """Return what a router wrote, for comparison."""
     with stream.router() as router:
         while router.step(7).rows:
             pass

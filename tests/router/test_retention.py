@@ -1,6 +1,4 @@
-"""What was routed is deleted from topics behind a snapshot of each index, and nobody who starts
-afterwards misses anything.
-"""
+"""Routed rows are deleted from topics behind index snapshots, and later readers miss nothing."""
 
 import os
 import signal
@@ -250,7 +248,7 @@ def fill_some(site, count, number):
 
 
 def facts(site):
-    """What was decided of each event that is there still, whatever the order of partitions was."""
+    """Return the decisions on the remaining events, independent of the order of partitions."""
     return {
         row["event_id"]: (row["person"], row["slot"], row["position"], row["counts"], row["ts"])
         for row in decided(site)

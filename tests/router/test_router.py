@@ -1,4 +1,4 @@
-"""What the router decides about each event, through its public face: raw logs in, routed log out."""
+"""Decisions of the router through its public interface: raw logs in, routed log out."""
 
 import json
 from datetime import UTC, datetime, timedelta

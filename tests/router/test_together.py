@@ -1,6 +1,4 @@
-"""What is decided on many events at once is what is decided on each by itself, in whatever order
-things are learned.
-"""
+"""Decisions on a batch equal those on single events, in any order of updates."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

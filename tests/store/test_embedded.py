@@ -1,6 +1,4 @@
-"""What LMDB needs to keep the promises of a store: growth, one environment a process, forks, other
-processes.
-"""
+"""The LMDB store: growth, one environment per process, forks, other processes."""
 
 import os
 import subprocess

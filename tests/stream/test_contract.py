@@ -10,7 +10,7 @@ from tailorbird.stream import Block, open_reader, open_writer
 
 
 class Embedded:
-    """How the suite opens the embedded log; another implementation brings a class of its own."""
+    """The embedded log for the suite; another implementation brings its own class."""
 
     def __init__(self, folder):
         self.path = folder / "raw-door.db"
@@ -23,7 +23,7 @@ class Embedded:
 
 
 class Kafka:
-    """How the suite opens a log in a topic of a real broker."""
+    """A log in a topic of a real broker for the suite."""
 
     def __init__(self, folder, servers):
         self.address = log_at(servers, folder)

@@ -1,6 +1,4 @@
-"""What only the file can suffer: kills at fault points, damaged pages, a full or a failing disk;
-and how it is held.
-"""
+"""Failures of a log in a file: kills at fault points, damaged pages, a full or failing disk."""
 
 import os
 import signal

@@ -229,9 +229,7 @@ def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, 
 
 
 def test_a_resumed_import_keeps_the_time_and_the_plan_that_it_began_with(tmp_path: Path) -> None:
-    """Which rows are refused depends on both, and so does the order: rows without a time, and rows
-    of the future.
-    """
+    """Refusals and order depend on both, for rows without a time and rows of the future."""
     plan = RoutePlan(event_types=("click", "wish"))
     future = _event(7, NOW + DAY)
     untimed = json.dumps({"event_id": "n", "type": "wish", "user_id": "u"})
@@ -334,9 +332,7 @@ def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
 def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many rows as a body may have would otherwise be a block that SQLite refuses, and all of
-    them at once in memory.
-    """
+    """Bodies of many long rows would exceed SQLite's limit on a block and fill the memory."""
     monkeypatch.setattr("tailorbird.stream.importer.BODY_BYTES", 5_000)
     monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BYTES", 20_000)
     monkeypatch.setattr("tailorbird.stream.runs._REFUSED_BYTES", 8_000)

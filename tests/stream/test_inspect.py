@@ -1,4 +1,4 @@
-"""What is found of a cluster, and what of its topics is called wrong."""
+"""Inspection of a cluster and the problems of its topics."""
 
 import json
 import subprocess

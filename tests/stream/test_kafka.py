@@ -1,6 +1,4 @@
-"""What only a broker can do: fail, forget, let two write; and how its address and its secrets are
-given.
-"""
+"""Failures of a broker: outages, lost rows, two writers; and its address and secrets."""
 
 import os
 import subprocess

@@ -135,7 +135,7 @@ def tls_proxy(
 
 
 def _authenticate(client: socket.socket, broker: socket.socket, password: str) -> bool:
-    """Whether this client gives the password; until then it may only ask what the broker speaks."""
+    """Return whether the client sends the password; before it only asks for API versions."""
     while True:
         frame = _frame(client)
         api, _, correlation = struct.unpack_from(">hhi", frame)

@@ -90,7 +90,7 @@ def profiles():
 
 
 def traffic(number):
-    """Return events of some visitors: a response, identifies, clicks, a duplicate and invalid rows."""
+    """Return events of some visitors: a response, identifies, clicks, a duplicate, invalid rows."""
     events = []
     for index, anonymous_id in enumerate(PEOPLE):
         visitor = {"anonymous_id": anonymous_id}
@@ -223,7 +223,7 @@ def test_each_row_has_one_number_for_all_who_read_in_whatever_pieces(parted):
 
 
 def test_a_profile_stands_before_the_events_that_carry_it(parted):
-    """Routers of their own, stepped as it happens: nobody takes a profile before the order has it."""
+    """Routers stepped in any order: none applies a profile before the order has it."""
     parted.post(*profiles())
     routers = [parted.share(number) for number in range(COUNT)]
     from tailorbird.router.order import Sequencer
@@ -371,5 +371,8 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
 def test_visitors_spread_over_the_partitions_and_a_body_of_one_visitor_stays_as_it_is():
     places = [partition_of("click", None, f"v{number}", 4) for number in range(400)]
     assert all(70 < places.count(number) < 130 for number in range(4))
-    body = b' [ {"event_id":"e1","type":"click","anonymous_id":"v1"} ,\n {"event_id":"e2","type":"view","anonymous_id":"v1"}]'
+    body = (
+        b' [ {"event_id":"e1","type":"click","anonymous_id":"v1"} ,\n'
+        b' {"event_id":"e2","type":"view","anonymous_id":"v1"}]'
+    )
     assert list(cut(body, Receipt(NOW), 4).values()) == [(body, 2)]

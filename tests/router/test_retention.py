@@ -24,7 +24,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from tests.router.test_retention import site, step_and_delete
-step_and_delete(site(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])), rows=25 * int(sys.argv[4]))
+folder, servers, prefix, count = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
+step_and_delete(site(folder, servers, prefix, count), rows=25 * count)
 """
 
 

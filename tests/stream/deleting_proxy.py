@@ -1,7 +1,8 @@
 """Deletes records before a broker that does not: answers that one request itself, and hides what
 was deleted from those that read.
 
-request   length i32 | api i16 | version i16 | correlation i32 | client string | …      answer   length i32 | correlation i32 | …
+    request   length i32 | api i16 | version i16 | correlation i32 | client string | …
+    response  length i32 | correlation i32 | …
 
 Brokers are told to speak the last versions without compact fields, in which answers can be changed
 in place.

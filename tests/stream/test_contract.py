@@ -51,7 +51,7 @@ def log(make_log, tmp_path):
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
 def pruned_log(request, tmp_path):
-    """A log that can be pruned; what stands before the broker of the tests deletes records for it."""
+    """A log that can be pruned, through a proxy that deletes records."""
     if request.param == "embedded":
         return Embedded(tmp_path)
     return Kafka(tmp_path, request.getfixturevalue("deleting_servers"))

@@ -47,7 +47,7 @@ for number in range(int(sys.argv[2])):
 
 
 def child(path, count, faults):
-    """Run a writer that dies at the fault; the numbers that it acknowledged, and its exit status."""
+    """Run a writer that dies at the fault; return the acknowledged numbers and exit status."""
     command = [sys.executable, "-c", CHILD, str(path), str(count)]
     done = subprocess.run(
         command,
@@ -239,7 +239,7 @@ def test_a_checkpoint_that_fails_otherwise_ends_the_writer_but_keeps_the_commit(
         assert writer.append([Block("body", 1, b"on")]) == 3
 
 
-def test_after_a_checkpoint_that_fails_while_it_shrinks_nothing_is_written_until_the_log_is_opened_again(
+def test_after_a_checkpoint_fails_while_shrinking_nothing_is_written_until_the_log_is_reopened(
     tmp_path, monkeypatch
 ):
     tried = []

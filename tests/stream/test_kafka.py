@@ -337,7 +337,7 @@ def test_there_is_no_log_in_an_empty_topic(mock):
 
 
 class Refusing:
-    """An admin client that fails to delete as often as it is told, and then waits until it is let."""
+    """An admin client whose deletions fail a number of times and then wait for a signal."""
 
     def __init__(self, real, failures):
         self.real, self.failures, self.asked = real, failures, 0

@@ -104,7 +104,7 @@ def test_a_wrong_password_is_called_one_and_shown_nowhere(secured, tmp_path, cap
     started_at = time.monotonic()
     with pytest.raises(
         StorageError,
-        match=r"wrong user or password(.|\n)*fix: see stream.sasl_user, the password in TAILORBIRD_",
+        match=r"wrong user or password(.|\n)*fix: see stream.sasl_user, the password in TAIL",
     ) as refused:
         open_writer(log, partition="door")
     assert time.monotonic() - started_at < 15

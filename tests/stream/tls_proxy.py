@@ -1,7 +1,8 @@
 """TLS and SASL PLAIN before a broker that does neither for us: opens what is encrypted, and answers
 the two requests of SASL itself.
 
-request   length i32 | api i16 | version i16 | correlation i32 | …      answer   length i32 | correlation i32 | …
+    request   length i32 | api i16 | version i16 | correlation i32 | …
+    response  length i32 | correlation i32 | …
 """
 
 import socket

@@ -13,7 +13,8 @@ from tailorbird.events import HOUR, MINUTE
 _BOT = re.compile(
     r"(?<!cu)bot(?:\b|_)|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright"
     r"|lighthouse|pingdom|uptime|monitor"
-    r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http"
+    r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww"
+    r"|python-|python/|aiohttp|httpx|okhttp|go-http"
     r"|java/|axios|node-fetch",
     re.IGNORECASE,
 )

@@ -194,7 +194,7 @@ def _positions(project: "Project") -> Iterator[Finding]:
         return
     fix = (
         "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it "
-        "back, or: tailorbird stream begin-anew"
+        'back; see docs/how-to/kafka.md, "When topics are lost for good"'
     )
     for table, log, position, end in beyond:
         yield (

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tailorbird.cli.roles import Roles
 from tests.faults.roles import make_project, until
 from tests.stream.brokers import OPTIONS, broker, needs_kafka
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock

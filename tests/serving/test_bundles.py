@@ -45,17 +45,17 @@ def load(features):
 
 def test_nothing_serves_before_the_first_promotion(registry, load, seen):
     holder = BundleHolder(registry, load, seen)
-    holder.look()
+    holder.tick()
     assert (holder.current(), holder.problem, seen.refused) == (None, "", 0)
 
 
 def test_the_champion_serves_and_an_unchanged_registry_is_left_alone(registry, load, seen):
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen)
-    assert holder.look()
-    assert not holder.look()
+    assert holder.tick()
+    assert not holder.tick()
     registry.promote("v0002", by="test", why="second")
-    assert holder.look()
+    assert holder.tick()
     bundle = holder.current()
     assert isinstance(bundle, Bundle)
     assert (bundle.version, seen.loaded) == ("v0002", ["v0001", "v0002"])
@@ -64,16 +64,16 @@ def test_the_champion_serves_and_an_unchanged_registry_is_left_alone(registry, l
 def test_a_damaged_champion_is_refused_and_the_previous_one_serves_on(registry, load, seen):
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen)
-    holder.look()
+    holder.tick()
     registry.promote("v0002", by="test", why="second")
     encoder = registry.path / "v0002" / "encoder.json"
     encoder.chmod(0o644)
     encoder.write_bytes(encoder.read_bytes().replace(b"price", b"prize"))
-    assert not holder.look()
+    assert not holder.tick()
     assert holder.current().version == "v0001"
     assert (seen.refused, "v0002" in holder.problem) == (1, True)
     registry.promote("v0003", by="test", why="third")
-    assert holder.look()
+    assert holder.tick()
     assert (holder.current().version, holder.problem) == ("v0003", "")
 
 
@@ -86,10 +86,10 @@ def test_a_server_that_starts_with_a_damaged_champion_takes_the_one_before(regis
     holder = BundleHolder(registry, load, seen)
     holder.start()
     holder.stop()
-    assert (holder.current().version, holder.stands_in) == ("v0001", True)
+    assert (holder.current().version, holder.is_fallback) == ("v0001", True)
     registry.rollback(by="test", why="it is damaged")
-    holder.look()
-    assert (holder.current().version, holder.stands_in) == ("v0001", False)
+    holder.tick()
+    assert (holder.current().version, holder.is_fallback) == ("v0001", False)
 
 
 def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damaged(
@@ -150,10 +150,10 @@ def test_what_nobody_mended_is_not_tried_at_each_look(registry, load, seen, monk
     manifest.write_bytes(b"{}")
     holder = BundleHolder(registry, counted, seen)
     for _ in range(5):
-        assert not holder.look()
+        assert not holder.tick()
     assert (tried, seen.refused) == (["v0001"], 1)
     monkeypatch.setattr("tailorbird.serving.bundles.RETRY_ANYWAY_S", 0.0)
-    holder.look()
+    holder.tick()
     assert seen.refused == 2, "what it lacked may be there by now"
 
 
@@ -167,10 +167,10 @@ def until(holds, why):
 def test_an_old_bundle_lives_as_long_as_a_request_holds_it(registry, load, seen):
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen)
-    holder.look()
+    holder.tick()
     held = holder.current()
     registry.promote("v0002", by="test", why="second")
-    holder.look()
+    holder.tick()
     assert held.version == "v0001"
     assert len(held.index)
 
@@ -195,12 +195,12 @@ def test_a_champion_whose_features_are_not_there_waits_beside_the_one_that_serve
     gate = Gate()
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen, gate=gate)
-    assert holder.look(), "without one that serves there is nothing to wait beside"
+    assert holder.tick(), "without one that serves there is nothing to wait beside"
     registry.promote("v0002", by="test", why="second")
-    assert not holder.look()
+    assert not holder.tick()
     assert (holder.current().version, "v0002 waits" in holder.problem) == ("v0001", True)
     gate.open.add("v0002")
-    assert holder.look()
+    assert holder.tick()
     assert (holder.current().version, holder.problem, seen.refused) == ("v0002", "", 0)
     assert (seen.loaded, gate.serving) == (["v0001", "v0002"], ["v0001", "v0002"])
 
@@ -209,13 +209,13 @@ def test_a_champion_that_waits_is_forgotten_when_another_is_named(registry, load
     gate = Gate()
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen, gate=gate)
-    holder.look()
+    holder.tick()
     registry.promote("v0002", by="test", why="second")
-    holder.look()
+    holder.tick()
     registry.rollback(by="test", why="not yet")
-    assert not holder.look()
+    assert not holder.tick()
     gate.open.add("v0002")
-    assert not holder.look()
+    assert not holder.tick()
     assert (holder.current().version, holder.problem) == ("v0001", "")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.protocol import Epoch, NoTables
 from tailorbird.errors import StorageError
-from tailorbird.serving.candidates import Reachable
+from tailorbird.serving.candidates import FailSafeTables
 
 KEYS = np.array([1, 2], np.uint64)
 
@@ -22,7 +22,7 @@ class Broken(NoTables):
 
 def test_after_a_read_that_failed_everything_is_empty_and_the_reason_is_told_once():
     told: list[str] = []
-    tables = Reachable(Broken(), told.append)
+    tables = FailSafeTables(Broken(), told.append)
     assert tables.epochs == {"boards": Epoch(7, 8)}
     assert len(tables.neighbours(KEYS).keys) == 0
     assert tables.epochs == {}

@@ -39,7 +39,7 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
             inside.set()
             assert go.wait(10)
 
-        site.catalogue.ready = slow
+        site.catalogue.warm_index = slow
         site.item("i4")
         refreshing = threading.Thread(target=site.catalogue.refresh)
         refreshing.start()

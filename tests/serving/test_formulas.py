@@ -81,13 +81,13 @@ def test_what_cannot_be_used_is_refused_or_left_aside(registry):
     formulas.look()
     (registry.path / "formulas.json").write_text("{}{")
     assert not formulas.look()
-    assert (formulas.of(SLOTS["home"]).weights, formulas.of(SLOTS["search"]).version) == (
+    assert (formulas.formula_for(SLOTS["home"]).weights, formulas.formula_for(SLOTS["search"]).version) == (
         {"click": 3.0},
         "",
     )
     shutil.rmtree(registry.path)
     formulas.look()
-    assert formulas.of(SLOTS["home"]).version == ""
+    assert formulas.formula_for(SLOTS["home"]).version == ""
 
 
 def test_an_admin_changes_it_over_http(registry, tmp_path, features):
@@ -113,7 +113,7 @@ def test_an_admin_changes_it_over_http(registry, tmp_path, features):
             "1.0*click",
             "1.0*click",
         ]
-        assert formulas.of(SLOTS["home"]).version == "f0001"
+        assert formulas.formula_for(SLOTS["home"]).version == "f0001"
         for slot, body, code in (
             ("nowhere", {"formula": "click", "why": "x"}, "unknown_slot"),
             ("home", {"formula": "purchase", "why": "x"}, "bad_formula"),

@@ -16,7 +16,7 @@ from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.router import Router, table
 from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
-from tailorbird.serving.gorse import Remembered, gorse_routes, hiding
+from tailorbird.serving.gorse import RecentAnswers, gorse_routes, hiding
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import OPEN, SCOPES
 from tailorbird.serving.keys import Keys
@@ -336,17 +336,17 @@ def test_every_route_has_a_scope_and_a_read_key_cannot_write(make):
 
 
 def test_only_the_newest_answers_of_the_newest_people_are_remembered():
-    remembered = Remembered(people_max=2)
+    remembered = RecentAnswers(people_max=2)
     for number in range(5):
-        remembered.keep("u", f"r{number}", ["i", f"i{number}"])
+        remembered.record("u", f"r{number}", ["i", f"i{number}"])
     assert (
-        remembered.request_of("u", "i"),
-        remembered.request_of("u", "i2"),
-        remembered.request_of("u", "i1"),
+        remembered.find_request_id("u", "i"),
+        remembered.find_request_id("u", "i2"),
+        remembered.find_request_id("u", "i1"),
     ) == ("r4", "r2", None)
-    remembered.keep("v", "r", ["i"])
-    remembered.keep("w", "r", ["i"])
-    assert (remembered.request_of("u", "i"), remembered.request_of("v", "i")) == (None, "r")
+    remembered.record("v", "r", ["i"])
+    remembered.record("w", "r", ["i"])
+    assert (remembered.find_request_id("u", "i"), remembered.find_request_id("v", "i")) == (None, "r")
 
 
 FIELD = (

@@ -601,9 +601,9 @@ def test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_bac
     budget = Budget(1_000)
     client, headers = make(budget=budget)
     refused(client.post("/v1/events", content=b" " * 2_000, headers=headers), 503, "overloaded")
-    assert budget.held == 0
+    assert budget.reserved_bytes == 0
     assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
-    assert budget.held == 0
+    assert budget.reserved_bytes == 0
 
 
 @pytest.mark.slow

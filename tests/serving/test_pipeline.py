@@ -20,7 +20,7 @@ from tailorbird.experiments import Experiment, assign
 from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
 from tailorbird.retrieval import NewItem, with_items
-from tailorbird.serving.candidates import Reachable
+from tailorbird.serving.candidates import FailSafeTables
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import STALE_US, Pipeline
@@ -153,7 +153,7 @@ def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_t
     class Tables:
         @contextmanager
         def tables(self):
-            yield Reachable(Gone({"boards": Epoch(7, 8)}), lambda problem: None)
+            yield FailSafeTables(Gone({"boards": Epoch(7, 8)}), lambda problem: None)
 
         def ages(self):
             return {}

@@ -35,7 +35,7 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
 }
 
-_ASKED_BY_BROWSERS = (
+_CORS_ALLOWED_HEADERS = (
     "Authorization, Content-Type, Content-Encoding, X-Request-Id, "
     "ce-specversion, ce-id, ce-source, ce-type, ce-time, ce-subject, ce-dataschema"
 )
@@ -121,7 +121,7 @@ class Guard:
         draining: Callable[[], bool],
         origins: Callable[[], frozenset[str]],
     ) -> None:
-        self.app, self._perimeter, self._draining, self._of_keys = app, perimeter, draining, origins
+        self.app, self._perimeter, self._draining, self._key_origins = app, perimeter, draining, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -134,21 +134,21 @@ class Guard:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                added = MutableHeaders(scope=message)
-                added["x-request-id"] = request_id
-                self._add_headers(added, allowed)
+                response_headers = MutableHeaders(scope=message)
+                response_headers["x-request-id"] = request_id
+                self._add_headers(response_headers, allowed)
             await send(message)
 
         if not self._host_allowed(headers.get("host", "")):
-            await _plain(
+            await _send_json(
                 send_guarded, 421, _fault("wrong_host", "this server does not answer for that host")
             )
         elif (
             scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers
         ):
-            await _plain(send_guarded, 204, b"")
+            await _send_json(send_guarded, 204, b"")
         elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
-            await _plain(send_guarded, 403, _fault(*WRONG_ORIGIN))
+            await _send_json(send_guarded, 403, _fault(*WRONG_ORIGIN))
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -161,19 +161,19 @@ class Guard:
     def _allowed_origin(self, origin: str | None) -> str | None:
         return (
             origin
-            if origin and (origin in self._perimeter.origins or origin in self._of_keys())
+            if origin and (origin in self._perimeter.origins or origin in self._key_origins())
             else None
         )
 
     def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
-        if self._perimeter.origins or self._of_keys():
+        if self._perimeter.origins or self._key_origins():
             headers.add_vary_header("Origin")
         if origin:
             headers["access-control-allow-origin"] = origin
             headers["access-control-allow-methods"] = "GET, POST"
-            headers["access-control-allow-headers"] = _ASKED_BY_BROWSERS
+            headers["access-control-allow-headers"] = _CORS_ALLOWED_HEADERS
             headers["access-control-expose-headers"] = "Retry-After, X-Request-Id"
             headers["access-control-max-age"] = "600"
         if self._draining():
@@ -199,7 +199,7 @@ def _fault(code: str, message: str) -> bytes:
     return msgspec.json.encode(Fault(code, message, request_id=REQUEST_ID.get()))
 
 
-async def _plain(send: Send, status: int, body: bytes) -> None:
+async def _send_json(send: Send, status: int, body: bytes) -> None:
     await send(
         {
             "type": "http.response.start",

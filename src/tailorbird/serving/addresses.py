@@ -15,7 +15,7 @@ from starlette.types import Scope
 _SLASH = "\udc2f"  # stands for a slash of an id; nothing that is decoded holds it
 
 
-class AddressRoute(Route):
+class EncodedIdRoute(Route):
     """A route that takes no encoded slash for one that divides.
 
     Args:
@@ -29,10 +29,10 @@ class AddressRoute(Route):
         endpoint: Callable[..., Any],
         *,
         methods: Sequence[str],
-        whole: bool = False,
+        allow_slashes: bool = False,
     ) -> None:
         super().__init__(path, endpoint, methods=methods)
-        if whole:
+        if allow_slashes:
             self.path_regex = re.compile(self.path_regex.pattern.replace("[^/]+", ".+"))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -41,10 +41,10 @@ class AddressRoute(Route):
         if b"%2" not in raw:
             return super().matches(scope)
         parts = raw.partition(b"?")[0].decode("latin-1").split("/")
-        match, found = super().matches(
+        match, child_scope = super().matches(
             {**scope, "path": "/".join(unquote(part).replace("/", _SLASH) for part in parts)}
         )
         ids = {
-            name: value.replace(_SLASH, "/") for name, value in found.get("path_params", {}).items()
+            name: value.replace(_SLASH, "/") for name, value in child_scope.get("path_params", {}).items()
         }
-        return match, {**found, "path_params": ids} if found else found
+        return match, {**child_scope, "path_params": ids} if child_scope else child_scope

@@ -22,21 +22,21 @@ class AnswerCount:
             path.write_bytes(bytes(16))
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 16)
-        self.total = self._kept = 0
+        self.total = self._settled_total = 0
 
     def settle(self) -> int:
         """How many the last run left unsettled, at most; starts counting anew."""
-        given, kept = struct.unpack("<qq", self._map[:])
+        given_total, settled_total = struct.unpack("<qq", self._map[:])
         self._map[:] = bytes(16)
-        return max(0, given - kept)
+        return max(0, given_total - settled_total)
 
-    def given(self) -> None:
+    def record_given(self) -> None:
         self.total += 1
         struct.pack_into("<q", self._map, 0, self.total)
 
-    def kept(self, count: int) -> None:
-        self._kept += count
-        struct.pack_into("<q", self._map, 8, self._kept)
+    def record_settled(self, count: int) -> None:
+        self._settled_total += count
+        struct.pack_into("<q", self._map, 8, self._settled_total)
 
     def close(self) -> None:
         self._map.close()

@@ -23,8 +23,8 @@ from tailorbird.errors import NotReadyError, nearest
 from tailorbird.events import Event
 from tailorbird.serving import access, openapi, segment, tracker
 from tailorbird.serving.access import Guard
-from tailorbird.serving.addresses import AddressRoute
-from tailorbird.serving.body import Held
+from tailorbird.serving.addresses import EncodedIdRoute
+from tailorbird.serving.body import Reservation
 from tailorbird.serving.handling import (
     Handler,
     Service,
@@ -88,32 +88,32 @@ async def post_events(request: Request, service: Service) -> Response:
 
 
 async def recommend(request: Request, service: Service) -> Response:
-    query = _asked(request, decode(await query_body(request, service), _recommend))
+    query = _with_explain(request, decode(await query_body(request, service), _recommend))
     return as_json(await in_thread(service, service.pipeline.answer, query))
 
 
 async def rank(request: Request, service: Service) -> Response:
-    query = _asked(request, decode(await query_body(request, service), _rank))
+    query = _with_explain(request, decode(await query_body(request, service), _rank))
     return as_json(await in_thread(service, service.pipeline.rank, query))
 
 
 async def search(request: Request, service: Service) -> Response:
-    query = _asked(request, decode(await query_body(request, service), _search))
+    query = _with_explain(request, decode(await query_body(request, service), _search))
     return as_json(await in_thread(service, service.pipeline.search, query))
 
 
 async def similar(request: Request, service: Service) -> Response:
     size = _size(request.query_params.get("size", "12"))
     slot = request.query_params.get("slot", "")
-    found = await in_thread(
+    similar_items = await in_thread(
         service, service.pipeline.similar, request.path_params["id"], size, slot
     )
-    return _unknown_item() if found is None else as_json(found)
+    return _unknown_item() if similar_items is None else as_json(similar_items)
 
 
 async def item(request: Request, service: Service) -> Response:
-    found = await in_thread(service, service.pipeline.item, request.path_params["id"])
-    return _unknown_item() if found is None else as_json(found)
+    details = await in_thread(service, service.pipeline.item, request.path_params["id"])
+    return _unknown_item() if details is None else as_json(details)
 
 
 async def churn(request: Request, service: Service) -> Response:
@@ -187,15 +187,15 @@ async def status(request: Request, service: Service) -> Response:
     """What an operator asks in a hurry: does the log take writes, what is missing, which keys are
     used.
     """
-    door = service.door.figures()
+    figures = service.door.figures()
     return as_json(
         Status(
             producer=service.door.producer,
             draining=service.draining,
             missing=service.pipeline.missing(),
             waiting=service.shedder.waiting,
-            door={name: value for name, value in asdict(door).items() if name != "refused"},
-            refused=door.refused,
+            door={name: value for name, value in asdict(figures).items() if name != "refused"},
+            refused=figures.refused,
             limited=dict(service.limiter.limited),
             keys=service.keys.figures(),
         )
@@ -218,7 +218,7 @@ async def tracker_script(request: Request, service: Service) -> Response:
     return Response(tracker.script(), media_type="text/javascript", headers=tracker.HEADERS)
 
 
-_OF_SEGMENT = (*segment.MANY, *segment.ONE)
+_SEGMENT_PATHS = (*segment.MANY, *segment.ONE)
 _EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
 _QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
 _GET_STATUSES = (401, 403, 429, 503)
@@ -380,22 +380,22 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
-    own = [
-        route(path, method, handler, operation.scope, service, whole=True)
+    own_routes = [
+        route(path, method, handler, operation.scope, service, allow_slashes=True)
         for (path, method), (handler, operation) in ROUTES.items()
     ]
-    own += [
-        route(path, "POST", handler, WRITE, service, whole=True)
+    own_routes += [
+        route(path, "POST", handler, WRITE, service, allow_slashes=True)
         for path, handler in segment.handlers().items()
     ]
-    for each in (*own, *routes):
-        if getattr(getattr(each, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
-            raise ValueError(f"route {each} declares no scope")
+    for declared_route in (*own_routes, *routes):
+        if getattr(getattr(declared_route, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
+            raise ValueError(f"route {declared_route} declares no scope")
     service.metrics.watch_door(service.door.figures)
     service.metrics.watch_shedding(service.shedder)
     service.metrics.watch_limits(lambda: dict(service.limiter.limited))
     app = Starlette(
-        routes=[*own, *routes], exception_handlers={HTTPException: _http_fault, Exception: _bug}
+        routes=[*own_routes, *routes], exception_handlers={HTTPException: _http_fault, Exception: _internal_fault}
     )
     app.router.redirect_slashes = False
     return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
@@ -409,8 +409,8 @@ def route(
     service: Service,
     *,
     key_header: str = "",
-    whole: bool = False,
-) -> AddressRoute:
+    allow_slashes: bool = False,
+) -> EncodedIdRoute:
     """A route whose handler is reached only with a key of `scope`; errors are turned into their
     bodies, times measured.
 
@@ -420,7 +420,7 @@ def route(
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
-        request.state.caller, request.state.held = ANYBODY, Held(service.budget)
+        request.state.caller, request.state.held = ANYBODY, Reservation(service.budget)
         status = 500
         try:
             response = await guarded(request, handler, scope, service, key_header)
@@ -433,14 +433,14 @@ def route(
         return response
 
     endpoint.scope = scope  # type: ignore[attr-defined]
-    return AddressRoute(path, endpoint, methods=[method], whole=whole)
+    return EncodedIdRoute(path, endpoint, methods=[method], allow_slashes=allow_slashes)
 
 
 def _explain(request: Request) -> bool:
     return request.query_params.get("explain", "").lower() in ("true", "1")
 
 
-def _asked(request: Request, query: AnyQuery) -> AnyQuery:
+def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
     """The query with what its address says too."""
     return msgspec.structs.replace(query, explain=True) if _explain(request) else query
 
@@ -459,16 +459,16 @@ def _unknown_item() -> Response:
 async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
-    fix = _of_route(request.url.path.rstrip("/"), error)
+    fix = _suggest_fix(request.url.path.rstrip("/"), error)
     return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
 
 
-def _of_route(path: str, error: HTTPException) -> str:
+def _suggest_fix(path: str, error: HTTPException) -> str:
     """What to ask for instead of a path that is not served, or not in that way."""
     if error.status_code == 405:
         return f"it takes {(error.headers or {}).get('Allow', 'another method')}"
     last = path.rpartition("/")[2]
-    if last in _OF_SEGMENT:
+    if last in _SEGMENT_PATHS:
         return (
             f"Segment's libraries post to /v1/{last}: give them this server as their host, "
             "without a path"
@@ -476,10 +476,10 @@ def _of_route(path: str, error: HTTPException) -> str:
     if error.status_code != 404:
         return ""
     return nearest(
-        path, [*(known for known, _ in ROUTES), *segment.handlers()], "/docs lists the routes"
+        path, [*(served_path for served_path, _ in ROUTES), *segment.handlers()], "/docs lists the routes"
     )
 
 
-async def _bug(request: Request, error: Exception) -> Response:
+async def _internal_fault(request: Request, error: Exception) -> Response:
     """What nobody foresaw: logged by the server with its traceback, told without it."""
     return fault(500, "internal", "this is a fault of the server's; it has been logged")

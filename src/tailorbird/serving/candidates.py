@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Open:
+class _OpenTables:
     """Tables that are open, with how many requests read them: they are closed by the last of these."""
 
     reader: TableReader
@@ -75,11 +75,11 @@ class LiveTables:
         log_end: Callable[[], int] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._root, self._clock, self._copies, self._wanted = root, clock, copies, wanted
+        self._root, self._clock, self._copies, self._expected_contract = root, clock, copies, wanted
         self._log_end = log_end
         self._breaker = Breaker() if copies is not None else None
-        self._open: _Open | None = None
-        self._seen: Stamp | None = None
+        self._open: _OpenTables | None = None
+        self._current_stamp: Stamp | None = None
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
         self._lock = threading.Lock()
@@ -99,22 +99,22 @@ class LiveTables:
         """Open the newest tables for a request, `NO_TABLES` where there are none or they are out of
         reach.
         """
-        opened = self._enter()
+        opened = self._acquire()
         if opened is None:
             yield NO_TABLES
             return
         try:
             with ExitStack() as stack:
                 try:
-                    tables: CandidateTables = Reachable(
-                        stack.enter_context(opened.reader.tables()), self._tell
+                    tables: CandidateTables = FailSafeTables(
+                        stack.enter_context(opened.reader.tables()), self._report_problem
                     )
                 except TailorbirdError as error:
-                    self._tell(str(error))
+                    self._report_problem(str(error))
                     tables = NO_TABLES
                 yield tables
         finally:
-            self._leave(opened)
+            self._release(opened)
 
     def covers(self, sources: Collection[str]) -> bool:
         """Whether the tables answer all that some sources ask for."""
@@ -131,11 +131,11 @@ class LiveTables:
         """By group of tables, for how long it has not been known to be the newest state of the log,
         microseconds.
         """
-        opened = self._enter()
+        opened = self._acquire()
         if opened is None:
             return {}
         published = opened.reader.last_published
-        self._leave(opened)
+        self._release(opened)
         if published is None:
             return {}
         now, end = self._clock.now(), self._log_end() if self._log_end is not None else 1 << 62
@@ -146,22 +146,22 @@ class LiveTables:
 
     def look(self) -> None:
         """Follow the current contract, and make ready what is new."""
-        self._follow()
-        opened = self._enter()
+        self._follow_contract()
+        opened = self._acquire()
         if opened is None:
             return
         try:
             opened.reader.look()
         except TailorbirdError as error:
-            self._tell(str(error))
+            self._report_problem(str(error))
         finally:
-            self._leave(opened)
+            self._release(opened)
 
-    def _follow(self) -> None:
-        seen = stamp(self._root / CURRENT) if self._copies is None else None
+    def _follow_contract(self) -> None:
+        current_stamp = stamp(self._root / CURRENT) if self._copies is None else None
         with self._lock:
             opened = self._open
-        if opened is not None and self._copies is None and seen == self._seen:
+        if opened is not None and self._copies is None and current_stamp == self._current_stamp:
             if inode(folder_of(self._root, opened.reader.contract)) == opened.inode:
                 return
         elif time.monotonic() < self._retry_at:
@@ -170,8 +170,8 @@ class LiveTables:
         try:
             contract = (
                 current_contract(self._root)
-                if self._copies is None or self._wanted is None
-                else self._wanted()
+                if self._copies is None or self._expected_contract is None
+                else self._expected_contract()
             )
             if contract is None or (
                 opened is not None
@@ -182,26 +182,26 @@ class LiveTables:
             reader = open_tables(self._root, contract, copies=self._copies, breaker=self._breaker)
             reader.look()
         except TailorbirdError as error:
-            self._tell(error.message)
+            self._report_problem(error.message)
             return
         with self._lock:
             self._retire()
-            self._open = _Open(reader, inode(folder_of(self._root, contract)))
-            self._seen, self.problem = seen, ""
+            self._open = _OpenTables(reader, inode(folder_of(self._root, contract)))
+            self._current_stamp, self.problem = current_stamp, ""
         log.info("candidates of contract %s are read", contract.hash)
 
-    def _tell(self, problem: str) -> None:
+    def _report_problem(self, problem: str) -> None:
         if problem != self.problem:
             self.problem = problem
             log.warning("candidate tables: %s", problem)
 
-    def _enter(self) -> _Open | None:
+    def _acquire(self) -> _OpenTables | None:
         with self._lock:
             if self._open is not None:
                 self._open.uses += 1
             return self._open
 
-    def _leave(self, opened: _Open) -> None:
+    def _release(self, opened: _OpenTables) -> None:
         with self._lock:
             opened.uses -= 1
             if opened.retired and not opened.uses:
@@ -216,15 +216,15 @@ class LiveTables:
             opened.reader.close()
 
 
-class Reachable:
+class FailSafeTables:
     """Tables that are empty from the first read on that fails: a store out of reach takes the
     sources from an answer, not the answer.
 
     Implements `protocol.CandidateTables`.
     """
 
-    def __init__(self, tables: CandidateTables, tell: Callable[[str], None]) -> None:
-        self._tables, self._tell = tables, tell
+    def __init__(self, tables: CandidateTables, on_error: Callable[[str], None]) -> None:
+        self._tables, self._on_error = tables, on_error
 
     @property
     def epochs(self) -> Mapping[str, Epoch]:
@@ -245,10 +245,10 @@ class Reachable:
     def facts(self, keys: Keys) -> ItemFacts:
         return self._read(lambda tables: tables.facts(keys))
 
-    def _read(self, ask: Callable[[CandidateTables], T]) -> T:
+    def _read(self, query: Callable[[CandidateTables], T]) -> T:
         try:
-            return ask(self._tables)
+            return query(self._tables)
         except TailorbirdError as error:
-            self._tell(str(error))
+            self._on_error(str(error))
             self._tables = NO_TABLES
-            return ask(self._tables)
+            return query(self._tables)

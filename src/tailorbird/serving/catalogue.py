@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Overlaid:
+class _Overlay:
     """An index over its base; `asked` is whether a request wanted it."""
 
     base: Index | None
     index: Index
-    asked: bool = False
+    is_used: bool = False
 
 
 class Catalogue:
@@ -62,12 +62,12 @@ class Catalogue:
         self._log: LogReader | None = None
         self._position = -1
         self._items: dict[str, ItemVersion] = {}
-        self._seen = _Seen()
+        self._seen = _SeenItems()
         self.caught_up = False
-        self._overlaid: tuple[_Overlaid, ...] = ()
-        self.ready: Callable[[Index], None] = _nothing_to_do
-        self._changed = threading.Lock()
-        self.loop = Loop("catalogue", self._follow, every_s=poll_s, failed=self._forget)
+        self._overlays: tuple[_Overlay, ...] = ()
+        self.warm_index: Callable[[Index], None] = _no_warm_up
+        self._overlay_lock = threading.Lock()
+        self.loop = Loop("catalogue", self._tick, every_s=poll_s, failed=self._restart)
 
     def start(self) -> None:
         """Follow the log in a thread until `stop`."""
@@ -75,22 +75,22 @@ class Catalogue:
 
     def stop(self) -> None:
         self.loop.stop()
-        self._let_go()
+        self._close_log()
 
-    def _let_go(self) -> None:
+    def _close_log(self) -> None:
         """Close the log: it is opened anew, and gone on with, at the next look."""
         if self._log is not None:
             self._log.close()
             self._log = None
 
-    def _forget(self) -> None:
+    def _restart(self) -> None:
         """Begin anew: how much of a block was taken before a failure is not known."""
-        self._let_go()
+        self._close_log()
         self._position = -1
 
     def refresh(self, *, bytes_max: int = 8 << 20) -> int:
         """Read what is new in the log; how many profiles and new items were among it."""
-        found = 0
+        item_count = 0
         if self._log is None:
             try:
                 self._log = open_reader(self._routed)
@@ -99,24 +99,24 @@ class Catalogue:
         if (
             self._position < self._log.start()
         ):  # at first, or when the router deleted what was not read yet
-            found = self._begin(self._log)
+            item_count = self._load_pruned(self._log)
         while stored := self._log.read(self._position, bytes_max=bytes_max):
-            for each in stored:
-                if each.block.kind == "events":
-                    found += self._take(each.block.payload, each.offset)
+            for record in stored:
+                if record.block.kind == "events":
+                    item_count += self._take(record.block.payload, record.offset)
             self._position = stored[-1].end
             if self.loop.stopping:
                 break
         if (
-            found
+            item_count
         ):  # here, rather than in the next requests: over what they asked for since the last change
-            self._renew()
-        return found
+            self._rebuild_overlays()
+        return item_count
 
-    def _begin(self, reader: LogReader) -> int:
+    def _load_pruned(self, reader: LogReader) -> int:
         """Start from what the deleted part of the log said; how many items that was."""
         items: dict[str, ItemVersion] = {}
-        seen = _Seen()
+        seen = _SeenItems()
         with self._summary(reader) as (connection, position):
             self._position = position
             if (
@@ -125,14 +125,14 @@ class Catalogue:
                     "SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'"
                 ).fetchone()
             ):
-                chosen = "SELECT item_id, properties, valid_from, known_since FROM pruned_item"
-                for item_id, text, valid_from, known_since in connection.execute(chosen):
-                    items[item_id] = ItemVersion(text, valid_from, known_since, position - 1)
+                query = "SELECT item_id, properties, valid_from, known_since FROM pruned_item"
+                for item_id, text, valid_from, recorded_at in connection.execute(query):
+                    items[item_id] = ItemVersion(text, valid_from, recorded_at, position - 1)
                 for type_, item_id in connection.execute(
                     "SELECT type, item_id FROM pruned_interest"
                 ):
                     if type_ in INTERESTS:
-                        seen.take([item_id], [0])
+                        seen.add([item_id], [0])
         self._items, self._seen = items, seen
         return len(items) + len(seen.ids)
 
@@ -172,72 +172,72 @@ class Catalogue:
 
         While a refresh makes the next one, requests go on with the one before: none waits for it.
         """
-        made = self._made(index)
-        if made is None:
-            with self._changed:
-                made = self._made(index) or self._laid(index)
-                if made is None:
+        overlay = self._find_overlay(index)
+        if overlay is None:
+            with self._overlay_lock:
+                overlay = self._find_overlay(index) or self._build_overlay(index)
+                if overlay is None:
                     return None
                 # Four are kept: champion, canary, shadow, and during a swap the one before are
                 # asked for in turn.
-                others = [one for one in self._overlaid if one.base is not index]
-                self._overlaid = (made, *others[:3])
-        made.asked = True
-        return made.index
+                older = [entry for entry in self._overlays if entry.base is not index]
+                self._overlays = (overlay, *older[:3])
+        overlay.is_used = True
+        return overlay.index
 
-    def _renew(self) -> None:
+    def _rebuild_overlays(self) -> None:
         """Lay the items anew over what was asked for since the last change; what was not is made
         when it is asked for again.
         """
-        with self._changed:
-            bases = [one.base for one in self._overlaid if one.asked] or [
-                one.base for one in self._overlaid[:1]
+        with self._overlay_lock:
+            bases = [entry.base for entry in self._overlays if entry.is_used] or [
+                entry.base for entry in self._overlays[:1]
             ]
-            self._overlaid = tuple(made for base in bases if (made := self._laid(base)) is not None)
+            self._overlays = tuple(overlay for base in bases if (overlay := self._build_overlay(base)) is not None)
 
-    def _laid(self, base: Index | None) -> "_Overlaid | None":
-        overlay = self._overlay(base)
-        if overlay is None:
+    def _build_overlay(self, base: Index | None) -> "_Overlay | None":
+        overlaid_index = self._overlay_index(base)
+        if overlaid_index is None:
             return None
-        self.ready(overlay)
-        return _Overlaid(base, overlay)
+        self.warm_index(overlaid_index)
+        return _Overlay(base, overlaid_index)
 
-    def _made(self, index: Index | None) -> "_Overlaid | None":
-        return next((one for one in self._overlaid if one.base is index), None)
+    def _find_overlay(self, index: Index | None) -> "_Overlay | None":
+        return next((entry for entry in self._overlays if entry.base is index), None)
 
-    def _overlay(self, index: Index | None) -> Index | None:
+    def _overlay_index(self, index: Index | None) -> Index | None:
         items, base = dict(self._items), _EMPTY if index is None else index
-        laid = laid_over(base, items, self._seen.unknown_to(base))
-        return laid if len(laid) or index is not None else None
+        overlaid_index = laid_over(base, items, self._seen.missing_from(base))
+        return overlaid_index if len(overlaid_index) or index is not None else None
 
-    def _take(self, payload: bytes, p: int) -> int:
+    def _take(self, payload: bytes, first_offset: int) -> int:
         """Take in a block of events, whose first position is `p`."""
-        table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
+        table = pa.ipc.open_stream(payload, options=_READ_OPTIONS).read_all()
         interests = table.filter(
             pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"]))
         )
-        first = interests.group_by("item_id").aggregate([("ts", "min")])
-        found = self._seen.take(first["item_id"].to_pylist(), micros(first["ts_min"]).tolist())
+        first_ts = interests.group_by("item_id").aggregate([("ts", "min")])
+        new_item_count = self._seen.add(first_ts["item_id"].to_pylist(), micros(first_ts["ts_min"]).tolist())
         is_profile = pc.equal(table["type"], "item")
-        profiles, places = table.filter(is_profile), np.flatnonzero(is_profile.to_numpy()) + p
+        profiles, offsets = table.filter(is_profile), np.flatnonzero(is_profile.to_numpy()) + first_offset
         if not profiles.num_rows:
-            return found
+            return new_item_count
         ids, texts, timeless = (
             profiles[name].to_pylist() for name in ("item_id", "properties", "timeless")
         )
         valid_from = micros(profiles["ts"]).tolist()
         received = micros(profiles["received_at"]).tolist()
-        for item_id, text, always, ts, at, place in zip(
-            ids, texts, timeless, valid_from, received, places.tolist(), strict=True
+        for item_id, text, is_timeless, ts, received_at, offset in zip(
+            ids, texts, timeless, valid_from, received, offsets.tolist(), strict=True
         ):
             take_version(
                 self._items,
                 item_id,
-                ItemVersion(text or "{}", 0 if always else ts, max(ts, at), place),
+                ItemVersion(text or "{}", 0 if is_timeless else ts, max(ts, received_at), offset),
             )
-        return found + profiles.num_rows
+        return new_item_count + profiles.num_rows
 
-    def _follow(self) -> None:
+    def _tick(self) -> None:
         try:
             if self._log is None or self._log.changed():
                 self.refresh()
@@ -247,18 +247,18 @@ class Catalogue:
             self.loop.rest(10)
 
 
-def _nothing_to_do(index: Index) -> None:
+def _no_warm_up(index: Index) -> None:
     """Nobody needs anything of it beforehand."""
 
 
-_ONLY = pa.ipc.IpcReadOptions(
+_READ_OPTIONS = pa.ipc.IpcReadOptions(
     included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS]
 )  # the rest stays packed
 _INTERESTS = pa.array(INTERESTS, pa.string())
 _EMPTY = Index.bare(())
 
 
-class _Seen:
+class _SeenItems:
     """The items of which any event was seen, in the order in which they came, and when each was
     seen first.
     """
@@ -268,18 +268,18 @@ class _Seen:
         self._first: dict[str, int] = {}
         self._keys: list[npt.NDArray[np.uint64]] = []
 
-    def take(self, ids: list[str], ts: list[int]) -> int:
+    def add(self, ids: list[str], ts: list[int]) -> int:
         """Note items; how many of them are new."""
-        fresh = [
+        new_items = [
             (item_id, at) for item_id, at in zip(ids, ts, strict=True) if item_id not in self._first
         ]
-        if fresh:
-            self.ids += [item_id for item_id, _ in fresh]
-            self._first.update(fresh)
-            self._keys.append(hash64s([item_id for item_id, _ in fresh]))
-        return len(fresh)
+        if new_items:
+            self.ids += [item_id for item_id, _ in new_items]
+            self._first.update(new_items)
+            self._keys.append(hash64s([item_id for item_id, _ in new_items]))
+        return len(new_items)
 
-    def unknown_to(self, index: Index) -> list[NewItem]:
+    def missing_from(self, index: Index) -> list[NewItem]:
         """The items that an index does not know, without a profile."""
         if len(self._keys) > 1:
             self._keys = [np.concatenate(self._keys)]

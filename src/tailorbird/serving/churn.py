@@ -34,15 +34,15 @@ class ChurnWatcher(Protocol):
 
 
 @dataclass(frozen=True)
-class _Swaps:
+class _SwapNotifier:
     """Tells of the swaps of one model."""
 
     name: str
     watcher: ChurnWatcher
-    swapped: Callable[[], None]
+    on_swap: Callable[[], None]
 
     def bundle_loaded(self, version: str) -> None:
-        self.swapped()
+        self.on_swap()
         self.watcher.churn_loaded(self.name, version)
 
     def bundle_refused(self) -> None:
@@ -74,7 +74,7 @@ class ChurnModels:
             name: BundleHolder(
                 Registry(path, clock=clock),
                 lambda folder: ChurnBundle.load(folder, schema_hash=None),
-                _Swaps(name, watcher, self._keep_open),
+                _SwapNotifier(name, watcher, self._keep_open),
                 probe=probe,
             )
             for name, path in registries.items()
@@ -99,30 +99,30 @@ class ChurnModels:
         now = self._clock.now()
         person = user_id if self._pseudonyms is None else self._pseudonyms.user_id(user_id)
         assert bundle.features is not None  # `_bundle` saw to it
-        with self._schemas.reading_of(bundle.features) as reading:
-            if reading.reader is None:
+        with self._schemas.reading_of(bundle.features) as access:
+            if access.reader is None:
                 raise NotReadyError(
                     "the features are not there at the moment", fix="ask again later"
                 )
-            read = [
-                reading.reader.person(ReadRequest(user_id=person, now=moment))
+            moments = [
+                access.reader.person(ReadRequest(user_id=person, now=moment))
                 for moment in bundle.moments(now)
             ]
-        rows = [_columns(each, bundle, reading.features) for each in read]
+        rows = [_columns(moment_rows, bundle, access.features) for moment_rows in moments]
         scores = bundle.score(rows)
         purchases = float(scores.purchases[0])
         why: list[ChurnWhy] = []
         if explain:
-            told = churn_reasons(bundle, rows)[0]
-            why = [ChurnWhy(reason.column, reason.effect, reason.text) for reason in told]
+            column_reasons = churn_reasons(bundle, rows)[0]
+            why = [ChurnWhy(reason.column, reason.effect, reason.text) for reason in column_reasons]
         return ChurnAnswer(
             user_id=user_id,
             name=name,
             model=bundle.version,
             gone=float(scores.gone[0]),
             purchases=None if np.isnan(purchases) else purchases,
-            known=_known(rows[0]),
-            as_of=read[0].t,
+            known=_has_activity(rows[0]),
+            as_of=moments[0].t,
             reasons=why,
         )
 
@@ -158,12 +158,12 @@ class ChurnModels:
         bundles: Iterable[ChurnBundle | None] = (
             holder.current() for holder in self._holders.values()
         )
-        wanted = (
+        schema_hashes = (
             bundle.features.schema_hash
             for bundle in bundles
             if bundle is not None and bundle.features is not None
         )
-        self._schemas.keep_open(wanted, by="churn")
+        self._schemas.keep_open(schema_hashes, by="churn")
 
 
 def _columns(
@@ -178,7 +178,7 @@ def _columns(
     return bundle.numeric(rows.numeric[:1, numeric], sequence), rows.categorical[:1, categorical]
 
 
-def _known(row: tuple[np.ndarray, np.ndarray]) -> bool:
+def _has_activity(row: tuple[np.ndarray, np.ndarray]) -> bool:
     """Whether the columns say anything of the person at all."""
     numeric, categorical = row
     return bool((np.nan_to_num(numeric) != 0).any() or (categorical != 0).any())

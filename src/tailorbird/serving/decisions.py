@@ -34,11 +34,11 @@ class ClosedError(StorageError):
     """The log cannot be written at the moment; nothing was acknowledged of this call."""
 
     code = "log_unavailable"
-    again = "send the events again later"
+    retry_advice = "send the events again later"
     retry_after_s = 5
 
 
-class UnknownError(ClosedError):
+class UnknownOutcomeError(ClosedError):
     """The log failed while it took the events: they may be in it, or not. Sent again under the same
     ids they count once.
     """
@@ -96,28 +96,28 @@ class DoorFigures:
     open: bool
 
 
-class Admit(Protocol):
+class AdmissionCheck(Protocol):
     """Whether a body may be taken, for its sender's sake; `limits.Admission` is what says so. What
     it refuses it raises.
     """
 
-    def rows(self, count: int) -> None:
+    def charge_rows(self, count: int) -> None:
         """It has so many rows in all, of which nothing was made yet; they are charged to its
         sender, each once.
         """
         ...
 
-    def events(self, accepted: Fields) -> None:
+    def check_events(self, accepted: Fields) -> None:
         """These of them keep the contract."""
         ...
 
-    def give_back(self) -> None:
+    def refund(self) -> None:
         """Nothing was taken, for another's sake; nothing is charged."""
         ...
 
 
 def decide(
-    body: bytes, receipt: Receipt, contract: Contract, admit: Admit | None = None
+    body: bytes, receipt: Receipt, contract: Contract, admit: AdmissionCheck | None = None
 ) -> list[Decision]:
     """One decision for each row of a body, in order, by the contract that the router applies again.
 
@@ -126,7 +126,7 @@ def decide(
     checked = contract.check([(body, receipt)])
     rows = len(checked) + len(checked.refused)
     if admit is not None:
-        admit.events(checked.fields)
+        admit.check_events(checked.fields)
     decisions = [_ACCEPTED] * rows
     for _, refusal in checked.refused:
         decisions[refusal.row] = _refusal(refusal)

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DoorLogs:
+class CollectorLogs:
     """Both writers.
 
     Attributes:
@@ -37,7 +37,7 @@ class DoorLogs:
     set_aside: int
 
     @classmethod
-    def open(cls, stream: Stream, producer: str, lake: Place | None = None) -> "DoorLogs":
+    def open(cls, stream: Stream, producer: str, lake: Place | None = None) -> "CollectorLogs":
         """Open both, behind what router and `lake` hold of them.
 
         Raises:
@@ -48,21 +48,21 @@ class DoorLogs:
         if not isinstance(stream, Path) and producer in stream.retired():
             fix = "start it anew: it takes the next number by itself"
             raise LockedError("this name was retired with its topics", where=str(raw_path), fix=fix)
-        known = held(stream, producer, lake)
-        raw = open_writer(raw_path, partition=producer, held=known)
+        required_offsets = held(stream, producer, lake)
+        raw = open_writer(raw_path, partition=producer, held=required_offsets)
         try:
-            answers = open_writer(answers_path, partition=producer, held=known)
+            answers = open_writer(answers_path, partition=producer, held=required_offsets)
         except BaseException:
             raw.close()
             raise
-        aside = sum(
+        set_aside_count = sum(
             len(set_aside_files(path))
             for path in (raw_path, answers_path)
             if isinstance(path, Path)
         )
-        return cls(stream, lake, producer, raw, answers, aside)
+        return cls(stream, lake, producer, raw, answers, set_aside_count)
 
-    def reopened(self) -> "DoorLogs":
+    def reopened(self) -> "CollectorLogs":
         """The same logs, which were closed after a failed commit.
 
         What that left may be in the kernel's memory only. Closing an opened log checkpoints and

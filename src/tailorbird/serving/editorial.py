@@ -31,18 +31,18 @@ class LiveLists:
 
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
-        self._taken: Stamp | None = None
-        self._seen = stamp(path)
+        self._loaded_stamp: Stamp | None = None
+        self._latest_stamp = stamp(path)
         self.keys: Lists = {}
         self.loop = Loop("lists", self.look, every_s=poll_s, first=False)
         self.look()
 
     def look(self) -> bool:
         """Take in what has changed and stood since the look before, and say whether something did."""
-        before, self._seen = self._seen, stamp(self._path)
-        if self._seen == self._taken or self._seen != before:
+        previous_stamp, self._latest_stamp = self._latest_stamp, stamp(self._path)
+        if self._latest_stamp == self._loaded_stamp or self._latest_stamp != previous_stamp:
             return False
-        self._taken = self._seen
+        self._loaded_stamp = self._latest_stamp
         try:
             self.keys = {name: hash64s(items) for name, items in read_lists(self._path).items()}
         except (DeclarationError, OSError) as error:
@@ -68,21 +68,21 @@ def read_lists(path: Path) -> dict[str, list[str]]:
         DeclarationError: it is no TOML, or holds something that is no list of item ids; says where.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeclarationError(
             str(error), where=str(path), fix='such as summer = ["i17", "i93"]'
         ) from error
-    for name, items in told.items():
+    for name, items in document.items():
         if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
             raise DeclarationError(
                 "expected a list of item ids, in quotes",
                 where=f"{path}: {name}",
                 fix=f'such as {name} = ["i17", "i93"]',
             )
-    return {name: list(dict.fromkeys(items)) for name, items in told.items()}
+    return {name: list(dict.fromkeys(items)) for name, items in document.items()}
 
 
 def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]]:
@@ -94,10 +94,10 @@ def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]
     lists = read_lists(path)
     for slot in slots:
         for source in slot.sources:
-            named = source_of(source)
-            if named.kind == "editorial" and named.list not in lists:
+            parsed_source = source_of(source)
+            if parsed_source.kind == "editorial" and parsed_source.list not in lists:
                 raise DeclarationError(
-                    f"there is no list {named.list!r}",
+                    f"there is no list {parsed_source.list!r}",
                     where=f"slot {slot.name}, sources",
                     fix=f"declare it in {path}",
                 )

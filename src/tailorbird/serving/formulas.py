@@ -42,10 +42,10 @@ class Formula:
         return told(self.weights)
 
 
-class Declared:
+class DeclaredFormulas:
     """The slots' own formulas: for evaluation and tests."""
 
-    def of(self, slot: Slot) -> Formula:
+    def formula_for(self, slot: Slot) -> Formula:
         return Formula(slot.objective)
 
 
@@ -61,16 +61,16 @@ class LiveFormulas:
         self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S
     ) -> None:
         self._registry, self._slots = registry, slots
-        self._seen: Stamp | None = None
-        self._set: Mapping[str, Formula] = {}
+        self._file_stamp: Stamp | None = None
+        self._overrides: Mapping[str, Formula] = {}
         self.loop = Loop("formulas", self.look, every_s=poll_s, first=False)
 
-    def of(self, slot: Slot) -> Formula:
+    def formula_for(self, slot: Slot) -> Formula:
         """What is in force for a slot."""
-        found = self._set.get(slot.name)
-        return Formula(slot.objective) if found is None else found
+        override = self._overrides.get(slot.name)
+        return Formula(slot.objective) if override is None else override
 
-    def told(self) -> list[SlotFormula]:
+    def describe_all(self) -> list[SlotFormula]:
         """What is in force for each slot."""
         return told_formulas(self._registry, self._slots.values())
 
@@ -99,16 +99,16 @@ class LiveFormulas:
 
     def look(self) -> bool:
         """Take the formulas in force if the file changed since the last look; whether it did."""
-        seen = stamp(self._registry.path / FILE)
-        if seen == self._seen:
+        file_stamp = stamp(self._registry.path / FILE)
+        if file_stamp == self._file_stamp:
             return False
-        self._seen = seen
+        self._file_stamp = file_stamp
         try:
-            self._set = _in_force(self._registry.path)
+            self._overrides = _load_overrides(self._registry.path)
         except TailorbirdError as error:
             log.error("the formulas were refused, those before stay in force: %s", error)
             return False
-        for slot, formula in self._set.items():
+        for slot, formula in self._overrides.items():
             log.info("formula %s of slot %s is in force: %s", formula.version, slot, formula.text)
         return True
 
@@ -139,7 +139,7 @@ def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula
     """What is in force for each slot, and which of its heads the champion does not have."""
     formulas, champion = read_formulas(registry.path), registry.champion()
     heads = registry.info(champion.name).heads if champion is not None else ()
-    found = []
+    described = []
     for slot in slots:
         change = formulas.of(slot.name)
         weights = (
@@ -148,7 +148,7 @@ def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula
             else parse_formula(change.text, where=f"slot {slot.name}")
         )
         missing = missing_heads(weights, heads) if heads else ()
-        found.append(
+        described.append(
             SlotFormula(
                 slot=slot.name,
                 formula=told(weights),
@@ -160,14 +160,14 @@ def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula
                 missing=list(missing),
             )
         )
-    return found
+    return described
 
 
-def _in_force(registry: Path) -> dict[str, Formula]:
+def _load_overrides(registry: Path) -> dict[str, Formula]:
     formulas = read_formulas(registry)
-    found: dict[str, Formula] = {}
+    overrides: dict[str, Formula] = {}
     for slot in dict.fromkeys(change.slot for change in formulas.changes):
         change = formulas.of(slot)
         if change is not None:
-            found[slot] = Formula(parse_formula(change.text, where=f"slot {slot}"), change.version)
-    return found
+            overrides[slot] = Formula(parse_formula(change.text, where=f"slot {slot}"), change.version)
+    return overrides

@@ -257,7 +257,7 @@ async def body_of(request: Request, service: Service, *, bytes_max: int = 0) -> 
     own = caller.limits.body_bytes_max
     most = bytes_max or (service.body_bytes_max if own is None else own)
     return await read_body(
-        request, bytes_max=most, deadline_s=service.body_deadline_s, held=request.state.held
+        request, bytes_max=most, deadline_s=service.body_deadline_s, reservation=request.state.held
     )
 
 

@@ -16,12 +16,12 @@ from tailorbird.loops import Loop
 from tailorbird.serving.collectors import (
     CandidatesCollector,
     CopiesCollector,
-    DoorCollector,
+    CollectorMetrics,
     FeaturesCollector,
     HedgeCollector,
     LagCollector,
     LimitsCollector,
-    PatienceCollector,
+    BreakerCollector,
     RolloutCollector,
     SheddingCollector,
     ThreadsCollector,
@@ -157,7 +157,7 @@ class Metrics:
 
     def watch_patience(self, states: Callable[[], Iterable[State]]) -> None:
         """Let each scrape read who is left alone."""
-        self.registry.register(PatienceCollector(states))
+        self.registry.register(BreakerCollector(states))
 
     def watch_hedge(self, hedge: Hedge) -> None:
         """Let each scrape read how many reads were asked twice."""
@@ -169,7 +169,7 @@ class Metrics:
 
     def watch_door(self, figures: Callable[[], DoorFigures]) -> None:
         """Let each scrape read the door."""
-        self.registry.register(DoorCollector(figures))
+        self.registry.register(CollectorMetrics(figures))
 
     def watch_features(self, compared: Callable[[], Compared | None]) -> None:
         """Let each scrape read what the comparison of served features with the lake came to."""

@@ -32,8 +32,8 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.ranking.exploration import Choice
 from tailorbird.retrieval import Index
-from tailorbird.serving.explain import take
-from tailorbird.serving.formulas import Declared
+from tailorbird.serving.explain import select_rows
+from tailorbird.serving.formulas import DeclaredFormulas
 from tailorbird.serving.listing import list_items, similar_items
 from tailorbird.serving.messages import (
     Answer,
@@ -124,7 +124,7 @@ class Pipeline:
         tables: Tables | None = None,
         editors: Editors | None = None,
     ) -> None:
-        self._formulas: Formulas = formulas or Declared()
+        self._formulas: Formulas = formulas or DeclaredFormulas()
         self._slots, self._bundles, self._readings = slots, bundles, readings
         self._answers, self.clock = answers, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
@@ -442,7 +442,7 @@ class Pipeline:
             choice = self._stages.choose(request, found, values, size)
         shown = found.take(choice.items)
         if rows is not None:
-            rows = take(rows, choice.items)
+            rows = select_rows(rows, choice.items)
         elif len(shown):
             with self._stages.timed("features"):
                 rows = self._stages.read(request, shown.ids, shown.keys)

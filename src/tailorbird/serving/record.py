@@ -20,7 +20,7 @@ from tailorbird.ranking.exploration import Choice
 from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, reasons
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
-from tailorbird.serving.explain import Wished, explanations
+from tailorbird.serving.explain import Adjustment, explanations
 from tailorbird.serving.messages import Answer, FacetTold, Shown
 from tailorbird.serving.request import Candidates, Floats, Request
 
@@ -35,7 +35,7 @@ def answer_of(
     choice: Choice,
     rows: Rows | None,
     scores: Scores | None,
-    wished: Sequence[Wished] = (),
+    wished: Sequence[Adjustment] = (),
 ) -> Answer:
     """What the caller gets; `shown`, `values`, `rows`, `scores` and, where it is asked why,
     `wished` are of the items shown, in order.

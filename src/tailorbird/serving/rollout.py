@@ -133,7 +133,7 @@ class Rollout:
     def look(self) -> None:
         """Follow the registry now: for who has no threads."""
         for holder in self._holders.values():
-            holder.look()
+            holder.tick()
 
     def current(self) -> Bundle | None:
         return self.champion.current()
@@ -143,14 +143,14 @@ class Rollout:
         if canary is None or champion is None or canary.version == champion.version:
             return champion
         return (
-            canary if in_share(f"canary-{canary.version}", self._canary.share, person) else champion
+            canary if in_share(f"canary-{canary.version}", self._canary.canary_share, person) else champion
         )
 
     def previous(self) -> Bundle | None:
         return self.champion.previous()
 
     def stands_in(self, bundle: Bundle) -> bool:
-        return self.champion.stands_in and bundle is self.current()
+        return self.champion.is_fallback and bundle is self.current()
 
     def shadow(self) -> Bundle | None:
         return self._shadow.current()

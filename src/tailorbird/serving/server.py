@@ -273,7 +273,7 @@ def _assembled(
         stale_us=options.stale_us,
         budgets=options.budgets,
     )
-    catalogue.ready = pipeline.prepare
+    catalogue.warm_index = pipeline.prepare
     metrics.watch_patience(pipeline.patience.states)
     metrics.watch_rollout(rollout.versions)
     churn = ChurnModels(

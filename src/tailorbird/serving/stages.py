@@ -29,8 +29,8 @@ from tailorbird.ranking.slot import SOURCES
 from tailorbird.retrieval import NOTHING, Found, Index
 from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Synonyms, Words
-from tailorbird.serving.explain import Wished
-from tailorbird.serving.finding import Finder, check_tables, sources_for, with_newest
+from tailorbird.serving.explain import Adjustment
+from tailorbird.serving.finding import CandidateFinder, check_tables, sources_for, with_newest
 from tailorbird.serving.lastknown import LastKnown
 from tailorbird.serving.parts import Editors, FeatureReader, Watcher
 from tailorbird.serving.patience import Patience
@@ -89,7 +89,7 @@ class Stages:
     ) -> None:
         self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
         self._patience, self._ages, self._known = patience, ages, LastKnown()
-        self._finder = Finder()
+        self._finder = CandidateFinder()
         self._editors = editors
         self._drawing = threading.Lock()  # a Generator is not safe to share
         self._shaping = {
@@ -356,14 +356,14 @@ class Stages:
 
     def wished(
         self, request: Request, shown: Candidates, values: Floats, searched: Floats
-    ) -> list[Wished]:
+    ) -> list[Adjustment]:
         """For `explain`: what stands between the `values` of a model, with search `searched`, and
         the scores of an answer.
         """
         told = self._shaping[request.slot.name].told(request, shown, searched)
         found = [] if request.text is None else (searched - values).tolist()
         return [
-            Wished(value, {"search": found[place], **moved} if found else moved, placed)
+            Adjustment(value, {"search": found[place], **moved} if found else moved, placed)
             for place, (value, (moved, placed)) in enumerate(
                 zip(values.tolist(), told, strict=True)
             )

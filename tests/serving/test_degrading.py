@@ -12,10 +12,10 @@ from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Diversity, Slot
 from tailorbird.retrieval import Index
-from tailorbird.serving.lastknown import AGE_S, RENEWED_S, LastKnown
+from tailorbird.serving.lastknown import AGE_MAX_S, REFRESH_AFTER_S, LastKnown
 from tailorbird.serving.messages import RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
-from tailorbird.serving.patience import ROWS_MIN, Budgets, Models
+from tailorbird.serving.patience import ROWS_MIN, Budgets, ModelBreakers
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.shedding import OverloadedError, Shedder
@@ -103,19 +103,19 @@ def test_what_was_known_long_ago_is_not_used(features):
         known.keep(features, person, reader.read(request, ["i1", "i2", "i3"]), keys)
 
     keep("u1")
-    rows = known.recall(features, "u1", keys, shop.NOW)
+    rows = known.lookup(features, "u1", keys, shop.NOW)
     assert rows is not None
     assert rows.numeric[:, features.numeric.index("price")].tolist() == [1, 2, 3]
-    assert known.recall(features, "u1", np.arange(10, 20, dtype=np.uint64), shop.NOW) is None, (
+    assert known.lookup(features, "u1", np.arange(10, 20, dtype=np.uint64), shop.NOW) is None, (
         "too few of the items are known"
     )
     for person in ("u2", "u3"):
         keep(person)
-    assert known.recall(features, "u1", None, shop.NOW) is None, (
+    assert known.lookup(features, "u1", None, shop.NOW) is None, (
         "as many people as there is room for"
     )
-    moment[0] = AGE_S + 1
-    assert known.recall(features, "u3", None, shop.NOW) is None
+    moment[0] = AGE_MAX_S + 1
+    assert known.lookup(features, "u3", None, shop.NOW) is None
 
 
 def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
@@ -125,14 +125,14 @@ def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
     keys = np.arange(1, 4, dtype=np.uint64)
     known.keep(features, "u1", reader.read(request, [""]), None)
     known.keep(features, "u1", reader.read(request, ["i1", "i2"]), keys[:2])
-    moment[0] = RENEWED_S - 1
+    moment[0] = REFRESH_AFTER_S - 1
     known.keep(features, "u1", reader.read(request, ["i7", "i8", "i3"]), keys)
-    rows = known.recall(features, "u1", keys, shop.NOW)
+    rows = known.lookup(features, "u1", keys, shop.NOW)
     assert rows is not None
     assert rows.numeric[:, price].tolist() == [1, 2, 3], "the first two were read a moment ago"
-    moment[0] = RENEWED_S + 1
+    moment[0] = REFRESH_AFTER_S + 1
     known.keep(features, "u1", reader.read(request, ["i7", "i8", "i9"]), keys)
-    rows = known.recall(features, "u1", keys, shop.NOW)
+    rows = known.lookup(features, "u1", keys, shop.NOW)
     assert rows is not None
     assert rows.numeric[:, price].tolist() == [7, 8, 3]
 
@@ -217,12 +217,12 @@ def test_sources_that_there_is_no_time_for_are_left_out(make):
 
 
 def test_no_more_candidates_are_scored_than_there_is_time_for(make):
-    models = Models(budget_s=0.1)
-    assert models.fits("v1") == float("inf")
-    models.scored("v1", 1_000, 0.5)
-    assert models.fits("v1") == pytest.approx(200)
-    models.scored("v2", 1_000, 50.0)
-    assert models.fits("v2") == ROWS_MIN
+    models = ModelBreakers(budget_s=0.1)
+    assert models.rows_max("v1") == float("inf")
+    models.record_scored("v1", 1_000, 0.5)
+    assert models.rows_max("v1") == pytest.approx(200)
+    models.record_scored("v2", 1_000, 50.0)
+    assert models.rows_max("v2") == ROWS_MIN
     slots = {"home": Slot("home", size=3, sources={"popular": 40})}
     pipeline = make(slots=slots)
     pipeline.patience.models.scored("", 1_000, 1e9)  # the bundle of these tests has no version

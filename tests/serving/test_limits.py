@@ -26,12 +26,12 @@ from tailorbird.serving.limits import (
     BURST_S,
     Bucket,
     Connections,
-    Distinct,
+    DistinctCounter,
     Limiter,
     LimitError,
     Networks,
     ServerLimits,
-    address_of,
+    client_address,
 )
 
 
@@ -281,16 +281,16 @@ def test_a_servers_own_key_may_send_as_many_clicks_as_it_likes(make):
 
 def test_connections_are_counted_by_address():
     of = Connections(ServerLimits(address_connections=2, proxies=Networks(["10.0.0.0/8"])))
-    assert [of.came("203.0.113.7") for _ in range(3)] == [False, False, True]
-    assert [of.came(f"2001:db8::{number}") for number in range(3)] == [False, False, True], (
+    assert [of.add("203.0.113.7") for _ in range(3)] == [False, False, True]
+    assert [of.add(f"2001:db8::{number}") for number in range(3)] == [False, False, True], (
         "one /64"
     )
-    assert not any(of.came("10.1.2.3") for _ in range(9)), "a proxy's are everybody's"
-    of.went("203.0.113.7")
-    of.went("203.0.113.7")
-    assert not of.came("203.0.113.7")
+    assert not any(of.add("10.1.2.3") for _ in range(9)), "a proxy's are everybody's"
+    of.remove("203.0.113.7")
+    of.remove("203.0.113.7")
+    assert not of.add("203.0.113.7")
     unbounded = Connections(ServerLimits(address_connections=0))
-    assert not any(unbounded.came("203.0.113.7") for _ in range(5_000))
+    assert not any(unbounded.add("203.0.113.7") for _ in range(5_000))
 
 
 @pytest.mark.parametrize(
@@ -317,15 +317,15 @@ def test_connections_are_counted_by_address():
     ],
 )
 def test_whose_address_counts(peer, forwarded, expected):
-    assert address_of(peer, forwarded, Networks(["10.0.0.1", "10.0.0.2"])) == expected
+    assert client_address(peer, forwarded, Networks(["10.0.0.1", "10.0.0.2"])) == expected
 
 
 def test_proxies_may_be_a_network_and_what_is_none_is_named():
     pods = Networks(["10.42.0.0/16", "fd00::/8"])
-    assert address_of("10.42.7.9", "198.51.100.1, 10.42.0.3", pods) == "198.51.100.1"
-    assert address_of("::ffff:10.42.7.9", "198.51.100.1", pods) == "198.51.100.1"
-    assert address_of("fd00::5", "198.51.100.1", pods) == "198.51.100.1"
-    assert address_of("10.43.0.1", "198.51.100.1", pods) == "10.43.0.1"
+    assert client_address("10.42.7.9", "198.51.100.1, 10.42.0.3", pods) == "198.51.100.1"
+    assert client_address("::ffff:10.42.7.9", "198.51.100.1", pods) == "198.51.100.1"
+    assert client_address("fd00::5", "198.51.100.1", pods) == "198.51.100.1"
+    assert client_address("10.43.0.1", "198.51.100.1", pods) == "10.43.0.1"
     with pytest.raises(
         ConfigError, match=r"serve.proxies: '10.42.0.1/16' is no address and no network"
     ):
@@ -492,7 +492,7 @@ def test_a_key_that_invents_people_is_stopped_until_the_hour_is_over(make, secon
 
 @pytest.mark.parametrize("count", [1, 100, 3_000, 30_000, 200_000])
 def test_the_sketch_is_near(count):
-    distinct = Distinct()
+    distinct = DistinctCounter()
     for _ in range(2):
         distinct.add(f"id-{number}" for number in range(count))
     assert distinct.estimate() == pytest.approx(count, rel=0.08)
@@ -509,7 +509,7 @@ def test_addresses_do_not_fill_memory(monkeypatch):
     monkeypatch.setattr("tailorbird.serving.limits.ADDRESSES_MAX", 100)
     limiter = Limiter()
     for number in range(1_000):
-        limiter.begin(Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}")
+        limiter.admit_request(Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}")
     assert len(limiter._addresses) == 100
 
 
@@ -520,7 +520,7 @@ def test_limits_hold_among_threads():
     def ask() -> None:
         for _ in range(100):
             try:
-                limiter.begin(Caller("k"), "read", "")
+                limiter.admit_request(Caller("k"), "read", "")
                 passed.append(1)
             except LimitError:
                 pass

@@ -17,7 +17,7 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
-from tailorbird.serving.logs import LINES_PER_S, Lines, RequestLog
+from tailorbird.serving.logs import LINES_PER_S, LineFormatter, RequestLog
 
 
 @pytest.fixture(params=[True, False], ids=["json", "text"])
@@ -25,7 +25,7 @@ def written(request):
     """What is logged while the test runs, formatted as `[serve] log` says."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-    handler.setFormatter(Lines(as_json=request.param))
+    handler.setFormatter(LineFormatter(as_json=request.param))
     handler.addFilter(lambda record: not record.name.startswith("httpx"))  # the test's own client
     root = logging.getLogger()
     level = root.level
@@ -93,9 +93,9 @@ def test_a_flood_of_refused_requests_does_not_fill_the_disk(service, written):
 def test_nor_does_a_flood_of_those_that_are_refused_for_load(written):
     log = RequestLog()
     for _ in range(1_000):
-        log.note("/v1/recommend", 503, 0.001, "")
+        log.record("/v1/recommend", 503, 0.001, "")
     assert 1 <= written.getvalue().count("/v1/recommend") <= LINES_PER_S + 40
-    log.note("/v1/rank", 500, 0.001, "")
+    log.record("/v1/rank", 500, 0.001, "")
     assert written.getvalue().count("/v1/rank") == 1, "what failed is told each time"
 
 

@@ -93,7 +93,7 @@ def follow(worker: FeatureWorker) -> None:
 
 
 def p_of(schemas: Schemas, bundle: Bundle | None) -> int:
-    with schemas.reading(bundle) as reading:
+    with schemas.access(bundle) as reading:
         assert reading.reader is not None
         return reading.reader.read(ASKED, ["i1"]).p
 
@@ -155,11 +155,11 @@ def test_without_a_bundle_the_applied_schema_is_read_once_it_has_caught_up(site,
     site.send(1)
     follow(site.worker(features))
     apply(site.state, other, at=0)
-    with schemas.reading(None) as reading:
+    with schemas.access(None) as reading:
         assert reading.features.schema_hash == features.schema_hash
     follow(site.worker(other))
-    schemas._look_at = 0.0
-    with schemas.reading(None) as reading:
+    schemas._next_check_at = 0.0
+    with schemas.access(None) as reading:
         assert reading.features.schema_hash == other.schema_hash
         assert reading.reader.read(ASKED, ["i1"]).p == 1
     schemas.close()

@@ -15,9 +15,9 @@ from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.rules import Rule
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
-from tailorbird.serving.patience import Models
+from tailorbird.serving.patience import ModelBreakers
 from tailorbird.serving.pipeline import Pipeline
-from tailorbird.serving.rule_costs import ALL, Weigher, costs, wishes
+from tailorbird.serving.rule_costs import ALL, Weigher, costs, variants_without
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.shaping import Shaping
 
@@ -186,7 +186,7 @@ def test_an_item_that_several_pins_hold_for_is_shown_once(ask):
 
 def test_no_lack_of_time_cuts_a_pin_off(ask, monkeypatch):
     """Whether a source had found it, as the last of ten, or nobody had."""
-    monkeypatch.setattr(Models, "fits", lambda models, version: 6)
+    monkeypatch.setattr(ModelBreakers, "fits", lambda models, version: 6)
     answer = ask(replace(SLOT, pins=[Pin("i10", 1), Pin("i35", 2)]))
     assert shown(answer)[:2] == [10, 35]
     assert answer.degraded == ["ranking"]
@@ -297,7 +297,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
         0.0,
         0.0,
     )
-    assert wishes(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {
+    assert variants_without(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {
         "quota 2 of a category",
         "deny",
     }

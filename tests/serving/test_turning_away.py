@@ -20,7 +20,7 @@ from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.handling import Service
-from tailorbird.serving.listening import PatientProtocol
+from tailorbird.serving.listening import LimitedHttpProtocol
 from tailorbird.serving.messages import Answer, RecommendQuery
 from tailorbird.serving.shedding import Turn
 from tailorbird.serving.turning_away import PATHS, TurningAway
@@ -69,7 +69,7 @@ class Served:
 
         served = self
 
-        class Protocol(PatientProtocol):
+        class Protocol(LimitedHttpProtocol):
             turn_away = staticmethod(counted)
 
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

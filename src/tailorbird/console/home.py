@@ -16,7 +16,7 @@ from starlette.routing import Route
 from tailorbird.console.overview import Overview
 from tailorbird.console.pages import post_person, static_file
 from tailorbird.serving.app import route
-from tailorbird.serving.handling import Handler, Service, as_json, fault, in_thread
+from tailorbird.serving.handling import Handler, Service, as_json, fault, run_in_thread
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ
 
 _FILES = ("style.css", "live.js", "home.js", "icon.svg")
@@ -47,7 +47,7 @@ def home_routes(
 
 def _overview(told: Callable[[Service], Overview]) -> Handler:
     async def handler(request: Request, service: Service) -> Response:
-        return as_json(await in_thread(service, told, service))
+        return as_json(await run_in_thread(service, told, service))
 
     return handler
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from tailorbird.errors import NotReadyError
 from tailorbird.features import ReadRequest
-from tailorbird.serving.handling import Handler, Service, body_of
+from tailorbird.serving.handling import Handler, Service, read_request_body
 from tailorbird.serving.messages import decode
 from tailorbird.serving.pipeline import Pipeline
 
@@ -51,7 +51,7 @@ def static_file(name: str, **words: str) -> Handler:
 
 async def post_person(request: Request, service: Service) -> Response:
     """Answer with the features of the person in the body."""
-    body = await body_of(request, service, bytes_max=4_096)
+    body = await read_request_body(request, service, bytes_max=4_096)
     query = decode(body, _person)
     return Response(msgspec.json.encode(read_person(service, query)), media_type="application/json")
 
@@ -70,7 +70,7 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
         user = user and pseudonyms.user_id(user)
         anonymous = anonymous and pseudonyms.anonymous_id(anonymous)
     request = ReadRequest(user, anonymous, query.session_id, None, None, 0, pipeline.clock.now())
-    with pipeline.reading() as reading:
+    with pipeline.feature_access() as reading:
         try:
             rows = None if reading.reader is None else reading.reader.person(request)
         except NotReadyError:

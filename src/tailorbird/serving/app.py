@@ -31,15 +31,15 @@ from tailorbird.serving.handling import (
     admission,
     as_json,
     as_receipts,
-    body_of,
+    read_request_body,
     fault,
-    guarded,
-    in_thread,
-    query_body,
-    take_foreign,
+    authorize_and_handle,
+    run_in_thread,
+    read_query_body,
+    accept_foreign_events,
 )
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
-from tailorbird.serving.keys import ANYBODY
+from tailorbird.serving.keys import ANONYMOUS
 from tailorbird.serving.messages import (
     SIZE_MAX,
     Answer,
@@ -75,44 +75,44 @@ async def post_events(request: Request, service: Service) -> Response:
         if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson")
         else "json"
     )
-    body = await body_of(request, service)
+    body = await read_request_body(request, service)
     format_ = request.query_params.get("format", "")
     if not format_ and (
         kind.startswith("application/cloudevents") or "ce-specversion" in request.headers
     ):
         format_ = "cloudevents"
     if format_:
-        return await take_foreign(request, service, format_, body)
+        return await accept_foreign_events(request, service, format_, body)
     admit, source = admission(request, service), request.state.caller.source
-    return as_receipts(await service.door.submit_async(body, encoding, source=source, admit=admit))
+    return as_receipts(await service.collector.submit_async(body, encoding, source=source, admit=admit))
 
 
 async def recommend(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await query_body(request, service), _recommend))
-    return as_json(await in_thread(service, service.pipeline.answer, query))
+    query = _with_explain(request, decode(await read_query_body(request, service), _recommend))
+    return as_json(await run_in_thread(service, service.pipeline.answer, query))
 
 
 async def rank(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await query_body(request, service), _rank))
-    return as_json(await in_thread(service, service.pipeline.rank, query))
+    query = _with_explain(request, decode(await read_query_body(request, service), _rank))
+    return as_json(await run_in_thread(service, service.pipeline.rank, query))
 
 
 async def search(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await query_body(request, service), _search))
-    return as_json(await in_thread(service, service.pipeline.search, query))
+    query = _with_explain(request, decode(await read_query_body(request, service), _search))
+    return as_json(await run_in_thread(service, service.pipeline.search, query))
 
 
 async def similar(request: Request, service: Service) -> Response:
     size = _size(request.query_params.get("size", "12"))
     slot = request.query_params.get("slot", "")
-    similar_items = await in_thread(
+    similar_items = await run_in_thread(
         service, service.pipeline.similar, request.path_params["id"], size, slot
     )
     return _unknown_item() if similar_items is None else as_json(similar_items)
 
 
 async def item(request: Request, service: Service) -> Response:
-    details = await in_thread(service, service.pipeline.item, request.path_params["id"])
+    details = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
     return _unknown_item() if details is None else as_json(details)
 
 
@@ -122,7 +122,7 @@ async def churn(request: Request, service: Service) -> Response:
     explain = _explain(request)
     name = request.query_params.get("model", "churn")
     return as_json(
-        await in_thread(
+        await run_in_thread(
             service, partial(service.churn.answer, explain=explain), request.path_params["id"], name
         )
     )
@@ -141,23 +141,23 @@ async def scores(request: Request, service: Service) -> Response:
     if start < 0:
         raise QueryError(f"expected a position, got {text[:20]!r}", path="start")
     try:
-        return as_json(await in_thread(service, service.scores.read, start))
+        return as_json(await run_in_thread(service, service.scores.read, start))
     except NotReadyError as error:
         raise nothing_yet(error) from None
 
 
 async def formulas(request: Request, service: Service) -> Response:
     return as_json(
-        [] if service.formulas is None else await in_thread(service, service.formulas.told)
+        [] if service.formulas is None else await run_in_thread(service, service.formulas.describe_all)
     )
 
 
 async def put_formula(request: Request, service: Service) -> Response:
     if service.formulas is None:
         raise NotReadyError("this server has no registry")
-    query = decode(await query_body(request, service), _formula)
+    query = decode(await read_query_body(request, service), _formula)
     put = partial(service.formulas.put, by=f"key {request.state.caller.id}", why=query.why)
-    return as_json(await in_thread(service, put, request.path_params["slot"], query.formula))
+    return as_json(await run_in_thread(service, put, request.path_params["slot"], query.formula))
 
 
 async def healthz(request: Request, service: Service) -> Response:
@@ -171,7 +171,7 @@ async def readyz(request: Request, service: Service) -> Response:
     """Whether a balancer should send traffic: the log takes writes, we are warm, and not stopping.
     Details are in /metrics.
     """
-    if service.draining or not service.door.figures().open:
+    if service.draining or not service.collector.figures().open:
         return Response(b"not ready\n", 503, media_type="text/plain")
     if service.warming():
         return Response(b"warming\n", 503, media_type="text/plain")
@@ -187,10 +187,10 @@ async def status(request: Request, service: Service) -> Response:
     """What an operator asks in a hurry: does the log take writes, what is missing, which keys are
     used.
     """
-    figures = service.door.figures()
+    figures = service.collector.figures()
     return as_json(
         Status(
-            producer=service.door.producer,
+            producer=service.collector.producer,
             draining=service.draining,
             missing=service.pipeline.missing(),
             waiting=service.shedder.waiting,
@@ -231,7 +231,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "this answers.",
             Event | list[Event],
             Receipts,
-            refuses=Receipts,
+            refusal_type=Receipts,
             queries={
                 "format": "`segment`, `cloudevents` or `metarank`, for what those send; our own "
                 "events without it",
@@ -279,7 +279,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "Items that go with an item.",
-            gives=Similar,
+            response_type=Similar,
             queries={
                 "size": "how many, 12 unless said",
                 "slot": "whose rules for everybody, and lists, hold; none unless said",
@@ -292,7 +292,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "How likely a person is to leave.",
-            gives=ChurnAnswer,
+            response_type=ChurnAnswer,
             queries={
                 "model": "which of churn.py, `churn` unless said",
                 "explain": "`true` tells what moves the score",
@@ -303,7 +303,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ("/v1/items/{id}", "GET"): (
         item,
         Operation(
-            READ, "An item as the live index knows it.", gives=Item, statuses=(404, *_GET_STATUSES)
+            READ, "An item as the live index knows it.", response_type=Item, statuses=(404, *_GET_STATUSES)
         ),
     ),
     ("/v1/scores", "GET"): (
@@ -311,7 +311,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "What was scored as events came in, from a position on.",
-            gives=Scores,
+            response_type=Scores,
             queries={
                 "start": "the `next` of the last answer; 0, or none, for the oldest that is kept"
             },
@@ -323,7 +323,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             ADMIN,
             "What an item is worth to each slot.",
-            gives=list[SlotFormula],
+            response_type=list[SlotFormula],
             statuses=_GET_STATUSES,
         ),
     ),
@@ -351,7 +351,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             ADMIN,
             "What this server is doing, and which keys are used.",
-            gives=Status,
+            response_type=Status,
             statuses=(401, 403),
         ),
     ),
@@ -361,7 +361,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ),
     ("/openapi.json", "GET"): (
         spec,
-        Operation(READ, "This document.", gives=dict, statuses=(401, 403, 429)),
+        Operation(READ, "This document.", response_type=dict, statuses=(401, 403, 429)),
     ),
     ("/docs", "GET"): (
         docs,
@@ -391,7 +391,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     for declared_route in (*own_routes, *routes):
         if getattr(getattr(declared_route, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
             raise ValueError(f"route {declared_route} declares no scope")
-    service.metrics.watch_door(service.door.figures)
+    service.metrics.watch_door(service.collector.figures)
     service.metrics.watch_shedding(service.shedder)
     service.metrics.watch_limits(lambda: dict(service.limiter.limited))
     app = Starlette(
@@ -420,16 +420,16 @@ def route(
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
-        request.state.caller, request.state.held = ANYBODY, Reservation(service.budget)
+        request.state.caller, request.state.held = ANONYMOUS, Reservation(service.budget)
         status = 500
         try:
-            response = await guarded(request, handler, scope, service, key_header)
+            response = await authorize_and_handle(request, handler, scope, service, key_header)
             status = response.status_code
         finally:
             request.state.held.release()
             seconds = time.perf_counter() - start
             service.metrics.request(path, status, seconds)
-            service.requests.note(path, status, seconds, request.state.caller.id)
+            service.requests.record(path, status, seconds, request.state.caller.id)
         return response
 
     endpoint.scope = scope  # type: ignore[attr-defined]

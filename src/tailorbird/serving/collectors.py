@@ -327,7 +327,7 @@ class WorkersCollector(Collector):
         )
         value_families = [
             CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*labels, "field"])
-            for name, text in _UNFIT
+            for name, text in _VALUE_METRICS
         ]
         entity_families = [family(name, text, labels=[*labels, "entity"]) for name, text, family, _ in _ENTITY_METRICS]
         copies = [
@@ -343,7 +343,7 @@ class WorkersCollector(Collector):
                     gauge.add_metric([schema], value)
             for family, value in ((reported_at, worker.at / 1e6), (lag_rows, worker.behind), (rows, worker.rows)):
                 family.add_metric([schema], value)
-            for family, (name, _) in zip(value_families, _UNFIT, strict=True):
+            for family, (name, _) in zip(value_families, _VALUE_METRICS, strict=True):
                 for field, count in getattr(worker, name).items():
                     family.add_metric([schema, field], count)
             for entity, kind in worker.kinds.items():
@@ -352,7 +352,7 @@ class WorkersCollector(Collector):
         yield from (reported_at, lag_rows, rows, *value_families, *entity_families, *copies)
 
 
-_UNFIT = (
+_VALUE_METRICS = (
     (
         "capped",
         "Values above the maximum that is declared for them, counted as that, by what is summed.",

@@ -51,7 +51,7 @@ from tailorbird.serving.decisions import (
 )
 from tailorbird.serving.door_logs import CollectorLogs
 from tailorbird.serving.receipt_times import ReceiptTimes
-from tailorbird.serving.reserve import RESERVE_BYTES, Reserve
+from tailorbird.serving.reserve import RESERVE_BYTES, DiskReserve
 from tailorbird.stream import Block, Stream, folder_of, raw_names
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
@@ -129,7 +129,7 @@ class Door:
         self._closing = False
         folder = folder_of(stream)
         folder.mkdir(parents=True, exist_ok=True)
-        self._reserve = Reserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
+        self._reserve = DiskReserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
         self._logs = CollectorLogs.open(stream, producer, lake)
         self._answer_count = AnswerCount(folder / f"answers-{producer}.count")
         self._lost_answers = self._answer_count.settle()
@@ -201,7 +201,7 @@ class Door:
             if (
                 self._failure
                 or self._closing
-                or self._reserve.short()
+                or self._reserve.is_low()
                 or self._queue_bytes + size > self._queue_bytes_max
             ):
                 self._dropped_answers += 1
@@ -354,7 +354,7 @@ class Door:
             raise ClosedError(
                 f"the log cannot be written ({self._failure})", fix="send the events again later"
             )
-        if self._reserve.short():
+        if self._reserve.is_low():
             raise DiskFullError(
                 "the disk is almost full",
                 fix="free some space; events are taken again as soon as there is some",

@@ -62,7 +62,7 @@ class CandidateFinder:
         merge = Merge(len(view))
         for name, limit in sources.items():
             if merge.size and time.perf_counter() > until:
-                request.lacks("retrieval")
+                request.mark_degraded("retrieval")
                 break
             rows, scores = self._query_source(request, view, name, limit + merge.size, nearest, search, lists)
             merge.add(name, limit, rows, scores)
@@ -158,9 +158,9 @@ def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
     if not live:
         return
     if not request.lists.tables.epochs:
-        request.lacks("candidates")
+        request.mark_degraded("candidates")
     elif any(age > LATE_US[group] for group, age in ages.items()):
-        request.lacks("stale_candidates")
+        request.mark_degraded("stale_candidates")
 
 
 def _clusters(request: Request, view: Index, limit: int) -> Found:

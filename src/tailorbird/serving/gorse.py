@@ -45,14 +45,14 @@ from tailorbird.events.tables.files import count_records, split_records
 from tailorbird.ranking.slot import Slot
 from tailorbird.serving.app import route
 from tailorbird.serving.handling import (
-    Answers,
+    AnswerPipeline,
     Service,
     admission,
     as_json,
-    body_of,
+    read_request_body,
     fault,
-    in_thread,
-    require_too,
+    run_in_thread,
+    require_additional_scope,
 )
 from tailorbird.serving.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
@@ -149,12 +149,12 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
 
 
 async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
-    body = await body_of(request, service)
+    body = await read_request_body(request, service)
     admit, source = admission(request, service), request.state.caller.source
-    lines = await asyncio.to_thread(_lines, body, convert, admit.rows)
+    lines = await asyncio.to_thread(_lines, body, convert, admit.charge_rows)
     decisions = []
     if lines:
-        decisions = await service.door.submit_async(
+        decisions = await service.collector.submit_async(
             b"\n".join(lines), "ndjson", source=source, format_=gorse.FORMAT, admit=admit
         )
     refused = [decision for decision in decisions if not decision.accepted]
@@ -238,7 +238,7 @@ async def _recommend(
         return as_json([])
     write_back = request.query_params.get("write-back-type")
     if write_back:
-        require_too(
+        require_additional_scope(
             request, service, WRITE
         )  # before anything is made: it is a write, whatever the route is called
     user = request.path_params["user"]
@@ -249,7 +249,7 @@ async def _recommend(
         size=min(count + offset, SIZE_MAX),
         filters={"category": category} if category else {},
     )
-    answer = await in_thread(service, service.pipeline.answer, query)
+    answer = await run_in_thread(service, service.pipeline.answer, query)
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
     recent_answers.record(user, answer.request_id, shown)
@@ -273,7 +273,7 @@ async def _write_back(request: Request, service: Service, impression: Event) -> 
     """
     try:
         admit, source = admission(request, service), request.state.caller.source
-        (decision,) = await service.door.submit_async(
+        (decision,) = await service.collector.submit_async(
             encode_event(impression), source=source, admit=admit
         )
     except TailorbirdError as error:
@@ -287,15 +287,15 @@ async def _session(request: Request, service: Service, *, slot: str) -> Response
     themselves.
     """
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    body = await body_of(request, service)
+    body = await read_request_body(request, service)
     items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
-    related = await in_thread(
+    related = await run_in_thread(
         service, _sum_similar, service.pipeline, items, min(count + offset, SIZE_MAX), slot
     )
     return as_json(related[offset : offset + count])
 
 
-def _sum_similar(pipeline: Answers, items: list[str], size: int, slot: str) -> list[dict[str, Any]]:
+def _sum_similar(pipeline: AnswerPipeline, items: list[str], size: int, slot: str) -> list[dict[str, Any]]:
     scores: dict[str, float] = {}
     for item in dict.fromkeys(items):
         neighbors = pipeline.similar(item, SIZE_MAX, slot)
@@ -310,7 +310,7 @@ def _sum_similar(pipeline: Answers, items: list[str], size: int, slot: str) -> l
 
 async def _neighbors(request: Request, service: Service, *, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    similar_items = await in_thread(
+    similar_items = await run_in_thread(
         service,
         service.pipeline.similar,
         request.path_params["id"],
@@ -323,8 +323,8 @@ async def _neighbors(request: Request, service: Service, *, slot: str) -> Respon
 async def _list(request: Request, service: Service, *, name: str, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     category = _category(request)
-    listed_items = await in_thread(
-        service, service.pipeline.listed, _LISTS[name], count + offset, category, slot
+    listed_items = await run_in_thread(
+        service, service.pipeline.top_items, _LISTS[name], count + offset, category, slot
     )
     return _scored(listed_items[offset : offset + count])
 
@@ -338,7 +338,7 @@ async def _non_personalized(request: Request, service: Service, *, slot: str) ->
 
 async def _get_item(request: Request, service: Service) -> Response:
     """A hidden item too, as Gorse gives it: who asks knows its id, and `IsHidden` says so."""
-    item = await in_thread(service, service.pipeline.item, request.path_params["id"])
+    item = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
     if item is None:
         return _no_item()
     attributes: dict[str, Any] = item.attributes
@@ -362,7 +362,7 @@ async def _get_item(request: Request, service: Service) -> Response:
 
 
 async def _health(request: Request, service: Service) -> Response:
-    ready = service.door.figures().open and not service.draining
+    ready = service.collector.figures().open and not service.draining
     health = {
         "Ready": ready,
         "DataStoreConnected": ready,

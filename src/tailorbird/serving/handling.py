@@ -29,7 +29,7 @@ from tailorbird.serving.decisions import Decision
 from tailorbird.serving.door import Door
 from tailorbird.serving.keyfile import WRITE
 from tailorbird.serving.keys import AccessError, Caller, Keys
-from tailorbird.serving.limits import Admission, Limiter, LimitError, address_of, is_public
+from tailorbird.serving.limits import Admission, Limiter, LimitError, client_address, is_public
 from tailorbird.serving.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.messages import (
     Answer,
@@ -55,20 +55,20 @@ log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
-class ChurnAnswers(Protocol):
+class ChurnService(Protocol):
     """What the HTTP side asks of churn models; `serving.churn.ChurnModels` are the ones."""
 
     def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer: ...
 
 
-class FormulaDesk(Protocol):
+class FormulaService(Protocol):
     """What the HTTP side asks of formulas; `serving.formulas.LiveFormulas` is the one."""
 
-    def told(self) -> list[SlotFormula]: ...
+    def describe_all(self) -> list[SlotFormula]: ...
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula: ...
 
 
-class Answers(Protocol):
+class AnswerPipeline(Protocol):
     """What the HTTP side asks of a pipeline; `serving.pipeline.Pipeline` is the one."""
 
     def answer(self, query: RecommendQuery) -> Answer: ...
@@ -76,7 +76,7 @@ class Answers(Protocol):
     def search(self, query: SearchQuery) -> Answer: ...
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
-    def listed(
+    def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
     ) -> list[Shown]: ...
     def missing(self) -> list[str]: ...
@@ -95,8 +95,8 @@ class Service:
         lags: how far the readers of the logs were behind when it was last measured.
     """
 
-    pipeline: Answers
-    door: Door
+    pipeline: AnswerPipeline
+    collector: Door
     keys: Keys = field(default_factory=Keys)
     perimeter: Perimeter = field(default_factory=lambda: Perimeter(hosts=access.LOCAL_HOSTS))
     metrics: Metrics = field(default_factory=Metrics)
@@ -105,8 +105,8 @@ class Service:
     limiter: Limiter = field(default_factory=Limiter)
     budget: Budget = field(default_factory=Budget)
     requests: RequestLog = field(default_factory=RequestLog)
-    churn: ChurnAnswers | None = None
-    formulas: FormulaDesk | None = None
+    churn: ChurnService | None = None
+    formulas: FormulaService | None = None
     scores: ScoreFeed | None = None
     threads: int = 2
     wait_s: float = WAIT_S
@@ -126,7 +126,7 @@ class Service:
         self.draining = True
 
 
-def _bearer_of_basic(authorization: str | None) -> str | None:
+def _basic_to_bearer(authorization: str | None) -> str | None:
     """Return a key that stands in Basic authorisation, as a name without a password or as a
     password, as a bearer's; others as they are.
     """
@@ -144,7 +144,7 @@ def _bearer_of_basic(authorization: str | None) -> str | None:
 Handler = Callable[[Request, Service], Awaitable[Response]]
 
 
-async def guarded(
+async def authorize_and_handle(
     request: Request, handler: Handler, scope: str, service: Service, key_header: str
 ) -> Response:
     authorization = request.headers.get("authorization")
@@ -154,16 +154,16 @@ async def guarded(
         and (key := request.headers.get(key_header)) is not None
     ):
         authorization = f"Bearer {key}"
-    authorization = _bearer_of_basic(authorization)
+    authorization = _basic_to_bearer(authorization)
     if not service.warned_of_proxy:
-        _look_for_proxy(request, service)
+        _warn_of_unlisted_proxy(request, service)
     try:
-        in_address = request.query_params.get("key") if scope == WRITE else None
+        url_key = request.query_params.get("key") if scope == WRITE else None
         request.state.authorization = authorization
         caller = request.state.caller = service.keys.require(
-            scope, authorization, request.headers.get("origin"), in_address=in_address
+            scope, authorization, request.headers.get("origin"), url_key=url_key
         )
-        service.limiter.begin(caller, scope, _address(request, service, caller))
+        service.limiter.admit_request(caller, scope, _limited_address(request, service, caller))
         return await handler(request, service)
     except AccessError as error:
         challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
@@ -177,7 +177,7 @@ async def guarded(
     except BodyError as error:
         # The rest of the body is not read, so the connection cannot be used again.
         wait = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
-        service.limiter.refused(error.code)
+        service.limiter.count_refusal(error.code)
         return fault(
             error.status,
             error.code,
@@ -195,10 +195,10 @@ async def guarded(
             headers={**wait, "connection": "close"},
         )
     except TailorbirdError as error:
-        return _fault_of(error)
+        return _fault_response(error)
 
 
-def _look_for_proxy(request: Request, service: Service) -> None:
+def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
     """Say once that somebody forwards for others who is not named as a proxy: nothing seems wrong
     until all share one limit.
     """
@@ -207,16 +207,16 @@ def _look_for_proxy(request: Request, service: Service) -> None:
         return
     service.warned_of_proxy = True
     # A public address may be a visitor's, who sent the header: that is not for a log.
-    who = peer if peer and not is_public(peer) else "an address"
+    source = peer if peer and not is_public(peer) else "an address"
     log.warning(
         "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from "
         "there share the limits of one address. "
         "If it is your proxy, name it in serve.proxies, or TAILORBIRD_SERVE__PROXIES",
-        who,
+        source,
     )
 
 
-def _fault_of(error: TailorbirdError) -> Response:
+def _fault_response(error: TailorbirdError) -> Response:
     retry_after_s = getattr(error, "retry_after_s", 1)
     if isinstance(error, UsageError):
         return fault(400, error.code, error.message, path=error.where, fix=error.fix)
@@ -235,7 +235,7 @@ def _fault_of(error: TailorbirdError) -> Response:
     )
 
 
-def require_too(request: Request, service: Service, scope: str) -> None:
+def require_additional_scope(request: Request, service: Service, scope: str) -> None:
     """That the key has another scope as well as that of its route, and of WRITE that no foreign
     page asks. Raises AccessError.
     """
@@ -246,68 +246,68 @@ def require_too(request: Request, service: Service, scope: str) -> None:
     service.keys.require(scope, request.state.authorization, request.headers.get("origin"))
 
 
-async def query_body(request: Request, service: Service) -> bytes:
+async def read_query_body(request: Request, service: Service) -> bytes:
     service.shedder.require_room()
-    return await body_of(request, service)
+    return await read_request_body(request, service)
 
 
-async def body_of(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
+async def read_request_body(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
     """The request's body, within the limits of its key and of the server, or of `bytes_max`."""
     caller: Caller = request.state.caller
-    own = caller.limits.body_bytes_max
-    most = bytes_max or (service.body_bytes_max if own is None else own)
+    key_bytes_max = caller.limits.body_bytes_max
+    limit_bytes = bytes_max or (service.body_bytes_max if key_bytes_max is None else key_bytes_max)
     return await read_body(
-        request, bytes_max=most, deadline_s=service.body_deadline_s, reservation=request.state.held
+        request, bytes_max=limit_bytes, deadline_s=service.body_deadline_s, reservation=request.state.held
     )
 
 
 def admission(request: Request, service: Service) -> Admission:
     """What is asked whether the key may send all this; for one body."""
     caller: Caller = request.state.caller
-    return Admission(service.limiter, caller, _address(request, service, caller))
+    return Admission(service.limiter, caller, _limited_address(request, service, caller))
 
 
-def _address(request: Request, service: Service, caller: Caller) -> str:
+def _limited_address(request: Request, service: Service, caller: Caller) -> str:
     """Whose limits by address hold; empty for a caller who has none."""
     if not caller.public:
         return ""
     peer = request.client.host if request.client is not None else ""
-    return address_of(
+    return client_address(
         peer, ",".join(request.headers.getlist("x-forwarded-for")), service.limiter.server.proxies
     )
 
 
-async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
+async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
     """What a call gives that may take a while, made in a thread; OverloadedError where it would
     have to wait too long.
     """
-    asked = args[0] if args else None
+    query = args[0] if args else None
     # What a page hangs on goes before what it can do without.
-    turn = service.shedder.take(
-        getattr(call, "__name__", "other"), _units(asked), first=isinstance(asked, Query)
+    ticket = service.shedder.take(
+        getattr(call, "__name__", "other"), _units(query), first=isinstance(query, Query)
     )
     seconds: list[float] = []
 
-    def work() -> Any:
-        service.metrics.waited(service.shedder.begin(turn))
-        began = time.perf_counter()
+    def call_timed() -> Any:
+        service.metrics.waited(service.shedder.begin(ticket))
+        started_at = time.perf_counter()
         try:
             return call(*args)
         finally:
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - started_at)
 
     try:
         # In a copy of the context, so that what is logged there has the request's id.
         return await asyncio.get_running_loop().run_in_executor(
-            service.pool, copy_context().run, work
+            service.pool, copy_context().run, call_timed
         )
     finally:
-        service.shedder.done(turn, seconds[0] if seconds else None)
+        service.shedder.done(ticket, seconds[0] if seconds else None)
 
 
-def _units(asked: object) -> float:
+def _units(query: object) -> float:
     """How large a question is, beside others of its kind."""
-    return max(1.0, len(asked.items) / 10) if isinstance(asked, RankQuery) else 1.0
+    return max(1.0, len(query.items) / 10) if isinstance(query, RankQuery) else 1.0
 
 
 def as_json(value: Any, status: int = 200) -> Response:
@@ -321,7 +321,7 @@ def as_receipts(decisions: Sequence[Decision]) -> Response:
     # would be wrong.
     refused = sum(not decision.accepted for decision in decisions)
     events = [
-        EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions
+        EventDecision(decision.accepted, decision.code, decision.path, decision.message) for decision in decisions
     ]
     return as_json(
         Receipts(len(decisions) - refused, refused, events),
@@ -329,15 +329,15 @@ def as_receipts(decisions: Sequence[Decision]) -> Response:
     )
 
 
-async def take_foreign(request: Request, service: Service, format_: str, body: bytes) -> Response:
+async def accept_foreign_events(request: Request, service: Service, format_: str, body: bytes) -> Response:
     """Take a body in a format of others, and answer with what became of each event that it says."""
     admit = admission(request, service)
-    lines = await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.rows)
+    lines = await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.charge_rows)
     if not lines:
         return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
     source = request.state.caller.source
     return as_receipts(
-        await service.door.submit_async(
+        await service.collector.submit_async(
             b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit
         )
     )

@@ -34,7 +34,7 @@ _NAME = re.compile(r"[\w .:@-]{1,64}\Z")
 _ORIGIN = re.compile(
     r"https?://[a-z0-9.\-\[\]:]{1,255}\Z"
 )  # as browsers send it: lower case, no path
-_PERSON = b"tailorbird key"
+_HASH_PERSONALISATION = b"tailorbird key"
 
 Hex = Annotated[str, Meta(pattern="^[0-9a-f]+$")]
 
@@ -121,22 +121,22 @@ def read_keys(file: Path) -> list[KeyRecord]:
             fix=f"chmod 600 {file}",
         )
     try:
-        stored = _decoder.decode(data)
+        key_file = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"is no file of keys: {error}",
             where=str(file),
             fix="tailorbird keys create makes a new one",
         ) from None
-    if stored.version != VERSION:
+    if key_file.version != VERSION:
         raise ConfigError(
-            f"has version {stored.version}, expected {VERSION}",
+            f"has version {key_file.version}, expected {VERSION}",
             where=str(file),
             fix="use the Tailorbird that wrote it",
         )
-    for record in stored.keys:
+    for record in key_file.keys:
         require_scopes(record.scopes, record.origins)
-    return stored.keys
+    return key_file.keys
 
 
 def create_key(
@@ -184,12 +184,12 @@ def create_key(
         limits=limits,
         identify=identify,
     )
-    with _changing(file) as keys:
+    with _edit_keys(file) as keys:
         if replaces:
-            place = _place(keys, replaces, file)
-            old = keys[place]
+            index = _index_of(keys, replaces, file)
+            old = keys[index]
             until = keep_until if not old.expires_at else min(keep_until, old.expires_at)
-            keys[place] = msgspec.structs.replace(old, expires_at=until)
+            keys[index] = msgspec.structs.replace(old, expires_at=until)
         keys.append(record)
     return f"tb_{record.id}_{secret}", record
 
@@ -200,8 +200,8 @@ def revoke_key(file: Path, key_id: str) -> KeyRecord:
     Raises:
         UsageError: no key of that id.
     """
-    with _changing(file) as keys:
-        return keys.pop(_place(keys, key_id, file))
+    with _edit_keys(file) as keys:
+        return keys.pop(_index_of(keys, key_id, file))
 
 
 def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
@@ -225,40 +225,40 @@ def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
         )
 
 
-def _place(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
-    for place, record in enumerate(keys):
+def _index_of(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
+    for index, record in enumerate(keys):
         if record.id == key_id:
-            return place
+            return index
     raise UsageError(
         f"there is no key {key_id[:40]!r}", where=str(file), fix="tailorbird keys list shows them"
     )
 
 
 @contextmanager
-def _changing(file: Path) -> Iterator[list[KeyRecord]]:
+def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
     """The keys, to be changed in place; written and synced at the end, all or nothing, one change
     at a time.
     """
     try:
-        folder = os.open(file.parent, os.O_RDONLY)
+        folder_fd = os.open(file.parent, os.O_RDONLY)
     except OSError as error:
         raise StorageError(f"cannot be opened: {error.strerror}", where=str(file.parent)) from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(folder_fd, fcntl.LOCK_EX)
         keys = read_keys(file)
         yield keys
         draft = file.with_name(f".{file.name}.new")
         try:
             draft.unlink(missing_ok=True)
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-                out.write(
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as draft_file:
+                draft_file.write(
                     msgspec.json.format(msgspec.json.encode(_KeyFile(VERSION, keys)), indent=1)
                     + b"\n"
                 )
-                out.flush()
-                os.fsync(out.fileno())
+                draft_file.flush()
+                os.fsync(draft_file.fileno())
             draft.rename(file)
-            os.fsync(folder)
+            os.fsync(folder_fd)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}",
@@ -266,10 +266,10 @@ def _changing(file: Path) -> Iterator[list[KeyRecord]]:
                 fix="make the folder writable",
             ) from None
     finally:
-        os.close(folder)
+        os.close(folder_fd)
 
 
 def _hash(secret: str, salt: str) -> bytes:
     return blake2b(
-        secret.encode(), digest_size=32, salt=bytes.fromhex(salt), person=_PERSON
+        secret.encode(), digest_size=32, salt=bytes.fromhex(salt), person=_HASH_PERSONALISATION
     ).digest()

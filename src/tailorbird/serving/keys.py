@@ -70,7 +70,7 @@ class Caller:
         return BROWSER_IDENTIFY if self.identify else BROWSER
 
 
-ANYBODY = Caller()
+ANONYMOUS = Caller()
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,23 @@ class Keys:
         clock: Clock | None = None,
     ) -> None:
         self._file, self._clock = file, clock or SystemClock()
-        held: dict[bytes, tuple[str, set[str]]] = {}
+        scopes_by_digest: dict[bytes, tuple[str, set[str]]] = {}
         for scope, keys in ((WRITE, write), (READ, read), (ADMIN, admin)):
-            for place, key in enumerate(keys, 1):
-                held.setdefault(_digest(key, f"serve.{scope}_keys"), (f"{scope}-{place}", set()))[
+            for number, key in enumerate(keys, 1):
+                scopes_by_digest.setdefault(_digest(key, f"serve.{scope}_keys"), (f"{scope}-{number}", set()))[
                     1
                 ].add(scope)
-        self._plain = [(digest, name, frozenset(scopes)) for digest, (name, scopes) in held.items()]
+        self._setting_keys = [(digest, name, frozenset(scopes)) for digest, (name, scopes) in scopes_by_digest.items()]
         self._lock = threading.Lock()
-        self._used: Counter[str] = Counter()
-        self._seen: tuple[int, ...] | None = self._stat()
+        self._use_counts: Counter[str] = Counter()
+        self._file_state: tuple[int, ...] | None = self._read_file_state()
         self._records = self._read()
-        self._closed = bool(self._plain) or self._seen is not None
+        self._is_required = bool(self._setting_keys) or self._file_state is not None
 
     def __bool__(self) -> bool:
         """Whether a key is needed."""
-        self._look()
-        return self._closed
+        self._reload_if_changed()
+        return self._is_required
 
     def require(
         self,
@@ -133,7 +133,7 @@ class Keys:
         authorization: str | None,
         origin: str | None = None,
         *,
-        in_address: str | None = None,
+        url_key: str | None = None,
     ) -> Caller:
         """Whom the header's key names; or that of the address, where a page that is left can set no
         header.
@@ -143,24 +143,24 @@ class Keys:
                 origin, or stands in an address and is not one of a browser, which is no secret.
         """
         if scope == OPEN:
-            return ANYBODY
-        self._look()
-        if not self._closed:
-            return ANYBODY
-        if by_address := authorization is None and in_address is not None:
-            authorization = f"Bearer {in_address}"
-        kind, _, key = (authorization or "").partition(" ")
+            return ANONYMOUS
+        self._reload_if_changed()
+        if not self._is_required:
+            return ANONYMOUS
+        if is_url_key := authorization is None and url_key is not None:
+            authorization = f"Bearer {url_key}"
+        scheme, _, key = (authorization or "").partition(" ")
         key = key.strip()
-        if kind.lower() != "bearer" or not key:
+        if scheme.lower() != "bearer" or not key:
             raise AccessError(
                 "expected the header Authorization: Bearer KEY", status=401, code="key_missing"
             )
-        caller, scopes, origins = self._find(key) if len(key) <= TOKEN_LENGTH_MAX else _NOBODY
+        caller, scopes, origins = self._authenticate(key) if len(key) <= TOKEN_LENGTH_MAX else _NO_CALLER
         if caller is None:
             raise AccessError(
                 "this key is not known, or has expired", status=401, code="key_unknown"
             )
-        if by_address and not caller.public:
+        if is_url_key and not caller.public:
             fix = (
                 "revoke it: addresses are logged on their way; send keys in the header "
                 "Authorization"
@@ -181,29 +181,29 @@ class Keys:
                 code="key_origin",
                 fix=fix,
             )
-        self._used[caller.id] += 1
+        self._use_counts[caller.id] += 1
         return caller
 
     def origins(self) -> frozenset[str]:
         """The web origins that keys of browsers are for."""
-        self._look()
+        self._reload_if_changed()
         return self._origins
 
     def figures(self) -> list[KeyFigures]:
         """All keys, without what could be used as one."""
-        self._look()
-        plain = [
-            KeyFigures(name, "in settings", sorted(scopes), 0, [], self._used[name])
-            for _, name, scopes in self._plain
+        self._reload_if_changed()
+        from_settings = [
+            KeyFigures(name, "in settings", sorted(scopes), 0, [], self._use_counts[name])
+            for _, name, scopes in self._setting_keys
         ]
-        return plain + [
+        return from_settings + [
             KeyFigures(
-                each.id, each.name, each.scopes, each.expires_at, each.origins, self._used[each.id]
+                record.id, record.name, record.scopes, record.expires_at, record.origins, self._use_counts[record.id]
             )
-            for each in self._records.values()
+            for record in self._records.values()
         ]
 
-    def _find(self, key: str) -> tuple[Caller | None, frozenset[str], frozenset[str]]:
+    def _authenticate(self, key: str) -> tuple[Caller | None, frozenset[str], frozenset[str]]:
         """Whose it is, scopes and origins. The id in a key of ours is no secret and is looked up;
         secrets are compared in constant time.
         """
@@ -213,31 +213,31 @@ class Keys:
             if record.matches(token[1]) and not 0 < record.expires_at <= self._clock.now():
                 caller = Caller(record.id, bool(record.origins), record.limits, record.identify)
                 return caller, frozenset(record.scopes), frozenset(record.origins)
-            return _NOBODY
-        given, found = _hash(key), _NOBODY
+            return _NO_CALLER
+        key_digest, match = _hash(key), _NO_CALLER
         for (
             digest,
             name,
             scopes,
-        ) in self._plain:  # all of them, so that the time does not tell which was near
-            if hmac.compare_digest(digest, given):
-                found = (Caller(name), scopes, frozenset())
-        return found
+        ) in self._setting_keys:  # all of them, so that the time does not tell which was near
+            if hmac.compare_digest(digest, key_digest):
+                match = (Caller(name), scopes, frozenset())
+        return match
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         """Read the file anew if it has changed."""
-        if self._file is None or (seen := self._stat()) == self._seen:
+        if self._file is None or (file_state := self._read_file_state()) == self._file_state:
             return
         with self._lock:
-            if seen == self._seen:
+            if file_state == self._file_state:
                 return
-            self._seen = seen
+            self._file_state = file_state
             try:
                 self._records = self._read()
             except TailorbirdError as error:
                 log.error("the keys stay as they were: %s", error.message)
                 return
-            self._closed = self._closed or seen is not None
+            self._is_required = self._is_required or file_state is not None
             log.info("keys were read anew: %d", len(self._records))
 
     def _read(self) -> dict[str, KeyRecord]:
@@ -251,19 +251,19 @@ class Keys:
         )
         return records
 
-    def _stat(self) -> tuple[int, ...] | None:
+    def _read_file_state(self) -> tuple[int, ...] | None:
         try:
-            found = self._file.stat() if self._file is not None else None
+            stat = self._file.stat() if self._file is not None else None
         except OSError:
             return None
         return (
             None
-            if found is None
-            else (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode)
+            if stat is None
+            else (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_mode)
         )
 
 
-_NOBODY: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
+_NO_CALLER: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
 
 
 def _digest(key: str, where: str) -> bytes:

@@ -96,10 +96,10 @@ class HttpServer(uvicorn.Server):
         drain: Callable[[], None],
         drain_s: float,
         keep_alive_s: float,
-        given: Mapping[str, Any],
-        told: threading.Event | None = None,
+        protocol_attributes: Mapping[str, Any],
+        stop_requested: threading.Event | None = None,
     ) -> None:
-        self._protocol = type("Protocol", (PatientProtocol,), {"idle": {}, **given})
+        self._protocol = type("Protocol", (LimitedHttpProtocol,), {"idle": {}, **protocol_attributes})
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -114,51 +114,51 @@ class HttpServer(uvicorn.Server):
             timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
         )
         super().__init__(config)
-        self._begin_to_drain, self._drain_s, self._told_before = drain, drain_s, told
+        self._on_drain, self._drain_s, self._stop_requested = drain, drain_s, stop_requested
         self._stop_at: float | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        held = {
+        previous_handlers = {
             number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)
         }
-        if self._told_before is not None and self._told_before.is_set():
+        if self._stop_requested is not None and self._stop_requested.is_set():
             self._drain_s = 0.0  # no balancer has heard of it
             self._drain(signal.SIGTERM, None)
         try:
             yield
         finally:
-            for number, handler in held.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
 
     def _drain(self, number: int, frame: FrameType | None) -> None:
         if self._stop_at is not None:  # asked twice: at once
             self.should_exit = self.force_exit = True
             return
-        self._begin_to_drain()
+        self._on_drain()
         self._stop_at = time.monotonic() + self._drain_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening without turning away anybody who has already knocked: a closed listener
         resets its queue.
         """
-        spares = [listener.dup() for listener in sockets or []]
+        duplicates = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
-        for spare in spares:
-            await self._accept_queued(spare)
-        until = time.monotonic() + LINGER_S
-        while self.server_state.connections and time.monotonic() < until:
+        for duplicate in duplicates:
+            await self._accept_queued(duplicate)
+        deadline = time.monotonic() + LINGER_S
+        while self.server_state.connections and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
-    async def _accept_queued(self, spare: socket.socket) -> None:
+    async def _accept_queued(self, duplicate: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        spare.setblocking(False)
-        with spare:
+        duplicate.setblocking(False)
+        with duplicate:
             while True:
                 try:
-                    connection, _ = spare.accept()
+                    connection, _ = duplicate.accept()
                 except OSError:
                     return
                 connection.setblocking(False)
@@ -167,7 +167,7 @@ class HttpServer(uvicorn.Server):
                 )
 
     async def on_tick(self, counter: int) -> bool:
-        if self._stop_at is None and self._told_before is not None and self._told_before.is_set():
+        if self._stop_at is None and self._stop_requested is not None and self._stop_requested.is_set():
             self._drain(
                 signal.SIGTERM, None
             )  # told just before the signals were ours, by a thread that was slower
@@ -176,7 +176,7 @@ class HttpServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
     """The answer to whoever comes while all connections are taken: when to come again, and the
     connection is closed.
     """
@@ -186,11 +186,11 @@ async def _full(scope: Scope, receive: Receive, send: Send) -> None:
     await response(scope, receive, send)
 
 
-def _nobody(data: bytes) -> bytes | None:
+def _never_refuse(data: bytes) -> bytes | None:
     return None
 
 
-def _without_offer(name: bytes, value: bytes) -> bytes:
+def _strip_upgrade(name: bytes, value: bytes) -> bytes:
     """The value of a header, without the word by which `Connection` offers an upgrade."""
     if name != b"connection":
         return value
@@ -199,7 +199,7 @@ def _without_offer(name: bytes, value: bytes) -> bytes:
     )
 
 
-class PatientProtocol(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """Closes a connection that has not brought a whole request head in time, or a very large one,
     and one that reads nothing of what waits for it; what holds for bodies is in `serving.body`.
     Where all places are taken, whoever asks gets that of the connection which has asked nothing for
@@ -215,64 +215,64 @@ class PatientProtocol(HttpToolsProtocol):
     deadline_s = HEADER_DEADLINE_S
     unread_deadline_s = UNREAD_DEADLINE_S
     connections_max = CONNECTIONS_MAX
-    idle: ClassVar[dict["PatientProtocol", None]] = {}  # those of a server, the longest idle first
+    idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}  # those of a server, the longest idle first
     by_address = Connections(ServerLimits())
-    turn_away: Callable[[bytes], bytes | None] = staticmethod(_nobody)
-    _waits_for_a_place = False
-    _refusal: str | None = (
+    early_refusal: Callable[[bytes], bytes | None] = staticmethod(_never_refuse)
+    _awaits_slot = False
+    _pending_error: str | None = (
         None  # what is said when the requests before it are answered; nothing more is read
     )
-    _between = True  # requests: nothing of the next has come
-    _impatience: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
+    _is_between_requests = True  # requests: nothing of the next has come
+    _head_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
     _peer = ""
-    _told_at = -math.inf  # when it was last turned away
-    _fed = _again = b""  # to the parser, last; what is to be fed next
+    _refused_at = -math.inf  # when it was last turned away
+    _last_chunk = _next_chunk = b""  # to the parser, last; what is to be fed next
     _head_bytes = 0  # of the head that is being read
-    _awaited_bytes = 0  # that came since it began, without its end
+    _incomplete_bytes = 0  # that came since it began, without its end
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else ""
-        too_many = self.by_address.came(self._peer)
+        too_many = self.by_address.add(self._peer)
         if too_many:
             self.deadline_s = min(self.deadline_s, REFUSED_DEADLINE_S)  # to ask, and be told
-        self._waits_for_a_place = not too_many and len(self.connections) > self.connections_max
-        if too_many or self._waits_for_a_place:
-            self.app = _full
-        self._expect_head()
+        self._awaits_slot = not too_many and len(self.connections) > self.connections_max
+        if too_many or self._awaits_slot:
+            self.app = _refuse_connection
+        self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._pending_error is not None:
             return
         self.idle.pop(self, None)
-        answered = self._answered()
-        plain = answered and self._between and self.app is not _full and not self.flow.write_paused
-        if plain and (told := self.turn_away(data)) is not None:
-            self._calm()
-            self.transport.write(told)
+        is_answered = self._all_answered()
+        is_refusable = is_answered and self._is_between_requests and self.app is not _refuse_connection and not self.flow.write_paused
+        if is_refusable and (refusal := self.early_refusal(data)) is not None:
+            self._cancel_head_timer()
+            self.transport.write(refusal)
             # One timer serves many refusals: to set and unset it each time would cost as much as
             # what is said.
-            self._told_at = self.loop.time()
+            self._refused_at = self.loop.time()
             if self.timeout_keep_alive_task is None:
                 self._keep_alive_for(self.timeout_keep_alive)
-            self._is_idle()
+            self._mark_idle()
             return
-        if self._impatience is None and answered:
-            self._expect_head()
+        if self._head_timer is None and is_answered:
+            self._start_head_timer()
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        awaited = self._impatience is not None
-        self._again = data
-        while self._again:
-            self._fed, self._again = self._again, b""
-            super().data_received(self._fed)
+        was_waiting = self._head_timer is not None
+        self._next_chunk = data
+        while self._next_chunk:
+            self._last_chunk, self._next_chunk = self._next_chunk, b""
+            super().data_received(self._last_chunk)
         # Of a line that does not end nothing is told before its end.
-        self._awaited_bytes = (
-            self._awaited_bytes + len(data) if awaited and self._impatience is not None else 0
+        self._incomplete_bytes = (
+            self._incomplete_bytes + len(data) if was_waiting and self._head_timer is not None else 0
         )
-        if self._awaited_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():
+        if self._incomplete_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
     def on_url(self, url: bytes) -> None:
@@ -306,25 +306,25 @@ class PatientProtocol(HttpToolsProtocol):
             return
         head = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
         head += [
-            name + b": " + _without_offer(name, value)
+            name + b": " + _strip_upgrade(name, value)
             for name, value in self.headers
             if name != b"upgrade"
         ]
-        rest = self._fed[error.args[0] :]
+        rest = self._last_chunk[error.args[0] :]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(
             lenient_data_after_close=True
         )  # as uvicorn has its own: what is behind is not looked at
-        self._again = b"\r\n".join([*head, b"", b""]) + rest
+        self._next_chunk = b"\r\n".join([*head, b"", b""]) + rest
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that asks nothing any more; what was turned away was asked too."""
-        left = self._told_at + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._keep_alive_for(left)
+        remaining_s = self._refused_at + self.timeout_keep_alive - self.loop.time()
+        if remaining_s > 0:
+            self._keep_alive_for(remaining_s)
         else:
             super().timeout_keep_alive_handler()
-            self._expect_reading()
+            self._start_unread_timer()
 
     def _keep_alive_for(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
@@ -333,58 +333,58 @@ class PatientProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_reading()
+        self._start_unread_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if not self.transport.is_closing():
-            self._stop_expecting()
+            self._cancel_unread_timer()
 
     def on_response_complete(self) -> None:
         last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
-            self._expect_reading()
-        elif self._refusal is not None:
+            self._start_unread_timer()
+        elif self._pending_error is not None:
             if last:
-                self._refuse(self._refusal)
-        elif not self._answered():
+                self._refuse(self._pending_error)
+        elif not self._all_answered():
             return
-        elif self._between:
-            self._is_idle()
-        elif self._impatience is None:
-            self._expect_head()  # the beginning of the next one has come already
+        elif self._is_between_requests:
+            self._mark_idle()
+        elif self._head_timer is None:
+            self._start_head_timer()  # the beginning of the next one has come already
 
-    def _answered(self) -> bool:
+    def _all_answered(self) -> bool:
         """Whether every request whose head has come has its answer."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _is_idle(self) -> None:
+    def _mark_idle(self) -> None:
         if not self.transport.get_write_buffer_size():
             self.idle[self] = None
 
-    def _take_a_place(self) -> None:
+    def _claim_slot(self) -> None:
         """Become an ordinary connection: where there is room by now, or else instead of the one
         that has been idle for longest.
         """
         if len(self.connections) > self.connections_max:
-            given_up = next(iter(self.idle), None)
-            if given_up is None:
+            longest_idle = next(iter(self.idle), None)
+            if longest_idle is None:
                 return
-            del self.idle[given_up]
-            self.connections.discard(given_up)
-            given_up.transport.close()
-        self.app, self._waits_for_a_place = self.config.loaded_app, False
+            del self.idle[longest_idle]
+            self.connections.discard(longest_idle)
+            longest_idle.transport.close()
+        self.app, self._awaits_slot = self.config.loaded_app, False
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what was read last, after the answers to what came before it on the connection."""
-        if self._answered():
+        if self._all_answered():
             self._refuse(msg)
         elif not self.cycle.more_body:
-            self._refusal = msg
+            self._pending_error = msg
         elif self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()  # it is the body of one that waits for its turn
-            self._refusal = msg
+            self._pending_error = msg
         else:
             self.cycle.disconnected = (
                 True  # this is its answer, and whoever reads its body is not to give another
@@ -393,62 +393,62 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _refuse(self, msg: str) -> None:
         super().send_400_response(msg)
-        self._expect_reading()
+        self._start_unread_timer()
 
-    def _expect_reading(self) -> None:
+    def _start_unread_timer(self) -> None:
         """From now on something of what waits for the peer has to go each `unread_deadline_s`; what
         is closed is not gone before.
         """
-        if self._unread is None:
-            self._unread = self.loop.call_later(
-                self.unread_deadline_s, self._look_unread, self.transport.get_write_buffer_size()
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(
+                self.unread_deadline_s, self._check_unread, self.transport.get_write_buffer_size()
             )
 
-    def _look_unread(self, before: int) -> None:
-        self._unread, left = None, self.transport.get_write_buffer_size()
-        if left >= before > 0:
+    def _check_unread(self, bytes_before: int) -> None:
+        self._unread_timer, bytes_left = None, self.transport.get_write_buffer_size()
+        if bytes_left >= bytes_before > 0:
             self.transport.abort()
-        elif left:
-            self._expect_reading()
+        elif bytes_left:
+            self._start_unread_timer()
 
-    def _stop_expecting(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+    def _cancel_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def on_message_begin(self) -> None:
-        self._between, self._head_bytes = False, 0
+        self._is_between_requests, self._head_bytes = False, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._calm()
+        self._cancel_head_timer()
         if len(self.pipeline) >= PIPELINED_MAX:
             raise ValueError("too many requests at once")
-        if self._waits_for_a_place:
-            self._take_a_place()
+        if self._awaits_slot:
+            self._claim_slot()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._between = True
+        self._is_between_requests = True
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.idle.pop(self, None)
-        self._calm()
-        self._stop_expecting()
-        self.by_address.went(self._peer)
+        self._cancel_head_timer()
+        self._cancel_unread_timer()
+        self.by_address.remove(self._peer)
         super().connection_lost(exc)
 
-    def _expect_head(self) -> None:
-        self._impatience = self.loop.call_later(self.deadline_s, self._give_up)
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.deadline_s, self._close_slow)
 
-    def _calm(self) -> None:
-        if self._impatience is not None:
-            self._impatience.cancel()
-            self._impatience = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _give_up(self) -> None:
-        self._impatience = None
+    def _close_slow(self) -> None:
+        self._head_timer = None
         if not self.transport.is_closing():
             self.transport.close()
-            self._expect_reading()
+            self._start_unread_timer()

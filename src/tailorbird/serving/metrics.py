@@ -91,7 +91,7 @@ class Metrics:
         )
         self._churn_versions: dict[str, str] = {}
         self._version = ""
-        self._turned_away: dict[str, Counter] = {}
+        self._refusal_counters: dict[str, Counter] = {}
         self._lock = threading.Lock()
 
     def _histogram(self, name: str, text: str, label: str) -> Histogram:
@@ -101,14 +101,14 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
-    def turned_away(self, route: str) -> None:
+    def count_early_refusal(self, route: str) -> None:
         """A request was refused for load before it was one, so that it has no time. Many are at
         once: the label is looked up once.
         """
-        found = self._turned_away.get(route)
-        if found is None:
-            found = self._turned_away[route] = self._requests.labels(route, "503")
-        found.inc()
+        counter = self._refusal_counters.get(route)
+        if counter is None:
+            counter = self._refusal_counters[route] = self._requests.labels(route, "503")
+        counter.inc()
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage.labels(name).observe(seconds)
@@ -147,8 +147,8 @@ class Metrics:
     def churn_loaded(self, name: str, version: str) -> None:
         """Which version of a churn model answers."""
         with self._lock:
-            if before := self._churn_versions.get(name):
-                self._churn.remove(name, before)
+            if previous_version := self._churn_versions.get(name):
+                self._churn.remove(name, previous_version)
             self._churn.labels(name, version).set(1)
             self._churn_versions[name] = version
 

@@ -23,7 +23,7 @@ def first_free(
     prefix: str = "serve",
     pseudonyms: Pseudonyms | None = None,
     reserve_bytes: int = RESERVE_BYTES,
-    stopped: StopList | None = None,
+    suppression_list: StopList | None = None,
     lake: Place | None = None,
     log_clock: LogClock | None = None,
 ) -> Door:
@@ -40,7 +40,7 @@ def first_free(
                 plan,
                 clock,
                 pseudonyms=pseudonyms,
-                stopped=stopped,
+                stopped=suppression_list,
                 reserve_bytes=reserve_bytes,
                 lake=lake,
                 log_clock=log_clock,

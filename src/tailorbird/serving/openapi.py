@@ -36,13 +36,13 @@ class Operation:
 
     scope: str
     summary: str
-    takes: Any = None
-    gives: Any = str
+    request_type: Any = None
+    response_type: Any = str
     queries: dict[str, str] = field(default_factory=dict)
     body_types: Sequence[str] = ("application/json",)
     statuses: Sequence[int] = ()
     text: str = "text/plain"
-    refuses: Any = None
+    refusal_type: Any = None
 
 
 _STATUSES = {
@@ -65,17 +65,17 @@ def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[
         fault,
         *(
             kind
-            for each in operations.values()
-            for kind in (each.takes, each.gives, each.refuses)
+            for operation in operations.values()
+            for kind in (operation.request_type, operation.response_type, operation.refusal_type)
             if kind not in (None, str, dict)
         ),
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    by_type = dict(zip(map(_key, types), schemas, strict=True))
+    by_type = dict(zip(map(_type_key, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), operation in operations.items():
         paths.setdefault(path, {})[method.lower()] = _describe(
-            path, method, operation, by_type, by_type[_key(fault)]
+            path, method, operation, by_type, by_type[_type_key(fault)]
         )
     return {
         "openapi": "3.1.0",
@@ -92,7 +92,7 @@ def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[
     }
 
 
-def _key(kind: Any) -> str:
+def _type_key(kind: Any) -> str:
     return repr(kind)
 
 
@@ -126,8 +126,8 @@ def _describe(
     ]
     if parameters:
         described["parameters"] = parameters
-    if operation.takes is not None:
-        schema = by_type[_key(operation.takes)]
+    if operation.request_type is not None:
+        schema = by_type[_type_key(operation.request_type)]
         described["requestBody"] = {
             "required": True,
             "content": {kind: {"schema": schema} for kind in operation.body_types},
@@ -135,8 +135,8 @@ def _describe(
     for status in operation.statuses:
         schema = (
             fault
-            if status != 400 or operation.refuses is None
-            else {"anyOf": [fault, by_type[_key(operation.refuses)]]}
+            if status != 400 or operation.refusal_type is None
+            else {"anyOf": [fault, by_type[_type_key(operation.refusal_type)]]}
         )
         content = {"application/json": {"schema": schema}}
         if operation.scope == OPEN:  # what balancers ask is answered in a word
@@ -146,12 +146,12 @@ def _describe(
 
 
 def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
-    gives = operation.gives
-    if gives is str:
+    response_type = operation.response_type
+    if response_type is str:
         return {operation.text: {"schema": {"type": "string"}}}
     return {
         "application/json": {
-            "schema": {"type": "object"} if gives is dict else by_type[_key(gives)]
+            "schema": {"type": "object"} if response_type is dict else by_type[_type_key(response_type)]
         }
     }
 
@@ -201,11 +201,11 @@ def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
         f"<tr><td><code>{escape(status)}</code><td>{escape(answer['description'])} {_refs(answer)}"
         for status, answer in operation["responses"].items()
     )
-    takes = f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
+    request_html = f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
     return (
         "<h2><span "
         f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2><p>{escape(operation['summary'])} "
-        f"<span class=scope>{escape(scope)}</span></p>{takes}<table>{rows}</table>"
+        f"<span class=scope>{escape(scope)}</span></p>{request_html}<table>{rows}</table>"
     )
 
 
@@ -216,8 +216,8 @@ def _refs(part: Any) -> str:
 
 def _names(part: Any) -> list[str]:
     if isinstance(part, dict):
-        own = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
-        return own + [name for value in part.values() for name in _names(value)]
+        references = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
+        return references + [name for value in part.values() for name in _names(value)]
     if isinstance(part, list):
         return [name for value in part for name in _names(value)]
     return []

@@ -30,7 +30,7 @@ class Bundles(Protocol):
         """The champion."""
         ...
 
-    def of(self, person: str) -> Bundle | None:
+    def for_person(self, person: str) -> Bundle | None:
         """The one that answers a person: the champion, or the canary for its share of them."""
         ...
 
@@ -38,7 +38,7 @@ class Bundles(Protocol):
         """The champion before this one, to answer where this one fails."""
         ...
 
-    def stands_in(self, bundle: Bundle) -> bool:
+    def is_fallback(self, bundle: Bundle) -> bool:
         """Whether it answers because the champion cannot be loaded."""
         ...
 
@@ -77,7 +77,7 @@ class FeatureReader(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
+class FeatureAccess:
     """What a request reads its features with; `user_columns` are the columns about the person
     alone, with their places.
     """
@@ -87,16 +87,16 @@ class Reading:
     user_columns: tuple[tuple[int, str], ...]
 
     @classmethod
-    def of(cls, features: FeatureSet, reader: FeatureReader | None) -> "Reading":
-        of_user = {column.name for column in features.columns if column.entity == "user"}
+    def from_features(cls, features: FeatureSet, reader: FeatureReader | None) -> "FeatureAccess":
+        user_names = {column.name for column in features.columns if column.entity == "user"}
         return cls(
             features,
             reader,
-            tuple((place, name) for place, name in enumerate(features.numeric) if name in of_user),
+            tuple((position, name) for position, name in enumerate(features.numeric) if name in user_names),
         )
 
 
-class Editors(Protocol):
+class EditorialLists(Protocol):
     """Has the editorial lists as they are now; `editorial.LiveLists` does."""
 
     @property
@@ -106,13 +106,13 @@ class Editors(Protocol):
 class Formulas(Protocol):
     """Says what an item is worth to a slot; `formulas.LiveFormulas` does."""
 
-    def of(self, slot: Slot) -> Formula: ...
+    def formula_for(self, slot: Slot) -> Formula: ...
 
 
-class Readings(Protocol):
+class FeatureProvider(Protocol):
     """Says what a request reads with, by its bundle; `schemas.Schemas` does."""
 
-    def reading(self, bundle: Bundle | None) -> AbstractContextManager[Reading]: ...
+    def access(self, bundle: Bundle | None) -> AbstractContextManager[FeatureAccess]: ...
     def ready(self, bundle: Bundle | None) -> bool: ...
 
 
@@ -128,7 +128,7 @@ class Watcher(Protocol):
     def fault(self, part: str) -> None: ...
 
 
-class Unwatched:
+class NullWatcher:
     """Counts nothing: for bulk traffic and tests."""
 
     def stage(self, name: str, seconds: float) -> None: ...
@@ -148,20 +148,20 @@ class Fixed:
     """Always the same bundle, for evaluation and tests."""
 
     bundle: Bundle | None = None
-    before: Bundle | None = None
-    beside: Bundle | None = None
+    previous_bundle: Bundle | None = None
+    shadow_bundle: Bundle | None = None
 
     def current(self) -> Bundle | None:
         return self.bundle
 
-    def of(self, person: str) -> Bundle | None:
+    def for_person(self, person: str) -> Bundle | None:
         return self.bundle
 
     def previous(self) -> Bundle | None:
-        return self.before
+        return self.previous_bundle
 
-    def stands_in(self, bundle: Bundle) -> bool:
+    def is_fallback(self, bundle: Bundle) -> bool:
         return False
 
     def shadow(self) -> Bundle | None:
-        return self.beside
+        return self.shadow_bundle

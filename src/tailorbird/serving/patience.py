@@ -54,11 +54,11 @@ class Dependency:
         self.breaker = breaker or Breaker()
         self.late = 0
 
-    def lets(self) -> bool:
+    def allow(self) -> bool:
         """Whether to ask it now."""
         return self.breaker.lets()
 
-    def took(self, seconds: float, *, failed: bool = False) -> None:
+    def record(self, seconds: float, *, failed: bool = False) -> None:
         """It answered after so long, or `failed`."""
         late = seconds > self._budget_s
         self.late += late
@@ -68,51 +68,51 @@ class Dependency:
             self.breaker.answered()
 
 
-class Models:
+class ModelBreakers:
     """The bundles that were asked to score, each with a breaker, and what a row of theirs costs."""
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s
-        self._of: dict[str, Dependency] = {}
+        self._dependencies: dict[str, Dependency] = {}
         self._row_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def of(self, version: str) -> Dependency:
+    def breaker_of(self, version: str) -> Dependency:
         """The breaker of a version."""
         with self._lock:
-            found = self._of.get(version)
-            if found is None:
-                while len(self._of) >= _VERSIONS_MAX:
-                    oldest = next(iter(self._of))
-                    self._of.pop(oldest)
+            dependency = self._dependencies.get(version)
+            if dependency is None:
+                while len(self._dependencies) >= _VERSIONS_MAX:
+                    oldest = next(iter(self._dependencies))
+                    self._dependencies.pop(oldest)
                     self._row_s.pop(oldest, None)
-                found = self._of[version] = Dependency("model", self._budget_s)
-            return found
+                dependency = self._dependencies[version] = Dependency("model", self._budget_s)
+            return dependency
 
-    def fits(self, version: str) -> float:
+    def rows_max(self, version: str) -> float:
         """How many rows a version can score in time."""
         row_s = self._row_s.get(version, 0.0)
         return math.inf if row_s <= 0 else max(ROWS_MIN, self._budget_s / row_s)
 
-    def scored(self, version: str, rows: int, seconds: float) -> None:
+    def record_scored(self, version: str, rows: int, seconds: float) -> None:
         """A version has scored so many rows."""
-        self.of(version).took(seconds)
+        self.breaker_of(version).record(seconds)
         if rows >= ROWS_MIN:
-            row_s, before = seconds / rows, self._row_s.get(version)
-            self._row_s[version] = row_s if before is None else before + _SMOOTH * (row_s - before)
+            row_s, previous_s = seconds / rows, self._row_s.get(version)
+            self._row_s[version] = row_s if previous_s is None else previous_s + _SMOOTH * (row_s - previous_s)
 
     def late(self) -> int:
         with self._lock:
-            return sum(each.late for each in self._of.values())
+            return sum(dependency.late for dependency in self._dependencies.values())
 
     def open(self) -> bool:
         """Whether any of them is left alone now."""
         with self._lock:
-            return any(each.breaker.open for each in self._of.values())
+            return any(dependency.breaker.open for dependency in self._dependencies.values())
 
     def opened(self) -> int:
         with self._lock:
-            return sum(each.breaker.opened for each in self._of.values())
+            return sum(dependency.breaker.opened for dependency in self._dependencies.values())
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class State:
     late: int
 
 
-class Patience:
+class Breakers:
     """The dependencies of a pipeline. `store`, `policy`, `log` by name; models by version."""
 
     def __init__(self, budgets: Budgets) -> None:
@@ -133,12 +133,12 @@ class Patience:
         self.store = Dependency("store", budgets.features_s)
         self.policy = Dependency("policy", budgets.policy_s)
         self.log = Dependency("log", budgets.log_s)
-        self.models = Models(budgets.ranking_s)
+        self.models = ModelBreakers(budgets.ranking_s)
 
     def states(self) -> list[State]:
         """Each as it is now."""
-        told = [
-            State(one.name, one.breaker.open, one.breaker.opened, one.late)
-            for one in (self.store, self.policy, self.log)
+        states = [
+            State(dependency.name, dependency.breaker.open, dependency.breaker.opened, dependency.late)
+            for dependency in (self.store, self.policy, self.log)
         ]
-        return [*told, State("model", self.models.open(), self.models.opened(), self.models.late())]
+        return [*states, State("model", self.models.open(), self.models.opened(), self.models.late())]

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Pruner:
     """Prunes a door's logs every half minute, in a thread."""
 
-    def __init__(self, door: Door, lake: Place, *, every_s: float = EVERY_S) -> None:
-        self._door, self._lake = door, lake
+    def __init__(self, collector: Door, lake: Place, *, every_s: float = EVERY_S) -> None:
+        self._collector, self._lake = collector, lake
         self.loop = Loop("pruner", self.look, every_s=every_s, first=False)
 
     def start(self) -> None:
@@ -39,8 +39,8 @@ class Pruner:
             log.warning("nothing is pruned: %s", error)
             return
         raw, answers = (
-            [released.raw(name) for name in self._door.raw_names],
-            released.answers(self._door.producer),
+            [released.raw(name) for name in self._collector.raw_names],
+            released.answers(self._collector.producer),
         )
         if any(raw) or answers:
-            self._door.prune(raw, answers)
+            self._collector.prune(raw, answers)

@@ -41,11 +41,11 @@ class ReceiptTimes:
             log.warning(
                 "the clock was set back by %s, and times of receipt with it; what came in "
                 "while it was ahead keeps times that are ahead",
-                _shown(self.newest - now),
+                _format_span(self.newest - now),
             )
             self.newest = now
-        fits = at is not None and self.newest <= at <= now + SET_BACK
-        self.newest = at if fits else max(now, self.newest)
+        is_valid = at is not None and self.newest <= at <= now + SET_BACK
+        self.newest = at if is_valid else max(now, self.newest)
         return self.newest
 
     def note_answer(self, t: int) -> None:
@@ -59,8 +59,8 @@ class ReceiptTimes:
                 "an answer is dated %s ahead of the clock, since events that it read of are; "
                 "so will be others until then"
             )
-            log.warning(text, _shown(ahead))
+            log.warning(text, _format_span(ahead))
 
 
-def _shown(span: int) -> str:
+def _format_span(span: int) -> str:
     return show_duration(max(1, round(span / SECOND)) * SECOND)

@@ -24,10 +24,10 @@ from tailorbird.registry import Registry
 from tailorbird.serving.bundles import POLL_S, BundleHolder, Watcher
 from tailorbird.serving.schemas import Schemas
 
-RECENT = 3  # bundles that stay loaded whatever the registry names
+RECENT_BUNDLES = 3  # bundles that stay loaded whatever the registry names
 
 
-class _Beside:
+class _SecondaryWatcher:
     """Tells of bundles that are loaded beside the champion; implements `bundles.Watcher`."""
 
     def __init__(self, name: str, watcher: Watcher) -> None:
@@ -40,7 +40,7 @@ class _Beside:
         self._watcher.bundle_refused()
 
 
-class Covering(Protocol):
+class TableCoverage(Protocol):
     """Says whether the published candidate tables are enough; `candidates.LiveTables` does."""
 
     def covers(self, sources: Collection[str]) -> bool: ...
@@ -51,12 +51,12 @@ class _Gate:
     implements `bundles.Gate`.
     """
 
-    def __init__(self, name: str, schemas: Schemas, tables: Covering | None) -> None:
+    def __init__(self, name: str, schemas: Schemas, tables: TableCoverage | None) -> None:
         self._name, self._schemas, self._tables = name, schemas, tables
 
     def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        there = self._schemas.caught_up(bundle, serving if self._name == "champion" else None)
-        return there and self._has_tables(bundle, serving)
+        has_state = self._schemas.caught_up(bundle, serving if self._name == "champion" else None)
+        return has_state and self._has_tables(bundle, serving)
 
     def _has_tables(self, bundle: Bundle, serving: Bundle | None) -> bool:
         """Whether a bundle finds its candidate tables, or the one that serves has none either and
@@ -66,9 +66,9 @@ class _Gate:
             return True
         return serving is not None and not self._tables.covers(serving.sources)
 
-    def serves(self, bundle: Bundle) -> None:
+    def set_serving(self, bundle: Bundle) -> None:
         if self._name == "champion":
-            self._schemas.serves(bundle)
+            self._schemas.set_serving(bundle)
         else:
             self._schemas.keep_open({bundle.schema_hash}, by=self._name)
 
@@ -90,18 +90,18 @@ class Rollout:
         schemas: Schemas,
         *,
         probe: Callable[[Path], None] | None = None,
-        tables: Covering | None = None,
+        tables: TableCoverage | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._registry, self._load, self._probe = registry, load, probe
-        self._loaded: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
+        self._loaded_bundles: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
         self._recent: deque[Bundle] = deque(
-            maxlen=RECENT
+            maxlen=RECENT_BUNDLES
         )  # held, so that going back and forth loads nothing
-        self._loading = threading.Lock()
+        self._load_lock = threading.Lock()
         self.champion = BundleHolder(
             registry,
-            self._bundle,
+            self._load_once,
             watcher,
             gate=_Gate("champion", schemas, tables),
             keep_previous=True,
@@ -110,8 +110,8 @@ class Rollout:
         self._canary, self._shadow = (
             BundleHolder(
                 registry,
-                self._bundle,
-                _Beside(name, watcher),
+                self._load_once,
+                _SecondaryWatcher(name, watcher),
                 gate=_Gate(name, schemas, tables),
                 name=name,
                 poll_s=poll_s,
@@ -138,7 +138,7 @@ class Rollout:
     def current(self) -> Bundle | None:
         return self.champion.current()
 
-    def of(self, person: str) -> Bundle | None:
+    def for_person(self, person: str) -> Bundle | None:
         canary, champion = self._canary.current(), self.champion.current()
         if canary is None or champion is None or canary.version == champion.version:
             return champion
@@ -149,7 +149,7 @@ class Rollout:
     def previous(self) -> Bundle | None:
         return self.champion.previous()
 
-    def stands_in(self, bundle: Bundle) -> bool:
+    def is_fallback(self, bundle: Bundle) -> bool:
         return self.champion.is_fallback and bundle is self.current()
 
     def shadow(self) -> Bundle | None:
@@ -162,13 +162,13 @@ class Rollout:
         }
         return {name: bundle.version for name, bundle in bundles.items() if bundle is not None}
 
-    def _bundle(self, folder: Path) -> Bundle:
+    def _load_once(self, folder: Path) -> Bundle:
         """The bundle of a folder; the one that is loaded already, if it is."""
-        with self._loading:
-            found = self._loaded.get(folder.name)
-            if found is None:
+        with self._load_lock:
+            bundle = self._loaded_bundles.get(folder.name)
+            if bundle is None:
                 if self._probe is not None:
                     self._probe(folder)
-                found = self._loaded[folder.name] = self._load(folder)
-                self._recent.append(found)
-            return found
+                bundle = self._loaded_bundles[folder.name] = self._load(folder)
+                self._recent.append(bundle)
+            return bundle

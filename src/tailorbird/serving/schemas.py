@@ -20,19 +20,19 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.read import breaker_for
 from tailorbird.features.schemas import kept_features, read_applied
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.serving.parts import FeatureReader, Reading
+from tailorbird.serving.parts import FeatureReader, FeatureAccess
 from tailorbird.serving.state import RETRY_S, StateReader
 from tailorbird.store.valkey import CopiesAt
 
-LOOK_S = 1.0  # between looks at what is applied, where there is no bundle
+CHECK_INTERVAL_S = 1.0  # between looks at what is applied, where there is no bundle
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Open:
+class _OpenSchema:
     """A schema that is read, with how many requests read with it."""
 
-    reading: Reading
+    access: FeatureAccess
     reader: StateReader
     uses: int = 0
 
@@ -62,38 +62,38 @@ class Schemas:
         )  # of the one server that all schemas are read from: their failures add up
         self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
         self._workers = workers
-        self._open: dict[str, _Open] = {}
-        self._wanted = {
+        self._open: dict[str, _OpenSchema] = {}
+        self._active = {
             declared.schema_hash
         }  # kept open without anybody inside: what serves, and what is to serve next
-        self._kept: dict[str, frozenset[str]] = {}
+        self._pinned: dict[str, frozenset[str]] = {}
         self._targets: dict[str, int] = {}
-        self._look_at = 0.0
+        self._next_check_at = 0.0
         self._lock = threading.Lock()
 
     @contextmanager
-    def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
+    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
         """What a request reads its features with, from its beginning to its end."""
         with self.reading_of(
-            self._without_bundle() if bundle is None else _features(bundle)
-        ) as reading:
-            yield reading
+            self._default_features() if bundle is None else _features(bundle)
+        ) as access:
+            yield access
 
     @contextmanager
-    def reading_of(self, features: FeatureSet) -> Iterator[Reading]:
+    def reading_of(self, features: FeatureSet) -> Iterator[FeatureAccess]:
         """What to read the features of a schema with, as long as the block lasts."""
         opened = self._enter(features)
         try:
-            yield opened.reading
+            yield opened.access
         finally:
-            self._leave(features.schema_hash, opened)
+            self._release(features.schema_hash, opened)
 
     def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
         """Of further schemas: their states stay open though the champion does not read them, until
         `by` names others.
         """
         with self._lock:
-            self._kept[by] = frozenset(schemas)
+            self._pinned[by] = frozenset(schemas)
             self._close_idle()
 
     def complete(self, bundle: Bundle) -> Bundle:
@@ -115,12 +115,12 @@ class Schemas:
             )
             raise BundleError(message, where=bundle.version, fix="tailorbird train") from error
 
-    def serves(self, bundle: Bundle) -> None:
+    def set_serving(self, bundle: Bundle) -> None:
         """From now on requests are answered with this bundle; others' states are closed once nobody
         reads them.
         """
         with self._lock:
-            self._wanted = {_features(bundle).schema_hash}
+            self._active = {_features(bundle).schema_hash}
             self._targets.clear()
             self._close_idle()
 
@@ -135,8 +135,8 @@ class Schemas:
 
     def ready(self, bundle: Bundle | None) -> bool:
         """Whether features can be read for a bundle now."""
-        with self.reading(bundle) as reading:
-            return isinstance(reading.reader, StateReader) and reading.reader.ready()
+        with self.access(bundle) as access:
+            return isinstance(access.reader, StateReader) and access.reader.ready()
 
     def published_at(self) -> dict[str, int]:
         """By schema that is read from copies: when these were last known to be up to date, in
@@ -155,16 +155,16 @@ class Schemas:
                 opened.reader.close()
             self._open.clear()
 
-    def _caught_up(self, features: FeatureSet, beside: FeatureSet | None) -> bool:
+    def _caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
         with self._lock:
-            self._wanted.add(features.schema_hash)
-        p = self._position(features)
-        if p is None:
+            self._active.add(features.schema_hash)
+        position = self._position(features)
+        if position is None:
             return False
         if features.schema_hash not in self._targets:
-            there = None if beside is None else self._position(beside)
-            self._targets[features.schema_hash] = there or 0
-        return p >= self._targets[features.schema_hash]
+            reference_position = None if reference is None else self._position(reference)
+            self._targets[features.schema_hash] = reference_position or 0
+        return position >= self._targets[features.schema_hash]
 
     def _position(self, features: FeatureSet) -> int | None:
         opened = self._enter(features)
@@ -173,14 +173,14 @@ class Schemas:
         except NotReadyError:
             return None
         finally:
-            self._leave(features.schema_hash, opened)
+            self._release(features.schema_hash, opened)
 
-    def _without_bundle(self) -> FeatureSet:
+    def _default_features(self) -> FeatureSet:
         """The applied schema, once its state is as far as that of the one before it."""
         with self._lock:
-            if time.monotonic() < self._look_at:
+            if time.monotonic() < self._next_check_at:
                 return self._declared
-            self._look_at = time.monotonic() + LOOK_S
+            self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
         try:
             schema = read_applied(self._state).schema
             if not schema or schema == self._declared.schema_hash:
@@ -191,11 +191,11 @@ class Schemas:
             return self._declared
         if self._caught_up(applied, self._declared):
             with self._lock:
-                self._declared, self._wanted = applied, {applied.schema_hash}
+                self._declared, self._active = applied, {applied.schema_hash}
                 self._close_idle()
         return self._declared
 
-    def _enter(self, features: FeatureSet) -> _Open:
+    def _enter(self, features: FeatureSet) -> _OpenSchema:
         with self._lock:
             opened = self._open.get(features.schema_hash)
             if opened is None:
@@ -207,23 +207,23 @@ class Schemas:
                     workers=self._workers,
                     retry_s=self._retry_s,
                 )
-                opened = self._open[features.schema_hash] = _Open(
-                    Reading.of(features, reader), reader
+                opened = self._open[features.schema_hash] = _OpenSchema(
+                    FeatureAccess.from_features(features, reader), reader
                 )
             opened.uses += 1
             return opened
 
-    def _leave(self, schema: str, opened: _Open) -> None:
+    def _release(self, schema: str, opened: _OpenSchema) -> None:
         with self._lock:
             opened.uses -= 1
             self._close_idle()
 
     def _close_idle(self) -> None:
-        wanted = self._wanted.union(*self._kept.values())
+        needed = self._active.union(*self._pinned.values())
         for schema in [
             schema
             for schema, opened in self._open.items()
-            if not opened.uses and schema not in wanted
+            if not opened.uses and schema not in needed
         ]:
             self._open.pop(schema).reader.close()
 
@@ -237,13 +237,13 @@ class OneSchema:
     """Reads with one schema whatever the bundle: for evaluation and tests."""
 
     def __init__(self, features: FeatureSet, reader: FeatureReader | None) -> None:
-        self._reading = Reading.of(features, reader)
+        self._access = FeatureAccess.from_features(features, reader)
 
     @contextmanager
-    def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
-        yield self._reading
+    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+        yield self._access
 
     def ready(self, bundle: Bundle | None) -> bool:
-        reader = self._reading.reader
+        reader = self._access.reader
         ready = getattr(reader, "ready", None)
         return reader is not None and (ready is None or bool(ready()))

@@ -17,7 +17,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tailorbird.serving.handling import Handler, Service, body_of, take_foreign
+from tailorbird.serving.handling import Handler, Service, read_request_body, accept_foreign_events
 
 MANY = ("batch", "import")
 ONE = ("track", "identify", "page", "screen", "group", "alias")
@@ -25,8 +25,8 @@ ONE = ("track", "identify", "page", "screen", "group", "alias")
 
 async def post_messages(request: Request, service: Service, *, kind: str) -> Response:
     """Take a body of Segment's."""
-    body = await body_of(request, service)
-    return await take_foreign(
+    body = await read_request_body(request, service)
+    return await accept_foreign_events(
         request, service, "segment", body if kind in MANY else _typed(body, kind)
     )
 

@@ -195,7 +195,7 @@ def run(
     opening = partial(
         first_free,
         pseudonyms=options.pseudonyms,
-        stopped=options.stopped,
+        suppression_list=options.stopped,
         reserve_bytes=options.reserve_bytes,
     )
     with ExitStack() as stack:
@@ -221,7 +221,7 @@ def run(
         }
         app = create_app(service, options.routes(service) if options.routes else ())
         times = {"drain_s": options.drain_s, "keep_alive_s": options.keep_alive_s}
-        HttpServer(app, drain=service.drain, **times, given=given, told=stop).run([listener])
+        HttpServer(app, drain=service.drain, **times, protocol_attributes=given, stop_requested=stop).run([listener])
 
 
 def _assembled(
@@ -274,7 +274,7 @@ def _assembled(
         budgets=options.budgets,
     )
     catalogue.warm_index = pipeline.prepare
-    metrics.watch_patience(pipeline.patience.states)
+    metrics.watch_patience(pipeline.breakers.states)
     metrics.watch_rollout(rollout.versions)
     churn = ChurnModels(
         options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe

@@ -14,7 +14,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.features import Rows
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
-from tailorbird.serving.parts import Readings, Watcher
+from tailorbird.serving.parts import FeatureProvider, Watcher
 from tailorbird.serving.request import Candidates, Request
 from tailorbird.store.breaker import Breaker
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Shadows:
     """Scores beside. Safe to use from several threads."""
 
-    def __init__(self, readings: Readings, watcher: Watcher) -> None:
+    def __init__(self, readings: FeatureProvider, watcher: Watcher) -> None:
         self._readings, self._watcher = readings, watcher
         self._breaker = Breaker()
         self._credit_s = CREDIT_S
@@ -42,16 +42,16 @@ class Shadows:
         if (
             not shown.ids
             or not shadow.heads
-            or not self._may(began - request.began)
+            or not self._may(began - request.started_at)
             or not self._breaker.lets()
         ):
             return
         try:
             if request.bundle is None or shadow.schema_hash != request.bundle.schema_hash:
-                with self._readings.reading(shadow) as reading:
+                with self._readings.access(shadow) as reading:
                     if reading.reader is None:
                         return
-                    rows = reading.reader.read(request.read, shown.ids, shown.keys)
+                    rows = reading.reader.read(request.read_request, shown.ids, shown.keys)
             live = shadow.encoder.read_live(request.lists, rows, shown.keys)
             scores = shadow.with_index(index).score(
                 rows, shown.keys, objective=request.formula.weights, live=live

@@ -24,7 +24,7 @@ from tailorbird.ranking.rule_columns import Request as Asked
 from tailorbird.ranking.rule_columns import seen_mask
 from tailorbird.ranking.rules import ITEM_FIELDS, Rules, compile_rules
 from tailorbird.retrieval import Index
-from tailorbird.serving.request import Candidates, Floats, Mask, Places, Request, filter_mask
+from tailorbird.serving.request import Candidates, Floats, Mask, RowIndices, Request, filter_mask
 
 PINNED = "pinned"
 VIEWS_MAX = 4  # champion, canary, and the ones before them are asked for in turn
@@ -159,18 +159,18 @@ class Shaping:
             else "its rules and lists together leave no item"
         )
 
-    def _common(self, index: Index, rows: Places) -> Mask:
+    def _common(self, index: Index, rows: RowIndices) -> Mask:
         """What may be shown to anybody."""
         return self._listed(index, rows) & self._holds(self._for_everybody, Asked(index, rows))
 
-    def _listed(self, index: Index, rows: Places) -> Mask:
+    def _listed(self, index: Index, rows: RowIndices) -> Mask:
         """What the lists allow."""
         kept = np.ones(rows.size, bool)
         if self._allow.size:
             kept &= np.isin(index.keys[rows], self._allow)
         return kept & ~np.isin(index.keys[rows], self._deny) if self._deny.size else kept
 
-    def shown(self, request: Request, index: Index, rows: Places) -> Mask:
+    def shown(self, request: Request, index: Index, rows: RowIndices) -> Mask:
         """What of some rows may be shown in this request: by lists and rules, the query's own
         filters, and what the person has had.
         """
@@ -186,7 +186,7 @@ class Shaping:
         """
         return not self._allowed(request, index, np.arange(len(index))).any()
 
-    def _allowed(self, request: Request, index: Index, rows: Places) -> Mask:
+    def _allowed(self, request: Request, index: Index, rows: RowIndices) -> Mask:
         kept = np.ones(rows.size, bool)
         if self.slot.hide_seen:
             for sequence in request.sequences.values():  # whichever of them keeps such events
@@ -218,12 +218,12 @@ class Shaping:
                 log.exception("slot %s: %s failed", self.slot.name, rule.text)
                 self._failed()
                 if request is not None:
-                    request.lacks("rules")
+                    request.mark_degraded("rules")
                 kept &= otherwise
         return kept
 
     def _capped(
-        self, request: Request, index: Index, rows: Places, name: str, most: int, since: int
+        self, request: Request, index: Index, rows: RowIndices, name: str, most: int, since: int
     ) -> Mask:
         sequence = request.sequences.get(name)
         if sequence is None or not sequence.item.size:
@@ -245,13 +245,13 @@ class Shaping:
         if (
             there.any()
         ):  # it stands where it does because it is pinned, whoever else would have found it
-            found = found.take(np.argsort(~there, kind="stable"))
+            found = found.select(np.argsort(~there, kind="stable"))
             pinned = int(np.count_nonzero(there))
             found = replace(found, sources=[*[PINNED] * pinned, *found.sources[pinned:]])
         rows = rows[~np.isin(rows, found.rows)]
         ids = [index.ids[row] for row in rows.tolist()]
         more = Candidates(rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size))
-        return more.joined(found) if rows.size else found
+        return more.concat(found) if rows.size else found
 
     def _held(self, request: Request, index: Index, size: int) -> list[Pin]:
         """The pins whose `when` holds, one a position and one an item, the first declared first;
@@ -332,11 +332,11 @@ class Shaping:
         ]
 
 
-def asked(request: Request, rows: Places) -> Asked:
+def asked(request: Request, rows: RowIndices) -> Asked:
     """What rules may look at, for some rows of the request's index."""
     assert request.index is not None
     context = msgspec.structs.asdict(request.query.context) | {
-        "local_hour": request.read.local_hour
+        "local_hour": request.read_request.local_hour
     }
     return Asked(
         request.index,

@@ -32,15 +32,15 @@ from tailorbird.retrieval.synonyms import Synonyms, Words
 from tailorbird.serving.explain import Adjustment
 from tailorbird.serving.finding import CandidateFinder, check_tables, sources_for, with_newest
 from tailorbird.serving.lastknown import LastKnown
-from tailorbird.serving.parts import Editors, FeatureReader, Watcher
-from tailorbird.serving.patience import Patience
+from tailorbird.serving.parts import EditorialLists, FeatureReader, Watcher
+from tailorbird.serving.patience import Breakers
 from tailorbird.serving.request import (
     NO_CANDIDATES,
     Candidates,
     Floats,
     Keys,
     Mask,
-    Places,
+    RowIndices,
     Request,
 )
 from tailorbird.serving.shaping import Shaping
@@ -83,9 +83,9 @@ class Stages:
         watcher: Watcher,
         stale_us: int,
         *,
-        patience: Patience,
+        patience: Breakers,
         ages: Callable[[], Mapping[str, int]] = dict,
-        editors: Editors | None = None,
+        editors: EditorialLists | None = None,
     ) -> None:
         self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
         self._patience, self._ages, self._known = patience, ages, LastKnown()
@@ -123,26 +123,26 @@ class Stages:
         """
         index = request.index
         if index is None or not len(index):
-            request.lacks("index")
+            request.mark_degraded("index")
             return NO_CANDIDATES
         shaping = self._shaping[request.slot.name]
         with self.timed("retrieve"):
             shown = shaping.view(index)
             if shown.shown is not None and not shown.shown.any():
-                request.lacks("items")
+                request.mark_degraded("items")
             found = shaping.with_pins(request, index, self._retrieve(request, shown, sources), size)
         with self.timed("rules"):
             kept = np.flatnonzero(self.may_be_shown(request, index, found.rows))
         if min(size, len(found)) <= kept.size:
-            return found if kept.size == len(found) else found.take(kept)
+            return found if kept.size == len(found) else found.select(kept)
         with self.timed("retrieve"):
             everything = np.arange(len(index))
             view = index.only(self.may_be_shown(request, index, everything))
             again = shaping.with_pins(request, index, self._retrieve(request, view, sources), size)
             assert view.shown is not None
             if not view.shown.any() and shaping.allows_nothing(request, index):
-                request.lacks("items")
-            return again.take(np.flatnonzero(view.shown[again.rows]))
+                request.mark_degraded("items")
+            return again.select(np.flatnonzero(view.shown[again.rows]))
 
     def _retrieve(self, request: Request, view: Index, sources: Mapping[str, int]) -> Candidates:
         near = self._near(request, view)
@@ -212,11 +212,11 @@ class Stages:
         except BundleError:
             log.exception("the tower of a bundle failed")
             self._watcher.fault("tower")
-            request.lacks("vectors")
+            request.mark_degraded("vectors")
             return None
         return partial(space.nearest, request.vector)
 
-    def may_be_shown(self, request: Request, index: Index, rows: Places) -> Mask:
+    def may_be_shown(self, request: Request, index: Index, rows: RowIndices) -> Mask:
         """What the query does not exclude, the person has not had, and the slot's rules do not
         forbid.
         """
@@ -226,30 +226,30 @@ class Stages:
         """What is known of who asks, before there are candidates; as it was last known where the
         store does not answer, or None.
         """
-        return self._read(request, None, lambda reader: reader.person(request.read))
+        return self._read(request, None, lambda reader: reader.person(request.read_request))
 
     def read(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
         """The features of candidates; likewise."""
-        return self._read(request, keys, lambda reader: reader.read(request.read, items, keys))
+        return self._read(request, keys, lambda reader: reader.read(request.read_request, items, keys))
 
     def _read(
         self, request: Request, keys: Keys | None, ask: Callable[[FeatureReader], Rows]
     ) -> Rows | None:
-        features, store = request.reading.features, self._patience.store
+        features, store = request.access.features, self._patience.store
         asked = request.query.user_id or (
             f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else ""
         )
-        reader = request.reading.reader
-        rows = self._from_store(reader, ask) if reader is not None and store.lets() else None
+        reader = request.access.reader
+        rows = self._from_store(reader, ask) if reader is not None and store.allow() else None
         if rows is None:
-            rows = self._known.recall(features, asked, keys, request.now)
-            request.recalled = rows is not None
-            request.lacks("features" if rows is None else "last_known")
+            rows = self._known.lookup(features, asked, keys, request.now)
+            request.has_stale_features = rows is not None
+            request.mark_degraded("features" if rows is None else "last_known")
             return rows
-        request.recalled = False
+        request.has_stale_features = False
         self._known.keep(features, asked, rows, keys)
         if rows.published_at and self._clock.now() - rows.published_at > self._stale_us:
-            request.lacks("freshness")
+            request.mark_degraded("freshness")
         return rows
 
     def _from_store(
@@ -261,9 +261,9 @@ class Stages:
         except (
             NotReadyError
         ):  # told at once, it costs nothing to ask again; told late, it is an outage
-            self._patience.store.took(time.perf_counter() - start)
+            self._patience.store.record(time.perf_counter() - start)
             return None
-        self._patience.store.took(time.perf_counter() - start)
+        self._patience.store.record(time.perf_counter() - start)
         return rows
 
     def fitting(self, request: Request, found: Candidates, size: int) -> Candidates:
@@ -271,14 +271,14 @@ class Stages:
         stay.
         """
         fits = (
-            self._patience.models.fits(request.bundle.version)
+            self._patience.models.rows_max(request.bundle.version)
             if request.bundle is not None
             else len(found)
         )
         if len(found) <= max(fits, size):
             return found
-        request.lacks("ranking")
-        return found.take(np.arange(max(int(fits), size)))
+        request.mark_degraded("ranking")
+        return found.select(np.arange(max(int(fits), size)))
 
     def score(self, request: Request, found: Candidates, rows: Rows | None) -> Scores | None:
         """The bundle's scores, or None without features.
@@ -289,7 +289,7 @@ class Stages:
         if rows is None or request.bundle is None or request.index is None:
             return None
         version, models = request.bundle.version, self._patience.models
-        if not models.of(version).lets():
+        if not models.breaker_of(version).allow():
             raise ModelLostError(version, "left_alone")
         start = time.perf_counter()
         try:
@@ -305,11 +305,11 @@ class Stages:
         except Exception as error:  # a model that fails at run time must not take the site down
             log.exception("bundle %s failed to score", version)
             self._watcher.fault("model")
-            models.of(version).took(time.perf_counter() - start, failed=True)
+            models.breaker_of(version).record(time.perf_counter() - start, failed=True)
             raise ModelLostError(
                 version, "not_finite" if isinstance(error, NotFiniteError) else "error"
             ) from error
-        models.scored(version, len(found), time.perf_counter() - start)
+        models.record_scored(version, len(found), time.perf_counter() - start)
         request.live = live
         return scores
 
@@ -335,13 +335,13 @@ class Stages:
             with self._drawing:
                 return choose_evenly(len(found), size, self._rng)
         policy, shape = self._patience.policy, self._shaping[slot.name].shape(request, found, size)
-        if shape.diversity is not None and not policy.lets():
-            request.lacks("policy")
+        if shape.diversity is not None and not policy.allow():
+            request.mark_degraded("policy")
             shape = replace(shape, diversity=None)
         bounds, start = shape.bounds(), time.perf_counter()
         order = arranged(values, size, shape, bounds)
         if shape.diversity is not None:
-            policy.took(time.perf_counter() - start)
+            policy.record(time.perf_counter() - start)
         with self._drawing:
             return choose(order, size, slot.explore, self._rng, values, bounds)
 

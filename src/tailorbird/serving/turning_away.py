@@ -50,8 +50,8 @@ class TurningAway:
         if not _plain(lower, len(body)):
             return None
         path = _LINES[data[: data.index(b"\n") + 1]]
-        service.metrics.turned_away(path)
-        service.requests.note(path, 503, 0.0, "")
+        service.metrics.count_early_refusal(path)
+        service.requests.record(path, 503, 0.0, "")
         given = _ID.search(head)
         request_id = request_id_of(given[1].decode("latin-1") if given else None)
         told, id_at = _written(service.shedder.turned_away(), len(request_id))

@@ -32,7 +32,7 @@ from tailorbird.client import (
     UnreachableError,
     patience,
 )
-from tailorbird.client.parameters import Asked, ContextFields, EventFields, Searched, Settings
+from tailorbird.client.parameters import QueryOptions, ContextFields, EventFields, SearchOptions, ClientSettings
 from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Event
@@ -100,12 +100,12 @@ def names(*kinds: type) -> set[str]:
 
 def test_what_calls_take_is_what_the_server_takes() -> None:
     assert (
-        names(Asked)
+        names(QueryOptions)
         == names(Query)
         == names(RecommendQuery) - {"slot"}
         == names(RankQuery) - {"slot", "items"}
     )
-    assert names(Searched) == names(SearchQuery) - {"query"}
+    assert names(SearchOptions) == names(SearchQuery) - {"query"}
     assert names(ContextFields) == names(Context)
     assert names(EventFields) == names(Event) - {
         "type",
@@ -113,7 +113,7 @@ def test_what_calls_take_is_what_the_server_takes() -> None:
         "received_at",
     }  # those two are the server's own
     settings = inspect.signature(AsyncClient).parameters
-    assert names(Settings) == set(settings) - {"urls"}
+    assert names(ClientSettings) == set(settings) - {"urls"}
 
 
 def test_both_clients_take_and_give_the_same() -> None:
@@ -566,18 +566,18 @@ def test_retries_are_at_most_a_tenth_and_ten(wants: list[bool]) -> None:
 def test_a_server_that_takes_nothing_is_asked_less_and_less() -> None:
     throttle, asked = Throttle(random.Random(1)), 0
     for number in range(1_000):
-        if throttle.admits(number * 0.01):
+        if throttle.allow(number * 0.01):
             asked += 1
-            throttle.note(False, number * 0.01)
+            throttle.record(False, number * 0.01)
     assert asked < 30
-    assert throttle.admits(1_000.0)  # two minutes later all is forgotten
+    assert throttle.allow(1_000.0)  # two minutes later all is forgotten
 
 
 def test_a_server_that_takes_half_is_asked_without_bound() -> None:
     throttle = Throttle(random.Random(1))
     for number in range(1_000):
-        assert throttle.admits(number * 0.01)
-        throttle.note(number % 2 == 0, number * 0.01)
+        assert throttle.allow(number * 0.01)
+        throttle.record(number % 2 == 0, number * 0.01)
 
 
 def test_waits_double_and_differ() -> None:

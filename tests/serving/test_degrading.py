@@ -271,18 +271,18 @@ def test_questions_are_refused_by_what_waits_and_what_it_costs():
     shedder = Shedder(threads=2, wait_s=0.1, now=lambda: moment[0])
     for kind, seconds in (("dear", 1.0), ("cheap", 0.001)):
         for _ in range(100):
-            shedder.done(shedder.take(kind), seconds)
-    taken = [shedder.take("cheap") for _ in range(150)]
-    assert shedder.expected_s() == pytest.approx(0.075, rel=0.01)
+            shedder.finish(shedder.admit(kind), seconds)
+    taken = [shedder.admit("cheap") for _ in range(150)]
+    assert shedder.expected_wait_s() == pytest.approx(0.075, rel=0.01)
     with pytest.raises(OverloadedError):
-        shedder.take("cheap", first=False)
-    taken += [shedder.take("dear")]
+        shedder.admit("cheap", is_primary=False)
+    taken += [shedder.admit("dear")]
     with pytest.raises(OverloadedError) as told:
-        shedder.take("cheap")
+        shedder.admit("cheap")
     assert told.value.retry_after_s == 1
     moment[0] = 0.3
     with pytest.raises(OverloadedError):
-        shedder.begin(taken[0])
+        shedder.start(taken[0])
     for turn in taken:
-        shedder.done(turn, None)
-    assert (shedder.expected_s(), shedder.waiting) == (0.0, 0)
+        shedder.finish(turn, None)
+    assert (shedder.expected_wait_s(), shedder.waiting) == (0.0, 0)

@@ -18,7 +18,7 @@ from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.serving.shadow import Shadows
+from tailorbird.serving.shadow import ShadowScorer
 
 
 class Open:
@@ -241,7 +241,7 @@ def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bu
     told = [pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)]
     assert told == [[]] * 6
     assert failing.asked == 3
-    shadows = Shadows(OneSchema(features, None), pipeline._watcher)
+    shadows = ShadowScorer(OneSchema(features, None), pipeline._watcher)
     shadows._credit_s = -1.0
-    assert not shadows._may(0.1), "it has had its time"
-    assert shadows._may(10.0)
+    assert not shadows._has_credit(0.1), "it has had its time"
+    assert shadows._has_credit(10.0)

@@ -111,7 +111,7 @@ def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
     later = replace(champion)
     assert shaping.view(later) is not views[0]
     assert shaping.view(canary) is views[1]
-    assert len(shaping._viewed) == 2
+    assert len(shaping._views) == 2
 
 
 def test_where_a_request_leaves_too_few_sources_are_asked_again(ask):

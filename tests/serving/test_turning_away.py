@@ -22,8 +22,8 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.handling import Service
 from tailorbird.serving.listening import LimitedHttpProtocol
 from tailorbird.serving.messages import Answer, RecommendQuery
-from tailorbird.serving.shedding import Turn
-from tailorbird.serving.turning_away import PATHS, TurningAway
+from tailorbird.serving.shedding import Ticket
+from tailorbird.serving.turning_away import PATHS, EarlyRefusal
 
 ASKED = json.dumps({"slot": "home", "user_id": "u1"}).encode()
 CLICK = json.dumps({"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
@@ -55,12 +55,12 @@ class Served:
     def __init__(
         self,
         service: Service,
-        turn_away: TurningAway,
+        turn_away: EarlyRefusal,
         keep_alive_s: int = 15,
         unread_deadline_s: float = 30.0,
     ) -> None:
         self.service, self.asked, self.came = service, 0, 0
-        self._turns: list[Turn] = []
+        self._turns: list[Ticket] = []
 
         def counted(data: bytes) -> bytes | None:
             told = turn_away(data)
@@ -104,12 +104,12 @@ class Served:
 
     def heap(self) -> None:
         """Let so much wait that there is room for no question."""
-        while not self.service.shedder.full():
-            self._turns.append(self.service.shedder.take("answer"))
+        while not self.service.shedder.is_full():
+            self._turns.append(self.service.shedder.admit("answer"))
 
     def clear(self) -> None:
         while self._turns:
-            self.service.shedder.done(self._turns.pop(), None)
+            self.service.shedder.finish(self._turns.pop(), None)
 
     def send(self, path: str, body: bytes = ASKED, more: bytes = b"") -> None:
         self._peer.sendall(request(path, body, more))
@@ -160,7 +160,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         service = Service(
             Prompt(), door, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"]))
         )
-        made = Served(service, TurningAway(service))
+        made = Served(service, EarlyRefusal(service))
         yield made
         made.close()
 
@@ -218,7 +218,7 @@ def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_ask
 ) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service), keep_alive_s=1)
+        served = Served(service, EarlyRefusal(service), keep_alive_s=1)
         served.heap()
         for _ in range(8):
             served.send("/v1/recommend")
@@ -241,7 +241,7 @@ LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service), keep_alive_s=1, unread_deadline_s=0.2)
+        served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.2)
         served.hang_up()
         with served.another() as peer:
             peer.sendall(asked)
@@ -258,7 +258,7 @@ def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
 def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service), keep_alive_s=1, unread_deadline_s=0.5)
+        served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.5)
         with served.another() as peer:
             peer.sendall(LARGE * 9 + LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             heard, begun = b"", time.monotonic()
@@ -276,7 +276,7 @@ def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> 
     """What it is told waits in the memory of the server."""
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service))
+        served = Served(service, EarlyRefusal(service))
         served.heap()
         with served.another() as peer:
             for _ in range(3_000):
@@ -328,9 +328,9 @@ def test_what_two_programs_might_read_differently_is_left_to_the_parser(
 ) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        while not service.shedder.full():
-            service.shedder.take("answer")
-        turn_away = TurningAway(service)
+        while not service.shedder.is_full():
+            service.shedder.admit("answer")
+        turn_away = EarlyRefusal(service)
         assert turn_away(WHOLE) is not None
         assert turn_away(doubtful) is None
 

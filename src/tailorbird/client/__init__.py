@@ -14,13 +14,13 @@ from tailorbird.client.asynchronous import AsyncClient
 from tailorbird.client.blocking import Client
 from tailorbird.client.outbox import OutboxFullError
 from tailorbird.client.parameters import (
-    Asked,
+    QueryOptions,
     ContextFields,
     EventFields,
     Filter,
     Range,
-    Searched,
-    Settings,
+    SearchOptions,
+    ClientSettings,
 )
 from tailorbird.client.talking import ClosedError, RefusedError, UnreachableError
 from tailorbird.errors import UsageError
@@ -40,7 +40,7 @@ from tailorbird.serving.messages import (
 
 __all__ = [
     "Answer",
-    "Asked",
+    "QueryOptions",
     "AsyncClient",
     "ChurnAnswer",
     "ChurnWhy",
@@ -58,8 +58,8 @@ __all__ = [
     "Range",
     "Receipts",
     "RefusedError",
-    "Searched",
-    "Settings",
+    "SearchOptions",
+    "ClientSettings",
     "Shown",
     "Similar",
     "UnreachableError",

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import msgspec
 
-from tailorbird.client.outbox import BATCH_MAX, GATHER_S, HELD_MAX, Outbox
-from tailorbird.client.parameters import Asked, EventFields, Searched
-from tailorbird.client.talking import ClosedError, Reply, Talk, refusal
+from tailorbird.client.outbox import BATCH_MAX, GATHER_S, QUEUE_MAX, Outbox
+from tailorbird.client.parameters import QueryOptions, EventFields, SearchOptions
+from tailorbird.client.talking import ClosedError, Reply, Transport, to_refused_error
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
 from tailorbird.serving.messages import (
@@ -57,11 +57,11 @@ class AsyncClient:
         connections: int = 100,
         batch_max: int = BATCH_MAX,
         gather_s: float = GATHER_S,
-        held_max: int = HELD_MAX,
+        queue_max: int = QUEUE_MAX,
         spool: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._talk = Talk(
+        self._transport = Transport(
             [urls] if isinstance(urls, str) else urls,
             key,
             timeout_s=timeout_s,
@@ -73,7 +73,7 @@ class AsyncClient:
             self._send_waiting,
             batch_max=batch_max,
             gather_s=gather_s,
-            held_max=held_max,
+            queue_max=queue_max,
             spool=spool,
         )
         self._closed = False
@@ -92,9 +92,9 @@ class AsyncClient:
     @property
     def retried(self) -> int:
         """Requests that were tried again."""
-        return self._talk.retried
+        return self._transport.retried
 
-    async def recommend(self, slot: str, **query: Unpack[Asked]) -> Answer:
+    async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
         """Items for a slot of the site.
 
         Raises:
@@ -103,17 +103,17 @@ class AsyncClient:
             UsageError: the question is none, and was not sent.
             ClosedError: the client is closed.
         """
-        return await self._query("/v1/recommend", _made(RecommendQuery, {"slot": slot, **query}))
+        return await self._query("/v1/recommend", _convert(RecommendQuery, {"slot": slot, **query}))
 
-    async def rank(self, slot: str, items: Sequence[str], **query: Unpack[Asked]) -> Answer:
+    async def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
         """The caller's own items in the order for a person. Raises as `recommend`."""
         return await self._query(
-            "/v1/rank", _made(RankQuery, {"slot": slot, "items": list(items), **query})
+            "/v1/rank", _convert(RankQuery, {"slot": slot, "items": list(items), **query})
         )
 
-    async def search(self, text: str, **query: Unpack[Searched]) -> Answer:
+    async def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
         """Items found by words, in the order for a person. Raises as `recommend`."""
-        return await self._query("/v1/search", _made(SearchQuery, {"query": text, **query}))
+        return await self._query("/v1/search", _convert(SearchQuery, {"query": text, **query}))
 
     async def churn(
         self, user_id: str, model: str = "churn", *, explain: bool = False
@@ -122,8 +122,8 @@ class AsyncClient:
         score. Raises as `recommend`.
         """
         query = {"model": model, "explain": "true" if explain else "false"}
-        return _decoded(
-            await self._ask("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
+        return _decode(
+            await self._request("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
             ChurnAnswer,
         )
 
@@ -134,13 +134,13 @@ class AsyncClient:
         None for an item that the live index does not know. Raises as `recommend`.
         """
         query = {"size": str(size)} | ({"slot": slot} if slot else {})
-        reply = await self._ask("GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query)
-        return None if reply.status == 404 else _decoded(reply, Similar)
+        reply = await self._request("GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query)
+        return None if reply.status == 404 else _decode(reply, Similar)
 
     async def item(self, item_id: str) -> Item | None:
         """An item as the live index knows it, or None. Raises as `recommend`."""
-        reply = await self._ask("GET", f"/v1/items/{quote(item_id, safe='')}")
-        return None if reply.status == 404 else _decoded(reply, Item)
+        reply = await self._request("GET", f"/v1/items/{quote(item_id, safe='')}")
+        return None if reply.status == 404 else _decode(reply, Item)
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
         """Send events and wait until they are safe; one decision for each, in order. A refused one
@@ -155,7 +155,7 @@ class AsyncClient:
             ClosedError: the client is closed.
         """
         self._require_open()
-        return await self._send_made([self._event(event) for event in events])
+        return await self._send_encoded([self._event(event) for event in events])
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
         """Take an event down, to be sent soon with others; returns its `event_id`. Does not wait
@@ -189,14 +189,14 @@ class AsyncClient:
             return 0
         self._closed = True
         lost = await self._outbox.close(timeout_s)
-        await self._talk.close()
+        await self._transport.close()
         return lost
 
     def _require_open(self) -> None:
         if self._closed:
             raise ClosedError
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -205,64 +205,64 @@ class AsyncClient:
         query: Mapping[str, str] | None = None,
     ) -> Reply:
         self._require_open()
-        return await self._talk.ask(method, path, body, query=query)
+        return await self._transport.request(method, path, body, query=query)
 
     def _event(self, event: Mapping[str, Any]) -> bytes:
-        made = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
-        return _written(made, "an event", str(event.get("type", "")))
+        fields = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
+        return _encode_json(fields, "an event", str(event.get("type", "")))
 
     async def _send_waiting(self, events: Sequence[bytes]) -> Receipts:
-        return await self._send_made(events, waits=True)
+        return await self._send_encoded(events, has_backoff=True)
 
-    async def _send_made(self, events: Sequence[bytes], *, waits: bool = False) -> Receipts:
+    async def _send_encoded(self, events: Sequence[bytes], *, has_backoff: bool = False) -> Receipts:
         decisions: list[EventDecision] = []
         accepted = 0
         for batch in _batches(events, self._batch_max):
-            receipts = await self._send_batch(batch, waits)
+            receipts = await self._send_batch(batch, has_backoff)
             decisions += receipts.events
             accepted += receipts.accepted
         return Receipts(accepted, len(decisions) - accepted, decisions)
 
-    async def _send_batch(self, batch: Sequence[bytes], waits: bool) -> Receipts:
-        reply = await self._talk.ask(
-            "POST", "/v1/events", b"[" + b",".join(batch) + b"]", waits=waits
+    async def _send_batch(self, batch: Sequence[bytes], has_backoff: bool) -> Receipts:
+        reply = await self._transport.request(
+            "POST", "/v1/events", b"[" + b",".join(batch) + b"]", has_backoff=has_backoff
         )
         if reply.status in (200, 400):
             try:
                 receipts = _receipts.decode(reply.body)
             except msgspec.MsgspecError:
-                raise refusal(reply) from None  # a fault of the whole request
+                raise to_refused_error(reply) from None  # a fault of the whole request
             if len(receipts.events) == len(batch) or len(batch) == 1:
                 return receipts
             # The server could not take the body apart, for the sake of one event: the others go
             # again without it.
             half = len(batch) // 2
             first, second = (
-                await self._send_batch(batch[:half], waits),
-                await self._send_batch(batch[half:], waits),
+                await self._send_batch(batch[:half], has_backoff),
+                await self._send_batch(batch[half:], has_backoff),
             )
             return Receipts(
                 first.accepted + second.accepted,
                 first.refused + second.refused,
                 [*first.events, *second.events],
             )
-        raise refusal(reply)
+        raise to_refused_error(reply)
 
     async def _query(self, path: str, query: msgspec.Struct) -> Answer:
-        return _decoded(await self._ask("POST", path, _written(query, "a question", path)), Answer)
+        return _decode(await self._request("POST", path, _encode_json(query, "a question", path)), Answer)
 
 
-def _written(said: Any, what: str, where: str) -> bytes:
+def _encode_json(document: Any, what: str, where: str) -> bytes:
     """As JSON. Raises UsageError, also where a text holds half a letter, as Python reads "\\ud83d"
     from JSON.
     """
     try:
-        return _encode(said)
+        return _encode(document)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise UsageError(f"{what} cannot be written as JSON: {error}", where=where) from None
 
 
-def _made(kind: type[T], fields: dict[str, Any]) -> T:
+def _convert(kind: type[T], fields: dict[str, Any]) -> T:
     try:
         return msgspec.convert(
             {name: value for name, value in fields.items() if value is not None},
@@ -274,13 +274,13 @@ def _made(kind: type[T], fields: dict[str, Any]) -> T:
         raise UsageError(text[:1].lower() + text[1:], where=path.rstrip("`") or "query") from None
 
 
-def _decoded(reply: Reply, kind: type[T]) -> T:
+def _decode(reply: Reply, kind: type[T]) -> T:
     if reply.status != 200:
-        raise refusal(reply)
+        raise to_refused_error(reply)
     try:
         return msgspec.json.decode(reply.body, type=kind)
     except msgspec.MsgspecError:
-        raise refusal(Reply(reply.status, b"")) from None
+        raise to_refused_error(Reply(reply.status, b"")) from None
 
 
 def _batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:

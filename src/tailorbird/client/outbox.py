@@ -31,7 +31,7 @@ from tailorbird.serving.messages import Receipts
 from tailorbird.whole import write_whole
 
 BATCH_MAX = 500
-HELD_MAX = 50_000
+QUEUE_MAX = 50_000
 GATHER_S = 0.2
 TOO_LARGE = 413
 log = logging.getLogger(__name__)
@@ -60,22 +60,22 @@ class Outbox:
         send: Callable[[Sequence[bytes]], Awaitable[Receipts]],
         *,
         batch_max: int = BATCH_MAX,
-        held_max: int = HELD_MAX,
+        queue_max: int = QUEUE_MAX,
         gather_s: float = GATHER_S,
         spool: Path | None = None,
-        draw: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        self._send, self._batch_max, self._held_max, self._gather_s = (
+        self._send, self._batch_max, self._queue_max, self._gather_s = (
             send,
             batch_max,
-            held_max,
+            queue_max,
             gather_s,
         )
-        self._spool, self._draw, self._number = spool, draw or random.Random(), count()
+        self._spool, self._rng, self._number = spool, rng or random.Random(), count()
         self._waiting: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
-        self._news, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
+        self._wake_event, self._idle_event = asyncio.Event(), asyncio.Event()
+        self._idle_event.set()
         self._closing = False
         if spool is not None:
             try:
@@ -88,7 +88,7 @@ class Outbox:
                 ) from None
         self.accepted = self.refused = self.lost = 0
         self._task = self._loop.create_task(self._run())
-        self._news.set()  # an earlier process may have left something in the spool
+        self._wake_event.set()  # an earlier process may have left something in the spool
 
     def __len__(self) -> int:
         """Events in memory and in the spool that no server has decided on."""
@@ -100,23 +100,23 @@ class Outbox:
 
     def add(self, event: bytes) -> None:
         """Raises OutboxFullError."""
-        if len(self._waiting) >= self._held_max:
+        if len(self._waiting) >= self._queue_max:
             raise OutboxFullError(
-                f"{self._held_max} events wait to be sent",
+                f"{self._queue_max} events wait to be sent",
                 fix="is the server up? a spool folder holds more",
             )
         self._waiting.append(event)
         self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        self._idle.clear()
-        self._news.set()
+        self._idle_event.clear()
+        self._wake_event.set()
 
     async def flush(self, timeout_s: float) -> bool:
         """Whether all that was added is decided, waiting for it as long as `timeout_s`."""
         await asyncio.sleep(0)  # what other threads have added wakes us first
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await asyncio.wait_for(self._idle_event.wait(), timeout_s)
         except TimeoutError:
             return False
         return True
@@ -129,13 +129,13 @@ class Outbox:
         await self.flush(timeout_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._put_away()
+        self._spool_waiting()
         return len(self._waiting) + self.lost
 
     async def _run(self) -> None:
         attempt = 0
         while True:
-            await self._news.wait()
+            await self._wake_event.wait()
             if not self._closing and len(self._waiting) < self._batch_max:
                 await asyncio.sleep(self._gather_s)
             try:
@@ -143,18 +143,18 @@ class Outbox:
                 await self._send_waiting()
             except Exception as error:  # whatever it is, what waits is kept and tried again
                 attempt += 1
-                self._tell(error, attempt)
-                self._put_away()
-                await asyncio.sleep(backoff_s(attempt, self._draw))
+                self._log_failure(error, attempt)
+                self._spool_waiting()
+                await asyncio.sleep(backoff_s(attempt, self._rng))
                 continue
             if attempt:
                 log.warning("events are taken again")
             attempt = 0
             if not self._waiting:
-                self._news.clear()
-                self._idle.set()
+                self._wake_event.clear()
+                self._idle_event.set()
 
-    def _tell(self, error: Exception, attempt: int) -> None:
+    def _log_failure(self, error: Exception, attempt: int) -> None:
         """Say that events wait: once, or each time where nobody thought of the reason."""
         if not isinstance(error, UnreachableError | RefusedError):
             log.error("events could not be sent", exc_info=error)
@@ -163,12 +163,12 @@ class Outbox:
 
     async def _send_waiting(self) -> None:
         while self._waiting:
-            batch = [self._waiting[at] for at in range(min(self._batch_max, len(self._waiting)))]
-            await self._decided(batch)
+            batch = [self._waiting[index] for index in range(min(self._batch_max, len(self._waiting)))]
+            await self._deliver(batch)
             for _ in batch:
                 self._waiting.popleft()
 
-    async def _decided(self, batch: Sequence[bytes]) -> None:
+    async def _deliver(self, batch: Sequence[bytes]) -> None:
         """Send a batch, in halves where it is too large for the server. Raises what `send` raises:
         then none of it counts as decided.
         """
@@ -183,36 +183,36 @@ class Outbox:
                 self._set_aside(batch[0])
                 return
             for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                await self._decided(half)
+                await self._deliver(half)
             return
         self.accepted += receipts.accepted
         self.refused += receipts.refused
-        for code in sorted({each.code for each in receipts.events if not each.accepted}):
+        for code in sorted({decision.code for decision in receipts.events if not decision.accepted}):
             log.warning("events were refused: %s (they are in the server's quarantine)", code)
 
     async def _send_spooled(self) -> None:
         for path in sorted(self._spool.glob("*.ndjson")) if self._spool is not None else ():
             lines = path.read_bytes().splitlines()
-            for at in range(0, len(lines), self._batch_max):
-                await self._decided(lines[at : at + self._batch_max])
+            for start in range(0, len(lines), self._batch_max):
+                await self._deliver(lines[start : start + self._batch_max])
             path.unlink(missing_ok=True)
 
-    def _put_away(self) -> None:
+    def _spool_waiting(self) -> None:
         """Move what waits into the spool, if there is one and it can be written; else it stays in
         memory.
         """
         if not self._waiting or self._spool is None:
             return
-        put = list(self._waiting)
+        events = list(self._waiting)
         try:
             write_whole(
                 self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson",
-                b"\n".join(put) + b"\n",
+                b"\n".join(events) + b"\n",
             )
         except OSError as error:
             log.error("the spool cannot be written, events wait in memory: %s", error.strerror)
             return
-        for _ in put:
+        for _ in events:
             self._waiting.popleft()
 
     def _set_aside(self, event: bytes) -> None:

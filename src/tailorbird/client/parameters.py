@@ -36,7 +36,7 @@ class ContextFields(TypedDict, total=False):
     utc_offset_min: int | None
 
 
-class Asked(TypedDict, total=False):
+class QueryOptions(TypedDict, total=False):
     """Who asks, and what may be shown. None stands for "not said".
 
     Attributes:
@@ -61,7 +61,7 @@ class Asked(TypedDict, total=False):
     explain: bool
 
 
-class Searched(Asked, total=False):
+class SearchOptions(QueryOptions, total=False):
     """What a search takes more: the slot whose rules hold, and attributes by which all hits are
     counted.
     """
@@ -89,7 +89,7 @@ class EventFields(TypedDict, total=False):
     timeless: bool
 
 
-class Settings(TypedDict, total=False):
+class ClientSettings(TypedDict, total=False):
     """How a client behaves, see `AsyncClient`."""
 
     key: str

@@ -24,39 +24,39 @@ class RetryBudget:
     """Each request earns a tenth of a retry; ten may be saved up."""
 
     def __init__(self) -> None:
-        self._left = BUDGET_MAX
+        self._tokens = BUDGET_MAX
 
     def earn(self) -> None:
-        self._left = min(BUDGET_MAX, self._left + BUDGET_SHARE)
+        self._tokens = min(BUDGET_MAX, self._tokens + BUDGET_SHARE)
 
     def spend(self) -> bool:
         """Whether one more try may be made."""
-        if self._left < 1:
+        if self._tokens < 1:
             return False
-        self._left -= 1
+        self._tokens -= 1
         return True
 
 
 class Throttle:
     """Counts what was asked and what was taken up, second by second, for as long as the window is."""
 
-    def __init__(self, draw: random.Random) -> None:
-        self._draw = draw
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._seconds: deque[list[float]] = deque()  # [second, requests, accepted]
         self._requests = self._accepted = 0.0
 
-    def admits(self, now: float) -> bool:
+    def allow(self, now: float) -> bool:
         """Whether to ask at all; where not, the request counts as one that was not taken up."""
-        self._forget(now)
+        self._expire(now)
         if self._requests < REQUESTS_MIN:
             return True
         refuse = max(0.0, (self._requests - OVERLOAD_RATIO * self._accepted) / (self._requests + 1))
-        if self._draw.random() >= refuse:
+        if self._rng.random() >= refuse:
             return True
-        self.note(False, now)
+        self.record(False, now)
         return False
 
-    def note(self, accepted: bool, now: float) -> None:
+    def record(self, accepted: bool, now: float) -> None:
         """What became of a request: an answer of any kind but "too much" and "out of order" counts
         as taken up.
         """
@@ -68,15 +68,15 @@ class Throttle:
         self._requests += 1
         self._accepted += accepted
 
-    def _forget(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         while self._seconds and self._seconds[0][0] < now - WINDOW_S:
             _, requests, accepted = self._seconds.popleft()
             self._requests -= requests
             self._accepted -= accepted
 
 
-def backoff_s(attempt: int, draw: random.Random) -> float:
+def backoff_s(attempt: int, rng: random.Random) -> float:
     """How long to wait before try `attempt` (1: the first retry): doubling, and drawn, so that many
     clients do not come back at once.
     """
-    return min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(attempt - 1, 20)) * draw.uniform(0.5, 1.0)
+    return min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(attempt - 1, 20)) * rng.uniform(0.5, 1.0)

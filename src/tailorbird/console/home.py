@@ -45,9 +45,9 @@ def home_routes(
     ]
 
 
-def _overview(told: Callable[[Service], Overview]) -> Handler:
+def _overview(read_overview: Callable[[Service], Overview]) -> Handler:
     async def handler(request: Request, service: Service) -> Response:
-        return as_json(await run_in_thread(service, told, service))
+        return as_json(await run_in_thread(service, read_overview, service))
 
     return handler
 

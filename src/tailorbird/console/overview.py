@@ -15,7 +15,7 @@ from tailorbird.events import DAY, EVENT_TYPES, to_iso
 from tailorbird.registry import Registry, VersionInfo
 from tailorbird.serving.handling import Service
 from tailorbird.serving.messages import DEGRADED
-from tailorbird.serving.why import baseline_told
+from tailorbird.serving.why import describe_baseline
 from tailorbird.stream.lag import Lag
 from tailorbird.version import __version__
 
@@ -105,13 +105,13 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
         problem = str(error)
     reports = sorted(path.name for path in project.paths.reports.glob("*.html"))
     versions = Registry(project.paths.registry, clock=clock).newest(VERSIONS_MAX)
-    learned = next((info.version for info in versions if info.heads), "")
-    models = [_model(info, reports, learned) for info in versions]
+    newest_model = next((info.version for info in versions if info.heads), "")
+    models = [_model(info, reports, newest_model) for info in versions]
     return Overview(
         name=project.settings.project.name,
         version=__version__,
         now=clock.now(),
-        clock=_clock_told(clock.now(), clock.behind),
+        clock=_describe_clock(clock.now(), clock.behind),
         missing=service.pipeline.missing(),
         degraded=DEGRADED,
         roles=_roles(project.paths.run, service.lags(), clock.now()),
@@ -125,10 +125,10 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
     )
 
 
-def _clock_told(now: int, behind: int) -> str:
-    if not behind:
+def _describe_clock(now: int, lag_us: int) -> str:
+    if not lag_us:
         return ""
-    days = behind // DAY
+    days = lag_us // DAY
     moment = to_iso(now)[:16].replace("T", " ")
     return (
         f"The log ended long ago. Everything here goes on from its end: it is {moment} UTC, "
@@ -141,30 +141,30 @@ def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
     """Those that `up` runs here; and of readers that run elsewhere, what their positions say."""
     rows = []
     for role in noted_roles(run):
-        of = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
+        role_lags = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
         state = "runs" if role.pid else "waits to start again"
-        rows.append(RoleRow(role.name, state, role.since_s, role.restarts, *_behind(of, now)))
-    known = {row.name.split()[0] for row in rows}
-    for reader in dict.fromkeys(lag.reader for lag in lags if lag.reader.split()[0] not in known):
+        rows.append(RoleRow(role.name, state, role.since_s, role.restarts, *_total_lag(role_lags, now)))
+    local_names = {row.name.split()[0] for row in rows}
+    for reader in dict.fromkeys(lag.reader for lag in lags if lag.reader.split()[0] not in local_names):
         rows.append(
             RoleRow(
                 reader,
                 "seen by its position",
                 0.0,
                 0,
-                *_behind([lag for lag in lags if lag.reader == reader], now),
+                *_total_lag([lag for lag in lags if lag.reader == reader], now),
             )
         )
     return rows
 
 
-def _behind(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
+def _total_lag(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
     if not lags:
         return None, None
     return sum(lag.rows for lag in lags), max(lag.seconds(now) for lag in lags)
 
 
-def _model(info: VersionInfo, reports: list[str], learned: str) -> ModelRow:
+def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow:
     made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
         "%Y-%m-%d %H:%M"
     )  # today's time, whatever the log's is
@@ -175,7 +175,7 @@ def _model(info: VersionInfo, reports: list[str], learned: str) -> ModelRow:
     ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")
     report = f"{info.version}.html"
     about = (
-        baseline_told(info.version, info.baseline, learned, "tailorbird") if info.baseline else ""
+        describe_baseline(info.version, info.baseline, newest_model, "tailorbird") if info.baseline else ""
     )
     return ModelRow(
         info.version,

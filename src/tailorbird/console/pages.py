@@ -70,9 +70,9 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
         user = user and pseudonyms.user_id(user)
         anonymous = anonymous and pseudonyms.anonymous_id(anonymous)
     request = ReadRequest(user, anonymous, query.session_id, None, None, 0, pipeline.clock.now())
-    with pipeline.feature_access() as reading:
+    with pipeline.feature_access() as access:
         try:
-            rows = None if reading.reader is None else reading.reader.person(request)
+            rows = None if access.reader is None else access.reader.person(request)
         except NotReadyError:
             rows = None
     if rows is None:
@@ -81,7 +81,7 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
         (int(sequence.ts[-1]) for sequence in rows.sequences.values() if len(sequence.ts)),
         default=0,
     )
-    values = zip(reading.features.numeric, rows.numeric[0].tolist(), strict=True)
+    values = zip(access.features.numeric, rows.numeric[0].tolist(), strict=True)
     return {
         "seen": newest if rows.sequences else rows.commit,
         "features": {name: value for name, value in values if value == value},

@@ -78,11 +78,11 @@ def recent_events(routed: Address) -> RecentEvents:
 
 
 def _event(row: dict) -> RecentEvent:
-    told = {
+    texts = {
         name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "item_id", "query")
     }
     return RecentEvent(
-        **told,
+        **texts,
         ts=int(row["ts"].timestamp() * 1e6),
         items=len(row["items"] or ()),
         price=row["price"],

@@ -218,7 +218,7 @@ async def tracker_script(request: Request, service: Service) -> Response:
     return Response(tracker.script(), media_type="text/javascript", headers=tracker.HEADERS)
 
 
-_SEGMENT_PATHS = (*segment.MANY, *segment.ONE)
+_SEGMENT_PATHS = (*segment.BATCH_KINDS, *segment.MESSAGE_KINDS)
 _EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
 _QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
 _GET_STATUSES = (401, 403, 429, 503)

@@ -114,7 +114,7 @@ class SheddingCollector(Collector):
         yield CounterMetricFamily("tailorbird_shed", text, value=self._shedder.refused)
         text = "How long a question that came now would have to wait for a thread."
         yield GaugeMetricFamily(
-            "tailorbird_expected_wait_seconds", text, value=self._shedder.expected_s()
+            "tailorbird_expected_wait_seconds", text, value=self._shedder.expected_wait_s()
         )
         yield GaugeMetricFamily(
             "tailorbird_waiting", "Questions that run or wait.", value=self._shedder.waiting

@@ -283,13 +283,13 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
     """
     query = args[0] if args else None
     # What a page hangs on goes before what it can do without.
-    ticket = service.shedder.take(
-        getattr(call, "__name__", "other"), _units(query), first=isinstance(query, Query)
+    ticket = service.shedder.admit(
+        getattr(call, "__name__", "other"), _units(query), is_primary=isinstance(query, Query)
     )
     seconds: list[float] = []
 
     def call_timed() -> Any:
-        service.metrics.waited(service.shedder.begin(ticket))
+        service.metrics.waited(service.shedder.start(ticket))
         started_at = time.perf_counter()
         try:
             return call(*args)
@@ -302,7 +302,7 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
             service.pool, copy_context().run, call_timed
         )
     finally:
-        service.shedder.done(ticket, seconds[0] if seconds else None)
+        service.shedder.finish(ticket, seconds[0] if seconds else None)
 
 
 def _units(query: object) -> float:

@@ -73,8 +73,8 @@ from tailorbird.serving.request import (
     search_values,
 )
 from tailorbird.serving.rule_costs import VariantOutcome, Weigher
-from tailorbird.serving.shadow import Shadows
-from tailorbird.serving.stages import STALE_US, ModelLostError, Stages
+from tailorbird.serving.shadow import ShadowScorer
+from tailorbird.serving.stages import STALE_US, ModelUnavailableError, Stages
 
 SEARCH_CANDIDATES = 200
 
@@ -131,7 +131,7 @@ class Pipeline:
         self._watcher: Watcher = watcher or NullWatcher()
         self.pseudonyms = pseudonyms
         self.breakers = Breakers(budgets)
-        self._shadows = Shadows(readings, self._watcher)
+        self._shadows = ShadowScorer(readings, self._watcher)
         self._last_index: Index | None = None
         self._tables: Tables = tables or NoLiveTables()
         stage_options = {"patience": self.breakers, "ages": self._tables.ages, "editors": editors}
@@ -323,7 +323,7 @@ class Pipeline:
                     request.mark_degraded("model")
                 try:
                     return work(request)
-                except ModelLostError as error:
+                except ModelUnavailableError as error:
                     failure = failure or error.why
         raise AssertionError("an answer without a model cannot lose it")
 
@@ -392,7 +392,7 @@ class Pipeline:
         """The person's recent items and own figures, before there are candidates to read features
         for.
         """
-        rows = self._stages.person(request)
+        rows = self._stages.read_person(request)
         if rows is None:
             return
         request.person = rows.person or request.person
@@ -430,14 +430,14 @@ class Pipeline:
             and request.may_score
             and len(candidates)
         ):
-            candidates = candidates if score_all else self._stages.fitting(request, candidates, size)
+            candidates = candidates if score_all else self._stages.limit_to_budget(request, candidates, size)
             with self._stages.timed("features"):
-                rows = self._stages.read(request, candidates.ids, candidates.keys)
+                rows = self._stages.read_features(request, candidates.ids, candidates.keys)
             with self._stages.timed("score"):
                 scores = self._stages.score(request, candidates, rows)
         model_values = scores.value if scores is not None else self._stages.baseline(request, candidates)
         text_values = model_values if request.text is None else search_values(candidates.scores, model_values)
-        values = self._stages.boosted(request, candidates, text_values)
+        values = self._stages.apply_boosts(request, candidates, text_values)
         with self._stages.timed("policy"):
             choice = self._stages.choose(request, candidates, values, size)
         shown = candidates.select(choice.items)
@@ -445,7 +445,7 @@ class Pipeline:
             rows = select_rows(rows, choice.items)
         elif len(shown):
             with self._stages.timed("features"):
-                rows = self._stages.read(request, shown.ids, shown.keys)
+                rows = self._stages.read_features(request, shown.ids, shown.keys)
         if scores is not None:
             scores = Scores(
                 {name: column[choice.items] for name, column in scores.heads.items()},
@@ -466,7 +466,7 @@ class Pipeline:
         with self._stages.timed("tell"):
             chosen = choice.items
             adjustments = (
-                self._stages.wished(request, shown, model_values[chosen], text_values[chosen])
+                self._stages.adjustments(request, shown, model_values[chosen], text_values[chosen])
                 if request.query.explain
                 else ()
             )

@@ -90,7 +90,7 @@ class Weigher:
         rng = np.random.default_rng(0)
         patience = Breakers(UNBOUNDED)
         self._variants = {
-            name: Stages({variant.name: variant}, clock, rng, NullWatcher(), STALE_US, patience=patience)
+            name: Stages({variant.name: variant}, clock, rng, NullWatcher(), STALE_US, breakers=patience)
             for name, variant in self._slots.items()
         }
 
@@ -118,7 +118,7 @@ class Weigher:
         all_candidates = _merge_candidates(candidate_lists)
         stages = self._variants[ALL]
         scores = stages.score(
-            request, all_candidates, stages.read(request, all_candidates.ids, all_candidates.keys)
+            request, all_candidates, stages.read_features(request, all_candidates.ids, all_candidates.keys)
         )
         if (
             scores is None
@@ -129,9 +129,9 @@ class Weigher:
         outcomes = {}
         for name, stages in self._variants.items():
             request.slot = self._slots[name]
-            visible = np.flatnonzero(stages.may_be_shown(request, request.index, all_candidates.rows))
+            visible = np.flatnonzero(stages.visible_mask(request, request.index, all_candidates.rows))
             visible_candidates, values = all_candidates.select(visible), scores.value[visible]
-            choice = stages.choose(request, visible_candidates, stages.boosted(request, visible_candidates, values), size)
+            choice = stages.choose(request, visible_candidates, stages.apply_boosts(request, visible_candidates, values), size)
             outcomes[name] = VariantOutcome(
                 tuple(visible_candidates.ids[place] for place in choice.items.tolist()),
                 float(values[choice.items].sum()),

@@ -79,7 +79,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     begins: int
 
 
-class Line(Scored, frozen=True, kw_only=True, omit_defaults=True):
+class ScoreRecord(Scored, frozen=True, kw_only=True, omit_defaults=True):
     """A score as it stands in a block. `held`: it stood in one that is deleted by now; consumers
     were told of it then.
     """
@@ -88,7 +88,7 @@ class Line(Scored, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(ScoreRecord).decode
 
 
 def scores_address(stream: Stream) -> "Address":
@@ -101,7 +101,7 @@ def encode_scores(scores: Sequence[Scored]) -> bytes:
     return b"\n".join(map(_encode, scores))
 
 
-def scores_of(stored: Stored) -> list[Line]:
+def decode_scores(stored: Stored) -> list[ScoreRecord]:
     """The scores of a block, those held over too. Raises msgspec.DecodeError if it holds no such
     thing.
     """
@@ -148,24 +148,24 @@ class ScoreFeed:
             if start >= end:
                 return Scores(scores=[], next=max(start, 0) if start <= end else end, begins=begins)
             blocks = reader.read(start, bytes_max=bytes_max)
-        found = [
+        scores = [
             score
             for stored in blocks
-            for score in scores_of(stored)
+            for score in decode_scores(stored)
             if score.p >= start and not score.held
         ]
         return Scores(
-            scores=list[Scored](found), next=blocks[-1].end if blocks else start, begins=begins
+            scores=list[Scored](scores), next=blocks[-1].end if blocks else start, begins=begins
         )
 
     def all_from(self, start: int) -> Iterator[Scores]:
         """One read after the other, up to the end as it is."""
         while True:
-            found = self.read(start)
-            if found.next <= start and not found.scores:
+            page = self.read(start)
+            if page.next <= start and not page.scores:
                 return
-            yield found
-            start = found.next
+            yield page
+            start = page.next
 
     def close(self) -> None:
         with self._lock:

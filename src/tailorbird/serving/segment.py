@@ -19,24 +19,24 @@ from starlette.responses import Response
 
 from tailorbird.serving.handling import Handler, Service, read_request_body, accept_foreign_events
 
-MANY = ("batch", "import")
-ONE = ("track", "identify", "page", "screen", "group", "alias")
+BATCH_KINDS = ("batch", "import")
+MESSAGE_KINDS = ("track", "identify", "page", "screen", "group", "alias")
 
 
 async def post_messages(request: Request, service: Service, *, kind: str) -> Response:
     """Take a body of Segment's."""
     body = await read_request_body(request, service)
     return await accept_foreign_events(
-        request, service, "segment", body if kind in MANY else _typed(body, kind)
+        request, service, "segment", body if kind in BATCH_KINDS else _with_type(body, kind)
     )
 
 
 def handlers() -> dict[str, Handler]:
     """Return path → its handler."""
-    return {f"/v1/{kind}": partial(post_messages, kind=kind) for kind in (*MANY, *ONE)}
+    return {f"/v1/{kind}": partial(post_messages, kind=kind) for kind in (*BATCH_KINDS, *MESSAGE_KINDS)}
 
 
-def _typed(body: bytes, kind: str) -> bytes:
+def _with_type(body: bytes, kind: str) -> bytes:
     """Return a message with the type that its path says; what is no object is left for the adapter
     to refuse.
     """

@@ -68,7 +68,7 @@ from tailorbird.serving.reserve import RESERVE_BYTES
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import Schemas
 from tailorbird.serving.score_log import ScoreFeed
-from tailorbird.serving.turning_away import TurningAway
+from tailorbird.serving.turning_away import EarlyRefusal
 from tailorbird.serving.warming import Warming, warm
 from tailorbird.store.valkey import CopiesAt
 from tailorbird.stream import Address, Stream
@@ -159,7 +159,7 @@ class ServeOptions:
     contract: Callable[[], Contract] | None = None
 
 
-class Thread(Protocol):
+class BackgroundTask(Protocol):
     """What goes on beside answers."""
 
     def start(self) -> None: ...
@@ -192,45 +192,45 @@ def run(
     )  # they expire by today
     clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
-    opening = partial(
+    open_this_collector = partial(
         first_free,
         pseudonyms=options.pseudonyms,
         suppression_list=options.stopped,
         reserve_bytes=options.reserve_bytes,
     )
     with ExitStack() as stack:
-        door = stack.enter_context(
-            opening(options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock)
+        collector = stack.enter_context(
+            open_this_collector(options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock)
         )
-        service, threads = _assembled(options, door, keys, clock, stack)
+        service, threads = _assemble(options, collector, keys, clock, stack)
         for thread in threads:
             thread.start()
             stack.callback(thread.stop)
-        _be_prompt()
+        _tune_interpreter()
         # Not before there is somebody to answer: who connects to a server that starts waits for it,
         # where another would answer at once.
         listener = stack.enter_context(bind(options.host, options.port, asked=options.port_asked))
-        url = stack.enter_context(_address(options, listener, door.producer))
+        url = stack.enter_context(_address_file(options, listener, collector.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
         log.info("serving on %s", url)
-        given = {
+        protocol_attributes = {
             "deadline_s": options.header_deadline_s,
             "connections_max": options.connections_max,
             "by_address": Connections(options.limits),
-            "turn_away": TurningAway(service),
+            "turn_away": EarlyRefusal(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
         times = {"drain_s": options.drain_s, "keep_alive_s": options.keep_alive_s}
-        HttpServer(app, drain=service.drain, **times, protocol_attributes=given, stop_requested=stop).run([listener])
+        HttpServer(app, drain=service.drain, **times, protocol_attributes=protocol_attributes, stop_requested=stop).run([listener])
 
 
-def _assembled(
-    options: ServeOptions, door: Door, keys: Keys, clock: Clock, stack: ExitStack
-) -> tuple[Service, list[Thread]]:
+def _assemble(
+    options: ServeOptions, collector: Door, keys: Keys, clock: Clock, stack: ExitStack
+) -> tuple[Service, list[BackgroundTask]]:
     """What answers, and the threads beside it, to be started in this order; what is to be closed
     when they have ended, in `stack`.
     """
-    metrics, watch = _measured(options, door)
+    metrics, lag_watch = _build_metrics(options, collector)
     schemas = Schemas(
         options.state, options.features, copies=options.copies, workers=options.workers
     )
@@ -254,7 +254,7 @@ def _assembled(
     rollout = Rollout(registry, load, metrics, schemas, probe=probe, tables=tables)
     formulas = LiveFormulas(registry, options.slots)
     editors = None if options.lists_file is None else LiveLists(options.lists_file)
-    answering = partial(
+    build_pipeline = partial(
         Pipeline,
         slots=options.slots,
         bundles=rollout,
@@ -264,8 +264,8 @@ def _assembled(
         editors=editors,
         tables=tables,
     )
-    pipeline = answering(
-        answers=door,
+    pipeline = build_pipeline(
+        answers=collector,
         rng=np.random.default_rng(),
         watcher=metrics,
         pseudonyms=options.pseudonyms,
@@ -280,11 +280,11 @@ def _assembled(
         options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
     )
     warming = Warming(
-        answering(answers=None, rng=np.random.default_rng()), catalogue, options.slots
+        build_pipeline(answers=None, rng=np.random.default_rng()), catalogue, options.slots
     )
     service = Service(
         pipeline,
-        door,
+        collector,
         keys,
         Perimeter(LOCAL_HOSTS if is_local(options.host) else None, frozenset(options.origins)),
         metrics,
@@ -297,30 +297,30 @@ def _assembled(
         threads=options.threads,
         wait_s=options.wait_s,
     )
-    service.warming = warming.going_on
-    if watch is not None:
-        service.lags = lambda: watch.lags
-    beside = [
-        each
-        for each in (
-            Pruner(door, options.lake) if options.lake is not None else None,
-            watch,
+    service.warming = warming.is_warming
+    if lag_watch is not None:
+        service.lags = lambda: lag_watch.lags
+    background = [
+        task
+        for task in (
+            Pruner(collector, options.lake) if options.lake is not None else None,
+            lag_watch,
             editors,
         )
-        if each is not None
+        if task is not None
     ]
     loops = [
         *rollout.loops,
         formulas.loop,
         catalogue.loop,
         tables.loop,
-        *(each.loop for each in beside),
+        *(task.loop for task in background),
     ]
     metrics.watch_threads(lambda: loops)
-    return service, [tables, rollout, formulas, churn, catalogue, *beside, warming]
+    return service, [tables, rollout, formulas, churn, catalogue, *background, warming]
 
 
-def _measured(options: ServeOptions, door: Door) -> tuple[Metrics, LagWatch | None]:
+def _build_metrics(options: ServeOptions, collector: Door) -> tuple[Metrics, LagWatch | None]:
     """The metrics, and who measures how far readers are behind; None without a lake, whose position
     is one of them.
     """
@@ -332,12 +332,12 @@ def _measured(options: ServeOptions, door: Door) -> tuple[Metrics, LagWatch | No
     if options.lake is None:
         return metrics, None
     readers = partial(readers_of_routed, options.state, options.workers)
-    watch = LagWatch(LagMeter(options.stream, options.lake, readers, producer=door.producer))
-    metrics.watch_lag(watch)
-    return metrics, watch
+    lag_watch = LagWatch(LagMeter(options.stream, options.lake, readers, producer=collector.producer))
+    metrics.watch_lag(lag_watch)
+    return metrics, lag_watch
 
 
-def _be_prompt() -> None:
+def _tune_interpreter() -> None:
     """Keep single requests from waiting for the interpreter: long collections, and threads that
     hold the lock for 5 ms.
     """
@@ -348,18 +348,18 @@ def _be_prompt() -> None:
 
 
 @contextmanager
-def _address(options: ServeOptions, listener: socket.socket, producer: str) -> Iterator[str]:
+def _address_file(options: ServeOptions, listener: socket.socket, producer: str) -> Iterator[str]:
     """The address file, as long as the process serves."""
     host = f"[{options.host}]" if ":" in options.host and options.host[0] != "[" else options.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     path = options.run / f"{producer}.json"
-    fresh = path.with_suffix(f".{os.getpid()}")
+    temporary = path.with_suffix(f".{os.getpid()}")
     try:
         options.run.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(
+        temporary.write_bytes(
             msgspec.json.encode({"url": url, "pid": os.getpid(), "producer": producer})
         )
-        fresh.rename(path)
+        temporary.rename(path)
     except OSError as error:
         raise StorageError(
             f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable"

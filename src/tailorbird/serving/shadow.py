@@ -23,7 +23,7 @@ CREDIT_S = 0.05  # of time that may be saved up
 log = logging.getLogger(__name__)
 
 
-class Shadows:
+class ShadowScorer:
     """Scores beside. Safe to use from several threads."""
 
     def __init__(self, readings: FeatureProvider, watcher: Watcher) -> None:
@@ -38,20 +38,20 @@ class Shadows:
         """Note in the request what the shadow says of the items shown, if it has time; `rows` are
         what the request read of them.
         """
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         if (
             not shown.ids
             or not shadow.heads
-            or not self._may(began - request.started_at)
+            or not self._has_credit(started_at - request.started_at)
             or not self._breaker.lets()
         ):
             return
         try:
             if request.bundle is None or shadow.schema_hash != request.bundle.schema_hash:
-                with self._readings.access(shadow) as reading:
-                    if reading.reader is None:
+                with self._readings.access(shadow) as access:
+                    if access.reader is None:
                         return
-                    rows = reading.reader.read(request.read_request, shown.ids, shown.keys)
+                    rows = access.reader.read(request.read_request, shown.ids, shown.keys)
             live = shadow.encoder.read_live(request.lists, rows, shown.keys)
             scores = shadow.with_index(index).score(
                 rows, shown.keys, objective=request.formula.weights, live=live
@@ -66,9 +66,9 @@ class Shadows:
             self._breaker.failed()
         finally:
             with self._lock:
-                self._credit_s -= time.perf_counter() - began
+                self._credit_s -= time.perf_counter() - started_at
 
-    def _may(self, answer_s: float) -> bool:
+    def _has_credit(self, answer_s: float) -> bool:
         """Whether there is time: each answer earns a share of its own."""
         with self._lock:
             self._credit_s = min(CREDIT_S, self._credit_s + SHARE * answer_s)

@@ -37,7 +37,7 @@ class OverloadedError(StorageError):
 
 
 @dataclass
-class Turn:
+class Ticket:
     """One question that was taken: its kind, how large it is, and when it was."""
 
     kind: str
@@ -75,57 +75,57 @@ class Shedder:
         self.waiting = 0
         self.refused = 0
 
-    def expected_s(self) -> float:
+    def expected_wait_s(self) -> float:
         """How long a question that came now would have to wait."""
         return self._backlog_s / self._threads
 
-    def full(self, *, first: bool = True) -> bool:
+    def is_full(self, *, is_primary: bool = True) -> bool:
         """Whether a question would have to wait too long; `first`: for an answer that a page hangs
         on.
         """
         return (
-            self.expected_s() > self._wait_s * (1.0 if first else _SECOND_RANK)
+            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECOND_RANK)
             or self.waiting >= WAITING_MAX
         )
 
-    def turned_away(self) -> int:
+    def record_refusal(self) -> int:
         """Count a question that is not taken; the seconds after which it may come again."""
         self.refused += 1
-        return max(1, math.ceil(self.expected_s()))
+        return max(1, math.ceil(self.expected_wait_s()))
 
-    def require_room(self, *, first: bool = True) -> None:
+    def require_room(self, *, is_primary: bool = True) -> None:
         """Raise OverloadedError where there is no room, see `full`."""
-        if self.full(first=first):
-            raise OverloadedError(self.turned_away())
+        if self.is_full(is_primary=is_primary):
+            raise OverloadedError(self.record_refusal())
 
-    def take(self, kind: str, units: float = 1.0, *, first: bool = True) -> Turn:
+    def admit(self, kind: str, units: float = 1.0, *, is_primary: bool = True) -> Ticket:
         """Take a question, `units` times as large as others of its kind. Raises OverloadedError as
         `require_room`.
         """
-        self.require_room(first=first)
+        self.require_room(is_primary=is_primary)
         cost_s = units * self._unit_s.get(kind, GUESS_S)
         with self._lock:
             self._backlog_s += cost_s
             self.waiting += 1
-        return Turn(kind, units, cost_s, self._now())
+        return Ticket(kind, units, cost_s, self._now())
 
-    def begin(self, turn: Turn) -> float:
+    def start(self, ticket: Ticket) -> float:
         """A thread begins with it; the seconds that it has waited. Raises OverloadedError where
         that is beyond use.
         """
-        waited = self._now() - turn.taken_at
+        waited = self._now() - ticket.taken_at
         if waited > 2 * self._wait_s:
-            raise OverloadedError(self.turned_away())
+            raise OverloadedError(self.record_refusal())
         return waited
 
-    def done(self, turn: Turn, seconds: float | None) -> None:
+    def finish(self, ticket: Ticket, seconds: float | None) -> None:
         """It is answered, after so many seconds of work; None: it was not begun."""
         with self._lock:
             self.waiting -= 1
-            self._backlog_s = max(0.0, self._backlog_s - turn.cost_s) if self.waiting else 0.0
+            self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s) if self.waiting else 0.0
             if seconds is not None:
-                before = self._unit_s.get(turn.kind, GUESS_S)
+                previous_s = self._unit_s.get(ticket.kind, GUESS_S)
                 # One that stood still, or was the first and warmed things up, says little about the
                 # next.
-                unit_s = min(seconds / max(turn.units, 1e-9), _JUMP * before)
-                self._unit_s[turn.kind] = before + _SMOOTH * (unit_s - before)
+                unit_s = min(seconds / max(ticket.units, 1e-9), _JUMP * previous_s)
+                self._unit_s[ticket.kind] = previous_s + _SMOOTH * (unit_s - previous_s)

@@ -21,18 +21,18 @@ from tailorbird.ranking.bundle import Bundle, run_heads
 from tailorbird.serving.messages import RecommendQuery
 
 ROWS = 512  # candidates of a large request
-ASKED_MAX = 10  # for one slot
-PATIENCE_S = 20.0  # a server that never gets warm is better than none
+REQUESTS_MAX = 10  # for one slot
+WARM_UP_TIMEOUT_S = 20.0  # a server that never gets warm is better than none
 log = logging.getLogger(__name__)
 
 
-class Rehearsed(Protocol):
+class AnswersQueries(Protocol):
     """What is asked: a `pipeline.Pipeline` that logs and counts nothing."""
 
     def answer(self, query: RecommendQuery) -> object: ...
 
 
-class Following(Protocol):
+class FollowsLog(Protocol):
     """What must have been read; `catalogue.Catalogue` is."""
 
     @property
@@ -57,8 +57,8 @@ class Warming:
 
     def __init__(
         self,
-        pipeline: Rehearsed,
-        catalogue: Following,
+        pipeline: AnswersQueries,
+        catalogue: FollowsLog,
         slots: Mapping[str, Slot],
         *,
         now: Callable[[], float] = time.monotonic,
@@ -77,26 +77,26 @@ class Warming:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def going_on(self) -> bool:
+    def is_warming(self) -> bool:
         """Whether the server is not warm yet."""
         return not self._done.is_set()
 
     def _run(self) -> None:
-        until = self._now() + PATIENCE_S
+        deadline = self._now() + WARM_UP_TIMEOUT_S
         try:
             while (
-                not self._catalogue.caught_up and self._now() < until and not self._stop.wait(0.02)
+                not self._catalogue.caught_up and self._now() < deadline and not self._stop.wait(0.02)
             ):
                 pass
             for name in self._slots:
-                best = float("inf")
-                for _ in range(ASKED_MAX):
-                    began = self._now()
+                fastest_s = float("inf")
+                for _ in range(REQUESTS_MAX):
+                    started_at = self._now()
                     self._pipeline.answer(RecommendQuery(slot=name))
-                    took = self._now() - began
-                    if self._stop.is_set() or self._now() > until or took > 0.8 * best:
+                    elapsed_s = self._now() - started_at
+                    if self._stop.is_set() or self._now() > deadline or elapsed_s > 0.8 * fastest_s:
                         break
-                    best = min(best, took)
+                    fastest_s = min(fastest_s, elapsed_s)
         except TailorbirdError as error:
             log.warning("not everything is warm: %s", error)
         finally:

@@ -20,20 +20,20 @@ def explain_answer(
         refused: the newest model, which the gate did not let answer in its place; "" where there is
             none.
     """
-    told = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
-    told += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
+    sentences = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
+    sentences += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
     if baseline:
-        told.append(baseline_told(answer.model, baseline, refused, command))
+        sentences.append(describe_baseline(answer.model, baseline, refused, command))
     if answer.arm:
-        told.append(f"arm {answer.arm} of the slot's experiment: other people may be in another")
+        sentences.append(f"arm {answer.arm} of the slot's experiment: other people may be in another")
     if not user:
-        told.append(f"for a stranger; for somebody: {command} recommend --user ID")
+        sentences.append(f"for a stranger; for somebody: {command} recommend --user ID")
     elif not known:
-        told.append(f"nothing is known of user {user}: the list is a stranger's")
-    return told
+        sentences.append(f"nothing is known of user {user}: the list is a stranger's")
+    return sentences
 
 
-def baseline_told(version: str, baseline: str, refused: str, command: str) -> str:
+def describe_baseline(version: str, baseline: str, refused: str, command: str) -> str:
     """Return what to know of a version that orders items by sources, and what to do; arguments as
     for `explain_answer`.
     """

@@ -1,4 +1,4 @@
-"""The client of an event loop; `blocking` has the one of threads, which drives this one."""
+"""The client for an event loop; `blocking` has the one for threads, which drives this one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from uuid import uuid4
 import msgspec
 
 from tailorbird.client.outbox import BATCH_MAX, GATHER_S, QUEUE_MAX, Outbox
-from tailorbird.client.parameters import QueryOptions, EventFields, SearchOptions
+from tailorbird.client.parameters import EventFields, QueryOptions, SearchOptions
 from tailorbird.client.talking import ClosedError, Reply, Transport, to_refused_error
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
@@ -32,19 +32,22 @@ _receipts = msgspec.json.Decoder(Receipts)
 
 
 class AsyncClient:
-    """Talks to one server, or to several that are each other's equals. Made within a running loop;
+    """A client of one server, or of several interchangeable ones. Create it within a running loop.
+
     `async with` closes it.
 
     Args:
-        urls: the server's address, or several; where one does not answer, the next is asked.
-        key: of `tailorbird keys create`; a read key asks, a write key sends.
-        timeout_s: for a request with all its tries.
-        attempts: how often a request is tried. batch_max, gather_s, held_max: of what `track`
-        gathers: events of a body, how long it waits for more, how many may wait.
+        urls: the server's address, or several; where one does not answer, the next is called.
+        key: of `tailorbird keys create`; a read key queries, a write key sends.
+        timeout_s: for a request with all its attempts.
+        attempts: how often a request is tried.
+        batch_max: tracked events in one body.
+        gather_s: how long `track` waits for more events.
+        queue_max: how many tracked events may wait.
         spool: a folder of this client's own in which tracked events outlive the process when no
             server takes them.
     Raises:
-        UsageError: an address is none.
+        UsageError: an address is invalid.
     """
 
     def __init__(
@@ -86,40 +89,41 @@ class AsyncClient:
 
     @property
     def waiting(self) -> int:
-        """Tracked events that no server has taken yet."""
+        """The number of tracked events that no server has taken yet."""
         return len(self._outbox)
 
     @property
     def retried(self) -> int:
-        """Requests that were tried again."""
+        """The number of requests that were retried."""
         return self._transport.retried
 
     async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
-        """Items for a slot of the site.
+        """Recommend items for a slot of the site.
 
         Raises:
-            RefusedError: the server says what is wrong.
-            UnreachableError: nobody answers; show what you would without us.
-            UsageError: the question is none, and was not sent.
+            RefusedError: the server refuses the query, with the reason.
+            UnreachableError: no server answers; show what you would without recommendations.
+            UsageError: the query is invalid, and was not sent.
             ClosedError: the client is closed.
         """
         return await self._query("/v1/recommend", _convert(RecommendQuery, {"slot": slot, **query}))
 
     async def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
-        """The caller's own items in the order for a person. Raises as `recommend`."""
+        """Order the caller's own items for a person. Raises as `recommend`."""
         return await self._query(
             "/v1/rank", _convert(RankQuery, {"slot": slot, "items": list(items), **query})
         )
 
     async def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
-        """Items found by words, in the order for a person. Raises as `recommend`."""
+        """Find items by words, ordered for a person. Raises as `recommend`."""
         return await self._query("/v1/search", _convert(SearchQuery, {"query": text, **query}))
 
     async def churn(
         self, user_id: str, model: str = "churn", *, explain: bool = False
     ) -> ChurnAnswer:
-        """How likely a user is to leave, by a model of churn.py; `explain` tells what moves the
-        score. Raises as `recommend`.
+        """Return the probability that a user leaves, by a model of churn.py.
+
+        `explain` adds what moves the score. Raises as `recommend`.
         """
         query = {"model": model, "explain": "true" if explain else "false"}
         return _decode(
@@ -128,42 +132,46 @@ class AsyncClient:
         )
 
     async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
-        """Items that go with an item, of those that the rules and lists of a slot allow to
-        everybody, where one is named.
+        """Return items related to an item, or None if the live index does not know it.
 
-        None for an item that the live index does not know. Raises as `recommend`.
+        With a slot, they are those that its rules and lists allow for everybody. Raises as
+        `recommend`.
         """
         query = {"size": str(size)} | ({"slot": slot} if slot else {})
-        reply = await self._request("GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query)
+        reply = await self._request(
+            "GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query
+        )
         return None if reply.status == 404 else _decode(reply, Similar)
 
     async def item(self, item_id: str) -> Item | None:
-        """An item as the live index knows it, or None. Raises as `recommend`."""
+        """Return an item of the live index, or None. Raises as `recommend`."""
         reply = await self._request("GET", f"/v1/items/{quote(item_id, safe='')}")
         return None if reply.status == 404 else _decode(reply, Item)
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
-        """Send events and wait until they are safe; one decision for each, in order. A refused one
-        is told there, and raises nothing.
+        """Send events and wait until they are durable; return one decision for each, in order.
 
-        What has no `event_id` gets one, what has no `ts` the time of now.
+        A refused event is reported there and raises nothing. An event without `event_id` gets one,
+        and one without `ts` the current time.
 
         Raises:
-            UnreachableError: nobody answered; some may have arrived. Send events with the same
-                `event_id` again, they count once.
-            RefusedError: the request as a whole is not taken (its key, its size).
+            UnreachableError: no server answered; some may have arrived. Send events with the same
+                `event_id` again, they count
+            once.
+            RefusedError: the request as a whole is refused (its key, its size).
             ClosedError: the client is closed.
         """
         self._require_open()
         return await self._send_encoded([self._event(event) for event in events])
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
-        """Take an event down, to be sent soon with others; returns its `event_id`. Does not wait
-        and does not fail with the server.
+        """Queue an event to be sent soon with others, and return its `event_id`.
+
+        Does not wait, and does not fail with the server.
 
         Raises:
-            OutboxFullError: too many wait already.
-            UsageError: it cannot be written as JSON.
+            OutboxFullError: too many events wait already.
+            UsageError: it cannot be encoded as JSON.
             ClosedError: the client is closed; the event was not taken.
         """
         self._require_open()
@@ -172,18 +180,15 @@ class AsyncClient:
         return event_id
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until all that was tracked is decided; False if the time did not do. Raises
-        ClosedError.
-        """
+        """Wait until all tracked events are decided; return False on timeout. Raises ClosedError."""
         self._require_open()
         return await self._outbox.flush(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> int:
-        """Send what waits, spool the rest, and close; returns how many events are lost for want of
-        a server and a spool.
+        """Send what waits, spool the rest and close; return the number of lost events.
 
-        A second call does nothing. Whoever asks from then on, or still waits for an answer, gets a
-        ClosedError.
+        Events are lost only without both a server and a spool. A second call does nothing. Calls
+        from then on, and those that still wait for an answer, raise ClosedError.
         """
         if self._closed:
             return 0
@@ -214,7 +219,9 @@ class AsyncClient:
     async def _send_waiting(self, events: Sequence[bytes]) -> Receipts:
         return await self._send_encoded(events, has_backoff=True)
 
-    async def _send_encoded(self, events: Sequence[bytes], *, has_backoff: bool = False) -> Receipts:
+    async def _send_encoded(
+        self, events: Sequence[bytes], *, has_backoff: bool = False
+    ) -> Receipts:
         decisions: list[EventDecision] = []
         accepted = 0
         for batch in _batches(events, self._batch_max):
@@ -249,12 +256,15 @@ class AsyncClient:
         raise to_refused_error(reply)
 
     async def _query(self, path: str, query: msgspec.Struct) -> Answer:
-        return _decode(await self._request("POST", path, _encode_json(query, "a question", path)), Answer)
+        return _decode(
+            await self._request("POST", path, _encode_json(query, "a question", path)), Answer
+        )
 
 
 def _encode_json(document: Any, what: str, where: str) -> bytes:
-    """As JSON. Raises UsageError, also where a text holds half a letter, as Python reads "\\ud83d"
-    from JSON.
+    """Encode a document as JSON. Raise UsageError if that is impossible.
+
+    That includes a text with half a surrogate pair, as Python decodes "\\ud83d" from JSON.
     """
     try:
         return _encode(document)

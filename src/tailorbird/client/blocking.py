@@ -1,4 +1,4 @@
-"""The client of threads: the asynchronous one, on a loop of its own in a thread of its own."""
+"""The client for threads: the asynchronous one, on an event loop in a thread of its own."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar, Unpack
 
 from tailorbird.client.asynchronous import AsyncClient
-from tailorbird.client.parameters import QueryOptions, EventFields, SearchOptions, ClientSettings
+from tailorbird.client.parameters import ClientSettings, EventFields, QueryOptions, SearchOptions
 from tailorbird.client.talking import ClosedError
 from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.serving.messages import Answer, ChurnAnswer, Item, Receipts, Similar
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to a server from any thread. Takes what `AsyncClient` takes; make it after a fork, for
-    its thread does not survive one.
+    """A client for any thread, with the parameters of `AsyncClient`.
 
-    Call `close`, or use it in `with`: what was tracked within the last moments is sent then.
+    Create it after a fork, which its thread does not survive. Call `close`, or use it in `with`, to
+    send the events that were tracked last.
     """
 
     def __init__(self, urls: str | Sequence[str], **settings: Unpack[ClientSettings]) -> None:
@@ -44,53 +44,53 @@ class Client:
 
     @property
     def waiting(self) -> int:
-        """Tracked events that no server has taken yet."""
+        """The number of tracked events that no server has taken yet."""
         return self._client.waiting
 
     @property
     def retried(self) -> int:
-        """Requests that were tried again."""
+        """The number of requests that were retried."""
         return self._client.retried
 
     def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
-        """As `AsyncClient.recommend`."""
+        """Recommend items for a slot, see `AsyncClient.recommend`."""
         return self._run(self._client.recommend(slot, **query))
 
     def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
-        """As `AsyncClient.rank`."""
+        """Order the caller's own items, see `AsyncClient.rank`."""
         return self._run(self._client.rank(slot, items, **query))
 
     def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
-        """As `AsyncClient.search`."""
+        """Find items by words, see `AsyncClient.search`."""
         return self._run(self._client.search(text, **query))
 
     def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnAnswer:
-        """As `AsyncClient.churn`."""
+        """Return the probability that a user leaves, see `AsyncClient.churn`."""
         return self._run(self._client.churn(user_id, model, explain=explain))
 
     def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
-        """As `AsyncClient.similar`."""
+        """Return items related to an item, see `AsyncClient.similar`."""
         return self._run(self._client.similar(item_id, size, slot))
 
     def item(self, item_id: str) -> Item | None:
-        """As `AsyncClient.item`."""
+        """Return an item of the live index, see `AsyncClient.item`."""
         return self._run(self._client.item(item_id))
 
     def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
-        """As `AsyncClient.send`."""
+        """Send events and wait until they are durable, see `AsyncClient.send`."""
         return self._run(self._client.send(events))
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
-        """As `AsyncClient.track`."""
+        """Queue an event, see `AsyncClient.track`."""
         self._require_open()
         return self._client.track(type, **fields)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """As `AsyncClient.flush`."""
+        """Wait until all tracked events are decided, see `AsyncClient.flush`."""
         return self._run(self._client.flush(timeout_s))
 
     def close(self, timeout_s: float = 5.0) -> int:
-        """As `AsyncClient.close`."""
+        """Send what waits, spool the rest and close, see `AsyncClient.close`."""
         with self._lock:
             if self._closed:
                 return 0
@@ -133,7 +133,7 @@ class Client:
 
 
 async def _cancel_tasks() -> None:
-    """Cancel what other threads still wait for, so that they hear of it."""
+    """Cancel what other threads still wait for, so that they get an error."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -1,16 +1,15 @@
-"""What is tracked and not yet sent: gathered into batches, kept while no server takes it, on a disk
-where a folder is named.
+"""Tracked events that are not yet sent: batched, and kept while no server takes them, optionally
+on a disk.
 
-An event is given up by nobody but its sender: when the outbox is full it says so
-(`OutboxFullError`), rather than drop what is older. Decided is what the server has said something
-of, event by event; a whole body that is refused (a wrong key, a wrong address, a proxy's page) is
-kept and tried again, and told once. A process that is killed loses what it gathered since the last
-batch, and without a spool what waits; where that matters, `send` returns only when the event is
-safe.
+Only the sender gives an event up: a full outbox raises `OutboxFullError` rather than drop older
+events. An event is decided once the server has answered for it. A body that is refused as a whole
+(wrong key, wrong address, a proxy's page) is kept and retried, and reported once. A process that is
+killed loses the events since the last batch, and without a spool all that wait. Where that matters,
+use `send`, which returns only when the event is durable.
 
     add ──► waiting ──► batch ──► send ──► decided
-               ▲          ▲        │ not taken: at once ──► spool/*.ndjson, and wait, doubling ──┐
-               │          └──────────── once somebody takes them, the oldest first ◄─────────────┘
+               ▲          ▲        │ not taken: at once ──► spool/*.ndjson, and back off ─────┐
+               │          └──────────── once a server takes them, the oldest first ◄──────────┘
                └ without a spool they wait here
 """
 
@@ -38,18 +37,18 @@ log = logging.getLogger(__name__)
 
 
 class OutboxFullError(TailorbirdError):
-    """More events wait than may be held: no server has answered for long. The event was not taken."""
+    """Too many events wait, because no server has answered for long. The event was not taken."""
 
     code = "outbox_full"
 
 
 class Outbox:
-    """Sends what is added, in the background of one event loop; `add` may be called from any
+    """Sends what is added, in the background of one event loop. `add` may be called from any
     thread.
 
     Args:
-        send: sends events, each one JSON object, and returns what became of them.
-        spool: a folder of this client's own for what could not be sent; None: it waits in memory
+        send: sends events, each one JSON object, and returns the decisions.
+        spool: a folder of this client's own for what could not be sent; None keeps it in memory
             only.
     Raises:
         StorageError: the spool cannot be written.
@@ -91,7 +90,7 @@ class Outbox:
         self._wake_event.set()  # an earlier process may have left something in the spool
 
     def __len__(self) -> int:
-        """Events in memory and in the spool that no server has decided on."""
+        """Count the events in memory and in the spool that no server has decided on."""
         return len(self._waiting) + self._spooled()
 
     def _spooled(self) -> int:
@@ -99,7 +98,7 @@ class Outbox:
         return sum(path.read_bytes().count(b"\n") for path in paths)
 
     def add(self, event: bytes) -> None:
-        """Raises OutboxFullError."""
+        """Queue an event. Raises OutboxFullError."""
         if len(self._waiting) >= self._queue_max:
             raise OutboxFullError(
                 f"{self._queue_max} events wait to be sent",
@@ -113,7 +112,7 @@ class Outbox:
         self._wake_event.set()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Whether all that was added is decided, waiting for it as long as `timeout_s`."""
+        """Wait up to `timeout_s` until all that was added is decided, and return whether it is."""
         await asyncio.sleep(0)  # what other threads have added wakes us first
         try:
             await asyncio.wait_for(self._idle_event.wait(), timeout_s)
@@ -122,9 +121,7 @@ class Outbox:
         return True
 
     async def close(self, timeout_s: float) -> int:
-        """Send what waits, put the rest into the spool; returns how many events are in neither, and
-        so lost.
-        """
+        """Send what waits and spool the rest; return how many events are in neither, and so lost."""
         self._closing = True
         await self.flush(timeout_s)
         self._task.cancel()
@@ -155,7 +152,7 @@ class Outbox:
                 self._idle_event.set()
 
     def _log_failure(self, error: Exception, attempt: int) -> None:
-        """Say that events wait: once, or each time where nobody thought of the reason."""
+        """Log that events wait: once, or each time for an unexpected error."""
         if not isinstance(error, UnreachableError | RefusedError):
             log.error("events could not be sent", exc_info=error)
         elif attempt == 1:
@@ -163,14 +160,17 @@ class Outbox:
 
     async def _send_waiting(self) -> None:
         while self._waiting:
-            batch = [self._waiting[index] for index in range(min(self._batch_max, len(self._waiting)))]
+            batch = [
+                self._waiting[index] for index in range(min(self._batch_max, len(self._waiting)))
+            ]
             await self._deliver(batch)
             for _ in batch:
                 self._waiting.popleft()
 
     async def _deliver(self, batch: Sequence[bytes]) -> None:
-        """Send a batch, in halves where it is too large for the server. Raises what `send` raises:
-        then none of it counts as decided.
+        """Send a batch, in halves where it is too large for the server.
+
+        Raises what `send` raises: then none of it counts as decided.
         """
         try:
             receipts = await self._send(batch)
@@ -187,7 +187,9 @@ class Outbox:
             return
         self.accepted += receipts.accepted
         self.refused += receipts.refused
-        for code in sorted({decision.code for decision in receipts.events if not decision.accepted}):
+        for code in sorted(
+            {decision.code for decision in receipts.events if not decision.accepted}
+        ):
             log.warning("events were refused: %s (they are in the server's quarantine)", code)
 
     async def _send_spooled(self) -> None:
@@ -198,9 +200,7 @@ class Outbox:
             path.unlink(missing_ok=True)
 
     def _spool_waiting(self) -> None:
-        """Move what waits into the spool, if there is one and it can be written; else it stays in
-        memory.
-        """
+        """Move what waits into the spool, if it can be written; else keep it in memory."""
         if not self._waiting or self._spool is None:
             return
         events = list(self._waiting)
@@ -216,9 +216,7 @@ class Outbox:
             self._waiting.popleft()
 
     def _set_aside(self, event: bytes) -> None:
-        """Keep what no server will take, where there is a folder for it; without one it counts as
-        lost.
-        """
+        """Keep an event that no server will take in the spool; without a spool, count it as lost."""
         if self._spool is None:
             self.lost += 1
             return

@@ -1,12 +1,14 @@
-"""One request to one of several servers: within a deadline, tried again where that is safe and of
-use.
+"""One request to one of several servers: within a deadline, and retried where that is safe and
+useful.
 
-Everything that is sent may be sent twice: an event counts once by its `event_id`, and a question
-asked again makes another answer, of which the caller sees one. Tried again is what could not be
-connected, did not answer in time, or was answered 408, 429 or 5xx; at another server where there is
-one, and not before `Retry-After`, if that is within the deadline. Where nobody listened a moment
-ago, nobody is asked while there is somebody else: else a busy server would send its clients to a
-dead one. A try at which nobody listened counts as none while somebody else does.
+Everything may be sent twice: an event counts once by its `event_id`, and a repeated query makes
+another answer, of which the caller sees one. A request is retried if it could not connect, timed
+out, or was answered 408, 429 or 5xx; at another server if there is one, and not before
+`Retry-After`, if that is within the deadline.
+
+A server that refused a connection a moment ago is skipped while another one is up: otherwise a busy
+server would send its clients to a dead one. An attempt that could not connect does not count while
+another server is up.
 """
 
 import asyncio
@@ -27,8 +29,8 @@ RETRYABLE_STATUSES = frozenset((408, 429, 500, 502, 503, 504, 507))
 
 
 class RefusedError(TailorbirdError):
-    """The server says that the request is wrong: `status`, its stable `code`, and the `path` of
-    what it does not take.
+    """The server refuses the request: `status`, its stable `code`, and the `path` of the invalid
+    part.
     """
 
     code = "refused"
@@ -41,17 +43,13 @@ class RefusedError(TailorbirdError):
 
 
 class UnreachableError(TailorbirdError):
-    """No server gave an answer within the deadline. Of events it is not known whether they arrived:
-    send the same ones again.
-    """
+    """No server answered within the deadline. Events may have arrived: send the same ones again."""
 
     code = "unreachable"
 
 
 class ClosedError(UsageError):
-    """The client was closed before. What was to be sent was not taken, what was asked has no
-    answer.
-    """
+    """The client was closed. Nothing was sent, and a pending query has no answer."""
 
     code = "closed"
 
@@ -64,19 +62,19 @@ class ClosedError(UsageError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server said: a status that does not pass by itself, and the body."""
+    """A server's reply: a status that is not worth a retry, and the body."""
 
     status: int
     body: bytes
 
 
 class Transport:
-    """Sends requests to servers that are each other's equals. For one event loop.
+    """Sends requests to interchangeable servers. For one event loop.
 
     Args:
-        urls: one or more; asked in turn from the one that last answered.
+        urls: one or more; called in turn from the one that last answered.
         attempts: tries of a request in all.
-        draw: for jitter.
+        rng: for jitter.
     """
 
     def __init__(
@@ -120,15 +118,16 @@ class Transport:
         query: Mapping[str, str] | None = None,
         has_backoff: bool = False,
     ) -> Reply:
-        """The reply to a request.
+        """Return the reply to a request.
 
         Args:
-            waits: the caller has a backoff of its own and asks until there is an answer, so that
-                nothing is given up on this side.
-
+            has_backoff: the caller has a backoff of its own and retries until there is an answer,
+                so that the throttle does not
+            apply.
         Raises:
-            UnreachableError: nobody answered within the deadline, or this side gave the request up,
-                since too few are answered.
+            UnreachableError: no server answered within the deadline, or the throttle rejected the
+                request because too few are
+            answered.
             ClosedError: `close` was called before the answer came.
         """
         deadline = time.monotonic() + self._timeout_s
@@ -176,13 +175,15 @@ class Transport:
             await asyncio.sleep(wait_s)
 
     def _next_server(self) -> int:
-        """The place of the server to ask: the one that is next in turn, of those that listened when
-        they were last asked.
-        """
+        """Return the index of the next server in turn that accepted its last connection."""
         now = time.monotonic()
         turn = range(self._server_index, self._server_index + len(self.urls))
         return next(
-            (index for index in turn if self._down_until.get(self.urls[index % len(self.urls)], 0.0) <= now),
+            (
+                index
+                for index in turn
+                if self._down_until.get(self.urls[index % len(self.urls)], 0.0) <= now
+            ),
             self._server_index,
         )
 
@@ -205,8 +206,9 @@ class Transport:
         query: Mapping[str, str] | None,
         timeout_s: float,
     ) -> tuple[Reply | None, str, float | None]:
-        """The reply, or why there is none and how long the server asks to be left alone; None where
-        nobody listened.
+        """Return the reply, or the reason why there is none and the requested wait.
+
+        The wait is None if the server could not be connected.
         """
         if self.closed:
             raise ClosedError
@@ -232,7 +234,11 @@ class Transport:
         if response.status not in RETRYABLE_STATUSES:
             return Reply(response.status, content), "", 0.0
         retry_after = response.headers.get("retry-after", "")
-        return None, f"it answered {response.status}", float(retry_after) if retry_after.isdecimal() else 0.0
+        return (
+            None,
+            f"it answered {response.status}",
+            float(retry_after) if retry_after.isdecimal() else 0.0,
+        )
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -243,7 +249,7 @@ class Transport:
 
 
 def to_refused_error(reply: Reply) -> RefusedError:
-    """Why a server refuses."""
+    """Convert a server's refusal to an error."""
     try:
         document: Any = msgspec.json.decode(reply.body)
     except msgspec.DecodeError:
@@ -251,7 +257,14 @@ def to_refused_error(reply: Reply) -> RefusedError:
     if not isinstance(document, dict) or "code" not in document:
         message = f"the server answered {reply.status}, and not as Tailorbird does"
         return RefusedError(reply.status, "http", message, fix="check the address")
-    code, message = str(document["code"]), str(document.get("message") or f"answered {reply.status}")
+    code, message = (
+        str(document["code"]),
+        str(document.get("message") or f"answered {reply.status}"),
+    )
     return RefusedError(
-        reply.status, code, message, path=str(document.get("path", "")), fix=str(document.get("fix", ""))
+        reply.status,
+        code,
+        message,
+        path=str(document.get("path", "")),
+        fix=str(document.get("fix", "")),
     )

@@ -1,9 +1,9 @@
-"""The page at `/` of any project: what it is doing, and a list for anybody with what each click
-changes.
+"""The page at `/` of any project: its state, and a list for any person with the effect of each
+click.
 
-GET  /                           the page
-GET  /console/overview           what it shows, as JSON, see `console.overview`
-GET  /console/reports/{name}     a report that a command has written
+    GET  /                           the page
+    GET  /console/overview           its data as JSON, see `console.overview`
+    GET  /console/reports/{name}     a report that a command has written
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ _REPORT_POLICY = (
 def home_routes(
     service: Service, told: Callable[[Service], Overview], reports: Path
 ) -> list[Route]:
-    """Return the routes of the page, to be mounted beside the API's.
+    """Return the routes of the page, to be mounted beside those of the API.
 
     Args:
-        told: reads what the project is doing, see `console.overview`.
+        read_overview: reads the state of the project, see `console.overview`.
         reports: the folder of reports.
     """
     return [

@@ -1,4 +1,4 @@
-"""A project at a glance, for the page at `/`: its clock, roles, last events, models with their
+"""A project at a glance, for the page at `/`: its clock, roles, last events, models with
 reports, and slots.
 """
 
@@ -28,8 +28,8 @@ class RoleRow(msgspec.Struct, frozen=True):
 
     Attributes:
         state: `runs`, `waits to start again`, or `seen by its position` where `up` does not run it.
-        since_s: when that began, in seconds since 1970; 0 where it is not known.
-        behind_rows, behind_s: how far it is behind the logs; None where it reads none.
+        since_s: start of that state, in seconds since 1970; 0 where it is unknown.
+        behind_rows, behind_s: its lag behind the logs; None where it reads none.
     """
 
     name: str
@@ -41,8 +41,9 @@ class RoleRow(msgspec.Struct, frozen=True):
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """A version of the registry, with the reason for which it was made or refused; `about`: what to
-    know where it is no model.
+    """A version of the registry, with the reason why it was made or refused.
+
+    `about` explains a version that is no model.
     """
 
     version: str
@@ -56,7 +57,7 @@ class ModelRow(msgspec.Struct, frozen=True):
 
 
 class SlotRow(msgspec.Struct, frozen=True):
-    """A slot, as the page lets one try it. `deeds` are the event types that its objective counts."""
+    """A slot that can be tried on the page; `deeds` are the event types that its objective counts."""
 
     name: str
     size: int
@@ -64,11 +65,11 @@ class SlotRow(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """What a project is doing.
+    """The state of a project.
 
     Attributes:
-        clock: a sentence where the project goes by the time of a log that ended; "" where it goes
-            by today's.
+        clock: a sentence where the project's clock is that of a log that ended; "" where it is
+            today's.
         missing: what answers lack, as `/readyz` has it.
         degraded: a sentence for each code that answers may carry.
         problem: why the events cannot be shown; "" where they can.
@@ -92,7 +93,7 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 def overview(project: Project, service: Service, *, shop: bool = False) -> Overview:
-    """Read what the project is doing now: a few files, and the end of the log.
+    """Read the state of the project: a few files, and the end of the log.
 
     Args:
         shop: whether the demo shop is served too.
@@ -138,14 +139,18 @@ def _describe_clock(now: int, lag_us: int) -> str:
 
 
 def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
-    """Those that `up` runs here; and of readers that run elsewhere, what their positions say."""
+    """Return the roles that `up` runs here, and by their positions the readers that run elsewhere."""
     rows = []
     for role in noted_roles(run):
         role_lags = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
         state = "runs" if role.pid else "waits to start again"
-        rows.append(RoleRow(role.name, state, role.since_s, role.restarts, *_total_lag(role_lags, now)))
+        rows.append(
+            RoleRow(role.name, state, role.since_s, role.restarts, *_total_lag(role_lags, now))
+        )
     local_names = {row.name.split()[0] for row in rows}
-    for reader in dict.fromkeys(lag.reader for lag in lags if lag.reader.split()[0] not in local_names):
+    for reader in dict.fromkeys(
+        lag.reader for lag in lags if lag.reader.split()[0] not in local_names
+    ):
         rows.append(
             RoleRow(
                 reader,
@@ -175,7 +180,9 @@ def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow
     ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")
     report = f"{info.version}.html"
     about = (
-        describe_baseline(info.version, info.baseline, newest_model, "tailorbird") if info.baseline else ""
+        describe_baseline(info.version, info.baseline, newest_model, "tailorbird")
+        if info.baseline
+        else ""
     )
     return ModelRow(
         info.version,

@@ -1,8 +1,8 @@
-"""Files of the console's pages, and what they share: the security policy, and the features of a
+"""Shared parts of the console's pages: static files, the security policy, and the features of a
 person.
 
-GET  /console/{style.css,live.js,…}     from this package
-POST /console/person                    a person's own features as the state holds them now
+    GET  /console/{style.css,live.js,…}     from this package
+    POST /console/person                    a person's own features from the current state
 """
 
 from html import escape
@@ -26,7 +26,7 @@ _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg"
 
 
 class PersonQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose features to read."""
+    """The person whose features to read."""
 
     user_id: str | None = None
     anonymous_id: str | None = None
@@ -37,7 +37,7 @@ _person = msgspec.json.Decoder(PersonQuery)
 
 
 def static_file(name: str, **words: str) -> Handler:
-    """Serve a file of this package; of a page, `{word}` is replaced by its value."""
+    """Return a handler of a file of this package; `{word}` in a page is replaced by its value."""
     content = (files("tailorbird.console") / "static" / name).read_text()
     for word, value in words.items():
         content = content.replace(f"{{{word}}}", escape(value))
@@ -57,10 +57,10 @@ async def post_person(request: Request, service: Service) -> Response:
 
 
 def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
-    """Return the person's features without any item: what is about an item is missing.
+    """Return the person's features without any item; columns about an item are missing.
 
-    `seen` moves when an event of theirs has come in: the time of the newest one in a sequence, or
-    the state's commit where none is kept.
+    `seen` changes with each of their events: it is the time of the newest one in a sequence, or the
+    state's commit where no sequence is kept.
     """
     pipeline = service.pipeline
     if not isinstance(pipeline, Pipeline):

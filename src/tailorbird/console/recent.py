@@ -1,4 +1,4 @@
-"""The newest rows of the routed log, for a page: what came in last, and of which types."""
+"""The newest rows of the routed log for a page: the last events, and counts by type."""
 
 from collections import Counter
 from contextlib import closing
@@ -17,8 +17,8 @@ _COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query"
 
 
 class RecentEvent(msgspec.Struct, frozen=True):
-    """An event as the router wrote it. `ts` is in microseconds; people are under their pseudonyms
-    where the project has them.
+    """An event as the router wrote it. `ts` is in microseconds; people are under their
+    pseudonyms if the project has them.
     """
 
     type: str
@@ -35,11 +35,11 @@ class RecentEvents(msgspec.Struct, frozen=True):
     """The end of the log.
 
     Attributes:
-        total: positions that the log has given out: events, answers and versions of profiles.
+        total: positions of the log so far: events, answers and versions of profiles.
         counted: how many of the newest rows `types` counts.
-        types: event type → rows of it, the most frequent first.
+        types: event type → number of rows, the most frequent first.
         newest: the last `SHOWN` events, newest first, without answers.
-        refused: how many rows of the newest were put into quarantine.
+        refused: how many of the newest rows were quarantined.
     """
 
     total: int = 0
@@ -50,8 +50,9 @@ class RecentEvents(msgspec.Struct, frozen=True):
 
 
 def recent_events(routed: Address) -> RecentEvents:
-    """Read the end of the routed log; empty where there is none yet. Raises StorageError and
-    DamageError as the log does.
+    """Read the end of the routed log; empty where there is none yet.
+
+    Raises StorageError and DamageError as the log does.
     """
     try:
         log = open_reader(routed)

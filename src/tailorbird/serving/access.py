@@ -1,10 +1,11 @@
-"""What holds for every request, whatever its route: the Host allowlist, browser origins, security
-headers; and which bind is safe.
+"""Rules for every request, whatever its route: Host allowlist, browser origins, security
+headers, safe bind.
 
-Each route declares its scope (`app.ROUTES`); keys are in `serving.keys`. Without any key everything
-is open and the server binds this machine only, and then refuses a foreign Host header: a web page
-that points its own name at 127.0.0.1 (DNS rebinding) must not read answers. Nor may it write: what
-comes from a web origin that is not named here, and not the server's own, changes nothing.
+Each route declares its scope (`app.ROUTES`), and keys are in `serving.keys`. Without any key
+everything is open, and the server binds this machine only. It then refuses a foreign Host header,
+because a web page that points its own name at 127.0.0.1 (DNS rebinding) must not read answers. Such
+a page must not write either: a request from a web origin that is neither listed nor the server's
+own changes nothing.
 """
 
 import os
@@ -42,7 +43,7 @@ _CORS_ALLOWED_HEADERS = (
 
 
 def is_local(host: str) -> bool:
-    """Whether an address to bind is reached from this machine only."""
+    """Return whether only this machine can reach an address to bind."""
     if host == "localhost":
         return True
     try:
@@ -52,7 +53,7 @@ def is_local(host: str) -> bool:
 
 
 def require_safe_bind(host: str, keys: Keys) -> None:
-    """Raises ConfigError when a public address is to be bound without a key, or with faults armed."""
+    """Raise ConfigError if a public address is bound without a key, or with faults armed."""
     require_no_faults(host)
     if not is_local(host) and not keys:
         raise ConfigError(
@@ -63,7 +64,9 @@ def require_safe_bind(host: str, keys: Keys) -> None:
 
 
 def require_origins(origins: Iterable[str]) -> None:
-    """Raises ConfigError for an origin that no browser sends, which would never be let in."""
+    """Raise ConfigError for an origin that no browser sends, and that would therefore never be
+    allowed.
+    """
     for origin in origins:
         if not _ORIGIN.match(origin):
             raise ConfigError(
@@ -75,9 +78,7 @@ def require_origins(origins: Iterable[str]) -> None:
 
 
 def require_no_faults(host: str) -> None:
-    """Raises ConfigError when a public address is to be bound by a process in which a test's
-    variable lets it die or lie.
-    """
+    """Raise ConfigError if a process with injected faults binds a public address."""
     if not is_local(host) and os.environ.get("TAILORBIRD_FAULTS"):
         raise ConfigError(
             f"this variable makes the process fail on purpose, and {host} can be reached "
@@ -89,7 +90,7 @@ def require_no_faults(host: str) -> None:
 
 @dataclass(frozen=True)
 class Perimeter:
-    """What holds for every request, whatever its route.
+    """Host and origin allowlists that apply to every request.
 
     Attributes:
         hosts: names that a Host header may carry, without port; None accepts any (a public bind
@@ -107,11 +108,12 @@ LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
 class Guard:
-    """ASGI middleware: Host allowlist, CORS, request ids, security headers, and `Connection: close`
-    while draining.
+    """ASGI middleware for the Host allowlist, CORS, request ids, security headers and draining.
+
+    While draining, responses carry `Connection: close`.
 
     Args:
-        origins: those that keys name, beside the perimeter's.
+        origins: returns the origins that keys name; those of the perimeter are allowed as well.
     """
 
     def __init__(
@@ -121,7 +123,12 @@ class Guard:
         draining: Callable[[], bool],
         origins: Callable[[], frozenset[str]],
     ) -> None:
-        self.app, self._perimeter, self._draining, self._key_origins = app, perimeter, draining, origins
+        self.app, self._perimeter, self._draining, self._key_origins = (
+            app,
+            perimeter,
+            draining,
+            origins,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -181,14 +188,14 @@ class Guard:
 
 
 def require_own_origin(headers: Headers, origins: Collection[str]) -> None:
-    """As `Guard` has it of what is no GET, for one that writes all the same. Raises AccessError."""
+    """Raise AccessError if a page of a foreign origin sends this request, even for a GET."""
     if headers.get("origin") not in origins and _is_foreign(headers):
         code, message = WRONG_ORIGIN
         raise AccessError(message, status=403, code=code)
 
 
 def _is_foreign(headers: Headers) -> bool:
-    """Whether a browser says that a page of another host sends this."""
+    """Return whether a browser says that a page of another host sends this."""
     origin = headers.get("origin")
     return (
         origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()

@@ -1,9 +1,9 @@
-"""The HTTP side: routes, each with the scope that it needs, and errors as `{code, message, path}`.
+"""The HTTP API: routes with the scope that each needs, and errors as `{code, message, path}`.
 
-Handlers read, decode and encode; what an answer is, `serving.pipeline` decides, in threads of its
-own, so that the loop stays free to accept. What all handlers do alike is in `serving.handling`. Who
-may call is `serving.keys`, what holds for all requests `serving.access`; the limits of a body,
-`serving.body`.
+Handlers read, decode and encode. `serving.pipeline` computes answers in threads of its own, so that
+the event loop stays free to accept. `serving.handling` has what all handlers share, `serving.keys`
+decides who may call, `serving.access` has the rules for all requests, and `serving.body` the limits
+of a body.
 """
 
 import time
@@ -28,15 +28,15 @@ from tailorbird.serving.body import Reservation
 from tailorbird.serving.handling import (
     Handler,
     Service,
+    accept_foreign_events,
     admission,
     as_json,
     as_receipts,
-    read_request_body,
-    fault,
     authorize_and_handle,
-    run_in_thread,
+    fault,
     read_query_body,
-    accept_foreign_events,
+    read_request_body,
+    run_in_thread,
 )
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
 from tailorbird.serving.keys import ANONYMOUS
@@ -84,7 +84,9 @@ async def post_events(request: Request, service: Service) -> Response:
     if format_:
         return await accept_foreign_events(request, service, format_, body)
     admit, source = admission(request, service), request.state.caller.source
-    return as_receipts(await service.collector.submit_async(body, encoding, source=source, admit=admit))
+    return as_receipts(
+        await service.collector.submit_async(body, encoding, source=source, admit=admit)
+    )
 
 
 async def recommend(request: Request, service: Service) -> Response:
@@ -148,7 +150,9 @@ async def scores(request: Request, service: Service) -> Response:
 
 async def formulas(request: Request, service: Service) -> Response:
     return as_json(
-        [] if service.formulas is None else await run_in_thread(service, service.formulas.describe_all)
+        []
+        if service.formulas is None
+        else await run_in_thread(service, service.formulas.describe_all)
     )
 
 
@@ -161,14 +165,16 @@ async def put_formula(request: Request, service: Service) -> Response:
 
 
 async def healthz(request: Request, service: Service) -> Response:
-    """The process answers; that is all it says, so that a dead dependency never gets a healthy
+    """Answer 200 whenever the process runs, so that a failed dependency never gets a healthy
     process killed.
     """
     return Response(b"ok\n", media_type="text/plain")
 
 
 async def readyz(request: Request, service: Service) -> Response:
-    """Whether a balancer should send traffic: the log takes writes, we are warm, and not stopping.
+    """Tell a load balancer whether to send traffic: the log takes writes, warm-up is done, and no
+    drain began.
+
     Details are in /metrics.
     """
     if service.draining or not service.collector.figures().open:
@@ -184,9 +190,7 @@ async def metrics(request: Request, service: Service) -> Response:
 
 
 async def status(request: Request, service: Service) -> Response:
-    """What an operator asks in a hurry: does the log take writes, what is missing, which keys are
-    used.
-    """
+    """Summarise the server for an operator: log state, missing parts, limits and key usage."""
     figures = service.collector.figures()
     return as_json(
         Status(
@@ -303,7 +307,10 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ("/v1/items/{id}", "GET"): (
         item,
         Operation(
-            READ, "An item as the live index knows it.", response_type=Item, statuses=(404, *_GET_STATUSES)
+            READ,
+            "An item as the live index knows it.",
+            response_type=Item,
+            statuses=(404, *_GET_STATUSES),
         ),
     ),
     ("/v1/scores", "GET"): (
@@ -372,11 +379,12 @@ OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}
 
 
 def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
-    """The ASGI application of a serve process.
+    """Create the ASGI application of a serve process.
 
     Args:
-        routes: more routes, such as a demo's shop page, each made by `route`, so that none goes
-            without a declared scope.
+        routes: additional routes, such as a demo's shop page. Each must be made by `route`, so that
+            none lacks a declared
+        scope.
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
@@ -395,7 +403,8 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     service.metrics.watch_shedding(service.shedder)
     service.metrics.watch_limits(lambda: dict(service.limiter.limited))
     app = Starlette(
-        routes=[*own_routes, *routes], exception_handlers={HTTPException: _http_fault, Exception: _internal_fault}
+        routes=[*own_routes, *routes],
+        exception_handlers={HTTPException: _http_fault, Exception: _internal_fault},
     )
     app.router.redirect_slashes = False
     return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
@@ -411,22 +420,23 @@ def route(
     key_header: str = "",
     allow_slashes: bool = False,
 ) -> EncodedIdRoute:
-    """A route whose handler is reached only with a key of `scope`; errors are turned into their
-    bodies, times measured.
+    """Create a route that requires a key of `scope`, turns errors into response bodies and measures
+    times.
 
-    `key_header` names another header that may carry the bare key, for the clients of others;
-    `whole` is of `AddressRoute`.
+    Args:
+        key_header: another header that may carry the bare key, for third-party clients.
+        allow_slashes: see `EncodedIdRoute`.
     """
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
-        request.state.caller, request.state.held = ANONYMOUS, Reservation(service.budget)
+        request.state.caller, request.state.reservation = ANONYMOUS, Reservation(service.budget)
         status = 500
         try:
             response = await authorize_and_handle(request, handler, scope, service, key_header)
             status = response.status_code
         finally:
-            request.state.held.release()
+            request.state.reservation.release()
             seconds = time.perf_counter() - start
             service.metrics.request(path, status, seconds)
             service.requests.record(path, status, seconds, request.state.caller.id)
@@ -441,7 +451,7 @@ def _explain(request: Request) -> bool:
 
 
 def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
-    """The query with what its address says too."""
+    """Return the query with `explain` set if the URL asks for it."""
     return msgspec.structs.replace(query, explain=True) if _explain(request) else query
 
 
@@ -464,7 +474,7 @@ async def _http_fault(request: Request, error: Exception) -> Response:
 
 
 def _suggest_fix(path: str, error: HTTPException) -> str:
-    """What to ask for instead of a path that is not served, or not in that way."""
+    """Suggest what to request instead of a path or method that is not served."""
     if error.status_code == 405:
         return f"it takes {(error.headers or {}).get('Allow', 'another method')}"
     last = path.rpartition("/")[2]
@@ -476,10 +486,12 @@ def _suggest_fix(path: str, error: HTTPException) -> str:
     if error.status_code != 404:
         return ""
     return nearest(
-        path, [*(served_path for served_path, _ in ROUTES), *segment.handlers()], "/docs lists the routes"
+        path,
+        [*(served_path for served_path, _ in ROUTES), *segment.handlers()],
+        "/docs lists the routes",
     )
 
 
 async def _internal_fault(request: Request, error: Exception) -> Response:
-    """What nobody foresaw: logged by the server with its traceback, told without it."""
+    """Answer 500 without the traceback, which the server has already logged."""
     return fault(500, "internal", "this is a fault of the server's; it has been logged")

@@ -1,9 +1,8 @@
-"""Reading a request's body: bounded in size and time while it comes in, decompressed within the
-same bound.
+"""Read a request's body with bounds on its size, its decompressed size and its time.
 
-The server under us limits neither: it takes 200 MiB, and waits forever for a sender that stops
-half-way. All bodies together are bounded too (`Budget`): what does not fit is refused with
-`Retry-After`, before memory grows.
+The HTTP server below bounds neither: it takes 200 MiB, and waits forever for a sender that stops
+half-way. `Budget` also bounds all bodies together. A body that does not fit is refused with
+`Retry-After` before memory grows.
 """
 
 import asyncio
@@ -33,8 +32,8 @@ _WINDOW_LOG_MAX = (
 
 
 class BodyError(TailorbirdError):
-    """A body that is too large (413), too slow (408), of no use (400, 415), or that there is no
-    room for at the moment (503).
+    """A body that is too large (413), too slow (408), unusable (400, 415) or beyond the memory
+    budget (503).
     """
 
     code = "bad_body"
@@ -47,7 +46,7 @@ class BodyError(TailorbirdError):
 
 
 class Budget:
-    """The bytes that all bodies of a process may take while they are read and checked. For one
+    """The bytes that all bodies of a process may occupy while they are read and checked. For one
     event loop.
     """
 
@@ -56,13 +55,13 @@ class Budget:
 
 
 class Reservation:
-    """One request's share of the budget; given back at its end, whatever happened."""
+    """The share of the budget that one request holds until it ends."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self._bytes = budget, 0
 
     def grow(self, size: int) -> None:
-        """Raises BodyError when there is no room."""
+        """Reserve more bytes, or raise BodyError if the budget is exhausted."""
         if self._budget.reserved_bytes + size > self._budget.bytes_max:
             raise BodyError(
                 "too many bodies at once",
@@ -86,7 +85,7 @@ async def read_body(
     deadline_s: float = BODY_DEADLINE_S,
     reservation: Reservation | None = None,
 ) -> bytes:
-    """The body, decompressed.
+    """Read the body and decompress it.
 
     Raises:
         BodyError: larger than `bytes_max` before or after decompression, packed beyond belief, not
@@ -145,7 +144,7 @@ class _Identity:
 
 
 class _Inflater(Protocol):
-    """What unpacks one gzip member or one zstd frame."""
+    """A decompressor of one gzip member or one zstd frame."""
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
     @property
@@ -155,14 +154,21 @@ class _Inflater(Protocol):
 
 
 class _Decompressor:
-    """Unpacks members one after another (RFC 1952, 2.2; RFC 8878, 3); of all together it never
-    holds more than `bytes_max` bytes.
-    """
+    """Decompresses consecutive members (RFC 1952, 2.2; RFC 8878, 3) into at most `bytes_max` bytes."""
 
     def __init__(
-        self, name: str, bytes_max: int, new_inflater: Callable[[], _Inflater], corruption_error: type[Exception]
+        self,
+        name: str,
+        bytes_max: int,
+        new_inflater: Callable[[], _Inflater],
+        corruption_error: type[Exception],
     ) -> None:
-        self.name, self._remaining, self._new_inflater, self._corruption_error = name, bytes_max, new_inflater, corruption_error
+        self.name, self._remaining, self._new_inflater, self._corruption_error = (
+            name,
+            bytes_max,
+            new_inflater,
+            corruption_error,
+        )
         self._bytes_max, self._members, self._inflater = bytes_max, 1, new_inflater()
 
     def decode_chunk(self, chunk: bytes) -> bytes:

@@ -1,16 +1,17 @@
 """The bundle that serves, and its swap under running requests.
 
-A thread looks at the registry's alias file five times a second. When it changed, the new champion
-is loaded beside the old one (checked, golden rows compared, warmed up) and then the reference is
-replaced: requests that began with the old bundle end with it, and it is freed with the last of
-them. One that cannot be loaded is refused, counted, and leaves the previous one serving; it is
-tried again once one of its files changed, and every few minutes in any case. The champion before
-stays loaded: it answers where the new one fails, and a rollback need not load it. One whose
-features are still being built, after a change of the declarations, waits beside the one that serves
-until their state has caught up.
+A thread checks the registry's alias file five times a second. When the file changes, the new
+champion is loaded next to the old one (checked, golden rows compared, warmed up), and then the
+reference is replaced. Requests that began with the old bundle finish with it, and the last of them
+frees it.
 
-A bundle may crash its loader (a native parser reads it), so a server first loads it in a child
-process.
+A bundle that cannot be loaded is refused and counted, and the previous one keeps serving. It is
+tried again once one of its files changes, and every few minutes in any case. The previous champion
+stays loaded: it answers where the new one fails, and a rollback need not load it. After a change of
+the declarations, a bundle whose features are still being built waits until their state has caught
+up.
+
+A corrupt bundle may crash its native parser, so a server first loads it in a child process.
 """
 
 import logging
@@ -36,14 +37,14 @@ log = logging.getLogger(__name__)
 
 
 class VersionedBundle(Protocol):
-    """What the holder asks of a bundle."""
+    """The part of a bundle that its holder uses."""
 
     @property
     def version(self) -> str: ...
 
 
 class _RefusedFolder:
-    """A folder that could not be loaded, and its files as they were before that was tried."""
+    """A folder that could not be loaded, with the stamps of its files before the attempt."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,7 +56,10 @@ class _RefusedFolder:
         if now - self._checked_at < RETRY_INTERVAL_S:
             return False
         self._checked_at = now
-        return now - self._tried_at >= FORCED_RETRY_INTERVAL_S or _file_stamps(self.folder) != self._file_stamps_before
+        return (
+            now - self._tried_at >= FORCED_RETRY_INTERVAL_S
+            or _file_stamps(self.folder) != self._file_stamps_before
+        )
 
 
 def _file_stamps(folder: Path) -> dict[Path, Stamp | None]:
@@ -70,38 +74,40 @@ B_contra = TypeVar("B_contra", bound=VersionedBundle, contravariant=True)
 
 
 class Watcher(Protocol):
-    """Who wants to know of swaps; `serving.metrics.Metrics` does."""
+    """Receives notice of swaps, as `serving.metrics.Metrics` does."""
 
     def bundle_loaded(self, version: str) -> None: ...
     def bundle_refused(self) -> None: ...
 
 
 class Gate(Protocol[B_contra]):
-    """Says when a loaded bundle may serve; `serving.schemas.Schemas` does."""
+    """Decides when a loaded bundle may serve, as `serving.schemas.Schemas` does."""
 
     def caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
     def set_serving(self, bundle: B_contra) -> None: ...
 
 
 class BundleHolder(Generic[B]):
-    """The bundle of a registry's champion. `current` may be called from any thread; take it once a
-    request.
+    """The bundle of a registry's champion, or of another alias.
+
+    `current` may be called from any thread; call it once per request.
 
     Args:
         registry: where the champion is named.
-        load: makes a bundle of a folder, whole and warm, or raises BundleError.
-        watcher: told of each swap and each refusal.
-        gate: lets a bundle serve once its features are there, and is told which one serves; None
-            lets it serve at once.
-        name: which of the registry's `NAMES` is followed; what is behind another one than the
-            champion goes when the name does.
-        keep_previous: hold the champion before ready.
+        load: makes a complete and warm bundle of a folder, or raises BundleError.
+        watcher: notified of each swap and each refusal.
+        gate: decides when a bundle may serve, and is notified which one serves; None lets it serve
+            at once.
+        name: the alias of the registry's `NAMES` to follow. A bundle of an alias other than the
+            champion is released when
+        the alias is removed.
+        keep_previous: keep the previous champion loaded.
         probe: tries a folder in a child process before it is loaded here, and raises BundleError;
-            None trusts it.
+            None skips that.
     Attributes:
-        share: of the people whom a canary is to answer, as the registry said last.
-        stands_in: whether the bundle is the champion before, taken at the start because the
-            champion cannot be loaded.
+        share: fraction of the people whom a canary answers, as last read from the registry.
+        is_fallback: whether the previous champion serves because the champion could not be loaded
+            at the start.
     """
 
     def __init__(
@@ -132,21 +138,21 @@ class BundleHolder(Generic[B]):
         )
 
     def current(self) -> B | None:
-        """The bundle to answer with, or None if there has been none yet."""
+        """Return the bundle to answer with, or None if there has been none yet."""
         return self._bundle
 
     def previous(self) -> B | None:
-        """The champion before the one that serves, if it is held and loads."""
+        """Return the previous champion if it is loaded."""
         return self._previous
 
     @property
     def problem(self) -> str:
-        """Why the champion of the registry does not serve; "" if it does."""
+        """The reason why the champion of the registry does not serve, or ""."""
         return self._problem
 
     def start(self) -> None:
-        """Load the champion, or the one before it if that cannot be loaded, and watch for changes
-        from then on.
+        """Load the champion, or the previous one if that cannot be loaded, and start to follow
+        changes.
         """
         self.tick()
         if self._bundle is None and self._problem and self._name == "champion":
@@ -162,8 +168,10 @@ class BundleHolder(Generic[B]):
         self.loop.stop()
 
     def tick(self) -> bool:
-        """Swap the champion in if the alias file changed since the last look, if it has waited long
-        enough, or if what was refused was mended; whether it was swapped.
+        """Check once for a champion to serve, and return whether it was swapped in.
+
+        That is the case after a change of the alias file, after a bundle has waited long enough, or
+        when a refused bundle was repaired.
         """
         aliases_stamp = stamp(self._registry.path / "aliases.json")
         if aliases_stamp == self._aliases_stamp:
@@ -187,8 +195,9 @@ class BundleHolder(Generic[B]):
         return self._load_folder(folder)
 
     def _load_previous(self) -> None:
-        """Have the champion before ready: after a swap it is there anyway, after a start it is
-        loaded once the champion serves.
+        """Load the previous champion.
+
+        After a swap it is loaded already; after a start it is loaded once the champion serves.
         """
         self._is_previous_pending = False
         try:
@@ -229,9 +238,7 @@ class BundleHolder(Generic[B]):
         return self._load(folder)
 
     def _serve_or_wait(self, bundle: B) -> bool:
-        """Let a loaded bundle serve, or wait for its features if there is one that serves
-        meanwhile.
-        """
+        """Serve a loaded bundle, or let it wait for its features if another one serves meanwhile."""
         may_wait = self._bundle is not None or self._name != "champion"
         if self._gate is not None and may_wait and not self._gate.caught_up(bundle, self._bundle):
             if self._waiting is not bundle:
@@ -272,14 +279,18 @@ class BundleHolder(Generic[B]):
 
 
 def probe_in_child(folder: Path) -> None:
-    """Load a bundle in a process of its own. Raises BundleError if that refuses it, dies of it, or
-    takes a minute.
+    """Load a bundle in a child process. Raise BundleError if that fails, crashes, or takes a
+    minute.
     """
     command = [sys.executable, "-m", "tailorbird.serving.probe", str(folder)]
     try:
-        process = subprocess.run(command, capture_output=True, timeout=PROBE_TIMEOUT_S, text=True, check=False)
+        process = subprocess.run(
+            command, capture_output=True, timeout=PROBE_TIMEOUT_S, text=True, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise BundleError(f"loading took more than {PROBE_TIMEOUT_S:g} s", where=str(folder)) from None
+        raise BundleError(
+            f"loading took more than {PROBE_TIMEOUT_S:g} s", where=str(folder)
+        ) from None
     if process.returncode < 0:
         raise BundleError(
             f"loading it ended a process by signal {-process.returncode}",
@@ -288,6 +299,8 @@ def probe_in_child(folder: Path) -> None:
         )
     if process.returncode:
         raise BundleError(
-            process.stderr.strip().splitlines()[-1] if process.stderr.strip() else "it cannot be loaded",
+            process.stderr.strip().splitlines()[-1]
+            if process.stderr.strip()
+            else "it cannot be loaded",
             where=str(folder),
         )

@@ -1,9 +1,8 @@
-"""The published candidate tables, as a server reads them: opened when they are there, followed when
-another contract takes over.
+"""The published candidate tables of a server, which follows changes of the contract.
 
-A thread looks every fifth of a second: whether another contract is current, and whether there is a
-new session table, which is decoded here rather than in the next request. Where nothing is published
-yet, or the store cannot be read, requests have no tables and say so.
+A thread checks five times a second for a new contract and for a new session table, which is decoded
+here rather than in the next request. While nothing is published, or the store cannot be read,
+requests have no tables and say so.
 """
 
 import logging
@@ -45,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass
 class _OpenTables:
-    """Tables that are open, with how many requests read them: they are closed by the last of these."""
+    """Open tables with the number of requests that read them; the last of these closes them."""
 
     reader: TableReader
     inode: int
@@ -54,15 +53,16 @@ class _OpenTables:
 
 
 class LiveTables:
-    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Safe to use
-    from several threads.
+    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Thread-safe.
 
     Args:
         root: the folder of candidates.
-        wanted: says which contract to read where only copies are at hand, whose `current.json` is
-            on another machine.
-        log_end: position behind the routed log; tables that hold all of it are the newest, whoever
-            publishes them or does not.
+        expected_contract: returns the contract to read where only copies are available, because
+            `current.json` is on
+        another machine.
+        log_end: returns the offset behind the routed log. Tables that cover all of it are current,
+            even if nobody publishes
+        them any more.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class LiveTables:
 
     @contextmanager
     def tables(self) -> Iterator[CandidateTables]:
-        """Open the newest tables for a request, `NO_TABLES` where there are none or they are out of
-        reach.
+        """Open the newest tables for a request, or yield `NO_TABLES` where there are none or
+        they are unreachable.
         """
         opened = self._acquire()
         if opened is None:
@@ -117,7 +117,7 @@ class LiveTables:
             self._release(opened)
 
     def covers(self, sources: Collection[str]) -> bool:
-        """Whether the tables answer all that some sources ask for."""
+        """Return whether the tables hold all that some sources read."""
         with self._lock:
             return self._open is not None and self._open.reader.contract.covers(
                 contract_of(sources, shown=self._shown)
@@ -128,7 +128,7 @@ class LiveTables:
         return self._open.reader.contract.shown if self._open is not None else "impression"
 
     def ages(self) -> Mapping[str, int]:
-        """By group of tables, for how long it has not been known to be the newest state of the log,
+        """Return by group of tables how long they have not been known to be current, in
         microseconds.
         """
         opened = self._acquire()
@@ -145,7 +145,7 @@ class LiveTables:
         }
 
     def look(self) -> None:
-        """Follow the current contract, and make ready what is new."""
+        """Follow the current contract, and decode new tables."""
         self._follow_contract()
         opened = self._acquire()
         if opened is None:
@@ -217,10 +217,10 @@ class LiveTables:
 
 
 class FailSafeTables:
-    """Tables that are empty from the first read on that fails: a store out of reach takes the
-    sources from an answer, not the answer.
+    """Tables that are empty from the first failed read on.
 
-    Implements `protocol.CandidateTables`.
+    An unreachable store thus takes sources from an answer, but does not fail it. Implements
+    `protocol.CandidateTables`.
     """
 
     def __init__(self, tables: CandidateTables, on_error: Callable[[str], None]) -> None:

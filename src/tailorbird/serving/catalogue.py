@@ -1,14 +1,12 @@
-"""Items as they are now: what the routed log says of them since the bundle's index was built.
+"""The items as the routed log describes them since the bundle's index was built.
 
-A new item can be shown, and one that went out of stock disappears, within a second of its event,
-without a new bundle: also one that has no profile, and of which only what people do says that it is
-there.
+A new item can be shown, and one that went out of stock disappears, within a second of its event and
+without a new bundle. That includes an item without a profile, which is known by interactions only.
 
-The routed log is read from its beginning once, in the background, and then followed; only `item`
-events and the item ids of interests are looked at. What stood in the part that was deleted is
-summed up in two tables beside the log (`router.pruned`), or in a topic of their own
-(`router.retention`). The index itself is `retrieval.index`; a changed one is made beside the one in
-use.
+The routed log is read from its beginning once, in the background, and then followed. Only `item`
+events and the item ids of interests are read. The deleted part of the log is summarised in two
+tables beside it (`router.pruned`), or in a topic of its own (`router.retention`). The index itself
+is `retrieval.index`; a changed one is made next to the one in use.
 """
 
 import logging
@@ -39,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Overlay:
-    """An index over its base; `asked` is whether a request wanted it."""
+    """An index over its base; `is_used` records whether a request has read it."""
 
     base: Index | None
     index: Index
@@ -47,12 +45,12 @@ class _Overlay:
 
 
 class Catalogue:
-    """Follows the routed log at `routed`, and lays what came later over a bundle's index.
+    """Follows the routed log at `routed`, and lays later changes over a bundle's index.
 
-    `over` may be called from any thread; `refresh` by one at a time. `loop` is the thread.
+    `overlay_for` may be called from any thread, `refresh` by one at a time. `loop` is the thread.
 
     Attributes:
-        ready: told of each index that is made, before requests get it: to compute what they will
+        warm_index: called with each new index before requests get it, to compute what they will
             need of it.
         caught_up: whether the log, if there is one, was read to its end once.
     """
@@ -78,18 +76,18 @@ class Catalogue:
         self._close_log()
 
     def _close_log(self) -> None:
-        """Close the log: it is opened anew, and gone on with, at the next look."""
+        """Close the log; the next tick opens it again and continues."""
         if self._log is not None:
             self._log.close()
             self._log = None
 
     def _restart(self) -> None:
-        """Begin anew: how much of a block was taken before a failure is not known."""
+        """Start over, because it is unknown how much of a block was ingested before a failure."""
         self._close_log()
         self._position = -1
 
     def refresh(self, *, bytes_max: int = 8 << 20) -> int:
-        """Read what is new in the log; how many profiles and new items were among it."""
+        """Read what is new in the log, and return the number of profiles and new items in it."""
         item_count = 0
         if self._log is None:
             try:
@@ -114,7 +112,9 @@ class Catalogue:
         return item_count
 
     def _load_pruned(self, reader: LogReader) -> int:
-        """Start from what the deleted part of the log said; how many items that was."""
+        """Start from the summary of the deleted part of the log, and return the number of items
+        in it.
+        """
         items: dict[str, ItemVersion] = {}
         seen = _SeenItems()
         with self._summary(reader) as (connection, position):
@@ -138,7 +138,9 @@ class Catalogue:
 
     @contextmanager
     def _summary(self, reader: LogReader) -> Iterator[tuple[apsw.Connection | None, int]]:
-        """The tables that say what was deleted, and from where on the log has what they do not say."""
+        """Yield the tables that summarise the deleted part, and the offset from which the log
+        continues them.
+        """
         if isinstance(self._routed, Path):
             assert isinstance(reader, EmbeddedReader)
             with reader.snapshot() as connection:
@@ -163,14 +165,15 @@ class Catalogue:
 
     @property
     def position(self) -> int:
-        """Behind the newest row of the log that was taken."""
+        """The offset behind the newest row that was ingested."""
         return self._position
 
     def over(self, index: Index | None) -> Index | None:
-        """An index that knows the items as they were at the last `refresh`; `index` itself if
-        nothing changed, None if there is nothing.
+        """Return an index with the items as of the last `refresh`, or `index` itself if nothing
+        changed.
 
-        While a refresh makes the next one, requests go on with the one before: none waits for it.
+        None if there is nothing. While a refresh makes the next index, requests continue with the
+        current one and never wait.
         """
         overlay = self._find_overlay(index)
         if overlay is None:
@@ -186,14 +189,17 @@ class Catalogue:
         return overlay.index
 
     def _rebuild_overlays(self) -> None:
-        """Lay the items anew over what was asked for since the last change; what was not is made
-        when it is asked for again.
+        """Rebuild the overlays that were used since the last change.
+
+        The others are rebuilt when they are requested again.
         """
         with self._overlay_lock:
             bases = [entry.base for entry in self._overlays if entry.is_used] or [
                 entry.base for entry in self._overlays[:1]
             ]
-            self._overlays = tuple(overlay for base in bases if (overlay := self._build_overlay(base)) is not None)
+            self._overlays = tuple(
+                overlay for base in bases if (overlay := self._build_overlay(base)) is not None
+            )
 
     def _build_overlay(self, base: Index | None) -> "_Overlay | None":
         overlaid_index = self._overlay_index(base)
@@ -211,15 +217,20 @@ class Catalogue:
         return overlaid_index if len(overlaid_index) or index is not None else None
 
     def _take(self, payload: bytes, first_offset: int) -> int:
-        """Take in a block of events, whose first position is `p`."""
+        """Ingest a block of events whose first offset is `first_offset`."""
         table = pa.ipc.open_stream(payload, options=_READ_OPTIONS).read_all()
         interests = table.filter(
             pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"]))
         )
         first_ts = interests.group_by("item_id").aggregate([("ts", "min")])
-        new_item_count = self._seen.add(first_ts["item_id"].to_pylist(), micros(first_ts["ts_min"]).tolist())
+        new_item_count = self._seen.add(
+            first_ts["item_id"].to_pylist(), micros(first_ts["ts_min"]).tolist()
+        )
         is_profile = pc.equal(table["type"], "item")
-        profiles, offsets = table.filter(is_profile), np.flatnonzero(is_profile.to_numpy()) + first_offset
+        profiles, offsets = (
+            table.filter(is_profile),
+            np.flatnonzero(is_profile.to_numpy()) + first_offset,
+        )
         if not profiles.num_rows:
             return new_item_count
         ids, texts, timeless = (
@@ -248,7 +259,7 @@ class Catalogue:
 
 
 def _no_warm_up(index: Index) -> None:
-    """Nobody needs anything of it beforehand."""
+    """Do nothing."""
 
 
 _READ_OPTIONS = pa.ipc.IpcReadOptions(
@@ -259,9 +270,7 @@ _EMPTY = Index.bare(())
 
 
 class _SeenItems:
-    """The items of which any event was seen, in the order in which they came, and when each was
-    seen first.
-    """
+    """The items with any event in order of arrival, with the time of the first event of each."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -269,7 +278,7 @@ class _SeenItems:
         self._keys: list[npt.NDArray[np.uint64]] = []
 
     def add(self, ids: list[str], ts: list[int]) -> int:
-        """Note items; how many of them are new."""
+        """Add items, and return how many of them are new."""
         new_items = [
             (item_id, at) for item_id, at in zip(ids, ts, strict=True) if item_id not in self._first
         ]
@@ -280,7 +289,7 @@ class _SeenItems:
         return len(new_items)
 
     def missing_from(self, index: Index) -> list[NewItem]:
-        """The items that an index does not know, without a profile."""
+        """Return the items that an index lacks, without a profile."""
         if len(self._keys) > 1:
             self._keys = [np.concatenate(self._keys)]
         rows = index.find(self._keys[0]) if self._keys else np.zeros(0, np.intp)

@@ -1,10 +1,10 @@
-"""`GET /v1/users/{id}/churn`: how likely one person is to leave, by the champion of a churn model
-and what the state knows now.
+"""`GET /v1/users/{id}/churn`: the probability that a person leaves, by the champion of a churn
+model.
 
-A churn model has a registry of its own (`registry/churn/NAME`), its bundle its own holder, so that
-it is swapped and refused apart from the ranker's. Columns are read from the same states as those of
-answers, at the moments that the bundle asks for. Nothing is logged: asking is no event.
-`training.churn.score` scores everybody, by the same bundle.
+A churn model has its own registry (`registry/churn/NAME`) and its own bundle holder, so that it is
+swapped and refused independently of the ranker. Columns are read from the same states as those of
+answers, at the moments that the bundle names. Nothing is logged, because asking is not an event.
+`training.churn.score` scores everybody by the same bundle.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ from tailorbird.serving.schemas import Schemas
 
 
 class ChurnWatcher(Protocol):
-    """Who wants to know of swaps; `serving.metrics.Metrics` does."""
+    """Receives notice of swaps, as `serving.metrics.Metrics` does."""
 
     def churn_loaded(self, name: str, version: str) -> None: ...
     def churn_refused(self, name: str) -> None: ...
@@ -35,7 +35,7 @@ class ChurnWatcher(Protocol):
 
 @dataclass(frozen=True)
 class _SwapNotifier:
-    """Tells of the swaps of one model."""
+    """Notifies a watcher of the swaps of one model."""
 
     name: str
     watcher: ChurnWatcher
@@ -50,13 +50,12 @@ class _SwapNotifier:
 
 
 class ChurnModels:
-    """The churn models of a project, each with the bundle that serves. Safe to call from any thread
-    once started.
+    """The churn models of a project, each with the bundle that serves. Thread-safe once started.
 
     Args:
         registries: by the model's name.
         schemas: the states that columns are read from.
-        pseudonyms: under which people are known; the door's.
+        pseudonyms: hides people under the same pseudonyms as the collector's.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class ChurnModels:
             holder.stop()
 
     def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer:
-        """How likely a user is to leave.
+        """Return the probability that a user leaves.
 
         Raises:
             QueryError: there is no such model.
@@ -127,7 +126,7 @@ class ChurnModels:
         )
 
     def features(self, name: str) -> FeatureSet | None:
-        """What the champion of a model is read by; None where none serves."""
+        """Return the feature set of a model's champion, or None where none serves."""
         holder = self._holders.get(name)
         bundle = holder.current() if holder is not None else None
         return None if bundle is None else bundle.features
@@ -169,7 +168,7 @@ class ChurnModels:
 def _columns(
     rows: Rows, bundle: ChurnBundle, features: FeatureSet
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The one row of the columns that the bundle reads."""
+    """Return the one row of the columns that the bundle reads."""
     numeric = [features.numeric.index(name) for name in bundle.read.numeric]
     categorical = [features.categorical.index(name) for name in bundle.read.categorical]
     sequence = (
@@ -179,6 +178,6 @@ def _columns(
 
 
 def _has_activity(row: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether the columns say anything of the person at all."""
+    """Return whether the columns hold anything about the person."""
     numeric, categorical = row
     return bool((np.nan_to_num(numeric) != 0).any() or (categorical != 0).any())

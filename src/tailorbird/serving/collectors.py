@@ -1,7 +1,6 @@
-"""Figures of others as families of Prometheus: each is asked for when somebody reads `/metrics`,
-and holds nothing itself.
+"""Prometheus collectors of figures that other parts hold, read at each scrape of `/metrics`.
 
-What a serve process counts by itself stands in `serving.metrics`.
+`serving.metrics` has what a serve process counts by itself.
 """
 
 import time
@@ -25,7 +24,9 @@ from tailorbird.stream.lag import LagWatch
 
 
 class FeaturesCollector(Collector):
-    """The lake role counts, once for all serve processes: take the maximum over these, not the sum."""
+    """Results of the feature comparison. The lake role counts once for all processes: aggregate by
+    maximum, not by sum.
+    """
 
     def __init__(self, compared: Callable[[], Compared | None]) -> None:
         self._compared = compared
@@ -61,8 +62,9 @@ class FeaturesCollector(Collector):
 
 
 class CopiesCollector:
-    """As this server has last read them: grows where the worker stopped, where it cannot reach the
-    Valkey, and where we cannot.
+    """Age of the feature copies as this server last read them.
+
+    It grows if the worker stopped, if the worker cannot reach the Valkey, or if this server cannot.
     """
 
     def __init__(self, published_at: Callable[[], dict[str, int]]) -> None:
@@ -81,8 +83,9 @@ class CopiesCollector:
 
 
 class CandidatesCollector(Collector):
-    """How old the tables are that each candidate source reads: grows where the candidates role
-    stopped, or is behind the log.
+    """Age of the tables that each candidate source reads.
+
+    It grows if the candidates role stopped, or lags behind the log.
     """
 
     def __init__(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
@@ -201,7 +204,9 @@ class LimitsCollector:
 
 
 class LagCollector(Collector):
-    """Each serve process measures the same: take the maximum over these, not the sum."""
+    """Lag of the log readers. Each serve process measures the same: aggregate by maximum, not by
+    sum.
+    """
 
     def __init__(self, lag: LagWatch) -> None:
         self._lag = lag
@@ -270,8 +275,12 @@ class RoleCollector(Collector):
         yield from (age, rounds)
 
 
-def role_metrics(role: str, stop: FollowedStop, collectors: Iterable[Collector]) -> Callable[[], bytes]:
-    """What a role without HTTP tells: that it goes on, and whatever `more` collects."""
+def role_metrics(
+    role: str, stop: FollowedStop, collectors: Iterable[Collector]
+) -> Callable[[], bytes]:
+    """Return a renderer of the metrics of a role without HTTP: its heartbeat, and those of
+    `collectors`.
+    """
     registry = CollectorRegistry()
     for collector in (RoleCollector(role, stop), *collectors):
         registry.register(collector)
@@ -279,7 +288,7 @@ def role_metrics(role: str, stop: FollowedStop, collectors: Iterable[Collector])
 
 
 class ScoresCollector(Collector):
-    """What the score role did since it began."""
+    """Counters of the score role since its start."""
 
     def __init__(self, figures: Callable[[], ScoreFigures]) -> None:
         self._figures = figures
@@ -305,7 +314,9 @@ class ScoresCollector(Collector):
 
 
 class WorkersCollector(Collector):
-    """Each worker counts, once for all serve processes: take the maximum over these, not the sum."""
+    """Figures of the workers. Each worker counts once for all processes: aggregate by maximum,
+    not by sum.
+    """
 
     def __init__(self, figures: Callable[[], Iterable[Figures]]) -> None:
         self._figures = figures
@@ -329,7 +340,10 @@ class WorkersCollector(Collector):
             CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*labels, "field"])
             for name, text in _VALUE_METRICS
         ]
-        entity_families = [family(name, text, labels=[*labels, "entity"]) for name, text, family, _ in _ENTITY_METRICS]
+        entity_families = [
+            family(name, text, labels=[*labels, "entity"])
+            for name, text, family, _ in _ENTITY_METRICS
+        ]
         copies = [
             GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=labels)
             for name, text in _COPY_METRICS
@@ -338,10 +352,19 @@ class WorkersCollector(Collector):
             schema = worker.schema_hash
             if worker.copies is not None:
                 age_s = max(0.0, time.time() - worker.copies.at / 1e6)
-                values = (age_s, worker.copies.commits, worker.copies.records, int(worker.copies.failing))
+                values = (
+                    age_s,
+                    worker.copies.commits,
+                    worker.copies.records,
+                    int(worker.copies.failing),
+                )
                 for gauge, value in zip(copies, values, strict=True):
                     gauge.add_metric([schema], value)
-            for family, value in ((reported_at, worker.at / 1e6), (lag_rows, worker.behind), (rows, worker.rows)):
+            for family, value in (
+                (reported_at, worker.at / 1e6),
+                (lag_rows, worker.behind),
+                (rows, worker.rows),
+            ):
                 family.add_metric([schema], value)
             for family, (name, _) in zip(value_families, _VALUE_METRICS, strict=True):
                 for field, count in getattr(worker, name).items():

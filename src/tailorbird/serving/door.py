@@ -1,18 +1,18 @@
-"""The door: takes bodies of events, decides on each event, and acknowledges only what is on the
-disk.
+"""The collector accepts bodies of events, decides on each event, and acknowledges only what is
+on the disk.
 
-One thread writes. Whoever submits waits for the commit that holds its body, and all bodies that
-came in during one commit share the next one (group commit). Answers that the server gave go through
-the same queue, so that an answer stands in the log before any click on it; nobody waits for those,
-they ride with the next batch of events or are flushed within 50 ms. HTTP is in `serving.app`; what
-an event must look like, in `events.contract`.
+One thread writes. A submitter waits for the commit that contains its body, and all bodies that
+arrive during one commit share the next one (group commit). The server's own answers go through the
+same queue, so that an answer is in the log before any click on it. Nobody waits for those: they are
+written with the next batch of events or flushed within 50 ms. HTTP is in `serving.app`, and the
+contract of an event in `events.contract`.
 
     submit ──check──► queue ──► append … COMMIT (one fsync) ──► acknowledge
     record_answer ──► the same queue, and afterwards answers-<producer>.db
 
-A failed commit refuses its whole batch and closes the file: the kernel has marked the lost pages as
-clean, so a second fsync would lie. The door takes writes again only after it has opened (and so
-verified) the log anew.
+A failed commit refuses its whole batch and closes the file. The kernel has marked the lost pages as
+clean, so a second fsync would falsely succeed. The collector accepts writes again only after it has
+reopened, and so verified, the log.
 """
 
 import asyncio
@@ -71,20 +71,21 @@ class _QueueEntry:
 
 
 class Door:
-    """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`. Safe to
-    call from any thread.
+    """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`.
+    Thread-safe.
 
     Args:
-        patience_s: how long `record_answer` waits for room in the queue before it gives an answer
-            up and counts it.
+        record_timeout_s: how long `record_answer` waits for room in the queue before it gives an
+            answer up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
-        stopped: of whom nothing old is taken again, see `events.erased`.
-        reopen_after_s: how long after a failed commit the log is opened anew.
-        lake: which says how far it has these logs; one that ends before that is never begun anew in
-            silence, see `stream.held`.
-        log_clock: the same as `clock`, where it may lie back: the first event that says today's
-            time ends that.
-        reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See
+        suppression_list: people whose old events are not taken again, see `events.erased`.
+        reopen_after_s: how long after a failed commit the log is reopened.
+        lake: knows how much of these logs it holds. A log that ends before that is never silently
+            restarted, see
+        `stream.held`.
+        log_clock: the same as `clock` where it may lag behind; the first event with today's time
+            makes it go live.
+        reserve_bytes: disk space that stays free for the other roles; 0 for none. See
             `serving.reserve`.
     Raises:
         LockedError: another process is this producer.
@@ -145,19 +146,19 @@ class Door:
         format_: str = "",
         admit: AdmissionCheck | None = None,
     ) -> list[Decision]:
-        """Check, append and sync a body; one decision for each event, in order. Returns after the
-        sync.
+        """Check, append and sync a body, and return one decision for each event, in order.
 
-        `format_` says from which other format an adapter made the lines; `admit` may refuse the
-        whole, see `decisions.Admit`.
+        Returns after the sync. `format_` names the foreign format from which an adapter made the
+        lines. `admit` may refuse the whole body, see `decisions.AdmissionCheck`.
 
-        Refused events are appended as well: the router finds them by the same check and keeps them
-        in quarantine. Of a row that is kept out since somebody was erased the decision is that of
-        anybody's: whoever may send events could else ask who was.
+        Refused events are appended as well: the router finds them by the same check and quarantines
+        them. A row that is dropped because its person was erased gets an ordinary decision, so that
+        no sender can find out who was erased.
 
         Raises:
-            BusyError: the queue is full. DiskFullError: the disk almost is. ClosedError: the log
-                cannot be written. Nothing of it was acknowledged.
+            BusyError: the queue is full.
+            DiskFullError: the disk is almost full.
+            ClosedError: the log cannot be written. Nothing was acknowledged.
         """
         decisions, done = self._enqueue(body, encoding, source, format_, admit)
         done.result()
@@ -172,8 +173,8 @@ class Door:
         format_: str = "",
         admit: AdmissionCheck | None = None,
     ) -> list[Decision]:
-        """As `submit`, for an event loop: a large body is checked in a thread, and nothing blocks
-        the loop.
+        """Submit a body from an event loop: large bodies are checked in a thread, and nothing
+        blocks the loop.
         """
         if len(body) > CHECK_INLINE_BYTES:
             decisions, done = await asyncio.to_thread(
@@ -185,17 +186,17 @@ class Door:
         return decisions
 
     def record_answer(self, event_body: bytes, record: AnswerRecord) -> bool:
-        """Queue an answer that was given: its event and the features that it read. Returns before
-        the sync.
+        """Queue an answer with its event and the features that it read. Return before the sync.
 
-        False if it had to be given up: an answer is never failed because it cannot be logged, but
-        it is counted.
+        Return False if it was given up. An answer never fails because it cannot be logged, but the
+        loss is counted.
         """
         size = len(event_body)
         with self._condition:
             if self._queue_bytes + size > self._queue_bytes_max and not self._failure:
                 self._condition.wait_for(
-                    lambda: self._queue_bytes + size <= self._queue_bytes_max, self._record_timeout_s
+                    lambda: self._queue_bytes + size <= self._queue_bytes_max,
+                    self._record_timeout_s,
                 )
             self._answer_count.record_given()
             if (
@@ -219,8 +220,10 @@ class Door:
         return True
 
     def prune(self, raw_before: int | Sequence[int], answers_before: int = 0) -> None:
-        """Let the writer delete blocks before these offsets, of raw one for each of `raw_names`;
-        the caller vouches that they can go.
+        """Let the writer delete the blocks before these offsets, one raw offset for each of
+        `raw_names`.
+
+        The caller guarantees that they are no longer needed.
         """
         with self._condition:
             self._prunes.append(
@@ -229,7 +232,7 @@ class Door:
             self._condition.notify_all()
 
     def figures(self) -> DoorFigures:
-        """What went through the door, for metrics and tests."""
+        """Return the counters for metrics and tests."""
         with self._condition:
             return DoorFigures(
                 accepted=self._accepted,
@@ -248,7 +251,7 @@ class Door:
             )
 
     def close(self) -> None:
-        """Write what waits, close the files and give up their locks. What comes later is refused."""
+        """Write what waits, close the files and release their locks. Later bodies are refused."""
         with self._condition:
             if self._closing:
                 return
@@ -323,19 +326,27 @@ class Door:
         return sender_decisions, done
 
     def _decide(
-        self, original_body: bytes, body: bytes, receipt: Receipt, admit: AdmissionCheck | None = None
+        self,
+        original_body: bytes,
+        body: bytes,
+        receipt: Receipt,
+        admit: AdmissionCheck | None = None,
     ) -> tuple[list[Decision], list[Decision]]:
-        """What the sender is told of a body, and what is decided on it without the rows that are
-        kept out.
+        """Return the decisions that the sender sees, and those on the body without the suppressed
+        rows.
         """
         sender_decisions = decide(original_body, receipt, self._contract, admit)
-        return sender_decisions, sender_decisions if body is original_body else decide(body, receipt, self._contract)
+        return sender_decisions, sender_decisions if body is original_body else decide(
+            body, receipt, self._contract
+        )
 
     def _is_present_time(
         self, original_body: bytes, body: bytes, receipt: Receipt, decisions: list[Decision]
     ) -> bool:
-        """Whether events come from a page of the site, or say a time that lies in the future of an
-        old log's clock and not of today's.
+        """Return whether events show that the project has left the past of an old log.
+
+        That is the case if they come from a page of the site, or carry a time that is in the future
+        of the old log's clock but not of today's.
         """
         if receipt.source.startswith("browser"):
             return True
@@ -343,7 +354,13 @@ class Door:
         if not ahead or self._log_clock is None:
             return False
         today = msgspec.structs.replace(receipt, received_at=self._log_clock.today())
-        return sum(decision.code == _FUTURE_TS_CODE for decision in self._decide(original_body, body, today)[1]) < ahead
+        return (
+            sum(
+                decision.code == _FUTURE_TS_CODE
+                for decision in self._decide(original_body, body, today)[1]
+            )
+            < ahead
+        )
 
     def _refuse_if_full(self, size: int) -> None:
         if self._closing:
@@ -382,8 +399,9 @@ class Door:
                 return
 
     def _wait(self) -> None:
-        """Sleep until events wait, or something is due; answers alone do not wake the writer before
-        their time.
+        """Sleep until events wait, or something is due.
+
+        Answers alone do not wake the writer before their flush is due.
         """
         while not (self._events_waiting or self._prunes or self._closing):
             sleep_s = self._sleep_s()
@@ -392,11 +410,14 @@ class Door:
             self._condition.wait(sleep_s)
 
     def _flush_due(self) -> bool:
-        return bool(self._answer_records) and time.monotonic() - self._oldest_answer >= self._flush_s
+        return (
+            bool(self._answer_records) and time.monotonic() - self._oldest_answer >= self._flush_s
+        )
 
     def _sleep_s(self) -> float | None:
-        """How long the writer may sleep: to the end of the oldest answer's wait, or until the log
-        is opened anew.
+        """Return how long the writer may sleep, or None for no bound.
+
+        It wakes at the end of the oldest answer's wait, or when the log is to be reopened.
         """
         if self._is_superseded:
             return None
@@ -407,7 +428,7 @@ class Door:
         return None
 
     def _next_batch(self) -> list[_QueueEntry]:
-        """The next batch, first in first out, so that answers stand before what came after them."""
+        """Return the next batch, first in first out, so that answers precede what came after them."""
         entries: list[_QueueEntry] = []
         size = 0
         while self._queue and size < BATCH_BYTES_MAX:
@@ -453,7 +474,7 @@ class Door:
             self._acknowledge(entries)
 
     def _commit_records(self) -> None:
-        """The records of those answers whose events are in the raw log, which comes first."""
+        """Write the records of those answers whose events are in the raw log, which comes first."""
         with self._condition:
             records = [self._answer_records[position] for position in range(self._writable_records)]
         if not records:
@@ -504,11 +525,10 @@ class Door:
         self._reject(entries, in_flight=True)
 
     def _reject(self, entries: list[_QueueEntry], *, in_flight: bool = False) -> None:
-        """Tell everybody who waits that nothing was acknowledged; give up the answers and count
-        them.
+        """Fail all waiting submissions, and give up and count the answers.
 
-        Of entries that were being written nobody knows whether they are in the log; of those behind
-        them, that they are not.
+        Entries that were being written have an unknown outcome, while those queued behind them are
+        not in the log.
         """
         with self._condition:
             queued = list(self._queue)
@@ -526,7 +546,10 @@ class Door:
             for entry in rejected:
                 if entry.done is not None and not entry.done.done():
                     entry.done.set_exception(
-                        error_type(f"the log cannot be written ({self._failure})", fix=error_type.retry_advice)
+                        error_type(
+                            f"the log cannot be written ({self._failure})",
+                            fix=error_type.retry_advice,
+                        )
                     )
 
     def _try_reopen(self) -> None:

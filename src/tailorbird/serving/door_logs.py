@@ -1,5 +1,5 @@
-"""The two logs that a door writes: raw-<producer>, and answers-<producer>; opened, opened anew
-after a failure, closed together.
+"""The two logs that a collector writes, raw-<producer> and answers-<producer>, opened and closed
+together.
 """
 
 import logging
@@ -21,12 +21,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CollectorLogs:
-    """Both writers.
+    """Writers of both logs.
 
     Attributes:
-        lake: whose positions in these logs count, beside the router's.
-        set_aside: how many files there are of damaged ends of these logs, and of logs that were
-            lost.
+        lake: whose positions in these logs count, as well as the router's.
+        set_aside: number of files with damaged ends of these logs, and with lost logs.
     """
 
     stream: Stream
@@ -38,7 +37,7 @@ class CollectorLogs:
 
     @classmethod
     def open(cls, stream: Stream, producer: str, lake: Place | None = None) -> "CollectorLogs":
-        """Open both, behind what router and `lake` hold of them.
+        """Open both logs, provided that they reach what router and `lake` hold of them.
 
         Raises:
             LockedError: another process is this producer, or its name was retired.
@@ -63,10 +62,10 @@ class CollectorLogs:
         return cls(stream, lake, producer, raw, answers, set_aside_count)
 
     def reopened(self) -> "CollectorLogs":
-        """The same logs, which were closed after a failed commit.
+        """Reopen the same logs after a failed commit closed them.
 
-        What that left may be in the kernel's memory only. Closing an opened log checkpoints and
-        syncs it, so nothing is ever appended behind frames that a power cut could take away.
+        The last writes may be in the kernel's memory only. Closing an opened log checkpoints and
+        syncs it, so that nothing is appended behind frames that a power cut could take away.
         """
         paths = (
             raw_address(self.stream, self.producer),
@@ -77,7 +76,7 @@ class CollectorLogs:
         return self.open(self.stream, self.producer, self.lake)
 
     def close(self) -> None:
-        """Give up both files and their locks, whatever state they are in."""
+        """Close both files and release their locks, whatever state they are in."""
         for writer in (self.raw, self.answers):
             try:
                 writer.close()

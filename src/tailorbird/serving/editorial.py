@@ -1,11 +1,12 @@
-"""Editorial lists: named lists of items that people keep in `lists.toml`, beside `slots.py`, and
-their swap under running requests.
+"""Editorial lists: named lists of items in `lists.toml`, beside `slots.py`, swapped under running
+requests.
 
-    summer = ["i17", "i93"]        # the source `editorial:summer` of a slot gives these, in this order
+    summer = ["i17", "i93"]        # the items of a slot's source `editorial:summer`, in order
 
-A thread looks at the file's state twice a second, and takes in one that stood for two looks: most
-editors empty a file before they write it. What cannot be read leaves the lists before in force, and
-is logged. A list that is gone is empty, and so is one of unknown items: slots have other sources.
+A thread checks the file twice a second, and loads a version that was unchanged for two checks,
+because most editors empty a file before they write it. If it cannot be read, the previous lists
+stay in force and the error is logged. A missing list is empty, and so is one of unknown items:
+slots have other sources.
 """
 
 import logging
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveLists:
-    """The lists of a project's file, as they are now. `keys` may be read from any thread."""
+    """The current lists of a project's file. `keys` may be read from any thread."""
 
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
@@ -38,7 +39,9 @@ class LiveLists:
         self.look()
 
     def look(self) -> bool:
-        """Take in what has changed and stood since the look before, and say whether something did."""
+        """Load a changed file that has been stable since the last check, and return whether it was
+        loaded.
+        """
         previous_stamp, self._latest_stamp = self._latest_stamp, stamp(self._path)
         if self._latest_stamp == self._loaded_stamp or self._latest_stamp != previous_stamp:
             return False
@@ -62,7 +65,7 @@ class LiveLists:
 
 
 def read_lists(path: Path) -> dict[str, list[str]]:
-    """The lists of a file, each item once; none where there is no file.
+    """Read the lists of a file, each item once; none where there is no file.
 
     Raises:
         DeclarationError: it is no TOML, or holds something that is no list of item ids; says where.
@@ -86,7 +89,7 @@ def read_lists(path: Path) -> dict[str, list[str]]:
 
 
 def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]]:
-    """The lists of a file, held against the slots that name them.
+    """Read the lists of a file, and check that they include those that slots name.
 
     Raises:
         DeclarationError: as `read_lists`, or a slot names a list that is not there.

@@ -1,12 +1,16 @@
-"""What stood behind a score, for `explain`: the features as read, each head's probability, and what
-each column did.
+"""Explanations of a score, for `explain`: the features as read, each head's probability, and
+contributions.
 
 `tree_shap`, where all heads of the formula are forests: exact Shapley values of each head's raw
-score (`ranking.tree_shap`), each shared out over its way through calibration and weight to the
-value. `base` + all contributions = the value; `rest` sums those that are not told. `occlusion`, for
-nets: the value of the item less its value with that column missing, by the bundle itself in one
-batch. Exact for what it says, but these do not add up to the value. What the search and a slot's
-wishes make of the value comes after, see `Wished`: value + all that moved it = the score.
+score (`ranking.tree_shap`), carried through calibration and weight to the value. `base` + all
+contributions = the value, and `rest` sums those that are not listed.
+
+`occlusion`, for neural networks: the value of the item minus its value with that column missing, by
+the bundle itself in one batch. Each is exact by this definition, but they do not add up to the
+value.
+
+The effects of the search and of a slot's rules on the value come after that, see `Adjustment`:
+value + all adjustments = the score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +36,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Adjustment:
-    """What the search and the slot's wishes made of one item: its `value` before them, by how much
-    each moved it, and what put it there.
+    """The effects of the search and of the slot's rules on one item.
+
+    `value` is the value before them, `moved` the change by each of them, and `placed` the rules
+    that fixed its position.
     """
 
     value: float
@@ -54,8 +60,9 @@ def explanations(
     adjustments: Sequence[Adjustment],
     live: npt.NDArray[np.float32] | None = None,
 ) -> list[Explanation]:
-    """One explanation for each shown item; all but the first two, the index and the context are of
-    these, in order.
+    """Return one explanation for each shown item.
+
+    All arguments but the first two, the index and the context describe these items, in order.
     """
     live_columns = None if live is None else live[:ITEMS_MAX]
     attribution = (
@@ -83,15 +90,22 @@ def explanations(
                 if attribution.base is not None
                 else None
             )
-            explanation = Explanation(feature_values, heads, largest, attribution.method, attribution.base, rest)
+            explanation = Explanation(
+                feature_values, heads, largest, attribution.method, attribution.base, rest
+            )
         explained.append(
-            msgspec.structs.replace(explanation, value=adjustment.value, moved=adjustment.moved, placed=adjustment.placed)
+            msgspec.structs.replace(
+                explanation,
+                value=adjustment.value,
+                moved=adjustment.moved,
+                placed=adjustment.placed,
+            )
         )
     return explained
 
 
 def select_rows(rows: Rows, positions: npt.NDArray[np.intp]) -> Rows:
-    """Some of the rows; what is the request's own stays."""
+    """Return the rows at some positions; the request's own parts stay."""
     return replace(rows, numeric=rows.numeric[positions], categorical=rows.categorical[positions])
 
 
@@ -108,7 +122,9 @@ def _read_features(
 
 
 def _texts(index: Index, row: int, context: Context) -> dict[int, str]:
-    """Texts that a categorical column of this row may stand for: columns hold their hashes only."""
+    """Map hashes to the texts that a categorical column of this row may stand for, because columns
+    hold hashes only.
+    """
     texts = [text for text in (context.device, context.country) if text]
     if row >= 0:
         texts += [
@@ -122,8 +138,8 @@ def _texts(index: Index, row: int, context: Context) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class _Attribution:
-    """What each column did to the value of each item, (n, columns), by which method, and the value
-    that they start from.
+    """The effect of each column on the value of each item, (n, columns), the method, and the base
+    value.
     """
 
     columns: Floats

@@ -1,6 +1,4 @@
-"""Finding candidates: the slot's sources one after another, of live tables and of the index, merged
-into items that may be shown.
-"""
+"""Candidate retrieval: query a slot's sources one after another and merge their visible items."""
 
 import logging
 import time
@@ -33,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class CandidateFinder:
-    """Asks sources. Safe to use from several threads."""
+    """Queries candidate sources. Thread-safe."""
 
     def __init__(self) -> None:
         self._row_cache: dict[int, tuple[RankedList, Index, Rows, Floats]] = {}
@@ -49,22 +47,26 @@ class CandidateFinder:
         lists: Mapping[str, npt.NDArray[np.uint64]],
         until: float,
     ) -> Merged:
-        """Ask the sources in their order, and merge what they give of the items that may be shown.
+        """Query the sources in their order, and merge their visible items.
 
         Args:
-            view: the index, of which sources give what it shows.
-            near: gives the items nearest to the person's vector; None where nobody has one.
-            search: gives the items that match the query.
+            view: the index; sources return only items that it shows.
+            nearest: returns the items nearest to the person's vector; None where there is no
+                vector.
+            search: returns the items that match the query.
             lists: editorial lists.
-            until: when to ask no further source, as `time.perf_counter` has it; named as
-                `retrieval` in what the answer lacks.
+            until: deadline of `time.perf_counter` after which no further source is queried;
+                `degraded` then names
+            `retrieval`.
         """
         merge = Merge(len(view))
         for name, limit in sources.items():
             if merge.size and time.perf_counter() > until:
                 request.mark_degraded("retrieval")
                 break
-            rows, scores = self._query_source(request, view, name, limit + merge.size, nearest, search, lists)
+            rows, scores = self._query_source(
+                request, view, name, limit + merge.size, nearest, search, lists
+            )
             merge.add(name, limit, rows, scores)
         return merge.all()
 
@@ -92,15 +94,14 @@ class CandidateFinder:
             hits = _clusters(request, view, limit)
         else:
             hits = search(limit)
-        return (
-            (hits.rows, hits.scores) if hits is not None else (np.zeros(0, np.intp), np.zeros(0))
-        )
+        return (hits.rows, hits.scores) if hits is not None else (np.zeros(0, np.intp), np.zeros(0))
 
     def _visible_rows(
         self, ranked_list: RankedList, view: Index, *, use_cache: bool = True
     ) -> tuple[Rows, Floats]:
-        """The rows of a list that the index shows; those of leaderboards, which many requests read,
-        are remembered.
+        """Return the visible rows of a list and their scores.
+
+        The rows of leaderboards, which many requests read, are cached.
         """
         cached = self._row_cache.get(id(ranked_list))
         if cached is not None and cached[0] is ranked_list and cached[1] is view:
@@ -120,8 +121,8 @@ class CandidateFinder:
 
 
 def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
-    """Return the sources of a slot as a request asks them: with those that its bundle orders by,
-    within `CANDIDATES_MAX`.
+    """Return the sources to query for a request, with those of its bundle's baseline, within
+    `CANDIDATES_MAX`.
     """
     limits = dict(sources)
     bundle = request.bundle
@@ -138,8 +139,8 @@ def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
 
 
 def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
-    """Add the newest items that may be shown: what is left where sources have too little, or
-    nothing is published yet.
+    """Append the newest visible items, for sources that return too little or before anything is
+    published.
     """
     rows = np.arange(len(view)) if view.shown is None else np.flatnonzero(view.shown)
     rows = rows[~np.isin(rows, candidates.rows)]
@@ -154,7 +155,7 @@ def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
 
 
 def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
-    """Say what an answer lacks where nothing is published, or what is published is old."""
+    """Mark the answer as degraded if no candidate tables are published, or if they are stale."""
     if not live:
         return
     if not request.lists.tables.epochs:
@@ -176,5 +177,8 @@ def _clusters(request: Request, view: Index, limit: int) -> Found:
     counts[board_rows[board_rows >= 0]] = board.scores[board_rows >= 0].astype(np.int64)
     is_indexed = rows >= 0
     return view.clusters(
-        rows[is_indexed], np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[is_indexed], counts, limit
+        rows[is_indexed],
+        np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[is_indexed],
+        counts,
+        limit,
     )

@@ -1,9 +1,8 @@
-"""The value formulas that are in force, as the registry has them, and their swap under running
-requests.
+"""The value formulas in force, as the registry has them, swapped under running requests.
 
-A thread looks at `formulas.json` of the registry five times a second. A request takes the formula
-of its slot once, at its beginning. What cannot be read, or is no formula, leaves the one before in
-force, and is logged. What formulas are stands in `ranking.formula`.
+A thread checks `formulas.json` of the registry five times a second. A request takes the formula of
+its slot once, at its beginning. A file that cannot be read, or that holds no valid formula, leaves
+the previous one in force and is logged. `ranking.formula` defines formulas.
 """
 
 import logging
@@ -32,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Formula:
-    """What an item is worth to a slot: head → weight. `version` is "" for the slot's own."""
+    """The value of an item to a slot: head → weight. `version` is "" for the slot's own."""
 
     weights: Mapping[str, float]
     version: str = ""
@@ -43,14 +42,15 @@ class Formula:
 
 
 class DeclaredFormulas:
-    """The slots' own formulas: for evaluation and tests."""
+    """The slots' own formulas, for evaluation and tests."""
 
     def formula_for(self, slot: Slot) -> Formula:
         return Formula(slot.objective)
 
 
 class LiveFormulas:
-    """The formulas of a registry over those that slots declare. `of` may be called from any thread.
+    """The formulas of a registry over those that slots declare. `formula_for` may be called from
+    any thread.
 
     Args:
         registry: where they are set.
@@ -66,16 +66,18 @@ class LiveFormulas:
         self.loop = Loop("formulas", self.look, every_s=poll_s, first=False)
 
     def formula_for(self, slot: Slot) -> Formula:
-        """What is in force for a slot."""
+        """Return the formula in force for a slot."""
         override = self._overrides.get(slot.name)
         return Formula(slot.objective) if override is None else override
 
     def describe_all(self) -> list[SlotFormula]:
-        """What is in force for each slot."""
+        """Describe the formula in force for each slot."""
         return told_formulas(self._registry, self._slots.values())
 
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula:
-        """Put a formula in force. Raises QueryError: there is no such slot, or it cannot be used."""
+        """Put a formula in force. Raise QueryError if there is no such slot, or the formula is
+        unusable.
+        """
         if slot not in self._slots:
             fix = f"use one of {', '.join(self._slots)}"
             raise QueryError(
@@ -98,7 +100,9 @@ class LiveFormulas:
         self.loop.stop()
 
     def look(self) -> bool:
-        """Take the formulas in force if the file changed since the last look; whether it did."""
+        """Load the formulas in force if the file changed since the last check, and return
+        whether it did.
+        """
         file_stamp = stamp(self._registry.path / FILE)
         if file_stamp == self._file_stamp:
             return False
@@ -114,11 +118,11 @@ class LiveFormulas:
 
 
 def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str) -> FormulaChange:
-    """Put a formula in force for a slot, once the champion's heads are known to answer it; "" gives
-    the slot its own again.
+    """Put a formula in force for a slot, once the champion is known to have its heads; ""
+    restores the slot's own.
 
     Raises:
-        DeclarationError: it is no formula, tells no items apart, or asks for a head that the
+        DeclarationError: it is no formula, does not distinguish items, or needs a head that the
             champion does not have.
     """
     where = f"slot {slot.name}"
@@ -136,7 +140,7 @@ def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str)
 
 
 def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
-    """What is in force for each slot, and which of its heads the champion does not have."""
+    """Describe the formula in force for each slot, with the heads that the champion lacks."""
     formulas, champion = read_formulas(registry.path), registry.champion()
     heads = registry.info(champion.name).heads if champion is not None else ()
     described = []
@@ -169,5 +173,7 @@ def _load_overrides(registry: Path) -> dict[str, Formula]:
     for slot in dict.fromkeys(change.slot for change in formulas.changes):
         change = formulas.of(slot)
         if change is not None:
-            overrides[slot] = Formula(parse_formula(change.text, where=f"slot {slot}"), change.version)
+            overrides[slot] = Formula(
+                parse_formula(change.text, where=f"slot {slot}"), change.version
+            )
     return overrides

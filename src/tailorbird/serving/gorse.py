@@ -1,19 +1,21 @@
-"""Gorse's REST API under /api, so that its clients need not be changed: feedback, users and items
-in, recommendations out.
+"""Gorse's REST API under /api, so that its clients work unchanged: feedback, users and items in,
+recommendations out.
 
-    POST, PUT /api/feedback                       events, as `tailorbird import gorse` has them; counted once, however often they are sent
-    POST /api/user, /api/users, /api/item(s)      profiles, valid from now on
-    GET  /api/recommend/{user}[/{category}]       an answer of the slot that `[serve] gorse_slot` names; `write-back-type` notes what
-                                                  was shown as an impression; `X-API-Version: 2` gets scores
-    POST /api/session/recommend                   what goes with the items of a session, by similar items
-    GET  /api/item/{id}/neighbors                 similar items
+    POST, PUT /api/feedback                    events, as `tailorbird import gorse` reads them;
+                                               counted once, however often they are sent
+    POST /api/user, /api/users, /api/item(s)   profiles, valid from now on
+    GET  /api/recommend/{user}[/{category}]    an answer of the slot `[serve] gorse_slot`;
+                                               `write-back-type` records it as an impression;
+                                               `X-API-Version: 2` returns scores
+    POST /api/session/recommend                items related to those of a session
+    GET  /api/item/{id}/neighbors              similar items
     GET  /api/popular, /api/latest [/{category}], /api/non-personalized/{name}
     GET  /api/item/{id}, /api/health/live, /api/health/ready
 
-Keys come in `X-API-Key` (or as a bearer): give the one key of a Gorse client both scopes, read and
-write. Gorse's clients know no `request_id`; the newest answers of each person are therefore
-remembered here, in this process, and feedback on an item that one of them showed is joined to it.
-What is not spoken: deletions, partial updates, and cursors over users, items and feedback.
+Keys come in `X-API-Key` or as a bearer token. Give the key of a Gorse client both scopes, read and
+write. Gorse's clients know no `request_id`, so this process remembers the newest answers of each
+person and joins feedback on an item to the answer that showed it. Deletions, partial updates, and
+cursors over users, items and feedback are not supported.
 
 Source: Gorse's documentation, "RESTful API", and its `server/rest.go`.
 """
@@ -49,10 +51,10 @@ from tailorbird.serving.handling import (
     Service,
     admission,
     as_json,
-    read_request_body,
     fault,
-    run_in_thread,
+    read_request_body,
     require_additional_scope,
+    run_in_thread,
 )
 from tailorbird.serving.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
@@ -79,9 +81,7 @@ _session_of = msgspec.json.Decoder(list[_InSession])
 
 
 class RecentAnswers:
-    """The newest answers of each person, as far as this process gave them. Safe to call from any
-    thread.
-    """
+    """The newest answers of each person, as far as this process gave them. Thread-safe."""
 
     def __init__(self, people_max: int = PEOPLE_MAX) -> None:
         self._people: OrderedDict[str, deque[tuple[str, frozenset[str]]]] = OrderedDict()
@@ -89,7 +89,7 @@ class RecentAnswers:
         self._lock = threading.Lock()
 
     def record(self, user: str, request_id: str, items: list[str]) -> None:
-        """Note what was shown to a person."""
+        """Record the items that were shown to a person."""
         with self._lock:
             answers = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
             answers.append((request_id, frozenset(items)))
@@ -98,7 +98,7 @@ class RecentAnswers:
                 self._people.popitem(last=False)
 
     def find_request_id(self, user: str, item: str) -> str | None:
-        """The newest answer that showed this item to this person."""
+        """Return the newest answer that showed this item to this person."""
         with self._lock:
             answers = self._people.get(user, ())
             return next(
@@ -107,12 +107,15 @@ class RecentAnswers:
 
 
 def hiding(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
-    """The slots, of which that of Gorse's clients shows no item that Gorse would hide (`IsHidden`)."""
-    return {**slots, name: dataclasses.replace(slots[name], rules=(*slots[name].rules, _HIDDEN_RULE))}
+    """Return the slots, with a rule on that of Gorse's clients against items that are `IsHidden`."""
+    return {
+        **slots,
+        name: dataclasses.replace(slots[name], rules=(*slots[name].rules, _HIDDEN_RULE)),
+    }
 
 
 def gorse_routes(service: Service, slot: str) -> list[Route]:
-    """Gorse's routes, to be mounted beside the API's; answers are those of `slot`."""
+    """Return Gorse's routes, to be mounted beside those of the API; answers are those of `slot`."""
     recent_answers = RecentAnswers()
     recommended = partial(_recommend, slot=slot, recent_answers=recent_answers)
     session, neighbors = partial(_session, slot=slot), partial(_neighbors, slot=slot)
@@ -205,16 +208,21 @@ def _user(fields: Record, raw: bytes) -> Event:
 
 
 def _item(fields: Record, raw: bytes) -> Event:
-    """What an item is from now on; when it came to be is an attribute."""
+    """Convert an item to a profile that is valid from now on; its creation time becomes an
+    attribute.
+    """
     event = gorse.item(fields, _new_id())
     created_at = {"timestamp": _to_rfc3339(event.ts)} if isinstance(event.ts, int) else {}
     return msgspec.structs.replace(
-        event, ts=None, timeless=False, properties={**(event.properties or {}), **created_at} or None
+        event,
+        ts=None,
+        timeless=False,
+        properties={**(event.properties or {}), **created_at} or None,
     )
 
 
 def _to_rfc3339(micros: int) -> str:
-    """A time as RFC 3339 has it: the clients in Go read no other."""
+    """Format a time as RFC 3339, the only format that clients in Go read."""
     return (
         (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros))
         .isoformat()
@@ -223,7 +231,7 @@ def _to_rfc3339(micros: int) -> str:
 
 
 def _new_id() -> str:
-    """A profile may go back to what it was before, so that each one sent is an event of its own."""
+    """Return a unique event id, because a profile may change back to an earlier one."""
     return f"gorse:{uuid.uuid4().hex}"
 
 
@@ -268,8 +276,9 @@ async def _recommend(
 
 
 async def _write_back(request: Request, service: Service, impression: Event) -> str:
-    """Note what was shown, within the limits of the key; the code of what refuses it, since the
-    answer is given all the same.
+    """Record an impression within the limits of the key, and return the code of a refusal, or "".
+
+    The answer is given in either case.
     """
     try:
         admit, source = admission(request, service), request.state.caller.source
@@ -283,8 +292,9 @@ async def _write_back(request: Request, service: Service, impression: Event) -> 
 
 
 async def _session(request: Request, service: Service, *, slot: str) -> Response:
-    """What goes with the items of a session that nobody keeps: their similar items, summed, without
-    themselves.
+    """Recommend for the items of an anonymous session, by the sum of their similar items.
+
+    The items of the session themselves are left out.
     """
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     body = await read_request_body(request, service)
@@ -295,7 +305,9 @@ async def _session(request: Request, service: Service, *, slot: str) -> Response
     return as_json(related[offset : offset + count])
 
 
-def _sum_similar(pipeline: AnswerPipeline, items: list[str], size: int, slot: str) -> list[dict[str, Any]]:
+def _sum_similar(
+    pipeline: AnswerPipeline, items: list[str], size: int, slot: str
+) -> list[dict[str, Any]]:
     scores: dict[str, float] = {}
     for item in dict.fromkeys(items):
         neighbors = pipeline.similar(item, SIZE_MAX, slot)
@@ -317,7 +329,11 @@ async def _neighbors(request: Request, service: Service, *, slot: str) -> Respon
         min(count + offset, SIZE_MAX),
         slot,
     )
-    return _no_item() if similar_items is None else _scored(similar_items.items[offset : offset + count])
+    return (
+        _no_item()
+        if similar_items is None
+        else _scored(similar_items.items[offset : offset + count])
+    )
 
 
 async def _list(request: Request, service: Service, *, name: str, slot: str) -> Response:
@@ -337,12 +353,16 @@ async def _non_personalized(request: Request, service: Service, *, slot: str) ->
 
 
 async def _get_item(request: Request, service: Service) -> Response:
-    """A hidden item too, as Gorse gives it: who asks knows its id, and `IsHidden` says so."""
+    """Return an item, even a hidden one as Gorse does: the caller knows its id, and `IsHidden` says
+    so.
+    """
     item = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
     if item is None:
         return _no_item()
     attributes: dict[str, Any] = item.attributes
-    categories = attributes.get("categories") or ([attributes["category"]] if attributes.get("category") else [])
+    categories = attributes.get("categories") or (
+        [attributes["category"]] if attributes.get("category") else []
+    )
     return as_json(
         {
             "ItemId": item.item_id,
@@ -382,10 +402,14 @@ def _no_item() -> Response:
 
 
 def _category(request: Request) -> str | None:
-    """The category that items are to be of. Gorse takes several, all of which an item must have;
-    here it has one.
+    """Return the category to filter by.
+
+    Gorse takes several, which an item must all have; here an item has one.
     """
-    requested = [request.path_params.get("category") or "", *request.query_params.getlist("category")]
+    requested = [
+        request.path_params.get("category") or "",
+        *request.query_params.getlist("category"),
+    ]
     categories = requested[:1] if requested[0] else list(dict.fromkeys(filter(None, requested)))
     if len(categories) > 1:
         raise QueryError(

@@ -1,8 +1,7 @@
-"""What the handlers of a process share, and what each does alike: its body within the limits, work
-in threads, answers and errors as JSON.
+"""Shared parts of all handlers: bounded bodies, work in threads, and answers and errors as JSON.
 
-Handlers and their routes are in `serving.app`, and in `serving.gorse` and `console.shop` for those
-of others.
+Handlers and their routes are in `serving.app`; those of third-party APIs are in `serving.gorse`,
+those of pages in `console`.
 """
 
 import asyncio
@@ -56,20 +55,20 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChurnService(Protocol):
-    """What the HTTP side asks of churn models; `serving.churn.ChurnModels` are the ones."""
+    """The churn models that the HTTP API needs, as `serving.churn.ChurnModels`."""
 
     def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer: ...
 
 
 class FormulaService(Protocol):
-    """What the HTTP side asks of formulas; `serving.formulas.LiveFormulas` is the one."""
+    """The formulas that the HTTP API needs, as `serving.formulas.LiveFormulas`."""
 
     def describe_all(self) -> list[SlotFormula]: ...
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula: ...
 
 
 class AnswerPipeline(Protocol):
-    """What the HTTP side asks of a pipeline; `serving.pipeline.Pipeline` is the one."""
+    """The pipeline that the HTTP API needs, as `serving.pipeline.Pipeline`."""
 
     def answer(self, query: RecommendQuery) -> Answer: ...
     def rank(self, query: RankQuery) -> Answer: ...
@@ -84,15 +83,14 @@ class AnswerPipeline(Protocol):
 
 @dataclass
 class Service:
-    """What the handlers of one process share.
+    """The objects that the handlers of one process share.
 
     Attributes:
-        wait_s: how long a question may have to wait for a thread, see `serving.shedding`.
-        draining: set at shutdown; answers then close their connections and `/readyz` says no.
-        warned_of_proxy: it was said already that a proxy in front of us is not named.
-        warming: whether what the first request would wait for is still being done; `/readyz` says
-            no meanwhile.
-        lags: how far the readers of the logs were behind when it was last measured.
+        wait_s: how long a request may have to wait for a thread, see `serving.shedding`.
+        draining: set at shutdown; answers then close their connections, and `/readyz` fails.
+        warned_of_proxy: whether the warning about an unlisted proxy was logged.
+        warming: returns whether warm-up still runs; `/readyz` fails meanwhile.
+        lags: returns the last measured lag of each log reader.
     """
 
     pipeline: AnswerPipeline
@@ -122,13 +120,14 @@ class Service:
         self.shedder = Shedder(self.threads, self.wait_s)
 
     def drain(self) -> None:
-        """Tell whoever asks that this server is about to go."""
+        """Announce that this server is about to stop."""
         self.draining = True
 
 
 def _basic_to_bearer(authorization: str | None) -> str | None:
-    """Return a key that stands in Basic authorisation, as a name without a password or as a
-    password, as a bearer's; others as they are.
+    """Convert a key in Basic authorisation to a bearer token; return other headers unchanged.
+
+    The key is the password, or the name where there is no password.
     """
     if authorization is None or authorization[:6].lower() != "basic ":
         return authorization
@@ -199,8 +198,9 @@ async def authorize_and_handle(
 
 
 def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
-    """Say once that somebody forwards for others who is not named as a proxy: nothing seems wrong
-    until all share one limit.
+    """Warn once about a proxy that is not configured.
+
+    Nothing seems wrong otherwise until all its users share one limit.
     """
     peer = request.client.host if request.client is not None else ""
     if "x-forwarded-for" not in request.headers or peer in service.limiter.server.proxies:
@@ -236,8 +236,9 @@ def _fault_response(error: TailorbirdError) -> Response:
 
 
 def require_additional_scope(request: Request, service: Service, scope: str) -> None:
-    """That the key has another scope as well as that of its route, and of WRITE that no foreign
-    page asks. Raises AccessError.
+    """Require that the key has another scope as well as that of its route.
+
+    For WRITE also require that no page of a foreign origin sends the request. Raise AccessError.
     """
     if scope == WRITE:
         access.require_own_origin(
@@ -252,23 +253,26 @@ async def read_query_body(request: Request, service: Service) -> bytes:
 
 
 async def read_request_body(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
-    """The request's body, within the limits of its key and of the server, or of `bytes_max`."""
+    """Read the request's body, within the limits of its key and of the server, or of `bytes_max`."""
     caller: Caller = request.state.caller
     key_bytes_max = caller.limits.body_bytes_max
     limit_bytes = bytes_max or (service.body_bytes_max if key_bytes_max is None else key_bytes_max)
     return await read_body(
-        request, bytes_max=limit_bytes, deadline_s=service.body_deadline_s, reservation=request.state.held
+        request,
+        bytes_max=limit_bytes,
+        deadline_s=service.body_deadline_s,
+        reservation=request.state.reservation,
     )
 
 
 def admission(request: Request, service: Service) -> Admission:
-    """What is asked whether the key may send all this; for one body."""
+    """Create the check of one body against its sender's limits."""
     caller: Caller = request.state.caller
     return Admission(service.limiter, caller, _limited_address(request, service, caller))
 
 
 def _limited_address(request: Request, service: Service, caller: Caller) -> str:
-    """Whose limits by address hold; empty for a caller who has none."""
+    """Return the address whose limits apply, or "" for a caller without such limits."""
     if not caller.public:
         return ""
     peer = request.client.host if request.client is not None else ""
@@ -278,9 +282,7 @@ def _limited_address(request: Request, service: Service, caller: Caller) -> str:
 
 
 async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
-    """What a call gives that may take a while, made in a thread; OverloadedError where it would
-    have to wait too long.
-    """
+    """Run a call in the thread pool. Raise OverloadedError if it would have to wait too long."""
     query = args[0] if args else None
     # What a page hangs on goes before what it can do without.
     ticket = service.shedder.admit(
@@ -306,22 +308,23 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
 
 
 def _units(query: object) -> float:
-    """How large a question is, beside others of its kind."""
+    """Return the size of a query relative to others of its kind."""
     return max(1.0, len(query.items) / 10) if isinstance(query, RankQuery) else 1.0
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    """An answer of JSON."""
+    """Encode a value as a JSON response."""
     return Response(_encode(value), status, media_type="application/json")
 
 
 def as_receipts(decisions: Sequence[Decision]) -> Response:
-    """Return the decision on each event of a body."""
+    """Return a response with the decision on each event of a body."""
     # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole
     # would be wrong.
     refused = sum(not decision.accepted for decision in decisions)
     events = [
-        EventDecision(decision.accepted, decision.code, decision.path, decision.message) for decision in decisions
+        EventDecision(decision.accepted, decision.code, decision.path, decision.message)
+        for decision in decisions
     ]
     return as_json(
         Receipts(len(decisions) - refused, refused, events),
@@ -329,10 +332,14 @@ def as_receipts(decisions: Sequence[Decision]) -> Response:
     )
 
 
-async def accept_foreign_events(request: Request, service: Service, format_: str, body: bytes) -> Response:
-    """Take a body in a format of others, and answer with what became of each event that it says."""
+async def accept_foreign_events(
+    request: Request, service: Service, format_: str, body: bytes
+) -> Response:
+    """Accept a body in a foreign format, and respond with the decision on each event in it."""
     admit = admission(request, service)
-    lines = await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.charge_rows)
+    lines = await asyncio.to_thread(
+        lines_of_body, format_, body, request.headers, admit.charge_rows
+    )
     if not lines:
         return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
     source = request.state.caller.source
@@ -352,7 +359,7 @@ def fault(
     fix: str = "",
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Why there is no answer."""
+    """Create an error response."""
     return Response(
         _encode(Fault(code, message, path, fix, REQUEST_ID.get())),
         status,

@@ -1,13 +1,13 @@
-"""The file of keys: what each may do and until when; of the key itself only a salted hash.
+"""The file of keys, with the scopes, limits and expiry of each, and only a salted hash of the key
+itself.
 
-`tailorbird keys` writes it, servers read it anew whenever it has changed (`serving.keys`). It lies
-beside `tailorbird.toml` unless `serve.keys_file` says otherwise, and only its owner may write it.
+`tailorbird keys` writes it, and servers reload it after each change (`serving.keys`). It is beside
+`tailorbird.toml` unless `serve.keys_file` says otherwise, and only its owner may write it.
 
-    tb_<id>_<secret>     id: 12 hexadecimal digits, in the file as it is, names the key everywhere
-                         secret: 256 bits drawn at random; in the file as BLAKE2b with a salt of its own
+    tb_<id>_<secret>     id: 12 hexadecimal digits, stored as it is; names the key everywhere
+                         secret: 256 random bits, stored as BLAKE2b with a salt of its own
 
-One round of a fast hash is enough: what is hashed has 256 bits, so there is nothing to guess.
-Passwords would need scrypt.
+One round of a fast hash is enough: 256 random bits cannot be guessed. Passwords would need scrypt.
 """
 
 import fcntl
@@ -46,8 +46,9 @@ Count = Annotated[int, Meta(ge=0)] | None
 class Limits(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """What a key may do, where it is not what `[serve]` says for all; 0 is no limit.
-    `serving.limits` holds them.
+    """Limits of a key where they differ from those of `[serve]`; 0 means no limit.
+
+    `serving.limits` enforces them.
     """
 
     requests_per_s: Rate = None
@@ -63,14 +64,14 @@ NO_LIMITS = Limits()
 class KeyRecord(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """A key as the file holds it. Times are microseconds.
+    """A key as the file stores it. Times are microseconds.
 
     Attributes:
-        expires_at: from when on it is refused; 0 is never.
-        origins: web origins that may use it; one that has any is public, since every visitor's
-            browser holds it.
-        identify: a public key that may send `identify` too; false in files from before there was
-            this field.
+        expires_at: time from which it is refused; 0 is never.
+        origins: web origins that may use it. A key with any is public, because every visitor's
+            browser has it.
+        identify: whether a public key may send `identify` too; false in files that predate this
+            field.
     """
 
     id: Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
@@ -97,13 +98,13 @@ _decoder = msgspec.json.Decoder(_KeyFile)
 
 
 def parse_token(token: str) -> tuple[str, str] | None:
-    """Id and secret of a key of ours; None if it does not look like one."""
+    """Return id and secret of a Tailorbird key, or None if the token does not look like one."""
     match = _TOKEN.match(token)
     return (match[1], match[2]) if match else None
 
 
 def read_keys(file: Path) -> list[KeyRecord]:
-    """The keys of a file, none if there is no file.
+    """Read the keys of a file, none if there is no file.
 
     Raises:
         ConfigError: the file is damaged, or others than its owner and group may write it.
@@ -152,14 +153,14 @@ def create_key(
     replaces: str = "",
     keep_until: int = 0,
 ) -> tuple[str, KeyRecord]:
-    """Make a key and note its hash; the key itself is given here and nowhere else.
+    """Create a key and store its hash; the key itself is returned here and nowhere else.
 
-    With `replaces`, the named key is refused from `keep_until` on, so that both hold until every
+    With `replaces`, the named key is refused from `keep_until` on, so that both work until every
     client has the new one.
 
     Raises:
-        UsageError: a scope, an origin or a name that there cannot be; `identify` without an origin;
-            no key of that id.
+        UsageError: an invalid scope, origin or name; `identify` without an origin; no key of that
+            id.
     """
     if not _NAME.match(name):
         raise UsageError(
@@ -195,7 +196,7 @@ def create_key(
 
 
 def revoke_key(file: Path, key_id: str) -> KeyRecord:
-    """Take a key back: servers refuse it from their next request on.
+    """Revoke a key; servers refuse it from their next request on.
 
     Raises:
         UsageError: no key of that id.
@@ -205,7 +206,7 @@ def revoke_key(file: Path, key_id: str) -> KeyRecord:
 
 
 def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
-    """Raises UsageError for scopes or origins that no key may have."""
+    """Raise UsageError for scopes or origins that no key may have."""
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise UsageError(
@@ -236,9 +237,7 @@ def _index_of(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
 
 @contextmanager
 def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
-    """The keys, to be changed in place; written and synced at the end, all or nothing, one change
-    at a time.
-    """
+    """Yield the keys to be changed in place, and then write them atomically, one change at a time."""
     try:
         folder_fd = os.open(file.parent, os.O_RDONLY)
     except OSError as error:
@@ -250,7 +249,9 @@ def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
         draft = file.with_name(f".{file.name}.new")
         try:
             draft.unlink(missing_ok=True)
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as draft_file:
+            with open(
+                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+            ) as draft_file:
                 draft_file.write(
                     msgspec.json.format(msgspec.json.encode(_KeyFile(VERSION, keys)), indent=1)
                     + b"\n"

@@ -1,10 +1,9 @@
-"""Who calls, and whether they may: the keys of a server, from settings and from the file of keys
+"""Authentication and scopes: the keys of a server, from settings and from the file of keys
 (`serving.keyfile`).
 
-Without any key everything is open, and the server binds this machine only. Once there was one, a
-server never opens again while it runs: revoking the last key closes it. The file is looked at with
-every request, and read when it has changed; a damaged one is reported and the keys from before
-stay.
+Without any key everything is open, and the server binds this machine only. Once it has had a key, a
+running server never becomes open again: revoking the last key closes it. Each request checks
+whether the file changed. A damaged file is reported, and the previous keys stay valid.
 """
 
 import hmac
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class AccessError(TailorbirdError):
-    """A key is missing (401), unknown (401) or not for this (403)."""
+    """A key is missing (401), unknown (401) or not allowed to do this (403)."""
 
     code = "unauthorised"
 
@@ -48,13 +47,14 @@ class AccessError(TailorbirdError):
 
 @dataclass(frozen=True)
 class Caller:
-    """Whom a request's key names. `id` is fit for logs: "" where no key was needed, else a key's
-    id, never the key.
+    """The owner of a request's key.
 
     Attributes:
-        public: the key is in every visitor's browser, so that their address counts too, and what
-            may be sent is less.
-        identify: though public, it may send `identify`.
+        id: safe to log: the key's id, never the key; "" where no key was needed.
+        public: the key is in every visitor's browser, so that their address is limited too, and
+            fewer types of events are
+        accepted.
+        identify: though public, the key may send `identify`.
     """
 
     id: str = ""
@@ -64,7 +64,7 @@ class Caller:
 
     @property
     def source(self) -> str:
-        """What receipts of their events say of them; the contract refuses by it."""
+        """The source in receipts of their events, by which the contract refuses some types."""
         if not self.public:
             return DOOR
         return BROWSER_IDENTIFY if self.identify else BROWSER
@@ -75,8 +75,8 @@ ANONYMOUS = Caller()
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """A key as `/v1/status` tells of it: never its hash. Those of settings are named by their place
-    there.
+    """A key as `/v1/status` shows it, never with its hash. Keys from settings are named by scope
+    and position.
     """
 
     id: str
@@ -88,15 +88,15 @@ class KeyFigures:
 
 
 class Keys:
-    """The keys of a server, held as hashes only. A setting may also give a key's SHA-256, as
-    `sha256:` and 64 hexadecimal digits.
+    """The keys of a server, held as hashes only. Thread-safe.
 
-    Several keys may have one scope, so that a new one is given out before the old one is taken
-    back. Safe to call from any thread.
+    A setting may also give a key's SHA-256, as `sha256:` and 64 hexadecimal digits. Several keys
+    may have the same scope, so that a new one can be issued before the old one is revoked.
 
     Raises:
-        ConfigError: a key is shorter than 16 characters, which can be guessed, its hash is no
-            SHA-256, or the file is damaged.
+        ConfigError: a key has fewer than 16 characters, which can be guessed, its hash is no
+            SHA-256, or the file is
+        damaged.
     """
 
     def __init__(
@@ -112,10 +112,12 @@ class Keys:
         scopes_by_digest: dict[bytes, tuple[str, set[str]]] = {}
         for scope, keys in ((WRITE, write), (READ, read), (ADMIN, admin)):
             for number, key in enumerate(keys, 1):
-                scopes_by_digest.setdefault(_digest(key, f"serve.{scope}_keys"), (f"{scope}-{number}", set()))[
-                    1
-                ].add(scope)
-        self._setting_keys = [(digest, name, frozenset(scopes)) for digest, (name, scopes) in scopes_by_digest.items()]
+                scopes_by_digest.setdefault(
+                    _digest(key, f"serve.{scope}_keys"), (f"{scope}-{number}", set())
+                )[1].add(scope)
+        self._setting_keys = [
+            (digest, name, frozenset(scopes)) for digest, (name, scopes) in scopes_by_digest.items()
+        ]
         self._lock = threading.Lock()
         self._use_counts: Counter[str] = Counter()
         self._file_state: tuple[int, ...] | None = self._read_file_state()
@@ -123,7 +125,7 @@ class Keys:
         self._is_required = bool(self._setting_keys) or self._file_state is not None
 
     def __bool__(self) -> bool:
-        """Whether a key is needed."""
+        """Return whether a key is needed."""
         self._reload_if_changed()
         return self._is_required
 
@@ -135,12 +137,13 @@ class Keys:
         *,
         url_key: str | None = None,
     ) -> Caller:
-        """Whom the header's key names; or that of the address, where a page that is left can set no
-        header.
+        """Return the owner of the key in the header, or of `url_key` where a page that is left
+        can set no header.
 
         Raises:
-            AccessError: there is no such key, it has expired, lacks the scope, is not for that web
-                origin, or stands in an address and is not one of a browser, which is no secret.
+            AccessError: there is no such key, it has expired, lacks the scope, is for other web
+                origins, or is a secret key in a
+            URL.
         """
         if scope == OPEN:
             return ANONYMOUS
@@ -155,7 +158,9 @@ class Keys:
             raise AccessError(
                 "expected the header Authorization: Bearer KEY", status=401, code="key_missing"
             )
-        caller, scopes, origins = self._authenticate(key) if len(key) <= TOKEN_LENGTH_MAX else _NO_CALLER
+        caller, scopes, origins = (
+            self._authenticate(key) if len(key) <= TOKEN_LENGTH_MAX else _NO_CALLER
+        )
         if caller is None:
             raise AccessError(
                 "this key is not known, or has expired", status=401, code="key_unknown"
@@ -185,12 +190,12 @@ class Keys:
         return caller
 
     def origins(self) -> frozenset[str]:
-        """The web origins that keys of browsers are for."""
+        """Return the web origins that keys for browsers name."""
         self._reload_if_changed()
         return self._origins
 
     def figures(self) -> list[KeyFigures]:
-        """All keys, without what could be used as one."""
+        """Describe all keys, without anything that could be used as one."""
         self._reload_if_changed()
         from_settings = [
             KeyFigures(name, "in settings", sorted(scopes), 0, [], self._use_counts[name])
@@ -198,14 +203,20 @@ class Keys:
         ]
         return from_settings + [
             KeyFigures(
-                record.id, record.name, record.scopes, record.expires_at, record.origins, self._use_counts[record.id]
+                record.id,
+                record.name,
+                record.scopes,
+                record.expires_at,
+                record.origins,
+                self._use_counts[record.id],
             )
             for record in self._records.values()
         ]
 
     def _authenticate(self, key: str) -> tuple[Caller | None, frozenset[str], frozenset[str]]:
-        """Whose it is, scopes and origins. The id in a key of ours is no secret and is looked up;
-        secrets are compared in constant time.
+        """Return caller, scopes and origins of a key.
+
+        The id in a key is not secret and is looked up; secrets are compared in constant time.
         """
         token = parse_token(key)
         record = self._records.get(token[0]) if token else None
@@ -225,7 +236,7 @@ class Keys:
         return match
 
     def _reload_if_changed(self) -> None:
-        """Read the file anew if it has changed."""
+        """Reload the file if it has changed."""
         if self._file is None or (file_state := self._read_file_state()) == self._file_state:
             return
         with self._lock:
@@ -256,18 +267,14 @@ class Keys:
             stat = self._file.stat() if self._file is not None else None
         except OSError:
             return None
-        return (
-            None
-            if stat is None
-            else (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_mode)
-        )
+        return None if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_mode)
 
 
 _NO_CALLER: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
 
 
 def _digest(key: str, where: str) -> bytes:
-    """The hash of a key from a setting, or the hash that the setting gives in its place."""
+    """Return the hash of a key from a setting, or the hash that the setting gives in its place."""
     if key.startswith(_HASHED):
         try:
             digest = bytes.fromhex(key.removeprefix(_HASHED))

@@ -1,13 +1,13 @@
-"""Features as they were last read, for the time while the store does not answer.
+"""A cache of the features that were last read, for outages of the store.
 
-    person → columns that are about no item, and the sequences; the `people_max` that were seen last
-    item   → columns that are about the item alone; a table of fixed size, in which an item's place follows from its key; taken in again
-             after `RENEWED_S`, since most of a request's candidates were candidates a moment ago
+    person → columns that are about no item, and the sequences, of the `people_max` seen last
+    item   → columns about the item alone, in a table of fixed size whose cell follows from the
+             key; renewed after `REFRESH_AFTER_S`, because most candidates repeat
 
-A row is put together from both. Columns about a person and an item together are missing then, as
-they are for a model that has never seen the two; derived columns are computed anew. What is older
-than `AGE_S` is not used. Nothing of this is ever logged as features: an answer's features are those
-of one commit of the state, or none.
+A row is assembled from both. Columns about a person and an item together are missing then, as they
+are for a pair that has never met. Derived columns are computed again. Anything older than
+`AGE_MAX_S` is not used. Such rows are never logged as features: an answer's features are those of
+one commit of the state, or none.
 """
 
 import threading
@@ -34,7 +34,9 @@ COVERAGE_MIN = 0.5  # of the candidates; where fewer are known, popularity says 
 
 @dataclass(frozen=True)
 class _ColumnGroups:
-    """Of one kind of columns: where those about the item stand, and those about no item."""
+    """The positions of the columns about the item, and of those about no item, for one kind of
+    columns.
+    """
 
     item: Indices
     request: Indices
@@ -52,7 +54,7 @@ class _ColumnGroups:
 
 
 class _ItemTable:
-    """The items of one schema."""
+    """The cached items of one schema."""
 
     def __init__(self, features: FeatureSet) -> None:
         entities = {column.name: column.entity for column in features.columns}
@@ -66,7 +68,9 @@ class _ItemTable:
 
     def store(self, keys: Keys, rows: Rows, now: float) -> None:
         cells = (keys % np.uint64(ITEMS_MAX)).astype(np.intp)
-        stale = np.flatnonzero((self.keys[cells] != keys) | (self.updated_at[cells] < now - REFRESH_AFTER_S))
+        stale = np.flatnonzero(
+            (self.keys[cells] != keys) | (self.updated_at[cells] < now - REFRESH_AFTER_S)
+        )
         if not stale.size:
             return
         cells = cells[stale]
@@ -76,8 +80,7 @@ class _ItemTable:
 
 
 class LastKnown:
-    """Keeps what was read, and gives it back. Safe to use from several threads; two schemas at a
-    time.
+    """Caches features by person and by item. Thread-safe; for two schemas at a time.
 
     Args:
         now: monotonic seconds.
@@ -92,11 +95,11 @@ class LastKnown:
         self._lock = threading.Lock()
 
     def keep(self, features: FeatureSet, person_id: str, rows: Rows, keys: Keys | None) -> None:
-        """Take in what was read for a person under the name that they asked by ("": none, and
-        nothing of them is kept).
+        """Store the features that were read for a person.
 
         Args:
-            keys: of the items that were read, or None where it was for the person alone.
+            person_id: the id in the query; "" stores nothing of the person.
+            keys: of the items that were read, or None where the rows are about the person alone.
         """
         with self._lock:
             table = self._item_table(features)
@@ -114,11 +117,15 @@ class LastKnown:
             if len(self._people) > self._people_max:
                 self._people.popitem(last=False)
 
-    def lookup(self, features: FeatureSet, person_id: str, keys: Keys | None, t: int) -> Rows | None:
-        """Rows for a person's request, or None where too little of them is known."""
+    def lookup(
+        self, features: FeatureSet, person_id: str, keys: Keys | None, t: int
+    ) -> Rows | None:
+        """Return rows for a person's request, or None where too little is cached."""
         with self._lock:
             table, oldest = self._item_table(features), self._now() - AGE_MAX_S
-            stored_at, user_row = self._people.get((features.schema_hash, person_id), (-np.inf, None))
+            stored_at, user_row = self._people.get(
+                (features.schema_hash, person_id), (-np.inf, None)
+            )
             if user_row is None or stored_at < oldest:
                 return None
             if keys is None:
@@ -136,7 +143,9 @@ class LastKnown:
                 is_cached[:, None], table.codes[cells], np.uint64(0)
             )
         numeric[:, table.numeric.request] = user_row.numeric[:, table.numeric.request]
-        categorical[:, table.categorical.request] = user_row.categorical[:, table.categorical.request]
+        categorical[:, table.categorical.request] = user_row.categorical[
+            :, table.categorical.request
+        ]
         with np.errstate(all="ignore"):
             derive(features.layout, numeric)
         return replace(user_row, numeric=numeric, categorical=categorical, t=t)

@@ -1,16 +1,16 @@
-"""How much one key, and one browser's address, may send: requests, events, events a body, and
-different ids within an hour.
+"""Rate limits of a key and of a browser's address: requests, events, batch size, and distinct ids
+within an hour.
 
-Buckets may go into debt: a body is taken whole if anything is left, and what it took too much is
-waited for afterwards, so that any batch passes at any rate. Rows are counted and charged before
-anything is made of them, whatever is decided on each; a body of too many is charged as the longest
-that is taken. Reading and writing have buckets of their own, so that a flood of events leaves
-answers alone. All of it is in the memory of one process: with n servers a key may do n times as
-much.
+Buckets may be overdrawn: a body is taken in full if any token is left, and the debt is waited for
+afterwards, so that any batch passes at any rate. Rows are counted and charged before they are
+parsed, whatever is decided on each. A body with too many rows is charged as the longest that is
+allowed. Reading and writing have separate buckets, so that a flood of events does not affect
+answers. All state is in the memory of one process: with n servers a key may do n times as much.
 
     key ──► bucket of requests (read), bucket of events (write), sketch of ids within the hour
-    address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses; an IPv6 address counts by its /64
-    address of anybody   ──► connections that are open
+    address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses;
+                             an IPv6 address counts by its /64
+    address of anybody   ──► open connections
 """
 
 import math
@@ -39,7 +39,7 @@ _ALPHA = 0.7213 / (1 + 1.079 / _REGISTERS)
 
 
 class LimitError(TailorbirdError):
-    """A limit is reached; `limit` names it, and after `retry_after_s` it may be tried again."""
+    """A limit is reached. `limit` names it, and the call may be repeated after `retry_after_s`."""
 
     code = "rate"
 
@@ -59,10 +59,11 @@ class LimitError(TailorbirdError):
 
 
 class Networks:
-    """Addresses, alone or as networks: `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`.
+    """Addresses and networks, such as `10.0.0.7`, `10.0.0.0/8` and `fd00::/8`.
 
     Raises:
-        ConfigError: one of them is neither; names it.
+        ConfigError: one of the texts is neither.
+
     >>> "10.1.2.3" in Networks(["10.0.0.0/8"]), "11.1.2.3" in Networks(["10.0.0.0/8"])
     (True, False)
     """
@@ -85,14 +86,14 @@ class Networks:
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What holds for a key that has no limits of its own; 0 is none.
+    """Limits of keys that have none of their own; 0 means no limit.
 
     Attributes:
         address_events_per_s: of one address with a key for browsers.
         address_clicks_per_hour: likewise, of `CLICKS` alone: so many at once, and as many an hour
             from then on.
         address_connections: open at a time from one address that is no proxy's.
-        proxies: whose `X-Forwarded-For` is believed.
+        proxies: networks whose `X-Forwarded-For` is trusted.
     """
 
     requests_per_s: float = 0.0
@@ -106,16 +107,18 @@ class ServerLimits:
 
 
 class Bucket:
-    """Fills with `rate` a second up to `burst_s` seconds' worth, and may be overdrawn by one taker."""
+    """A token bucket that fills with `rate` a second up to `burst_s` seconds' worth, and may be
+    overdrawn once.
+    """
 
-    __slots__ = ("_updated_at", "_capacity", "_tokens", "_rate")
+    __slots__ = ("_capacity", "_rate", "_tokens", "_updated_at")
 
     def __init__(self, rate: float, now: float, burst_s: float = BURST_S) -> None:
         self._rate, self._capacity, self._updated_at = rate, max(1.0, rate * burst_s), now
         self._tokens = self._capacity
 
     def wait_s(self, now: float) -> float:
-        """How long until anything may be taken; 0 if at once."""
+        """Return the seconds until anything may be taken; 0 if at once."""
         self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now
         return 0.0 if self._tokens > 0 else (1e-3 - self._tokens) / self._rate
@@ -125,8 +128,9 @@ class Bucket:
 
 
 class DistinctCounter:
-    """About how many different texts there were (HyperLogLog over Python's own keyed hash, which
-    nobody outside can aim at).
+    """An estimate of the number of distinct texts (HyperLogLog).
+
+    It hashes with Python's own keyed hash, which outsiders cannot attack.
     """
 
     def __init__(self) -> None:
@@ -154,10 +158,10 @@ class DistinctCounter:
 
 
 class Limiter:
-    """Counts for every key and address of one process. Safe to call from any thread.
+    """Applies the limits of every key and address in one process. Thread-safe.
 
     Args:
-        monotonic: seconds, for the buckets; never the clock of events.
+        monotonic: seconds for the buckets; never the clock of events.
     """
 
     def __init__(
@@ -172,7 +176,9 @@ class Limiter:
         self.limited: Counter[str] = Counter()
 
     def admit_request(self, caller: Caller, scope: str, address: str) -> None:
-        """Before anything is read. Raises LimitError where the key or the address has to wait."""
+        """Charge a request before it is read. Raise LimitError if the key or the address has to
+        wait.
+        """
         if scope not in (READ, WRITE):
             return
         with self._lock:
@@ -185,8 +191,8 @@ class Limiter:
     def charge(self, caller: Caller, address: str, rows: int, charged: int) -> None:
         """Take the rows of a body, of which `charged` were taken before, from its sender's buckets.
 
-        Raises LimitError where one body may not hold so many, or the sender has to wait for what it
-        sent since `begin`.
+        Raise LimitError if one body may not contain so many, or the sender has to wait for what it
+        sent since `admit_request`.
         """
         batch_max = int(self._limit(caller.limits.batch_max, self.server.batch_max))
         too_many = 0 < batch_max < rows
@@ -209,13 +215,13 @@ class Limiter:
                 )
 
     def refund(self, caller: Caller, address: str, charged: int) -> None:
-        """Put back what `charge` took."""
+        """Return what `charge` took."""
         with self._lock:
             for bucket, _ in self._buckets_for(caller, WRITE, address, self._monotonic()):
                 bucket.take(-charged)
 
     def check_events(self, caller: Caller, address: str, accepted: Fields) -> None:
-        """Raises LimitError where these events name too many people and items, or hold too many
+        """Raise LimitError if these events name too many people and items, or contain too many
         clicks.
         """
         with self._lock:
@@ -224,7 +230,7 @@ class Limiter:
             self._take_clicks(caller, accepted, address, now)
 
     def count_refusal(self, limit: str) -> None:
-        """Count what somebody else refused for a limit's sake."""
+        """Count a refusal by another limit."""
         with self._lock:
             self.limited[limit] += 1
 
@@ -232,10 +238,14 @@ class Limiter:
         if wait_s := bucket.wait_s(now):
             self.limited[limit_name] += 1
             raise LimitError(
-                f"too much within a short time ({limit_name})", limit=limit_name, retry_after_s=wait_s
+                f"too much within a short time ({limit_name})",
+                limit=limit_name,
+                retry_after_s=wait_s,
             )
 
-    def _buckets_for(self, caller: Caller, scope: str, address: str, now: float) -> list[tuple[Bucket, str]]:
+    def _buckets_for(
+        self, caller: Caller, scope: str, address: str, now: float
+    ) -> list[tuple[Bucket, str]]:
         key_limits, server = caller.limits, self.server
         buckets: list[tuple[Bucket, str]] = []
         limit_name = "requests" if scope == READ else "events"
@@ -255,8 +265,9 @@ class Limiter:
         return _bucket_of(self._addresses, address, Bucket(self.server.address_events_per_s, now))
 
     def _take_clicks(self, caller: Caller, accepted: Fields, address: str, now: float) -> None:
-        """Whoever forges events forges these; a page whose address has sent too many may go on to
-        tell what is looked at.
+        """Charge the events that forgers are after.
+
+        A page whose address has sent too many may still report views.
         """
         per_hour = self.server.address_clicks_per_hour
         if (
@@ -307,9 +318,7 @@ class Limiter:
 
 
 class Admission:
-    """One body before the limits of its sender, as `decisions.Admit` has it. Not to be used by two
-    threads at a time.
-    """
+    """Checks one body against its sender's limits, as `decisions.AdmissionCheck`. Not thread-safe."""
 
     def __init__(self, limiter: Limiter, caller: Caller, address: str) -> None:
         self._limiter, self._caller, self._address = limiter, caller, address
@@ -329,8 +338,8 @@ class Admission:
 
 
 class Connections:
-    """How many connections are open, by the address that they are from; one of a trusted proxy's,
-    or an unknown one, is not counted.
+    """Counts open connections by peer address, except those of trusted proxies and of unknown
+    addresses.
     """
 
     def __init__(self, limits: ServerLimits) -> None:
@@ -338,7 +347,7 @@ class Connections:
         self._open: Counter[str] = Counter()
 
     def add(self, peer: str) -> bool:
-        """Count one more; whether it is one too many."""
+        """Count one more connection, and return whether it is one too many."""
         address = self._counted_address(peer)
         self._open[address] += bool(address)
         return self._open[address] > self._limit
@@ -359,7 +368,7 @@ class Connections:
 
 
 def _bucket_of(buckets: OrderedDict[str, Bucket], address: str, default: Bucket) -> Bucket:
-    """The bucket of an address, of the newest `ADDRESSES_MAX`."""
+    """Return the bucket of an address, and keep those of the newest `ADDRESSES_MAX`."""
     bucket = buckets.setdefault(address, default)
     buckets.move_to_end(address)
     if len(buckets) > ADDRESSES_MAX:
@@ -368,15 +377,16 @@ def _bucket_of(buckets: OrderedDict[str, Bucket], address: str, default: Bucket)
 
 
 def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
-    """Who is calling, whom no request is without: the peer, or the last hop that a trusted proxy
-    did not add itself.
+    """Return the address of the caller: the peer, or the last hop that a trusted proxy did not add
+    itself.
 
-    Of an IPv6 address it is the /64. Where a proxy names no address ("unknown"), the request counts
-    for that proxy.
+    An IPv6 address is reduced to its /64. Where a proxy names no address ("unknown"), the request
+    counts for that proxy.
 
     Args:
-        forwarded: all lines of `X-Forwarded-For`, in their order, joined by commas; some proxies
-            add to the last, others add one.
+        forwarded: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
+            extend the last line, others
+        add one.
     """
     caller = _parse_ip(peer)
     if caller is None:
@@ -392,13 +402,13 @@ def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
 
 
 def is_public(peer: str) -> bool:
-    """Whether an address is one of the internet's, and not of a network of somebody's own."""
+    """Return whether an address is globally routable, and not of a private network."""
     ip = _parse_ip(peer)
     return ip is not None and ip.is_global
 
 
 def _parse_ip(hop: str) -> IPv4Address | IPv6Address | None:
-    """The address of a hop, without its port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`,
+    """Parse the address of a hop, without port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`,
     `fe80::1%eth0`.
     """
     text = hop.strip('"')

@@ -1,10 +1,10 @@
-"""The HTTP server under the serve process: it binds, waits for nobody who dawdles, and stops
-without turning anybody away.
+"""The HTTP server of the serve process: binding, timeouts of slow clients, and a drain without
+failed requests.
 
-SIGTERM drains: for a while (`serve.drain`) whoever comes is still answered, and each answer closes
-its connection; then nothing new is accepted, and what runs is finished within a second. What
-uvicorn leaves open, `PatientProtocol` closes: connections that say nothing, or only half a request,
-or that do not read what they are told.
+SIGTERM starts a drain: for a while (`serve.drain`) new requests are still answered, and each answer
+closes its connection. Then nothing new is accepted, and running requests finish within a second.
+`LimitedHttpProtocol` closes connections that uvicorn would leave open: those that send nothing or
+only half a request, or do not read their responses.
 """
 
 import asyncio
@@ -45,7 +45,8 @@ PIPELINED_MAX = 64  # requests of a connection that wait for the answers before 
 
 
 def bind(host: str, port: int, *, asked: bool) -> socket.socket:
-    """A listening socket; the next free port is taken if this one is busy and nobody asked for it.
+    """Open a listening socket; use the next free port if this one is busy and was not requested
+    explicitly.
 
     Raises:
         UsageError: the port is taken, or the address is not ours.
@@ -80,13 +81,14 @@ def bind(host: str, port: int, *, asked: bool) -> socket.socket:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn with our way to stop, and quiet signals: a drained server exits with status 0.
+    """A uvicorn server that drains on a signal, and then exits with status 0.
 
     Args:
-        drain: called when it is told to stop, `drain_s` before it listens no more.
-        keep_alive_s: after which a connection that asks nothing is closed.
-        given: what the connections' protocol goes by, see `PatientProtocol`.
-        told: set where somebody was told to stop before this listens to signals itself.
+        drain: called on the signal, `drain_s` before the server stops listening.
+        keep_alive_s: after which an idle connection is closed.
+        protocol_attributes: class attributes of the connections' protocol, see
+            `LimitedHttpProtocol`.
+        stop_requested: set if a signal arrived before this server handles signals itself.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class HttpServer(uvicorn.Server):
         protocol_attributes: Mapping[str, Any],
         stop_requested: threading.Event | None = None,
     ) -> None:
-        self._protocol = type("Protocol", (LimitedHttpProtocol,), {"idle": {}, **protocol_attributes})
+        self._protocol = type(
+            "Protocol", (LimitedHttpProtocol,), {"idle": {}, **protocol_attributes}
+        )
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -139,8 +143,9 @@ class HttpServer(uvicorn.Server):
         self._stop_at = time.monotonic() + self._drain_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening without turning away anybody who has already knocked: a closed listener
-        resets its queue.
+        """Stop listening without dropping connections that wait in the accept queue.
+
+        Closing a listener resets the connections in its queue, so they are accepted first.
         """
         duplicates = [listener.dup() for listener in sockets or []]
         for server in self.servers:
@@ -167,7 +172,11 @@ class HttpServer(uvicorn.Server):
                 )
 
     async def on_tick(self, counter: int) -> bool:
-        if self._stop_at is None and self._stop_requested is not None and self._stop_requested.is_set():
+        if (
+            self._stop_at is None
+            and self._stop_requested is not None
+            and self._stop_requested.is_set()
+        ):
             self._drain(
                 signal.SIGTERM, None
             )  # told just before the signals were ours, by a thread that was slower
@@ -177,9 +186,7 @@ class HttpServer(uvicorn.Server):
 
 
 async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
-    """The answer to whoever comes while all connections are taken: when to come again, and the
-    connection is closed.
-    """
+    """Answer 503 with `Retry-After` and close the connection, because all connections are taken."""
     response = Response(
         b"too many connections\n", 503, {"retry-after": "1", "connection": "close"}, "text/plain"
     )
@@ -191,7 +198,7 @@ def _never_refuse(data: bytes) -> bytes | None:
 
 
 def _strip_upgrade(name: bytes, value: bytes) -> bytes:
-    """The value of a header, without the word by which `Connection` offers an upgrade."""
+    """Return the value of a header, without the `upgrade` token of `Connection`."""
     if name != b"connection":
         return value
     return b", ".join(
@@ -200,22 +207,26 @@ def _strip_upgrade(name: bytes, value: bytes) -> bytes:
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """Closes a connection that has not brought a whole request head in time, or a very large one,
-    and one that reads nothing of what waits for it; what holds for bodies is in `serving.body`.
-    Where all places are taken, whoever asks gets that of the connection which has asked nothing for
-    longest, of those that were answered and have read it.
+    """Closes connections that send their request head too slowly or do not read their responses.
 
-    `turn_away` gives the whole answer to what is not to become a request at all, see
-    `serving.turning_away`. An offer to speak another protocol (`Upgrade: h2c`, as Java's client
-    makes it with its first request) is not taken up, as RFC 9110, 7.8 allows: the request is read
-    as the plain one that it is. httptools ends its message at the head, and what followed would be
-    taken for the next request.
+    It also bounds the head's size; `serving.body` has the limits of bodies. If all connections are
+    taken, a new request replaces the connection that has been idle for longest, of those that were
+    answered and have read it.
+
+    `early_refusal` returns the complete response to data that is not to become a request at all,
+    see `serving.turning_away`.
+
+    An offer of another protocol (`Upgrade: h2c`, as Java's client makes it with its first request)
+    is ignored, as RFC 9110, 7.8 allows: the request is read as the plain one that it is. httptools
+    would end its message at the head, and take what followed for the next request.
     """
 
     deadline_s = HEADER_DEADLINE_S
     unread_deadline_s = UNREAD_DEADLINE_S
     connections_max = CONNECTIONS_MAX
-    idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}  # those of a server, the longest idle first
+    idle: ClassVar[
+        dict["LimitedHttpProtocol", None]
+    ] = {}  # those of a server, the longest idle first
     by_address = Connections(ServerLimits())
     early_refusal: Callable[[bytes], bytes | None] = staticmethod(_never_refuse)
     _awaits_slot = False
@@ -247,7 +258,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self.idle.pop(self, None)
         is_answered = self._all_answered()
-        is_refusable = is_answered and self._is_between_requests and self.app is not _refuse_connection and not self.flow.write_paused
+        is_refusable = (
+            is_answered
+            and self._is_between_requests
+            and self.app is not _refuse_connection
+            and not self.flow.write_paused
+        )
         if is_refusable and (refusal := self.early_refusal(data)) is not None:
             self._cancel_head_timer()
             self.transport.write(refusal)
@@ -270,7 +286,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().data_received(self._last_chunk)
         # Of a line that does not end nothing is told before its end.
         self._incomplete_bytes = (
-            self._incomplete_bytes + len(data) if was_waiting and self._head_timer is not None else 0
+            self._incomplete_bytes + len(data)
+            if was_waiting and self._head_timer is not None
+            else 0
         )
         if self._incomplete_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
@@ -286,7 +304,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def _count_head(self, size: int) -> None:
-        """Count what a head has brought; what is raised in here is a 400."""
+        """Count the bytes of a head; an error raised here becomes a 400."""
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES_MAX:
             raise ValueError("the head is too large")
@@ -297,7 +315,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return True
 
     def handle_websocket_upgrade(self) -> None:
-        """Read a request anew without its offer to upgrade."""
+        """Parse a request again without its offer to upgrade."""
         error, method = sys.exception(), self.parser.get_method()
         if method == b"CONNECT" or not isinstance(
             error, httptools.HttpParserUpgrade
@@ -318,7 +336,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._next_chunk = b"\r\n".join([*head, b"", b""]) + rest
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that asks nothing any more; what was turned away was asked too."""
+        """Close an idle connection; an early refusal counts as activity."""
         remaining_s = self._refused_at + self.timeout_keep_alive - self.loop.time()
         if remaining_s > 0:
             self._keep_alive_for(remaining_s)
@@ -356,7 +374,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._start_head_timer()  # the beginning of the next one has come already
 
     def _all_answered(self) -> bool:
-        """Whether every request whose head has come has its answer."""
+        """Return whether every request whose head has arrived has its answer."""
         return self.cycle is None or self.cycle.response_complete
 
     def _mark_idle(self) -> None:
@@ -364,8 +382,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.idle[self] = None
 
     def _claim_slot(self) -> None:
-        """Become an ordinary connection: where there is room by now, or else instead of the one
-        that has been idle for longest.
+        """Become an ordinary connection, in a free slot or in that of the connection idle for
+        longest.
         """
         if len(self.connections) > self.connections_max:
             longest_idle = next(iter(self.idle), None)
@@ -377,7 +395,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.app, self._awaits_slot = self.config.loaded_app, False
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what was read last, after the answers to what came before it on the connection."""
+        """Refuse what was read last, after the answers to earlier requests of the connection."""
         if self._all_answered():
             self._refuse(msg)
         elif not self.cycle.more_body:
@@ -396,8 +414,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._start_unread_timer()
 
     def _start_unread_timer(self) -> None:
-        """From now on something of what waits for the peer has to go each `unread_deadline_s`; what
-        is closed is not gone before.
+        """Require that the peer reads something every `unread_deadline_s` from now on.
+
+        A closed transport stays until its buffer is sent, so this also bounds closed connections.
         """
         if self._unread_timer is None:
             self._unread_timer = self.loop.call_later(

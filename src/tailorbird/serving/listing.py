@@ -1,4 +1,4 @@
-"""Lists that are the same for everybody: what is popular, what is new, what goes with an item."""
+"""Lists that are the same for everybody: popular items, new items, and items related to an item."""
 
 import numpy as np
 
@@ -16,8 +16,9 @@ _REASONS = {"popular": "Popular", "new_items": "New"}
 def list_items(
     index: Index, tables: CandidateTables, source: str, size: int, category: str | None = None
 ) -> list[Shown]:
-    """Return the first items of `popular` or `new_items`, of one category if it is named; none of a
-    category that no item has.
+    """Return the first items of `popular` or `new_items`, of one category if it is named.
+
+    An unknown category has none.
     """
     ranked_list = tables.new_items() if source == "new_items" else tables.board(WEEK).shares
     if source == "popular" and category is not None:
@@ -43,14 +44,18 @@ def list_items(
 
 
 def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[Shown]:
-    """Return what goes with an item that the index knows, best first, filled up with what is
-    popular in its category and then overall.
+    """Return the items related to an item, best first, then popular ones of its category, then
+    of all.
     """
     row = int(index.find_ids([item_id])[0])
     related, scores = _visible_rows(index, similar(tables, int(index.keys[row])))
     filler, _ = _visible_rows(index, tables.board(WEEK).items)
     category_code = index.category.codes[row]
-    filler = filler[np.argsort(~((index.category.codes[filler] == category_code) & (category_code >= 0)), kind="stable")]
+    filler = filler[
+        np.argsort(
+            ~((index.category.codes[filler] == category_code) & (category_code >= 0)), kind="stable"
+        )
+    ]
     filler = filler[~np.isin(filler, related) & (filler != row)]
     rows = np.concatenate([related, filler])[:size]
     scores = np.concatenate([scores, np.zeros(len(filler))])[:size]

@@ -1,8 +1,8 @@
-"""What a server writes to stderr: a line an event, for people or as JSON, without personal data.
+"""The server's log on stderr: one line per event, as text or as JSON, without personal data.
 
-No ids of people or items, no queries, no keys: the text of an exception may hold any of them, so
-only its type and where it was raised are written. Control characters are escaped, so that nobody
-writes lines of their own. Each line of a request has its `X-Request-Id`, which errors and the
+It contains no ids of people or items, no queries and no keys. The text of an exception may contain
+any of them, so only its type and where it was raised are written. Control characters are escaped,
+so that nobody can inject lines. Each line of a request has its `X-Request-Id`, which errors and the
 answer's header have too.
 """
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def request_id_of(header: str | None) -> str:
-    """The caller's own if it is fit for a log, else a new one."""
+    """Return the caller's own id if it is safe to log, else a new one."""
     return header if header and _SAFE_ID.match(header) else f"{random.getrandbits(128):032x}"
 
 
@@ -61,19 +61,22 @@ class LineFormatter(logging.Formatter):
             for name, value in fields.items()
             if name not in ("time", "level", "logger", "message")
         )
-        return f"{record.levelname} {record.name}: {fields['message']}{' ' if suffix else ''}{suffix}"
+        return (
+            f"{record.levelname} {record.name}: {fields['message']}{' ' if suffix else ''}{suffix}"
+        )
 
 
 def configure(*, as_json: bool) -> None:
-    """Let this process write its log so."""
+    """Configure the log of this process."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 class RequestLog:
-    """A line for each request that was refused or failed, or for all; of those that were refused,
-    for load too, at most `LINES_PER_S`.
+    """Logs each refused or failed request, or every request.
+
+    Refused requests, including those shed for load, are limited to `LINES_PER_S`.
     """
 
     def __init__(self, *, every: bool = False) -> None:
@@ -81,7 +84,7 @@ class RequestLog:
         self._tokens, self._refilled_at, self._skipped = LINES_PER_S, time.monotonic(), 0
 
     def record(self, route: str, status: int, seconds: float, key: str) -> None:
-        """`route` is the declared path, never the one asked for."""
+        """Log a request; `route` is the declared path, never the requested one."""
         if status < 400 and not self._every:
             return
         throttling: dict[str, object] = {}

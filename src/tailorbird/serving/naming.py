@@ -1,5 +1,5 @@
-"""Which producer a serve process is: the first name that no living process of this project holds,
-and that was not retired.
+"""The producer name of a serve process: the first that no live process of this project holds and
+that was not retired.
 """
 
 from pathlib import Path
@@ -27,8 +27,9 @@ def first_free(
     lake: Place | None = None,
     log_clock: LogClock | None = None,
 ) -> Door:
-    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with
-    Kafka, after this machine's name.
+    """Open the collector of the first producer `serve-1`, `serve-2`, … that no live process holds.
+
+    With Kafka, the name starts with that of this machine.
     """
     if not isinstance(stream, Path):
         prefix = f"{stream.host}-{prefix}"

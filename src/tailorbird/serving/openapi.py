@@ -1,5 +1,5 @@
-"""The OpenAPI 3.1 document, from the routes and the types that they take and give; and a page that
-shows it without a script.
+"""The OpenAPI 3.1 document, generated from routes and their types, and a page that shows it
+without a script.
 """
 
 from base64 import b64encode
@@ -20,15 +20,15 @@ _REF = "#/components/schemas/{name}"
 
 @dataclass(frozen=True)
 class Operation:
-    """What a route takes and gives.
+    """The documentation of a route.
 
     Attributes:
         scope: `open`, `read`, `write` or `admin`: which key may call it.
         summary: one sentence.
-        takes: the type of the body, or None.
-        gives: the type of a 200 answer; `str` for text.
+        request_type: the type of the body, or None.
+        response_type: the type of a 200 answer; `str` for text.
         text: the media type of such a text.
-        refuses: the type of a 400 answer where that is not only a fault.
+        refusal_type: the type of a 400 answer where that is not only a fault.
         queries: query parameters, name → description.
         body_types: media types of the body.
         statuses: other statuses that it may answer with.
@@ -60,7 +60,7 @@ _STATUSES = {
 
 
 def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[str, Any]:
-    """The document for (path, method) → operation."""
+    """Generate the document of (path, method) → operation."""
     types = [
         fault,
         *(
@@ -151,7 +151,9 @@ def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
         return {operation.text: {"schema": {"type": "string"}}}
     return {
         "application/json": {
-            "schema": {"type": "object"} if response_type is dict else by_type[_type_key(response_type)]
+            "schema": {"type": "object"}
+            if response_type is dict
+            else by_type[_type_key(response_type)]
         }
     }
 
@@ -172,7 +174,7 @@ STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 
 
 def page(spec: dict[str, Any]) -> str:
-    """The document as one HTML page: no script, nothing from the net."""
+    """Render the document as one HTML page without scripts or external resources."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
         "content='width=device-width'>",
@@ -201,7 +203,9 @@ def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
         f"<tr><td><code>{escape(status)}</code><td>{escape(answer['description'])} {_refs(answer)}"
         for status, answer in operation["responses"].items()
     )
-    request_html = f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
+    request_html = (
+        f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
+    )
     return (
         "<h2><span "
         f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2><p>{escape(operation['summary'])} "

@@ -1,6 +1,4 @@
-"""What a pipeline is put together from, as it sees each part; and stand-ins for the parts that it
-can do without.
-"""
+"""Protocols of a pipeline's parts, and stand-ins for the optional ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,26 +22,28 @@ Floats = npt.NDArray[np.float64]
 
 
 class Bundles(Protocol):
-    """Which bundle answers whom; `rollout.Rollout` says so."""
+    """Selects the bundle that answers a person, as `rollout.Rollout` does."""
 
     def current(self) -> Bundle | None:
-        """The champion."""
+        """Return the champion."""
         ...
 
     def for_person(self, person: str) -> Bundle | None:
-        """The one that answers a person: the champion, or the canary for its share of them."""
+        """Return the bundle that answers a person: the champion, or the canary for its share of
+        them.
+        """
         ...
 
     def previous(self) -> Bundle | None:
-        """The champion before this one, to answer where this one fails."""
+        """Return the previous champion, to answer where this one fails."""
         ...
 
     def is_fallback(self, bundle: Bundle) -> bool:
-        """Whether it answers because the champion cannot be loaded."""
+        """Return whether a bundle answers because the champion cannot be loaded."""
         ...
 
     def shadow(self) -> Bundle | None:
-        """One whose scores are logged beside, and shown to nobody."""
+        """Return the bundle whose scores are logged and not shown."""
         ...
 
 
@@ -52,14 +52,14 @@ class Overlay(Protocol):
 
 
 class Tables(Protocol):
-    """Opens the published candidate tables for a request; `candidates.LiveTables` does."""
+    """Opens the published candidate tables for a request, as `candidates.LiveTables` does."""
 
     def tables(self) -> AbstractContextManager[CandidateTables]: ...
     def ages(self) -> Mapping[str, int]: ...
 
 
 class NoLiveTables:
-    """No tables at all: for who ranks the caller's own items, and for tests."""
+    """No tables at all: for ranking the caller's own items, and for tests."""
 
     @contextmanager
     def tables(self) -> Iterator[CandidateTables]:
@@ -78,8 +78,8 @@ class FeatureReader(Protocol):
 
 @dataclass(frozen=True)
 class FeatureAccess:
-    """What a request reads its features with; `user_columns` are the columns about the person
-    alone, with their places.
+    """The feature set and reader of a request; `user_columns` are the columns about the person
+    alone, with their positions.
     """
 
     features: FeatureSet
@@ -92,25 +92,29 @@ class FeatureAccess:
         return cls(
             features,
             reader,
-            tuple((position, name) for position, name in enumerate(features.numeric) if name in user_names),
+            tuple(
+                (position, name)
+                for position, name in enumerate(features.numeric)
+                if name in user_names
+            ),
         )
 
 
 class EditorialLists(Protocol):
-    """Has the editorial lists as they are now; `editorial.LiveLists` does."""
+    """The current editorial lists, as `editorial.LiveLists` has them."""
 
     @property
     def keys(self) -> Lists: ...
 
 
 class Formulas(Protocol):
-    """Says what an item is worth to a slot; `formulas.LiveFormulas` does."""
+    """The value of an item to a slot, as `formulas.LiveFormulas` has it."""
 
     def formula_for(self, slot: Slot) -> Formula: ...
 
 
 class FeatureProvider(Protocol):
-    """Says what a request reads with, by its bundle; `schemas.Schemas` does."""
+    """Opens the features of a bundle for a request, as `schemas.Schemas` does."""
 
     def access(self, bundle: Bundle | None) -> AbstractContextManager[FeatureAccess]: ...
     def ready(self, bundle: Bundle | None) -> bool: ...
@@ -121,7 +125,7 @@ class AnswerLog(Protocol):
 
 
 class Watcher(Protocol):
-    """Who counts stages and faults; `serving.metrics.Metrics` does."""
+    """Counts stages and faults, as `serving.metrics.Metrics` does."""
 
     def stage(self, name: str, seconds: float) -> None: ...
     def degraded(self, what: Iterable[str]) -> None: ...
@@ -137,7 +141,7 @@ class NullWatcher:
 
 
 class NoOverlay:
-    """The bundle's index as it is."""
+    """The bundle's index without later changes."""
 
     def over(self, index: Index | None) -> Index | None:
         return index

@@ -1,16 +1,16 @@
-"""How long each stage of an answer may take, and who is left alone for a while when it takes
-longer.
+"""Time budgets of the stages of an answer, with a circuit breaker for each dependency that
+exceeds its budget.
 
-| stage | at the end of its time |
+| stage | at the end of its budget |
 |---|---|
-| retrieval | the sources that have not been asked are left out (`retrieval`) |
-| features | an outage of the store like one that it tells: after three, last known vectors for a second (`last_known`) |
-| ranking | no more candidates are scored than fit, by what a row cost lately (`ranking`); a model that is late all the same is left alone |
-| policy | after three, diversity is left out for a second (`policy`) |
+| retrieval | the remaining sources are skipped (`retrieval`) |
+| features | counts as an outage of the store; after three, stale features for a second (`last_known`) |
+| ranking | candidates are limited by the recent cost per row (`ranking`); a late model opens its breaker |
+| policy | after three, diversity is skipped for a second (`policy`) |
 | log | after three, answers are not logged for a second (`log`) |
 
-A stage that computes is never cut off in its middle: Python cannot. What may hang, a Valkey, has a
-deadline of its own (`store.hedge`).
+A stage that computes is never interrupted, because Python cannot do that. A Valkey, which may hang,
+has a deadline of its own (`store.hedge`).
 """
 
 import math
@@ -26,7 +26,7 @@ _SMOOTH = 0.1  # of a new measurement in what a row costs
 
 @dataclass(frozen=True)
 class Budgets:
-    """Seconds that each stage of an answer may take; without any, as long as it likes."""
+    """Seconds that each stage of an answer may take; unbounded by default."""
 
     retrieval_s: float = math.inf
     features_s: float = math.inf
@@ -39,11 +39,10 @@ UNBOUNDED = Budgets()
 
 
 class Dependency:
-    """What an answer needs and can do without: a breaker that takes an answer which comes too late
-    for none.
+    """An optional dependency of an answer, with a breaker that counts late answers as failures.
 
     >>> store = Dependency("store", budget_s=0.05)
-    >>> [store.took(0.2) for _ in range(3)], store.lets(), store.late
+    >>> [store.record(0.2) for _ in range(3)], store.allow(), store.late
     ([None, None, None], False, 3)
     """
 
@@ -55,11 +54,11 @@ class Dependency:
         self.late = 0
 
     def allow(self) -> bool:
-        """Whether to ask it now."""
+        """Return whether to call it now."""
         return self.breaker.lets()
 
     def record(self, seconds: float, *, failed: bool = False) -> None:
-        """It answered after so long, or `failed`."""
+        """Record a call that took so long, or `failed`."""
         late = seconds > self._budget_s
         self.late += late
         if failed or late:
@@ -69,7 +68,7 @@ class Dependency:
 
 
 class ModelBreakers:
-    """The bundles that were asked to score, each with a breaker, and what a row of theirs costs."""
+    """A breaker for each bundle that scores, and the cost of one row."""
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s
@@ -78,7 +77,7 @@ class ModelBreakers:
         self._lock = threading.Lock()
 
     def breaker_of(self, version: str) -> Dependency:
-        """The breaker of a version."""
+        """Return the breaker of a version."""
         with self._lock:
             dependency = self._dependencies.get(version)
             if dependency is None:
@@ -90,23 +89,25 @@ class ModelBreakers:
             return dependency
 
     def rows_max(self, version: str) -> float:
-        """How many rows a version can score in time."""
+        """Return how many rows a version can score within its budget."""
         row_s = self._row_s.get(version, 0.0)
         return math.inf if row_s <= 0 else max(ROWS_MIN, self._budget_s / row_s)
 
     def record_scored(self, version: str, rows: int, seconds: float) -> None:
-        """A version has scored so many rows."""
+        """Record that a version scored so many rows."""
         self.breaker_of(version).record(seconds)
         if rows >= ROWS_MIN:
             row_s, previous_s = seconds / rows, self._row_s.get(version)
-            self._row_s[version] = row_s if previous_s is None else previous_s + _SMOOTH * (row_s - previous_s)
+            self._row_s[version] = (
+                row_s if previous_s is None else previous_s + _SMOOTH * (row_s - previous_s)
+            )
 
     def late(self) -> int:
         with self._lock:
             return sum(dependency.late for dependency in self._dependencies.values())
 
     def open(self) -> bool:
-        """Whether any of them is left alone now."""
+        """Return whether any of the breakers is open."""
         with self._lock:
             return any(dependency.breaker.open for dependency in self._dependencies.values())
 
@@ -117,7 +118,7 @@ class ModelBreakers:
 
 @dataclass(frozen=True)
 class State:
-    """A dependency as metrics show it."""
+    """The state of a dependency for metrics."""
 
     name: str
     open: bool
@@ -126,7 +127,7 @@ class State:
 
 
 class Breakers:
-    """The dependencies of a pipeline. `store`, `policy`, `log` by name; models by version."""
+    """The breakers of a pipeline: `store`, `policy` and `log` by name, models by version."""
 
     def __init__(self, budgets: Budgets) -> None:
         self.budgets = budgets
@@ -136,9 +137,14 @@ class Breakers:
         self.models = ModelBreakers(budgets.ranking_s)
 
     def states(self) -> list[State]:
-        """Each as it is now."""
+        """Return the current state of each."""
         states = [
-            State(dependency.name, dependency.breaker.open, dependency.breaker.opened, dependency.late)
+            State(
+                dependency.name, dependency.breaker.open, dependency.breaker.opened, dependency.late
+            )
             for dependency in (self.store, self.policy, self.log)
         ]
-        return [*states, State("model", self.models.open(), self.models.opened(), self.models.late())]
+        return [
+            *states,
+            State("model", self.models.open(), self.models.opened(), self.models.late()),
+        ]

@@ -1,14 +1,14 @@
-"""From a query to an answer: retrieve, drop what rules forbid, read features, score, choose, give
+"""The pipeline from a query to an answer: retrieve, filter, read features, score, choose, give
 reasons, log.
 
-It knows no HTTP and no files, and may be called from several threads. Whatever is missing makes an
-answer less personal and is named in `degraded`, never an error (docs/reference/degraded.md):
-without features those that were last read are used, where the model fails the version before
-answers, and without either the popular items are shown, by the same rules, exploration and log.
+It depends on neither HTTP nor files, and is thread-safe. Whatever is missing makes an answer less
+personal and is named in `degraded`, but is never an error (docs/reference/degraded.md). Without
+features, the last known ones are used. Where the model fails, the previous version answers. Without
+either, popular items are shown, by the same rules, exploration and log.
 
-What a query and an answer are stands in `serving.messages`, what a pipeline is made of in
-`serving.parts`, its stages in `serving.stages`, their logic in `retrieval` and `ranking`. How much
-of a request goes where is in `serving.metrics`, by stage.
+`serving.messages` defines queries and answers, `serving.parts` the parts of a pipeline,
+`serving.stages` its stages, and `retrieval` and `ranking` their logic. `serving.metrics` measures
+the time of each stage.
 """
 
 import time
@@ -50,18 +50,24 @@ from tailorbird.serving.parts import (
     AnswerLog,
     Bundles,
     EditorialLists,
+    FeatureAccess,
+    FeatureProvider,
     Formulas,
     NoLiveTables,
     NoOverlay,
-    Overlay,
-    FeatureAccess,
-    FeatureProvider,
-    Tables,
     NullWatcher,
+    Overlay,
+    Tables,
     Watcher,
 )
-from tailorbird.serving.patience import UNBOUNDED, Budgets, Breakers
-from tailorbird.serving.record import FALLBACK, build_answer, read_attributes, build_log_entry, to_facets
+from tailorbird.serving.patience import UNBOUNDED, Breakers, Budgets
+from tailorbird.serving.record import (
+    FALLBACK,
+    build_answer,
+    build_log_entry,
+    read_attributes,
+    to_facets,
+)
 from tailorbird.serving.request import (
     Candidates,
     Request,
@@ -82,26 +88,25 @@ T = TypeVar("T")
 
 
 class Pipeline:
-    """Answers queries. See the module's docstring for what it promises.
+    """Answers queries; the module's docstring has its guarantees.
 
     Args:
         slots: by name.
-        bundles: gives the bundle that serves; `bundles.BundleHolder`, or `Fixed`.
-        readings: says with which features and state a bundle's requests are answered;
-            `schemas.Schemas`, or `OneSchema`.
-        answers: where answers are logged; `door.Door`. None logs nothing: for evaluation.
+        bundles: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
+        feature_provider: opens the features and state of a bundle; `schemas.Schemas`, or
+            `OneSchema`.
+        answer_log: where answers are logged; `door.EventCollector`. None logs nothing: for
+            evaluation.
         clock: for `now`; the answer's own time is the t of its features.
-        rng: for exploration and request ids; with the same seed and the same calls it gives the
-            same answers.
-        catalogue: lays items that came later over the bundle's index; `catalogue.Catalogue`.
-        pseudonyms: under which the people of queries are known; the door's.
-        watcher: counts stages, faults and what was missing.
-        formulas: what items are worth to each slot; what slots declare unless told otherwise.
-        stale_us: past which age of features that are read from copies an answer names `freshness`
-            as missing.
-        budgets: how long each stage may take; without, as long as it likes.
+        rng: for exploration and request ids; the same seed and calls give the same answers.
+        catalogue: lays later items over the bundle's index; `catalogue.Catalogue`.
+        pseudonyms: hides the people of queries under the same pseudonyms as the collector's.
+        watcher: counts stages, faults and degradations.
+        formulas: the value of an item to each slot; by default, as slots declare it.
+        stale_us: age of feature copies beyond which an answer names `freshness` as missing.
+        budgets: how long each stage may take; unbounded by default.
         tables: opens the published candidate tables; `candidates.LiveTables`.
-        editors: has the editorial lists.
+        editorial_lists: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
     """
@@ -134,7 +139,11 @@ class Pipeline:
         self._shadows = ShadowScorer(readings, self._watcher)
         self._last_index: Index | None = None
         self._tables: Tables = tables or NoLiveTables()
-        stage_options = {"patience": self.breakers, "ages": self._tables.ages, "editors": editors}
+        stage_options = {
+            "breakers": self.breakers,
+            "ages": self._tables.ages,
+            "editorial_lists": editors,
+        }
         self._stages = Stages(slots, clock, rng, self._watcher, stale_us, **stage_options)
 
     def answer(self, query: RecommendQuery) -> Answer:
@@ -149,8 +158,9 @@ class Pipeline:
         return self._run_request(query, self._slot(query.slot, "$.slot"), fill)
 
     def rank(self, query: RankQuery) -> Answer:
-        """Order the caller's own items; all of them unless `size` says less. What may be shown, the
-        caller knows: no rule is applied.
+        """Order the caller's own items, all of them unless `size` is smaller.
+
+        The caller knows what may be shown, so no rule is applied.
         """
         excluded = set(query.exclude)
         ids = [item for item in dict.fromkeys(query.items) if item not in excluded]
@@ -168,7 +178,7 @@ class Pipeline:
         return self._run_request(query, self._slot(query.slot, "$.slot"), order)
 
     def search(self, query: SearchQuery) -> Answer:
-        """Find items by words: text score times what the ranker makes of each hit for this person."""
+        """Find items by words, scored by text and by the ranker for this person."""
         slot = self._slot(query.slot or "search", "$.slot")
 
         def find(request: Request) -> Answer:
@@ -189,8 +199,8 @@ class Pipeline:
         return self._run_request(query, slot, find)
 
     def candidates(self, query: RecommendQuery) -> list[str]:
-        """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`; logs
-        nothing.
+        """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`,
+        without logging.
         """
         slot = self._slot(query.slot, "$.slot")
         return self._run_request(
@@ -202,8 +212,10 @@ class Pipeline:
         )
 
     def weighed(self, query: RecommendQuery, weigher: Weigher) -> dict[str, VariantOutcome] | None:
-        """What a slot's wishes make of an answer, see `rule_costs`; logs nothing. None where no
-        model can say.
+        """Return the outcome of each variant of a slot for a query, see `rule_costs`, without
+        logging.
+
+        None where no model can score.
         """
         slot = self._slot(query.slot, "$.slot")
         return self._run_request(
@@ -213,10 +225,10 @@ class Pipeline:
         )
 
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None:
-        """What goes with an item: the same for everybody, and not logged. None if the live index
-        does not know the item.
+        """Return the items related to an item: the same for everybody, and not logged.
 
-        `slot` names one without whose rules for everybody nothing is given out.
+        None if the live index does not know the item. Rules of `slot` that hold for everybody
+        apply.
         """
         bundle, index = self._current()
         model = bundle.version if bundle else FALLBACK
@@ -233,20 +245,22 @@ class Pipeline:
         )
 
     def item(self, item_id: str) -> Item | None:
-        """An item's attributes as the live index has them, or None if it does not know the item."""
+        """Return an item's attributes from the live index, or None if it does not know the item."""
         _, index = self._current()
         row = -1 if index is None else int(index.find_ids([item_id])[0])
         if index is None or row < 0:
             return None
-        return Item(item_id=item_id, attributes=read_attributes(index, row, sorted(index.attributes)))
+        return Item(
+            item_id=item_id, attributes=read_attributes(index, row, sorted(index.attributes))
+        )
 
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
     ) -> list[Shown]:
-        """What is `popular` or `new_items`, perhaps of one category: the same for everybody, not
-        logged; empty while there is no index.
+        """Return `popular` or `new_items`, optionally of one category: the same for everybody,
+        and not logged.
 
-        `slot`: as for `similar`.
+        Empty while there is no index. Rules of `slot` that hold for everybody apply.
         """
         _, index = self._current()
         with self._tables.tables() as tables:
@@ -260,11 +274,11 @@ class Pipeline:
         return self._stages.view(self._slot(slot, "$.slot"), index) if slot else index
 
     def prepare(self, index: Index) -> None:
-        """Compute what slots show of an index before a request needs it."""
+        """Compute each slot's view of an index before a request needs it."""
         self._stages.prepare(index)
 
     def missing(self) -> list[str]:
-        """What an answer would lack now, as `degraded` would name it."""
+        """Return what an answer would lack now, as `degraded` would name it."""
         bundle = self._bundles.current()
         features = self._feature_provider.ready(bundle)
         return [
@@ -275,19 +289,19 @@ class Pipeline:
 
     @contextmanager
     def feature_access(self) -> Iterator[FeatureAccess]:
-        """What a request would read its features with now: for pages that show them."""
+        """Open the features of the current bundle, for pages that show them."""
         with self._feature_provider.access(self._bundles.current()) as access:
             yield access
 
     # The steps
 
     def _current(self) -> tuple[Bundle | None, Index | None]:
-        """The bundle that serves, and the items as they are known now."""
+        """Return the bundle that serves, and the current items."""
         bundle = self._bundles.current()
         return bundle, self._current_index(bundle)
 
     def _current_index(self, bundle: Bundle | None) -> Index | None:
-        """The items as they are known now; those of the bundle before where it has none."""
+        """Return the current items; those of the last index where the bundle has none."""
         index = self._catalogue.over(bundle.index if bundle else None)
         if index is not None and len(index):
             self._last_index = index
@@ -295,8 +309,9 @@ class Pipeline:
         return self._last_index
 
     def _run_request(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
-        """Check the query, and let the bundle answer that is this person's; where its model fails,
-        the one before, then none.
+        """Check the query and answer it by this person's bundle.
+
+        Where its model fails, the fallback bundle answers, and then none.
         """
         now = self.clock.now()
         require_contract(query, now)
@@ -328,8 +343,9 @@ class Pipeline:
         raise AssertionError("an answer without a model cannot lose it")
 
     def _fallback_chain(self, assigned: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
-        """The bundles to answer with, one after the other, and whether their model may be asked;
-        the last one's is not.
+        """Yield the bundles to answer with in turn, and whether their model may score.
+
+        That of the last one may not.
         """
         if assigned is not None:
             yield assigned, True
@@ -350,7 +366,7 @@ class Pipeline:
         request_id: str,
         anonymous_id: str | None,
     ) -> Request:
-        """Find out who asks, and assign the arm."""
+        """Identify the person, and assign the arm."""
         index = self._current_index(bundle)
         context = query.context
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
@@ -366,7 +382,9 @@ class Pipeline:
             text,
             user_id=query.user_id,
         )
-        request = Request(request_id, slot, query, bundle, access, index, now, read_request, anonymous_id)
+        request = Request(
+            request_id, slot, query, bundle, access, index, now, read_request, anonymous_id
+        )
         request.person = query.user_id or f"anon:{anonymous_id}"
         request.formula = self._formulas.formula_for(slot)
         with self._stages.timed("person"):
@@ -389,9 +407,7 @@ class Pipeline:
         return request
 
     def _load_person(self, request: Request) -> None:
-        """The person's recent items and own figures, before there are candidates to read features
-        for.
-        """
+        """Read the person's recent items and own columns, which candidate sources need."""
         rows = self._stages.read_person(request)
         if rows is None:
             return
@@ -406,7 +422,9 @@ class Pipeline:
         sequence_name = request.bundle.encoder.sequence if request.bundle is not None else ""
         if sequence_name in rows.sequences or names:
             request.sequences = rows.sequences
-            request.recent = rows.sequences[sequence_name if sequence_name in rows.sequences else names[0]]
+            request.recent = rows.sequences[
+                sequence_name if sequence_name in rows.sequences else names[0]
+            ]
         values = rows.numeric[0].tolist()
         request.user = {
             name: None if values[position] != values[position] else values[position]
@@ -416,11 +434,12 @@ class Pipeline:
     def _finish(
         self, request: Request, candidates: Candidates, size: int, *, score_all: bool = False
     ) -> Answer:
-        """Score the candidates (`whole`: all of them, whatever it costs), choose, give reasons,
-        log.
+        """Score the candidates, choose, give reasons and log.
+
+        `score_all` scores all candidates, whatever the cost.
 
         Raises:
-            ModelLostError: the bundle's model fails; nothing was logged.
+            ModelUnavailableError: the bundle's model fails; nothing was logged.
         """
         rows = scores = None
         if (
@@ -430,13 +449,19 @@ class Pipeline:
             and request.may_score
             and len(candidates)
         ):
-            candidates = candidates if score_all else self._stages.limit_to_budget(request, candidates, size)
+            candidates = (
+                candidates if score_all else self._stages.limit_to_budget(request, candidates, size)
+            )
             with self._stages.timed("features"):
                 rows = self._stages.read_features(request, candidates.ids, candidates.keys)
             with self._stages.timed("score"):
                 scores = self._stages.score(request, candidates, rows)
-        model_values = scores.value if scores is not None else self._stages.baseline(request, candidates)
-        text_values = model_values if request.text is None else search_values(candidates.scores, model_values)
+        model_values = (
+            scores.value if scores is not None else self._stages.baseline(request, candidates)
+        )
+        text_values = (
+            model_values if request.text is None else search_values(candidates.scores, model_values)
+        )
         values = self._stages.apply_boosts(request, candidates, text_values)
         with self._stages.timed("policy"):
             choice = self._stages.choose(request, candidates, values, size)
@@ -513,5 +538,5 @@ class Pipeline:
 
 
 def load_bundle(folder: Path, *, schema_hash: str | None = None) -> Bundle:
-    """A bundle that is ready to serve: checked, its golden rows compared, its orders computed."""
+    """Load a bundle for serving: checked, golden rows compared, orders computed."""
     return Bundle.load(folder, schema_hash=schema_hash)

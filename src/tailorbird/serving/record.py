@@ -1,5 +1,5 @@
-"""What of an answer goes where: reasons and attributes to the caller, the event and the record of
-its features to the log.
+"""Output of an answer: reasons and attributes to the caller, the event and the record of its
+features to the log.
 """
 
 import time
@@ -37,8 +37,10 @@ def build_answer(
     scores: Scores | None,
     adjustments: Sequence[Adjustment] = (),
 ) -> Answer:
-    """What the caller gets; `shown`, `values`, `rows`, `scores` and, where it is asked why,
-    `wished` are of the items shown, in order.
+    """Build the answer for the caller.
+
+    `shown`, `values`, `rows`, `scores` and, for `explain`, `adjustments` describe the shown items,
+    in order.
     """
     index, query = request.index, request.query
     item_reasons = reasons_for(request, shown, choice, ranked=scores is not None)
@@ -93,9 +95,10 @@ def build_answer(
 
 
 def to_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
-    """As an answer has them."""
+    """Convert facets to their message."""
     return {
-        name: FacetTold(facet.counts, facet.missing, facet.low, facet.high) for name, facet in facets.items()
+        name: FacetTold(facet.counts, facet.missing, facet.low, facet.high)
+        for name, facet in facets.items()
     }
 
 
@@ -108,8 +111,9 @@ def build_log_entry(
     schema_hash: str,
     scores: Scores | None,
 ) -> tuple[bytes, AnswerRecord]:
-    """The answer's event, as it goes into the raw log, and the record of what it read; without
-    `scores` no model ordered it.
+    """Build the answer's event for the raw log, and the record of what it read.
+
+    Without `scores`, no model ordered it.
     """
     query, slot = request.query, request.slot
     experiment = slot.experiment.name if slot.experiment is not None and request.arm else ""
@@ -153,7 +157,9 @@ def build_log_entry(
         scores=[item.score or 0.0 for item in answer.items],
         numeric=rows.numeric.ravel().tolist() if rows is not None else [],
         categorical=rows.categorical.ravel().tolist() if rows is not None else [],
-        sequences=pack_sequences({name: sequence.lists() for name, sequence in rows.sequences.items()})
+        sequences=pack_sequences(
+            {name: sequence.lists() for name, sequence in rows.sequences.items()}
+        )
         if rows is not None
         else b"",
         degraded=request.degraded,
@@ -179,8 +185,8 @@ def build_log_entry(
 
 
 def _positions(lists: RequestLists) -> list[int]:
-    """Up to which position of the log the tables went that each list was read from; 0 for one that
-    reads none.
+    """Return the log position that the tables of each list had reached; 0 for a list that reads
+    none.
     """
     epochs = lists.tables.epochs
     return [epochs[group].p if (group := group_of(name)) in epochs else 0 for name in lists.asked]
@@ -189,11 +195,13 @@ def _positions(lists: RequestLists) -> list[int]:
 def reasons_for(
     request: Request, shown: Candidates, choice: Choice, *, ranked: bool
 ) -> list[Reason]:
-    """The reason of each shown item; `ranked` is whether a model ordered them."""
+    """Return the reason of each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
         return [MORE] * len(shown)
     indexed = np.flatnonzero(shown.rows >= 0)
-    explored = [position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in choice.explored]
+    explored = [
+        position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in choice.explored
+    ]
     sources = [shown.sources[position] for position in indexed.tolist()]
     personal, otherwise = request.recent, FOR_YOU
     if not ranked or request.policy != "model":
@@ -225,7 +233,12 @@ def reasons_for(
             ]
             if request.policy == "random":
                 explored = list(range(1, indexed.size + 1))
-    options = {"recent": personal, "query": request.text, "explored": explored, "otherwise": otherwise}
+    options = {
+        "recent": personal,
+        "query": request.text,
+        "explored": explored,
+        "otherwise": otherwise,
+    }
     indexed_reasons = reasons(request.index, shown.rows[indexed], sources, request.lists, **options)
     by_position = dict(zip(indexed.tolist(), indexed_reasons, strict=True))
     return [by_position.get(position, otherwise) for position in range(len(shown))]
@@ -234,6 +247,7 @@ def reasons_for(
 def read_attributes(
     index: Index, row: int, names: Iterable[str]
 ) -> dict[str, str | float | bool | None]:
+    """Return some attributes of an item."""
     attributes: dict[str, str | float | bool | None] = {}
     for name in names:
         column = index.attributes.get(name)
@@ -241,5 +255,7 @@ def read_attributes(
             attributes[name] = column.text(row) or None
         elif column is not None:
             value = float(column[row])
-            attributes[name] = None if value != value else bool(value) if name in index.truths else value
+            attributes[name] = (
+                None if value != value else bool(value) if name in index.truths else value
+            )
     return attributes

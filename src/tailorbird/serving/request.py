@@ -1,6 +1,4 @@
-"""One request as it goes through the pipeline: who asks, what has been gathered, and which items
-are candidates.
-"""
+"""The state of one request in the pipeline: the person, what was gathered, and the candidates."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -79,20 +77,19 @@ class Request:
 
     @property
     def judged_baseline(self) -> str:
-        """The baseline that was judged best, where it answers because a model is wanted; ""
-        otherwise.
-        """
+        """The baseline judged best, if it answers although a model was intended; otherwise ""."""
         return self.bundle.baseline if self.bundle is not None and self.policy == "model" else ""
 
     def mark_degraded(self, what: str) -> None:
+        """Name what the answer lacks, once."""
         if what not in self.degraded:
             self.degraded.append(what)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Items to be ranked: rows of the index (-1: not in it), ids, keys, which source each came
-    from, and its score there.
+    """Items to be ranked: rows of the index (-1: not in it), ids, keys, the source of each, and its
+    score there.
     """
 
     rows: RowIndices
@@ -105,15 +102,18 @@ class Candidates:
         return len(self.ids)
 
     def select(self, positions: RowIndices) -> "Candidates":
+        """Return the candidates at some positions, in that order."""
         position_list = positions.tolist()
         ids, sources = (
             [self.ids[position] for position in position_list],
             [self.sources[position] for position in position_list],
         )
-        return Candidates(self.rows[positions], ids, self.keys[positions], sources, self.scores[positions])
+        return Candidates(
+            self.rows[positions], ids, self.keys[positions], sources, self.scores[positions]
+        )
 
     def concat(self, other: "Candidates") -> "Candidates":
-        """These and more, which are others."""
+        """Append other candidates, which must be distinct from these."""
         return Candidates(
             np.concatenate([self.rows, other.rows]),
             [*self.ids, *other.ids],
@@ -127,8 +127,9 @@ NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (),
 
 
 def require_contract(query: Query, now: int) -> None:
-    """Refuse ids and context that the contract would refuse in the answer's own event: that answer
-    could not be logged.
+    """Refuse ids and context that the contract would refuse in the answer's own event.
+
+    Such an answer could not be logged.
     """
     probe_event = Event(
         "query",
@@ -146,8 +147,9 @@ def require_contract(query: Query, now: int) -> None:
 
 
 def normalise_country(query: AnyQuery) -> AnyQuery:
-    """The query with its country in capital letters, as the router keeps it: training reads for the
-    answer what was read here.
+    """Return the query with its country in capital letters, as the router stores it.
+
+    Training then reads for the answer what was read here.
     """
     country = query.context.country
     if country is None or country.isupper():
@@ -158,7 +160,7 @@ def normalise_country(query: AnyQuery) -> AnyQuery:
 
 
 def pseudonymise_query(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
-    """The query under the pseudonyms of its people, where the project has such."""
+    """Return the query under the pseudonyms of its people, if the project has such."""
     if pseudonyms is None:
         return query
     user_id = query.user_id and pseudonyms.user_id(query.user_id)
@@ -184,7 +186,7 @@ def require_filters(query: Query) -> None:
 
 
 def _require_range(name: str, bounds: Mapping[str, Any]) -> list[Any]:
-    """The bounds of a range, if it is one."""
+    """Return the bounds of a range, or raise QueryError."""
     fix = f'{{"{name[:60]}": {{"min": 10, "max": 50}}}}, or only one of the two'
     if not bounds:
         raise QueryError(
@@ -208,7 +210,7 @@ def _require_range(name: str, bounds: Mapping[str, Any]) -> list[Any]:
 
 
 def _json_kind(value: Any) -> str:
-    """What kind of JSON a value is."""
+    """Return the JSON kind of a value for error messages."""
     if isinstance(value, bool):
         return "true or false"
     kinds = {str: "a text", list: "a list", dict: "an object", int: "a number", float: "a number"}
@@ -216,7 +218,7 @@ def _json_kind(value: Any) -> str:
 
 
 def filter_mask(index: Index, rows: RowIndices, query: Query) -> Mask:
-    """Which candidates have the attributes that the query asks for."""
+    """Return which candidates have the attributes that the query requires."""
     mask = np.ones(rows.size, bool)
     for name, condition in query.filters.items():
         column = index.attributes.get(name)
@@ -254,8 +256,9 @@ def filter_mask(index: Index, rows: RowIndices, query: Query) -> Mask:
 
 
 def require_facets(request: Request, names: Sequence[str]) -> None:
-    """Refuse to count by what no item has, rather than leave it out: as `filters` do, once there
-    are items.
+    """Refuse facets of an attribute that no item has, rather than leave them out.
+
+    As with `filters`, this applies once there are items.
     """
     if request.index is None or not len(request.index):
         return
@@ -271,7 +274,7 @@ def _path(attribute: str) -> str:
 
 
 def search_values(text: Floats, values: Floats) -> Floats:
-    """Text score first; the ranker lifts a hit at most to (1 + SEARCH_PERSONAL) times its own."""
+    """Multiply text scores by a lift of the ranker, at most 1 + SEARCH_LIFT_MAX."""
     highest = float(values.max(initial=0.0))
     personal = np.maximum(values, 0.0) / highest if highest > 0 else np.zeros_like(values)
     return text * (1.0 + SEARCH_LIFT_MAX * personal)

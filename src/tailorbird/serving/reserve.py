@@ -1,7 +1,7 @@
-"""Room on the disk that events leave to the others: with a disk full to the last byte no role could
-even delete what it no longer needs.
+"""Disk space that events leave to the other roles, which could not even delete files on a full
+disk.
 
-free < min(reserve, a twentieth of the disk)   → the door refuses events before it takes them, and says when to come back
+    free < min(reserve, a twentieth of the disk)  → the collector refuses events with Retry-After
 """
 
 import os
@@ -14,9 +14,7 @@ CHECK_INTERVAL_S = 0.2
 
 
 class DiskReserve:
-    """Watches the disk under a folder; cheap enough to ask before every body. Safe to ask from any
-    thread.
-    """
+    """Watches the disk under a folder; cheap enough to check before every body. Thread-safe."""
 
     def __init__(self, folder: Path, reserve_bytes: int = RESERVE_BYTES) -> None:
         self._folder, self._reserve_bytes = folder, reserve_bytes
@@ -24,7 +22,7 @@ class DiskReserve:
         self._is_low = False
 
     def is_low(self) -> bool:
-        """Whether less is free than has to stay free."""
+        """Return whether less is free than has to stay free."""
         now = time.monotonic()
         if self._reserve_bytes and now - self._checked_at >= CHECK_INTERVAL_S:
             self._checked_at = now

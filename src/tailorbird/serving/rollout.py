@@ -1,14 +1,15 @@
-"""Which bundle answers whom: the champion, the canary for its share of people, and the shadow
+"""Selection of the bundle that answers: champion, canary for its share of people, and shadow for
 nobody.
 
-    champion   answers; the one before stays loaded, for where it fails and for a rollback
-    canary     answers its share of the people, by the same hash that assigns the arms of experiments: who is in at 5 % is in at 20 %
-    shadow     scores the items that an answer shows, for the log; whoever asks sees nothing of it
+    champion   answers; the previous one stays loaded, as a fallback and for a rollback
+    canary     answers its share of people, by the same hash that assigns arms of experiments:
+               whoever is in at 5 % is in at 20 %
+    shadow     scores the shown items for the log; the caller sees nothing of it
 
-All three are named in one file of the registry, which each server follows, so that a command on any
-machine is all it takes. A version that one of them has loaded is not loaded again for another:
-promoting the canary, and rolling back, take one look at that file. What becomes of a canary is for
-`monitoring.rollout` to say.
+One file of the registry names all three, and each server follows it, so that one command on any
+machine is enough. A version that one alias has loaded is not loaded again for another, so promoting
+the canary and rolling back take one check of that file. `monitoring.rollout` decides what becomes
+of a canary.
 """
 
 import threading
@@ -28,7 +29,7 @@ RECENT_BUNDLES = 3  # bundles that stay loaded whatever the registry names
 
 
 class _SecondaryWatcher:
-    """Tells of bundles that are loaded beside the champion; implements `bundles.Watcher`."""
+    """Receives notice of bundles other than the champion; implements `bundles.Watcher`."""
 
     def __init__(self, name: str, watcher: Watcher) -> None:
         self._name, self._watcher = name, watcher
@@ -41,14 +42,15 @@ class _SecondaryWatcher:
 
 
 class TableCoverage(Protocol):
-    """Says whether the published candidate tables are enough; `candidates.LiveTables` does."""
+    """Decides whether the published candidate tables suffice, as `candidates.LiveTables` does."""
 
     def covers(self, sources: Collection[str]) -> bool: ...
 
 
 class _Gate:
-    """Lets a bundle be used once its state is there and its candidate tables are published;
-    implements `bundles.Gate`.
+    """Admits a bundle once its state is there and its candidate tables are published.
+
+    Implements `bundles.Gate`.
     """
 
     def __init__(self, name: str, schemas: Schemas, tables: TableCoverage | None) -> None:
@@ -59,8 +61,9 @@ class _Gate:
         return has_state and self._has_tables(bundle, serving)
 
     def _has_tables(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        """Whether a bundle finds its candidate tables, or the one that serves has none either and
-        there is nothing to wait for.
+        """Return whether a bundle finds its candidate tables.
+
+        True also if the serving bundle has none either, because there is nothing to wait for then.
         """
         if self._tables is None or self._tables.covers(bundle.sources):
             return True
@@ -74,12 +77,12 @@ class _Gate:
 
 
 class Rollout:
-    """Implements `parts.Bundles` over a registry. Safe to use from several threads once started.
+    """Implements `parts.Bundles` over a registry. Thread-safe once started.
 
     Args:
-        load: makes a bundle of a folder, whole and warm, or raises BundleError.
-        probe: tries a folder in a child process first, and raises BundleError; None trusts it.
-        tables: the candidate tables that bundles read; None asks for none.
+        load: makes a complete and warm bundle of a folder, or raises BundleError.
+        probe: tries a folder in a child process first, and raises BundleError; None skips that.
+        tables: the candidate tables that bundles read; None requires none.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class Rollout:
         self.loops = [holder.loop for holder in self._holders.values()]
 
     def start(self) -> None:
-        """Load what the registry names, the champion first, and follow it from then on."""
+        """Load the bundles that the registry names, the champion first, and follow it from then on."""
         for holder in self._holders.values():
             holder.start()
 
@@ -131,7 +134,7 @@ class Rollout:
             holder.stop()
 
     def look(self) -> None:
-        """Follow the registry now: for who has no threads."""
+        """Follow the registry now, for callers without threads."""
         for holder in self._holders.values():
             holder.tick()
 
@@ -143,7 +146,9 @@ class Rollout:
         if canary is None or champion is None or canary.version == champion.version:
             return champion
         return (
-            canary if in_share(f"canary-{canary.version}", self._canary.canary_share, person) else champion
+            canary
+            if in_share(f"canary-{canary.version}", self._canary.canary_share, person)
+            else champion
         )
 
     def previous(self) -> Bundle | None:
@@ -156,14 +161,14 @@ class Rollout:
         return self._shadow.current()
 
     def versions(self) -> dict[str, str]:
-        """The version behind each name that has a bundle now."""
+        """Return the version of each role that has a bundle now."""
         bundles = {name: holder.current() for name, holder in self._holders.items()} | {
             "previous": self.previous()
         }
         return {name: bundle.version for name, bundle in bundles.items() if bundle is not None}
 
     def _load_once(self, folder: Path) -> Bundle:
-        """The bundle of a folder; the one that is loaded already, if it is."""
+        """Return the bundle of a folder, loaded at most once."""
         with self._load_lock:
             bundle = self._loaded_bundles.get(folder.name)
             if bundle is None:

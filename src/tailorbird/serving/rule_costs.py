@@ -1,10 +1,9 @@
-"""What each wish of a slot costs: the value of the answer that it asks for, beside that of the
-answer without it.
+"""The cost of each rule of a slot: the value of the answer with it, compared with that without it.
 
-The value of an answer is the sum of what the formula says of its items, before boosts and without
-exploration: what is expected of it if all its positions were alike. Both answers are made of the
-same candidates, those of all variants together, so that they differ by the wish alone. A wish that
-changes nothing costs 0; a positive cost is expected value that is given up for it.
+The value of an answer is the sum of its items' values by the formula, before boosts and without
+exploration, as if all positions were equal. Both answers are made of the same candidates, the union
+over all variants, so that they differ by the rule alone. A rule that changes nothing costs 0; a
+positive cost is expected value that is given up for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,12 @@ ALL = "all"
 
 
 def variants_without(slot: Slot) -> dict[str, Slot]:
-    """Each wish in words, with the slot without it."""
+    """Return each rule in words, with the slot without it."""
     variants: dict[str, Slot] = {}
     for rule in dict.fromkeys(slot.rules):
-        variants[f"rule {rule}"] = replace(slot, rules=[other for other in slot.rules if other != rule])
+        variants[f"rule {rule}"] = replace(
+            slot, rules=[other for other in slot.rules if other != rule]
+        )
     for boost in slot.boosts:
         variants[f"boost {boost.factor:g} for {boost.when}"] = replace(
             slot, boosts=[other for other in slot.boosts if other != boost]
@@ -71,17 +72,17 @@ def _without_quota(slot: Slot, quota: object) -> Slot:
 
 @dataclass(frozen=True)
 class VariantOutcome:
-    """An answer that a variant of a slot would give, and the sum of its items' values."""
+    """The answer of a variant of a slot, and the sum of its items' values."""
 
     items: tuple[str, ...]
     value: float
 
 
 class Weigher:
-    """Answers a request by several variants of a slot at once; logs nothing, draws nothing.
+    """Answers a request by several variants of a slot at once, without logging or random draws.
 
     Args:
-        slot: whose wishes are weighed.
+        slot: the slot whose rules are compared.
     """
 
     def __init__(self, slot: Slot, clock: Clock) -> None:
@@ -90,20 +91,23 @@ class Weigher:
         rng = np.random.default_rng(0)
         patience = Breakers(UNBOUNDED)
         self._variants = {
-            name: Stages({variant.name: variant}, clock, rng, NullWatcher(), STALE_US, breakers=patience)
+            name: Stages(
+                {variant.name: variant}, clock, rng, NullWatcher(), STALE_US, breakers=patience
+            )
             for name, variant in self._slots.items()
         }
 
     @property
     def names(self) -> list[str]:
-        """The wishes, as `wishes` tells them."""
+        """The rules, as `variants_without` names them."""
         return [name for name in self._slots if name != ALL]
 
     def compare(
         self, request: Request, sources: Mapping[str, int], size: int
     ) -> dict[str, VariantOutcome] | None:
-        """The answer with all wishes, as `ALL`, and without each; None where features or the model
-        fail.
+        """Return the answer with all rules, as `ALL`, and the one without each rule.
+
+        None where features or the model fail.
         """
         if not request.may_score:
             return None
@@ -118,7 +122,9 @@ class Weigher:
         all_candidates = _merge_candidates(candidate_lists)
         stages = self._variants[ALL]
         scores = stages.score(
-            request, all_candidates, stages.read_features(request, all_candidates.ids, all_candidates.keys)
+            request,
+            all_candidates,
+            stages.read_features(request, all_candidates.ids, all_candidates.keys),
         )
         if (
             scores is None
@@ -129,9 +135,16 @@ class Weigher:
         outcomes = {}
         for name, stages in self._variants.items():
             request.slot = self._slots[name]
-            visible = np.flatnonzero(stages.visible_mask(request, request.index, all_candidates.rows))
+            visible = np.flatnonzero(
+                stages.visible_mask(request, request.index, all_candidates.rows)
+            )
             visible_candidates, values = all_candidates.select(visible), scores.value[visible]
-            choice = stages.choose(request, visible_candidates, stages.apply_boosts(request, visible_candidates, values), size)
+            choice = stages.choose(
+                request,
+                visible_candidates,
+                stages.apply_boosts(request, visible_candidates, values),
+                size,
+            )
             outcomes[name] = VariantOutcome(
                 tuple(visible_candidates.ids[place] for place in choice.items.tolist()),
                 float(values[choice.items].sum()),
@@ -141,12 +154,12 @@ class Weigher:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a wish cost over some requests.
+    """The cost of a rule over some requests.
 
     Attributes:
-        changed: the share of answers that are other ones without it.
-        value: given up, a request, with its 95 % interval from `low` to `high`.
-        share: of the value of the answers with all wishes.
+        changed: the share of answers that differ without it.
+        value: lost per request, with its 95 % interval from `low` to `high`.
+        share: of the value of the answers with all rules.
     """
 
     wish: str
@@ -158,8 +171,9 @@ class Cost:
 
 
 def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
-    """What each wish cost on average, the dearest first; the interval is that of a mean over
-    requests, by the normal distribution.
+    """Return the average cost of each rule, the most expensive first.
+
+    The interval is that of a mean over requests, by the normal distribution.
     """
     if not outcomes:
         return []
@@ -168,7 +182,9 @@ def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
     for wish in (name for name in outcomes[0] if name != ALL):
         losses = np.array([each[wish].value - each[ALL].value for each in outcomes])
         half_width = (
-            1.96 * float(losses.std(ddof=1)) / np.sqrt(losses.size) if losses.size > 1 else float("inf")
+            1.96 * float(losses.std(ddof=1)) / np.sqrt(losses.size)
+            if losses.size > 1
+            else float("inf")
         )
         changed = float(np.mean([each[wish].items != each[ALL].items for each in outcomes]))
         value = float(losses.mean())
@@ -186,7 +202,7 @@ def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
 
 
 def _merge_candidates(candidate_lists: Sequence[Candidates]) -> Candidates:
-    """All candidates, each once."""
+    """Return the union of all candidates."""
     merged = candidate_lists[0]
     for candidates in candidate_lists[1:]:
         new = np.flatnonzero(~np.isin(candidates.keys, merged.keys))

@@ -1,10 +1,11 @@
-"""With which schema a request reads: that of the bundle that it is answered with, whatever is
-declared meanwhile.
+"""The feature schema of a request: that of the bundle that answers it, whatever is declared
+meanwhile.
 
-A bundle brings its declarations. Their state is opened when the bundle is loaded and closed when
-the last request that reads with it has left, so that a promotion or a rollback switches features,
-encoder and model at one moment. A bundle whose state is not yet there, or lies behind the one that
-serves, waits: `BundleHolder` asks `caught_up`. Without a bundle the applied schema is read.
+A bundle brings its declarations. Their state is opened when the bundle is loaded, and closed when
+the last request that reads it has finished, so that a promotion or a rollback switches features,
+encoder and model at one moment. A bundle whose state does not exist yet, or lags behind that of the
+serving bundle, waits: `BundleHolder` calls `caught_up`. Without a bundle, the applied schema is
+read.
 """
 
 import logging
@@ -20,7 +21,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.read import breaker_for
 from tailorbird.features.schemas import kept_features, read_applied
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.serving.parts import FeatureReader, FeatureAccess
+from tailorbird.serving.parts import FeatureAccess, FeatureReader
 from tailorbird.serving.state import RETRY_S, StateReader
 from tailorbird.store.valkey import CopiesAt
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _OpenSchema:
-    """A schema that is read, with how many requests read with it."""
+    """An open schema with the number of requests that read it."""
 
     access: FeatureAccess
     reader: StateReader
@@ -38,14 +39,13 @@ class _OpenSchema:
 
 
 class Schemas:
-    """The schemas of a project's bundles, as its workers keep their states. Safe to use from
-    several threads.
+    """The schemas of a project's bundles, as its workers keep their states. Thread-safe.
 
     Args:
         state: the folder of all states.
-        copies: a Valkey that holds them for servers elsewhere; None reads the folder.
+        copies: a Valkey with copies for servers elsewhere; None reads the folder.
         workers: how many share the entities of each.
-        declared: what to read with as long as there is no bundle and nothing was applied.
+        declared: the features to read while there is no bundle and nothing was applied.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Schemas:
 
     @contextmanager
     def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
-        """What a request reads its features with, from its beginning to its end."""
+        """Open the features of a bundle for the duration of a request."""
         with self.reading_of(
             self._default_features() if bundle is None else _features(bundle)
         ) as access:
@@ -81,7 +81,7 @@ class Schemas:
 
     @contextmanager
     def reading_of(self, features: FeatureSet) -> Iterator[FeatureAccess]:
-        """What to read the features of a schema with, as long as the block lasts."""
+        """Open the features of a schema for the duration of the block."""
         opened = self._enter(features)
         try:
             yield opened.access
@@ -89,15 +89,16 @@ class Schemas:
             self._release(features.schema_hash, opened)
 
     def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
-        """Of further schemas: their states stay open though the champion does not read them, until
-        `by` names others.
+        """Keep the states of further schemas open though the champion does not read them, until the
+        next call of `by`.
         """
         with self._lock:
             self._pinned[by] = frozenset(schemas)
             self._close_idle()
 
     def complete(self, bundle: Bundle) -> Bundle:
-        """The bundle with its declarations; they are looked for here where it does not bring them.
+        """Return the bundle with its declarations, which are looked up here if it does not bring
+        them.
 
         Raises:
             BundleError: they are not here either.
@@ -116,8 +117,9 @@ class Schemas:
             raise BundleError(message, where=bundle.version, fix="tailorbird train") from error
 
     def set_serving(self, bundle: Bundle) -> None:
-        """From now on requests are answered with this bundle; others' states are closed once nobody
-        reads them.
+        """Answer requests with this bundle from now on.
+
+        The states of others are closed once nobody reads them.
         """
         with self._lock:
             self._active = {_features(bundle).schema_hash}
@@ -125,8 +127,10 @@ class Schemas:
             self._close_idle()
 
     def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        """Whether the state of a bundle is there, and as far as that of the bundle that serves was
-        when it came to be there.
+        """Return whether the state of a bundle exists, and is current.
+
+        It is once it has reached the position that the serving bundle's state had when this one
+        appeared.
         """
         features = _features(bundle)
         if serving is not None and serving.schema_hash == features.schema_hash:
@@ -134,14 +138,12 @@ class Schemas:
         return self._caught_up(features, None if serving is None else _features(serving))
 
     def ready(self, bundle: Bundle | None) -> bool:
-        """Whether features can be read for a bundle now."""
+        """Return whether features can be read for a bundle now."""
         with self.access(bundle) as access:
             return isinstance(access.reader, StateReader) and access.reader.ready()
 
     def published_at(self) -> dict[str, int]:
-        """By schema that is read from copies: when these were last known to be up to date, in
-        microseconds.
-        """
+        """Return by schema when its copies were last known to be current, in microseconds."""
         with self._lock:
             return {
                 schema: opened.reader.published_at
@@ -176,7 +178,7 @@ class Schemas:
             self._release(features.schema_hash, opened)
 
     def _default_features(self) -> FeatureSet:
-        """The applied schema, once its state is as far as that of the one before it."""
+        """Return the applied schema, once its state has reached that of the previous one."""
         with self._lock:
             if time.monotonic() < self._next_check_at:
                 return self._declared
@@ -234,7 +236,7 @@ def _features(bundle: Bundle) -> FeatureSet:
 
 
 class OneSchema:
-    """Reads with one schema whatever the bundle: for evaluation and tests."""
+    """Reads one schema whatever the bundle: for evaluation and tests."""
 
     def __init__(self, features: FeatureSet, reader: FeatureReader | None) -> None:
         self._access = FeatureAccess.from_features(features, reader)

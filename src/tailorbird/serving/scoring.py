@@ -1,18 +1,17 @@
-"""The score role: scores people as their events arrive, and appends what came of it to a log of its
-own.
+"""The score role: scores people as their events arrive, and appends the scores to a log of its own.
 
     routed log ──► triggers ──► wait until the state has these events ──► pipeline, churn models ──►
     score log ──► consumers
 
-Exactly once: a block of the score log stands for the rows of the routed log that it looked at, so
-that position and scores are one append (`serving.score_log`). What must be remembered of a person
-(whose risk is above, who was scored lately) is a function of that log, and is read from it at the
-start; before the blocks that say it are deleted as too old, it is said again in a new one. A score
-says what is true once the event is counted: the state is waited for.
+Exactly once: a block of the score log covers the rows of the routed log that it read, so that
+position and scores are one append (`serving.score_log`). What must be remembered about a person
+(risk above the threshold, time of the last score) is a function of that log, and is replayed from
+it at the start. Before a block that says so is deleted as too old, it is repeated in a new one. A
+score is true once its event is counted, so the role waits for the state.
 
 Whom a `NextBest` scores after which event is a function of the routed log alone. A `ChurnScore`
-looks at a person once for all events that are taken together. Where no model answers yet, nothing
-is scored, and that is counted.
+scores a person once for all events that are read together. While no model answers, nothing is
+scored, and that is counted.
 """
 
 import logging
@@ -36,12 +35,12 @@ from tailorbird.serving.score_log import (
     KIND,
     NAME,
     READ_BYTES,
-    ScoreRecord,
     Scored,
     ScoredItem,
     ScoreFigures,
+    ScoreRecord,
+    decode_scores,
     encode_scores,
-    scores_of,
 )
 from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
 
@@ -72,29 +71,31 @@ log = logging.getLogger(__name__)
 
 
 class Scorers(Protocol):
-    """What the role asks; `cli.score.Models` are the ones."""
+    """The models of the role, as `cli.scoring.Models`."""
 
     def look(self) -> None:
-        """Take in what is new."""
+        """Load new models, formulas and items."""
         ...
 
     def reached(self) -> int:
-        """Up to which p the states are that scores read; 0 while one is not there."""
+        """Return the position that all states have reached from which scores read; 0 while one is
+        missing.
+        """
         ...
 
     def next_best(self, query: RecommendQuery) -> Answer:
-        """Raises NotReadyError without a model."""
+        """Return the best items. Raise NotReadyError without a model."""
         ...
 
     def churn(self, user_id: str, model: str) -> ChurnAnswer:
-        """Raises NotReadyError without a model."""
+        """Return the churn probability. Raise NotReadyError without a model."""
         ...
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What a step did: rows of the routed log (0: there was nothing), scores that were appended,
-    and behind which row the role is now.
+    """The outcome of a step: rows of the routed log (0: there were none), scores appended, and the
+    offset behind them.
     """
 
     rows: int
@@ -106,10 +107,10 @@ class ScoreRole:
     """The one writer of the score log.
 
     Args:
-        routed: the router's log; it need not be there yet.
-        scores: the address of the score log. One that is made now begins where the routed log ends:
-            the past is not scored.
-        keep_us: for how long scores stay.
+        routed: the router's log; it need not exist yet.
+        scores: the address of the score log. A new log begins where the routed log ends: the past
+            is not scored.
+        keep_us: how long scores are kept.
     Raises:
         LockedError: another role writes the log.
     """
@@ -143,7 +144,9 @@ class ScoreRole:
         every_us = {
             score.name: duration(score.every) for score in declared if isinstance(score, NextBest)
         }
-        self._long_interval_us = {name: every for name, every in every_us.items() if every > keep_us}
+        self._long_interval_us = {
+            name: every for name, every in every_us.items() if every > keep_us
+        }
         self._carried_records: list[ScoreRecord] = []  # to be said again with the next append
         self._carried_before, self._rewritten_before = (
             0,
@@ -154,13 +157,13 @@ class ScoreRole:
         self.figures = ScoreFigures()
 
     def step(self, stop: threading.Event | None = None) -> ScoreReport:
-        """Take what the routed log has, about 4 MB and `EVENTS_MAX` events after which somebody is
-        scored at most, score, and append.
+        """Read a batch of the routed log, score, and append.
 
-        Waits for the state until `stop` is set.
+        A batch has about 4 MB, and at most `EVENTS_MAX` events that trigger a score. Waits for the
+        state until `stop` is set.
 
         Raises:
-            StorageError: a log could not be read or written; the next start goes on where the log
+            StorageError: a log could not be read or written; the next start continues where the log
                 ends.
         """
         reader = self._open()
@@ -185,8 +188,15 @@ class ScoreRole:
         scores = [scored for score in self._declared for scored in self._score(score, triggers)]
         scores.sort(key=lambda scored: scored.p)
         faults.at("score.scored")
-        if not scores and not self._carried_records and time.monotonic() - self._appended_at < EMPTY_AFTER_S:
-            rows, self._position = end - self._position, end  # nothing is lost by looking at these again
+        if (
+            not scores
+            and not self._carried_records
+            and time.monotonic() - self._appended_at < EMPTY_AFTER_S
+        ):
+            rows, self._position = (
+                end - self._position,
+                end,
+            )  # nothing is lost by looking at these again
             self.figures.rows += rows
             return ScoreReport(rows, 0, end)
         return self._append(scores, end)
@@ -194,11 +204,10 @@ class ScoreRole:
     def run(
         self, stop: threading.Event, *, tell: Callable[[int], None] = lambda position: None
     ) -> None:
-        """Step while there is something, else look again every few milliseconds, until `stop` is
-        set.
+        """Step while there are rows, else check again every few milliseconds, until `stop` is set.
 
         Args:
-            tell: told every few seconds how far the log says that the role is.
+            report: called every few seconds with the position that the log has recorded.
         """
         prune_at = refresh_at = report_at = 0.0
         while not stop.is_set():
@@ -215,9 +224,9 @@ class ScoreRole:
                 prune_at = time.monotonic() + PRUNE_EVERY_S
 
     def prune(self) -> int:
-        """Delete the blocks whose scores are older than `keep_us`; how many.
+        """Delete the blocks whose scores are older than `keep_us`, and return their number.
 
-        What they say of people that holds still is said again with the next rows; until then they
+        Scores in them that are still needed are repeated with the next rows. Until then the blocks
         stay, and a later call deletes them.
         """
         if self._writer is None:
@@ -240,9 +249,7 @@ class ScoreRole:
         return self._writer.prune(prune_before) if prune_before else 0
 
     def _expired_records(self, oldest: int) -> tuple[int, list[ScoreRecord]]:
-        """The position before which all blocks are older than that, and what they say; 0 if none
-        is.
-        """
+        """Return the position before which all blocks are older than that, or 0, and their scores."""
         prune_before, lines = 0, list[ScoreRecord]()
         try:
             with open_reader(self._address) as reader:
@@ -252,15 +259,13 @@ class ScoreRole:
                         if _written_at(stored.block.receipt) >= oldest:
                             return prune_before, lines
                         prune_before = position = stored.end
-                        lines += scores_of(stored)
+                        lines += decode_scores(stored)
         except NotReadyError:
             return 0, []
         return prune_before, lines
 
     def _is_still_needed(self, line: ScoreRecord) -> bool:
-        """Whether what a line says of a person must be known still, and no block that stays needs
-        to say it.
-        """
+        """Return whether a score must be remembered, and no remaining block says so."""
         key = line.name, line.person
         if line.crossed:
             return (
@@ -297,11 +302,11 @@ class ScoreRole:
         return self._reader
 
     def _replay_log(self) -> None:
-        """What the log says of people."""
+        """Restore what the log says about people."""
         with open_reader(self._address) as reader:
             position = reader.start()
             while blocks := reader.read(position):
-                for scored in (record for stored in blocks for record in scores_of(stored)):
+                for scored in (record for stored in blocks for record in decode_scores(stored)):
                     self._apply(scored)
                 position = blocks[-1].end
 
@@ -315,7 +320,7 @@ class ScoreRole:
             self._last_scored_ts[key] = scored.ts
 
     def _triggers(self, blocks: Sequence[Stored]) -> list[dict]:
-        """The events of some blocks after which somebody is scored."""
+        """Return the events of some blocks that trigger a score."""
         tables = []
         for stored in blocks:
             table = events_of(stored, self._position, self._routed)
@@ -335,7 +340,7 @@ class ScoreRole:
         return [row for row in rows if row["person"]]
 
     def _wait(self, p: int, stop: threading.Event | None) -> bool:
-        """Until the states have row `p`; False if told to stop before."""
+        """Wait until the states have row `p`; return False if stopped before."""
         while self._models.reached() < p:
             if stop is None or stop.wait(POLL_S):
                 return False
@@ -364,10 +369,12 @@ class ScoreRole:
         return scored_people
 
     def _due(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
-        """Those that come at least `every` after the last of the same person."""
+        """Yield the rows that come at least `every` after the last of the same person."""
         every, last = duration(score.every), {}
         for row in rows:
-            previous_ts = last.get(row["person"], self._last_scored_ts.get((score.name, row["person"])))
+            previous_ts = last.get(
+                row["person"], self._last_scored_ts.get((score.name, row["person"]))
+            )
             if previous_ts is None or row["ts"] >= previous_ts + every:
                 last[row["person"]] = row["ts"]
                 yield row
@@ -416,9 +423,12 @@ class ScoreRole:
         )
 
     def _append_progress(self) -> ScoreReport:
-        """Say in the log how far the role is, where that has not been said for long."""
+        """Record progress in the log if that has not been done for long."""
         assert self._writer is not None
-        if self._position > self._writer.end() and time.monotonic() - self._appended_at >= EMPTY_AFTER_S:
+        if (
+            self._position > self._writer.end()
+            and time.monotonic() - self._appended_at >= EMPTY_AFTER_S
+        ):
             self._append([], self._position)
         return ScoreReport(0, 0, self._position)
 
@@ -430,7 +440,11 @@ class ScoreRole:
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
             # What was held comes first: a score of the same person is the later word.
             self._writer.append(
-                [Block(KIND, end - begin, encode_scores([*self._carried_records, *scores]), receipt)]
+                [
+                    Block(
+                        KIND, end - begin, encode_scores([*self._carried_records, *scores]), receipt
+                    )
+                ]
             )
             faults.at("score.after_append")
             if self._carried_records:

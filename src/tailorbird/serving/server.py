@@ -1,9 +1,8 @@
-"""The serve process: a socket, one event loop, threads for answers, and a clean way to start and to
-stop.
+"""The serve process: a socket, one event loop, threads for answers, and an orderly start and stop.
 
 It writes `<producer>.json` with its address into the run folder once it listens. SIGTERM drains,
-see `serving.listening`: `/readyz` says no while all else is answered still, and at the end the log
-is flushed.
+see `serving.listening`: `/readyz` fails while everything else is still answered, and at the end the
+log is flushed.
 """
 
 import gc
@@ -83,38 +82,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where a serve process finds its parts, and how it may be reached.
+    """The parts of a serve process, and its address and limits.
 
     Attributes:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
-        features: the applied ones, read with as long as there is no bundle; see `serving.schemas`.
-        port_asked: whether the port was named by somebody; only a default one is replaced by the
-            next free one.
+        features: the applied ones, read while there is no bundle; see `serving.schemas`.
+        is_port_explicit: whether the port was named; only a default one is replaced by the next
+            free one.
         limits: of keys that have none of their own.
-        pseudonyms: hides people before anything is written; None writes ids as they come.
-        stopped: of whom nothing old is taken again, since they were erased.
+        pseudonyms: hides people before anything is written; None writes ids as they are.
+        suppression_list: erased people, whose old events are not taken again.
         log_requests: a line for every request, not only for refused and failed ones.
-        reserve_bytes: of the disk, left free by events for the other roles.
-        keys_file: keys with their scopes, read anew when it changes; see `serving.keyfile`.
-        lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
+        reserve_bytes: disk space that events leave free for the other roles.
+        keys_file: keys with their scopes, reloaded when it changes; see `serving.keyfile`.
+        lake: the lake's folder, whose released offsets let our logs be pruned; None never prunes.
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.
-        header_deadline_s: how long a connection may take to bring a request's head.
-        connections_max: open at a time; whoever asks then takes the place of one that asks nothing,
-            or is told when to come again.
-        drain_s: for how long it still answers when it is told to stop.
-        keep_alive_s: how long a connection is kept that asks nothing.
+        header_deadline_s: how long a connection may take to send a request's head.
+        connections_max: open at a time; further requests replace an idle connection, or are refused
+            with Retry-After.
+        drain_s: how long it still answers after it was told to stop.
+        keep_alive_s: how long an idle connection is kept.
         copies: a Valkey to read features from; None reads the folder `state`.
-        stale_us: past which age of the copies answers name `freshness` as missing.
+        stale_us: age of the copies beyond which answers name `freshness` as missing.
         workers: how many share the entities of each schema.
         churn: the registries of churn models, by name.
         budgets: how long each stage of an answer may take.
         candidates: the folder of candidate tables.
-        contract: says which tables to read, where only copies are at hand.
-        wait_s: how long a question may have to wait for its turn; who would wait longer is told at
-            once to come again.
+        contract: returns which tables to read, where only copies are available.
+        wait_s: how long a request may have to wait for its turn; longer waits are refused at once.
         scores: the log of the score role; None where nothing is declared.
-        routes: more routes, given the service, such as a demo's shop page.
+        routes: creates additional routes, such as a demo's shop page.
     """
 
     stream: Stream
@@ -160,7 +158,7 @@ class ServeOptions:
 
 
 class BackgroundTask(Protocol):
-    """What goes on beside answers."""
+    """Work that runs beside answers."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -177,11 +175,13 @@ def run(
 
     Args:
         clock: instead of the machine's.
-        log_clock: the same, where the first event of today ends a time that lies back.
-        stop: set by whoever was told to stop before the server listens to signals itself.
+        log_clock: the same, where the first event of today ends a time in the past.
+        stop: set if a stop was requested before the server handles signals itself.
     Raises:
-        ConfigError: a public address without a key. UsageError: the port is taken. LockedError,
-            StorageError: the log.
+        ConfigError: a public address without a key.
+        UsageError: the port is taken.
+        LockedError: another process writes the log.
+        StorageError: the log cannot be opened.
     """
     keys = Keys(
         options.write_keys,
@@ -200,7 +200,9 @@ def run(
     )
     with ExitStack() as stack:
         collector = stack.enter_context(
-            open_this_collector(options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock)
+            open_this_collector(
+                options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock
+            )
         )
         service, threads = _assemble(options, collector, keys, clock, stack)
         for thread in threads:
@@ -217,18 +219,25 @@ def run(
             "deadline_s": options.header_deadline_s,
             "connections_max": options.connections_max,
             "by_address": Connections(options.limits),
-            "turn_away": EarlyRefusal(service),
+            "early_refusal": EarlyRefusal(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
         times = {"drain_s": options.drain_s, "keep_alive_s": options.keep_alive_s}
-        HttpServer(app, drain=service.drain, **times, protocol_attributes=protocol_attributes, stop_requested=stop).run([listener])
+        HttpServer(
+            app,
+            drain=service.drain,
+            **times,
+            protocol_attributes=protocol_attributes,
+            stop_requested=stop,
+        ).run([listener])
 
 
 def _assemble(
     options: ServeOptions, collector: Door, keys: Keys, clock: Clock, stack: ExitStack
 ) -> tuple[Service, list[BackgroundTask]]:
-    """What answers, and the threads beside it, to be started in this order; what is to be closed
-    when they have ended, in `stack`.
+    """Create the service and its background tasks, to be started in this order.
+
+    `stack` closes what must be closed after they have ended.
     """
     metrics, lag_watch = _build_metrics(options, collector)
     schemas = Schemas(
@@ -321,8 +330,9 @@ def _assemble(
 
 
 def _build_metrics(options: ServeOptions, collector: Door) -> tuple[Metrics, LagWatch | None]:
-    """The metrics, and who measures how far readers are behind; None without a lake, whose position
-    is one of them.
+    """Create the metrics, and the watch of log readers' lag.
+
+    None without a lake, whose position is part of the lag.
     """
     metrics = Metrics()
     metrics.watch_features(partial(read_compared, options.run))
@@ -332,14 +342,16 @@ def _build_metrics(options: ServeOptions, collector: Door) -> tuple[Metrics, Lag
     if options.lake is None:
         return metrics, None
     readers = partial(readers_of_routed, options.state, options.workers)
-    lag_watch = LagWatch(LagMeter(options.stream, options.lake, readers, producer=collector.producer))
+    lag_watch = LagWatch(
+        LagMeter(options.stream, options.lake, readers, producer=collector.producer)
+    )
     metrics.watch_lag(lag_watch)
     return metrics, lag_watch
 
 
 def _tune_interpreter() -> None:
-    """Keep single requests from waiting for the interpreter: long collections, and threads that
-    hold the lock for 5 ms.
+    """Avoid pauses of single requests by garbage collections, and by threads that hold the lock
+    for 5 ms.
     """
     gc.collect()
     gc.freeze()
@@ -349,7 +361,7 @@ def _tune_interpreter() -> None:
 
 @contextmanager
 def _address_file(options: ServeOptions, listener: socket.socket, producer: str) -> Iterator[str]:
-    """The address file, as long as the process serves."""
+    """Write the address file, and remove it when the process stops serving."""
     host = f"[{options.host}]" if ":" in options.host and options.host[0] != "[" else options.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     path = options.run / f"{producer}.json"

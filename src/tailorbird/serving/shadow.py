@@ -1,9 +1,8 @@
-"""A shadow scores what an answer shows, for the log: what it would have said of the same items, of
-the same features, at the same time.
+"""A shadow bundle scores the shown items for the log: same items, same features, same time.
 
-Its cost is bounded. It scores the items that are shown and no others; it may take `SHARE` of the
-time that answers take, and sits answers out that it has no time for; and one that fails three times
-in a row is left alone for a second. An answer never differs for it.
+Its cost is bounded: it scores only shown items, may take `SHARE` of the time that answers take, and
+skips answers that it has no time for. One that fails three times in a row is skipped for a second.
+It never changes an answer.
 """
 
 import logging
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ShadowScorer:
-    """Scores beside. Safe to use from several threads."""
+    """Scores shown items by a shadow bundle. Thread-safe."""
 
     def __init__(self, readings: FeatureProvider, watcher: Watcher) -> None:
         self._readings, self._watcher = readings, watcher
@@ -35,8 +34,9 @@ class ShadowScorer:
     def score(
         self, shadow: Bundle, request: Request, shown: Candidates, rows: Rows, index: Index
     ) -> None:
-        """Note in the request what the shadow says of the items shown, if it has time; `rows` are
-        what the request read of them.
+        """Record the shadow's values of the shown items in the request, if it has time.
+
+        `rows` are the features that the request read of them.
         """
         started_at = time.perf_counter()
         if (
@@ -69,7 +69,7 @@ class ShadowScorer:
                 self._credit_s -= time.perf_counter() - started_at
 
     def _has_credit(self, answer_s: float) -> bool:
-        """Whether there is time: each answer earns a share of its own."""
+        """Return whether there is time left, after this answer has earned its share."""
         with self._lock:
             self._credit_s = min(CREDIT_S, self._credit_s + SHARE * answer_s)
             return self._credit_s > 0

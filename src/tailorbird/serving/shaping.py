@@ -1,12 +1,13 @@
-"""What a slot asks of its answers beside their value: compiled once, applied to the candidates of
-each request.
+"""The rules of a slot beyond an item's value, compiled once and applied to the candidates of each
+request.
 
-    filters     rules, allow and deny lists, caps    what may be shown at all; pushed into the sources as far as they are the same for all
-    boosts      factors of values
-    pins, promotions, quotas, diversity              what stands where: a `policy.Shape`
+    filters   rules, allow and deny lists, caps: what may be shown at all; pushed into the
+              sources as far as they are the same for everybody
+    boosts    factors of values
+    layout    pins, promotions, quotas, diversity: a `policy.Shape`
 
-How these act on each other stands in docs/how-to/rules.md, and is tested there where it is done. An
-expression that fails at run time is left away, and told: the other rules hold, and lists always do.
+docs/how-to/rules.md specifies how these interact, and its examples are tested. An expression that
+fails at run time is skipped and reported: the other rules hold, and lists always do.
 """
 
 import logging
@@ -24,7 +25,7 @@ from tailorbird.ranking.rule_columns import Request as RuleInputs
 from tailorbird.ranking.rule_columns import seen_mask
 from tailorbird.ranking.rules import ITEM_FIELDS, Rules, compile_rules
 from tailorbird.retrieval import Index
-from tailorbird.serving.request import Candidates, Floats, Mask, RowIndices, Request, filter_mask
+from tailorbird.serving.request import Candidates, Floats, Mask, Request, RowIndices, filter_mask
 
 PINNED = "pinned"
 VIEWS_MAX = 4  # champion, canary, and the ones before them are asked for in turn
@@ -33,8 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _SlotView:
-    """An index and what of it may be shown to anybody; `base` tells its bundle, whose later index
-    takes its place.
+    """An index and its view without the items that nobody may see.
+
+    `base` identifies its bundle, whose later index replaces it.
     """
 
     base: tuple[int, int]
@@ -46,13 +48,13 @@ RARE = {"is_hidden"}  # attributes that few items have, and perhaps none
 
 
 class Shaping:
-    """A slot's wishes, compiled. Safe to use from several threads.
+    """The compiled rules of a slot. Thread-safe.
 
     Args:
-        slot: what wants them.
+        slot: the slot.
         failed: called when an expression fails at run time.
     Raises:
-        DeclarationError: a rule, or the `when` of something, is not of the language.
+        DeclarationError: a rule, or the `when` of another one, is not of the language.
     """
 
     def __init__(self, slot: Slot, failed: Callable[[], None] = lambda: None) -> None:
@@ -80,7 +82,7 @@ class Shaping:
 
     @property
     def asks(self) -> frozenset[str]:
-        """Attributes that items are asked for."""
+        """Attributes of items that the rules read."""
         compiled = (
             self.rules,
             *(rules for _, rules in self.boosts),
@@ -94,8 +96,8 @@ class Shaping:
     # Filters
 
     def view(self, index: Index) -> Index:
-        """The index whose sources find nothing that is forbidden for everybody: computed once for
-        each index, not in each request.
+        """Return the index without items that are forbidden for everybody, computed once for each
+        index.
         """
         if not self._global_rules.rules and not self._allow.size and not self._deny.size:
             return index
@@ -120,14 +122,13 @@ class Shaping:
         return next((cached.view for cached in self._views if cached.index is index), None)
 
     def why_nothing(self, index: Index) -> str:
-        """Why nothing of an index may be shown to anybody; "" where something may, or where there
-        is nothing.
-        """
+        """Return why nobody may see any item of an index; "" if somebody may, or if there is none."""
         return self._explain_empty(index, self._visible_to_all(index, np.arange(len(index))))
 
     def empty_for_strangers(self, index: Index) -> list[str]:
-        """Rules about the person that hold for no item where nothing is known of who asks: somebody
-        new, or anybody without the store.
+        """Return the rules about the person that no item satisfies for an unknown person.
+
+        That is somebody new, or anybody without the store.
         """
         inputs = RuleInputs(index, np.arange(len(index)), index.as_of)
         personal_rules = [
@@ -135,10 +136,14 @@ class Shaping:
             for rule in self.rules.rules
             if "user." in rule.text and "context." not in rule.text
         ]
-        return [rule.text for rule in personal_rules if not self._rule_mask(Rules((rule,)), inputs).any()]
+        return [
+            rule.text
+            for rule in personal_rules
+            if not self._rule_mask(Rules((rule,)), inputs).any()
+        ]
 
     def _warn_if_empty(self, why: str) -> None:
-        """Once, rather than with each item that comes in."""
+        """Warn once, rather than with each new item."""
         if why and why != self._empty_reason:
             log.warning("slot %s shows nothing: %s", self.slot.name, why)
         self._empty_reason = why
@@ -160,19 +165,21 @@ class Shaping:
         )
 
     def _visible_to_all(self, index: Index, rows: RowIndices) -> Mask:
-        """What may be shown to anybody."""
-        return self._allowed_by_lists(index, rows) & self._rule_mask(self._global_rules, RuleInputs(index, rows))
+        """Return which rows may be shown to anybody."""
+        return self._allowed_by_lists(index, rows) & self._rule_mask(
+            self._global_rules, RuleInputs(index, rows)
+        )
 
     def _allowed_by_lists(self, index: Index, rows: RowIndices) -> Mask:
-        """What the lists allow."""
+        """Return which rows the lists allow."""
         mask = np.ones(rows.size, bool)
         if self._allow.size:
             mask &= np.isin(index.keys[rows], self._allow)
         return mask & ~np.isin(index.keys[rows], self._deny) if self._deny.size else mask
 
     def visible_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
-        """What of some rows may be shown in this request: by lists and rules, the query's own
-        filters, and what the person has had.
+        """Return which rows this request may show: by lists and rules, the query's filters, and
+        seen items.
         """
         query = request.query
         mask = filter_mask(index, rows, query)
@@ -181,9 +188,7 @@ class Shaping:
         return mask & self._allowed_mask(request, index, rows)
 
     def is_empty_for(self, request: Request, index: Index) -> bool:
-        """Whether it is the slot that leaves not one item for this person, whatever the query asks
-        for.
-        """
+        """Return whether the slot alone leaves no item for this person, whatever the query."""
         return not self._allowed_mask(request, index, np.arange(len(index))).any()
 
     def _allowed_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
@@ -202,13 +207,17 @@ class Shaping:
         )
 
     def _rule_mask(
-        self, rules: Rules, inputs: RuleInputs, request: Request | None = None, *, on_failure: bool = True
+        self,
+        rules: Rules,
+        inputs: RuleInputs,
+        request: Request | None = None,
+        *,
+        on_failure: bool = True,
     ) -> Mask:
-        """Where all of some rules hold; one that fails is no reason to show nothing, nor for the
-        others not to hold.
+        """Return where all of some rules hold.
 
-        `otherwise` is taken for one that fails: a filter lets through, the `when` of a wish does
-        not hold.
+        A rule that fails counts as `on_failure`: a filter passes, the `when` of a boost, pin or
+        promotion does not hold. The other rules still apply.
         """
         mask = np.ones(inputs.rows.size, bool)
         for rule in rules.rules:
@@ -233,9 +242,12 @@ class Shaping:
 
     # What stands where
 
-    def with_pins(self, request: Request, index: Index, candidates: Candidates, size: int) -> Candidates:
-        """The pinned items that hold for an answer of `size`, which no lack of time cuts off, and
-        the other candidates.
+    def with_pins(
+        self, request: Request, index: Index, candidates: Candidates, size: int
+    ) -> Candidates:
+        """Return the pinned items for an answer of `size`, followed by the other candidates.
+
+        Pinned items come first so that no time budget cuts them off.
         """
         keys = [self._pin_keys[pin.item] for pin in self._active_pins(request, index, size)]
         rows = index.find(np.array(keys, np.uint64))
@@ -247,15 +259,21 @@ class Shaping:
         ):  # it stands where it does because it is pinned, whoever else would have found it
             candidates = candidates.select(np.argsort(~is_pinned, kind="stable"))
             pinned = int(np.count_nonzero(is_pinned))
-            candidates = replace(candidates, sources=[*[PINNED] * pinned, *candidates.sources[pinned:]])
+            candidates = replace(
+                candidates, sources=[*[PINNED] * pinned, *candidates.sources[pinned:]]
+            )
         rows = rows[~np.isin(rows, candidates.rows)]
         ids = [index.ids[row] for row in rows.tolist()]
-        pinned_candidates = Candidates(rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size))
+        pinned_candidates = Candidates(
+            rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size)
+        )
         return pinned_candidates.concat(candidates) if rows.size else candidates
 
     def _active_pins(self, request: Request, index: Index, size: int) -> list[Pin]:
-        """The pins whose `when` holds, one a position and one an item, the first declared first;
-        none behind the answer's end.
+        """Return the pins whose `when` holds, one a position and one an item, the first declared
+        first.
+
+        Pins beyond the answer's end are left out.
         """
         pins_by_position: dict[int, Pin] = {}
         for pin, when in self.pins:
@@ -266,38 +284,46 @@ class Shaping:
             ):
                 continue
             row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
-            if row[0] >= 0 and self._rule_mask(when, rule_inputs(request, row), request, on_failure=False)[0]:
+            if (
+                row[0] >= 0
+                and self._rule_mask(when, rule_inputs(request, row), request, on_failure=False)[0]
+            ):
                 pins_by_position[pin.position] = pin
         return list(pins_by_position.values())
 
     def shape(self, request: Request, candidates: Candidates, size: int) -> Shape:
-        """What the policy is asked for, for an answer of `size`."""
+        """Return the layout that the policy has to satisfy, for an answer of `size`."""
         index, slot = request.index, self.slot
         if index is None:
             return Shape(None, candidates.rows)
         position_of = {key: position for position, key in enumerate(candidates.keys.tolist())}
         active = self._active_pins(request, index, size) if self.pins else []
-        pin_positions = {pin.position - 1: position_of.get(self._pin_keys[pin.item], -1) for pin in active}
+        pin_positions = {
+            pin.position - 1: position_of.get(self._pin_keys[pin.item], -1) for pin in active
+        }
         return Shape(
             index,
             candidates.rows,
             slot.limits,
             slot.diversity,
-            {position: index_position for position, index_position in pin_positions.items() if index_position >= 0},
+            {
+                position: index_position
+                for position, index_position in pin_positions.items()
+                if index_position >= 0
+            },
             tuple(slot.promotions),
             self._masks(request, candidates, self.promotions),
         )
 
     def factors(self, request: Request, candidates: Candidates) -> list[tuple[float, Mask]]:
-        """For each boost its factor and the candidates that it is for."""
+        """Return for each boost its factor and the candidates that it applies to."""
         masks = self._masks(request, candidates, [rules for _, rules in self.boosts])
         return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
 
     def explain_placement(
         self, request: Request, shown: Candidates, values: Floats
     ) -> list[tuple[dict[str, float], list[str]]]:
-        """For each item of an answer what every boost did to its value, and the pin and promotions
-        that it is there for.
+        """Return for each item of an answer the effect of every boost, and its pin and promotions.
 
         `shown` is in the answer's order; `values` are those before the boosts.
         """
@@ -322,7 +348,9 @@ class Shaping:
                 placed[position].append(f"promotion {promotion.when}")
         return list(zip(moved, placed, strict=True))
 
-    def _masks(self, request: Request, candidates: Candidates, compiled: Sequence[Rules]) -> list[Mask]:
+    def _masks(
+        self, request: Request, candidates: Candidates, compiled: Sequence[Rules]
+    ) -> list[Mask]:
         if not compiled:
             return []
         inputs = rule_inputs(request, np.maximum(candidates.rows, 0))
@@ -333,7 +361,7 @@ class Shaping:
 
 
 def rule_inputs(request: Request, rows: RowIndices) -> RuleInputs:
-    """What rules may look at, for some rows of the request's index."""
+    """Return the inputs of rules for some rows of the request's index."""
     assert request.index is not None
     context = msgspec.structs.asdict(request.query.context) | {
         "local_hour": request.read_request.local_hour

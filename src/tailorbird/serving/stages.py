@@ -1,8 +1,7 @@
-"""The stages of an answer: find candidates, drop what rules forbid, read features, score, choose an
-order.
+"""The stages of an answer: find candidates, filter, read features, score, choose an order.
 
-Each takes a `Request` and what the stages before it found, and names in `degraded` what it had to
-do without. In which order they run, and what an answer is, stands in `serving.pipeline`.
+Each takes a `Request` and the output of earlier stages, and names in `degraded` what it had to do
+without. `serving.pipeline` defines their order, and what an answer is.
 """
 
 import logging
@@ -40,8 +39,8 @@ from tailorbird.serving.request import (
     Floats,
     Keys,
     Mask,
-    RowIndices,
     Request,
+    RowIndices,
 )
 from tailorbird.serving.shaping import Shaping
 
@@ -52,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelUnavailableError(Exception):
-    """A bundle cannot score now: `version`, and `why`. Never leaves the pipeline."""
+    """A bundle cannot score now: `version` and `reason`. Never leaves the pipeline."""
 
     def __init__(self, version: str, reason: str) -> None:
         super().__init__(f"{version}: {reason}")
@@ -60,17 +59,16 @@ class ModelUnavailableError(Exception):
 
 
 class Stages:
-    """Safe to use from several threads.
+    """The stages of a pipeline. Thread-safe.
 
     Args:
         slots: by name.
         rng: for exploration.
-        watcher: counts stages, faults and what was missing.
-        stale_us: past which age of features that are read from copies an answer names `freshness`
-            as missing.
-        patience: how long stages may take, and who is left alone.
-        ages: by group of candidate tables, for how long it has not been known to be the newest.
-        editors: has the editorial lists.
+        watcher: counts stages, faults and degradations.
+        stale_us: age of feature copies beyond which an answer names `freshness` as missing.
+        breakers: time budgets and circuit breakers.
+        ages: by group of candidate tables, how long it has not been known to be current.
+        editorial_lists: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
     """
@@ -98,16 +96,16 @@ class Stages:
         self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
 
     def draw_id(self) -> str:
-        """An id for a request."""
+        """Draw an id for a request."""
         with self._rng_lock:
             return self._rng.bytes(12).hex()
 
     def view(self, slot: Slot, index: Index) -> Index:
-        """The items that the slot's rules do not forbid for everybody."""
+        """Return the items that the slot's rules do not forbid for everybody."""
         return self._shaping[slot.name].view(index)
 
     def prepare(self, index: Index) -> None:
-        """Compute what slots show of an index, so that no request has to."""
+        """Compute each slot's view of an index, so that no request has to."""
         for name, shaping in self._shaping.items():
             try:
                 shaping.view(index)
@@ -115,11 +113,11 @@ class Stages:
                 log.exception("the rules of slot %s failed", name)
 
     def find(self, request: Request, sources: Mapping[str, int], size: int) -> Candidates:
-        """Candidates that may be shown: what rules forbid for everybody is not found, the rest of
-        it is left out.
+        """Find candidates that may be shown.
 
-        Where that leaves fewer than the answer's size, the sources are asked once more, for nothing
-        but what may be shown to this person.
+        Sources do not return what rules forbid for everybody; the other forbidden items are
+        filtered afterwards. If that leaves fewer than the answer's size, the sources are queried
+        again for what this person may see.
         """
         index = request.index
         if index is None or not len(index):
@@ -130,15 +128,23 @@ class Stages:
             shown = shaping.view(index)
             if shown.shown is not None and not shown.shown.any():
                 request.mark_degraded("items")
-            candidates = shaping.with_pins(request, index, self._retrieve(request, shown, sources), size)
+            candidates = shaping.with_pins(
+                request, index, self._retrieve(request, shown, sources), size
+            )
         with self.timed("rules"):
             visible_rows = np.flatnonzero(self.visible_mask(request, index, candidates.rows))
         if min(size, len(candidates)) <= visible_rows.size:
-            return candidates if visible_rows.size == len(candidates) else candidates.select(visible_rows)
+            return (
+                candidates
+                if visible_rows.size == len(candidates)
+                else candidates.select(visible_rows)
+            )
         with self.timed("retrieve"):
             all_rows = np.arange(len(index))
             view = index.only(self.visible_mask(request, index, all_rows))
-            retried = shaping.with_pins(request, index, self._retrieve(request, view, sources), size)
+            retried = shaping.with_pins(
+                request, index, self._retrieve(request, view, sources), size
+            )
             assert view.shown is not None
             if not view.shown.any() and shaping.is_empty_for(request, index):
                 request.mark_degraded("items")
@@ -148,13 +154,15 @@ class Stages:
         nearest = self._nearest_search(request, view)
         source_limits = sources_for(request, sources)
         options = {
-            "near": nearest,
+            "nearest": nearest,
             "search": lambda most: self._search(request, view, most),
             "lists": self._editorial_lists.keys if self._editorial_lists is not None else {},
             "until": time.perf_counter() + self._breakers.budgets.retrieval_s,
         }
         merged = self._finder.find(request, view, source_limits, **options)
-        check_tables(request, self._ages(), any(source_of(name).kind in LIVE for name in source_limits))
+        check_tables(
+            request, self._ages(), any(source_of(name).kind in LIVE for name in source_limits)
+        )
         enough = -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
         if merged.rows.size < enough:
             # A slot whose own sources have next to nothing still shows a list: as after one event
@@ -174,17 +182,22 @@ class Stages:
         return candidates if rows.size >= enough else with_newest(candidates, view, NEWEST_MAX)
 
     def _search(self, request: Request, view: Index, limit: int) -> Found:
-        return view.search(request.text, limit, self._synonyms_of(request)) if request.text else NOTHING
+        return (
+            view.search(request.text, limit, self._synonyms_of(request))
+            if request.text
+            else NOTHING
+        )
 
     def _synonyms_of(self, request: Request) -> Sequence[Words]:
-        """What means the same as the words that are searched for."""
+        """Return synonyms of the words in the query."""
         return (
             () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
         )
 
     def facets(self, request: Request, names: Sequence[str]) -> dict[str, Facet]:
-        """How what a search found divides by attributes: the first `FACET_HITS`, of which some may
-        not be shown.
+        """Count the values of attributes over the hits of a search.
+
+        Only the first `FACET_HITS` hits are counted, less those that may not be shown.
         """
         index = request.index
         if index is None or request.text is None:
@@ -195,8 +208,9 @@ class Stages:
         return {name: facet for name, facet in facets.items() if facet is not None}
 
     def _nearest_search(self, request: Request, index: Index) -> Callable[[int], Found] | None:
-        """Finds what is nearest to the person's vector, by the latest events that were read; None
-        without a tower, or if it fails.
+        """Return a search for the items nearest to the person's vector, by the latest events.
+
+        None without a tower, or if it fails.
         """
         space = (
             request.bundle.with_index(index).space
@@ -217,20 +231,22 @@ class Stages:
         return partial(space.nearest, request.vector)
 
     def visible_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
-        """What the query does not exclude, the person has not had, and the slot's rules do not
-        forbid.
+        """Return which rows may be shown: not excluded by the query, the person's history, or the
+        slot's rules.
         """
         return self._shaping[request.slot.name].visible_mask(request, index, rows)
 
     def read_person(self, request: Request) -> Rows | None:
-        """What is known of who asks, before there are candidates; as it was last known where the
-        store does not answer, or None.
-        """
-        return self._read_or_recall(request, None, lambda reader: reader.person(request.read_request))
+        """Read the person's features; stale ones where the store does not answer, or None."""
+        return self._read_or_recall(
+            request, None, lambda reader: reader.person(request.read_request)
+        )
 
     def read_features(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
-        """The features of candidates; likewise."""
-        return self._read_or_recall(request, keys, lambda reader: reader.read(request.read_request, items, keys))
+        """Read the features of candidates; stale ones where the store does not answer, or None."""
+        return self._read_or_recall(
+            request, keys, lambda reader: reader.read(request.read_request, items, keys)
+        )
 
     def _read_or_recall(
         self, request: Request, keys: Keys | None, query: Callable[[FeatureReader], Rows]
@@ -267,7 +283,7 @@ class Stages:
         return rows
 
     def limit_to_budget(self, request: Request, candidates: Candidates, size: int) -> Candidates:
-        """As many of the candidates as the model can score in time; those of the first sources
+        """Return as many candidates as the model can score in time; those of the first sources
         stay.
         """
         rows_max = (
@@ -281,10 +297,10 @@ class Stages:
         return candidates.select(np.arange(max(int(rows_max), size)))
 
     def score(self, request: Request, candidates: Candidates, rows: Rows | None) -> Scores | None:
-        """The bundle's scores, or None without features.
+        """Return the bundle's scores, or None without features.
 
         Raises:
-            ModelLostError: the bundle fails, or has failed lately: another may answer.
+            ModelUnavailableError: the bundle fails, or has failed lately: another one may answer.
         """
         if rows is None or request.bundle is None or request.index is None:
             return None
@@ -298,7 +314,11 @@ class Stages:
                 bundle = bundle.without_tower()
             live = bundle.encoder.read_live(request.lists, rows, candidates.keys)
             scores = bundle.score(
-                rows, candidates.keys, objective=request.formula.weights, asked=request.vector, live=live
+                rows,
+                candidates.keys,
+                objective=request.formula.weights,
+                asked=request.vector,
+                live=live,
             )
             if not np.isfinite(scores.value).all():
                 raise NotFiniteError(f"{version} gave a value that is no finite number")
@@ -314,8 +334,9 @@ class Stages:
         return scores
 
     def baseline(self, request: Request, candidates: Candidates) -> Floats:
-        """Values without a model: by the arm's own policy; where a model is wanted, by the baseline
-        that was judged best.
+        """Return values without a model, by the arm's policy.
+
+        Where a model is intended, the baseline that was judged best is used.
         """
         if request.index is None or not len(candidates):
             return np.zeros(len(candidates))
@@ -328,13 +349,17 @@ class Stages:
         return np.where(candidates.rows >= 0, values, 0.0)
 
     def choose(self, request: Request, candidates: Candidates, values: Floats, size: int) -> Choice:
+        """Choose the items and order of an answer."""
         slot = request.slot
         if not len(candidates):
             return Choice(np.zeros(0, np.intp), np.zeros(0))
         if request.policy == "random":
             with self._rng_lock:
                 return choose_evenly(len(candidates), size, self._rng)
-        policy, shape = self._breakers.policy, self._shaping[slot.name].shape(request, candidates, size)
+        policy, shape = (
+            self._breakers.policy,
+            self._shaping[slot.name].shape(request, candidates, size),
+        )
         if shape.diversity is not None and not policy.allow():
             request.mark_degraded("policy")
             shape = replace(shape, diversity=None)
@@ -346,7 +371,7 @@ class Stages:
             return choose(order, size, slot.explore, self._rng, values, bounds)
 
     def apply_boosts(self, request: Request, candidates: Candidates, values: Floats) -> Floats:
-        """Values as the slot's boosts move them."""
+        """Return the values after the slot's boosts."""
         shaping = self._shaping[request.slot.name]
         return (
             boosted(values, shaping.factors(request, candidates))
@@ -357,13 +382,18 @@ class Stages:
     def adjustments(
         self, request: Request, shown: Candidates, values: Floats, searched: Floats
     ) -> list[Adjustment]:
-        """For `explain`: what stands between the `values` of a model, with search `searched`, and
-        the scores of an answer.
+        """Return for `explain` what changed the `values` of a model to the scores of an answer.
+
+        `searched` are the values after the search.
         """
         placements = self._shaping[request.slot.name].explain_placement(request, shown, searched)
         search_gains = [] if request.text is None else (searched - values).tolist()
         return [
-            Adjustment(value, {"search": search_gains[position], **moved} if search_gains else moved, placed)
+            Adjustment(
+                value,
+                {"search": search_gains[position], **moved} if search_gains else moved,
+                placed,
+            )
             for position, (value, (moved, placed)) in enumerate(
                 zip(values.tolist(), placements, strict=True)
             )
@@ -371,7 +401,7 @@ class Stages:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Measures a stage."""
+        """Measure a stage."""
         start = time.perf_counter()
         yield
         self._watcher.stage(stage, time.perf_counter() - start)

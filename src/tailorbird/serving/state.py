@@ -1,9 +1,8 @@
-"""The features of a request, from the worker's state; opened when it is there, and opened anew when
-it went away.
+"""The features of a request from the worker's state, which is reopened after it was removed.
 
-A server may start before the worker has written anything, and goes on when the state is gone,
-damaged or replaced: each read then raises NotReadyError at once, and the answer is made without
-features. What is read is `features.read`.
+A server may start before the worker has written anything, and keeps running if the state is
+deleted, damaged or replaced: each read then raises NotReadyError at once, and the answer is made
+without features. `features.read` defines what is read.
 """
 
 import threading
@@ -29,8 +28,8 @@ RETRY_S = 1.0
 
 @dataclass
 class _OpenReader:
-    """An open reader with those who are inside it: it is closed by the last of them, since LMDB
-    maps its file.
+    """An open reader with its number of users; the last of them closes it, because LMDB maps its
+    file.
     """
 
     reader: Reader
@@ -40,15 +39,14 @@ class _OpenReader:
 
 
 class StateReader:
-    """Reads features from the folder `state`, or from its copies in a Valkey. Safe to call from
-    several threads.
+    """Reads features from the folder `state`, or from its copies in a Valkey. Thread-safe.
 
     Args:
         breaker: of the Valkey, which all schemas share.
         workers: how many share the entities.
     Attributes:
-        published_at: when the copies that were last read were known to be up to date, in
-            microseconds; 0 where there are none.
+        published_at: when the copies that were last read were known to be current, in microseconds;
+            0 where there are none.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class StateReader:
         items: Sequence[str],
         item_keys: npt.NDArray[np.uint64] | None = None,
     ) -> Rows:
-        """As `features.read.Reader.read`.
+        """Read the features of items, see `features.read.Reader.read`.
 
         Raises:
             NotReadyError: there is no state, it is being built, or it could not be read within the
@@ -86,7 +84,7 @@ class StateReader:
         return self._read_with(lambda reader: reader.read(request, items, item_keys=item_keys))
 
     def person(self, request: ReadRequest) -> Rows:
-        """As `features.read.Reader.person`. Raises as `read`."""
+        """Read the features of a person, see `features.read.Reader.person`. Raises as `read`."""
         return self._read_with(lambda reader: reader.person(request))
 
     def _read_with(self, query: Callable[[Reader], Rows]) -> Rows:
@@ -109,7 +107,7 @@ class StateReader:
             self._release(opened)
 
     def ready(self) -> bool:
-        """Whether features can be read now; opens the state if need be."""
+        """Return whether features can be read now; open the state if necessary."""
         try:
             self.position()
         except NotReadyError:
@@ -117,7 +115,7 @@ class StateReader:
         return True
 
     def position(self) -> int:
-        """The p up to which the state is there. Raises NotReadyError as `read`."""
+        """Return the position that the state has reached. Raises NotReadyError as `read`."""
         opened = self._acquire()
         try:
             position = opened.reader.position()
@@ -151,8 +149,9 @@ class StateReader:
             return self._opened
 
     def _reopen_if_changed(self) -> None:
-        """Open the state if it is not; let it go if its folder was deleted or replaced, which a
-        mapping would not notice.
+        """Open the state if it is closed, and drop it if its folder was deleted or replaced.
+
+        A memory mapping would not notice that.
         """
         inodes = self._inodes()
         if self._opened is not None and self._opened.inodes != inodes:
@@ -176,8 +175,9 @@ class StateReader:
         return (1,) if self._copies is not None else tuple(map(inode, self._folders))
 
     def _discard_if_broken(self, opened: _OpenReader, error: Exception) -> None:
-        """Open anew later, except for a server that did not answer: when it is asked again is for
-        the breaker to say.
+        """Drop a reader that failed, to be reopened later.
+
+        A server that did not answer is left to the breaker instead.
         """
         if self._copies is None or not isinstance(error, StorageError):
             self._retire(opened, f"{type(error).__name__}: {error}")

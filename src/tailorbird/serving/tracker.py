@@ -1,6 +1,4 @@
-"""`tailorbird.js`, which pages load to send what people do (docs/how-to/tracker.md); its source is
-`static/tailorbird.js`.
-"""
+"""The script `tailorbird.js`, which pages load to send events (docs/how-to/tracker.md)."""
 
 from functools import cache
 from importlib.resources import files
@@ -12,5 +10,5 @@ HEADERS = {
 
 @cache
 def script() -> bytes:
-    """The script, as it is sent."""
+    """Return the script as it is sent."""
     return (files("tailorbird.serving") / "static" / "tailorbird.js").read_bytes()

@@ -1,12 +1,12 @@
-"""Saying no before there is a request: what a server that has too much to do answers to questions,
-from their bytes alone.
+"""Refusal of queries before they are parsed: the response of an overloaded server from the
+request's bytes alone.
 
-A refusal by way of parser, application, route and handler costs a tenth of an answer or more, so
-that at ten times the load a server would do little but refuse. This one costs a hundredth, and says
-the same: 503, `overloaded`, when to come again. It is given to what is plainly one whole question
-of a program. Whatever is not goes the long way, and comes to the same end: what comes in pieces, or
-several at once; what a browser's page asks, which needs headers for its origin; what has no
-keep-alive; and whatever two programs might read differently.
+A refusal through parser, application, route and handler costs a tenth of an answer or more, so that
+at ten times the load a server would do little but refuse. This one costs a hundredth, and says the
+same: 503, `overloaded`, and Retry-After. It applies to data that is clearly one complete query of a
+program. Everything else takes the usual path to the same end: data in pieces, or several requests
+at once; requests of a browser's page, which need headers for its origin; requests without
+keep-alive; and whatever two parsers might read differently.
 """
 
 import re
@@ -34,8 +34,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EarlyRefusal:
-    """Shown by `listening.PatientProtocol` what comes in; gives the whole answer where that is a
-    question to be turned away.
+    """Returns the complete refusal to data of `listening.LimitedHttpProtocol`, or None to
+    process it.
     """
 
     def __init__(self, service: Service) -> None:
@@ -54,12 +54,14 @@ class EarlyRefusal:
         service.requests.record(path, 503, 0.0, "")
         id_header = _ID.search(head)
         request_id = request_id_of(id_header[1].decode("latin-1") if id_header else None)
-        template, id_placeholder = _response_template(service.shedder.record_refusal(), len(request_id))
+        template, id_placeholder = _response_template(
+            service.shedder.record_refusal(), len(request_id)
+        )
         return template.replace(id_placeholder, request_id.encode())
 
 
 def _is_simple(head: bytes, length: int) -> bool:
-    """Whether a head in small letters goes with a body of that length, and asks for nothing else."""
+    """Return whether a lower-case head fits a body of that length, and has no special header."""
     lines, length_header = head.count(b"\r\n"), _LENGTH.search(head)
     return (
         length_header is not None
@@ -72,7 +74,7 @@ def _is_simple(head: bytes, length: int) -> bool:
 
 @lru_cache(maxsize=256)
 def _response_template(retry_after_s: int, length: int) -> tuple[bytes, bytes]:
-    """The whole answer, and what stands in it where the request's id goes, of that length."""
+    """Return the complete response, and the placeholder in it of a request id of that length."""
     error, id_placeholder = OverloadedError(retry_after_s), "\x00" * length
     body = _encode(Fault(error.code, error.message, "", error.fix, "-" * length)).replace(
         b"-" * length, id_placeholder.encode()

@@ -1,10 +1,9 @@
-"""Warm before ready: what the first request would have to wait for is done before a balancer sends
-one.
+"""Warm-up before readiness: slow first-time work is done before a load balancer sends requests.
 
-A bundle's model scores a matrix as large as requests bring before it is swapped in, so that ONNX
-Runtime has its memory. A server asks itself for each slot, of which nothing is logged, until
-answers no longer get faster; `/readyz` says no until then, and until the routed log was read to its
-end once. Who asks all the same is answered.
+A bundle's model scores a matrix as large as requests need before it is swapped in, so that ONNX
+Runtime allocates its memory. A server queries itself for each slot, without logging, until answers
+no longer get faster. `/readyz` fails until then, and until the routed log was read to its end once.
+Requests that arrive meanwhile are answered.
 """
 
 import logging
@@ -27,21 +26,22 @@ log = logging.getLogger(__name__)
 
 
 class AnswersQueries(Protocol):
-    """What is asked: a `pipeline.Pipeline` that logs and counts nothing."""
+    """The pipeline to warm up: a `pipeline.Pipeline` that logs and counts nothing."""
 
     def answer(self, query: RecommendQuery) -> object: ...
 
 
 class FollowsLog(Protocol):
-    """What must have been read; `catalogue.Catalogue` is."""
+    """The log follower to wait for, as `catalogue.Catalogue`."""
 
     @property
     def caught_up(self) -> bool: ...
 
 
 def warm(bundle: Bundle) -> None:
-    """Let the model score as many rows as a request brings, twice: the first run makes room, the
-    second uses it.
+    """Score as many rows as a request has, twice.
+
+    The first run allocates memory, the second uses it.
     """
     if bundle.heads:
         for _ in range(2):
@@ -72,20 +72,22 @@ class Warming:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, warm or not."""
+        """Stop, warm or not."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def is_warming(self) -> bool:
-        """Whether the server is not warm yet."""
+        """Return whether the server is not warm yet."""
         return not self._done.is_set()
 
     def _run(self) -> None:
         deadline = self._now() + WARM_UP_TIMEOUT_S
         try:
             while (
-                not self._catalogue.caught_up and self._now() < deadline and not self._stop.wait(0.02)
+                not self._catalogue.caught_up
+                and self._now() < deadline
+                and not self._stop.wait(0.02)
             ):
                 pass
             for name in self._slots:

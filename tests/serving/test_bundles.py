@@ -97,14 +97,14 @@ def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damage
 ):
     registry.promote("v0001", by="test", why="first")
     names = registry.path / "aliases.json"
-    whole = names.read_bytes()
+    intact = names.read_bytes()
     names.write_bytes(b"{")
     holder = BundleHolder(registry, load, seen, poll_s=0.01)
     holder.start()
     try:
         assert (holder.current(), seen.refused) == (None, 1)
         assert "restore it from audit.jsonl" in holder.problem
-        names.write_bytes(whole)
+        names.write_bytes(intact)
         until(lambda: holder.current() is not None, "what was mended is not taken")
     finally:
         holder.stop()
@@ -113,31 +113,31 @@ def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damage
 def test_a_refused_champion_serves_once_it_is_mended_in_its_place(
     registry, load, seen, monkeypatch
 ):
-    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.01)
+    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_INTERVAL_S", 0.01)
     registry.promote("v0001", by="test", why="first")
     registry.promote("v0002", by="test", why="second")
     encoder = registry.path / "v0002" / "encoder.json"
     encoder.chmod(0o644)
-    whole = encoder.read_bytes()
-    encoder.write_bytes(whole.replace(b"price", b"prize"))
+    intact = encoder.read_bytes()
+    encoder.write_bytes(intact.replace(b"price", b"prize"))
     holder = BundleHolder(registry, load, seen, poll_s=0.01)
     holder.start()
     try:
         assert (holder.current().version, "v0002" in holder.problem) == ("v0001", True)
-        looks = seen.refused
-        encoder.write_bytes(whole)
+        refusals = seen.refused
+        encoder.write_bytes(intact)
         until(
             lambda: (holder.current().version, holder.problem) == ("v0002", ""),
             "it is not tried again",
         )
         assert seen.loaded[-1] == "v0002"
-        assert looks == 1
+        assert refusals == 1
     finally:
         holder.stop()
 
 
 def test_what_nobody_mended_is_not_tried_at_each_look(registry, load, seen, monkeypatch):
-    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.0)
+    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_INTERVAL_S", 0.0)
     tried = []
 
     def counted(folder):
@@ -152,7 +152,7 @@ def test_what_nobody_mended_is_not_tried_at_each_look(registry, load, seen, monk
     for _ in range(5):
         assert not holder.tick()
     assert (tried, seen.refused) == (["v0001"], 1)
-    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_ANYWAY_S", 0.0)
+    monkeypatch.setattr("tailorbird.serving.bundles.FORCED_RETRY_INTERVAL_S", 0.0)
     holder.tick()
     assert seen.refused == 2, "what it lacked may be there by now"
 
@@ -168,11 +168,11 @@ def test_an_old_bundle_lives_as_long_as_a_request_holds_it(registry, load, seen)
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen)
     holder.tick()
-    held = holder.current()
+    bundle = holder.current()
     registry.promote("v0002", by="test", why="second")
     holder.tick()
-    assert held.version == "v0001"
-    assert len(held.index)
+    assert bundle.version == "v0001"
+    assert len(bundle.index)
 
 
 class Gate:

@@ -146,17 +146,18 @@ def test_any_bytes_as_events(client, body, kind):
 def test_any_events_are_decided_one_by_one(client, events):
     answer = client.post("/v1/events", content=dump(events))
     assert answer.status_code in (200, 400)
-    told = answer.json()["events"]
-    if len(told) == len(events):
+    decisions = answer.json()["events"]
+    if len(decisions) == len(events):
         assert all(
-            decision["accepted"] or (decision["code"] and decision["message"]) for decision in told
+            decision["accepted"] or (decision["code"] and decision["message"])
+            for decision in decisions
         )
         assert not any(
             decision["accepted"] and {"received_at", "answer"} & set(filter_none(event))
-            for decision, event in zip(told, events, strict=True)
+            for decision, event in zip(decisions, events, strict=True)
         )
     else:
-        assert len(told) == 1, "a body that is no JSON is one row"
+        assert len(decisions) == 1, "a body that is no JSON is one row"
 
 
 VALID = [
@@ -262,9 +263,11 @@ def test_any_query_is_answered_or_refused_with_its_path(client, path, query):
     if answer.status_code == 400:
         assert answer.json()["code"]
     else:
-        told = answer.json()
-        assert told["degraded"] == []
-        assert len({item["item_id"] for item in told["items"]}) == len(told["items"])
+        answer_fields = answer.json()
+        assert answer_fields["degraded"] == []
+        assert len({item["item_id"] for item in answer_fields["items"]}) == len(
+            answer_fields["items"]
+        )
 
 
 @FUZZ

@@ -147,7 +147,7 @@ def test_a_forged_forwarding_header_is_no_way_around(make):
     )
 
 
-BEHIND = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "10.0.0.0/8"]))
+PROXIED = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "10.0.0.0/8"]))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ BEHIND = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "
     ],
 )
 def test_whatever_is_sent_along_behind_a_proxy_an_address_is_bounded(make, lines):
-    client, headers = make(BEHIND, page=True)
+    client, headers = make(PROXIED, page=True)
 
     def send(number: int, events: int) -> httpx.Response:
         given = [
@@ -203,9 +203,9 @@ def test_a_proxy_that_is_not_named_is_said_once(make, caplog):
         assert not caplog.messages
         for path in ("/readyz", "/v1/items/i1", "/healthz"):
             by_ingress.get(path, headers={**headers, "x-forwarded-for": "198.51.100.1"})
-    (said,) = [message for message in caplog.messages if "serve.proxies" in message]
-    assert "10.42.0.9" in said
-    assert "198.51.100.1" not in said
+    (warning,) = [message for message in caplog.messages if "serve.proxies" in message]
+    assert "10.42.0.9" in warning
+    assert "198.51.100.1" not in warning
 
 
 def test_a_visitor_who_forges_the_header_is_not_named_in_the_log(make, caplog):
@@ -213,8 +213,8 @@ def test_a_visitor_who_forges_the_header_is_not_named_in_the_log(make, caplog):
     visitor = TestClient(client.app, base_url="http://127.0.0.1", client=("8.8.8.8", 50_000))
     with caplog.at_level("WARNING"):
         visitor.get("/v1/items/i1", headers={**headers, "x-forwarded-for": "198.51.100.1"})
-    (said,) = caplog.messages
-    assert "8.8.8.8" not in said
+    (warning,) = caplog.messages
+    assert "8.8.8.8" not in warning
 
 
 def test_those_whose_address_cannot_be_told_share_one_limit(make):
@@ -244,8 +244,8 @@ def test_forged_clicks_of_one_address_are_bounded(make, seconds):
     )
     other = TestClient(client.app, base_url="http://127.0.0.1", client=("203.0.113.8", 50_000))
     kinds = ["click", "cart", "purchase", "like", "share"]
-    written, number, begun = 0, 0, seconds.now
-    while (elapsed_s := seconds.now - begun) < hours * 3_600:
+    written, number, started_at = 0, 0, seconds.now
+    while (elapsed_s := seconds.now - started_at) < hours * 3_600:
         size = 1 + number * 7 % 90
         forged = [
             click(number + one, type=kinds[one % 5], request_id=f"made-up-{number}")
@@ -282,9 +282,7 @@ def test_a_servers_own_key_may_send_as_many_clicks_as_it_likes(make):
 def test_connections_are_counted_by_address():
     of = Connections(ServerLimits(address_connections=2, proxies=Networks(["10.0.0.0/8"])))
     assert [of.add("203.0.113.7") for _ in range(3)] == [False, False, True]
-    assert [of.add(f"2001:db8::{number}") for number in range(3)] == [False, False, True], (
-        "one /64"
-    )
+    assert [of.add(f"2001:db8::{number}") for number in range(3)] == [False, False, True], "one /64"
     assert not any(of.add("10.1.2.3") for _ in range(9)), "a proxy's are everybody's"
     of.remove("203.0.113.7")
     of.remove("203.0.113.7")
@@ -434,12 +432,12 @@ def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(ma
     client, headers = make(ServerLimits(events_per_s=1), queue_bytes_max=len(body))
 
     async def send() -> tuple[httpx.Response, httpx.Response]:
-        begun, whole = asyncio.Event(), asyncio.Event()
+        started, complete = asyncio.Event(), asyncio.Event()
 
         async def slowly():
             yield body
-            begun.set()
-            await whole.wait()
+            started.set()
+            await complete.wait()
             yield b" "  # by which it does not fit into the queue
 
         transport = httpx.ASGITransport(client.app)
@@ -447,9 +445,9 @@ def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(ma
             transport=transport, base_url="http://127.0.0.1", headers=headers
         ) as sender:
             slow = asyncio.create_task(sender.post("/v1/events", content=slowly()))
-            await begun.wait()
+            await started.wait()
             first = await sender.post("/v1/events", content=body)
-            whole.set()
+            complete.set()
             return first, await slow
 
     first, slow = asyncio.run(send())
@@ -509,7 +507,9 @@ def test_addresses_do_not_fill_memory(monkeypatch):
     monkeypatch.setattr("tailorbird.serving.limits.ADDRESSES_MAX", 100)
     limiter = Limiter()
     for number in range(1_000):
-        limiter.admit_request(Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}")
+        limiter.admit_request(
+            Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}"
+        )
     assert len(limiter._addresses) == 100
 
 

@@ -180,7 +180,7 @@ class AsyncClient:
         return event_id
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until all tracked events are decided; return False on timeout. Raises ClosedError."""
+        """Wait until all tracked events are decided; return False on timeout."""
         self._require_open()
         return await self._outbox.flush(timeout_s)
 
@@ -238,11 +238,11 @@ class AsyncClient:
             try:
                 receipts = _receipts.decode(reply.body)
             except msgspec.MsgspecError:
-                raise to_refused_error(reply) from None  # a fault of the whole request
+                raise to_refused_error(reply) from None  # the request as a whole was refused
             if len(receipts.events) == len(batch) or len(batch) == 1:
                 return receipts
-            # The server could not take the body apart, for the sake of one event: the others go
-            # again without it.
+            # One event kept the server from splitting the body, so the others are sent again
+            # without it.
             half = len(batch) // 2
             first, second = (
                 await self._send_batch(batch[:half], has_backoff),

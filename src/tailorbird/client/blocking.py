@@ -111,7 +111,7 @@ class Client:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            with self._lock:  # what has begun before `close` is ended by it, nothing begins after
+            with self._lock:  # `close` ends earlier calls, and none begins after it
                 self._require_open()
                 future = self._submit(coroutine)
         except TailorbirdError:

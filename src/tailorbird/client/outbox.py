@@ -113,7 +113,7 @@ class Outbox:
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait up to `timeout_s` until all that was added is decided, and return whether it is."""
-        await asyncio.sleep(0)  # what other threads have added wakes us first
+        await asyncio.sleep(0)  # let additions of other threads take effect first
         try:
             await asyncio.wait_for(self._idle_event.wait(), timeout_s)
         except TimeoutError:
@@ -121,7 +121,7 @@ class Outbox:
         return True
 
     async def close(self, timeout_s: float) -> int:
-        """Send what waits and spool the rest; return how many events are in neither, and so lost."""
+        """Send what waits, spool the rest, and return the number of lost events."""
         self._closing = True
         await self.flush(timeout_s)
         self._task.cancel()
@@ -138,7 +138,7 @@ class Outbox:
             try:
                 await self._send_spooled()
                 await self._send_waiting()
-            except Exception as error:  # whatever it is, what waits is kept and tried again
+            except Exception as error:  # after any error the events are kept and retried
                 attempt += 1
                 self._log_failure(error, attempt)
                 self._spool_waiting()
@@ -216,7 +216,7 @@ class Outbox:
             self._waiting.popleft()
 
     def _set_aside(self, event: bytes) -> None:
-        """Keep an event that no server will take in the spool; without a spool, count it as lost."""
+        """Move an event that no server will take to the spool, or count it as lost."""
         if self._spool is None:
             self.lost += 1
             return

@@ -11,12 +11,10 @@ import random
 from collections import deque
 
 BUDGET_SHARE = 0.1
-BUDGET_MAX = 10.0  # retries at once, after a quiet time
+BUDGET_MAX = 10.0  # retries that may be saved up
 WINDOW_S = 120.0
 OVERLOAD_RATIO = 2.0
-REQUESTS_MIN = (
-    10  # within the window; of fewer, a single one that failed would keep others from being asked
-)
+REQUESTS_MIN = 10  # in the window; below that, a single failure would throttle
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 30.0
 
 

@@ -24,7 +24,7 @@ import msgspec
 from tailorbird.client.patience import RetryBudget, Throttle, backoff_s
 from tailorbird.errors import TailorbirdError, UsageError
 
-UNREACHABLE_S = 1.0  # a server to which no connection could be made
+UNREACHABLE_S = 1.0  # pause of a server that could not be connected
 RETRYABLE_STATUSES = frozenset((408, 429, 500, 502, 503, 504, 507))
 
 
@@ -141,7 +141,7 @@ class Transport:
         while True:
             attempt += 1
             left = deadline - time.monotonic()
-            # The last try has all the time that is left; one before it must leave some.
+            # The last attempt has all remaining time; earlier ones must leave some.
             timeout_s = left if attempt == self._attempts else left * 0.6
             server_index = self._server_index = self._next_server()
             url = self.urls[server_index % len(self.urls)]
@@ -155,13 +155,11 @@ class Transport:
                 raise ClosedError
             if (
                 self._server_index == server_index
-                # of several requests that fail at one server, the first moves on, lest the second move
-                # back to it
+                # If several requests fail at one server, only the first moves on.
             ):
                 self._server_index += 1
             if wait_s is None and self._any_server_up():
-                # Nobody was asked, and so nobody is burdened by asking another one: it counts as no
-                # try, and needs no budget.
+                # No server had any work with this attempt, so it costs neither a try nor budget.
                 attempt, wait_s, may_retry = attempt - 1, 0.0, True
             else:
                 wait_s = max(

@@ -20,7 +20,7 @@ from tailorbird.serving.handling import Handler, Service, as_json, fault, run_in
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ
 
 _FILES = ("style.css", "live.js", "home.js", "icon.svg")
-# Reports carry their own styles and drawings, and no script.
+# Reports contain their own styles and drawings, and no script.
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors "
     "'none'; base-uri 'none'; form-action 'none'"

@@ -20,7 +20,7 @@ from tailorbird.stream.lag import Lag
 from tailorbird.version import __version__
 
 VERSIONS_MAX = 20
-_OURS = "tailorbird"  # of a report's results: the model that was judged
+_OURS = "tailorbird"  # key of the evaluated model in a report's results
 
 
 class RoleRow(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class ModelRow(msgspec.Struct, frozen=True):
 
 
 class SlotRow(msgspec.Struct, frozen=True):
-    """A slot that can be tried on the page; `deeds` are the event types that its objective counts."""
+    """A slot to try on the page; `deeds` are the event types that its objective counts."""
 
     name: str
     size: int
@@ -139,7 +139,7 @@ def _describe_clock(now: int, lag_us: int) -> str:
 
 
 def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
-    """Return the roles that `up` runs here, and by their positions the readers that run elsewhere."""
+    """Return the roles that `up` runs here, and the readers that run elsewhere."""
     rows = []
     for role in noted_roles(run):
         role_lags = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
@@ -172,7 +172,7 @@ def _total_lag(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
 def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow:
     made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
         "%Y-%m-%d %H:%M"
-    )  # today's time, whatever the log's is
+    )  # real time, whatever the log's clock
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
     if not info.whole:
         kind = "its manifest is damaged"

@@ -10,7 +10,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import ROUTED
 from tailorbird.stream import Address, open_reader
 
-ROWS = 1_000  # of the log's end, which are counted by type
+ROWS = 1_000  # newest rows that are counted by type
 SHOWN = 20
 _ANSWER = "answer"
 _COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query", "price")

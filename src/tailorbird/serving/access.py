@@ -25,7 +25,7 @@ from tailorbird.serving.messages import Fault
 
 _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.\-]*://[^/\sA-Z]{1,255}\Z"
-)  # of apps too, such as capacitor://localhost
+)  # also origins of apps, such as capacitor://localhost
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -136,7 +136,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         request_id = request_id_of(headers.get("x-request-id"))
-        REQUEST_ID.set(request_id)  # the server gives each request a context of its own
+        REQUEST_ID.set(request_id)  # each request has a context of its own
         allowed = self._allowed_origin(headers.get("origin"))
 
         async def send_guarded(message: Message) -> None:

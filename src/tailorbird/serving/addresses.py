@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-_SLASH = "\udc2f"  # stands for a slash of an id; nothing that is decoded holds it
+_SLASH = "\udc2f"  # placeholder of a slash in an id; cannot occur in decoded text
 
 
 class EncodedIdRoute(Route):

@@ -23,12 +23,10 @@ else:
 BODY_BYTES_MAX = 1 << 20
 BODY_DEADLINE_S = 10.0
 BODIES_BYTES_MAX = 64 << 20
-RATIO_MAX = 200  # JSON lines that differ in an id only are packed to a fortieth
-RATIO_FREE_BYTES = 65_536  # so much may be unpacked at any ratio
-MEMBERS_MAX = 1_000  # of a body: each costs time to begin, and an empty one is a few bytes
-_WINDOW_LOG_MAX = (
-    23  # 8 MiB: what a zstd frame may make us hold; RFC 8878, 3.1.1.1.2 asks for no more
-)
+RATIO_MAX = 200  # JSON lines that differ only in an id compress 40-fold
+RATIO_FREE_BYTES = 65_536  # allowed at any ratio
+MEMBERS_MAX = 1_000  # starting one takes time, and an empty one is a few bytes
+_WINDOW_LOG_MAX = 23  # 8 MiB, the window that RFC 8878, 3.1.1.1.2 recommends to support
 
 
 class BodyError(TailorbirdError):
@@ -154,7 +152,7 @@ class _Inflater(Protocol):
 
 
 class _Decompressor:
-    """Decompresses consecutive members (RFC 1952, 2.2; RFC 8878, 3) into at most `bytes_max` bytes."""
+    """Decompresses consecutive members (RFC 1952, 2.2; RFC 8878, 3) up to `bytes_max` bytes."""
 
     def __init__(
         self,

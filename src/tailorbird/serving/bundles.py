@@ -31,8 +31,8 @@ from tailorbird.whole import Stamp, stamp
 
 POLL_S = 0.2
 PROBE_TIMEOUT_S = 60.0
-RETRY_INTERVAL_S = 5.0  # how often what was refused is looked at
-FORCED_RETRY_INTERVAL_S = 300.0  # what it lacked may have been memory, or room for files
+RETRY_INTERVAL_S = 5.0  # between checks of a refused bundle's files
+FORCED_RETRY_INTERVAL_S = 300.0  # memory or file descriptors may have been short
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ class _RefusedFolder:
 def _file_stamps(folder: Path) -> dict[Path, Stamp | None]:
     try:
         return {path: stamp(path) for path in folder.rglob("*")}
-    except OSError:  # what keeps it from being loaded may keep it from being looked at
+    except OSError:  # an unreadable folder may be why it cannot be loaded
         return {}
 
 
@@ -157,9 +157,7 @@ class BundleHolder(Generic[B]):
         self.tick()
         if self._bundle is None and self._problem and self._name == "champion":
             problem, refused = self._problem, self._refused
-            with suppress(
-                TailorbirdError
-            ):  # what names the one before is damaged, as `look` has said
+            with suppress(TailorbirdError):  # a damaged alias file, which `tick` has reported
                 self.is_fallback = self._load_folder(self._registry.previous())
             self._problem, self._refused = problem, refused
         self.loop.start()
@@ -207,7 +205,7 @@ class BundleHolder(Generic[B]):
             elif self._previous is None or self._previous.version != folder.name:
                 self._previous = None
                 self._previous = self._probe_and_load(folder)
-        except Exception as error:  # whatever is wrong with it, it is not what serves
+        except Exception as error:  # any error, because it does not serve
             log.warning("the champion before is not held ready: %s", error)
 
     def _load_folder(self, folder: Path | None) -> bool:
@@ -223,9 +221,7 @@ class BundleHolder(Generic[B]):
                 if previous is not None and previous.version == folder.name
                 else self._probe_and_load(folder)
             )
-        except (
-            Exception
-        ) as error:  # whatever is wrong with a bundle, the previous one goes on serving
+        except Exception as error:  # after any error the previous bundle keeps serving
             self._refuse(f"{folder.name}: {error}")
             self._refused = refused
             return False
@@ -238,7 +234,7 @@ class BundleHolder(Generic[B]):
         return self._load(folder)
 
     def _serve_or_wait(self, bundle: B) -> bool:
-        """Serve a loaded bundle, or let it wait for its features if another one serves meanwhile."""
+        """Serve a loaded bundle, or let it wait for its features while another one serves."""
         may_wait = self._bundle is not None or self._name != "champion"
         if self._gate is not None and may_wait and not self._gate.caught_up(bundle, self._bundle):
             if self._waiting is not bundle:

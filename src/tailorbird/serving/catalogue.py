@@ -92,11 +92,9 @@ class Catalogue:
         if self._log is None:
             try:
                 self._log = open_reader(self._routed)
-            except NotReadyError:  # there is no router yet, or it is just making its file
+            except NotReadyError:  # there is no router yet, or it is creating its file
                 return 0
-        if (
-            self._position < self._log.start()
-        ):  # at first, or when the router deleted what was not read yet
+        if self._position < self._log.start():  # at first, or when unread rows were pruned
             item_count = self._load_pruned(self._log)
         while stored := self._log.read(self._position, bytes_max=bytes_max):
             for record in stored:
@@ -105,9 +103,7 @@ class Catalogue:
             self._position = stored[-1].end
             if self.loop.stopping:
                 break
-        if (
-            item_count
-        ):  # here, rather than in the next requests: over what they asked for since the last change
+        if item_count:  # here, so that no request has to wait for it
             self._rebuild_overlays()
         return item_count
 
@@ -181,8 +177,8 @@ class Catalogue:
                 overlay = self._find_overlay(index) or self._build_overlay(index)
                 if overlay is None:
                     return None
-                # Four are kept: champion, canary, shadow, and during a swap the one before are
-                # asked for in turn.
+                # Keep four, because champion, canary, shadow and, during a swap, the previous
+                # champion alternate.
                 older = [entry for entry in self._overlays if entry.base is not index]
                 self._overlays = (overlay, *older[:3])
         overlay.is_used = True
@@ -264,7 +260,7 @@ def _no_warm_up(index: Index) -> None:
 
 _READ_OPTIONS = pa.ipc.IpcReadOptions(
     included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS]
-)  # the rest stays packed
+)  # other columns stay compressed
 _INTERESTS = pa.array(INTERESTS, pa.string())
 _EMPTY = Index.bare(())
 

@@ -97,7 +97,7 @@ class ChurnModels:
         bundle = self._bundle(name)
         now = self._clock.now()
         person = user_id if self._pseudonyms is None else self._pseudonyms.user_id(user_id)
-        assert bundle.features is not None  # `_bundle` saw to it
+        assert bundle.features is not None  # ensured by `_bundle`
         with self._schemas.reading_of(bundle.features) as access:
             if access.reader is None:
                 raise NotReadyError(

@@ -11,7 +11,7 @@ from tailorbird.events.columnwise import Contract, Fields
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The decision on one event: accepted and durable, or refused and quarantined, with the reason."""
+    """The decision on one event: accepted and durable, or refused and quarantined."""
 
     accepted: bool
     code: str = ""

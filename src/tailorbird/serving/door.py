@@ -54,11 +54,11 @@ from tailorbird.serving.receipt_times import ReceiptTimes
 from tailorbird.serving.reserve import RESERVE_BYTES, DiskReserve
 from tailorbird.stream import Block, Stream, folder_of, raw_names
 
-FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
+FLUSH_S = 0.05  # how long an answer may wait for its sync; a crash loses those
 BATCH_BYTES_MAX = 8 << 20
 QUEUE_BYTES_MAX = 64 << 20
 _FUTURE_TS_CODE = "ts_in_future"
-CHECK_INLINE_BYTES = 16_384  # larger bodies are checked off the event loop
+CHECK_INLINE_BYTES = 16_384  # larger bodies are checked in a thread
 _RECEIPT = msgspec.json.Encoder()
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 class _QueueEntry:
     block: Block
     decisions: Sequence[Decision]
-    done: "Future[None] | None"  # None: an answer, nobody waits for it
+    done: "Future[None] | None"  # None: an answer, which nobody waits for
 
 
 class Door:
@@ -119,7 +119,7 @@ class Door:
         self.raw_names = raw_names(stream, producer)
         self._prunes: list[tuple[Sequence[int], int]] = []
         self._queue_bytes = self._events_waiting = self._writable_records = 0
-        self._oldest_answer = 0.0  # monotonic time at which the oldest waiting answer came
+        self._oldest_answer = 0.0  # monotonic time of the oldest waiting answer
         self._receipt_times = ReceiptTimes(clock, plan.skew_us)
         self._accepted = self._batches = self._failures = self._dropped_answers = 0
         self._refused: Counter[str] = Counter()
@@ -274,8 +274,8 @@ class Door:
     ) -> tuple[list[Decision], "Future[None]"]:
         if admit is None:
             return self._check_and_queue(body, encoding, source, format_, None)
-        # Before the queue is looked at: who sends beyond its own limit is told so, and does not
-        # fill it for the others.
+        # This precedes the check of the queue: a sender beyond its own limit gets that error, and
+        # does not fill the queue for others.
         admit.charge_rows(count_rows(body, encoding))
         try:
             return self._check_and_queue(body, encoding, source, format_, admit)
@@ -286,7 +286,7 @@ class Door:
     def _check_and_queue(
         self, body: bytes, encoding: str, source: str, format_: str, admit: AdmissionCheck | None
     ) -> tuple[list[Decision], "Future[None]"]:
-        self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
+        self._refuse_if_full(len(body))  # before the check, because shedding must be cheap
         if self._pseudonyms is not None:
             body = self._pseudonyms.body(
                 body, encoding, foreign=bool(format_), types=self._plan.event_types
@@ -306,13 +306,13 @@ class Door:
             receipt = Receipt(self._clock.now(), source, encoding, format_)
             sender_decisions, decisions = self._decide(original_body, body, receipt)
         done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
+        done.set_running_or_notify_cancel()  # a cancelled caller cannot withdraw its events
         with self._condition:
             self._refuse_if_full(len(body))
             received_at = self._receipt_times.next(receipt.received_at)
             if received_at != receipt.received_at:
-                # Another thread came in between, or the clock was set back meanwhile. The router
-                # decides by the stored receipt, so the decision is made again by that one.
+                # Another thread came first, or the clock was set back meanwhile. The router decides
+                # by the stored receipt, so the decision is repeated with that one.
                 receipt = Receipt(received_at, source, encoding, format_)
                 sender_decisions, decisions = self._decide(original_body, body, receipt)
             self._queue.append(
@@ -428,7 +428,7 @@ class Door:
         return None
 
     def _next_batch(self) -> list[_QueueEntry]:
-        """Return the next batch, first in first out, so that answers precede what came after them."""
+        """Return the next batch in order of arrival, so that answers precede their clicks."""
         entries: list[_QueueEntry] = []
         size = 0
         while self._queue and size < BATCH_BYTES_MAX:
@@ -448,10 +448,8 @@ class Door:
                 if self._prune_raw(raw_before) + self._logs.answers.prune_some(answers_before):
                     self.prune(
                         raw_before, answers_before
-                    )  # go on behind the events that came meanwhile
-        except (
-            Exception
-        ) as error:  # whatever the disk or SQLite raises: the log is closed, never retried
+                    )  # continue after events that arrived meanwhile
+        except Exception as error:  # after any error the log is closed, never retried
             self._fail(error, entries)
 
     def _prune_raw(self, before: Sequence[int]) -> int:
@@ -461,7 +459,7 @@ class Door:
     def _commit(self, entries: list[_QueueEntry]) -> None:
         acknowledge_early = faults.cut(
             "door.sync_before_ack"
-        )  # the mutant that a test of durability must catch
+        )  # a fault that the durability test must detect
         if acknowledge_early:
             self._acknowledge(entries)
         faults.at("door.before_append")
@@ -517,7 +515,7 @@ class Door:
             self._is_superseded = isinstance(error, LockedError) and not isinstance(
                 self._logs.stream, Path
             )
-        if self._is_superseded:  # to take the log back would begin a fight that neither wins
+        if self._is_superseded:  # reclaiming the log would start an endless fight
             log.error(
                 "%s; this process takes no more events. Do two machines have the same name?", error
             )
@@ -557,7 +555,7 @@ class Door:
             return
         try:
             self._logs = self._logs.reopened()
-        except Exception as error:  # still broken: say so, and look again later
+        except Exception as error:  # still broken: report it, and retry later
             if isinstance(error, LockedError) and not isinstance(self._logs.stream, Path):
                 self._fail(error, [])
                 return

@@ -82,7 +82,7 @@ class CollectorLogs:
                 writer.close()
             except (
                 Exception
-            ) as error:  # a broken file may refuse even this; the lock goes with the process
+            ) as error:  # a broken file may fail even here; the lock ends with the process
                 if isinstance(self.stream, Path):
                     log.critical(
                         "%s; it was being closed, and the newest events in it may be lost", error

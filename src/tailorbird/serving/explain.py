@@ -29,7 +29,7 @@ from tailorbird.retrieval import Index, TextColumn
 from tailorbird.serving.messages import Explanation
 
 CONTRIBUTIONS_MAX = 8
-ITEMS_MAX = 50  # of an answer, whose columns are taken out one by one
+ITEMS_MAX = 50  # items per answer explained by occlusion
 
 Floats = npt.NDArray[np.float64]
 
@@ -174,7 +174,7 @@ def _attribute_by_trees(
         contributions, expected = trees.contributions(matrix)
 
         def weighted_value(raw: Floats) -> Floats:
-            return weight * calibration.apply(trees.linked(raw))  # noqa: B023 - called within this turn
+            return weight * calibration.apply(trees.linked(raw))  # noqa: B023 - called at once
 
         columns += share_out(contributions, expected, weighted_value)
         base += float(weighted_value(np.full(1, expected))[0])

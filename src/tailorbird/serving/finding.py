@@ -21,12 +21,12 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Near = Callable[[int], Found]
 
-# Beyond which an answer says that its candidates are not up to date; tables of sessions come once a
-# minute.
+# Ages beyond which an answer is marked as having stale candidates. Session tables are published
+# once a minute.
 LATE_US = {BOARDS: 30 * SECOND, NEIGHBOURS: 60 * SECOND, SESSIONS: 150 * SECOND}
-CLUSTER_DECAY = 0.8  # of what a person had, near whose clusters something is looked for
-BASELINE_ITEMS = 200  # of each of a baseline's sources
-CACHED_LISTS_MAX = 256  # lists whose rows are remembered
+CLUSTER_DECAY = 0.8  # weight per step back in the person's history
+BASELINE_ITEMS = 200  # per source of a baseline
+CACHED_LISTS_MAX = 256  # lists whose rows are cached
 log = logging.getLogger(__name__)
 
 
@@ -113,7 +113,7 @@ class CandidateFinder:
         rows, scores = rows[is_visible], ranked_list.scores[is_visible]
         if (
             use_cache and "ordered" in ranked_list.__dict__
-        ):  # it was looked up before: it is not one person's own
+        ):  # it was looked up before, so requests share it
             if len(self._row_cache) >= CACHED_LISTS_MAX:
                 self._row_cache.clear()
             self._row_cache[id(ranked_list)] = ranked_list, view, rows, scores

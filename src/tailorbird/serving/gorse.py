@@ -64,7 +64,7 @@ PEOPLE_MAX = 20_000
 ANSWERS_MAX = 3
 REFUSALS_LISTED_MAX = 10
 _HIDDEN_RULE = "not item.is_hidden"
-SESSION_MAX = 10  # items of a session that are looked at, the newest
+SESSION_MAX = 10  # newest items of a session that count
 _LISTS = {"popular": "popular", "latest": "new_items"}
 _RESERVED_ATTRIBUTES = ("categories", "category", "comment", "is_hidden", "timestamp")
 
@@ -107,7 +107,7 @@ class RecentAnswers:
 
 
 def hiding(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
-    """Return the slots, with a rule on that of Gorse's clients against items that are `IsHidden`."""
+    """Return the slots, with a rule against `IsHidden` items on that of Gorse's clients."""
     return {
         **slots,
         name: dataclasses.replace(slots[name], rules=(*slots[name].rules, _HIDDEN_RULE)),
@@ -148,7 +148,7 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
     ]
 
 
-# What comes in
+# Requests that write
 
 
 async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
@@ -235,7 +235,7 @@ def _new_id() -> str:
     return f"gorse:{uuid.uuid4().hex}"
 
 
-# What goes out
+# Requests that read
 
 
 async def _recommend(
@@ -246,9 +246,7 @@ async def _recommend(
         return as_json([])
     write_back = request.query_params.get("write-back-type")
     if write_back:
-        require_additional_scope(
-            request, service, WRITE
-        )  # before anything is made: it is a write, whatever the route is called
+        require_additional_scope(request, service, WRITE)  # checked first, because this is a write
     user = request.path_params["user"]
     category = _category(request)
     query = RecommendQuery(
@@ -316,7 +314,7 @@ def _sum_similar(
                 scores[shown.item_id] = scores.get(shown.item_id, 0.0) + (shown.score or 0.0)
     ranked = sorted(
         scores.items(), key=lambda entry: -entry[1]
-    )  # what only fills up stays in the order of what is popular
+    )  # fillers have score 0 and keep their order
     return [{"Id": item, "Score": score} for item, score in ranked[:size]]
 
 
@@ -369,7 +367,7 @@ async def _get_item(request: Request, service: Service) -> Response:
             "IsHidden": attributes.get("is_hidden") in (True, 1, "True", "true"),
             "Categories": categories
             if isinstance(categories, list)
-            else str(categories).split("|"),  # as the index keeps a list
+            else str(categories).split("|"),  # as the index stores a list
             "Timestamp": attributes.get("timestamp") or "0001-01-01T00:00:00Z",
             "Labels": {
                 name: value

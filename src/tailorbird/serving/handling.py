@@ -206,7 +206,7 @@ def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
     if "x-forwarded-for" not in request.headers or peer in service.limiter.server.proxies:
         return
     service.warned_of_proxy = True
-    # A public address may be a visitor's, who sent the header: that is not for a log.
+    # A public address may belong to a visitor who sent the header, so it is not logged.
     source = peer if peer and not is_public(peer) else "an address"
     log.warning(
         "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from "
@@ -253,7 +253,7 @@ async def read_query_body(request: Request, service: Service) -> bytes:
 
 
 async def read_request_body(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
-    """Read the request's body, within the limits of its key and of the server, or of `bytes_max`."""
+    """Read the request's body within the limits of its key and the server, or `bytes_max`."""
     caller: Caller = request.state.caller
     key_bytes_max = caller.limits.body_bytes_max
     limit_bytes = bytes_max or (service.body_bytes_max if key_bytes_max is None else key_bytes_max)
@@ -284,7 +284,7 @@ def _limited_address(request: Request, service: Service, caller: Caller) -> str:
 async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
     """Run a call in the thread pool. Raise OverloadedError if it would have to wait too long."""
     query = args[0] if args else None
-    # What a page hangs on goes before what it can do without.
+    # Queries that a page depends on take precedence.
     ticket = service.shedder.admit(
         getattr(call, "__name__", "other"), _units(query), is_primary=isinstance(query, Query)
     )
@@ -299,7 +299,7 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
             seconds.append(time.perf_counter() - started_at)
 
     try:
-        # In a copy of the context, so that what is logged there has the request's id.
+        # The copied context carries the request's id into the log.
         return await asyncio.get_running_loop().run_in_executor(
             service.pool, copy_context().run, call_timed
         )
@@ -319,8 +319,8 @@ def as_json(value: Any, status: int = 200) -> Response:
 
 def as_receipts(decisions: Sequence[Decision]) -> Response:
     """Return a response with the decision on each event of a body."""
-    # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole
-    # would be wrong.
+    # A body that is refused in full is the sender's mistake, and a 400. If some events were
+    # accepted, a retry of the whole body would be wrong.
     refused = sum(not decision.accepted for decision in decisions)
     events = [
         EventDecision(decision.accepted, decision.code, decision.path, decision.message)
@@ -341,7 +341,7 @@ async def accept_foreign_events(
         lines_of_body, format_, body, request.headers, admit.charge_rows
     )
     if not lines:
-        return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
+        return as_json(Receipts(0, 0, []))  # nothing in it is about people or items
     source = request.state.caller.source
     return as_receipts(
         await service.collector.submit_async(

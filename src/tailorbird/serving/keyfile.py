@@ -27,7 +27,7 @@ from msgspec import Meta
 from tailorbird.errors import ConfigError, StorageError, UsageError
 
 OPEN, READ, WRITE, ADMIN = "open", "read", "write", "admin"
-SCOPES = (READ, WRITE, ADMIN)  # what a key may hold; OPEN needs none
+SCOPES = (READ, WRITE, ADMIN)  # of a key; OPEN needs none
 VERSION = 1
 _TOKEN = re.compile(r"tb_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _NAME = re.compile(r"[\w .:@-]{1,64}\Z")
@@ -237,7 +237,7 @@ def _index_of(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
 
 @contextmanager
 def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
-    """Yield the keys to be changed in place, and then write them atomically, one change at a time."""
+    """Yield the keys to be changed in place, then write them atomically under a lock."""
     try:
         folder_fd = os.open(file.parent, os.O_RDONLY)
     except OSError as error:

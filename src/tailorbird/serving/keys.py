@@ -226,11 +226,7 @@ class Keys:
                 return caller, frozenset(record.scopes), frozenset(record.origins)
             return _NO_CALLER
         key_digest, match = _hash(key), _NO_CALLER
-        for (
-            digest,
-            name,
-            scopes,
-        ) in self._setting_keys:  # all of them, so that the time does not tell which was near
+        for digest, name, scopes in self._setting_keys:  # compare all, so that timing leaks nothing
             if hmac.compare_digest(digest, key_digest):
                 match = (Caller(name), scopes, frozenset())
         return match
@@ -294,6 +290,5 @@ def _digest(key: str, where: str) -> bytes:
 
 
 def _hash(key: str) -> bytes:
-    # One round is enough for what was drawn at random; the length is checked for keys that were
-    # not.
+    # One round is enough for random keys; for others the length is checked.
     return sha256(key.encode(errors="surrogateescape")).digest()

@@ -29,7 +29,7 @@ PEOPLE_MAX = 10_000
 ITEMS_MAX = 1 << 16
 SCHEMAS_MAX = 2
 AGE_MAX_S, REFRESH_AFTER_S = 600.0, 10.0
-COVERAGE_MIN = 0.5  # of the candidates; where fewer are known, popularity says more
+COVERAGE_MIN = 0.5  # of the candidates; below that, popularity is better
 
 
 @dataclass(frozen=True)

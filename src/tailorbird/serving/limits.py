@@ -28,10 +28,10 @@ from tailorbird.events.contract import NEEDS_ITEM
 from tailorbird.serving.keyfile import READ, WRITE
 from tailorbird.serving.keys import Caller
 
-BURST_S = 10.0  # a bucket holds so many seconds' worth
-CLICKS = NEEDS_ITEM | {"purchase"}  # what features, figures and training take for interest
+BURST_S = 10.0  # capacity of a bucket in seconds
+CLICKS = NEEDS_ITEM | {"purchase"}  # types that features and training count as interest
 ADDRESSES_MAX = 10_000
-UNKNOWN = "unknown"  # all whose address cannot be told share the limits of one
+UNKNOWN = "unknown"  # callers without a known address share one limit
 HOUR_S = 3_600.0
 _PRECISION = 12  # 4,096 registers: about 2 % off
 _REGISTERS = 1 << _PRECISION
@@ -255,7 +255,7 @@ class Limiter:
             else self._limit(key_limits.events_per_s, server.events_per_s)
         )
         if rate and caller.id:
-            key = (caller.id, scope, rate)  # another rate of the same key begins anew
+            key = (caller.id, scope, rate)  # a changed rate starts a new bucket
             buckets.append((self._buckets.setdefault(key, Bucket(rate, now)), limit_name))
         if caller.public and address and server.address_events_per_s:
             buckets.append((self._address_bucket(address, now), "address"))
@@ -318,7 +318,7 @@ class Limiter:
 
 
 class Admission:
-    """Checks one body against its sender's limits, as `decisions.AdmissionCheck`. Not thread-safe."""
+    """Checks one body against its sender's limits. Implements `decisions.AdmissionCheck`."""
 
     def __init__(self, limiter: Limiter, caller: Caller, address: str) -> None:
         self._limiter, self._caller, self._address = limiter, caller, address

@@ -31,17 +31,17 @@ from tailorbird.errors import UsageError
 from tailorbird.serving.limits import Connections, ServerLimits
 
 PORTS_TRIED = 20
-DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close; without a balancer
-LINGER_S = 0.3  # for those who connected before we stopped listening and have not asked yet
-STOP_S = 0.3  # for answers under way
-# longer than the idle time of usual pools, 60 s: who closes first must not be the one who is asked
+DRAIN_S = 0.25  # for clients to close; without a load balancer
+LINGER_S = 0.3  # for connections accepted before the stop
+STOP_S = 0.3  # for running requests
+# Longer than the usual idle time of connection pools, 60 s, so that the client closes first.
 KEEP_ALIVE_S = 75.0
 HEADER_DEADLINE_S = 10.0
-UNREAD_DEADLINE_S = 30.0  # within which something of an answer has to be read
+UNREAD_DEADLINE_S = 30.0  # within which part of a response has to be read
 REFUSED_DEADLINE_S = 1.0
 CONNECTIONS_MAX = 4_096
-HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers send and proxies add
-PIPELINED_MAX = 64  # requests of a connection that wait for the answers before theirs
+HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers and proxies need
+PIPELINED_MAX = 64  # queued requests of a connection
 
 
 def bind(host: str, port: int, *, asked: bool) -> socket.socket:
@@ -113,7 +113,7 @@ class HttpServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nobody's word is taken for who is calling
+            proxy_headers=False,  # the peer address is not to be overridden
             timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
         )
@@ -127,7 +127,7 @@ class HttpServer(uvicorn.Server):
             number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)
         }
         if self._stop_requested is not None and self._stop_requested.is_set():
-            self._drain_s = 0.0  # no balancer has heard of it
+            self._drain_s = 0.0  # no load balancer knows of it
             self._drain(signal.SIGTERM, None)
         try:
             yield
@@ -136,7 +136,7 @@ class HttpServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _drain(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_at is not None:  # asked twice: at once
+        if self._stop_at is not None:  # a second signal stops at once
             self.should_exit = self.force_exit = True
             return
         self._on_drain()
@@ -179,7 +179,7 @@ class HttpServer(uvicorn.Server):
         ):
             self._drain(
                 signal.SIGTERM, None
-            )  # told just before the signals were ours, by a thread that was slower
+            )  # set by a thread shortly before the handlers were installed
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -224,30 +224,28 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     deadline_s = HEADER_DEADLINE_S
     unread_deadline_s = UNREAD_DEADLINE_S
     connections_max = CONNECTIONS_MAX
-    idle: ClassVar[
-        dict["LimitedHttpProtocol", None]
-    ] = {}  # those of a server, the longest idle first
+    idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}  # of one server, longest idle first
     by_address = Connections(ServerLimits())
     early_refusal: Callable[[bytes], bytes | None] = staticmethod(_never_refuse)
     _awaits_slot = False
-    _pending_error: str | None = (
-        None  # what is said when the requests before it are answered; nothing more is read
-    )
-    _is_between_requests = True  # requests: nothing of the next has come
+    _pending_error: str | None = None  # error to send after earlier answers; nothing more is read
+    _is_between_requests = True  # nothing of the next request has arrived
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
     _peer = ""
-    _refused_at = -math.inf  # when it was last turned away
-    _last_chunk = _next_chunk = b""  # to the parser, last; what is to be fed next
-    _head_bytes = 0  # of the head that is being read
-    _incomplete_bytes = 0  # that came since it began, without its end
+    _refused_at = -math.inf  # time of the last early refusal
+    _last_chunk = _next_chunk = b""  # last and next input of the parser
+    _head_bytes = 0  # of the current head
+    _incomplete_bytes = 0  # received of an incomplete head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else ""
         too_many = self.by_address.add(self._peer)
         if too_many:
-            self.deadline_s = min(self.deadline_s, REFUSED_DEADLINE_S)  # to ask, and be told
+            self.deadline_s = min(
+                self.deadline_s, REFUSED_DEADLINE_S
+            )  # long enough to receive the refusal
         self._awaits_slot = not too_many and len(self.connections) > self.connections_max
         if too_many or self._awaits_slot:
             self.app = _refuse_connection
@@ -267,8 +265,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if is_refusable and (refusal := self.early_refusal(data)) is not None:
             self._cancel_head_timer()
             self.transport.write(refusal)
-            # One timer serves many refusals: to set and unset it each time would cost as much as
-            # what is said.
+            # One timer serves many refusals, because setting it each time would cost as much as
+            # the refusal itself.
             self._refused_at = self.loop.time()
             if self.timeout_keep_alive_task is None:
                 self._keep_alive_for(self.timeout_keep_alive)
@@ -284,7 +282,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         while self._next_chunk:
             self._last_chunk, self._next_chunk = self._next_chunk, b""
             super().data_received(self._last_chunk)
-        # Of a line that does not end nothing is told before its end.
+        # The parser reports nothing of a line before its end.
         self._incomplete_bytes = (
             self._incomplete_bytes + len(data)
             if was_waiting and self._head_timer is not None
@@ -310,8 +308,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise ValueError("the head is too large")
 
     def _should_upgrade(self) -> bool:
-        # so that what offers an upgrade is left to the next method, which uvicorn calls while it
-        # handles the parser's error
+        # Leave requests that offer an upgrade to the next method, which uvicorn calls while it
+        # handles the parser's error.
         return True
 
     def handle_websocket_upgrade(self) -> None:
@@ -319,7 +317,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         error, method = sys.exception(), self.parser.get_method()
         if method == b"CONNECT" or not isinstance(
             error, httptools.HttpParserUpgrade
-        ):  # a tunnel is no request
+        ):  # a tunnel is not a request
             self.send_400_response("Invalid HTTP request received.")
             return
         head = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
@@ -332,7 +330,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(
             lenient_data_after_close=True
-        )  # as uvicorn has its own: what is behind is not looked at
+        )  # as in uvicorn: trailing data is ignored
         self._next_chunk = b"\r\n".join([*head, b"", b""]) + rest
 
     def timeout_keep_alive_handler(self) -> None:
@@ -371,7 +369,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         elif self._is_between_requests:
             self._mark_idle()
         elif self._head_timer is None:
-            self._start_head_timer()  # the beginning of the next one has come already
+            self._start_head_timer()  # the next request has begun already
 
     def _all_answered(self) -> bool:
         """Return whether every request whose head has arrived has its answer."""
@@ -401,11 +399,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         elif not self.cycle.more_body:
             self._pending_error = msg
         elif self.pipeline and self.pipeline[0][0] is self.cycle:
-            self.pipeline.popleft()  # it is the body of one that waits for its turn
+            self.pipeline.popleft()  # the bad data is the body of a queued request
             self._pending_error = msg
         else:
             self.cycle.disconnected = (
-                True  # this is its answer, and whoever reads its body is not to give another
+                True  # this is its answer, so the handler must not send another
             )
             self._refuse(msg)
 

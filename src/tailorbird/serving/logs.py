@@ -17,7 +17,7 @@ from contextvars import ContextVar
 import msgspec
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-LINES_PER_S = 20.0  # of refused requests; a flood of them must not fill the disk
+LINES_PER_S = 20.0  # of refused requests, which must not fill the disk
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FIELDS = ("route", "status", "ms", "key", "code", "left_out")

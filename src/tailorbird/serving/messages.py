@@ -32,7 +32,7 @@ Filters = Annotated[
     ),
 ]
 
-# What the codes of `Answer.degraded` mean to somebody who looks at a list, with what to do.
+# Explanations of the codes of `Answer.degraded` for people, with what to do.
 DEGRADED = {
     "model": "no model could score: tailorbird train learns one",
     "candidates": "no candidate tables are published yet: the role `candidates` reads the log, "

@@ -99,9 +99,10 @@ def _type_key(kind: Any) -> str:
 def _describe(
     path: str, method: str, operation: Operation, by_type: dict[str, Any], fault: Any
 ) -> dict[str, Any]:
+    path_name = path.replace("/", "_").replace("{", "").replace("}", "")
     described: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
+        "operationId": f"{method.lower()}{path_name}",
         "responses": {"200": {"description": "Done.", "content": _content(operation, by_type)}},
     }
     if operation.scope != OPEN:
@@ -139,7 +140,7 @@ def _describe(
             else {"anyOf": [fault, by_type[_type_key(operation.refusal_type)]]}
         )
         content = {"application/json": {"schema": schema}}
-        if operation.scope == OPEN:  # what balancers ask is answered in a word
+        if operation.scope == OPEN:  # probes of load balancers get plain text
             content = {"text/plain": {"schema": {"type": "string"}}}
         described["responses"][str(status)] = {"description": _STATUSES[status], "content": content}
     return described
@@ -161,15 +162,21 @@ def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --mark: #2a7f62 }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; border-top: 1px solid var(--line); padding-top: 1rem }
-code, pre { font: 13px/1.45 ui-monospace, monospace } pre { background: var(--soft); padding: .7rem; overflow: auto; border-radius: 6px }
-.method { color: var(--mark); font-weight: 600; margin-right: .5rem } .scope { float: right; opacity: .7; font-weight: 400 }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .6rem .25rem 0; vertical-align: top;
-border-bottom: 1px solid var(--line) } summary { cursor: pointer }
+h1 { font-size: 1.4rem }
+h2 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; border-top: 1px solid var(--line);
+padding-top: 1rem }
+code, pre { font: 13px/1.45 ui-monospace, monospace }
+pre { background: var(--soft); padding: .7rem; overflow: auto; border-radius: 6px }
+.method { color: var(--mark); font-weight: 600; margin-right: .5rem }
+.scope { float: right; opacity: .7; font-weight: 400 }
+table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .25rem .6rem .25rem 0; vertical-align: top;
+border-bottom: 1px solid var(--line) }
+summary { cursor: pointer }
 """
 
 
-# so that the page needs no unsafe-inline
+# The hash lets the page do without unsafe-inline.
 STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 
 
@@ -192,7 +199,8 @@ def page(spec: dict[str, Any]) -> str:
     for name, schema in sorted(spec["components"]["schemas"].items()):
         parts.append(
             "<details "
-            f"id='{escape(name)}'><summary><code>{escape(name)}</code></summary>{_schema_html(schema)}</details>"
+            f"id='{escape(name)}'><summary><code>{escape(name)}</code></summary>"
+            f"{_schema_html(schema)}</details>"
         )
     return "".join(parts)
 
@@ -208,7 +216,8 @@ def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
     )
     return (
         "<h2><span "
-        f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2><p>{escape(operation['summary'])} "
+        f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2>"
+        f"<p>{escape(operation['summary'])} "
         f"<span class=scope>{escape(scope)}</span></p>{request_html}<table>{rows}</table>"
     )
 

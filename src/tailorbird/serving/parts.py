@@ -17,7 +17,7 @@ from tailorbird.retrieval import Index
 from tailorbird.serving.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
-Lists = Mapping[str, Keys]  # name of an editorial list → items, the first first
+Lists = Mapping[str, Keys]  # name of an editorial list → item keys in order
 Floats = npt.NDArray[np.float64]
 
 

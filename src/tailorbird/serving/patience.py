@@ -4,8 +4,8 @@ exceeds its budget.
 | stage | at the end of its budget |
 |---|---|
 | retrieval | the remaining sources are skipped (`retrieval`) |
-| features | counts as an outage of the store; after three, stale features for a second (`last_known`) |
-| ranking | candidates are limited by the recent cost per row (`ranking`); a late model opens its breaker |
+| features | an outage of the store; after three, stale features for 1 s (`last_known`) |
+| ranking | fewer candidates (`ranking`); a late model opens its breaker |
 | policy | after three, diversity is skipped for a second (`policy`) |
 | log | after three, answers are not logged for a second (`log`) |
 
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from tailorbird.store.breaker import Breaker
 
-ROWS_MIN = 50  # are scored whatever they cost: an answer is made of these
+ROWS_MIN = 50  # rows that are always scored, the minimum for an answer
 _VERSIONS_MAX = 8
-_SMOOTH = 0.1  # of a new measurement in what a row costs
+_SMOOTH = 0.1  # weight of a new measurement
 
 
 @dataclass(frozen=True)

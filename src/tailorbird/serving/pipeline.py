@@ -239,7 +239,7 @@ class Pipeline:
         with self._tables.tables() as tables:
             items = similar_items(
                 self._slot_view(slot, index), tables, item_id, size
-            )  # of the item itself a slot may show nothing
+            )  # the item itself may be hidden in the slot
         return Similar(
             item_id=item_id, items=items, model=model, degraded=[] if bundle else ["model"]
         )
@@ -414,7 +414,7 @@ class Pipeline:
         request.person = rows.person or request.person
         if (
             not request.has_stale_features
-        ):  # who it is does not change within a request, whatever is merged or identified meanwhile
+        ):  # identity is fixed within a request, even if merged meanwhile
             request.read_request = replace(
                 request.read_request, person=rows.person, now=max(request.read_request.now, rows.t)
             )
@@ -481,12 +481,12 @@ class Pipeline:
         if shadow is not None and rows is not None:
             with self._stages.timed(
                 "shadow"
-            ):  # over its own index: vectors of another bundle's would say nothing to it
+            ):  # over its own index, whose vectors belong to its tower
                 self._shadows.score(
                     shadow, request, shown, rows, self._catalogue.over(shadow.index) or shadow.index
                 )
         if request.has_stale_features:
-            # what is logged as features, and what an answer's time says, is what the state said
+            # Logged features, and the time of an answer, must be those of the state.
             rows = None
         with self._stages.timed("tell"):
             chosen = choice.items

@@ -205,8 +205,8 @@ def reasons_for(
     sources = [shown.sources[position] for position in indexed.tolist()]
     personal, otherwise = request.recent, FOR_YOU
     if not ranked or request.policy != "model":
-        # The reason of a baseline is its own order, wherever an item came from: what is popular is
-        # not picked for anybody.
+        # A baseline orders by its own sources, so these are the reason, whatever source found an
+        # item: popular items are not chosen for a person.
         personal, otherwise = None, MORE
         if request.text is None and request.judged_baseline:
             own_sources = [
@@ -222,7 +222,7 @@ def reasons_for(
         elif request.text is None:
             popular = (
                 request.lists.popularity(shown.keys[indexed]) > 0
-            )  # not so where nothing is published
+            )  # zero where nothing is published
             own_sources = [
                 "new_items" if request.policy == "recent" else "popular" if is_popular else "given"
                 for is_popular in popular.tolist()

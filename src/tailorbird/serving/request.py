@@ -32,14 +32,14 @@ Mask = npt.NDArray[np.bool_]
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)
 
-SEARCH_LIFT_MAX = 1.0  # how far the ranker may lift a hit: at most to twice its text score
+SEARCH_LIFT_MAX = 1.0  # a hit is lifted to at most twice its text score
 _encode = msgspec.json.Encoder().encode
 _PLAN = RoutePlan()
 
 
 @dataclass
 class Request:
-    """What one request has gathered so far."""
+    """The state of one request: its query, its person, and what was gathered so far."""
 
     id: str
     slot: Slot
@@ -56,23 +56,21 @@ class Request:
     policy: str = "model"
     formula: Formula = field(default_factory=lambda: Formula({}))
     lists: RequestLists = field(default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest()))
-    live: Matrix | None = (
-        None  # of the candidates that were scored, their columns that are read live
-    )
+    live: Matrix | None = None  # live columns of the scored candidates
     recent: Recent | None = None
     sequences: Mapping[str, Recent] = field(default_factory=dict)
-    vector: Asked | None = None  # of the person, if retrieval asked for it
+    vector: Asked | None = None  # of the person, if retrieval computed it
     user: Mapping[str, str | float | bool | None] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
-    may_score: bool = True  # whether the bundle's model may be asked
-    has_stale_features: bool = False  # its features are those of an earlier request
-    assigned_version: str = ""  # the version that was to answer
-    failure: str = ""  # why it did not: `error`, `not_finite`, or `left_alone`
-    shadow: str = ""  # the version whose values of the items shown are `shadow_scores`
+    may_score: bool = True  # whether the bundle's model may score
+    has_stale_features: bool = False  # features of an earlier request are used
+    assigned_version: str = ""  # the version selected for the person
+    failure: str = ""  # why it did not answer: `error`, `not_finite`, or `left_alone`
+    shadow: str = ""  # version that computed `shadow_scores`
     shadow_scores: list[float] = field(default_factory=list)
     contributed: dict[str, int] = field(
         default_factory=dict
-    )  # by source: how many candidates came first from it
+    )  # by source: number of candidates that it found first
     started_at: float = field(default_factory=time.perf_counter)
 
     @property

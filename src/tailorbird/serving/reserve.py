@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 RESERVE_BYTES = 256 << 20
-RESERVE_DIVISOR = 20  # of a small disk, at most one part in so many
+RESERVE_DIVISOR = 20  # at most this fraction of a small disk
 CHECK_INTERVAL_S = 0.2
 
 

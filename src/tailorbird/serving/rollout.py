@@ -25,7 +25,7 @@ from tailorbird.registry import Registry
 from tailorbird.serving.bundles import POLL_S, BundleHolder, Watcher
 from tailorbird.serving.schemas import Schemas
 
-RECENT_BUNDLES = 3  # bundles that stay loaded whatever the registry names
+RECENT_BUNDLES = 3  # bundles that stay loaded, whatever the registry names
 
 
 class _SecondaryWatcher:
@@ -35,7 +35,7 @@ class _SecondaryWatcher:
         self._name, self._watcher = name, watcher
 
     def bundle_loaded(self, version: str) -> None:
-        pass  # metrics ask `Rollout.versions`
+        pass  # metrics read `Rollout.versions`
 
     def bundle_refused(self) -> None:
         self._watcher.bundle_refused()
@@ -100,7 +100,7 @@ class Rollout:
         self._loaded_bundles: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
         self._recent: deque[Bundle] = deque(
             maxlen=RECENT_BUNDLES
-        )  # held, so that going back and forth loads nothing
+        )  # kept alive, so that switching back loads nothing
         self._load_lock = threading.Lock()
         self.champion = BundleHolder(
             registry,
@@ -125,7 +125,7 @@ class Rollout:
         self.loops = [holder.loop for holder in self._holders.values()]
 
     def start(self) -> None:
-        """Load the bundles that the registry names, the champion first, and follow it from then on."""
+        """Load the bundles that the registry names, the champion first, and follow changes."""
         for holder in self._holders.values():
             holder.start()
 

@@ -111,9 +111,7 @@ class Weigher:
         """
         if not request.may_score:
             return None
-        request.policy = (
-            "model"  # an arm without a model, to which the person may belong, would weigh nothing
-        )
+        request.policy = "model"  # the person may be in an arm without a model
         candidate_lists: list[Candidates] = []
         for name, stages in self._variants.items():
             request.slot = self._slots[name]

@@ -25,7 +25,7 @@ from tailorbird.serving.parts import FeatureAccess, FeatureReader
 from tailorbird.serving.state import RETRY_S, StateReader
 from tailorbird.store.valkey import CopiesAt
 
-CHECK_INTERVAL_S = 1.0  # between looks at what is applied, where there is no bundle
+CHECK_INTERVAL_S = 1.0  # between checks of the applied schema, without a bundle
 log = logging.getLogger(__name__)
 
 
@@ -57,15 +57,13 @@ class Schemas:
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._breaker = breaker_for(
-            workers
-        )  # of the one server that all schemas are read from: their failures add up
+        self._breaker = breaker_for(workers)  # shared, because all schemas are read from one server
         self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
         self._workers = workers
         self._open: dict[str, _OpenSchema] = {}
         self._active = {
             declared.schema_hash
-        }  # kept open without anybody inside: what serves, and what is to serve next
+        }  # kept open while unused: the serving schema and the next one
         self._pinned: dict[str, frozenset[str]] = {}
         self._targets: dict[str, int] = {}
         self._next_check_at = 0.0
@@ -231,7 +229,7 @@ class Schemas:
 
 
 def _features(bundle: Bundle) -> FeatureSet:
-    assert bundle.features is not None  # `complete` saw to it
+    assert bundle.features is not None  # ensured by `complete`
     return bundle.features
 
 

@@ -45,13 +45,12 @@ from tailorbird.serving.score_log import (
 from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
 
 POLL_S = 0.01
-REFRESH_INTERVAL_S = 0.5  # between looks at models, formulas and items
+REFRESH_INTERVAL_S = 0.5  # between refreshes of models, formulas and items
 REPORT_INTERVAL_S = 5.0
-ROWS_BYTES = 4 << 20  # of the routed log at once
-# that somebody is scored after, before what came of it is appended: some seconds of work, which a
-# kill loses
+ROWS_BYTES = 4 << 20  # of the routed log per step
+# Events per append that trigger a score: some seconds of work, which a crash loses.
 EVENTS_MAX = 100
-EMPTY_AFTER_S = 5.0  # after which a block without scores says how far the role is
+EMPTY_AFTER_S = 5.0  # after which an empty block records progress
 PRUNE_EVERY_S = 60.0
 _COLUMNS = (
     "p",
@@ -136,22 +135,22 @@ class ScoreRole:
         self._trigger_types = sorted({kind for score in declared for kind in score.on})
         self._reader: LogReader | None = None
         self._writer: LogWriter | None = None
-        self._above: set[tuple[str, str]] = set()  # (score, person) whose risk is above
+        self._above: set[tuple[str, str]] = set()  # (score, person) with a risk above the threshold
         self._last_scored_ts: dict[
             tuple[str, str], int
-        ] = {}  # (score, person) → ts of the event that was scored last
-        # Of NextBests that are due more seldom than scores are kept: how seldom.
+        ] = {}  # (score, person) → ts of the last scored event
+        # Intervals of NextBests that exceed the retention of scores.
         every_us = {
             score.name: duration(score.every) for score in declared if isinstance(score, NextBest)
         }
         self._long_interval_us = {
             name: every for name, every in every_us.items() if every > keep_us
         }
-        self._carried_records: list[ScoreRecord] = []  # to be said again with the next append
+        self._carried_records: list[ScoreRecord] = []  # to be repeated with the next append
         self._carried_before, self._rewritten_before = (
             0,
             0,
-        )  # positions before which what holds still is in `_held`, or was said again
+        )  # positions before which records are carried, or were repeated
         self._position = 0
         self._appended_at = time.monotonic()
         self.figures = ScoreFigures()
@@ -196,7 +195,7 @@ class ScoreRole:
             rows, self._position = (
                 end - self._position,
                 end,
-            )  # nothing is lost by looking at these again
+            )  # reading these again after a crash loses nothing
             self.figures.rows += rows
             return ScoreReport(rows, 0, end)
         return self._append(scores, end)
@@ -249,7 +248,7 @@ class ScoreRole:
         return self._writer.prune(prune_before) if prune_before else 0
 
     def _expired_records(self, oldest: int) -> tuple[int, list[ScoreRecord]]:
-        """Return the position before which all blocks are older than that, or 0, and their scores."""
+        """Return the position before which all blocks are older, or 0, and their scores."""
         prune_before, lines = 0, list[ScoreRecord]()
         try:
             with open_reader(self._address) as reader:
@@ -295,7 +294,8 @@ class ScoreRole:
                 self._reader = open_reader(self._routed)
             except NotReadyError:  # there is no router yet
                 return None
-            writer = open_writer(self._address, partition=NAME, first=max(1, self._reader.end()))  # type: ignore[arg-type]
+            first = max(1, self._reader.end())
+            writer = open_writer(self._address, partition=NAME, first=first)  # type: ignore[arg-type]
             self._writer = writer  # type: ignore[assignment]
             self._position = writer.end()
             self._replay_log()
@@ -384,7 +384,7 @@ class ScoreRole:
             return None  # the model knows people by their user id
         answer = self._models.churn(row["user_id"], score.model)
         if not answer.known:
-            return None  # a stranger has not begun to leave
+            return None  # strangers cannot leave
         was_above = (score.name, row["person"]) in self._above
         if was_above == (answer.gone > (score.below if was_above else score.above)):
             return None
@@ -438,7 +438,7 @@ class ScoreRole:
         if end > begin:
             faults.at("score.before_append")
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
-            # What was held comes first: a score of the same person is the later word.
+            # Carried records come first, so that a new score of the same person overrides them.
             self._writer.append(
                 [
                     Block(

@@ -39,7 +39,7 @@ def handlers() -> dict[str, Handler]:
 
 
 def _with_type(body: bytes, kind: str) -> bytes:
-    """Return a message with the type of its path; the adapter refuses anything that is no object."""
+    """Set the type of a message to that of its path; leave non-objects to the adapter."""
     try:
         message = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -74,8 +74,7 @@ from tailorbird.stream import Address, Stream
 from tailorbird.stream.lag import LagMeter, LagWatch
 
 PORT = 8642
-# Several times what a stage takes at the 99th percentile: a stage that needs as long is ill, not
-# slow.
+# Several times the 99th percentile of each stage: one that needs as long is broken, not slow.
 BUDGETS = Budgets(retrieval_s=0.05, features_s=0.1, ranking_s=0.1, policy_s=0.05, log_s=0.05)
 log = logging.getLogger(__name__)
 
@@ -189,7 +188,7 @@ def run(
         options.admin_keys,
         file=options.keys_file,
         clock=clock,
-    )  # they expire by today
+    )  # keys expire by the real time
     clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
     open_this_collector = partial(
@@ -209,8 +208,8 @@ def run(
             thread.start()
             stack.callback(thread.stop)
         _tune_interpreter()
-        # Not before there is somebody to answer: who connects to a server that starts waits for it,
-        # where another would answer at once.
+        # Listen only once requests can be answered: a client that connects to a starting server
+        # waits, while another server would answer at once.
         listener = stack.enter_context(bind(options.host, options.port, asked=options.port_asked))
         url = stack.enter_context(_address_file(options, listener, collector.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
@@ -254,7 +253,7 @@ def _assemble(
 
     def load(folder: Path) -> Bundle:
         bundle = schemas.complete(load_bundle(folder))
-        catalogue.over(bundle.index)  # here, rather than in the first request after the swap
+        catalogue.over(bundle.index)  # so that the first request after the swap need not
         warm(bundle)
         return bundle
 

@@ -18,7 +18,7 @@ from tailorbird.serving.request import Candidates, Request
 from tailorbird.store.breaker import Breaker
 
 SHARE = 0.1
-CREDIT_S = 0.05  # of time that may be saved up
+CREDIT_S = 0.05  # bound of the time that may be saved up
 log = logging.getLogger(__name__)
 
 
@@ -60,7 +60,7 @@ class ShadowScorer:
             self._breaker.answered()
         except NotReadyError:
             self._breaker.failed()
-        except Exception:  # whatever is wrong with it, it is not what serves
+        except Exception:  # any error, because it does not serve
             log.exception("the shadow %s failed", shadow.version)
             self._watcher.fault("shadow")
             self._breaker.failed()

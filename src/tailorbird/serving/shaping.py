@@ -28,7 +28,7 @@ from tailorbird.retrieval import Index
 from tailorbird.serving.request import Candidates, Floats, Mask, Request, RowIndices, filter_mask
 
 PINNED = "pinned"
-VIEWS_MAX = 4  # champion, canary, and the ones before them are asked for in turn
+VIEWS_MAX = 4  # champion, canary, and their predecessors alternate
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +44,7 @@ class _SlotView:
     view: Index
 
 
-RARE = {"is_hidden"}  # attributes that few items have, and perhaps none
+RARE = {"is_hidden"}  # attributes that few items or none have
 
 
 class Shaping:
@@ -78,7 +78,7 @@ class Shaping:
         self._pin_keys = {pin.item: hash64(pin.item) for pin in slot.pins}
         self._views: tuple[_SlotView, ...] = ()
         self._view_lock = threading.Lock()
-        self._empty_reason = ""  # what was last told of why nothing is shown
+        self._empty_reason = ""  # last reported reason why nothing is shown
 
     @property
     def asks(self) -> frozenset[str]:
@@ -122,7 +122,7 @@ class Shaping:
         return next((cached.view for cached in self._views if cached.index is index), None)
 
     def why_nothing(self, index: Index) -> str:
-        """Return why nobody may see any item of an index; "" if somebody may, or if there is none."""
+        """Return why nobody may see any item of an index; "" if somebody may, or none exists."""
         return self._explain_empty(index, self._visible_to_all(index, np.arange(len(index))))
 
     def empty_for_strangers(self, index: Index) -> list[str]:
@@ -194,7 +194,7 @@ class Shaping:
     def _allowed_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
         mask = np.ones(rows.size, bool)
         if self.slot.hide_seen:
-            for sequence in request.sequences.values():  # whichever of them keeps such events
+            for sequence in request.sequences.values():  # any sequence may contain such events
                 mask &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
         for cap in self.slot.caps:
             mask &= ~self._capped(
@@ -223,7 +223,7 @@ class Shaping:
         for rule in rules.rules:
             try:
                 mask &= rule.mask(inputs)
-            except Exception:  # counted and named
+            except Exception:  # a failing rule must not fail the answer
                 log.exception("slot %s: %s failed", self.slot.name, rule.text)
                 self._failed()
                 if request is not None:
@@ -240,7 +240,7 @@ class Shaping:
         keys, counts = np.unique(sequence.item[sequence.ts >= since], return_counts=True)
         return np.isin(index.keys[rows], keys[counts >= most])
 
-    # What stands where
+    # Layout
 
     def with_pins(
         self, request: Request, index: Index, candidates: Candidates, size: int
@@ -254,9 +254,7 @@ class Shaping:
         if not rows.size:
             return candidates
         is_pinned = np.isin(candidates.rows, rows)
-        if (
-            is_pinned.any()
-        ):  # it stands where it does because it is pinned, whoever else would have found it
+        if is_pinned.any():  # its source is the pin, even if another source found it too
             candidates = candidates.select(np.argsort(~is_pinned, kind="stable"))
             pinned = int(np.count_nonzero(is_pinned))
             candidates = replace(

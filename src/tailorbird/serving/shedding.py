@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from tailorbird.errors import StorageError
 
 WAIT_S = 0.25
-WAITING_MAX = 256  # requests that run or wait, whatever they cost
-GUESS_S = 0.005  # of a kind that nobody has asked for yet
+WAITING_MAX = 256  # requests that run or wait, regardless of cost
+GUESS_S = 0.005  # cost of a kind that has not been measured yet
 _SMOOTH = 0.1
-_JUMP = 5.0  # times what its kind cost before, at most, counts of a question
-_SECOND_RANK = 0.5  # of the wait, for what an answer does not hang on
+_JUMP = 5.0  # bound of one measurement, as a multiple of the average
+_SECOND_RANK = 0.5  # fraction of the wait that secondary requests may take
 
 
 class OverloadedError(StorageError):
@@ -78,7 +78,7 @@ class Shedder:
         return self._backlog_s / self._threads
 
     def is_full(self, *, is_primary: bool = True) -> bool:
-        """Return whether a request would have to wait too long; `is_primary`: a page depends on it."""
+        """Return whether a request would wait too long; `is_primary`: a page depends on it."""
         return (
             self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECOND_RANK)
             or self.waiting >= WAITING_MAX
@@ -121,7 +121,7 @@ class Shedder:
             self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s) if self.waiting else 0.0
             if seconds is not None:
                 previous_s = self._unit_s.get(ticket.kind, GUESS_S)
-                # One that stood still, or was the first and warmed things up, says little about the
-                # next.
+                # A request that stalled, or that was the first and warmed things up, says little
+                # about the next one.
                 unit_s = min(seconds / max(ticket.units, 1e-9), _JUMP * previous_s)
                 self._unit_s[ticket.kind] = previous_s + _SMOOTH * (unit_s - previous_s)

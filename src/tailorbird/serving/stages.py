@@ -44,9 +44,9 @@ from tailorbird.serving.request import (
 )
 from tailorbird.serving.shaping import Shaping
 
-FACET_HITS = 1_000  # of which facets are counted
+FACET_HITS = 1_000  # hits over which facets are counted
 STALE_US = 30 * SECOND
-NEWEST_MAX = 200  # items that are shown where nothing else is known
+NEWEST_MAX = 200  # items shown where nothing else is known
 log = logging.getLogger(__name__)
 
 
@@ -89,7 +89,7 @@ class Stages:
         self._breakers, self._ages, self._stale_cache = breakers, ages, LastKnown()
         self._finder = CandidateFinder()
         self._editorial_lists = editorial_lists
-        self._rng_lock = threading.Lock()  # a Generator is not safe to share
+        self._rng_lock = threading.Lock()  # a Generator is not thread-safe
         self._shaping = {
             name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()
         }
@@ -165,7 +165,7 @@ class Stages:
         )
         enough = -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
         if merged.rows.size < enough:
-            # A slot whose own sources have next to nothing still shows a list: as after one event
+            # A slot whose own sources are nearly empty still shows a list, as after the first event
             # behind a log that ended long ago.
             merged = self._finder.find(request, view, {**source_limits, **SOURCES}, **options)
         request.contributed = {
@@ -276,7 +276,7 @@ class Stages:
             rows = query(reader)
         except (
             NotReadyError
-        ):  # told at once, it costs nothing to ask again; told late, it is an outage
+        ):  # an immediate error is cheap to repeat, a late one counts as an outage
             self._breakers.store.record(time.perf_counter() - start)
             return None
         self._breakers.store.record(time.perf_counter() - start)

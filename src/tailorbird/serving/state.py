@@ -22,7 +22,7 @@ from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.valkey import CopiesAt
 
-# between attempts to open, and between looks whether the folder is still the one that is open
+# Between attempts to open the state, and between checks whether the folder was replaced.
 RETRY_S = 1.0
 
 
@@ -95,7 +95,7 @@ class StateReader:
             return rows
         except NotReadyError:
             raise
-        # the store's errors have no common base; whatever it is, it is opened anew later
+        # The store's errors have no common base class; after any of them it is reopened later.
         except Exception as error:
             self._discard_if_broken(opened, error)
             raise NotReadyError(

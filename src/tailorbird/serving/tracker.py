@@ -5,7 +5,7 @@ from importlib.resources import files
 
 HEADERS = {
     "cache-control": "public, max-age=600"
-}  # long enough for a visit, short enough for a mended one
+}  # long enough for a visit, short enough for a bug fix
 
 
 @cache

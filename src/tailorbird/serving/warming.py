@@ -20,8 +20,8 @@ from tailorbird.ranking.bundle import Bundle, run_heads
 from tailorbird.serving.messages import RecommendQuery
 
 ROWS = 512  # candidates of a large request
-REQUESTS_MAX = 10  # for one slot
-WARM_UP_TIMEOUT_S = 20.0  # a server that never gets warm is better than none
+REQUESTS_MAX = 10  # per slot
+WARM_UP_TIMEOUT_S = 20.0  # a cold server is better than none
 log = logging.getLogger(__name__)
 
 

@@ -312,7 +312,7 @@ def test_what_waits_is_sent_though_the_server_took_nothing_for_long(
 ) -> None:
     monkeypatch.setattr(patience, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
     monkeypatch.setattr(
-        Throttle, "admits", lambda *_: False
+        Throttle, "allow", lambda *_: False
     )  # as after so many refusals it nearly always says
     server.trouble.next = ["busy"] * 12
     with Client(server.url, gather_s=0.01) as client:

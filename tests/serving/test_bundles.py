@@ -185,7 +185,7 @@ class Gate:
     def caught_up(self, bundle, serving) -> bool:
         return bundle.version in self.open
 
-    def serves(self, bundle) -> None:
+    def set_serving(self, bundle) -> None:
         self.serving.append(bundle.version)
 
 

@@ -30,7 +30,7 @@ class Open:
     def caught_up(self, bundle, serving) -> bool:
         return True
 
-    def serves(self, bundle) -> None: ...
+    def set_serving(self, bundle) -> None: ...
 
     def keep_open(self, schemas, *, by: str) -> None:
         self.kept_open[by] = set(schemas)

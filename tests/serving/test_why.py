@@ -50,7 +50,7 @@ def test_a_baseline_a_stranger_and_somebody_unknown() -> None:
         == "for a stranger; for somebody: tailorbird -C shop recommend --user ID"
     )
     assert (
-        _explain(user="u9", known=False)[1]
+        _explain(user="u9", has_history=False)[1]
         == "nothing is known of user u9: the list is a stranger's"
     )
 

@@ -59,8 +59,10 @@ class Shedder:
     >>> shedder.expected_wait_s()
     0.015
     >>> try:
-    ...     shedder.admit("answer") ... except OverloadedError as error: ...
-    print(error.retry_after_s) 1
+    ...     shedder.admit("answer")
+    ... except OverloadedError as error:
+    ...     print(error.retry_after_s)
+    1
     """
 
     def __init__(

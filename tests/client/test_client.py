@@ -357,7 +357,7 @@ def test_the_spool_outlives_the_process(server: Served, tmp_path: Path) -> None:
 
 
 def test_a_wrong_key_empties_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What another process left in the spool, and what waits, is there when the key is right again."""
+    """The spool of another process, and waiting events, survive until the key is right."""
     spool = tmp_path / "spool"
     Client(NOWHERE, spool=spool, timeout_s=0.2).close(0.1)
     with serving(tmp_path / "stream", keys=Keys(write=[WRITE], read=[READ])) as served:

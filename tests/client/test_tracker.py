@@ -296,7 +296,7 @@ def test_what_is_larger_than_the_server_takes_does_not_hold_up_the_rest(shop: Sh
 
 @browser_only
 def test_half_an_emoji_takes_no_other_event_along(shop: Shop) -> None:
-    """As `slice` leaves it of a text; a server cannot read a body that has one."""
+    """`slice` can cut a surrogate pair, and a server cannot read a body that has half of one."""
     shop.page.goto(shop.origin)
     half = (
         "tailorbird.track('like', {item_id: 'i1', properties: {title: 'ab\U0001f600'.slice(0, "

@@ -90,7 +90,9 @@ def watched(url: str, path: str = "/", *, provoked: str = "nothing") -> Iterator
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds wrong with the page as it is now, with the first place of each."""
+    """Return the accessibility violations that axe finds in the page now, with the first element of
+    each.
+    """
     axe_violations = Axe().run(page).response["violations"]
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in axe_violations]
 

@@ -70,7 +70,9 @@ class Site:
         )
 
     def require_unmoved(self) -> None:
-        """What was promoted does not serve; answers are as before, and lack nothing."""
+        """Require that the promoted bundle does not serve, and answers are as before and lack
+        nothing.
+        """
         answer = self.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
         assert (answer.model, answer.degraded, numbers(answer)) == (
             "v0001",
@@ -192,7 +194,9 @@ def test_a_damaged_champion_is_refused_the_one_before_answers_and_an_alarm_count
 def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(
     tmp_path, features, bundle_folder, monkeypatch, fault, expected_message
 ):
-    monkeypatch.setattr("tailorbird.serving.bundles.PROBE_TIMEOUT_S", 3.0 if fault != "kill" else 60.0)
+    monkeypatch.setattr(
+        "tailorbird.serving.bundles.PROBE_TIMEOUT_S", 3.0 if fault != "kill" else 60.0
+    )
     probed = []
 
     def probe(folder: Path) -> None:

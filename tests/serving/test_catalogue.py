@@ -92,7 +92,7 @@ def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds
 def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late_it_came_in(
     tmp_path,
 ):
-    """As where a log of last year is brought in today, and the index is of its end."""
+    """Import a log of last year today, with an index of its end."""
     end = SystemClock().now() - 20 * MINUTE
     with Site(tmp_path) as site:
         site.item("i1", ts=end - 2 * SECOND)

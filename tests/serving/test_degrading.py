@@ -1,4 +1,4 @@
-"""What is shown when parts are late, failing or is_down, and what an answer says of it."""
+"""Answers while parts are late, failing or gone, and how they say so."""
 
 from dataclasses import replace
 

@@ -51,7 +51,7 @@ class Site:
         self.client = TestClient(app, base_url="http://127.0.0.1:8642")
 
     def events(self) -> list[dict]:
-        """What was accepted, by the router, in order; closes the door."""
+        """Return the accepted events as the router has them, in order; closes the collector."""
         self.collector.close()
         with Router(self.folder, RoutePlan(), clock=SystemClock()) as router:
             while router.step().rows:

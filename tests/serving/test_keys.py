@@ -1,4 +1,6 @@
-"""Keys: made once, kept as hashes, followed by a running server, bound to web origins, taken back."""
+"""Keys: created once, stored as hashes, followed by a running server, bound to web origins,
+revoked.
+"""
 
 import json
 import os

@@ -1,6 +1,4 @@
-"""What a server says of its requests: an id in answer, error and log, and nothing of people,
-questions or keys anywhere.
-"""
+"""The server's log of requests: an id in answer, error and log, and no personal data."""
 
 import io
 import json
@@ -22,7 +20,7 @@ from tailorbird.serving.logs import LINES_PER_S, LineFormatter, RequestLog
 
 @pytest.fixture(params=[True, False], ids=["json", "text"])
 def written(request):
-    """What is logged while the test runs, formatted as `[serve] log` says."""
+    """Collect the log lines of the test, formatted as `[serve] log` says."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(LineFormatter(as_json=request.param))

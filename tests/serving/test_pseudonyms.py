@@ -1,4 +1,4 @@
-"""A project that hides its people: features work, and no file anywhere holds an id as it was sent."""
+"""A project with pseudonyms: features work, and no file anywhere contains an original id."""
 
 from pathlib import Path
 

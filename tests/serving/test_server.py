@@ -625,7 +625,9 @@ def test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_agai
 
 
 def ask_again(peer: socket.socket) -> bytes:
-    """What one more question on a connection is answered; nothing where it is closed."""
+    """Send one more request on a connection, and return the start of its answer; empty if it is
+    closed.
+    """
     peer.settimeout(8)
     received = b""
     with contextlib.suppress(ConnectionError):

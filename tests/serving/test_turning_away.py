@@ -273,7 +273,7 @@ def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> None:
-    """What it is told waits in the memory of the server."""
+    """Unread refusals would accumulate in the server's memory."""
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         served = Served(service, EarlyRefusal(service))

@@ -62,7 +62,7 @@ def vectors(site: Site) -> None:
 
 
 def forgetful(site: Site) -> None:
-    LastKnown.keep = lambda self, features, asked, rows, keys: None
+    LastKnown.keep = lambda self, features, person_id, rows, keys: None
     tailorbird(site)
 
 

@@ -23,7 +23,7 @@ from tailorbird.events import HOUR
 from tailorbird.features.state import open_state
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.archive import Archive
-from tailorbird.lake.repair.rows import route_archive
+from tailorbird.lake.rebuild.routing import route_archive
 from tailorbird.privacy import erase, find_people, look_for
 from tailorbird.serving.door import Door
 from tailorbird.stream import open_reader

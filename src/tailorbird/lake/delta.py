@@ -18,7 +18,7 @@ are new by a commit of its own.
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -215,15 +215,40 @@ class DurableTable:
         self._checkpoint_sometimes()
         return line
 
-    def restore(self, rows: pa.Table, log: str) -> Line:
-        """Append rows of a log that the table should hold and does not; how far it is said to have
-        the log stays.
+    def adopt(
+        self, files: Sequence[File], rows: pa.Table | None, positions: dict[str, int]
+    ) -> Line | None:
+        """Commit data files that are in the table's folder already, and rows that are in none.
+
+        Returns:
+            The ledger's line, or None if there is nothing to commit.
         """
         now = self._clock.now()
-        files, actions = self._write(rows, now)
-        return self._commit(
-            actions, files, now, rows=rows.num_rows, positions={log: self.position(log) or 1}
-        )
+        written, actions = self._write(rows, now) if rows is not None and len(rows) else ([], [])
+        for file in files:
+            statistics = self._opened(file).read(list(self.spec.statistics))
+            actions.append(
+                AddAction(
+                    file.path,
+                    file.size,
+                    self._partition_values(file),
+                    now // 1000,
+                    True,
+                    statistics_of(statistics, self.spec),
+                )
+            )
+        if not actions:
+            return None
+        for folder in {(self.path / file.path).parent for file in files}:
+            durable.sync_folder(folder)
+        adopted = [*files, *written]
+        count = sum(file.rows for file in adopted)
+        return self._commit(actions, adopted, now, rows=count, positions=positions)
+
+    def _partition_values(self, file: File) -> dict[str, str | None]:
+        if not self.spec.partition:
+            return {}
+        return {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
 
     def _checkpoint_sometimes(self) -> None:
         if self.version - self._checkpointed >= CHECKPOINT_EVERY:
@@ -425,28 +450,11 @@ class DurableTable:
             return 0
         faults.at("erase.table_files")
         for file in removed:
-            day = file.path.rpartition("/")[0].partition("=")[2]
-            values: dict[str, str | None] = (
-                {self.spec.partition: day} if self.spec.partition else {}
-            )
+            values = self._partition_values(file)
             actions.append(RemoveAction(file.path, True, now // 1000, file.size, values))
         self._commit(actions, files, now, removed=[file.path for file in removed])
         faults.at("erase.table_commit")
         return len(removed)
-
-    def replace(self, file: File, rows: pa.Table) -> None:
-        """Put a file that was made anew of the same rows in the place of one that is damaged, by
-        one commit.
-        """
-        now = self._clock.now()
-        files, actions = self._write(rows, now, data_change=False)
-        values: dict[str, str | None] = (
-            {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
-            if self.spec.partition
-            else {}
-        )
-        actions.append(RemoveAction(file.path, False, now // 1000, file.size, values))
-        self._commit(actions, files, now, removed=[file.path])
 
     def forget_past(self) -> Vacuumed:
         """Delete all that only the past needs, at once: files that were put together or written

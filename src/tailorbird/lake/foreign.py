@@ -196,12 +196,17 @@ def set_aside(file: Place, named: Collection[str], folder: Place) -> Place:
     Returns:
         where it is now.
     """
-    table = file.parent.parent
-    if _COMMIT.match(file.name) and torn(data := file.read_bytes(), -1) == FOREIGN:
-        for path in _added(data):
-            if path not in named and (brought := table / path).is_file():
-                durable.move_aside(brought, folder)
+    for path in data_files(file, named):
+        durable.move_aside(file.parent.parent / path, folder)
     return durable.move_aside(file, folder)
+
+
+def data_files(file: Place, named: Collection[str]) -> list[str]:
+    """Return the data files that an orphan commit brought, but those that the lake's own name."""
+    if not _COMMIT.match(file.name) or torn(data := file.read_bytes(), -1) != FOREIGN:
+        return []
+    table = file.parent.parent
+    return [path for path in _added(data) if path not in named and (table / path).is_file()]
 
 
 def brought(folder: Place) -> set[Place]:

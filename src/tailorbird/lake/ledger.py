@@ -9,12 +9,11 @@ One JSON object a line, appended and synced after the commit that it tells of, c
      "written_at": …, "chain": …}
 
 Kinds: `commit`; `withdrawn` (a damaged last commit was set aside and its rows are replayed);
-`checkpoint` (Delta's own summary of its log); `mended` (a commit file that was lost was made anew,
-with another checksum); `trimmed` (files of the log below this version are deleted: a checkpoint of
-it holds what they said); `anew` (the ledger was lost: the lines before this one were made from the
-tables' logs, and the table `commits` tells of all of them; its version is the position up to which
-that table had the old one). Reading needs nothing but a JSON parser.
+`checkpoint` (Delta's own summary of its log); `trimmed` (files of the log below this version are
+deleted: a checkpoint of it holds what they said). Reading needs nothing but a JSON parser.
 """
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -70,6 +69,14 @@ class Ledger:
             self._take(number, body)
         self._file.bodies.clear()
 
+    @classmethod
+    def write(cls, path: Place, lines: Sequence[Line]) -> "Ledger":
+        """Write a ledger of these lines, numbered again, and open it for appending."""
+        ChainedFile(path, ORIGIN, writer=True).replace(
+            _encode(msgspec.structs.replace(line, n=number)) for number, line in enumerate(lines)
+        )
+        return cls(path, writer=True)
+
     def _take(self, number: int, body: bytes) -> None:
         try:
             line = _decode(body)
@@ -119,40 +126,15 @@ class Ledger:
                 standing[line.version] = line
             elif line.kind == "withdrawn":
                 standing.pop(line.version, None)
-            elif line.kind == "mended" and line.version in standing:
-                standing[line.version] = msgspec.structs.replace(
-                    standing[line.version], commit_sha256=line.commit_sha256
-                )
         return standing
 
-    @property
-    def begin(self) -> int:
-        """The position of the table `commits` from which these lines tell: beyond 0 where the
-        ledger was written anew.
-        """
-        return self._anew()[1]
-
-    @property
-    def end(self) -> int:
-        """The position behind the last line."""
-        line, position = self._anew()
-        return position + len(self.lines) - line
-
-    def told(self, start: int, end: int) -> list[Line]:
-        """The commits between two positions, neither before `begin`, that `commits` has rows of:
-        all but its own.
-        """
-        line, position = self._anew()
-        lines = self.lines[start - position + line : end - position + line]
-        return [each for each in lines if each.kind == "commit" and each.table != "commits"]
-
-    def _anew(self) -> tuple[int, int]:
-        """Number and position of the line that ends those that were made anew, else of the first
-        one.
-        """
-        return next(
-            ((line.n, line.version) for line in reversed(self.lines) if line.kind == "anew"), (0, 0)
-        )
+    def commits_between(self, start: int, stop: int) -> list[Line]:
+        """Return the commits among these lines that the table `commits` mirrors: all but its own."""
+        return [
+            line
+            for line in self.lines[start:stop]
+            if line.kind == "commit" and line.table != "commits"
+        ]
 
     def files(self, table: str) -> dict[str, File]:
         """The data files that hold the table's rows now, by path."""

@@ -73,8 +73,8 @@ def ledger_lost(lake: Place) -> str:
             "the bucket. Without either it is gone"
         )
     return (
-        "restore it from a copy; else tailorbird lake repair writes a new one from the tables' "
-        "own logs, where these are whole"
+        "restore it from the backup: one of any age within lake.history will do, because the "
+        "tables' own commits complete it"
     )
 
 

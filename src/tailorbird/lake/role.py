@@ -22,7 +22,7 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import Clock
-from tailorbird.lake import durable, etl
+from tailorbird.lake import durable, etl, swap
 from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
 from tailorbird.lake.check import Finding, check_table, ledger_is_lost
 from tailorbird.lake.delta import DurableTable, create_table, read_back
@@ -99,6 +99,8 @@ class LakeRole:
         durable.make_folder(self._path)
         self._lock = hold(self._path / "ledger.jsonl", clock)
         try:
+            if isinstance(self._path, Path):
+                swap.finish(self._path)
             if ledger_is_lost(self._path):
                 where, fix = str(self._path / "ledger.jsonl"), ledger_lost(self._path)
                 raise DamageError(
@@ -443,15 +445,16 @@ class LakeRole:
 
     def _mirror_ledger(self, rows: dict[str, int], lines_min: int) -> None:
         table = self._tables["commits"]
-        end = self._ledger.end
-        lines = self._ledger.told(max(table.position("ledger") or 0, self._ledger.begin), end)
+        end = len(self._ledger.lines)
+        lines = self._ledger.commits_between(table.position("ledger") or 0, end)
         if len(lines) >= lines_min:
             table.append(etl.ledger_rows(lines), "ledger", end)
             rows["commits"] = len(lines)
 
     def publish(self) -> None:
-        """Write down how far the tables are, after a repair."""
+        """Mirror the ledger and store how far the tables are, after a rebuild."""
         with self._whole_or_stopped():
+            self._mirror_ledger({}, 1)
             self._publish()
 
     def _publish(self) -> None:

@@ -13,13 +13,17 @@ may run beside the role.
 What is wrong is listed, not raised: one report tells of all of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError, TailorbirdError
+from tailorbird.lake import swap
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.check import commit_fault
 from tailorbird.lake.contents import differing
@@ -137,6 +141,10 @@ def verify(
     if not (lake / "ledger.jsonl").exists():
         raise no_ledger(lake)
     report = VerifyReport()
+    if isinstance(lake, Path) and swap.is_unfinished(lake):
+        report.faults.append(
+            Fault("rebuild", "a rebuild was cut short; tailorbird lake repair --yes completes it")
+        )
     tell = progress or (lambda _: None)
     try:
         positions = load_positions(lake)  # before all else, which may grow meanwhile
@@ -177,6 +185,15 @@ def verify(
             Fault(where, what) for where, what in differing(reader, Archive(lake / "archive"), tell)
         ]
     return report
+
+
+def table_faults(lake: Place, name: str, ledger: Ledger) -> list[Fault]:
+    """Return what is corrupt in one table: its commits, checkpoints and data files, and what Delta
+    reads of it.
+    """
+    report = VerifyReport()
+    _table_whole(lake, name, ledger, Lake(lake), report, lambda _: None)
+    return report.faults
 
 
 def _table_whole(
@@ -239,7 +256,7 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
     expected = {file.path: file.rows for file in ledger.files(name).values()}
     if files != expected:
         odd = sorted(set(files.items()) ^ set(expected.items()))[0][0]
-        report.faults.append(Fault(f"{name}/{odd}", "table and ledger do not agree about it"))
+        report.faults.append(Fault(name, f"table and ledger do not agree about {odd}"))
         return False
     report.rows[name] = sum(expected.values())
     return True
@@ -329,8 +346,14 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
     return end
 
 
+class TableReader(Protocol):
+    """Gives columns of a table's rows."""
+
+    def table(self, name: str, columns: Sequence[str]) -> pa.Table: ...
+
+
 def accounts(
-    reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int]
+    reader: TableReader, archived: dict[str, list[Archived]], routed: dict[str, int]
 ) -> Iterator[tuple[str, Accounted, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """For each raw partition where its rows are, and the numbers of those in no table, and of those
     that are there more than once.
@@ -367,7 +390,7 @@ def _account(
                 )
 
 
-def _raw_rows(reader: Lake, name: str) -> dict[str, npt.NDArray[np.int64]]:
+def _raw_rows(reader: TableReader, name: str) -> dict[str, npt.NDArray[np.int64]]:
     """For each partition, the raw rows that a table holds, by their number in the partition."""
     table = reader.table(name, _RAW)
     if len(table) == 0:

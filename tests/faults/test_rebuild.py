@@ -1,15 +1,16 @@
-"""`lake repair` after damage of every kind in every kind of file: seen by `lake verify`, and mended
-exactly, or refused with what is lost.
+"""`lake repair` after corruption of every kind in every kind of file: `lake verify` finds it, and it
+is rebuilt exactly, or named with what is lost.
 
-A real site: bodies through the door, routed, loaded, with answers, files that were put together and
-checkpoints. `kept`: the logs still have their rows. `pruned`: they do not, so that the archive is
-all there is of what came in.
+A real site: bodies through the collector, routed, loaded, with answers, compacted files and
+checkpoints. `kept`: the logs still have their rows. `pruned`: they do not, so the archive is the
+only source of what came in.
 """
 
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -18,18 +19,17 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
-from tests.lake.conftest import Site as Logs
 
 from tailorbird.cli.lake_repair import _router
 from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.config.schemas import released
-from tailorbird.errors import DamageError, LockedError, NotReadyError, TailorbirdError
+from tailorbird.errors import DamageError, LockedError, TailorbirdError
 from tailorbird.lake import Lake, LakeRole, delta, verify
 from tailorbird.lake.idle import prune_idle
 from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.repair import Repairer
-from tailorbird.lake.repair.logs import log_fault
+from tailorbird.lake.rebuild import Rebuilder
+from tailorbird.lake.rebuild.logs import log_corruption
 from tailorbird.lake.tables import TABLES
 from tailorbird.router import Router
 
@@ -52,9 +52,8 @@ KINDS = {
     "answers log": "data/stream/answers-*.db",
     "routed log": "data/stream/routed.db",
 }
-# What there is no second copy of, so that only a single flipped bit can be taken back: by logs that
-# still have the rows, and without.
-ALONE = {
+# The kinds without a second source: with logs that still have their rows, and without.
+NO_SOURCE = {
     "kept": {"ledger", "manifest", "routed log"},
     "pruned": {"ledger", "manifest", "routed log", "archive", "answers"},
 }
@@ -113,8 +112,8 @@ def _send(site: Site, first: int, end: int) -> None:
         roles.drain()
 
 
-def _repairer(project) -> Repairer:
-    return Repairer(
+def _rebuilder(project) -> Rebuilder:
+    return Rebuilder(
         project.stream, project.paths.lake, clock=CLOCK, route_again=partial(_router, project)
     )
 
@@ -147,7 +146,7 @@ def _halve(path: Path, rng: random.Random) -> str:
     return "cut in half"
 
 
-def _damage(base: Path, folder: Path, kind: str, how, trial: int) -> tuple[Site, Path, str]:
+def _corrupt(base: Path, folder: Path, kind: str, how, trial: int) -> tuple[Site, Path, str]:
     shutil.copytree(base, folder)
     rng = random.Random(f"{kind}/{how.__name__}/{trial}")
     found = sorted((folder / "shop").glob(KINDS[kind]))
@@ -159,49 +158,46 @@ def _damage(base: Path, folder: Path, kind: str, how, trial: int) -> tuple[Site,
     return Site(folder), path, f"{path.relative_to(folder)}: {what}"
 
 
-def _seen(project, path: Path) -> bool:
-    """Whether the damage shows: in the lake to `lake verify`; in a log to whoever reads it."""
+def _is_found(project, path: Path) -> bool:
+    """Return whether `lake verify`, or reading the log, finds the corruption."""
     try:
         if not verify(project.paths.lake).clean:
             return True
     except TailorbirdError:
         return True
-    return path.suffix == ".db" and path.exists() and log_fault(path) is not None
+    return path.suffix == ".db" and path.exists() and log_corruption(path) is not None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost(
+def test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost(
     base, kind: str, tmp_path: Path
 ) -> None:
-    logs, whole = base
-    before = _content(Site(whole).project)
+    logs, original = base
+    before = _content(Site(original).project)
     for trial in range(TRIALS):
-        site, path, what = _damage(whole, tmp_path / str(trial), kind, _flip, trial)
+        site, path, what = _corrupt(original, tmp_path / str(trial), kind, _flip, trial)
         project = site.project
-        repairer = _repairer(project)
-        seen, plan = _seen(project, path), repairer.plan()
-        if (
-            not seen
-        ):  # a page of SQLite's that nothing is in, or spaces between the numbers of a JSON file
+        rebuilder = _rebuilder(project)
+        is_found, plan = _is_found(project, path), rebuilder.plan()
+        if not is_found:  # in an unused page of SQLite, or between the numbers of a JSON file
             assert kind in ("raw log", "answers log", "routed log", "positions"), what
-            assert not plan.mends, what
-            assert not plan.beyond, what
+            assert not plan.rebuilt, what
+            assert not plan.unrecoverable, what
             continue
-        assert plan.mends or plan.beyond, what
-        assert _seen(project, path), "a plan changes nothing"
-        done = repairer.run()
-        if done.beyond:
-            assert kind in ALONE[logs] | {"events", "quarantine", "duplicates"} | {
-                "raw log",
-                "answers log",
-            }, f"{what}: {done.beyond}"
-            assert all(one.lost for one in done.beyond)
+        assert plan.rebuilt or plan.unrecoverable, what
+        assert _is_found(project, path), "a plan changes nothing"
+        done = rebuilder.run()
+        if kind in NO_SOURCE[logs]:
+            assert done.unrecoverable, what
+        if done.unrecoverable:
+            assert kind in NO_SOURCE[logs] | {"raw log", "answers log"}, f"{what}: {done}"
+            assert all(one.lost for one in done.unrecoverable)
             continue
         assert verify(project.paths.lake).clean, what
-        assert not _seen(project, path), what
+        assert not _is_found(project, path), what
         assert _content(project) == before, what
-        assert not repairer.plan().mends, "mended once and for all"
+        assert not rebuilder.plan().rebuilt, "rebuilt once and for all"
 
 
 LOST = (
@@ -224,109 +220,179 @@ LOST = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how"), LOST)
-def test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy(
+def test_a_file_that_is_gone_or_cut_is_rebuilt_where_it_has_a_second_source(
     base, kind: str, how, tmp_path: Path
 ) -> None:
-    logs, whole = base
-    before = _content(Site(whole).project)
-    site, path, what = _damage(whole, tmp_path / "site", kind, how, 0)
+    logs, original = base
+    before = _content(Site(original).project)
+    site, path, what = _corrupt(original, tmp_path / "site", kind, how, 0)
     project = site.project
-    assert _seen(project, path), what
-    repairer = _repairer(project)
-    done = repairer.run()
-    if kind in ALONE[logs]:
-        assert done.beyond, what
-        assert all(one.lost for one in done.beyond), what
+    assert _is_found(project, path), what
+    rebuilder = _rebuilder(project)
+    done = rebuilder.run()
+    if kind in NO_SOURCE[logs]:
+        assert done.unrecoverable, what
+        assert all(one.lost for one in done.unrecoverable), what
         return
-    assert not done.beyond, f"{what}: {done.beyond}"
-    assert done.mends, what
-    assert verify(project.paths.lake).clean, what
+    assert not done.unrecoverable, f"{what}: {done.unrecoverable}"
+    assert done.rebuilt, what
+    assert verify(project.paths.lake, stream=project.stream, deep=True).clean, what
     assert _content(project) == before, what
+    _go_on(site)
+    assert sorted(set(_mirrored(project.paths.lake))) == sorted(_mirrored(project.paths.lake))
 
 
-def _newest_files(lake: Path, table: str) -> list[Path]:
-    """The data files of the last commit that brought rows into a table."""
-    lines = Ledger(lake / "ledger.jsonl").commits(table)
-    newest = max(
-        version
-        for version, line in lines.items()
-        if line.positions and line.files and not line.removed
-    )
-    return [lake / table / file.path for file in lines[newest].files]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("table", ["", "events", "quarantine", "duplicates", "users"])
-def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(
-    base, table: str, tmp_path: Path
-) -> None:
-    _, whole = base
-    shutil.copytree(whole, tmp_path / "site")
-    site = Site(tmp_path / "site")
+def _go_on(site: Site) -> None:
+    """Take another body through all roles, and verify."""
     project = site.project
-    before, lake = _content(project), project.paths.lake
-    lost = _newest_files(lake, table) if table else []
-    (lake / "ledger.jsonl").unlink()
-    for path in lost:
-        path.unlink()
-    if table == "users":
-        _flip(lake / "positions.json", random.Random(7))
-    with pytest.raises(NotReadyError, match="lake repair"):
-        verify(lake)
-    assert [Path(mend.where).name for mend in _repairer(project).plan().mends] == ["ledger.jsonl"]
-    done = _repairer(project).run()
-    assert not done.beyond, done.beyond
-    assert {Path(mend.where) for mend in done.mends} - {lake / "positions.json"} == {
-        lake / "ledger.jsonl",
-        *lost,
-    }
-    assert _content(project) == before
-    told = _told(lake)
     with site.door() as door:
-        assert submit(door, 4, 0)["acked"]
+        sent = submit(door, 4, 0)["acked"]
     with Roles(project, CLOCK) as roles:
         roles.drain()
-    report = verify(lake, stream=project.stream, deep=True)
+    ids = Lake(project.paths.lake).events(["event_id"])["event_id"].to_pylist()
+    assert set(sent) <= set(ids)
+    assert len(set(ids)) == len(ids)
+    report = verify(project.paths.lake, stream=project.stream, deep=True)
     assert report.clean, report
-    ledger = Ledger(lake / "ledger.jsonl")
-    standing = {
-        (name, version)
-        for name in TABLES
-        if name != "commits"
-        for version in ledger.commits(name)
-        if version >= ledger.log_begin(name)
-    }
-    assert standing <= set(_told(lake))
-    assert len(_told(lake)) == len(set(_told(lake)))
-    assert set(_told(lake)) > set(told)
 
 
-def _told(lake: Path) -> list[tuple[str, int]]:
-    """Of which commits the ledger's mirror has a row."""
+def _mirrored(lake: Path) -> list[tuple[str, int]]:
+    """Return the commits of which the table `commits` has a row."""
     rows = Lake(lake).table("commits", ["table", "version"])
     return list(zip(rows["table"].to_pylist(), rows["version"].to_pylist(), strict=True))
 
 
-def test_of_a_commit_of_several_days_the_rows_of_the_lost_day_come_back(tmp_path: Path) -> None:
-    logs = Logs(tmp_path / "stream")
-    logs.add(3)
-    lake = tmp_path / "lake"
-    with LakeRole(logs.stream, lake, clock=CLOCK) as role:
-        role.drain()
-    logs.close()
-    before = sorted(Lake(lake).events(["event_id"])["event_id"].to_pylist())
-    days = sorted((lake / "events").glob("day=*/*.parquet"))
-    assert len(days) > 1
-    (lake / "ledger.jsonl").unlink()
-    days[0].unlink()
-    done = Repairer(
-        logs.stream,
-        lake,
-        clock=CLOCK,
-        route_again=lambda folder: pytest.fail("its log has the rows"),
-    ).run()
-    assert not done.beyond
-    assert sorted(Lake(lake).events(["event_id"])["event_id"].to_pylist()) == before
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [("events", "users"), ("events", "duplicates", "quarantine")])
+def test_several_tables_are_rebuilt_together(base, kinds: tuple[str, ...], tmp_path: Path) -> None:
+    _, original = base
+    before = _content(Site(original).project)
+    shutil.copytree(original, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    lake = site.project.paths.lake
+    for kind in kinds:
+        (lake / kind / min(Ledger(lake / "ledger.jsonl").files(kind))).unlink()
+    done = _rebuilder(site.project).run()
+    assert not done.unrecoverable, done.unrecoverable
+    assert _content(site.project) == before
+    _go_on(site)
+
+
+KILL_SITES = (
+    ("lake.after_create", 1),
+    ("lake.after_data", 1),
+    ("lake.after_commit", 1),
+    ("lake.after_ledger", 2),
+    ("rebuild.before_marker", 1),
+    ("rebuild.after_marker", 1),
+    ("rebuild.between_evidence", 1),
+    ("rebuild.between_renames", 1),
+    ("rebuild.after_rename", 1),
+    ("rebuild.between_renames", 3),
+    ("rebuild.after_rename", 4),
+    ("rebuild.before_cleanup", 1),
+    ("lake.before_positions", 1),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "hit"), KILL_SITES)
+def test_a_rebuild_that_is_killed_is_completed_by_the_next_one(
+    base, fault: str, hit: int, tmp_path: Path
+) -> None:
+    _, original = base
+    before = _content(Site(original).project)
+    site, _, _ = _corrupt(original, tmp_path / "site", "events", _halve, 0)
+    project = site.project
+    (project.paths.lake / "users/_delta_log" / f"{2:020d}.json").unlink(missing_ok=True)
+    killed = _repair(site, "--yes", faults=f"{fault}=kill@{hit}")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = _rebuilder(project).run()
+    assert not done.unrecoverable, done.unrecoverable
+    assert _content(project) == before
+    assert not (project.paths.lake / "rebuild").exists()
+    _go_on(site)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["rebuild.after_marker", "rebuild.between_renames"])
+def test_the_role_completes_a_swap_that_was_killed(base, fault: str, tmp_path: Path) -> None:
+    _, original = base
+    before = _content(Site(original).project)
+    site, _, _ = _corrupt(original, tmp_path / "site", "events", _halve, 0)
+    assert _repair(site, "--yes", faults=f"{fault}=kill@1").returncode == -signal.SIGKILL
+    assert not verify(site.project.paths.lake).clean
+    with Roles(site.project, CLOCK) as roles:
+        roles.drain()
+    assert _content(site.project) == before
+    _go_on(site)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["rebuild.before_log", "rebuild.between_log_files"])
+def test_a_rebuild_of_a_log_that_is_killed_is_completed_by_the_next_one(
+    base, fault: str, tmp_path: Path
+) -> None:
+    _, original = base
+    site, _, _ = _corrupt(original, tmp_path / "site", "raw log", _overwrite, 0)
+    assert _repair(site, "--yes", faults=f"{fault}=kill@1").returncode == -signal.SIGKILL
+    done = _rebuilder(site.project).run()
+    assert not done.unrecoverable, done.unrecoverable
+    _go_on(site)
+
+
+def _overwrite(path: Path, rng: random.Random) -> str:
+    """Overwrite an archived body in a log."""
+    data = bytearray(path.read_bytes())
+    for first in range(0, len(data), 4096):
+        if first:
+            data[first : first + 40] = bytes(40)
+    path.write_bytes(bytes(data))
+    return "overwritten"
+
+
+def _repair(site: Site, *options: str, faults: str = "") -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "-C",
+        str(site.folder / "shop"),
+        "lake",
+        "repair",
+    ]
+    environment = {**os.environ, "TAILORBIRD_FAULTS": faults, "COLUMNS": "200"}
+    return subprocess.run(
+        [*command, *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+
+
+@pytest.mark.slow
+def test_a_lost_ledger_is_restored_from_an_older_backup(base, tmp_path: Path) -> None:
+    """The tables' own commits complete it."""
+    _, original = base
+    shutil.copytree(original, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    project, ledger = site.project, site.project.paths.lake / "ledger.jsonl"
+    before, backup = _content(project), ledger.read_bytes()
+    _send(site, 28, 32)
+    added = _content(project)
+    assert added != before
+    ledger.unlink()
+    (named,) = _rebuilder(project).plan().unrecoverable
+    assert Path(named.where) == ledger
+    assert "restore it from the backup" in named.lost
+    ledger.write_bytes(backup)
+    assert [Path(one.where) for one in _rebuilder(project).plan().rebuilt] == [ledger]
+    done = _rebuilder(project).run()
+    assert not done.unrecoverable, done.unrecoverable
+    assert _content(project) == added
+    _go_on(site)
 
 
 @pytest.mark.slow
@@ -350,16 +416,12 @@ def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(
         )
     report = verify(project.paths.lake, stream=project.stream)
     assert report.faults[0].where.rpartition("/")[2] == f"{newest + 1:020d}.json"
-    done = _repairer(project).run()
-    assert done.mends
-    assert not done.beyond
+    done = _rebuilder(project).run()
+    assert done.rebuilt
+    assert not done.unrecoverable
     assert verify(project.paths.lake, stream=project.stream, deep=True).clean
     assert _content(project) == before
-    with site.door() as door:
-        assert submit(door, 4, 0)["acked"]
-    with Roles(project, CLOCK) as roles:
-        roles.drain()
-    assert verify(project.paths.lake, stream=project.stream, deep=True).clean
+    _go_on(site)
 
 
 def _update(events: Path) -> None:
@@ -453,44 +515,27 @@ def _others(base: Path, folder: Path, how: str) -> tuple[Site, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", OTHERS)
-def test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on(
+def test_an_orphan_commit_or_checkpoint_is_set_aside_and_everything_goes_on(
     base, how: str, tmp_path: Path
 ) -> None:
     """Readers begin with the checkpoint that the hint names, and cannot open a table without it."""
-    logs, whole = base
+    _, whole = base
     before = _content(Site(whole).project)
     site, names = _others(whole, tmp_path / "site", how)
     project = site.project
     lake, aside = project.paths.lake, project.paths.lake / "set-aside" / "events"
-    trimmed = (
-        logs == "pruned" and how == "hinted checkpoint gone"
-    )  # the log begins with it: it comes back from the ledger
     assert not verify(lake, stream=project.stream).clean
     brought = {path.name for path in (lake / "events").rglob("part-*.parquet")} - _written(lake)
     assert bool(brought) == ("append" in how or "changed" in how or "two" in how)
-    done = _repairer(project).run()
-    assert not done.beyond
-    mended = [Path(mend.where).name for mend in done.mends]
-    assert sorted(mended) == sorted(
-        names
-        + (
-            [f"{Ledger(lake / 'ledger.jsonl').log_begin('events'):020d}.checkpoint.parquet"]
-            * trimmed
-        )
-    )
+    done = _rebuilder(project).run()
+    assert not done.unrecoverable
+    rebuilt = {Path(one.where).name for one in done.rebuilt}
+    assert rebuilt >= set(names)
     assert {path.name for path in aside.iterdir()} == {*names, *brought}, "nothing is deleted"
-    assert all(
-        "set-aside/events" in mend.source for mend in done.mends if Path(mend.where).name in names
-    )
     assert verify(lake, stream=project.stream, deep=True).clean
     assert _content(project) == before
-    assert not _repairer(project).plan().mends
-    with site.door() as door:
-        sent = submit(door, 4, 0)["acked"]
-    with Roles(project, CLOCK) as roles:
-        roles.drain()
-    assert set(sent) <= set(Lake(lake).events(["event_id"])["event_id"].to_pylist())
-    assert verify(lake, stream=project.stream, deep=True).clean
+    assert not _rebuilder(project).plan().rebuilt
+    _go_on(site)
 
 
 def _written(lake: Path) -> set[str]:
@@ -500,23 +545,6 @@ def _written(lake: Path) -> set[str]:
         for line in Ledger(lake / "ledger.jsonl").commits("events").values()
         for file in line.files
     }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["two, checkpoints", "checkpoint of own version"])
-def test_a_repair_that_ends_between_two_files_is_gone_on_with(
-    base, how: str, tmp_path: Path
-) -> None:
-    _, whole = base
-    before = _content(Site(whole).project)
-    site, names = _others(whole, tmp_path / "site", how)
-    moved = 0
-    while mends := _repairer(site.project).plan().mends:
-        mends[0].apply()
-        moved += 1
-    assert moved == len(names)
-    assert verify(site.project.paths.lake, deep=True).clean
-    assert _content(site.project) == before
 
 
 @pytest.mark.slow
@@ -545,7 +573,7 @@ def test_the_role_does_not_begin_a_ledger_anew_beside_tables(
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")
     project = Site(tmp_path / "site").project
-    lake, before = project.paths.lake, _content(project)
+    lake = project.paths.lake
     for _ in range(others):
         write_deltalake(
             lake / "events",
@@ -558,41 +586,18 @@ def test_the_role_does_not_begin_a_ledger_anew_beside_tables(
             DamageError, match="the ledger is missing, and tables have rows"
         ) as told:
             LakeRole(project.stream, lake, clock=CLOCK)
-        assert "tailorbird lake repair" in told.value.fix
+        assert "backup" in told.value.fix
     assert not (lake / "ledger.jsonl").exists()
-    assert not _repairer(project).run().beyond
-    with Roles(project, CLOCK) as roles:
-        roles.drain()
-    assert _content(project) == before
-    assert verify(lake, stream=project.stream, deep=True).clean
 
 
-def test_a_ledger_of_a_table_whose_log_is_not_whole_is_not_made_up(base, tmp_path: Path) -> None:
-    _, whole = base
-    shutil.copytree(whole, tmp_path / "site")
-    project = Site(tmp_path / "site").project
-    lake = project.paths.lake
-    (lake / "ledger.jsonl").unlink()
-    sorted((lake / "events/_delta_log").glob("*.json"))[-2].unlink()
-    (told,) = _repairer(project).run().beyond
-    assert "the log of table events is not whole" in told.lost
-    assert not (lake / "ledger.jsonl").exists()
-    command = [
-        sys.executable,
-        "-m",
-        "tailorbird",
-        "-C",
-        str(project.root),
-        "lake",
-        "repair",
-        "--yes",
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, [one["lost"] for one in json.loads(done.stdout)["beyond"]]) == (
-        1,
-        [told.lost],
-    )
+def test_the_command_names_a_lost_ledger(base, tmp_path: Path) -> None:
+    _, original = base
+    shutil.copytree(original, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    (site.project.paths.lake / "ledger.jsonl").unlink()
+    (named,) = _rebuilder(site.project).run().unrecoverable
+    done = _repair(site, "--yes", "--json")
+    assert (done.returncode, json.loads(done.stdout)["unrecoverable"]) == (1, [vars(named)])
 
 
 def _moved(project, position: int) -> None:
@@ -627,7 +632,7 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
         ):
             roles.drain()
         assert not verify(project.paths.lake, stream=project.stream).clean
-        assert [mend.where for mend in _repairer(project).run().mends] == [str(path)]
+        assert [one.where for one in _rebuilder(project).run().rebuilt] == [str(path)]
         with Roles(project, CLOCK) as roles:
             roles.drain()
         report = verify(project.paths.lake, stream=project.stream, deep=True)
@@ -666,20 +671,17 @@ def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
             role.publish()
         with Router(project.stream, project.plan, clock=CLOCK) as router:
             assert router.prune(released(project))
-    plan = _repairer(project).plan()
-    assert not plan.beyond, plan.beyond
-    assert (
-        ["routed log" in mend.source for mend in plan.mends]
-        == [logs == "kept"] * len(plan.mends)
-        != []
-    )
-    assert _repairer(project).run().beyond == []
+    plan = _rebuilder(project).plan()
+    assert not plan.unrecoverable, plan.unrecoverable
+    source = "the routed log" if logs == "kept" else "the archive, routed again"
+    assert {one.source for one in plan.rebuilt} == {source}
+    assert _rebuilder(project).run().unrecoverable == []
     report = verify(project.paths.lake, stream=project.stream, deep=True)
     assert report.clean, report
     events = Lake(project.paths.lake).table("events", ["p"])["p"].to_pylist()
     assert len(set(events)) == len(events)
     assert "i-over" in Lake(project.paths.lake).table("items", ["id"])["id"].to_pylist()
-    assert not _repairer(project).plan().mends
+    assert not _rebuilder(project).plan().rebuilt
 
 
 def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everything_goes_on(
@@ -697,17 +699,17 @@ def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everythin
     data = path.read_bytes()
     at = data.index(b'"t3-28-0"')
     path.write_bytes(data[:at] + b"X" + data[at + 1 :])
-    refused = _repairer(site.project).run()
-    assert [Path(one.where) for one in refused.beyond] == [path]
-    assert "acknowledged and are nowhere else" in refused.beyond[0].lost
+    refused = _rebuilder(site.project).run()
+    assert [Path(one.where) for one in refused.unrecoverable] == [path]
+    assert "were acknowledged and are nowhere else" in refused.unrecoverable[0].lost
     assert path.read_bytes() != data, "what cannot be mended is left as it is"
     path.write_bytes(data)
     at = data.find(b'"t3-25-0"')
     if at >= 0:  # what the archive has too
         path.write_bytes(data[:at] + b"X" + data[at + 1 :])
-        done = _repairer(site.project).run()
-        assert [Path(one.where) for one in done.mends] == [path]
-        assert not done.beyond
+        done = _rebuilder(site.project).run()
+        assert [Path(one.where) for one in done.rebuilt] == [path]
+        assert not done.unrecoverable
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
     found = {
@@ -720,7 +722,7 @@ def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everythin
 
 def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
     _, whole = base
-    site, _, _ = _damage(whole, tmp_path / "site", "commit file", _flip, 0)
+    site, _, _ = _corrupt(whole, tmp_path / "site", "commit file", _flip, 0)
     project = open_project(site.folder / "shop")
     lake = project.paths.lake
     from tailorbird.lake.lease import hold
@@ -728,8 +730,8 @@ def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
     lock = hold(lake / "ledger.jsonl", CLOCK)
     try:
         with pytest.raises(LockedError):
-            _repairer(project).run()
-        assert _repairer(project).plan().mends, "looking needs no lock"
+            _rebuilder(project).run()
+        assert _rebuilder(project).plan().rebuilt, "looking needs no lock"
     finally:
         lock.release()
 
@@ -739,46 +741,25 @@ def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path:
     logs, whole = base
     if logs == "pruned":
         pytest.skip("once is enough")
-    site, _, _ = _damage(whole, tmp_path / "site", "users", _lose, 0)
-    command = [
-        sys.executable,
-        "-m",
-        "tailorbird",
-        "-C",
-        str(site.folder / "shop"),
-        "lake",
-        "repair",
-        "--json",
-    ]
+    site, _, _ = _corrupt(whole, tmp_path / "site", "users", _lose, 0)
 
-    def run(*more: str) -> tuple[int, dict]:
-        done = subprocess.run(
-            [*command, *more], capture_output=True, text=True, timeout=120, check=False
-        )
+    def run(*options: str) -> tuple[int, dict]:
+        done = _repair(site, "--json", *options)
         assert "Traceback" not in done.stderr
         return done.returncode, json.loads(done.stdout)
 
-    status, told = run()
-    assert (status, told["done"], told["beyond"]) == (1, False, [])
-    assert [one["what"] for one in told["mends"]] == ["is missing"]
+    status, output = run()
+    assert (status, output["done"], output["unrecoverable"]) == (1, False, [])
+    assert [one["what"] for one in output["rebuilt"]] == ["is missing (1 rows)"]
     assert not verify(site.project.paths.lake).clean
     events = Ledger(site.project.paths.lake / "ledger.jsonl").files("events")
     for path in events:
         (site.project.paths.lake / "events" / path).unlink()
-    text = subprocess.run(
-        command[:-1],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    ).stdout
+    text = _repair(site).stdout
     assert len(events) > 1
     assert all(f"data/lake/events/{path}  is missing" in text for path in events)
-    assert text.count("its log, which still has the rows") == 1, (
-        "what is said of many files is said once"
-    )
-    status, told = run("--yes")
-    assert (status, told["done"], told["clean"]) == (0, True, True)
+    assert text.count("Can be rebuilt from the routed log") == 1, "one title for many files"
+    status, output = run("--yes")
+    assert (status, output["done"], output["clean"]) == (0, True, True)
     assert verify(site.project.paths.lake).clean
-    assert run() == (0, {"done": False, "mends": [], "beyond": [], "clean": True})
+    assert run() == (0, {"done": False, "rebuilt": [], "unrecoverable": [], "clean": True})

@@ -725,9 +725,9 @@ def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
     site, _, _ = _corrupt(whole, tmp_path / "site", "commit file", _flip, 0)
     project = open_project(site.folder / "shop")
     lake = project.paths.lake
-    from tailorbird.lake.lease import hold
+    from tailorbird.lake.lease import acquire_writer_lock
 
-    lock = hold(lake / "ledger.jsonl", CLOCK)
+    lock = acquire_writer_lock(lake / "ledger.jsonl", CLOCK)
     try:
         with pytest.raises(LockedError):
             _rebuilder(project).run()

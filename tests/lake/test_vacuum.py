@@ -52,7 +52,7 @@ def test_a_dry_run_deletes_nothing_and_tells_what_would_go(home, lake, clock):
         planned = role.vacuum(keep_us=DAY, dry_run=True)
         assert on_disk(lake) == before
         told = []
-        found = role.vacuum(keep_us=DAY, told=told.append)
+        found = role.vacuum(keep_us=DAY, progress=told.append)
     assert found == planned
     assert found["events"].files > 0
     assert found["events"].log_files > 0

@@ -97,7 +97,7 @@ def quarantine(
     project = open_project()
     lake, choice = Lake(project.paths.lake), _choice(reason, path, since)
     _check_reasons(project, choice)
-    found = refused.reasons(lake, choice, replayed(project.paths.stream))
+    reason_counts = refused.reasons(lake, choice, replayed(project.paths.stream))
     shown = refused.samples(lake, choice, limit)
     if json:
         counts = [
@@ -109,13 +109,13 @@ def quarantine(
                 "last": to_iso(one.last),
                 "paths": one.paths,
             }
-            for one in found
+            for one in reason_counts
         ]
         print_json(
-            {"counts": counts, "samples": [{**row, "body": _text(row["body"])} for row in shown]}
+            {"counts": counts, "samples": [{**row, "body": _decode_body(row["body"])} for row in shown]}
         )
         return
-    if not found:
+    if not reason_counts:
         console().print(
             "The quarantine is empty."
             if choice.filter() is None
@@ -123,8 +123,8 @@ def quarantine(
         )
         return
     rows = [
-        (one.code, one.rows, one.replayed, _short(one.first), _short(one.last), _named(one.paths))
-        for one in found
+        (one.code, one.rows, one.replayed, _format_time(one.first), _format_time(one.last), _format_paths(one.paths))
+        for one in reason_counts
     ]
     print_table(
         "Refused, by reason",
@@ -136,7 +136,7 @@ def quarantine(
         print_table(
             "Samples",
             ["code", "path", "message", "body"],
-            [(row["code"], row["path"], row["message"], _record(row["body"])) for row in shown],
+            [(row["code"], row["path"], row["message"], _format_record(row["body"])) for row in shown],
         )
 
 
@@ -207,7 +207,7 @@ def replay(
     if json:
         print_json(_as_json(report, routed, dry_run))
     else:
-        _tell(report, routed, dry_run, route)
+        _print_report(report, routed, dry_run, route)
 
 
 def _require_new_routers(project: "Project") -> None:
@@ -236,15 +236,15 @@ def _check_reasons(project: "Project", choice: "Choice") -> None:
     """A reason that nothing was refused for is a slip of the pen, if anything was refused at all."""
     from tailorbird.lake import Lake, refused
 
-    known = [
+    known_reasons = [
         one.code for one in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())
     ]
-    unknown = [reason for reason in choice.reasons if reason not in known]
-    if known and unknown:
+    unknown = [reason for reason in choice.reasons if reason not in known_reasons]
+    if known_reasons and unknown:
         raise UsageError(
             f"nothing was refused for {unknown[0]!r}",
             where="--reason",
-            fix=f"the reasons there are: {', '.join(known)}",
+            fix=f"the reasons there are: {', '.join(known_reasons)}",
         )
 
 
@@ -266,7 +266,7 @@ def _as_json(
     }
 
 
-def _tell(
+def _print_report(
     report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool
 ) -> None:
     from tailorbird.cli.roles import tell_routed
@@ -308,18 +308,18 @@ def _tell(
         tell_routed(routed, "replay")
 
 
-def _named(paths: dict[str, int]) -> str:
+def _format_paths(paths: dict[str, int]) -> str:
     names = list(paths)
     return ", ".join(names[:_PATHS_SHOWN]) + (", …" if len(names) > _PATHS_SHOWN else "")
 
 
-def _short(moment: int) -> str:
+def _format_time(moment: int) -> str:
     from tailorbird.events import to_iso
 
     return to_iso(moment)[:19] + "Z"
 
 
-def _record(body: bytes) -> str:
+def _format_record(body: bytes) -> str:
     """The body as it came, without what an adapter put around it."""
     import msgspec
 
@@ -327,11 +327,11 @@ def _record(body: bytes) -> str:
 
     unread = unread_of(body)
     return (
-        _text(body)
+        _decode_body(body)
         if unread is None
         else f"{unread.format}: {msgspec.json.encode(unread.record).decode()}"
     )[:_BODY_SHOWN]
 
 
-def _text(body: bytes) -> str:
+def _decode_body(body: bytes) -> str:
     return bytes(body).decode(errors="replace")

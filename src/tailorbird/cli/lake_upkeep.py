@@ -33,7 +33,7 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
     all_days:
         take every day with more than one small file, today's too
     """
-    less: dict[str, int] = {}
+    totals: dict[str, int] = {}
     with _role(_project(), "puts files together") as role, progress_bars(quiet=json) as progress:
         total = sum(role.due(everything=all_days).values())
         progress("files", 0, total)
@@ -41,15 +41,15 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
             before = sum(waiting.values())
             done = role.upkeep(everything=all_days)
             left = sum(role.due(everything=all_days).values())
-            less["files"] = less.get("files", 0) + done
-            less["commits"] = less.get("commits", 0) + 1
+            totals["files"] = totals.get("files", 0) + done
+            totals["commits"] = totals.get("commits", 0) + 1
             total = max(total, left)
             progress("files", total - min(left, before), total)
     if json:
-        print_json({"files_less": less.get("files", 0), "commits": less.get("commits", 0)})
-    elif less:
+        print_json({"files_less": totals.get("files", 0), "commits": totals.get("commits", 0)})
+    elif totals:
         console().print(
-            f"{less['files']:,} files less, by {less['commits']:,} commits. Old readers "
+            f"{totals['files']:,} files less, by {totals['commits']:,} commits. Old readers "
             "still find theirs until lake vacuum."
         )
     else:
@@ -85,15 +85,15 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
         total = sum(each.files + each.log_files for each in planned.values())
         done = 0
 
-        def told(one: int) -> None:
+        def count_files(count: int) -> None:
             nonlocal done
-            done += one
+            done += count
             progress("files", done, total)
 
-        found = planned if dry_run else role.vacuum(keep_us=keep_us, told=told)
+        deleted = planned if dry_run else role.vacuum(keep_us=keep_us, progress=count_files)
     rows = {
         name: {"files": each.files, "log_files": each.log_files, "bytes": each.bytes}
-        for name, each in found.items()
+        for name, each in deleted.items()
     }
     if json:
         print_json({"dry_run": dry_run, "tables": rows})
@@ -143,7 +143,7 @@ def events(
     if at_version is not None and bundle:
         raise UsageError("expected --at-version or --bundle, got both")
     if bundle:
-        at = _read_by(project, bundle)
+        at = _versions_read_by(project, bundle)
     elif at_version is not None:
         at = version_at(project.paths.lake, "events", at_version)
     else:
@@ -161,16 +161,16 @@ def events(
         part = out.with_name(f"{out.name}.part")
         pq.write_table(made(rows, "lake events"), part, compression="zstd")
         part.replace(out)
-    told = {
+    summary = {
         "version": at["events"].version,
         "positions": at["events"].positions,
         "rows": len(rows),
         "out": str(out) if out else None,
     }
     if json:
-        print_json(told)
+        print_json(summary)
         return
-    console().print(f"Version {told['version']} of events has {len(rows):,} rows.")
+    console().print(f"Version {summary['version']} of events has {len(rows):,} rows.")
     if out is not None:
         console().print(f"Written to {out}")
     else:
@@ -183,7 +183,7 @@ def events(
         )
 
 
-def _read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
+def _versions_read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
     from tailorbird.events import SystemClock
     from tailorbird.lake.versions import from_plain
     from tailorbird.registry import Registry

@@ -1,8 +1,8 @@
-"""What is wrong with a file of a table, and telling it where one is read: what Arrow says names
-neither the file nor the remedy.
+"""Recognise corrupt files, and turn a library's read error into one that names the file and the
+remedy.
 
-Whether a file is damaged is asked of the ledger, never of the text of an error, which changes with
-each release of a library. An error for which no file is to blame stays as it was.
+The ledger decides whether a file is corrupt, never the text of an error, which changes with each
+release of a library. An error that no file explains is raised as it is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,21 +16,21 @@ from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
 from tailorbird.places import ObjectPath, Place
 
-_REMEDY = "tailorbird lake verify says what is damaged, tailorbird lake repair mends it"
+_REMEDY = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
 _OF_BUCKET = (
-    "restore the earlier version of this object; tailorbird lake verify says what else is damaged"
+    "restore the earlier version of this object; tailorbird lake verify names what else is corrupt"
 )
 
 
-def damaged(message: str, place: Place) -> DamageError:
-    """The error about a file of a table, with what mends it where that kind of storage is mended."""
+def corrupt_file(message: str, place: Place) -> DamageError:
+    """Return the error about a corrupt file of a table, with the remedy for its kind of storage."""
     return DamageError(
         message, where=str(place), fix=_OF_BUCKET if isinstance(place, ObjectPath) else _REMEDY
     )
 
 
-class Written(Protocol):
-    """A file as it was written, of a table or of the archive."""
+class FileRecord(Protocol):
+    """Size and checksum of a file of a table or of the archive, as recorded when it was written."""
 
     @property
     def size(self) -> int: ...
@@ -38,8 +38,8 @@ class Written(Protocol):
     def sha256(self) -> str: ...
 
 
-def file_fault(path: Place, file: Written) -> str | None:
-    """What is wrong with a file that ledger or manifest know; costs the reading of it."""
+def file_corruption(path: Place, file: FileRecord) -> str | None:
+    """Return what is corrupt in a file by its record in ledger or manifest, or None. Reads it."""
     if not path.is_file():
         return "is missing"
     size = path.stat().st_size
@@ -49,46 +49,49 @@ def file_fault(path: Place, file: Written) -> str | None:
 
 
 @contextmanager
-def read_whole(lake: Place, table: str, paths: Callable[[], Iterable[str]]) -> Iterator[None]:
-    """Around the reading of data files: where it fails by one that is damaged or gone, that file is
-    told, and what mends it.
+def reading_errors(lake: Place, table: str, paths: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Name the file to blame when reading data files within fails.
 
     Args:
-        paths: of the files that are read, below the table's folder; asked for only when something
-            failed.
+        paths: the files being read, below the table's folder; called only after a failure.
+
     Raises:
-        DamageError: a file is not as it was written.
-        StorageError: a file went while it was read, since its rows are in another one now.
+        DamageError: a file is corrupt or missing.
+        StorageError: a file was deleted during the read, because its rows are in another one now.
     """
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        if (told := blamed(lake, table, paths(), str(error))) is None:
+        if (blamed_error := blamed_file(lake, table, paths(), str(error))) is None:
             raise
-        raise told from error
+        raise blamed_error from error
 
 
-def blamed(lake: Place, table: str, paths: Iterable[str], told: str) -> TailorbirdError | None:
-    """The error about the first of these files that is not as it was written; those that are named
-    in `told` are looked at first.
+def blamed_file(
+    lake: Place, table: str, paths: Iterable[str], message: str
+) -> TailorbirdError | None:
+    """Return the error about the first corrupt file, or None. Files that `message` names are
+    checked first.
     """
     ledger = Ledger(lake / "ledger.jsonl")
-    written = {file.path: file for line in ledger.commits(table).values() for file in line.files}
-    standing = ledger.files(table)
-    for path in sorted(paths, key=lambda path: path.rpartition("/")[2] not in told):
-        place, file = lake / table / path, written.get(path)
+    known_files = {
+        file.path: file for line in ledger.commits(table).values() for file in line.files
+    }
+    live_files = ledger.files(table)
+    for path in sorted(paths, key=lambda path: path.rpartition("/")[2] not in message):
+        place, file = lake / table / path, known_files.get(path)
         if file is not None:
-            fault = file_fault(place, file)
+            fault = file_corruption(place, file)
         else:
             fault = None if place.is_file() else "is missing"
         if fault is None:
             continue
-        if path in written and path not in standing and not place.is_file():
+        if path in known_files and path not in live_files and not place.is_file():
             return StorageError(
                 f"a data file of table {table} was deleted while it was read: its rows are "
                 "in another one now",
                 where=str(place),
                 fix="run the same again; a longer lake.history keeps such files longer",
             )
-        return damaged(f"a data file of table {table} {fault}", place)
+        return corrupt_file(f"a data file of table {table} {fault}", place)
     return None

@@ -110,7 +110,7 @@ def _recover_from(
 
 def _read_missing(stream: Stream, intact: IntactRows, end: int) -> dict[str, pa.Table]:
     """Read the rows of a routed log before `end` whose raw row no table holds, by their kind."""
-    held = held_rows(intact)
+    present = present_rows(intact)
     missing = {kind: [etl.routed_rows((), kind)] for kind in RAW_TABLES}
     with open_reader(routed_address(stream)) as reader:
         position = reader.start()
@@ -119,11 +119,11 @@ def _read_missing(stream: Stream, intact: IntactRows, end: int) -> dict[str, pa.
             for kind in RAW_TABLES:
                 rows = etl.routed_rows([each for each in blocks if each.offset < end], kind)
                 if len(rows):
-                    missing[kind].append(rows.filter(pa.array(~_is_held(rows, held))))
+                    missing[kind].append(rows.filter(pa.array(~_is_present(rows, present))))
     return {kind: pa.concat_tables(tables) for kind, tables in missing.items()}
 
 
-def held_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
+def present_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
     """Return for each raw partition the sorted numbers of the raw rows that a table holds."""
     parts: dict[str, list[npt.NDArray[np.int64]]] = {}
     for name in RAW_TABLES:
@@ -132,15 +132,15 @@ def held_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
     return {partition: np.unique(np.concatenate(rows)) for partition, rows in parts.items()}
 
 
-def _is_held(rows: pa.Table, held: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+def _is_present(rows: pa.Table, present: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
     numbers = _raw_numbers(rows)
     names = rows["raw_partition"].combine_chunks().dictionary_encode()
     codes = names.indices.to_numpy()
-    is_held = np.zeros(len(rows), bool)
+    is_present = np.zeros(len(rows), bool)
     for code, name in enumerate(names.dictionary.to_pylist()):
         of_partition = codes == code
-        is_held[of_partition] = np.isin(numbers[of_partition], held.get(name, _NO_ROWS))
-    return is_held
+        is_present[of_partition] = np.isin(numbers[of_partition], present.get(name, _NO_ROWS))
+    return is_present
 
 
 def _raw_numbers(rows: pa.Table) -> npt.NDArray[np.int64]:
@@ -203,7 +203,7 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
     Args:
         ends: by log, the position up to which the table has it.
     """
-    held = intact.table("answers", ["producer", "offset"])
+    present = intact.table("answers", ["producer", "offset"])
     missing = [TABLES["answers"].schema.empty_table()]
     for producer, address in answers_addresses(stream).items():
         end = ends.get(address.stem, 0)
@@ -213,14 +213,14 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
                 while position < end and (blocks := reader.read(position)):
                     position = blocks[-1].end
                     before = [each for each in blocks if each.offset < end]
-                    missing.append(_answers_without(etl.answer_rows(before, producer), held))
+                    missing.append(_answers_without(etl.answer_rows(before, producer), present))
         except TailorbirdError:
             continue
     return pa.concat_tables(missing)
 
 
-def _answers_without(rows: pa.Table, held: pa.Table) -> pa.Table:
+def _answers_without(rows: pa.Table, present: pa.Table) -> pa.Table:
     if not len(rows):
         return rows
-    taken = held.filter(pc.equal(held["producer"], rows["producer"][0]))["offset"]
+    taken = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]
     return rows.filter(pc.invert(pc.is_in(rows["offset"], value_set=pc.unique(taken))))

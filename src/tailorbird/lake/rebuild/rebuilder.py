@@ -26,9 +26,9 @@ from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl, foreign, swap
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.check import ledger_is_lost
-from tailorbird.lake.damage import file_fault
+from tailorbird.lake.damage import file_corruption
 from tailorbird.lake.delta import DurableTable, commit_path, create_table
-from tailorbird.lake.lease import hold
+from tailorbird.lake.lease import acquire_writer_lock
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.opening import delta_errors
 from tailorbird.lake.positions import (
@@ -46,7 +46,7 @@ from tailorbird.lake.rebuild.received import Action, archived_content, examine_l
 from tailorbird.lake.rebuild.routing import RouteAgain, route_archive
 from tailorbird.lake.role import LakeRole
 from tailorbird.lake.tables import TABLES
-from tailorbird.lake.verify import Fault, accounts, ends_of, lost_before, table_faults
+from tailorbird.lake.verify import Fault, account_rows, describe_gap, ends_of, table_faults
 from tailorbird.stream import Stream
 from tailorbird.stream.released import FILE
 
@@ -140,7 +140,7 @@ class Rebuilder:
     def _run_once(self, done: list[Rebuilt]) -> _Work:
         scratch, unfinished = swap.scratch_folder(self._lake), self._unfinished()
         with ExitStack() as stack:
-            lock = hold(self._lake / LEDGER, self._clock)
+            lock = acquire_writer_lock(self._lake / LEDGER, self._clock)
             stack.callback(lock.release)
             stack.enter_context(delta_errors(self._lake))
             if swap.finish(self._lake):
@@ -171,7 +171,7 @@ class Rebuilder:
         ):
             return None
         source = "the commits of the tables themselves, when the role starts"
-        return Rebuilt(str(self._lake / LEDGER), _lines_gone(ledger, written), source)
+        return Rebuilt(str(self._lake / LEDGER), _describe_short_ledger(ledger, written), source)
 
     def _examine(self, scratch: Path) -> _Work:
         work, self._routings = _Work(), {}
@@ -181,7 +181,7 @@ class Rebuilder:
         ledger, archive = opened
         positions = self._positions(ledger, archive, work)
         if len(ledger.lines) < positions.ledger and self._short_ledger() is None:
-            what = _lines_gone(ledger, positions.ledger)
+            what = _describe_short_ledger(ledger, positions.ledger)
             work.plan.unrecoverable.append(
                 Unrecoverable(str(self._lake / LEDGER), what, f"the ledger {_BACKUP}")
             )
@@ -189,18 +189,20 @@ class Rebuilder:
         self._check_manifest(archive, positions, work.plan)
         faults = {name: self._table_faults(ledger, name) for name in TABLES}
         corrupt = {
-            name: {fault.where.removeprefix(f"{name}/") for fault in found}
-            for name, found in faults.items()
+            name: {fault.where.removeprefix(f"{name}/") for fault in table_faults_found}
+            for name, table_faults_found in faults.items()
         }
         work.intact = IntactRows(self._lake, ledger, corrupt)
         self._recover(work, ledger, archive, positions, faults, scratch)
         if work.positions is not None:
-            held = [work.intact.table(name, missing.RAW_COLUMNS) for name in missing.RAW_TABLES]
-            work.positions.routed = etl.raw_ends(*held)
+            raw_columns = [
+                work.intact.table(name, missing.RAW_COLUMNS) for name in missing.RAW_TABLES
+            ]
+            work.positions.routed = etl.raw_ends(*raw_columns)
         for partition, first, end in archive.gaps():
             lost = "their bodies are in no raw log and no archive, so they cannot be routed again"
             work.plan.unrecoverable.append(
-                Unrecoverable(str(archive.path / partition), lost_before(first, end), lost)
+                Unrecoverable(str(archive.path / partition), describe_gap(first, end), lost)
             )
         for file in archive.files:
             self._archived_file(file, work)
@@ -279,11 +281,11 @@ class Rebuilder:
         faults = table_faults(self._lake, name, ledger)
         log = self._lake / name / "_delta_log"
         if any(fault.where == name for fault in faults) and log.is_dir():
-            known = {line.files[0].path for line in ledger.checkpoints(name).values()}
+            vouched = {line.files[0].path for line in ledger.checkpoints(name).values()}
             unknown = [
                 path.name
                 for path in sorted(log.iterdir())
-                if foreign.CHECKPOINT.match(path.name) and path.name not in known
+                if foreign.CHECKPOINT.match(path.name) and path.name not in vouched
             ]
             if unknown and (log / foreign.HINT).exists():
                 unknown.append(foreign.HINT)
@@ -309,8 +311,8 @@ class Rebuilder:
             files.setdefault(file.partition, []).append(file)
 
         def rows_in_no_table() -> dict[str, int]:
-            found = accounts(intact, files, positions.routed)
-            return {name: len(rows) for name, _, rows, _ in found if len(rows)}
+            row_accounts = account_rows(intact, files, positions.routed)
+            return {name: len(rows) for name, _, rows, _ in row_accounts if len(rows)}
 
         def shortage(name: str) -> int:
             return intact.expected_rows(name) - intact.rows(name)
@@ -395,13 +397,13 @@ class Rebuilder:
         work.plan.rebuilt += [
             Rebuilt(str(self._lake / fault.where), fault.what, source) for fault in faults
         ]
-        known = {file.path for line in ledger.commits(name).values() for file in line.files}
-        orphans = foreign.strangers(self._lake / name, ledger.commits(name))
+        own_files = {file.path for line in ledger.commits(name).values() for file in line.files}
+        orphans = foreign.find_orphans(self._lake / name, ledger.commits(name))
         evidence = [
             (path, name)
             for orphan in reversed(orphans)
             for path in (
-                *(f"{name}/{each}" for each in foreign.data_files(orphan.file, known)),
+                *(f"{name}/{each}" for each in foreign.data_files(orphan.file, own_files)),
                 f"{name}/_delta_log/{orphan.file.name}",
             )
         ]
@@ -412,7 +414,7 @@ class Rebuilder:
 
     def _archived_file(self, file: Archived, work: _Work) -> None:
         item = f"archive/{file.file}"
-        corruption = file_fault(self._lake / item, file)
+        corruption = file_corruption(self._lake / item, file)
         if corruption is None:
             return
         data = archived_content(self._stream, file)
@@ -514,7 +516,7 @@ def _is_below(ledger: Ledger, table: str, log: str, end: int) -> bool:
     return _reached(ledger, table).get(log, 0) <= end
 
 
-def _lines_gone(ledger: Ledger, written: int) -> str:
+def _describe_short_ledger(ledger: Ledger, written: int) -> str:
     return f"has {len(ledger.lines):,} lines, {written:,} were written"
 
 

@@ -230,7 +230,7 @@ def test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_st
     assert [fault.what.endswith(mends) for fault in faults] == [
         True
     ] * 5  # two commits, two checkpoints, and the hint
-    assert all("is none of the lake's own" in fault.what for fault in faults)
+    assert all("is not the lake's own" in fault.what for fault in faults)
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         assert {(finding.table, finding.what) for finding in role.findings} == {
             ("events", "set aside")

@@ -67,8 +67,8 @@ def quarantine(
     limit: Annotated[int, Parameter(name=["--limit", "--rows"])] = 10,
     json: Json = False,
 ) -> None:
-    """Show what was refused: by reason how many, since when, until when, which fields; and samples.
-    Everything is kept whole.
+    """Show refused rows: by reason their number, first and last time and fields, and samples.
+    They are kept exactly as received.
 
     After a fix, `lake replay` sends it again; `replayed` counts the rows that were.
 
@@ -102,17 +102,20 @@ def quarantine(
     if json:
         counts = [
             {
-                "code": one.code,
-                "rows": one.rows,
-                "replayed": one.replayed,
-                "first": to_iso(one.first),
-                "last": to_iso(one.last),
-                "paths": one.paths,
+                "code": reason_count.code,
+                "rows": reason_count.rows,
+                "replayed": reason_count.replayed,
+                "first": to_iso(reason_count.first),
+                "last": to_iso(reason_count.last),
+                "paths": reason_count.paths,
             }
-            for one in reason_counts
+            for reason_count in reason_counts
         ]
         print_json(
-            {"counts": counts, "samples": [{**row, "body": _decode_body(row["body"])} for row in shown]}
+            {
+                "counts": counts,
+                "samples": [{**row, "body": _decode_body(row["body"])} for row in shown],
+            }
         )
         return
     if not reason_counts:
@@ -123,7 +126,14 @@ def quarantine(
         )
         return
     rows = [
-        (one.code, one.rows, one.replayed, _format_time(one.first), _format_time(one.last), _format_paths(one.paths))
+        (
+            one.code,
+            one.rows,
+            one.replayed,
+            _format_time(one.first),
+            _format_time(one.last),
+            _format_paths(one.paths),
+        )
         for one in reason_counts
     ]
     print_table(
@@ -136,7 +146,10 @@ def quarantine(
         print_table(
             "Samples",
             ["code", "path", "message", "body"],
-            [(row["code"], row["path"], row["message"], _format_record(row["body"])) for row in shown],
+            [
+                (row["code"], row["path"], row["message"], _format_record(row["body"]))
+                for row in shown
+            ],
         )
 
 
@@ -149,7 +162,7 @@ def replay(
     route: bool = True,
     json: Json = False,
 ) -> None:
-    """Send what was refused again, after the declarations, an adapter or the contract were mended.
+    """Resend refused rows after the declarations, an adapter or the contract were fixed.
 
     What is accepted now goes through the raw log as it came, with the time at which it was first
     received, and from there into features and lake; what is still refused stays in the quarantine.
@@ -211,9 +224,7 @@ def replay(
 
 
 def _require_new_routers(project: "Project") -> None:
-    """Raises NotReadyError where a running router would refuse again what the declarations of now
-    accept.
-    """
+    """Raise NotReadyError if a running router has older declarations and would refuse again."""
     from tailorbird.router.deciding import deciding_otherwise
 
     if processes := deciding_otherwise(project.paths.run, project.plan):
@@ -233,11 +244,12 @@ def _choice(reason: list[str] | None, path: str, since: str) -> "Choice":
 
 
 def _check_reasons(project: "Project", choice: "Choice") -> None:
-    """A reason that nothing was refused for is a slip of the pen, if anything was refused at all."""
+    """Raise UsageError for a reason that no row was refused for, if any row was refused."""
     from tailorbird.lake import Lake, refused
 
     known_reasons = [
-        one.code for one in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())
+        reason_count.code
+        for reason_count in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())
     ]
     unknown = [reason for reason in choice.reasons if reason not in known_reasons]
     if known_reasons and unknown:
@@ -320,7 +332,7 @@ def _format_time(moment: int) -> str:
 
 
 def _format_record(body: bytes) -> str:
-    """The body as it came, without what an adapter put around it."""
+    """Return the body as received, without the adapter's wrapper."""
     import msgspec
 
     from tailorbird.events.contract import unread_of

@@ -226,7 +226,7 @@ class Archive:
     def unreferenced_files(self) -> list[Place]:
         """Return the files without a line in the manifest, left by crashes.
 
-        None of them can get a line any more, because later rows have theirs.
+        None can get a line any more, because the manifest has later rows.
         """
         named = {file.file for file in self.files}
         needless: list[Place] = []

@@ -31,9 +31,9 @@ from deltalake.exceptions import DeltaError
 from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, foreign
-from tailorbird.lake.damage import corrupt_file, file_corruption
+from tailorbird.lake.corruption import corrupt_file, file_corruption
 from tailorbird.lake.delta import commit_path
-from tailorbird.lake.foreign import commit_fault, versions
+from tailorbird.lake.foreign import unknown_commit_fault, versions
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import unreadable
 from tailorbird.lake.tables import TABLES, TableSpec
@@ -128,11 +128,11 @@ def opening_errors(lake: Place, table: str) -> Iterator[None]:
             raise corrupt_file(f"a file of the log of table {table} {fault}", file) from error
         if not isinstance(error, TailorbirdError | DeltaError):
             raise
-        for one in foreign.find_orphans(lake / table, ledger.commits(table)):
+        for orphan in foreign.find_orphans(lake / table, ledger.commits(table)):
             raise DamageError(
-                f"a file of the log of table {table} {one.what}",
-                where=str(one.file),
-                fix=one.remedy,
+                f"a file of the log of table {table} {orphan.what}",
+                where=str(orphan.file),
+                fix=orphan.remedy,
             ) from error
         if isinstance(error, DeltaError):
             raise unreadable(lake / table, error) from error
@@ -159,17 +159,22 @@ def _set_orphans_aside(
     path: Place, spec: TableSpec, ledger: Ledger, aside: Place
 ) -> list[Recovery]:
     """Set orphan commits at the end of the log aside, which readers would believe."""
-    known = ledger.commits(spec.name)
-    if not foreign.are_all_foreign(foreign.orphan_commits(path, known)):
+    commits = ledger.commits(spec.name)
+    if not foreign.are_all_foreign(foreign.orphan_commits(path, commits)):
         return []
-    named = {file.path for line in known.values() for file in line.files}
+    named = {file.path for line in commits.values() for file in line.files}
     moved = [
-        (one, foreign.set_aside(one.file, named, aside / spec.name))
-        for one in reversed(foreign.find_orphans(path, known))
+        (orphan, foreign.set_aside(orphan.file, named, aside / spec.name))
+        for orphan in reversed(foreign.find_orphans(path, commits))
     ]
     return [
-        Recovery(spec.name, one.version, "set aside", f"{one.file}: {one.what}; kept as {place}")
-        for one, place in moved
+        Recovery(
+            spec.name,
+            orphan.version,
+            "set aside",
+            f"{orphan.file}: {orphan.what}; kept as {target}",
+        )
+        for orphan, target in moved
     ]
 
 
@@ -179,7 +184,7 @@ def _commit_corruption(path: Place, version: int, line: Line | None) -> str | No
         return "is missing"
     data = file.read_bytes()
     if line is None:
-        return commit_fault(data, version)
+        return unknown_commit_fault(data, version)
     if hashlib.sha256(data).hexdigest() == line.commit_sha256:
         return None
     return "is empty" if not data else "does not match the ledger's checksum"
@@ -265,7 +270,7 @@ def _enter_commit(
             target = path / name
             if not target.exists() or target.stat().st_size != action["add"]["size"]:
                 raise DamageError(
-                    f"version {version} of table {spec.name} names a file that is not whole",
+                    f"version {version} of table {spec.name} names a file that is incomplete",
                     where=str(target),
                     fix=_REPAIR,
                 )
@@ -347,7 +352,7 @@ def _set_checkpoints_aside(
                 spec.name,
                 version,
                 "set aside",
-                f"a checkpoint that was not whole, as {moved}; nothing needs it",
+                f"a corrupt checkpoint, as {moved}; nothing needs it",
             )
         )
     hint = log / foreign.HINT

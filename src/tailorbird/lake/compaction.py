@@ -5,8 +5,8 @@
 
 Rows stay in log order unless `lake.sort` is `person`: then settled days are sorted by person.
 Measured on a day of 900,000 rows, this reads one person's rows in a twentieth of the time and makes
-the file a third smaller. A range of 100,000 positions, as used to build a state from the lake, takes
-five times as long. Reading the entire day takes the same time.
+the file a third smaller. A range of 100,000 positions, as used to build a state from the lake,
+takes five times as long. Reading the entire day takes the same time.
 """
 
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import compaction, durable, vacuum
-from tailorbird.lake.damage import reading_errors
+from tailorbird.lake.corruption import reading_errors
 from tailorbird.lake.datafiles import is_sorted, parquet_of, split_by_partition, statistics_of
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
@@ -340,7 +340,8 @@ class DurableTable:
                 if self.spec.partition
                 else ""
             )
-            name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{uuid.uuid4().hex[:8]}.parquet"
+            token = uuid.uuid4().hex[:8]
+            name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{token}.parquet"
             path = self.path / name
             if path.parent not in folders:
                 durable.make_folder(path.parent)
@@ -474,7 +475,7 @@ class DurableTable:
         keep_us: int,
         *,
         dry_run: bool = False,
-        told: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> VacuumReport:
         """Delete what only readers older than `keep_us` need, see `lake.vacuum`."""
         return vacuum.vacuum(
@@ -484,7 +485,7 @@ class DurableTable:
             self._clock.now(),
             keep_us,
             dry_run=dry_run,
-            progress=told,
+            progress=progress,
         )
 
     def checkpoint(self) -> None:

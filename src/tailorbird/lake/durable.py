@@ -94,8 +94,8 @@ def make_folder(folder: Place) -> None:
     missing = missing[: next(i for i, each in enumerate(missing) if each.exists())]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for each in reversed(missing):
-        sync_folder(each.parent)
+    for missing_folder in reversed(missing):
+        sync_folder(missing_folder.parent)
 
 
 def move_aside(path: Place, folder: Place) -> Place:
@@ -141,7 +141,7 @@ def disk_errors(path: Place) -> Iterator[None]:
         raise StorageError(
             f"the disk refused: {error.strerror or error}",
             where=str(path),
-            fix="free some space or mend the disk, then start the role, or run the command, again",
+            fix="free some space or repair the disk, then restart the role or the command",
         ) from error
 
 

@@ -89,7 +89,7 @@ def profiles(events: pa.Table, kind: str) -> pa.Table:
 
 
 def split_repeats(
-    events: pa.Table, read_known: Callable[[list[int], int], pa.Table]
+    events: pa.Table, read_earlier: Callable[[list[int], int], pa.Table]
 ) -> tuple[pa.Table, pa.Table]:
     """Split events into first occurrences and repeats by imports and replays.
 
@@ -103,7 +103,7 @@ def split_repeats(
         return events, ROUTED.empty_table()
     candidates = events.filter(imported)
     days = np.unique(candidates.column("ts").cast(pa.int64()).to_numpy() // DAY).tolist()
-    earlier = read_known(days, events.column("p")[0].as_py())
+    earlier = read_earlier(days, events.column("p")[0].as_py())
     repeated = (
         pc.is_in(_identity_keys(events), value_set=pc.unique(_identity_keys(earlier)))
         if earlier.num_rows
@@ -188,7 +188,7 @@ def events_from(events: pa.Table, p: int) -> pa.Table:
 
 
 def _identity_keys(events: pa.Table) -> pa.ChunkedArray:
-    """Return the identity of each event: its id, day and subject (user, else visitor, else item)."""
+    """Return each event's identity: its id, day and subject (user, else visitor, else item)."""
     subjects = [
         pc.binary_join_element_wise(pa.scalar(mark), events.column(name), "")
         for mark, name in (("u", "user_id"), ("a", "anonymous_id"), ("i", "item_id"))

@@ -99,14 +99,14 @@ def read_some(reader: LogReader, start: int, rows_max: int) -> list[Stored]:
     blocks: list[Stored] = []
     rows = size = 0
     while rows < rows_max and size < _BATCH_BYTES:
-        more = reader.read(start)
-        if not more:
+        next_blocks = reader.read(start)
+        if not next_blocks:
             break
-        for stored in more:
+        for stored in next_blocks:
             if rows >= rows_max:
                 return blocks
             blocks.append(stored)
             rows += stored.block.rows
             size += len(stored.block.payload)
-        start = more[-1].end
+        start = next_blocks[-1].end
     return blocks

@@ -23,7 +23,7 @@ from tailorbird.places import ObjectPath, Place
 
 CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
 HINT = "_last_checkpoint"
-FOREIGN = "is none of the lake's own"
+FOREIGN = "is not the lake's own"
 NOT_THERE = "names a checkpoint that is not there"
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
@@ -54,7 +54,7 @@ def versions(path: Place) -> list[int]:
     return sorted(int(match[1]) for name in names if (match := _COMMIT.match(name)))
 
 
-def commit_fault(data: bytes, version: int) -> str | None:
+def unknown_commit_fault(data: bytes, version: int) -> str | None:
     """Return what is wrong with a commit that the ledger does not know, or None.
 
     Our own commits have the number of their files and rows.
@@ -65,7 +65,7 @@ def commit_fault(data: bytes, version: int) -> str | None:
         actions = [json.loads(line) for line in data.splitlines()]
         keys = [next(iter(action)) for action in actions]
         if version == 0:
-            return None if {"protocol", "metaData"} <= set(keys) else "is not whole"
+            return None if {"protocol", "metaData"} <= set(keys) else "is incomplete"
         commit_info = actions[keys.index("commitInfo")]["commitInfo"]
         if COMMIT_INFO not in commit_info:
             return FOREIGN
@@ -83,12 +83,12 @@ def commit_fault(data: bytes, version: int) -> str | None:
         StopIteration,
         msgspec.ValidationError,
     ):
-        return "is not whole"
+        return "is incomplete"
     is_complete = (
         len(rows) == info.files and sum(rows) == info.rows and keys.count("remove") == info.removed
     )
     has_effect = "txn" in keys or info.removed or (info.columns and "metaData" in keys)
-    return None if is_complete and has_effect else "is not whole"
+    return None if is_complete and has_effect else "is incomplete"
 
 
 def orphan_commits(path: Place, commits: Mapping[int, Line]) -> list[tuple[int, str]]:
@@ -96,10 +96,10 @@ def orphan_commits(path: Place, commits: Mapping[int, Line]) -> list[tuple[int, 
 
     A complete commit of our own that the ledger does not know was made just now, or before a crash.
     """
-    beyond = [version for version in versions(path) if version > max(commits, default=-1)]
+    later_versions = [version for version in versions(path) if version > max(commits, default=-1)]
     faults = [
-        (version, commit_fault(commit_path(path, version).read_bytes(), version))
-        for version in beyond
+        (version, unknown_commit_fault(commit_path(path, version).read_bytes(), version))
+        for version in later_versions
     ]
     first = next((version for version, fault in faults if fault is not None), None)
     return [
@@ -215,7 +215,10 @@ def set_aside(file: Place, named: Collection[str], folder: Place) -> Place:
 
 def data_files(file: Place, named: Collection[str]) -> list[str]:
     """Return the data files that an orphan commit brought, except those that our commits name."""
-    if not _COMMIT.match(file.name) or commit_fault(data := file.read_bytes(), -1) != FOREIGN:
+    if (
+        not _COMMIT.match(file.name)
+        or unknown_commit_fault(data := file.read_bytes(), -1) != FOREIGN
+    ):
         return []
     table = file.parent.parent
     return [path for path in _added(data) if path not in named and (table / path).is_file()]
@@ -230,7 +233,8 @@ def brought(folder: Place) -> set[Place]:
     commits = [
         data
         for path in files
-        if _ASIDE_COMMIT.match(path.name) and commit_fault(data := path.read_bytes(), -1) == FOREIGN
+        if _ASIDE_COMMIT.match(path.name)
+        and unknown_commit_fault(data := path.read_bytes(), -1) == FOREIGN
     ]
     names = {path.rpartition("/")[2] for data in commits for path in _added(data)}
     return {path for path in files if {path.name, path.name.rpartition(".")[0]} & names}

@@ -23,7 +23,7 @@ from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events.clock import DAY
 from tailorbird.events.schema import ROUTED, TIME
 from tailorbird.lake.check import opening_errors
-from tailorbird.lake.damage import blamed_file, reading_errors
+from tailorbird.lake.corruption import blamed_file, reading_errors
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
@@ -236,7 +236,7 @@ def _any_commit(log: Place) -> bool:
 def span(
     day: str | None = "day", ts_from: int | None = None, ts_to: int | None = None
 ) -> ds.Expression | None:
-    """Return the filter for a span of `ts`, and of the partition column so that files are skipped."""
+    """Return the filter for a span of `ts`, with the partition column so that files are skipped."""
     parts: list[ds.Expression] = []
     if ts_from is not None:
         parts.append(ds.field("ts") >= pa.scalar(ts_from, TIME))

@@ -42,12 +42,12 @@ def run(
     with LakeRole(stream, lake, clock=clock, keep_us=keep_us, sort=sort) as role:
         due, prune_due = 0, clock.now() + prune_every_us
         upkeep_due, vacuum_due = clock.now() + upkeep_every_us, clock.now() + vacuum_every_us
-        before = 0
+        last_now = 0
         while not stop.is_set():
             now = clock.now()
-            if now < before:  # The clock was set back, so everything is due now.
+            if now < last_now:  # The clock was set back, so everything is due now.
                 due, prune_due, upkeep_due, vacuum_due = now, now, now, now
-            before = now
+            last_now = now
             if now >= due or role.pending() >= rows_max:
                 report = role.step(rows_max)
                 due = now + commit_every_us

@@ -1,5 +1,5 @@
-"""How far the lake has each log, in one small synced file that the logs' writers read before they
-prune.
+"""Load and store how far the lake has each log, in a small synced file that the logs' writers read
+before they prune.
 
     positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-door": 812},
                       "routed": {"door": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
@@ -7,9 +7,9 @@ prune.
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
 of the router: every row before it must be in a table. `ledger` is its number of lines. Rows below
-`safe` may be deleted as far as the lake is concerned: they are committed, synced, and were read back
-and compared with the ledger. Logs are named by their files, without the extension. `checksum` is of
-all the rest, see `stream.released`.
+`safe` may be deleted as far as the lake is concerned: they are committed, synced, and were read
+back and compared with the ledger. Logs are named by their files, without the extension.
+`checksum` is of all the rest, see `stream.released`.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,8 +1,8 @@
 """Read-only SQL over the current tables, by the DataFusion engine in deltalake.
 
-One statement that begins with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN. The text is checked before it
-reaches the engine, so that a refusal has a clear message. String literals, quoted names and comments
-are not checked.
+One statement that begins with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN. The text is checked before
+it reaches the engine, so that a refusal has a clear message. String literals, quoted names and
+comments are not checked.
 """
 
 import re

@@ -84,8 +84,10 @@ def reasons(lake: Lake, choice: Choice, replayed: frozenset[RowKey]) -> list[Rea
                 strict=True,
             )
         )
-        again = sum(place in replayed for place in places(rows)) if replayed else 0
-        summaries.append(Reason(code, len(rows), again, int(times.min()), int(times.max()), paths))
+        replayed_count = sum(row_key in replayed for row_key in places(rows)) if replayed else 0
+        summaries.append(
+            Reason(code, len(rows), replayed_count, int(times.min()), int(times.max()), paths)
+        )
     return sorted(summaries, key=lambda reason: (-reason.rows, reason.code))
 
 

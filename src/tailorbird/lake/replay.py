@@ -134,22 +134,24 @@ def replay(
             received = micros(table.column("received_at")).tolist()
             rows = zip(table.select(_READ).to_pylist(), received, places(table), strict=True)
             replayable = [
-                one for row in rows if (one := _examine(*row, done_before, plan, stopped, report))
+                again
+                for row in rows
+                if (again := _examine(*row, done_before, plan, stopped, report))
             ]
             existing_keys = _existing_keys(reader, replayable)
-            new = [one for one in replayable if not _already_exists(one, existing_keys)]
-            for one in replayable:
+            new = [row for row in replayable if not _already_exists(row, existing_keys)]
+            for row in replayable:
                 report.count(
-                    one.reason, "repeats" if _already_exists(one, existing_keys) else "accepted"
+                    row.reason, "repeats" if _already_exists(row, existing_keys) else "accepted"
                 )
             report.accepted += len(new)
             report.repeats += len(replayable) - len(new)
-            report.sent += sum(len(one.lines) for one in new)
+            report.sent += sum(len(row.lines) for row in new)
             if writer is not None and replayable:
                 _send(
                     writer,
                     new,
-                    [one for one in replayable if _already_exists(one, existing_keys)],
+                    [row for row in replayable if _already_exists(row, existing_keys)],
                     clock.now(),
                 )
             done += table.num_rows
@@ -197,7 +199,8 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
             time.sleep(0.05)
     with writer.transaction() as connection:
         connection.execute(_TABLE)
-        if writer.set_aside:  # The content of the corrupt end is unknown: all rows may be resent, repeats are dropped.
+        # The content of a corrupt end is unknown. All rows may be resent, as repeats are dropped.
+        if writer.set_aside:
             connection.execute("DELETE FROM replayed")
     return writer
 
@@ -278,7 +281,7 @@ def _record(unread: Unread) -> bytes:
 
 def _existing_keys(lake: Lake, replayable: list[_Replayable]) -> set[tuple]:
     """Return the keys of those events that the lake already has."""
-    events = [event for one in replayable for event in one.events]
+    events = [event for row in replayable for event in row.events]
     if not events or not lake.exists("events"):
         return set()
     days = pa.array(sorted({event.ts // DAY for event in events}), pa.int32()).cast(pa.date32())
@@ -310,9 +313,11 @@ def _key(event_id: str, user: str | None, anonymous: str | None, item: str | Non
 
 def _already_exists(candidate: _Replayable, existing_keys: set[tuple]) -> bool:
     return all(
-        _key(each.event.event_id, each.event.user_id, each.event.anonymous_id, each.event.item_id)
+        _key(
+            event.event.event_id, event.event.user_id, event.event.anonymous_id, event.event.item_id
+        )
         in existing_keys
-        for each in candidate.events
+        for event in candidate.events
     )
 
 
@@ -322,10 +327,10 @@ def _send(
     """Append the new rows and note all rows in one transaction."""
     with writer.transaction() as connection:
         insert = "INSERT OR IGNORE INTO replayed VALUES (?, ?, ?, ?, ?, ?)"
-        connection.executemany(insert, [(*one.row_key, None, None, now) for one in existing])
+        connection.executemany(insert, [(*row.row_key, None, None, now) for row in existing])
         for body in _bodies(new):
-            lines = [line for one in body for line in one.lines]
-            origins = [Origin(*one.row_key) for one in body for _ in one.lines]
+            lines = [line for row in body for line in row.lines]
+            origins = [Origin(*row.row_key) for row in body for _ in row.lines]
             receipt = msgspec.structs.replace(body[0].receipt, origins=origins)
             offset = writer.append(
                 [
@@ -338,10 +343,10 @@ def _send(
                 ]
             )
             faults.at("replay.before_note")
-            row = 0
-            for one in body:
-                connection.execute(insert, (*one.row_key, offset, row, now))
-                row += len(one.lines)
+            line_number = 0
+            for row in body:
+                connection.execute(insert, (*row.row_key, offset, line_number, now))
+                line_number += len(row.lines)
         faults.at("replay.before_commit")
     faults.at("replay.after_commit")
 
@@ -350,12 +355,12 @@ def _bodies(new: list[_Replayable]) -> Iterator[list[_Replayable]]:
     """Group rows of one receipt into bodies of limited size."""
     body: list[_Replayable] = []
     rows = size = 0
-    for one in new:
-        if body and (one.receipt != body[0].receipt or rows >= BODY_ROWS or size >= BODY_BYTES):
+    for row in new:
+        if body and (row.receipt != body[0].receipt or rows >= BODY_ROWS or size >= BODY_BYTES):
             yield body
             body, rows, size = [], 0, 0
-        body.append(one)
-        rows += len(one.lines)
-        size += sum(map(len, one.lines))
+        body.append(row)
+        rows += len(row.lines)
+        size += sum(map(len, row.lines))
     if body:
         yield body

@@ -58,7 +58,7 @@ class LakeReport:
 
     @property
     def idle(self) -> bool:
-        """Whether there was nothing to do."""
+        """True if there was nothing to do."""
         return not self.rows and not self.archived
 
 
@@ -248,16 +248,16 @@ class LakeRole:
         keep_us = self._keep_us if keep_us is None else keep_us
         with self._stop_on_error():
             self._lock.renew()
-            found = {
-                name: table.vacuum(keep_us, dry_run=dry_run, told=progress)
+            reports = {
+                name: table.vacuum(keep_us, dry_run=dry_run, progress=progress)
                 for name, table in self._tables.items()
             }
             if isinstance(self._path, ObjectPath) and not dry_run:
                 for file in self._archive.unreferenced_files():
                     file.unlink(missing_ok=True)
-            if not dry_run and any(each.log_files for each in found.values()):
+            if not dry_run and any(report.log_files for report in reports.values()):
                 self._publish()
-            return {name: each for name, each in found.items() if each != VacuumReport()}
+            return {name: report for name, report in reports.items() if report != VacuumReport()}
 
     def rewriting(self) -> Rewriting:
         """Return the rewriting operations of this lake's writer, for an erasure."""

@@ -69,7 +69,7 @@ ANSWERS = pa.schema(
         ),  # the version that was to answer; another than `model` where it could not
         ("failure", pa.string()),  # why it could not: error, not_finite, left_alone
         ("latency_us", pa.int64()),
-        ("shadow", pa.string()),  # a version that was asked beside, and shown to nobody
+        ("shadow", pa.string()),  # a version that scored in shadow
         ("shadow_scores", pa.list_(pa.float64())),  # its values of `items`
         ("candidate_sources", pa.list_(pa.string())),  # that had candidates
         (

@@ -72,7 +72,7 @@ class _ObjectTail:
 
     def truncate(self, data: bytes) -> None:
         raise StorageError(
-            "an object that was put is whole, and this one is not",
+            "a stored object is complete, and this one is not",
             where=str(self._path),
             fix="restore it from a copy",
         )
@@ -128,7 +128,8 @@ def _tagged(path: ObjectPath) -> tuple[bytes, str]:
 def _closed_contents(path: ObjectPath, end: bytes) -> list[bytes]:
     """Return the closed parts in order.
 
-    A writer that was overtaken may have closed a shorter part than its successor; the longer counts.
+    A writer that was overtaken may have closed a shorter part than its successor did. The longer
+    one counts.
     """
     spans: dict[int, int] = {}
     for file in _folder(path).iterdir():

@@ -1,5 +1,5 @@
-"""Check archive, ledger and tables against each other, every byte and every row. Reads only, and may
-run while the role does.
+"""Check archive, ledger and tables against each other, every byte and every row. It only reads, and
+may run while the role does.
 
     1. every commit file and data file has the size and SHA-256 in the ledger
     2. Delta names the same files and counts the same rows
@@ -26,8 +26,8 @@ from tailorbird.errors import DamageError, NotReadyError, StorageError, Tailorbi
 from tailorbird.lake import swap
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.check import commit_corruption
-from tailorbird.lake.contents import content_differences
-from tailorbird.lake.damage import file_corruption
+from tailorbird.lake.corruption import file_corruption
+from tailorbird.lake.deep_verify import content_differences
 from tailorbird.lake.foreign import find_orphans
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
@@ -93,7 +93,7 @@ class VerifyReport:
 
     @property
     def clean(self) -> bool:
-        """Whether everything is as it was written, and every row is accounted for."""
+        """True if nothing is corrupt and every row is accounted for."""
         return not self.faults
 
     def __str__(self) -> str:
@@ -207,7 +207,7 @@ def _check_table(
     report_bytes: Callable[[int], None],
 ) -> bool:
     commits = ledger.commits(name)
-    before = len(report.faults)
+    earlier_faults = len(report.faults)
     begin = ledger.log_begin(name)
     for version, line in sorted(commits.items()):
         if version < begin:
@@ -236,16 +236,16 @@ def _check_table(
         if fault is not None:
             report.faults.append(Fault(f"{name}/{file.path}", f"{fault} ({file.rows} rows)"))
         report_bytes(file.size)
-    if len(report.faults) > before:
+    if len(report.faults) > earlier_faults:
         return False
     return _delta_agrees(name, ledger, reader, report)
 
 
 def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport) -> bool:
     """Return whether Delta reads the ledger's files at the newest version in the ledger."""
-    known = ledger.commits(name)
+    commits = ledger.commits(name)
     try:
-        files = reader.files(name, max(known, default=0))
+        files = reader.files(name, max(commits, default=0))
     except (
         Exception
     ) as error:  # deltalake raises what it likes; whatever it is, the table cannot be read
@@ -268,7 +268,7 @@ def _check_archive(
     ledger: Ledger,
     positions: Positions,
     report: VerifyReport,
-    tell: Callable[[int], None],
+    report_bytes: Callable[[int], None],
 ) -> dict[str, list[Archived]]:
     try:
         archive = Archive(lake / "archive")
@@ -300,7 +300,7 @@ def _check_archive(
                 )
             )
         earlier.append(file)
-        tell(file.size)
+        report_bytes(file.size)
     for partition, first, end in archive.gaps():
         report.faults.append(Fault(f"archive/{partition}", describe_gap(first, end)))
     ends = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
@@ -335,7 +335,7 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
             addresses = (
                 {log: routed_address(stream)}
                 if log == "routed"
-                else {one.stem: one for one in answers_addresses(stream).values()}
+                else {address.stem: address for address in answers_addresses(stream).values()}
             )
             if log not in addresses:
                 return None
@@ -353,11 +353,11 @@ class TableReader(Protocol):
     def table(self, name: str, columns: Sequence[str]) -> pa.Table: ...
 
 
-def account_rows(
+def count_raw_rows(
     reader: TableReader, archived: dict[str, list[Archived]], routed: dict[str, int]
 ) -> Iterator[tuple[str, RowAccount, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield for each raw partition its account, and the numbers of the rows in no table and of those
-    in the tables more than once.
+    """Yield for each raw partition its account, the numbers of the rows in no table, and those of
+    the rows in the tables more than once.
     """
     rows_by_table = {name: _raw_rows(reader, name) for name in _HOLDING}
     for partition, files in archived.items():
@@ -384,7 +384,7 @@ def account_rows(
 def _check_accounts(
     reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int], report: VerifyReport
 ) -> None:
-    for partition, account, missing, repeated in account_rows(reader, archived, routed):
+    for partition, account, missing, repeated in count_raw_rows(reader, archived, routed):
         report.partitions[partition] = account
         for rows, what in ((missing, "in no table"), (repeated, "more than once in the tables")):
             if len(rows):

@@ -80,8 +80,8 @@ def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
 
 def _at(ledger: Ledger, table: str, version: int) -> TableVersion:
     positions: dict[str, int] = {}
-    for each, line in sorted(ledger.commits(table).items()):
-        if each <= version:
+    for line_version, line in sorted(ledger.commits(table).items()):
+        if line_version <= version:
             positions.update(line.positions)
     return TableVersion(version, positions)
 

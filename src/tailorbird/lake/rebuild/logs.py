@@ -4,9 +4,9 @@
     block that matches its checksum and the one before  → kept
     any other block                                     → lost: the log stays as it is
 
-A corrupt routed log is not rebuilt: the router's index of events stands in the same file.
+A corrupt routed log is not rebuilt: the router's index of events is in the same file.
 
-The new log is written beside the old one, under a name that says it is complete only once it is.
+The new log is written next to the old one, under a name that marks it as complete once it is.
 `finish` then puts it in place, and continues that after a crash.
 """
 

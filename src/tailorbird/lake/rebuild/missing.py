@@ -188,8 +188,8 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table) -> pa.
     """Return the rows that `users` or `items` lacks, made of the events that carry them.
 
     Args:
-        new_events: the events that were recovered; a table that has no corrupt file lacks only
-            theirs.
+        new_events: the events that were recovered; a table without a corrupt file lacks only the
+            profiles that they carry.
     """
     events = intact.table("events") if intact.corrupt_files(name) else new_events
     rows = etl.profiles(events.sort_by("p"), name.removesuffix("s"))

@@ -26,7 +26,7 @@ from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl, foreign, swap
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.check import ledger_is_lost
-from tailorbird.lake.damage import file_corruption
+from tailorbird.lake.corruption import file_corruption
 from tailorbird.lake.delta import DurableTable, commit_path, create_table
 from tailorbird.lake.lease import acquire_writer_lock
 from tailorbird.lake.ledger import Ledger
@@ -46,7 +46,7 @@ from tailorbird.lake.rebuild.received import Action, archived_content, examine_l
 from tailorbird.lake.rebuild.routing import RouteAgain, route_archive
 from tailorbird.lake.role import LakeRole
 from tailorbird.lake.tables import TABLES
-from tailorbird.lake.verify import Fault, account_rows, describe_gap, ends_of, table_faults
+from tailorbird.lake.verify import Fault, count_raw_rows, describe_gap, ends_of, table_faults
 from tailorbird.stream import Stream
 from tailorbird.stream.released import FILE
 
@@ -60,7 +60,7 @@ _BACKUP = (
 
 @dataclass
 class _Work:
-    """What a rebuild writes: tables, files of the lake, and logs."""
+    """The tables, files and logs that a rebuild writes."""
 
     plan: Plan = field(default_factory=Plan)
     intact: IntactRows | None = None
@@ -189,8 +189,8 @@ class Rebuilder:
         self._check_manifest(archive, positions, work.plan)
         faults = {name: self._table_faults(ledger, name) for name in TABLES}
         corrupt = {
-            name: {fault.where.removeprefix(f"{name}/") for fault in table_faults_found}
-            for name, table_faults_found in faults.items()
+            name: {fault.where.removeprefix(f"{name}/") for fault in faults[name]}
+            for name in TABLES
         }
         work.intact = IntactRows(self._lake, ledger, corrupt)
         self._recover(work, ledger, archive, positions, faults, scratch)
@@ -311,7 +311,7 @@ class Rebuilder:
             files.setdefault(file.partition, []).append(file)
 
         def rows_in_no_table() -> dict[str, int]:
-            row_accounts = account_rows(intact, files, positions.routed)
+            row_accounts = count_raw_rows(intact, files, positions.routed)
             return {name: len(rows) for name, _, rows, _ in row_accounts if len(rows)}
 
         def shortage(name: str) -> int:
@@ -452,7 +452,7 @@ class Rebuilder:
     def _build_tables(self, work: _Work, scratch: Path) -> int:
         """Write tables and a ledger; return how many lines it has.
 
-        The ledger keeps the lines of the other tables. The table that mirrors it begins anew,
+        The ledger keeps the lines of the other tables. The table that mirrors it starts empty,
         because the numbers of its lines have changed.
         """
         assert work.intact is not None

@@ -1,6 +1,4 @@
-"""Route the archive again: from everything that was ever received, the routed log that a router
-makes of it.
-"""
+"""Route the archive again, to rebuild the routed log from everything that was ever received."""
 
 import heapq
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -33,16 +31,16 @@ def route_archive(
     route_again: RouteAgain,
     cuts: Collection[int] | None,
 ) -> None:
-    """Route all that was ever received again, into a folder of its own: from the archive, and what
-    is not in it yet from the logs.
+    """Route everything that was ever received into a new folder: the archive, then the raw logs.
 
-    A routed row's position depends on which bodies the router took in one step. Each raw row made
-    one routed row, so what is known of the steps is told in routed positions.
+    A routed row's position depends on which bodies the router took in one step. Each raw row makes
+    one routed row, so routed positions tell where steps ended.
 
     Args:
-        cuts: routed positions at which a step ended; None for a step with each body.
+        cuts: routed positions at which a step ended; None for one step per body.
+
     Raises:
-        DamageError: something of it is damaged.
+        DamageError: a file of the archive or a raw log is corrupt.
     """
     folder.mkdir(parents=True)
     live = raw_addresses(stream)
@@ -70,7 +68,7 @@ def route_archive(
 def _received(
     name: str, archive: Archive, live: "Address | None"
 ) -> Iterator[tuple[int, str, Stored]]:
-    """The bodies of a raw log, each with when it came in."""
+    """Yield the bodies of a raw log, each with the time of its receipt."""
     newest = at = 0
     for file in archive.files:
         if file.partition == name:
